@@ -1,0 +1,37 @@
+"""Bytes by their hash: stored once, verified on reading, kept while somebody needs them."""
+
+from __future__ import annotations
+
+from blobstore.base import (
+    BlobCorruptError,
+    BlobInfo,
+    BlobNotFoundError,
+    BlobStore,
+    BlobStoreConfigError,
+    BlobStoreError,
+    BlobStoreFullError,
+    BlobStoreUnavailableError,
+    ManagedBlobStore,
+    blob_id_of,
+    is_blob_id,
+)
+from blobstore.memory import InMemoryBlobStore
+from blobstore.redis import RedisBlobStore
+from blobstore.urls import open_blob_store
+
+__all__ = [
+    "BlobCorruptError",
+    "BlobInfo",
+    "BlobNotFoundError",
+    "BlobStore",
+    "BlobStoreConfigError",
+    "BlobStoreError",
+    "BlobStoreFullError",
+    "BlobStoreUnavailableError",
+    "InMemoryBlobStore",
+    "ManagedBlobStore",
+    "RedisBlobStore",
+    "blob_id_of",
+    "is_blob_id",
+    "open_blob_store",
+]

@@ -1,0 +1,162 @@
+"""A blob store in this process' memory: for tests, and for work that nobody else continues."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from blobstore.base import (
+    DEFAULT_MIME,
+    DEFAULT_PIN_LEASE_S,
+    DEFAULT_TTL_S,
+    BlobCorruptError,
+    BlobInfo,
+    BlobStore,
+    BlobStoreFullError,
+    Data,
+    OwnedBlobStore,
+    blob_id_of,
+    is_blob_id,
+    not_found,
+)
+
+
+@dataclass(slots=True)
+class _Blob:
+    data: bytes
+    mime: str
+    expires: float
+
+
+class InMemoryBlobStore:
+    """A `ManagedBlobStore` for the threads of one process.
+
+    max_bytes: how many bytes all blobs together may have, None for no limit. clock: seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_bytes: int | None = None,
+        ttl_s: float = DEFAULT_TTL_S,
+        pin_lease_s: float = DEFAULT_PIN_LEASE_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._max_bytes = max_bytes
+        self._ttl_s = ttl_s
+        self._pin_lease_s = pin_lease_s
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._blobs: dict[str, _Blob] = {}
+        # owner -> blob id -> when the pin expires
+        self._pins: defaultdict[str, dict[str, float]] = defaultdict(dict)
+
+    def put(self, data: Data, *, mime: str = DEFAULT_MIME, owner: str | None = None) -> str:
+        """See `ManagedBlobStore.put`."""
+        blob_id = blob_id_of(data)
+        with self._lock:
+            self._expire()
+            if blob_id not in self._blobs:
+                self._reserve(memoryview(data).nbytes)
+                self._blobs[blob_id] = _Blob(bytes(data), mime, 0)
+            now = self._clock()
+            if owner is not None:
+                pins = self._pins[owner]
+                pins[blob_id] = max(now + self._pin_lease_s, pins.get(blob_id, 0))
+            self._blobs[blob_id].expires = now + self._ttl_s
+            return blob_id
+
+    def get(self, blob_id: str) -> bytes:
+        """See `BlobStore.get`."""
+        blob = self._find(blob_id)
+        if blob_id_of(blob.data) == blob_id:
+            return blob.data
+        with self._lock:
+            if self._blobs.get(blob_id) is blob:
+                del self._blobs[blob_id]
+        raise BlobCorruptError(f"{blob_id} was stored, but other bytes came back; put it again")
+
+    def drop(self, blob_id: str) -> None:
+        """See `BlobStore.drop`."""
+        with self._lock:
+            self._blobs.pop(blob_id, None)
+
+    def __contains__(self, blob_id: object) -> bool:
+        with self._lock:
+            self._expire()
+            return is_blob_id(blob_id) and blob_id in self._blobs
+
+    def pin(self, blob_ids: Iterable[str], owner: str) -> None:
+        """See `ManagedBlobStore.pin`."""
+        wanted = list(blob_ids)
+        with self._lock:
+            self._expire()
+            if absent := [blob_id for blob_id in wanted if blob_id not in self._blobs]:
+                raise not_found(absent)
+            self._pins[owner].update(dict.fromkeys(wanted, math.inf))
+
+    def release(self, owner: str) -> int:
+        """See `ManagedBlobStore.release`."""
+        with self._lock:
+            self._expire()
+            released = self._pins.pop(owner, {})
+            for blob_id in released:
+                if blob := self._blobs.get(blob_id):
+                    blob.expires = self._clock() + self._ttl_s
+            return len(released)
+
+    def owners(self) -> Iterator[str]:
+        """See `ManagedBlobStore.owners`."""
+        with self._lock:
+            self._expire()
+            return iter([owner for owner, pins in self._pins.items() if pins])
+
+    def pins(self, owner: str) -> set[str]:
+        """See `ManagedBlobStore.pins`."""
+        with self._lock:
+            self._expire()
+            return set(self._pins.get(owner, ()))
+
+    def info(self, blob_id: str) -> BlobInfo:
+        """See `ManagedBlobStore.info`."""
+        blob = self._find(blob_id)
+        return BlobInfo(blob_id, len(blob.data), blob.mime)
+
+    def owned_by(self, owner: str) -> BlobStore:
+        """See `ManagedBlobStore.owned_by`."""
+        return OwnedBlobStore(self, owner)
+
+    def check(self) -> None:
+        """Memory is always there."""
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _find(self, blob_id: str) -> _Blob:
+        with self._lock:
+            self._expire()
+            if blob_id not in self._blobs:
+                raise not_found([blob_id])
+            return self._blobs[blob_id]
+
+    def _reserve(self, size: int) -> None:
+        used = sum(len(blob.data) for blob in self._blobs.values())
+        if self._max_bytes is not None and used + size > self._max_bytes:
+            raise BlobStoreFullError(f"{size} bytes do not fit: {used} of {self._max_bytes} are taken")
+
+    def _expire(self) -> None:
+        now = self._clock()
+        pinned: set[str] = set()
+        for owner, pins in list(self._pins.items()):
+            live = {blob_id: expires for blob_id, expires in pins.items() if expires > now}
+            pinned |= live.keys()
+            if live:
+                self._pins[owner] = live
+            else:
+                del self._pins[owner]
+        for blob_id in [key for key, blob in self._blobs.items() if blob.expires <= now and key not in pinned]:
+            del self._blobs[blob_id]

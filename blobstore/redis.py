@@ -1,0 +1,259 @@
+"""A blob store on a Redis server (6.2 or newer, not a Redis Cluster).
+
+One hash per blob holds its chunks and its manifest, so a blob expires, moves and disappears as a whole. An upload goes
+to a staging hash, which one script checks and renames: a half-written blob does not exist. Reading trusts nothing.
+The scripts in `lua/` do whatever must not come apart, and may be repeated when a reply was lost; keys are listed in
+`lua/prelude.lua`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import cast
+
+import redis
+
+from blobstore.base import (
+    DEFAULT_MIME,
+    DEFAULT_PIN_LEASE_S,
+    DEFAULT_TTL_S,
+    BlobCorruptError,
+    BlobInfo,
+    BlobStore,
+    BlobStoreConfigError,
+    BlobStoreError,
+    BlobStoreFullError,
+    BlobStoreUnavailableError,
+    Data,
+    OwnedBlobStore,
+    blob_id_of,
+    hex_of,
+    id_of_hex,
+    is_blob_id,
+    not_found,
+)
+from blobstore.manifest import Manifest
+
+DEFAULT_PREFIX = "longtake:"
+CHUNK_BYTES = 1024 * 1024
+CHUNKS_PER_READ = 4
+STAGING_MS = 2 * 60 * 1000
+QUARANTINE_MS = 24 * 3600 * 1000
+
+_LUA = Path(__file__).with_name("lua")
+
+
+class RedisBlobStore:
+    """A `ManagedBlobStore` on the server of `client`, which must not decode responses.
+
+    prefix: what all its keys begin with. ttl_s, pin_lease_s: see `ManagedBlobStore`. chunk_bytes: 1 .. 512 MiB; blobs
+    stored with another chunk size stay readable. Safe to share between threads, and usable after a fork.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        prefix: str = DEFAULT_PREFIX,
+        ttl_s: float = DEFAULT_TTL_S,
+        pin_lease_s: float = DEFAULT_PIN_LEASE_S,
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> None:
+        self._redis = client
+        self._prefix = prefix
+        self._ttl_ms = round(ttl_s * 1000)
+        self._pin_lease_ms = round(pin_lease_s * 1000)
+        self._chunk_bytes = chunk_bytes
+        prelude = (_LUA / "prelude.lua").read_text()
+        self._scripts = {
+            name: client.register_script(prelude + (_LUA / f"{name}.lua").read_text())
+            for name in ("hold", "stage", "commit", "pin", "release", "quarantine")
+        }
+
+    def put(self, data: Data, *, mime: str = DEFAULT_MIME, owner: str | None = None) -> str:
+        """See `ManagedBlobStore.put`. Bytes that are there already are not sent."""
+        blob_id = blob_id_of(data)
+        with self._translated_errors():
+            if not self._run("hold", self._hold_keys(blob_id, owner), self._hold_args(blob_id, owner)):
+                self._upload(blob_id, memoryview(data).cast("B"), mime, owner)
+        return blob_id
+
+    def get(self, blob_id: str) -> bytes:
+        """See `BlobStore.get`. A corrupt blob is kept aside for a day."""
+        with self._translated_errors():
+            while True:
+                packed, manifest = self._manifest(blob_id)
+                data = self._read(blob_id, manifest)
+                if data is not None:
+                    return data
+                self._quarantine(blob_id, packed)
+                # dropped or replaced while it was read: look again
+
+    def drop(self, blob_id: str) -> None:
+        """See `BlobStore.drop`."""
+        if is_blob_id(blob_id):
+            with self._translated_errors():
+                self._redis.unlink(self._key("blob", hex_of(blob_id)))
+
+    def __contains__(self, blob_id: object) -> bool:
+        if not is_blob_id(blob_id):
+            return False
+        with self._translated_errors():
+            return bool(self._redis.hexists(self._key("blob", hex_of(blob_id)), "manifest"))
+
+    def pin(self, blob_ids: Iterable[str], owner: str) -> None:
+        """See `ManagedBlobStore.pin`."""
+        wanted = list(dict.fromkeys(blob_ids))
+        if not all(is_blob_id(blob_id) for blob_id in wanted):
+            raise not_found(blob_id for blob_id in wanted if blob_id not in self)
+        hexes = [hex_of(blob_id) for blob_id in wanted]
+        keys = [self._key("owner", owner)]
+        for blob_hex in hexes:
+            keys += [self._key("blob", blob_hex), self._key("pins", blob_hex)]
+        with self._translated_errors():
+            absent = cast("list[bytes]", self._run("pin", keys, [owner, *hexes]))
+        if absent:
+            raise not_found(id_of_hex(blob_hex.decode()) for blob_hex in absent)
+
+    def release(self, owner: str) -> int:
+        """See `ManagedBlobStore.release`."""
+        beginnings = [self._key("blob", ""), self._key("pins", "")]
+        with self._translated_errors():
+            return cast("int", self._run("release", [self._key("owner", owner)], [owner, self._ttl_ms, *beginnings]))
+
+    def owners(self) -> Iterator[str]:
+        """See `ManagedBlobStore.owners`."""
+        start = self._key("owner", "")
+        pattern = re.sub(r"([*?\[\]\\])", r"\\\1", start) + "*"
+        with self._translated_errors():
+            keys = {cast("bytes", key) for key in self._redis.scan_iter(match=pattern, count=1000)}
+        return (key.decode().removeprefix(start) for key in keys)
+
+    def pins(self, owner: str) -> set[str]:
+        """See `ManagedBlobStore.pins`."""
+        with self._translated_errors():
+            seconds, micros = self._redis.time()
+            now = seconds * 1000 + micros // 1000
+            hexes = cast("list[bytes]", self._redis.zrangebyscore(self._key("owner", owner), f"({now}", "+inf"))
+        return {id_of_hex(blob_hex.decode()) for blob_hex in hexes}
+
+    def info(self, blob_id: str) -> BlobInfo:
+        """See `ManagedBlobStore.info`."""
+        with self._translated_errors():
+            manifest = self._manifest(blob_id)[1]
+        return BlobInfo(blob_id, manifest.size, manifest.mime)
+
+    def owned_by(self, owner: str) -> BlobStore:
+        """See `ManagedBlobStore.owned_by`."""
+        return OwnedBlobStore(self, owner)
+
+    def check(self) -> None:
+        """Raise unless the server answers and can never drop a live key.
+
+        Raises:
+            BlobStoreUnavailableError: the server cannot be reached.
+            BlobStoreConfigError: its eviction policy is not `noeviction`; accepted unseen where CONFIG is forbidden.
+        """
+        with self._translated_errors():
+            self._redis.ping()
+            try:
+                policy = self._redis.config_get("maxmemory-policy").get("maxmemory-policy")
+            except redis.ResponseError:
+                return
+        # volatile policies are no better: a provisional pin is a key that expires
+        if policy not in (None, "noeviction"):
+            raise BlobStoreConfigError(
+                f"Redis at {self._address()} has maxmemory-policy {policy}, which can drop blobs in use; "
+                "set maxmemory-policy to noeviction"
+            )
+
+    def close(self) -> None:
+        """Close the connections; a later call opens new ones."""
+        self._redis.close()
+
+    def _upload(self, blob_id: str, data: memoryview, mime: str, owner: str | None) -> None:
+        manifest = Manifest(size=data.nbytes, mime=mime, chunk_bytes=self._chunk_bytes)
+        staging = self._key("staging", uuid.uuid4().hex)
+        try:
+            for index in range(manifest.chunks):
+                chunk = data[manifest.span(index)]
+                digest = hashlib.sha1(chunk, usedforsecurity=False).hexdigest()
+                if not self._run("stage", [staging], [index, digest, STAGING_MS, chunk]):
+                    raise BlobCorruptError(f"chunk {index} of {blob_id} was damaged on its way to {self._address()}")
+            args = [*self._hold_args(blob_id, owner), manifest.pack(), manifest.size, manifest.chunk_bytes]
+            if not self._run("commit", [staging, *self._hold_keys(blob_id, owner)], args):
+                raise BlobStoreUnavailableError(f"{self._address()} lost a part of {blob_id} during its upload")
+        except BaseException:
+            with suppress(redis.RedisError):  # the chunks expire anyhow; this frees them now
+                self._redis.unlink(staging)
+            raise
+
+    def _read(self, blob_id: str, manifest: Manifest) -> bytes | None:
+        """The bytes of a blob, or None when they are not those of its id."""
+        key = self._key("blob", hex_of(blob_id))
+        digest = hashlib.sha256()
+        data = io.BytesIO()  # grows with what really comes, and is not copied at the end
+        for first in range(0, manifest.chunks, CHUNKS_PER_READ):
+            group = range(first, min(first + CHUNKS_PER_READ, manifest.chunks))
+            chunks = cast("list[bytes | None]", self._redis.hmget(key, [str(index) for index in group]))
+            for index, chunk in zip(group, chunks, strict=True):
+                span = manifest.span(index)
+                if chunk is None or len(chunk) != span.stop - span.start:
+                    return None
+                digest.update(chunk)
+                data.write(chunk)
+        return data.getvalue() if digest.hexdigest() == hex_of(blob_id) else None
+
+    def _manifest(self, blob_id: str) -> tuple[bytes, Manifest]:
+        """The manifest of a blob, as stored and unpacked. Raises BlobNotFoundError, BlobCorruptError."""
+        while is_blob_id(blob_id):
+            packed = cast("bytes | None", self._redis.hget(self._key("blob", hex_of(blob_id)), "manifest"))
+            if packed is None:
+                break
+            with suppress(ValueError):
+                return packed, Manifest.unpack(packed)
+            self._quarantine(blob_id, packed)
+        raise not_found([blob_id])
+
+    def _quarantine(self, blob_id: str, packed: bytes) -> None:
+        """Move a corrupt blob aside and raise BlobCorruptError; return if another upload, or none, is in its place."""
+        keys = [self._key("blob", hex_of(blob_id)), self._key("quarantine", hex_of(blob_id))]
+        if self._run("quarantine", keys, [packed, QUARANTINE_MS]):
+            raise BlobCorruptError(f"{blob_id} was stored, but other bytes came back; moved to {keys[1]}, put it again")
+
+    def _hold_keys(self, blob_id: str, owner: str | None) -> list[str]:
+        keys = [self._key("blob", hex_of(blob_id)), self._key("pins", hex_of(blob_id))]
+        return keys if owner is None else [*keys, self._key("owner", owner)]
+
+    def _hold_args(self, blob_id: str, owner: str | None) -> list[str | int]:
+        return [hex_of(blob_id), self._ttl_ms, self._pin_lease_ms, owner or ""]
+
+    def _key(self, kind: str, name: str) -> str:
+        return f"{self._prefix}{kind}:{name}"
+
+    def _run(self, script: str, keys: list[str], args: Iterable[Data | str | int]) -> object:
+        return self._scripts[script](keys=keys, args=args)
+
+    def _address(self) -> str:
+        where = self._redis.connection_pool.connection_kwargs
+        return str(where.get("path") or f"{where.get('host', 'localhost')}:{where.get('port', 6379)}")
+
+    @contextmanager
+    def _translated_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            raise BlobStoreUnavailableError(f"Redis at {self._address()} cannot be used: {error}") from error
+        except redis.RedisError as error:
+            # Redis 6.2 reports what failed in a script as a plain error with the reason in its text
+            if isinstance(error, redis.OutOfMemoryError) or "OOM command not allowed" in str(error):
+                raise BlobStoreFullError(
+                    f"Redis at {self._address()} is full; free blobs or raise its maxmemory"
+                ) from error
+            raise BlobStoreError(f"Redis at {self._address()}: {error}") from error

@@ -1,0 +1,21 @@
+"""One LTX-2 segment: the continuation contract, the arithmetic, the model. Importing it does not import torch."""
+
+from __future__ import annotations
+
+from ltx2.continuation import (
+    DEFAULT_INLINE_THRESHOLD_BYTES,
+    LTX2_CONTINUATION_KIND,
+    LTX2_CONTINUATION_SCHEMA_VERSION,
+    ContinuationState,
+    LTX2ContinuationState,
+)
+from ltx2.errors import LTX2Error
+
+__all__ = [
+    "DEFAULT_INLINE_THRESHOLD_BYTES",
+    "LTX2_CONTINUATION_KIND",
+    "LTX2_CONTINUATION_SCHEMA_VERSION",
+    "ContinuationState",
+    "LTX2ContinuationState",
+    "LTX2Error",
+]

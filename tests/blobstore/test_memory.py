@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import pytest
+
+from blobstore import BlobStoreFullError, InMemoryBlobStore
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_a_full_store_says_so_and_keeps_nothing() -> None:
+    # Given room for 10 bytes, 6 taken
+    store = InMemoryBlobStore(max_bytes=10)
+    first = store.put(b"123456", owner="job")
+    # When 5 more are put, Then they do not fit
+    with pytest.raises(BlobStoreFullError, match="5 bytes do not fit: 6 of 10"):
+        store.put(b"abcde", owner="late")
+    assert list(store.owners()) == ["job"]
+    # and what is there already or is small enough does, also after a drop
+    store.put(b"123456")
+    store.put(b"abcd")
+    store.drop(first)
+    assert store.put(b"fghij") in store
+
+
+def test_expired_blobs_make_room(clock: Clock) -> None:
+    store = InMemoryBlobStore(max_bytes=4, ttl_s=10, clock=clock)
+    store.put(b"1234")
+    clock.now = 10
+    store.put(b"abcd")
+
+
+def test_every_put_renews_an_unpinned_blob(clock: Clock) -> None:
+    store = InMemoryBlobStore(ttl_s=10, clock=clock)
+    blob_id = store.put(b"one")
+    clock.now = 9
+    store.put(b"one")
+    clock.now = 18
+    assert blob_id in store
+    clock.now = 19
+    assert blob_id not in store
+
+
+@pytest.mark.parametrize(("ttl_s", "pin_lease_s"), [(10, 20), (20, 10)])
+def test_a_provisional_pin_never_shortens_a_life(clock: Clock, ttl_s: float, pin_lease_s: float) -> None:
+    store = InMemoryBlobStore(ttl_s=ttl_s, pin_lease_s=pin_lease_s, clock=clock)
+    blob_id = store.put(b"one", owner="job")
+    clock.now = 19
+    assert blob_id in store
+    clock.now = 20
+    assert blob_id not in store
+
+
+def test_the_last_release_gives_an_ordinary_life(clock: Clock) -> None:
+    store = InMemoryBlobStore(ttl_s=10, pin_lease_s=10, clock=clock)
+    blob_id = store.put(b"one")
+    store.pin([blob_id], "first")
+    store.pin([blob_id], "second")
+    clock.now = 100
+    store.release("first")
+    clock.now = 200
+    assert blob_id in store
+    store.release("second")
+    clock.now = 209
+    assert blob_id in store
+    clock.now = 210
+    assert blob_id not in store

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import random
+import tracemalloc
+
+import pytest
+from redis.exceptions import NoPermissionError
+
+from blobstore import (
+    BlobStoreConfigError,
+    BlobStoreError,
+    RedisBlobStore,
+    blob_id_of,
+    open_blob_store,
+)
+
+MIB = 1024 * 1024
+TTL_S, LEASE_S = 1000, 5000
+NEVER = -1
+
+
+@pytest.fixture
+def store(server) -> RedisBlobStore:
+    return RedisBlobStore(server.client, prefix="p:", ttl_s=TTL_S, pin_lease_s=LEASE_S)
+
+
+def key_of(kind: str, blob_id: str) -> str:
+    return f"p:{kind}:{blob_id.removeprefix('sha256:')}"
+
+
+def test_a_blob_is_one_hash_of_chunks_and_a_manifest(store: RedisBlobStore, server) -> None:
+    data = random.Random(1).randbytes(2 * MIB + 5)
+    blob_id = store.put(data)
+    assert server.client.keys() == [key_of("blob", blob_id).encode()]
+    fields = server.client.hgetall(key_of("blob", blob_id))
+    assert fields.pop(b"manifest")
+    assert fields == {b"0": data[:MIB], b"1": data[MIB : 2 * MIB], b"2": data[2 * MIB :]}
+
+
+def test_32_mb_there_and_back_with_little_memory_beside(store: RedisBlobStore) -> None:
+    data = random.Random(2).randbytes(32_000_000)
+    # When they are stored, Then no copy of them is made
+    tracemalloc.start()
+    try:
+        blob_id = store.put(data)
+        assert tracemalloc.get_traced_memory()[1] < 4 * MIB
+        # When they are read, Then there is one copy, and a few chunks on their way
+        back = store.get(blob_id)
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * len(data)
+    finally:
+        tracemalloc.stop()
+    assert back == data
+
+
+def test_bytes_that_are_there_are_not_sent(store: RedisBlobStore, server) -> None:
+    data = bytes(4 * MIB)
+    store.put(data)
+    before = server.client.info("stats")["total_net_input_bytes"]
+    store.put(data, owner="job")
+    assert server.client.info("stats")["total_net_input_bytes"] - before < 10_000
+
+
+def test_another_chunk_size_reads_the_same(store: RedisBlobStore, server) -> None:
+    blob_id = store.put(b"0123456789" * 10)
+    assert RedisBlobStore(server.client, prefix="p:", chunk_bytes=7).get(blob_id) == b"0123456789" * 10
+    small = RedisBlobStore(server.client, prefix="p:", chunk_bytes=7).put(b"abc" * 10)
+    assert store.get(small) == b"abc" * 10
+
+
+def test_prefixes_keep_stores_apart(store: RedisBlobStore, server) -> None:
+    other = RedisBlobStore(server.client, prefix="[p]*:")
+    blob_id = store.put(b"one", owner="job")
+    assert blob_id not in other
+    other.put(b"one", owner="other job")
+    assert list(other.owners()) == ["other job"]
+    other.drop(blob_id)
+    assert blob_id in store
+
+
+def lives(store: RedisBlobStore, server, blob_id: str) -> dict[str, int]:
+    """Seconds, rounded, that a blob and what belongs to it has left."""
+    keys = {
+        "blob": key_of("blob", blob_id),
+        "pins": key_of("pins", blob_id),
+        "job": "p:owner:job",
+        "other": "p:owner:other",
+    }
+    left = {name: server.client.pttl(key) for name, key in keys.items()}
+    return {name: ms if ms < 0 else round(ms, -5) // 1000 for name, ms in left.items() if ms != -2}
+
+
+def test_nothing_outlives_its_reason(store: RedisBlobStore, server) -> None:
+    # Given an unpinned blob, Then it lives for its ttl
+    blob_id = store.put(b"one")
+    assert lives(store, server, blob_id) == {"blob": TTL_S}
+    # provisionally pinned: as long as the pin
+    store.put(b"one", owner="job")
+    assert lives(store, server, blob_id) == {"blob": LEASE_S, "pins": LEASE_S, "job": LEASE_S}
+    # put again by nobody: as before
+    store.put(b"one")
+    assert lives(store, server, blob_id) == {"blob": LEASE_S, "pins": LEASE_S, "job": LEASE_S}
+    # committed: for ever, whatever is put later
+    store.pin([blob_id], "job")
+    assert lives(store, server, blob_id) == {"blob": NEVER, "pins": NEVER, "job": NEVER}
+    store.put(b"one", owner="job")
+    store.put(b"one", owner="other")
+    assert lives(store, server, blob_id) == {"blob": NEVER, "pins": NEVER, "job": NEVER, "other": LEASE_S}
+    # released by one: as long as the other's provisional pin
+    store.release("job")
+    assert lives(store, server, blob_id) == {"blob": LEASE_S, "pins": LEASE_S, "other": LEASE_S}
+    # released by all: its ttl again, and nothing else is left
+    store.release("other")
+    assert lives(store, server, blob_id) == {"blob": TTL_S}
+
+
+def test_pins_of_a_dropped_blob_hold_when_it_comes_back(store: RedisBlobStore, server) -> None:
+    blob_id = store.put(b"one")
+    store.pin([blob_id], "job")
+    store.drop(blob_id)
+    store.put(b"one")
+    assert lives(store, server, blob_id) == {"blob": NEVER, "pins": NEVER, "job": NEVER}
+
+
+def test_a_job_of_many_blobs_is_pinned_and_released_at_once(store: RedisBlobStore) -> None:
+    ids = [store.put(str(number).encode(), owner="job") for number in range(2000)]
+    store.pin(ids, "job")
+    assert store.pins("job") == set(ids)
+    assert store.release("job") == 2000
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "allkeys-lfu", "allkeys-random", "volatile-lru", "volatile-ttl"])
+def test_eviction_is_refused(start_server, policy: str) -> None:
+    server = start_server("--maxmemory-policy", policy)
+    with pytest.raises(BlobStoreConfigError, match=f"{policy}.*set maxmemory-policy to noeviction"):
+        open_blob_store(server.url).check()
+
+
+def test_a_user_who_may_not_ask_is_accepted(start_server) -> None:
+    server = start_server("--maxmemory-policy", "allkeys-lru")
+    server.client.acl_setuser("app", enabled=True, passwords=["+s3cret"], keys=["*"], commands=["+@all", "-config"])
+    store = open_blob_store(server.url.replace("unix://", "unix://app:s3cret@"))
+    store.check()
+    store.close()
+
+
+def test_a_command_that_is_forbidden_is_a_blob_store_error(start_server) -> None:
+    server = start_server()
+    server.client.acl_setuser("app", enabled=True, passwords=["+s3cret"], keys=["*"], commands=["+@all", "-unlink"])
+    store = open_blob_store(server.url.replace("unix://", "unix://app:s3cret@"))
+    with pytest.raises(BlobStoreError, match="unlink") as caught:
+        store.drop(blob_id_of(b"one"))
+    assert isinstance(caught.value.__cause__, NoPermissionError)
+    store.close()
