@@ -1,0 +1,223 @@
+"""One segment: a prompt, a seed and the state before it in; pictures, sound and the next state out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
+from diffusers.pipelines.ltx2.utils import DISTILLED_SIGMA_VALUES
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ltx2.checkpoint import default_cache, load_pipeline, resolve_model
+from ltx2.conditioning import AUDIO_SPACE, NORMALISED, Conditioning, conditioning_of
+from ltx2.continuation import LTX2ContinuationState
+from ltx2.errors import CheckpointError, EngineMemoryError, SegmentCancelledError, UnsupportedStateError
+from ltx2.pipeline import AudioPrefix, LongtakePipeline
+from ltx2.segment import OnStep, SegmentOutput, SegmentRequest
+from ltx2.timeline import SegmentTiming, sound_seconds
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# diffusers guides unless each of these is off, and then calls the transformer three times a step
+_OFF = {"guidance_scale": 1.0, "stg_scale": 0.0, "modality_scale": 1.0, "guidance_rescale": 0.0}
+NO_GUIDANCE = _OFF | {f"audio_{knob}": value for knob, value in _OFF.items()}
+
+
+class Engine:
+    """A loaded LTX-2 model: one segment at a time, in the distilled schedule of 8 steps, unguided."""
+
+    def __init__(self, pipeline: LongtakePipeline) -> None:
+        self.pipeline = pipeline
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config(
+            pipeline.scheduler.config, use_dynamic_shifting=False, shift_terminal=None
+        )
+        self.audio_rate = int(pipeline.vocoder.config.output_sampling_rate)
+        # only 2.3 modulates the prompt's cross-attention, and only 2.3 takes the other stream's noise level
+        self._use_cross_timestep = bool(pipeline.transformer.config.cross_attn_mod)
+
+    @classmethod
+    def load(cls, model: str, *, device: str = "auto", dtype: str = "auto") -> Engine:
+        """Load `model` (see `resolve_model`) onto a device.
+
+        device: a torch device, or auto: cuda where there is one. dtype: float32, bfloat16, float16, or auto:
+        bfloat16 on cuda, float32 on the CPU. Raises CheckpointError, EngineMemoryError, and ValueError for
+        another device or dtype.
+        """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if dtype == "auto":
+            dtype = "bfloat16" if device.startswith("cuda") else "float32"
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype is {dtype!r}; it must be auto or one of {', '.join(DTYPES)}")
+        place = _device(device)
+        pipeline = load_pipeline(resolve_model(model, default_cache()), DTYPES[dtype])
+        with _memory_errors(f"{model} on {device}"):
+            return cls(pipeline.to(place))
+
+    def run(
+        self,
+        request: SegmentRequest,
+        state: LTX2ContinuationState | None = None,
+        *,
+        on_step: OnStep | None = None,
+    ) -> SegmentOutput:
+        """Render one segment; the same request and state give the same bytes on the same kind of device.
+
+        A continuation is conditioned on `state`; a first segment and one after a cut only pass its metadata
+        on. `on_step(step, steps)` is called after each denoising step, counted from 1; when it returns False
+        the segment ends in SegmentCancelledError, and the engine is ready for the next. Raises
+        UnsupportedStateError for a state that cannot be rendered, EngineMemoryError when the device is full.
+        """
+        conditioning = self._conditioning(request, state)
+        with _rendering(f"segment {request.timing.index}"):
+            video_latents, audio_latents = self._denoise(request, conditioning, on_step)
+            frames, sound = self.decode(video_latents, audio_latents)
+        return SegmentOutput(
+            frames=frames,
+            sound=sound,
+            audio_rate=self.audio_rate,
+            video_latents=video_latents,
+            audio_latents=audio_latents,
+            state=self._next_state(request.timing, frames, audio_latents, state.metadata if state else {}),
+        )
+
+    def decode(self, video_latents: Tensor, audio_latents: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Frames and sound of a `SegmentOutput`'s latents: the bytes that `run` gave with them."""
+        with _rendering("decoding"):
+            return self._pictures(video_latents), self._sound(audio_latents)
+
+    def _conditioning(self, request: SegmentRequest, state: LTX2ContinuationState | None) -> Conditioning:
+        if not request.timing.continued:
+            return Conditioning()
+        if state is None:
+            raise UnsupportedStateError(f"segment {request.timing.index} continues another, but has no state")
+        size = (request.height, request.width)
+        return conditioning_of(state, request.timing, size=size, audio_shape=self._audio_shape)
+
+    @property
+    def _audio_shape(self) -> tuple[int, int]:
+        """Channels and mel bins of the audio latents: (8, 16)."""
+        mel = self.pipeline.audio_mel_bins // self.pipeline.audio_vae_mel_compression_ratio
+        return self.pipeline.audio_latent_channels, mel
+
+    def _denoise(
+        self, request: SegmentRequest, conditioning: Conditioning, on_step: OnStep | None
+    ) -> tuple[Tensor, Tensor]:
+        timing = request.timing
+
+        def report(_: Any, step: int, timestep: Tensor, tensors: dict[str, Any]) -> dict[str, Any]:
+            if on_step and on_step(step + 1, len(DISTILLED_SIGMA_VALUES)) is False:
+                raise SegmentCancelledError(f"segment {timing.index} was cancelled after step {step + 1}")
+            return tensors
+
+        video, audio = self.pipeline(
+            prompt=request.prompt,
+            width=request.width,
+            height=request.height,
+            num_frames=timing.shape.frames,
+            frame_rate=float(timing.shape.fps),
+            conditions=_conditions(conditioning),
+            audio_prefix=self._audio_prefix(timing, conditioning),
+            generator=torch.Generator("cpu").manual_seed(request.seed),  # the same noise on every device
+            num_inference_steps=len(DISTILLED_SIGMA_VALUES),
+            sigmas=DISTILLED_SIGMA_VALUES,
+            use_cross_timestep=self._use_cross_timestep,
+            callback_on_step_end=report,
+            output_type="latent",
+            return_dict=False,
+            **NO_GUIDANCE,
+        )
+        video, audio = video.to("cpu", self.pipeline.vae.dtype), self.pipeline.normalize_audio(audio).to("cpu")
+        return video.contiguous(), audio.contiguous()  # as they are when they come back from a file
+
+    def _audio_prefix(self, timing: SegmentTiming, conditioning: Conditioning) -> AudioPrefix:
+        channels, mel = self._audio_shape
+        latents, mask = torch.zeros(1, channels, timing.audio_latents, mel), torch.ones(timing.audio_latents)
+        if (kept := conditioning.audio) is not None:
+            normal = kept if conditioning.audio_is_normalised else self.pipeline.normalize_audio(kept)
+            latents[:, :, : kept.shape[2]], mask[: kept.shape[2]] = normal, 0
+        return AudioPrefix(latents, mask, float(timing.offset))
+
+    def _pictures(self, latents: Tensor) -> NDArray[np.uint8]:
+        vae = self.pipeline.vae
+        pixels = vae.decode(latents.to(vae.device, vae.dtype)).sample[0].float()
+        levels = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        frames: NDArray[np.uint8] = levels.permute(1, 2, 3, 0).contiguous().cpu().numpy()
+        return frames
+
+    def _sound(self, latents: Tensor) -> NDArray[np.float32]:
+        pipeline = self.pipeline
+        vae = pipeline.audio_vae
+        mel = vae.decode(pipeline.denormalize_audio(latents.float()).to(vae.device, vae.dtype)).sample
+        wave = pipeline.vocoder(mel.to(pipeline.vocoder.dtype))[0].float().clamp(-1, 1)
+        samples = int(sound_seconds(latents.shape[2]) * self.audio_rate)
+        if wave.shape[1] < samples:
+            raise CheckpointError(f"the vocoder gave {wave.shape[1]} of {samples} samples; its config is wrong")
+        sound: NDArray[np.float32] = wave[:, :samples].T.contiguous().cpu().numpy()
+        return sound
+
+    def _next_state(
+        self,
+        timing: SegmentTiming,
+        frames: NDArray[np.uint8],
+        audio_latents: Tensor,
+        metadata: dict[str, Any],
+    ) -> LTX2ContinuationState:
+        return LTX2ContinuationState(
+            segment_index=timing.index,
+            video_frames=list(frames[-timing.shape.overlap :].copy()),
+            audio_latents=audio_latents,
+            audio_sample_rate=self.audio_rate,
+            audio_conditioning_num_frames=timing.next_pinned,
+            audio_conditioning_strength=0.0,
+            video_position_offset_sec=float(timing.next_offset),
+            metadata=metadata | {AUDIO_SPACE: NORMALISED},
+        )
+
+
+def _conditions(conditioning: Conditioning) -> list[LTX2VideoCondition]:
+    if conditioning.frames is None:
+        return []
+    # crf=0: diffusers would compress a single frame as H.264 first
+    return [LTX2VideoCondition(frames=conditioning.frames, index=0, strength=1.0, crf=0)]
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device is {name!r}; it must be auto, cpu or cuda[:number]") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {name!r}, but torch {torch.__version__} finds no CUDA device here")
+    return device
+
+
+@contextmanager
+def _memory_errors(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as exc:
+        raise EngineMemoryError(f"{doing}: {exc}") from exc
+
+
+@contextmanager
+def _rendering(doing: str) -> Iterator[None]:
+    """No gradients, typed memory errors, and one CPU thread.
+
+    Sums over another number of threads differ in their last bits, and with them every byte that follows. Only small
+    models run on a CPU; for them one thread is as fast as two.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode(), _memory_errors(doing):
+            yield
+    finally:
+        torch.set_num_threads(threads)
