@@ -1,0 +1,15 @@
+# One image for every longtake service. With an NVIDIA driver on the host, the default wheels of torch use the GPU.
+FROM python:3.12-slim
+
+WORKDIR /opt/longtake
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY blobstore blobstore
+COPY ltx2 ltx2
+COPY tasks tasks
+RUN pip install --no-cache-dir --constraint constraints.txt .
+
+RUN useradd --create-home longtake && mkdir -p /var/lib/longtake && chown longtake /var/lib/longtake
+USER longtake
+ENV LONGTAKE_HOME=/var/lib/longtake
+WORKDIR /home/longtake
+CMD ["longtake", "worker"]

@@ -1,0 +1,36 @@
+# `make film` renders a film on a machine that has Python 3.11 or 3.12 and nothing else; `make test` checks everything.
+PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+# Where pip finds torch when the default index should not be asked, such as PyTorch's own for CPU builds.
+TORCH_INDEX ?=
+TORCH = $(shell grep '^torch==' constraints.txt)
+PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
+SPEC ?= examples/harbour.yaml
+
+.PHONY: film test lint clean
+
+film: .venv/film-ready
+	.venv/bin/longtake render $(SPEC) -o out/film.mp4
+
+test: .venv/test-ready lint
+	.venv/bin/python -m pytest
+
+lint: .venv/test-ready
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+clean:
+	rm -rf .venv out
+
+.venv/film-ready: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "longtake needs Python 3.11 or 3.12 on PATH, or make PYTHON=/path/to/python"; exit 1; }
+	@echo "preparing .venv with $(PYTHON), a few minutes the first time"
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
+	@$(PIP) --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/test-ready: .venv/film-ready
+	@$(PIP) --constraint constraints.txt --editable ".[test]"
+	@touch $@

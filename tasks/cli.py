@@ -1,0 +1,222 @@
+"""The command `longtake`."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import redis
+from rich.console import Console
+from rich.table import Table
+
+from blobstore import BlobStoreError
+from ltx2.errors import LTX2Error
+from tasks.client import Job, list_jobs, raise_unless_done, submit
+from tasks.config import Settings, redacted
+from tasks.errors import LongtakeError
+from tasks.output import write_whole
+from tasks.spec import load_spec
+from tasks.travel import read_state
+from tasks.watching import Show, describe
+
+QUEUES = ("segments", "clips", "films")
+FROM_STATE_HELP = "Go on from this state, a file that `longtake state export` wrote."
+spec_argument = click.argument("spec", type=click.Path(path_type=Path))
+job_argument = click.argument("job")
+state_option = click.option("--from-state", "state", type=click.Path(path_type=Path), help=FROM_STATE_HELP)
+out_option = click.option(
+    "-o",
+    "--output",
+    "out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The film's file, such as film.mp4.",
+)
+
+
+class _Longtake(click.Group):
+    """Every error that people can cause becomes one line on stderr and exit status 1."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except (LongtakeError, LTX2Error, BlobStoreError) as error:
+            _fail(str(error))
+        except redis.RedisError as error:
+            _fail(f"Redis at {redacted(Settings.from_env().redis_url)} (LONGTAKE_REDIS_URL): {error}")
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # whoever read our output has seen enough: click ends quietly
+            _fail(str(error))
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else context.command_path
+            _fail(f"{error.format_message()} See `{command} --help`.", status=2)
+
+
+def _fail(message: str, *, status: int = 1) -> NoReturn:
+    for line in message.splitlines():
+        click.echo(f"longtake: {line}", err=True)
+    sys.exit(status)
+
+
+@click.group(cls=_Longtake, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="longtake")
+def main() -> None:
+    """Render videos of any length with LTX-2, segment by segment.
+
+    On one machine: `longtake render SPEC -o film.mp4`. On many: start `longtake worker` where the GPUs are,
+    then `longtake submit SPEC`, `watch` and `save` from anywhere. LONGTAKE_REDIS_URL says where Redis is.
+    """
+
+
+@main.command()
+@spec_argument
+@out_option
+@state_option
+def render(spec: Path, out: Path, state: Path | None) -> None:
+    """Render SPEC here and now, with a Redis and a worker of its own.
+
+    Interrupted, the same command goes on where it was. The film's report is written beside it, as .json.
+    """
+    from tasks.render import render as render_here
+
+    show = Show()
+    job = load_spec(spec)
+    try:
+        report = render_here(
+            job, out, state=read_state(state) if state else None, settings=Settings.from_env(), show=show
+        )
+    except KeyboardInterrupt:
+        show.say("Interrupted. The same command goes on where it was.")
+        sys.exit(130)
+    _summarise(show, out, report)
+
+
+def _summarise(show: Show, out: Path, report: dict[str, Any]) -> None:
+    segments = report["segments"]
+    engine = sum(segment["engine_s"] for segment in segments)
+    waits = [segment["handoff_s"] for segment in segments if segment["handoff_s"] is not None]
+    show.say(f"{out}  {report['duration_s']:.2f} s  {report['width']}x{report['height']}  {out.stat().st_size:,} bytes")
+    show.say(
+        f"{len(segments)} segments, {report['frames']} frames: {engine:.1f} s in the model, {sum(waits):.1f} s between"
+    )
+
+
+@main.command(name="submit")
+@spec_argument
+@state_option
+def submit_(spec: Path, state: Path | None) -> None:
+    """Queue SPEC and print the job's id."""
+    job = submit(load_spec(spec), from_state=state)
+    click.echo(job.id)
+
+
+@main.command()
+@job_argument
+def watch(job: str) -> None:
+    """Show how JOB goes until it has ended; exit status 1 unless it is done."""
+    show = Show()
+    watched = Job(job)
+    show.follow(watched.watch())
+    raise_unless_done(watched.status())
+
+
+@main.command()
+@job_argument
+@click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
+def status(job: str, as_json: bool) -> None:
+    """Show where JOB stands."""
+    found = Job(job)
+    standing = found.status()
+    if as_json:
+        data = asdict(standing) | {"segments_committed": found.report()["segments"]}
+        click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+        return
+    click.echo(f"{standing.job_id}  {standing.title}")
+    click.echo(f"  {standing.state}: {describe(standing)}; {standing.committed} rendered, {standing.clips} clips")
+    if standing.reason:
+        where = f"segment {standing.failed_segment}, attempt {standing.attempts}: " if standing.attempts else ""
+        click.echo(f"  {where}{standing.reason}")
+    for segment in found.report()["segments"]:
+        click.echo(
+            f"  segment {segment['index']}  {segment['engine_s']:.1f} s  seed {segment['seed']}  {segment['prompt']}"
+        )
+
+
+@main.command(name="list")
+def list_() -> None:
+    """List the jobs, oldest first."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("job", "state", "segments", "created", "title"):
+        table.add_column(heading, no_wrap=heading != "title")
+    for job in list_jobs():
+        created = datetime.fromtimestamp(job.created_at).isoformat(" ", "seconds")
+        table.add_row(job.job_id, job.state, f"{job.committed}/{job.segments}", created, job.title)
+    Console(highlight=False, markup=False).print(table)
+
+
+@main.command()
+@job_argument
+def cancel(job: str) -> None:
+    """Stop JOB; what is rendered stays for a while, and can be exported."""
+    Job(job).cancel()
+
+
+@main.command()
+@job_argument
+@out_option
+def save(job: str, out: Path) -> None:
+    """Write the film of JOB, and its report beside it as .json."""
+    Job(job).save(out)
+
+
+@main.group(no_args_is_help=False)
+def state() -> None:
+    """Continuation states as files."""
+
+
+@state.command()
+@job_argument
+@click.option("--segment", type=click.IntRange(min=0), required=True, help="After which segment, from 0.")
+@click.option("-o", "--output", "out", type=click.Path(path_type=Path), help="The file; default: standard output.")
+def export(job: str, segment: int, out: Path | None) -> None:
+    """Write the state of JOB after a segment: with it, another job goes on from there."""
+    text = json.dumps(Job(job).state(segment)) + "\n"
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        write_whole({out: text.encode()})
+
+
+@main.command()
+@click.option(
+    "--only",
+    multiple=True,
+    type=click.Choice(QUEUES),
+    help="Take only this kind of work; may be given several times.",
+)
+@click.option("--name", default="longtake@%h", show_default=True, help="The worker's name in Flower; %h is the host.")
+@click.option("--loglevel", default="INFO", show_default=True, help="DEBUG, INFO, WARNING or ERROR.")
+def worker(only: tuple[str, ...], name: str, loglevel: str) -> None:
+    """Work for the jobs of a deployment: segments, clips, films, and recovery.
+
+    One process per GPU: set CUDA_VISIBLE_DEVICES for each. SIGTERM lets a running segment finish, SIGQUIT requeues it.
+    """
+    from tasks.application import app
+    from tasks.worker import check_model, check_servers
+
+    queues = only or QUEUES
+    check_servers()
+    check_model(queues)
+    arguments = ["worker", "--hostname", name, "--loglevel", loglevel, "--queues", ",".join(queues)]
+    app.worker_main(argv=arguments)
+
+
+if __name__ == "__main__":
+    main()

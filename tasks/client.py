@@ -1,0 +1,160 @@
+"""Jobs from outside: submit, watch, cancel, save. `Job` is what the command line and Python programs share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Self
+
+from blobstore import BlobNotFoundError
+from tasks import handoff as states
+from tasks.config import Settings
+from tasks.errors import JobFailedError, JobStateError
+from tasks.jobs import check_job_id, new_job_id
+from tasks.output import film_report, write_film
+from tasks.records import FROM_OUTSIDE, Handoff, JobStatus
+from tasks.runtime import Runtime
+from tasks.spec import JobSpec, check_spec, load_spec
+from tasks.travel import read_state, record_of_outside
+
+POLL_S = 0.2
+
+
+@lru_cache(maxsize=4)
+def deployment(settings: Settings) -> Runtime:
+    """The connections of this process to one deployment."""
+    return Runtime(settings, patient=False)
+
+
+class Job:
+    """One job of a deployment."""
+
+    def __init__(self, job_id: str, *, settings: Settings | None = None) -> None:
+        self.id = check_job_id(job_id)
+        self._room = deployment(settings or Settings.from_env())
+
+    def status(self) -> JobStatus:
+        """Where the job stands.
+
+        Raises:
+            JobNotFoundError: no such job.
+        """
+        return self._room.jobs.status(self.id)
+
+    def exists(self) -> bool:
+        """Whether the deployment has a record of this job."""
+        return self._room.jobs.exists(self.id)
+
+    def watch(self, *, poll_s: float = POLL_S, every_poll: bool = False) -> Iterator[JobStatus]:
+        """The status now and after every change (or at every poll), until the job has ended."""
+        last = None
+        while True:
+            status = self.status()
+            if every_poll or status != last:
+                yield status
+                last = status
+            if status.finished:
+                return
+            time.sleep(poll_s)
+
+    def wait(self) -> Self:
+        """Return when the film is done.
+
+        Raises:
+            JobFailedError: the job failed or was cancelled; says which segment and why.
+        """
+        for status in self.watch():
+            if status.finished:
+                raise_unless_done(status)
+        return self
+
+    def cancel(self) -> None:
+        """Stop the job; what was committed stays until its retention passes.
+
+        Raises:
+            JobStateError: it has ended already.
+        """
+        was = self._room.jobs.stop(self.id, "cancelled", "cancelled by a person")
+        if was not in ("queued", "running"):
+            raise JobStateError(f"job {self.id} is {was} already")
+
+    def save(self, out: Path | str) -> Path:
+        """Write the film to `out` and its report beside it as JSON; nothing is half-written.
+
+        Raises:
+            JobStateError: the film is not done yet. OutputError: `out` cannot be written.
+        """
+        status = self.status()
+        if status.film is None:
+            raise JobStateError(f"job {self.id} is {status.state}; only a job that is done has a film")
+        try:
+            data = self._room.blobs.get(status.film.blob_id)
+        except BlobNotFoundError:
+            raise JobStateError(f"the film of job {self.id} is not in the blob store any more") from None
+        return write_film(Path(out), data, self.report())
+
+    def report(self) -> dict[str, Any]:
+        """What `film.json` says: the film, and for every committed segment its seed, prompt, times and blobs."""
+        return film_report(self._room.jobs, self.id)
+
+    def state(self, segment: int) -> dict[str, Any]:
+        """The continuation state after `segment` (from 0) with its arrays inline: `kind` and `payload`.
+
+        Raises:
+            JobStateError: that segment is not committed.
+        """
+        self.status()
+        found = self._room.jobs.handoff(self.id, segment) if segment >= 0 else None
+        if found is None:
+            raise JobStateError(f"job {self.id} has no committed segment {segment}")
+        envelope = states.hydrate(found.state, self._room.blobs).to_continuation_state()
+        return {"kind": envelope.kind, "payload": envelope.payload}
+
+    def forget(self) -> None:
+        """Delete the record of an ended job, and free its blobs."""
+        self._room.jobs.delete(self.id)
+        self._room.blobs.release(self.id)
+
+
+def submit(
+    spec: JobSpec | Mapping[str, Any] | Path | str,
+    *,
+    from_state: Path | Mapping[str, Any] | None = None,
+    settings: Settings | None = None,
+    job_id: str | None = None,
+) -> Job:
+    """Queue a job. `spec` is a spec, a mapping or a file; `from_state` a state to go on from (a mapping or a file).
+
+    Raises:
+        SpecError: a spec or a state that cannot be. ServerError, redis.RedisError: no server to queue it on.
+    """
+    if not isinstance(spec, JobSpec):
+        spec = check_spec(spec) if isinstance(spec, Mapping) else load_spec(Path(spec))
+    job = Job(job_id or new_job_id(), settings=settings)
+    room = job._room
+    start: Handoff | None = None
+    if from_state is not None:
+        envelope = from_state if isinstance(from_state, Mapping) else read_state(Path(from_state))
+        start = record_of_outside(dict(envelope), spec, room.blobs, owner=job.id)
+    if not room.jobs.create(job.id, spec, model=spec.model or room.settings.model, start=start):
+        raise JobStateError(f"there is a job {job.id} already")
+    room.publisher.segment(job.id, 0)
+    return job
+
+
+def list_jobs(*, settings: Settings | None = None) -> list[JobStatus]:
+    """Every job of the deployment, oldest first."""
+    return list(deployment(settings or Settings.from_env()).jobs.statuses())
+
+
+def raise_unless_done(status: JobStatus) -> None:
+    """Raise JobFailedError for a job that ended without a film."""
+    if status.state == "done":
+        return
+    if status.state == "cancelled":
+        raise JobFailedError(f"job {status.job_id} was cancelled")
+    where = "" if status.failed_segment in (None, FROM_OUTSIDE) else f" at segment {status.failed_segment}"
+    tries = f" after {status.attempts} attempt{'s' if status.attempts != 1 else ''}" if status.attempts else ""
+    raise JobFailedError(f"job {status.job_id} failed{where}{tries}: {status.reason}")

@@ -1,0 +1,82 @@
+"""Making a segment's clip: right after its segment, or anew from the stored latents when it was lost."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from blobstore import BlobCorruptError, BlobNotFoundError
+from ltx2.clip import encode_clip
+from ltx2.errors import LTX2Error
+from ltx2.timeline import SegmentTiming
+from tasks.application import app
+from tasks.broker import CLIP_TASK, CLIPS
+from tasks.jobs import check_job_id
+from tasks.lease import Lease
+from tasks.records import Claim, ClipRecord, clip_unit, unpack_timing
+from tasks.runtime import Runtime, runtime
+
+log = logging.getLogger(__name__)
+CLIP_MIME = "video/mp4"
+
+
+@app.task(name=CLIP_TASK)
+def render_clip(job_id: str, index: int, ticket: int) -> dict[str, Any]:
+    """Decode the stored latents of segment `index` again and make its clip."""
+    room = runtime()
+    unit = clip_unit(int(index))
+    claim = room.jobs.claim_unit(check_job_id(job_id), unit, int(index), int(ticket), room.worker, CLIPS)
+    if isinstance(claim, str):
+        return {"skipped": claim}
+    with Lease(room.jobs, claim, room.settings.lease_s):
+        try:
+            return _rebuild(room, claim)
+        except (BlobNotFoundError, BlobCorruptError) as error:
+            log.warning("job %s renders segment %d again: %s", job_id, index, error)
+            if room.jobs.rewind(claim, index):
+                room.publisher.segment(job_id, index)
+            return {"rewound_to": index, "reason": str(error)}
+        except SystemExit:
+            room.jobs.give_up(claim)
+            raise
+        except Exception as error:
+            log.exception("clip %d of job %s failed", index, job_id)
+            return give_up(room, claim, error, final=isinstance(error, LTX2Error))
+
+
+def _rebuild(room: Runtime, claim: Claim) -> dict[str, Any]:
+    from ltx2.codec import decode_latents
+
+    head, handoff = room.jobs.head(claim.job_id), room.jobs.handoff(claim.job_id, claim.index)
+    if handoff is None or handoff.latents is None:
+        return {"skipped": "its segment is not committed"}
+    engine = room.engine(str(head.model))
+    frames, sound = engine.decode(*decode_latents(room.blobs.get(handoff.latents)))
+    make_clip(room, claim, frames, sound, engine.audio_rate, unpack_timing(head.shape, handoff.timing))
+    return {"clip": claim.index}
+
+
+def make_clip(room: Runtime, claim: Claim, frames: Any, sound: Any, audio_rate: int, timing: SegmentTiming) -> None:
+    """Encode the new frames and the whole sound of a segment, and commit the clip; the last clip calls for the film."""
+    data = encode_clip(
+        frames[timing.skipped_frames :],
+        sound,
+        fps=timing.shape.fps,
+        audio_rate=audio_rate,
+        picture_start=timing.picture_start,
+    )
+    blob_id = room.blobs.owned_by(claim.job_id).put(data, mime=CLIP_MIME)
+    room.blobs.pin([blob_id], claim.job_id)
+    record = ClipRecord(index=claim.index, blob_id=blob_id, frames=timing.new_frames, size=len(data))
+    _, complete = room.jobs.commit_clip(claim, record)
+    if complete:
+        room.publisher.film(claim.job_id)
+
+
+def give_up(room: Runtime, claim: Claim, error: Exception, *, final: bool = False) -> dict[str, Any]:
+    """Lay down a claim that failed, and publish its work anew while attempts are left."""
+    reason = f"{type(error).__name__}: {error}"
+    outcome = room.jobs.give_up(claim, reason[:500], final=final)
+    if outcome == "retry":
+        room.publisher.unit(claim.job_id, claim.unit, claim.index)
+    return {outcome: reason}

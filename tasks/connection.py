@@ -1,0 +1,56 @@
+"""Redis clients that ride out a short outage, and the Lua scripts they run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import redis
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.retry import Retry
+
+from tasks.config import redacted
+from tasks.errors import ServerError
+
+LUA = Path(__file__).with_name("lua")
+SCRIPTS = sorted(path.stem for path in LUA.glob("*.lua") if path.stem != "prelude")
+PATIENT_RETRIES = 40
+
+
+def connect(url: str, *, patient: bool = False) -> redis.Redis:
+    """A client for `url`. A patient one keeps trying for about a minute, the other for about a second."""
+    retry = Retry(ExponentialWithJitterBackoff(cap=2, base=0.1), PATIENT_RETRIES if patient else 3)
+    try:
+        client = redis.Redis.from_url(
+            url, retry=retry, socket_connect_timeout=5, socket_timeout=30, health_check_interval=30
+        )
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # does not connect, but refuses unknown options
+    except (TypeError, ValueError, redis.RedisError) as error:
+        raise ServerError(f"{redacted(url)} is no address of a Redis: {error}") from None
+    return client
+
+
+def load_scripts(client: redis.Redis) -> dict[str, Any]:
+    """The scripts of `lua/`, by name, bound to `client`; each has the prelude before it."""
+    prelude = (LUA / "prelude.lua").read_text()
+    return {name: client.register_script(prelude + (LUA / f"{name}.lua").read_text()) for name in SCRIPTS}
+
+
+def check_server(client: redis.Redis, url: str) -> None:
+    """Refuse a server that cannot be reached, or that may evict the queue.
+
+    Raises:
+        ServerError: says what to set.
+    """
+    try:
+        client.ping()
+        policy = client.config_get("maxmemory-policy").get("maxmemory-policy", "noeviction")
+    except redis.ResponseError:
+        return  # CONFIG is not for this user: the operator's choice
+    except redis.RedisError as error:
+        raise ServerError(f"Redis at {redacted(url)} cannot be reached: {error}") from None
+    if policy != "noeviction":
+        raise ServerError(
+            f"Redis at {redacted(url)} has maxmemory-policy {policy}, which can drop queued work; set it to noeviction"
+        )

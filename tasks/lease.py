@@ -1,0 +1,55 @@
+"""Keeping the lease of a claim while its work goes on, however long a single step takes."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from types import TracebackType
+from typing import Self
+
+import redis
+
+from tasks.jobs import JobStore
+from tasks.records import Claim, Progress
+
+log = logging.getLogger(__name__)
+
+
+class Lease:
+    """A claim that a thread renews, three times per lease, until the block ends."""
+
+    def __init__(self, jobs: JobStore, claim: Claim, lease_s: float) -> None:
+        self.claim = claim
+        self.lost = False
+        self._jobs = jobs
+        self._interval = lease_s / 3
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._renew_until_done, name="lease", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def renew(self, *, engine: bool | None = None, progress: Progress | None = None) -> bool:
+        """Renew now; False when the claim is lost, which does not come back."""
+        claim = self.claim
+        if not self.lost and not self._jobs.renew(claim, engine=engine, progress=progress):
+            self.lost = claim is self.claim  # else the thread renewed the segment's claim while it became the clip's
+        return not self.lost
+
+    def move_to(self, claim: Claim) -> None:
+        """Go on with `claim`: a committed segment's holder goes on with its clip."""
+        self.claim = claim
+
+    def _renew_until_done(self) -> None:
+        while not self._done.wait(self._interval):
+            try:
+                self.renew()
+            except redis.RedisError as error:
+                log.warning("the lease of %s %s could not be renewed: %s", self.claim.job_id, self.claim.unit, error)

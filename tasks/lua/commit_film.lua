@@ -1,0 +1,17 @@
+-- Make the film real; the job is done.
+-- KEYS[1] record  hash
+-- KEYS[2] units   hash
+-- KEYS[3] active  zset     ids of unfinished jobs
+-- KEYS[4] ended   zset     ids of ended jobs by their end, ms
+-- ARGV[1] job id, ARGV[2] token, ARGV[3] film
+-- Returns 1, or 0 when the token is not the claim's (a repeated call of the winner's gets 1).
+if redis.call('HGET', KEYS[1], 'winner') == 'film ' .. ARGV[2] then
+  return 1
+end
+local unit = read_unit(KEYS[2], 'film')
+if not unit or unit.token ~= ARGV[2] then
+  return 0
+end
+redis.call('HSET', KEYS[1], 'film', ARGV[3], 'winner', 'film ' .. ARGV[2])
+finish(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1], 'done', '')
+return 1

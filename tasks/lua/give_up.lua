@@ -1,0 +1,21 @@
+-- Lay down a claim whose work did not succeed. With a reason it counts as a failed attempt, and the last one ends the job.
+-- KEYS[1] record  hash
+-- KEYS[2] units   hash
+-- KEYS[3] active  zset     ids of unfinished jobs
+-- KEYS[4] ended   zset     ids of ended jobs by their end, ms
+-- ARGV[1] job id, ARGV[2] unit name, ARGV[3] token, ARGV[4] reason or '' (a shutdown), ARGV[5] attempts allowed
+-- Returns {'retry', attempts}, {'failed', attempts} or {'refused', 0}.
+local unit = read_unit(KEYS[2], ARGV[2])
+if not unit or unit.token ~= ARGV[3] then
+  return { 'refused', 0 }
+end
+if ARGV[4] ~= '' then
+  unit.attempts = unit.attempts + 1
+  if unit.attempts >= tonumber(ARGV[5]) then
+    finish(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1], 'failed', ARGV[4])
+    redis.call('HSET', KEYS[1], 'failed_segment', unit.index, 'attempts', unit.attempts)
+    return { 'failed', unit.attempts }
+  end
+end
+lay_down(KEYS[2], ARGV[2], unit)
+return { 'retry', unit.attempts }

@@ -1,0 +1,18 @@
+-- Renew a lease, and note progress when there is any.
+-- KEYS[1] record  hash
+-- KEYS[2] units   hash
+-- ARGV[1] unit name, ARGV[2] token, ARGV[3] lease ms, ARGV[4] 'engine', 'outside' or '' (no change), ARGV[5] progress JSON or ''
+-- Returns 1, or 0 when the unit is not this holder's any more.
+local unit = read_unit(KEYS[2], ARGV[1])
+if not unit or unit.token ~= ARGV[2] then
+  return 0
+end
+unit.expires = now() + tonumber(ARGV[3])
+if ARGV[4] ~= '' then
+  unit.engine = ARGV[4] == 'engine'
+end
+write_unit(KEYS[2], ARGV[1], unit)
+if ARGV[5] ~= '' then
+  redis.call('HSET', KEYS[1], 'progress', ARGV[5])
+end
+return 1

@@ -1,0 +1,50 @@
+-- What one job needs: take back expired leases and tell which units may have lost their message.
+-- KEYS[1] record  hash
+-- KEYS[2] units   hash
+-- KEYS[3] clips   hash
+-- KEYS[4] active  zset     ids of unfinished jobs
+-- KEYS[5] ended   zset     ids of ended jobs by their end, ms
+-- ARGV[1] job id, ARGV[2] attempts allowed
+-- Returns a list of {unit, index, why, stamp, ticket}: why is 'expired', 'unannounced' (no message was ever reserved),
+-- 'unpublished' (reserved, perhaps not sent) or 'waiting' (sent and not claimed yet).
+local needs = {}
+if not is_running(KEYS[1]) then
+  return needs
+end
+local time = now()
+local cursor = tonumber(redis.call('HGET', KEYS[1], 'cursor'))
+local segments = tonumber(redis.call('HGET', KEYS[1], 'segments'))
+local chained = tonumber(redis.call('HGET', KEYS[1], 'chained'))
+local entries = redis.call('HGETALL', KEYS[2])
+local found = {}
+for i = 1, #entries, 2 do
+  local name, unit = entries[i], cjson.decode(entries[i + 1])
+  found[name] = true
+  if not is_claimed(unit) then
+    local why = 'waiting'
+    if unit.announced == 0 then
+      why = 'expired'
+    elseif name == 'segment' and chained < unit.index then
+      why = 'unpublished'
+    end
+    needs[#needs + 1] = { name, unit.index, why, unit.stamp, unit.ticket }
+  elseif unit.expires <= time then
+    if unit.engine then
+      unit.attempts = unit.attempts + 1
+      if unit.attempts >= tonumber(ARGV[2]) then
+        finish(KEYS[1], KEYS[2], KEYS[4], KEYS[5], ARGV[1], 'failed', 'it ended its worker each time, last ' .. unit.worker)
+        redis.call('HSET', KEYS[1], 'failed_segment', unit.index, 'attempts', unit.attempts)
+        return {}
+      end
+    end
+    lay_down(KEYS[2], name, unit)
+    needs[#needs + 1] = { name, unit.index, 'expired', unit.stamp, unit.ticket }
+  end
+end
+if cursor < segments and not found['segment'] then
+  needs[#needs + 1] = { 'segment', cursor, 'unannounced', 0, 0 }
+end
+if cursor == segments and not found['film'] and redis.call('HLEN', KEYS[3]) == segments then
+  needs[#needs + 1] = { 'film', -1, 'unannounced', 0, 0 }
+end
+return needs

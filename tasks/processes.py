@@ -1,0 +1,61 @@
+"""Child processes that never outlive their parent."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+PR_SET_PDEATHSIG = 1
+STOP_TIMEOUT_S = 10.0
+
+
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Have the kernel send this process `number` when its parent ends (Linux; elsewhere nothing happens)."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "prctl"):
+        libc.prctl(PR_SET_PDEATHSIG, int(number))
+
+
+def start(
+    command: Sequence[str],
+    *,
+    log: IO[bytes],
+    environ: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start `command` in a session of its own: a Ctrl-C reaches this process alone, which then ends its children."""
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env=None if environ is None else dict(environ),
+        cwd=cwd,
+        start_new_session=True,
+        preexec_fn=die_with_parent,
+    )
+
+
+def stop(process: subprocess.Popen[bytes], number: int, *, timeout_s: float = STOP_TIMEOUT_S) -> None:
+    """Send `number` and wait; what does not end within `timeout_s` is killed, with everything in its session."""
+    if process.poll() is not None:
+        return
+    process.send_signal(number)
+    try:
+        process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def last_lines(path: Path, count: int = 15) -> str:
+    """The end of a log."""
+    try:
+        return "\n".join(path.read_text(errors="replace").splitlines()[-count:])
+    except OSError:
+        return ""

@@ -1,0 +1,77 @@
+"""`longtake render`: a whole job in one process tree, resumable."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from ltx2.checkpoint import SMALL_MODELS, resolve_model
+from tasks import local, processes
+from tasks.client import Job, raise_unless_done, submit
+from tasks.config import Settings
+from tasks.errors import ServerError
+from tasks.output import check_output
+from tasks.records import JobStatus
+from tasks.spec import JobSpec
+from tasks.watching import Show
+
+
+def render(
+    spec: JobSpec, out: Path, *, state: Mapping[str, Any] | None, settings: Settings, show: Show
+) -> dict[str, Any]:
+    """Render `spec` into the film `out` and its report, and return the report; after an interruption it goes on.
+
+    Raises:
+        OutputError: `out` cannot be written. CheckpointError: the model is missing or incomplete.
+        JobFailedError: the job failed; says why.
+    """
+    check_output(out)
+    spec = _with_model(spec, settings)
+    signal.signal(signal.SIGTERM, _interrupt)
+    job_id = local.render_id(spec, spec.model or settings.model, state)
+    with local.deployment(settings, job_id) as (embedded, worker, folder):
+        job = _start_or_resume(job_id, spec, state, embedded, show)
+        show.follow(_watch(job, worker, folder / "worker.log"))
+        raise_unless_done(job.status())
+        job.save(out)
+        report = job.report()
+    shutil.rmtree(folder)
+    return report
+
+
+def _with_model(spec: JobSpec, settings: Settings) -> JobSpec:
+    """`spec` with the model it gets, seen to be there; a folder's path is made absolute: the worker runs elsewhere."""
+    model = spec.model or settings.model
+    if model not in SMALL_MODELS:
+        found = resolve_model(model, settings.home / "models")
+        model = str(found.absolute()) if isinstance(found, Path) else model
+    return spec.model_copy(update={"model": model})
+
+
+def _start_or_resume(
+    job_id: str, spec: JobSpec, state: Mapping[str, Any] | None, settings: Settings, show: Show
+) -> Job:
+    job = Job(job_id, settings=settings)
+    if job.exists():
+        status = job.status()
+        if status.state in ("queued", "running", "done"):
+            show.say(f"going on with {status.committed} of {status.segments} segments done")
+            return job
+        job.forget()
+    return submit(spec, from_state=state, settings=settings, job_id=job_id)
+
+
+def _watch(job: Job, worker: subprocess.Popen[bytes], log: Path) -> Iterator[JobStatus]:
+    for status in job.watch(every_poll=True):
+        yield status
+        if worker.poll() is not None:
+            raise ServerError(f"the worker ended with status {worker.returncode}:\n{processes.last_lines(log)}")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,89 @@
+"""What a worker process holds: its job store, its blobs, its engine. Opened on first use, after the fork."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+from collections.abc import Callable
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+from blobstore import ManagedBlobStore, open_blob_store
+from tasks.broker import make_app
+from tasks.config import Settings
+from tasks.connection import connect
+from tasks.errors import ConfigError
+from tasks.jobs import JobStore
+from tasks.publish import Publisher
+
+if TYPE_CHECKING:
+    from ltx2 import LTX2ContinuationState
+    from ltx2.segment import SegmentOutput, SegmentRequest
+
+
+class SegmentEngine(Protocol):
+    """What `LONGTAKE_ENGINE` names: see `ltx2.engine.Engine`, whose `load` it shares."""
+
+    audio_rate: int
+
+    def run(
+        self,
+        request: SegmentRequest,
+        state: LTX2ContinuationState | None = None,
+        *,
+        on_step: Callable[[int, int], bool | None] | None = None,
+    ) -> SegmentOutput:
+        """Render one segment."""
+        ...
+
+    def decode(self, video_latents: Any, audio_latents: Any) -> tuple[Any, Any]:
+        """Frames and sound of stored latents."""
+        ...
+
+
+class Runtime:
+    """One process' connections and engine."""
+
+    def __init__(self, settings: Settings, *, patient: bool) -> None:
+        self.settings = settings
+        self._patient = patient
+        self.worker = f"{socket.gethostname()}:{os.getpid()}"
+        self._loaded: tuple[str, SegmentEngine] | None = None
+
+    @cached_property
+    def jobs(self) -> JobStore:
+        """The job records."""
+        return JobStore(connect(self.settings.redis_url, patient=self._patient), self.settings)
+
+    @cached_property
+    def blobs(self) -> ManagedBlobStore:
+        """The blob store."""
+        return open_blob_store(self.settings.blobs)
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        """Sends messages."""
+        return Publisher(make_app(self.settings, results=False), self.jobs)
+
+    def engine(self, model: str) -> SegmentEngine:
+        """The engine that renders with `model`; one is kept, another model replaces it."""
+        if self._loaded is None or self._loaded[0] != model:
+            self._loaded = None  # free the old one before the new one is loaded
+            module, _, name = self.settings.engine.partition(":")
+            try:
+                load = getattr(importlib.import_module(module), name).load
+            except (ImportError, AttributeError) as error:
+                raise ConfigError(f"LONGTAKE_ENGINE={self.settings.engine}: {error}") from error
+            self._loaded = (model, load(model, device=self.settings.device, dtype=self.settings.dtype))
+        return self._loaded[1]
+
+
+@lru_cache(maxsize=1)
+def _runtime_of(pid: int) -> Runtime:
+    return Runtime(Settings.from_env(), patient=True)
+
+
+def runtime() -> Runtime:
+    """This process' runtime; a forked child gets its own."""
+    return _runtime_of(os.getpid())

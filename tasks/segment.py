@@ -1,0 +1,191 @@
+"""The life of a segment: claim, hydrate, run, store, commit, chain, clip."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from celery import Task
+
+from blobstore import BlobCorruptError, BlobNotFoundError
+from ltx2.errors import EngineMemoryError, LTX2Error, SegmentCancelledError
+from ltx2.segment import SegmentOutput, SegmentRequest
+from ltx2.timeline import SegmentShape, SegmentTiming, first_timing, next_timing
+from tasks import handoff as states
+from tasks.application import app
+from tasks.broker import SEGMENT_TASK, SEGMENTS
+from tasks.clip import give_up, make_clip
+from tasks.jobs import check_job_id
+from tasks.lease import Lease
+from tasks.records import FROM_OUTSIDE, Claim, Handoff, Progress, pack_timing, unpack_timing
+from tasks.runtime import Runtime, runtime
+from tasks.spec import JobHead, SegmentSpec
+from tasks.travel import outside_timing
+
+if TYPE_CHECKING:
+    from ltx2 import LTX2ContinuationState
+
+log = logging.getLogger(__name__)
+REPORT_EVERY_S = 0.25
+
+
+@app.task(bind=True, name=SEGMENT_TASK)
+def generate_segment(
+    task: Task[..., Any], job_id: str, index: int, ticket: int, state: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Render segment `index` of a job from the state before it, and publish the next one with the new state."""
+    room = runtime()
+    claim = room.jobs.claim_segment(check_job_id(job_id), int(index), int(ticket), room.worker, SEGMENTS)
+    if isinstance(claim, int):
+        return {"chained": room.publisher.segment(job_id, claim)}
+    if isinstance(claim, str):
+        return {"skipped": claim}
+    with Lease(room.jobs, claim, room.settings.lease_s) as lease:
+        try:
+            return _render(task, room, lease, state)
+        except SegmentCancelledError:
+            return {"skipped": "the job was stopped, or the lease was lost"}
+        except (BlobNotFoundError, BlobCorruptError) as error:
+            return _rewind(room, lease.claim, error)
+        except LTX2Error as error:
+            retryable = isinstance(error, EngineMemoryError)
+            return give_up(room, lease.claim, error, final=not retryable)
+        except SystemExit:
+            room.jobs.give_up(lease.claim)
+            raise
+        except Exception as error:
+            log.exception("segment %d of job %s failed", index, job_id)
+            return give_up(room, lease.claim, error)
+
+
+def _render(task: Task[..., Any], room: Runtime, lease: Lease, message: dict[str, Any] | None) -> dict[str, Any]:
+    claim = lease.claim
+    head, segment = room.jobs.head(claim.job_id), room.jobs.segment_spec(claim.job_id, claim.index)
+    blobs = room.blobs.owned_by(claim.job_id)
+    incoming = _hydrate(room, claim, segment, message)
+    timing = timing_of(head.shape, claim, segment)
+    engine = room.engine(str(head.model))
+
+    started = time.time() + claim.clock_skew_s
+    output = _run(task, engine, lease, head, segment, timing, incoming)
+    ended = time.time() + claim.clock_skew_s
+
+    next_message = states.to_message(output.state, blobs, inline_threshold_bytes=room.settings.inline_threshold_bytes)
+    handoff = _stored(room, claim, output, next_message, head.seed_of(claim.index, segment), timing, started, ended)
+    clip_claim = room.jobs.commit_segment(claim, handoff)
+    if clip_claim is None:
+        return {"skipped": "another worker holds this segment now"}
+    lease.move_to(clip_claim)
+    room.publisher.segment(claim.job_id, claim.index + 1, next_message)
+    make_clip(room, clip_claim, output.frames, output.sound, engine.audio_rate, timing)
+    return {"segment": claim.index, "engine_s": round(ended - started, 3), "blobs": handoff.blobs}
+
+
+def _hydrate(
+    room: Runtime, claim: Claim, segment: SegmentSpec, message: dict[str, Any] | None
+) -> LTX2ContinuationState | None:
+    """The state to continue: the message's copy where it is the record's, else the record's."""
+    if (segment.transition == "cut" and claim.index > 0) or claim.previous is None:
+        return None
+    same = message is not None and states.digest(message) == claim.previous.digest
+    return states.hydrate(message if message is not None and same else claim.previous.state, room.blobs)
+
+
+def timing_of(shape: SegmentShape, claim: Claim, segment: SegmentSpec) -> SegmentTiming:
+    """Where segment `claim.index` sits, from the handoff before it."""
+    previous = claim.previous
+    if previous is None:
+        return first_timing(shape)
+    if previous.index == FROM_OUTSIDE:
+        return outside_timing(shape, previous.state["payload"])
+    return next_timing(unpack_timing(shape, previous.timing), cut=segment.transition == "cut")
+
+
+def _run(
+    task: Task[..., Any],
+    engine: Any,
+    lease: Lease,
+    head: JobHead,
+    segment: SegmentSpec,
+    timing: SegmentTiming,
+    incoming: LTX2ContinuationState | None,
+) -> SegmentOutput:
+    seed = head.seed_of(lease.claim.index, segment)
+    request = SegmentRequest(segment.prompt, seed, head.width, head.height, timing)
+    lease.renew(engine=True)
+    try:
+        output: SegmentOutput = engine.run(request, incoming, on_step=_reporter(task, lease))
+    finally:
+        lease.renew(engine=False)
+    return output
+
+
+def _reporter(task: Task[..., Any], lease: Lease) -> Callable[[int, int], bool]:
+    started = time.monotonic()
+    reported = started
+
+    def on_step(step: int, steps: int) -> bool:
+        nonlocal reported
+        now = time.monotonic()
+        progress = Progress(lease.claim.index, step, steps, (now - started) / step)
+        if now - reported >= REPORT_EVERY_S or step in (1, steps):
+            reported = now
+            meta: dict[str, Any] = {"segment": progress.index + 1, "step": step, "steps": steps}
+            task.update_state(state="PROGRESS", meta=meta)
+            task.send_event("task-progress", retry=False, **meta)
+        return lease.renew(progress=progress)
+
+    return on_step
+
+
+def _stored(
+    room: Runtime,
+    claim: Claim,
+    output: SegmentOutput,
+    message: dict[str, Any],
+    seed: int,
+    timing: SegmentTiming,
+    started: float,
+    ended: float,
+) -> Handoff:
+    """Put the state and the latents, pin them for the job, and describe them."""
+    from ltx2.codec import LATENTS_MIME, encode_latents
+
+    blobs = room.blobs.owned_by(claim.job_id)
+    record = states.to_record(message, blobs)
+    latents = blobs.put(encode_latents(output.video_latents, output.audio_latents), mime=LATENTS_MIME)
+    ids = [*states.blob_ids(record), latents]
+    room.blobs.pin(ids, claim.job_id)
+    return Handoff(
+        index=claim.index,
+        state=record,
+        digest=states.digest(message),
+        blobs=ids,
+        latents=latents,
+        timing=pack_timing(timing),
+        seed=seed,
+        fence=claim.fence,
+        epoch=claim.epoch,
+        worker=room.worker,
+        engine_started=started,
+        engine_ended=ended,
+    )
+
+
+def _rewind(room: Runtime, claim: Claim, error: Exception) -> dict[str, Any]:
+    """The state before this segment was lost: go back to the newest one that is whole."""
+    index = claim.index - 1
+    while index > 0:
+        before = room.jobs.handoff(claim.job_id, index - 1)
+        if before is not None and states.is_whole(states.blob_ids(before.state), room.blobs):
+            break
+        index -= 1
+    outside = room.jobs.handoff(claim.job_id, FROM_OUTSIDE)
+    if index < 0 or (index == 0 and outside and not states.is_whole(states.blob_ids(outside.state), room.blobs)):
+        return give_up(room, claim, error, final=True)
+    log.warning("job %s goes back to segment %d: %s", claim.job_id, index, error)
+    if room.jobs.rewind(claim, index):
+        room.publisher.segment(claim.job_id, index)
+    return {"rewound_to": index, "reason": str(error)}

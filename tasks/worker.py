@@ -1,0 +1,92 @@
+"""The life of a worker process: checks at start, the reconciler beside the pool, the model in the child."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Iterable
+from types import FrameType
+from typing import Any
+
+from celery import signals
+
+from blobstore import BlobStoreError
+from ltx2.checkpoint import resolve_model
+from ltx2.errors import LTX2Error
+from tasks.application import app
+from tasks.broker import CLIPS, SEGMENTS
+from tasks.connection import check_server, connect
+from tasks.errors import ConfigError, LongtakeError
+from tasks.recovery import Reconciler
+from tasks.runtime import runtime
+
+log = logging.getLogger(__name__)
+_reconcilers: list[Reconciler] = []
+
+
+@signals.worker_init.connect
+def refuse_bad_servers(**_: Any) -> None:
+    """End this worker before it takes work from servers that could lose it."""
+    try:
+        check_servers()
+    except (LongtakeError, BlobStoreError) as error:
+        print(f"longtake: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+@signals.worker_ready.connect
+def start_reconciler(**_: Any) -> None:
+    """Look for stuck jobs as long as this worker lives."""
+    room = runtime()
+    client = connect(room.settings.redis_url, patient=True)
+    reconciler = Reconciler(client, room.jobs, room.blobs, room.publisher, room.settings)
+    _reconcilers.append(reconciler)
+    threading.Thread(target=reconciler.run, name="reconciler", daemon=True).start()
+
+
+@signals.worker_shutting_down.connect
+def stop_reconciler(**_: Any) -> None:
+    """Leave recovery to the others."""
+    for reconciler in _reconcilers:
+        reconciler.stop()
+
+
+@signals.worker_process_init.connect
+def prepare_child(**_: Any) -> None:
+    """Load the model before the first task, and let a shutdown end a segment in good order."""
+    signal.signal(signal.SIGTERM, _leave)
+    if not {SEGMENTS, CLIPS} & set(app.amqp.queues.consume_from):
+        return
+    room = runtime()
+    try:
+        room.engine(room.settings.model)
+    except (LTX2Error, ConfigError, ValueError) as error:
+        log.error("model %s cannot be used: %s", room.settings.model, error)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def check_servers() -> None:
+    """Refuse to start on servers that could lose work.
+
+    Raises:
+        ServerError, BlobStoreError: says which server, and what to set.
+    """
+    room = runtime()
+    check_server(connect(room.settings.redis_url), room.settings.redis_url)
+    room.blobs.check()
+
+
+def check_model(queues: Iterable[str]) -> None:
+    """Refuse to start where the model of this worker is missing or incomplete.
+
+    Raises:
+        CheckpointError: says what is missing.
+    """
+    settings = runtime().settings
+    if {SEGMENTS, CLIPS} & set(queues):
+        resolve_model(settings.model, settings.home / "models")

@@ -1,0 +1,171 @@
+"""Real Redis servers and real workers for the tests; a skip in CI is a failure."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from tasks import processes
+from tasks.config import Settings
+from tasks.connection import connect
+from tasks.jobs import JobStore
+from tasks.local import find_redis_server
+
+ROOT = Path(__file__).resolve().parents[1]
+STAND_IN = "tests.stand_in:StandInEngine"
+Wait = Callable[..., Any]
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    outcome: Any = yield
+    report = outcome.get_result()
+    if report.skipped and os.environ.get("CI") and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped in CI, where everything must run: {report.longrepr}"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], Any], *, timeout_s: float = 60.0, what: str = "") -> Any:
+    """The first true value of `condition`; a failure after `timeout_s`."""
+    end = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < end, f"timed out waiting for {what or condition}"
+        time.sleep(0.05)
+    return value
+
+
+class RedisProcess:
+    """A redis-server on a loopback port that a test may kill and start again."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._folder = folder
+        self._options = options
+        self.start()
+
+    def start(self) -> None:
+        command = [find_redis_server(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder)]
+        command += ["--save", "", "--maxmemory-policy", "noeviction", *self._options]
+        with (self._folder / "redis.log").open("ab") as log:
+            self.process = processes.start(command, log=log)
+        wait_until(self._answers, what="redis-server")
+
+    def _answers(self) -> bool:
+        try:
+            return bool(redis.Redis(port=self.port).ping())
+        except redis.RedisError:
+            return False
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        processes.stop(self.process, number)
+
+
+class Worker:
+    """A longtake worker in a process of its own."""
+
+    def __init__(self, settings: Settings, log: Path, *options: str) -> None:
+        self.log = log
+        command = [sys.executable, "-m", "tasks.cli", "worker", "--name", f"{log.stem}@test", *options]
+        with log.open("ab") as file:
+            self.process = processes.start(command, log=file, environ=environment(settings), cwd=log.parent)
+
+    def ready(self) -> Worker:
+        wait_until(lambda: "ready." in self.text() or self.process.poll() is not None, what=f"worker: {self.text()}")
+        assert self.process.poll() is None, self.text()
+        return self
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        processes.stop(self.process, number, timeout_s=30)
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The environment in which another process has these settings and finds the packages."""
+    mine = {name: value for name, value in os.environ.items() if not name.startswith(("LONGTAKE_", "FLOWER_"))}
+    scripts = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return mine | settings.environment() | {"PYTHONPATH": str(ROOT), "PATH": scripts, "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for small models, so that they are built once."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
+    server = RedisProcess(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def settings(shared_redis: RedisProcess, home: Path) -> Settings:
+    """A deployment on an empty Redis, with the stand-in engine and a short patience."""
+    redis.Redis(port=shared_redis.port).flushall()
+    return Settings(redis_url=shared_redis.url, home=home, engine=STAND_IN, lease_s=2.0, reconcile_s=0.25)
+
+
+@pytest.fixture
+def jobs(settings: Settings) -> JobStore:
+    return JobStore(connect(settings.redis_url), settings)
+
+
+@pytest.fixture
+def start_worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+    """Start workers; they are ended with the test."""
+    started: list[Worker] = []
+
+    def start(settings: Settings, *options: str) -> Worker:
+        started.append(Worker(settings, tmp_path / f"worker-{len(started)}.log", *options))
+        return started[-1]
+
+    yield start
+    for worker in started:
+        worker.stop(signal.SIGQUIT)
+
+
+@pytest.fixture
+def longtake(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command `longtake` as a user does."""
+
+    def run(*arguments: object, settings: Settings, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "tasks.cli", *map(str, arguments)],
+            env=environment(settings),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    return run
+
+
+def chromium() -> str:
+    """The browser for tests of pages; without one they skip, and in CI they fail."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        pytest.skip("no Chromium here: install Debian's `chromium` to check the page itself")
+    return found

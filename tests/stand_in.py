@@ -1,0 +1,80 @@
+"""An engine for tests of the protocol: real shapes and states, no model, as slow as it is told to be."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from ltx2 import LTX2ContinuationState
+from ltx2.errors import EngineMemoryError, SegmentCancelledError
+from ltx2.segment import SegmentOutput, SegmentRequest
+from ltx2.timeline import sound_seconds
+
+STEPS = 4
+STEP_S = "STAND_IN_STEP_S"
+CHANNELS, MEL = 8, 16
+
+
+class StandInEngine:
+    """Prompts steer it: `fail` raises, `memory` runs out of memory, `die` kills the process; the others render."""
+
+    audio_rate = 24000
+
+    @classmethod
+    def load(cls, model: str, *, device: str = "auto", dtype: str = "auto") -> Self:
+        return cls()
+
+    def run(
+        self,
+        request: SegmentRequest,
+        state: LTX2ContinuationState | None = None,
+        *,
+        on_step: Callable[[int, int], bool | None] | None = None,
+    ) -> SegmentOutput:
+        _misbehave(request.prompt)
+        for step in range(1, STEPS + 1):
+            time.sleep(float(os.environ.get(STEP_S, "0.01")))
+            if on_step and on_step(step, STEPS) is False:
+                raise SegmentCancelledError(f"segment {request.timing.index} was cancelled after step {step}")
+        timing = request.timing
+        seed = torch.Generator().manual_seed(request.seed + (state.segment_index if state else 0))
+        video = torch.rand(1, 4, 3, request.height // 32, request.width // 32, generator=seed)
+        video[0, 0, 0, 0, 0], video[0, 1, 0, 0, 0] = request.width, request.height
+        video[0, 2, 0, 0, 0] = timing.shape.frames
+        audio = torch.rand(1, CHANNELS, timing.audio_latents, MEL, generator=seed)
+        frames, sound = self.decode(video, audio)
+        following = LTX2ContinuationState(
+            segment_index=timing.index,
+            video_frames=list(frames[-timing.shape.overlap :]),
+            audio_latents=audio,
+            audio_sample_rate=self.audio_rate,
+            audio_conditioning_num_frames=timing.next_pinned,
+            audio_conditioning_strength=0.0,
+            video_position_offset_sec=float(timing.next_offset),
+            metadata=dict(state.metadata) if state else {},
+        )
+        return SegmentOutput(frames, sound, self.audio_rate, video, audio, following)
+
+    def decode(self, video_latents: Any, audio_latents: Any) -> tuple[Any, Any]:
+        width, height, count = (int(video_latents[0, channel, 0, 0, 0]) for channel in range(3))
+        shade = int(video_latents[0, 3, 0, 0, 0] * 200)
+        ramp = np.arange(count, dtype=np.uint8)[:, None, None, None] + np.uint8(shade)
+        frames = np.broadcast_to(ramp, (count, height, width, 3)).copy()
+        samples = int(sound_seconds(audio_latents.shape[2]) * self.audio_rate)
+        sound = np.sin(np.arange(samples, dtype=np.float32) / 20)[:, None].repeat(2, axis=1) * np.float32(0.2)
+        return frames, sound
+
+
+def _misbehave(prompt: str) -> None:
+    if prompt.startswith("fail"):
+        raise RuntimeError("the stand-in was told to fail")
+    if prompt.startswith("memory"):
+        raise EngineMemoryError("the stand-in was told to run out of memory")
+    if prompt.startswith("die"):
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,301 @@
+"""Job records on a real Redis: who may do what, and what is refused."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from tasks.broker import CLIPS, FILMS, SEGMENTS
+from tasks.config import Settings
+from tasks.connection import connect
+from tasks.errors import JobNotFoundError, JobStateError, MessageError
+from tasks.jobs import JobStore, check_job_id
+from tasks.records import FILM_UNIT, SEGMENT_UNIT, Claim, ClipRecord, FilmRecord, Handoff, Progress, clip_unit
+from tasks.spec import check_spec
+
+JOB = "aaaa1111"
+FILM = FilmRecord("sha256:f", 9, "f", 96, 64, "24", 50, 2.0, 24000, 48000)
+
+
+def handoff(index: int, **changes: Any) -> Handoff:
+    return Handoff(**{"index": index, "state": {"payload": {}}, "digest": "", "blobs": [], **changes})
+
+
+def create(jobs: JobStore, segments: int = 2, job: str = JOB) -> None:
+    spec = check_spec({"title": "harbour", "segments": [{"prompt": str(i)} for i in range(segments)]})
+    assert jobs.create(job, spec, model="tiny")
+
+
+def claim(jobs: JobStore, index: int, worker: str = "w") -> Claim:
+    ticket = jobs.announce(JOB, SEGMENT_UNIT, index, SEGMENTS)
+    jobs.chained(JOB, index)
+    claimed = jobs.claim_segment(JOB, index, ticket, worker, SEGMENTS)
+    assert isinstance(claimed, Claim), claimed
+    return claimed
+
+
+def commit_all(jobs: JobStore, segments: int) -> None:
+    for index in range(segments):
+        clip_claim = jobs.commit_segment(claim(jobs, index), handoff(index))
+        assert clip_claim
+        accepted, complete = jobs.commit_clip(clip_claim, ClipRecord(index, "sha256:c", 1, 1))
+        assert accepted
+        assert complete == (index + 1 == jobs.status(JOB).segments)
+
+
+def test_a_job_goes_from_queued_to_done(jobs: JobStore) -> None:
+    # Given
+    create(jobs)
+    assert jobs.status(JOB).state == "queued"
+    # When
+    commit_all(jobs, 2)
+    # Then
+    assert jobs.status(JOB).state == "running"
+    assert (jobs.status(JOB).committed, jobs.status(JOB).clips) == (2, 2)
+    # When
+    ticket = jobs.announce(JOB, FILM_UNIT, -1, FILMS)
+    film_claim = jobs.claim_unit(JOB, FILM_UNIT, -1, ticket, "w", FILMS)
+    assert isinstance(film_claim, Claim)
+    assert jobs.commit_film(film_claim, FILM)
+    # Then
+    assert jobs.status(JOB).state == "done"
+    assert jobs.status(JOB).film == FILM
+    assert jobs.active() == []
+
+
+def test_an_id_is_taken_once(jobs: JobStore) -> None:
+    create(jobs)
+    spec = check_spec({"segments": [{"prompt": "another"}]})
+    assert not jobs.create(JOB, spec, model="tiny")
+    assert jobs.segment_spec(JOB, 0).prompt == "0"
+
+
+@pytest.mark.parametrize("job_id", ["", "../../x", "A" * 16, "a:b", "a" * 41, "a\n", None, 7, "*"])
+def test_an_id_cannot_reach_outside_its_keys(job_id: object) -> None:
+    with pytest.raises(JobNotFoundError):
+        check_job_id(job_id)
+
+
+def test_a_held_segment_is_not_given_twice(jobs: JobStore) -> None:
+    # Given
+    create(jobs)
+    ticket = jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS)
+    assert isinstance(jobs.claim_segment(JOB, 0, ticket, "first", SEGMENTS), Claim)
+    # When the message comes again
+    again = jobs.claim_segment(JOB, 0, ticket, "second", SEGMENTS)
+    # Then
+    assert again == "segment 0 is held by first"
+    assert jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS) == 0
+
+
+def test_an_old_ticket_is_forgotten(jobs: JobStore) -> None:
+    # Given a message that was replaced by a newer one
+    create(jobs)
+    old = jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS)
+    new = jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS)
+    # When / Then
+    assert new > old
+    assert jobs.claim_segment(JOB, 0, old, "w", SEGMENTS) == "a newer message has replaced this one"
+    assert isinstance(jobs.claim_segment(JOB, 0, new, "w", SEGMENTS), Claim)
+
+
+def test_a_segment_ahead_of_the_cursor_waits_its_turn(jobs: JobStore) -> None:
+    create(jobs)
+    assert jobs.announce(JOB, SEGMENT_UNIT, 1, SEGMENTS) == 0
+    assert jobs.claim_segment(JOB, 1, 1, "w", SEGMENTS) == "the cursor is at segment 0"
+
+
+def test_fences_only_rise_and_only_the_holder_commits(jobs: JobStore) -> None:
+    # Given a claim whose lease expired, and a second one
+    create(jobs)
+    late = claim(jobs, 0, "late")
+    jobs_with_short_memory = expire(jobs, late)
+    second = claim(jobs_with_short_memory, 0, "second")
+    assert second.fence > late.fence
+    # When the late one comes back
+    assert not jobs.renew(late)
+    assert jobs.commit_segment(late, handoff(0, worker="late")) is None
+    # Then the second one's commit is the one that counts, also when its reply was lost and it asks again
+    assert jobs.commit_segment(second, handoff(0, worker="second"))
+    assert jobs.commit_segment(second, handoff(0, worker="second"))
+    found = jobs.handoff(JOB, 0)
+    assert found
+    assert found.worker == "second"
+    assert jobs.status(JOB).committed == 1
+
+
+def expire(jobs: JobStore, held: Claim) -> JobStore:
+    """Let the lease of `held` end by letting Redis' clock pass it."""
+    jobs._lease_ms = 1
+    assert jobs.renew(held)
+    jobs._lease_ms = 2000
+    time.sleep(0.005)
+    assert [need[:3] for need in jobs.survey(JOB)] == [(held.unit, held.index, "expired")]
+    return jobs
+
+
+def test_a_repeated_message_of_a_committed_segment_chains_only_when_nothing_else_did(jobs: JobStore) -> None:
+    # Given a commit whose worker died before it published the next message
+    create(jobs)
+    ticket = jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS)
+    held = jobs.claim_segment(JOB, 0, ticket, "w", SEGMENTS)
+    assert isinstance(held, Claim)
+    assert jobs.commit_segment(held, handoff(0))
+    # When its message comes again
+    assert jobs.claim_segment(JOB, 0, ticket, "w", SEGMENTS) == 1
+    # Then, once the next was published, it is forgotten
+    jobs.announce(JOB, SEGMENT_UNIT, 1, SEGMENTS)
+    jobs.chained(JOB, 1)
+    assert isinstance(jobs.claim_segment(JOB, 0, ticket, "w", SEGMENTS), str)
+
+
+def test_nothing_is_committed_after_a_cancel(jobs: JobStore) -> None:
+    # Given
+    create(jobs)
+    held = claim(jobs, 0)
+    # When
+    assert jobs.stop(JOB, "cancelled", "enough") == "running"
+    # Then
+    assert not jobs.renew(held)
+    assert jobs.commit_segment(held, handoff(0)) is None
+    assert jobs.status(JOB).state == "cancelled"
+    assert jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS) == 0
+    assert jobs.stop(JOB, "cancelled", "again") == "cancelled"
+
+
+def test_failed_attempts_are_counted_and_end_the_job(jobs: JobStore) -> None:
+    create(jobs)
+    for attempt in (1, 2, 3):
+        held = claim(jobs, 0)
+        assert jobs.give_up(held, "RuntimeError: no") == ("retry" if attempt < 3 else "failed")
+    status = jobs.status(JOB)
+    assert (status.state, status.reason, status.failed_segment, status.attempts) == ("failed", "RuntimeError: no", 0, 3)
+
+
+def test_shutdowns_are_not_counted(jobs: JobStore) -> None:
+    create(jobs)
+    for _ in range(5):
+        assert jobs.give_up(claim(jobs, 0)) == "retry"
+    assert jobs.status(JOB).state == "queued" or jobs.status(JOB).state == "running"
+
+
+def test_dying_inside_the_engine_is_counted_and_elsewhere_is_not(jobs: JobStore) -> None:
+    create(jobs)
+    # Given five deaths outside the engine
+    for _ in range(5):
+        expire(jobs, claim(jobs, 0))
+    # When it dies inside three times
+    for attempt in (1, 2, 3):
+        held = claim(jobs, 0, "poisoned")
+        assert jobs.renew(held, engine=True)
+        if attempt < 3:
+            expire(jobs, held)
+    jobs._lease_ms = 1
+    assert jobs.renew(held)
+    time.sleep(0.005)
+    assert jobs.survey(JOB) == []
+    # Then
+    assert jobs.status(JOB).state == "failed"
+    assert "poisoned" in str(jobs.status(JOB).reason)
+
+
+def test_survey_tells_what_lost_its_message(jobs: JobStore) -> None:
+    create(jobs, 1)
+    assert [need[:3] for need in jobs.survey(JOB)] == [(SEGMENT_UNIT, 0, "unannounced")]
+    ticket = jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS)
+    assert [need[2] for need in jobs.survey(JOB)] == ["unpublished"]
+    jobs.chained(JOB, 0)
+    assert [need[2] for need in jobs.survey(JOB)] == ["waiting"]
+    held = jobs.claim_segment(JOB, 0, ticket, "w", SEGMENTS)
+    assert isinstance(held, Claim)
+    assert jobs.survey(JOB) == []
+    clip_claim = jobs.commit_segment(held, handoff(0))
+    assert clip_claim
+    assert jobs.survey(JOB) == []
+    expire(jobs, clip_claim)
+    ticket = jobs.announce(JOB, clip_unit(0), 0, CLIPS)
+    again = jobs.claim_unit(JOB, clip_unit(0), 0, ticket, "w", CLIPS)
+    assert isinstance(again, Claim)
+    assert jobs.commit_clip(again, ClipRecord(0, "sha256:c", 1, 1)) == (True, True)
+    assert [need[:3] for need in jobs.survey(JOB)] == [(FILM_UNIT, -1, "unannounced")]
+
+
+def test_a_late_clip_changes_nothing(jobs: JobStore) -> None:
+    # Given a clip whose lease expired and that another worker made
+    create(jobs, 1)
+    late = jobs.commit_segment(claim(jobs, 0), handoff(0))
+    assert late
+    expire(jobs, late)
+    ticket = jobs.announce(JOB, clip_unit(0), 0, CLIPS)
+    second = jobs.claim_unit(JOB, clip_unit(0), 0, ticket, "w", CLIPS)
+    assert isinstance(second, Claim)
+    # When
+    assert jobs.commit_clip(late, ClipRecord(0, "sha256:late", 1, 1)) == (False, False)
+    assert jobs.commit_clip(second, ClipRecord(0, "sha256:right", 1, 1)) == (True, True)
+    assert jobs.commit_clip(late, ClipRecord(0, "sha256:late", 1, 1)) == (False, False)
+    # Then
+    assert jobs.clips(JOB)[0].blob_id == "sha256:right"
+
+
+def test_rewinding_takes_back_commits_and_raises_the_epoch(jobs: JobStore) -> None:
+    create(jobs, 4)
+    commit_all(jobs, 3)
+    held = claim(jobs, 3)
+    assert jobs.rewind(held, 1)
+    status = jobs.status(JOB)
+    assert (status.committed, status.clips, status.epoch) == (1, 1, 1)
+    assert [h.index for h in jobs.handoffs(JOB)] == [0]
+    assert not jobs.rewind(held, 0)
+    assert claim(jobs, 1).previous == handoff(0)
+
+
+def test_a_lost_clip_is_reopened_before_the_film(jobs: JobStore) -> None:
+    create(jobs, 2)
+    commit_all(jobs, 2)
+    held = jobs.claim_unit(JOB, FILM_UNIT, -1, jobs.announce(JOB, FILM_UNIT, -1, FILMS), "w", FILMS)
+    assert isinstance(held, Claim)
+    assert jobs.reopen_clip(held, 0)
+    assert not jobs.commit_film(held, FILM)
+    assert [need[:3] for need in jobs.survey(JOB)] == [(clip_unit(0), 0, "expired")]
+
+
+def test_progress_is_shown_and_gone_after_the_commit(jobs: JobStore) -> None:
+    create(jobs)
+    held = claim(jobs, 0)
+    assert jobs.renew(held, progress=Progress(0, 3, 8, 0.5))
+    assert jobs.status(JOB).progress == Progress(0, 3, 8, 0.5)
+    jobs.commit_segment(held, handoff(0))
+    assert jobs.status(JOB).progress is None
+
+
+def test_only_ended_jobs_are_forgotten_and_leave_no_key(jobs: JobStore, settings: Settings) -> None:
+    create(jobs, 1)
+    with pytest.raises(JobStateError):
+        jobs.delete(JOB)
+    jobs.commit_segment(claim(jobs, 0), handoff(0))
+    jobs.stop(JOB, "cancelled", "")
+    assert jobs.ended_before(time.time() + 1) == [JOB]
+    jobs.delete(JOB)
+    left = {key for key in connect(settings.redis_url).keys("*") if b":queue:" not in key}
+    assert left == set()
+    with pytest.raises(JobNotFoundError):
+        jobs.status(JOB)
+
+
+def test_an_unknown_job_is_told_as_such(jobs: JobStore) -> None:
+    for ask in (jobs.status, lambda job: jobs.stop(job, "cancelled", "")):
+        with pytest.raises(JobNotFoundError, match="longtake list"):
+            ask("0000")
+    with pytest.raises(MessageError):
+        jobs.head("0000")
+    assert jobs.claim_segment("0000", 0, 1, "w", SEGMENTS) == "there is no such job"
+
+
+def test_a_handoff_from_outside_comes_before_the_first_segment(jobs: JobStore) -> None:
+    spec = check_spec({"segments": [{"prompt": "a"}]})
+    outside = handoff(-1, digest="d")
+    assert jobs.create(JOB, spec, model="tiny", start=outside)
+    assert claim(jobs, 0).previous == outside
+    assert jobs.handoffs(JOB) == []
