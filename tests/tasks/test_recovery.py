@@ -1,0 +1,145 @@
+"""The reconciler against a real Redis: what it publishes again, and what it leaves alone."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import redis
+
+from blobstore import ManagedBlobStore, open_blob_store
+from tasks import recovery
+from tasks.broker import SEGMENTS, make_app
+from tasks.client import submit
+from tasks.config import Settings
+from tasks.connection import connect
+from tasks.jobs import JobStore
+from tasks.publish import Publisher
+from tasks.records import Claim
+from tasks.recovery import Reconciler
+
+SPEC = {"segments": [{"prompt": "a"}, {"prompt": "b"}]}
+
+
+@pytest.fixture
+def client(settings: Settings) -> redis.Redis:
+    return connect(settings.redis_url)
+
+
+@pytest.fixture
+def blobs(settings: Settings) -> ManagedBlobStore:
+    return open_blob_store(settings.blobs)
+
+
+@pytest.fixture
+def reconciler(client: redis.Redis, jobs: JobStore, blobs: ManagedBlobStore, settings: Settings) -> Reconciler:
+    return Reconciler(client, jobs, blobs, Publisher(make_app(settings, results=False), jobs), settings)
+
+
+@pytest.fixture
+def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is suspected is taken for stuck at once."""
+    monkeypatch.setattr(recovery, "UNPUBLISHED_GRACE_S", 0.0)
+    monkeypatch.setattr(recovery, "LOST_MESSAGE_GRACE_S", 0.0)
+
+
+@pytest.mark.usefixtures("no_grace")
+def test_a_hundred_queued_jobs_are_left_alone(settings: Settings, client: redis.Redis, reconciler: Reconciler) -> None:
+    # Given
+    for _ in range(100):
+        submit(SPEC, settings=settings)
+    # When / Then
+    assert [reconciler.reconcile() for _ in range(3)] == [0, 0, 0]
+    assert client.llen(SEGMENTS) == 100
+
+
+def test_an_expired_lease_is_published_once(
+    settings: Settings, client: redis.Redis, jobs: JobStore, reconciler: Reconciler
+) -> None:
+    # Given a worker that vanished with segment 0
+    job = submit(SPEC, settings=settings)
+    client.delete(SEGMENTS)
+    jobs._lease_ms = 1
+    assert isinstance(jobs.claim_segment(job.id, 0, 1, "gone", SEGMENTS), Claim)
+    time.sleep(0.005)
+    # When / Then
+    assert [reconciler.reconcile() for _ in range(3)] == [1, 0, 0]
+    assert client.llen(SEGMENTS) == 1
+
+
+def test_a_lease_that_lives_is_left_alone(
+    settings: Settings, client: redis.Redis, jobs: JobStore, reconciler: Reconciler
+) -> None:
+    job = submit(SPEC, settings=settings)
+    client.delete(SEGMENTS)
+    assert isinstance(jobs.claim_segment(job.id, 0, 1, "alive", SEGMENTS), Claim)
+    assert [reconciler.reconcile() for _ in range(3)] == [0, 0, 0]
+
+
+def test_a_lost_message_is_suspected_before_it_is_published(
+    settings: Settings, client: redis.Redis, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given
+    submit(SPEC, settings=settings)
+    client.delete(SEGMENTS)
+    # When the queue was not empty for long enough
+    assert reconciler.reconcile() == 0
+    # Then
+    monkeypatch.setattr(recovery, "LOST_MESSAGE_GRACE_S", 0.0)
+    assert [reconciler.reconcile() for _ in range(2)] == [1, 0]
+
+
+@pytest.mark.usefixtures("no_grace")
+def test_a_message_that_later_ones_overtook_is_published_again(
+    settings: Settings, client: redis.Redis, jobs: JobStore, reconciler: Reconciler
+) -> None:
+    # Given two jobs; the first one's message is lost, the second one's is claimed, a third keeps the queue busy
+    first, second, _ = (submit(SPEC, settings=settings) for _ in range(3))
+    assert client.rpop(SEGMENTS)
+    assert client.rpop(SEGMENTS)
+    assert reconciler.reconcile() == 0
+    assert isinstance(jobs.claim_segment(second.id, 0, 1, "w", SEGMENTS), Claim)
+    # When / Then
+    assert reconciler.reconcile() == 1
+    assert jobs.survey(first.id)[0][4] == 2  # its second ticket
+
+
+def test_one_reconciler_works_at_a_time(
+    client: redis.Redis, jobs: JobStore, blobs: ManagedBlobStore, settings: Settings, reconciler: Reconciler
+) -> None:
+    other = Reconciler(client, jobs, blobs, Publisher(make_app(settings, results=False), jobs), settings)
+    assert reconciler._hold_lock()
+    assert not other._hold_lock()
+    assert reconciler._hold_lock()
+    client.delete(recovery.LOCK)
+    assert other._hold_lock()
+
+
+def test_ended_jobs_go_with_their_blobs_when_their_retention_has_passed(
+    settings: Settings, client: redis.Redis, jobs: JobStore, blobs: ManagedBlobStore
+) -> None:
+    # Given an ended job and a running one, both with blobs
+    ended, running = submit(SPEC, settings=settings), submit(SPEC, settings=settings)
+    for job in (ended, running):
+        blobs.pin([blobs.put(job.id.encode(), owner=job.id)], job.id)
+    ended.cancel()
+    # When
+    short = settings.model_copy(update={"retention_s": 0.001})
+    time.sleep(0.005)
+    publisher = Publisher(make_app(settings, results=False), jobs)
+    Reconciler(client, jobs, blobs, publisher, settings).sweep()
+    assert ended.exists()
+    Reconciler(client, jobs, blobs, publisher, short).sweep()
+    # Then
+    assert not ended.exists()
+    assert list(blobs.owners()) == [running.id]
+
+
+def test_blobs_of_a_job_that_never_came_to_be_are_freed_at_the_second_look(
+    blobs: ManagedBlobStore, reconciler: Reconciler
+) -> None:
+    blobs.pin([blobs.put(b"orphan", owner="0rphan")], "0rphan")
+    reconciler.sweep()
+    assert list(blobs.owners()) == ["0rphan"]
+    reconciler.sweep()
+    assert list(blobs.owners()) == []
