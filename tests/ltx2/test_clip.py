@@ -132,6 +132,22 @@ def test_the_same_input_gives_the_same_bytes_on_any_number_of_cores() -> None:
     assert first == second == third
 
 
+def test_the_same_input_gives_the_same_bytes_in_a_process_long_in_use() -> None:
+    # Given a picture in motion
+    ramp = np.add.outer(np.arange(64), 2 * np.arange(96))[..., None].repeat(3, -1)
+    frames = np.stack([(ramp + 5 * i).astype(np.uint8) for i in range(17)])
+    frames[:, 16:32, 16:32] = 255
+    rng = np.random.default_rng(4)
+    clips = set()
+    # When it is encoded again and again, each time with the free memory in other pieces
+    for _ in range(150):
+        pieces = [np.full(size, size % 251, np.uint8) for size in rng.integers(1, 200_000, rng.integers(0, 30))]
+        del pieces[::2]
+        clips.add(encode(frames=frames))
+    # Then the bytes are always the same
+    assert len(clips) == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
