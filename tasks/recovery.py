@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 import time
 
@@ -36,6 +37,7 @@ class Reconciler:
         publisher: Publisher,
         settings: Settings,
     ) -> None:
+        self._name = secrets.token_hex(8)
         self._redis = client
         self._jobs = jobs
         self._blobs = blobs
@@ -91,11 +93,10 @@ class Reconciler:
 
     def _hold_lock(self) -> bool:
         """One reconciler at a time; the lock outlives a few of its holder's rounds and then passes on."""
-        name = f"{id(self)}-{threading.get_native_id()}"
         lease_ms = int(self._settings.reconcile_s * 3000)
-        if self._redis.set(LOCK, name, nx=True, px=lease_ms):
+        if self._redis.set(LOCK, self._name, nx=True, px=lease_ms):
             return True
-        if self._redis.get(LOCK) != name.encode():
+        if self._redis.get(LOCK) != self._name.encode():
             return False
         self._redis.pexpire(LOCK, lease_ms)
         return True

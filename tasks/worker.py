@@ -19,6 +19,7 @@ from tasks.application import app
 from tasks.broker import CLIPS, SEGMENTS
 from tasks.connection import check_server, connect
 from tasks.errors import ConfigError, LongtakeError
+from tasks.processes import die_with_parent
 from tasks.recovery import Reconciler
 from tasks.runtime import runtime
 
@@ -57,6 +58,7 @@ def stop_reconciler(**_: Any) -> None:
 def prepare_child(**_: Any) -> None:
     """Load the model before the first task, and let a shutdown end a segment in good order."""
     signal.signal(signal.SIGTERM, _leave)
+    die_with_parent()  # an orphan would go on renewing the lease of a segment that it can never acknowledge
     if not {SEGMENTS, CLIPS} & set(app.amqp.queues.consume_from):
         return
     room = runtime()

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import redis
+from hypothesis import settings as hypothesis_settings
 
 from tasks import processes
 from tasks.config import Settings
@@ -24,7 +25,8 @@ from tasks.local import find_redis_server
 
 ROOT = Path(__file__).resolve().parents[1]
 STAND_IN = "tests.stand_in:StandInEngine"
-Wait = Callable[..., Any]
+hypothesis_settings.register_profile("longtake", deadline=None)  # a busy machine is no failure
+hypothesis_settings.load_profile("longtake")
 
 
 @pytest.hookimpl(hookwrapper=True)
