@@ -13,7 +13,7 @@ film: .venv/film-ready
 	.venv/bin/longtake render $(SPEC) -o out/film.mp4
 
 test: .venv/test-ready lint
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: .venv/test-ready
 	.venv/bin/ruff check .

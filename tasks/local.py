@@ -114,7 +114,7 @@ def deployment(settings: Settings, job_id: str) -> Iterator[tuple[Settings, subp
     """Redis and a worker for one render: their settings, the worker, and the folder that outlives an interruption.
 
     Raises:
-        JobStateError: the same render is running already.
+        JobStateError: the same render is running already. ServerError: its Redis did not start, or has failed.
     """
     folder = settings.home / "renders" / job_id
     folder.mkdir(parents=True, exist_ok=True)
@@ -127,4 +127,7 @@ def deployment(settings: Settings, job_id: str) -> Iterator[tuple[Settings, subp
         url = stack.enter_context(redis_server(folder))
         embedded = settings.model_copy(update={"redis_url": url, "blob_url": None})
         process = stack.enter_context(worker(embedded, folder / "worker.log"))
-        yield embedded, process, folder
+        try:
+            yield embedded, process, folder
+        except redis.RedisError as error:
+            raise ServerError(f"the Redis of this render has failed: {error} (see {folder / 'redis.log'})") from None
