@@ -209,15 +209,15 @@ def _memory_errors(doing: str) -> Iterator[None]:
 
 @contextmanager
 def _rendering(doing: str) -> Iterator[None]:
-    """No gradients, typed memory errors, and one CPU thread.
+    """No gradients, typed memory errors, one CPU thread, and only repeatable convolutions.
 
-    Sums over another number of threads differ in their last bits, and with them every byte that follows. Only small
-    models run on a CPU; for them one thread is as fast as two.
+    Sums in another order differ in their last bits, and with them every byte that follows. Only small models run on a
+    CPU; for them one thread is as fast as two.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with torch.inference_mode(), _memory_errors(doing):
+        with torch.inference_mode(), torch.backends.cudnn.flags(deterministic=True), _memory_errors(doing):
             yield
     finally:
         torch.set_num_threads(threads)

@@ -1,0 +1,60 @@
+"""The engine on a CUDA device: `pytest -m gpu tests/ltx2/test_engine_gpu.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ltx2.engine import Engine
+from ltx2.segment import SegmentOutput, SegmentRequest
+from ltx2.timeline import SegmentShape, exact, first_timing, next_timing
+
+pytestmark = pytest.mark.gpu
+FIRST = first_timing(SegmentShape(25, exact(24)))
+
+
+def chain(engine: Engine) -> tuple[SegmentOutput, SegmentOutput]:
+    """Two segments, the second continuing the first."""
+    first = engine.run(SegmentRequest("a boat leaves", 7, 96, 64, FIRST))
+    return first, engine.run(SegmentRequest("gulls follow", 8, 96, 64, next_timing(FIRST)), first.state)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["tiny", "tiny-2.0"])
+def test_the_same_seed_gives_the_same_bytes_and_latents_decode_to_them(
+    models: dict[str, Path], name: str, dtype: str
+) -> None:
+    # Given
+    engine = Engine.load(str(models[name]), device="cuda", dtype=dtype)
+    # When
+    one, again = chain(engine)[1], chain(engine)[1]
+    # Then
+    assert (one.frames == again.frames).all()
+    assert (one.sound == again.sound).all()
+    frames, sound = engine.decode(one.video_latents, one.audio_latents)
+    assert (frames == one.frames).all()
+    assert (sound == one.sound).all()
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-2.0"])
+def test_the_pinned_sound_comes_back(models: dict[str, Path], name: str) -> None:
+    first, second = chain(Engine.load(str(models[name]), device="cuda", dtype="bfloat16"))
+    kept = first.state.audio_conditioning_num_frames
+    error = (second.audio_latents[:, :, :kept] - first.audio_latents[:, :, -kept:]).abs().max()
+    assert float(error) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-2.0"])
+def test_float32_agrees_with_the_cpu(models: dict[str, Path], name: str) -> None:
+    # Given
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    # When
+    here, there = (
+        chain(Engine.load(str(models[name]), device=device, dtype="float32"))[1] for device in ("cpu", "cuda")
+    )
+    # Then
+    spread = float(here.video_latents.std())
+    assert float((here.video_latents - there.video_latents).abs().max()) < 0.02 * spread
