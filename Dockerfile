@@ -11,5 +11,6 @@ RUN pip install --no-cache-dir --constraint constraints.txt .
 RUN useradd --create-home longtake && mkdir -p /var/lib/longtake && chown longtake /var/lib/longtake
 USER longtake
 ENV LONGTAKE_HOME=/var/lib/longtake
+ENV HF_HOME=/var/lib/longtake/huggingface
 WORKDIR /home/longtake
 CMD ["longtake", "worker"]

@@ -23,19 +23,21 @@ def open_blob_store(
     prefix: str = DEFAULT_PREFIX,
     ttl_s: float = DEFAULT_TTL_S,
     pin_lease_s: float = DEFAULT_PIN_LEASE_S,
+    retries: int = RETRIES,
 ) -> ManagedBlobStore:
     """The store that `url` names: `memory:`, or a Redis server as `redis://`, `rediss://` or `unix://`.
 
     Nothing is connected yet; `check()` does. `memory:` gives a new, empty store at each call, which no other process
     can see. prefix: what all keys on a Redis server begin with. ttl_s, pin_lease_s: see `ManagedBlobStore`.
+    retries: how often a lost connection is tried again, up to a second apart.
     Raises BlobStoreConfigError for any other URL.
     """
     if url == "memory:":
         return InMemoryBlobStore(ttl_s=ttl_s, pin_lease_s=pin_lease_s)
-    return RedisBlobStore(_connect(url), prefix=prefix, ttl_s=ttl_s, pin_lease_s=pin_lease_s)
+    return RedisBlobStore(_connect(url, retries), prefix=prefix, ttl_s=ttl_s, pin_lease_s=pin_lease_s)
 
 
-def _connect(url: str) -> redis.Redis:
+def _connect(url: str, retries: int) -> redis.Redis:
     scheme = url.partition(":")[0]
     # no message here may quote the URL: it can hold a password, also where nobody would look for it
     if not url.startswith(("redis://", "rediss://", "unix://")):
@@ -45,7 +47,7 @@ def _connect(url: str) -> redis.Redis:
             url,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
             socket_timeout=DATA_TIMEOUT_S,
-            retry=Retry(ExponentialWithJitterBackoff(cap=1, base=0.1), RETRIES),
+            retry=Retry(ExponentialWithJitterBackoff(cap=1, base=0.1), retries),
         )
         pool = client.connection_pool
         pool.connection_class(**pool.connection_kwargs)  # does not connect, but refuses unknown options

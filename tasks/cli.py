@@ -170,6 +170,13 @@ def cancel(job: str) -> None:
 
 @main.command()
 @job_argument
+def retry(job: str) -> None:
+    """Take a failed JOB up again where it failed."""
+    Job(job).retry()
+
+
+@main.command()
+@job_argument
 @out_option
 def save(job: str, out: Path) -> None:
     """Write the film of JOB, and its report beside it as .json."""

@@ -11,7 +11,7 @@ from typing import Any, Self
 from blobstore import BlobNotFoundError
 from tasks import handoff as states
 from tasks.config import Settings
-from tasks.errors import JobFailedError, JobStateError
+from tasks.errors import JobFailedError, JobStateError, SpecError
 from tasks.jobs import check_job_id, new_job_id
 from tasks.output import film_report, write_film
 from tasks.records import FROM_OUTSIDE, Handoff, JobStatus
@@ -80,6 +80,16 @@ class Job:
         if was not in ("queued", "running"):
             raise JobStateError(f"job {self.id} is {was} already")
 
+    def retry(self) -> None:
+        """Take a failed job up again where it failed.
+
+        Raises:
+            JobNotFoundError: no such job. JobStateError: it has not failed.
+        """
+        state = self.status().state
+        if self._room.jobs.revive(self.id) != "failed":
+            raise JobStateError(f"job {self.id} is {state}; only a failed job can be tried again")
+
     def save(self, out: Path | str) -> Path:
         """Write the film to `out` and its report beside it as JSON; nothing is half-written.
 
@@ -134,6 +144,10 @@ def submit(
         spec = check_spec(spec) if isinstance(spec, Mapping) else load_spec(Path(spec))
     job = Job(job_id or new_job_id(), settings=settings)
     room = job._room
+    if spec.model and Path(spec.model).is_dir():
+        spec = spec.model_copy(update={"model": str(Path(spec.model).absolute())})  # workers run elsewhere
+    if from_state is not None and spec.segments[0].transition == "cut":
+        raise SpecError("segments.0.transition: a job that goes on from a state cannot begin with a cut")
     start: Handoff | None = None
     if from_state is not None:
         envelope = from_state if isinstance(from_state, Mapping) else read_state(Path(from_state))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from blobstore import BlobCorruptError, BlobNotFoundError
 from ltx2.clip import encode_clip
-from ltx2.errors import LTX2Error
 from ltx2.timeline import SegmentTiming
 from tasks.application import app
 from tasks.broker import CLIP_TASK, CLIPS
+from tasks.failures import InputLostError, give_up, reading_from
 from tasks.jobs import check_job_id
 from tasks.lease import Lease
 from tasks.records import Claim, ClipRecord, clip_unit, unpack_timing
@@ -31,7 +30,7 @@ def render_clip(job_id: str, index: int, ticket: int) -> dict[str, Any]:
     with Lease(room.jobs, claim, room.settings.lease_s):
         try:
             return _rebuild(room, claim)
-        except (BlobNotFoundError, BlobCorruptError) as error:
+        except InputLostError as error:
             log.warning("job %s renders segment %d again: %s", job_id, index, error)
             if room.jobs.rewind(claim, index):
                 room.publisher.segment(job_id, index)
@@ -40,8 +39,7 @@ def render_clip(job_id: str, index: int, ticket: int) -> dict[str, Any]:
             room.jobs.give_up(claim)
             raise
         except Exception as error:
-            log.exception("clip %d of job %s failed", index, job_id)
-            return give_up(room, claim, error, final=isinstance(error, LTX2Error))
+            return give_up(room, claim, error)
 
 
 def _rebuild(room: Runtime, claim: Claim) -> dict[str, Any]:
@@ -51,7 +49,9 @@ def _rebuild(room: Runtime, claim: Claim) -> dict[str, Any]:
     if handoff is None or handoff.latents is None:
         return {"skipped": "its segment is not committed"}
     engine = room.engine(str(head.model))
-    frames, sound = engine.decode(*decode_latents(room.blobs.get(handoff.latents)))
+    with reading_from(claim.index):
+        latents = room.blobs.get(handoff.latents)
+    frames, sound = engine.decode(*decode_latents(latents))
     make_clip(room, claim, frames, sound, engine.audio_rate, unpack_timing(head.shape, handoff.timing))
     return {"clip": claim.index}
 
@@ -71,12 +71,3 @@ def make_clip(room: Runtime, claim: Claim, frames: Any, sound: Any, audio_rate: 
     _, complete = room.jobs.commit_clip(claim, record)
     if complete:
         room.publisher.film(claim.job_id)
-
-
-def give_up(room: Runtime, claim: Claim, error: Exception, *, final: bool = False) -> dict[str, Any]:
-    """Lay down a claim that failed, and publish its work anew while attempts are left."""
-    reason = f"{type(error).__name__}: {error}"
-    outcome = room.jobs.give_up(claim, reason[:500], final=final)
-    if outcome == "retry":
-        room.publisher.unit(claim.job_id, claim.unit, claim.index)
-    return {outcome: reason}

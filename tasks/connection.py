@@ -15,11 +15,12 @@ from tasks.errors import ServerError
 LUA = Path(__file__).with_name("lua")
 SCRIPTS = sorted(path.stem for path in LUA.glob("*.lua") if path.stem != "prelude")
 PATIENT_RETRIES = 40
+OLDEST_REDIS = (6, 2)
 
 
 def connect(url: str, *, patient: bool = False) -> redis.Redis:
     """A client for `url`. A patient one keeps trying for about a minute, the other for about a second."""
-    retry = Retry(ExponentialWithJitterBackoff(cap=2, base=0.1), PATIENT_RETRIES if patient else 3)
+    retry = Retry(ExponentialWithJitterBackoff(cap=2, base=0.1), retries(patient=patient))
     try:
         client = redis.Redis.from_url(
             url, retry=retry, socket_connect_timeout=5, socket_timeout=30, health_check_interval=30
@@ -29,6 +30,11 @@ def connect(url: str, *, patient: bool = False) -> redis.Redis:
     except (TypeError, ValueError, redis.RedisError) as error:
         raise ServerError(f"{redacted(url)} is no address of a Redis: {error}") from None
     return client
+
+
+def retries(*, patient: bool) -> int:
+    """How often a lost connection is tried again."""
+    return PATIENT_RETRIES if patient else 3
 
 
 def load_scripts(client: redis.Redis) -> dict[str, Any]:
@@ -44,12 +50,14 @@ def check_server(client: redis.Redis, url: str) -> None:
         ServerError: says what to set.
     """
     try:
-        client.ping()
+        version = str(client.info("server")["redis_version"])
         policy = client.config_get("maxmemory-policy").get("maxmemory-policy", "noeviction")
     except redis.ResponseError:
         return  # CONFIG is not for this user: the operator's choice
     except redis.RedisError as error:
         raise ServerError(f"Redis at {redacted(url)} cannot be reached: {error}") from None
+    if tuple(map(int, version.split(".")[:2])) < OLDEST_REDIS:
+        raise ServerError(f"Redis at {redacted(url)} is version {version}; 6.2 or later is needed")
     if policy != "noeviction":
         raise ServerError(
             f"Redis at {redacted(url)} has maxmemory-policy {policy}, which can drop queued work; set it to noeviction"

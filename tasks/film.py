@@ -8,25 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from blobstore import BlobCorruptError, BlobNotFoundError
-from ltx2.errors import LTX2Error
 from ltx2.film import join_film
 from ltx2.timeline import SegmentTiming
 from tasks.application import app
 from tasks.broker import FILM_TASK, FILMS
-from tasks.clip import CLIP_MIME, give_up
+from tasks.clip import CLIP_MIME
+from tasks.failures import InputLostError, give_up, reading_from
 from tasks.jobs import check_job_id
 from tasks.lease import Lease
 from tasks.records import FILM_UNIT, FROM_OUTSIDE, Claim, ClipRecord, FilmRecord, unpack_timing
 from tasks.runtime import Runtime, runtime
 
 log = logging.getLogger(__name__)
-
-
-class _ClipLostError(Exception):
-    def __init__(self, index: int, cause: Exception) -> None:
-        super().__init__(f"the clip of segment {index} was lost: {cause}")
-        self.index = index
 
 
 @app.task(name=FILM_TASK)
@@ -39,7 +32,7 @@ def assemble_film(job_id: str, ticket: int) -> dict[str, Any]:
     with Lease(room.jobs, claim, room.settings.lease_s):
         try:
             return _join(room, claim)
-        except _ClipLostError as error:
+        except InputLostError as error:
             log.warning("job %s: %s", job_id, error)
             if room.jobs.reopen_clip(claim, error.index):
                 room.publisher.clip(job_id, error.index)
@@ -48,8 +41,7 @@ def assemble_film(job_id: str, ticket: int) -> dict[str, Any]:
             room.jobs.give_up(claim)
             raise
         except Exception as error:
-            log.exception("the film of job %s failed", job_id)
-            return give_up(room, claim, error, final=isinstance(error, LTX2Error))
+            return give_up(room, claim, error)
 
 
 def _join(room: Runtime, claim: Claim) -> dict[str, Any]:
@@ -87,7 +79,6 @@ def film_plan(room: Runtime, job_id: str) -> tuple[list[SegmentTiming], list[Cli
 
 def _read(room: Runtime, clips: list[ClipRecord]) -> Iterator[bytes]:
     for clip in clips:
-        try:
-            yield room.blobs.get(clip.blob_id)
-        except (BlobNotFoundError, BlobCorruptError) as error:
-            raise _ClipLostError(clip.index, error) from error
+        with reading_from(clip.index):
+            data = room.blobs.get(clip.blob_id)
+        yield data

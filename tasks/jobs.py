@@ -88,6 +88,10 @@ class JobStore:
             raise JobNotFoundError(f"there is no job {job_id}; `longtake list` shows the jobs")
         return str(was)
 
+    def revive(self, job_id: str) -> str:
+        """Take a failed job up again where it failed; returns the state it was in ('' for no such job)."""
+        return str(self._run("revive", [*self._keys(job_id, "record"), ACTIVE, ENDED], job_id).decode())
+
     def delete(self, job_id: str) -> None:
         """Forget a job that has ended.
 
@@ -204,9 +208,10 @@ class JobStore:
             except JobNotFoundError:
                 continue  # deleted since the list was read
 
-    def ended_before(self, moment: float) -> list[str]:
-        """The ids of jobs that ended before `moment`, seconds since the epoch."""
-        found = self._redis.zrangebyscore(ENDED, "-inf", moment * 1000)
+    def ended_for(self, seconds: float) -> list[str]:
+        """The ids of jobs that ended at least so long ago, by Redis' clock."""
+        now_s, now_us = self._redis.time()
+        found = self._redis.zrangebyscore(ENDED, "-inf", now_s * 1000 + now_us / 1000 - seconds * 1000)
         return [job_id.decode() for job_id in cast("list[bytes]", found)]
 
     def exists(self, job_id: str) -> bool:

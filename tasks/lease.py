@@ -46,6 +46,7 @@ class Lease:
     def move_to(self, claim: Claim) -> None:
         """Go on with `claim`: a committed segment's holder goes on with its clip."""
         self.claim = claim
+        self.lost = False  # the thread may have asked for the old claim just after its commit
 
     def _renew_until_done(self) -> None:
         while not self._done.wait(self._interval):

@@ -37,7 +37,7 @@ def film_report(jobs: JobStore, job_id: str) -> dict[str, Any]:
             "sha256": film.sha256,
         }
     segments = []
-    for handoff, after in zip(handoffs, [*handoffs[1:], None], strict=True):
+    for handoff, after in zip(handoffs, [*handoffs[1:], None], strict=False):
         clip = clips.get(handoff.index)
         segments.append(
             {

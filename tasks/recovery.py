@@ -9,10 +9,9 @@ import time
 
 import redis
 
-from blobstore import BlobStoreError, ManagedBlobStore
+from blobstore import ManagedBlobStore
 from tasks.broker import CLIPS, FILMS, SEGMENTS
 from tasks.config import Settings
-from tasks.errors import LongtakeError
 from tasks.jobs import PREFIX, JobStore
 from tasks.publish import Publisher
 from tasks.records import FILM_UNIT, SEGMENT_UNIT
@@ -55,8 +54,8 @@ class Reconciler:
                 if self._hold_lock():
                     self.reconcile()
                     self._sweep_sometimes()
-            except (redis.RedisError, BlobStoreError, LongtakeError, OSError) as error:
-                log.warning("reconciling failed, trying again: %s", error)
+            except Exception:
+                log.exception("reconciling failed, trying again")
 
     def stop(self) -> None:
         """End `run`."""
@@ -66,15 +65,25 @@ class Reconciler:
         """Look at every unfinished job once; returns how many messages were published."""
         now = time.monotonic()
         published = 0
-        seen = set()
+        seen: set[_Message] = set()
         for job_id in self._jobs.active():
-            for unit, index, why, stamp, ticket in self._jobs.survey(job_id):
-                suspect = (job_id, unit, index, ticket)
-                seen.add(suspect)
-                if self._is_stuck(suspect, why, stamp, now):
-                    log.warning("job %s: %s is published again (%s)", job_id, unit, why)
-                    published += self._publisher.unit(job_id, unit, index)
+            try:
+                published += self._reconcile_job(job_id, seen, now)
+            except redis.ConnectionError:
+                raise
+            except Exception:
+                log.exception("job %s cannot be looked after", job_id)
         self._suspects = {suspect: since for suspect, since in self._suspects.items() if suspect in seen}
+        return published
+
+    def _reconcile_job(self, job_id: str, seen: set[_Message], now: float) -> int:
+        published = 0
+        for unit, index, why, stamp, ticket in self._jobs.survey(job_id):
+            suspect = (job_id, unit, index, ticket)
+            seen.add(suspect)
+            if self._is_stuck(suspect, why, stamp, now):
+                log.warning("job %s: %s is published again (%s)", job_id, unit, why)
+                published += self._publisher.unit(job_id, unit, index)
         return published
 
     def _is_stuck(self, suspect: _Message, why: str, stamp: int, now: float) -> bool:
@@ -108,7 +117,7 @@ class Reconciler:
 
     def sweep(self) -> None:
         """Forget jobs whose retention has passed, and free the blobs of jobs that are gone."""
-        for job_id in self._jobs.ended_before(time.time() - self._settings.retention_s):
+        for job_id in self._jobs.ended_for(self._settings.retention_s):
             self._blobs.release(job_id)
             self._jobs.delete(job_id)
         gone = {owner for owner in self._blobs.owners() if not self._jobs.exists(owner)}

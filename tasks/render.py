@@ -32,7 +32,7 @@ def render(
     """
     check_output(out)
     spec = _with_model(spec, settings)
-    signal.signal(signal.SIGTERM, _interrupt)
+    _listen_for_interruptions()
     job_id = local.render_id(spec, spec.model or settings.model, state)
     with local.deployment(settings, job_id) as (embedded, worker, folder):
         job = _start_or_resume(job_id, spec, state, embedded, show)
@@ -59,10 +59,10 @@ def _start_or_resume(
     job = Job(job_id, settings=settings)
     if job.exists():
         status = job.status()
-        if status.state in ("queued", "running", "done"):
-            show.say(f"going on with {status.committed} of {status.segments} segments done")
-            return job
-        job.forget()
+        if status.state == "failed":
+            job.retry()
+        show.say(f"going on with {status.committed} of {status.segments} segments done")
+        return job
     return submit(spec, from_state=state, settings=settings, job_id=job_id)
 
 
@@ -70,7 +70,15 @@ def _watch(job: Job, worker: subprocess.Popen[bytes], log: Path) -> Iterator[Job
     for status in job.watch(every_poll=True):
         yield status
         if worker.poll() is not None:
-            raise ServerError(f"the worker ended with status {worker.returncode}:\n{processes.last_lines(log)}")
+            said = processes.last_lines(log, 1)
+            raise ServerError(f"the worker ended with status {worker.returncode} (log: {log}): {said}")
+
+
+def _listen_for_interruptions() -> None:
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup it goes on
+        signal.signal(signal.SIGHUP, _interrupt)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from blobstore import ManagedBlobStore, open_blob_store
 from tasks.broker import make_app
 from tasks.config import Settings
-from tasks.connection import connect
+from tasks.connection import connect, retries
 from tasks.errors import ConfigError
 from tasks.jobs import JobStore
 from tasks.publish import Publisher
@@ -59,7 +59,7 @@ class Runtime:
     @cached_property
     def blobs(self) -> ManagedBlobStore:
         """The blob store."""
-        return open_blob_store(self.settings.blobs)
+        return open_blob_store(self.settings.blobs, retries=retries(patient=self._patient))
 
     @cached_property
     def publisher(self) -> Publisher:

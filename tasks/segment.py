@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Task
 
-from blobstore import BlobCorruptError, BlobNotFoundError
-from ltx2.errors import EngineMemoryError, LTX2Error, SegmentCancelledError
+from ltx2.errors import SegmentCancelledError
 from ltx2.segment import SegmentOutput, SegmentRequest
 from ltx2.timeline import SegmentShape, SegmentTiming, first_timing, next_timing
 from tasks import handoff as states
 from tasks.application import app
 from tasks.broker import SEGMENT_TASK, SEGMENTS
-from tasks.clip import give_up, make_clip
+from tasks.clip import make_clip
+from tasks.failures import InputLostError, give_up, reading_from
 from tasks.jobs import check_job_id
 from tasks.lease import Lease
 from tasks.records import FROM_OUTSIDE, Claim, Handoff, Progress, pack_timing, unpack_timing
@@ -47,16 +47,12 @@ def generate_segment(
             return _render(task, room, lease, state)
         except SegmentCancelledError:
             return {"skipped": "the job was stopped, or the lease was lost"}
-        except (BlobNotFoundError, BlobCorruptError) as error:
+        except InputLostError as error:
             return _rewind(room, lease.claim, error)
-        except LTX2Error as error:
-            retryable = isinstance(error, EngineMemoryError)
-            return give_up(room, lease.claim, error, final=not retryable)
         except SystemExit:
             room.jobs.give_up(lease.claim)
             raise
         except Exception as error:
-            log.exception("segment %d of job %s failed", index, job_id)
             return give_up(room, lease.claim, error)
 
 
@@ -90,7 +86,8 @@ def _hydrate(
     if (segment.transition == "cut" and claim.index > 0) or claim.previous is None:
         return None
     same = message is not None and states.digest(message) == claim.previous.digest
-    return states.hydrate(message if message is not None and same else claim.previous.state, room.blobs)
+    with reading_from(claim.index - 1):
+        return states.hydrate(message if message is not None and same else claim.previous.state, room.blobs)
 
 
 def timing_of(shape: SegmentShape, claim: Claim, segment: SegmentSpec) -> SegmentTiming:

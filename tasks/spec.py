@@ -159,7 +159,14 @@ def _say(problem: Any) -> str:
     if kind == "missing":
         return "missing"
     message = message.removeprefix("Value error, ").replace("Input should", "should")
-    return message if kind == "value_error" else f"{message}, not {problem['input']!r:.80}"
+    return message if kind == "value_error" else f"{message}, not {_shown(problem['input'])}"
+
+
+def _shown(value: object) -> str:
+    try:
+        return f"{value!r:.80}"
+    except ValueError:  # an integer of thousands of digits
+        return f"such {type(value).__name__}"
 
 
 def _line_of(where: Where, lines: Mapping[Where, int]) -> str:
@@ -175,6 +182,8 @@ def _refuse_tricks(text: str, source: str) -> None:
         line = event.start_mark.line + 1 if event.start_mark else 1
         if isinstance(event, yaml.AliasEvent):
             raise SpecError(f"{source}:{line}: aliases (*{event.anchor}) are not allowed")
+        if getattr(event, "tag", None) is not None:
+            raise SpecError(f"{source}:{line}: tags ({getattr(event, 'tag', '')}) are not allowed")
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):

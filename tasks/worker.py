@@ -12,7 +12,7 @@ from typing import Any
 
 from celery import signals
 
-from blobstore import BlobStoreError
+from blobstore import BlobStoreError, open_blob_store
 from ltx2.checkpoint import resolve_model
 from ltx2.errors import LTX2Error
 from tasks.application import app
@@ -78,9 +78,9 @@ def check_servers() -> None:
     Raises:
         ServerError, BlobStoreError: says which server, and what to set.
     """
-    room = runtime()
-    check_server(connect(room.settings.redis_url), room.settings.redis_url)
-    room.blobs.check()
+    settings = runtime().settings
+    check_server(connect(settings.redis_url), settings.redis_url)
+    open_blob_store(settings.blobs).check()
 
 
 def check_model(queues: Iterable[str]) -> None:

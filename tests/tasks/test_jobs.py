@@ -276,7 +276,8 @@ def test_only_ended_jobs_are_forgotten_and_leave_no_key(jobs: JobStore, settings
         jobs.delete(JOB)
     jobs.commit_segment(claim(jobs, 0), handoff(0))
     jobs.stop(JOB, "cancelled", "")
-    assert jobs.ended_before(time.time() + 1) == [JOB]
+    assert jobs.ended_for(-1) == [JOB]
+    assert jobs.ended_for(60) == []
     jobs.delete(JOB)
     left = {key for key in connect(settings.redis_url).keys("*") if b":queue:" not in key}
     assert left == set()
@@ -299,3 +300,29 @@ def test_a_handoff_from_outside_comes_before_the_first_segment(jobs: JobStore) -
     assert jobs.create(JOB, spec, model="tiny", start=outside)
     assert claim(jobs, 0).previous == outside
     assert jobs.handoffs(JOB) == []
+
+
+def test_a_failed_job_is_taken_up_where_it_failed(jobs: JobStore) -> None:
+    # Given a job that failed at its second segment
+    create(jobs)
+    assert jobs.commit_segment(claim(jobs, 0), handoff(0))
+    assert jobs.give_up(claim(jobs, 1), "RuntimeError: no", final=True) == "failed"
+    assert jobs.active() == []
+    # When
+    assert jobs.revive(JOB) == "failed"
+    # Then
+    status = jobs.status(JOB)
+    assert (status.state, status.committed, status.reason, status.attempts) == ("running", 1, None, None)
+    assert jobs.active() == [JOB]
+    assert jobs.ended_for(-1) == []
+    assert (SEGMENT_UNIT, 1, "unannounced", 0, 0) in jobs.survey(JOB)
+    assert jobs.commit_segment(claim(jobs, 1), handoff(1))
+
+
+def test_only_a_failed_job_is_revived(jobs: JobStore) -> None:
+    assert jobs.revive(JOB) == ""
+    create(jobs)
+    assert jobs.revive(JOB) == "queued"
+    jobs.stop(JOB, "cancelled", "")
+    assert jobs.revive(JOB) == "cancelled"
+    assert jobs.active() == []

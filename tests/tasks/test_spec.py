@@ -72,7 +72,9 @@ REFUSED = {
     "segments: [{prompt: a}]\nwidth: 96\nwidth: 96": ":3: width: given twice",
     'segments: [{prompt: a}]\ntitle: "a\\nb"': ":2: title: must be one line",
     "a: &x [1]\nb: *x": ":2: aliases (*x) are not allowed",
-    "title: !!python/name:os.system x": ":1: not valid YAML",
+    "title: !!python/name:os.system x": ":1: tags (tag:yaml.org,2002:python/name:os.system) are not allowed",
+    "width: !!int ''": ":1: tags (tag:yaml.org,2002:int) are not allowed",
+    "segments: [{prompt: a}]\nwidth: 0x" + "f" * 5000: ":2: width:",
     "[" * 2000: ":1: nested deeper than 8 levels",
 }
 

@@ -1,72 +1,25 @@
-"""Jobs through real workers, and what becomes of them when something breaks. The engine is a stand-in."""
+"""Jobs through a real worker. The engine is a stand-in."""
 
 from __future__ import annotations
 
 import json
-import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import redis
 
 from blobstore import open_blob_store
 from ltx2 import LTX2ContinuationState
-from tasks import handoff as states
-from tasks.broker import FILMS, SEGMENT_TASK, SEGMENTS, make_app
-from tasks.client import Job, submit
+from tasks.broker import SEGMENT_TASK, SEGMENTS, make_app
+from tasks.client import submit
 from tasks.config import Settings
-from tasks.connection import connect
-from tasks.errors import JobFailedError
-from tasks.jobs import JobStore
-from tests.conftest import STAND_IN, RedisProcess, Worker, wait_until
+from tests.conftest import RedisProcess, Worker, wait_until
+from tests.tasks.conftest import film_of, job_store, spec
 
 Start = Callable[..., Worker]
-
-
-def spec(*prompts: str, **changes: Any) -> dict[str, Any]:
-    small = {"title": "harbour at dawn", "width": 64, "height": 32, "frames": 17, "seed": 3}
-    return {**small, **changes, "segments": [{"prompt": prompt} for prompt in prompts]}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
-    server = RedisProcess(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def here(server: RedisProcess, home: Path) -> Settings:
-    return Settings(redis_url=server.url, home=home, engine=STAND_IN, lease_s=2.0, reconcile_s=0.25)
-
-
-@pytest.fixture(scope="module")
-def worker(here: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
-    worker = Worker(here, tmp_path_factory.mktemp("worker") / "worker.log").ready()
-    yield worker
-    worker.stop()
-
-
-@pytest.fixture(scope="module")
-def undisturbed(here: Settings, worker: Worker) -> str:
-    """The hash of the film of `spec("a", "b", "c", "d")` when nothing goes wrong."""
-    film = submit(spec("a", "b", "c", "d"), settings=here).wait().status().film
-    assert film
-    return film.sha256
-
-
-def film_of(job: Job) -> str:
-    film = job.wait().status().film
-    assert film
-    return film.sha256
-
-
-def job_store(settings: Settings) -> JobStore:
-    return JobStore(connect(settings.redis_url), settings)
 
 
 class Messages:
@@ -94,6 +47,19 @@ class Messages:
                 command = self._monitor.next_command()["command"]
                 if command.startswith("LPUSH segments "):
                     self.bodies.append(command.removeprefix("LPUSH segments "))
+
+
+def test_a_job_that_waits_for_a_worker_can_be_looked_at(here: Settings, longtake: Any, tmp_path: Path) -> None:
+    server = RedisProcess(tmp_path)
+    try:
+        there = here.model_copy(update={"redis_url": server.url})
+        job = submit(spec("a"), settings=there)
+        assert job.report()["segments"] == []
+        found = json.loads(longtake("status", job.id, "--json", settings=there).stdout)
+        assert (found["state"], found["segments_committed"]) == ("queued", [])
+        assert "waiting for a worker" in longtake("status", job.id, settings=there).stdout
+    finally:
+        server.stop()
 
 
 def test_a_job_becomes_a_film(here: Settings, worker: Worker, tmp_path: Path) -> None:
@@ -163,168 +129,6 @@ def test_the_record_is_right_where_a_message_differs(here: Settings, undisturbed
     # Then
     assert film_of(job) == undisturbed
     assert jobs.status("liar").epoch == 0
-
-
-def test_kill_9_of_a_worker_costs_its_segment_and_nothing_else(
-    here: Settings, undisturbed: str, start_worker: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Given two workers on a deployment of their own, and a job in the hands of one
-    monkeypatch.setenv("STAND_IN_STEP_S", "0.2")
-    server = RedisProcess(tmp_path)
-    try:
-        there = here.model_copy(update={"redis_url": server.url})
-        first = start_worker(there).ready()
-        job = submit(spec("a", "b", "c", "d"), settings=there)
-        wait_until(lambda: job.status().committed == 1 and job.status().progress)
-        children = psutil.Process(first.process.pid).children()
-        # When
-        first.process.kill()
-        first.process.wait()
-        start_worker(there).ready()
-        # Then
-        assert film_of(job) == undisturbed
-        fences = [handoff.fence for handoff in job_store(there).handoffs(job.id)]
-        assert fences == sorted(set(fences))
-        assert not any(child.is_running() for child in children)
-    finally:
-        server.stop()
-
-
-def test_kill_9_of_the_child_mid_segment(here: Settings, undisturbed: str, worker: Worker) -> None:
-    # Given
-    job = submit(spec("a", "b", "c", "d", title="child"), settings=here)
-    wait_until(lambda: job.status().committed >= 1)
-    # When
-    for child in psutil.Process(worker.process.pid).children():
-        child.kill()
-    # Then
-    assert film_of(job) == undisturbed
-
-
-def test_sigquit_lays_the_segment_down_and_another_worker_takes_it_up(
-    here: Settings, undisturbed: str, start_worker: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("STAND_IN_STEP_S", "0.2")
-    server = RedisProcess(tmp_path)
-    try:
-        # Given a lease much longer than the test
-        there = here.model_copy(update={"redis_url": server.url, "lease_s": 600.0})
-        first = start_worker(there).ready()
-        job = submit(spec("a", "b", "c", "d"), settings=there)
-        wait_until(lambda: job.status().committed == 1 and job.status().progress)
-        # When
-        first.stop(signal.SIGQUIT)
-        start_worker(there).ready()
-        # Then
-        assert film_of(job) == undisturbed
-    finally:
-        server.stop()
-
-
-def test_sigterm_lets_the_segment_finish(
-    here: Settings, start_worker: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("STAND_IN_STEP_S", "0.2")
-    server = RedisProcess(tmp_path)
-    try:
-        there = here.model_copy(update={"redis_url": server.url})
-        first = start_worker(there).ready()
-        job = submit(spec("a", "b", "c", "d"), settings=there)
-        wait_until(lambda: job.status().committed == 1 and job.status().progress)
-        first.stop(signal.SIGTERM)
-        assert job.status().committed == 2
-        assert job.status().clips == 2
-    finally:
-        server.stop()
-
-
-def test_a_lost_message_is_published_again(here: Settings, start_worker: Start, tmp_path: Path) -> None:
-    # Given a job whose message a broker lost
-    server = RedisProcess(tmp_path)
-    try:
-        there = here.model_copy(update={"redis_url": server.url})
-        job = submit(spec("a"), settings=there)
-        assert redis.Redis(port=server.port).delete(SEGMENTS) == 1
-        # When
-        start_worker(there)
-        # Then
-        job.wait()
-    finally:
-        server.stop()
-
-
-def test_a_lost_state_is_rendered_again(here: Settings, undisturbed: str, start_worker: Start, tmp_path: Path) -> None:
-    # Given a job that waits at segment 2, and the state before it damaged
-    server = RedisProcess(tmp_path)
-    try:
-        there = here.model_copy(update={"redis_url": server.url})
-        first = start_worker(there, "--only", "segments", "--only", "clips").ready()
-        job = submit(spec("a", "b", "c", "d"), settings=there)
-        wait_until(lambda: job.status().clips == 4)
-        first.stop()
-        jobs, store = job_store(there), open_blob_store(there.blobs)
-        clips = jobs.clips(job.id)
-        # When a clip, its latents, and the state before it are gone
-        latents = jobs.handoffs(job.id)[2].latents
-        for blob in (clips[2].blob_id, latents, *states.blob_ids(jobs.handoffs(job.id)[1].state)):
-            assert blob
-            store.drop(blob)
-        start_worker(there).ready()
-        # Then segments 1 to 3 are rendered again, in a new epoch
-        assert film_of(job) == undisturbed
-        assert job.status().epoch == 2
-    finally:
-        server.stop()
-
-
-def test_a_lost_clip_is_decoded_again_from_its_latents(
-    here: Settings, undisturbed: str, start_worker: Start, tmp_path: Path
-) -> None:
-    server = RedisProcess(tmp_path)
-    try:
-        # Given all clips made, and the film not begun
-        there = here.model_copy(update={"redis_url": server.url})
-        first = start_worker(there, "--only", "segments", "--only", "clips").ready()
-        job = submit(spec("a", "b", "c", "d"), settings=there)
-        wait_until(lambda: job.status().clips == 4 and redis.Redis(port=server.port).llen(FILMS))
-        jobs = job_store(there)
-        fences = [handoff.fence for handoff in jobs.handoffs(job.id)]
-        # When
-        open_blob_store(there.blobs).drop(jobs.clips(job.id)[2].blob_id)
-        start_worker(there, "--only", "films").ready()
-        # Then
-        assert film_of(job) == undisturbed
-        assert [handoff.fence for handoff in jobs.handoffs(job.id)] == fences
-        assert job.status().epoch == 0
-        first.stop()
-    finally:
-        server.stop()
-
-
-def test_a_segment_that_fails_ends_its_job_with_the_reason_and_the_queue_moves_on(
-    here: Settings, worker: Worker
-) -> None:
-    # Given
-    bad, good = submit(spec("a", "fail"), settings=here), submit(spec("a"), settings=here)
-    # When / Then
-    with pytest.raises(JobFailedError, match="segment 1 after 3 attempts: RuntimeError: the stand-in was told to fail"):
-        bad.wait()
-    good.wait()
-
-
-def test_running_out_of_memory_is_tried_again(here: Settings, worker: Worker) -> None:
-    with pytest.raises(JobFailedError, match="after 3 attempts: EngineMemoryError"):
-        submit(spec("memory"), settings=here).wait()
-
-
-def test_a_segment_that_kills_its_process_ends_its_job_not_the_worker(here: Settings, worker: Worker) -> None:
-    # Given
-    poison = submit(spec("die"), settings=here)
-    # When / Then
-    with pytest.raises(JobFailedError, match="segment 0 after 3 attempts: it ended its worker each time"):
-        poison.wait()
-    submit(spec("a"), settings=here).wait()
-    assert worker.process.poll() is None
 
 
 def test_a_cancelled_job_stops_between_two_steps(

@@ -1,0 +1,57 @@
+"""Deployments with a worker whose engine is a stand-in, and the film of a job that nothing disturbed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.client import Job, submit
+from tasks.config import Settings
+from tasks.connection import connect
+from tasks.jobs import JobStore
+from tests.conftest import STAND_IN, RedisProcess, Worker
+
+
+def spec(*prompts: str, **changes: Any) -> dict[str, Any]:
+    small = {"title": "harbour at dawn", "width": 64, "height": 32, "frames": 17, "seed": 3}
+    return {**small, **changes, "segments": [{"prompt": prompt} for prompt in prompts]}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
+    server = RedisProcess(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def here(server: RedisProcess, home: Path) -> Settings:
+    return Settings(redis_url=server.url, home=home, engine=STAND_IN, lease_s=2.0, reconcile_s=0.25)
+
+
+@pytest.fixture(scope="module")
+def worker(here: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    worker = Worker(here, tmp_path_factory.mktemp("worker") / "worker.log").ready()
+    yield worker
+    worker.stop()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(here: Settings, worker: Worker) -> str:
+    """The hash of the film of `spec("a", "b", "c", "d")` when nothing goes wrong."""
+    film = submit(spec("a", "b", "c", "d"), settings=here).wait().status().film
+    assert film
+    return film.sha256
+
+
+def film_of(job: Job) -> str:
+    film = job.wait().status().film
+    assert film
+    return film.sha256
+
+
+def job_store(settings: Settings) -> JobStore:
+    return JobStore(connect(settings.redis_url), settings)
