@@ -55,3 +55,17 @@ def film_of(job: Job) -> str:
 
 def job_store(settings: Settings) -> JobStore:
     return JobStore(connect(settings.redis_url), settings)
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[RedisProcess]:
+    """A Redis for one test, which may break it."""
+    server = RedisProcess(tmp_path)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def there(own_server: RedisProcess, here: Settings) -> Settings:
+    """A deployment for one test, without a worker yet."""
+    return here.model_copy(update={"redis_url": own_server.url})

@@ -49,17 +49,12 @@ class Messages:
                     self.bodies.append(command.removeprefix("LPUSH segments "))
 
 
-def test_a_job_that_waits_for_a_worker_can_be_looked_at(here: Settings, longtake: Any, tmp_path: Path) -> None:
-    server = RedisProcess(tmp_path)
-    try:
-        there = here.model_copy(update={"redis_url": server.url})
-        job = submit(spec("a"), settings=there)
-        assert job.report()["segments"] == []
-        found = json.loads(longtake("status", job.id, "--json", settings=there).stdout)
-        assert (found["state"], found["segments_committed"]) == ("queued", [])
-        assert "waiting for a worker" in longtake("status", job.id, settings=there).stdout
-    finally:
-        server.stop()
+def test_a_job_that_waits_for_a_worker_can_be_looked_at(there: Settings, longtake: Any) -> None:
+    job = submit(spec("a"), settings=there)
+    assert job.report()["segments"] == []
+    found = json.loads(longtake("status", job.id, "--json", settings=there).stdout)
+    assert (found["state"], found["segments_committed"]) == ("queued", [])
+    assert "waiting for a worker" in longtake("status", job.id, settings=there).stdout
 
 
 def test_a_job_becomes_a_film(here: Settings, worker: Worker, tmp_path: Path) -> None:
@@ -96,25 +91,21 @@ def test_every_message_stays_below_8_kb_whatever_a_state_brought_along(
 
 
 def test_with_a_higher_threshold_the_same_job_runs_inline_and_the_record_keeps_blob_ids(
-    here: Settings, undisturbed: str, start_worker: Start, tmp_path: Path
+    there: Settings, own_server: RedisProcess, undisturbed: str, start_worker: Start
 ) -> None:
     # Given another deployment whose messages carry their arrays
-    server = RedisProcess(tmp_path)
-    try:
-        inline = here.model_copy(update={"redis_url": server.url, "inline_threshold_bytes": 2**20})
-        start_worker(inline).ready()
-        # When
-        with Messages(server.port) as messages:
-            job = submit(spec("a", "b", "c", "d"), settings=inline)
-            film = film_of(job)
-        # Then
-        assert film == undisturbed
-        assert max(len(body) for body in messages.bodies) > 8192
-        for handoff in job_store(inline).handoffs(job.id):
-            assert set(handoff.state["payload"]["video"]) == {"blob_id", "frame_count"}
-            assert set(handoff.state["payload"]["audio"]) == {"blob_id"}
-    finally:
-        server.stop()
+    inline = there.model_copy(update={"inline_threshold_bytes": 2**20})
+    start_worker(inline).ready()
+    # When
+    with Messages(own_server.port) as messages:
+        job = submit(spec("a", "b", "c", "d"), settings=inline)
+        film = film_of(job)
+    # Then
+    assert film == undisturbed
+    assert max(len(body) for body in messages.bodies) > 8192
+    for handoff in job_store(inline).handoffs(job.id):
+        assert set(handoff.state["payload"]["video"]) == {"blob_id", "frame_count"}
+        assert set(handoff.state["payload"]["audio"]) == {"blob_id"}
 
 
 def test_the_record_is_right_where_a_message_differs(here: Settings, undisturbed: str, worker: Worker) -> None:
@@ -132,23 +123,18 @@ def test_the_record_is_right_where_a_message_differs(here: Settings, undisturbed
 
 
 def test_a_cancelled_job_stops_between_two_steps(
-    here: Settings, start_worker: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    there: Settings, start_worker: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STAND_IN_STEP_S", "0.3")
-    server = RedisProcess(tmp_path)
-    try:
-        there = here.model_copy(update={"redis_url": server.url})
-        start_worker(there).ready()
-        job = submit(spec(*"abcdef"), settings=there)
-        wait_until(lambda: job.status().progress)
-        # When
-        job.cancel()
-        committed = job.status().committed
-        # Then the worker is free for the next job, and nothing was committed after
-        submit(spec("a"), settings=there).wait()
-        assert (job.status().state, job.status().committed) == ("cancelled", committed)
-    finally:
-        server.stop()
+    start_worker(there).ready()
+    job = submit(spec(*"abcdef"), settings=there)
+    wait_until(lambda: job.status().progress)
+    # When
+    job.cancel()
+    committed = job.status().committed
+    # Then the worker is free for the next job, and nothing was committed after
+    submit(spec("a"), settings=there).wait()
+    assert (job.status().state, job.status().committed) == ("cancelled", committed)
 
 
 @pytest.mark.parametrize(

@@ -23,28 +23,23 @@ Start = Callable[..., Worker]
 
 
 def test_kill_9_of_a_worker_costs_its_segment_and_nothing_else(
-    here: Settings, undisturbed: str, start_worker: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    there: Settings, undisturbed: str, start_worker: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given two workers on a deployment of their own, and a job in the hands of one
     monkeypatch.setenv("STAND_IN_STEP_S", "0.2")
-    server = RedisProcess(tmp_path)
-    try:
-        there = here.model_copy(update={"redis_url": server.url})
-        first = start_worker(there).ready()
-        job = submit(spec("a", "b", "c", "d"), settings=there)
-        wait_until(lambda: job.status().committed == 1 and job.status().progress)
-        children = psutil.Process(first.process.pid).children()
-        # When
-        first.process.kill()
-        first.process.wait()
-        start_worker(there).ready()
-        # Then
-        assert film_of(job) == undisturbed
-        fences = [handoff.fence for handoff in job_store(there).handoffs(job.id)]
-        assert fences == sorted(set(fences))
-        assert not any(child.is_running() for child in children)
-    finally:
-        server.stop()
+    first = start_worker(there).ready()
+    job = submit(spec("a", "b", "c", "d"), settings=there)
+    wait_until(lambda: job.status().committed == 1 and job.status().progress)
+    children = psutil.Process(first.process.pid).children()
+    # When
+    first.process.kill()
+    first.process.wait()
+    start_worker(there).ready()
+    # Then
+    assert film_of(job) == undisturbed
+    fences = [handoff.fence for handoff in job_store(there).handoffs(job.id)]
+    assert fences == sorted(set(fences))
+    assert not any(child.is_running() for child in children)
 
 
 def test_kill_9_of_the_child_mid_segment(here: Settings, undisturbed: str, worker: Worker) -> None:
@@ -59,103 +54,77 @@ def test_kill_9_of_the_child_mid_segment(here: Settings, undisturbed: str, worke
 
 
 def test_sigquit_lays_the_segment_down_and_another_worker_takes_it_up(
-    here: Settings, undisturbed: str, start_worker: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    there: Settings, undisturbed: str, start_worker: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STAND_IN_STEP_S", "0.2")
-    server = RedisProcess(tmp_path)
-    try:
-        # Given a lease much longer than the test
-        there = here.model_copy(update={"redis_url": server.url, "lease_s": 600.0})
-        first = start_worker(there).ready()
-        job = submit(spec("a", "b", "c", "d"), settings=there)
-        wait_until(lambda: job.status().committed == 1 and job.status().progress)
-        # When
-        first.stop(signal.SIGQUIT)
-        start_worker(there).ready()
-        # Then
-        assert film_of(job) == undisturbed
-    finally:
-        server.stop()
+    # Given a lease much longer than the test
+    patient = there.model_copy(update={"lease_s": 600.0})
+    first = start_worker(patient).ready()
+    job = submit(spec("a", "b", "c", "d"), settings=patient)
+    wait_until(lambda: job.status().committed == 1 and job.status().progress)
+    # When
+    first.stop(signal.SIGQUIT)
+    start_worker(patient).ready()
+    # Then
+    assert film_of(job) == undisturbed
 
 
-def test_sigterm_lets_the_segment_finish(
-    here: Settings, start_worker: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sigterm_lets_the_segment_finish(there: Settings, start_worker: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAND_IN_STEP_S", "0.2")
-    server = RedisProcess(tmp_path)
-    try:
-        there = here.model_copy(update={"redis_url": server.url})
-        first = start_worker(there).ready()
-        job = submit(spec("a", "b", "c", "d"), settings=there)
-        wait_until(lambda: job.status().committed == 1 and job.status().progress)
-        first.stop(signal.SIGTERM)
-        assert job.status().committed == 2
-        assert job.status().clips == 2
-    finally:
-        server.stop()
+    first = start_worker(there).ready()
+    job = submit(spec("a", "b", "c", "d"), settings=there)
+    wait_until(lambda: job.status().committed == 1 and job.status().progress)
+    first.stop(signal.SIGTERM)
+    assert job.status().committed == 2
+    assert job.status().clips == 2
 
 
-def test_a_lost_message_is_published_again(here: Settings, start_worker: Start, tmp_path: Path) -> None:
+def test_a_lost_message_is_published_again(there: Settings, own_server: RedisProcess, start_worker: Start) -> None:
     # Given a job whose message a broker lost
-    server = RedisProcess(tmp_path)
-    try:
-        there = here.model_copy(update={"redis_url": server.url})
-        job = submit(spec("a"), settings=there)
-        assert redis.Redis(port=server.port).delete(SEGMENTS) == 1
-        # When
-        start_worker(there)
-        # Then
-        job.wait()
-    finally:
-        server.stop()
+    job = submit(spec("a"), settings=there)
+    assert redis.Redis(port=own_server.port).delete(SEGMENTS) == 1
+    # When
+    start_worker(there)
+    # Then
+    job.wait()
 
 
-def test_a_lost_state_is_rendered_again(here: Settings, undisturbed: str, start_worker: Start, tmp_path: Path) -> None:
+def test_a_lost_state_is_rendered_again(there: Settings, undisturbed: str, start_worker: Start) -> None:
     # Given a job that waits at segment 2, and the state before it damaged
-    server = RedisProcess(tmp_path)
-    try:
-        there = here.model_copy(update={"redis_url": server.url})
-        first = start_worker(there, "--only", "segments", "--only", "clips").ready()
-        job = submit(spec("a", "b", "c", "d"), settings=there)
-        wait_until(lambda: job.status().clips == 4)
-        first.stop()
-        jobs, store = job_store(there), open_blob_store(there.blobs)
-        clips = jobs.clips(job.id)
-        # When a clip, its latents, and the state before it are gone
-        latents = jobs.handoffs(job.id)[2].latents
-        for blob in (clips[2].blob_id, latents, *states.blob_ids(jobs.handoffs(job.id)[1].state)):
-            assert blob
-            store.drop(blob)
-        start_worker(there).ready()
-        # Then segments 1 to 3 are rendered again, in a new epoch
-        assert film_of(job) == undisturbed
-        assert job.status().epoch == 2
-    finally:
-        server.stop()
+    first = start_worker(there, "--only", "segments", "--only", "clips").ready()
+    job = submit(spec("a", "b", "c", "d"), settings=there)
+    wait_until(lambda: job.status().clips == 4)
+    first.stop()
+    jobs, store = job_store(there), open_blob_store(there.blobs)
+    clips = jobs.clips(job.id)
+    # When a clip, its latents, and the state before it are gone
+    latents = jobs.handoffs(job.id)[2].latents
+    for blob in (clips[2].blob_id, latents, *states.blob_ids(jobs.handoffs(job.id)[1].state)):
+        assert blob
+        store.drop(blob)
+    start_worker(there).ready()
+    # Then segments 1 to 3 are rendered again, in a new epoch
+    assert film_of(job) == undisturbed
+    assert job.status().epoch == 2
 
 
 def test_a_lost_clip_is_decoded_again_from_its_latents(
-    here: Settings, undisturbed: str, start_worker: Start, tmp_path: Path
+    there: Settings, own_server: RedisProcess, undisturbed: str, start_worker: Start
 ) -> None:
-    server = RedisProcess(tmp_path)
-    try:
-        # Given all clips made, and the film not begun
-        there = here.model_copy(update={"redis_url": server.url})
-        first = start_worker(there, "--only", "segments", "--only", "clips").ready()
-        job = submit(spec("a", "b", "c", "d"), settings=there)
-        wait_until(lambda: job.status().clips == 4 and redis.Redis(port=server.port).llen(FILMS))
-        jobs = job_store(there)
-        fences = [handoff.fence for handoff in jobs.handoffs(job.id)]
-        # When
-        open_blob_store(there.blobs).drop(jobs.clips(job.id)[2].blob_id)
-        start_worker(there, "--only", "films").ready()
-        # Then
-        assert film_of(job) == undisturbed
-        assert [handoff.fence for handoff in jobs.handoffs(job.id)] == fences
-        assert job.status().epoch == 0
-        first.stop()
-    finally:
-        server.stop()
+    # Given all clips made, and the film not begun
+    first = start_worker(there, "--only", "segments", "--only", "clips").ready()
+    job = submit(spec("a", "b", "c", "d"), settings=there)
+    wait_until(lambda: job.status().clips == 4 and redis.Redis(port=own_server.port).llen(FILMS))
+    jobs = job_store(there)
+    fences = [handoff.fence for handoff in jobs.handoffs(job.id)]
+    # When
+    open_blob_store(there.blobs).drop(jobs.clips(job.id)[2].blob_id)
+    start_worker(there, "--only", "films").ready()
+    # Then
+    assert film_of(job) == undisturbed
+    assert [handoff.fence for handoff in jobs.handoffs(job.id)] == fences
+    assert job.status().epoch == 0
+    first.stop()
 
 
 def test_a_segment_that_fails_ends_its_job_with_the_reason_and_the_queue_moves_on(
