@@ -65,8 +65,7 @@ def make_clip(room: Runtime, claim: Claim, frames: Any, sound: Any, audio_rate: 
         audio_rate=audio_rate,
         picture_start=timing.picture_start,
     )
-    blob_id = room.blobs.owned_by(claim.job_id).put(data, mime=CLIP_MIME)
-    room.blobs.pin([blob_id], claim.job_id)
+    blob_id = room.keep(claim.job_id, data, CLIP_MIME)
     record = ClipRecord(index=claim.index, blob_id=blob_id, frames=timing.new_frames, size=len(data))
     _, complete = room.jobs.commit_clip(claim, record)
     if complete:

@@ -50,8 +50,7 @@ def _join(room: Runtime, claim: Claim) -> dict[str, Any]:
         path = Path(folder) / "film.mp4"
         info = join_film(_read(room, clips), timings, path)
         data = path.read_bytes()
-    blob_id = room.blobs.owned_by(claim.job_id).put(data, mime=CLIP_MIME)
-    room.blobs.pin([blob_id], claim.job_id)
+    blob_id = room.keep(claim.job_id, data, CLIP_MIME)
     film = FilmRecord(
         blob_id=blob_id,
         size=len(data),

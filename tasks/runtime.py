@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import socket
-from collections.abc import Callable
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,7 +18,7 @@ from tasks.publish import Publisher
 
 if TYPE_CHECKING:
     from ltx2 import LTX2ContinuationState
-    from ltx2.segment import SegmentOutput, SegmentRequest
+    from ltx2.segment import OnStep, SegmentOutput, SegmentRequest
 
 
 class SegmentEngine(Protocol):
@@ -32,7 +31,7 @@ class SegmentEngine(Protocol):
         request: SegmentRequest,
         state: LTX2ContinuationState | None = None,
         *,
-        on_step: Callable[[int, int], bool | None] | None = None,
+        on_step: OnStep | None = None,
     ) -> SegmentOutput:
         """Render one segment."""
         ...
@@ -65,6 +64,12 @@ class Runtime:
     def publisher(self) -> Publisher:
         """Sends messages."""
         return Publisher(make_app(self.settings, results=False), self.jobs)
+
+    def keep(self, job_id: str, data: bytes, mime: str) -> str:
+        """Store `data` as long as the job's record lives; returns the blob id."""
+        blob_id = self.blobs.put(data, mime=mime, owner=job_id)
+        self.blobs.pin([blob_id], job_id)
+        return blob_id
 
     def engine(self, model: str) -> SegmentEngine:
         """The engine that renders with `model`; one is kept, another model replaces it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 
 from ltx2 import LTX2ContinuationState
 from ltx2.errors import EngineMemoryError, SegmentCancelledError
-from ltx2.segment import SegmentOutput, SegmentRequest
+from ltx2.segment import OnStep, SegmentOutput, SegmentRequest
 from ltx2.timeline import sound_seconds
 
 STEPS = 4
@@ -35,7 +34,7 @@ class StandInEngine:
         request: SegmentRequest,
         state: LTX2ContinuationState | None = None,
         *,
-        on_step: Callable[[int, int], bool | None] | None = None,
+        on_step: OnStep | None = None,
     ) -> SegmentOutput:
         _misbehave(request.prompt)
         for step in range(1, STEPS + 1):

@@ -26,26 +26,6 @@ def test_nothing_else_is_an_id(thing: object) -> None:
     assert not is_blob_id(thing)
 
 
-def test_public_names() -> None:
-    assert sorted(blobstore.__all__) == [
-        "BlobCorruptError",
-        "BlobInfo",
-        "BlobNotFoundError",
-        "BlobStore",
-        "BlobStoreConfigError",
-        "BlobStoreError",
-        "BlobStoreFullError",
-        "BlobStoreUnavailableError",
-        "InMemoryBlobStore",
-        "ManagedBlobStore",
-        "RedisBlobStore",
-        "blob_id_of",
-        "is_blob_id",
-        "open_blob_store",
-    ]
-    assert all(hasattr(blobstore, name) for name in blobstore.__all__)
-
-
 @pytest.mark.parametrize("name", [name for name in blobstore.__all__ if name.endswith("Error")])
 def test_errors_are_one_tree(name: str) -> None:
     assert issubclass(getattr(blobstore, name), BlobStoreError)
