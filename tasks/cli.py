@@ -17,7 +17,7 @@ from rich.table import Table
 
 from blobstore import BlobStoreError
 from ltx2.errors import LTX2Error
-from tasks.client import Job, list_jobs, raise_unless_done, submit
+from tasks.client import Job, collect_garbage, list_jobs, raise_unless_done, submit
 from tasks.config import Settings, redacted
 from tasks.errors import LongtakeError
 from tasks.output import write_whole
@@ -26,6 +26,7 @@ from tasks.travel import read_state
 from tasks.watching import Show, describe
 
 QUEUES = ("segments", "clips", "films")
+GRACE_HELP = "Seconds that a blob must have been without a pin."
 FROM_STATE_HELP = "Go on from this state, a file that `longtake state export` wrote."
 spec_argument = click.argument("spec", type=click.Path(path_type=Path))
 job_argument = click.argument("job")
@@ -170,9 +171,47 @@ def cancel(job: str) -> None:
 
 @main.command()
 @job_argument
+def pause(job: str) -> None:
+    """Hand out no more work of JOB; what is done stays, and a segment under way is finished."""
+    Job(job).pause()
+
+
+@main.command()
+@job_argument
+def resume(job: str) -> None:
+    """Go on with a paused JOB."""
+    Job(job).resume()
+
+
+@main.command()
+@job_argument
 def retry(job: str) -> None:
-    """Take a failed JOB up again where it failed."""
+    """Take a failed JOB up again where it failed; join a film that was lost once more."""
     Job(job).retry()
+
+
+@main.command()
+@job_argument
+def forget(job: str) -> None:
+    """Delete the record of an ended JOB now, and free its blobs."""
+    Job(job).forget()
+
+
+@main.command()
+@click.option("--dry-run", is_flag=True, help="Only tell what would be freed.")
+@click.option("--grace", type=click.FloatRange(min=0), default=3600.0, show_default=True, help=GRACE_HELP)
+def gc(dry_run: bool, grace: float) -> None:
+    """Free what no job needs: jobs past their retention, pins without a job, blobs without a pin.
+
+    Workers do the same on their own, blobs after LONGTAKE_BLOB_GRACE_S.
+    """
+    found = collect_garbage(dry_run=dry_run, grace_s=grace)
+    blobs = found.blobs
+    done = "would be freed" if dry_run else "freed"
+    click.echo(f"jobs past their retention: {len(found.jobs)} {done}")
+    click.echo(f"pins without a job: {len(found.owners)} {done}")
+    click.echo(f"blobs without a pin: {blobs.blobs} {done}, {blobs.bytes:,} bytes")
+    click.echo(f"damaged blobs set aside: {blobs.quarantined} {done}, {blobs.quarantined_bytes:,} bytes")
 
 
 @main.command()

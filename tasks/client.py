@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
 from blobstore import BlobNotFoundError
 from tasks import handoff as states
+from tasks.admission import admit_waiting, check_room, estimate_bytes
 from tasks.config import Settings
 from tasks.errors import JobFailedError, JobStateError, SpecError
-from tasks.jobs import check_job_id, new_job_id
+from tasks.garbage import Garbage, Sweeper
+from tasks.jobs import new_job_id
 from tasks.output import film_report, write_film
-from tasks.records import FROM_OUTSIDE, Handoff, JobStatus
+from tasks.reading import check_job_id
+from tasks.records import FINISHED, FROM_OUTSIDE, Handoff, JobStatus
 from tasks.runtime import Runtime
 from tasks.spec import JobSpec, check_spec, load_spec
 from tasks.travel import read_state, record_of_outside
 
 POLL_S = 0.2
+SECOND_LOOK_S = 2.0
 
 
 @lru_cache(maxsize=4)
@@ -74,21 +79,43 @@ class Job:
         """Stop the job; what was committed stays until its retention passes.
 
         Raises:
-            JobStateError: it has ended already.
+            JobNotFoundError: no such job. JobStateError: it has ended already.
         """
         was = self._room.jobs.stop(self.id, "cancelled", "cancelled by a person")
+        if was in FINISHED:
+            raise JobStateError(f"job {self.id} is {was} already")
+
+    def pause(self) -> None:
+        """Hand out no more of the job's work; a segment under way is still finished, and what is done stays.
+
+        Raises:
+            JobNotFoundError: no such job. JobStateError: it has ended or is paused already.
+        """
+        was = self._room.jobs.pause(self.id)
         if was not in ("queued", "running"):
             raise JobStateError(f"job {self.id} is {was} already")
 
-    def retry(self) -> None:
-        """Take a failed job up again where it failed.
+    def resume(self) -> None:
+        """Go on with a paused job, within a few seconds.
 
         Raises:
-            JobNotFoundError: no such job. JobStateError: it has not failed.
+            JobNotFoundError: no such job. JobStateError: it is not paused.
         """
-        state = self.status().state
-        if self._room.jobs.revive(self.id) != "failed":
-            raise JobStateError(f"job {self.id} is {state}; only a failed job can be tried again")
+        was = self._room.jobs.resume(self.id)
+        if was != "paused":
+            raise JobStateError(f"job {self.id} is {was}; only a paused job can be resumed")
+
+    def retry(self) -> None:
+        """Take up again, where it ended, a job that failed, or one that is done and whose film was lost.
+
+        Raises:
+            JobNotFoundError: no such job. JobStateError: it is neither.
+        """
+        status = self.status()
+        lost = status.film is not None and status.film.blob_id not in self._room.blobs
+        if self._room.jobs.revive(self.id, "done" if lost else "failed") != ("done" if lost else "failed"):
+            raise JobStateError(f"job {self.id} is {status.state}; only a failed job can be tried again")
+        admit_waiting(self._room.jobs, self._room.publisher, self._room.settings.blob_budget_bytes)
 
     def save(self, out: Path | str) -> Path:
         """Write the film to `out` and its report beside it as JSON; nothing is half-written.
@@ -102,7 +129,9 @@ class Job:
         try:
             data = self._room.blobs.get(status.film.blob_id)
         except BlobNotFoundError:
-            raise JobStateError(f"the film of job {self.id} is not in the blob store any more") from None
+            raise JobStateError(
+                f"the film of job {self.id} is not in the blob store any more; `longtake retry` joins it again"
+            ) from None
         return write_film(Path(out), data, self.report())
 
     def report(self) -> dict[str, Any]:
@@ -123,7 +152,12 @@ class Job:
         return {"kind": envelope.kind, "payload": envelope.payload}
 
     def forget(self) -> None:
-        """Delete the record of an ended job, and free its blobs."""
+        """Delete the record of an ended job, and free its blobs.
+
+        Raises:
+            JobNotFoundError: no such job. JobStateError: it has not ended.
+        """
+        self.status()
         self._room.jobs.delete(self.id)
         self._room.blobs.release(self.id)
 
@@ -138,7 +172,8 @@ def submit(
     """Queue a job. `spec` is a spec, a mapping or a file; `from_state` a state to go on from (a mapping or a file).
 
     Raises:
-        SpecError: a spec or a state that cannot be. ServerError, redis.RedisError: no server to queue it on.
+        SpecError: a spec or a state that cannot be. RoomError: it needs more than the whole blob budget.
+        ServerError, redis.RedisError: no server to queue it on.
     """
     if not isinstance(spec, JobSpec):
         spec = check_spec(spec) if isinstance(spec, Mapping) else load_spec(Path(spec))
@@ -148,19 +183,34 @@ def submit(
         spec = spec.model_copy(update={"model": str(Path(spec.model).absolute())})  # workers run elsewhere
     if from_state is not None and spec.segments[0].transition == "cut":
         raise SpecError("segments.0.transition: a job that goes on from a state cannot begin with a cut")
+    needs = estimate_bytes(spec)
+    check_room(needs, room.settings.blob_budget_bytes)
     start: Handoff | None = None
     if from_state is not None:
         envelope = from_state if isinstance(from_state, Mapping) else read_state(Path(from_state))
         start = record_of_outside(dict(envelope), spec, room.blobs, owner=job.id)
-    if not room.jobs.create(job.id, spec, model=spec.model or room.settings.model, start=start):
+    model = spec.model or room.settings.model
+    if not room.jobs.create(job.id, spec, model=model, needs_bytes=needs, start=start):
         raise JobStateError(f"there is a job {job.id} already")
-    room.publisher.segment(job.id, 0)
+    admit_waiting(room.jobs, room.publisher, room.settings.blob_budget_bytes)
     return job
 
 
 def list_jobs(*, settings: Settings | None = None) -> list[JobStatus]:
     """Every job of the deployment, oldest first."""
     return list(deployment(settings or Settings.from_env()).jobs.statuses())
+
+
+def collect_garbage(*, dry_run: bool, grace_s: float, settings: Settings | None = None) -> Garbage:
+    """Free what no job needs, or only tell what it is; see `tasks.garbage`."""
+    room = deployment(settings or Settings.from_env())
+    sweeper = Sweeper(room.jobs, room.blobs, retention_s=room.settings.retention_s)
+    if dry_run:
+        return sweeper.look(grace_s=grace_s)
+    ended, _ = sweeper.sweep()
+    time.sleep(SECOND_LOOK_S)
+    found = sweeper.collect(grace_s=grace_s)
+    return replace(found, jobs=[*ended, *found.jobs])
 
 
 def raise_unless_done(status: JobStatus) -> None:

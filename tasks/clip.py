@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from ltx2.clip import encode_clip
 from ltx2.timeline import SegmentTiming
 from tasks.application import app
 from tasks.broker import CLIP_TASK, CLIPS
-from tasks.failures import InputLostError, give_up, reading_from
-from tasks.jobs import check_job_id
+from tasks.failures import InputLostError, give_up, reading_from, repair, when_there_is_room
 from tasks.lease import Lease
+from tasks.points import reach
+from tasks.reading import check_job_id
 from tasks.records import Claim, ClipRecord, clip_unit, unpack_timing
 from tasks.runtime import Runtime, runtime
 
-log = logging.getLogger(__name__)
 CLIP_MIME = "video/mp4"
 
 
@@ -31,10 +30,7 @@ def render_clip(job_id: str, index: int, ticket: int) -> dict[str, Any]:
         try:
             return _rebuild(room, claim)
         except InputLostError as error:
-            log.warning("job %s renders segment %d again: %s", job_id, index, error)
-            if room.jobs.rewind(claim, index):
-                room.publisher.segment(job_id, index)
-            return {"rewound_to": index, "reason": str(error)}
+            return repair(room, claim, error)
         except SystemExit:
             room.jobs.give_up(claim)
             raise
@@ -65,8 +61,11 @@ def make_clip(room: Runtime, claim: Claim, frames: Any, sound: Any, audio_rate: 
         audio_rate=audio_rate,
         picture_start=timing.picture_start,
     )
-    blob_id = room.keep(claim.job_id, data, CLIP_MIME)
+    reach("clip encoded", claim.job_id, claim.index)
+    blob_id = when_there_is_room(lambda: room.keep(claim.job_id, data, CLIP_MIME))
+    reach("clip stored", claim.job_id, claim.index)
     record = ClipRecord(index=claim.index, blob_id=blob_id, frames=timing.new_frames, size=len(data))
     _, complete = room.jobs.commit_clip(claim, record)
+    reach("clip committed", claim.job_id, claim.index)
     if complete:
         room.publisher.film(claim.job_id)

@@ -42,6 +42,10 @@ class Settings(BaseModel):
     reconcile_s: float = Field(2.0, gt=0, le=60, description="how often workers look for stuck jobs")
     max_attempts: int = Field(3, ge=1, le=100, description="engine failures of one segment that end its job")
     retention_s: float = Field(7 * 86400.0, gt=0, description="how long an ended job and its film are kept")
+    blob_budget_bytes: int | None = Field(
+        None, ge=1, description="bytes of blobs that all jobs together may need; default: no limit"
+    )
+    blob_grace_s: float = Field(86400.0, ge=1, description="how long a blob is kept that no job needs")
     visibility_timeout_s: int = Field(6 * 3600, ge=1, description="Celery's redelivery of unacknowledged messages")
 
     @field_validator("redis_url", "blob_url")

@@ -6,6 +6,7 @@ LongtakeError                 shown to people as one line, without a traceback
 ├── JobNotFoundError          no job of this id (also a KeyError)
 ├── JobStateError             the job is not in a state that allows this
 ├── JobFailedError            the job ended without a film
+├── RoomError                 a job that no blob budget like this can hold
 ├── MessageError              a message that no longtake wrote (also a ValueError)
 ├── ServerError               Redis cannot be reached, started or used
 └── OutputError               the film cannot be written where it should go
@@ -39,6 +40,10 @@ class JobStateError(LongtakeError):
 
 class JobFailedError(LongtakeError):
     """The job ended without a film."""
+
+
+class RoomError(LongtakeError):
+    """A job that needs more bytes of blobs than the whole budget; the message names both."""
 
 
 class MessageError(LongtakeError, ValueError):

@@ -1,24 +1,28 @@
-"""What becomes of a claim whose work failed: laid down for another try, or the end of its job."""
+"""What becomes of a claim whose work failed: laid down for another try or until a repair, or the end of its job."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 
-from blobstore import BlobCorruptError, BlobNotFoundError, BlobStoreUnavailableError
+from blobstore import BlobCorruptError, BlobNotFoundError, BlobStoreFullError, BlobStoreUnavailableError
 from ltx2.errors import ContinuationError, TimelineError, UnsupportedStateError
-from tasks.records import Claim
+from tasks.records import FROM_OUTSIDE, Claim
 from tasks.runtime import Runtime
 
 log = logging.getLogger(__name__)
 # No other attempt and no other host can change these.
 HOPELESS = (ContinuationError, TimelineError, UnsupportedStateError)
+OUTAGES = (BlobStoreUnavailableError, redis.ConnectionError, redis.TimeoutError, redis.OutOfMemoryError)
 OUTAGE_PAUSE_S = 5.0
+FULL_STORE_PATIENCE_S = 60.0
+FULL_STORE_PAUSE_S = 1.0
+T = TypeVar("T")
 
 
 class InputLostError(Exception):
@@ -38,19 +42,49 @@ def reading_from(index: int) -> Iterator[None]:
         raise InputLostError(index, error) from error
 
 
+def when_there_is_room(store: Callable[[], T]) -> T:
+    """The result of `store`, which puts blobs and may be repeated; a full blob store is waited for, up to a minute.
+
+    Raises:
+        BlobStoreFullError: there was no room in all that time.
+    """
+    end = time.monotonic() + FULL_STORE_PATIENCE_S
+    while True:
+        try:
+            return store()
+        except BlobStoreFullError as error:
+            if time.monotonic() > end:
+                raise
+            log.warning("waiting for room: %s", error)
+        time.sleep(FULL_STORE_PAUSE_S)
+
+
+def repair(room: Runtime, claim: Claim, error: InputLostError) -> dict[str, Any]:
+    """Lay down a claim whose input was lost, and have the segment that made it rendered again.
+
+    When that one's input is lost too, its repair does the same: the newest whole state is found step by step.
+    """
+    if error.index == FROM_OUTSIDE:
+        return give_up(room, claim, error, final=True)
+    log.warning("job %s: %s waits for a repair: %s", claim.job_id, claim.unit, error)
+    if room.jobs.damage(claim, error.index):
+        room.publisher.repair(claim.job_id, error.index)
+    return {"repairing": error.index, "reason": str(error)}
+
+
 def give_up(room: Runtime, claim: Claim, error: Exception, *, final: bool = False) -> dict[str, Any]:
     """Lay down a claim that failed.
 
     An outage of a server is nobody's failed attempt: the reconciler publishes the work again. Other errors are counted,
     and the work is published anew while attempts are left; a hopeless one ends the job at once.
     """
-    if isinstance(error, (BlobStoreUnavailableError, redis.ConnectionError, redis.TimeoutError)):
+    if isinstance(error, OUTAGES):
         log.warning("job %s: %s is laid down, a server is out: %s", claim.job_id, claim.unit, error)
         time.sleep(OUTAGE_PAUSE_S)
-        return {room.jobs.give_up(claim): str(error)}
+        return {room.jobs.give_up(claim)[0]: str(error)}
     log.error("job %s: %s failed", claim.job_id, claim.unit, exc_info=error)
     reason = f"{type(error).__name__}: {error}"
-    outcome = room.jobs.give_up(claim, reason[:500], final=final or isinstance(error, HOPELESS))
+    outcome, ticket = room.jobs.give_up(claim, reason[:500], final=final or isinstance(error, HOPELESS))
     if outcome == "retry":
-        room.publisher.unit(claim.job_id, claim.unit, claim.index)
+        room.publisher.unit(claim.job_id, claim.unit, claim.index, seen=ticket)
     return {outcome: reason}

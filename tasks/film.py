@@ -13,9 +13,10 @@ from ltx2.timeline import SegmentTiming
 from tasks.application import app
 from tasks.broker import FILM_TASK, FILMS
 from tasks.clip import CLIP_MIME
-from tasks.failures import InputLostError, give_up, reading_from
-from tasks.jobs import check_job_id
+from tasks.failures import InputLostError, give_up, reading_from, when_there_is_room
 from tasks.lease import Lease
+from tasks.points import reach
+from tasks.reading import check_job_id
 from tasks.records import FILM_UNIT, FROM_OUTSIDE, Claim, ClipRecord, FilmRecord, unpack_timing
 from tasks.runtime import Runtime, runtime
 
@@ -29,14 +30,12 @@ def assemble_film(job_id: str, ticket: int) -> dict[str, Any]:
     claim = room.jobs.claim_unit(check_job_id(job_id), FILM_UNIT, FROM_OUTSIDE, int(ticket), room.worker, FILMS)
     if isinstance(claim, str):
         return {"skipped": claim}
+    reach("film claimed", job_id, FROM_OUTSIDE)
     with Lease(room.jobs, claim, room.settings.lease_s):
         try:
             return _join(room, claim)
         except InputLostError as error:
-            log.warning("job %s: %s", job_id, error)
-            if room.jobs.reopen_clip(claim, error.index):
-                room.publisher.clip(job_id, error.index)
-            return {"clip_lost": error.index}
+            return _reopen(room, claim, error)
         except SystemExit:
             room.jobs.give_up(claim)
             raise
@@ -50,7 +49,9 @@ def _join(room: Runtime, claim: Claim) -> dict[str, Any]:
         path = Path(folder) / "film.mp4"
         info = join_film(_read(room, clips), timings, path)
         data = path.read_bytes()
-    blob_id = room.keep(claim.job_id, data, CLIP_MIME)
+    reach("film joined", claim.job_id, FROM_OUTSIDE)
+    blob_id = when_there_is_room(lambda: room.keep(claim.job_id, data, CLIP_MIME))
+    reach("film stored", claim.job_id, FROM_OUTSIDE)
     film = FilmRecord(
         blob_id=blob_id,
         size=len(data),
@@ -65,7 +66,19 @@ def _join(room: Runtime, claim: Claim) -> dict[str, Any]:
     )
     if not room.jobs.commit_film(claim, film):
         return {"skipped": "another worker holds the film now"}
+    reach("film committed", claim.job_id, FROM_OUTSIDE)
     return {"film": blob_id, "frames": film.frames, "duration_s": film.duration_s}
+
+
+def _reopen(room: Runtime, claim: Claim, error: InputLostError) -> dict[str, Any]:
+    """A clip cannot be read: have it made again, and with it every other one that is missing."""
+    clips = room.jobs.clips(claim.job_id).values()
+    lost = sorted({error.index, *(clip.index for clip in clips if clip.blob_id not in room.blobs)})
+    log.warning("job %s: the clips of segments %s are made again: %s", claim.job_id, lost, error)
+    if room.jobs.reopen_clips(claim, lost):
+        for index in lost:
+            room.publisher.clip(claim.job_id, index)
+    return {"clips_lost": lost}
 
 
 def film_plan(room: Runtime, job_id: str) -> tuple[list[SegmentTiming], list[ClipRecord]]:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import OutputError
-from tasks.jobs import JobStore
+from tasks.reading import JobReader
 
 
-def film_report(jobs: JobStore, job_id: str) -> dict[str, Any]:
+def film_report(jobs: JobReader, job_id: str) -> dict[str, Any]:
     """What `film.json` says about a job; the film's fields are there once it is done. Times are in seconds.
 
     `handoff_s` is the time from a segment's engine end to the next segment's engine start, None for the last one.

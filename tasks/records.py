@@ -11,10 +11,15 @@ import msgpack
 from ltx2.timeline import SegmentShape, SegmentTiming
 
 FINISHED = ("done", "failed", "cancelled")
-STATES = ("queued", "running", *FINISHED)
+STATES = ("queued", "running", "paused", *FINISHED)
 FILM_UNIT = "film"
 SEGMENT_UNIT = "segment"
 FROM_OUTSIDE = -1
+
+
+def repair_unit(index: int) -> str:
+    """The name of the unit of work that renders the committed segment `index` again."""
+    return f"repair:{index}"
 
 
 def clip_unit(index: int) -> str:
@@ -96,6 +101,27 @@ class Claim:
     clock_skew_s: float
     previous: Handoff | None = None
 
+    @property
+    def is_repair(self) -> bool:
+        """Whether a committed segment is rendered again, because its blobs were lost."""
+        return self.unit == repair_unit(self.index)
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """A unit of work that may have lost its message.
+
+    why: `expired` (its message is known to be gone), `unannounced` (there was none), `unpublished` (announced, perhaps
+    not sent) or `waiting` (sent and not claimed yet). stamp: the message's place in its queue's history. ticket: its
+    number within the job, 0 for none.
+    """
+
+    unit: str
+    index: int
+    why: str
+    stamp: int
+    ticket: int
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -126,6 +152,8 @@ class JobStatus:
     attempts: int | None
     progress: Progress | None
     film: FilmRecord | None
+    needs_bytes: int = 0
+    admitted: bool = True
 
     @property
     def finished(self) -> bool:

@@ -10,11 +10,13 @@ import time
 import redis
 
 from blobstore import ManagedBlobStore
-from tasks.broker import CLIPS, FILMS, SEGMENTS
+from tasks.admission import admit_waiting, settle_ended
 from tasks.config import Settings
-from tasks.jobs import PREFIX, JobStore
-from tasks.publish import Publisher
-from tasks.records import FILM_UNIT, SEGMENT_UNIT
+from tasks.garbage import Sweeper
+from tasks.jobs import JobStore
+from tasks.publish import Publisher, queue_of
+from tasks.reading import PREFIX
+from tasks.records import Need
 
 log = logging.getLogger(__name__)
 LOCK = f"{PREFIX}reconciler"
@@ -43,7 +45,7 @@ class Reconciler:
         self._publisher = publisher
         self._settings = settings
         self._suspects: dict[_Message, float] = {}
-        self._orphans: set[str] = set()
+        self._sweeper = Sweeper(jobs, blobs, retention_s=settings.retention_s)
         self._swept = time.monotonic()
         self._stop = threading.Event()
 
@@ -66,6 +68,7 @@ class Reconciler:
         now = time.monotonic()
         published = 0
         seen: set[_Message] = set()
+        self._admit()
         for job_id in self._jobs.active():
             try:
                 published += self._reconcile_job(job_id, seen, now)
@@ -76,29 +79,33 @@ class Reconciler:
         self._suspects = {suspect: since for suspect, since in self._suspects.items() if suspect in seen}
         return published
 
+    def _admit(self) -> None:
+        if self._jobs.waits_for_room():
+            settle_ended(self._jobs, self._blobs)
+            admit_waiting(self._jobs, self._publisher, self._settings.blob_budget_bytes)
+
     def _reconcile_job(self, job_id: str, seen: set[_Message], now: float) -> int:
         published = 0
-        for unit, index, why, stamp, ticket in self._jobs.survey(job_id):
-            suspect = (job_id, unit, index, ticket)
+        for need in self._jobs.survey(job_id):
+            suspect = (job_id, need.unit, need.index, need.ticket)
             seen.add(suspect)
-            if self._is_stuck(suspect, why, stamp, now):
-                log.warning("job %s: %s is published again (%s)", job_id, unit, why)
-                published += self._publisher.unit(job_id, unit, index)
+            if self._is_stuck(suspect, need, now):
+                log.warning("job %s: %s is published again (%s)", job_id, need.unit, need.why)
+                published += self._publisher.unit(job_id, need.unit, need.index, seen=need.ticket)
         return published
 
-    def _is_stuck(self, suspect: _Message, why: str, stamp: int, now: float) -> bool:
-        if why == "expired":
+    def _is_stuck(self, suspect: _Message, need: Need, now: float) -> bool:
+        if need.why == "expired":
             return True
-        if why == "waiting" and not self._message_is_gone(suspect[1], stamp):
+        if need.why == "waiting" and not self._message_is_gone(need):
             self._suspects.pop(suspect, None)
             return False
-        grace = LOST_MESSAGE_GRACE_S if why == "waiting" else UNPUBLISHED_GRACE_S
+        grace = LOST_MESSAGE_GRACE_S if need.why == "waiting" else UNPUBLISHED_GRACE_S
         return now - self._suspects.setdefault(suspect, now) >= grace
 
-    def _message_is_gone(self, unit: str, stamp: int) -> bool:
-        queue = SEGMENTS if unit == SEGMENT_UNIT else FILMS if unit == FILM_UNIT else CLIPS
-        waiting = self._redis.llen(queue)
-        return waiting == 0 or self._jobs.queue_claimed(queue) > stamp
+    def _message_is_gone(self, need: Need) -> bool:
+        queue = queue_of(need.unit)
+        return self._redis.llen(queue) == 0 or self._jobs.queue_claimed(queue) > need.stamp
 
     def _hold_lock(self) -> bool:
         """One reconciler at a time; the lock outlives a few of its holder's rounds and then passes on."""
@@ -113,14 +120,4 @@ class Reconciler:
     def _sweep_sometimes(self) -> None:
         if time.monotonic() - self._swept >= SWEEP_EVERY_S:
             self._swept = time.monotonic()
-            self.sweep()
-
-    def sweep(self) -> None:
-        """Forget jobs whose retention has passed, and free the blobs of jobs that are gone."""
-        for job_id in self._jobs.ended_for(self._settings.retention_s):
-            self._blobs.release(job_id)
-            self._jobs.delete(job_id)
-        gone = {owner for owner in self._blobs.owners() if not self._jobs.exists(owner)}
-        for owner in gone & self._orphans:  # twice in a row: a job being submitted pins before it has a record
-            self._blobs.release(owner)
-        self._orphans = gone - self._orphans
+            self._sweeper.sweep()

@@ -58,7 +58,9 @@ class Runtime:
     @cached_property
     def blobs(self) -> ManagedBlobStore:
         """The blob store."""
-        return open_blob_store(self.settings.blobs, retries=retries(patient=self._patient))
+        return open_blob_store(
+            self.settings.blobs, ttl_s=self.settings.blob_grace_s, retries=retries(patient=self._patient)
+        )
 
     @cached_property
     def publisher(self) -> Publisher:

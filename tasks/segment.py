@@ -16,9 +16,10 @@ from tasks import handoff as states
 from tasks.application import app
 from tasks.broker import SEGMENT_TASK, SEGMENTS
 from tasks.clip import make_clip
-from tasks.failures import InputLostError, give_up, reading_from
-from tasks.jobs import check_job_id
+from tasks.failures import InputLostError, give_up, reading_from, repair, when_there_is_room
 from tasks.lease import Lease
+from tasks.points import reach
+from tasks.reading import check_job_id
 from tasks.records import FROM_OUTSIDE, Claim, Handoff, Progress, pack_timing, unpack_timing
 from tasks.runtime import Runtime, runtime
 from tasks.spec import JobHead, SegmentSpec
@@ -42,13 +43,14 @@ def generate_segment(
         return {"chained": room.publisher.segment(job_id, claim)}
     if isinstance(claim, str):
         return {"skipped": claim}
+    reach("segment claimed", job_id, claim.index)
     with Lease(room.jobs, claim, room.settings.lease_s) as lease:
         try:
             return _render(task, room, lease, state)
         except SegmentCancelledError:
             return {"skipped": "the job was stopped, or the lease was lost"}
         except InputLostError as error:
-            return _rewind(room, lease.claim, error)
+            return repair(room, lease.claim, error)
         except SystemExit:
             room.jobs.give_up(lease.claim)
             raise
@@ -59,24 +61,41 @@ def generate_segment(
 def _render(task: Task[..., Any], room: Runtime, lease: Lease, message: dict[str, Any] | None) -> dict[str, Any]:
     claim = lease.claim
     head, segment = room.jobs.head(claim.job_id), room.jobs.segment_spec(claim.job_id, claim.index)
-    blobs = room.blobs.owned_by(claim.job_id)
     incoming = _hydrate(room, claim, segment, message)
     timing = timing_of(head.shape, claim, segment)
     engine = room.engine(str(head.model))
+    reach("segment hydrated", claim.job_id, claim.index)
 
     started = time.time() + claim.clock_skew_s
     output = _run(task, engine, lease, head, segment, timing, incoming)
     ended = time.time() + claim.clock_skew_s
+    reach("segment rendered", claim.job_id, claim.index)
 
-    next_message = states.to_message(output.state, blobs, inline_threshold_bytes=room.settings.inline_threshold_bytes)
-    handoff = _stored(room, claim, output, next_message, head.seed_of(claim.index, segment), timing, started, ended)
-    clip_claim = room.jobs.commit_segment(claim, handoff)
-    if clip_claim is None:
+    seed = head.seed_of(claim.index, segment)
+    handoff, following = when_there_is_room(lambda: _stored(room, claim, output, seed, timing, started, ended))
+    reach("segment stored", claim.job_id, claim.index)
+    clip_claim = _repaired(room, claim, handoff) if claim.is_repair else room.jobs.commit_segment(claim, handoff)
+    if not clip_claim:
         return {"skipped": "another worker holds this segment now"}
-    lease.move_to(clip_claim)
-    room.publisher.segment(claim.job_id, claim.index + 1, next_message)
-    make_clip(room, clip_claim, output.frames, output.sound, engine.audio_rate, timing)
+    reach("segment committed", claim.job_id, claim.index)
+    room.publisher.segment(claim.job_id, claim.index + 1, following)
+    if isinstance(clip_claim, Claim):
+        lease.move_to(clip_claim)
+        make_clip(room, clip_claim, output.frames, output.sound, engine.audio_rate, timing)
+    if claim.is_repair:
+        room.publisher.due(claim.job_id)
     return {"segment": claim.index, "engine_s": round(ended - started, 3), "blobs": handoff.blobs}
+
+
+def _repaired(room: Runtime, claim: Claim, handoff: Handoff) -> Claim | bool:
+    """Commit a repair: when the same bytes came out, the record stands as it is."""
+    before = room.jobs.handoff(claim.job_id, claim.index)
+    same = before is not None and (before.state, before.latents) == (handoff.state, handoff.latents)
+    if not same:
+        log.warning("job %s: segment %d came out as other bytes; what followed falls", claim.job_id, claim.index)
+    clip = room.jobs.clips(claim.job_id).get(claim.index)
+    clip_lost = clip is not None and clip.blob_id not in room.blobs
+    return room.jobs.commit_repair(claim, None if same else handoff, clip_lost=clip_lost)
 
 
 def _hydrate(
@@ -141,21 +160,21 @@ def _stored(
     room: Runtime,
     claim: Claim,
     output: SegmentOutput,
-    message: dict[str, Any],
     seed: int,
     timing: SegmentTiming,
     started: float,
     ended: float,
-) -> Handoff:
-    """Put the state and the latents, pin them for the job, and describe them."""
+) -> tuple[Handoff, dict[str, Any]]:
+    """Put the state and the latents and pin them for the job; the handoff, and the state as a message carries it."""
     from ltx2.codec import LATENTS_MIME, encode_latents
 
     blobs = room.blobs.owned_by(claim.job_id)
+    message = states.to_message(output.state, blobs, inline_threshold_bytes=room.settings.inline_threshold_bytes)
     record = states.to_record(message, blobs)
     latents = blobs.put(encode_latents(output.video_latents, output.audio_latents), mime=LATENTS_MIME)
     ids = [*states.blob_ids(record), latents]
     room.blobs.pin(ids, claim.job_id)
-    return Handoff(
+    handoff = Handoff(
         index=claim.index,
         state=record,
         digest=states.digest(message),
@@ -169,20 +188,4 @@ def _stored(
         engine_started=started,
         engine_ended=ended,
     )
-
-
-def _rewind(room: Runtime, claim: Claim, error: Exception) -> dict[str, Any]:
-    """The state before this segment was lost: go back to the newest one that is whole."""
-    index = claim.index - 1
-    while index > 0:
-        before = room.jobs.handoff(claim.job_id, index - 1)
-        if before is not None and states.is_whole(states.blob_ids(before.state), room.blobs):
-            break
-        index -= 1
-    outside = room.jobs.handoff(claim.job_id, FROM_OUTSIDE)
-    if index < 0 or (index == 0 and outside and not states.is_whole(states.blob_ids(outside.state), room.blobs)):
-        return give_up(room, claim, error, final=True)
-    log.warning("job %s goes back to segment %d: %s", claim.job_id, index, error)
-    if room.jobs.rewind(claim, index):
-        room.publisher.segment(claim.job_id, index)
-    return {"rewound_to": index, "reason": str(error)}
+    return handoff, message

@@ -46,6 +46,10 @@ def describe(status: JobStatus, seconds_left: float | None = None) -> str:
     if status.committed == status.segments:
         return f"all {status.segments} segments rendered · joining the film"
     text = f"segment {status.committed + 1}/{status.segments}"
+    if status.state == "paused":
+        return f"{text} · paused"
+    if not status.admitted:
+        return f"{text} · waiting for room for {status.needs_bytes:,} bytes of blobs"
     if status.state == "queued":
         return f"{text} · waiting for a worker"
     if status.progress is not None and status.progress.index == status.committed:

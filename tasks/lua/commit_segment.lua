@@ -4,7 +4,8 @@
 -- KEYS[3] handoffs hash    segment index -> msgpack
 -- ARGV[1] index, ARGV[2] token, ARGV[3] handoff, ARGV[4] lease ms
 -- Returns 1, or 0 when the token is not the claim's (a repeated call of the winner's gets 1).
-if redis.call('HGET', KEYS[1], 'winner') == ARGV[1] .. ' ' .. ARGV[2] then
+local winner = ARGV[1] .. ' ' .. ARGV[2]
+if redis.call('HGET', KEYS[1], 'winner') == winner then
   return 1
 end
 local index = tonumber(ARGV[1])
@@ -13,11 +14,8 @@ if not unit or unit.token ~= ARGV[2] or unit.index ~= index then
   return 0
 end
 redis.call('HSET', KEYS[3], ARGV[1], ARGV[3])
-redis.call('HSET', KEYS[1], 'cursor', index + 1, 'winner', ARGV[1] .. ' ' .. ARGV[2])
+redis.call('HSET', KEYS[1], 'cursor', index + 1, 'winner', winner)
 redis.call('HDEL', KEYS[1], 'progress')
 redis.call('HDEL', KEYS[2], 'segment')
-unit.expires = now() + tonumber(ARGV[4])
-unit.engine = false
-unit.attempts = 0
-write_unit(KEYS[2], 'clip:' .. ARGV[1], unit)
+grant_clip(KEYS[2], ARGV[1], unit, tonumber(ARGV[4]))
 return 1

@@ -1,9 +1,10 @@
--- Write a new job; nothing is written when the id is taken.
+-- Write a new job, which waits for room; nothing is written when the id is taken.
 -- KEYS[1] record  hash     the job's scalar fields
 -- KEYS[2] spec    hash     'job' and one field per segment, msgpack
 -- KEYS[3] handoffs hash    '-1': the state the first segment continues, msgpack, or nothing
 -- KEYS[4] jobs    zset     job id by creation, ms
 -- KEYS[5] active  zset     ids of unfinished jobs by creation, ms
+-- KEYS[6] waiting zset     ids of jobs that wait for room by creation, ms
 -- ARGV[1] job id, ARGV[2] start handoff or '', ARGV[3] number of record fields; then field, value pairs: record's, spec's
 -- Returns 1, or 0 when the id is taken.
 if redis.call('EXISTS', KEYS[1]) == 1 then
@@ -22,4 +23,5 @@ if ARGV[2] ~= '' then
 end
 redis.call('ZADD', KEYS[4], time, ARGV[1])
 redis.call('ZADD', KEYS[5], time, ARGV[1])
+redis.call('ZADD', KEYS[6], time, ARGV[1])
 return 1

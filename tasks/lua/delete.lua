@@ -1,17 +1,21 @@
 -- Forget a job that has ended.
--- KEYS[1] record  hash
--- KEYS[2] spec    hash
--- KEYS[3] units   hash
+-- KEYS[1] record   hash
+-- KEYS[2] spec     hash
+-- KEYS[3] units    hash
 -- KEYS[4] handoffs hash
--- KEYS[5] clips   hash
--- KEYS[6] jobs    zset
--- KEYS[7] ended   zset
+-- KEYS[5] clips    hash
+-- KEYS[6] jobs     zset
+-- KEYS[7] ended    zset
+-- KEYS[8] waiting  zset
+-- KEYS[9] reserved hash
 -- ARGV[1] job id
--- Returns 1, or 0 when the job is still queued or running.
-if is_running(KEYS[1]) then
+-- Returns 1, or 0 when the job is unfinished.
+if is_unfinished(KEYS[1]) then
   return 0
 end
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5])
 redis.call('ZREM', KEYS[6], ARGV[1])
 redis.call('ZREM', KEYS[7], ARGV[1])
+redis.call('ZREM', KEYS[8], ARGV[1])
+redis.call('HDEL', KEYS[9], ARGV[1])
 return 1

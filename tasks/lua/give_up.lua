@@ -4,7 +4,7 @@
 -- KEYS[3] active  zset     ids of unfinished jobs
 -- KEYS[4] ended   zset     ids of ended jobs by their end, ms
 -- ARGV[1] job id, ARGV[2] unit name, ARGV[3] token, ARGV[4] reason or '' (a shutdown), ARGV[5] attempts allowed
--- Returns {'retry', attempts}, {'failed', attempts} or {'refused', 0}.
+-- Returns {'retry', ticket of its message}, {'failed', 0} or {'refused', 0}.
 local unit = read_unit(KEYS[2], ARGV[2])
 if not unit or unit.token ~= ARGV[3] then
   return { 'refused', 0 }
@@ -14,8 +14,8 @@ if ARGV[4] ~= '' then
   if unit.attempts >= tonumber(ARGV[5]) then
     finish(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1], 'failed', ARGV[4])
     redis.call('HSET', KEYS[1], 'failed_segment', unit.index, 'attempts', unit.attempts)
-    return { 'failed', unit.attempts }
+    return { 'failed', 0 }
   end
 end
 lay_down(KEYS[2], ARGV[2], unit)
-return { 'retry', unit.attempts }
+return { 'retry', unit.ticket }

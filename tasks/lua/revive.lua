@@ -1,14 +1,18 @@
--- Take a failed job up again: what was committed stands, and its attempts are forgotten.
+-- Take a failed job, or one whose film was lost, up again: what was committed stands, and its attempts are forgotten. It
+-- waits for room again, because what it still needs may have been given to others.
 -- KEYS[1] record  hash
 -- KEYS[2] active  zset     ids of unfinished jobs by creation, ms
 -- KEYS[3] ended   zset     ids of ended jobs
--- ARGV[1] job id
--- Returns the state the job was in, or '' when there is no such job; only a failed job changes.
+-- KEYS[4] waiting zset     ids of jobs that wait for room by creation, ms
+-- ARGV[1] job id, ARGV[2] the state it must be in
+-- Returns the state the job was in, or '' when there is no such job.
 local state = redis.call('HGET', KEYS[1], 'state')
-if state == 'failed' then
+if state == ARGV[2] then
+  local created = redis.call('HGET', KEYS[1], 'created_at')
   redis.call('HSET', KEYS[1], 'state', 'running')
-  redis.call('HDEL', KEYS[1], 'reason', 'finished_at', 'failed_segment', 'attempts')
-  redis.call('ZADD', KEYS[2], redis.call('HGET', KEYS[1], 'created_at'), ARGV[1])
+  redis.call('HDEL', KEYS[1], 'reason', 'finished_at', 'failed_segment', 'attempts', 'film', 'winner', 'admitted', 'settled')
+  redis.call('ZADD', KEYS[2], created, ARGV[1])
   redis.call('ZREM', KEYS[3], ARGV[1])
+  redis.call('ZADD', KEYS[4], created, ARGV[1])
 end
 return state or ''

@@ -5,10 +5,10 @@
 -- KEYS[4] active  zset     ids of unfinished jobs
 -- KEYS[5] ended   zset     ids of ended jobs by their end, ms
 -- ARGV[1] job id, ARGV[2] attempts allowed
--- Returns a list of {unit, index, why, stamp, ticket}: why is 'expired', 'unannounced' (no message was ever reserved),
--- 'unpublished' (reserved, perhaps not sent) or 'waiting' (sent and not claimed yet).
+-- Returns a list of {unit, index, why, stamp, ticket}: why is 'expired' (its message is known to be gone), 'unannounced'
+-- (no message was ever reserved), 'unpublished' (reserved, perhaps not sent) or 'waiting' (sent and not claimed yet).
 local needs = {}
-if not is_running(KEYS[1]) then
+if not is_running(KEYS[1]) or redis.call('HEXISTS', KEYS[1], 'admitted') == 0 then
   return needs
 end
 local time = now()
@@ -18,8 +18,9 @@ local chained = tonumber(redis.call('HGET', KEYS[1], 'chained'))
 local entries = redis.call('HGETALL', KEYS[2])
 local found = {}
 for i = 1, #entries, 2 do
-  local name, unit = entries[i], cjson.decode(entries[i + 1])
-  found[name] = true
+  found[entries[i]] = cjson.decode(entries[i + 1])
+end
+for name, unit in pairs(found) do
   if not is_claimed(unit) then
     local why = 'waiting'
     if unit.announced == 0 then
@@ -27,7 +28,9 @@ for i = 1, #entries, 2 do
     elseif name == 'segment' and chained < unit.index then
       why = 'unpublished'
     end
-    needs[#needs + 1] = { name, unit.index, why, unit.stamp, unit.ticket }
+    if not found[unit.after] then
+      needs[#needs + 1] = { name, unit.index, why, unit.stamp, unit.ticket }
+    end
   elseif unit.expires <= time then
     if unit.engine then
       unit.attempts = unit.attempts + 1

@@ -11,7 +11,8 @@ from tasks.broker import CLIPS, FILMS, SEGMENTS
 from tasks.config import Settings
 from tasks.connection import connect
 from tasks.errors import JobNotFoundError, JobStateError, MessageError
-from tasks.jobs import JobStore, check_job_id
+from tasks.jobs import JobStore
+from tasks.reading import check_job_id
 from tasks.records import FILM_UNIT, SEGMENT_UNIT, Claim, ClipRecord, FilmRecord, Handoff, Progress, clip_unit
 from tasks.spec import check_spec
 
@@ -26,10 +27,17 @@ def handoff(index: int, **changes: Any) -> Handoff:
 def create(jobs: JobStore, segments: int = 2, job: str = JOB) -> None:
     spec = check_spec({"title": "harbour", "segments": [{"prompt": str(i)} for i in range(segments)]})
     assert jobs.create(job, spec, model="tiny")
+    assert jobs.admit(None) == ("admitted", job, 0)
+
+
+def announce(jobs: JobStore, unit: str, index: int, queue: str) -> int:
+    """The ticket of the message that is due now."""
+    seen = {need.unit: need.ticket for need in jobs.survey(JOB)}
+    return jobs.announce(JOB, unit, index, queue, seen=seen.get(unit, 0))
 
 
 def claim(jobs: JobStore, index: int, worker: str = "w") -> Claim:
-    ticket = jobs.announce(JOB, SEGMENT_UNIT, index, SEGMENTS)
+    ticket = announce(jobs, SEGMENT_UNIT, index, SEGMENTS)
     jobs.chained(JOB, index)
     claimed = jobs.claim_segment(JOB, index, ticket, worker, SEGMENTS)
     assert isinstance(claimed, Claim), claimed
@@ -94,7 +102,7 @@ def test_an_old_ticket_is_forgotten(jobs: JobStore) -> None:
     # Given a message that was replaced by a newer one
     create(jobs)
     old = jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS)
-    new = jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS)
+    new = jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS, seen=old)
     # When / Then
     assert new > old
     assert jobs.claim_segment(JOB, 0, old, "w", SEGMENTS) == "a newer message has replaced this one"
@@ -126,13 +134,17 @@ def test_fences_only_rise_and_only_the_holder_commits(jobs: JobStore) -> None:
     assert jobs.status(JOB).committed == 1
 
 
+def due(jobs: JobStore) -> list[tuple[str, int, str]]:
+    return [(need.unit, need.index, need.why) for need in jobs.survey(JOB)]
+
+
 def expire(jobs: JobStore, held: Claim) -> JobStore:
     """Let the lease of `held` end by letting Redis' clock pass it."""
     jobs._lease_ms = 1
     assert jobs.renew(held)
     jobs._lease_ms = 2000
     time.sleep(0.005)
-    assert [need[:3] for need in jobs.survey(JOB)] == [(held.unit, held.index, "expired")]
+    assert (held.unit, held.index, "expired") in due(jobs)
     return jobs
 
 
@@ -169,7 +181,7 @@ def test_failed_attempts_are_counted_and_end_the_job(jobs: JobStore) -> None:
     create(jobs)
     for attempt in (1, 2, 3):
         held = claim(jobs, 0)
-        assert jobs.give_up(held, "RuntimeError: no") == ("retry" if attempt < 3 else "failed")
+        assert jobs.give_up(held, "RuntimeError: no")[0] == ("retry" if attempt < 3 else "failed")
     status = jobs.status(JOB)
     assert (status.state, status.reason, status.failed_segment, status.attempts) == ("failed", "RuntimeError: no", 0, 3)
 
@@ -177,7 +189,7 @@ def test_failed_attempts_are_counted_and_end_the_job(jobs: JobStore) -> None:
 def test_shutdowns_are_not_counted(jobs: JobStore) -> None:
     create(jobs)
     for _ in range(5):
-        assert jobs.give_up(claim(jobs, 0)) == "retry"
+        assert jobs.give_up(claim(jobs, 0))[0] == "retry"
     assert jobs.status(JOB).state == "queued" or jobs.status(JOB).state == "running"
 
 
@@ -203,11 +215,11 @@ def test_dying_inside_the_engine_is_counted_and_elsewhere_is_not(jobs: JobStore)
 
 def test_survey_tells_what_lost_its_message(jobs: JobStore) -> None:
     create(jobs, 1)
-    assert [need[:3] for need in jobs.survey(JOB)] == [(SEGMENT_UNIT, 0, "unannounced")]
+    assert due(jobs) == [(SEGMENT_UNIT, 0, "unannounced")]
     ticket = jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS)
-    assert [need[2] for need in jobs.survey(JOB)] == ["unpublished"]
+    assert [why for _, _, why in due(jobs)] == ["unpublished"]
     jobs.chained(JOB, 0)
-    assert [need[2] for need in jobs.survey(JOB)] == ["waiting"]
+    assert [why for _, _, why in due(jobs)] == ["waiting"]
     held = jobs.claim_segment(JOB, 0, ticket, "w", SEGMENTS)
     assert isinstance(held, Claim)
     assert jobs.survey(JOB) == []
@@ -215,11 +227,11 @@ def test_survey_tells_what_lost_its_message(jobs: JobStore) -> None:
     assert clip_claim
     assert jobs.survey(JOB) == []
     expire(jobs, clip_claim)
-    ticket = jobs.announce(JOB, clip_unit(0), 0, CLIPS)
+    ticket = announce(jobs, clip_unit(0), 0, CLIPS)
     again = jobs.claim_unit(JOB, clip_unit(0), 0, ticket, "w", CLIPS)
     assert isinstance(again, Claim)
     assert jobs.commit_clip(again, ClipRecord(0, "sha256:c", 1, 1)) == (True, True)
-    assert [need[:3] for need in jobs.survey(JOB)] == [(FILM_UNIT, -1, "unannounced")]
+    assert due(jobs) == [(FILM_UNIT, -1, "unannounced")]
 
 
 def test_a_late_clip_changes_nothing(jobs: JobStore) -> None:
@@ -228,7 +240,7 @@ def test_a_late_clip_changes_nothing(jobs: JobStore) -> None:
     late = jobs.commit_segment(claim(jobs, 0), handoff(0))
     assert late
     expire(jobs, late)
-    ticket = jobs.announce(JOB, clip_unit(0), 0, CLIPS)
+    ticket = announce(jobs, clip_unit(0), 0, CLIPS)
     second = jobs.claim_unit(JOB, clip_unit(0), 0, ticket, "w", CLIPS)
     assert isinstance(second, Claim)
     # When
@@ -239,26 +251,25 @@ def test_a_late_clip_changes_nothing(jobs: JobStore) -> None:
     assert jobs.clips(JOB)[0].blob_id == "sha256:right"
 
 
-def test_rewinding_takes_back_commits_and_raises_the_epoch(jobs: JobStore) -> None:
-    create(jobs, 4)
+def film_claim(jobs: JobStore) -> Claim:
+    ticket = announce(jobs, FILM_UNIT, -1, FILMS)
+    claimed = jobs.claim_unit(JOB, FILM_UNIT, -1, ticket, "w", FILMS)
+    assert isinstance(claimed, Claim), claimed
+    return claimed
+
+
+def test_lost_clips_are_reopened_before_the_film(jobs: JobStore) -> None:
+    # Given
+    create(jobs, 3)
     commit_all(jobs, 3)
-    held = claim(jobs, 3)
-    assert jobs.rewind(held, 1)
-    status = jobs.status(JOB)
-    assert (status.committed, status.clips, status.epoch) == (1, 1, 1)
-    assert [h.index for h in jobs.handoffs(JOB)] == [0]
-    assert not jobs.rewind(held, 0)
-    assert claim(jobs, 1).previous == handoff(0)
-
-
-def test_a_lost_clip_is_reopened_before_the_film(jobs: JobStore) -> None:
-    create(jobs, 2)
-    commit_all(jobs, 2)
-    held = jobs.claim_unit(JOB, FILM_UNIT, -1, jobs.announce(JOB, FILM_UNIT, -1, FILMS), "w", FILMS)
-    assert isinstance(held, Claim)
-    assert jobs.reopen_clip(held, 0)
+    held = film_claim(jobs)
+    # When
+    assert jobs.reopen_clips(held, [0, 2])
+    # Then
     assert not jobs.commit_film(held, FILM)
-    assert [need[:3] for need in jobs.survey(JOB)] == [(clip_unit(0), 0, "expired")]
+    assert sorted(due(jobs)) == [(clip_unit(0), 0, "expired"), (clip_unit(2), 2, "expired")]
+    assert (jobs.status(JOB).epoch, jobs.status(JOB).clips) == (1, 1)
+    assert announce(jobs, FILM_UNIT, -1, FILMS) == 0
 
 
 def test_progress_is_shown_and_gone_after_the_commit(jobs: JobStore) -> None:
@@ -298,6 +309,7 @@ def test_a_handoff_from_outside_comes_before_the_first_segment(jobs: JobStore) -
     spec = check_spec({"segments": [{"prompt": "a"}]})
     outside = handoff(-1, digest="d")
     assert jobs.create(JOB, spec, model="tiny", start=outside)
+    assert jobs.admit(None)[0] == "admitted"
     assert claim(jobs, 0).previous == outside
     assert jobs.handoffs(JOB) == []
 
@@ -306,23 +318,25 @@ def test_a_failed_job_is_taken_up_where_it_failed(jobs: JobStore) -> None:
     # Given a job that failed at its second segment
     create(jobs)
     assert jobs.commit_segment(claim(jobs, 0), handoff(0))
-    assert jobs.give_up(claim(jobs, 1), "RuntimeError: no", final=True) == "failed"
+    assert jobs.give_up(claim(jobs, 1), "RuntimeError: no", final=True) == ("failed", 0)
     assert jobs.active() == []
     # When
-    assert jobs.revive(JOB) == "failed"
+    assert jobs.revive(JOB, "failed") == "failed"
     # Then
     status = jobs.status(JOB)
     assert (status.state, status.committed, status.reason, status.attempts) == ("running", 1, None, None)
     assert jobs.active() == [JOB]
     assert jobs.ended_for(-1) == []
-    assert (SEGMENT_UNIT, 1, "unannounced", 0, 0) in jobs.survey(JOB)
+    assert jobs.admit(None) == ("admitted", JOB, 0)
+    assert (SEGMENT_UNIT, 1, "unannounced") in due(jobs)
     assert jobs.commit_segment(claim(jobs, 1), handoff(1))
 
 
-def test_only_a_failed_job_is_revived(jobs: JobStore) -> None:
-    assert jobs.revive(JOB) == ""
+def test_only_a_job_in_that_state_is_revived(jobs: JobStore) -> None:
+    with pytest.raises(JobNotFoundError):
+        jobs.revive(JOB, "failed")
     create(jobs)
-    assert jobs.revive(JOB) == "queued"
+    assert jobs.revive(JOB, "failed") == "queued"
     jobs.stop(JOB, "cancelled", "")
-    assert jobs.revive(JOB) == "cancelled"
+    assert jobs.revive(JOB, "failed") == "cancelled"
     assert jobs.active() == []

@@ -101,7 +101,7 @@ def test_a_message_that_later_ones_overtook_is_published_again(
     assert isinstance(jobs.claim_segment(second.id, 0, 1, "w", SEGMENTS), Claim)
     # When / Then
     assert reconciler.reconcile() == 1
-    assert jobs.survey(first.id)[0][4] == 2  # its second ticket
+    assert jobs.survey(first.id)[0].ticket == 2  # its second ticket
 
 
 def test_one_reconciler_works_at_a_time(
@@ -113,33 +113,3 @@ def test_one_reconciler_works_at_a_time(
     assert reconciler._hold_lock()
     client.delete(recovery.LOCK)
     assert other._hold_lock()
-
-
-def test_ended_jobs_go_with_their_blobs_when_their_retention_has_passed(
-    settings: Settings, client: redis.Redis, jobs: JobStore, blobs: ManagedBlobStore
-) -> None:
-    # Given an ended job and a running one, both with blobs
-    ended, running = submit(SPEC, settings=settings), submit(SPEC, settings=settings)
-    for job in (ended, running):
-        blobs.pin([blobs.put(job.id.encode(), owner=job.id)], job.id)
-    ended.cancel()
-    # When
-    short = settings.model_copy(update={"retention_s": 0.001})
-    time.sleep(0.005)
-    publisher = Publisher(make_app(settings, results=False), jobs)
-    Reconciler(client, jobs, blobs, publisher, settings).sweep()
-    assert ended.exists()
-    Reconciler(client, jobs, blobs, publisher, short).sweep()
-    # Then
-    assert not ended.exists()
-    assert list(blobs.owners()) == [running.id]
-
-
-def test_blobs_of_a_job_that_never_came_to_be_are_freed_at_the_second_look(
-    blobs: ManagedBlobStore, reconciler: Reconciler
-) -> None:
-    blobs.pin([blobs.put(b"orphan", owner="0rphan")], "0rphan")
-    reconciler.sweep()
-    assert list(blobs.owners()) == ["0rphan"]
-    reconciler.sweep()
-    assert list(blobs.owners()) == []

@@ -1,0 +1,60 @@
+"""What nobody needs any more: jobs past their retention, pins without a job, blobs without a pin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from blobstore import ManagedBlobStore
+from tasks.jobs import JobStore
+
+if TYPE_CHECKING:
+    from blobstore import Collected
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """What was found: ids of ended jobs past their retention, owners of pins that are no jobs, and unneeded blobs."""
+
+    jobs: list[str]
+    owners: list[str]
+    blobs: Collected
+
+
+class Sweeper:
+    """Looks for garbage in one deployment.
+
+    A job that is being submitted pins blobs before it has a record, so an owner without one is garbage when two looks
+    in a row find it.
+    """
+
+    def __init__(self, jobs: JobStore, blobs: ManagedBlobStore, *, retention_s: float) -> None:
+        self._jobs = jobs
+        self._blobs = blobs
+        self._retention_s = retention_s
+        self._suspects: set[str] = set()
+
+    def sweep(self) -> tuple[list[str], list[str]]:
+        """Forget jobs past their retention and free the pins of jobs that are gone; returns the ids of both."""
+        ended, owners = self._jobs.ended_for(self._retention_s), self._owners_without_job()
+        for job_id in ended:
+            self._blobs.release(job_id)
+            self._jobs.delete(job_id)
+        orphans = sorted(owners & self._suspects)
+        for owner in orphans:
+            self._blobs.release(owner)
+        self._suspects = owners - self._suspects
+        return ended, orphans
+
+    def collect(self, *, grace_s: float) -> Garbage:
+        """Sweep, and free the blobs that nobody pins since `grace_s`."""
+        ended, owners = self.sweep()
+        return Garbage(ended, owners, self._blobs.collect(grace_s=grace_s))
+
+    def look(self, *, grace_s: float) -> Garbage:
+        """What `collect` would free now, were it not for the second look at owners; nothing is changed."""
+        ended = self._jobs.ended_for(self._retention_s)
+        return Garbage(ended, sorted(self._owners_without_job()), self._blobs.collect(grace_s=grace_s, dry_run=True))
+
+    def _owners_without_job(self) -> set[str]:
+        return {owner for owner in self._blobs.owners() if not self._jobs.exists(owner)}

@@ -1,0 +1,225 @@
+"""A deployment to break: two Redis servers, workers that stop where they are told, and what must hold afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import psutil
+import redis
+
+from blobstore import ManagedBlobStore, open_blob_store
+from tasks import processes
+from tasks.broker import QUEUES
+from tasks.client import Job, submit
+from tasks.config import Settings
+from tasks.connection import connect
+from tasks.jobs import JobStore
+from tasks.records import FROM_OUTSIDE
+from tests.conftest import STAND_IN, RedisProcess, environment, wait_until
+from tests.faults.worker import BROKEN, place
+from tests.tasks.conftest import spec
+
+LEASE_S = 1.0
+SEGMENTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A point that a worker reached; time in seconds since the epoch."""
+
+    time: float
+    pid: int
+    point: str
+    job_id: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a fault has cost: denoise calls above the minimum, and seconds until somebody worked on the job again."""
+
+    denoised_again: int
+    recovery_s: float | None
+
+
+class FaultWorker:
+    """A worker process and its child."""
+
+    def __init__(self, settings: Settings, folder: Path, name: str, *options: str, **variables: str) -> None:
+        self.log = folder / f"{name}.log"
+        command = [sys.executable, "-m", "tests.faults.worker", "--name", f"{name}@test", "--loglevel", "WARNING"]
+        environ = environment(settings) | {"FAULT_FOLDER": str(folder)} | variables
+        with self.log.open("ab") as file:
+            self.process = processes.start([*command, *options], log=file, environ=environ, cwd=folder)
+
+    @property
+    def pids(self) -> list[int]:
+        """The worker's own id, then its children's."""
+        return [self.process.pid, *(child.pid for child in psutil.Process(self.process.pid).children())]
+
+    def send(self, number: int) -> None:
+        """Send a signal to the worker and its children."""
+        for pid in self.pids:
+            os.kill(pid, number)
+
+    def kill(self) -> None:
+        """End the worker and its children without a warning."""
+        self.send(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Shut the worker down."""
+        processes.stop(self.process, number, timeout_s=30)
+
+    def text(self) -> str:
+        """What it has logged."""
+        return self.log.read_text(errors="replace")
+
+
+class Held:
+    """A place where the first process to come by stops."""
+
+    def __init__(self, folder: Path, point: str, index: int) -> None:
+        self._plan = folder / "holds" / place(point, index)
+        self._held = folder / "held" / place(point, index)
+        self._plan.touch()
+
+    def pid(self) -> int:
+        """The process that stopped, once one has."""
+        wait_until(lambda: self._held.exists() and self._held.read_text(), what=f"somebody at {self._held.name}")
+        return int(self._held.read_text())
+
+    def release(self) -> None:
+        """Let it go on."""
+        self._held.unlink(missing_ok=True)
+        self._plan.unlink(missing_ok=True)
+
+
+@dataclass
+class Ground:
+    """See the head of this module. `broken_at` is when the fault happened, seconds since the epoch."""
+
+    folder: Path
+    broker: RedisProcess
+    blob_server: RedisProcess
+    home: Path
+    lease_s: float = LEASE_S
+    workers: list[FaultWorker] = field(default_factory=list)
+    outcomes: ClassVar[list[Outcome]] = []
+    broken_at: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("holds", "held"):
+            (self.folder / name).mkdir()
+        self.settings = Settings(
+            redis_url=self.broker.url,
+            blob_url=self.blob_server.url,
+            home=self.home,
+            engine=STAND_IN,
+            lease_s=self.lease_s,
+            reconcile_s=0.25,
+        )
+
+    @property
+    def jobs(self) -> JobStore:
+        return JobStore(connect(self.settings.redis_url), self.settings)
+
+    @property
+    def blobs(self) -> ManagedBlobStore:
+        return open_blob_store(self.settings.blobs)
+
+    def start_worker(self, *options: str, **variables: str) -> FaultWorker:
+        """One more worker; `variables` are added to its environment."""
+        name = f"worker-{len(self.workers)}"
+        self.workers.append(FaultWorker(self.settings, self.folder, name, *options, **variables))
+        return self.workers[-1]
+
+    def submit(self, segments: int = SEGMENTS) -> Job:
+        """A job whose film is that of every other job with so many segments."""
+        return submit(spec(*"abcdefghijklmnopqrstuvwxyz"[:segments]), settings=self.settings)
+
+    def hold(self, point: str, index: int) -> Held:
+        """Stop the first process to reach `point` of segment `index`."""
+        return Held(self.folder, point, index)
+
+    def breaks(self) -> None:
+        """The fault happens now."""
+        self.broken_at = time.time()
+
+    def events(self, job: Job | None = None) -> list[Event]:
+        """What workers have reached, in order."""
+        path = self.folder / "events"
+        lines = path.read_text().splitlines() if path.exists() else []
+        split = [line.split("|") for line in lines]
+        found = [Event(float(at), int(pid), point, job_id, int(index)) for at, pid, point, job_id, index in split]
+        return [event for event in found if job is None or event.job_id == job.id]
+
+    def count(self, job: Job, point: str) -> Counter[int]:
+        """How often each segment of the job came to `point`."""
+        return Counter(event.index for event in self.events(job) if event.point == point)
+
+    def verify(self, job: Job, film: str, *, denoised_again: int = 0) -> Outcome:
+        """The job is done, and all that was promised holds; at most `denoised_again` segments were rendered again."""
+        status = job.wait().status()
+        assert status.film
+        assert status.film.sha256 == film, "the film differs from that of an undisturbed run"
+        handoffs, epochs = self.jobs.handoffs(job.id), status.epoch + 1
+        assert [handoff.index for handoff in handoffs] == list(range(status.segments))
+        committed, clips = self.count(job, "segment committed"), self.count(job, "clip committed")
+        assert max(committed.values()) <= epochs, f"a handoff was committed twice within an epoch: {committed}"
+        assert max(clips.values()) <= epochs, f"a clip was committed twice within an epoch: {clips}"
+        if not status.epoch:
+            fences = [handoff.fence for handoff in handoffs]
+            assert fences == sorted(set(fences))
+        assert not [event for event in self.events(job) if event.point == BROKEN]
+        again = self.count(job, "segment hydrated").total() - status.segments
+        assert again <= denoised_again, f"{again} segments were denoised again, {denoised_again} at most were expected"
+        outcome = Outcome(again, self._recovery(job))
+        self.outcomes.append(outcome)
+        return outcome
+
+    def at_rest(self) -> None:
+        """Nothing waits in any queue, delivered or not."""
+        client = redis.Redis.from_url(self.settings.redis_url)
+        wait_until(lambda: not any(client.llen(queue) for queue in QUEUES), what="empty queues")
+        wait_until(lambda: not client.hlen("unacked"), what="every message to be acknowledged")
+
+    def leaves_nothing(self, job: Job) -> None:
+        """Once it is forgotten, neither server has a key of the job, nor a blob."""
+        client = redis.Redis.from_url(self.settings.redis_url)
+        job.forget()
+        self.blobs.collect(grace_s=0)
+        assert not list(client.scan_iter(f"longtake:job:{job.id}*"))
+        assert not self.blobs.pins(job.id)
+
+    def stop(self) -> None:
+        """End every worker."""
+        for worker in self.workers:
+            for pid in worker.pids if worker.process.poll() is None else []:
+                os.kill(pid, signal.SIGCONT)
+            worker.stop(signal.SIGQUIT)
+
+    def _recovery(self, job: Job) -> float | None:
+        if self.broken_at is None:
+            return None
+        after = (event.time for event in self.events(job) if event.time > self.broken_at)
+        return next((moment - self.broken_at for moment in after), None)
+
+
+def places() -> list[tuple[str, int]]:
+    """Every place that workers pass when a job of `SEGMENTS` segments is rendered undisturbed, in order."""
+    found = []
+    for index in range(SEGMENTS):
+        found += [(f"segment {step}", index) for step in ("claimed", "hydrated", "rendered", "stored", "committed")]
+        if index + 1 < SEGMENTS:
+            found += [(f"message {step}", index + 1) for step in ("announced", "sent", "chained")]
+        found += [(f"clip {step}", index) for step in ("encoded", "stored", "committed")]
+    found += [(f"message {step}", FROM_OUTSIDE) for step in ("announced", "sent")]
+    return found + [(f"film {step}", FROM_OUTSIDE) for step in ("claimed", "joined", "stored", "committed")]

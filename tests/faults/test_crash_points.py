@@ -1,0 +1,45 @@
+"""A process that ends between any two lines of the life of a segment."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from tasks.points import POINTS
+from tests.faults.ground import SEGMENTS, Ground, places
+
+PLACES = [pytest.param(*place, id="{}@{}".format(*place)) for place in places()]
+IN_THE_MIDDLE = [pytest.param(*place, id="{}@{}".format(*place)) for place in places() if place[1] in (1, -1)]
+
+
+def test_the_places_are_all_that_there_are(ground: Ground) -> None:
+    # When
+    job = ground.submit(SEGMENTS).wait()
+    # Then
+    assert [(event.point, event.index) for event in ground.events(job)] == places()
+    assert {point for point, _ in places()} == set(POINTS)
+
+
+def kill_the_child_at(ground: Ground, film: str, point: str, index: int) -> None:
+    held = ground.hold(point, index)
+    job = ground.submit(SEGMENTS)
+    pid = held.pid()
+    # When
+    ground.breaks()
+    os.kill(pid, signal.SIGKILL)
+    # Then
+    ground.verify(job, film, denoised_again=point in ("segment hydrated", "segment rendered", "segment stored"))
+    ground.at_rest()
+
+
+@pytest.mark.parametrize(("point", "index"), IN_THE_MIDDLE)
+def test_a_child_killed_at(ground: Ground, film: str, point: str, index: int) -> None:
+    kill_the_child_at(ground, film, point, index)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("point", "index"), [place for place in PLACES if place not in IN_THE_MIDDLE])
+def test_a_child_killed_at_the_ends(ground: Ground, film: str, point: str, index: int) -> None:
+    kill_the_child_at(ground, film, point, index)

@@ -1,0 +1,69 @@
+"""A worker that notes every point it reaches, and stops where a test wants to break something.
+
+Started as `python -m tests.faults.worker`, with the options of `longtake worker`. It works in the folder FAULT_FOLDER:
+  events          one line for every point reached: seconds, pid, point, job, segment
+  holds/<place>   made by a test: the first process to reach this place stops there
+  held/<place>    then the same file, with the process' id in it; the process goes on when the test deletes it
+A place is `<point with dashes>@<segment>`, for instance `segment-committed@1`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+# Loaded before the fork, so that a new child is there at once.
+import tests.stand_in  # noqa: F401
+from blobstore import BlobStoreError
+from tasks import points
+from tasks.cli import main
+from tasks.runtime import runtime
+
+FOLDER = Path(os.environ.get("FAULT_FOLDER", ""))
+BROKEN = "a commit names a blob that is not whole"
+
+
+def place(point: str, index: int) -> str:
+    """The name of the file that holds a process at this point of this segment."""
+    return f"{point.replace(' ', '-')}@{index}"
+
+
+def note(point: str, job_id: str, index: int) -> None:
+    """Write one line of `events`."""
+    line = f"{time.time()}|{os.getpid()}|{point}|{job_id}|{index}\n"
+    handle = os.open(FOLDER / "events", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.write(handle, line.encode())
+    os.close(handle)
+
+
+def check_blobs(point: str, job_id: str, index: int) -> None:
+    """At the moment of a commit every blob it names is whole."""
+    room = runtime()
+    handoff, clip = room.jobs.handoff(job_id, index), room.jobs.clips(job_id).get(index)
+    ids = handoff.blobs if point == "segment committed" and handoff else []
+    ids += [clip.blob_id] if point == "clip committed" and clip else []
+    try:
+        for blob_id in ids:
+            room.blobs.get(blob_id)
+    except BlobStoreError:
+        note(BROKEN, job_id, index)
+
+
+def hold(point: str, job_id: str, index: int) -> None:
+    """Stop here if a test asked for it, until it deletes the file or ends this process."""
+    held = FOLDER / "held" / place(point, index)
+    try:
+        os.rename(FOLDER / "holds" / held.name, held)
+    except FileNotFoundError:
+        return
+    held.write_text(str(os.getpid()))
+    while held.exists():
+        time.sleep(0.01)
+
+
+if __name__ == "__main__":
+    for listener in (note, hold, check_blobs):
+        points.listen(listener)
+    main(["worker", *sys.argv[1:]])

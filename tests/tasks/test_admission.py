@@ -1,0 +1,131 @@
+"""Room for whole jobs: estimates, order, and no two jobs that stall each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blobstore import open_blob_store
+from tasks.admission import admit_waiting, estimate_bytes, settle_ended
+from tasks.broker import SEGMENTS
+from tasks.client import deployment, submit
+from tasks.config import Settings
+from tasks.errors import RoomError
+from tasks.spec import check_spec
+from tests.conftest import Worker
+from tests.tasks.conftest import spec
+
+
+def one(segments: int = 1, **changes: int) -> dict[str, Any]:
+    return {"width": 64, "height": 64, "frames": 17, **changes, "segments": [{"prompt": "a"}] * segments}
+
+
+def needs(segments: int = 1, **changes: int) -> int:
+    return estimate_bytes(check_spec(one(segments, **changes)))
+
+
+ONE = needs()
+BUDGET = 2 * ONE + 1
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 8), st.integers(1, 40))
+def test_more_of_anything_needs_more_room(width: int, height: int, eights: int, segments: int) -> None:
+    size = {"width": 32 * width, "height": 32 * height, "frames": 8 * eights + 9}
+    assert needs(segments, **size) < needs(segments, **size | {"width": 32 * width + 32})
+    assert needs(segments, **size) < needs(segments, **size | {"frames": 8 * eights + 17})
+    assert needs(segments, **size) < needs(segments + 1, **size)
+
+
+def test_a_job_takes_no_more_than_was_reserved(here: Settings, worker: Worker) -> None:
+    job = submit(spec("a", "b", "c"), settings=here).wait()
+    assert 0 < open_blob_store(here.blobs).usage(job.id) < job.status().needs_bytes
+
+
+@pytest.fixture
+def small(settings: Settings) -> Settings:
+    """A deployment with room for two jobs of one segment."""
+    return settings.model_copy(update={"blob_budget_bytes": BUDGET})
+
+
+def admit(settings: Settings) -> None:
+    room = deployment(settings)
+    admit_waiting(room.jobs, room.publisher, settings.blob_budget_bytes)
+
+
+def test_jobs_are_admitted_in_the_order_they_came(small: Settings) -> None:
+    # Given room for two jobs, and two that wait behind them
+    jobs = [submit(one(), settings=small) for _ in range(4)]
+    admitted = [True, True, False, False]
+    assert [job.status().admitted for job in jobs] == admitted
+    # When nothing has ended, Then nothing more is admitted or published, however often one looks
+    admit(small)
+    assert [job.status().admitted for job in jobs] == admitted
+    assert [deployment(small).jobs.survey(job.id) != [] for job in jobs] == admitted
+    assert redis.Redis.from_url(small.redis_url).llen(SEGMENTS) == 2
+    # When one is forgotten, Then the one that waited longest gets its room
+    jobs[0].cancel()
+    jobs[0].forget()
+    admit(small)
+    assert [job.status().admitted for job in jobs[1:]] == [True, True, False]
+
+
+def test_a_small_job_does_not_overtake_a_large_one(small: Settings) -> None:
+    # Given a large job that waits for a small one to end
+    first, large = submit(one(), settings=small), submit(one(width=96), settings=small)
+    assert ONE < needs(width=96) <= BUDGET < ONE + needs(width=96)
+    # When another one comes that would fit now, Then it waits behind
+    last = submit(one(), settings=small)
+    assert [job.status().admitted for job in (first, large, last)] == [True, False, False]
+
+
+def test_a_job_that_waits_says_so(small: Settings, longtake: Any) -> None:
+    jobs = [submit(one(), settings=small) for _ in range(3)]
+    assert f"waiting for room for {ONE:,} bytes" in longtake("status", jobs[2].id, settings=small).stdout
+
+
+def test_a_job_that_can_never_fit_is_refused_with_the_numbers(small: Settings) -> None:
+    with pytest.raises(RoomError, match=rf"needs about {needs(40):,} bytes of blobs .* is {BUDGET:,};"):
+        submit(one(40), settings=small)
+    assert deployment(small).jobs.active() == []
+
+
+def test_one_that_was_queued_without_a_budget_fails_with_the_numbers_and_blocks_nobody(small: Settings) -> None:
+    # Given a job that a client with another budget has queued, before one that fits
+    jobs = deployment(small).jobs
+    assert jobs.create("large", check_spec(one(40)), model="tiny", needs_bytes=needs(40))
+    good = submit(one(), settings=small)
+    # When / Then
+    assert jobs.status("large").state == "failed"
+    assert f"is {BUDGET:,}" in str(jobs.status("large").reason)
+    assert good.status().admitted
+
+
+def test_a_cancelled_job_gives_up_its_place(small: Settings) -> None:
+    jobs = [submit(one(), settings=small) for _ in range(4)]
+    for job in (jobs[0], jobs[2]):
+        job.cancel()
+    jobs[0].forget()
+    admit(small)
+    assert jobs[3].status().admitted
+
+
+def test_an_ended_job_keeps_only_what_its_blobs_take(small: Settings) -> None:
+    # Given two jobs that fill the budget, and one that waits
+    room = deployment(small)
+    first, _, third = (submit(one(), settings=small) for _ in range(3))
+    assert not third.status().admitted
+    # When the first one ends, with ten bytes of blobs
+    first.cancel()
+    room.blobs.pin([room.blobs.put(b"0123456789")], first.id)
+    settle_ended(room.jobs, room.blobs)
+    # Then, ten bytes short, the third has to wait until it is forgotten
+    assert room.jobs.reserved_bytes() == ONE + 10
+    admit(small)
+    assert not third.status().admitted
+    first.forget()
+    admit(small)
+    assert third.status().admitted
