@@ -1,4 +1,5 @@
-# `make film` renders a film on a machine that has Python 3.11 or 3.12 and nothing else; `make test` checks everything.
+# `make film` renders a film on a machine that has Python 3.11 or 3.12 and nothing else; `make test` checks everything;
+# `make faults` breaks a deployment in every way we know and prints what that cost (CHAOS_SEED, CHAOS_MINUTES).
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 # Where pip finds torch when the default index should not be asked, such as PyTorch's own for CPU builds.
@@ -7,13 +8,16 @@ TORCH = $(shell grep '^torch==' constraints.txt)
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 SPEC ?= examples/harbour.yaml
 
-.PHONY: film test lint clean
+.PHONY: film test faults lint clean
 
 film: .venv/film-ready
 	.venv/bin/longtake render $(SPEC) -o out/film.mp4
 
 test: .venv/test-ready lint
 	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
+
+faults: .venv/test-ready
+	.venv/bin/python -m pytest tests/faults tests/tasks/test_stateful.py -m "faults or not faults" --durations 0 -s
 
 lint: .venv/test-ready
 	.venv/bin/ruff check .

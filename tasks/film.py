@@ -14,6 +14,7 @@ from tasks.application import app
 from tasks.broker import FILM_TASK, FILMS
 from tasks.clip import CLIP_MIME
 from tasks.failures import InputLostError, give_up, reading_from, when_there_is_room
+from tasks.handoff import is_whole
 from tasks.lease import Lease
 from tasks.points import reach
 from tasks.reading import check_job_id
@@ -71,9 +72,9 @@ def _join(room: Runtime, claim: Claim) -> dict[str, Any]:
 
 
 def _reopen(room: Runtime, claim: Claim, error: InputLostError) -> dict[str, Any]:
-    """A clip cannot be read: have it made again, and with it every other one that is missing."""
+    """A clip cannot be read: have it made again, and with it every other one that is not whole."""
     clips = room.jobs.clips(claim.job_id).values()
-    lost = sorted({error.index, *(clip.index for clip in clips if clip.blob_id not in room.blobs)})
+    lost = sorted({error.index, *(clip.index for clip in clips if not is_whole(clip.blob_id, room.blobs))})
     log.warning("job %s: the clips of segments %s are made again: %s", claim.job_id, lost, error)
     if room.jobs.reopen_clips(claim, lost):
         for index in lost:

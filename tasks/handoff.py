@@ -5,10 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable
 from typing import Any
 
-from blobstore import BlobStore
+from blobstore import BlobCorruptError, BlobNotFoundError, BlobStore
 from ltx2 import ContinuationState, LTX2ContinuationState
 from ltx2.codec import FRAMES_MIME, TENSOR_MIME, pack_frames
 from ltx2.errors import ContinuationError
@@ -81,9 +80,13 @@ def digest(envelope: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(envelope, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def is_whole(ids: Iterable[str], blobs: BlobStore) -> bool:
-    """Whether every one of these blobs is there; their bytes are verified when they are read."""
-    return all(blob_id in blobs for blob_id in ids)
+def is_whole(blob_id: str, blobs: BlobStore) -> bool:
+    """Whether a blob is there with the right bytes; it is read for that, and a damaged one is set aside."""
+    try:
+        blobs.get(blob_id)
+    except (BlobNotFoundError, BlobCorruptError):
+        return False
+    return True
 
 
 def _metadata_moved(payload: dict[str, Any], blobs: BlobStore, limit: int) -> dict[str, Any]:

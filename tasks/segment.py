@@ -94,7 +94,7 @@ def _repaired(room: Runtime, claim: Claim, handoff: Handoff) -> Claim | bool:
     if not same:
         log.warning("job %s: segment %d came out as other bytes; what followed falls", claim.job_id, claim.index)
     clip = room.jobs.clips(claim.job_id).get(claim.index)
-    clip_lost = clip is not None and clip.blob_id not in room.blobs
+    clip_lost = clip is not None and not states.is_whole(clip.blob_id, room.blobs)
     return room.jobs.commit_repair(claim, None if same else handoff, clip_lost=clip_lost)
 
 

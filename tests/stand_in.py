@@ -17,6 +17,7 @@ from ltx2.timeline import sound_seconds
 
 STEPS = 4
 STEP_S = "STAND_IN_STEP_S"
+SALT = "STAND_IN_SALT"  # another kind of machine, which gives other bytes
 CHANNELS, MEL = 8, 16
 
 
@@ -42,7 +43,8 @@ class StandInEngine:
             if on_step and on_step(step, STEPS) is False:
                 raise SegmentCancelledError(f"segment {request.timing.index} was cancelled after step {step}")
         timing = request.timing
-        seed = torch.Generator().manual_seed(request.seed + (state.segment_index if state else 0))
+        salt = int(os.environ.get(SALT, "0"))
+        seed = torch.Generator().manual_seed(request.seed + (state.segment_index if state else 0) + salt)
         video = torch.rand(1, 4, 3, request.height // 32, request.width // 32, generator=seed)
         video[0, 0, 0, 0, 0], video[0, 1, 0, 0, 0] = request.width, request.height
         video[0, 2, 0, 0, 0] = timing.shape.frames

@@ -31,7 +31,7 @@ def test_a_record_holds_ids_whatever_the_message_held(threshold: int) -> None:
     assert set(record["payload"]["video"]) == {"blob_id", "frame_count"}
     assert set(record["payload"]["audio"]) == {"blob_id"}
     assert ("frames_b64" in message["payload"]["video"]) == (threshold == 2**20)
-    assert handoff.is_whole(handoff.blob_ids(record), blobs)
+    assert all(handoff.is_whole(blob_id, blobs) for blob_id in handoff.blob_ids(record))
     for envelope in (message, record):
         found = handoff.hydrate(envelope, blobs)
         assert found.video_frames is not None
