@@ -43,6 +43,7 @@ from blobstore.manifest import Manifest
 DEFAULT_PREFIX = "longtake:"
 CHUNK_BYTES = 1024 * 1024
 CHUNKS_PER_READ = 4
+BLOBS_PER_SCRIPT = 1000
 STAGING_MS = 2 * 60 * 1000
 QUARANTINE_MS = 24 * 3600 * 1000
 
@@ -122,10 +123,15 @@ class RedisBlobStore:
             raise not_found(id_of_hex(blob_hex.decode()) for blob_hex in absent)
 
     def release(self, owner: str) -> int:
-        """See `ManagedBlobStore.release`."""
-        beginnings = [self._key("blob", ""), self._key("pins", "")]
+        """See `ManagedBlobStore.release`. Others are served in between; after an error, release again."""
+        args: list[str | int] = [owner, self._ttl_ms, self._key("blob", ""), self._key("pins", ""), BLOBS_PER_SCRIPT]
+        released = 0
         with self._translated_errors():
-            return cast("int", self._run("release", [self._key("owner", owner)], [owner, self._ttl_ms, *beginnings]))
+            while True:
+                count = cast("int", self._run("release", [self._key("owner", owner)], args))
+                released += count
+                if count < BLOBS_PER_SCRIPT:
+                    return released
 
     def owners(self) -> Iterator[str]:
         """See `ManagedBlobStore.owners`."""

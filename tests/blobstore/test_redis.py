@@ -4,6 +4,7 @@ import random
 import tracemalloc
 
 import pytest
+import redis
 from redis.exceptions import NoPermissionError
 
 from blobstore import (
@@ -13,6 +14,7 @@ from blobstore import (
     blob_id_of,
     open_blob_store,
 )
+from blobstore.redis import BLOBS_PER_SCRIPT
 
 MIB = 1024 * 1024
 TTL_S, LEASE_S = 1000, 5000
@@ -121,11 +123,37 @@ def test_pins_of_a_dropped_blob_hold_when_it_comes_back(store: RedisBlobStore, s
     assert lives(store, server, blob_id) == {"blob": NEVER, "pins": NEVER, "job": NEVER}
 
 
-def test_a_job_of_many_blobs_is_pinned_and_released_at_once(store: RedisBlobStore) -> None:
-    ids = [store.put(str(number).encode(), owner="job") for number in range(2000)]
+@pytest.mark.parametrize("count", [1, BLOBS_PER_SCRIPT, 2 * BLOBS_PER_SCRIPT + 1])
+def test_others_are_served_while_a_job_of_many_blobs_is_released(store: RedisBlobStore, server, count: int) -> None:
+    # Given a job of many blobs, and somebody who looks before each script of its release
+    class WatchedClient(redis.Redis):
+        def evalsha(self, *args: object) -> object:
+            left.append(len(store.pins("job")))
+            return super().evalsha(*args)
+
+    left: list[int] = []
+    ids = [store.put(str(number).encode(), owner="job") for number in range(count)]
     store.pin(ids, "job")
     assert store.pins("job") == set(ids)
-    assert store.release("job") == 2000
+    # When it is released, Then that goes in steps, which add up
+    with WatchedClient.from_url(server.url) as client:
+        assert RedisBlobStore(client, prefix="p:").release("job") == count
+    assert left == list(range(count, -1, -BLOBS_PER_SCRIPT))
+    assert list(store.owners()) == []
+    assert not server.client.keys("p:pins:*")
+
+
+def test_a_release_renews_nothing_whose_pin_had_expired(store: RedisBlobStore, server) -> None:
+    # Given a job with a pin that expired and one that lives
+    blob_id, other = store.put(b"one"), store.put(b"two")
+    store.pin([blob_id, other], "job")
+    for key, member in (("p:owner:job", blob_id.removeprefix("sha256:")), (key_of("pins", blob_id), "job")):
+        server.client.zadd(key, {member: 1})
+    server.client.expire(key_of("blob", blob_id), 300)
+    # When it is released, Then the one counts and is renewed, the other is not
+    assert store.release("job") == 1
+    assert server.client.ttl(key_of("blob", blob_id)) <= 300
+    assert server.client.ttl(key_of("blob", other)) > 300
 
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "allkeys-lfu", "allkeys-random", "volatile-lru", "volatile-ttl"])
