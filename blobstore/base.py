@@ -139,6 +139,10 @@ class ManagedBlobStore(BlobStore, Protocol):
         """The ids that `owner` pins, provisionally or committed."""
         ...
 
+    def usage(self, owner: str) -> int:
+        """Bytes of all blobs that `owner` pins now, provisionally or committed; absent ones count nothing."""
+        ...
+
     def info(self, blob_id: str) -> BlobInfo:
         """Size and mime type of a blob, its bytes unread.
 

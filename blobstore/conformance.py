@@ -180,6 +180,24 @@ class BlobStoreConformance(LivesConformance):
         assert store.pins("job") == {blob_id}
         assert store.release("job") == 1
 
+    def test_usage_adds_up_what_an_owner_pins(self, store: ManagedBlobStore) -> None:
+        # Given two owners who share a blob, pinned provisionally or committed, and a blob of nobody's
+        assert store.usage("job") == 0
+        own, shared = store.put(bytes(2 * MIB + 5), owner="job"), store.put(b"shared", owner="other")
+        store.pin([shared], "job")
+        store.put(b"nobody's")
+        store.put(b"", owner="job")
+        # Then each is counted for all who pin it, while it is there
+        assert store.usage("job") == 2 * MIB + 11
+        assert store.usage("other") == 6
+        store.drop(own)
+        assert store.usage("job") == 6
+        store.put(bytes(2 * MIB + 5))
+        assert store.usage("job") == 2 * MIB + 11
+        store.release("job")
+        assert store.usage("job") == 0
+        assert store.usage("other") == 6
+
     def test_an_owners_view_pins_what_it_puts(self, store: ManagedBlobStore) -> None:
         before = store.put(b"before")
         view = store.owned_by("job")

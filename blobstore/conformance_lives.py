@@ -54,6 +54,7 @@ class LivesConformance:
         self.pass_time(short_lived, SHORT_S * 1.5)
         assert blob_id not in short_lived
         assert short_lived.pins("crashed") == set()
+        assert short_lived.usage("crashed") == 0
         assert list(short_lived.owners()) == []
         assert short_lived.release("crashed") == 0
 
@@ -81,6 +82,7 @@ class LivesConformance:
         assert short_lived.get(blob_id) == b"one"
         assert short_lived.get(untouched) == b"two"
         assert short_lived.pins("job") == {blob_id, untouched}
+        assert short_lived.usage("job") == 6
         assert late not in short_lived
         # and after the release it expires like any other
         assert short_lived.release("job") == 2

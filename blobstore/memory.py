@@ -121,6 +121,12 @@ class InMemoryBlobStore:
             self._expire()
             return set(self._pins.get(owner, ()))
 
+    def usage(self, owner: str) -> int:
+        """See `ManagedBlobStore.usage`."""
+        with self._lock:
+            self._expire()
+            return sum(len(self._blobs[key].data) for key in self._pins.get(owner, ()) if key in self._blobs)
+
     def info(self, blob_id: str) -> BlobInfo:
         """See `ManagedBlobStore.info`."""
         blob = self._find(blob_id)

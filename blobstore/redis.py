@@ -74,7 +74,7 @@ class RedisBlobStore:
         prelude = (_LUA / "prelude.lua").read_text()
         self._scripts = {
             name: client.register_script(prelude + (_LUA / f"{name}.lua").read_text())
-            for name in ("hold", "stage", "commit", "pin", "release", "quarantine")
+            for name in ("hold", "stage", "commit", "pin", "release", "usage", "quarantine")
         }
 
     def put(self, data: Data, *, mime: str = DEFAULT_MIME, owner: str | None = None) -> str:
@@ -144,10 +144,14 @@ class RedisBlobStore:
     def pins(self, owner: str) -> set[str]:
         """See `ManagedBlobStore.pins`."""
         with self._translated_errors():
-            seconds, micros = self._redis.time()
-            now = seconds * 1000 + micros // 1000
-            hexes = cast("list[bytes]", self._redis.zrangebyscore(self._key("owner", owner), f"({now}", "+inf"))
-        return {id_of_hex(blob_hex.decode()) for blob_hex in hexes}
+            return {id_of_hex(blob_hex) for blob_hex in self._pinned(owner)}
+
+    def usage(self, owner: str) -> int:
+        """See `ManagedBlobStore.usage`. Others are served in between."""
+        with self._translated_errors():
+            blobs = [self._key("blob", blob_hex) for blob_hex in self._pinned(owner)]
+            batches = [blobs[first : first + BLOBS_PER_SCRIPT] for first in range(0, len(blobs), BLOBS_PER_SCRIPT)]
+            return sum(cast("int", self._run("usage", batch, [])) for batch in batches)
 
     def info(self, blob_id: str) -> BlobInfo:
         """See `ManagedBlobStore.info`."""
@@ -232,6 +236,13 @@ class RedisBlobStore:
         keys = [self._key("blob", hex_of(blob_id)), self._key("quarantine", hex_of(blob_id))]
         if self._run("quarantine", keys, [packed, QUARANTINE_MS]):
             raise BlobCorruptError(f"{blob_id} was stored, but other bytes came back; moved to {keys[1]}, put it again")
+
+    def _pinned(self, owner: str) -> list[str]:
+        """The hexes of the ids that `owner` pins."""
+        seconds, micros = self._redis.time()
+        now = seconds * 1000 + micros // 1000
+        hexes = cast("list[bytes]", self._redis.zrangebyscore(self._key("owner", owner), f"({now}", "+inf"))
+        return [blob_hex.decode() for blob_hex in hexes]
 
     def _hold_keys(self, blob_id: str, owner: str | None) -> list[str]:
         keys = [self._key("blob", hex_of(blob_id)), self._key("pins", hex_of(blob_id))]

@@ -53,3 +53,19 @@ end
 local function is_there(blob)
   return redis.call('HEXISTS', blob, 'manifest') == 1
 end
+
+-- Whether `key` is of this type, 'none' if there is no such key.
+local function is_a(type, key)
+  return redis.call('TYPE', key).ok == type
+end
+
+-- Bytes of all chunks in a hash, as they are stored: a manifest can lie.
+local function bytes_in(key)
+  local bytes = 0
+  for _, field in ipairs(redis.call('HKEYS', key)) do
+    if field ~= 'manifest' then
+      bytes = bytes + redis.call('HSTRLEN', key, field)
+    end
+  end
+  return bytes
+end

@@ -147,6 +147,7 @@ def test_others_are_served_while_a_job_of_many_blobs_is_released(store: RedisBlo
     ids = [store.put(str(number).encode(), owner="job") for number in range(count)]
     store.pin(ids, "job")
     assert store.pins("job") == set(ids)
+    assert store.usage("job") == sum(len(str(number)) for number in range(count))
     # When it is released, Then that goes in steps, which add up
     with WatchedClient.from_url(server.url) as client:
         assert RedisBlobStore(client, prefix="p:").release("job") == count

@@ -105,6 +105,8 @@ def test_another_blobs_bytes(store: RedisBlobStore, server) -> None:
 )
 def test_manifest_that_lies(store: RedisBlobStore, server, manifest: bytes) -> None:
     server.client.hset(KEY, "manifest", manifest)
+    store.pin([BLOB_ID], "job")
+    assert store.usage("job") == len(DATA)
     assert_found_and_healed(store, server.client)
 
 
@@ -116,8 +118,10 @@ def test_unreadable_manifest_is_found_without_the_bytes(store: RedisBlobStore, s
 
 
 def test_missing_manifest_is_no_blob(store: RedisBlobStore, server) -> None:
+    store.pin([BLOB_ID], "job")
     server.client.hdel(KEY, "manifest")
     assert BLOB_ID not in store
+    assert store.usage("job") == 0
     with pytest.raises(BlobNotFoundError):
         store.get(BLOB_ID)
     store.put(DATA)
@@ -125,7 +129,9 @@ def test_missing_manifest_is_no_blob(store: RedisBlobStore, server) -> None:
 
 
 def test_key_of_another_type(store: RedisBlobStore, server) -> None:
+    store.pin([BLOB_ID], "job")
     server.client.set(KEY, b"not a hash")
+    assert store.usage("job") == 0
     with pytest.raises(BlobStoreError, match="WRONGTYPE"):
         store.get(BLOB_ID)
 
