@@ -5,7 +5,7 @@ BlobStoreError
 ├── BlobCorruptError          bytes that do not match their id; they were moved aside, put the right ones again
 ├── BlobStoreFullError        no room; the caller may retry once something was freed
 ├── BlobStoreUnavailableError the server cannot be reached or lost an upload; the caller may retry
-└── BlobStoreConfigError      a URL or a server setting that cannot be (also a ValueError)
+└── BlobStoreConfigError      a URL, a server setting or a grace that cannot be (also a ValueError)
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class BlobStoreUnavailableError(BlobStoreError):
 
 
 class BlobStoreConfigError(BlobStoreError, ValueError):
-    """A URL or a server setting that cannot be; the message says what would be right."""
+    """A URL, a server setting or a grace that cannot be; the message says what would be right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,16 @@ class BlobInfo:
     blob_id: str
     size: int
     mime: str
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What collecting freed: blobs that nobody pinned, corrupt ones that were moved aside, and the bytes of each."""
+
+    blobs: int
+    bytes: int
+    quarantined: int = 0
+    quarantined_bytes: int = 0
 
 
 def blob_id_of(data: Data) -> str:
@@ -143,6 +153,18 @@ class ManagedBlobStore(BlobStore, Protocol):
         """Bytes of all blobs that `owner` pins now, provisionally or committed; absent ones count nothing."""
         ...
 
+    def collect(self, *, grace_s: float, dry_run: bool = False) -> Collected:
+        """Free what nobody pins and nobody put or released in the last `grace_s`, and say how much that was.
+
+        A put or a pin counts until the very moment a blob is freed: what was put for an owner is never lost. Who puts
+        without an owner and pins later needs a grace that is longer than that takes. Corrupt blobs that were moved
+        aside go after the same grace; pins that have expired are forgotten. A blob that has neither a pin nor an end
+        of its life, as when its pins were lost, gets an ordinary life. A dry run changes nothing and says the same.
+
+        Raises BlobStoreConfigError unless `grace_s` is 0 .. `ttl_s`.
+        """
+        ...
+
     def info(self, blob_id: str) -> BlobInfo:
         """Size and mime type of a blob, its bytes unread.
 
@@ -184,6 +206,14 @@ class OwnedBlobStore:
 
     def __contains__(self, blob_id: object) -> bool:
         return blob_id in self._store
+
+
+def check_grace(grace_s: float, ttl_s: float) -> None:
+    """Raise BlobStoreConfigError unless `grace_s` is 0 .. `ttl_s`."""
+    if not 0 <= grace_s <= ttl_s:
+        raise BlobStoreConfigError(
+            f"grace_s is {grace_s}; it must be 0 .. {ttl_s:g} (ttl_s), after which an unpinned blob is gone anyhow"
+        )
 
 
 def not_found(blob_ids: Iterable[str]) -> BlobNotFoundError:

@@ -14,7 +14,7 @@ One that can be full has to be a `FullStoreConformance` too. For readable failur
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import cast
 
 from blobstore.base import (
     BlobCorruptError,
@@ -42,10 +42,6 @@ FOREIGN = [
 
 class BlobStoreConformance(LivesConformance):
     """Subclass it, see the head of this module."""
-
-    def corrupt(self, store: Any, blob_id: str) -> None:
-        """Change at least one stored byte of a blob, leaving the rest as it is."""
-        raise NotImplementedError
 
     def test_bytes_come_back_as_they_were(self, store: ManagedBlobStore) -> None:
         for size in (0, 1, 1000, MIB - 1, MIB, MIB + 1, 5 * MIB):

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import math
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from blobstore.base import BlobNotFoundError, BlobStoreFullError, ManagedBlobStore, blob_id_of
+from blobstore.base import (
+    BlobCorruptError,
+    BlobNotFoundError,
+    BlobStoreConfigError,
+    BlobStoreFullError,
+    Collected,
+    ManagedBlobStore,
+    blob_id_of,
+)
 
 SHORT_S = 1.0
 MIB = 1024 * 1024
@@ -28,6 +39,10 @@ def raises(kind: type[Exception], *words: str) -> Iterator[None]:
 
 class LivesConformance:
     """A part of `BlobStoreConformance`."""
+
+    def corrupt(self, store: Any, blob_id: str) -> None:
+        """Change at least one stored byte of a blob, leaving the rest as it is."""
+        raise NotImplementedError
 
     def pass_time(self, store: Any, seconds: float) -> None:
         """Let time pass for the store; one with a clock of its own may be quicker."""
@@ -92,6 +107,96 @@ class LivesConformance:
         assert blob_id not in short_lived
         assert untouched not in short_lived
 
+    def test_what_nobody_pins_is_collected(self, store: ManagedBlobStore) -> None:
+        # Given blobs that nobody pins, and blobs that somebody does
+        loose = [store.put(data) for data in (b"", b"loose", bytes(MIB + 1))]
+        loose.append(store.put(b"released", owner="done"))
+        store.release("done")
+        pinned = [store.put(b"provisional", owner="job"), store.put(b"committed")]
+        store.pin(pinned[1:], "job")
+        # When they are collected, Then that is what a dry run said and did not do
+        expected = Collected(blobs=4, bytes=5 + MIB + 1 + 8)
+        assert store.collect(grace_s=0, dry_run=True) == expected
+        assert all(blob_id in store for blob_id in loose)
+        assert store.collect(grace_s=0) == expected
+        assert not any(blob_id in store for blob_id in loose)
+        assert [store.get(blob_id) for blob_id in pinned] == [b"provisional", b"committed"]
+        assert store.pins("job") == set(pinned)
+        # and nothing is left to collect until more is put or released
+        assert store.collect(grace_s=0) == Collected(blobs=0, bytes=0)
+        assert store.get(store.put(b"loose")) == b"loose"
+        store.release("job")
+        assert store.collect(grace_s=0) == Collected(blobs=3, bytes=5 + 11 + 9)
+
+    def test_what_is_fresh_is_not_collected(self, short_lived: ManagedBlobStore) -> None:
+        # Given two old blobs, one of them put again just now, and two that were put or released just now
+        old, renewed = short_lived.put(b"old"), short_lived.put(b"renewed")
+        released = short_lived.put(b"released", owner="job")
+        self.pass_time(short_lived, SHORT_S * 0.6)
+        fresh = short_lived.put(b"fresh")
+        short_lived.put(b"renewed")
+        short_lived.release("job")
+        # When what is older than half a life is collected, Then only the old one goes
+        assert short_lived.collect(grace_s=SHORT_S / 2) == Collected(blobs=1, bytes=3)
+        assert old not in short_lived
+        assert all(blob_id in short_lived for blob_id in (renewed, released, fresh))
+        # and the others when they are as old
+        self.pass_time(short_lived, SHORT_S * 0.6)
+        assert short_lived.collect(grace_s=SHORT_S / 2) == Collected(blobs=3, bytes=7 + 8 + 5)
+
+    def test_corrupt_blobs_are_collected_once(self, store: ManagedBlobStore) -> None:
+        # Given a blob that was found corrupt, pinned as it may be
+        blob_id = store.put(b"right bytes", owner="job")
+        self.corrupt(store, blob_id)
+        with raises(BlobCorruptError):
+            store.get(blob_id)
+        # When it is collected, Then a store that moved it aside frees it, its pin stays, and it can come back
+        expected = store.collect(grace_s=0, dry_run=True)
+        assert expected in (Collected(0, 0), Collected(0, 0, quarantined=1, quarantined_bytes=11))
+        assert store.collect(grace_s=0) == expected
+        assert store.collect(grace_s=0) == Collected(0, 0)
+        assert store.pins("job") == {blob_id}
+        store.put(b"right bytes")
+        assert store.collect(grace_s=0) == Collected(0, 0)
+        assert store.get(blob_id) == b"right bytes"
+
+    def test_a_grace_that_cannot_be_is_refused(self, short_lived: ManagedBlobStore) -> None:
+        for grace_s in (-0.1, SHORT_S * 1.1, math.inf, math.nan):
+            with raises(BlobStoreConfigError, "grace_s", str(grace_s)):
+                short_lived.collect(grace_s=grace_s)
+        assert short_lived.collect(grace_s=SHORT_S) == Collected(0, 0)
+
+    def test_what_an_owner_put_stays_while_others_collect(self, store: ManagedBlobStore) -> None:
+        # Given somebody who collects all the time
+        data = b"frames" * (MIB // 6)
+        finished = threading.Event()
+
+        def collect() -> int:
+            freed = 0
+            while not finished.is_set():
+                freed += store.collect(grace_s=0).blobs
+            return freed
+
+        def put_and_release(owner: str) -> None:
+            for number in range(80):
+                blob_id = store.put(data, owner=owner)
+                assert blob_id in store
+                assert store.get(blob_id) == data
+                store.release(owner)
+                deadline = time.monotonic() + 10
+                while number % 2 == 0 and blob_id in store:
+                    assert time.monotonic() < deadline, "nobody pins it, but it is not collected"
+
+        with ThreadPoolExecutor(4) as pool:
+            collecting = pool.submit(collect)
+            try:
+                # When several put the same bytes again and again, now and then just after they were collected
+                list(pool.map(put_and_release, ("one", "two", "three")))
+            finally:
+                finished.set()
+        # Then each found them whole until it released them
+        assert collecting.result() >= 40
+
 
 class FullStoreConformance:
     """For stores that can be full, beside `BlobStoreConformance`: subclass it and give it a fixture.
@@ -129,6 +234,12 @@ class FullStoreConformance:
         small.drop(ids[0])
         small.drop(ids[1])
         assert small.get(small.put(self.eighth(16))) == self.eighth(16)
+        # When what nobody pins is collected, Then there is room for many
+        small.release("job")
+        small.release("other")
+        assert small.collect(grace_s=0) == Collected(len(ids) - 1, (len(ids) - 1) * SMALL_BYTES // 8)
+        half = bytes(SMALL_BYTES // 2)
+        assert small.get(small.put(half)) == half
 
     def eighth(self, number: int) -> bytes:
         """An eighth of a small store in bytes that differ by number."""

@@ -17,9 +17,11 @@ from blobstore.base import (
     BlobInfo,
     BlobStore,
     BlobStoreFullError,
+    Collected,
     Data,
     OwnedBlobStore,
     blob_id_of,
+    check_grace,
     is_blob_id,
     not_found,
 )
@@ -29,7 +31,7 @@ from blobstore.base import (
 class _Blob:
     data: bytes
     mime: str
-    expires: float
+    renewed: float
 
 
 class InMemoryBlobStore:
@@ -67,7 +69,7 @@ class InMemoryBlobStore:
             if owner is not None:
                 pins = self._pins[owner]
                 pins[blob_id] = max(now + self._pin_lease_s, pins.get(blob_id, 0))
-            self._blobs[blob_id].expires = now + self._ttl_s
+            self._blobs[blob_id].renewed = now
             return blob_id
 
     def get(self, blob_id: str) -> bytes:
@@ -106,7 +108,7 @@ class InMemoryBlobStore:
             released = self._pins.pop(owner, {})
             for blob_id in released:
                 if blob := self._blobs.get(blob_id):
-                    blob.expires = self._clock() + self._ttl_s
+                    blob.renewed = self._clock()
             return len(released)
 
     def owners(self) -> Iterator[str]:
@@ -126,6 +128,17 @@ class InMemoryBlobStore:
         with self._lock:
             self._expire()
             return sum(len(self._blobs[key].data) for key in self._pins.get(owner, ()) if key in self._blobs)
+
+    def collect(self, *, grace_s: float, dry_run: bool = False) -> Collected:
+        """See `ManagedBlobStore.collect`. Corrupt blobs are never kept here."""
+        check_grace(grace_s, self._ttl_s)
+        with self._lock:
+            self._expire()
+            freed = self._unpinned(grace_s)
+            if not dry_run:
+                for blob_id in freed:
+                    del self._blobs[blob_id]
+        return Collected(len(freed), sum(freed.values()))
 
     def info(self, blob_id: str) -> BlobInfo:
         """See `ManagedBlobStore.info`."""
@@ -156,13 +169,21 @@ class InMemoryBlobStore:
 
     def _expire(self) -> None:
         now = self._clock()
-        pinned: set[str] = set()
         for owner, pins in list(self._pins.items()):
             live = {blob_id: expires for blob_id, expires in pins.items() if expires > now}
-            pinned |= live.keys()
             if live:
                 self._pins[owner] = live
             else:
                 del self._pins[owner]
-        for blob_id in [key for key, blob in self._blobs.items() if blob.expires <= now and key not in pinned]:
+        for blob_id in self._unpinned(self._ttl_s):
             del self._blobs[blob_id]
+
+    def _unpinned(self, least_s: float) -> dict[str, int]:
+        """The sizes of all blobs that nobody pins and nobody renewed for `least_s`."""
+        now = self._clock()
+        pinned = set().union(*self._pins.values())
+        return {
+            blob_id: len(blob.data)
+            for blob_id, blob in self._blobs.items()
+            if blob_id not in pinned and now - blob.renewed >= least_s
+        }

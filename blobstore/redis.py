@@ -30,9 +30,11 @@ from blobstore.base import (
     BlobStoreError,
     BlobStoreFullError,
     BlobStoreUnavailableError,
+    Collected,
     Data,
     OwnedBlobStore,
     blob_id_of,
+    check_grace,
     hex_of,
     id_of_hex,
     is_blob_id,
@@ -44,6 +46,7 @@ DEFAULT_PREFIX = "longtake:"
 CHUNK_BYTES = 1024 * 1024
 CHUNKS_PER_READ = 4
 BLOBS_PER_SCRIPT = 1000
+KEYS_PER_SCAN = 1000
 STAGING_MS = 2 * 60 * 1000
 QUARANTINE_MS = 24 * 3600 * 1000
 
@@ -74,7 +77,7 @@ class RedisBlobStore:
         prelude = (_LUA / "prelude.lua").read_text()
         self._scripts = {
             name: client.register_script(prelude + (_LUA / f"{name}.lua").read_text())
-            for name in ("hold", "stage", "commit", "pin", "release", "usage", "quarantine")
+            for name in ("hold", "stage", "commit", "pin", "release", "usage", "collect", "forget", "quarantine")
         }
 
     def put(self, data: Data, *, mime: str = DEFAULT_MIME, owner: str | None = None) -> str:
@@ -135,11 +138,8 @@ class RedisBlobStore:
 
     def owners(self) -> Iterator[str]:
         """See `ManagedBlobStore.owners`."""
-        start = self._key("owner", "")
-        pattern = re.sub(r"([*?\[\]\\])", r"\\\1", start) + "*"
         with self._translated_errors():
-            keys = {cast("bytes", key) for key in self._redis.scan_iter(match=pattern, count=1000)}
-        return (key.decode().removeprefix(start) for key in keys)
+            return iter({owner for names in self._names("owner") for owner in names})
 
     def pins(self, owner: str) -> set[str]:
         """See `ManagedBlobStore.pins`."""
@@ -152,6 +152,18 @@ class RedisBlobStore:
             blobs = [self._key("blob", blob_hex) for blob_hex in self._pinned(owner)]
             batches = [blobs[first : first + BLOBS_PER_SCRIPT] for first in range(0, len(blobs), BLOBS_PER_SCRIPT)]
             return sum(cast("int", self._run("usage", batch, [])) for batch in batches)
+
+    def collect(self, *, grace_s: float, dry_run: bool = False) -> Collected:
+        """See `ManagedBlobStore.collect`. Others are served in between; a key that is not this store's is let be."""
+        check_grace(grace_s, self._ttl_ms / 1000)
+        spared = [round(grace_s * 1000), int(dry_run)]
+        with self._translated_errors():
+            for kind in () if dry_run else ("pins", "owner"):
+                for names in self._names(kind):
+                    self._run_each("forget", [[self._key(kind, name)] for name in names], [])
+            blobs = self._free(["blob", "pins"], [self._ttl_ms, *spared])
+            quarantined = self._free(["quarantine"], [QUARANTINE_MS, *spared])
+        return Collected(len(blobs), sum(blobs.values()), len(quarantined), sum(quarantined.values()))
 
     def info(self, blob_id: str) -> BlobInfo:
         """See `ManagedBlobStore.info`."""
@@ -237,6 +249,30 @@ class RedisBlobStore:
         if self._run("quarantine", keys, [packed, QUARANTINE_MS]):
             raise BlobCorruptError(f"{blob_id} was stored, but other bytes came back; moved to {keys[1]}, put it again")
 
+    def _free(self, kinds: list[str], args: list[int]) -> dict[str, int]:
+        """Free what may go of the first of these kinds, the others being looked at. Returns bytes by hex."""
+        freed: dict[str, int] = {}
+        for hexes in self._names(kinds[0]):
+            keys = [[self._key(kind, blob_hex) for kind in kinds] for blob_hex in hexes]
+            sizes = cast("list[int | None]", self._run_each("collect", keys, args))
+            freed.update({blob_hex: size for blob_hex, size in zip(hexes, sizes, strict=True) if size is not None})
+        return freed
+
+    def _names(self, kind: str) -> Iterator[list[str]]:
+        """The names of all keys of a kind, some at a time; one may come twice. What is no name of ours is left out."""
+        start = self._key(kind, "")
+        pattern = re.sub(r"([*?\[\]\\])", r"\\\1", start) + "*"
+        cursor = 0
+        while True:
+            cursor, keys = cast("tuple[int, list[bytes]]", self._redis.scan(cursor, match=pattern, count=KEYS_PER_SCAN))
+            names = []
+            for key in keys:
+                with suppress(UnicodeDecodeError):
+                    names.append(key.decode().removeprefix(start))
+            yield [name for name in names if kind == "owner" or is_blob_id(id_of_hex(name))]
+            if cursor == 0:
+                return
+
     def _pinned(self, owner: str) -> list[str]:
         """The hexes of the ids that `owner` pins."""
         seconds, micros = self._redis.time()
@@ -256,6 +292,13 @@ class RedisBlobStore:
 
     def _run(self, script: str, keys: list[str], args: Iterable[Data | str | int]) -> object:
         return self._scripts[script](keys=keys, args=args)
+
+    def _run_each(self, script: str, keys: list[list[str]], args: list[int]) -> list[object]:
+        """Run a script once for each list of keys; others are served in between."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for of_one in keys:
+                self._scripts[script](keys=of_one, args=args, client=pipe)
+            return pipe.execute()
 
     def _address(self) -> str:
         where = self._redis.connection_pool.connection_kwargs

@@ -16,6 +16,7 @@ PUBLIC = {
         "BlobStoreError",
         "BlobStoreFullError",
         "BlobStoreUnavailableError",
+        "Collected",
         "InMemoryBlobStore",
         "ManagedBlobStore",
         "RedisBlobStore",

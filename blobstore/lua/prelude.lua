@@ -54,9 +54,9 @@ local function is_there(blob)
   return redis.call('HEXISTS', blob, 'manifest') == 1
 end
 
--- Whether `key` is of this type, 'none' if there is no such key.
-local function is_a(type, key)
-  return redis.call('TYPE', key).ok == type
+-- Whether `key` is of a kind: 'hash', 'zset', or 'none' when there is no such key.
+local function is_a(kind, key)
+  return redis.call('TYPE', key).ok == kind
 end
 
 -- Bytes of all chunks in a hash, as they are stored: a manifest can lie.
