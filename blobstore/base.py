@@ -96,7 +96,7 @@ class BlobStore(Protocol):
     """Bytes under their hash: all that an encoder or decoder needs."""
 
     def put(self, data: Data, *, mime: str = DEFAULT_MIME) -> str:
-        """Store `data` unless it is there, and return its id. The mime type of the first put is kept.
+        """Store `data` unless it is there and whole, and return its id. The mime type of the first put is kept.
 
         Raises BlobStoreFullError, BlobStoreUnavailableError, or BlobCorruptError when it was damaged on its way.
         """

@@ -122,6 +122,15 @@ class BlobStoreConformance(LivesConformance):
         assert store.get(blob_id) == b"right bytes"
         assert store.pins("job") == {blob_id}
 
+    def test_a_put_replaces_corrupt_bytes(self, store: ManagedBlobStore) -> None:
+        # Given a blob whose bytes changed, which nobody has noticed yet
+        blob_id = store.put(b"right bytes")
+        self.corrupt(store, blob_id)
+        # When / Then
+        assert store.put(b"right bytes", owner="job") == blob_id
+        assert store.get(blob_id) == b"right bytes"
+        assert store.pins("job") == {blob_id}
+
     def test_a_put_with_an_owner_pins(self, store: ManagedBlobStore) -> None:
         new, known = store.put(b"new", owner="job"), store.put(b"known")
         assert store.put(b"known", owner="job") == known

@@ -62,7 +62,9 @@ class InMemoryBlobStore:
         blob_id = blob_id_of(data)
         with self._lock:
             self._expire()
-            if blob_id not in self._blobs:
+            known = self._blobs.get(blob_id)
+            if known is None or blob_id_of(known.data) != blob_id:
+                self._blobs.pop(blob_id, None)
                 self._reserve(memoryview(data).nbytes)
                 self._blobs[blob_id] = _Blob(bytes(data), mime, 0)
             now = self._clock()

@@ -25,6 +25,7 @@ from blobstore.base import (
     DEFAULT_TTL_S,
     BlobCorruptError,
     BlobInfo,
+    BlobNotFoundError,
     BlobStore,
     BlobStoreConfigError,
     BlobStoreError,
@@ -81,10 +82,11 @@ class RedisBlobStore:
         }
 
     def put(self, data: Data, *, mime: str = DEFAULT_MIME, owner: str | None = None) -> str:
-        """See `ManagedBlobStore.put`. Bytes that are there already are not sent."""
+        """See `ManagedBlobStore.put`. Bytes that are there already are read back instead of sent."""
         blob_id = blob_id_of(data)
         with self._translated_errors():
-            if not self._run("hold", self._hold_keys(blob_id, owner), self._hold_args(blob_id, owner)):
+            held = self._run("hold", self._hold_keys(blob_id, owner), self._hold_args(blob_id, owner))
+            if not held or not self._is_whole(blob_id):
                 self._upload(blob_id, memoryview(data).cast("B"), mime, owner)
         return blob_id
 
@@ -198,6 +200,12 @@ class RedisBlobStore:
     def close(self) -> None:
         """Close the connections; a later call opens new ones."""
         self._redis.close()
+
+    def _is_whole(self, blob_id: str) -> bool:
+        with suppress(BlobNotFoundError, BlobCorruptError):
+            self.get(blob_id)
+            return True
+        return False
 
     def _upload(self, blob_id: str, data: memoryview, mime: str, owner: str | None) -> None:
         manifest = Manifest(size=data.nbytes, mime=mime, chunk_bytes=self._chunk_bytes)

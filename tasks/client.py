@@ -202,8 +202,9 @@ def list_jobs(*, settings: Settings | None = None) -> list[JobStatus]:
 
 
 def collect_garbage(*, dry_run: bool, grace_s: float, settings: Settings | None = None) -> Garbage:
-    """Free what no job needs, or only tell what it is; see `tasks.garbage`."""
+    """Free what no job needs, or only tell what it is; see `tasks.garbage`. grace_s: LONGTAKE_BLOB_GRACE_S at most."""
     room = deployment(settings or Settings.from_env())
+    grace_s = min(grace_s, room.settings.blob_grace_s)
     sweeper = Sweeper(room.jobs, room.blobs, retention_s=room.settings.retention_s)
     if dry_run:
         return sweeper.look(grace_s=grace_s)

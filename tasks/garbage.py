@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from blobstore import ManagedBlobStore
+from blobstore import Collected, ManagedBlobStore
 from tasks.jobs import JobStore
-
-if TYPE_CHECKING:
-    from blobstore import Collected
 
 
 @dataclass(frozen=True, slots=True)

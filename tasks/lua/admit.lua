@@ -1,5 +1,5 @@
 -- Admit the job that has waited longest for room, if its whole estimate fits beside what is reserved.
--- KEYS[1] waiting  zset    ids of jobs that wait for room by creation, ms
+-- KEYS[1] waiting  zset    ids of jobs that wait for room by arrival, us
 -- KEYS[2] reserved hash    job id -> bytes of the blob store that are kept for it
 -- ARGV[1] budget in bytes, 0 for no limit, ARGV[2] and ARGV[3] what the keys of records begin and end with
 -- Returns {'admitted', id}, {'never', id, bytes it needs}, or {'wait'} when nobody waits or the first one does not fit.

@@ -4,7 +4,7 @@
 -- KEYS[3] handoffs hash    '-1': the state the first segment continues, msgpack, or nothing
 -- KEYS[4] jobs    zset     job id by creation, ms
 -- KEYS[5] active  zset     ids of unfinished jobs by creation, ms
--- KEYS[6] waiting zset     ids of jobs that wait for room by creation, ms
+-- KEYS[6] waiting zset     ids of jobs that wait for room by arrival, us
 -- ARGV[1] job id, ARGV[2] start handoff or '', ARGV[3] number of record fields; then field, value pairs: record's, spec's
 -- Returns 1, or 0 when the id is taken.
 if redis.call('EXISTS', KEYS[1]) == 1 then
@@ -23,5 +23,5 @@ if ARGV[2] ~= '' then
 end
 redis.call('ZADD', KEYS[4], time, ARGV[1])
 redis.call('ZADD', KEYS[5], time, ARGV[1])
-redis.call('ZADD', KEYS[6], time, ARGV[1])
+redis.call('ZADD', KEYS[6], now_us(), ARGV[1])
 return 1

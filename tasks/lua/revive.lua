@@ -3,7 +3,7 @@
 -- KEYS[1] record  hash
 -- KEYS[2] active  zset     ids of unfinished jobs by creation, ms
 -- KEYS[3] ended   zset     ids of ended jobs
--- KEYS[4] waiting zset     ids of jobs that wait for room by creation, ms
+-- KEYS[4] waiting zset     ids of jobs that wait for room by arrival, us
 -- ARGV[1] job id, ARGV[2] the state it must be in
 -- Returns the state the job was in, or '' when there is no such job.
 local state = redis.call('HGET', KEYS[1], 'state')
@@ -13,6 +13,6 @@ if state == ARGV[2] then
   redis.call('HDEL', KEYS[1], 'reason', 'finished_at', 'failed_segment', 'attempts', 'film', 'winner', 'admitted', 'settled')
   redis.call('ZADD', KEYS[2], created, ARGV[1])
   redis.call('ZREM', KEYS[3], ARGV[1])
-  redis.call('ZADD', KEYS[4], created, ARGV[1])
+  redis.call('ZADD', KEYS[4], now_us(), ARGV[1])
 end
 return state or ''

@@ -143,7 +143,7 @@ class Ground:
 
     def submit(self, segments: int = SEGMENTS) -> Job:
         """A job whose film is that of every other job with so many segments."""
-        return submit(spec(*"abcdefghijklmnopqrstuvwxyz"[:segments]), settings=self.settings)
+        return submit(spec(*map(str, range(segments))), settings=self.settings)
 
     def hold(self, point: str, index: int) -> Held:
         """Stop the first process to reach `point` of segment `index`."""
@@ -183,6 +183,7 @@ class Ground:
         assert again <= denoised_again, f"{again} segments were denoised again, {denoised_again} at most were expected"
         outcome = Outcome(again, self._recovery(job))
         self.outcomes.append(outcome)
+        self.broken_at = None
         return outcome
 
     def at_rest(self) -> None:
