@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import redis
@@ -32,6 +34,8 @@ end
 class BehindMemory:
     """Behind stores in memory, which all go by this clock."""
 
+    keeps_corrupt = False
+
     def __init__(self) -> None:
         self.now = 0.0
 
@@ -45,9 +49,14 @@ class BehindMemory:
         blob = store._blobs[blob_id]
         blob.data = bytes([blob.data[0] ^ 1]) + blob.data[1:]
 
+    def fill(self, store: Any, full: bool) -> None:
+        store._max_bytes = -1 if full else None
+
 
 class BehindRedis:
     """Behind one store at a time on the server of `client`, which is emptied for each."""
+
+    keeps_corrupt = True
 
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
@@ -57,9 +66,21 @@ class BehindRedis:
         return RedisBlobStore(self.client, chunk_bytes=CHUNK_BYTES, **lives)
 
     def pass_time(self, seconds: float) -> None:
-        self.client.eval(PASS_TIME, 0, round(seconds * 1000))
+        with self._room():
+            self.client.eval(PASS_TIME, 0, round(seconds * 1000))
 
     def corrupt(self, store: Any, blob_id: str) -> None:
         key = store._key("blob", blob_id.removeprefix("sha256:"))
         first = self.client.hget(key, "0")
-        self.client.hset(key, "0", bytes([first[0] ^ 1]) + first[1:])
+        with self._room():
+            self.client.hset(key, "0", bytes([first[0] ^ 1]) + first[1:])
+
+    def fill(self, store: Any, full: bool) -> None:
+        self.client.config_set("maxmemory", 1 if full else 0)
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        limit = self.client.config_get("maxmemory")["maxmemory"]
+        self.client.config_set("maxmemory", 0)
+        yield
+        self.client.config_set("maxmemory", limit)

@@ -1,70 +1,147 @@
-"""Whatever is done to a store, in any order, it agrees with a dictionary and sets."""
+"""Whatever is done to a store, in any order, it agrees with a dictionary and sets, while time passes and room ends."""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable
+import math
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
-
-from blobstore import (
-    BlobCorruptError,
-    BlobInfo,
-    BlobNotFoundError,
-    InMemoryBlobStore,
-    ManagedBlobStore,
-    RedisBlobStore,
-    blob_id_of,
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
 )
 
-CHUNK_BYTES = 8
-contents = st.binary(max_size=3 * CHUNK_BYTES) | st.sampled_from([b"", b"a" * CHUNK_BYTES, b"b" * 2 * CHUNK_BYTES])
+from blobstore import BlobCorruptError, BlobInfo, BlobNotFoundError, BlobStoreFullError, Collected, blob_id_of
+from tests.blobstore.behind import CHUNK_BYTES, BehindMemory, BehindRedis
+
+HOUR_S = 3600.0
+LEASE_H = 10
+QUARANTINE_H = 24
+# few, so that much happens to each; of no chunk, one and several
+contents = st.sampled_from([b"", b"a", b"b" * CHUNK_BYTES, b"c" * (2 * CHUNK_BYTES + 1)])
 owners = st.sampled_from(["first", "second"])
 mimes = st.sampled_from(["image/png", "text/plain"])
 SETTINGS = settings(
-    max_examples=40,
-    stateful_step_count=30,
+    max_examples=100,
+    stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
 
 
+@dataclass
+class Stored:
+    data: bytes
+    mime: str
+    renewed_h: int
+
+
+@dataclass
+class Model:
+    """What a store should have. Hours: what really passes during an example is nothing beside them."""
+
+    ttl_h: int
+    now_h: int = 0
+    blobs: dict[str, Stored] = field(default_factory=dict)
+    corrupted: set[str] = field(default_factory=set)
+    # blob id -> its size and when it was moved aside
+    quarantined: dict[str, tuple[int, int]] = field(default_factory=dict)
+    # owner -> blob id -> when the pin expires
+    pinned: dict[str, dict[str, float]] = field(default_factory=lambda: {"first": {}, "second": {}})
+
+    def unpinned(self, least_h: int) -> dict[str, int]:
+        """The sizes of blobs that nobody pins and nobody renewed for so long."""
+        pinned = set().union(*self.pinned.values())
+        return {
+            blob_id: len(blob.data)
+            for blob_id, blob in self.blobs.items()
+            if blob_id not in pinned and self.now_h - blob.renewed_h >= least_h
+        }
+
+    def aside(self, least_h: int) -> dict[str, int]:
+        """The sizes of blobs that were moved aside so long ago."""
+        return {blob_id: size for blob_id, (size, at_h) in self.quarantined.items() if self.now_h - at_h >= least_h}
+
+    def remove(self, blob_id: str) -> None:
+        self.blobs.pop(blob_id, None)
+        self.corrupted.discard(blob_id)
+
+    def pass_time(self, hours: int) -> None:
+        self.now_h += hours
+        for owner, pins in self.pinned.items():
+            self.pinned[owner] = {blob_id: end_h for blob_id, end_h in pins.items() if end_h > self.now_h}
+        self.free(self.ttl_h, QUARANTINE_H)
+
+    def free(self, least_h: int, least_aside_h: int) -> None:
+        for blob_id in self.unpinned(least_h):
+            self.remove(blob_id)
+        for blob_id in self.aside(least_aside_h):
+            del self.quarantined[blob_id]
+
+
 class BlobStoreMachine(RuleBasedStateMachine):
     known = Bundle("known")
 
-    def __init__(self, store: ManagedBlobStore, corrupt: Callable[[ManagedBlobStore, str], None]) -> None:
+    def __init__(self, behind: BehindMemory | BehindRedis) -> None:
         super().__init__()
-        self.store = store
-        self.corrupt_behind = corrupt
-        self.blobs: dict[str, tuple[bytes, str]] = {}
-        self.corrupted: set[str] = set()
-        self.pinned: dict[str, set[str]] = {}
+        self.behind = behind
+        self.full = False
+        self.heard_of: set[str] = set()
+
+    @initialize(ttl_h=st.sampled_from([LEASE_H // 2, 2 * LEASE_H]))
+    def open(self, ttl_h: int) -> None:
+        self.model = Model(ttl_h)
+        self.store = self.behind.open(ttl_s=ttl_h * HOUR_S, pin_lease_s=LEASE_H * HOUR_S)
+
+    def teardown(self) -> None:
+        self.behind.fill(self.store, False)
 
     @rule(target=known, data=contents)
     def hear_of(self, data: bytes) -> str:
+        self.heard_of.add(blob_id_of(data))
         return blob_id_of(data)
+
+    def set_aside(self, blob_id: str) -> None:
+        """The store has noticed that a blob is corrupt."""
+        if self.behind.keeps_corrupt:
+            self.model.quarantined[blob_id] = (len(self.model.blobs[blob_id].data), self.model.now_h)
+        self.model.remove(blob_id)
 
     @rule(target=known, data=contents, mime=mimes, owner=st.none() | owners)
     def put(self, data: bytes, mime: str, owner: str | None) -> str:
-        blob_id = self.store.put(data, mime=mime, owner=owner)
-        assert blob_id == blob_id_of(data)
-        self.blobs.setdefault(blob_id, (data, mime))
+        blob_id = self.hear_of(data)
+        if blob_id in self.model.corrupted:
+            self.set_aside(blob_id)
+        if self.full and blob_id not in self.model.blobs:
+            with pytest.raises(BlobStoreFullError):
+                self.store.put(data, mime=mime, owner=owner)
+            return blob_id
+        assert self.store.put(data, mime=mime, owner=owner) == blob_id
+        self.model.blobs.setdefault(blob_id, Stored(data, mime, 0)).renewed_h = self.model.now_h
         if owner is not None:
-            self.pinned.setdefault(owner, set()).add(blob_id)
+            pins = self.model.pinned[owner]
+            pins[blob_id] = max(self.model.now_h + LEASE_H, pins.get(blob_id, 0))
         return blob_id
+
+    @rule(blob_id=known, owner=st.none() | owners)
+    def put_again(self, blob_id: str, owner: str | None) -> None:
+        if blob := self.model.blobs.get(blob_id):
+            self.put(blob.data, "text/other", owner)
 
     @rule(blob_id=known)
     def get(self, blob_id: str) -> None:
-        if blob_id in self.corrupted:
+        if blob_id in self.model.corrupted:
             with pytest.raises(BlobCorruptError):
                 self.store.get(blob_id)
-            self.corrupted.remove(blob_id)
-            del self.blobs[blob_id]
-        elif blob_id in self.blobs:
-            assert self.store.get(blob_id) == self.blobs[blob_id][0]
+            self.set_aside(blob_id)
+        elif blob_id in self.model.blobs:
+            assert self.store.get(blob_id) == self.model.blobs[blob_id].data
         else:
             with pytest.raises(BlobNotFoundError):
                 self.store.get(blob_id)
@@ -72,56 +149,69 @@ class BlobStoreMachine(RuleBasedStateMachine):
     @rule(blob_id=known)
     def drop(self, blob_id: str) -> None:
         self.store.drop(blob_id)
-        self.blobs.pop(blob_id, None)
-        self.corrupted.discard(blob_id)
+        self.model.remove(blob_id)
 
     @rule(blob_ids=st.lists(known, max_size=3), owner=owners)
     def pin(self, blob_ids: list[str], owner: str) -> None:
-        absent = set(blob_ids) - self.blobs.keys()
+        absent = set(blob_ids) - self.model.blobs.keys()
         if absent:
             with pytest.raises(BlobNotFoundError) as caught:
                 self.store.pin(blob_ids, owner)
             assert all((blob_id in str(caught.value)) == (blob_id in absent) for blob_id in blob_ids)
         else:
             self.store.pin(blob_ids, owner)
-            self.pinned.setdefault(owner, set()).update(blob_ids)
+            self.model.pinned[owner].update(dict.fromkeys(blob_ids, math.inf))
 
     @rule(owner=owners)
     def release(self, owner: str) -> None:
-        assert self.store.release(owner) == len(self.pinned.pop(owner, ()))
+        pins = self.model.pinned[owner]
+        assert self.store.release(owner) == len(pins)
+        for blob_id in pins.keys() & self.model.blobs.keys():
+            self.model.blobs[blob_id].renewed_h = self.model.now_h
+        pins.clear()
 
-    @rule(target=known, blob_id=known)
-    def corrupt(self, blob_id: str) -> object:
-        if self.blobs.get(blob_id, (b"",))[0] and blob_id not in self.corrupted:
-            self.corrupt_behind(self.store, blob_id)
-            self.corrupted.add(blob_id)
-        return multiple()
+    @rule(grace_h=st.sampled_from([0, 1, LEASE_H // 2, LEASE_H]), dry_run=st.booleans())
+    def collect(self, grace_h: int, dry_run: bool) -> None:
+        grace_h = min(grace_h, self.model.ttl_h)
+        blobs, aside = self.model.unpinned(grace_h), self.model.aside(grace_h)
+        expected = Collected(len(blobs), sum(blobs.values()), len(aside), sum(aside.values()))
+        assert self.store.collect(grace_s=grace_h * HOUR_S, dry_run=dry_run) == expected
+        if not dry_run:
+            self.model.free(grace_h, grace_h)
+
+    @rule(hours=st.integers(1, LEASE_H // 2))
+    def pass_time(self, hours: int) -> None:
+        self.behind.pass_time(hours * HOUR_S)
+        self.model.pass_time(hours)
+
+    @rule(blob_id=known)
+    def corrupt(self, blob_id: str) -> None:
+        blob = self.model.blobs.get(blob_id)
+        if blob and blob.data and blob_id not in self.model.corrupted:
+            self.behind.corrupt(self.store, blob_id)
+            self.model.corrupted.add(blob_id)
+
+    @rule(full=st.sampled_from([False, False, True]))
+    def fill(self, full: bool) -> None:
+        self.behind.fill(self.store, full)
+        self.full = full
 
     @invariant()
     def agrees(self) -> None:
-        for blob_id, (data, mime) in self.blobs.items():
-            assert blob_id in self.store
-            assert self.store.info(blob_id) == BlobInfo(blob_id, len(data), mime)
-        for owner in ("first", "second"):
-            assert self.store.pins(owner) == self.pinned.get(owner, set())
-        assert set(self.store.owners()) == {owner for owner, ids in self.pinned.items() if ids}
+        assert {blob_id for blob_id in self.heard_of if blob_id in self.store} == self.model.blobs.keys()
+        for blob_id, blob in self.model.blobs.items():
+            assert self.store.info(blob_id) == BlobInfo(blob_id, len(blob.data), blob.mime)
+        for owner, pins in self.model.pinned.items():
+            assert self.store.pins(owner) == pins.keys()
+            stored = pins.keys() & self.model.blobs.keys()
+            assert self.store.usage(owner) == sum(len(self.model.blobs[blob_id].data) for blob_id in stored)
+        assert set(self.store.owners()) == {owner for owner, pins in self.model.pinned.items() if pins}
 
 
 def test_memory_agrees_with_a_model() -> None:
-    def corrupt(store: InMemoryBlobStore, blob_id: str) -> None:
-        blob = store._blobs[blob_id]
-        blob.data = bytes([blob.data[0] ^ 1]) + blob.data[1:]
-
-    run_state_machine_as_test(lambda: BlobStoreMachine(InMemoryBlobStore(), corrupt), settings=SETTINGS)
+    run_state_machine_as_test(lambda: BlobStoreMachine(BehindMemory()), settings=settings(SETTINGS, max_examples=400))
 
 
-def test_redis_agrees_with_a_model(server) -> None:
-    def new_store() -> RedisBlobStore:
-        return RedisBlobStore(server.client, prefix=f"{uuid.uuid4().hex}:", chunk_bytes=CHUNK_BYTES)
-
-    def corrupt(store: RedisBlobStore, blob_id: str) -> None:
-        key = store._key("blob", blob_id.removeprefix("sha256:"))
-        first = server.client.hget(key, "0")
-        server.client.hset(key, "0", bytes([first[0] ^ 1]) + first[1:])
-
-    run_state_machine_as_test(lambda: BlobStoreMachine(new_store(), corrupt), settings=SETTINGS)
+def test_redis_agrees_with_a_model(start_server) -> None:
+    server = start_server()
+    run_state_machine_as_test(lambda: BlobStoreMachine(BehindRedis(server.client)), settings=SETTINGS)
