@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,15 +21,16 @@ _rows: Rows = {}
 
 @pytest.fixture(scope="module")
 def grounds(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterator[Grounds]:
-    """Make grounds, each with servers of its own; they are cleared away after the module."""
+    """Make grounds, each with servers of its own and its `changes` of the settings; cleared away after the module."""
     made: list[Ground] = []
 
-    def make(*, lease_s: float = 1.0, options: tuple[str, ...] = AOF) -> Ground:
+    def make(*, lease_s: float = 1.0, options: tuple[str, ...] = AOF, **changes: Any) -> Ground:
         folder = tmp_path_factory.mktemp("ground")
         for name in ("broker", "blobs"):
             (folder / name).mkdir()
         servers = (RedisProcess(folder / "broker", *options), RedisProcess(folder / "blobs", *options))
         made.append(Ground(folder, *servers, home, lease_s))
+        made[-1].settings = made[-1].settings.model_copy(update=changes)
         return made[-1]
 
     yield make

@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import redis
 
+from tasks.client import Job
 from tests.conftest import wait_until
 from tests.faults.ground import Ground
 
 KINDS = ("flipped", "truncated", "swapped", "expired")
 LEAVES_A_TRACE = KINDS[:3]
+
+
+def blobs_of(ground: Ground, job: Job, index: int) -> dict[str, str]:
+    """The ids of what segment `index` has left: tail frames, audio, latents and clip."""
+    handoff = ground.jobs.handoff(job.id, index)
+    assert handoff
+    assert handoff.latents
+    payload = handoff.state["payload"]
+    clip = ground.jobs.clips(job.id)[index].blob_id
+    return {
+        "frames": payload["video"]["blob_id"],
+        "audio": payload["audio"]["blob_id"],
+        "latents": handoff.latents,
+        "clip": clip,
+    }
 
 
 def damage(ground: Ground, blob_id: str, kind: str) -> None:

@@ -6,29 +6,13 @@ import signal
 
 import pytest
 
-from tasks.client import Job
 from tasks.records import FROM_OUTSIDE
 from tests.conftest import wait_until
 from tests.faults.conftest import Grounds, film_of
-from tests.faults.damage import KINDS, LEAVES_A_TRACE, damage, is_quarantined
+from tests.faults.damage import KINDS, LEAVES_A_TRACE, blobs_of, damage, is_quarantined
 from tests.faults.ground import Ground
 
 CLIP_RENDERED = "clip encoded"
-
-
-def blobs_of(ground: Ground, job: Job, index: int) -> dict[str, str]:
-    """The ids of what segment `index` has left: tail frames, audio, latents and clip."""
-    handoff = ground.jobs.handoff(job.id, index)
-    assert handoff
-    assert handoff.latents
-    payload = handoff.state["payload"]
-    clip = ground.jobs.clips(job.id)[index].blob_id
-    return {
-        "frames": payload["video"]["blob_id"],
-        "audio": payload["audio"]["blob_id"],
-        "latents": handoff.latents,
-        "clip": clip,
-    }
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,13 +9,13 @@ A place is `<point with dashes>@<segment>`, for instance `segment-committed@1`.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import time
 from pathlib import Path
 
 # Loaded before the fork, so that a new child is there at once.
-import tests.stand_in  # noqa: F401
 from blobstore import BlobStoreError
 from tasks import points
 from tasks.cli import main
@@ -64,6 +64,7 @@ def hold(point: str, job_id: str, index: int) -> None:
 
 
 if __name__ == "__main__":
+    importlib.import_module(os.environ["LONGTAKE_ENGINE"].partition(":")[0])  # also before the fork; it uses no GPU yet
     for listener in (note, hold, check_blobs):
         points.listen(listener)
     main(["worker", *sys.argv[1:]])

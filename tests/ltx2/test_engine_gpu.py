@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ltx2.engine import Engine
+from ltx2.errors import EngineMemoryError
 from ltx2.segment import SegmentOutput, SegmentRequest
 from ltx2.timeline import SegmentShape, exact, first_timing, next_timing
 
@@ -58,3 +59,20 @@ def test_float32_agrees_with_the_cpu(models: dict[str, Path], name: str) -> None
     # Then
     spread = float(here.video_latents.std())
     assert float((here.video_latents - there.video_latents).abs().max()) < 0.02 * spread
+
+
+def test_it_renders_the_same_after_running_out_of_memory(models: dict[str, Path]) -> None:
+    # Given
+    engine = Engine.load(str(models["tiny"]), device="cuda", dtype="bfloat16")
+    before = chain(engine)[1]
+    # When there is no memory beside the weights
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(torch.cuda.memory_reserved() / total)
+    try:
+        with pytest.raises(EngineMemoryError):
+            chain(engine)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    # Then with memory it goes on
+    assert (chain(engine)[1].frames == before.frames).all()
