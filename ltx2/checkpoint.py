@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from ltx2.pipeline import LongtakePipeline
 
 SMALL_MODELS = ("tiny", "tiny-2.0")
+SMALL_RECIPE = 1
+"""Raised whenever `ltx2.tiny` would write other weights, so that a cached model is never a stale one."""
 COMPONENTS = (
     *("audio_vae", "connectors", "scheduler", "text_encoder"),
     *("tokenizer", "transformer", "vae", "vocoder"),
@@ -48,9 +52,7 @@ def resolve_model(model: str, cache: Path) -> Path | HubModel:
     or incomplete, and for text that is none of the four.
     """
     if model in SMALL_MODELS:
-        from ltx2 import tiny
-
-        return tiny.ensure(cache, model)
+        return _small_model(cache, model)
     folder = os.path.expanduser(model)  # as os.path.isdir, it never raises, whatever the text
     if os.path.isdir(folder):
         check_folder(Path(folder))
@@ -62,6 +64,29 @@ def resolve_model(model: str, cache: Path) -> Path | HubModel:
         )
     repository, _, revision = model.partition("@")
     return HubModel(repository, revision or None)
+
+
+def small_folder(cache: Path, name: str) -> Path:
+    """Where the small model `name` lies under `cache`."""
+    return cache / f"{name}-r{SMALL_RECIPE}"
+
+
+def _small_model(cache: Path, name: str) -> Path:
+    """Build it in a process of its own: torch in a worker before its fork would keep CUDA from its child."""
+    folder = small_folder(cache, name)
+    if not folder.is_dir():
+        command = [sys.executable, "-m", "ltx2.tiny", str(cache), name]
+        built = subprocess.run(command, capture_output=True, text=True, check=False, env=_with_packages())
+        if built.returncode:
+            said = built.stderr.strip().splitlines() or [f"its builder ended with status {built.returncode}"]
+            raise CheckpointError(said[-1])
+    return folder
+
+
+def _with_packages() -> dict[str, str]:
+    inherited = os.environ.get("PYTHONPATH")
+    packages = str(Path(__file__).resolve().parents[1])
+    return os.environ | {"PYTHONPATH": f"{packages}{os.pathsep}{inherited}" if inherited else packages}
 
 
 def check_folder(folder: Path) -> None:

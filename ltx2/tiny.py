@@ -10,6 +10,7 @@ import fcntl
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,14 +29,13 @@ from tokenizers.trainers import BpeTrainer
 from torch import nn
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, GemmaTokenizer
 
+from ltx2.checkpoint import small_folder
 from ltx2.errors import CheckpointError
 from ltx2.quiet import no_progress_bars
 
 Version = Literal["2.0", "2.3"]
 
 VERSIONS: dict[str, Version] = {"tiny": "2.3", "tiny-2.0": "2.0"}
-RECIPE = 1
-"""Raised whenever `build` would write other weights, so that a cached checkpoint is never a stale one."""
 
 VIDEO_CHANNELS = 16
 TEXT_DIM, TEXT_LAYERS = 32, 2
@@ -59,7 +59,7 @@ def ensure(cache: Path, name: str = "tiny") -> Path:
     """
     if name not in VERSIONS:
         raise CheckpointError(f"no small checkpoint is called {name!r}; there are {', '.join(VERSIONS)}")
-    folder = cache / f"{name}-r{RECIPE}"
+    folder = small_folder(cache, name)
     try:
         if not folder.is_dir():
             cache.mkdir(parents=True, exist_ok=True)
@@ -282,3 +282,10 @@ def _vocoder_2_3() -> LTX2VocoderWithBWE:
     centres = torch.linspace(0, window // 2, mels)[:, None]
     vocoder.mel_stft.mel_basis.copy_((1 - (bins - centres).abs() / 4).clamp(min=0))
     return vocoder
+
+
+if __name__ == "__main__":
+    try:
+        ensure(Path(sys.argv[1]), sys.argv[2])
+    except CheckpointError as error:
+        sys.exit(str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -48,6 +49,21 @@ def test_importing_it_leaves_torch_alone(module: str) -> None:
     code = f"import {module}, sys; print(*sorted({{'torch', 'diffusers', 'transformers'}} & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert loaded.split() == []
+
+
+def test_a_worker_leaves_torch_to_its_child(tmp_path: Path) -> None:
+    """Once torch has looked for a GPU, a forked child cannot use it."""
+    code = """
+import sys
+from tasks import clip, film, segment, worker
+worker.check_model(["segments"])
+print("torch" in sys.modules)
+"""
+    environ = os.environ | {"LONGTAKE_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environ)
+    assert ran.stdout.split() == ["False"]
+    assert list((tmp_path / "models").iterdir())
 
 
 def test_nothing_is_pickled() -> None:

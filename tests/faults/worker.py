@@ -15,12 +15,13 @@ import sys
 import time
 from pathlib import Path
 
-# Loaded before the fork, so that a new child is there at once.
 from blobstore import BlobStoreError
 from tasks import points
 from tasks.cli import main
 from tasks.runtime import runtime
 
+# What a child needs, besides its engine.
+HEAVY = ("ltx2.clip", "ltx2.codec", "ltx2.continuation", "ltx2.film")
 FOLDER = Path(os.environ.get("FAULT_FOLDER", ""))
 BROKEN = "a commit names a blob that is not whole"
 
@@ -63,8 +64,15 @@ def hold(point: str, job_id: str, index: int) -> None:
         time.sleep(0.01)
 
 
+def load_before_the_fork() -> None:
+    """Have a new child there at once; not on a GPU, whose libraries do not survive a fork."""
+    if not os.environ["LONGTAKE_DEVICE"].startswith("cuda"):
+        for module in (*HEAVY, os.environ["LONGTAKE_ENGINE"].partition(":")[0]):
+            importlib.import_module(module)
+
+
 if __name__ == "__main__":
-    importlib.import_module(os.environ["LONGTAKE_ENGINE"].partition(":")[0])  # also before the fork; it uses no GPU yet
+    load_before_the_fork()
     for listener in (note, hold, check_blobs):
         points.listen(listener)
     main(["worker", *sys.argv[1:]])

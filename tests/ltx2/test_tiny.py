@@ -9,6 +9,7 @@ import pytest
 from diffusers import LTX2ConditionPipeline
 
 from ltx2 import tiny
+from ltx2.checkpoint import small_folder
 from ltx2.errors import CheckpointError
 
 
@@ -63,7 +64,7 @@ def test_any_prompt_has_tokens(models: dict[str, Path]) -> None:
 def test_ensure_builds_once_however_many_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given a cache that is empty but for what a killed build left
     build, built = tiny.build, []
-    (tmp_path / f".tiny-r{tiny.RECIPE}.partial" / "vae").mkdir(parents=True)
+    (tmp_path / f".{small_folder(tmp_path, 'tiny').name}.partial" / "vae").mkdir(parents=True)
 
     def counted(folder: Path, **settings: Any) -> Path:
         built.append(folder)
@@ -78,7 +79,7 @@ def test_ensure_builds_once_however_many_ask(tmp_path: Path, monkeypatch: pytest
     # Then one built it, and nothing half-built is left
     assert folders == set(built)
     assert len(built) == 1
-    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [f"tiny-r{tiny.RECIPE}"]
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [small_folder(tmp_path, "tiny").name]
 
 
 def test_a_failed_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
