@@ -17,7 +17,8 @@ def make_app(settings: Settings, *, results: bool = True) -> Celery:
 
     Without `results` it only publishes: a client that keeps results subscribes to those of every task it sends.
     """
-    app = Celery("longtake", broker=settings.broker, backend=settings.broker if results else "disabled://")
+    backend = settings.broker if results else "disabled://"
+    app = Celery("longtake", broker=settings.broker, backend=backend, amqp="tasks.gate:AMQP")
     app.conf.update(
         imports=("tasks.segment", "tasks.clip", "tasks.film", "tasks.worker"),
         accept_content=["json"],

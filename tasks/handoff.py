@@ -11,8 +11,12 @@ from blobstore import BlobCorruptError, BlobNotFoundError, BlobStore
 from ltx2 import ContinuationState, LTX2ContinuationState
 from ltx2.codec import FRAMES_MIME, TENSOR_MIME, pack_frames
 from ltx2.errors import ContinuationError
+from tasks.message import NESTING_LIMIT, nesting
+from tasks.records import Handoff
 
 METADATA_LIMIT_BYTES = 1024
+METADATA_LIMIT_LEVELS = NESTING_LIMIT // 2
+KOMBU_TYPE = b'"__type__"'
 METADATA_BLOB = "longtake_metadata_blob"
 METADATA_MIME = "application/json"
 
@@ -20,7 +24,8 @@ METADATA_MIME = "application/json"
 def to_message(state: LTX2ContinuationState, blobs: BlobStore, *, inline_threshold_bytes: int) -> dict[str, Any]:
     """`state` as a message carries it: arrays (and metadata) larger than the threshold as blob ids.
 
-    Metadata is never moved below 1 KiB, so that a message of ours stays under 8 KB with the default threshold.
+    Metadata is not moved below 1 KiB, unless no message can carry it as it is: a message of ours stays under 8 KB with
+    the default threshold.
     """
     envelope = state.to_continuation_state(blob_store=blobs, inline_threshold_bytes=inline_threshold_bytes)
     payload = _metadata_moved(envelope.payload, blobs, max(inline_threshold_bytes, METADATA_LIMIT_BYTES))
@@ -80,6 +85,16 @@ def digest(envelope: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(envelope, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def trusted(message: dict[str, Any] | None, handoff: Handoff) -> dict[str, Any]:
+    """The message's copy of a state where it is the record's, else the record's own."""
+    try:
+        if message is not None and digest(message) == handoff.digest:
+            return message
+    except (TypeError, ValueError, RecursionError):
+        pass  # nothing of ours: what we publish can be hashed
+    return handoff.state
+
+
 def is_whole(blob_id: str, blobs: BlobStore) -> bool:
     """Whether a blob is there with the right bytes; it is read for that, and a damaged one is set aside."""
     try:
@@ -91,6 +106,7 @@ def is_whole(blob_id: str, blobs: BlobStore) -> bool:
 
 def _metadata_moved(payload: dict[str, Any], blobs: BlobStore, limit: int) -> dict[str, Any]:
     encoded = json.dumps(payload["metadata"]).encode()
-    if len(encoded) <= limit:
+    # What says "__type__", kombu would read as something else than it is.
+    if len(encoded) <= limit and KOMBU_TYPE not in encoded and nesting(payload["metadata"]) <= METADATA_LIMIT_LEVELS:
         return dict(payload)
     return {**payload, "metadata": {METADATA_BLOB: blobs.put(encoded, mime=METADATA_MIME)}}

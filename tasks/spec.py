@@ -15,6 +15,7 @@ from tasks.errors import SpecError
 MAX_SPEC_BYTES = 4 * 1024 * 1024
 SPATIAL_COMPRESSION = 32
 MAX_DEPTH = 8
+MAX_SEGMENTS = 100_000
 Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 Where = tuple[str | int, ...]
 
@@ -85,7 +86,7 @@ class JobHead(_Strict):
 class JobSpec(JobHead):
     """One long video: what its segments share, and the segments."""
 
-    segments: list[SegmentSpec] = Field(min_length=1, max_length=100_000)
+    segments: list[SegmentSpec] = Field(min_length=1, max_length=MAX_SEGMENTS)
 
     @property
     def head(self) -> JobHead:

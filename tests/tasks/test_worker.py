@@ -137,29 +137,6 @@ def test_a_cancelled_job_stops_between_two_steps(
     assert (job.status().state, job.status().committed) == ("cancelled", committed)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        [],
-        ["../../etc", 0, 1, None],
-        ["nojob", 0, 1, None],
-        [None, None, None, None],
-        ["nojob", "x", "y", {}],
-        [{"a": 1}, 0, 1, "state"],
-        ["nojob", 10**30, -5, {"kind": "ltx2.v1", "payload": {}}],
-    ],
-    ids=repr,
-)
-def test_a_malformed_message_is_refused_and_the_worker_lives(
-    here: Settings, worker: Worker, arguments: list[Any]
-) -> None:
-    # When
-    make_app(here, results=False).send_task(SEGMENT_TASK, args=arguments, queue=SEGMENTS)
-    # Then
-    submit(spec("a"), settings=here).wait()
-    assert worker.process.poll() is None
-
-
 def test_a_forgotten_job_leaves_no_pin(here: Settings, worker: Worker) -> None:
     # Given
     job = submit(spec("a", "b"), settings=here).wait()
