@@ -178,14 +178,16 @@ class RedisBlobStore:
         return OwnedBlobStore(self, owner)
 
     def check(self) -> None:
-        """Raise unless the server answers and can never drop a live key.
+        """Raise unless the server answers, lets this user run our scripts, and can never drop a live key.
 
         Raises:
-            BlobStoreUnavailableError: the server cannot be reached.
+            BlobStoreUnavailableError: the server cannot be reached. BlobStoreError: the user has too few rights.
             BlobStoreConfigError: its eviction policy is not `noeviction`; accepted unseen where CONFIG is forbidden.
         """
         with self._translated_errors():
             self._redis.ping()
+            nothing = blob_id_of(b"")
+            self._run("hold", self._hold_keys(nothing, None), self._hold_args(nothing, None))
             try:
                 policy = self._redis.config_get("maxmemory-policy").get("maxmemory-policy")
             except redis.ResponseError:

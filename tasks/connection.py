@@ -16,6 +16,8 @@ LUA = Path(__file__).with_name("lua")
 SCRIPTS = sorted(path.stem for path in LUA.glob("*.lua") if path.stem != "prelude")
 PATIENT_RETRIES = 40
 OLDEST_REDIS = (6, 2)
+# One of each kind that Celery makes, beside the queues.
+KEYS_OF_CELERY = ("segments", "clips", "films", "unacked", "_kombu.check", "celery-task-meta-check", "a.celery.pidbox")
 
 
 def connect(url: str, *, patient: bool = False) -> redis.Redis:
@@ -62,3 +64,26 @@ def check_server(client: redis.Redis, url: str) -> None:
         raise ServerError(
             f"Redis at {redacted(url)} has maxmemory-policy {policy}, which can drop queued work; set it to noeviction"
         )
+
+
+def check_rights(client: redis.Redis, url: str) -> None:
+    """Refuse a user that may not do what workers do: run scripts, use their keys, listen on their channels.
+
+    Raises:
+        ServerError: says what this user may not do.
+    """
+    database = client.connection_pool.connection_kwargs.get("db", 0)
+    try:
+        client.register_script("return redis.call('TIME')")()
+        client.set("longtake:check", "", px=1000)
+        for key in KEYS_OF_CELERY:
+            client.exists(key)
+        with client.pubsub() as heard:  # type: ignore[no-untyped-call]
+            heard.psubscribe(f"/{database}.celery.pidbox", f"/{database}.celeryev/worker.*")
+            heard.get_message(timeout=5)
+    except redis.ResponseError as error:
+        raise ServerError(
+            f"Redis at {redacted(url)} does not let this user work: {error} (the rule is in docs/operations.md)"
+        ) from None
+    except redis.RedisError as error:
+        raise ServerError(f"Redis at {redacted(url)} cannot be reached: {error}") from None

@@ -17,7 +17,7 @@ from ltx2.checkpoint import resolve_model
 from ltx2.errors import LTX2Error
 from tasks.application import app
 from tasks.broker import CLIPS, SEGMENTS
-from tasks.connection import check_server, connect
+from tasks.connection import check_rights, check_server, connect
 from tasks.errors import ConfigError, LongtakeError
 from tasks.processes import die_with_parent
 from tasks.recovery import Reconciler
@@ -79,7 +79,9 @@ def check_servers() -> None:
         ServerError, BlobStoreError: says which server, and what to set.
     """
     settings = runtime().settings
-    check_server(connect(settings.redis_url), settings.redis_url)
+    client = connect(settings.redis_url)
+    check_server(client, settings.redis_url)
+    check_rights(client, settings.redis_url)
     open_blob_store(settings.blobs).check()
 
 
