@@ -29,7 +29,7 @@ COMPONENTS = (
     *("tokenizer", "transformer", "vae", "vocoder"),
 )
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@(?!.*\.\.)[\w./-]+)?")  # a revision names a file in the hub's cache
 
 
 @dataclass(frozen=True, slots=True)

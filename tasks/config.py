@@ -27,6 +27,9 @@ class Settings(BaseModel):
         None, description="blobs; default: the server of LONGTAKE_REDIS_URL, which suits one machine only"
     )
     model: str = Field("tiny", description="the model of specs that name none: a folder, a hub id or `tiny`")
+    model_folders: str | None = Field(
+        None, description="folders, with `:` between, in one of which a spec's model folder must lie; default: anywhere"
+    )
     home: Path = Field(Path("~/.cache/longtake"), description="models built here and unfinished renders")
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`"
@@ -54,6 +57,13 @@ class Settings(BaseModel):
         if url is not None and urlsplit(url).scheme not in URL_SCHEMES:
             raise ValueError(f"{redacted(url)!r} must begin with redis://, rediss:// or unix://")
         return url
+
+    @field_validator("model_folders")
+    @classmethod
+    def _absolute_folders(cls, folders: str | None) -> str | None:
+        if folders is not None and not all(Path(folder).is_absolute() for folder in folders.split(os.pathsep)):
+            raise ValueError(f"{folders!r:.200} must be absolute folders, with {os.pathsep!r} between")
+        return folders
 
     @field_validator("home")
     @classmethod

@@ -12,12 +12,13 @@ import redis
 
 from blobstore import BlobCorruptError, BlobNotFoundError, BlobStoreFullError, BlobStoreUnavailableError
 from ltx2.errors import ContinuationError, TimelineError, UnsupportedStateError
+from tasks.errors import SpecError
 from tasks.records import FROM_OUTSIDE, Claim
 from tasks.runtime import Runtime
 
 log = logging.getLogger(__name__)
 # No other attempt and no other host can change these.
-HOPELESS = (ContinuationError, TimelineError, UnsupportedStateError)
+HOPELESS = (ContinuationError, SpecError, TimelineError, UnsupportedStateError)
 OUTAGES = (BlobStoreUnavailableError, redis.ConnectionError, redis.TimeoutError, redis.OutOfMemoryError)
 OUTAGE_PAUSE_S = 5.0
 FULL_STORE_PATIENCE_S = 60.0

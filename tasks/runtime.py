@@ -6,13 +6,15 @@ import importlib
 import os
 import socket
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from blobstore import ManagedBlobStore, open_blob_store
+from ltx2.checkpoint import SMALL_MODELS
 from tasks.broker import make_app
 from tasks.config import Settings
 from tasks.connection import connect, retries
-from tasks.errors import ConfigError
+from tasks.errors import ConfigError, SpecError
 from tasks.jobs import JobStore
 from tasks.publish import Publisher
 
@@ -74,7 +76,12 @@ class Runtime:
         return blob_id
 
     def engine(self, model: str) -> SegmentEngine:
-        """The engine that renders with `model`; one is kept, another model replaces it."""
+        """The engine that renders with `model`; one is kept, another model replaces it.
+
+        Raises:
+            SpecError: `model` is a folder that specs must not name.
+        """
+        check_model_folder(model, self.settings)
         if self._loaded is None or self._loaded[0] != model:
             self._loaded = None  # free the old one before the new one is loaded
             module, _, name = self.settings.engine.partition(":")
@@ -84,6 +91,26 @@ class Runtime:
                 raise ConfigError(f"LONGTAKE_ENGINE={self.settings.engine}: {error}") from error
             self._loaded = (model, load(model, device=self.settings.device, dtype=self.settings.dtype))
         return self._loaded[1]
+
+
+def check_model_folder(model: str, settings: Settings) -> None:
+    """Refuse a model folder that lies, links followed, outside LONGTAKE_MODEL_FOLDERS; LONGTAKE_MODEL itself may.
+
+    Raises:
+        SpecError: names the folders that are allowed.
+    """
+    if settings.model_folders is None or model in (settings.model, *SMALL_MODELS):
+        return
+    folder = os.path.expanduser(model)
+    if not os.path.isdir(folder) and not model.startswith(("/", ".", "~")):
+        return  # a hub id
+    allowed = settings.model_folders.split(os.pathsep)
+    if not any(_real(folder).is_relative_to(_real(place)) for place in allowed):
+        raise SpecError(f"model: {model!r:.200} is not in a folder that LONGTAKE_MODEL_FOLDERS allows")
+
+
+def _real(folder: str) -> Path:
+    return Path(os.path.realpath(folder.replace("\0", "")))
 
 
 @lru_cache(maxsize=1)

@@ -113,6 +113,8 @@ def test_dockerfile_copies_what_it_needs(services: dict[str, dict[str, Any]]) ->
     assert needed | {package["project"]["readme"], "constraints.txt"} <= set(sources)
     (home,) = [line.removeprefix("ENV LONGTAKE_HOME=") for line in lines if line.startswith("ENV LONGTAKE_HOME=")]
     assert f"models:{home}" in services["gpu-worker"]["volumes"]
+    # And specs can have no other folder read
+    assert services["gpu-worker"]["environment"]["LONGTAKE_MODEL_FOLDERS"] == home
     assert "longtake" in package["project"]["scripts"]
 
 

@@ -52,6 +52,7 @@ def test_a_hub_id_may_carry_a_revision(tmp_path: Path, model: str, expected: Hub
         "",
         "a b/c",
         "x\0",
+        "owner/name@../../x",
         "x" * 9999,
     ],
 )

@@ -29,6 +29,8 @@ def test_settings_travel_through_the_environment() -> None:
     [
         ("LONGTAKE_REDIS_URL", "http://broker"),
         ("LONGTAKE_BLOB_URL", "127.0.0.1:6379"),
+        ("LONGTAKE_MODEL_FOLDERS", "models"),
+        ("LONGTAKE_MODEL_FOLDERS", "/models:"),
         ("LONGTAKE_LEASE_S", "soon"),
         ("LONGTAKE_LEASE_S", "0"),
         ("LONGTAKE_INLINE_THRESHOLD_BYTES", "-1"),
