@@ -136,6 +136,7 @@ def load_pipeline(source: Path | HubModel, dtype: torch.dtype) -> LongtakePipeli
                 revision=hub.revision,
                 dtype={"default": dtype, "vocoder": torch.float32},
                 low_cpu_mem_usage=is_accelerate_available(),
+                use_safetensors=True,  # else weights that are pickles are taken where there are no others
             )
             return pipeline
     except (torch.OutOfMemoryError, MemoryError) as exc:

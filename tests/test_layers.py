@@ -20,6 +20,12 @@ FORBIDDEN = {
     "tasks": {"tests"},
 }
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal"}
+# What runs code that it finds in the data, or would if it were let.
+UNSAFE = {
+    *("eval", "exec", "torch.load", "torch.jit.load", "numpy.load", "np.load", "joblib.load", "pandas.read_pickle"),
+    *("yaml.load", "yaml.load_all", "yaml.full_load", "yaml.full_load_all", "yaml.unsafe_load", "yaml.unsafe_load_all"),
+}
+UNSAFE_ARGUMENTS = {"allow_pickle", "trust_remote_code", "weights_only"}
 MAX_LINES = 400
 
 
@@ -68,6 +74,42 @@ print("torch" in sys.modules)
 
 def test_nothing_is_pickled() -> None:
     assert not {(path.name, name) for path in sources(*PACKAGES) for name in imported(path) if name in PICKLES}
+
+
+def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
+    """Every call in a file, by what is called: `yaml.load`, also where that was imported by itself or renamed."""
+    tree = ast.parse(path.read_text())
+    names: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {name.asname: name.name for name in node.names if name.asname}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {name.asname or name.name: f"{node.module}.{name.name}" for name in node.names}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            first, dot, rest = ast.unparse(node.func).partition(".")
+            yield f"{names.get(first, first)}{dot}{rest}", node
+
+
+def test_nothing_is_read_in_a_way_that_can_run_code() -> None:
+    found = [(path.name, name, call) for path in sources(*PACKAGES) for name, call in calls(path)]
+    assert any(name == "yaml.compose" for _, name, _ in found)
+    assert not {(file, call.lineno, name) for file, name, call in found if name in UNSAFE}
+    for file, name, call in found:
+        arguments = {word.arg: ast.unparse(word.value) for word in call.keywords}
+        assert not UNSAFE_ARGUMENTS & set(arguments), f"{file}:{call.lineno}: {name}"
+        assert arguments.get("Loader", "yaml.SafeLoader") == "yaml.SafeLoader", f"{file}:{call.lineno}: {name}"
+        if name.endswith(".from_pretrained"):
+            assert arguments["use_safetensors"] == "True", f"{file}:{call.lineno}: {name}"
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["import yaml as y\ny.load(a)", "from torch import load\nload(a)", "from torch import load as l\nl(a)", "eval(a)"],
+)
+def test_unsafe_calls_are_found_under_any_name(code: str, tmp_path: Path) -> None:
+    (tmp_path / "code.py").write_text(code)
+    assert {name for name, _ in calls(tmp_path / "code.py")} <= UNSAFE
 
 
 def test_celery_takes_json_only() -> None:

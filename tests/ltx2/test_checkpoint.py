@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from ltx2 import checkpoint
 from ltx2.checkpoint import HubModel, default_cache, resolve_model
@@ -111,6 +113,19 @@ def test_missing_weights_are_refused(folder: Path) -> None:
 def test_truncated_weights_are_refused(folder: Path, name: str) -> None:
     weights = folder / f"{name}.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match="cannot load"):
+        Engine.load(str(folder), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "pickled"), [("vae/diffusion_pytorch_model", None), ("text_encoder/model", "text_encoder/pytorch_model")]
+)
+def test_weights_that_are_a_pickle_are_never_opened(folder: Path, name: str, pickled: str | None) -> None:
+    # Given weights in a pickle, in place of those in safetensors
+    weights = folder / f"{name}.safetensors"
+    torch.save(load_file(weights), folder / f"{pickled or name}.bin")
+    weights.unlink()
+    # When / Then
     with pytest.raises(CheckpointError, match="cannot load"):
         Engine.load(str(folder), device="cpu")
 
