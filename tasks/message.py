@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from tasks.broker import CLIP_TASK, CLIPS, FILM_TASK, FILMS, QUEUES, SEGMENT_TASK, SEGMENTS
 from tasks.errors import MessageError
-from tasks.jobs import check_job_id
+from tasks.reading import check_job_id
 from tasks.spec import MAX_SEGMENTS
 
 # Room for a state with picture, sound and metadata inline: 2 MiB each at most (LONGTAKE_INLINE_THRESHOLD_BYTES), in
