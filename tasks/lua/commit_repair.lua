@@ -1,5 +1,6 @@
 -- Make a repaired handoff real. The same bytes as before: the record stands as it is, and so does all that came after.
--- Other bytes: what was made from the old ones falls, and the cursor goes back behind this segment.
+-- Other bytes: what was made from the old ones falls, done or under way, and the cursor goes back behind this segment.
+-- Work on earlier segments goes on.
 -- KEYS[1] record   hash
 -- KEYS[2] units    hash
 -- KEYS[3] handoffs hash
@@ -27,7 +28,11 @@ if ARGV[3] ~= '' then
   redis.call('HSET', KEYS[3], ARGV[1], ARGV[3])
   local chained = math.min(index, tonumber(redis.call('HGET', KEYS[1], 'chained')))
   redis.call('HSET', KEYS[1], 'cursor', index + 1, 'chained', chained)
-  redis.call('DEL', KEYS[2])
+  for _, other in ipairs(redis.call('HKEYS', KEYS[2])) do
+    if other == 'segment' or other == 'film' or read_unit(KEYS[2], other).index >= index then
+      redis.call('HDEL', KEYS[2], other)
+    end
+  end
   clip = nil
 elseif ARGV[5] == '1' then
   redis.call('HDEL', KEYS[4], ARGV[1])

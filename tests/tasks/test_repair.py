@@ -89,6 +89,20 @@ def test_other_bytes_take_back_what_came_after(jobs: JobStore) -> None:
     assert claim(jobs, 2).previous == changed
 
 
+def test_work_on_what_came_before_goes_on(jobs: JobStore) -> None:
+    # Given a clip of segment 0 in the making, while segment 1 is repaired
+    create(jobs, 3)
+    clip_claim = jobs.commit_segment(claim(jobs, 0), handoff(0))
+    assert clip_claim
+    assert jobs.commit_segment(claim(jobs, 1), handoff(1))
+    assert jobs.damage(claim(jobs, 2), 1)
+    # When it comes out as other bytes
+    assert isinstance(jobs.commit_repair(repair_claim(jobs, 1), handoff(1, digest="other"), clip_lost=False), Claim)
+    # Then the clip is taken, as nobody else would make it
+    assert jobs.renew(clip_claim)
+    assert jobs.commit_clip(clip_claim, ClipRecord(0, "sha256:c", 1, 1)) == (True, False)
+
+
 def test_a_late_repair_changes_nothing(jobs: JobStore, waiting: Claim) -> None:
     # Given
     late = repair_claim(jobs, 2)
