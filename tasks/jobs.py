@@ -96,7 +96,8 @@ class JobStore(JobReader):
         Raises:
             JobNotFoundError: no such job.
         """
-        return self._change("revive", job_id, [*job_keys(job_id, "record"), ACTIVE, ENDED, WAITING], state)
+        keys = [*job_keys(job_id, "record"), ACTIVE, ENDED, WAITING, *job_keys(job_id, "units", "clips")]
+        return self._change("revive", job_id, keys, state)
 
     def delete(self, job_id: str) -> None:
         """Forget a job that has ended.

@@ -332,6 +332,24 @@ def test_a_failed_job_is_taken_up_where_it_failed(jobs: JobStore) -> None:
     assert jobs.commit_segment(claim(jobs, 1), handoff(1))
 
 
+def test_a_clip_that_was_in_the_making_when_its_job_failed_is_made_after_a_retry(jobs: JobStore) -> None:
+    # Given a job that fails at its second segment while another worker makes the clip of the first
+    create(jobs)
+    clip_claim = jobs.commit_segment(claim(jobs, 0), handoff(0))
+    assert clip_claim
+    assert jobs.give_up(claim(jobs, 1), "RuntimeError: no", final=True) == ("failed", 0)
+    assert jobs.commit_clip(clip_claim, ClipRecord(0, "sha256:c", 1, 1)) == (False, False)
+    # When
+    jobs.revive(JOB, "failed")
+    jobs.admit(None)
+    # Then
+    assert sorted(due(jobs)) == [(clip_unit(0), 0, "expired"), (SEGMENT_UNIT, 1, "unannounced")]
+    ticket = announce(jobs, clip_unit(0), 0, CLIPS)
+    again = jobs.claim_unit(JOB, clip_unit(0), 0, ticket, "w", CLIPS)
+    assert isinstance(again, Claim)
+    assert jobs.commit_clip(again, ClipRecord(0, "sha256:c", 1, 1)) == (True, False)
+
+
 def test_only_a_job_in_that_state_is_revived(jobs: JobStore) -> None:
     with pytest.raises(JobNotFoundError):
         jobs.revive(JOB, "failed")
