@@ -1,5 +1,6 @@
 -- Reserve the ticket of a unit's next message, in place of the one that the caller has seen. Refused when another
--- message was announced since, while a holder's lease lives, and when the work is done or not due.
+-- message was announced since, while the unit is claimed, and when the work is done or not due. A claim whose lease has
+-- expired is taken back by survey.lua alone, which counts it when it ended inside the engine.
 -- KEYS[1] record  hash
 -- KEYS[2] units   hash     unit name -> JSON, see prelude.lua
 -- KEYS[3] clips   hash     segment index -> msgpack
@@ -13,7 +14,7 @@ end
 local unit = read_unit(KEYS[2], name)
 local cursor, segments = unpack(redis.call('HMGET', KEYS[1], 'cursor', 'segments'))
 if unit then
-  if unit.ticket ~= tonumber(ARGV[3]) or is_live(unit, now()) or is_blocked(KEYS[2], unit) then
+  if unit.ticket ~= tonumber(ARGV[3]) or is_claimed(unit) or is_blocked(KEYS[2], unit) then
     return 0
   end
 elseif name == 'segment' then
@@ -27,7 +28,5 @@ unit = unit or new_unit(index)
 unit.ticket = redis.call('HINCRBY', KEYS[1], 'ticket', 1)
 unit.stamp = redis.call('HINCRBY', KEYS[4], 'stamp', 1)
 unit.announced = now()
-unit.token = ''
-unit.engine = false
 write_unit(KEYS[2], name, unit)
 return unit.ticket

@@ -213,6 +213,22 @@ def test_dying_inside_the_engine_is_counted_and_elsewhere_is_not(jobs: JobStore)
     assert "poisoned" in str(jobs.status(JOB).reason)
 
 
+def test_a_death_inside_the_engine_is_counted_before_its_work_is_published_again(jobs: JobStore) -> None:
+    create(jobs)
+    for _ in range(3):
+        # Given a publisher that saw the message before it was claimed
+        ticket = announce(jobs, SEGMENT_UNIT, 0, SEGMENTS)
+        held = jobs.claim_segment(JOB, 0, ticket, "poisoned", SEGMENTS)
+        assert isinstance(held, Claim)
+        # When the holder has died inside the engine, Then only a survey takes its claim back
+        jobs._lease_ms = 1
+        assert jobs.renew(held, engine=True)
+        time.sleep(0.005)
+        assert jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS, seen=ticket) == 0
+        jobs.survey(JOB)
+    assert (jobs.status(JOB).state, jobs.status(JOB).attempts) == ("failed", 3)
+
+
 def test_survey_tells_what_lost_its_message(jobs: JobStore) -> None:
     create(jobs, 1)
     assert due(jobs) == [(SEGMENT_UNIT, 0, "unannounced")]
