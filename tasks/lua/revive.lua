@@ -12,7 +12,8 @@
 local state = redis.call('HGET', KEYS[1], 'state')
 if state == ARGV[2] then
   local created = redis.call('HGET', KEYS[1], 'created_at')
-  redis.call('HSET', KEYS[1], 'state', 'running')
+  local started = redis.call('HEXISTS', KEYS[1], 'started_at') == 1
+  redis.call('HSET', KEYS[1], 'state', started and 'running' or 'queued')
   redis.call('HDEL', KEYS[1], 'reason', 'finished_at', 'failed_segment', 'attempts', 'film', 'winner', 'admitted', 'settled')
   redis.call('ZADD', KEYS[2], created, ARGV[1])
   redis.call('ZREM', KEYS[3], ARGV[1])

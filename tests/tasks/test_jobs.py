@@ -366,6 +366,20 @@ def test_a_clip_that_was_in_the_making_when_its_job_failed_is_made_after_a_retry
     assert jobs.commit_clip(again, ClipRecord(0, "sha256:c", 1, 1)) == (True, False)
 
 
+def test_a_job_that_failed_before_it_began_is_queued_again(jobs: JobStore) -> None:
+    # Given
+    create(jobs)
+    jobs.stop(JOB, "failed", "no room")
+    # When
+    jobs.revive(JOB, "failed")
+    jobs.admit(None)
+    # Then
+    assert jobs.status(JOB).state == "queued"
+    claim(jobs, 0)
+    assert jobs.status(JOB).state == "running"
+    assert jobs.status(JOB).started_at is not None
+
+
 def test_only_a_job_in_that_state_is_revived(jobs: JobStore) -> None:
     with pytest.raises(JobNotFoundError):
         jobs.revive(JOB, "failed")
