@@ -14,6 +14,8 @@ from tasks.connection import connect
 from tasks.jobs import JobStore
 from tests.conftest import STAND_IN, RedisProcess, Worker
 
+pytest.register_assert_rewrite("tests.tasks.job_pair")
+
 
 def spec(*prompts: str, **changes: Any) -> dict[str, Any]:
     small = {"title": "harbour at dawn", "width": 64, "height": 32, "frames": 17, "seed": 3}

@@ -1,0 +1,265 @@
+"""Whatever messages, workers, publishers and people do, in any order, job records agree with a model of the protocol.
+
+Messages come late, twice and in any order; publishers act on old views; holders come back after their lease; replies
+are lost and calls repeated. In the end every worker is gone, fair ones take over, and every job must come to its end.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+import pytest
+import redis
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from tasks.config import Settings
+from tasks.connection import connect
+from tasks.jobs import JobStore
+from tasks.records import FILM_UNIT, FINISHED, FROM_OUTSIDE, SEGMENT_UNIT, clip_unit, repair_unit
+from tests.tasks.job_model import Message
+from tests.tasks.job_pair import FILM, Held, JobPair
+
+ATTEMPTS, BUDGET, SEGMENTS = 2, 4, 3
+LONG_LEASE_S = 3600.0  # leases end when a rule says so
+FAIR_ROUNDS = 30
+IDS = ["first", "second", "third"]
+SHORT_RUN = hypothesis_settings(
+    max_examples=60,
+    stateful_step_count=80,
+    deadline=None,
+    report_multiple_bugs=False,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+LONG_RUN = hypothesis_settings(
+    SHORT_RUN,
+    max_examples=int(os.environ.get("STATEFUL_EXAMPLES", "1500")),
+    stateful_step_count=100,
+)
+T = TypeVar("T")
+Pick = tuple[bool, int]  # whether a claim that is lost, and which one
+
+counts = st.sampled_from([SEGMENTS, SEGMENTS, 2, 1])
+mostly = st.sampled_from([True, True, True, False])
+places = st.sampled_from([0, 0, 0, 1, 1, 2, 3])
+few = st.integers(0, 3) | st.integers(0, 15)
+claims = st.tuples(mostly.map(lambda current: not current), few)
+
+
+def newest(things: list[T], nth: int) -> T:
+    """The newest one, or one `nth` places before it."""
+    return things[-1 - nth % len(things)]
+
+
+class JobMachine(RuleBasedStateMachine):
+    def __init__(self, jobs: JobStore, client: redis.Redis) -> None:
+        super().__init__()
+        client.flushdb()
+        self.pair = JobPair(jobs, client, budget=BUDGET, attempts=ATTEMPTS)
+
+    # People
+
+    @initialize(segments=counts)
+    def begin(self, segments: int) -> None:
+        self.pair.create("first", segments, 1)
+        self.pair.admit()
+
+    @precondition(lambda self: len(self.pair.model.jobs) < len(IDS))
+    @rule(job_id=st.sampled_from(IDS), segments=counts, needs=st.sampled_from([1, 1, 2, BUDGET, BUDGET + 1]))
+    def create(self, job_id: str, segments: int, needs: int) -> None:
+        self.pair.create(job_id, segments, needs)
+
+    @precondition(lambda self: self.pair.model.waiting)
+    @rule()
+    def admit(self) -> None:
+        self.pair.admit()
+
+    @rule(place=places)
+    def go_on(self, place: int) -> None:
+        """What stands still is taken up, what cannot be is forgotten."""
+        job_id = self._job(place, moving=False)
+        self.pair.resume(job_id)
+        self.pair.revive(job_id, "failed")
+        if self.pair.model.job(job_id).state in FINISHED:
+            self.pair.delete(job_id)
+
+    @rule(place=places, what=st.sampled_from(["pause", "cancel", "fail", "settle", "join", "delete"]), spare=mostly)
+    def meddle(self, place: int, what: str, spare: bool) -> None:
+        job_id, pair = self._job(place), self.pair
+        wishes: dict[str, Callable[[], None]] = {
+            "pause": lambda: pair.pause(job_id),
+            "cancel": lambda: pair.stop(job_id, "cancelled", "enough"),
+            "fail": lambda: pair.stop(job_id, "failed", "hopeless"),
+            "settle": lambda: pair.settle(job_id, pair.model.job(job_id).needs // 2),
+            "join": lambda: pair.revive(job_id, "done"),
+            "delete": lambda: pair.delete(job_id),
+        }
+        if not spare:
+            wishes[what]()
+
+    def _job(self, place: int, *, moving: bool = True) -> str:
+        """One of the jobs that there are, those that move (or do not) first; or one that nobody knows."""
+        jobs = self.pair.model.jobs
+        moves = {job_id: job.running and job.admitted for job_id, job in jobs.items()}
+        names = [*sorted(jobs, key=lambda job_id: moves[job_id] != moving), "nobody"]
+        return names[place if place < len(names) else 0]
+
+    # Publishers
+
+    @rule(place=places, nth=few, look=mostly, sent=mostly, marked=mostly)
+    def publish(self, place: int, nth: int, look: bool, sent: bool, marked: bool) -> None:
+        """By one that has just looked, or that has an old view; it may die before the message is sent, or marked."""
+        if look:
+            self.pair.survey(self._job(place))
+        if self.pair.views:
+            self.pair.publish(newest(self.pair.views, nth), sent=sent, marked=marked)
+
+    @rule(place=places, nth=few, unit=st.sampled_from(["mark", SEGMENT_UNIT, "repair", "clip", FILM_UNIT]))
+    def publish_confused(self, place: int, nth: int, unit: str) -> None:
+        """What nobody asked for, or a late mark of a message sent long ago."""
+        if unit != "mark":
+            name = {"repair": repair_unit(nth), "clip": clip_unit(nth)}.get(unit, unit)
+            self.pair.publish(Message(self._job(place), name, FROM_OUTSIDE if unit == FILM_UNIT else nth, 0))
+        elif self.pair.messages:
+            self.pair.mark(newest(self.pair.messages, nth))
+
+    # Workers
+
+    @precondition(lambda self: self.pair.messages)
+    @rule(nth=few)
+    def deliver(self, nth: int) -> None:
+        self.pair.deliver(newest(self.pair.messages, nth))
+
+    @rule(place=places)
+    def begin_work(self, place: int) -> None:
+        self._work(self._job(place), 0)
+
+    @rule(place=places, steps=st.integers(1, 2))
+    def work(self, place: int, steps: int) -> None:
+        self._work(self._job(place), steps)
+
+    def _work(self, job_id: str, steps: int) -> None:
+        """Publish all that is due and deliver it; the workers begin, or commit, or make the clip, too.
+
+        When nothing was due, those go on that have begun.
+        """
+        sent = [self.pair.publish(view) for view in self.pair.survey(job_id)]
+        given = [self.pair.deliver(message) for message in sent if message]
+        given = given or [held for held in self._current() if held.job_id == job_id]
+        for _ in range(steps):
+            given = [self.pair.commit(held) for held in given if held]
+
+    @precondition(lambda self: self._current())
+    @rule(claim=claims, engine=st.none() | st.booleans(), step=st.none() | st.integers(1, 8))
+    def renew(self, claim: Pick, engine: bool | None, step: int | None) -> None:
+        self.pair.renew(self._claim(claim), engine, step)
+
+    @precondition(lambda self: self._current())
+    @rule(claim=claims)
+    def expire(self, claim: Pick) -> None:
+        self.pair.expire(self._claim(claim))
+
+    @precondition(lambda self: self.pair.claims)
+    @rule(claim=claims, others=st.booleans(), clip_lost=st.booleans())
+    def commit(self, claim: Pick, others: bool, clip_lost: bool) -> None:
+        """By the holder, by one that comes late, or again because the reply was lost."""
+        self.pair.commit(self._claim(claim), others=others, clip_lost=clip_lost)
+
+    @precondition(lambda self: self._current())
+    @rule(claim=claims, reason=st.sampled_from(["", "RuntimeError: no"]), retry=mostly)
+    def give_up(self, claim: Pick, reason: str, retry: bool) -> None:
+        self.pair.give_up(self._claim(claim), reason, final=not retry)
+
+    @precondition(lambda self: self._current())
+    @rule(claim=claims, lost=st.sets(st.integers(0, SEGMENTS - 1), min_size=1))
+    def miss_input(self, claim: Pick, lost: set[int]) -> None:
+        """The film misses clips, a clip the latents of its segment, a segment the state before it."""
+        held = self._claim(claim)
+        there = range(self.pair.model.job(held.job_id).segments)
+        if held.unit == FILM_UNIT:
+            self.pair.reopen_clips(held, [index for index in there if index in lost])
+        elif held.unit == clip_unit(held.index):
+            self.pair.damage(held, held.index)
+        elif held.index > 0:
+            self.pair.damage(held, held.index - 1)
+
+    def _claim(self, claim: Pick) -> Held:
+        """One that is held still; or one that is lost, best one whose unit somebody else has now."""
+        late, nth = claim
+        lost = [held for held in self.pair.claims if not self.pair.holds(held)]
+        rivals = [held for held in lost if held.unit in self.pair.model.job(held.job_id).units]
+        return newest((rivals or lost if late else self._current()) or self.pair.claims, nth)
+
+    def _current(self) -> list[Held]:
+        return [held for held in self.pair.claims if self.pair.holds(held)]
+
+    # What always holds
+
+    @invariant()
+    def agree(self) -> None:
+        self.pair.agree()
+
+    def teardown(self) -> None:
+        """Every worker is gone; what is paused or failed is taken up, and fair workers bring all jobs to their end."""
+        if sys.exception() is None:
+            self._finish_all()
+
+    def _finish_all(self) -> None:
+        jobs = self.pair.model.jobs
+        for held in self.pair.claims:
+            self.pair.expire(held)
+        for job_id, job in jobs.items():
+            self.pair.resume(job_id)
+            self.pair.survey(job_id)
+            if job.needs <= BUDGET:
+                self.pair.revive(job_id, "failed")
+        for job_id in [job_id for job_id, job in jobs.items() if not job.unfinished]:
+            self.pair.delete(job_id)
+        while jobs:
+            while self.pair.admit():
+                pass
+            job_id = next(job_id for job_id, job in jobs.items() if job.admitted or not job.unfinished)
+            self._finish(job_id)
+            self.pair.delete(job_id)
+
+    def _finish(self, job_id: str) -> None:
+        job = self.pair.model.job(job_id)
+        fits, renders = job.unfinished, self.pair.renders + job.renders_left()
+        for _ in range(FAIR_ROUNDS):
+            if job.unfinished:
+                self._work(job_id, 2)
+                self.pair.agree()
+        assert not job.unfinished, f"there is no end in sight: {job}"
+        if fits:
+            assert self.pair.jobs.status(job_id).film == FILM
+            assert self.pair.renders == renders
+
+
+def check(settings: Settings, how: hypothesis_settings) -> None:
+    client = connect(settings.redis_url)
+    patient = settings.model_copy(update={"lease_s": LONG_LEASE_S, "max_attempts": ATTEMPTS})
+    jobs = JobStore(client, patient)
+    run_state_machine_as_test(lambda: JobMachine(jobs, client), settings=how)
+
+
+@pytest.mark.timeout(900)  # a failure is made small before it is shown
+def test_job_records_agree_with_a_model(settings: Settings) -> None:
+    check(settings, SHORT_RUN)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(3600)
+def test_job_records_agree_with_a_model_for_long(settings: Settings) -> None:
+    check(settings, LONG_RUN)
