@@ -65,7 +65,8 @@ def make_clip(room: Runtime, claim: Claim, frames: Any, sound: Any, audio_rate: 
     blob_id = when_there_is_room(lambda: room.keep(claim.job_id, data, CLIP_MIME))
     reach("clip stored", claim.job_id, claim.index)
     record = ClipRecord(index=claim.index, blob_id=blob_id, frames=timing.new_frames, size=len(data))
-    _, complete = room.jobs.commit_clip(claim, record)
-    reach("clip committed", claim.job_id, claim.index)
+    accepted, complete = room.jobs.commit_clip(claim, record)
+    if accepted:
+        reach("clip committed", claim.job_id, claim.index)
     if complete:
         room.publisher.film(claim.job_id)

@@ -183,7 +183,7 @@ class JobStore(JobReader):
         return _of_clip(claim) if reply == 2 else bool(reply)
 
     def commit_clip(self, claim: Claim, clip: ClipRecord) -> tuple[bool, bool]:
-        """Make the clip real: whether it was accepted, and whether every clip is there now."""
+        """Make the clip real: whether this call did, and whether every clip is there now."""
         keys = job_keys(claim.job_id, "record", "units", "clips")
         accepted, complete = self._run("commit_clip", keys, claim.index, claim.token, clip.pack())
         return bool(accepted), bool(complete)

@@ -263,6 +263,7 @@ def test_a_late_clip_changes_nothing(jobs: JobStore) -> None:
     assert jobs.commit_clip(late, ClipRecord(0, "sha256:late", 1, 1)) == (False, False)
     assert jobs.commit_clip(second, ClipRecord(0, "sha256:right", 1, 1)) == (True, True)
     assert jobs.commit_clip(late, ClipRecord(0, "sha256:late", 1, 1)) == (False, False)
+    assert jobs.commit_clip(late, ClipRecord(0, "sha256:right", 1, 1)) == (False, True)
     # Then
     assert jobs.clips(JOB)[0].blob_id == "sha256:right"
 
