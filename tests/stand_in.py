@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -22,7 +23,10 @@ CHANNELS, MEL = 8, 16
 
 
 class StandInEngine:
-    """Prompts steer it: `fail` raises, `memory` runs out of memory, `die` kills the process; the others render."""
+    """Prompts steer it: `fail` raises, `memory` runs out of memory, `die` kills the process; the others render.
+
+    `fail until <file>` does so until that file exists, and so do the others; `wait until <file>` stays in the engine.
+    """
 
     audio_rate = 24000
 
@@ -37,7 +41,7 @@ class StandInEngine:
         *,
         on_step: OnStep | None = None,
     ) -> SegmentOutput:
-        _misbehave(request.prompt)
+        _misbehave(request, on_step)
         for step in range(1, STEPS + 1):
             time.sleep(float(os.environ.get(STEP_S, "0.01")))
             if on_step and on_step(step, STEPS) is False:
@@ -72,7 +76,14 @@ class StandInEngine:
         return frames, sound
 
 
-def _misbehave(prompt: str) -> None:
+def _misbehave(request: SegmentRequest, on_step: OnStep | None) -> None:
+    prompt, _, file = request.prompt.partition(" until ")
+    if file and Path(file).exists():
+        return
+    while prompt == "wait" and not Path(file).exists():
+        if on_step and on_step(1, STEPS) is False:
+            raise SegmentCancelledError(f"segment {request.timing.index} was cancelled while it waited")
+        time.sleep(0.02)
     if prompt.startswith("fail"):
         raise RuntimeError("the stand-in was told to fail")
     if prompt.startswith("memory"):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import RedisProcess
+from tests.faults.crew import Crew
 from tests.faults.ground import SEGMENTS, Ground, Outcome
 from tests.faults.table import Rows, table
 
@@ -59,6 +60,35 @@ def film_of(ground: Ground, segments: int) -> str:
     film = ground.submit(segments).wait().status().film
     assert film
     return film.sha256
+
+
+@pytest.fixture(scope="session")
+def everybody(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterator[Crew]:
+    """Servers that nobody breaks, and workers that do not outlive their tests; shared, because workers start slowly."""
+    folder = tmp_path_factory.mktemp("crew")
+    for name in ("broker", "blobs"):
+        (folder / name).mkdir()
+    servers = RedisProcess(folder / "broker", *AOF), RedisProcess(folder / "blobs", *AOF)
+    made = Crew(folder, *servers, home)
+    yield made
+    made.stop()
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(everybody: Crew) -> str:
+    """The hash of the film of an undisturbed job of the crew's."""
+    everybody.staff(2)
+    return film_of(everybody, SEGMENTS)
+
+
+@pytest.fixture
+def crew(everybody: Crew, undisturbed: str) -> Crew:
+    """Two workers to break, and no job under way."""
+    everybody.tidy()
+    everybody.staff(2)
+    return everybody
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -54,10 +55,17 @@ class FaultWorker:
 
     def __init__(self, settings: Settings, folder: Path, name: str, *options: str, **variables: str) -> None:
         self.log = folder / f"{name}.log"
+        self.leaving = False
+        self._folder = folder
+        self.process = self._start(settings, name, options, variables)
+
+    def _start(
+        self, settings: Settings, name: str, options: tuple[str, ...], variables: dict[str, str]
+    ) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "tests.faults.worker", "--name", f"{name}@test", "--loglevel", "WARNING"]
-        environ = environment(settings) | {"FAULT_FOLDER": str(folder)} | variables
+        environ = environment(settings) | {"FAULT_FOLDER": str(self._folder)} | variables
         with self.log.open("ab") as file:
-            self.process = processes.start([*command, *options], log=file, environ=environ, cwd=folder)
+            return processes.start([*command, *options], log=file, environ=environ, cwd=self._folder)
 
     @property
     def pids(self) -> list[int]:
@@ -74,6 +82,39 @@ class FaultWorker:
         self.send(signal.SIGKILL)
         self.process.wait()
 
+    def ready(self) -> FaultWorker:
+        """Itself, once it takes work."""
+        wait_until(lambda: self.reconciler or self.process.poll() is not None, what=f"worker: {self.text()}")
+        assert self.is_alive, self.text()
+        return self
+
+    @property
+    def reconciler(self) -> str:
+        """The name of its reconciler, '' before it takes work."""
+        path = self._folder / "ready" / str(self.process.pid)
+        return path.read_text() if path.exists() else ""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its process is there."""
+        return self.process.poll() is None
+
+    def shut_down(self, number: int, *, everyone: bool = False) -> None:
+        """Send a signal as an operator does, or with `everyone` as systemd does, and go on at once."""
+        self.leaving = True
+        if everyone:
+            self.send(number)
+        else:
+            os.kill(self.process.pid, number)
+
+    def says(self, text: str) -> None:
+        """Return when it has logged this."""
+        wait_until(lambda: text in self.text(), what=f"{text!r} in {self.text()}")
+
+    def gone(self) -> None:
+        """Return when its process has ended."""
+        wait_until(lambda: not self.is_alive, what=f"the end of {self.log.stem}: {self.text()}")
+
     def stop(self, number: int = signal.SIGTERM) -> None:
         """Shut the worker down."""
         processes.stop(self.process, number, timeout_s=30)
@@ -89,6 +130,7 @@ class Held:
     def __init__(self, folder: Path, point: str, index: int) -> None:
         self._plan = folder / "holds" / place(point, index)
         self._held = folder / "held" / place(point, index)
+        self._held.unlink(missing_ok=True)
         self._plan.touch()
 
     def pid(self) -> int:
@@ -116,7 +158,7 @@ class Ground:
     broken_at: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("holds", "held"):
+        for name in ("holds", "held", "ready"):
             (self.folder / name).mkdir()
         self.settings = Settings(
             redis_url=self.broker.url,
@@ -143,7 +185,11 @@ class Ground:
 
     def submit(self, segments: int = SEGMENTS) -> Job:
         """A job whose film is that of every other job with so many segments."""
-        return submit(spec(*map(str, range(segments))), settings=self.settings)
+        return self.submit_prompts(*map(str, range(segments)))
+
+    def submit_prompts(self, *prompts: str) -> Job:
+        """The same with these prompts: they steer the stand-in engine, and the film does not depend on them."""
+        return submit(spec(*prompts), settings=self.settings)
 
     def hold(self, point: str, index: int) -> Held:
         """Stop the first process to reach `point` of segment `index`."""

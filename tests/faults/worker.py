@@ -3,7 +3,9 @@
 Started as `python -m tests.faults.worker`, with the options of `longtake worker`. It works in the folder FAULT_FOLDER:
   events          one line for every point reached: seconds, pid, point, job, segment
   holds/<place>   made by a test: the first process to reach this place stops there
-  held/<place>    then the same file, with the process' id in it; the process goes on when the test deletes it
+  held/<place>    then the same file, with the process' id in it; the process goes on when the test deletes it, or when
+                  another one is held there
+  ready/<pid>     made when the worker takes work, with the name of its reconciler in it
 A place is `<point with dashes>@<segment>`, for instance `segment-committed@1`.
 """
 
@@ -14,6 +16,9 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+from celery import signals
 
 from blobstore import BlobStoreError
 from tasks import points
@@ -60,8 +65,25 @@ def hold(point: str, job_id: str, index: int) -> None:
     except FileNotFoundError:
         return
     held.write_text(str(os.getpid()))
-    while held.exists():
+    while is_mine(held):
         time.sleep(0.01)
+
+
+def is_mine(held: Path) -> bool:
+    """Whether this process is still to wait; the file is empty for a moment when the next one comes."""
+    try:
+        return held.read_text() in ("", str(os.getpid()))
+    except FileNotFoundError:
+        return False
+
+
+def say_ready(**_: Any) -> None:
+    """Tell the test that this worker takes work."""
+    from tasks.worker import _reconcilers
+
+    unfinished = FOLDER / f"ready-{os.getpid()}"
+    unfinished.write_text(_reconcilers[0]._name)
+    unfinished.rename(FOLDER / "ready" / str(os.getpid()))
 
 
 def load_before_the_fork() -> None:
@@ -71,8 +93,16 @@ def load_before_the_fork() -> None:
             importlib.import_module(module)
 
 
-if __name__ == "__main__":
+def work(options: list[str]) -> None:
+    """Be a worker with these options."""
+    import tasks.worker  # noqa: F401 - before the next line: its own receiver makes the reconciler
+
     load_before_the_fork()
+    signals.worker_ready.connect(say_ready)
     for listener in (note, hold, check_blobs):
         points.listen(listener)
-    main(["worker", *sys.argv[1:]])
+    main(["worker", *options])
+
+
+if __name__ == "__main__":
+    work(sys.argv[1:])
