@@ -6,7 +6,6 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 import redis
 
@@ -15,42 +14,10 @@ from tasks import handoff as states
 from tasks.broker import FILMS, SEGMENTS
 from tasks.client import submit
 from tasks.config import Settings
-from tasks.errors import JobFailedError
 from tests.conftest import RedisProcess, Worker, wait_until
 from tests.tasks.conftest import film_of, job_store, spec
 
 Start = Callable[..., Worker]
-
-
-def test_kill_9_of_a_worker_costs_its_segment_and_nothing_else(
-    there: Settings, undisturbed: str, start_worker: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Given two workers on a deployment of their own, and a job in the hands of one
-    monkeypatch.setenv("STAND_IN_STEP_S", "0.2")
-    first = start_worker(there).ready()
-    job = submit(spec("a", "b", "c", "d"), settings=there)
-    wait_until(lambda: job.status().committed == 1 and job.status().progress)
-    children = psutil.Process(first.process.pid).children()
-    # When
-    first.process.kill()
-    first.process.wait()
-    start_worker(there).ready()
-    # Then
-    assert film_of(job) == undisturbed
-    fences = [handoff.fence for handoff in job_store(there).handoffs(job.id)]
-    assert fences == sorted(set(fences))
-    assert not any(child.is_running() for child in children)
-
-
-def test_kill_9_of_the_child_mid_segment(here: Settings, undisturbed: str, worker: Worker) -> None:
-    # Given
-    job = submit(spec("a", "b", "c", "d", title="child"), settings=here)
-    wait_until(lambda: job.status().committed >= 1)
-    # When
-    for child in psutil.Process(worker.process.pid).children():
-        child.kill()
-    # Then
-    assert film_of(job) == undisturbed
 
 
 def test_sigquit_lays_the_segment_down_and_another_worker_takes_it_up(
@@ -67,16 +34,6 @@ def test_sigquit_lays_the_segment_down_and_another_worker_takes_it_up(
     start_worker(patient).ready()
     # Then
     assert film_of(job) == undisturbed
-
-
-def test_sigterm_lets_the_segment_finish(there: Settings, start_worker: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STAND_IN_STEP_S", "0.2")
-    first = start_worker(there).ready()
-    job = submit(spec("a", "b", "c", "d"), settings=there)
-    wait_until(lambda: job.status().committed == 1 and job.status().progress)
-    first.stop(signal.SIGTERM)
-    assert job.status().committed == 2
-    assert job.status().clips == 2
 
 
 def test_a_lost_message_is_published_again(there: Settings, own_server: RedisProcess, start_worker: Start) -> None:
@@ -129,17 +86,6 @@ def test_a_lost_clip_is_decoded_again_from_its_latents(
     first.stop()
 
 
-def test_a_segment_that_fails_ends_its_job_with_the_reason_and_the_queue_moves_on(
-    here: Settings, worker: Worker
-) -> None:
-    # Given
-    bad, good = submit(spec("a", "fail"), settings=here), submit(spec("a"), settings=here)
-    # When / Then
-    with pytest.raises(JobFailedError, match="segment 1 after 3 attempts: RuntimeError: the stand-in was told to fail"):
-        bad.wait()
-    good.wait()
-
-
 def test_an_outage_of_the_blob_server_fails_no_job(
     here: Settings, undisturbed: str, start_worker: Start, tmp_path: Path
 ) -> None:
@@ -159,18 +105,3 @@ def test_an_outage_of_the_blob_server_fails_no_job(
     finally:
         broker.stop()
         blobs.stop()
-
-
-def test_running_out_of_memory_is_tried_again(here: Settings, worker: Worker) -> None:
-    with pytest.raises(JobFailedError, match="after 3 attempts: EngineMemoryError"):
-        submit(spec("memory"), settings=here).wait()
-
-
-def test_a_segment_that_kills_its_process_ends_its_job_not_the_worker(here: Settings, worker: Worker) -> None:
-    # Given
-    poison = submit(spec("die"), settings=here)
-    # When / Then
-    with pytest.raises(JobFailedError, match="segment 0 after 3 attempts: it ended its worker each time"):
-        poison.wait()
-    submit(spec("a"), settings=here).wait()
-    assert worker.process.poll() is None

@@ -1,0 +1,36 @@
+"""A client that ends in the middle of submitting a job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tasks import points
+from tasks.client import Job, submit
+from tasks.jobs import new_job_id
+from tests.faults.crew import Crew
+from tests.tasks.conftest import spec
+
+
+def dies(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def submitted_by_the_dying(crew: Crew) -> Job:
+    job_id = new_job_id()
+    with pytest.raises(KeyboardInterrupt):
+        submit(spec("a", "b", "c"), settings=crew.settings, job_id=job_id)
+    return Job(job_id, settings=crew.settings)
+
+
+@pytest.mark.parametrize("point", ["message announced", "message sent", "message chained"])
+def test_a_client_that_dies_after(crew: Crew, undisturbed: str, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
+    # Given
+    monkeypatch.setattr(points, "_listeners", [lambda reached, *_: dies() if reached == point else None])
+    # When
+    crew.breaks()
+    job = submitted_by_the_dying(crew)
+    # Then
+    crew.verify(job, undisturbed)
+    crew.at_rest()
