@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from tasks import points
+from tasks import client, points
 from tasks.client import Job, submit
 from tasks.jobs import new_job_id
+from tasks.publish import Publisher
 from tests.faults.crew import Crew
 from tests.tasks.conftest import spec
 
@@ -28,6 +29,20 @@ def submitted_by_the_dying(crew: Crew) -> Job:
 def test_a_client_that_dies_after(crew: Crew, undisturbed: str, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
     # Given
     monkeypatch.setattr(points, "_listeners", [lambda reached, *_: dies() if reached == point else None])
+    # When
+    crew.breaks()
+    job = submitted_by_the_dying(crew)
+    # Then
+    crew.verify(job, undisturbed)
+    crew.at_rest()
+
+
+@pytest.mark.parametrize(("where", "name"), [(client, "admit_waiting"), (Publisher, "segment")])
+def test_a_client_that_dies_before(
+    crew: Crew, undisturbed: str, monkeypatch: pytest.MonkeyPatch, where: object, name: str
+) -> None:
+    # Given one that comes no further than the record, or than its admission
+    monkeypatch.setattr(where, name, dies)
     # When
     crew.breaks()
     job = submitted_by_the_dying(crew)
