@@ -147,12 +147,19 @@ def _reporter(task: Task[..., Any], lease: Lease) -> Callable[[int, int], bool]:
         progress = Progress(lease.claim.index, step, steps, (now - started) / step)
         if now - reported >= REPORT_EVERY_S or step in (1, steps):
             reported = now
-            meta: dict[str, Any] = {"segment": progress.index + 1, "step": step, "steps": steps}
-            task.update_state(state="PROGRESS", meta=meta)
-            task.send_event("task-progress", retry=False, **meta)
+            _tell(task, {"segment": progress.index + 1, "step": step, "steps": steps})
         return lease.renew(progress=progress)
 
     return on_step
+
+
+def _tell(task: Task[..., Any], meta: dict[str, Any]) -> None:
+    """Show progress to whoever watches; that nobody can be told is no reason to lose a render."""
+    try:
+        task.update_state(state="PROGRESS", meta=meta)
+        task.send_event("task-progress", retry=False, **meta)
+    except Exception as error:
+        log.warning("progress could not be told: %s", error)
 
 
 def _stored(
