@@ -15,6 +15,7 @@ from tasks.errors import ServerError
 LUA = Path(__file__).with_name("lua")
 SCRIPTS = sorted(path.stem for path in LUA.glob("*.lua") if path.stem != "prelude")
 PATIENT_RETRIES = 40
+RETRY_EVERY_S = 2.0
 OLDEST_REDIS = (6, 2)
 # One of each kind that Celery makes, beside the queues.
 KEYS_OF_CELERY = ("segments", "clips", "films", "unacked", "_kombu.check", "celery-task-meta-check", "a.celery.pidbox")
@@ -22,7 +23,7 @@ KEYS_OF_CELERY = ("segments", "clips", "films", "unacked", "_kombu.check", "cele
 
 def connect(url: str, *, patient: bool = False) -> redis.Redis:
     """A client for `url`. A patient one keeps trying for about a minute, the other for about a second."""
-    retry = Retry(ExponentialWithJitterBackoff(cap=2, base=0.1), retries(patient=patient))
+    retry = Retry(ExponentialWithJitterBackoff(cap=RETRY_EVERY_S, base=0.1), retries(patient=patient))
     try:
         client = redis.Redis.from_url(
             url, retry=retry, socket_connect_timeout=5, socket_timeout=30, health_check_interval=30

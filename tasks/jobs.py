@@ -15,7 +15,7 @@ import redis
 from tasks.config import Settings
 from tasks.connection import load_scripts
 from tasks.errors import JobNotFoundError, JobStateError
-from tasks.reading import ACTIVE, ENDED, JOBS, RESERVED, WAITING, JobReader, job_keys, queue_key
+from tasks.reading import ACTIVE, ENDED, JOBS, PULSE, RESERVED, WAITING, JobReader, job_keys, queue_key
 from tasks.records import Claim, ClipRecord, FilmRecord, Handoff, Need, Progress, clip_unit
 from tasks.spec import JobSpec
 
@@ -202,9 +202,13 @@ class JobStore(JobReader):
         """Lay this claim down until segment `index`, whose blobs were lost, is repaired; that raises the epoch."""
         return bool(self._run("damage", job_keys(claim.job_id, "record", "units"), claim.unit, claim.token, index))
 
+    def pulse(self, *, silence_s: float, grace_s: float) -> None:
+        """Say that this process reaches Redis; after `silence_s` without a word, no lease ends for `grace_s`."""
+        self._run("pulse", [PULSE], int(silence_s * 1000), int(grace_s * 1000))
+
     def survey(self, job_id: str) -> list[Need]:
         """What an unfinished job needs."""
-        keys = [*job_keys(job_id, "record", "units", "clips"), ACTIVE, ENDED]
+        keys = [*job_keys(job_id, "record", "units", "clips"), ACTIVE, ENDED, PULSE]
         reply = self._run("survey", keys, job_id, self._attempts)
         return [Need(unit.decode(), index, why.decode(), stamp, ticket) for unit, index, why, stamp, ticket in reply]
 

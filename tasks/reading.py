@@ -20,6 +20,7 @@ ACTIVE = f"{PREFIX}active"
 ENDED = f"{PREFIX}ended"
 WAITING = f"{PREFIX}waiting"
 RESERVED = f"{PREFIX}reserved"
+PULSE = f"{PREFIX}pulse"
 JOB_ID = re.compile(r"[0-9a-z]{1,40}")
 
 

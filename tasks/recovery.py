@@ -12,6 +12,7 @@ import redis
 from blobstore import ManagedBlobStore
 from tasks.admission import admit_waiting, settle_ended
 from tasks.config import Settings
+from tasks.connection import RETRY_EVERY_S
 from tasks.garbage import Sweeper
 from tasks.jobs import JobStore
 from tasks.publish import Publisher, queue_of
@@ -53,6 +54,7 @@ class Reconciler:
         """Reconcile until `stop` is called; an unreachable Redis is waited for."""
         while not self._stop.wait(self._settings.reconcile_s):
             try:
+                self._pulse()
                 if self._hold_lock():
                     self.reconcile()
                     self._sweep_sometimes()
@@ -78,6 +80,11 @@ class Reconciler:
                 log.exception("job %s cannot be looked after", job_id)
         self._suspects = {suspect: since for suspect, since in self._suspects.items() if suspect in seen}
         return published
+
+    def _pulse(self) -> None:
+        """Tell an outage from a silent worker: a healthy holder renews three times per lease, and soon after an outage."""
+        silence_s = max(self._settings.lease_s / 3, 2 * self._settings.reconcile_s)
+        self._jobs.pulse(silence_s=silence_s, grace_s=self._settings.lease_s + RETRY_EVERY_S)
 
     def _admit(self) -> None:
         if self._jobs.waits_for_room():

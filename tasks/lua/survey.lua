@@ -4,9 +4,15 @@
 -- KEYS[3] clips   hash
 -- KEYS[4] active  zset     ids of unfinished jobs
 -- KEYS[5] ended   zset     ids of ended jobs by their end, ms
+-- KEYS[6] pulse   hash     see pulse.lua
 -- ARGV[1] job id, ARGV[2] attempts allowed
 -- Returns a list of {unit, index, why, stamp, ticket}: why is 'expired' (its message is known to be gone), 'unannounced'
 -- (no message was ever reserved), 'unpublished' (reserved, perhaps not sent) or 'waiting' (sent and not claimed yet).
+local function is_quiet(pulse, time)
+  local last, silence, quiet_until = unpack(redis.call('HMGET', pulse, 'last', 'silence', 'quiet_until'))
+  return last and (time - last > tonumber(silence) or time < tonumber(quiet_until))
+end
+
 local needs = {}
 if not is_running(KEYS[1]) or redis.call('HEXISTS', KEYS[1], 'admitted') == 0 then
   return needs
@@ -15,6 +21,7 @@ local time = now()
 local cursor = tonumber(redis.call('HGET', KEYS[1], 'cursor'))
 local segments = tonumber(redis.call('HGET', KEYS[1], 'segments'))
 local chained = tonumber(redis.call('HGET', KEYS[1], 'chained'))
+local quiet = is_quiet(KEYS[6], time)
 local entries = redis.call('HGETALL', KEYS[2])
 local found = {}
 for i = 1, #entries, 2 do
@@ -31,7 +38,7 @@ for name, unit in pairs(found) do
     if not found[unit.after] then
       needs[#needs + 1] = { name, unit.index, why, unit.stamp, unit.ticket }
     end
-  elseif unit.expires <= time then
+  elseif unit.expires <= time and not quiet then
     if unit.engine then
       unit.attempts = unit.attempts + 1
       if unit.attempts >= tonumber(ARGV[2]) then

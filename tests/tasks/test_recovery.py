@@ -15,6 +15,7 @@ from tasks.config import Settings
 from tasks.connection import connect
 from tasks.jobs import JobStore
 from tasks.publish import Publisher
+from tasks.reading import PULSE
 from tasks.records import Claim
 from tasks.recovery import Reconciler
 
@@ -74,6 +75,31 @@ def test_a_lease_that_lives_is_left_alone(
     client.delete(SEGMENTS)
     assert isinstance(jobs.claim_segment(job.id, 0, 1, "alive", SEGMENTS), Claim)
     assert [reconciler.reconcile() for _ in range(3)] == [0, 0, 0]
+
+
+def test_a_lease_that_ran_out_in_an_outage_may_still_be_renewed(
+    settings: Settings, client: redis.Redis, jobs: JobStore, reconciler: Reconciler
+) -> None:
+    # Given a claim whose lease ran out while nobody reached the server
+    job = submit(SPEC, settings=settings)
+    client.delete(SEGMENTS)
+    jobs._lease_ms = 1
+    claim = jobs.claim_segment(job.id, 0, 1, "alive", SEGMENTS)
+    assert isinstance(claim, Claim)
+    jobs.renew(claim, engine=True)
+    time.sleep(0.005)
+    client.hset(PULSE, mapping={"last": 1, "silence": 1000, "quiet_until": 0})
+    # When a reconciler whose call was under way comes through first
+    assert reconciler.reconcile() == 0
+    # or the next round begins
+    jobs.pulse(silence_s=1000, grace_s=1000)
+    assert reconciler.reconcile() == 0
+    # Then the holder still has its claim
+    assert jobs.renew(claim)
+    # until its time is over
+    time.sleep(0.005)
+    client.hset(PULSE, "quiet_until", 0)
+    assert reconciler.reconcile() == 1
 
 
 def test_a_lost_message_is_suspected_before_it_is_published(
