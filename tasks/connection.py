@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 from redis.backoff import ExponentialWithJitterBackoff
@@ -12,13 +15,17 @@ from redis.retry import Retry
 from tasks.config import redacted
 from tasks.errors import ServerError
 
+log = logging.getLogger(__name__)
 LUA = Path(__file__).with_name("lua")
 SCRIPTS = sorted(path.stem for path in LUA.glob("*.lua") if path.stem != "prelude")
 PATIENT_RETRIES = 40
 RETRY_EVERY_S = 2.0
+FULL_PATIENCE_S = 60.0
+FULL_PAUSE_S = 1.0
 OLDEST_REDIS = (6, 2)
 # One of each kind that Celery makes, beside the queues.
 KEYS_OF_CELERY = ("segments", "clips", "films", "unacked", "_kombu.check", "celery-task-meta-check", "a.celery.pidbox")
+T = TypeVar("T")
 
 
 def connect(url: str, *, patient: bool = False) -> redis.Redis:
@@ -38,6 +45,26 @@ def connect(url: str, *, patient: bool = False) -> redis.Redis:
 def retries(*, patient: bool) -> int:
     """How often a lost connection is tried again."""
     return PATIENT_RETRIES if patient else 3
+
+
+def when_there_is_memory(call: Callable[[], T], *, patient: bool) -> T:
+    """The result of `call`, which a full Redis refuses as a whole; a patient caller waits about a minute for room.
+
+    Raises:
+        redis.OutOfMemoryError: there is none.
+    """
+    end = time.monotonic() + (FULL_PATIENCE_S if patient else 0.0)
+    while True:
+        try:
+            return call()
+        except redis.ResponseError as error:
+            # Redis 6.2 reports what failed in a script as a plain error with the reason in its text
+            if not isinstance(error, redis.OutOfMemoryError) and "OOM command not allowed" not in str(error):
+                raise
+            if time.monotonic() >= end:
+                raise redis.OutOfMemoryError(f"Redis is full; raise its maxmemory ({error})") from error
+            log.warning("waiting for Redis to have memory: %s", error)
+        time.sleep(FULL_PAUSE_S)
 
 
 def load_scripts(client: redis.Redis) -> dict[str, Any]:

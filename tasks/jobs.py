@@ -13,7 +13,7 @@ import msgpack
 import redis
 
 from tasks.config import Settings
-from tasks.connection import load_scripts
+from tasks.connection import load_scripts, when_there_is_memory
 from tasks.errors import JobNotFoundError, JobStateError
 from tasks.reading import ACTIVE, ENDED, JOBS, PULSE, RESERVED, WAITING, JobReader, job_keys, queue_key
 from tasks.records import Claim, ClipRecord, FilmRecord, Handoff, Need, Progress, clip_unit
@@ -26,10 +26,11 @@ def new_job_id() -> str:
 
 
 class JobStore(JobReader):
-    """The job records of one deployment."""
+    """The job records of one deployment. A patient one waits when Redis is full."""
 
-    def __init__(self, client: redis.Redis, settings: Settings) -> None:
+    def __init__(self, client: redis.Redis, settings: Settings, *, patient: bool = False) -> None:
         super().__init__(client)
+        self.patient = patient
         self._scripts = load_scripts(client)
         self._lease_ms = int(settings.lease_s * 1000)
         self._attempts = settings.max_attempts
@@ -219,7 +220,7 @@ class JobStore(JobReader):
         return was
 
     def _run(self, script: str, keys: list[str], *args: Any) -> Any:
-        return self._scripts[script](keys=keys, args=args)
+        return when_there_is_memory(lambda: self._scripts[script](keys=keys, args=args), patient=self.patient)
 
 
 def _of_clip(claim: Claim) -> Claim:

@@ -8,6 +8,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from tasks.broker import CLIP_TASK, CLIPS, FILM_TASK, FILMS, SEGMENT_TASK, SEGMENTS
+from tasks.connection import when_there_is_memory
 from tasks.errors import ServerError
 from tasks.jobs import JobStore
 from tasks.points import reach
@@ -96,7 +97,8 @@ class Publisher:
             if index == FROM_OUTSIDE
             else f"{'clip' if queue == CLIPS else 'segment'} {index + 1}/{status.segments}"
         )
-        try:
+
+        def send() -> None:
             self._app.send_task(
                 task,
                 args=args,
@@ -105,6 +107,9 @@ class Publisher:
                 argsrepr=f"{status.title} · {what}",
                 kwargsrepr="",
             )
+
+        try:
+            when_there_is_memory(send, patient=self._jobs.patient)
         except OperationalError as error:
             raise ServerError(f"the broker does not take messages: {error}") from None
         reach("message sent", job_id, index)

@@ -55,7 +55,7 @@ class Runtime:
     @cached_property
     def jobs(self) -> JobStore:
         """The job records."""
-        return JobStore(connect(self.settings.redis_url, patient=self._patient), self.settings)
+        return JobStore(connect(self.settings.redis_url, patient=self._patient), self.settings, patient=self._patient)
 
     @cached_property
     def blobs(self) -> ManagedBlobStore:
