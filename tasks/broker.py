@@ -48,7 +48,8 @@ def make_app(settings: Settings, *, results: bool = True) -> Celery:
         redis_socket_timeout=30.0,
         redis_socket_keepalive=not settings.redis_url.startswith("unix:"),
         redis_retry_on_timeout=True,
-        result_expires=DAY_S,
+        # A result names its job: it goes when the job's record does, or before.
+        result_expires=max(1, min(DAY_S, int(settings.retention_s))),
         # What Flower shows: queued work before it runs, and each task's progress.
         worker_send_task_events=True,
         task_send_sent_event=True,
