@@ -46,6 +46,7 @@ class Reconciler:
         self._publisher = publisher
         self._settings = settings
         self._suspects: dict[_Message, float] = {}
+        self._queues: dict[str, tuple[int, int]] = {}
         self._sweeper = Sweeper(jobs, blobs, retention_s=settings.retention_s)
         self._swept = time.monotonic()
         self._stop = threading.Event()
@@ -70,6 +71,7 @@ class Reconciler:
         now = time.monotonic()
         published = 0
         seen: set[_Message] = set()
+        self._queues.clear()
         self._admit()
         for job_id in self._jobs.active():
             try:
@@ -82,7 +84,7 @@ class Reconciler:
         return published
 
     def _pulse(self) -> None:
-        """Tell an outage from a silent worker: a healthy holder renews three times per lease, and soon after an outage."""
+        """Tell an outage from a silent worker, who would renew three times per lease, and soon after an outage."""
         silence_s = max(self._settings.lease_s / 3, 2 * self._settings.reconcile_s)
         self._jobs.pulse(silence_s=silence_s, grace_s=self._settings.lease_s + RETRY_EVERY_S)
 
@@ -111,8 +113,14 @@ class Reconciler:
         return now - self._suspects.setdefault(suspect, now) >= grace
 
     def _message_is_gone(self, need: Need) -> bool:
-        queue = queue_of(need.unit)
-        return self._redis.llen(queue) == 0 or self._jobs.queue_claimed(queue) > need.stamp
+        length, claimed = self._look_at(queue_of(need.unit))
+        return length == 0 or claimed > need.stamp
+
+    def _look_at(self, queue: str) -> tuple[int, int]:
+        """How many messages wait in a queue and the highest stamp claimed from it, looked up once in a round."""
+        if queue not in self._queues:
+            self._queues[queue] = (self._redis.llen(queue), self._jobs.queue_claimed(queue))
+        return self._queues[queue]
 
     def _hold_lock(self) -> bool:
         """One reconciler at a time; the lock outlives a few of its holder's rounds and then passes on."""

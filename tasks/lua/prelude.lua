@@ -52,9 +52,12 @@ local function is_blocked(units, unit)
   return unit.after ~= '' and redis.call('HEXISTS', units, unit.after) == 1
 end
 
-local function is_running(record)
-  local state = redis.call('HGET', record, 'state')
+local function hands_out_work(state)
   return state == 'queued' or state == 'running'
+end
+
+local function is_running(record)
+  return hands_out_work(redis.call('HGET', record, 'state'))
 end
 
 -- Neither ended nor unknown: a paused job is unfinished, too.

@@ -8,20 +8,18 @@
 -- ARGV[1] job id, ARGV[2] attempts allowed
 -- Returns a list of {unit, index, why, stamp, ticket}: why is 'expired' (its message is known to be gone), 'unannounced'
 -- (no message was ever reserved), 'unpublished' (reserved, perhaps not sent) or 'waiting' (sent and not claimed yet).
+-- This runs for every unfinished job every few seconds: two reads are all that a job costs which only waits.
 local function is_quiet(pulse, time)
   local last, silence, quiet_until = unpack(redis.call('HMGET', pulse, 'last', 'silence', 'quiet_until'))
   return last and (time - last > tonumber(silence) or time < tonumber(quiet_until))
 end
 
 local needs = {}
-if not is_running(KEYS[1]) or redis.call('HEXISTS', KEYS[1], 'admitted') == 0 then
+local fields = redis.call('HMGET', KEYS[1], 'state', 'admitted', 'cursor', 'segments', 'chained')
+if not hands_out_work(fields[1]) or not fields[2] then
   return needs
 end
-local time = now()
-local cursor = tonumber(redis.call('HGET', KEYS[1], 'cursor'))
-local segments = tonumber(redis.call('HGET', KEYS[1], 'segments'))
-local chained = tonumber(redis.call('HGET', KEYS[1], 'chained'))
-local quiet = is_quiet(KEYS[6], time)
+local cursor, segments, chained = tonumber(fields[3]), tonumber(fields[4]), tonumber(fields[5])
 local entries = redis.call('HGETALL', KEYS[2])
 local found = {}
 for i = 1, #entries, 2 do
@@ -38,7 +36,7 @@ for name, unit in pairs(found) do
     if not found[unit.after] then
       needs[#needs + 1] = { name, unit.index, why, unit.stamp, unit.ticket }
     end
-  elseif unit.expires <= time and not quiet then
+  elseif unit.expires <= now() and not is_quiet(KEYS[6], now()) then
     if unit.engine then
       unit.attempts = unit.attempts + 1
       if unit.attempts >= tonumber(ARGV[2]) then
