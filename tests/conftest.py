@@ -59,14 +59,14 @@ class RedisProcess:
     def __init__(self, folder: Path, *options: str) -> None:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
-        self._folder = folder
+        self.folder = folder
         self._options = options
         self.start()
 
     def start(self) -> None:
-        command = [find_redis_server(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder)]
+        command = [find_redis_server(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
         command += ["--save", "", "--maxmemory-policy", "noeviction", *self._options]
-        with (self._folder / "redis.log").open("ab") as log:
+        with (self.folder / "redis.log").open("ab") as log:
             self.process = processes.start(command, log=log)
         wait_until(self._answers, what="redis-server")
 
@@ -78,6 +78,11 @@ class RedisProcess:
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         processes.stop(self.process, number)
+
+    def aof(self) -> Path:
+        """The file to which it appends; Redis 7 keeps it in a folder beside a base file."""
+        newest = sorted(self.folder.glob("appendonlydir/*.incr.aof"))
+        return newest[-1] if newest else self.folder / "appendonly.aof"
 
 
 class Worker:

@@ -211,12 +211,15 @@ class Ground:
         """How often each segment of the job came to `point`."""
         return Counter(event.index for event in self.events(job) if event.point == point)
 
-    def verify(self, job: Job, film: str, *, denoised_again: int = 0) -> Outcome:
-        """The job is done, and all that was promised holds; at most `denoised_again` segments were rendered again."""
+    def verify(self, job: Job, film: str, *, denoised_again: int = 0, commits_lost: int = 0) -> Outcome:
+        """The job is done, and all that was promised holds; at most `denoised_again` segments were rendered again.
+
+        `commits_lost`: how often a broker forgot a commit that it had accepted.
+        """
         status = job.wait().status()
         assert status.film
         assert status.film.sha256 == film, "the film differs from that of an undisturbed run"
-        handoffs, epochs = self.jobs.handoffs(job.id), status.epoch + 1
+        handoffs, epochs = self.jobs.handoffs(job.id), status.epoch + 1 + commits_lost
         assert [handoff.index for handoff in handoffs] == list(range(status.segments))
         committed, clips = self.count(job, "segment committed"), self.count(job, "clip committed")
         assert max(committed.values()) <= epochs, f"a handoff was committed twice within an epoch: {committed}"

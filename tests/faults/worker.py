@@ -6,6 +6,8 @@ Started as `python -m tests.faults.worker`, with the options of `longtake worker
   held/<place>    then the same file, with the process' id in it; the process goes on when the test deletes it, or when
                   another one is held there
   ready/<pid>     made when the worker takes work, with the name of its reconciler in it
+FAULT_CONSTANTS, when set, changes constants first: `tasks.failures.FULL_STORE_PATIENCE_S=2`, separated by blanks.
+FAULT_COPIES, when set, is how often every message is put into its queue.
 A place is `<point with dashes>@<segment>`, for instance `segment-committed@1`.
 """
 
@@ -20,10 +22,13 @@ from typing import Any
 
 from celery import signals
 
+from kombu.transport.redis import Channel
+
 from blobstore import BlobStoreError
 from tasks import points
 from tasks.cli import main
 from tasks.runtime import runtime
+from tests.faults.copies import COPIES, keep_copies
 
 # What a child needs, besides its engine.
 HEAVY = ("ltx2.clip", "ltx2.codec", "ltx2.continuation", "ltx2.film")
@@ -93,11 +98,24 @@ def load_before_the_fork() -> None:
             importlib.import_module(module)
 
 
+def change_constants(changes: str) -> None:
+    """Give constants of this process other numbers."""
+    for change in changes.split():
+        name, _, value = change.partition("=")
+        module, _, constant = name.rpartition(".")
+        home = importlib.import_module(module)
+        assert isinstance(getattr(home, constant), float), f"no such number: {name}"
+        setattr(home, constant, float(value))
+
+
 def work(options: list[str]) -> None:
     """Be a worker with these options."""
     import tasks.worker  # noqa: F401 - before the next line: its own receiver makes the reconciler
 
     load_before_the_fork()
+    change_constants(os.environ.get("FAULT_CONSTANTS", ""))
+    if COPIES in os.environ:
+        Channel._put = keep_copies(int(os.environ[COPIES]))
     signals.worker_ready.connect(say_ready)
     for listener in (note, hold, check_blobs):
         points.listen(listener)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -147,3 +148,19 @@ def test_a_forgotten_job_leaves_no_pin(here: Settings, worker: Worker) -> None:
     # Then
     assert not store.pins(job.id)
     assert not job.exists()
+
+
+def test_sigquit_lays_the_segment_down_and_another_worker_takes_it_up(
+    there: Settings, undisturbed: str, start_worker: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN_STEP_S", "0.2")
+    # Given a lease much longer than the test
+    patient = there.model_copy(update={"lease_s": 600.0})
+    first = start_worker(patient).ready()
+    job = submit(spec("a", "b", "c", "d"), settings=patient)
+    wait_until(lambda: job.status().committed == 1 and job.status().progress)
+    # When
+    first.stop(signal.SIGQUIT)
+    start_worker(patient).ready()
+    # Then
+    assert film_of(job) == undisturbed

@@ -1,0 +1,150 @@
+"""Messages that come more than once, in no order, too late or not at all."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from kombu.transport.redis import Channel
+
+from tasks import recovery
+from tasks.broker import FILMS, SEGMENTS, make_app
+from tasks.connection import connect
+from tasks.publish import Publisher
+from tasks.recovery import Reconciler
+from tests.conftest import wait_until
+from tests.faults.breakage import at_rest_once_redelivered, client_of, redeliver
+from tests.faults.conftest import Grounds
+from tests.faults.copies import COPIES, Shuffler, keep_copies
+from tests.faults.ground import Ground
+
+HUNDRED, ROUNDS = 100, 30
+
+
+@pytest.fixture(scope="module")
+def ground(grounds: Grounds) -> Ground:
+    """A ground whose only worker publishes every message three times."""
+    made = grounds()
+    made.start_worker(**{COPIES: "3"})
+    return made
+
+
+@pytest.fixture
+def copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this process publishes comes three times, too."""
+    monkeypatch.setattr(Channel, "_put", keep_copies(3))
+
+
+def reconciler_of(ground: Ground) -> Reconciler:
+    publisher = Publisher(make_app(ground.settings, results=False), ground.jobs)
+    return Reconciler(connect(ground.settings.redis_url), ground.jobs, ground.blobs, publisher, ground.settings)
+
+
+def thrice_and_shuffled(ground: Ground, film: str, seed: int) -> None:
+    with Shuffler(client_of(ground.broker), seed):
+        # When
+        jobs = [ground.submit() for _ in range(4)]
+        # Then
+        for job in jobs:
+            ground.verify(job, film)
+        ground.at_rest()
+
+
+@pytest.mark.usefixtures("copies")
+def test_every_message_thrice_and_in_no_order(ground: Ground, film: str) -> None:
+    thrice_and_shuffled(ground, film, seed=1)
+
+
+@pytest.mark.faults
+@pytest.mark.usefixtures("copies")
+def test_every_message_thrice_and_in_no_order_for_several_workers(ground: Ground, film: str) -> None:
+    others = [ground.start_worker(**{COPIES: "3"}) for _ in range(2)]
+    for seed in range(10):
+        thrice_and_shuffled(ground, film, seed=1000 * seed)
+    for other in others:
+        other.stop()
+
+
+def test_a_hundred_jobs_behind_one_worker_are_a_hundred_messages(
+    ground: Ground, film: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a worker that is busy, and reconcilers without patience
+    monkeypatch.setattr(recovery, "UNPUBLISHED_GRACE_S", 0.0)
+    monkeypatch.setattr(recovery, "LOST_MESSAGE_GRACE_S", 0.0)
+    held = ground.hold("segment rendered", 0)
+    first = ground.submit()
+    held.pid()
+    waiting = client_of(ground.broker).llen(SEGMENTS)
+    # When
+    jobs = [ground.submit() for _ in range(HUNDRED)]
+    reconciler = reconciler_of(ground)
+    published = sum(reconciler.reconcile() for _ in range(ROUNDS))
+    # Then
+    assert published == 0
+    assert client_of(ground.broker).llen(SEGMENTS) == waiting + HUNDRED
+    # When they are not wanted any more
+    for job in jobs:
+        job.cancel()
+    held.release()
+    # Then
+    ground.verify(first, film)
+    ground.at_rest()
+
+
+@pytest.mark.parametrize(
+    ("queue", "point", "index"),
+    [
+        pytest.param(SEGMENTS, "clip encoded", 0, id="segment"),
+        pytest.param(FILMS, "message sent", -1, id="film", marks=pytest.mark.faults),
+    ],
+)
+def test_a_message_lost_in_its_queue(ground: Ground, film: str, queue: str, point: str, index: int) -> None:
+    # Given a worker that has sent a message, and has not finished what it does
+    held = ground.hold(point, index)
+    job = ground.submit()
+    held.pid()
+    # When
+    ground.breaks()
+    assert client_of(ground.broker).delete(queue)
+    held.release()
+    # Then
+    ground.verify(job, film)
+    ground.at_rest()
+
+
+def test_a_message_that_comes_again_while_its_work_goes_on(ground: Ground, film: str) -> None:
+    # Given a segment that takes longer than the visibility timeout
+    broker = client_of(ground.broker)
+    held = ground.hold("segment rendered", 1)
+    job = ground.submit()
+    held.pid()
+    other = ground.start_worker()
+
+    # When the broker delivers its message to another worker, which refuses it
+    def came_again() -> bool:
+        redeliver(ground.settings)
+        return not broker.llen(SEGMENTS) and not broker.hlen("unacked")
+
+    wait_until(came_again, what="the message to come again")
+    held.release()
+    # Then
+    ground.verify(job, film)
+    ground.at_rest()
+    other.stop()
+
+
+def test_a_message_lost_with_its_worker_before_the_claim(ground: Ground, film: str) -> None:
+    # Given a worker whose child does nothing
+    broker = client_of(ground.broker)
+    worker = ground.workers[0]
+    os.kill(worker.pids[1], signal.SIGSTOP)
+    job = ground.submit()
+    wait_until(lambda: broker.hlen("unacked") == 1, what="the message to be delivered")
+    # When
+    ground.breaks()
+    worker.kill()
+    ground.start_worker()
+    # Then
+    ground.verify(job, film)
+    at_rest_once_redelivered(ground)

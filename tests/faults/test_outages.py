@@ -1,0 +1,59 @@
+"""Servers that are away for longer than a lease. On this ground a single counted failure ends a job."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+
+from tests.conftest import RedisProcess, wait_until
+from tests.faults.breakage import unreachable
+from tests.faults.conftest import Grounds
+from tests.faults.ground import Ground
+
+AWAY_S, LONG_AWAY_S = 4.0, 30.0
+KINDS = pytest.mark.parametrize("kind", ["silent", "killed"])
+SERVERS = pytest.mark.parametrize("name", ["broker", "blobs"])
+
+
+@pytest.fixture(scope="module")
+def ground(grounds: Grounds) -> Ground:
+    made = grounds(max_attempts=1)
+    made.start_worker(STAND_IN_STEP_S="0.3")
+    return made
+
+
+def away(server: RedisProcess, kind: str, seconds: float) -> None:
+    """Nobody gets an answer from the server for so long."""
+    if kind == "silent":
+        with unreachable(server):
+            threading.Event().wait(seconds)
+    else:
+        server.stop(signal.SIGKILL)
+        threading.Event().wait(seconds)
+        server.start()
+
+
+def outage_while_the_engine_works(ground: Ground, film: str, name: str, kind: str, seconds: float) -> None:
+    # Given
+    job = ground.submit()
+    wait_until(lambda: job.status().progress)
+    # When
+    ground.breaks()
+    away({"broker": ground.broker, "blobs": ground.blob_server}[name], kind, seconds)
+    # Then what was being rendered is not lost
+    ground.verify(job, film)
+    ground.at_rest()
+
+
+@SERVERS
+def test_server_away_for_longer_than_a_lease(ground: Ground, film: str, name: str) -> None:
+    outage_while_the_engine_works(ground, film, name, "killed", AWAY_S)
+
+
+@pytest.mark.faults
+@KINDS
+@SERVERS
+def test_server_away_for_30_s(ground: Ground, film: str, name: str, kind: str) -> None:
+    outage_while_the_engine_works(ground, film, name, kind, LONG_AWAY_S)
