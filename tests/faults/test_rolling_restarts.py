@@ -14,6 +14,7 @@ SEGMENTS = RESTARTS + 1
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(600)  # nine workers end and start
 def test_all_of_three_workers_replaced_in_turn_three_times(crew: Crew) -> None:
     # Given
     workers = [worker.ready() for worker in crew.staff(3)]

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from celery import signals
-
 from kombu.transport.redis import Channel
 
 from blobstore import BlobStoreError
