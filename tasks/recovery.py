@@ -6,6 +6,8 @@ import logging
 import secrets
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import redis
 
@@ -26,6 +28,17 @@ UNPUBLISHED_GRACE_S = 3.0
 LOST_MESSAGE_GRACE_S = 5.0
 SWEEP_EVERY_S = 60.0
 _Message = tuple[str, str, int, int]  # job, unit, index, ticket
+
+
+@contextmanager
+def _alone(what: str) -> Iterator[None]:
+    """Let nothing that goes wrong with one job keep the others from being looked after."""
+    try:
+        yield
+    except redis.ConnectionError:
+        raise
+    except Exception:
+        log.exception("%s cannot be looked after", what)
 
 
 class Reconciler:
@@ -72,14 +85,11 @@ class Reconciler:
         published = 0
         seen: set[_Message] = set()
         self._queues.clear()
-        self._admit()
+        with _alone("jobs that wait for room"):
+            self._admit()
         for job_id in self._jobs.active():
-            try:
+            with _alone(f"job {job_id}"):
                 published += self._reconcile_job(job_id, seen, now)
-            except redis.ConnectionError:
-                raise
-            except Exception:
-                log.exception("job %s cannot be looked after", job_id)
         self._suspects = {suspect: since for suspect, since in self._suspects.items() if suspect in seen}
         return published
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 import threading
 from collections.abc import Iterable
-from types import FrameType
 from typing import Any
 
 from celery import signals
@@ -19,7 +17,6 @@ from tasks.application import app
 from tasks.broker import CLIPS, SEGMENTS
 from tasks.connection import check_rights, check_server, connect
 from tasks.errors import ConfigError, LongtakeError
-from tasks.processes import die_with_parent
 from tasks.recovery import Reconciler
 from tasks.runtime import runtime
 
@@ -56,9 +53,7 @@ def stop_reconciler(**_: Any) -> None:
 
 @signals.worker_process_init.connect
 def prepare_child(**_: Any) -> None:
-    """Load the model before the first task, and let a shutdown end a segment in good order."""
-    signal.signal(signal.SIGTERM, _leave)
-    die_with_parent()  # an orphan would go on renewing the lease of a segment that it can never acknowledge
+    """Load the model before the first task."""
     if not {SEGMENTS, CLIPS} & set(app.amqp.queues.consume_from):
         return
     room = runtime()
@@ -66,10 +61,6 @@ def prepare_child(**_: Any) -> None:
         room.engine(room.settings.model)
     except (LTX2Error, ConfigError, ValueError) as error:
         log.error("model %s cannot be used: %s", room.settings.model, error)
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
 
 
 def check_servers() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from tasks.broker import SEGMENT_TASK, SEGMENTS
 
 Path = tuple[str | int, ...]
-ABSENT = object()
+ABSENT = Ellipsis
 
 
 def message(
