@@ -15,14 +15,15 @@ from tests.faults.ground import SEGMENTS, Ground, Outcome
 from tests.faults.table import Rows, table
 
 Grounds = Callable[..., Ground]
+IMPATIENT = {"FAULT_CONSTANTS": "tasks.failures.FULL_STORE_PATIENCE_S=2"}
 AOF = ("--appendonly", "yes", "--appendfsync", "everysec")
 _passed: dict[str, bool] = {}
 _rows: Rows = {}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def grounds(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterator[Grounds]:
-    """Make grounds, each with servers of its own and its `changes` of the settings; cleared away after the module."""
+    """Make grounds, each with servers of its own and its `changes` of the settings; cleared away at the end."""
     made: list[Ground] = []
 
     def make(*, lease_s: float = 1.0, options: tuple[str, ...] = AOF, **changes: Any) -> Ground:
@@ -46,6 +47,14 @@ def ground(grounds: Grounds) -> Ground:
     """A ground with one worker, for all tests of the module."""
     made = grounds()
     made.start_worker()
+    return made
+
+
+@pytest.fixture(scope="session")
+def strict_ground(grounds: Grounds) -> Ground:
+    """One ground for all that servers do: a single counted failure ends a job, and a full store is waited for 2 s."""
+    made = grounds(max_attempts=1)
+    made.start_worker(**IMPATIENT)
     return made
 
 

@@ -251,9 +251,11 @@ class Ground:
 
     def stop(self) -> None:
         """End every worker."""
-        for worker in self.workers:
-            for pid in worker.pids if worker.process.poll() is None else []:
-                os.kill(pid, signal.SIGCONT)
+        living = [worker for worker in self.workers if worker.process.poll() is None]
+        for worker in living:
+            worker.send(signal.SIGCONT)
+            worker.process.send_signal(signal.SIGQUIT)
+        for worker in living:
             worker.stop(signal.SIGQUIT)
 
     def _recovery(self, job: Job) -> float | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from tests.faults.breakage import restart, restart_empty
-from tests.faults.conftest import Grounds
 from tests.faults.ground import SEGMENTS, Ground, places
 
 Place = tuple[str, int]
@@ -14,10 +13,8 @@ FIRST = [READ_AND_WRITTEN[1], READ_AND_WRITTEN[3]]
 
 
 @pytest.fixture(scope="module")
-def ground(grounds: Grounds) -> Ground:
-    made = grounds(max_attempts=1)
-    made.start_worker()
-    return made
+def ground(strict_ground: Ground) -> Ground:
+    return strict_ground
 
 
 def blob_server_restarts_at(ground: Ground, film: str, place: Place) -> None:

@@ -11,7 +11,6 @@ import pytest
 
 from tasks.errors import JobNotFoundError
 from tests.faults.breakage import at_rest_once_redelivered, restart, written
-from tests.faults.conftest import Grounds
 from tests.faults.ground import SEGMENTS, Ground, places
 
 Place = tuple[str, int]
@@ -20,10 +19,8 @@ IN_HAND = ("segment claimed", "segment hydrated", "segment rendered", "segment s
 
 
 @pytest.fixture(scope="module")
-def ground(grounds: Grounds) -> Ground:
-    made = grounds(max_attempts=1)
-    made.start_worker()
-    return made
+def ground(strict_ground: Ground) -> Ground:
+    return strict_ground
 
 
 def name_of(*some: Place) -> str:

@@ -4,43 +4,54 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import RedisProcess, wait_until
+from tests.conftest import wait_until
 from tests.faults.breakage import kill_connections
-from tests.faults.conftest import Grounds, film_of
 from tests.faults.ground import Ground
+from tests.faults.worker import IN_THE_ENGINE
 
-SLOW_S = "0.1"
-SEGMENTS = 5
+PLACES = [
+    (IN_THE_ENGINE, 0),
+    ("segment stored", 0),
+    ("message announced", 1),
+    (IN_THE_ENGINE, 1),
+    ("clip encoded", 1),
+    ("segment hydrated", 2),
+    ("film claimed", -1),
+]
 
 
 @pytest.fixture(scope="module")
-def ground(grounds: Grounds) -> Ground:
-    """A ground with one slow worker, on which a single counted failure ends a job."""
-    made = grounds(max_attempts=1)
-    made.start_worker(STAND_IN_STEP_S=SLOW_S)
-    return made
+def ground(strict_ground: Ground) -> Ground:
+    return strict_ground
 
 
-@pytest.fixture(scope="module")
-def film(ground: Ground) -> str:
-    return film_of(ground, SEGMENTS)
-
-
-def server_of(ground: Ground, name: str) -> RedisProcess:
-    return {"broker": ground.broker, "blobs": ground.blob_server}[name]
-
-
-@pytest.mark.parametrize("name", ["broker", "blobs"])
-def test_every_connection_killed_again_and_again(ground: Ground, film: str, name: str) -> None:
+def test_every_connection_killed_again_and_again(ground: Ground, film: str) -> None:
     # Given
-    job = ground.submit(SEGMENTS)
-    wait_until(lambda: job.status().progress)
+    places = [ground.hold(*place) for place in PLACES]
+    job = ground.submit()
     # When
     ground.breaks()
-    for _ in range(2 * SEGMENTS):
-        before = job.status().progress
-        kill_connections(server_of(ground, name))
-        wait_until(lambda before=before: job.status().progress != before or job.status().finished)
+    for held in places:
+        held.pid()
+        kill_connections(ground.broker)
+        kill_connections(ground.blob_server)
+        held.release()
     # Then
     ground.verify(job, film)
+    ground.at_rest()
+
+
+@pytest.mark.faults
+def test_every_connection_killed_all_the_time(ground: Ground, film: str) -> None:
+    # Given
+    jobs = [ground.submit() for _ in range(10)]
+    # When
+    for job in jobs:
+        for committed in range(job.status().segments + 1):
+            kill_connections(ground.broker)
+            kill_connections(ground.blob_server)
+            wait_until(lambda job=job, least=committed: job.status().committed >= least, what="the next segment")
+    # Then
+    for job in jobs:
+        ground.verify(job, film)
     ground.at_rest()

@@ -10,18 +10,15 @@ import pytest
 from tasks.errors import JobFailedError
 from tests.conftest import wait_until
 from tests.faults.breakage import at_rest_once_redelivered, client_of, full
-from tests.faults.conftest import Grounds
+from tests.faults.conftest import IMPATIENT
 from tests.faults.ground import Ground
 
 Place = tuple[str, int]
 
 
 @pytest.fixture(scope="module")
-def ground(grounds: Grounds) -> Ground:
-    """A ground whose worker waits two seconds for room, and on which a single counted failure ends a job."""
-    made = grounds(max_attempts=1)
-    made.start_worker(FAULT_CONSTANTS="tasks.failures.FULL_STORE_PATIENCE_S=2")
-    return made
+def ground(strict_ground: Ground) -> Ground:
+    return strict_ground
 
 
 def says(ground: Ground, text: str) -> Callable[[], bool]:
@@ -81,12 +78,12 @@ def test_broker_full_for_a_while(ground: Ground, film: str, place: Place) -> Non
     # Then
     ground.verify(job, film)
     ground.at_rest()
-    assert ground.workers[0].process.poll() is None
+    assert ground.workers[-1].process.poll() is None
 
 
 def test_broker_full_when_a_message_should_be_acknowledged(ground: Ground, film: str) -> None:
     # Given a worker that has done all there is to do for a message
-    held, worker = ground.hold("clip committed", 1), ground.workers[0]
+    held, worker = ground.hold("clip committed", 1), ground.workers[-1]
     job = ground.submit()
     held.pid()
     # When Celery cannot acknowledge it, the worker exits
@@ -95,6 +92,6 @@ def test_broker_full_when_a_message_should_be_acknowledged(ground: Ground, film:
         held.release()
         wait_until(lambda: worker.process.poll() is not None, what="the worker to exit")
     # Then one that is started when there is room goes on
-    ground.start_worker()
+    ground.start_worker(**IMPATIENT)
     ground.verify(job, film)
     at_rest_once_redelivered(ground)

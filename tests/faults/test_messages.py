@@ -20,13 +20,14 @@ from tests.faults.copies import COPIES, Shuffler, keep_copies
 from tests.faults.ground import Ground
 
 HUNDRED, ROUNDS = 100, 30
+WORKER = {COPIES: "3", "FAULT_CONSTANTS": "tasks.recovery.LOST_MESSAGE_GRACE_S=1"}
 
 
 @pytest.fixture(scope="module")
 def ground(grounds: Grounds) -> Ground:
-    """A ground whose only worker publishes every message three times."""
+    """A ground whose only worker publishes every message three times, and suspects a lost one after a second."""
     made = grounds()
-    made.start_worker(**{COPIES: "3"})
+    made.start_worker(**WORKER)
     return made
 
 
@@ -59,7 +60,7 @@ def test_every_message_thrice_and_in_no_order(ground: Ground, film: str) -> None
 @pytest.mark.faults
 @pytest.mark.usefixtures("copies")
 def test_every_message_thrice_and_in_no_order_for_several_workers(ground: Ground, film: str) -> None:
-    others = [ground.start_worker(**{COPIES: "3"}) for _ in range(2)]
+    others = [ground.start_worker(**WORKER) for _ in range(2)]
     for seed in range(10):
         thrice_and_shuffled(ground, film, seed=1000 * seed)
     for other in others:
@@ -119,7 +120,7 @@ def test_a_message_that_comes_again_while_its_work_goes_on(ground: Ground, film:
     held = ground.hold("segment rendered", 1)
     job = ground.submit()
     held.pid()
-    other = ground.start_worker()
+    other = ground.start_worker(**WORKER)
 
     # When the broker delivers its message to another worker, which refuses it
     def came_again() -> bool:
@@ -131,7 +132,7 @@ def test_a_message_that_comes_again_while_its_work_goes_on(ground: Ground, film:
     # Then
     ground.verify(job, film)
     ground.at_rest()
-    other.stop()
+    other.kill()
 
 
 def test_a_message_lost_with_its_worker_before_the_claim(ground: Ground, film: str) -> None:
@@ -144,7 +145,7 @@ def test_a_message_lost_with_its_worker_before_the_claim(ground: Ground, film: s
     # When
     ground.breaks()
     worker.kill()
-    ground.start_worker()
+    ground.start_worker(**WORKER)
     # Then
     ground.verify(job, film)
     at_rest_once_redelivered(ground)

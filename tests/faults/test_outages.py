@@ -7,21 +7,19 @@ import threading
 
 import pytest
 
-from tests.conftest import RedisProcess, wait_until
+from tests.conftest import RedisProcess
 from tests.faults.breakage import unreachable
-from tests.faults.conftest import Grounds
 from tests.faults.ground import Ground
+from tests.faults.worker import IN_THE_ENGINE
 
-AWAY_S, LONG_AWAY_S = 4.0, 30.0
+AWAY_S, LONG_AWAY_S = 2.5, 30.0
 KINDS = pytest.mark.parametrize("kind", ["silent", "killed"])
 SERVERS = pytest.mark.parametrize("name", ["broker", "blobs"])
 
 
 @pytest.fixture(scope="module")
-def ground(grounds: Grounds) -> Ground:
-    made = grounds(max_attempts=1)
-    made.start_worker(STAND_IN_STEP_S="0.3")
-    return made
+def ground(strict_ground: Ground) -> Ground:
+    return strict_ground
 
 
 def away(server: RedisProcess, kind: str, seconds: float) -> None:
@@ -37,10 +35,12 @@ def away(server: RedisProcess, kind: str, seconds: float) -> None:
 
 def outage_while_the_engine_works(ground: Ground, film: str, name: str, kind: str, seconds: float) -> None:
     # Given
+    held = ground.hold(IN_THE_ENGINE, 1)
     job = ground.submit()
-    wait_until(lambda: job.status().progress)
+    held.pid()
     # When
     ground.breaks()
+    held.release()
     away({"broker": ground.broker, "blobs": ground.blob_server}[name], kind, seconds)
     # Then what was being rendered is not lost
     ground.verify(job, film)

@@ -17,6 +17,7 @@ import importlib
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from celery import signals
 from kombu.transport.redis import Channel
 
 from blobstore import BlobStoreError
+from ltx2.segment import OnStep, SegmentOutput, SegmentRequest
 from tasks import points
 from tasks.cli import main
 from tasks.runtime import runtime
@@ -32,6 +34,7 @@ from tests.faults.copies import COPIES, keep_copies
 # What a child needs, besides its engine.
 HEAVY = ("ltx2.clip", "ltx2.codec", "ltx2.continuation", "ltx2.film")
 FOLDER = Path(os.environ.get("FAULT_FOLDER", ""))
+IN_THE_ENGINE = "engine step"
 BROKEN = "a commit names a blob that is not whole"
 
 
@@ -97,6 +100,20 @@ def load_before_the_fork() -> None:
             importlib.import_module(module)
 
 
+def hold_in(run: Callable[..., SegmentOutput]) -> Callable[..., SegmentOutput]:
+    """An engine's `run` that may be held after each step, too."""
+
+    def run_and_hold(engine: Any, request: SegmentRequest, state: Any = None, *, on_step: OnStep) -> SegmentOutput:
+        def step(number: int, steps: int) -> bool | None:
+            goes_on = on_step(number, steps)
+            hold(IN_THE_ENGINE, "", request.timing.index)
+            return goes_on
+
+        return run(engine, request, state, on_step=step)
+
+    return run_and_hold
+
+
 def change_constants(changes: str) -> None:
     """Give constants of this process other numbers."""
     for change in changes.split():
@@ -118,6 +135,10 @@ def work(options: list[str]) -> None:
     signals.worker_ready.connect(say_ready)
     for listener in (note, hold, check_blobs):
         points.listen(listener)
+    if os.environ["LONGTAKE_ENGINE"].startswith("tests.stand_in:"):
+        from tests.stand_in import StandInEngine
+
+        StandInEngine.run = hold_in(StandInEngine.run)  # type: ignore[method-assign]
     main(["worker", *options])
 
 
