@@ -64,7 +64,7 @@ class JobStore(JobReader):
         return what.decode(), job_id.decode(), int(needs)
 
     def settle(self, job_id: str, used_bytes: int) -> None:
-        """Reserve for an ended job no more than what its blobs really take."""
+        """Reserve for a job that is done or cancelled no more than what its blobs really take."""
         self._run("settle", [*job_keys(job_id, "record"), RESERVED], job_id, used_bytes)
 
     def stop(self, job_id: str, state: str, reason: str) -> str:

@@ -70,12 +70,13 @@ class JobReader:
         return [job_id.decode() for job_id in cast("list[bytes]", found)]
 
     def unsettled(self) -> list[str]:
-        """The ids of ended jobs for which their whole estimate is still reserved."""
+        """The ids of jobs that are done or cancelled and have their whole estimate still reserved."""
         ended = cast("list[bytes]", self._redis.zrange(ENDED, 0, -1))
         pipeline = self._redis.pipeline()
         for job_id in ended:
-            pipeline.hexists(job_keys(job_id.decode(), "record")[0], "settled")
-        return [job_id.decode() for job_id, settled in zip(ended, pipeline.execute(), strict=True) if not settled]
+            pipeline.hmget(job_keys(job_id.decode(), "record")[0], "state", "settled")
+        found = zip(ended, pipeline.execute(), strict=True)
+        return [job_id.decode() for job_id, (state, settled) in found if state != b"failed" and not settled]
 
     def waits_for_room(self) -> bool:
         """Whether any job waits to be admitted."""

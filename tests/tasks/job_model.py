@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from tasks.records import FILM_UNIT, FINISHED, FROM_OUTSIDE, SEGMENT_UNIT, clip_unit, repair_unit
+from tasks.records import FILM_UNIT, FROM_OUTSIDE, SEGMENT_UNIT, clip_unit, repair_unit
 
 
 class Message(NamedTuple):
@@ -134,7 +134,7 @@ class Job:
         was = self.state
         if was == state:
             self.state, self.ending = self._started_or_queued(), Ending()
-            self.admitted, self.film, self.last_commit = False, False, ("", 0)
+            self.film, self.last_commit = False, ("", 0)
             self.units = {clip_unit(i): Unit(i) for i in range(self.cursor) if i not in self.clips}
         return was
 
@@ -312,9 +312,9 @@ class Job:
             del self.units[name]
             self.clips[index] = clip
             self.commits[name] += 1
-        elif name in self.units or self.clips.get(index) != clip:
-            return False, False
-        return True, self.all_clips
+            return True, self.all_clips
+        there = name not in self.units and self.clips.get(index) == clip
+        return False, there and self.all_clips
 
     def commit_film(self, holder: int) -> bool:
         if self.last_commit == (FILM_UNIT, holder):
@@ -336,7 +336,7 @@ class Deployment:
 
     budget: int
     jobs: dict[str, Job] = field(default_factory=dict)
-    waiting: set[str] = field(default_factory=set)
+    waiting: list[str] = field(default_factory=list)  # in the order they came
     reserved: dict[str, int] = field(default_factory=dict)
     queues: dict[str, Queue] = field(default_factory=dict)
 
@@ -349,13 +349,13 @@ class Deployment:
 
     def create(self, job_id: str, segments: int, needs: int, created: float) -> None:
         self.jobs[job_id] = Job("queued", segments, needs, created)
-        self.waiting.add(job_id)
+        self._wait(job_id)
 
     def admit(self) -> tuple[str, str, int]:
         """Who waited longest gets room, if there is enough of it beside all the others."""
         if not self.waiting:
             return "wait", "", 0
-        first = min(self.waiting, key=lambda job_id: (self.jobs[job_id].created, job_id))
+        first = self.waiting[0]
         job = self.jobs[first]
         if job.unfinished:
             if job.needs > self.budget:
@@ -364,23 +364,30 @@ class Deployment:
                 return "wait", "", 0
             self.reserved[first] = job.needs
             job.admitted = True
-        self.waiting.discard(first)
+        self.waiting.remove(first)
         return "admitted", first, 0
 
     def settle(self, job_id: str, used: int) -> None:
-        if self.job(job_id).state in FINISHED and job_id in self.reserved:
+        if self.job(job_id).state in ("done", "cancelled") and job_id in self.reserved:
             self.reserved[job_id] = used
 
     def revive(self, job_id: str, state: str) -> str:
         was = self.job(job_id).revive(state)
-        if was == state:
-            self.waiting.add(job_id)
+        if was == state and not self.job(job_id).admitted:
+            self._wait(job_id)
         return was
 
     def delete(self, job_id: str) -> bool:
         if self.job(job_id).unfinished:
             return False
         self.jobs.pop(job_id, None)
-        self.waiting.discard(job_id)
+        self._leave(job_id)
         self.reserved.pop(job_id, None)
         return True
+
+    def _wait(self, job_id: str) -> None:
+        self._leave(job_id)
+        self.waiting.append(job_id)
+
+    def _leave(self, job_id: str) -> None:
+        self.waiting = [other for other in self.waiting if other != job_id]

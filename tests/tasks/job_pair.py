@@ -260,7 +260,7 @@ class JobPair:
     def _commit_clip(self, held: Held, blob_id: str) -> None:
         found = self.jobs.commit_clip(held.claim, ClipRecord(held.index, blob_id, 1, 1))
         assert found == self.model.job(held.job_id).commit_clip(held.index, held.holder, blob_id)
-        self._see(found == (True, True), held.job_id, FILM_UNIT, FROM_OUTSIDE)
+        self._see(found[1], held.job_id, FILM_UNIT, FROM_OUTSIDE)
 
     def _handoff(self, held: Held) -> Handoff:
         return Handoff(held.index, {"payload": {}}, f"by {held.holder}", [], fence=held.claim.fence)

@@ -129,3 +129,17 @@ def test_an_ended_job_keeps_only_what_its_blobs_take(small: Settings) -> None:
     first.forget()
     admit(small)
     assert third.status().admitted
+
+
+def test_a_failed_job_keeps_its_room_for_a_retry(small: Settings) -> None:
+    # Given two jobs that fill the budget, of which one fails, and one that waits
+    room = deployment(small)
+    first, _, third = (submit(one(), settings=small) for _ in range(3))
+    room.jobs.stop(first.id, "failed", "the model is gone")
+    # When nobody needs what its blobs do not take
+    settle_ended(room.jobs, room.blobs)
+    admit(small)
+    # Then it is still there for the retry, which waits for nobody
+    assert not third.status().admitted
+    first.retry()
+    assert first.status().admitted

@@ -344,7 +344,7 @@ def test_a_failed_job_is_taken_up_where_it_failed(jobs: JobStore) -> None:
     assert (status.state, status.committed, status.reason, status.attempts) == ("running", 1, None, None)
     assert jobs.active() == [JOB]
     assert jobs.ended_for(-1) == []
-    assert jobs.admit(None) == ("admitted", JOB, 0)
+    assert jobs.status(JOB).admitted
     assert (SEGMENT_UNIT, 1, "unannounced") in due(jobs)
     assert jobs.commit_segment(claim(jobs, 1), handoff(1))
 
