@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import redis
 
-from tasks.broker import SEGMENTS
+from tasks.broker import FILMS, SEGMENTS
 from tasks.client import submit
 from tasks.config import Settings
 from tasks.errors import JobNotFoundError, JobStateError
 from tasks.jobs import JobStore
-from tasks.records import SEGMENT_UNIT, Claim
-from tests.tasks.test_jobs import JOB, announce, claim, create, due, handoff
+from tasks.records import FILM_UNIT, SEGMENT_UNIT, Claim
+from tests.tasks.test_jobs import JOB, announce, claim, commit_all, create, due, handoff
 
 
 def test_what_is_under_way_is_committed_and_nothing_more_is_handed_out(jobs: JobStore) -> None:
@@ -47,6 +47,18 @@ def test_a_message_that_came_during_the_pause_is_sent_again_and_no_other(jobs: J
     jobs.resume(JOB)
     assert due(jobs) == [(SEGMENT_UNIT, 0, "expired")]
     assert isinstance(claim(jobs, 0), Claim)
+
+
+def test_no_clip_and_no_film_is_handed_out_either(jobs: JobStore) -> None:
+    # Given a job of which only the film is missing, whose message is on its way
+    create(jobs, 1)
+    commit_all(jobs, 1)
+    ticket = announce(jobs, FILM_UNIT, -1, FILMS)
+    # When the message comes during a pause, Then it gets nothing, and the film is due after it
+    jobs.pause(JOB)
+    assert jobs.claim_unit(JOB, FILM_UNIT, -1, ticket, "w", FILMS) == "the job is paused"
+    jobs.resume(JOB)
+    assert due(jobs) == [(FILM_UNIT, -1, "expired")]
 
 
 def test_a_paused_job_can_be_cancelled_but_not_forgotten(jobs: JobStore) -> None:
