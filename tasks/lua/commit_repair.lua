@@ -1,5 +1,5 @@
 -- Make a repaired handoff real. The same bytes as before: the record stands as it is, and so does all that came after.
--- Other bytes: what was made from the old ones falls, done or under way, and the cursor goes back behind this segment.
+-- Other bytes: the epoch rises, what was made from the old ones falls, done or under way, and the cursor goes back here.
 -- Work on earlier segments goes on.
 -- KEYS[1] record   hash
 -- KEYS[2] units    hash
@@ -26,6 +26,7 @@ if ARGV[3] ~= '' then
     redis.call('HDEL', KEYS[4], later)
   end
   redis.call('HSET', KEYS[3], ARGV[1], ARGV[3])
+  redis.call('HINCRBY', KEYS[1], 'epoch', 1)
   local chained = math.min(index, tonumber(redis.call('HGET', KEYS[1], 'chained')))
   redis.call('HSET', KEYS[1], 'cursor', index + 1, 'chained', chained)
   for _, other in ipairs(redis.call('HKEYS', KEYS[2])) do

@@ -281,6 +281,7 @@ class Job:
         del self.units[name]
         if changed is not None:
             self._fall(index)
+            self.epoch += 1
         elif clip_lost:
             self.clips.pop(index, None)
         self._make_handoff(name, index, holder, changed or self.handoffs[index])

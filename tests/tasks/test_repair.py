@@ -84,6 +84,7 @@ def test_other_bytes_take_back_what_came_after(jobs: JobStore) -> None:
     # Then
     assert [found.index for found in jobs.handoffs(JOB)] == [0, 1]
     assert jobs.handoff(JOB, 1) == changed
+    assert jobs.status(JOB).epoch == 2
     assert set(jobs.clips(JOB)) == {0}
     assert (SEGMENT_UNIT, 2, "unannounced") in due(jobs)
     assert claim(jobs, 2).previous == changed
