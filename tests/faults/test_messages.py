@@ -17,7 +17,7 @@ from tests.conftest import wait_until
 from tests.faults.breakage import at_rest_once_redelivered, client_of, redeliver
 from tests.faults.conftest import Grounds
 from tests.faults.copies import COPIES, Shuffler, keep_copies
-from tests.faults.ground import Ground
+from tests.faults.ground import FaultWorker, Ground
 
 HUNDRED, ROUNDS = 100, 30
 WORKER = {COPIES: "3", "FAULT_CONSTANTS": "tasks.recovery.LOST_MESSAGE_GRACE_S=1"}
@@ -37,9 +37,29 @@ def copies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Channel, "_put", keep_copies(3))
 
 
+def alone(ground: Ground) -> FaultWorker:
+    """The one worker of the ground; others are ended."""
+    first, *others = [worker for worker in ground.workers if worker.process.poll() is None]
+    for other in others:
+        other.kill()
+    return first
+
+
 def reconciler_of(ground: Ground) -> Reconciler:
     publisher = Publisher(make_app(ground.settings, results=False), ground.jobs)
     return Reconciler(connect(ground.settings.redis_url), ground.jobs, ground.blobs, publisher, ground.settings)
+
+
+def start_others(ground: Ground, count: int) -> None:
+    """As many more workers, all waiting for messages."""
+    alone(ground)
+    for _ in range(count):
+        ground.start_worker(**WORKER)
+
+    def waiting() -> int:
+        return int(client_of(ground.broker).info("clients")["blocked_clients"])
+
+    wait_until(lambda: waiting() == 1 + count, what="the workers to wait for messages")
 
 
 def thrice_and_shuffled(ground: Ground, film: str, seed: int) -> None:
@@ -52,25 +72,11 @@ def thrice_and_shuffled(ground: Ground, film: str, seed: int) -> None:
         ground.at_rest()
 
 
-@pytest.mark.usefixtures("copies")
-def test_every_message_thrice_and_in_no_order(ground: Ground, film: str) -> None:
-    thrice_and_shuffled(ground, film, seed=1)
-
-
-@pytest.mark.faults
-@pytest.mark.usefixtures("copies")
-def test_every_message_thrice_and_in_no_order_for_several_workers(ground: Ground, film: str) -> None:
-    others = [ground.start_worker(**WORKER) for _ in range(2)]
-    for seed in range(10):
-        thrice_and_shuffled(ground, film, seed=1000 * seed)
-    for other in others:
-        other.stop()
-
-
 def test_a_hundred_jobs_behind_one_worker_are_a_hundred_messages(
     ground: Ground, film: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Given a worker that is busy, and reconcilers without patience
+    # Given one worker that is busy, and reconcilers without patience
+    alone(ground)
     monkeypatch.setattr(recovery, "UNPUBLISHED_GRACE_S", 0.0)
     monkeypatch.setattr(recovery, "LOST_MESSAGE_GRACE_S", 0.0)
     held = ground.hold("segment rendered", 0)
@@ -102,6 +108,7 @@ def test_a_hundred_jobs_behind_one_worker_are_a_hundred_messages(
 )
 def test_a_message_lost_in_its_queue(ground: Ground, film: str, queue: str, point: str, index: int) -> None:
     # Given a worker that has sent a message, and has not finished what it does
+    alone(ground)
     held = ground.hold(point, index)
     job = ground.submit()
     held.pid()
@@ -116,11 +123,11 @@ def test_a_message_lost_in_its_queue(ground: Ground, film: str, queue: str, poin
 
 def test_a_message_that_comes_again_while_its_work_goes_on(ground: Ground, film: str) -> None:
     # Given a segment that takes longer than the visibility timeout
-    broker = client_of(ground.broker)
+    broker, _ = client_of(ground.broker), alone(ground)
     held = ground.hold("segment rendered", 1)
     job = ground.submit()
     held.pid()
-    other = ground.start_worker(**WORKER)
+    ground.start_worker(**WORKER)
 
     # When the broker delivers its message to another worker, which refuses it
     def came_again() -> bool:
@@ -132,13 +139,11 @@ def test_a_message_that_comes_again_while_its_work_goes_on(ground: Ground, film:
     # Then
     ground.verify(job, film)
     ground.at_rest()
-    other.kill()
 
 
 def test_a_message_lost_with_its_worker_before_the_claim(ground: Ground, film: str) -> None:
     # Given a worker whose child does nothing
-    broker = client_of(ground.broker)
-    worker = ground.workers[0]
+    broker, worker = client_of(ground.broker), alone(ground)
     os.kill(worker.pids[1], signal.SIGSTOP)
     job = ground.submit()
     wait_until(lambda: broker.hlen("unacked") == 1, what="the message to be delivered")
@@ -149,3 +154,19 @@ def test_a_message_lost_with_its_worker_before_the_claim(ground: Ground, film: s
     # Then
     ground.verify(job, film)
     at_rest_once_redelivered(ground)
+
+
+@pytest.mark.usefixtures("copies")
+def test_every_message_thrice_and_in_no_order(ground: Ground, film: str) -> None:
+    # Given
+    start_others(ground, 1)
+    thrice_and_shuffled(ground, film, seed=1)
+
+
+@pytest.mark.faults
+@pytest.mark.usefixtures("copies")
+def test_every_message_thrice_and_in_no_order_many_times(ground: Ground, film: str) -> None:
+    # Given
+    start_others(ground, 2)
+    for seed in range(10):
+        thrice_and_shuffled(ground, film, seed=1000 * seed)
