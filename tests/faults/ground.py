@@ -211,10 +211,13 @@ class Ground:
         """How often each segment of the job came to `point`."""
         return Counter(event.index for event in self.events(job) if event.point == point)
 
-    def verify(self, job: Job, film: str, *, denoised_again: int = 0, commits_lost: int = 0) -> Outcome:
+    def verify(
+        self, job: Job, film: str, *, denoised_again: int = 0, commits_lost: int = 0, blobs_lost: bool = False
+    ) -> Outcome:
         """The job is done, and all that was promised holds; at most `denoised_again` segments were rendered again.
 
-        `commits_lost`: how often a broker forgot a commit that it had accepted.
+        `commits_lost`: how often a broker forgot a commit that it had accepted. `blobs_lost`: the blob server lost all
+        it had, so that a commit just then may name a blob that is gone; otherwise every blob is whole at its commit.
         """
         status = job.wait().status()
         assert status.film
@@ -227,7 +230,7 @@ class Ground:
         if not status.epoch:
             fences = [handoff.fence for handoff in handoffs]
             assert fences == sorted(set(fences))
-        assert not [event for event in self.events(job) if event.point == BROKEN]
+        assert blobs_lost or not [event for event in self.events(job) if event.point == BROKEN]
         again = self.count(job, "segment hydrated").total() - status.segments
         assert again <= denoised_again, f"{again} segments were denoised again, {denoised_again} at most were expected"
         outcome = Outcome(again, self._recovery(job))

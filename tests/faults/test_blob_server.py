@@ -85,5 +85,5 @@ def test_blob_server_comes_back_empty_anywhere(ground: Ground, film: str, place:
         assert status.film
         assert status.film.blob_id not in ground.blobs
         job.retry()
-    ground.verify(job, film, denoised_again=SEGMENTS)
+    ground.verify(job, film, denoised_again=SEGMENTS, blobs_lost=True)
     ground.at_rest()
