@@ -62,7 +62,7 @@ def broker_forgets(ground: Ground, film: str, since: Place, until: Place) -> Non
 
 
 KILLED_AT: list[tuple[Place, ...]] = [(place,) for place in places()]
-KILLED_FIRST = [(("segment hydrated", 1),), (("message announced", 2),), (("film claimed", -1),)]
+KILLED_FIRST = [(("segment hydrated", 1),), (("film claimed", -1),)]
 FORGOTTEN: list[tuple[Place, ...]] = list(pairwise(places()))
 FORGOTTEN_FIRST: list[tuple[Place, ...]] = [
     (("segment stored", 1), ("segment committed", 1)),
