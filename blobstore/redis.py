@@ -54,6 +54,13 @@ QUARANTINE_MS = 24 * 3600 * 1000
 _LUA = Path(__file__).with_name("lua")
 
 
+def takes_no_writes(error: BaseException) -> bool:
+    """Whether a Redis refuses to write for now: its disk is full, or it has become a replica."""
+    text = str(error)
+    by_script = isinstance(error, redis.ResponseError) and ("MISCONF" in text or "READONLY" in text)
+    return by_script or isinstance(error, redis.ReadOnlyError)
+
+
 class RedisBlobStore:
     """A `ManagedBlobStore` on the server of `client`, which must not decode responses.
 
@@ -321,6 +328,8 @@ class RedisBlobStore:
         except (redis.ConnectionError, redis.TimeoutError) as error:
             raise BlobStoreUnavailableError(f"Redis at {self._address()} cannot be used: {error}") from error
         except redis.RedisError as error:
+            if takes_no_writes(error):
+                raise BlobStoreUnavailableError(f"Redis at {self._address()} takes no writes: {error}") from error
             # Redis 6.2 reports what failed in a script as a plain error with the reason in its text
             if isinstance(error, redis.OutOfMemoryError) or "OOM command not allowed" in str(error):
                 raise BlobStoreFullError(

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-
-from blobstore import BlobStoreError, ManagedBlobStore
+from blobstore import ManagedBlobStore
 from ltx2.timeline import SegmentShape, latent_frames
 from tasks.errors import RoomError
 from tasks.jobs import JobStore
 from tasks.publish import Publisher
 from tasks.spec import SPATIAL_COMPRESSION, JobSpec
 
-log = logging.getLogger(__name__)
 # A PNG of noise is as large as its pixels; x264 with crf 16 takes 0.05 to 0.3 bits per pixel for what cameras see.
 PNG_BYTES_PER_PIXEL = 3.1
 VIDEO_BITS_PER_PIXEL = 1.0
@@ -61,14 +58,15 @@ def admit_waiting(jobs: JobStore, publisher: Publisher, budget_bytes: int | None
                 check_room(needs, budget_bytes)
             except RoomError as error:
                 jobs.stop(job_id, "failed", str(error))
-        else:
+        elif outcome == "admitted":
             publisher.segment(job_id, 0)
 
 
 def settle_ended(jobs: JobStore, blobs: ManagedBlobStore) -> None:
-    """Give back what ended jobs had reserved beyond what their blobs take."""
+    """Give back what ended jobs had reserved beyond what their blobs take.
+
+    Raises:
+        BlobStoreError: the store cannot be asked; nothing is given back then.
+    """
     for job_id in jobs.unsettled():
-        try:
-            jobs.settle(job_id, blobs.usage(job_id))
-        except BlobStoreError as error:
-            log.warning("job %s keeps its reservation: %s", job_id, error)
+        jobs.settle(job_id, blobs.usage(job_id))

@@ -21,12 +21,13 @@ from tasks.client import Job, collect_garbage, list_jobs, raise_unless_done, sub
 from tasks.config import Settings, redacted
 from tasks.errors import LongtakeError
 from tasks.output import write_whole
+from tasks.records import FROM_OUTSIDE
 from tasks.spec import load_spec
 from tasks.travel import read_state
 from tasks.watching import Show, describe
 
 QUEUES = ("segments", "clips", "films")
-GRACE_HELP = "Seconds that a blob must have been without a pin."
+GRACE_HELP = "Seconds that a blob must have been without a pin; LONGTAKE_BLOB_GRACE_S at most."
 FROM_STATE_HELP = "Go on from this state, a file that `longtake state export` wrote."
 spec_argument = click.argument("spec", type=click.Path(path_type=Path))
 job_argument = click.argument("job")
@@ -142,7 +143,8 @@ def status(job: str, as_json: bool) -> None:
     click.echo(f"{standing.job_id}  {standing.title}")
     click.echo(f"  {standing.state}: {describe(standing)}; {standing.committed} rendered, {standing.clips} clips")
     if standing.reason:
-        where = f"segment {standing.failed_segment}, attempt {standing.attempts}: " if standing.attempts else ""
+        where = "film" if standing.failed_segment == FROM_OUTSIDE else f"segment {standing.failed_segment}"
+        where = f"{where}, attempt {standing.attempts}: " if standing.attempts else ""
         click.echo(f"  {where}{standing.reason}")
     for segment in found.report()["segments"]:
         click.echo(
@@ -193,7 +195,7 @@ def retry(job: str) -> None:
 @main.command()
 @job_argument
 def forget(job: str) -> None:
-    """Delete the record of an ended JOB now, and free its blobs."""
+    """Delete the record of an ended JOB now. Its blobs go later, or at once with `longtake gc --grace 0`."""
     Job(job).forget()
 
 

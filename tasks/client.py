@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -9,11 +10,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
-from blobstore import BlobNotFoundError
+import redis
+
+from blobstore import BlobCorruptError, BlobNotFoundError
 from tasks import handoff as states
 from tasks.admission import admit_waiting, check_room, estimate_bytes
 from tasks.config import Settings
-from tasks.errors import JobFailedError, JobStateError, SpecError
+from tasks.errors import JobFailedError, JobStateError, ServerError, SpecError
 from tasks.garbage import Garbage, Sweeper
 from tasks.jobs import new_job_id
 from tasks.output import film_report, write_film
@@ -23,6 +26,7 @@ from tasks.runtime import Runtime, check_model_folder
 from tasks.spec import JobSpec, check_spec, load_spec
 from tasks.travel import read_state, record_of_outside
 
+log = logging.getLogger(__name__)
 POLL_S = 0.2
 SECOND_LOOK_S = 2.0
 
@@ -115,7 +119,7 @@ class Job:
         lost = status.film is not None and status.film.blob_id not in self._room.blobs
         if self._room.jobs.revive(self.id, "done" if lost else "failed") != ("done" if lost else "failed"):
             raise JobStateError(f"job {self.id} is {status.state}; only a failed job can be tried again")
-        admit_waiting(self._room.jobs, self._room.publisher, self._room.settings.blob_budget_bytes)
+        _begin(self._room)
 
     def save(self, out: Path | str) -> Path:
         """Write the film to `out` and its report beside it as JSON; nothing is half-written.
@@ -128,9 +132,9 @@ class Job:
             raise JobStateError(f"job {self.id} is {status.state}; only a job that is done has a film")
         try:
             data = self._room.blobs.get(status.film.blob_id)
-        except BlobNotFoundError:
+        except (BlobNotFoundError, BlobCorruptError):
             raise JobStateError(
-                f"the film of job {self.id} is not in the blob store any more; `longtake retry` joins it again"
+                f"the film of job {self.id} is not whole in the blob store any more; `longtake retry` joins it again"
             ) from None
         return write_film(Path(out), data, self.report())
 
@@ -185,7 +189,7 @@ def submit(
     if from_state is not None and spec.segments[0].transition == "cut":
         raise SpecError("segments.0.transition: a job that goes on from a state cannot begin with a cut")
     needs = estimate_bytes(spec)
-    check_room(needs, room.settings.blob_budget_bytes)
+    check_room(needs, room.jobs.budget_bytes() or room.settings.blob_budget_bytes)
     start: Handoff | None = None
     if from_state is not None:
         envelope = from_state if isinstance(from_state, Mapping) else read_state(Path(from_state))
@@ -193,8 +197,18 @@ def submit(
     model = spec.model or room.settings.model
     if not room.jobs.create(job.id, spec, model=model, needs_bytes=needs, start=start):
         raise JobStateError(f"there is a job {job.id} already")
-    admit_waiting(room.jobs, room.publisher, room.settings.blob_budget_bytes)
+    _begin(room)
     return job
+
+
+def _begin(room: Runtime) -> None:
+    """Have a job begin at once; where blobs have a budget, or something is amiss, the workers see to it soon."""
+    if room.jobs.budget_bytes() or room.settings.blob_budget_bytes:
+        return
+    try:
+        admit_waiting(room.jobs, room.publisher, None)
+    except (ServerError, redis.RedisError) as error:
+        log.warning("the job is queued, but its first message is not sent yet: %s", error)
 
 
 def list_jobs(*, settings: Settings | None = None) -> list[JobStatus]:

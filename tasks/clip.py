@@ -8,6 +8,7 @@ from ltx2.clip import encode_clip
 from ltx2.timeline import SegmentTiming
 from tasks.application import app
 from tasks.broker import CLIP_TASK, CLIPS
+from tasks.errors import MessageError
 from tasks.failures import InputLostError, give_up, reading_from, repair, when_there_is_room
 from tasks.lease import Lease
 from tasks.points import reach
@@ -26,9 +27,9 @@ def render_clip(job_id: str, index: int, ticket: int) -> dict[str, Any]:
     claim = room.jobs.claim_unit(check_job_id(job_id), unit, int(index), int(ticket), room.worker, CLIPS)
     if isinstance(claim, str):
         return {"skipped": claim}
-    with Lease(room.jobs, claim, room.settings.lease_s):
+    with Lease(room.jobs, claim, room.settings.lease_s) as lease:
         try:
-            return _rebuild(room, claim)
+            return _rebuild(room, lease)
         except InputLostError as error:
             return repair(room, claim, error)
         except SystemExit:
@@ -38,16 +39,18 @@ def render_clip(job_id: str, index: int, ticket: int) -> dict[str, Any]:
             return give_up(room, claim, error)
 
 
-def _rebuild(room: Runtime, claim: Claim) -> dict[str, Any]:
+def _rebuild(room: Runtime, lease: Lease) -> dict[str, Any]:
     from ltx2.codec import decode_latents
 
+    claim = lease.claim
     head, handoff = room.jobs.head(claim.job_id), room.jobs.handoff(claim.job_id, claim.index)
     if handoff is None or handoff.latents is None:
-        return {"skipped": "its segment is not committed"}
+        raise MessageError(f"segment {claim.index} of job {claim.job_id} is not committed, and its clip cannot be made")
     engine = room.engine(str(head.model))
     with reading_from(claim.index):
         latents = room.blobs.get(handoff.latents)
-    frames, sound = engine.decode(*decode_latents(latents))
+    with lease.in_engine():
+        frames, sound = engine.decode(*decode_latents(latents))
     make_clip(room, claim, frames, sound, engine.audio_rate, unpack_timing(head.shape, handoff.timing))
     return {"clip": claim.index}
 

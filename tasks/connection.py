@@ -81,13 +81,13 @@ def check_server(client: redis.Redis, url: str) -> None:
     """
     try:
         version = str(client.info("server")["redis_version"])
+        if tuple(map(int, version.split(".")[:2])) < OLDEST_REDIS:
+            raise ServerError(f"Redis at {redacted(url)} is version {version}; 6.2 or later is needed")
         policy = client.config_get("maxmemory-policy").get("maxmemory-policy", "noeviction")
     except redis.ResponseError:
         return  # CONFIG is not for this user: the operator's choice
     except redis.RedisError as error:
         raise ServerError(f"Redis at {redacted(url)} cannot be reached: {error}") from None
-    if tuple(map(int, version.split(".")[:2])) < OLDEST_REDIS:
-        raise ServerError(f"Redis at {redacted(url)} is version {version}; 6.2 or later is needed")
     if policy != "noeviction":
         raise ServerError(
             f"Redis at {redacted(url)} has maxmemory-policy {policy}, which can drop queued work; set it to noeviction"

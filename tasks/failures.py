@@ -11,15 +11,16 @@ from typing import Any, TypeVar
 import redis
 
 from blobstore import BlobCorruptError, BlobNotFoundError, BlobStoreFullError, BlobStoreUnavailableError
+from blobstore.redis import takes_no_writes
 from ltx2.errors import ContinuationError, TimelineError, UnsupportedStateError
-from tasks.errors import SpecError
+from tasks.errors import ServerError, SpecError
 from tasks.records import FROM_OUTSIDE, Claim
 from tasks.runtime import Runtime
 
 log = logging.getLogger(__name__)
 # No other attempt and no other host can change these.
 HOPELESS = (ContinuationError, SpecError, TimelineError, UnsupportedStateError)
-OUTAGES = (BlobStoreUnavailableError, redis.ConnectionError, redis.TimeoutError, redis.OutOfMemoryError)
+OUTAGES = (BlobStoreUnavailableError, ServerError, redis.ConnectionError, redis.TimeoutError, redis.OutOfMemoryError)
 OUTAGE_PAUSE_S = 5.0
 FULL_STORE_PATIENCE_S = 60.0
 FULL_STORE_PAUSE_S = 1.0
@@ -79,7 +80,7 @@ def give_up(room: Runtime, claim: Claim, error: Exception, *, final: bool = Fals
     An outage of a server is nobody's failed attempt: the reconciler publishes the work again. Other errors are counted,
     and the work is published anew while attempts are left; a hopeless one ends the job at once.
     """
-    if isinstance(error, OUTAGES):
+    if isinstance(error, OUTAGES) or takes_no_writes(error):
         log.warning("job %s: %s is laid down, a server is out: %s", claim.job_id, claim.unit, error)
         time.sleep(OUTAGE_PAUSE_S)
         return {room.jobs.give_up(claim)[0]: str(error)}

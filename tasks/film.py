@@ -32,9 +32,9 @@ def assemble_film(job_id: str, ticket: int) -> dict[str, Any]:
     if isinstance(claim, str):
         return {"skipped": claim}
     reach("film claimed", job_id, FROM_OUTSIDE)
-    with Lease(room.jobs, claim, room.settings.lease_s):
+    with Lease(room.jobs, claim, room.settings.lease_s) as lease:
         try:
-            return _join(room, claim)
+            return _join(room, lease)
         except InputLostError as error:
             return _reopen(room, claim, error)
         except SystemExit:
@@ -44,9 +44,10 @@ def assemble_film(job_id: str, ticket: int) -> dict[str, Any]:
             return give_up(room, claim, error)
 
 
-def _join(room: Runtime, claim: Claim) -> dict[str, Any]:
+def _join(room: Runtime, lease: Lease) -> dict[str, Any]:
+    claim = lease.claim
     timings, clips = film_plan(room, claim.job_id)
-    with tempfile.TemporaryDirectory(prefix="longtake-") as folder:
+    with lease.in_engine(), tempfile.TemporaryDirectory(prefix="longtake-") as folder:
         path = Path(folder) / "film.mp4"
         info = join_film(_read(room, clips), timings, path)
         data = path.read_bytes()

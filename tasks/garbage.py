@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from blobstore import Collected, ManagedBlobStore
+from tasks.errors import JobStateError
 from tasks.jobs import JobStore
 
 
@@ -32,11 +34,9 @@ class Sweeper:
 
     def sweep(self) -> tuple[list[str], list[str]]:
         """Forget jobs past their retention and free the pins of jobs that are gone; returns the ids of both."""
-        ended, owners = self._jobs.ended_for(self._retention_s), self._owners_without_job()
-        for job_id in ended:
-            self._blobs.release(job_id)
-            self._jobs.delete(job_id)
-        orphans = sorted(owners & self._suspects)
+        owners = self._owners_without_job()
+        ended = [job_id for job_id in self._jobs.ended_for(self._retention_s) if self._forget(job_id)]
+        orphans = sorted(owner for owner in owners & self._suspects if not self._jobs.exists(owner))
         for owner in orphans:
             self._blobs.release(owner)
         self._suspects = owners - self._suspects
@@ -51,6 +51,14 @@ class Sweeper:
         """What `collect` would free now, were it not for the second look at owners; nothing is changed."""
         ended = self._jobs.ended_for(self._retention_s)
         return Garbage(ended, sorted(self._owners_without_job()), self._blobs.collect(grace_s=grace_s, dry_run=True))
+
+    def _forget(self, job_id: str) -> bool:
+        """The record first: a job that was taken up again since it was looked at keeps it, and its pins."""
+        with suppress(JobStateError):
+            self._jobs.delete(job_id)
+            self._blobs.release(job_id)
+            return True
+        return False
 
     def _owners_without_job(self) -> set[str]:
         return {owner for owner in self._blobs.owners() if not self._jobs.exists(owner)}

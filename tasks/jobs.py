@@ -55,16 +55,15 @@ class JobStore(JobReader):
     def admit(self, budget_bytes: int | None) -> tuple[str, str, int]:
         """Give room to the job that has waited for it longest.
 
-        Returns what became of it, its id and the bytes it needs: `admitted`; `never`, when no budget like this has room
-        for it; or `wait`, when no job waits or the first one does not fit beside the others now.
+        Returns what became of it, its id and the bytes it needs: `admitted`; `gone`, when it ended while it waited;
+        `never`, when no budget like this has room for it; or `wait`, when nobody waits, or fits beside the others now.
         """
         beginning, ending = job_keys("*", "record")[0].split("*")
-        what, *rest = self._run("admit", [WAITING, RESERVED], budget_bytes or 0, beginning, ending)
-        job_id, needs = (*rest, b"", 0)[:2] if len(rest) != 1 else (rest[0], 0)
+        what, job_id, needs = self._run("admit", [WAITING, RESERVED], budget_bytes or 0, beginning, ending)
         return what.decode(), job_id.decode(), int(needs)
 
     def settle(self, job_id: str, used_bytes: int) -> None:
-        """Reserve for a job that is done or cancelled no more than what its blobs really take."""
+        """Reserve for an ended job no more than what its blobs really take."""
         self._run("settle", [*job_keys(job_id, "record"), RESERVED], job_id, used_bytes)
 
     def stop(self, job_id: str, state: str, reason: str) -> str:
@@ -203,9 +202,12 @@ class JobStore(JobReader):
         """Lay this claim down until segment `index`, whose blobs were lost, is repaired; that raises the epoch."""
         return bool(self._run("damage", job_keys(claim.job_id, "record", "units"), claim.unit, claim.token, index))
 
-    def pulse(self, *, silence_s: float, grace_s: float) -> None:
-        """Say that this process reaches Redis; after `silence_s` without a word, no lease ends for `grace_s`."""
-        self._run("pulse", [PULSE], int(silence_s * 1000), int(grace_s * 1000))
+    def pulse(self, *, silence_s: float, grace_s: float, budget_bytes: int | None) -> None:
+        """Say that this process reaches Redis; after `silence_s` without a word, no lease ends for `grace_s`.
+
+        The budget for blobs is told along, so that clients go by that of the workers.
+        """
+        self._run("pulse", [PULSE], int(silence_s * 1000), int(grace_s * 1000), budget_bytes or 0)
 
     def survey(self, job_id: str) -> list[Need]:
         """What an unfinished job needs."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -42,6 +44,15 @@ class Lease:
         if not self.lost and not self._jobs.renew(claim, engine=engine, progress=progress):
             self.lost = claim is self.claim  # else the thread renewed the segment's claim while it became the clip's
         return not self.lost
+
+    @contextmanager
+    def in_engine(self) -> Iterator[None]:
+        """What may end its process: dying in this block counts as an attempt, so that it does not go on for ever."""
+        self.renew(engine=True)
+        try:
+            yield
+        finally:
+            self.renew(engine=False)
 
     def move_to(self, claim: Claim) -> None:
         """Go on with `claim`: a committed segment's holder goes on with its clip."""

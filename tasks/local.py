@@ -125,7 +125,7 @@ def deployment(settings: Settings, job_id: str) -> Iterator[tuple[Settings, subp
         except OSError:
             raise JobStateError(f"this spec is being rendered already (lock {folder / 'lock'})") from None
         url = stack.enter_context(redis_server(folder))
-        embedded = settings.model_copy(update={"redis_url": url, "blob_url": None})
+        embedded = settings.model_copy(update={"redis_url": url, "blob_url": url})
         process = stack.enter_context(worker(embedded, folder / "worker.log"))
         try:
             yield embedded, process, folder

@@ -150,6 +150,8 @@ def check_entry(entry: bytes, queue: str) -> None:
         _valid(_EventHeaders, envelope.headers, "headers")
         for event in body if isinstance(body, list) and "/task." in queue else [body]:
             _valid(_Event, event, "body")
+    elif not queue.endswith(f"reply.{COMMANDS}"):
+        raise MessageError(f"there is no queue {_shown(queue)} here")
 
 
 def nesting(value: Any) -> int:

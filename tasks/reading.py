@@ -70,13 +70,16 @@ class JobReader:
         return [job_id.decode() for job_id in cast("list[bytes]", found)]
 
     def unsettled(self) -> list[str]:
-        """The ids of jobs that are done or cancelled and have their whole estimate still reserved."""
+        """The ids of ended jobs for which their whole estimate is still reserved."""
         ended = cast("list[bytes]", self._redis.zrange(ENDED, 0, -1))
         pipeline = self._redis.pipeline()
         for job_id in ended:
-            pipeline.hmget(job_keys(job_id.decode(), "record")[0], "state", "settled")
-        found = zip(ended, pipeline.execute(), strict=True)
-        return [job_id.decode() for job_id, (state, settled) in found if state != b"failed" and not settled]
+            pipeline.hexists(job_keys(job_id.decode(), "record")[0], "settled")
+        return [job_id.decode() for job_id, settled in zip(ended, pipeline.execute(), strict=True) if not settled]
+
+    def budget_bytes(self) -> int:
+        """The workers' budget for blobs in bytes, 0 for no limit or while none has told."""
+        return int(cast("bytes | None", self._redis.hget(PULSE, "budget")) or 0)
 
     def waits_for_room(self) -> bool:
         """Whether any job waits to be admitted."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -59,9 +60,10 @@ class Reconciler:
         self._publisher = publisher
         self._settings = settings
         self._suspects: dict[_Message, float] = {}
+        self._reserved = sys.maxsize
         self._queues: dict[str, tuple[int, int]] = {}
         self._sweeper = Sweeper(jobs, blobs, retention_s=settings.retention_s)
-        self._swept = time.monotonic()
+        self._swept = self._pulsed = time.monotonic()
         self._stop = threading.Event()
 
     def run(self) -> None:
@@ -88,6 +90,8 @@ class Reconciler:
         with _alone("jobs that wait for room"):
             self._admit()
         for job_id in self._jobs.active():
+            if time.monotonic() - self._pulsed >= self._settings.reconcile_s:
+                self._pulse()  # a long round is no outage
             with _alone(f"job {job_id}"):
                 published += self._reconcile_job(job_id, seen, now)
         self._suspects = {suspect: since for suspect, since in self._suspects.items() if suspect in seen}
@@ -96,12 +100,24 @@ class Reconciler:
     def _pulse(self) -> None:
         """Tell an outage from a silent worker, who would renew three times per lease, and soon after an outage."""
         silence_s = max(self._settings.lease_s / 3, 2 * self._settings.reconcile_s)
-        self._jobs.pulse(silence_s=silence_s, grace_s=self._settings.lease_s + RETRY_EVERY_S)
+        grace_s, budget = self._settings.lease_s + RETRY_EVERY_S, self._settings.blob_budget_bytes
+        self._jobs.pulse(silence_s=silence_s, grace_s=grace_s, budget_bytes=budget)
+        self._pulsed = time.monotonic()
 
     def _admit(self) -> None:
-        if self._jobs.waits_for_room():
+        if not self._jobs.waits_for_room():
+            return
+        if self._settings.blob_budget_bytes:
             settle_ended(self._jobs, self._blobs)
-            admit_waiting(self._jobs, self._publisher, self._settings.blob_budget_bytes)
+            self._free_what_was_given_back()
+        admit_waiting(self._jobs, self._publisher, self._settings.blob_budget_bytes)
+
+    def _free_what_was_given_back(self) -> None:
+        """Room that a forgotten job had reserved is there only when its blobs are gone, not a grace period later."""
+        reserved = self._jobs.reserved_bytes()
+        if reserved < self._reserved:
+            self._blobs.collect(grace_s=0)
+        self._reserved = reserved
 
     def _reconcile_job(self, job_id: str, seen: set[_Message], now: float) -> int:
         published = 0

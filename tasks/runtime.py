@@ -102,6 +102,8 @@ def check_model_folder(model: str, settings: Settings) -> None:
     if settings.model_folders is None or model in (settings.model, *SMALL_MODELS):
         return
     folder = os.path.expanduser(model)
+    if _real(folder) == _real(os.path.expanduser(settings.model)):
+        return
     if not os.path.isdir(folder) and not model.startswith(("/", ".", "~")):
         return  # a hub id
     allowed = settings.model_folders.split(os.pathsep)

@@ -78,9 +78,10 @@ def _render(task: Task[..., Any], room: Runtime, lease: Lease, message: dict[str
     if not clip_claim:
         return {"skipped": "another worker holds this segment now"}
     reach("segment committed", claim.job_id, claim.index)
-    room.publisher.segment(claim.job_id, claim.index + 1, following)
     if isinstance(clip_claim, Claim):
         lease.move_to(clip_claim)
+    room.publisher.segment(claim.job_id, claim.index + 1, following)
+    if isinstance(clip_claim, Claim):
         make_clip(room, clip_claim, output.frames, output.sound, engine.audio_rate, timing)
     if claim.is_repair:
         room.publisher.due(claim.job_id)
@@ -129,11 +130,8 @@ def _run(
 ) -> SegmentOutput:
     seed = head.seed_of(lease.claim.index, segment)
     request = SegmentRequest(segment.prompt, seed, head.width, head.height, timing)
-    lease.renew(engine=True)
-    try:
+    with lease.in_engine():
         output: SegmentOutput = engine.run(request, incoming, on_step=_reporter(task, lease))
-    finally:
-        lease.renew(engine=False)
     return output
 
 

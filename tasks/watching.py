@@ -43,11 +43,11 @@ def describe(status: JobStatus, seconds_left: float | None = None) -> str:
     """Where a job stands, in a few words."""
     if status.finished:
         return status.state
+    if status.state == "paused":
+        return f"paused · {status.committed} of {status.segments} segments rendered"
     if status.committed == status.segments:
         return f"all {status.segments} segments rendered · joining the film"
     text = f"segment {status.committed + 1}/{status.segments}"
-    if status.state == "paused":
-        return f"{text} · paused"
     if not status.admitted:
         return f"{text} · waiting for room for {status.needs_bytes:,} bytes of blobs"
     if status.state == "queued":

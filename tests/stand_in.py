@@ -18,6 +18,7 @@ from ltx2.timeline import sound_seconds
 
 STEPS = 4
 STEP_S = "STAND_IN_STEP_S"
+DECODE_DIES = "STAND_IN_DECODE_DIES"
 SALT = "STAND_IN_SALT"  # another kind of machine, which gives other bytes
 CHANNELS, MEL = 8, 16
 
@@ -67,6 +68,8 @@ class StandInEngine:
         return SegmentOutput(frames, sound, self.audio_rate, video, audio, following)
 
     def decode(self, video_latents: Any, audio_latents: Any) -> tuple[Any, Any]:
+        if DECODE_DIES in os.environ:
+            os.kill(os.getpid(), signal.SIGKILL)
         width, height, count = (int(video_latents[0, channel, 0, 0, 0]) for channel in range(3))
         shade = int(video_latents[0, 3, 0, 0, 0] * 200)
         ramp = np.arange(count, dtype=np.uint8)[:, None, None, None] + np.uint8(shade)

@@ -29,7 +29,7 @@ end
 if not unit then
   return { 'refused', index < cursor and 'the cursor is at segment ' .. cursor or 'it was not announced' }
 end
-local why = refusal(KEYS[2], name, unit, ticket)
+local why = refusal(KEYS[2], name, unit, ticket, ARGV[3])
 if why then
   return { 'refused', why }
 end

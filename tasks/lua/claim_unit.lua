@@ -13,7 +13,7 @@ end
 if not unit then
   return { 'refused', 'it is done' }
 end
-local why = refusal(KEYS[2], name, unit, ticket)
+local why = refusal(KEYS[2], name, unit, ticket, ARGV[3])
 if why then
   return { 'refused', why }
 end

@@ -16,12 +16,13 @@ for i = 4, #ARGV, 2 do
   local key = (i - 4) / 2 < fields and KEYS[1] or KEYS[2]
   redis.call('HSET', key, ARGV[i], ARGV[i + 1])
 end
+local arrival = string.format('%.0f', now_us())
 redis.call('HSET', KEYS[1], 'state', 'queued', 'cursor', 0, 'chained', -1, 'ticket', 0, 'fence', 0, 'epoch', 0,
-  'created_at', time)
+  'created_at', time, 'arrival', arrival)
 if ARGV[2] ~= '' then
   redis.call('HSET', KEYS[3], '-1', ARGV[2])
 end
 redis.call('ZADD', KEYS[4], time, ARGV[1])
 redis.call('ZADD', KEYS[5], time, ARGV[1])
-redis.call('ZADD', KEYS[6], now_us(), ARGV[1])
+redis.call('ZADD', KEYS[6], arrival, ARGV[1])
 return 1

@@ -78,12 +78,12 @@ local function note_taken(record, units, queue, name, unit, ticket)
   end
 end
 
--- Why a message with this ticket does not get the unit, or nil.
-local function refusal(units, name, unit, ticket)
+-- Why a message with this ticket does not get the unit, or nil. A holder that asks again, because the reply was lost, does.
+local function refusal(units, name, unit, ticket, token)
   if ticket < unit.ticket then
     return 'a newer message has replaced this one'
   end
-  if is_claimed(unit) then
+  if is_claimed(unit) and unit.token ~= token then
     return name .. ' ' .. unit.index .. ' is held by ' .. unit.worker
   end
   if is_blocked(units, unit) then

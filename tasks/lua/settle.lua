@@ -1,10 +1,11 @@
--- Reserve for a job that is done or cancelled no more than what its blobs really take. A failed one may be tried again.
+-- Reserve for an ended job no more than what its blobs really take.
 -- KEYS[1] record   hash
 -- KEYS[2] reserved hash    job id -> bytes
 -- ARGV[1] job id, ARGV[2] bytes
-local state = redis.call('HGET', KEYS[1], 'state')
-if (state == 'done' or state == 'cancelled') and redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then
-  redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+if redis.call('EXISTS', KEYS[1]) == 1 and not is_unfinished(KEYS[1]) then
   redis.call('HSET', KEYS[1], 'settled', 1)
+  if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then
+    redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+  end
 end
 return 1

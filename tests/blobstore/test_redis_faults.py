@@ -350,3 +350,16 @@ def test_server_gone_and_back(start_server) -> None:
     assert blob_id not in store
     assert store.get(store.put(b"one")) == b"one"
     store.close()
+
+
+def test_server_that_takes_no_writes(start_server) -> None:
+    # Given a server that has become a replica
+    server = start_server()
+    store = open_blob_store(server.url)
+    server.client.execute_command("REPLICAOF", "127.0.0.1", "1")
+    # When / Then
+    with pytest.raises(BlobStoreUnavailableError, match="takes no writes"):
+        store.put(b"one")
+    server.client.execute_command("REPLICAOF", "NO", "ONE")
+    assert store.put(b"one") in store
+    store.close()

@@ -27,7 +27,18 @@ def strict(settings: Settings, tmp_path: Path) -> Settings:
 
 
 @pytest.mark.parametrize(
-    "model", ["tiny", "tiny-2.0", "owner/name@main", "HERE/own", "HERE/models/ours", "HERE/more", "HERE/secret/../more"]
+    "model",
+    [
+        "tiny",
+        "tiny-2.0",
+        "owner/name@main",
+        "HERE/own",
+        "HERE/own/",
+        "HERE/more/../own",
+        "HERE/models/ours",
+        "HERE/more",
+        "HERE/secret/../more",
+    ],
 )
 def test_a_model_that_specs_may_name(strict: Settings, tmp_path: Path, model: str) -> None:
     check_model_folder(model.replace("HERE", str(tmp_path)), strict)

@@ -160,3 +160,12 @@ def test_the_same_render_runs_once_at_a_time(own: Settings, tmp_path: Path, long
     assert "is being rendered already" in second.stderr
     first.send_signal(signal.SIGINT)
     first.communicate(timeout=30)
+
+
+def test_a_render_leaves_the_deployment_of_its_user_alone(own: Settings, tmp_path: Path, longtake: Longtake) -> None:
+    # Given a user whose environment names the servers of a deployment, which cannot be reached
+    elsewhere = own.model_copy(update={"blob_url": "redis://127.0.0.1:1/0", "engine": STAND_IN})
+    (tmp_path / "job.yaml").write_text(SLOW)
+    # When / Then
+    done = longtake("render", "job.yaml", "-o", "film.mp4", settings=elsewhere)
+    assert done.returncode == 0, done.stderr

@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from tasks.errors import JobFailedError
 from tasks.records import FROM_OUTSIDE
 from tests.conftest import wait_until
 from tests.faults.conftest import Grounds, film_of
@@ -128,3 +129,18 @@ def test_a_film_lost_after_the_end_is_joined_again(ground: Ground, film: str) ->
     # Then
     ground.verify(job, film)
     assert ground.count(job, CLIP_RENDERED) == {0: 1, 1: 1, 2: 1}
+
+
+def test_a_clip_that_kills_its_process(grounds: Grounds) -> None:
+    # Given all segments rendered, a clip lost, and a worker that dies of decoding
+    ground = grounds()
+    first = ground.start_worker("--only", "segments", "--only", "clips")
+    job = ground.submit()
+    wait_until(lambda: job.status().clips == 3)
+    first.stop(signal.SIGTERM)
+    damage(ground, blobs_of(ground, job, 1)["clip"], "expired")
+    second = ground.start_worker(STAND_IN_DECODE_DIES="1")
+    # When / Then it ends its job, not the worker
+    with pytest.raises(JobFailedError, match="segment 1 after 3 attempts: it ended its worker each time"):
+        job.wait()
+    assert second.process.poll() is None

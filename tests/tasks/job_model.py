@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from tasks.records import FILM_UNIT, FROM_OUTSIDE, SEGMENT_UNIT, clip_unit, repair_unit
+from tasks.records import FILM_UNIT, FINISHED, FROM_OUTSIDE, SEGMENT_UNIT, clip_unit, repair_unit
 
 
 class Message(NamedTuple):
@@ -134,7 +134,7 @@ class Job:
         was = self.state
         if was == state:
             self.state, self.ending = self._started_or_queued(), Ending()
-            self.film, self.last_commit = False, ("", 0)
+            self.admitted, self.film, self.last_commit = False, False, ("", 0)
             self.units = {clip_unit(i): Unit(i) for i in range(self.cursor) if i not in self.clips}
         return was
 
@@ -337,7 +337,7 @@ class Deployment:
 
     budget: int
     jobs: dict[str, Job] = field(default_factory=dict)
-    waiting: list[str] = field(default_factory=list)  # in the order they came
+    waiting: set[str] = field(default_factory=set)
     reserved: dict[str, int] = field(default_factory=dict)
     queues: dict[str, Queue] = field(default_factory=dict)
 
@@ -350,45 +350,41 @@ class Deployment:
 
     def create(self, job_id: str, segments: int, needs: int, created: float) -> None:
         self.jobs[job_id] = Job("queued", segments, needs, created)
-        self._wait(job_id)
+        self.waiting.add(job_id)
 
     def admit(self) -> tuple[str, str, int]:
-        """Who waited longest gets room, if there is enough of it beside all the others."""
-        if not self.waiting:
-            return "wait", "", 0
-        first = self.waiting[0]
-        job = self.jobs[first]
-        if job.unfinished:
+        """Who came first gets room, if there is enough beside all the others; a newcomer holds up who came later."""
+        for job_id in [job_id for job_id in self.jobs if job_id in self.waiting]:
+            job = self.jobs[job_id]
+            if not job.unfinished:
+                self.waiting.discard(job_id)
+                return "gone", job_id, 0
+            if job.state == "paused":
+                continue
             if job.needs > self.budget:
-                return "never", first, job.needs
-            if sum(self.reserved.values()) - self.reserved.get(first, 0) + job.needs > self.budget:
-                return "wait", "", 0
-            self.reserved[first] = job.needs
-            job.admitted = True
-        self.waiting.remove(first)
-        return "admitted", first, 0
+                return "never", job_id, job.needs
+            if sum(self.reserved.values()) - self.reserved.get(job_id, 0) + job.needs <= self.budget:
+                self.waiting.discard(job_id)
+                self.reserved[job_id], job.admitted = job.needs, True
+                return "admitted", job_id, job.needs
+            if job_id not in self.reserved:
+                break
+        return "wait", "", 0
 
     def settle(self, job_id: str, used: int) -> None:
-        if self.job(job_id).state in ("done", "cancelled") and job_id in self.reserved:
+        if self.job(job_id).state in FINISHED and job_id in self.reserved:
             self.reserved[job_id] = used
 
     def revive(self, job_id: str, state: str) -> str:
         was = self.job(job_id).revive(state)
-        if was == state and not self.job(job_id).admitted:
-            self._wait(job_id)
+        if was == state:
+            self.waiting.add(job_id)
         return was
 
     def delete(self, job_id: str) -> bool:
         if self.job(job_id).unfinished:
             return False
         self.jobs.pop(job_id, None)
-        self._leave(job_id)
+        self.waiting.discard(job_id)
         self.reserved.pop(job_id, None)
         return True
-
-    def _wait(self, job_id: str) -> None:
-        self._leave(job_id)
-        self.waiting.append(job_id)
-
-    def _leave(self, job_id: str) -> None:
-        self.waiting = [other for other in self.waiting if other != job_id]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -10,11 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blobstore import open_blob_store
-from tasks.admission import admit_waiting, estimate_bytes, settle_ended
+from tasks.admission import estimate_bytes, settle_ended
 from tasks.broker import SEGMENTS
-from tasks.client import deployment, submit
+from tasks.client import Job, deployment, submit
 from tasks.config import Settings
+from tasks.connection import connect
 from tasks.errors import RoomError
+from tasks.recovery import Reconciler
+from tasks.runtime import Runtime
 from tasks.spec import check_spec
 from tests.conftest import Worker
 from tests.tasks.conftest import spec
@@ -48,17 +52,35 @@ def test_a_job_takes_no_more_than_was_reserved(here: Settings, worker: Worker) -
 @pytest.fixture
 def small(settings: Settings) -> Settings:
     """A deployment with room for two jobs of one segment."""
-    return settings.model_copy(update={"blob_budget_bytes": BUDGET})
+    small = settings.model_copy(update={"blob_budget_bytes": BUDGET})
+    admit(small)
+    return small
 
 
 def admit(settings: Settings) -> None:
+    """What a worker's reconciler does."""
     room = deployment(settings)
-    admit_waiting(room.jobs, room.publisher, settings.blob_budget_bytes)
+    room.jobs.pulse(silence_s=1, grace_s=1, budget_bytes=settings.blob_budget_bytes)
+    reconciler_of(room)._admit()
+
+
+@lru_cache
+def reconciler_of(room: Runtime) -> Reconciler:
+    return Reconciler(connect(room.settings.redis_url), room.jobs, room.blobs, room.publisher, room.settings)
+
+
+def queue(settings: Settings, *specs: dict[str, Any]) -> list[Job]:
+    """Jobs of these specs, once a worker has looked at each."""
+    jobs = []
+    for wanted in specs:
+        jobs.append(submit(wanted, settings=settings))
+        admit(settings)
+    return jobs
 
 
 def test_jobs_are_admitted_in_the_order_they_came(small: Settings) -> None:
     # Given room for two jobs, and two that wait behind them
-    jobs = [submit(one(), settings=small) for _ in range(4)]
+    jobs = queue(small, *[one()] * 4)
     admitted = [True, True, False, False]
     assert [job.status().admitted for job in jobs] == admitted
     # When nothing has ended, Then nothing more is admitted or published, however often one looks
@@ -75,15 +97,15 @@ def test_jobs_are_admitted_in_the_order_they_came(small: Settings) -> None:
 
 def test_a_small_job_does_not_overtake_a_large_one(small: Settings) -> None:
     # Given a large job that waits for a small one to end
-    first, large = submit(one(), settings=small), submit(one(width=96), settings=small)
+    first, large = queue(small, one(), one(width=96))
     assert ONE < needs(width=96) <= BUDGET < ONE + needs(width=96)
     # When another one comes that would fit now, Then it waits behind
-    last = submit(one(), settings=small)
+    (last,) = queue(small, one())
     assert [job.status().admitted for job in (first, large, last)] == [True, False, False]
 
 
 def test_a_job_that_waits_says_so(small: Settings, longtake: Any) -> None:
-    jobs = [submit(one(), settings=small) for _ in range(3)]
+    jobs = queue(small, *[one()] * 3)
     assert f"waiting for room for {ONE:,} bytes" in longtake("status", jobs[2].id, settings=small).stdout
 
 
@@ -97,7 +119,7 @@ def test_one_that_was_queued_without_a_budget_fails_with_the_numbers_and_blocks_
     # Given a job that a client with another budget has queued, before one that fits
     jobs = deployment(small).jobs
     assert jobs.create("large", check_spec(one(40)), model="tiny", needs_bytes=needs(40))
-    good = submit(one(), settings=small)
+    (good,) = queue(small, one())
     # When / Then
     assert jobs.status("large").state == "failed"
     assert f"is {BUDGET:,}" in str(jobs.status("large").reason)
@@ -105,7 +127,7 @@ def test_one_that_was_queued_without_a_budget_fails_with_the_numbers_and_blocks_
 
 
 def test_a_cancelled_job_gives_up_its_place(small: Settings) -> None:
-    jobs = [submit(one(), settings=small) for _ in range(4)]
+    jobs = queue(small, *[one()] * 4)
     for job in (jobs[0], jobs[2]):
         job.cancel()
     jobs[0].forget()
@@ -116,7 +138,7 @@ def test_a_cancelled_job_gives_up_its_place(small: Settings) -> None:
 def test_an_ended_job_keeps_only_what_its_blobs_take(small: Settings) -> None:
     # Given two jobs that fill the budget, and one that waits
     room = deployment(small)
-    first, _, third = (submit(one(), settings=small) for _ in range(3))
+    first, _, third = queue(small, *[one()] * 3)
     assert not third.status().admitted
     # When the first one ends, with ten bytes of blobs
     first.cancel()
@@ -131,15 +153,62 @@ def test_an_ended_job_keeps_only_what_its_blobs_take(small: Settings) -> None:
     assert third.status().admitted
 
 
-def test_a_failed_job_keeps_its_room_for_a_retry(small: Settings) -> None:
-    # Given two jobs that fill the budget, of which one fails, and one that waits
-    room = deployment(small)
-    first, _, third = (submit(one(), settings=small) for _ in range(3))
-    room.jobs.stop(first.id, "failed", "the model is gone")
-    # When nobody needs what its blobs do not take
-    settle_ended(room.jobs, room.blobs)
+def test_a_failed_job_gives_its_room_to_others_and_is_tried_first_again(small: Settings) -> None:
+    # Given two jobs that fill the budget, of which one fails, and two that wait
+    jobs = deployment(small).jobs
+    first, second, third, fourth = queue(small, *[one()] * 4)
+    jobs.stop(first.id, "failed", "a bad prompt")
+    # When / Then the one that waited longest gets the room
     admit(small)
-    # Then it is still there for the retry, which waits for nobody
-    assert not third.status().admitted
+    assert [job.status().admitted for job in (third, fourth)] == [True, False]
+    # When the failed one is tried again, Then it comes before the one that still waits
     first.retry()
-    assert first.status().admitted
+    second.cancel()
+    admit(small)
+    assert [job.status().admitted for job in (first, fourth)] == [True, False]
+
+
+def test_a_retry_that_does_not_fit_keeps_nobody_else(small: Settings) -> None:
+    # Given a job that was tried again, holds a few bytes and needs almost all there is, beside one that runs
+    room = deployment(small)
+    large, running = queue(small, one(width=96), one())
+    assert not running.status().admitted
+    room.blobs.pin([room.blobs.put(b"0123456789", owner=large.id)], large.id)
+    room.jobs.stop(large.id, "failed", "a bad prompt")
+    admit(small)
+    large.retry()
+    # When one comes that fits
+    (last,) = queue(small, one(width=32))
+    # Then
+    assert [job.status().admitted for job in (large, running, last)] == [False, True, True]
+
+
+def test_a_paused_job_keeps_no_place_in_the_line(small: Settings) -> None:
+    first, second, third = queue(small, one(), one(width=96), one())
+    second.pause()
+    admit(small)
+    assert [job.status().admitted for job in (first, second, third)] == [True, False, True]
+
+
+def test_a_client_without_the_budget_goes_by_that_of_the_workers(settings: Settings, small: Settings) -> None:
+    queue(small, one(), one())
+    job = submit(one(), settings=settings)
+    assert not job.status().admitted
+    with pytest.raises(RoomError, match=f"is {BUDGET:,};"):
+        submit(one(40), settings=settings)
+
+
+def test_room_is_given_to_others_only_when_the_bytes_are_gone(small: Settings) -> None:
+    # Given a store full of the blobs of a job that is forgotten
+    room = deployment(small)
+    first, _, third = queue(small, *[one()] * 3)
+    blob_id = room.blobs.put(b"0" * 1000, owner=first.id)
+    room.blobs.pin([blob_id], first.id)
+    first.cancel()
+    first.forget()
+    assert blob_id in room.blobs
+    # When
+    admit(small)
+    # Then
+    assert third.status().admitted
+    assert blob_id not in room.blobs

@@ -67,3 +67,22 @@ def test_a_dry_run_tells_what_would_be_freed_and_frees_nothing(settings: Setting
     assert kept in blobs
     assert loose not in blobs
     assert orphan not in blobs
+
+
+def test_a_job_that_is_taken_up_again_while_it_is_swept_keeps_its_pins(
+    settings: Settings, jobs: JobStore, blobs: ManagedBlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a failed job past its retention, which a person tries again just after it was looked at
+    job = submit(SPEC, settings=settings)
+    blobs.pin([blobs.put(b"kept", owner=job.id)], job.id)
+    jobs.stop(job.id, "failed", "a bad prompt")
+
+    def looked_at(seconds: float) -> list[str]:
+        job.retry()
+        return [job.id]
+
+    monkeypatch.setattr(jobs, "ended_for", looked_at)
+    # When / Then
+    assert Sweeper(jobs, blobs, retention_s=0.001).sweep() == ([], [])
+    assert blobs.pins(job.id)
+    assert job.exists()

@@ -20,6 +20,7 @@ from tasks import handoff
 from tasks.broker import CLIP_TASK, CLIPS, FILM_TASK, FILMS, QUEUES, SEGMENT_TASK, SEGMENTS, make_app
 from tasks.client import submit
 from tasks.config import Settings
+from tasks.errors import MessageError
 from tasks.gate import AMQP, Channel
 from tasks.message import MESSAGE_LIMIT_BYTES, check_entry
 from tests.conftest import RedisProcess, Worker, wait_until
@@ -358,3 +359,8 @@ def test_every_connection_of_the_application_is_behind_the_gate() -> None:
         assert isinstance(app.amqp, AMQP)
         for connection in (app.connection_for_read(), app.connection_for_write(), app.connection_for_read().clone()):
             assert connection.transport.Channel is Channel
+
+
+def test_a_queue_that_remote_control_has_added_is_no_way_in() -> None:
+    with pytest.raises(MessageError, match="there is no queue 'evil' here"):
+        check_entry(json.dumps(message(queue="evil")).encode(), "evil")

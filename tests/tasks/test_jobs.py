@@ -12,7 +12,7 @@ from tasks.config import Settings
 from tasks.connection import connect
 from tasks.errors import JobNotFoundError, JobStateError, MessageError
 from tasks.jobs import JobStore
-from tasks.reading import check_job_id
+from tasks.reading import check_job_id, job_keys, queue_key
 from tasks.records import FILM_UNIT, SEGMENT_UNIT, Claim, ClipRecord, FilmRecord, Handoff, Progress, clip_unit
 from tasks.spec import check_spec
 
@@ -96,6 +96,13 @@ def test_a_held_segment_is_not_given_twice(jobs: JobStore) -> None:
     # Then
     assert again == "segment 0 is held by first"
     assert jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS) == 0
+
+
+def test_a_holder_that_asks_again_because_the_reply_was_lost_gets_its_claim(jobs: JobStore) -> None:
+    create(jobs)
+    held = claim(jobs, 0)
+    keys = [*job_keys(JOB, "record", "units", "handoffs"), queue_key(SEGMENTS)]
+    assert jobs._run("claim_segment", keys, 0, 1, held.token, 2000, "w")[0] == b"run"
 
 
 def test_an_old_ticket_is_forgotten(jobs: JobStore) -> None:
@@ -344,7 +351,7 @@ def test_a_failed_job_is_taken_up_where_it_failed(jobs: JobStore) -> None:
     assert (status.state, status.committed, status.reason, status.attempts) == ("running", 1, None, None)
     assert jobs.active() == [JOB]
     assert jobs.ended_for(-1) == []
-    assert jobs.status(JOB).admitted
+    assert jobs.admit(None) == ("admitted", JOB, 0)
     assert (SEGMENT_UNIT, 1, "unannounced") in due(jobs)
     assert jobs.commit_segment(claim(jobs, 1), handoff(1))
 

@@ -246,9 +246,19 @@ class JobMachine(RuleBasedStateMachine):
         while jobs:
             while self.pair.admit():
                 pass
-            job_id = next(job_id for job_id, job in jobs.items() if job.admitted or not job.unfinished)
-            self._finish(job_id)
-            self.pair.delete(job_id)
+            ready = [job_id for job_id, job in jobs.items() if job.admitted or not job.unfinished]
+            if ready:
+                self._finish(ready[0])
+                self.pair.delete(ready[0])
+            else:
+                self._forget_one_that_keeps_room_from_another()
+
+    def _forget_one_that_keeps_room_from_another(self) -> None:
+        """Jobs that were taken up again may need more than there is beside the blobs of others: a person chooses."""
+        retried = [job_id for job_id in self.pair.model.waiting if job_id in self.pair.model.reserved]
+        assert len(retried) > 1, "a job waits for room that nobody keeps from it"
+        self.pair.stop(min(retried), "cancelled", "another one is worth more")
+        self.pair.delete(min(retried))
 
     def _finish(self, job_id: str) -> None:
         job = self.pair.model.job(job_id)
