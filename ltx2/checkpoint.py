@@ -76,17 +76,19 @@ def _small_model(cache: Path, name: str) -> Path:
     folder = small_folder(cache, name)
     if not folder.is_dir():
         command = [sys.executable, "-m", "ltx2.tiny", str(cache), name]
-        built = subprocess.run(command, capture_output=True, text=True, check=False, env=_with_packages())
+        environ = os.environ | {"PYTHONPATH": python_path()}
+        built = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
         if built.returncode:
             said = built.stderr.strip().splitlines() or [f"its builder ended with status {built.returncode}"]
             raise CheckpointError(said[-1])
     return folder
 
 
-def _with_packages() -> dict[str, str]:
+def python_path() -> str:
+    """The PYTHONPATH with which another process imports the packages that this one runs, installed or not."""
     inherited = os.environ.get("PYTHONPATH")
     packages = str(Path(__file__).resolve().parents[1])
-    return os.environ | {"PYTHONPATH": f"{packages}{os.pathsep}{inherited}" if inherited else packages}
+    return f"{packages}{os.pathsep}{inherited}" if inherited else packages
 
 
 def check_folder(folder: Path) -> None:

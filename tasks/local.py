@@ -19,13 +19,13 @@ from typing import Any
 
 import redis
 
+from ltx2.checkpoint import python_path
 from tasks import processes
 from tasks.config import Settings
 from tasks.errors import JobStateError, ServerError
 from tasks.spec import JobSpec
 
 START_TIMEOUT_S = 20.0
-PACKAGES = Path(__file__).resolve().parents[1]
 
 
 def find_redis_server() -> str:
@@ -84,7 +84,7 @@ def _wait_until_ready(client: redis.Redis, server: subprocess.Popen[bytes], log:
 @contextmanager
 def worker(settings: Settings, log_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A worker for every queue; leaving with an error ends it at once, and what it had in hand is requeued."""
-    environ = os.environ | settings.environment() | {"PYTHONPATH": _python_path()}
+    environ = os.environ | settings.environment() | {"PYTHONPATH": python_path()}
     command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "--loglevel", "WARNING"]
     command += ["--hostname", f"render-{os.getpid()}@%h", "--without-mingle", "--without-gossip"]
     with log_path.open("ab") as log:
@@ -95,12 +95,6 @@ def worker(settings: Settings, log_path: Path) -> Iterator[subprocess.Popen[byte
         number = signal.SIGTERM
     finally:
         processes.stop(process, number)
-
-
-def _python_path() -> str:
-    """The worker must import the packages that this process runs, installed or not."""
-    inherited = os.environ.get("PYTHONPATH")
-    return f"{PACKAGES}{os.pathsep}{inherited}" if inherited else str(PACKAGES)
 
 
 def render_id(spec: JobSpec, model: str, state: Mapping[str, Any] | None) -> str:

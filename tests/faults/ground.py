@@ -244,14 +244,6 @@ class Ground:
         wait_until(lambda: not any(client.llen(queue) for queue in QUEUES), what="empty queues")
         wait_until(lambda: client.hlen("unacked") <= killed, what="every message to be acknowledged")
 
-    def leaves_nothing(self, job: Job) -> None:
-        """Once it is forgotten, neither server has a key of the job, nor a blob."""
-        client = redis.Redis.from_url(self.settings.redis_url)
-        job.forget()
-        self.blobs.collect(grace_s=0)
-        assert not list(client.scan_iter(f"longtake:job:{job.id}*"))
-        assert not self.blobs.pins(job.id)
-
     def stop(self) -> None:
         """End every worker."""
         living = [worker for worker in self.workers if worker.process.poll() is None]
