@@ -1,13 +1,13 @@
--- Admit the job that has waited longest for room, if its whole estimate fits beside what is reserved. A newcomer keeps its
--- place in the line: nobody passes it. One that is taken up again already holds what its blobs take; it is tried first, and
--- when it does not fit it keeps nobody else. Paused jobs wait aside.
+-- Admit the job that has waited longest for room, if its whole estimate fits beside what is reserved. No newcomer passes
+-- another. A job that is taken up again holds what its blobs take: it keeps nobody waiting when it does not fit, and a
+-- newcomer that does not fit beside it does not keep it from ending. Paused jobs wait aside.
 -- KEYS[1] waiting  zset    ids of jobs that wait for room by arrival, us
 -- KEYS[2] reserved hash    job id -> bytes of the blob store that are kept for it
 -- ARGV[1] budget in bytes, 0 for no limit, ARGV[2] and ARGV[3] what the keys of records begin and end with
 -- Returns {'admitted', id, bytes it needs}, {'gone', id, 0} for one that ended while it waited, {'never', id, bytes it
 -- needs}, or {'wait', '', 0}.
 local budget = tonumber(ARGV[1])
-local reserved = 0
+local reserved, blocked = 0, false
 for _, bytes in ipairs(redis.call('HVALS', KEYS[2])) do
   reserved = reserved + tonumber(bytes)
 end
@@ -19,7 +19,7 @@ for _, job_id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
   end
   local held = redis.call('HGET', KEYS[2], job_id)
   local needs = tonumber(redis.call('HGET', record, 'needs_bytes'))
-  if is_running(record) then
+  if is_running(record) and (held or not blocked) then
     if budget > 0 and needs > budget then
       return { 'never', job_id, needs }
     end
@@ -29,9 +29,7 @@ for _, job_id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
       redis.call('ZREM', KEYS[1], job_id)
       return { 'admitted', job_id, needs }
     end
-    if not held then
-      return { 'wait', '', 0 }
-    end
+    blocked = blocked or not held
   end
 end
 return { 'wait', '', 0 }

@@ -354,12 +354,13 @@ class Deployment:
 
     def admit(self) -> tuple[str, str, int]:
         """Who came first gets room, if there is enough beside all the others; a newcomer holds up who came later."""
+        blocked = False
         for job_id in [job_id for job_id in self.jobs if job_id in self.waiting]:
-            job = self.jobs[job_id]
+            job, holds = self.jobs[job_id], job_id in self.reserved
             if not job.unfinished:
                 self.waiting.discard(job_id)
                 return "gone", job_id, 0
-            if job.state == "paused":
+            if job.state == "paused" or (blocked and not holds):
                 continue
             if job.needs > self.budget:
                 return "never", job_id, job.needs
@@ -367,8 +368,7 @@ class Deployment:
                 self.waiting.discard(job_id)
                 self.reserved[job_id], job.admitted = job.needs, True
                 return "admitted", job_id, job.needs
-            if job_id not in self.reserved:
-                break
+            blocked = blocked or not holds
         return "wait", "", 0
 
     def settle(self, job_id: str, used: int) -> None:

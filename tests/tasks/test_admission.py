@@ -183,6 +183,21 @@ def test_a_retry_that_does_not_fit_keeps_nobody_else(small: Settings) -> None:
     assert [job.status().admitted for job in (large, running, last)] == [False, True, True]
 
 
+def test_a_newcomer_that_does_not_fit_beside_a_retry_does_not_keep_it_from_ending(small: Settings) -> None:
+    # Given a newcomer that was passed while it was paused, and the job that passed it, which failed
+    paused = submit(one(width=96), settings=small)
+    paused.pause()
+    (large,) = queue(small, one(width=96))
+    assert large.status().admitted
+    deployment(small).jobs.stop(large.id, "failed", "a bad prompt")
+    paused.resume()
+    # When it is tried again
+    large.retry()
+    admit(small)
+    # Then
+    assert [job.status().admitted for job in (paused, large)] == [False, True]
+
+
 def test_a_paused_job_keeps_no_place_in_the_line(small: Settings) -> None:
     first, second, third = queue(small, one(), one(width=96), one())
     second.pause()
