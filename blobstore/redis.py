@@ -54,6 +54,12 @@ QUARANTINE_MS = 24 * 3600 * 1000
 _LUA = Path(__file__).with_name("lua")
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a Redis is full. 6.2 reports what failed in a script as a plain error with the reason in its text."""
+    by_script = isinstance(error, redis.ResponseError) and "OOM command not allowed" in str(error)
+    return by_script or isinstance(error, redis.OutOfMemoryError)
+
+
 def takes_no_writes(error: BaseException) -> bool:
     """Whether a Redis refuses to write for now: its disk is full, or it has become a replica."""
     text = str(error)
@@ -330,8 +336,7 @@ class RedisBlobStore:
         except redis.RedisError as error:
             if takes_no_writes(error):
                 raise BlobStoreUnavailableError(f"Redis at {self._address()} takes no writes: {error}") from error
-            # Redis 6.2 reports what failed in a script as a plain error with the reason in its text
-            if isinstance(error, redis.OutOfMemoryError) or "OOM command not allowed" in str(error):
+            if is_out_of_memory(error):
                 raise BlobStoreFullError(
                     f"Redis at {self._address()} is full; free blobs or raise its maxmemory"
                 ) from error

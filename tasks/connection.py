@@ -12,6 +12,7 @@ import redis
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
+from blobstore.redis import is_out_of_memory
 from tasks.config import redacted
 from tasks.errors import ServerError
 
@@ -47,24 +48,35 @@ def retries(*, patient: bool) -> int:
     return PATIENT_RETRIES if patient else 3
 
 
+def patiently(call: Callable[[], T], is_full: Callable[[Exception], bool], *, patience_s: float, wanted: str) -> T:
+    """The result of `call`, which is repeated for so long while `is_full` says that it failed for want of room.
+
+    Whatever else `call` raises is raised at once, and want of room when patience is at its end.
+    """
+    end = time.monotonic() + patience_s
+    while True:
+        try:
+            return call()
+        except Exception as error:
+            if not is_full(error) or time.monotonic() >= end:
+                raise
+            log.warning("waiting for %s: %s", wanted, error)
+        time.sleep(FULL_PAUSE_S)
+
+
 def when_there_is_memory(call: Callable[[], T], *, patient: bool) -> T:
     """The result of `call`, which a full Redis refuses as a whole; a patient caller waits about a minute for room.
 
     Raises:
         redis.OutOfMemoryError: there is none.
     """
-    end = time.monotonic() + (FULL_PATIENCE_S if patient else 0.0)
-    while True:
-        try:
-            return call()
-        except redis.ResponseError as error:
-            # Redis 6.2 reports what failed in a script as a plain error with the reason in its text
-            if not isinstance(error, redis.OutOfMemoryError) and "OOM command not allowed" not in str(error):
-                raise
-            if time.monotonic() >= end:
-                raise redis.OutOfMemoryError(f"Redis is full; raise its maxmemory ({error})") from error
-            log.warning("waiting for Redis to have memory: %s", error)
-        time.sleep(FULL_PAUSE_S)
+    patience_s = FULL_PATIENCE_S if patient else 0.0
+    try:
+        return patiently(call, is_out_of_memory, patience_s=patience_s, wanted="Redis to have memory")
+    except redis.ResponseError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise redis.OutOfMemoryError(f"Redis is full; raise its maxmemory ({error})") from error
 
 
 def load_scripts(client: redis.Redis) -> dict[str, Any]:

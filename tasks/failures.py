@@ -13,6 +13,7 @@ import redis
 from blobstore import BlobCorruptError, BlobNotFoundError, BlobStoreFullError, BlobStoreUnavailableError
 from blobstore.redis import takes_no_writes
 from ltx2.errors import ContinuationError, TimelineError, UnsupportedStateError
+from tasks.connection import patiently
 from tasks.errors import ServerError, SpecError
 from tasks.records import FROM_OUTSIDE, Claim
 from tasks.runtime import Runtime
@@ -23,7 +24,6 @@ HOPELESS = (ContinuationError, SpecError, TimelineError, UnsupportedStateError)
 OUTAGES = (BlobStoreUnavailableError, ServerError, redis.ConnectionError, redis.TimeoutError, redis.OutOfMemoryError)
 OUTAGE_PAUSE_S = 5.0
 FULL_STORE_PATIENCE_S = 60.0
-FULL_STORE_PAUSE_S = 1.0
 T = TypeVar("T")
 
 
@@ -50,15 +50,11 @@ def when_there_is_room(store: Callable[[], T]) -> T:
     Raises:
         BlobStoreFullError: there was no room in all that time.
     """
-    end = time.monotonic() + FULL_STORE_PATIENCE_S
-    while True:
-        try:
-            return store()
-        except BlobStoreFullError as error:
-            if time.monotonic() > end:
-                raise
-            log.warning("waiting for room: %s", error)
-        time.sleep(FULL_STORE_PAUSE_S)
+    return patiently(store, _is_full, patience_s=FULL_STORE_PATIENCE_S, wanted="room")
+
+
+def _is_full(error: Exception) -> bool:
+    return isinstance(error, BlobStoreFullError)
 
 
 def repair(room: Runtime, claim: Claim, error: InputLostError) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import msgpack
 from ltx2.timeline import SegmentShape, SegmentTiming
 
 FINISHED = ("done", "failed", "cancelled")
-STATES = ("queued", "running", "paused", *FINISHED)
 FILM_UNIT = "film"
 SEGMENT_UNIT = "segment"
 FROM_OUTSIDE = -1
