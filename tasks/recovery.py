@@ -111,13 +111,12 @@ class Reconciler:
             settle_ended(self._jobs, self._blobs)
             self._free_what_was_given_back()
         admit_waiting(self._jobs, self._publisher, self._settings.blob_budget_bytes)
+        self._reserved = self._jobs.reserved_bytes()
 
     def _free_what_was_given_back(self) -> None:
         """Room that a forgotten job had reserved is there only when its blobs are gone, not a grace period later."""
-        reserved = self._jobs.reserved_bytes()
-        if reserved < self._reserved:
+        if self._jobs.reserved_bytes() < self._reserved:
             self._blobs.collect(grace_s=0)
-        self._reserved = reserved
 
     def _reconcile_job(self, job_id: str, seen: set[_Message], now: float) -> int:
         published = 0

@@ -227,3 +227,16 @@ def test_room_is_given_to_others_only_when_the_bytes_are_gone(small: Settings) -
     # Then
     assert third.status().admitted
     assert blob_id not in room.blobs
+
+
+def test_room_that_was_reserved_and_given_back_between_two_looks_is_freed(small: Settings) -> None:
+    # Given a job that is forgotten before anybody waits
+    room = deployment(small)
+    (first,) = queue(small, one())
+    blob_id = room.blobs.put(b"0" * 1000, owner=first.id)
+    first.cancel()
+    first.forget()
+    # When / Then
+    (second,) = queue(small, one())
+    assert second.status().admitted
+    assert blob_id not in room.blobs
