@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltx2.errors import CheckpointError, EngineMemoryError
+from ltx2.variant import CONFIGURED, Variant, variant_of
 
 if TYPE_CHECKING:
     import torch
@@ -145,3 +146,13 @@ def load_pipeline(source: Path | HubModel, dtype: torch.dtype) -> LongtakePipeli
         raise EngineMemoryError(f"{name} does not fit into memory: {exc}") from exc
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as exc:
         raise CheckpointError(f"cannot load {name}: {exc}") from exc
+
+
+def variant_of_pipeline(pipeline: LongtakePipeline) -> Variant:
+    """What a loaded pipeline is, with or without its text encoder; raises CheckpointError as `variant_of` does."""
+    configs: dict[str, dict[str, Any]] = {}
+    for name in CONFIGURED:
+        if (component := getattr(pipeline, name)) is not None:
+            config = component.config.to_dict() if name == "text_encoder" else component.config
+            configs[name] = {**config, "_class_name": type(component).__name__}
+    return variant_of(configs)

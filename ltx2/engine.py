@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 from diffusers.pipelines.ltx2.utils import DISTILLED_SIGMA_VALUES
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ltx2.checkpoint import default_cache, load_pipeline, resolve_model
+from ltx2.checkpoint import default_cache, load_pipeline, resolve_model, variant_of_pipeline
 from ltx2.conditioning import AUDIO_SPACE, NORMALISED, Conditioning, conditioning_of
 from ltx2.continuation import LTX2ContinuationState
 from ltx2.errors import CheckpointError, EngineMemoryError, SegmentCancelledError, UnsupportedStateError
@@ -30,17 +29,13 @@ NO_GUIDANCE = _OFF | {f"audio_{knob}": value for knob, value in _OFF.items()}
 
 
 class Engine:
-    """A loaded LTX-2 model: one segment at a time, in the distilled schedule of 8 steps, unguided."""
+    """A loaded LTX-2 model: one segment at a time, unguided, in the schedule of its variant."""
 
     def __init__(self, pipeline: LongtakePipeline) -> None:
         self.pipeline = pipeline
+        self.variant = variant_of_pipeline(pipeline)
+        self.audio_rate = self.variant.audio_rate
         pipeline.set_progress_bar_config(disable=True)
-        pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config(
-            pipeline.scheduler.config, use_dynamic_shifting=False, shift_terminal=None
-        )
-        self.audio_rate = int(pipeline.vocoder.config.output_sampling_rate)
-        # only 2.3 modulates the prompt's cross-attention, and only 2.3 takes the other stream's noise level
-        self._use_cross_timestep = bool(pipeline.transformer.config.cross_attn_mod)
 
     @classmethod
     def load(cls, model: str, *, device: str = "auto", dtype: str = "auto") -> Engine:
@@ -113,7 +108,7 @@ class Engine:
         timing = request.timing
 
         def report(_: Any, step: int, timestep: Tensor, tensors: dict[str, Any]) -> dict[str, Any]:
-            if on_step and on_step(step + 1, len(DISTILLED_SIGMA_VALUES)) is False:
+            if on_step and on_step(step + 1, self.variant.steps) is False:
                 raise SegmentCancelledError(f"segment {timing.index} was cancelled after step {step + 1}")
             return tensors
 
@@ -126,9 +121,9 @@ class Engine:
             conditions=_conditions(conditioning),
             audio_prefix=self._audio_prefix(timing, conditioning),
             generator=torch.Generator("cpu").manual_seed(request.seed),  # the same noise on every device
-            num_inference_steps=len(DISTILLED_SIGMA_VALUES),
-            sigmas=DISTILLED_SIGMA_VALUES,
-            use_cross_timestep=self._use_cross_timestep,
+            num_inference_steps=self.variant.steps,
+            sigmas=DISTILLED_SIGMA_VALUES if self.variant.distilled else None,
+            use_cross_timestep=self.variant.use_cross_timestep,
             callback_on_step_end=report,
             output_type="latent",
             return_dict=False,

@@ -1,0 +1,166 @@
+"""Which LTX-2 a checkpoint holds, told from its configs alone, and what that version needs.
+
+Published layouts differ in few places: 2.3 modulates the prompt's cross-attention, projects the text once per stream
+and ends in a vocoder with bandwidth extension; distilled ones come with a scheduler that leaves their sigmas as they
+are, others with one that shifts them by the number of tokens. Names of folders and repositories say nothing here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ltx2.errors import CheckpointError
+
+Version = Literal["2.0", "2.3"]
+Config = Mapping[str, Any]
+
+# What the rest of longtake counts on, and what diffusers takes where a config is silent.
+_FIXED: dict[str, dict[str, tuple[Any, Any]]] = {
+    "transformer": {
+        "patch_size": (1, 1),
+        "patch_size_t": (1, 1),
+        "vae_scale_factors": ([8, 32, 32], [8, 32, 32]),
+        "causal_offset": (1, 1),
+        "audio_in_channels": (128, 128),
+        "audio_out_channels": (128, 128),
+        "audio_patch_size": (1, 1),
+        "audio_patch_size_t": (1, 1),
+        "audio_scale_factor": (4, 4),
+        "audio_sampling_rate": (16_000, 16_000),
+        "audio_hop_length": (160, 160),
+    },
+    "vae": {"spatial_compression_ratio": (32, None), "temporal_compression_ratio": (8, None)},
+    "audio_vae": {
+        "latent_channels": (8, 8),
+        "mel_bins": (64, 64),
+        "sample_rate": (16_000, 16_000),
+        "mel_hop_length": (160, 160),
+    },
+    "vocoder": {"out_channels": (2, 2)},
+    "scheduler": {
+        "shift": (1.0, 1.0),
+        "num_train_timesteps": (1000, 1000),
+        "invert_sigmas": (False, False),
+        "stochastic_sampling": (False, False),
+        "use_beta_sigmas": (False, False),
+        "use_exponential_sigmas": (False, False),
+        "use_karras_sigmas": (False, False),
+    },
+}
+_CLASSES = {
+    "transformer": ("LTX2VideoTransformer3DModel",),
+    "vae": ("AutoencoderKLLTX2Video",),
+    "audio_vae": ("AutoencoderKLLTX2Audio",),
+    "connectors": ("LTX2TextConnectors",),
+    "vocoder": ("LTX2Vocoder", "LTX2VocoderWithBWE"),
+    "scheduler": ("FlowMatchEulerDiscreteScheduler",),
+}
+# Whatever LTX-2.5 has and its elders have not, with the value that its elders mean by silence.
+_NEWER = {"use_keyframes_abs_pos_embedding": False, "use_prompt_adaln_single": True, "ff_bias": True}
+
+CONFIGURED = (*_CLASSES, "text_encoder")
+"""The components whose configs `variant_of` reads; a loaded pipeline may do without the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One kind of LTX-2. distilled: 8 fixed sigmas, unguided. layers: blocks of the transformer, 48 at full size."""
+
+    version: Version
+    distilled: bool
+    layers: int = 48
+
+    @property
+    def use_cross_timestep(self) -> bool:
+        """Whether each stream's cross-attention is told the other stream's noise level: in 2.3, not in 2.0."""
+        return self.version == "2.3"
+
+    @property
+    def audio_rate(self) -> int:
+        """Samples per second of the vocoder: 24 kHz in 2.0, 48 kHz in 2.3."""
+        return 48_000 if self.version == "2.3" else 24_000
+
+    @property
+    def stg_blocks(self) -> tuple[int, ...]:
+        """The blocks that spatio-temporal guidance perturbs, as the model's authors advise; a small model's last."""
+        return (min(28 if self.version == "2.3" else 29, self.layers - 1),)
+
+    @property
+    def steps(self) -> int:
+        """Denoising steps of the first stage, as the model's authors advise."""
+        if self.distilled:
+            return 8
+        return 30 if self.version == "2.3" else 40
+
+    def __str__(self) -> str:
+        return f"LTX-{self.version}{', distilled' if self.distilled else ''}"
+
+
+def variant_of(configs: Mapping[str, Config]) -> Variant:
+    """What the `configs` of a checkpoint, by component (those in CONFIGURED), describe.
+
+    Raises CheckpointError, naming component and key, for what is no LTX-2 of version 2.0 or 2.3, for a shape that
+    longtake does not render, and where the configs contradict each other.
+    """
+    for component, classes in _CLASSES.items():
+        name = configs[component].get("_class_name")
+        if name not in classes:
+            raise CheckpointError(f"{component}/ holds a {name}, not {' or '.join(classes)}: this is no LTX-2 pipeline")
+    _refuse_newer(configs)
+    for component, expected in _FIXED.items():
+        for key, (value, default) in expected.items():
+            _check(component, key, configs[component].get(key, default), value)
+    channels = configs["vae"].get("latent_channels", 128)
+    for key in ("in_channels", "out_channels"):
+        _check("transformer", key, configs["transformer"].get(key, 128), channels)
+    layers = configs["transformer"].get("num_layers", 48)
+    if not isinstance(layers, int) or layers < 1:
+        raise CheckpointError(f"transformer/: num_layers is {layers!r}; it must be at least 1")
+    variant = Variant(_version(configs), _distilled(configs["scheduler"]), layers)
+    rate = configs["vocoder"].get("output_sampling_rate", variant.audio_rate)
+    _check("vocoder", "output_sampling_rate", rate, variant.audio_rate)
+    return variant
+
+
+def _refuse_newer(configs: Mapping[str, Config]) -> None:
+    newer = [key for key, old in _NEWER.items() if configs["transformer"].get(key, old) != old]
+    encoder = configs["text_encoder"].get("model_type") if "text_encoder" in configs else "gemma3"
+    if newer or encoder != "gemma3":
+        told = f"its transformer has {newer[0]}" if newer else f"its text encoder is a {encoder}, not a gemma3"
+        raise CheckpointError(f"this is no LTX-2.0 or 2.3, the versions that longtake renders: {told}")
+
+
+def _version(configs: Mapping[str, Config]) -> Version:
+    """The version on which transformer, connectors and vocoder agree."""
+    signs = {
+        "transformer/: cross_attn_mod": bool(configs["transformer"].get("cross_attn_mod", False)),
+        "transformer/: audio_cross_attn_mod": bool(configs["transformer"].get("audio_cross_attn_mod", False)),
+        "connectors/: per_modality_projections": bool(configs["connectors"].get("per_modality_projections", False)),
+        "vocoder/: LTX2VocoderWithBWE": configs["vocoder"]["_class_name"] == "LTX2VocoderWithBWE",
+    }
+    if len(set(signs.values())) > 1:
+        newer, older = ([name for name, sign in signs.items() if sign is kind] for kind in (True, False))
+        raise CheckpointError(
+            f"components of two versions are mixed: of 2.3 by {', '.join(newer)}; of 2.0 by the lack of "
+            f"{', '.join(older)}"
+        )
+    return "2.3" if all(signs.values()) else "2.0"
+
+
+def _distilled(scheduler: Config) -> bool:
+    """Whether the schedule is fixed; both keys must say the same, for diffusers would shift the sigmas by either."""
+    dynamic, terminal = scheduler.get("use_dynamic_shifting", False), scheduler.get("shift_terminal")
+    if bool(dynamic) != bool(terminal):
+        raise CheckpointError(
+            f"scheduler/: use_dynamic_shifting is {dynamic} and shift_terminal is {terminal}; a distilled checkpoint "
+            "has false and null, any other has true and 0.1"
+        )
+    return not dynamic
+
+
+def _check(component: str, key: str, value: Any, expected: Any) -> None:
+    value = list(value) if isinstance(value, tuple) else value  # a loaded config has tuples where its file has lists
+    if value != expected:
+        raise CheckpointError(f"{component}/: {key} is {value!r}, and longtake renders only {expected!r}")
