@@ -17,11 +17,11 @@ from ltx2.checkpoint import default_cache, load_pipeline, resolve_model, variant
 from ltx2.conditioning import AUDIO_SPACE, NORMALISED, Conditioning, conditioning_of
 from ltx2.continuation import LTX2ContinuationState
 from ltx2.errors import CheckpointError, EngineMemoryError, SegmentCancelledError, UnsupportedStateError
+from ltx2.fast import backend_of, compile_blocks, speed_up
 from ltx2.pipeline import AudioPrefix, LongtakePipeline
+from ltx2.placement import PRECISIONS, device_of, place, precision_of
 from ltx2.segment import OnStep, SegmentOutput, SegmentRequest
 from ltx2.timeline import SegmentTiming, sound_seconds
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # diffusers guides unless each of these is off, and then calls the transformer three times a step
 _OFF = {"guidance_scale": 1.0, "stg_scale": 0.0, "modality_scale": 1.0, "guidance_rescale": 0.0}
@@ -31,30 +31,33 @@ NO_GUIDANCE = _OFF | {f"audio_{knob}": value for knob, value in _OFF.items()}
 class Engine:
     """A loaded LTX-2 model: one segment at a time, unguided, in the schedule of its variant."""
 
-    def __init__(self, pipeline: LongtakePipeline) -> None:
+    def __init__(self, pipeline: LongtakePipeline, *, compiled: bool = False) -> None:
         self.pipeline = pipeline
+        self._compiled = compiled
         self.variant = variant_of_pipeline(pipeline)
         self.audio_rate = self.variant.audio_rate
         pipeline.set_progress_bar_config(disable=True)
 
     @classmethod
-    def load(cls, model: str, *, device: str = "auto", dtype: str = "auto") -> Engine:
-        """Load `model` (see `resolve_model`) onto a device.
+    def load(
+        cls, model: str, *, device: str = "auto", precision: str = "auto", offload: str = "none", compiler: str = "auto"
+    ) -> Engine:
+        """Load `model` (see `resolve_model`) and make it ready for a device.
 
-        device: a torch device, or auto: cuda where there is one. dtype: float32, bfloat16, float16, or auto:
-        bfloat16 on cuda, float32 on the CPU. Raises CheckpointError, EngineMemoryError, and ValueError for
-        another device or dtype.
+        device, precision, offload: see `ltx2.placement`. compiler: a backend of torch.compile for the transformer's
+        blocks, off, or auto: inductor on a GPU that holds the whole transformer, else off. Raises CheckpointError,
+        EngineMemoryError, and ValueError for a setting that cannot be.
         """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if dtype == "auto":
-            dtype = "bfloat16" if device.startswith("cuda") else "float32"
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype is {dtype!r}; it must be auto or one of {', '.join(DTYPES)}")
-        place = _device(device)
-        pipeline = load_pipeline(resolve_model(model, default_cache()), DTYPES[dtype])
-        with _memory_errors(f"{model} on {device}"):
-            return cls(pipeline.to(place))
+        target = device_of(device)
+        exactness = precision_of(precision, target)
+        backend = backend_of(compiler, target, offload)
+        pipeline = load_pipeline(resolve_model(model, default_cache()), PRECISIONS[exactness])
+        if target.type == "cuda" or backend or exactness == "fp8":
+            speed_up(pipeline.transformer, float8=exactness == "fp8", device=target)
+        place(pipeline, target, offload)
+        if backend:
+            compile_blocks(pipeline.transformer, backend, default_cache().parent / "kernels")
+        return cls(pipeline, compiled=backend is not None)
 
     def run(
         self,
@@ -95,6 +98,12 @@ class Engine:
             raise UnsupportedStateError(f"segment {request.timing.index} continues another, but has no state")
         size = (request.height, request.width)
         return conditioning_of(state, request.timing, size=size, audio_shape=self._audio_shape)
+
+    @property
+    def _device(self) -> torch.device:
+        """Where it computes, wherever the weights are now."""
+        device: torch.device = self.pipeline._execution_device
+        return device
 
     @property
     def _audio_shape(self) -> tuple[int, int]:
@@ -142,7 +151,7 @@ class Engine:
 
     def _pictures(self, latents: Tensor) -> NDArray[np.uint8]:
         vae = self.pipeline.vae
-        pixels = vae.decode(latents.to(vae.device, vae.dtype)).sample[0].float()
+        pixels = vae.decode(latents.to(self._device, vae.dtype)).sample[0].float()
         levels = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         frames: NDArray[np.uint8] = levels.permute(1, 2, 3, 0).contiguous().cpu().numpy()
         return frames
@@ -150,7 +159,7 @@ class Engine:
     def _sound(self, latents: Tensor) -> NDArray[np.float32]:
         pipeline = self.pipeline
         vae = pipeline.audio_vae
-        mel = vae.decode(pipeline.denormalize_audio(latents.float()).to(vae.device, vae.dtype)).sample
+        mel = vae.decode(pipeline.denormalize_audio(latents.float()).to(self._device, vae.dtype)).sample
         wave = pipeline.vocoder(mel.to(pipeline.vocoder.dtype))[0].float().clamp(-1, 1)
         samples = int(sound_seconds(latents.shape[2]) * self.audio_rate)
         if wave.shape[1] < samples:
@@ -182,16 +191,6 @@ def _conditions(conditioning: Conditioning) -> list[LTX2VideoCondition]:
         return []
     # crf=0: diffusers would compress a single frame as H.264 first
     return [LTX2VideoCondition(frames=conditioning.frames, index=0, strength=1.0, crf=0)]
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device is {name!r}; it must be auto, cpu or cuda[:number]") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {name!r}, but torch {torch.__version__} finds no CUDA device here")
-    return device
 
 
 @contextmanager

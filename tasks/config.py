@@ -34,7 +34,17 @@ class Settings(BaseModel):
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`"
     )
-    dtype: Literal["auto", "bfloat16", "float32"] = Field("auto", description="`auto`, `bfloat16` or `float32`")
+    precision: Literal["auto", "bf16", "fp8", "fp32"] = Field(
+        "auto", description="`bf16`, `fp8` (half the memory, quicker), `fp32`; `auto`: bf16 on a GPU, else fp32"
+    )
+    offload: Literal["none", "model", "sequential"] = Field(
+        "none", description="weights in main memory: `none`, `model` (by component) or `sequential` (by block)"
+    )
+    compiler: str = Field(
+        "auto",
+        pattern=r"^\w+$",
+        description="backend of torch.compile, or `off`; `auto`: inductor on a GPU without `sequential` offload",
+    )
     engine: str = Field(
         "ltx2.engine:Engine", pattern=r"^[\w.]+:\w+$", description="class that renders a segment, as `module:name`"
     )

@@ -89,7 +89,15 @@ class Runtime:
                 load = getattr(importlib.import_module(module), name).load
             except (ImportError, AttributeError) as error:
                 raise ConfigError(f"LONGTAKE_ENGINE={self.settings.engine}: {error}") from error
-            self._loaded = (model, load(model, device=self.settings.device, dtype=self.settings.dtype))
+            settings = self.settings
+            engine = load(
+                model,
+                device=settings.device,
+                precision=settings.precision,
+                offload=settings.offload,
+                compiler=settings.compiler,
+            )
+            self._loaded = (model, engine)
         return self._loaded[1]
 
 

@@ -364,17 +364,19 @@ def test_a_segment_prints_nothing(engine: Engine, capfd: pytest.CaptureFixture[s
     [
         ({"device": "gpu!"}, "device is 'gpu!'"),
         ({"device": "cuda:99"}, "device is 'cuda:99'"),
-        ({"dtype": "int8"}, "dtype is 'int8'"),
+        ({"precision": "int8"}, "precision is 'int8'"),
+        ({"offload": "disk"}, "offload is 'disk'"),
+        ({"compiler": "gcc"}, "compiler is 'gcc'"),
     ],
 )
-def test_unknown_devices_and_dtypes_are_refused(settings: dict[str, str], message: str) -> None:
+def test_unknown_settings_are_refused(settings: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Engine.load("tiny", **settings)
 
 
 def test_bfloat16_renders_and_keeps_the_prefix(models: dict[str, Any]) -> None:
     # Given a model in bfloat16, as a GPU has it
-    engine = Engine.load(str(models["tiny"]), device="cpu", dtype="bfloat16")
+    engine = Engine.load(str(models["tiny"]), device="cpu", precision="bf16")
 
     # When two segments are chained
     first = engine.run(request_of())

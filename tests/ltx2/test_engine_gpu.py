@@ -22,13 +22,13 @@ def chain(engine: Engine) -> tuple[SegmentOutput, SegmentOutput]:
     return first, engine.run(SegmentRequest("gulls follow", 8, 96, 64, next_timing(FIRST)), first.state)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", ["tiny", "tiny-2.0"])
 def test_the_same_seed_gives_the_same_bytes_and_latents_decode_to_them(
-    models: dict[str, Path], name: str, dtype: str
+    models: dict[str, Path], name: str, precision: str
 ) -> None:
     # Given
-    engine = Engine.load(str(models[name]), device="cuda", dtype=dtype)
+    engine = Engine.load(str(models[name]), device="cuda", precision=precision)
     # When
     one, again = chain(engine)[1], chain(engine)[1]
     # Then
@@ -41,7 +41,7 @@ def test_the_same_seed_gives_the_same_bytes_and_latents_decode_to_them(
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-2.0"])
 def test_the_pinned_sound_comes_back(models: dict[str, Path], name: str) -> None:
-    first, second = chain(Engine.load(str(models[name]), device="cuda", dtype="bfloat16"))
+    first, second = chain(Engine.load(str(models[name]), device="cuda", precision="bf16"))
     kept = first.state.audio_conditioning_num_frames
     error = (second.audio_latents[:, :, :kept] - first.audio_latents[:, :, -kept:]).abs().max()
     assert float(error) < 1e-5
@@ -54,7 +54,7 @@ def test_float32_agrees_with_the_cpu(models: dict[str, Path], name: str) -> None
     torch.backends.cudnn.allow_tf32 = False
     # When
     here, there = (
-        chain(Engine.load(str(models[name]), device=device, dtype="float32"))[1] for device in ("cpu", "cuda")
+        chain(Engine.load(str(models[name]), device=device, precision="fp32"))[1] for device in ("cpu", "cuda")
     )
     # Then
     spread = float(here.video_latents.std())
@@ -63,7 +63,7 @@ def test_float32_agrees_with_the_cpu(models: dict[str, Path], name: str) -> None
 
 def test_it_renders_the_same_after_running_out_of_memory(models: dict[str, Path]) -> None:
     # Given
-    engine = Engine.load(str(models["tiny"]), device="cuda", dtype="bfloat16")
+    engine = Engine.load(str(models["tiny"]), device="cuda", precision="bf16")
     before = chain(engine)[1]
     # When there is no memory beside the weights
     torch.cuda.empty_cache()

@@ -1,0 +1,66 @@
+"""Linear layers whose matrix product runs in float8: half the memory of bfloat16, and on Hopper twice its rate."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+FLOAT8 = torch.float8_e4m3fn
+LARGEST = torch.finfo(FLOAT8).max  # 448
+SMALLEST_SIZE = 128
+"""Layers with fewer inputs or outputs stay as they are: too small to gain, and the hardware wants multiples of 16."""
+
+
+class Float8Linear(nn.Module):
+    """A linear layer with one scale per output channel (of the weights) and one per token (of the input).
+
+    The scale of a row is its largest magnitude over 448, the largest number of e4m3, so that no value is clipped.
+    Products are summed in float32 and come out in the input's dtype.
+    """
+
+    weight: Tensor
+    weight_scale: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> None:
+        """weight: float8 `[out, in]`; weight_scale: float32 `[1, out]`; bias: `[out]` or None."""
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("weight_scale", weight_scale)
+        self.register_buffer("bias", bias)
+
+    @classmethod
+    def of(cls, linear: nn.Linear, device: torch.device) -> Float8Linear:
+        """`linear` in float8, computed on `device` and left where `linear` was."""
+        scaled, scale = to_float8(linear.weight.detach().to(device))
+        home = linear.weight.device
+        bias = None if linear.bias is None else linear.bias.detach()
+        return cls(scaled.to(home), scale.t().contiguous().to(home), bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: `[..., in]`, bfloat16 on a GPU."""
+        rows, row_scale = to_float8(x.flatten(0, -2))
+        product: Tensor = torch._scaled_mm(
+            rows,
+            self.weight.t(),
+            scale_a=row_scale,
+            scale_b=self.weight_scale,
+            bias=self.bias,
+            out_dtype=x.dtype,
+            use_fast_accum=True,
+        )
+        return product.view(*x.shape[:-1], -1)
+
+
+def to_float8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """`[rows, n]` as float8 and the float32 scale `[rows, 1]` of each row."""
+    scale = x.abs().amax(dim=1, keepdim=True).float().clamp(min=1e-12) / LARGEST
+    return (x.float() / scale).to(FLOAT8), scale
+
+
+def quantize(module: nn.Module, device: torch.device) -> None:
+    """Replace the linear layers in `module` that are large enough, computing on `device`."""
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Linear and min(child.in_features, child.out_features) >= SMALLEST_SIZE:
+                setattr(parent, name, Float8Linear.of(child, device))

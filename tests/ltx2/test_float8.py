@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from ltx2.float8 import LARGEST, SMALLEST_SIZE, Float8Linear, quantize, to_float8
+
+CPU = torch.device("cpu")
+ROUNDING = 2**-4
+"""e4m3 keeps three bits after the leading one: a number is off by at most half of the last, 1/16 of itself."""
+
+
+@given(seed=st.integers(0, 2**32), exponent=st.integers(-20, 20))
+def test_a_row_comes_back_within_its_rounding(seed: int, exponent: int) -> None:
+    # Given rows of any magnitude, one of them zero
+    x = torch.randn(4, 64, generator=torch.Generator().manual_seed(seed)) * 2.0**exponent
+    x[2] = 0
+    # When
+    rows, scale = to_float8(x)
+    # Then nothing is clipped, and small numbers are off by at most the smallest step
+    off = (rows.float() * scale - x).abs()
+    assert float(rows.float().abs().max()) <= LARGEST
+    assert bool((off <= ROUNDING * x.abs() + scale * 2**-10).all())
+    assert bool((rows[2].float() == 0).all())
+
+
+@torch.no_grad()
+def test_a_layer_is_off_by_a_few_percent_and_no_more() -> None:
+    # Given
+    torch.manual_seed(0)
+    layer = nn.Linear(512, 256, dtype=torch.bfloat16)
+    layer.weight[3] *= 50  # its own scale keeps such a channel from spoiling the others
+    x = torch.randn(2, 32, 512, dtype=torch.bfloat16)
+    # When
+    right = layer(x).float()
+    found = Float8Linear.of(layer, CPU)(x).float()
+    # Then
+    assert found.shape == right.shape
+    for channels in (slice(3, 4), slice(4, None)):
+        off = (found - right)[..., channels].norm() / right[..., channels].norm()
+        assert 1e-3 < float(off) < 0.04  # 0.037: two roundings of 2.6 % each, in the root of the mean square
+
+
+def test_only_layers_that_gain_are_quantized() -> None:
+    # Given a layer that is large, one that is small, and one inside
+    module = nn.ModuleDict(
+        {
+            "large": nn.Linear(SMALLEST_SIZE, 2 * SMALLEST_SIZE),
+            "gate": nn.Linear(4 * SMALLEST_SIZE, 32),
+            "inner": nn.Sequential(nn.Linear(SMALLEST_SIZE, SMALLEST_SIZE, bias=False)),
+        }
+    )
+    # When
+    quantize(module, CPU)
+    # Then
+    assert isinstance(module["large"], Float8Linear)
+    assert isinstance(module["inner"][0], Float8Linear)  # type: ignore[index]
+    assert type(module["gate"]) is nn.Linear
+    assert sum(buffer.numel() * buffer.element_size() for buffer in module["inner"].buffers()) < 1.1 * SMALLEST_SIZE**2
