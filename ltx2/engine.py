@@ -20,6 +20,7 @@ from ltx2.errors import CheckpointError, EngineMemoryError, SegmentCancelledErro
 from ltx2.fast import backend_of, compile_blocks, speed_up
 from ltx2.pipeline import AudioPrefix, LongtakePipeline
 from ltx2.placement import PRECISIONS, device_of, place, precision_of
+from ltx2.prompts import PromptEncoder, new_stream
 from ltx2.segment import OnStep, SegmentOutput, SegmentRequest
 from ltx2.timeline import SegmentTiming, sound_seconds
 
@@ -31,11 +32,13 @@ NO_GUIDANCE = _OFF | {f"audio_{knob}": value for knob, value in _OFF.items()}
 class Engine:
     """A loaded LTX-2 model: one segment at a time, unguided, in the schedule of its variant."""
 
-    def __init__(self, pipeline: LongtakePipeline, *, compiled: bool = False) -> None:
+    def __init__(self, pipeline: LongtakePipeline, *, encode_ahead: bool = True, compiled: bool = False) -> None:
         self.pipeline = pipeline
-        self._compiled = compiled
         self.variant = variant_of_pipeline(pipeline)
         self.audio_rate = self.variant.audio_rate
+        self.prompts = PromptEncoder(pipeline, ahead=encode_ahead)
+        self._compiled = compiled
+        self._stream = new_stream(self._device, priority=-1)  # what is encoded beside it takes what it leaves
         pipeline.set_progress_bar_config(disable=True)
 
     @classmethod
@@ -57,7 +60,7 @@ class Engine:
         place(pipeline, target, offload)
         if backend:
             compile_blocks(pipeline.transformer, backend, default_cache().parent / "kernels")
-        return cls(pipeline, compiled=backend is not None)
+        return cls(pipeline, encode_ahead=offload == "none", compiled=backend is not None)
 
     def run(
         self,
@@ -65,18 +68,25 @@ class Engine:
         state: LTX2ContinuationState | None = None,
         *,
         on_step: OnStep | None = None,
+        next_prompt: str | None = None,
     ) -> SegmentOutput:
         """Render one segment; the same request and state give the same bytes on the same kind of device.
 
         A continuation is conditioned on `state`; a first segment and one after a cut only pass its metadata
         on. `on_step(step, steps)` is called after each denoising step, counted from 1; when it returns False
-        the segment ends in SegmentCancelledError, and the engine is ready for the next. Raises
-        UnsupportedStateError for a state that cannot be rendered, EngineMemoryError when the device is full.
+        the segment ends in SegmentCancelledError, and the engine is ready for the next. `next_prompt`, the prompt of
+        the segment that follows, is encoded beside the steps after the first. Raises UnsupportedStateError for a state
+        that cannot be rendered, EngineMemoryError when the device is full.
         """
         conditioning = self._conditioning(request, state)
-        with _rendering(f"segment {request.timing.index}"):
-            video_latents, audio_latents = self._denoise(request, conditioning, on_step)
-            frames, sound = self.decode(video_latents, audio_latents)
+        with _rendering(f"segment {request.timing.index}", self._stream):
+            try:
+                video_latents, audio_latents = self._denoise(
+                    request, conditioning, self._preparing(next_prompt, on_step)
+                )
+                frames, sound = self.decode(video_latents, audio_latents)
+            finally:
+                self.prompts.finish()
         return SegmentOutput(
             frames=frames,
             sound=sound,
@@ -88,8 +98,19 @@ class Engine:
 
     def decode(self, video_latents: Tensor, audio_latents: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Frames and sound of a `SegmentOutput`'s latents: the bytes that `run` gave with them."""
-        with _rendering("decoding"):
+        with _rendering("decoding", self._stream):
             return self._pictures(video_latents), self._sound(audio_latents)
+
+    def _preparing(self, prompt: str | None, on_step: OnStep | None) -> OnStep:
+        """`on_step`, which after the first step also begins to encode `prompt`."""
+
+        def after(step: int, steps: int) -> bool | None:
+            go_on = on_step(step, steps) if on_step else None
+            if prompt is not None and step == 1 and go_on is not False:
+                self.prompts.prepare(prompt)
+            return go_on
+
+        return after
 
     def _conditioning(self, request: SegmentRequest, state: LTX2ContinuationState | None) -> Conditioning:
         if not request.timing.continued:
@@ -129,6 +150,7 @@ class Engine:
             frame_rate=float(timing.shape.fps),
             conditions=_conditions(conditioning),
             audio_prefix=self._audio_prefix(timing, conditioning),
+            prompts=self.prompts,
             generator=torch.Generator("cpu").manual_seed(request.seed),  # the same noise on every device
             num_inference_steps=self.variant.steps,
             sigmas=DISTILLED_SIGMA_VALUES if self.variant.distilled else None,
@@ -202,16 +224,19 @@ def _memory_errors(doing: str) -> Iterator[None]:
 
 
 @contextmanager
-def _rendering(doing: str) -> Iterator[None]:
-    """No gradients, typed memory errors, one CPU thread, and only repeatable convolutions.
+def _rendering(doing: str, stream: torch.cuda.Stream | None) -> Iterator[None]:
+    """No gradients, typed memory errors, one CPU thread, only repeatable convolutions, and on CUDA this stream.
 
     Sums in another order differ in their last bits, and with them every byte that follows. Only small models run on a
     CPU; for them one thread is as fast as two.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    if stream:
+        stream.wait_stream(torch.cuda.current_stream(stream.device))  # which loaded the weights
+    repeatable = torch.backends.cudnn.flags(deterministic=True)
     try:
-        with torch.inference_mode(), torch.backends.cudnn.flags(deterministic=True), _memory_errors(doing):
+        with torch.inference_mode(), repeatable, torch.cuda.stream(stream), _memory_errors(doing):
             yield
     finally:
         torch.set_num_threads(threads)

@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, LTX2ConditionPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
+
+from ltx2.prompts import PromptedPipeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +59,8 @@ class PrefixScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]  #
         return super().step(velocity, timestep, sample, **kwargs)
 
 
-class LongtakePipeline(LTX2ConditionPipeline):  # type: ignore[misc]
-    """`LTX2ConditionPipeline` whose calls take an `audio_prefix`; without one it is the stock pipeline.
+class LongtakePipeline(PromptedPipeline):
+    """`PromptedPipeline` whose calls take an `audio_prefix`; without one it adds nothing.
 
     One call at a time; between calls, and after a failed one, nothing of an audio prefix is left.
     """

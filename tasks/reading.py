@@ -150,6 +150,13 @@ class JobReader:
         """
         return SegmentSpec.model_validate(msgpack.unpackb(self._spec_field(job_id, str(index))))
 
+    def prompt(self, job_id: str, index: int) -> str | None:
+        """The prompt of segment `index`, or None when the job has none of that index."""
+        try:
+            return self.segment_spec(job_id, index).prompt
+        except MessageError:
+            return None
+
     def _spec_field(self, job_id: str, name: str) -> bytes:
         data = cast("bytes | None", self._redis.hget(job_keys(job_id, "spec")[0], name))
         if data is None:

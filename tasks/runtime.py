@@ -34,8 +34,9 @@ class SegmentEngine(Protocol):
         state: LTX2ContinuationState | None = None,
         *,
         on_step: OnStep | None = None,
+        next_prompt: str | None = None,
     ) -> SegmentOutput:
-        """Render one segment."""
+        """Render one segment; the prompt of the next one may be encoded meanwhile."""
         ...
 
     def decode(self, video_latents: Any, audio_latents: Any) -> tuple[Any, Any]:

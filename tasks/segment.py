@@ -67,7 +67,8 @@ def _render(task: Task[..., Any], room: Runtime, lease: Lease, message: dict[str
     reach("segment hydrated", claim.job_id, claim.index)
 
     started = time.time() + claim.clock_skew_s
-    output = _run(task, engine, lease, head, segment, timing, incoming)
+    next_prompt = room.jobs.prompt(claim.job_id, claim.index + 1)
+    output = _run(task, engine, lease, head, segment, timing, incoming, next_prompt)
     ended = time.time() + claim.clock_skew_s
     reach("segment rendered", claim.job_id, claim.index)
 
@@ -127,11 +128,13 @@ def _run(
     segment: SegmentSpec,
     timing: SegmentTiming,
     incoming: LTX2ContinuationState | None,
+    next_prompt: str | None,
 ) -> SegmentOutput:
     seed = head.seed_of(lease.claim.index, segment)
     request = SegmentRequest(segment.prompt, seed, head.width, head.height, timing)
     with lease.in_engine():
-        output: SegmentOutput = engine.run(request, incoming, on_step=_reporter(task, lease))
+        reporter = _reporter(task, lease)
+        output: SegmentOutput = engine.run(request, incoming, on_step=reporter, next_prompt=next_prompt)
     return output
 
 

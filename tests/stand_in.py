@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -26,7 +27,8 @@ CHANNELS, MEL = 8, 16
 class StandInEngine:
     """Prompts steer it: `fail` raises, `memory` runs out of memory, `die` kills the process; the others render.
 
-    `fail until <file>` does so until that file exists, and so do the others; `wait until <file>` stays in the engine.
+    `fail until <file>` does so until that file exists, and so do the others; `wait until <file>` stays in the engine;
+    `tell <file>` writes the next prompt there.
     """
 
     audio_rate = 24000
@@ -41,8 +43,11 @@ class StandInEngine:
         state: LTX2ContinuationState | None = None,
         *,
         on_step: OnStep | None = None,
+        next_prompt: str | None = None,
     ) -> SegmentOutput:
         _misbehave(request, on_step)
+        if request.prompt.startswith("tell "):
+            Path(request.prompt.removeprefix("tell ")).write_text(json.dumps(next_prompt))
         for step in range(1, STEPS + 1):
             time.sleep(float(os.environ.get(STEP_S, "0.01")))
             if on_step and on_step(step, STEPS) is False:

@@ -103,12 +103,14 @@ def load_before_the_fork() -> None:
 def hold_in(run: Callable[..., SegmentOutput]) -> Callable[..., SegmentOutput]:
     """An engine's `run` that may be held at the end of each step, too."""
 
-    def run_and_hold(engine: Any, request: SegmentRequest, state: Any = None, *, on_step: OnStep) -> SegmentOutput:
+    def run_and_hold(
+        engine: Any, request: SegmentRequest, state: Any = None, *, on_step: OnStep, **more: Any
+    ) -> SegmentOutput:
         def step(number: int, steps: int) -> bool | None:
             hold(IN_THE_ENGINE, "", request.timing.index)
             return on_step(number, steps)
 
-        return run(engine, request, state, on_step=step)
+        return run(engine, request, state, on_step=step, **more)
 
     return run_and_hold
 

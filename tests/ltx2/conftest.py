@@ -19,7 +19,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def engines(models: dict[str, Path]) -> dict[str, Engine]:
-    """Engines on the CPU by model name; they keep nothing between segments, so tests share them."""
+    """Engines on the CPU by model name; they keep nothing between segments but prompts, so tests share them."""
     return {name: Engine.load(str(folder), device="cpu") for name, folder in models.items()}
 
 

@@ -72,6 +72,15 @@ def test_a_job_becomes_a_film(here: Settings, worker: Worker, tmp_path: Path) ->
     assert all(blob in store for segment in report["segments"] for blob in segment["blobs"]["handoff"])
 
 
+def test_the_engine_is_told_the_next_prompt(here: Settings, worker: Worker, tmp_path: Path) -> None:
+    # Given / When
+    first, second = (f"tell {tmp_path / name}" for name in ("first", "second"))
+    submit(spec(first, second), settings=here).wait()
+    # Then the last segment has none
+    assert json.loads((tmp_path / "first").read_text()) == second
+    assert json.loads((tmp_path / "second").read_text()) is None
+
+
 def test_every_message_stays_below_8_kb_whatever_a_state_brought_along(
     here: Settings, worker: Worker, server: RedisProcess
 ) -> None:
