@@ -1,36 +1,30 @@
-"""Which model a job names, and whether it is there and whole: small ones by name, local folders, hub ids.
-
-Everything but `load_pipeline` runs without torch.
-"""
+"""Which model a job names, and whether it is there and whole: small ones by name, local folders, hub ids; no torch."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ltx2.errors import CheckpointError, EngineMemoryError
+from ltx2.errors import CheckpointError
 from ltx2.variant import CONFIGURED, Variant, variant_of
-
-if TYPE_CHECKING:
-    import torch
-
-    from ltx2.pipeline import LongtakePipeline
+from ltx2.weights import check_there, check_weights, read_json
 
 SMALL_MODELS = ("tiny", "tiny-2.0")
 SMALL_RECIPE = 1
 """Raised whenever `ltx2.tiny` would write other weights, so that a cached model is never a stale one."""
-COMPONENTS = (
-    *("audio_vae", "connectors", "scheduler", "text_encoder"),
-    *("tokenizer", "transformer", "vae", "vocoder"),
-)
+WEIGHTS = {
+    **dict.fromkeys(("audio_vae", "connectors", "transformer", "vae", "vocoder"), "diffusion_pytorch_model"),
+    "text_encoder": "model",
+}
+"""The components that have weights, and what their files are called; other files beside them are not read."""
+COMPONENTS = (*WEIGHTS, "scheduler", "tokenizer")
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@(?!.*\.\.)[\w./-]+)?")  # a revision names a file in the hub's cache
+HUB_ID = r"[\w.-]+/[\w.-]+(@(?!.*\.\.)[\w./-]+)?"  # a revision names a file in the hub's cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +52,7 @@ def resolve_model(model: str, cache: Path) -> Path | HubModel:
     if os.path.isdir(folder):
         check_folder(Path(folder))
         return Path(folder)
-    if model.startswith(("/", ".", "~")) or not _HUB_ID.fullmatch(model):
+    if model.startswith(("/", ".", "~")) or not re.fullmatch(HUB_ID, model):
         raise CheckpointError(
             f"no such model folder: {model[:200]} (a model is {' or '.join(SMALL_MODELS)}, "
             "a folder with a model_index.json, or a hub id owner/name[@revision])"
@@ -92,67 +86,38 @@ def python_path() -> str:
     return f"{packages}{os.pathsep}{inherited}" if inherited else packages
 
 
-def check_folder(folder: Path) -> None:
-    """Raise CheckpointError unless `folder` has the layout of an LTX-2 pipeline; weights are not read."""
-    index = _read_json(folder / "model_index.json")
+def check_folder(folder: Path) -> Variant:
+    """What the checkpoint in `folder` is.
+
+    Raises CheckpointError unless it has the layout of an LTX-2 pipeline that longtake renders, with every file there
+    and as long as it should be. Headers and sizes are read, weights are not.
+    """
+    variant = check_configs(folder)
+    for name, stem in WEIGHTS.items():
+        check_weights(folder / name, stem)
+    check_there(folder / "tokenizer" / "tokenizer_config.json")
+    check_there(folder / "tokenizer" / "tokenizer.json")
+    return variant
+
+
+def check_configs(folder: Path) -> Variant:
+    """What the configs in `folder` say; raises CheckpointError as `check_folder` does, but for weights."""
+    index = read_json(folder / "model_index.json")
     for name in COMPONENTS:
-        if not all(index.get(name) or [None]):
+        if not _is_named(index.get(name)):
             raise CheckpointError(f"{folder}/model_index.json names no {name}: this is no LTX-2 pipeline")
         if not (folder / name).is_dir():
             raise CheckpointError(f"{folder} is incomplete: the folder {name} is missing")
-    kind = _read_json(folder / "transformer" / "config.json").get("_class_name")
-    if kind != "LTX2VideoTransformer3DModel":
-        raise CheckpointError(f"{folder}/transformer is a {kind}, not an LTX2VideoTransformer3DModel")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+    configs = {name: read_json(folder / name / _config_name(name)) for name in CONFIGURED}
     try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise CheckpointError(f"{path.parent} is incomplete: {path.name} is missing") from None
-    except (OSError, ValueError) as exc:
-        raise CheckpointError(f"cannot read {path}: {exc}") from exc
-    if not isinstance(value, dict):
-        raise CheckpointError(f"cannot read {path}: it holds a {type(value).__name__}, not an object")
-    return value
+        return variant_of(configs)
+    except CheckpointError as exc:
+        raise CheckpointError(f"{folder}: {exc}") from exc
 
 
-def load_pipeline(source: Path | HubModel, dtype: torch.dtype) -> LongtakePipeline:
-    """The pipeline on the CPU, in `dtype` but for the vocoder, which stays float32: bfloat16 is audible
-    there.
-
-    Raises CheckpointError when the files cannot be found or read, EngineMemoryError when they do not fit.
-    """
-    import torch
-    from diffusers.utils import is_accelerate_available
-    from safetensors import SafetensorError
-
-    from ltx2.pipeline import LongtakePipeline
-    from ltx2.quiet import no_progress_bars
-
-    hub = source if isinstance(source, HubModel) else HubModel(str(source))
-    name = hub.repository
-    try:
-        with no_progress_bars():
-            pipeline: LongtakePipeline = LongtakePipeline.from_pretrained(
-                name,
-                revision=hub.revision,
-                dtype={"default": dtype, "vocoder": torch.float32},
-                low_cpu_mem_usage=is_accelerate_available(),
-                use_safetensors=True,  # else weights that are pickles are taken where there are no others
-            )
-            return pipeline
-    except (torch.OutOfMemoryError, MemoryError) as exc:
-        raise EngineMemoryError(f"{name} does not fit into memory: {exc}") from exc
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as exc:
-        raise CheckpointError(f"cannot load {name}: {exc}") from exc
+def _is_named(entry: Any) -> bool:
+    return isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) and part for part in entry)
 
 
-def variant_of_pipeline(pipeline: LongtakePipeline) -> Variant:
-    """What a loaded pipeline is, with or without its text encoder; raises CheckpointError as `variant_of` does."""
-    configs: dict[str, dict[str, Any]] = {}
-    for name in CONFIGURED:
-        if (component := getattr(pipeline, name)) is not None:
-            config = component.config.to_dict() if name == "text_encoder" else component.config
-            configs[name] = {**config, "_class_name": type(component).__name__}
-    return variant_of(configs)
+def _config_name(component: str) -> str:
+    return "scheduler_config.json" if component == "scheduler" else "config.json"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -13,11 +13,13 @@ from diffusers.pipelines.ltx2.utils import DISTILLED_SIGMA_VALUES
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ltx2.checkpoint import default_cache, load_pipeline, resolve_model, variant_of_pipeline
+from ltx2.checkpoint import default_cache, resolve_model
 from ltx2.conditioning import AUDIO_SPACE, NORMALISED, Conditioning, conditioning_of
 from ltx2.continuation import LTX2ContinuationState
 from ltx2.errors import CheckpointError, EngineMemoryError, SegmentCancelledError, UnsupportedStateError
 from ltx2.fast import backend_of, compile_blocks, speed_up
+from ltx2.loading import find_loras, fuse_loras, load_pipeline, variant_of_pipeline
+from ltx2.lora import Lora
 from ltx2.pipeline import AudioPrefix, LongtakePipeline
 from ltx2.placement import PRECISIONS, device_of, place, precision_of
 from ltx2.prompts import PromptEncoder, new_stream
@@ -43,21 +45,37 @@ class Engine:
 
     @classmethod
     def load(
-        cls, model: str, *, device: str = "auto", precision: str = "auto", offload: str = "none", compiler: str = "auto"
+        cls,
+        model: str,
+        *,
+        loras: Sequence[Lora] = (),
+        device: str = "auto",
+        precision: str = "auto",
+        offload: str = "none",
+        compiler: str = "auto",
     ) -> Engine:
-        """Load `model` (see `resolve_model`) and make it ready for a device.
+        """Load `model` (see `resolve_model`) with `loras` (see `resolve_lora`) fused into it, ready for a device.
 
-        device, precision, offload: see `ltx2.placement`. compiler: a backend of torch.compile for the transformer's
-        blocks, off, or auto: inductor on a GPU that holds the whole transformer, else off. Raises CheckpointError,
+        device, precision, offload: see `ltx2.placement`. compiler: see `ltx2.fast.backend_of`. Raises CheckpointError,
         EngineMemoryError, and ValueError for a setting that cannot be.
         """
         target = device_of(device)
         exactness = precision_of(precision, target)
-        backend = backend_of(compiler, target, offload)
+        found = find_loras(loras)
         pipeline = load_pipeline(resolve_model(model, default_cache()), PRECISIONS[exactness])
-        if target.type == "cuda" or backend or exactness == "fp8":
-            speed_up(pipeline.transformer, float8=exactness == "fp8", device=target)
-        place(pipeline, target, offload)
+        with _memory_errors(f"{model} on {target}"):
+            fuse_loras(pipeline, found, target if offload == "none" else torch.device("cpu"))
+            return cls.ready(pipeline, target, exactness, offload=offload, compiler=compiler)
+
+    @classmethod
+    def ready(
+        cls, pipeline: LongtakePipeline, device: torch.device, precision: str, *, offload: str, compiler: str
+    ) -> Self:
+        """An engine of a loaded `pipeline`, made quick and put where it computes; the settings are those of `load`."""
+        backend = backend_of(compiler, device, offload)
+        if device.type == "cuda" or backend or precision == "fp8":
+            speed_up(pipeline.transformer, float8=precision == "fp8", device=device)
+        place(pipeline, device, offload)
         if backend:
             compile_blocks(pipeline.transformer, backend, default_cache().parent / "kernels")
         return cls(pipeline, encode_ahead=offload == "none", compiled=backend is not None)

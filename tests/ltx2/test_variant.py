@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,10 @@ from diffusers.pipelines.ltx2.utils import DISTILLED_SIGMA_VALUES
 
 from ltx2.engine import Engine
 from ltx2.errors import CheckpointError
+from ltx2.segment import SegmentRequest
+from ltx2.timeline import SegmentShape, first_timing
 from ltx2.variant import CONFIGURED, Variant, variant_of
+from tests.ltx2.files import edit
 
 Configs = dict[str, dict[str, Any]]
 
@@ -115,3 +120,22 @@ def test_what_is_refused(component: str, keys: dict[str, Any], told: str) -> Non
 def test_telling_needs_no_torch() -> None:
     script = "import sys; import ltx2.variant; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize(("name", "steps"), [("tiny", 30), ("tiny-2.0", 40)])
+def test_without_distillation_the_scheduler_makes_the_noise_levels(
+    models: dict[str, Path], tmp_path: Path, name: str, steps: int
+) -> None:
+    # Given a small checkpoint with the scheduler of those that are not distilled
+    folder = shutil.copytree(models[name], tmp_path / "full")
+    edit(folder / "scheduler/scheduler_config.json", **FULL_SCHEDULE, base_image_seq_len=1024)
+    engine, seen = Engine.load(str(folder), device="cpu"), []
+    engine.pipeline.transformer.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(float(kwargs["sigma"]) / 1000), with_kwargs=True
+    )
+    # When a segment is rendered
+    engine.run(SegmentRequest("a boat", 3, 64, 64, first_timing(SegmentShape(9, Fraction(24), 1))))
+    # Then each of as many steps as its authors advise falls, from pure noise to the scheduler's last level
+    first_stage = sorted(set(seen), reverse=True)
+    assert len(first_stage) == steps
+    assert (first_stage[0], first_stage[-1]) == pytest.approx((1.0, 0.1))
