@@ -22,7 +22,7 @@ from tasks.jobs import new_job_id
 from tasks.output import film_report, write_film
 from tasks.reading import check_job_id
 from tasks.records import FINISHED, FROM_OUTSIDE, Handoff, JobStatus
-from tasks.runtime import Runtime, check_model_folder
+from tasks.runtime import Runtime, check_model_folders
 from tasks.spec import JobSpec, check_spec, load_spec
 from tasks.travel import read_state, record_of_outside
 
@@ -183,9 +183,8 @@ def submit(
         spec = check_spec(spec) if isinstance(spec, Mapping) else load_spec(Path(spec))
     job = Job(job_id or new_job_id(), settings=settings)
     room = job._room
-    if spec.model and Path(spec.model).is_dir():
-        spec = spec.model_copy(update={"model": str(Path(spec.model).absolute())})  # workers run elsewhere
-    check_model_folder(spec.model or room.settings.model, room.settings)
+    spec = spec.with_absolute_paths()  # workers run elsewhere
+    check_model_folders(spec.model or room.settings.model, spec.loras, room.settings)
     if from_state is not None and spec.segments[0].transition == "cut":
         raise SpecError("segments.0.transition: a job that goes on from a state cannot begin with a cut")
     needs = estimate_bytes(spec)

@@ -46,7 +46,7 @@ def _rebuild(room: Runtime, lease: Lease) -> dict[str, Any]:
     head, handoff = room.jobs.head(claim.job_id), room.jobs.handoff(claim.job_id, claim.index)
     if handoff is None or handoff.latents is None:
         raise MessageError(f"segment {claim.index} of job {claim.job_id} is not committed, and its clip cannot be made")
-    engine = room.engine(str(head.model))
+    engine = room.engine(str(head.model), head.loras)
     with reading_from(claim.index):
         latents = room.blobs.get(handoff.latents)
     with lease.in_engine():

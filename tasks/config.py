@@ -28,7 +28,8 @@ class Settings(BaseModel):
     )
     model: str = Field("tiny", description="the model of specs that name none: a folder, a hub id or `tiny`")
     model_folders: str | None = Field(
-        None, description="folders, with `:` between, in one of which a spec's model folder must lie; default: anywhere"
+        None,
+        description="folders, with `:` between, in one of which a spec's models and LoRAs must lie; default: anywhere",
     )
     home: Path = Field(Path("~/.cache/longtake"), description="models built here and unfinished renders")
     device: str = Field(

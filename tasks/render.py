@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 from ltx2.checkpoint import SMALL_MODELS, resolve_model
+from ltx2.lora import resolve_lora
 from tasks import local, processes
 from tasks.client import Job, raise_unless_done, submit
 from tasks.config import Settings
@@ -45,12 +46,13 @@ def render(
 
 
 def _with_model(spec: JobSpec, settings: Settings) -> JobSpec:
-    """`spec` with the model it gets, seen to be there; a folder's path is made absolute: the worker runs elsewhere."""
-    model = spec.model or settings.model
-    if model not in SMALL_MODELS:
-        found = resolve_model(model, settings.home / "models")
-        model = str(found.absolute()) if isinstance(found, Path) else model
-    return spec.model_copy(update={"model": model})
+    """`spec` with the model it gets, which and whose LoRAs are seen to be there; the worker runs in another folder."""
+    spec = spec.model_copy(update={"model": spec.model or settings.model}).with_absolute_paths()
+    if spec.model not in SMALL_MODELS:
+        resolve_model(str(spec.model), settings.home / "models")
+    for lora in spec.loras:
+        resolve_lora(lora.path)
+    return spec
 
 
 def _start_or_resume(

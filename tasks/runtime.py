@@ -5,18 +5,21 @@ from __future__ import annotations
 import importlib
 import os
 import socket
+from collections.abc import Iterable
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from blobstore import ManagedBlobStore, open_blob_store
 from ltx2.checkpoint import SMALL_MODELS
+from ltx2.lora import Lora
 from tasks.broker import make_app
 from tasks.config import Settings
 from tasks.connection import connect, retries
 from tasks.errors import ConfigError, SpecError
 from tasks.jobs import JobStore
 from tasks.publish import Publisher
+from tasks.spec import LoraSpec
 
 if TYPE_CHECKING:
     from ltx2 import LTX2ContinuationState
@@ -51,7 +54,7 @@ class Runtime:
         self.settings = settings
         self._patient = patient
         self.worker = f"{socket.gethostname()}:{os.getpid()}"
-        self._loaded: tuple[str, SegmentEngine] | None = None
+        self._loaded: tuple[tuple[str, tuple[Lora, ...]], SegmentEngine] | None = None
 
     @cached_property
     def jobs(self) -> JobStore:
@@ -76,14 +79,15 @@ class Runtime:
         self.blobs.pin([blob_id], job_id)
         return blob_id
 
-    def engine(self, model: str) -> SegmentEngine:
-        """The engine that renders with `model`; one is kept, another model replaces it.
+    def engine(self, model: str, loras: Iterable[LoraSpec] = ()) -> SegmentEngine:
+        """The engine that renders with `model` and `loras`; one is kept, another model or other LoRAs replace it.
 
         Raises:
-            SpecError: `model` is a folder that specs must not name.
+            SpecError: `model` or a LoRA is in a folder that specs must not name.
         """
-        check_model_folder(model, self.settings)
-        if self._loaded is None or self._loaded[0] != model:
+        wanted = (model, tuple(Lora(lora.path, lora.weight) for lora in loras))
+        check_model_folders(model, wanted[1], self.settings)
+        if self._loaded is None or self._loaded[0] != wanted:
             self._loaded = None  # free the old one before the new one is loaded
             module, _, name = self.settings.engine.partition(":")
             try:
@@ -93,31 +97,38 @@ class Runtime:
             settings = self.settings
             engine = load(
                 model,
+                loras=wanted[1],
                 device=settings.device,
                 precision=settings.precision,
                 offload=settings.offload,
                 compiler=settings.compiler,
             )
-            self._loaded = (model, engine)
+            self._loaded = (wanted, engine)
         return self._loaded[1]
 
 
-def check_model_folder(model: str, settings: Settings) -> None:
-    """Refuse a model folder that lies, links followed, outside LONGTAKE_MODEL_FOLDERS; LONGTAKE_MODEL itself may.
+def check_model_folders(model: str, loras: Iterable[LoraSpec | Lora], settings: Settings) -> None:
+    """Refuse models and LoRAs that lie, links followed, outside LONGTAKE_MODEL_FOLDERS; LONGTAKE_MODEL itself may.
 
     Raises:
-        SpecError: names the folders that are allowed.
+        SpecError: names the field and the setting.
     """
-    if settings.model_folders is None or model in (settings.model, *SMALL_MODELS):
+    ours = _real(os.path.expanduser(settings.model))
+    if model not in (settings.model, *SMALL_MODELS) and _real(os.path.expanduser(model)) != ours:
+        _check_place("model", model, settings)
+    for index, lora in enumerate(loras):
+        _check_place(f"loras.{index}.path", lora.path, settings)
+
+
+def _check_place(field: str, named: str, settings: Settings) -> None:
+    if settings.model_folders is None:
         return
-    folder = os.path.expanduser(model)
-    if _real(folder) == _real(os.path.expanduser(settings.model)):
-        return
-    if not os.path.isdir(folder) and not model.startswith(("/", ".", "~")):
+    path = os.path.expanduser(named)
+    if not os.path.exists(path) and not named.startswith(("/", ".", "~")):
         return  # a hub id
     allowed = settings.model_folders.split(os.pathsep)
-    if not any(_real(folder).is_relative_to(_real(place)) for place in allowed):
-        raise SpecError(f"model: {model!r:.200} is not in a folder that LONGTAKE_MODEL_FOLDERS allows")
+    if not any(_real(path).is_relative_to(_real(place)) for place in allowed):
+        raise SpecError(f"{field}: {named!r:.200} is not in a folder that LONGTAKE_MODEL_FOLDERS allows")
 
 
 def _real(folder: str) -> Path:

@@ -63,7 +63,7 @@ def _render(task: Task[..., Any], room: Runtime, lease: Lease, message: dict[str
     head, segment = room.jobs.head(claim.job_id), room.jobs.segment_spec(claim.job_id, claim.index)
     incoming = _hydrate(room, claim, segment, message)
     timing = timing_of(head.shape, claim, segment)
-    engine = room.engine(str(head.model))
+    engine = room.engine(str(head.model), head.loras)
     reach("segment hydrated", claim.job_id, claim.index)
 
     started = time.time() + claim.clock_skew_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -9,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from ltx2.checkpoint import SMALL_MODELS
 from ltx2.timeline import DEFAULT_OVERLAP, SegmentShape, exact, segment_seed
 from tasks.errors import SpecError
 
@@ -16,6 +18,7 @@ MAX_SPEC_BYTES = 4 * 1024 * 1024
 SPATIAL_COMPRESSION = 32
 MAX_DEPTH = 8
 MAX_SEGMENTS = 100_000
+MAX_LORAS = 8
 Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 Where = tuple[str | int, ...]
 
@@ -32,11 +35,19 @@ class SegmentSpec(_Strict):
     transition: Literal["continue", "cut"] = "continue"
 
 
+class LoraSpec(_Strict):
+    """A LoRA that is fused into the model: where it is, and by what its change is multiplied."""
+
+    path: str = Field(min_length=1, max_length=500)
+    weight: float = Field(1.0, ge=-2, le=2, allow_inf_nan=False)
+
+
 class JobHead(_Strict):
     """What all segments of a job share. `frames` counts per segment; `overlap` of them repeat the tail before."""
 
     title: str = Field("untitled", min_length=1, max_length=120)
     model: str | None = Field(None, min_length=1, max_length=500)
+    loras: tuple[LoraSpec, ...] = Field((), max_length=MAX_LORAS)
     width: int = Field(768, ge=32, le=4096, strict=True)
     height: int = Field(512, ge=32, le=4096, strict=True)
     frames: int = Field(121, ge=9, le=1025, strict=True)
@@ -88,10 +99,20 @@ class JobSpec(JobHead):
 
     segments: list[SegmentSpec] = Field(min_length=1, max_length=MAX_SEGMENTS)
 
+    def with_absolute_paths(self) -> Self:
+        """The spec with the model and the LoRAs that are files here under their absolute paths."""
+        loras = tuple(lora.model_copy(update={"path": _absolute(lora.path)}) for lora in self.loras)
+        return self.model_copy(update={"model": self.model and _absolute(self.model), "loras": loras})
+
     @property
     def head(self) -> JobHead:
         """The spec without its segments."""
         return JobHead.model_validate(self.model_dump(exclude={"segments"}))
+
+
+def _absolute(path: str) -> str:
+    here = os.path.expanduser(path)
+    return os.path.abspath(here) if os.path.exists(here) and path not in SMALL_MODELS else path
 
 
 def load_spec(path: Path) -> JobSpec:
@@ -155,7 +176,8 @@ def check_spec(data: Mapping[str, Any], *, source: str = "spec", lines: Mapping[
 def _say(problem: Any) -> str:
     kind, message = problem["type"], str(problem["msg"])
     if kind == "extra_forbidden":
-        table = SegmentSpec if "segments" in problem["loc"][:1] and len(problem["loc"]) > 1 else JobSpec
+        tables: dict[Any, type[BaseModel]] = {"segments": SegmentSpec, "loras": LoraSpec}
+        table = tables.get(problem["loc"][0], JobSpec) if problem["loc"][1:] else JobSpec
         return f"unknown key; the keys are {', '.join(table.model_fields)}"
     if kind == "missing":
         return "missing"

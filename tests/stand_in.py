@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ import torch
 
 from ltx2 import LTX2ContinuationState
 from ltx2.errors import EngineMemoryError, SegmentCancelledError
+from ltx2.lora import Lora
 from ltx2.segment import OnStep, SegmentOutput, SegmentRequest
 from ltx2.timeline import sound_seconds
 
@@ -33,9 +35,12 @@ class StandInEngine:
 
     audio_rate = 24000
 
+    def __init__(self, loras: Sequence[Lora] = ()) -> None:
+        self.loras = loras
+
     @classmethod
-    def load(cls, model: str, **_: Any) -> Self:
-        return cls()
+    def load(cls, model: str, *, loras: Sequence[Lora] = (), **_: Any) -> Self:
+        return cls(loras)
 
     def run(
         self,
@@ -53,7 +58,7 @@ class StandInEngine:
             if on_step and on_step(step, STEPS) is False:
                 raise SegmentCancelledError(f"segment {request.timing.index} was cancelled after step {step}")
         timing = request.timing
-        salt = int(os.environ.get(SALT, "0"))
+        salt = int(os.environ.get(SALT, "0")) + sum(int(1000 * lora.weight) for lora in self.loras)
         seed = torch.Generator().manual_seed(request.seed + (state.segment_index if state else 0) + salt)
         video = torch.rand(1, 4, 3, request.height // 32, request.width // 32, generator=seed)
         video[0, 0, 0, 0, 0], video[0, 1, 0, 0, 0] = request.width, request.height

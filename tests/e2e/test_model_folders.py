@@ -10,7 +10,8 @@ import pytest
 from tasks.client import list_jobs, submit
 from tasks.config import Settings
 from tasks.errors import JobFailedError, SpecError
-from tasks.runtime import check_model_folder
+from tasks.runtime import check_model_folders
+from tasks.spec import LoraSpec
 from tests.conftest import Worker
 from tests.e2e.refusals import SPEC, Command, check_refused
 
@@ -20,6 +21,9 @@ def strict(settings: Settings, tmp_path: Path) -> Settings:
     """A deployment of which specs may name folders in `models` and `more`, and whose own model is elsewhere."""
     for name in ("models/ours", "more", "secret", "models-of-others", "own"):
         (tmp_path / name).mkdir(parents=True)
+    for name in ("models/a.safetensors", "secret/b.safetensors", "own/c.safetensors"):
+        (tmp_path / name).touch()
+    (tmp_path / "models" / "b.safetensors").symlink_to(tmp_path / "secret" / "b.safetensors")
     (tmp_path / "models" / "link").symlink_to(tmp_path / "secret")
     (tmp_path / "shortcut").symlink_to(tmp_path / "models")
     folders = f"{tmp_path}/shortcut:{tmp_path}/more"
@@ -41,7 +45,7 @@ def strict(settings: Settings, tmp_path: Path) -> Settings:
     ],
 )
 def test_a_model_that_specs_may_name(strict: Settings, tmp_path: Path, model: str) -> None:
-    check_model_folder(model.replace("HERE", str(tmp_path)), strict)
+    check_model_folders(model.replace("HERE", str(tmp_path)), [], strict)
 
 
 @pytest.mark.parametrize(
@@ -71,8 +75,37 @@ def test_a_model_that_specs_must_not_name(
     monkeypatch.chdir(tmp_path)
     # When / Then
     with pytest.raises(SpecError, match=r"^model: .*LONGTAKE_MODEL_FOLDERS"):
-        check_model_folder(model.replace("HERE", str(tmp_path)), strict)
-    check_model_folder(model, strict.model_copy(update={"model_folders": None}))
+        check_model_folders(model.replace("HERE", str(tmp_path)), [], strict)
+    check_model_folders(model, [], strict.model_copy(update={"model_folders": None}))
+
+
+@pytest.mark.parametrize("path", ["HERE/models/a.safetensors", "HERE/models", "owner/name@v1:b.safetensors"])
+def test_a_lora_that_specs_may_name(strict: Settings, tmp_path: Path, path: str) -> None:
+    check_model_folders("tiny", [LoraSpec(path=path.replace("HERE", str(tmp_path)))], strict)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "HERE/secret/b.safetensors",
+        "HERE/models/b.safetensors",
+        "HERE/own/c.safetensors",
+        "HERE/absent.safetensors",
+        "HERE/models/../secret",
+        "secret/b.safetensors",
+        "~/a.safetensors",
+    ],
+)
+def test_a_lora_that_specs_must_not_name(
+    strict: Settings, tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a worker whose folder makes some look like hub ids, and a spec whose first LoRA is one that it may name
+    monkeypatch.chdir(tmp_path)
+    loras = [LoraSpec(path="owner/name"), LoraSpec(path=path.replace("HERE", str(tmp_path)))]
+    # When / Then
+    with pytest.raises(SpecError, match=r"^loras\.1\.path: .*LONGTAKE_MODEL_FOLDERS"):
+        check_model_folders("tiny", loras, strict)
+    check_model_folders("tiny", loras, strict.model_copy(update={"model_folders": None}))
 
 
 def test_submit_refuses_it(strict: Settings, longtake: Command, tmp_path: Path) -> None:

@@ -43,6 +43,23 @@ def test_json_is_a_spec_too() -> None:
     assert parse_spec('{"segments": [{"prompt": "a"}]}').segments[0].prompt == "a"
 
 
+def test_loras_are_files_here_or_what_the_worker_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a file, and a folder that is called like a small model
+    (tmp_path / "rain.safetensors").touch()
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.chdir(tmp_path)
+    # When
+    spec = parse_spec(
+        "model: tiny\nsegments: [{prompt: a}]\nloras: [{path: rain.safetensors}, {path: a/b, weight: -0.5}]"
+    )
+    # Then
+    assert [(lora.path, lora.weight) for lora in spec.loras] == [("rain.safetensors", 1.0), ("a/b", -0.5)]
+    absolute = spec.with_absolute_paths()
+    assert [lora.path for lora in absolute.loras] == [f"{tmp_path}/rain.safetensors", "a/b"]
+    assert absolute.model == "tiny"
+    assert absolute.model_copy(update={"loras": spec.loras}) == spec
+
+
 def test_ntsc_rates_are_exact() -> None:
     assert parse_spec("fps: 23.976\nsegments: [{prompt: a}]").shape.fps == Fraction(24000, 1001)
 
@@ -57,7 +74,13 @@ REFUSED = {
     "segments: [{}]": ":1: segments.0.prompt: missing",
     "segments:\n  - prompt: a\n  - prompt: ''": ":3: segments.1.prompt:",
     "segments:\n  - prompt: a\n    transitoin: cut": ":3: segments.0.transitoin: unknown key; the keys are prompt",
-    "segments: [{prompt: a}]\nwidht: 96": ":2: widht: unknown key; the keys are title, model, width",
+    "segments: [{prompt: a}]\nwidht: 96": ":2: widht: unknown key; the keys are title, model, loras, width",
+    "segments: [{prompt: a}]\nloras: [{weight: 1}]": ":2: loras.0.path: missing",
+    "segments: [{prompt: a}]\nloras:\n  - path: a\n    scale: 1": ":4: loras.0.scale: unknown key; the keys are path",
+    "segments: [{prompt: a}]\nloras: [{path: a, weight: 2.5}]": ":2: loras.0.weight: ",
+    "segments: [{prompt: a}]\nloras: [{path: a, weight: .nan}]": ":2: loras.0.weight: ",
+    "segments: [{prompt: a}]\nloras: a": ":2: loras: ",
+    "segments: [{prompt: a}]\nloras: [" + "{path: a}," * 9 + "]": ":2: loras: Tuple should have at most 8 items",
     "segments: [{prompt: a}]\nwidth: 100": ":2: width: 100 is not a multiple of 32; the nearest are 96 and 128",
     "segments: [{prompt: a}]\nheight: wide": ":2: height: should be a valid integer, not 'wide'",
     "segments: [{prompt: a}]\nheight: true": ":2: height: should be a valid integer, not True",

@@ -173,3 +173,14 @@ def test_sigquit_lays_the_segment_down_and_another_worker_takes_it_up(
     start_worker(patient).ready()
     # Then
     assert film_of(job) == undisturbed
+
+
+def test_a_job_is_rendered_with_its_own_loras(here: Settings, worker: Worker) -> None:
+    # Given jobs that differ in their LoRAs alone, in turn on one worker
+    wanted = ([], [{"path": "owner/fog"}], [], [{"path": "owner/fog", "weight": 0.5}])
+    jobs = [submit(spec("a", loras=loras), settings=here) for loras in wanted]
+    # When
+    films = [film_of(job) for job in jobs]
+    # Then
+    assert films[0] == films[2]
+    assert len(set(films)) == 3

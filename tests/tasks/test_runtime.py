@@ -1,0 +1,36 @@
+"""The engine that a worker holds: one at a time, for one model with its LoRAs."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks.config import Settings
+from tasks.errors import SpecError
+from tasks.runtime import Runtime
+from tasks.spec import LoraSpec
+from tests.conftest import STAND_IN
+
+FOG = LoraSpec(path="owner/fog", weight=0.5)
+RAIN = LoraSpec(path="owner/rain")
+
+
+def test_an_engine_is_kept_until_another_model_or_other_loras_are_asked_for() -> None:
+    room = Runtime(Settings(engine=STAND_IN), patient=False)
+    plain = room.engine("tiny")
+    assert room.engine("tiny", []) is plain
+    # When LoRAs, their order, a weight or the model change, then there is another engine
+    wanted = [("tiny", [FOG]), ("tiny", [FOG, RAIN]), ("tiny", [RAIN, FOG]), ("tiny", [RAIN]), ("tiny-2.0", [RAIN])]
+    wanted.append(("tiny-2.0", [RAIN.model_copy(update={"weight": 0.9})]))
+    engines = [plain]
+    for model, loras in wanted:
+        engine = room.engine(model, loras)
+        assert room.engine(model, list(loras)) is engine
+        assert [(lora.path, lora.weight) for lora in engine.loras] == [(lora.path, lora.weight) for lora in loras]  # type: ignore[attr-defined]
+        engines.append(engine)
+    assert len({id(engine) for engine in engines}) == len(engines)
+
+
+def test_an_engine_is_not_loaded_from_where_specs_must_not_read() -> None:
+    room = Runtime(Settings(engine=STAND_IN, model_folders="/models"), patient=False)
+    with pytest.raises(SpecError, match=r"loras\.0\.path: '/etc/a\.safetensors' is not in a folder"):
+        room.engine("tiny", [LoraSpec(path="/etc/a.safetensors")])
