@@ -15,7 +15,7 @@ from ltx2.variant import CONFIGURED, Variant, variant_of
 from ltx2.weights import check_there, check_weights, read_json
 
 SMALL_MODELS = ("tiny", "tiny-2.0")
-SMALL_RECIPE = 1
+SMALL_RECIPE = 2
 """Raised whenever `ltx2.tiny` would write other weights, so that a cached model is never a stale one."""
 WEIGHTS = {
     **dict.fromkeys(("audio_vae", "connectors", "transformer", "vae", "vocoder"), "diffusion_pytorch_model"),

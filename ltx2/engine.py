@@ -4,42 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
-from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
-from diffusers.pipelines.ltx2.utils import DISTILLED_SIGMA_VALUES
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ltx2.checkpoint import default_cache, resolve_model
+from ltx2.checkpoint import HubModel, default_cache, resolve_model
 from ltx2.conditioning import AUDIO_SPACE, NORMALISED, Conditioning, conditioning_of
 from ltx2.continuation import LTX2ContinuationState
-from ltx2.errors import CheckpointError, EngineMemoryError, SegmentCancelledError, UnsupportedStateError
+from ltx2.errors import CheckpointError, EngineMemoryError, UnsupportedStateError
 from ltx2.fast import backend_of, compile_blocks, speed_up
 from ltx2.loading import find_loras, fuse_loras, load_pipeline, variant_of_pipeline
 from ltx2.lora import Lora
-from ltx2.pipeline import AudioPrefix, LongtakePipeline
+from ltx2.pipeline import LongtakePipeline
 from ltx2.placement import PRECISIONS, device_of, place, precision_of
 from ltx2.prompts import PromptEncoder, new_stream
 from ltx2.segment import OnStep, SegmentOutput, SegmentRequest
-from ltx2.timeline import SegmentTiming, sound_seconds
-
-# diffusers guides unless each of these is off, and then calls the transformer three times a step
-_OFF = {"guidance_scale": 1.0, "stg_scale": 0.0, "modality_scale": 1.0, "guidance_rescale": 0.0}
-NO_GUIDANCE = _OFF | {f"audio_{knob}": value for knob, value in _OFF.items()}
+from ltx2.stages import Denoiser
+from ltx2.timeline import SegmentTiming, first_timing, next_timing, sound_seconds
 
 
 class Engine:
-    """A loaded LTX-2 model: one segment at a time, unguided, in the schedule of its variant."""
+    """A loaded LTX-2 model: one segment at a time, in the schedule of its variant.
 
-    def __init__(self, pipeline: LongtakePipeline, *, encode_ahead: bool = True, compiled: bool = False) -> None:
+    source: the checkpoint that `pipeline` is of; without one, nothing is rendered in two stages.
+    compiled: its blocks are, so that new shapes are warmed up first. encode_ahead: see `PromptEncoder`.
+    """
+
+    def __init__(
+        self,
+        pipeline: LongtakePipeline,
+        source: Path | HubModel | None = None,
+        *,
+        encode_ahead: bool = True,
+        compiled: bool = False,
+    ) -> None:
         self.pipeline = pipeline
         self.variant = variant_of_pipeline(pipeline)
         self.audio_rate = self.variant.audio_rate
         self.prompts = PromptEncoder(pipeline, ahead=encode_ahead)
+        self._denoiser = Denoiser(pipeline, self.variant, self.prompts, source)
         self._compiled = compiled
+        self._warm: set[tuple[object, ...]] = set()
         self._stream = new_stream(self._device, priority=-1)  # what is encoded beside it takes what it leaves
         pipeline.set_progress_bar_config(disable=True)
 
@@ -62,14 +72,22 @@ class Engine:
         target = device_of(device)
         exactness = precision_of(precision, target)
         found = find_loras(loras)
-        pipeline = load_pipeline(resolve_model(model, default_cache()), PRECISIONS[exactness])
+        source = resolve_model(model, default_cache())
+        pipeline = load_pipeline(source, PRECISIONS[exactness])
         with _memory_errors(f"{model} on {target}"):
             fuse_loras(pipeline, found, target if offload == "none" else torch.device("cpu"))
-            return cls.ready(pipeline, target, exactness, offload=offload, compiler=compiler)
+            return cls.ready(pipeline, target, exactness, offload=offload, compiler=compiler, source=source)
 
     @classmethod
     def ready(
-        cls, pipeline: LongtakePipeline, device: torch.device, precision: str, *, offload: str, compiler: str
+        cls,
+        pipeline: LongtakePipeline,
+        device: torch.device,
+        precision: str,
+        *,
+        offload: str,
+        compiler: str,
+        source: Path | HubModel | None = None,
     ) -> Self:
         """An engine of a loaded `pipeline`, made quick and put where it computes; the settings are those of `load`."""
         backend = backend_of(compiler, device, offload)
@@ -78,7 +96,23 @@ class Engine:
         place(pipeline, device, offload)
         if backend:
             compile_blocks(pipeline.transformer, backend, default_cache().parent / "kernels")
-        return cls(pipeline, encode_ahead=offload == "none", compiled=backend is not None)
+        return cls(pipeline, source, encode_ahead=offload == "none", compiled=backend is not None)
+
+    def warm_up(self, request: SegmentRequest) -> None:
+        """Compile what a job of segments like `request` needs, unless it is there; a job of any length needs no more.
+
+        That is two shapes, of a first segment (or one after a cut) and of a continuation; one step of each stage.
+        """
+        plan = self._denoiser.plan(request.sampling)
+        first = first_timing(request.timing.shape)
+        for timing in (first, next_timing(first)):
+            size = (request.width, request.height, timing.shape.frames, timing.audio_latents)
+            shape = (*size, plan.stages, str(plan.guidance))
+            if shape not in self._warm:
+                like = replace(request, timing=timing, image=None)
+                with _rendering("warming up", self._stream):
+                    self._denoiser.denoise(like, plan, Conditioning(), first_steps=True)
+                self._warm.add(shape)
 
     def run(
         self,
@@ -91,16 +125,20 @@ class Engine:
         """Render one segment; the same request and state give the same bytes on the same kind of device.
 
         A continuation is conditioned on `state`; a first segment and one after a cut only pass its metadata
-        on. `on_step(step, steps)` is called after each denoising step, counted from 1; when it returns False
-        the segment ends in SegmentCancelledError, and the engine is ready for the next. `next_prompt`, the prompt of
-        the segment that follows, is encoded beside the steps after the first. Raises UnsupportedStateError for a state
-        that cannot be rendered, EngineMemoryError when the device is full.
+        on. `on_step(step, steps)` is called after each denoising step, counted from 1 over all stages; when it
+        returns False the segment ends in SegmentCancelledError, and the engine is ready for the next. `next_prompt`,
+        the prompt of the segment that follows, is encoded beside the steps after the first. Raises RequestError for
+        what this model cannot do, UnsupportedStateError for a state that cannot be rendered, EngineMemoryError when
+        the device is full.
         """
+        plan = self._denoiser.plan(request.sampling)
         conditioning = self._conditioning(request, state)
+        if self._compiled:
+            self.warm_up(request)
         with _rendering(f"segment {request.timing.index}", self._stream):
             try:
-                video_latents, audio_latents = self._denoise(
-                    request, conditioning, self._preparing(next_prompt, on_step)
+                video_latents, audio_latents = self._denoiser.denoise(
+                    request, plan, conditioning, self._preparing(next_prompt, on_step)
                 )
                 frames, sound = self.decode(video_latents, audio_latents)
             finally:
@@ -132,62 +170,17 @@ class Engine:
 
     def _conditioning(self, request: SegmentRequest, state: LTX2ContinuationState | None) -> Conditioning:
         if not request.timing.continued:
-            return Conditioning()
+            return Conditioning(None if request.image is None else request.image[None])
         if state is None:
             raise UnsupportedStateError(f"segment {request.timing.index} continues another, but has no state")
         size = (request.height, request.width)
-        return conditioning_of(state, request.timing, size=size, audio_shape=self._audio_shape)
+        return conditioning_of(state, request.timing, size=size, audio_shape=self.pipeline.audio_shape)
 
     @property
     def _device(self) -> torch.device:
         """Where it computes, wherever the weights are now."""
         device: torch.device = self.pipeline._execution_device
         return device
-
-    @property
-    def _audio_shape(self) -> tuple[int, int]:
-        """Channels and mel bins of the audio latents: (8, 16)."""
-        mel = self.pipeline.audio_mel_bins // self.pipeline.audio_vae_mel_compression_ratio
-        return self.pipeline.audio_latent_channels, mel
-
-    def _denoise(
-        self, request: SegmentRequest, conditioning: Conditioning, on_step: OnStep | None
-    ) -> tuple[Tensor, Tensor]:
-        timing = request.timing
-
-        def report(_: Any, step: int, timestep: Tensor, tensors: dict[str, Any]) -> dict[str, Any]:
-            if on_step and on_step(step + 1, self.variant.steps) is False:
-                raise SegmentCancelledError(f"segment {timing.index} was cancelled after step {step + 1}")
-            return tensors
-
-        video, audio = self.pipeline(
-            prompt=request.prompt,
-            width=request.width,
-            height=request.height,
-            num_frames=timing.shape.frames,
-            frame_rate=float(timing.shape.fps),
-            conditions=_conditions(conditioning),
-            audio_prefix=self._audio_prefix(timing, conditioning),
-            prompts=self.prompts,
-            generator=torch.Generator("cpu").manual_seed(request.seed),  # the same noise on every device
-            num_inference_steps=self.variant.steps,
-            sigmas=DISTILLED_SIGMA_VALUES if self.variant.distilled else None,
-            use_cross_timestep=self.variant.use_cross_timestep,
-            callback_on_step_end=report,
-            output_type="latent",
-            return_dict=False,
-            **NO_GUIDANCE,
-        )
-        video, audio = video.to("cpu", self.pipeline.vae.dtype), self.pipeline.normalize_audio(audio).to("cpu")
-        return video.contiguous(), audio.contiguous()  # as they are when they come back from a file
-
-    def _audio_prefix(self, timing: SegmentTiming, conditioning: Conditioning) -> AudioPrefix:
-        channels, mel = self._audio_shape
-        latents, mask = torch.zeros(1, channels, timing.audio_latents, mel), torch.ones(timing.audio_latents)
-        if (kept := conditioning.audio) is not None:
-            normal = kept if conditioning.audio_is_normalised else self.pipeline.normalize_audio(kept)
-            latents[:, :, : kept.shape[2]], mask[: kept.shape[2]] = normal, 0
-        return AudioPrefix(latents, mask, float(timing.offset))
 
     def _pictures(self, latents: Tensor) -> NDArray[np.uint8]:
         vae = self.pipeline.vae
@@ -224,13 +217,6 @@ class Engine:
             video_position_offset_sec=float(timing.next_offset),
             metadata=metadata | {AUDIO_SPACE: NORMALISED},
         )
-
-
-def _conditions(conditioning: Conditioning) -> list[LTX2VideoCondition]:
-    if conditioning.frames is None:
-        return []
-    # crf=0: diffusers would compress a single frame as H.264 first
-    return [LTX2VideoCondition(frames=conditioning.frames, index=0, strength=1.0, crf=0)]
 
 
 @contextmanager

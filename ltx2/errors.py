@@ -4,6 +4,7 @@ LTX2Error
 ├── ContinuationError      a state that cannot be encoded or decoded; names the field (also a ValueError)
 ├── TimelineError          frame counts, rates or overlaps that cannot be (also a ValueError)
 ├── UnsupportedStateError  a valid state that this engine cannot render (also a ValueError)
+├── RequestError           a request that asks of a model what it cannot do (also a ValueError)
 ├── CheckpointError        a model that is missing, incomplete or unsupported
 ├── EngineMemoryError      out of (GPU) memory; the caller may retry
 ├── SegmentCancelledError  the caller asked to stop between two denoising steps
@@ -27,6 +28,10 @@ class TimelineError(LTX2Error, ValueError):
 
 class UnsupportedStateError(LTX2Error, ValueError):
     """A valid state that this engine cannot render; the message names the field and its value."""
+
+
+class RequestError(LTX2Error, ValueError):
+    """A request that asks of a model what it cannot do; the message names what was asked, and what would be right."""
 
 
 class CheckpointError(LTX2Error):

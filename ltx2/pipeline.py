@@ -32,11 +32,14 @@ class AudioPrefix:
     sound.
     mask: `[T]`, the clean-latent mask: 0 keeps a latent, 1 renoises it from scratch.
     video_offset: seconds by which every video token sits later than it would, at least 0.
+    start: `[B, 8, T, 16]`, normalised: what is renoised where the mask renoises, to the call's first sigma; by default
+    nothing, which suits a first sigma of 1.
     """
 
     latents: Tensor
     mask: Tensor
     video_offset: float = 0.0
+    start: Tensor | None = None
 
 
 class PrefixScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]  # diffusers is untyped
@@ -75,6 +78,11 @@ class LongtakePipeline(PromptedPipeline):
         with self._conditioned(audio_prefix):
             return super().__call__(*args, audio_latents=audio_prefix.latents, **kwargs)
 
+    @property
+    def audio_shape(self) -> tuple[int, int]:
+        """Channels and mel bins of the audio latents: (8, 16)."""
+        return self.audio_latent_channels, self.audio_mel_bins // self.audio_vae_mel_compression_ratio
+
     def normalize_audio(self, latents: Tensor) -> Tensor:
         """Audio latents `[B, 8, T, 16]` as the VAE has them, in the space in which the model denoises."""
         packed = self._pack_audio_latents(latents)
@@ -90,7 +98,7 @@ class LongtakePipeline(PromptedPipeline):
         return unpacked
 
     def prepare_audio_latents(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Noise as the stock pipeline draws it, then the clean latents where the mask keeps them."""
+        """Noise as the stock pipeline draws it, over what a call starts from; clean latents where the mask keeps."""
         prefix = self._prefix
         noise: Tensor = super().prepare_audio_latents(
             *args, **(kwargs if prefix is None else kwargs | {"latents": None})
@@ -101,8 +109,9 @@ class LongtakePipeline(PromptedPipeline):
         packed = self._pack_audio_latents(prefix.latents).to(noise)
         clean = torch.where(mask < 1, packed, 0)
         self.audio_scheduler.mask, self.audio_scheduler.clean = mask, clean
+        start = clean if prefix.start is None else self._pack_audio_latents(prefix.start).to(noise)
         scale: Tensor = kwargs["noise_scale"] * mask
-        return scale * noise + (1 - scale) * clean
+        return scale * noise + (1 - scale) * torch.where(mask < 1, clean, start)
 
     @contextmanager
     def _conditioned(self, prefix: AudioPrefix) -> Iterator[None]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ltx2.continuation import LTX2ContinuationState
+from ltx2.sampling import Sampling
 from ltx2.timeline import SegmentTiming
 
 if TYPE_CHECKING:
@@ -20,18 +21,32 @@ OnStep = Callable[[int, int], bool | None]
 
 @dataclass(frozen=True, slots=True)
 class SegmentRequest:
-    """One segment to render. width, height: pixels, multiples of 32 (else ValueError). seed: 0 .. 2**63 - 1."""
+    """One segment to render. ValueError: a size or an image that cannot be.
+
+    width, height: pixels, multiples of 32, with two stages of 64. seed: 0 .. 2**63 - 1. image: uint8 `[H, W, 3]`, the
+    first frame of a segment that continues no other.
+    """
 
     prompt: str
     seed: int
     width: int
     height: int
     timing: SegmentTiming
+    sampling: Sampling = field(default_factory=Sampling)
+    image: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
+        step = 32 * self.sampling.stages
         for name, pixels in (("width", self.width), ("height", self.height)):
-            if pixels <= 0 or pixels % 32:
-                raise ValueError(f"{name} is {pixels}; it must be a positive multiple of 32")
+            if pixels <= 0 or pixels % step:
+                raise ValueError(f"{name} is {pixels}; it must be a positive multiple of {step}")
+        if self.image is None:
+            return
+        if self.timing.continued:
+            raise ValueError(f"segment {self.timing.index} continues another, and cannot begin with an image")
+        shape = (self.height, self.width, 3)
+        if self.image.dtype != np.uint8 or self.image.shape != shape:
+            raise ValueError(f"image is {self.image.dtype} {self.image.shape}; it must be uint8 {shape}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,12 @@ from diffusers import (
     LTX2ConditionPipeline,
     LTX2VideoTransformer3DModel,
 )
-from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder, LTX2VocoderWithBWE
+from diffusers.pipelines.ltx2 import (
+    LTX2LatentUpsamplerModel,
+    LTX2TextConnectors,
+    LTX2Vocoder,
+    LTX2VocoderWithBWE,
+)
 from tokenizers import Tokenizer, normalizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
@@ -32,6 +37,7 @@ from transformers import Gemma3Config, Gemma3ForConditionalGeneration, GemmaToke
 from ltx2.checkpoint import small_folder
 from ltx2.errors import CheckpointError
 from ltx2.quiet import no_progress_bars
+from ltx2.upsampling import FOLDER
 
 Version = Literal["2.0", "2.3"]
 
@@ -83,6 +89,7 @@ def build(folder: Path, *, version: Version = "2.3", seed: int = 0) -> Path:
     try:
         with no_progress_bars():
             _components(version, seed).save_pretrained(partial)
+            _upsampler(seed).save_pretrained(partial / FOLDER)
         for path in partial.rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o644)  # weight files are saved as 0600
         partial.rename(folder)
@@ -106,6 +113,12 @@ def _components(version: Version, seed: int) -> LTX2ConditionPipeline:
             transformer=_transformer(version),
             vocoder=_vocoder_2_0() if version == "2.0" else _vocoder_2_3(),
         )
+
+
+def _upsampler(seed: int) -> LTX2LatentUpsamplerModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LTX2LatentUpsamplerModel(in_channels=VIDEO_CHANNELS, mid_channels=32, num_blocks_per_stage=1)
 
 
 def _tokenizer() -> GemmaTokenizer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,3 +29,22 @@ def engines(models: dict[str, Path]) -> dict[str, Engine]:
 def engine(request: pytest.FixtureRequest, engines: dict[str, Engine]) -> Engine:
     """An engine of each kind, 2.3 and 2.0."""
     return engines[request.param]
+
+
+@pytest.fixture(scope="session")
+def full_models(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The small checkpoints with the scheduler of those that are not distilled, by the same names."""
+    shifting = {"use_dynamic_shifting": True, "shift_terminal": 0.1, "base_shift": 0.95, "max_shift": 2.05}
+    shifting |= {"base_image_seq_len": 1024, "max_image_seq_len": 4096}
+    folder = tmp_path_factory.mktemp("full")
+    for name, model in models.items():
+        shutil.copytree(model, folder / name)
+        config = folder / name / "scheduler" / "scheduler_config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | shifting))
+    return {name: folder / name for name in models}
+
+
+@pytest.fixture(scope="session")
+def full_engines(full_models: dict[str, Path]) -> dict[str, Engine]:
+    """Engines that are not distilled, on the CPU by model name."""
+    return {name: Engine.load(str(folder), device="cpu") for name, folder in full_models.items()}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,12 +11,17 @@ from diffusers import LTX2ConditionPipeline
 from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 from torch import Tensor, nn
 
-from ltx2.engine import NO_GUIDANCE, Engine
+from ltx2.engine import Engine
 from ltx2.pipeline import AudioPrefix, LongtakePipeline, PrefixScheduler
+from ltx2.sampling import ADVISED, NO_GUIDANCE, guidance_arguments
 
 T = 18  # audio latents of 17 frames at 24 per second
 SIGMAS = [1.0, 0.9, 0.5]
 GUIDED = NO_GUIDANCE | {"guidance_scale": 3.0, "audio_guidance_scale": 7.0}
+# each kind that adds calls of the transformer, alone and all at once
+STG = NO_GUIDANCE | {"stg_scale": 1.0, "audio_stg_scale": 1.0, "spatio_temporal_guidance_blocks": [1]}
+ALL = guidance_arguments(ADVISED) | {"spatio_temporal_guidance_blocks": [1]}
+EACH = pytest.mark.parametrize("guidance", [NO_GUIDANCE, GUIDED, STG, ALL], ids=["unguided", "guided", "stg", "all"])
 
 
 def noise(*shape: int, seed: int = 5) -> Tensor:
@@ -66,7 +72,7 @@ def pipeline(engine: Engine) -> LongtakePipeline:
     return engine.pipeline
 
 
-@pytest.mark.parametrize("guidance", [NO_GUIDANCE, GUIDED], ids=["unguided", "guided"])
+@EACH
 def test_an_all_ones_mask_is_the_stock_pipeline(pipeline: LongtakePipeline, guidance: dict[str, float]) -> None:
     # Given the stock pipeline over the same weights
     stock = LTX2ConditionPipeline(**pipeline.components)
@@ -83,7 +89,7 @@ def test_an_all_ones_mask_is_the_stock_pipeline(pipeline: LongtakePipeline, guid
         assert torch.equal(plain_value, right)
 
 
-@pytest.mark.parametrize("guidance", [NO_GUIDANCE, GUIDED], ids=["unguided", "guided"])
+@EACH
 @pytest.mark.parametrize("kept", [1, 7, T])
 def test_the_kept_prefix_comes_back_and_only_it(
     pipeline: LongtakePipeline, kept: int, guidance: dict[str, float]
@@ -98,6 +104,48 @@ def test_the_kept_prefix_comes_back_and_only_it(
     difference = (pipeline.normalize_audio(audio) - prefix.latents).abs()
     assert difference[:, :, :kept].max() < 5e-7
     assert kept == T or difference[:, :, kept:].min(dim=1).values.max() > 0.1
+
+
+STAGE_2 = {"sigmas": SIGMAS[1:], "num_inference_steps": 2}
+
+
+@EACH
+def test_an_all_ones_mask_over_latents_is_the_stock_pipeline(
+    pipeline: LongtakePipeline, guidance: dict[str, Any]
+) -> None:
+    # Given latents to be renoised and refined, in the space of the VAEs as the stock pipeline takes them
+    stock = LTX2ConditionPipeline(**pipeline.components)
+    stock.set_progress_bar_config(disable=True)
+    video, start = noise(1, 16, 3, 2, 2, seed=8), noise(1, 8, T, 16, seed=9)
+    audio = pipeline.denormalize_audio(start)
+    expected = render(stock, latents=video, audio_latents=audio, **STAGE_2, **guidance)
+
+    # When a prefix keeps nothing of its own
+    prefix = replace(prefix_of(0), start=start)
+    masked = render(pipeline, latents=video, audio_prefix=prefix, **STAGE_2, **guidance)
+
+    # Then the outcome is the stock one
+    for value, right in zip(masked, expected, strict=True):
+        assert relative_error(value, right) < 1e-6
+
+
+def test_latents_are_renoised_where_the_mask_renoises_and_nowhere_else(pipeline: LongtakePipeline) -> None:
+    # Given a prefix of 7, and latents to start from that are not even numbers where it is kept
+    start = noise(1, 8, T, 16, seed=9)
+    start[:, :, :7] = torch.nan
+    prefix = replace(prefix_of(7), start=start)
+
+    # When they are refined from a noise level of 0.9
+    with inputs_of(pipeline.transformer.audio_proj_in) as seen:
+        _, audio = render(pipeline, audio_prefix=prefix, **STAGE_2)
+
+    # Then the model hears the clean prefix, and the rest at that noise level; the prefix comes back
+    clean = prefix.latents.transpose(1, 2).flatten(2)
+    rest = (seen[0] - 0.1 * start.transpose(1, 2).flatten(2))[:, 7:] / 0.9
+    assert torch.equal(seen[0][:, :7], clean[:, :7])
+    assert abs(float(rest.mean())) < 0.1
+    assert abs(float(rest.std()) - 1) < 0.1
+    assert (pipeline.normalize_audio(audio) - prefix.latents)[:, :, :7].abs().max() < 5e-7
 
 
 def test_audio_statistics_are_per_channel_and_mel_bin(

@@ -14,10 +14,11 @@ import torch
 from diffusers import LTX2ConditionPipeline
 from torch import Tensor, nn
 
-from ltx2.engine import NO_GUIDANCE, Engine
+from ltx2.engine import Engine
 from ltx2.errors import EngineMemoryError
 from ltx2.pipeline import LongtakePipeline
 from ltx2.prompts import EncodedPrompt, PromptEncoder
+from ltx2.sampling import NO_GUIDANCE
 from ltx2.segment import SegmentOutput, SegmentRequest
 from ltx2.timeline import SegmentShape, first_timing, next_timing
 

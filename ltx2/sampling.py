@@ -1,0 +1,138 @@
+"""How a segment is sampled: what a user may ask for, and what a model makes of it. Pure arithmetic, no torch."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ltx2.errors import RequestError
+from ltx2.variant import Variant
+
+FEWEST_STEPS, MOST_STEPS = 2, 200  # one step alone has no schedule to shift
+
+# diffusers reads an audio scale of 0 as "the same as the video's"; this is 0 in every dtype that tensors have
+_ZERO = sys.float_info.min
+
+
+class Scales(NamedTuple):
+    """The strength of one kind of guidance, for picture and sound."""
+
+    video: float
+    audio: float
+
+
+RANGES = {"guidance": (1.0, 30.0), "stg": (0.0, 10.0), "modality": (1.0, 30.0), "rescale": (0.0, 1.0)}
+"""From off (the lower end) to the most that is taken, of each kind of guidance."""
+OFF = {knob: Scales(low, low) for knob, (low, _) in RANGES.items()}
+ADVISED = {
+    "guidance": Scales(3.0, 7.0),
+    "stg": Scales(1.0, 1.0),
+    "modality": Scales(3.0, 3.0),
+    "rescale": Scales(0.7, 0.7),
+}
+"""For models that are not distilled, by the model's authors, as diffusers' pipelines pass it on."""
+
+_DIFFUSERS = {
+    "guidance": "guidance_scale",
+    "stg": "stg_scale",
+    "modality": "modality_scale",
+    "rescale": "guidance_rescale",
+}
+
+
+def check_scales(knob: str, scales: Scales) -> None:
+    """ValueError: a scale outside the range of its kind of guidance, see RANGES."""
+    low, high = RANGES[knob]
+    for stream, scale in scales._asdict().items():
+        if not (math.isfinite(scale) and low <= scale <= high):
+            raise ValueError(f"{knob} of the {stream} is {scale}; it must be in {low:g}..{high:g}, and {low:g} is off")
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """What a request asks for; None means what the model's authors advise, see `plan_of`.
+
+    stages: 1, or 2: half the width and height first, then upsampled and refined. steps: of the first stage, 2..200.
+    negative_prompt: what guidance leads away from. guidance: classifier-free (1 is off), stg: spatio-temporal (0 is
+    off), modality: by what picture and sound are without each other (1 is off), rescale: how far the spread of guided
+    predictions is set back to that of unguided ones, 0..1. ValueError: outside its range.
+    """
+
+    stages: int = 1
+    steps: int | None = None
+    negative_prompt: str | None = None
+    guidance: Scales | None = None
+    stg: Scales | None = None
+    modality: Scales | None = None
+    rescale: Scales | None = None
+
+    def __post_init__(self) -> None:
+        if self.stages not in (1, 2):
+            raise ValueError(f"stages is {self.stages}; it must be 1 or 2")
+        if self.steps is not None and not FEWEST_STEPS <= self.steps <= MOST_STEPS:
+            raise ValueError(f"steps is {self.steps}; it must be in {FEWEST_STEPS}..{MOST_STEPS}")
+        for knob in RANGES:
+            if (scales := getattr(self, knob)) is not None:
+                check_scales(knob, scales)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a model makes of a `Sampling`: nothing is left open but the wording of an unset negative prompt."""
+
+    stages: int
+    steps: int
+    negative_prompt: str | None
+    guidance: dict[str, Scales]
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether classifier-free guidance is on, which alone looks at the negative prompt."""
+        return max(self.guidance["guidance"]) > 1
+
+    @property
+    def guidance_arguments(self) -> dict[str, float]:
+        """The arguments that tell all this to a diffusers pipeline."""
+        return guidance_arguments(self.guidance)
+
+
+def guidance_arguments(guidance: dict[str, Scales]) -> dict[str, float]:
+    """The arguments of a diffusers pipeline that guide by these scales, for sound by exactly what they say."""
+    arguments: dict[str, Any] = {}
+    for knob, name in _DIFFUSERS.items():
+        video, audio = guidance[knob]
+        arguments |= {name: video, f"audio_{name}": audio or (_ZERO if video else 0.0)}
+    return arguments
+
+
+NO_GUIDANCE = guidance_arguments(OFF)
+"""The arguments that switch it off; diffusers guides unless each of these is given."""
+
+
+def plan_of(sampling: Sampling, variant: Variant) -> Plan:
+    """How a model of this `variant` renders what `sampling` asks for.
+
+    Raises RequestError, naming what was asked, for steps and guidance of a distilled model, which has a fixed
+    schedule and was trained to be unguided; and for a negative prompt from which nothing leads away.
+    """
+    if variant.distilled and sampling.steps not in (None, variant.steps):
+        raise RequestError(
+            f"steps is {sampling.steps}; {variant}, has a fixed schedule of {variant.steps} steps: leave it out"
+        )
+    advised = OFF if variant.distilled else ADVISED
+    guidance = {knob: getattr(sampling, knob) or advised[knob] for knob in RANGES}
+    for knob, scales in guidance.items():
+        if variant.distilled and scales != OFF[knob]:
+            raise RequestError(
+                f"{knob} is {scales.video:g} for the picture and {scales.audio:g} for the sound; {variant}, was "
+                "trained to be rendered without guidance: leave it out, or use a model that is not distilled"
+            )
+    plan = Plan(sampling.stages, sampling.steps or variant.steps, sampling.negative_prompt, guidance)
+    if sampling.negative_prompt and not plan.is_guided:
+        raise RequestError(
+            f"a negative prompt changes nothing without classifier-free guidance, and that is off ({variant}): "
+            "leave it out"
+        )
+    return plan

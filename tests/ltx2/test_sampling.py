@@ -1,0 +1,119 @@
+"""What may be asked of a model, and what each variant makes of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ltx2.errors import RequestError
+from ltx2.sampling import ADVISED, NO_GUIDANCE, OFF, RANGES, Sampling, Scales, guidance_arguments, plan_of
+from ltx2.variant import Variant
+
+DISTILLED, FULL = Variant("2.3", distilled=True), Variant("2.3", distilled=False)
+
+
+@pytest.mark.parametrize("version", ["2.0", "2.3"])
+def test_what_is_left_out_is_what_the_authors_advise(version: Any) -> None:
+    # When nothing is asked for
+    distilled = plan_of(Sampling(), Variant(version, distilled=True))
+    full = plan_of(Sampling(), Variant(version, distilled=False))
+
+    # Then a distilled model has its fixed schedule and no guidance, and the other one all of it
+    assert (distilled.stages, distilled.steps, distilled.is_guided) == (1, 8, False)
+    assert distilled.guidance_arguments == NO_GUIDANCE
+    assert (full.stages, full.steps, full.is_guided) == (1, 30 if version == "2.3" else 40, True)
+    assert full.guidance_arguments == {
+        "guidance_scale": 3.0,
+        "audio_guidance_scale": 7.0,
+        "stg_scale": 1.0,
+        "audio_stg_scale": 1.0,
+        "modality_scale": 3.0,
+        "audio_modality_scale": 3.0,
+        "guidance_rescale": 0.7,
+        "audio_guidance_rescale": 0.7,
+    }
+
+
+def test_no_guidance_is_what_diffusers_takes_for_none() -> None:
+    off = {"guidance_scale": 1.0, "stg_scale": 0.0, "modality_scale": 1.0, "guidance_rescale": 0.0}
+    assert off | {f"audio_{name}": value for name, value in off.items()} == NO_GUIDANCE
+
+
+@given(st.fixed_dictionaries({knob: st.tuples(*[st.floats(*limits)] * 2) for knob, limits in RANGES.items()}))
+def test_a_full_model_is_guided_as_asked(asked: dict[str, tuple[float, float]]) -> None:
+    # Given any scales within their ranges
+    guidance = {knob: Scales(*pair) for knob, pair in asked.items()}
+
+    # Then they are the plan, and each stream gets its own, also where diffusers takes 0 for the other stream's
+    plan = plan_of(Sampling(**guidance), FULL)
+    assert plan.guidance == guidance
+    for name, video in plan.guidance_arguments.items():
+        if not name.startswith("audio_"):
+            knob = {"guidance_scale": "guidance", "guidance_rescale": "rescale"}.get(name, name.removesuffix("_scale"))
+            assert video == guidance[knob].video
+            assert (plan.guidance_arguments[f"audio_{name}"] or video) == pytest.approx(
+                guidance[knob].audio, abs=1e-300
+            )
+
+
+def test_steps_and_guidance_of_a_distilled_model_may_be_said_as_they_are() -> None:
+    assert plan_of(Sampling(steps=8, negative_prompt="", **OFF), DISTILLED) == plan_of(
+        Sampling(negative_prompt=""), DISTILLED
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"steps": 30}, "steps is 30; LTX-2.3, distilled, has a fixed schedule of 8 steps"),
+        (
+            {"guidance": Scales(3, 1)},
+            "guidance is 3 for the picture and 1 for the sound; LTX-2.3, distilled, was trained",
+        ),
+        ({"stg": Scales(0, 1)}, "stg is 0 for the picture and 1 for the sound"),
+        ({"modality": Scales(3, 3)}, "modality is 3"),
+        ({"rescale": Scales(0.7, 0.7)}, "rescale is 0.7"),
+        ({"negative_prompt": "blurry"}, r"a negative prompt changes nothing .*\(LTX-2.3, distilled\)"),
+    ],
+)
+def test_a_distilled_model_refuses_what_it_was_not_trained_for(asked: dict[str, Any], told: str) -> None:
+    with pytest.raises(RequestError, match=told):
+        plan_of(Sampling(**asked), DISTILLED)
+
+
+def test_a_negative_prompt_needs_guidance() -> None:
+    with pytest.raises(RequestError, match="a negative prompt changes nothing"):
+        plan_of(Sampling(negative_prompt="blurry", guidance=OFF["guidance"]), FULL)
+    assert plan_of(Sampling(negative_prompt="blurry", guidance=Scales(1, 2)), FULL).negative_prompt == "blurry"
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"stages": 3}, "stages is 3; it must be 1 or 2"),
+        ({"steps": 1}, r"steps is 1; it must be in 2\.\.200"),
+        ({"steps": 201}, "steps is 201"),
+        ({"guidance": Scales(0.5, 1)}, r"guidance of the video is 0.5; it must be in 1\.\.30, and 1 is off"),
+        ({"stg": Scales(1, -1)}, "stg of the audio is -1"),
+        ({"modality": Scales(float("nan"), 1)}, "modality of the video is nan"),
+        ({"rescale": Scales(1, 1.5)}, r"rescale of the audio is 1.5; it must be in 0\.\.1, and 0 is off"),
+    ],
+)
+def test_what_is_out_of_range(asked: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Sampling(**asked)
+
+
+def test_scales_that_are_advised_are_in_range() -> None:
+    assert Sampling(**ADVISED)
+    assert guidance_arguments(OFF) == NO_GUIDANCE
+
+
+def test_planning_needs_no_torch() -> None:
+    script = "import sys; import ltx2.sampling, ltx2.segment; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True)
