@@ -29,6 +29,7 @@ from benchmarks import report
 from benchmarks.full import FullSizeEngine, full_pipeline
 from ltx2.checkpoint import default_cache
 from ltx2.engine import Engine
+from ltx2.errors import EngineMemoryError
 from ltx2.fast import compile_blocks, speed_up
 from ltx2.float8 import quantize
 from ltx2.segment import SegmentRequest
@@ -79,9 +80,9 @@ def matmul_ceiling() -> float:
 
 def measured(sizes: list[tuple[int, ...]], ceiling: float, *, with_segments: bool) -> tuple[list[Row], list[Row]]:
     """One row per size and variant of the forward, and one per size and precision of the whole segment."""
-    engine = Engine(full_pipeline(CUDA))
-    transformer = engine.pipeline.transformer
-    calls = {size: captured(engine, size) for size in sizes}
+    pipeline = full_pipeline(CUDA)
+    transformer = pipeline.transformer
+    calls = {size: captured(Engine(pipeline), size) for size in sizes}
     flops = {size: counted(transformer, calls[size]) for size in sizes}
     right: dict[tuple[int, ...], tuple[Tensor, ...]] = {}
     forward: list[Row] = []
@@ -95,20 +96,20 @@ def measured(sizes: list[tuple[int, ...]], ceiling: float, *, with_segments: boo
     with torch.inference_mode():
         measure("diffusers, eager")
         transformer.set_attention_backend("_native_cudnn")
-        transformer.compile_repeated_blocks(fullgraph=True)
+        transformer.compile_repeated_blocks(fullgraph=True, dynamic=False)
         measure("diffusers, compiled blocks")
         speed_up(transformer, float8=False, device=CUDA)
         recompile(transformer)
         measure("longtake, bf16")
     if with_segments:
-        segments += [segment_row(engine, "bf16", size) for size in sizes]
+        segments += [segment_row(Engine(pipeline), "bf16", size) for size in sizes]
     with torch.inference_mode():
         for block in transformer.transformer_blocks:
             quantize(block, CUDA)
         recompile(transformer)
         measure("longtake, fp8")
     if with_segments:
-        segments += [segment_row(engine, "fp8", size) for size in sizes]
+        segments += [segment_row(Engine(pipeline), "fp8", size) for size in sizes]
     return forward, segments
 
 
@@ -127,13 +128,13 @@ def captured(engine: Engine, size: tuple[int, ...]) -> dict[str, Any]:
     """The arguments of the transformer's call in a continuation of that size."""
     calls: list[dict[str, Any]] = []
 
-    def keep(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
+    def keep(_: Any, __: Any, kwargs: dict[str, Any], result: Any) -> None:
         calls.append(kwargs)
 
-    hook = engine.pipeline.transformer.register_forward_pre_hook(keep, with_kwargs=True)
+    hook = engine.pipeline.transformer.register_forward_hook(keep, with_kwargs=True)
     engine.warm_up(request_of(size, first_timing(SHAPE)))
     hook.remove()
-    return calls[-1] | {"return_dict": False}
+    return calls[-1]
 
 
 def counted(transformer: Any, call: dict[str, Any]) -> int:
@@ -170,12 +171,24 @@ def forward_row(
 
 
 def segment_row(engine: Engine, precision: str, size: tuple[int, ...]) -> Row:
+    """One row of `chained`, or of nothing when the device is too small."""
+    torch.cuda.empty_cache()
+    row: Row = {"segment": f"longtake, {precision}", "size": f"{size[0]}x{size[1]}"}
+    try:
+        row |= chained(engine, size)
+    except EngineMemoryError as error:
+        print(error)
+    print(row, flush=True)
+    return row
+
+
+def chained(engine: Engine, size: tuple[int, ...]) -> Row:
     """A chain of segments, all but the first timed; nothing may be compiled after the warm-up."""
     timing = first_timing(SHAPE)
     engine.warm_up(request_of(size, timing))
+    graphs = counters["stats"]["unique_graphs"]
     torch.cuda.reset_peak_memory_stats()
     output = engine.run(request_of(size, timing))
-    graphs = counters["stats"]["unique_graphs"]
     whole, denoising = [], []
     for _ in range(SEGMENTS):
         timing = next_timing(timing)
@@ -185,17 +198,12 @@ def segment_row(engine: Engine, precision: str, size: tuple[int, ...]) -> Row:
         whole.append(time.perf_counter() - before)
         denoising.append(marks.seconds())
     assert counters["stats"]["unique_graphs"] == graphs, "something was compiled after the warm-up"
-    row = {
-        "segment": f"longtake, {precision}",
-        "size": f"{size[0]}x{size[1]}",
+    return {
         "state to state s": statistics.median(whole),
         "denoising s": statistics.median(denoising),
         "ratio": statistics.median(whole) / statistics.median(denoising),
-        "graphs": graphs,
         "peak GiB": torch.cuda.max_memory_allocated() / 2**30,
     }
-    print(row, flush=True)
-    return row
 
 
 class Marks:
