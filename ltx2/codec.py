@@ -6,9 +6,11 @@ decode. Bytes that come in are not trusted: sizes are bounded before anything is
 
 from __future__ import annotations
 
+import os
 import struct
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -27,6 +29,9 @@ MOST_PIXEL_BYTES = 640 * 2**20  # of all frames of a state, decoded; 25 frames o
 
 _U32 = struct.Struct(">I")
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 
 def encode_frames(frames: Sequence[Frame], *, field: str = "video_frames") -> list[bytes]:
     """One PNG per frame. TypeError: not a list of arrays. ContinuationError: not uint8 `(H, W, 3)` of one size."""
@@ -42,7 +47,7 @@ def encode_frames(frames: Sequence[Frame], *, field: str = "video_frames") -> li
         except ValueError as error:
             raise ContinuationError(f"{field}[{i}]: {error}") from None
     _check_together([(frame.shape[1], frame.shape[0]) for frame in frames], field)
-    return [encode_png(frame) for frame in frames]
+    return _in_threads(encode_png, frames)
 
 
 def decode_frames(pngs: Sequence[bytes], *, field: str = "video") -> list[Frame]:
@@ -54,13 +59,24 @@ def decode_frames(pngs: Sequence[bytes], *, field: str = "video") -> list[Frame]
         except ValueError as error:
             raise ContinuationError(f"{field}: frame {i}: {error}") from None
     _check_together(sizes, field)
-    frames = []
-    for i, png in enumerate(pngs):
+
+    def decode(numbered: tuple[int, bytes]) -> Frame:
+        i, png = numbered
         try:
-            frames.append(decode_png(png))
+            return decode_png(png)
         except ValueError as error:
             raise ContinuationError(f"{field}: frame {i}: {error}") from None
-    return frames
+
+    return _in_threads(decode, list(enumerate(pngs)))
+
+
+def _in_threads(run: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """`run` of each item, one thread per core: PNG work lets go of the GIL. The threads end with the call."""
+    threads = min(len(items), len(os.sched_getaffinity(0)))
+    if threads < 2:
+        return [run(item) for item in items]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(run, items))
 
 
 def _check_together(sizes: Sequence[tuple[int, int]], field: str) -> None:

@@ -130,6 +130,13 @@ def test_frames_of_two_sizes_are_refused_before_any_is_decoded() -> None:
         decode_frames(pngs)
 
 
+def test_the_first_of_several_damaged_frames_is_named() -> None:
+    # Given frames that are decoded at the same time
+    good = encode_png(frames()[0])
+    with pytest.raises(ContinuationError, match=r"^video: frame 2: the PNG is cut short"):
+        decode_frames([good, good, good[:-1], good, good[:-1]])
+
+
 def test_the_number_of_frames_is_bounded() -> None:
     tiny = np.zeros((1, 1, 3), np.uint8)
     assert len(encode_frames([tiny] * codec.MOST_FRAMES)) == codec.MOST_FRAMES

@@ -1,10 +1,13 @@
-"""One frame to PNG and back, and PNGs that are not what they say."""
+"""One frame to PNG and back, and PNGs that are not what they say; with isal, and as it is where isal is missing."""
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import struct
+import sys
 import zlib
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageFile
 
+from ltx2 import png as quick
 from ltx2.png import LARGEST_SIDE, decode_png, encode_png, png_size
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -33,6 +37,31 @@ def pixels(rows: bytes = ROW * HEIGHT) -> bytes:
     return chunk(b"IDAT", zlib.compress(rows))
 
 
+def without_isal() -> ModuleType:
+    """`ltx2.png` as it is imported where isal is not installed."""
+    spec = importlib.util.spec_from_file_location("png_without_isal", quick.__file__)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as hidden:
+        hidden.setitem(sys.modules, "isal", None)
+        spec.loader.exec_module(module)
+    assert module.isal_zlib is None
+    return module
+
+
+plain = without_isal()
+EITHER = pytest.mark.parametrize("png", [quick, plain], ids=["isal", "no isal"])
+
+
+def by_pillow(data: bytes) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(data)))
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(5).integers(0, 256, (height, width, 3), np.uint8)
+
+
 END = chunk(b"IEND", b"")
 GOOD = SIGNATURE + header() + pixels() + END
 
@@ -49,13 +78,39 @@ def saved_as(form: str) -> bytes:
     return out.getvalue()
 
 
-@given(arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40), st.just(3))))
-def test_a_frame_comes_back_exactly(frame: np.ndarray) -> None:
-    png = encode_png(frame)
-    assert png_size(png) == (frame.shape[1], frame.shape[0])
-    decoded = decode_png(png)
-    assert decoded.dtype == np.uint8
-    assert np.array_equal(decoded, frame)
+@EITHER
+@given(frame=arrays(np.uint8, st.tuples(st.integers(1, 8), st.integers(1, 300), st.just(3))))
+def test_a_frame_comes_back_exactly(png: ModuleType, frame: np.ndarray) -> None:
+    data = png.encode_png(frame)
+    assert png_size(data) == (frame.shape[1], frame.shape[0])
+    # Then every reader has the same frame: ours, ours without isal, and Pillow itself
+    for decoded in (quick.decode_png(data), plain.decode_png(data), by_pillow(data)):
+        assert decoded.dtype == np.uint8
+        assert np.array_equal(decoded, frame)
+
+
+@EITHER
+@given(frame=arrays(np.uint8, st.tuples(st.integers(1, 6), st.integers(250, 260), st.just(3))), data=st.data())
+def test_rows_may_have_any_filter(png: ModuleType, frame: np.ndarray, data: st.DataObject) -> None:
+    # Given scanlines of which each has a filter of its own: of the first two kinds only, or of all five
+    height, width, _ = frame.shape
+    most = data.draw(st.sampled_from([(0, 2), (0, 1, 2, 3, 4)]))
+    filters = data.draw(st.lists(st.sampled_from(most), min_size=height, max_size=height))
+    rows = b"".join(bytes([kind]) + frame[y].tobytes() for y, kind in enumerate(filters))
+    image = SIGNATURE + header(width, height) + pixels(rows) + END
+    # Then its pixels are what Pillow makes of it
+    assert np.array_equal(png.decode_png(image), by_pillow(image))
+
+
+def test_the_two_writers_differ_in_bytes_alone() -> None:
+    frame = noise(40, 300) // 16
+    assert quick.encode_png(frame) != plain.encode_png(frame)
+    assert np.array_equal(plain.decode_png(quick.encode_png(frame)), quick.decode_png(plain.encode_png(frame)))
+
+
+def test_a_frame_gives_the_same_bytes_each_time() -> None:
+    frame = noise(64, 300) // 16
+    assert {encode_png(frame) for _ in range(20)} == {encode_png(frame)}
 
 
 def test_a_frame_that_is_a_view_comes_back_exactly() -> None:
@@ -63,8 +118,10 @@ def test_a_frame_that_is_a_view_comes_back_exactly() -> None:
     assert np.array_equal(decode_png(encode_png(frame)), frame)
 
 
-def test_a_decoded_frame_can_be_written_to() -> None:
-    frame = decode_png(encode_png(FRAME))
+@EITHER
+@pytest.mark.parametrize("width", [4, 300])
+def test_a_decoded_frame_can_be_written_to(png: ModuleType, width: int) -> None:
+    frame = png.decode_png(png.encode_png(noise(8, width)))
     frame[0, 0] = 0
     assert frame[0, 0].tolist() == [0, 0, 0]
 
@@ -76,8 +133,9 @@ def test_pixels_may_come_in_many_chunks_and_beside_others() -> None:
     assert np.array_equal(decode_png(png), decode_png(GOOD))
 
 
+@EITHER
 @pytest.mark.parametrize(
-    ("png", "complaint"),
+    ("data", "complaint"),
     [
         (b"", "not a PNG"),
         (b"\xff\xd8\xff\xe0 a JPEG", "not a PNG"),
@@ -101,7 +159,9 @@ def test_pixels_may_come_in_many_chunks_and_beside_others() -> None:
         (SIGNATURE + header() + chunk(b"IDAT", zlib.compress(ROW * HEIGHT)[:-5]) + END, "do not fill"),
         (SIGNATURE + header() + chunk(b"IDAT", zlib.compress(ROW * HEIGHT)[:-4]) + END, "do not fill"),
         (SIGNATURE + header() + chunk(b"IDAT", b"no zlib stream") + END, "cannot be inflated"),
+        (SIGNATURE + header() + chunk(b"IDAT", zlib.compress(ROW * HEIGHT)[:-1] + b"?") + END, "cannot be inflated"),
         (SIGNATURE + header() + pixels((b"\x09" + ROW[1:]) * HEIGHT) + END, "cannot be decoded"),
+        (SIGNATURE + header(300, 8) + pixels((b"\x09" + bytes(900)) * 8) + END, "cannot be decoded"),
         (SIGNATURE + header() + chunk(b"acTL", struct.pack(">II", 2, 0)) + pixels() + END, "animated"),
         (SIGNATURE + header(0, 8) + pixels() + END, "0x8"),
         (SIGNATURE + header(4, 0) + pixels() + END, "4x0"),
@@ -119,20 +179,36 @@ def test_pixels_may_come_in_many_chunks_and_beside_others() -> None:
         (SIGNATURE + header(interlace=1) + pixels() + END, "not interlaced"),
     ],
 )
-def test_what_is_no_plain_rgb_png_is_refused(png: bytes, complaint: str) -> None:
+def test_what_is_no_plain_rgb_png_is_refused(png: ModuleType, data: bytes, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
-        decode_png(png)
+        png.decode_png(data)
 
 
-@given(st.data())
-def test_a_damaged_png_is_refused(data: st.DataObject) -> None:
+@EITHER
+@given(data=st.data())
+def test_a_damaged_png_is_refused(png: ModuleType, data: st.DataObject) -> None:
     # Given a PNG of which one byte changed: every byte is under a checksum, or is one
     at = data.draw(st.integers(0, len(GOOD) - 1))
     damaged = bytearray(GOOD)
     damaged[at] ^= data.draw(st.integers(1, 255))
     # Then it is no frame
     with pytest.raises(ValueError):
-        decode_png(bytes(damaged))
+        png.decode_png(bytes(damaged))
+
+
+@EITHER
+@given(data=st.data())
+def test_a_damaged_stream_under_a_right_checksum_is_refused(png: ModuleType, data: st.DataObject) -> None:
+    # Given pixels of which one byte changed before the chunk's checksum was made
+    frame = noise(8, 300)
+    body = bytearray(zlib.compress(b"".join(b"\0" + row.tobytes() for row in frame), 1))
+    body[data.draw(st.integers(0, len(body) - 1))] ^= data.draw(st.integers(1, 255))
+    # Then it is no frame; the level that the stream says it was made with may be another
+    try:
+        decoded = png.decode_png(SIGNATURE + header(300, 8) + chunk(b"IDAT", bytes(body)) + END)
+    except ValueError:
+        return
+    assert np.array_equal(decoded, frame)
 
 
 def test_switches_of_the_whole_process_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
