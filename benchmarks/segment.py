@@ -32,22 +32,16 @@ from ltx2.engine import Engine
 from ltx2.errors import EngineMemoryError
 from ltx2.fast import compile_blocks, speed_up
 from ltx2.float8 import quantize
+from ltx2.pipeline import LongtakePipeline
 from ltx2.segment import SegmentRequest
 from ltx2.timeline import SegmentShape, SegmentTiming, exact, first_timing, next_timing
 
 CUDA = torch.device("cuda")
 SHAPE = SegmentShape(121, exact(24))
 ROUNDS = 5
-SEGMENTS = 3
+SEGMENTS = 2
 CEILING_SIDE = 8192
-MEMORY = (
-    ("bf16", "none"),
-    ("fp8", "none"),
-    ("bf16", "model"),
-    ("fp8", "model"),
-    ("bf16", "sequential"),
-    ("fp8", "sequential"),
-)
+MEMORY = ("bf16/none", "fp8/none", "bf16/model", "fp8/model", "bf16/sequential", "fp8/sequential")
 Row = dict[str, Any]
 
 
@@ -56,6 +50,7 @@ def main() -> None:
     parser = report.parser(__doc__ or "", "segment")
     parser.add_argument("--sizes", nargs="+", default=["768x512", "1536x1024"], metavar="WxH")
     parser.add_argument("--parts", nargs="+", default=["forward", "segment", "memory"])
+    parser.add_argument("--memory", nargs="+", default=MEMORY, metavar="PRECISION/OFFLOAD")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("benchmarks/segment.py needs a CUDA device: it measures the full-size model")
@@ -63,54 +58,45 @@ def main() -> None:
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}: {ceiling / 1e12:.0f} TFLOP/s in a large product")
     sizes = [tuple(int(side) for side in size.split("x")) for size in options.sizes]
     if {"forward", "segment"} & set(options.parts):
-        forward, segment = measured(sizes, ceiling, with_segments="segment" in options.parts)
-        report.write("segment", forward, options.json, ceiling_tflops=ceiling / 1e12, segments=segment)
-        if segment:
-            print(report.table(segment))
+        forward, segment = measured(sizes, ceiling, options.parts)
+        for rows in (forward, segment):
+            print(report.table(rows) if rows else "")
+        more = {"ceiling_tflops": ceiling / 1e12, "segments": segment}
+        report.write("segment", forward or segment, options.json, **more)
     if "memory" in options.parts:
-        rows = memory(sizes[0])
+        rows = memory(sizes[0], options.memory)
         report.write("segment-memory", rows, options.json.with_name("segment-memory.json"))
 
 
 def matmul_ceiling() -> float:
-    """FLOP/s of a bf16 product of two 8192 x 8192 matrices."""
+    """FLOP/s of a bf16 product of two 8192 x 8192 matrices: the best of several rounds, since the clock wanders."""
     one, two = (torch.randn(CEILING_SIDE, CEILING_SIDE, device=CUDA, dtype=torch.bfloat16) for _ in range(2))
-    return 2 * CEILING_SIDE**3 / (timed(lambda: [one @ two for _ in range(10)]) / 10)
+    rounds = [timed(lambda: [one @ two for _ in range(10)], rounds=1) / 10 for _ in range(4 * ROUNDS)]
+    return 2 * CEILING_SIDE**3 / min(rounds)
 
 
-def measured(sizes: list[tuple[int, ...]], ceiling: float, *, with_segments: bool) -> tuple[list[Row], list[Row]]:
+def measured(sizes: list[tuple[int, ...]], ceiling: float, parts: list[str]) -> tuple[list[Row], list[Row]]:
     """One row per size and variant of the forward, and one per size and precision of the whole segment."""
     pipeline = full_pipeline(CUDA)
     transformer = pipeline.transformer
-    calls = {size: captured(Engine(pipeline), size) for size in sizes}
-    flops = {size: counted(transformer, calls[size]) for size in sizes}
-    right: dict[tuple[int, ...], tuple[Tensor, ...]] = {}
-    forward: list[Row] = []
+    forward = Forward(pipeline, sizes, ceiling) if "forward" in parts else None
     segments: list[Row] = []
-
-    def measure(variant: str) -> None:
-        for size in sizes:
-            forward.append(forward_row(variant, size, transformer, calls[size], flops[size] / ceiling, right))
-            print(forward[-1], flush=True)
-
-    with torch.inference_mode():
-        measure("diffusers, eager")
+    if forward:
+        forward.measure("diffusers, eager")
         transformer.set_attention_backend("_native_cudnn")
         transformer.compile_repeated_blocks(fullgraph=True, dynamic=False)
-        measure("diffusers, compiled blocks")
-        speed_up(transformer, float8=False, device=CUDA)
+        forward.measure("diffusers, compiled blocks")
+    speed_up(transformer, float8=False, device=CUDA)
+    for precision in ("bf16", "fp8"):
+        if precision == "fp8":
+            for block in transformer.transformer_blocks:
+                quantize(block, CUDA)
         recompile(transformer)
-        measure("longtake, bf16")
-    if with_segments:
-        segments += [segment_row(Engine(pipeline), "bf16", size) for size in sizes]
-    with torch.inference_mode():
-        for block in transformer.transformer_blocks:
-            quantize(block, CUDA)
-        recompile(transformer)
-        measure("longtake, fp8")
-    if with_segments:
-        segments += [segment_row(Engine(pipeline), "fp8", size) for size in sizes]
-    return forward, segments
+        if forward:
+            forward.measure(f"longtake, {precision}")
+        if "segment" in parts:
+            segments += [segment_row(Engine(pipeline), precision, size) for size in sizes]
+    return forward.rows if forward else [], segments
 
 
 def recompile(transformer: Any) -> None:
@@ -122,6 +108,42 @@ def recompile(transformer: Any) -> None:
 
 def request_of(size: tuple[int, ...], timing: SegmentTiming) -> SegmentRequest:
     return SegmentRequest("a harbour in the morning", timing.index, size[0], size[1], timing)
+
+
+class Forward:
+    """Times the transformer's call of a continuation, as the pipeline makes it, in one variant after the other."""
+
+    def __init__(self, pipeline: LongtakePipeline, sizes: list[tuple[int, ...]], ceiling: float) -> None:
+        self.rows: list[Row] = []
+        self._transformer = pipeline.transformer
+        self._calls = {size: captured(Engine(pipeline), size) for size in sizes}
+        self._floor_s = {size: counted(self._transformer, call) / ceiling for size, call in self._calls.items()}
+        self._right: dict[tuple[int, ...], tuple[Tensor, ...]] = {}
+
+    def measure(self, variant: str) -> None:
+        """Add a row for each size."""
+        for size, call in self._calls.items():
+            with torch.inference_mode():
+                self.rows.append(self._row(variant, size, lambda: self._transformer(**call)))  # noqa: B023
+            print(self.rows[-1], flush=True)
+
+    def _row(self, variant: str, size: tuple[int, ...], forward: Callable[[], tuple[Tensor, ...]]) -> Row:
+        started = timed(forward, rounds=1)
+        torch.cuda.reset_peak_memory_stats()
+        result = [part.float() for part in forward()]
+        right = self._right.setdefault(size, tuple(result))
+        off = [float((one - two).norm() / two.norm()) for one, two in zip(result, right, strict=True)]
+        seconds = timed(forward)
+        return {
+            "forward": variant,
+            "size": f"{size[0]}x{size[1]}",
+            "ms": seconds * 1000,
+            "of ceiling": self._floor_s[size] / seconds,
+            "first call s": started,
+            "video off by": off[0],
+            "audio off by": off[1],
+            "peak GiB": torch.cuda.max_memory_allocated() / 2**30,
+        }
 
 
 def captured(engine: Engine, size: tuple[int, ...]) -> dict[str, Any]:
@@ -142,32 +164,6 @@ def counted(transformer: Any, call: dict[str, Any]) -> int:
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         transformer(**call)
     return int(counter.get_total_flops())
-
-
-def forward_row(
-    variant: str,
-    size: tuple[int, ...],
-    transformer: Any,
-    call: dict[str, Any],
-    floor_s: float,
-    right: dict[tuple[int, ...], tuple[Tensor, ...]],
-) -> Row:
-    """Time of one forward beside its floor, and how far its result is from the first variant's."""
-    started = timed(lambda: transformer(**call), rounds=1)
-    torch.cuda.reset_peak_memory_stats()
-    result = transformer(**call)
-    right.setdefault(size, tuple(part.float() for part in result))
-    off = max(float((one.float() - two).norm() / two.norm()) for one, two in zip(result, right[size], strict=True))
-    seconds = timed(lambda: transformer(**call))
-    return {
-        "forward": variant,
-        "size": f"{size[0]}x{size[1]}",
-        "ms": seconds * 1000,
-        "of ceiling": floor_s / seconds,
-        "first call s": started,
-        "off by": off,
-        "peak GiB": torch.cuda.max_memory_allocated() / 2**30,
-    }
 
 
 def segment_row(engine: Engine, precision: str, size: tuple[int, ...]) -> Row:
@@ -193,15 +189,17 @@ def chained(engine: Engine, size: tuple[int, ...]) -> Row:
     for _ in range(SEGMENTS):
         timing = next_timing(timing)
         marks = Marks(engine.pipeline.transformer)
-        before = time.perf_counter()
-        output = engine.run(request_of(size, timing), output.state)
+        before_last, before = output.state, time.perf_counter()
+        output = engine.run(request_of(size, timing), before_last)
         whole.append(time.perf_counter() - before)
         denoising.append(marks.seconds())
     assert counters["stats"]["unique_graphs"] == graphs, "something was compiled after the warm-up"
+    again = engine.run(request_of(size, timing), before_last)
     return {
         "state to state s": statistics.median(whole),
         "denoising s": statistics.median(denoising),
         "ratio": statistics.median(whole) / statistics.median(denoising),
+        "same bytes again": bool((again.frames == output.frames).all() and (again.sound == output.sound).all()),
         "peak GiB": torch.cuda.max_memory_allocated() / 2**30,
     }
 
@@ -229,10 +227,11 @@ class Marks:
         return self._events[0].elapsed_time(self._events[-1]) / 1000
 
 
-def memory(size: tuple[int, ...]) -> list[Row]:
+def memory(size: tuple[int, ...], modes: list[str]) -> list[Row]:
     """One row for each precision and offload."""
     rows = []
-    for precision, offload in MEMORY:
+    for mode in modes:
+        precision, _, offload = mode.partition("/")
         rows.append(memory_row(precision, offload, size))
         print(rows[-1], flush=True)
         gc.collect()

@@ -192,8 +192,11 @@ class Engine:
     def _sound(self, latents: Tensor) -> NDArray[np.float32]:
         pipeline = self.pipeline
         vae = pipeline.audio_vae
-        mel = vae.decode(pipeline.denormalize_audio(latents.float()).to(self._device, vae.dtype)).sample
-        wave = pipeline.vocoder(mel.to(pipeline.vocoder.dtype))[0].float().clamp(-1, 1)
+        raw = pipeline.denormalize_audio(latents.float()).to(self._device, vae.dtype)
+        # its transposed convolutions would add up in any order; for pictures this flag costs seconds and 20 GB
+        with torch.backends.cudnn.flags(deterministic=True):
+            mel = vae.decode(raw).sample
+            wave = pipeline.vocoder(mel.to(pipeline.vocoder.dtype))[0].float().clamp(-1, 1)
         samples = int(sound_seconds(latents.shape[2]) * self.audio_rate)
         if wave.shape[1] < samples:
             raise CheckpointError(f"the vocoder gave {wave.shape[1]} of {samples} samples; its config is wrong")
@@ -229,7 +232,7 @@ def _memory_errors(doing: str) -> Iterator[None]:
 
 @contextmanager
 def _rendering(doing: str, stream: torch.cuda.Stream | None) -> Iterator[None]:
-    """No gradients, typed memory errors, one CPU thread, only repeatable convolutions, and on CUDA this stream.
+    """No gradients, typed memory errors, one CPU thread, and on CUDA this stream.
 
     Sums in another order differ in their last bits, and with them every byte that follows. Only small models run on a
     CPU; for them one thread is as fast as two.
@@ -238,9 +241,8 @@ def _rendering(doing: str, stream: torch.cuda.Stream | None) -> Iterator[None]:
     torch.set_num_threads(1)
     if stream:
         stream.wait_stream(torch.cuda.current_stream(stream.device))  # which loaded the weights
-    repeatable = torch.backends.cudnn.flags(deterministic=True)
     try:
-        with torch.inference_mode(), repeatable, torch.cuda.stream(stream), _memory_errors(doing):
+        with torch.inference_mode(), torch.cuda.stream(stream), _memory_errors(doing):
             yield
     finally:
         torch.set_num_threads(threads)

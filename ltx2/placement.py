@@ -14,8 +14,8 @@ PRECISIONS = {"bf16": torch.bfloat16, "fp8": torch.bfloat16, "fp32": torch.float
 OFFLOADS = ("none", "model", "sequential")
 FLOAT8_CAPABILITY = (8, 9)
 
-_RESIDENT = ("connectors", "vae", "audio_vae", "vocoder")
-"""What stays on the device when weights come block by block: together under 6 GB at full size."""
+_RESIDENT = ("vae", "audio_vae", "vocoder")
+"""What stays on the device when weights come block by block: together 2 GB at full size."""
 
 
 def device_of(name: str) -> torch.device:
@@ -52,16 +52,19 @@ def precision_of(name: str, device: torch.device) -> str:
 def place(pipeline: Any, device: torch.device, offload: str) -> None:
     """Put a pipeline's weights where `offload` wants them; it computes on `device` in any case.
 
-    none: all on the device. model: in main memory, each component on the device while it works. sequential: as model,
-    the transformer and the text encoder block by block, the next block on its way while one works. Raises ValueError
-    for another name, EngineMemoryError when they do not fit.
+    none: all on the device. model: in main memory, each component on the device while it works. sequential: the same,
+    but for the transformer and what encodes prompts, of which only the layers at work and the next ones are there. Both
+    decode pictures in tiles, so that large ones fit, too. Raises ValueError for another name, EngineMemoryError when
+    they do not fit.
     """
     if offload not in OFFLOADS:
         raise ValueError(f"offload is {offload!r}; it must be one of {', '.join(OFFLOADS)}")
     try:
         if offload == "none" or device.type == "cpu":
             pipeline.to(device)
-        elif offload == "model":
+            return
+        pipeline.vae.enable_tiling()
+        if offload == "model":
             pipeline.enable_model_cpu_offload(device=device)
         else:
             _offload_blocks(pipeline, device)
@@ -74,4 +77,5 @@ def _offload_blocks(pipeline: Any, device: torch.device) -> None:
         getattr(pipeline, name).to(device)
     streamed = {"onload_device": device, "use_stream": True}
     apply_group_offloading(pipeline.transformer, offload_type="block_level", num_blocks_per_group=1, **streamed)
-    apply_group_offloading(pipeline.text_encoder, offload_type="leaf_level", **streamed)  # its blocks lie too deep
+    for encoder in (pipeline.text_encoder, pipeline.connectors):  # their blocks lie too deep
+        apply_group_offloading(encoder, offload_type="leaf_level", **streamed)

@@ -12,7 +12,10 @@ from ltx2.errors import EngineMemoryError
 from ltx2.segment import SegmentOutput, SegmentRequest
 from ltx2.timeline import SegmentShape, exact, first_timing, next_timing
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.filterwarnings("default"),  # the compiler's own
+]
 FIRST = first_timing(SegmentShape(25, exact(24)))
 
 

@@ -44,18 +44,21 @@ def test_a_layer_is_off_by_a_few_percent_and_no_more() -> None:
 
 
 def test_only_layers_that_gain_are_quantized() -> None:
-    # Given a layer that is large, one that is small, and one inside
-    module = nn.ModuleDict(
-        {
-            "large": nn.Linear(SMALLEST_SIZE, 2 * SMALLEST_SIZE),
-            "gate": nn.Linear(4 * SMALLEST_SIZE, 32),
-            "inner": nn.Sequential(nn.Linear(SMALLEST_SIZE, SMALLEST_SIZE, bias=False)),
-        }
-    )
+    # Given a block with layers of pictures, one of them small, and layers of sound
+    def attention(width: int) -> nn.ModuleDict:
+        layers = {name: nn.Linear(width, width, bias=False) for name in ("to_q", "to_kv", "to_gate_logits")}
+        layers["to_gate_logits"] = nn.Linear(width, 32)
+        return nn.ModuleDict(layers | {"to_out": nn.ModuleList([nn.Linear(width, width), nn.Dropout()])})
+
+    kinds = ("attn1", "attn2", "audio_attn1", "audio_to_video_attn", "video_to_audio_attn")
+    block = nn.ModuleDict({kind: attention(SMALLEST_SIZE) for kind in kinds})
+    block["ff"] = nn.Sequential(nn.Linear(SMALLEST_SIZE, 2 * SMALLEST_SIZE), nn.Linear(2 * SMALLEST_SIZE, 64))
     # When
-    quantize(module, CPU)
+    quantize(block, CPU)
     # Then
-    assert isinstance(module["large"], Float8Linear)
-    assert isinstance(module["inner"][0], Float8Linear)  # type: ignore[index]
-    assert type(module["gate"]) is nn.Linear
-    assert sum(buffer.numel() * buffer.element_size() for buffer in module["inner"].buffers()) < 1.1 * SMALLEST_SIZE**2
+    quantized = {name for name, layer in block.named_modules() if isinstance(layer, Float8Linear)}
+    assert quantized == {
+        *(f"{kind}.{layer}" for kind in ("attn1", "attn2") for layer in ("to_q", "to_kv", "to_out.0")),
+        *("audio_to_video_attn.to_q", "audio_to_video_attn.to_out.0", "video_to_audio_attn.to_kv", "ff.0"),
+    }
+    assert block.get_submodule("attn1.to_q").weight.element_size() == 1

@@ -255,11 +255,12 @@ def test_an_error_where_the_prompt_is_needed_is_raised(own: Engine) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.filterwarnings("default")  # the compiler's own
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", ["tiny", "tiny-2.0"])
-def test_on_cuda_another_thread_encodes_beside_the_steps(models: dict[str, Path], name: str, dtype: str) -> None:
+def test_on_cuda_another_thread_encodes_beside_the_steps(models: dict[str, Path], name: str, precision: str) -> None:
     # Given
-    engine = Engine.load(str(models[name]), device="cuda", dtype=dtype)
+    engine = Engine.load(str(models[name]), device="cuda", precision=precision)
     expected = two_segments(engine, next_prompt=None)
     for _ in range(5):
         # When
@@ -272,11 +273,12 @@ def test_on_cuda_another_thread_encodes_beside_the_steps(models: dict[str, Path]
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("default")  # the compiler's own
 def test_on_cuda_an_error_of_the_other_thread_costs_nothing(
     models: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     # Given
-    engine = Engine.load(str(models["tiny"]), device="cuda", dtype="bfloat16")
+    engine = Engine.load(str(models["tiny"]), device="cuda", precision="bf16")
     expected = two_segments(engine, next_prompt=None)
     own = Engine(engine.pipeline)
     # When
@@ -289,12 +291,13 @@ def test_on_cuda_an_error_of_the_other_thread_costs_nothing(
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("default")  # the compiler's own
 def test_on_cuda_a_dropped_prompt_is_not_overwritten_while_it_is_in_use(
     models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given an encoder that keeps one prompt, so that a prepared one is dropped while it is used
     monkeypatch.setattr("ltx2.prompts.KEPT", 1)
-    engine = Engine.load(str(models["tiny"]), device="cuda", dtype="bfloat16")
+    engine = Engine.load(str(models["tiny"]), device="cuda", precision="bf16")
     expected = two_segments(engine, next_prompt=None)
     # When each segment has another prompt encoded beside it
     for number in range(5):
