@@ -45,7 +45,7 @@ _DIFFUSERS = {
 def check_scales(knob: str, scales: Scales) -> None:
     """ValueError: a scale outside the range of its kind of guidance, see RANGES."""
     low, high = RANGES[knob]
-    for stream, scale in scales._asdict().items():
+    for stream, scale in zip(("picture", "sound"), scales, strict=True):
         if not (math.isfinite(scale) and low <= scale <= high):
             raise ValueError(f"{knob} of the {stream} is {scale}; it must be in {low:g}..{high:g}, and {low:g} is off")
 

@@ -18,7 +18,7 @@ SMALL_THINGS_BYTES = 16 * 1024
 
 
 def estimate_bytes(spec: JobSpec) -> int:
-    """Bytes of blobs that a job may need while it runs: for each segment its state, latents and clip, and the film.
+    """Bytes of blobs that a job may need while it runs: image, state, latents and clip of each segment, and the film.
 
     An upper bound but for pictures that compress worse than busy film; noise does.
     """
@@ -27,7 +27,8 @@ def estimate_bytes(spec: JobSpec) -> int:
     places = pixels // SPATIAL_COMPRESSION**2
     latents = VIDEO_LATENT_CHANNELS * latent_frames(spec.frames) * places * LATENT_BYTES
     clip = spec.frames * pixels * VIDEO_BITS_PER_PIXEL / 8 + float(spec.frames / shape.fps + 4) * SOUND_BYTES_PER_S
-    return round(handoff + count * (handoff + latents + 2 * clip))
+    image = pixels * PNG_BYTES_PER_PIXEL if spec.image else 0
+    return round(image + handoff + count * (handoff + latents + 2 * clip))
 
 
 def _audio_latents_bytes(shape: SegmentShape) -> int:

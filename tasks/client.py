@@ -18,6 +18,7 @@ from tasks.admission import admit_waiting, check_room, estimate_bytes
 from tasks.config import Settings
 from tasks.errors import JobFailedError, JobStateError, ServerError, SpecError
 from tasks.garbage import Garbage, Sweeper
+from tasks.image import IMAGE_MIME, read_image
 from tasks.jobs import new_job_id
 from tasks.output import film_report, write_film
 from tasks.reading import check_job_id
@@ -176,7 +177,7 @@ def submit(
     """Queue a job. `spec` is a spec, a mapping or a file; `from_state` a state to go on from (a mapping or a file).
 
     Raises:
-        SpecError: a spec or a state that cannot be. RoomError: it needs more than the whole blob budget.
+        SpecError: a spec, a state or an image that cannot be. RoomError: it needs more than the whole blob budget.
         ServerError, redis.RedisError: no server to queue it on.
     """
     if not isinstance(spec, JobSpec):
@@ -187,12 +188,17 @@ def submit(
     check_model_folders(spec.model or room.settings.model, spec.loras, room.settings)
     if from_state is not None and spec.segments[0].transition == "cut":
         raise SpecError("segments.0.transition: a job that goes on from a state cannot begin with a cut")
+    if from_state is not None and spec.image is not None:
+        raise SpecError("image: a job that goes on from a state begins with that state's frames; leave one of them out")
+    image = read_image(spec)
     needs = estimate_bytes(spec)
     check_room(needs, room.jobs.budget_bytes() or room.settings.blob_budget_bytes)
     start: Handoff | None = None
     if from_state is not None:
         envelope = from_state if isinstance(from_state, Mapping) else read_state(Path(from_state))
         start = record_of_outside(dict(envelope), spec, room.blobs, owner=job.id)
+    if image is not None:
+        spec = spec.model_copy(update={"image": room.keep(job.id, image, IMAGE_MIME)})
     model = spec.model or room.settings.model
     if not room.jobs.create(job.id, spec, model=model, needs_bytes=needs, start=start):
         raise JobStateError(f"there is a job {job.id} already")

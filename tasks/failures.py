@@ -12,7 +12,7 @@ import redis
 
 from blobstore import BlobCorruptError, BlobNotFoundError, BlobStoreFullError, BlobStoreUnavailableError
 from blobstore.redis import takes_no_writes
-from ltx2.errors import ContinuationError, TimelineError, UnsupportedStateError
+from ltx2.errors import ContinuationError, RequestError, TimelineError, UnsupportedStateError
 from tasks.connection import patiently
 from tasks.errors import ServerError, SpecError
 from tasks.records import FROM_OUTSIDE, Claim
@@ -20,7 +20,7 @@ from tasks.runtime import Runtime
 
 log = logging.getLogger(__name__)
 # No other attempt and no other host can change these.
-HOPELESS = (ContinuationError, SpecError, TimelineError, UnsupportedStateError)
+HOPELESS = (ContinuationError, RequestError, SpecError, TimelineError, UnsupportedStateError)
 OUTAGES = (BlobStoreUnavailableError, ServerError, redis.ConnectionError, redis.TimeoutError, redis.OutOfMemoryError)
 OUTAGE_PAUSE_S = 5.0
 FULL_STORE_PATIENCE_S = 60.0
@@ -31,7 +31,8 @@ class InputLostError(Exception):
     """A blob that a unit of work reads is missing or damaged; `index` is the segment that made it."""
 
     def __init__(self, index: int, cause: Exception) -> None:
-        super().__init__(f"what segment {index} left was lost: {cause}")
+        lost = "what the job began with" if index == FROM_OUTSIDE else f"what segment {index} left"
+        super().__init__(f"{lost} was lost: {cause}")
         self.index = index
 
 

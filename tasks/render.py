@@ -16,6 +16,7 @@ from tasks import local, processes
 from tasks.client import Job, raise_unless_done, submit
 from tasks.config import Settings
 from tasks.errors import ServerError
+from tasks.image import with_image_id
 from tasks.output import check_output
 from tasks.records import JobStatus
 from tasks.spec import JobSpec
@@ -28,13 +29,14 @@ def render(
     """Render `spec` into the film `out` and its report, and return the report; after an interruption it goes on.
 
     Raises:
-        OutputError: `out` cannot be written. CheckpointError: the model is missing or incomplete.
+        OutputError: `out` cannot be written. SpecError: the image cannot be read.
+        CheckpointError: the model is missing or incomplete.
         JobFailedError: the job failed; says why.
     """
     check_output(out)
     spec = _with_model(spec, settings)
     _listen_for_interruptions()
-    job_id = local.render_id(spec, spec.model or settings.model, state)
+    job_id = local.render_id(with_image_id(spec), spec.model or settings.model, state)
     with local.deployment(settings, job_id) as (embedded, worker, folder):
         job = _start_or_resume(job_id, spec, state, embedded, show)
         show.follow(_watch(job, worker, folder / "worker.log"))

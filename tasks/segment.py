@@ -17,6 +17,7 @@ from tasks.application import app
 from tasks.broker import SEGMENT_TASK, SEGMENTS
 from tasks.clip import make_clip
 from tasks.failures import InputLostError, give_up, reading_from, repair, when_there_is_room
+from tasks.image import first_frame
 from tasks.lease import Lease
 from tasks.points import reach
 from tasks.reading import check_job_id
@@ -27,6 +28,7 @@ from tasks.travel import outside_timing
 
 if TYPE_CHECKING:
     from ltx2 import LTX2ContinuationState
+    from ltx2.png import Frame
 
 log = logging.getLogger(__name__)
 REPORT_EVERY_S = 0.25
@@ -63,12 +65,13 @@ def _render(task: Task[..., Any], room: Runtime, lease: Lease, message: dict[str
     head, segment = room.jobs.head(claim.job_id), room.jobs.segment_spec(claim.job_id, claim.index)
     incoming = _hydrate(room, claim, segment, message)
     timing = timing_of(head.shape, claim, segment)
+    image = first_frame(room, head, claim)
     engine = room.engine(str(head.model), head.loras)
     reach("segment hydrated", claim.job_id, claim.index)
 
     started = time.time() + claim.clock_skew_s
     next_prompt = room.jobs.prompt(claim.job_id, claim.index + 1)
-    output = _run(task, engine, lease, head, segment, timing, incoming, next_prompt)
+    output = _run(task, engine, lease, head, segment, timing, incoming, image, next_prompt)
     ended = time.time() + claim.clock_skew_s
     reach("segment rendered", claim.job_id, claim.index)
 
@@ -128,10 +131,11 @@ def _run(
     segment: SegmentSpec,
     timing: SegmentTiming,
     incoming: LTX2ContinuationState | None,
+    image: Frame | None,
     next_prompt: str | None,
 ) -> SegmentOutput:
     seed = head.seed_of(lease.claim.index, segment)
-    request = SegmentRequest(segment.prompt, seed, head.width, head.height, timing)
+    request = SegmentRequest(segment.prompt, seed, head.width, head.height, timing, head.sampling, image)
     with lease.in_engine():
         reporter = _reporter(task, lease)
         output: SegmentOutput = engine.run(request, incoming, on_step=reporter, next_prompt=next_prompt)

@@ -8,11 +8,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from ltx2.checkpoint import SMALL_MODELS
+from ltx2.sampling import FEWEST_STEPS, MOST_STEPS, Sampling
 from ltx2.timeline import DEFAULT_OVERLAP, SegmentShape, exact, segment_seed
 from tasks.errors import SpecError
+from tasks.guidance import GuidanceSpec
 
 MAX_SPEC_BYTES = 4 * 1024 * 1024
 SPATIAL_COMPRESSION = 32
@@ -43,7 +53,10 @@ class LoraSpec(_Strict):
 
 
 class JobHead(_Strict):
-    """What all segments of a job share. `frames` counts per segment; `overlap` of them repeat the tail before."""
+    """What all segments of a job share. `frames` counts per segment; `overlap` of them repeat the tail before.
+
+    `image`, with which the first segment begins, is a path in a spec and a blob id in a job's record.
+    """
 
     title: str = Field("untitled", min_length=1, max_length=120)
     model: str | None = Field(None, min_length=1, max_length=500)
@@ -54,6 +67,11 @@ class JobHead(_Strict):
     fps: float = Field(24, ge=1, le=120, allow_inf_nan=False)
     overlap: int = Field(DEFAULT_OVERLAP, ge=1, strict=True)
     seed: Seed = 0
+    stages: int = Field(1, ge=1, le=2, strict=True)
+    steps: int | None = Field(None, ge=FEWEST_STEPS, le=MOST_STEPS, strict=True)
+    negative_prompt: str | None = Field(None, max_length=8000)
+    guidance: GuidanceSpec = GuidanceSpec()
+    image: str | None = Field(None, min_length=1, max_length=4096)
 
     @field_validator("width", "height")
     @classmethod
@@ -70,6 +88,17 @@ class JobHead(_Strict):
         if frames != low:
             raise ValueError(f"{frames} is not of the form 8k+1; the nearest are {low} and {low + 8}")
         return frames
+
+    @field_validator("stages")
+    @classmethod
+    def _halves_fit(cls, stages: int, info: ValidationInfo) -> int:
+        step = SPATIAL_COMPRESSION * stages
+        for name in ("width", "height"):
+            size = info.data.get(name, 0)
+            if size % step:
+                near = " and ".join(str(low) for low in (size // step * step, size // step * step + step) if low)
+                raise ValueError(f"{stages} need a {name} that is a multiple of {step}, not {size}; near are {near}")
+        return stages
 
     @field_validator("title")
     @classmethod
@@ -88,6 +117,11 @@ class JobHead(_Strict):
     def shape(self) -> SegmentShape:
         """The shape every segment of the job shares; 23.976 frames per second mean exactly 24000/1001."""
         return SegmentShape(frames=self.frames, fps=exact(self.fps), overlap=self.overlap)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How every segment of the job is sampled."""
+        return Sampling(self.stages, self.steps, self.negative_prompt, **self.guidance.scales)
 
     def seed_of(self, index: int, segment: SegmentSpec) -> int:
         """The seed of `segment`: its own, or the job's plus its index."""
@@ -116,7 +150,7 @@ def _absolute(path: str) -> str:
 
 
 def load_spec(path: Path) -> JobSpec:
-    """The spec in the file `path`.
+    """The spec in the file `path`; an image that it names lies relative to that file.
 
     Raises:
         SpecError: one line per problem, each with file, line and field.
@@ -129,7 +163,10 @@ def load_spec(path: Path) -> JobSpec:
         raise SpecError(f"{path}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise SpecError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    return parse_spec(text, source=str(path))
+    spec = parse_spec(text, source=str(path))
+    if spec.image is None:
+        return spec
+    return spec.model_copy(update={"image": os.path.join(path.parent.absolute(), os.path.expanduser(spec.image))})
 
 
 def parse_spec(text: str, *, source: str = "spec") -> JobSpec:
@@ -176,7 +213,7 @@ def check_spec(data: Mapping[str, Any], *, source: str = "spec", lines: Mapping[
 def _say(problem: Any) -> str:
     kind, message = problem["type"], str(problem["msg"])
     if kind == "extra_forbidden":
-        tables: dict[Any, type[BaseModel]] = {"segments": SegmentSpec, "loras": LoraSpec}
+        tables: dict[Any, type[BaseModel]] = {"segments": SegmentSpec, "loras": LoraSpec, "guidance": GuidanceSpec}
         table = tables.get(problem["loc"][0], JobSpec) if problem["loc"][1:] else JobSpec
         return f"unknown key; the keys are {', '.join(table.model_fields)}"
     if kind == "missing":

@@ -63,6 +63,8 @@ class StandInEngine:
         video = torch.rand(1, 4, 3, request.height // 32, request.width // 32, generator=seed)
         video[0, 0, 0, 0, 0], video[0, 1, 0, 0, 0] = request.width, request.height
         video[0, 2, 0, 0, 0] = timing.shape.frames
+        if request.image is not None:
+            video[0, 3, 0, 0, 0] = float(request.image.mean()) / 255
         audio = torch.rand(1, CHANNELS, timing.audio_latents, MEL, generator=seed)
         frames, sound = self.decode(video, audio)
         following = LTX2ContinuationState(

@@ -98,10 +98,10 @@ def test_a_negative_prompt_needs_guidance() -> None:
         ({"stages": 3}, "stages is 3; it must be 1 or 2"),
         ({"steps": 1}, r"steps is 1; it must be in 2\.\.200"),
         ({"steps": 201}, "steps is 201"),
-        ({"guidance": Scales(0.5, 1)}, r"guidance of the video is 0.5; it must be in 1\.\.30, and 1 is off"),
-        ({"stg": Scales(1, -1)}, "stg of the audio is -1"),
-        ({"modality": Scales(float("nan"), 1)}, "modality of the video is nan"),
-        ({"rescale": Scales(1, 1.5)}, r"rescale of the audio is 1.5; it must be in 0\.\.1, and 0 is off"),
+        ({"guidance": Scales(0.5, 1)}, r"guidance of the picture is 0.5; it must be in 1\.\.30, and 1 is off"),
+        ({"stg": Scales(1, -1)}, "stg of the sound is -1"),
+        ({"modality": Scales(float("nan"), 1)}, "modality of the picture is nan"),
+        ({"rescale": Scales(1, 1.5)}, r"rescale of the sound is 1.5; it must be in 0\.\.1, and 0 is off"),
     ],
 )
 def test_what_is_out_of_range(asked: dict[str, Any], told: str) -> None:

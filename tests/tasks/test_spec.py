@@ -5,12 +5,14 @@ from __future__ import annotations
 from fractions import Fraction
 from pathlib import Path
 
+import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ltx2.sampling import Sampling, Scales
 from tasks.errors import SpecError
-from tasks.spec import JobSpec, check_spec, load_spec, parse_spec
+from tasks.spec import JobHead, JobSpec, check_spec, load_spec, parse_spec
 
 HARBOUR = """\
 title: harbour at dawn
@@ -37,6 +39,22 @@ def test_reads_what_the_readme_shows() -> None:
     assert [segment.transition for segment in spec.segments] == ["continue", "continue", "cut"]
     assert [spec.seed_of(i, segment) for i, segment in enumerate(spec.segments)] == [7, 12, 9]
     assert spec.head.model_dump() == spec.model_dump(exclude={"segments"})
+
+
+def test_says_how_segments_are_sampled(tmp_path: Path) -> None:
+    # Given a spec that says all of it, and one that says nothing
+    (tmp_path / "job.yaml").write_text(
+        "stages: 2\nsteps: 20\nnegative_prompt: fog\nguidance: {cfg: [3, 7.5], rescale: 0}\nimage: boat.png\n"
+        "segments: [{prompt: a}]"
+    )
+    spec, silent = load_spec(tmp_path / "job.yaml"), check_spec({"segments": [{"prompt": "a"}]})
+    # Then the engine is asked for that; also from what a job's record holds of it
+    asked = Sampling(2, 20, "fog", guidance=Scales(3, 7.5), rescale=Scales(0, 0))
+    assert spec.sampling == asked
+    assert JobHead.model_validate(msgpack.unpackb(msgpack.packb(spec.head.model_dump()))).sampling == asked
+    assert silent.sampling == Sampling()
+    # And the image lies beside the spec's file
+    assert spec.image == str(tmp_path / "boat.png")
 
 
 def test_json_is_a_spec_too() -> None:
@@ -92,6 +110,19 @@ REFUSED = {
     "segments: [{prompt: a}]\nseed: -1": ":2: seed:",
     "segments: [{prompt: a}]\nseed: 1.5": ":2: seed:",
     "segments: [{prompt: a, transition: fade}]": ":1: segments.0.transition: should be 'continue' or 'cut', not 'fade'",
+    "segments: [{prompt: a}]\nwidth: 96\nstages: 2": ":3: stages: 2 need a width that is a multiple of 64, not 96",
+    "segments: [{prompt: a}]\nstages: 2\nheight: 32": ":2: stages: 2 need a height that is a multiple of 64, not 32",
+    "segments: [{prompt: a}]\nstages: 3": ":2: stages: should be less than or equal to 2, not 3",
+    "segments: [{prompt: a}]\nsteps: 1": ":2: steps: should be greater than or equal to 2, not 1",
+    "segments: [{prompt: a}]\nguidance: {cfg: 0.5}": ":2: guidance.cfg: guidance of the picture is 0.5; it must be in",
+    "segments: [{prompt: a}]\nguidance:\n  stg: [1]": ":3: guidance.stg: must be a number, or two: [picture, sound]",
+    "segments: [{prompt: a}]\nguidance: {cfg: [3, x]}": ":2: guidance.cfg: must be a number, or two: [picture, sound]",
+    "segments: [{prompt: a}]\nguidance: {modality: true}": ":2: guidance.modality: must be a number",
+    "segments: [{prompt: a}]\nguidance: {rescale: .nan}": ":2: guidance.rescale: rescale of the picture is nan",
+    "segments: [{prompt: a}]\nguidance: {scale: 3}": ":2: guidance.scale: unknown key; the keys are cfg, stg, moda",
+    "segments: [{prompt: a}]\nguidance: 3": ":2: guidance: should be a valid dictionary",
+    "segments: [{prompt: a}]\nimage: ''": ":2: image:",
+    "segments: [{prompt: a}]\nnegative_prompt: [a]": ":2: negative_prompt: should be a valid string",
     "segments: [{prompt: a}]\nwidth: 96\nwidth: 96": ":3: width: given twice",
     'segments: [{prompt: a}]\ntitle: "a\\nb"': ":2: title: must be one line",
     "a: &x [1]\nb: *x": ":2: aliases (*x) are not allowed",
