@@ -28,6 +28,16 @@ def fetch_model(model: HubModel) -> Path:
         return Path(snapshot_download(model.repository, revision=model.revision, allow_patterns=CONFIGS + FILES))
 
 
+def fetch_folder(model: HubModel, name: str) -> Path:
+    """The folder in the cache with the folder `name` of `model`'s repository in it, unless the repository has none.
+
+    Raises CheckpointError where it cannot be fetched.
+    """
+    files = [f"{name}/*.json", f"{name}/*.safetensors"]
+    with _fetching(model.repository):
+        return Path(snapshot_download(model.repository, revision=model.revision, allow_patterns=files))
+
+
 def fetch_lora(lora: HubLora) -> Path:
     """The file in the cache that `lora` names; raises CheckpointError where it cannot be fetched or told."""
     with _fetching(lora.repository):

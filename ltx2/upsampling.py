@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from diffusers.pipelines.ltx2 import LTX2LatentUpsamplerModel
 from diffusers.utils import is_accelerate_available
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ltx2.checkpoint import HubModel
+from ltx2.checkpoint import WEIGHTS, HubModel
 from ltx2.errors import CheckpointError, EngineMemoryError, RequestError
+from ltx2.hub import fetch_folder
 from ltx2.pipeline import LongtakePipeline
 from ltx2.quiet import no_progress_bars
+from ltx2.weights import check_loaded, check_weights
 
 FOLDER = "latent_upsampler"
 
@@ -52,12 +53,7 @@ class LatentUpsampler:
     def _folder(self) -> Path:
         source = self._source
         if isinstance(source, HubModel):
-            try:
-                files = [f"{FOLDER}/*.json", f"{FOLDER}/*.safetensors"]
-                fetched = snapshot_download(source.repository, revision=source.revision, allow_patterns=files)
-            except Exception as exc:  # the hub's client raises a dozen kinds that have no ancestor in common
-                raise CheckpointError(f"cannot fetch {FOLDER} of {source.repository}: {exc}") from exc
-            source = Path(fetched)
+            source = fetch_folder(source, FOLDER)
         if source is None or not (source / FOLDER / "config.json").is_file():
             raise RequestError(
                 f"stages is 2, and {source or 'this model'} has no {FOLDER}: render it in one stage, or put the "
@@ -67,6 +63,7 @@ class LatentUpsampler:
 
 
 def _loaded(folder: Path, dtype: torch.dtype, device: torch.device) -> LTX2LatentUpsamplerModel:
+    check_weights(folder, WEIGHTS["vae"])  # all of diffusers' models call their files alike
     try:
         with no_progress_bars():
             model, info = LTX2LatentUpsamplerModel.from_pretrained(
@@ -76,9 +73,7 @@ def _loaded(folder: Path, dtype: torch.dtype, device: torch.device) -> LTX2Laten
                 use_safetensors=True,
                 output_loading_info=True,
             )
-        unfit = sorted(str(key) for keys in info.values() for key in keys)
-        if unfit:  # of which the loader only warns
-            raise CheckpointError(f"{folder}: its config and its weights do not fit, for one at {unfit[0]}")
+        check_loaded(folder, info)
         return model.eval().to(device)
     except (torch.OutOfMemoryError, MemoryError) as exc:
         raise EngineMemoryError(f"{folder} does not fit into memory: {exc}") from exc

@@ -14,6 +14,7 @@ from typing import Any
 import av
 import psutil
 import pytest
+from PIL import Image
 
 from tasks.config import Settings
 from tests.conftest import ROOT, STAND_IN, environment, wait_until
@@ -79,6 +80,22 @@ def test_the_readme_s_example_becomes_a_film_twice_the_same(own: Settings, longt
     # Then
     assert again.returncode == 0, again.stderr
     assert json.loads((tmp_path / "out" / "film.json").read_text())["sha256"] == report["sha256"]
+
+
+def test_a_film_that_begins_with_an_image_beside_its_spec(own: Settings, longtake: Longtake, tmp_path: Path) -> None:
+    # Given a spec in another folder than the one from which it is rendered
+    (tmp_path / "specs").mkdir()
+    (tmp_path / "specs" / "job.yaml").write_text(f"{SLOW}image: boat.jpg\n")
+    fast = own.model_copy(update={"engine": STAND_IN})
+    missing = longtake("render", "specs/job.yaml", "-o", "film.mp4", settings=fast)
+    assert missing.returncode == 1
+    assert "boat.jpg: No such file" in missing.stderr
+    # When its image is there
+    Image.new("RGB", (300, 200), "navy").save(tmp_path / "specs" / "boat.jpg")
+    done = longtake("render", "specs/job.yaml", "-o", "film.mp4", settings=fast)
+    # Then
+    assert done.returncode == 0, done.stderr
+    assert film_facts(tmp_path / "film.mp4")["frames"] == 17 + 3 * 8
 
 
 def test_a_state_goes_on_in_another_film(own: Settings, longtake: Longtake, tmp_path: Path) -> None:

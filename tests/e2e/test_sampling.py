@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from PIL import Image
 
 from ltx2.codec import decode_latents
 from ltx2.png import decode_png
+from ltx2.tiny import ensure
 from tasks.client import Job, submit
 from tasks.config import Settings
 from tasks.errors import JobFailedError
 from tests.conftest import RedisProcess, Worker
+from tests.ltx2.files import edit
 from tests.tasks.conftest import job_store, spec
 
 
@@ -29,6 +32,16 @@ def real(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterator[Setti
     yield settings
     worker.stop()
     server.stop()
+
+
+@pytest.fixture(scope="module")
+def full_copy(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Path:
+    """The small model as one that is not distilled, and without its upsampler."""
+    folder = tmp_path_factory.mktemp("full") / "model"
+    shutil.copytree(ensure(home / "models"), folder)
+    shutil.rmtree(folder / "latent_upsampler")
+    edit(folder / "scheduler" / "scheduler_config.json", use_dynamic_shifting=True, shift_terminal=0.1)
+    return folder
 
 
 def small(*prompts: str, **changes: Any) -> dict[str, Any]:
@@ -54,9 +67,6 @@ def test_a_film_in_two_stages_that_begins_with_an_image(real: Settings, tmp_path
     assert [tuple(video.shape[2:]) for video in latents] == [(3, 2, 2)] * 2
     frame = decode_png(room.blobs.get(str(job_store(real).head(job.id).image)))
     assert np.array_equal(latents[0][:, :, :1].numpy(), encoded(room.settings, frame))
-    progress = job.status().progress
-    assert progress is not None
-    assert (progress.step, progress.steps) == (11, 11)
     assert str(tmp_path) not in json.dumps(report)
 
 
@@ -91,7 +101,7 @@ def test_what_a_model_cannot_do_ends_the_job_with_the_reason(
 
 def test_a_model_without_an_upsampler_ends_a_job_of_two_stages(real: Settings, full_copy: Path) -> None:
     job: Job = submit(small("a boat", model=str(full_copy), stages=2, steps=2), settings=real)
-    with pytest.raises(JobFailedError, match="RequestError: stages is 2, and .* has no latent_upsampler"):
+    with pytest.raises(JobFailedError, match=r"RequestError: stages is 2, and .* has no latent_upsampler"):
         job.wait()
 
 

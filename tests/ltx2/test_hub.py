@@ -7,6 +7,7 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator
+from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -18,9 +19,13 @@ from safetensors.torch import save_file
 
 from ltx2.checkpoint import HubModel
 from ltx2.engine import Engine
-from ltx2.errors import CheckpointError
+from ltx2.errors import CheckpointError, RequestError
 from ltx2.hub import fetch_lora, fetch_model
 from ltx2.lora import HubLora
+from ltx2.sampling import Sampling
+from ltx2.segment import SegmentRequest
+from ltx2.timeline import SegmentShape, first_timing
+from ltx2.upsampling import LatentUpsampler
 from tests.ltx2.files import edit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -104,6 +109,27 @@ def test_a_model_is_fetched_and_nothing_beside_it(
     # And it is there without a network, too
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert fetch_model(HubModel("owner/name", "v1")).name == COMMIT
+
+
+def test_an_upsampler_is_fetched_when_it_is_needed(hub: Hub, models: dict[str, Path]) -> None:
+    # Given a model from a hub, of which the upsampler is not fetched
+    shutil.copytree(models["tiny"], hub.folder)
+    engine = Engine.load("owner/name", device="cpu")
+    assert not [name for name in hub.asked if name.startswith("latent_upsampler/")]
+
+    # When a segment needs it
+    timing = first_timing(SegmentShape(9, Fraction(24), 1))
+    engine.run(SegmentRequest("a boat", 3, 64, 64, timing, Sampling(stages=2)))
+
+    # Then it was fetched
+    assert [name for name in hub.asked if name.startswith("latent_upsampler/diffusion")]
+
+
+def test_a_repository_without_an_upsampler_is_told(hub: Hub, engines: dict[str, Engine]) -> None:
+    hub.folder.mkdir()
+    (hub.folder / "README.md").write_text("x")
+    with pytest.raises(RequestError, match="has no latent_upsampler"):
+        LatentUpsampler(engines["tiny"].pipeline, HubModel("owner/name")).load()
 
 
 def test_a_model_that_is_refused_costs_no_download_of_its_weights(hub: Hub, models: dict[str, Path]) -> None:

@@ -131,7 +131,7 @@ def test_without_distillation_the_scheduler_makes_the_noise_levels(
     edit(folder / "scheduler/scheduler_config.json", **FULL_SCHEDULE, base_image_seq_len=1024)
     engine, seen = Engine.load(str(folder), device="cpu"), []
     engine.pipeline.transformer.register_forward_pre_hook(
-        lambda _, args, kwargs: seen.append(float(kwargs["sigma"]) / 1000), with_kwargs=True
+        lambda _, args, kwargs: seen.append(float(kwargs["sigma"][0]) / 1000), with_kwargs=True
     )
     # When a segment is rendered
     engine.run(SegmentRequest("a boat", 3, 64, 64, first_timing(SegmentShape(9, Fraction(24), 1))))

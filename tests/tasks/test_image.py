@@ -15,6 +15,8 @@ from tasks.admission import estimate_bytes
 from tasks.client import Job, list_jobs, submit
 from tasks.config import Settings
 from tasks.errors import JobFailedError, SpecError
+from tasks.image import with_image_id
+from tasks.local import render_id
 from tasks.spec import check_spec, load_spec
 from tests.conftest import Worker
 from tests.tasks.conftest import film_of, job_store, spec
@@ -77,7 +79,7 @@ def test_a_job_whose_image_was_lost_ends_with_the_reason_when_it_is_needed_again
         store.drop(blob_id)
     # When it is taken up again, then it ends at once, and says at which segment and why
     job.retry()
-    with pytest.raises(JobFailedError, match="failed at segment 0 .*: what the job began with was lost"):
+    with pytest.raises(JobFailedError, match=r"failed at segment 0 .*: what the job began with was lost"):
         job.wait()
 
 
@@ -110,6 +112,17 @@ def test_an_image_and_a_state_are_two_beginnings(there: Settings, boat: Path) ->
 def test_a_relative_path_is_relative_to_the_spec_and_home_is_home(tmp_path: Path, boat: Path) -> None:
     (tmp_path / "job.yaml").write_text("image: ~/boat.png\nsegments: [{prompt: a}]")
     assert load_spec(tmp_path / "job.yaml").image == str(Path.home() / "boat.png")
+
+
+def test_a_render_goes_on_only_with_the_same_picture(boat: Path) -> None:
+    # Given the id by which an interrupted render is found again
+    asked = check_spec(spec("a", image=str(boat)))
+    before = render_id(with_image_id(asked), "tiny", None)
+    # When the file lies elsewhere, then it is the same; when it holds another picture, then it is not
+    moved = boat.rename(boat.with_name("ship.webp"))
+    assert render_id(with_image_id(check_spec(spec("a", image=str(moved)))), "tiny", None) == before
+    Image.new("RGB", (64, 32), "white").save(boat)
+    assert render_id(with_image_id(asked), "tiny", None) != before
 
 
 def test_the_image_counts_where_room_is_reserved() -> None:
