@@ -35,7 +35,12 @@ class Manifest:
 
     def span(self, index: int) -> slice:
         """Where chunk `index`, 0 .. chunks - 1, lies in the blob."""
-        return slice(index * self.chunk_bytes, min((index + 1) * self.chunk_bytes, self.size))
+        first = index * self.chunk_bytes
+        return slice(first, first + self.length(index))
+
+    def length(self, index: int) -> int:
+        """Bytes of chunk `index`."""
+        return min(self.chunk_bytes, self.size - index * self.chunk_bytes)
 
     def pack(self) -> bytes:
         """This manifest in msgpack."""

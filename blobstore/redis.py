@@ -1,21 +1,20 @@
 """A blob store on a Redis server (6.2 or newer, not a Redis Cluster).
 
 One hash per blob holds its chunks and its manifest, so a blob expires, moves and disappears as a whole. An upload goes
-to a staging hash, which one script checks and renames: a half-written blob does not exist. Reading trusts nothing.
+to a staging hash, which is read back, then checked and renamed by one script: a half-written blob does not exist.
+Reading trusts nothing.
 The scripts in `lua/` do whatever must not come apart, and may be repeated when a reply was lost; keys are listed in
 `lua/prelude.lua`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 import re
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import redis
 
@@ -41,15 +40,16 @@ from blobstore.base import (
     is_blob_id,
     not_found,
 )
+from blobstore.chunks import Chunks
 from blobstore.manifest import Manifest
 
 DEFAULT_PREFIX = "longtake:"
-CHUNK_BYTES = 1024 * 1024
-CHUNKS_PER_READ = 4
+CHUNK_BYTES = 1024 * 1024 - 64  # with Redis's header it fills 1 MiB of its memory; a whole MiB would fill 1.25
 BLOBS_PER_SCRIPT = 1000
 KEYS_PER_SCAN = 1000
-STAGING_MS = 2 * 60 * 1000
 QUARANTINE_MS = 24 * 3600 * 1000
+
+T = TypeVar("T")
 
 _LUA = Path(__file__).with_name("lua")
 
@@ -84,6 +84,7 @@ class RedisBlobStore:
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         self._redis = client
+        self._chunks = Chunks(client)
         self._prefix = prefix
         self._ttl_ms = round(ttl_s * 1000)
         self._pin_lease_ms = round(pin_lease_s * 1000)
@@ -91,28 +92,24 @@ class RedisBlobStore:
         prelude = (_LUA / "prelude.lua").read_text()
         self._scripts = {
             name: client.register_script(prelude + (_LUA / f"{name}.lua").read_text())
-            for name in ("hold", "stage", "commit", "pin", "release", "usage", "collect", "forget", "quarantine")
+            for name in ("hold", "commit", "pin", "release", "usage", "collect", "forget", "quarantine")
         }
 
     def put(self, data: Data, *, mime: str = DEFAULT_MIME, owner: str | None = None) -> str:
         """See `ManagedBlobStore.put`. Bytes that are there already are read back instead of sent."""
         blob_id = blob_id_of(data)
+        view = memoryview(data).cast("B")
         with self._translated_errors():
-            held = self._run("hold", self._hold_keys(blob_id, owner), self._hold_args(blob_id, owner))
-            if not held or not self._is_whole(blob_id):
-                self._upload(blob_id, memoryview(data).cast("B"), mime, owner)
+            # looked at before it is pinned: where damage is found and there is no room, no pin may stay
+            known = self._is_whole(blob_id, view)
+            if not known or not self._run("hold", self._hold_keys(blob_id, owner), self._hold_args(blob_id, owner)):
+                self._upload(blob_id, view, mime, owner)
         return blob_id
 
     def get(self, blob_id: str) -> bytes:
         """See `BlobStore.get`. A corrupt blob is kept aside for a day."""
         with self._translated_errors():
-            while True:
-                packed, manifest = self._manifest(blob_id)
-                data = self._read(blob_id, manifest)
-                if data is not None:
-                    return data
-                self._quarantine(blob_id, packed)
-                # dropped or replaced while it was read: look again
+            return self._verified(blob_id, self._read)
 
     def drop(self, blob_id: str) -> None:
         """See `BlobStore.drop`."""
@@ -191,14 +188,16 @@ class RedisBlobStore:
         return OwnedBlobStore(self, owner)
 
     def check(self) -> None:
-        """Raise unless the server answers, lets this user run our scripts, and can never drop a live key.
+        """Raise unless the server answers, lets this user do what we do, and can never drop a live key.
 
         Raises:
             BlobStoreUnavailableError: the server cannot be reached. BlobStoreError: the user has too few rights.
             BlobStoreConfigError: its eviction policy is not `noeviction`; accepted unseen where CONFIG is forbidden.
         """
         with self._translated_errors():
-            self._redis.ping()
+            with self._redis.pipeline(transaction=True) as pipe:  # as uploads use
+                pipe.ping()
+                pipe.execute()
             nothing = blob_id_of(b"")
             self._run("hold", self._hold_keys(nothing, None), self._hold_args(nothing, None))
             try:
@@ -216,44 +215,50 @@ class RedisBlobStore:
         """Close the connections; a later call opens new ones."""
         self._redis.close()
 
-    def _is_whole(self, blob_id: str) -> bool:
+    def _is_whole(self, blob_id: str, data: memoryview) -> bool:
+        """Whether the blob that is there is `data`; a corrupt one is moved aside."""
         with suppress(BlobNotFoundError, BlobCorruptError):
-            self.get(blob_id)
-            return True
+            return self._verified(blob_id, lambda key, manifest: self._is_stored(key, manifest, data) or None)
         return False
+
+    def _is_stored(self, key: str, manifest: Manifest, data: memoryview) -> bool:
+        return manifest.size == data.nbytes and self._chunks.differing(key, manifest, data) is None
+
+    def _read(self, key: str, manifest: Manifest) -> bytes | None:
+        """The bytes of the blob under `key`, or None when they are not those of its id."""
+        if self._run("usage", [key], []) != manifest.size:  # a manifest can lie
+            return None
+        data, digest = self._chunks.read(key, manifest) or (b"", "")
+        return data if key == self._key("blob", digest) else None
 
     def _upload(self, blob_id: str, data: memoryview, mime: str, owner: str | None) -> None:
         manifest = Manifest(size=data.nbytes, mime=mime, chunk_bytes=self._chunk_bytes)
         staging = self._key("staging", uuid.uuid4().hex)
         try:
-            for index in range(manifest.chunks):
-                chunk = data[manifest.span(index)]
-                digest = hashlib.sha1(chunk, usedforsecurity=False).hexdigest()
-                if not self._run("stage", [staging], [index, digest, STAGING_MS, chunk]):
-                    raise BlobCorruptError(f"chunk {index} of {blob_id} was damaged on its way to {self._address()}")
+            self._chunks.send(staging, manifest, data)
+            differing = self._chunks.differing(staging, manifest, data)
+            if differing is not None and self._redis.hexists(staging, str(differing)):
+                raise BlobCorruptError(f"chunk {differing} of {blob_id} was damaged on its way to {self._address()}")
             args = [*self._hold_args(blob_id, owner), manifest.pack(), manifest.size, manifest.chunk_bytes]
-            if not self._run("commit", [staging, *self._hold_keys(blob_id, owner)], args):
+            if differing is not None or not self._run("commit", [staging, *self._hold_keys(blob_id, owner)], args):
                 raise BlobStoreUnavailableError(f"{self._address()} lost a part of {blob_id} during its upload")
         except BaseException:
             with suppress(redis.RedisError):  # the chunks expire anyhow; this frees them now
                 self._redis.unlink(staging)
             raise
 
-    def _read(self, blob_id: str, manifest: Manifest) -> bytes | None:
-        """The bytes of a blob, or None when they are not those of its id."""
-        key = self._key("blob", hex_of(blob_id))
-        digest = hashlib.sha256()
-        data = io.BytesIO()  # grows with what really comes, and is not copied at the end
-        for first in range(0, manifest.chunks, CHUNKS_PER_READ):
-            group = range(first, min(first + CHUNKS_PER_READ, manifest.chunks))
-            chunks = cast("list[bytes | None]", self._redis.hmget(key, [str(index) for index in group]))
-            for index, chunk in zip(group, chunks, strict=True):
-                span = manifest.span(index)
-                if chunk is None or len(chunk) != span.stop - span.start:
-                    return None
-                digest.update(chunk)
-                data.write(chunk)
-        return data.getvalue() if digest.hexdigest() == hex_of(blob_id) else None
+    def _verified(self, blob_id: str, read: Callable[[str, Manifest], T | None]) -> T:
+        """What `read` makes of a blob's key and manifest. None means that it is corrupt, and it is moved aside.
+
+        Raises BlobNotFoundError, BlobCorruptError.
+        """
+        while True:
+            packed, manifest = self._manifest(blob_id)
+            found = read(self._key("blob", hex_of(blob_id)), manifest)
+            if found is not None:
+                return found
+            self._quarantine(blob_id, packed)
+            # dropped or replaced while it was read: look again
 
     def _manifest(self, blob_id: str) -> tuple[bytes, Manifest]:
         """The manifest of a blob, as stored and unpacked. Raises BlobNotFoundError, BlobCorruptError."""

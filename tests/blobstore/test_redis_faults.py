@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import msgpack
 import pytest
@@ -24,7 +24,9 @@ from blobstore import (
     blob_id_of,
     open_blob_store,
 )
+from blobstore.chunks import CHUNKS_PER_WRITE
 from blobstore.manifest import Manifest
+from tests.conftest import wait_until
 
 MIB = 1024 * 1024
 CHUNK_BYTES = 10
@@ -174,18 +176,19 @@ def test_replaced_while_it_is_read(store: RedisBlobStore, server, reader: Interr
 
 
 @contextmanager
-def spoiling_proxy(server_url: str) -> Iterator[str]:
-    """A way to the server on which every byte FE becomes FF."""
+def proxy(server_url: str, pass_on: Callable[[bytes], bytes]) -> Iterator[str]:
+    """A way to the server, for one connection, on which bytes pass as `pass_on` gives them; it ends with none."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def pump(source: socket.socket, target: socket.socket) -> None:
-        with source, target:
-            while data := source.recv(65536):
-                target.sendall(data.replace(b"\xfe", b"\xff"))
+        with source, target, suppress(OSError):
+            while data := pass_on(source.recv(65536)):
+                target.sendall(data)
             target.shutdown(socket.SHUT_WR)
 
     def serve() -> None:
         near, _ = listener.accept()
+        listener.close()
         far = socket.socket(socket.AF_UNIX)
         far.connect(server_url.removeprefix("unix://"))
         back = threading.Thread(target=pump, args=(far.dup(), near.dup()))
@@ -194,15 +197,15 @@ def spoiling_proxy(server_url: str) -> Iterator[str]:
         back.join()
 
     thread = threading.Thread(target=serve, daemon=True)
-    with listener:
-        thread.start()
-        yield f"redis://127.0.0.1:{listener.getsockname()[1]}"
-        thread.join()
+    port = listener.getsockname()[1]
+    thread.start()
+    yield f"redis://127.0.0.1:{port}"
+    thread.join()
 
 
 def test_damaged_on_the_way_to_the_server(server) -> None:
     data = b"\xfe" * 100
-    with spoiling_proxy(server.url) as url:
+    with proxy(server.url, lambda passing: passing.replace(b"\xfe", b"\xff")) as url:
         store = open_blob_store(url)
         with pytest.raises(BlobCorruptError, match=r"chunk 0 of sha256:.*damaged on its way"):
             store.put(data)
@@ -218,18 +221,18 @@ from blobstore import RedisBlobStore
 
 class DyingClient(redis.Redis):
     calls = 0
-    def evalsha(self, *args):
+    def pipeline(self, transaction=True):
         self.calls += 1
-        if self.calls == 4:
+        if self.calls == 2:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().evalsha(*args)
+        return super().pipeline(transaction)
 
 RedisBlobStore(DyingClient.from_url(sys.argv[1]), prefix="p:", chunk_bytes=1000).put(bytes(5000), owner="job")
 """
 
 
 def test_client_dies_half_way(server) -> None:
-    # When a client is killed after two of five chunks
+    # When a client is killed after four of five chunks
     died = subprocess.run([sys.executable, "-c", DYING_CLIENT, server.url], check=False)
     assert died.returncode == -signal.SIGKILL
     # Then there is no blob and no pin, only chunks that will expire
@@ -237,10 +240,29 @@ def test_client_dies_half_way(server) -> None:
     assert blob_id_of(bytes(5000)) not in store
     assert list(store.owners()) == []
     (staging,) = server.client.keys()
-    assert server.client.hlen(staging) == 2
+    assert server.client.hlen(staging) == CHUNKS_PER_WRITE
     assert 0 < server.client.ttl(staging) <= 120
     # and the next put succeeds
     assert store.get(store.put(bytes(5000))) == bytes(5000)
+
+
+def test_connection_lost_within_an_upload(server) -> None:
+    # Given a connection that ends when some chunks are on the server, and what ends their lives is not
+    passed = 0
+
+    def end_half_way(passing: bytes) -> bytes:
+        nonlocal passed
+        passed += len(passing)
+        return passing if passed < 2 * MIB else b""
+
+    with proxy(server.url, end_half_way) as url:
+        store = open_blob_store(url, retries=0)
+        with pytest.raises(BlobStoreUnavailableError):
+            store.put(bytes(3 * MIB))
+        store.close()
+    # Then none of them is kept
+    wait_until(lambda: server.client.info("clients")["connected_clients"] == 1)
+    assert server.client.keys() == []
 
 
 class InterruptedWriter(redis.Redis):
@@ -327,6 +349,19 @@ def test_server_full(start_server) -> None:
     store.drop(kept)
     assert store.put(bytes(2 * MIB)) in store
     store.close()
+
+
+def test_damage_found_on_a_full_server(start_server) -> None:
+    # Given a damaged blob on a server that has become full
+    server = start_server()
+    store = RedisBlobStore(server.client, prefix="p:", chunk_bytes=CHUNK_BYTES)
+    store.put(DATA)
+    server.client.hset(KEY, "2", b"klmnopqrsu")
+    server.client.config_set("maxmemory", 1)
+    # When it is put again, Then there is no room, and no pin stays
+    with pytest.raises(BlobStoreFullError):
+        store.put(DATA, owner="job")
+    assert server.client.keys() == [QUARANTINE.encode()]
 
 
 def test_server_gone_and_back(start_server) -> None:
