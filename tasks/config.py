@@ -46,6 +46,11 @@ class Settings(BaseModel):
         pattern=r"^\w+$",
         description="backend of torch.compile, or `off`; `auto`: inductor on a GPU without `sequential` offload",
     )
+    warm: str | None = Field(
+        None,
+        pattern=r"^\d{2,4}x\d{2,4}x\d{1,4}@\d{1,3}(\.\d{1,3})?$",
+        description="segments to compile for before the first task: `width`x`height`x`frames`@`fps`, as 768x512x121@24",
+    )
     engine: str = Field(
         "ltx2.engine:Engine", pattern=r"^[\w.]+:\w+$", description="class that renders a segment, as `module:name`"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import socket
 from collections.abc import Iterable
 from functools import cached_property, lru_cache
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from blobstore import ManagedBlobStore, open_blob_store
 from ltx2.checkpoint import SMALL_MODELS
 from ltx2.lora import Lora
+from ltx2.segment import SegmentRequest
+from ltx2.timeline import DEFAULT_OVERLAP, SegmentShape, exact, first_timing
 from tasks.broker import make_app
 from tasks.config import Settings
 from tasks.connection import connect, retries
@@ -23,7 +26,7 @@ from tasks.spec import LoraSpec
 
 if TYPE_CHECKING:
     from ltx2 import LTX2ContinuationState
-    from ltx2.segment import OnStep, SegmentOutput, SegmentRequest
+    from ltx2.segment import OnStep, SegmentOutput
 
 
 class SegmentEngine(Protocol):
@@ -44,6 +47,10 @@ class SegmentEngine(Protocol):
 
     def decode(self, video_latents: Any, audio_latents: Any) -> tuple[Any, Any]:
         """Frames and sound of stored latents."""
+        ...
+
+    def warm_up(self, request: SegmentRequest) -> None:
+        """Compile for segments like `request`."""
         ...
 
 
@@ -105,6 +112,14 @@ class Runtime:
             )
             self._loaded = (wanted, engine)
         return self._loaded[1]
+
+    def warm_up(self) -> None:
+        """Load the default model, and compile for the segments of LONGTAKE_WARM."""
+        engine = self.engine(self.settings.model)
+        if self.settings.warm:
+            width, height, frames, fps = re.split("[x@]", self.settings.warm)
+            shape = SegmentShape(frames=int(frames), fps=exact(float(fps)), overlap=DEFAULT_OVERLAP)
+            engine.warm_up(SegmentRequest("", 0, int(width), int(height), first_timing(shape)))
 
 
 def check_model_folders(model: str, loras: Iterable[LoraSpec | Lora], settings: Settings) -> None:

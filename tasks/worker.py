@@ -53,12 +53,12 @@ def stop_reconciler(**_: Any) -> None:
 
 @signals.worker_process_init.connect
 def prepare_child(**_: Any) -> None:
-    """Load the model before the first task."""
+    """Load the model, and compile it, before the first task."""
     if not {SEGMENTS, CLIPS} & set(app.amqp.queues.consume_from):
         return
     room = runtime()
     try:
-        room.engine(room.settings.model)
+        room.warm_up()
     except (LTX2Error, ConfigError, ValueError) as error:
         log.error("model %s cannot be used: %s", room.settings.model, error)
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch._dynamo.utils import counters
 
+from ltx2.segment import SegmentRequest
+from ltx2.timeline import SegmentShape, exact, first_timing
 from tasks.config import Settings
 from tasks.errors import SpecError
 from tasks.runtime import Runtime
@@ -34,3 +38,17 @@ def test_an_engine_is_not_loaded_from_where_specs_must_not_read() -> None:
     room = Runtime(Settings(engine=STAND_IN, model_folders="/models"), patient=False)
     with pytest.raises(SpecError, match=r"loras\.0\.path: '/etc/a\.safetensors' is not in a folder"):
         room.engine("tiny", [LoraSpec(path="/etc/a.safetensors")])
+
+
+def test_a_worker_compiles_before_its_first_task_for_the_segments_it_is_told_of() -> None:
+    # Given
+    torch._dynamo.reset()
+    counters.clear()
+    room = Runtime(Settings(device="cpu", compiler="eager", warm="96x64x17@23.976"), patient=False)
+    # When
+    room.warm_up()
+    # Then the first segment of that size finds everything there
+    assert counters["stats"]["unique_graphs"] == 2
+    timing = first_timing(SegmentShape(17, exact(23.976)))
+    room.engine("tiny").run(SegmentRequest("a boat", 1, 96, 64, timing))
+    assert counters["stats"]["unique_graphs"] == 2
