@@ -15,7 +15,7 @@ import redis
 
 from blobstore.manifest import Manifest
 
-CHUNKS_PER_WRITE = 4
+CHUNKS_PER_WRITE = 16
 CHUNKS_PER_READ = 2  # the client holds a reply twice while it parses it
 STAGING_MS = 2 * 60 * 1000
 
@@ -35,10 +35,9 @@ class Chunks:
         self._redis = client
 
     def send(self, key: str, manifest: Manifest, data: memoryview) -> None:
-        """Store `data` under `key`, which ends after STAGING_MS in which nothing more comes."""
+        """Add `data` to the hash `key`, which goes after STAGING_MS in which nothing more comes."""
         for group in _groups(manifest, CHUNKS_PER_WRITE):
-            # a transaction, or who dies in the middle leaves chunks that never end
-            with self._redis.pipeline(transaction=True) as pipe:
+            with self._redis.pipeline(transaction=False) as pipe:
                 for index in group:
                     pipe.hset(key, str(index), cast("bytes", data[manifest.span(index)]))
                 pipe.pexpire(key, STAGING_MS)
@@ -62,12 +61,12 @@ class Chunks:
             hashed: Future[None] | None = None
             for group in _groups(manifest, CHUNKS_PER_READ):
                 chunks = self._get(key, group)
-                if hashed is not None:
-                    hashed.result()
                 for index, chunk in zip(group, chunks, strict=True):
                     if chunk is None or len(chunk) != manifest.length(index):
                         return None
                     data.write(chunk)
+                if hashed is not None:
+                    hashed.result()
                 if group.stop < manifest.chunks:
                     hashed = beside.submit(_hash, digest, chunks)
                 else:

@@ -40,7 +40,7 @@ from blobstore.base import (
     is_blob_id,
     not_found,
 )
-from blobstore.chunks import Chunks
+from blobstore.chunks import STAGING_MS, Chunks
 from blobstore.manifest import Manifest
 
 DEFAULT_PREFIX = "longtake:"
@@ -92,7 +92,7 @@ class RedisBlobStore:
         prelude = (_LUA / "prelude.lua").read_text()
         self._scripts = {
             name: client.register_script(prelude + (_LUA / f"{name}.lua").read_text())
-            for name in ("hold", "commit", "pin", "release", "usage", "collect", "forget", "quarantine")
+            for name in ("hold", "stage", "commit", "pin", "release", "usage", "collect", "forget", "quarantine")
         }
 
     def put(self, data: Data, *, mime: str = DEFAULT_MIME, owner: str | None = None) -> str:
@@ -173,6 +173,8 @@ class RedisBlobStore:
             for kind in () if dry_run else ("pins", "owner"):
                 for names in self._names(kind):
                     self._run_each("forget", [[self._key(kind, name)] for name in names], [])
+            if not dry_run:
+                self._free(["staging"], [STAGING_MS, STAGING_MS, 0])  # frees none
             blobs = self._free(["blob", "pins"], [self._ttl_ms, *spared])
             quarantined = self._free(["quarantine"], [QUARANTINE_MS, *spared])
         return Collected(len(blobs), sum(blobs.values()), len(quarantined), sum(quarantined.values()))
@@ -188,16 +190,14 @@ class RedisBlobStore:
         return OwnedBlobStore(self, owner)
 
     def check(self) -> None:
-        """Raise unless the server answers, lets this user do what we do, and can never drop a live key.
+        """Raise unless the server answers, lets this user run our scripts, and can never drop a live key.
 
         Raises:
             BlobStoreUnavailableError: the server cannot be reached. BlobStoreError: the user has too few rights.
             BlobStoreConfigError: its eviction policy is not `noeviction`; accepted unseen where CONFIG is forbidden.
         """
         with self._translated_errors():
-            with self._redis.pipeline(transaction=True) as pipe:  # as uploads use
-                pipe.ping()
-                pipe.execute()
+            self._redis.ping()
             nothing = blob_id_of(b"")
             self._run("hold", self._hold_keys(nothing, None), self._hold_args(nothing, None))
             try:
@@ -235,6 +235,7 @@ class RedisBlobStore:
         manifest = Manifest(size=data.nbytes, mime=mime, chunk_bytes=self._chunk_bytes)
         staging = self._key("staging", uuid.uuid4().hex)
         try:
+            self._run("stage", [staging], [STAGING_MS])
             self._chunks.send(staging, manifest, data)
             differing = self._chunks.differing(staging, manifest, data)
             if differing is not None and self._redis.hexists(staging, str(differing)):
@@ -297,7 +298,7 @@ class RedisBlobStore:
             for key in keys:
                 with suppress(UnicodeDecodeError):
                     names.append(key.decode().removeprefix(start))
-            yield [name for name in names if kind == "owner" or is_blob_id(id_of_hex(name))]
+            yield [name for name in names if kind in ("owner", "staging") or is_blob_id(id_of_hex(name))]
             if cursor == 0:
                 return
 

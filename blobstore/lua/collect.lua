@@ -1,6 +1,7 @@
--- Free a blob that nobody pins, or a quarantined one, unless it is fresh; one that would never expire gets a life.
--- KEYS[1] blob or quarantine  hash
--- KEYS[2] pins                zset, left out for a quarantined blob
+-- Free a blob that nobody pins, or a quarantined one, unless it is fresh; one that would never expire gets a life. So does
+-- an upload whose client died when it had outlived its hash.
+-- KEYS[1] blob, quarantine or staging  hash
+-- KEYS[2] pins                         zset, left out for all but blobs
 -- ARGV[1] ms of a life, counted from the last renewal, ARGV[2] ms of them that are spared, ARGV[3] 1 to change nothing
 -- Returns the bytes of what is freed, or nothing when it stays.
 if not is_a('hash', KEYS[1]) then

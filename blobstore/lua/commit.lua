@@ -15,6 +15,7 @@ if not is_there(KEYS[2]) then
     end
   end
   redis.call('HSET', KEYS[1], 'manifest', ARGV[5])
+  redis.call('HDEL', KEYS[1], 'begun')
   redis.call('RENAME', KEYS[1], KEYS[2])
 end
 redis.call('UNLINK', KEYS[1])

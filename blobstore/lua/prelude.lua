@@ -2,7 +2,7 @@
 --
 -- Keys, all under the store's prefix; <hex> is the hash of a blob:
 --   blob:<hex>        hash  chunk fields '0', '1', ... and 'manifest' (msgpack), without which there is no blob
---   staging:<uuid>    hash  chunk fields of an upload that is under way
+--   staging:<uuid>    hash  'begun' (ms) and chunk fields of an upload that is under way
 --   quarantine:<hex>  hash  a blob that did not match its hash, kept for a day
 --   pins:<hex>        zset  owner -> ms when the pin expires, 'inf' for a committed one
 --   owner:<owner>     zset  <hex> -> the same number

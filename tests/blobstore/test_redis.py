@@ -193,16 +193,6 @@ def test_a_user_who_may_not_ask_is_accepted(start_server) -> None:
     store.close()
 
 
-@pytest.mark.parametrize("command", ["evalsha", "multi"])
-def test_a_user_with_too_few_rights_is_refused(start_server, command: str) -> None:
-    server = start_server()
-    server.client.acl_setuser("app", enabled=True, passwords=["+s3cret"], keys=["*"], commands=["+@all", f"-{command}"])
-    store = open_blob_store(server.url.replace("unix://", "unix://app:s3cret@"))
-    with pytest.raises(BlobStoreError, match=f"(?i){command}"):
-        store.check()
-    store.close()
-
-
 def test_a_command_that_is_forbidden_is_a_blob_store_error(start_server) -> None:
     server = start_server()
     server.client.acl_setuser("app", enabled=True, passwords=["+s3cret"], keys=["*"], commands=["+@all", "-unlink"])

@@ -60,6 +60,20 @@ def test_upload_whose_manifest_was_lost(store: RedisBlobStore, server) -> None:
     assert server.client.keys() == []
 
 
+def test_upload_that_would_stay_for_ever(store: RedisBlobStore, server) -> None:
+    # Given an upload that outlived its hash and was left, and one that is under way
+    for name, life in (("left", None), ("under way", 50)):
+        server.client.hset(f"p:staging:{name}", "1", b"chunk")
+        if life:
+            server.client.expire(f"p:staging:{name}", life)
+    # When it is collected, Then it gets an end, but not from a dry run
+    assert store.collect(grace_s=0, dry_run=True) == NOTHING
+    assert server.client.ttl("p:staging:left") == NEVER
+    assert store.collect(grace_s=0) == NOTHING
+    assert 110 < server.client.ttl("p:staging:left") <= 120
+    assert 40 < server.client.ttl("p:staging:under way") <= 50
+
+
 def test_expired_pins_among_others(store: RedisBlobStore, server) -> None:
     # Given two owners of two blobs, each with a pin that has expired and a committed one
     for data, committed, expired in ((b"one", "first", "second"), (b"other", "second", "first")):
