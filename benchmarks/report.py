@@ -99,14 +99,20 @@ def version(package: str) -> str | None:
         return None
 
 
-def in_turn(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each candidate in each round. All of them run in every round, so that noise meets all alike."""
+def in_turn(
+    candidates: Mapping[str, Callable[[], object]], rounds: int, *, before: Callable[[], object] = lambda: None
+) -> dict[str, list[float]]:
+    """Seconds of each candidate in each round. All of them run in every round, so that noise meets all alike.
+
+    before: called before each, untimed.
+    """
     took: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, run in candidates.items():
-            before = time.perf_counter()
+            before()
+            began = time.perf_counter()
             run()
-            took[name].append(time.perf_counter() - before)
+            took[name].append(time.perf_counter() - began)
     return took
 
 
