@@ -8,8 +8,14 @@ from kombu import Queue
 from tasks.config import Settings
 
 SEGMENTS, CLIPS, FILMS = QUEUES = ("segments", "clips", "films")
+OWN = f"{SEGMENTS}@"
 SEGMENT_TASK, CLIP_TASK, FILM_TASK = "longtake.segment", "longtake.clip", "longtake.film"
 DAY_S = 86400
+
+
+def own_queue(worker: str) -> Queue:
+    """The queue of segments that the worker of this name alone takes: those whose state it holds."""
+    return Queue(f"{OWN}{worker}")
 
 
 def make_app(settings: Settings, *, results: bool = True) -> Celery:

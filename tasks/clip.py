@@ -1,10 +1,12 @@
-"""Making a segment's clip: right after its segment, or anew from the stored latents when it was lost."""
+"""Making a segment's clip: beside the next segment, or anew from the stored latents when it was lost."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from ltx2.clip import encode_clip
+from ltx2.segment import SegmentOutput
 from ltx2.timeline import SegmentTiming
 from tasks.application import app
 from tasks.broker import CLIP_TASK, CLIPS
@@ -49,21 +51,58 @@ def _rebuild(room: Runtime, lease: Lease) -> dict[str, Any]:
     engine = room.engine(str(head.model), head.loras)
     with reading_from(claim.index):
         latents = room.blobs.get(handoff.latents)
+    timing = unpack_timing(head.shape, handoff.timing)
     with lease.in_engine():
-        frames, sound = engine.decode(*decode_latents(latents))
-    make_clip(room, claim, frames, sound, engine.audio_rate, unpack_timing(head.shape, handoff.timing))
+        data = _encoded(*engine.decode(*decode_latents(latents)), engine.audio_rate, timing)
+    _keep(room, claim, data, timing)
     return {"clip": claim.index}
 
 
-def make_clip(room: Runtime, claim: Claim, frames: Any, sound: Any, audio_rate: int, timing: SegmentTiming) -> None:
-    """Encode the new frames and the whole sound of a segment, and commit the clip; the last clip calls for the film."""
-    data = encode_clip(
+def make_beside(room: Runtime, claim: Claim, output: SegmentOutput, timing: SegmentTiming) -> None:
+    """Have the clip of a segment made while this process goes on, once no more than one other is in the making."""
+    lease = Lease(room.jobs, claim, room.settings.lease_s)
+    with lease.until_handed_over():
+        room.beside.add(_FreshClip(room, lease, output.frames, output.sound, output.audio_rate, timing))
+
+
+@dataclass(frozen=True, eq=False)
+class _FreshClip:
+    """The clip of a segment that this process has just rendered, under a lease of its own until it is made."""
+
+    room: Runtime
+    lease: Lease
+    frames: Any
+    sound: Any
+    audio_rate: int
+    timing: SegmentTiming
+
+    def do(self) -> None:
+        try:
+            if self.lease.renew():  # else the job was stopped, or rewound, while the clip waited
+                data = _encoded(self.frames, self.sound, self.audio_rate, self.timing)
+                _keep(self.room, self.lease.claim, data, self.timing)
+        except Exception as error:
+            give_up(self.room, self.lease.claim, error)
+        finally:
+            self.lease.end()
+
+    def lay_down(self) -> None:
+        self.room.jobs.give_up(self.lease.claim)
+
+
+def _encoded(frames: Any, sound: Any, audio_rate: int, timing: SegmentTiming) -> bytes:
+    """The clip of a segment: its new frames and its whole sound."""
+    return encode_clip(
         frames[timing.skipped_frames :],
         sound,
         fps=timing.shape.fps,
         audio_rate=audio_rate,
         picture_start=timing.picture_start,
     )
+
+
+def _keep(room: Runtime, claim: Claim, data: bytes, timing: SegmentTiming) -> None:
+    """Store and commit a clip; the last one calls for the film."""
     reach("clip encoded", claim.job_id, claim.index)
     blob_id = when_there_is_room(lambda: room.keep(claim.job_id, data, CLIP_MIME))
     reach("clip stored", claim.job_id, claim.index)

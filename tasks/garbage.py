@@ -33,7 +33,11 @@ class Sweeper:
         self._suspects: set[str] = set()
 
     def sweep(self) -> tuple[list[str], list[str]]:
-        """Forget jobs past their retention and free the pins of jobs that are gone; returns the ids of both."""
+        """Forget jobs past their retention and free the pins of jobs that are gone; returns the ids of both.
+
+        What lies in the queues of workers that are gone goes, too.
+        """
+        self._jobs.empty_own_queues()
         owners = self._owners_without_job()
         ended = [job_id for job_id in self._jobs.ended_for(self._retention_s) if self._forget(job_id)]
         orphans = sorted(owner for owner in owners & self._suspects if not self._jobs.exists(owner))

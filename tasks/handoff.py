@@ -19,6 +19,25 @@ METADATA_LIMIT_LEVELS = NESTING_LIMIT // 2
 KOMBU_TYPE = b'"__type__"'
 METADATA_BLOB = "longtake_metadata_blob"
 METADATA_MIME = "application/json"
+MOST_OWN_STATES = 2
+
+
+class OwnStates:
+    """The last two states that this process committed, by digest: whoever goes on with one need not read it."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, LTX2ContinuationState] = {}
+
+    def keep(self, digest: str, state: LTX2ContinuationState) -> None:
+        """Keep `state`, and forget the oldest one."""
+        self._states.pop(digest, None)
+        self._states[digest] = state
+        while len(self._states) > MOST_OWN_STATES:
+            del self._states[next(iter(self._states))]
+
+    def get(self, digest: str) -> LTX2ContinuationState | None:
+        """The state with this digest, while it is kept."""
+        return self._states.get(digest)
 
 
 def to_message(state: LTX2ContinuationState, blobs: BlobStore, *, inline_threshold_bytes: int) -> dict[str, Any]:

@@ -12,12 +12,17 @@ from typing import Any, cast
 import msgpack
 import redis
 
+from tasks.broker import OWN
 from tasks.config import Settings
 from tasks.connection import load_scripts, when_there_is_memory
 from tasks.errors import JobNotFoundError, JobStateError
 from tasks.reading import ACTIVE, ENDED, JOBS, PULSE, RESERVED, WAITING, JobReader, job_keys, queue_key
-from tasks.records import Claim, ClipRecord, FilmRecord, Handoff, Need, Progress, clip_unit
+from tasks.records import Announcement, Claim, ClipRecord, FilmRecord, Handoff, Need, Progress, clip_unit
 from tasks.spec import JobSpec
+
+# A message that one worker alone can take waits no longer than this before everybody can.
+MOMENT_S = 1.0
+OWN_QUEUE_LIFE_S = 30  # less than from one sweep to the next
 
 
 def new_job_id() -> str:
@@ -33,6 +38,7 @@ class JobStore(JobReader):
         self.patient = patient
         self._scripts = load_scripts(client)
         self._lease_ms = int(settings.lease_s * 1000)
+        self._moment_ms = int(MOMENT_S * 1000)
         self._attempts = settings.max_attempts
 
     # Making and ending jobs
@@ -111,17 +117,26 @@ class JobStore(JobReader):
 
     # Messages
 
-    def announce(self, job_id: str, unit: str, index: int, queue: str, *, seen: int = 0) -> int:
+    def announce(
+        self, job_id: str, unit: str, index: int, queue: str, *, seen: int = 0, aside: bool = False
+    ) -> Announcement | None:
         """Reserve the ticket of the next message about `unit`, in place of the one with the ticket `seen` (0: none).
 
-        Returns 0 when none is due, or when another one was announced since.
+        `aside`: the publisher's worker has a queue of its own, and would like to have it there. None when no message is
+        due, or when another one was announced since.
         """
-        keys = [*job_keys(job_id, "record", "units", "clips"), queue_key(queue)]
-        return int(self._run("announce", keys, unit, index, seen))
+        keys = [*job_keys(job_id, "record", "units", "clips"), queue_key(queue), queue]
+        reply = self._run("announce", keys, unit, index, seen, int(aside))
+        return Announcement(reply[0], bool(reply[1]), reply[2].decode(), reply[3]) if reply else None
 
     def chained(self, job_id: str, index: int) -> None:
         """Mark that the message of segment `index` was published."""
         self._run("chained", job_keys(job_id, "record"), index)
+
+    def empty_own_queues(self) -> None:
+        """Have what lies in queues of single workers go soon: those workers are gone, and others were asked instead."""
+        for queue in self._redis.scan_iter(match=f"{OWN}*", count=1000):
+            self._redis.expire(queue, OWN_QUEUE_LIFE_S)
 
     # The right to work
 
@@ -212,7 +227,7 @@ class JobStore(JobReader):
     def survey(self, job_id: str) -> list[Need]:
         """What an unfinished job needs."""
         keys = [*job_keys(job_id, "record", "units", "clips"), ACTIVE, ENDED, PULSE]
-        reply = self._run("survey", keys, job_id, self._attempts)
+        reply = self._run("survey", keys, job_id, self._attempts, self._moment_ms)
         return [Need(unit.decode(), index, why.decode(), stamp, ticket) for unit, index, why, stamp, ticket in reply]
 
     def _change(self, script: str, job_id: str, keys: list[str], *args: str) -> str:

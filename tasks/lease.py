@@ -29,14 +29,32 @@ class Lease:
         self._thread = threading.Thread(target=self._renew_until_done, name="lease", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.end()
+
+    def start(self) -> None:
+        """Renew from now on."""
+        self._thread.start()
+
+    def end(self) -> None:
+        """Renew no more."""
         self._done.set()
         self._thread.join()
+
+    @contextmanager
+    def until_handed_over(self) -> Iterator[None]:
+        """Renew from now on; who it is handed over to in this block ends that. When nobody takes it, it ends here."""
+        self.start()
+        try:
+            yield
+        except BaseException:
+            self.end()
+            raise
 
     def renew(self, *, engine: bool | None = None, progress: Progress | None = None) -> bool:
         """Renew now; False when the claim is lost, which does not come back."""

@@ -9,7 +9,7 @@ from celery.app.task import Context
 from kombu.utils.json import loads
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from tasks.broker import CLIP_TASK, CLIPS, FILM_TASK, FILMS, QUEUES, SEGMENT_TASK, SEGMENTS
+from tasks.broker import CLIP_TASK, CLIPS, FILM_TASK, FILMS, OWN, QUEUES, SEGMENT_TASK, SEGMENTS
 from tasks.errors import MessageError
 from tasks.reading import check_job_id
 from tasks.spec import MAX_SEGMENTS
@@ -139,7 +139,7 @@ def check_entry(entry: bytes, queue: str) -> None:
     """
     envelope = _valid(_Envelope, _decoded(entry, "it"))
     body = _decoded(_bytes_of(envelope.body), "body")
-    if queue in QUEUES:
+    if queue in QUEUES or queue.startswith(OWN):
         _check_task(envelope, body, queue)
     elif queue.endswith(COMMANDS) and not queue.endswith(f"reply.{COMMANDS}"):
         _valid(_CommandHeaders, envelope.headers, "headers")
@@ -165,7 +165,7 @@ def nesting(value: Any) -> int:
 
 def _check_task(envelope: _Envelope, body: object, queue: str) -> None:
     headers = _valid(_TaskHeaders, envelope.headers, "headers")
-    parameters = PARAMETERS.get((queue, headers.task))
+    parameters = PARAMETERS.get((SEGMENTS if queue.startswith(OWN) else queue, headers.task))
     if parameters is None:
         raise MessageError(f"headers.task: there is no task {_shown(headers.task)} on queue {queue}")
     if envelope.properties.delivery_info != _Destination(exchange="", routing_key=queue):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from celery import Celery
+from kombu import Queue
 from kombu.exceptions import OperationalError
 
 from tasks.broker import CLIP_TASK, CLIPS, FILM_TASK, FILMS, SEGMENT_TASK, SEGMENTS
@@ -12,7 +13,7 @@ from tasks.connection import when_there_is_memory
 from tasks.errors import ServerError
 from tasks.jobs import JobStore
 from tasks.points import reach
-from tasks.records import FILM_UNIT, FROM_OUTSIDE, SEGMENT_UNIT, clip_unit, repair_unit
+from tasks.records import FILM_UNIT, FROM_OUTSIDE, SEGMENT_UNIT, Announcement, clip_unit, repair_unit
 
 
 def queue_of(unit: str) -> str:
@@ -33,9 +34,14 @@ class Publisher:
         self._app = app
         self._jobs = jobs
 
-    def segment(self, job_id: str, index: int, state: dict[str, Any] | None = None, *, seen: int = 0) -> bool:
-        """Publish segment `index`, with the state it continues (default: the one in the record)."""
-        published = self._segment(job_id, SEGMENT_UNIT, index, state, seen)
+    def segment(
+        self, job_id: str, index: int, state: dict[str, Any] | None = None, *, seen: int = 0, own: Queue | None = None
+    ) -> bool:
+        """Publish segment `index`, with the state it continues (default: the one in the record).
+
+        own: the queue of the worker that holds the state; the message goes there while nobody else waits for a worker.
+        """
+        published = self._segment(job_id, SEGMENT_UNIT, index, state, seen, own)
         if published:
             self._jobs.chained(job_id, index)
             reach("message chained", job_id, index)
@@ -47,17 +53,17 @@ class Publisher:
 
     def clip(self, job_id: str, index: int, *, seen: int = 0) -> bool:
         """Publish the rebuilding of the clip of segment `index` from its stored latents."""
-        ticket = self._announce(job_id, clip_unit(index), index, CLIPS, seen)
-        if ticket:
-            self._send(CLIP_TASK, CLIPS, job_id, index, ticket, [job_id, index, ticket])
-        return bool(ticket)
+        said = self._announce(job_id, clip_unit(index), index, CLIPS, seen)
+        if said:
+            self._send(CLIP_TASK, CLIPS, job_id, index, said, [job_id, index, said.ticket])
+        return bool(said)
 
     def film(self, job_id: str, *, seen: int = 0) -> bool:
         """Publish the joining of all clips."""
-        ticket = self._announce(job_id, FILM_UNIT, FROM_OUTSIDE, FILMS, seen)
-        if ticket:
-            self._send(FILM_TASK, FILMS, job_id, FROM_OUTSIDE, ticket, [job_id, ticket])
-        return bool(ticket)
+        said = self._announce(job_id, FILM_UNIT, FROM_OUTSIDE, FILMS, seen)
+        if said:
+            self._send(FILM_TASK, FILMS, job_id, FROM_OUTSIDE, said, [job_id, said.ticket])
+        return bool(said)
 
     def unit(self, job_id: str, unit: str, index: int, *, seen: int = 0) -> bool:
         """Publish the unit of this name."""
@@ -74,37 +80,40 @@ class Publisher:
             if need.why == "expired":
                 self.unit(job_id, need.unit, need.index, seen=need.ticket)
 
-    def _segment(self, job_id: str, unit: str, index: int, state: dict[str, Any] | None, seen: int) -> bool:
-        ticket = self._announce(job_id, unit, index, SEGMENTS, seen)
-        if not ticket:
+    def _segment(
+        self, job_id: str, unit: str, index: int, state: dict[str, Any] | None, seen: int, own: Queue | None = None
+    ) -> bool:
+        said = self._announce(job_id, unit, index, SEGMENTS, seen, aside=own is not None)
+        if not said:
             return False
         if state is None:
             handoff = self._jobs.handoff(job_id, index - 1)
             state = handoff.state if handoff else None
-        self._send(SEGMENT_TASK, SEGMENTS, job_id, index, ticket, [job_id, index, ticket, state])
+        queue = own if own and said.aside else SEGMENTS
+        self._send(SEGMENT_TASK, queue, job_id, index, said, [job_id, index, said.ticket, state])
         return True
 
-    def _announce(self, job_id: str, unit: str, index: int, queue: str, seen: int) -> int:
-        ticket = self._jobs.announce(job_id, unit, index, queue, seen=seen)
-        if ticket:
+    def _announce(
+        self, job_id: str, unit: str, index: int, queue: str, seen: int, *, aside: bool = False
+    ) -> Announcement | None:
+        said = self._jobs.announce(job_id, unit, index, queue, seen=seen, aside=aside)
+        if said:
             reach("message announced", job_id, index)
-        return ticket
+        return said
 
-    def _send(self, task: str, queue: str, job_id: str, index: int, ticket: int, args: list[Any]) -> None:
-        status = self._jobs.status(job_id)
-        what = (
-            "film"
-            if index == FROM_OUTSIDE
-            else f"{'clip' if queue == CLIPS else 'segment'} {index + 1}/{status.segments}"
-        )
+    def _send(
+        self, task: str, queue: str | Queue, job_id: str, index: int, said: Announcement, args: list[Any]
+    ) -> None:
+        kind = "clip" if queue == CLIPS else "segment"
+        what = "film" if index == FROM_OUTSIDE else f"{kind} {index + 1}/{said.segments}"
 
         def send() -> None:
             self._app.send_task(
                 task,
                 args=args,
-                queue=queue,
-                task_id=f"{job_id}-{what.split('/')[0].replace(' ', '-')}-{ticket}",
-                argsrepr=f"{status.title} · {what}",
+                queue=queue,  # type: ignore[arg-type]  # the stubs know names only
+                task_id=f"{job_id}-{what.split('/')[0].replace(' ', '-')}-{said.ticket}",
+                argsrepr=f"{said.title} · {what}",
                 kwargsrepr="",
             )
 

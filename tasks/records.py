@@ -107,12 +107,25 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Announcement:
+    """A message that may be sent: its ticket, and whether it goes to the queue of the publisher's worker alone.
+
+    title and segments are the job's, for people.
+    """
+
+    ticket: int
+    aside: bool
+    title: str
+    segments: int
+
+
+@dataclass(frozen=True, slots=True)
 class Need:
     """A unit of work that may have lost its message.
 
-    why: `expired` (its message is known to be gone), `unannounced` (there was none), `unpublished` (announced, perhaps
-    not sent) or `waiting` (sent and not claimed yet). stamp: the message's place in its queue's history. ticket: its
-    number within the job, 0 for none.
+    why: `expired` (its message is known to be gone, or has waited for one worker alone long enough), `unannounced`
+    (there was none), `unpublished` (announced, perhaps not sent) or `waiting` (sent and not claimed yet). stamp: the
+    message's place in its queue's history. ticket: its number within the job, 0 for none.
     """
 
     unit: str

@@ -16,10 +16,12 @@ from ltx2.checkpoint import SMALL_MODELS
 from ltx2.lora import Lora
 from ltx2.segment import SegmentRequest
 from ltx2.timeline import DEFAULT_OVERLAP, SegmentShape, exact, first_timing
+from tasks.beside import Beside
 from tasks.broker import make_app
 from tasks.config import Settings
 from tasks.connection import connect, retries
 from tasks.errors import ConfigError, SpecError
+from tasks.handoff import OwnStates
 from tasks.jobs import JobStore
 from tasks.publish import Publisher
 from tasks.spec import LoraSpec
@@ -42,7 +44,10 @@ class SegmentEngine(Protocol):
         on_step: OnStep | None = None,
         next_prompt: str | None = None,
     ) -> SegmentOutput:
-        """Render one segment; the prompt of the next one may be encoded meanwhile."""
+        """Render one segment; the prompt of the next one may be encoded meanwhile.
+
+        The new state's arrays are its own, not parts of larger ones, and stay as they are.
+        """
         ...
 
     def decode(self, video_latents: Any, audio_latents: Any) -> tuple[Any, Any]:
@@ -79,6 +84,16 @@ class Runtime:
     def publisher(self) -> Publisher:
         """Sends messages."""
         return Publisher(make_app(self.settings, results=False), self.jobs)
+
+    @cached_property
+    def states(self) -> OwnStates:
+        """The newest states that this process has made."""
+        return OwnStates()
+
+    @cached_property
+    def beside(self) -> Beside:
+        """Does what need not be waited for."""
+        return Beside()
 
     def keep(self, job_id: str, data: bytes, mime: str) -> str:
         """Store `data` as long as the job's record lives; returns the blob id."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
@@ -13,9 +14,10 @@ from ltx2.errors import SegmentCancelledError
 from ltx2.segment import SegmentOutput, SegmentRequest
 from ltx2.timeline import SegmentShape, SegmentTiming, first_timing, next_timing
 from tasks import handoff as states
+from tasks import leaving
 from tasks.application import app
-from tasks.broker import SEGMENT_TASK, SEGMENTS
-from tasks.clip import make_clip
+from tasks.broker import SEGMENT_TASK, SEGMENTS, own_queue
+from tasks.clip import make_beside
 from tasks.failures import InputLostError, give_up, reading_from, repair, when_there_is_room
 from tasks.image import first_frame
 from tasks.lease import Lease
@@ -63,7 +65,7 @@ def generate_segment(
 def _render(task: Task[..., Any], room: Runtime, lease: Lease, message: dict[str, Any] | None) -> dict[str, Any]:
     claim = lease.claim
     head, segment = room.jobs.head(claim.job_id), room.jobs.segment_spec(claim.job_id, claim.index)
-    incoming = _hydrate(room, claim, segment, message)
+    incoming, source = _hydrate(room, claim, segment, message)
     timing = timing_of(head.shape, claim, segment)
     image = first_frame(room, head, claim)
     engine = room.engine(str(head.model), head.loras)
@@ -84,12 +86,14 @@ def _render(task: Task[..., Any], room: Runtime, lease: Lease, message: dict[str
     reach("segment committed", claim.job_id, claim.index)
     if isinstance(clip_claim, Claim):
         lease.move_to(clip_claim)
-    room.publisher.segment(claim.job_id, claim.index + 1, following)
-    if isinstance(clip_claim, Claim):
-        make_clip(room, clip_claim, output.frames, output.sound, engine.audio_rate, timing)
+    room.states.keep(handoff.digest, output.state)
+    own = None if leaving.is_said() else own_queue(str(task.request.hostname))
+    room.publisher.segment(claim.job_id, claim.index + 1, following, own=own)
     if claim.is_repair:
         room.publisher.due(claim.job_id)
-    return {"segment": claim.index, "engine_s": round(ended - started, 3), "blobs": handoff.blobs}
+    if isinstance(clip_claim, Claim):
+        make_beside(room, clip_claim, output, timing)
+    return {"segment": claim.index, "state": source, "engine_s": round(ended - started, 3), "blobs": handoff.blobs}
 
 
 def _repaired(room: Runtime, claim: Claim, handoff: Handoff) -> Claim | bool:
@@ -105,12 +109,18 @@ def _repaired(room: Runtime, claim: Claim, handoff: Handoff) -> Claim | bool:
 
 def _hydrate(
     room: Runtime, claim: Claim, segment: SegmentSpec, message: dict[str, Any] | None
-) -> LTX2ContinuationState | None:
-    """The state to continue: the message's copy where it is the record's, else the record's."""
+) -> tuple[LTX2ContinuationState | None, str]:
+    """The state to continue, and where it was.
+
+    This process' own where it is the record's; else the message's copy where that is, else the record's.
+    """
     if (segment.transition == "cut" and claim.index > 0) or claim.previous is None:
-        return None
+        return None, "none"
+    own = room.states.get(claim.previous.digest)
+    if own is not None:
+        return own, "local"
     with reading_from(claim.index - 1):
-        return states.hydrate(states.trusted(message, claim.previous), room.blobs)
+        return states.hydrate(states.trusted(message, claim.previous), room.blobs), "fetched"
 
 
 def timing_of(shape: SegmentShape, claim: Claim, segment: SegmentSpec) -> SegmentTiming:
@@ -179,10 +189,15 @@ def _stored(
     """Put the state and the latents and pin them for the job; the handoff, and the state as a message carries it."""
     from ltx2.codec import LATENTS_MIME, encode_latents
 
+    def put_latents() -> str:
+        return blobs.put(encode_latents(output.video_latents, output.audio_latents), mime=LATENTS_MIME)
+
     blobs = room.blobs.owned_by(claim.job_id)
-    message = states.to_message(output.state, blobs, inline_threshold_bytes=room.settings.inline_threshold_bytes)
-    record = states.to_record(message, blobs)
-    latents = blobs.put(encode_latents(output.video_latents, output.audio_latents), mime=LATENTS_MIME)
+    with ThreadPoolExecutor(1) as beside:
+        putting = beside.submit(put_latents)
+        message = states.to_message(output.state, blobs, inline_threshold_bytes=room.settings.inline_threshold_bytes)
+        record = states.to_record(message, blobs)
+        latents = putting.result()
     ids = [*states.blob_ids(record), latents]
     room.blobs.pin(ids, claim.job_id)
     handoff = Handoff(

@@ -8,13 +8,16 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
+from billiard.pool import EX_OK, EX_RECYCLE
 from celery import signals
+from kombu import Exchange
 
 from blobstore import BlobStoreError, open_blob_store
 from ltx2.checkpoint import resolve_model
 from ltx2.errors import LTX2Error
+from tasks import leaving
 from tasks.application import app
-from tasks.broker import CLIPS, SEGMENTS
+from tasks.broker import CLIPS, SEGMENTS, own_queue
 from tasks.connection import check_rights, check_server, connect
 from tasks.errors import ConfigError, LongtakeError
 from tasks.recovery import Reconciler
@@ -34,6 +37,16 @@ def refuse_bad_servers(**_: Any) -> None:
         raise SystemExit(1) from None
 
 
+@signals.celeryd_after_setup.connect
+def take_work_that_is_for_this_worker_alone(sender: str, **_: Any) -> None:
+    """Listen to a queue of its own, too, where it takes segments at all."""
+    queues = app.amqp.queues
+    if SEGMENTS in queues.consume_from:
+        own = own_queue(sender)
+        queues.select_add(own)
+        own.exchange = Exchange()  # a binding to Celery's would stay in Redis when this worker is gone
+
+
 @signals.worker_ready.connect
 def start_reconciler(**_: Any) -> None:
     """Look for stuck jobs as long as this worker lives."""
@@ -45,8 +58,9 @@ def start_reconciler(**_: Any) -> None:
 
 
 @signals.worker_shutting_down.connect
-def stop_reconciler(**_: Any) -> None:
-    """Leave recovery to the others."""
+def leave(**_: Any) -> None:
+    """Have the child keep nothing for this worker, and leave recovery to the others."""
+    leaving.say()
     for reconciler in _reconcilers:
         reconciler.stop()
 
@@ -61,6 +75,23 @@ def prepare_child(**_: Any) -> None:
         room.warm_up()
     except (LTX2Error, ConfigError, ValueError) as error:
         log.error("model %s cannot be used: %s", room.settings.model, error)
+
+
+@signals.worker_process_shutdown.connect
+def leave_nothing_behind(exitcode: int, **_: Any) -> None:
+    """Finish the clips in hand; at an end that cannot wait, leave them to other workers.
+
+    A cold shutdown ends a child that has no task like a warm one, but without a word before.
+    """
+    beside = runtime().beside
+    try:
+        if exitcode == EX_RECYCLE or (exitcode == EX_OK and leaving.is_said()):
+            beside.drain()
+            return
+    except SystemExit:  # this one came while the clips were waited for
+        beside.lay_down()
+        raise
+    beside.lay_down()
 
 
 def check_servers() -> None:

@@ -69,7 +69,7 @@ class StandInEngine:
         frames, sound = self.decode(video, audio)
         following = LTX2ContinuationState(
             segment_index=timing.index,
-            video_frames=list(frames[-timing.shape.overlap :]),
+            video_frames=list(frames[-timing.shape.overlap :].copy()),
             audio_latents=audio,
             audio_sample_rate=self.audio_rate,
             audio_conditioning_num_frames=timing.next_pinned,

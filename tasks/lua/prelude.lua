@@ -6,6 +6,7 @@
 --   ticket     number of its newest message; a message with a lower one is forgotten
 --   stamp      that message's place in its queue's history
 --   announced  ms, when that message was announced; 0 when it is known to be gone
+--   aside      true when it is in the queue of one worker alone, which has no history: the stamp is 0 then
 --   token      random, of the claim that holds it; '' while only announced
 --   fence      number of that claim within the job
 --   expires    ms, when the lease of that claim ends
@@ -35,7 +36,7 @@ end
 
 local function new_unit(index)
   return {
-    index = index, ticket = 0, stamp = 0, announced = 0, token = '', fence = 0, expires = 0, engine = false,
+    index = index, ticket = 0, stamp = 0, announced = 0, aside = false, token = '', fence = 0, expires = 0, engine = false,
     worker = '', attempts = 0, after = '',
   }
 end

@@ -5,9 +5,10 @@
 -- KEYS[4] active  zset     ids of unfinished jobs
 -- KEYS[5] ended   zset     ids of ended jobs by their end, ms
 -- KEYS[6] pulse   hash     see pulse.lua
--- ARGV[1] job id, ARGV[2] attempts allowed
--- Returns a list of {unit, index, why, stamp, ticket}: why is 'expired' (its message is known to be gone), 'unannounced'
--- (no message was ever reserved), 'unpublished' (reserved, perhaps not sent) or 'waiting' (sent and not claimed yet).
+-- ARGV[1] job id, ARGV[2] attempts allowed, ARGV[3] ms that a message may wait in the queue of one worker alone
+-- Returns a list of {unit, index, why, stamp, ticket}: why is 'expired' (its message is known to be gone, or has waited
+-- for one worker long enough), 'unannounced' (no message was ever reserved), 'unpublished' (reserved, perhaps not sent)
+-- or 'waiting' (sent and not claimed yet).
 -- This runs for every unfinished job every few seconds: two reads are all that a job costs which only waits.
 local function is_quiet(pulse, time)
   local last, silence, quiet_until = unpack(redis.call('HMGET', pulse, 'last', 'silence', 'quiet_until'))
@@ -28,7 +29,7 @@ end
 for name, unit in pairs(found) do
   if not is_claimed(unit) then
     local why = 'waiting'
-    if unit.announced == 0 then
+    if unit.announced == 0 or (unit.aside and now() - unit.announced >= tonumber(ARGV[3])) then
       why = 'expired'
     elseif name == 'segment' and chained < unit.index then
       why = 'unpublished'

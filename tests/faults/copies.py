@@ -10,7 +10,7 @@ from typing import Any, Self
 import redis
 from kombu.transport.redis import Channel
 
-from tasks.broker import QUEUES
+from tasks.broker import OWN, QUEUES
 
 COPIES = "FAULT_COPIES"
 _put = Channel._put
@@ -34,7 +34,7 @@ def keep_copies(count: int) -> Any:
     """A way to put a message into a queue `count` times, each with a delivery tag of its own as kombu needs it."""
 
     def put(self: Channel, queue: str, message: dict[str, Any], **options: Any) -> None:
-        for _ in range(count if queue in QUEUES else 1):
+        for _ in range(count if queue in QUEUES or queue.startswith(OWN) else 1):
             properties = {**message["properties"], "delivery_tag": str(uuid.uuid4())}
             _put(self, queue, {**message, "properties": properties}, **options)
 
@@ -45,6 +45,7 @@ class Shuffler:
     """Shuffles what waits in the queues again and again, until the block ends; the seed gives the order."""
 
     def __init__(self, client: redis.Redis, seed: int) -> None:
+        self._client = client
         self._shuffle = client.register_script(_SHUFFLE)
         self._seed = seed
         self._end = threading.Event()
@@ -63,4 +64,4 @@ class Shuffler:
     def _run(self) -> None:
         while not self._end.wait(0.005):
             self._seed += 1
-            self._shuffle(keys=QUEUES, args=[self._seed])
+            self._shuffle(keys=[*QUEUES, *self._client.keys(f"{OWN}*")], args=[self._seed])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,14 +11,14 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import psutil
 import redis
 
 from blobstore import ManagedBlobStore, open_blob_store
 from tasks import processes
-from tasks.broker import QUEUES
+from tasks.broker import OWN, QUEUES
 from tasks.client import Job, submit
 from tasks.config import Settings
 from tasks.connection import connect
@@ -29,6 +30,7 @@ from tests.tasks.conftest import spec
 
 LEASE_S = 1.0
 SEGMENTS = 3
+RENDERED_IN_VAIN = ("segment hydrated", "segment rendered", "segment stored")
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +213,13 @@ class Ground:
         """How often each segment of the job came to `point`."""
         return Counter(event.index for event in self.events(job) if event.point == point)
 
+    def sources(self, job: Job) -> Counter[str]:
+        """Where the segments of the job had their states from, as their tasks' results tell."""
+        client = redis.Redis.from_url(self.settings.redis_url)
+        found = [client.get(key) for key in client.scan_iter(f"celery-task-meta-{job.id}-segment-*")]
+        results = [json.loads(cast("bytes", data))["result"] or {} for data in found]
+        return Counter(result["state"] for result in results if "state" in result)
+
     def verify(
         self, job: Job, film: str, *, denoised_again: int = 0, commits_lost: int = 0, blobs_lost: bool = False
     ) -> Outcome:
@@ -241,7 +250,8 @@ class Ground:
     def at_rest(self, *, killed: int = 0) -> None:
         """Nothing waits in any queue; what was delivered is acknowledged, but for one message per killed worker."""
         client = redis.Redis.from_url(self.settings.redis_url)
-        wait_until(lambda: not any(client.llen(queue) for queue in QUEUES), what="empty queues")
+        queues = [*QUEUES, *(f"{OWN}{worker.log.stem}@test" for worker in self.workers if worker.is_alive)]
+        wait_until(lambda: not any(client.llen(queue) for queue in queues), what="empty queues")
         wait_until(lambda: client.hlen("unacked") <= killed, what="every message to be acknowledged")
 
     def stop(self) -> None:
@@ -260,8 +270,19 @@ class Ground:
         return next((moment - self.broken_at for moment in after), None)
 
 
+def lost_with(point: str) -> int:
+    """How many segments are rendered again at most when a process ends at this point: one, if it was at one.
+
+    While it makes a clip it is at a later segment, too.
+    """
+    return int(point in RENDERED_IN_VAIN or point.startswith("clip "))
+
+
 def places() -> list[tuple[str, int]]:
-    """Every place that workers pass when a job of `SEGMENTS` segments is rendered undisturbed, in order."""
+    """Every place that workers pass when a job of `SEGMENTS` segments is rendered undisturbed.
+
+    In order, but for the clips: each is made while a later segment is rendered.
+    """
     found = []
     for index in range(SEGMENTS):
         found += [(f"segment {step}", index) for step in ("claimed", "hydrated", "rendered", "stored", "committed")]

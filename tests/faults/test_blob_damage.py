@@ -14,6 +14,15 @@ from tests.faults.damage import KINDS, LEAVES_A_TRACE, blobs_of, damage, is_quar
 from tests.faults.ground import Ground
 
 CLIP_RENDERED = "clip encoded"
+FORGETFUL = {"FAULT_CONSTANTS": "tasks.handoff.MOST_OWN_STATES=0"}
+
+
+@pytest.fixture(scope="module")
+def ground(grounds: Grounds) -> Ground:
+    """A ground whose only worker reads every state, as one does that goes on with another's work."""
+    made = grounds()
+    made.start_worker(**FORGETFUL)
+    return made
 
 
 @pytest.mark.parametrize("kind", KINDS)

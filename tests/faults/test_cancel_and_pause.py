@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tasks.client import Job
+from tests.conftest import wait_until
 from tests.faults.crew import Crew
 from tests.faults.ground import Held, places
 
@@ -66,7 +67,7 @@ def pause_at(crew: Crew, film: str, point: str, index: int) -> None:
         held.release()
     crew.at_rest()
     # Then what was under way is finished, and nothing else was begun
-    assert is_finished_so_far(crew, job)
+    wait_until(lambda: is_finished_so_far(crew, job), what="what was under way")
     assert crew.claims(job) == handed_out
     film_begun = bool(crew.count(job, "film claimed"))
     assert job.status().state == ("done" if film_begun else "paused")

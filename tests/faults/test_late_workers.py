@@ -11,7 +11,7 @@ from tasks.records import Handoff
 from tests.conftest import wait_until
 from tests.faults.crew import Crew
 
-PLACES = (("segment hydrated", 1), ("segment rendered", 1), ("segment stored", 1), ("clip stored", 1))
+PLACES = (("segment hydrated", 1), ("segment rendered", 1), ("segment stored", 1), ("clip stored", 2))
 AFTER = [pytest.param(*place, marks=pytest.mark.faults) for place in PLACES[:-1]] + [PLACES[-1]]
 
 
@@ -34,6 +34,9 @@ def test_a_worker_that_goes_on_while_another_holds_its_work(
     before = record(crew, job)
     # When the late one goes on, and has done what it can
     late.send(signal.SIGCONT)
+    if point.startswith("clip"):  # beside its main thread, and finished before it leaves
+        late.shut_down(signal.SIGTERM)
+        late.gone()
     wait_until(lambda: crew.unacknowledged() == 1, what="the late one to lay its work down")
     # Then it was refused
     assert record(crew, job) == before

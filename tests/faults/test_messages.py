@@ -10,7 +10,7 @@ import pytest
 from kombu.transport.redis import Channel
 
 from tasks import recovery
-from tasks.broker import FILMS, SEGMENTS, make_app
+from tasks.broker import FILMS, OWN, SEGMENTS, make_app
 from tasks.connection import connect
 from tasks.publish import Publisher
 from tasks.recovery import Reconciler
@@ -109,7 +109,7 @@ def test_a_hundred_jobs_behind_one_worker_are_a_hundred_messages(
 @pytest.mark.parametrize(
     ("queue", "point", "index"),
     [
-        pytest.param(SEGMENTS, "clip encoded", 0, id="segment"),
+        pytest.param(f"{OWN}worker-0@test", "message sent", 1, id="segment"),
         pytest.param(FILMS, "message sent", -1, id="film", marks=pytest.mark.faults),
     ],
 )

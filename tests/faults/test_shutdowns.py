@@ -1,6 +1,7 @@
 """A worker that is told to leave: by SIGTERM, by SIGQUIT, or as systemd does, by SIGTERM to all its processes at once.
 
 A process that stops at a point waits in a loop there; what its handler raises comes out at that line, as anywhere else.
+While it stops at a clip, its main thread goes on, and is stopped at the next segment.
 """
 
 from __future__ import annotations
@@ -11,28 +12,28 @@ from collections.abc import Callable
 import pytest
 
 from tests.faults.crew import Crew
-from tests.faults.ground import Event, FaultWorker, Held, places
+from tests.faults.ground import SEGMENTS, Event, FaultWorker, Held, lost_with, places
 
-RENDERED_IN_VAIN = ("segment hydrated", "segment rendered", "segment stored")
 Place = tuple[str, int]
-Way = Callable[[FaultWorker, Held], bool]
+Way = Callable[[FaultWorker, list[Held]], bool]
 
 
-def sigterm(worker: FaultWorker, held: Held) -> bool:
+def sigterm(worker: FaultWorker, held: list[Held]) -> bool:
     """What is under way is finished."""
     worker.shut_down(signal.SIGTERM)
     worker.says("Warm shutdown")
-    held.release()
+    for stopped in held:
+        stopped.release()
     return True
 
 
-def sigquit(worker: FaultWorker, held: Held) -> bool:
+def sigquit(worker: FaultWorker, held: list[Held]) -> bool:
     """What is under way is laid down."""
     worker.shut_down(signal.SIGQUIT)
     return False
 
 
-def sigterm_to_all(worker: FaultWorker, held: Held) -> bool:
+def sigterm_to_all(worker: FaultWorker, held: list[Held]) -> bool:
     """What is under way is laid down."""
     worker.shut_down(signal.SIGTERM, everyone=True)
     return False
@@ -58,13 +59,22 @@ class Leaving:
 
     def __init__(self, crew: Crew, film: str, way: Way, point: str, index: int) -> None:
         self._crew, self._film = crew, film
-        self._held, self.job, self._worker = crew.held(point, index)
-        self._child = self._held.pid()
+        at_a_clip = point.startswith("clip ") and index + 1 < SEGMENTS
+        held = [crew.hold("segment hydrated", index + 1)] if at_a_clip else []
+        stopped, self.job, self._worker = crew.held(point, index)
+        for place in held:
+            place.pid()
+        held.append(stopped)
+        self._child = stopped.pid()
         self._claimed = self._claims()
         crew.breaks()
-        finishes = way(self._worker, self._held)
+        finishes = way(self._worker, held)
+        if not finishes:
+            self._worker.gone()
+        for place in held:
+            place.release()
         crew.staff(2)
-        self._again = int(not finishes and point in RENDERED_IN_VAIN)
+        self._again = 0 if finishes else lost_with(point)
 
     def is_gone(self) -> None:
         """The worker has ended, and took nothing more."""

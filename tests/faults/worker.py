@@ -121,8 +121,9 @@ def change_constants(changes: str) -> None:
         name, _, value = change.partition("=")
         module, _, constant = name.rpartition(".")
         home = importlib.import_module(module)
-        assert isinstance(getattr(home, constant), float), f"no such number: {name}"
-        setattr(home, constant, float(value))
+        kind = type(getattr(home, constant))
+        assert kind in (int, float), f"no such number: {name}"
+        setattr(home, constant, kind(value))
 
 
 def work(options: list[str]) -> None:

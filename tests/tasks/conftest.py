@@ -12,6 +12,7 @@ from tasks.client import Job, submit
 from tasks.config import Settings
 from tasks.connection import connect
 from tasks.jobs import JobStore
+from tasks.records import Announcement
 from tests.conftest import STAND_IN, RedisProcess, Worker
 
 pytest.register_assert_rewrite("tests.tasks.job_pair")
@@ -53,6 +54,10 @@ def film_of(job: Job) -> str:
     film = job.wait().status().film
     assert film
     return film.sha256
+
+
+def ticket_of(said: Announcement | None) -> int:
+    return said.ticket if said else 0
 
 
 def job_store(settings: Settings) -> JobStore:

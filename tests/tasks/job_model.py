@@ -1,6 +1,7 @@
 """What the job protocol promises, in plain dictionaries: what the records in Redis are compared with.
 
-Time does not pass here: a lease lives until `expire`. A claim is known by its holder, a number; 0 is nobody.
+Time does not pass here: a lease lives until `expire`, a moment until `linger`. A claim is known by its holder, a
+number; 0 is nobody.
 """
 
 from __future__ import annotations
@@ -49,12 +50,14 @@ class Queue:
 
 @dataclass
 class Unit:
-    """A piece of work; `sent` is whether its newest message may still be on its way."""
+    """A piece of work; `sent`: its newest message may still be on its way; `aside`: to one worker alone."""
 
     index: int
     ticket: int = 0
     stamp: int = 0
     sent: bool = False
+    aside: bool = False
+    lingered: bool = False
     holder: int = 0
     worker: str = ""
     expired: bool = False
@@ -143,7 +146,7 @@ class Job:
 
     # Messages
 
-    def announce(self, name: str, index: int, seen: int, queue: Queue) -> int:
+    def announce(self, name: str, index: int, seen: int, queue: Queue, *, aside: bool) -> int:
         if not self.running or not self.admitted:
             return 0
         unit = self.units.get(name)
@@ -153,9 +156,15 @@ class Job:
             return 0
         unit = self.units.setdefault(name, Unit(index))
         self.tickets += 1
-        queue.stamp += 1
-        unit.ticket, unit.stamp, unit.sent = self.tickets, queue.stamp, True
+        queue.stamp += not aside
+        unit.ticket, unit.stamp, unit.sent = self.tickets, 0 if aside else queue.stamp, True
+        unit.aside, unit.lingered = aside, False
         return unit.ticket
+
+    def linger(self) -> None:
+        """A moment passes, for whatever waits."""
+        for unit in self.units.values():
+            unit.lingered = True
 
     def _is_due(self, name: str, index: int) -> bool:
         """Whether a unit that is not there may come into being by its message."""
@@ -210,8 +219,9 @@ class Job:
         return Ending(f"it ended its worker each time, last {unit.worker}", unit.index, unit.attempts + 1)
 
     def _due(self, name: str, unit: Unit) -> Due:
-        why = "waiting" if unit.sent else "expired"
-        if unit.sent and name == SEGMENT_UNIT and self.chained < unit.index:
+        lies = unit.sent and not (unit.aside and unit.lingered)
+        why = "waiting" if lies else "expired"
+        if lies and name == SEGMENT_UNIT and self.chained < unit.index:
             why = "unpublished"
         return Due(name, unit.index, why, unit.stamp, unit.ticket)
 

@@ -140,14 +140,24 @@ class JobPair:
         self.views += seen
         return seen
 
-    def publish(self, view: Message, *, sent: bool = True, marked: bool = True) -> Message | None:
-        """A publisher that acts on what it saw; it may die before it has sent the message, or marked that."""
+    def publish(
+        self, view: Message, *, sent: bool = True, marked: bool = True, own: bool = False, busy: bool = False
+    ) -> Message | None:
+        """A publisher that acts on what it saw; it may die before it has sent the message, or marked that.
+
+        own: its worker has a queue of its own. busy: others wait in the one that all workers share.
+        """
         job_id, unit, index, seen = view
-        queue = queue_of(unit)
-        ticket = self.jobs.announce(job_id, unit, index, queue, seen=seen)
-        assert ticket == self.model.job(job_id).announce(unit, index, seen, self.model.queue(queue))
-        if not ticket or not sent:
+        queue, job = queue_of(unit), self.model.job(job_id)
+        if busy:
+            self.redis.lpush(queue, "somebody else's")
+        said = self.jobs.announce(job_id, unit, index, queue, seen=seen, aside=own)
+        self.redis.delete(queue)
+        ticket = job.announce(unit, index, seen, self.model.queue(queue), aside=own and not busy)
+        assert (said.ticket if said else 0) == ticket
+        if not said or not sent:
             return None
+        assert (said.aside, said.segments) == (own and not busy, job.segments)
         message = Message(job_id, unit, index, ticket)
         self.messages.append(message)
         self._see(True, *message)
@@ -210,6 +220,15 @@ class JobPair:
             key = job_keys(held.job_id, "units")[0]
             entry = json.loads(self.redis.hget(key, held.unit)) | {"expires": 1}
             self.redis.hset(key, held.unit, json.dumps(entry))
+
+    def linger(self, job_id: str) -> None:
+        """Move what was announced into the past."""
+        self.model.job(job_id).linger()
+        key = job_keys(job_id, "units")[0]
+        for name, raw in self.redis.hgetall(key).items():
+            unit = json.loads(raw)
+            if unit["announced"]:
+                self.redis.hset(key, name, json.dumps(unit | {"announced": 1}))
 
     def give_up(self, held: Held, reason: str, *, final: bool) -> None:
         found = self.jobs.give_up(held.claim, reason, final=final)

@@ -15,6 +15,7 @@ from tasks.jobs import JobStore
 from tasks.reading import check_job_id, job_keys, queue_key
 from tasks.records import FILM_UNIT, SEGMENT_UNIT, Claim, ClipRecord, FilmRecord, Handoff, Progress, clip_unit
 from tasks.spec import check_spec
+from tests.tasks.conftest import ticket_of
 
 JOB = "aaaa1111"
 FILM = FilmRecord("sha256:f", 9, "f", 96, 64, "24", 50, 2.0, 24000, 48000)
@@ -33,7 +34,7 @@ def create(jobs: JobStore, segments: int = 2, job: str = JOB) -> None:
 def announce(jobs: JobStore, unit: str, index: int, queue: str) -> int:
     """The ticket of the message that is due now."""
     seen = {need.unit: need.ticket for need in jobs.survey(JOB)}
-    return jobs.announce(JOB, unit, index, queue, seen=seen.get(unit, 0))
+    return ticket_of(jobs.announce(JOB, unit, index, queue, seen=seen.get(unit, 0)))
 
 
 def claim(jobs: JobStore, index: int, worker: str = "w") -> Claim:
@@ -63,7 +64,7 @@ def test_a_job_goes_from_queued_to_done(jobs: JobStore) -> None:
     assert jobs.status(JOB).state == "running"
     assert (jobs.status(JOB).committed, jobs.status(JOB).clips) == (2, 2)
     # When
-    ticket = jobs.announce(JOB, FILM_UNIT, -1, FILMS)
+    ticket = ticket_of(jobs.announce(JOB, FILM_UNIT, -1, FILMS))
     film_claim = jobs.claim_unit(JOB, FILM_UNIT, -1, ticket, "w", FILMS)
     assert isinstance(film_claim, Claim)
     assert jobs.commit_film(film_claim, FILM)
@@ -89,13 +90,13 @@ def test_an_id_cannot_reach_outside_its_keys(job_id: object) -> None:
 def test_a_held_segment_is_not_given_twice(jobs: JobStore) -> None:
     # Given
     create(jobs)
-    ticket = jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS)
+    ticket = ticket_of(jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS))
     assert isinstance(jobs.claim_segment(JOB, 0, ticket, "first", SEGMENTS), Claim)
     # When the message comes again
     again = jobs.claim_segment(JOB, 0, ticket, "second", SEGMENTS)
     # Then
     assert again == "segment 0 is held by first"
-    assert jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS) == 0
+    assert jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS) is None
 
 
 def test_a_holder_that_asks_again_because_the_reply_was_lost_gets_its_claim(jobs: JobStore) -> None:
@@ -108,8 +109,8 @@ def test_a_holder_that_asks_again_because_the_reply_was_lost_gets_its_claim(jobs
 def test_an_old_ticket_is_forgotten(jobs: JobStore) -> None:
     # Given a message that was replaced by a newer one
     create(jobs)
-    old = jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS)
-    new = jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS, seen=old)
+    old = ticket_of(jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS))
+    new = ticket_of(jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS, seen=old))
     # When / Then
     assert new > old
     assert jobs.claim_segment(JOB, 0, old, "w", SEGMENTS) == "a newer message has replaced this one"
@@ -118,7 +119,7 @@ def test_an_old_ticket_is_forgotten(jobs: JobStore) -> None:
 
 def test_a_segment_ahead_of_the_cursor_waits_its_turn(jobs: JobStore) -> None:
     create(jobs)
-    assert jobs.announce(JOB, SEGMENT_UNIT, 1, SEGMENTS) == 0
+    assert jobs.announce(JOB, SEGMENT_UNIT, 1, SEGMENTS) is None
     assert jobs.claim_segment(JOB, 1, 1, "w", SEGMENTS) == "the cursor is at segment 0"
 
 
@@ -158,7 +159,7 @@ def expire(jobs: JobStore, held: Claim) -> JobStore:
 def test_a_repeated_message_of_a_committed_segment_chains_only_when_nothing_else_did(jobs: JobStore) -> None:
     # Given a commit whose worker died before it published the next message
     create(jobs)
-    ticket = jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS)
+    ticket = ticket_of(jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS))
     held = jobs.claim_segment(JOB, 0, ticket, "w", SEGMENTS)
     assert isinstance(held, Claim)
     assert jobs.commit_segment(held, handoff(0))
@@ -180,7 +181,7 @@ def test_nothing_is_committed_after_a_cancel(jobs: JobStore) -> None:
     assert not jobs.renew(held)
     assert jobs.commit_segment(held, handoff(0)) is None
     assert jobs.status(JOB).state == "cancelled"
-    assert jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS) == 0
+    assert jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS) is None
     assert jobs.stop(JOB, "cancelled", "again") == "cancelled"
 
 
@@ -231,7 +232,7 @@ def test_a_death_inside_the_engine_is_counted_before_its_work_is_published_again
         jobs._lease_ms = 1
         assert jobs.renew(held, engine=True)
         time.sleep(0.005)
-        assert jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS, seen=ticket) == 0
+        assert jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS, seen=ticket) is None
         jobs.survey(JOB)
     assert (jobs.status(JOB).state, jobs.status(JOB).attempts) == ("failed", 3)
 
@@ -239,7 +240,7 @@ def test_a_death_inside_the_engine_is_counted_before_its_work_is_published_again
 def test_survey_tells_what_lost_its_message(jobs: JobStore) -> None:
     create(jobs, 1)
     assert due(jobs) == [(SEGMENT_UNIT, 0, "unannounced")]
-    ticket = jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS)
+    ticket = ticket_of(jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS))
     assert [why for _, _, why in due(jobs)] == ["unpublished"]
     jobs.chained(JOB, 0)
     assert [why for _, _, why in due(jobs)] == ["waiting"]

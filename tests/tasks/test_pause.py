@@ -23,7 +23,7 @@ def test_what_is_under_way_is_committed_and_nothing_more_is_handed_out(jobs: Job
     # Then
     assert jobs.renew(held)
     assert jobs.commit_segment(held, handoff(0))
-    assert jobs.announce(JOB, SEGMENT_UNIT, 1, SEGMENTS) == 0
+    assert jobs.announce(JOB, SEGMENT_UNIT, 1, SEGMENTS) is None
     assert jobs.survey(JOB) == []
     assert (jobs.status(JOB).state, jobs.status(JOB).committed) == ("paused", 1)
     # and when it is resumed the next segment is due

@@ -148,6 +148,6 @@ def test_a_clip_waits_for_its_latents(jobs: JobStore) -> None:
 def test_a_repair_that_nobody_asked_for_is_refused(jobs: JobStore) -> None:
     create(jobs, 3)
     commit_all(jobs, 2)
-    assert jobs.announce(JOB, repair_unit(0), 0, SEGMENTS) == 0
-    assert jobs.announce(JOB, clip_unit(0), 0, CLIPS) == 0
+    assert jobs.announce(JOB, repair_unit(0), 0, SEGMENTS) is None
+    assert jobs.announce(JOB, clip_unit(0), 0, CLIPS) is None
     assert jobs.claim_segment(JOB, 0, 99, "w", SEGMENTS) == "the cursor is at segment 2"

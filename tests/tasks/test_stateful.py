@@ -34,6 +34,7 @@ from tests.tasks.job_pair import FILM, Held, JobPair
 
 ATTEMPTS, BUDGET, SEGMENTS = 2, 4, 3
 LONG_LEASE_S = 3600.0  # leases end when a rule says so
+LONG_MOMENT_MS = 3_600_000  # and so do moments
 FAIR_ROUNDS = 30
 IDS = ["first", "second", "third"]
 WISHES = ["pause", "pause", "pause", "pause", "cancel", "fail", "settle", "join", "delete"]
@@ -56,7 +57,8 @@ counts = st.sampled_from([SEGMENTS, 2, 1])
 mostly = st.sampled_from([True, True, True, False])
 places = st.sampled_from([0, 0, 0, 1, 1, 2, 3])
 few = st.integers(0, 3) | st.integers(0, 15)
-claims = st.tuples(mostly.map(lambda current: not current), few)
+seldom = mostly.map(lambda often: not often)
+claims = st.tuples(seldom, few)
 
 
 def newest(things: list[T], nth: int) -> T:
@@ -123,14 +125,20 @@ class JobMachine(RuleBasedStateMachine):
 
     # Publishers
 
-    @rule(place=places, nth=few, look=mostly, sent=mostly, marked=mostly)
-    def publish(self, place: int, nth: int, look: bool, sent: bool, marked: bool) -> None:
+    @rule(place=places, nth=few, look=mostly, sent=mostly, marked=mostly, own=st.booleans(), busy=seldom)
+    def publish(self, place: int, nth: int, look: bool, sent: bool, marked: bool, own: bool, busy: bool) -> None:
         """By one that has just looked, or that has an old view; it may die before the message is sent, or marked."""
         job_id = self._job(place)
         if look:
             self.pair.survey(job_id)
         if self.pair.views:
-            self.pair.publish(newest(self._of(job_id, self.pair.views), nth), sent=sent, marked=marked)
+            view = newest(self._of(job_id, self.pair.views), nth)
+            self.pair.publish(view, sent=sent, marked=marked, own=own, busy=busy)
+
+    @rule(place=places)
+    def linger(self, place: int) -> None:
+        """What was sent is not taken for a moment."""
+        self.pair.linger(self._job(place))
 
     @rule(place=places, nth=few, unit=st.sampled_from(["mark", SEGMENT_UNIT, "repair", "clip", FILM_UNIT]))
     def publish_confused(self, place: int, nth: int, unit: str) -> None:
@@ -277,6 +285,7 @@ def check(settings: Settings, how: hypothesis_settings) -> None:
     client = connect(settings.redis_url)
     patient = settings.model_copy(update={"lease_s": LONG_LEASE_S, "max_attempts": ATTEMPTS})
     jobs = JobStore(client, patient)
+    jobs._moment_ms = LONG_MOMENT_MS
     run_state_machine_as_test(lambda: JobMachine(jobs, client), settings=how)
 
 

@@ -132,6 +132,33 @@ def test_the_record_is_right_where_a_message_differs(here: Settings, undisturbed
     assert jobs.status("liar").epoch == 0
 
 
+def test_who_goes_on_with_its_own_state_reads_nothing(
+    there: Settings, tmp_path_factory: pytest.TempPathFactory, start_worker: Start
+) -> None:
+    # Given a blob server of its own, and a worker that joins no films
+    blobs = RedisProcess(tmp_path_factory.mktemp("blobs"))
+    settings = there.model_copy(update={"blob_url": blobs.url})
+    first = start_worker(settings, "--only", "segments", "--only", "clips").ready()
+
+    def reads() -> int:
+        return int(redis.Redis(port=blobs.port).info("commandstats").get("cmdstat_hmget", {"calls": 0})["calls"])
+
+    # When it renders a whole job, Then no blob was read
+    job = submit(spec("a", "b", "c", "d"), settings=settings)
+    wait_until(lambda: job.status().clips == 4)
+    assert reads() == 0
+    # When another worker goes on with a job, Then it reads the state's two blobs
+    gate = tmp_path_factory.mktemp("gate") / "open"
+    other = submit(spec("a", f"wait until {gate}", seed=9), settings=settings)
+    wait_until(lambda: other.status().committed == 1 and other.status().progress)
+    first.stop(signal.SIGQUIT)
+    start_worker(settings, "--only", "segments", "--only", "clips").ready()
+    gate.touch()
+    wait_until(lambda: other.status().committed == 2)
+    assert reads() == 2
+    blobs.stop()
+
+
 def test_a_cancelled_job_stops_between_two_steps(
     there: Settings, start_worker: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,259 @@
+"""What stands between two segments: a chain through real Redis and a real worker beside the same engine calls alone.
+
+    python -m benchmarks.handoff [--segments 20] [--size 768x512] [--frames 121] [--engine module:Class] [--model MODEL]
+
+The reference is a bare loop in a process of its own: the same segments, each given the state that the one before
+returned, with no Redis, no worker and no clips. Wall times are from the start of the first engine call to the end of
+the last; each run is preceded by a short one that warms it up. Unless `--engine` names another, the engine sleeps as
+long as LTX-2.3 takes on an H200, and gives frames and latents of real size; `--scale` shortens its sleep, and then the
+chain looks worse than it is. The worker and both servers are started here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import report
+from benchmarks.sleeping import SCALE
+from ltx2.segment import SegmentRequest
+from ltx2.timeline import first_timing, next_timing
+from tasks import processes
+from tasks.client import Job, submit
+from tasks.config import Settings
+from tasks.connection import connect
+from tasks.runtime import Runtime
+from tasks.spec import JobSpec, check_spec
+from tests.conftest import RedisProcess, environment
+
+WARM_UP = 2  # a first segment and a continuation: two shapes
+EVENTS = "HANDOFF_EVENTS"
+HOURS_S = 4 * 3600.0
+# From the end of a segment's engine call to the start of the next one's: each part ends at the point it is named by.
+PARTS = {
+    "encode the tail": "tail encoded",
+    "put": "segment stored",
+    "commit": "segment committed",
+    "publish": "message chained",
+    "acknowledge and deliver": "segment claimed",
+    "hydrate": "segment hydrated",
+}
+
+
+def main() -> None:
+    """Run both, and print what they took."""
+    options = parse()
+    if options.role == "bare":
+        print(json.dumps(bare(options)))
+    elif options.role == "worker":
+        work(options.rest)
+    else:
+        alone = json.loads(run_bare(options))
+        with tempfile.TemporaryDirectory(prefix="longtake-") as folder:
+            chain = run_chain(options, Path(folder))
+        tell(options, alone, chain)
+
+
+def parse() -> argparse.Namespace:
+    """What the command line says; `bare` and `worker` are this program's own processes."""
+    parser = report.parser(str(__doc__), "handoff")
+    parser.add_argument("role", nargs="?", default="", help=argparse.SUPPRESS)
+    parser.add_argument("rest", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument("--segments", type=int, default=20)
+    parser.add_argument("--size", default="768x512")
+    parser.add_argument("--frames", type=int, default=121)
+    parser.add_argument("--engine", default="benchmarks.sleeping:SleepingEngine", metavar="MODULE:CLASS")
+    parser.add_argument("--model", default="tiny", help="what the engine loads")
+    parser.add_argument("--scale", type=float, default=1.0, help="times the sleep of the sleeping engine")
+    return parser.parse_args()
+
+
+def spec_of(options: argparse.Namespace, segments: int) -> JobSpec:
+    """A job of so many segments."""
+    width, height = map(int, options.size.split("x"))
+    shape = {"width": width, "height": height, "frames": options.frames, "model": options.model}
+    return check_spec({**shape, "segments": [{"prompt": f"waves on a beach, part {i}"} for i in range(segments)]})
+
+
+# The reference
+
+
+def run_bare(options: argparse.Namespace) -> str:
+    """The bare loop in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.handoff", "bare", *arguments(options)]
+    environ = os.environ | {SCALE: str(options.scale)}
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environ).stdout.splitlines()[-1]
+
+
+def arguments(options: argparse.Namespace) -> list[str]:
+    """The options again, for another process."""
+    names = ("segments", "size", "frames", "engine", "model", "scale")
+    return [f"--{name}={getattr(options, name)}" for name in names]
+
+
+def bare(options: argparse.Namespace) -> list[list[float]]:
+    """Start and end of each engine call, in seconds."""
+    settings = Settings.from_env().model_copy(update={"engine": options.engine})
+    engine = Runtime(settings, patient=False).engine(options.model)
+    loop(engine, spec_of(options, WARM_UP))
+    return loop(engine, spec_of(options, options.segments))
+
+
+def loop(engine: Any, spec: JobSpec) -> list[list[float]]:
+    """Each segment after the other, with the state of the one before."""
+    times, state, timing = [], None, first_timing(spec.shape)
+    for index, segment in enumerate(spec.segments):
+        request = SegmentRequest(segment.prompt, spec.seed_of(index, segment), spec.width, spec.height, timing)
+        following = spec.segments[index + 1].prompt if index + 1 < len(spec.segments) else None
+        before = time.time()
+        state = engine.run(request, state, next_prompt=following).state
+        times.append([before, time.time()])
+        timing = next_timing(timing, cut=False)
+    return times
+
+
+# The chain
+
+
+def run_chain(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """When the segments of a job came to each point, and where they had their states from."""
+    with deployment(options, folder) as settings:
+        submit(spec_of(options, WARM_UP).model_dump(), settings=settings).wait()
+        job = submit(spec_of(options, options.segments).model_dump(), settings=settings).wait()
+        return {"points": points_of(job, folder / "events"), "sources": sources_of(settings, job)}
+
+
+@contextmanager
+def deployment(options: argparse.Namespace, folder: Path) -> Iterator[Settings]:
+    """Two servers and a worker that notes what it reaches."""
+    servers = []
+    for role in ("broker", "blobs"):
+        (folder / role).mkdir()
+        servers.append(RedisProcess(folder / role, "--appendonly", "yes"))
+    given = Settings.from_env().model_copy(update={"model": options.model, "engine": options.engine})
+    settings = given.model_copy(update={"redis_url": servers[0].url, "blob_url": servers[1].url})
+    environ = environment(settings) | {EVENTS: str(folder / "events"), SCALE: str(options.scale)}
+    command = [sys.executable, "-m", "benchmarks.handoff", "worker"]
+    with (folder / "worker.log").open("ab") as log:
+        worker = processes.start(command, log=log, environ=environ, cwd=folder)
+    try:
+        yield settings
+    finally:
+        processes.stop(worker, signal.SIGTERM, timeout_s=60)
+        for server in servers:
+            server.stop()
+
+
+def work(rest: list[str]) -> None:
+    """Be the worker."""
+    import tasks.worker  # noqa: F401 - its receivers are there before Celery looks for them
+    from ltx2 import continuation
+    from tasks import points
+    from tasks.cli import main as longtake
+
+    encode = continuation.encode_frames
+
+    def encode_and_note(*args: Any, **kwargs: Any) -> Any:
+        pngs = encode(*args, **kwargs)
+        note("tail encoded", "", -1)
+        return pngs
+
+    continuation.encode_frames = encode_and_note
+    points.listen(note)
+    longtake(["worker", "--loglevel", "WARNING", *rest])
+
+
+def note(point: str, job_id: str, index: int) -> None:
+    """Write down that a point was reached, and when."""
+    with Path(os.environ[EVENTS]).open("a") as file:
+        file.write(f"{time.time()}|{point}|{job_id}|{index}\n")
+
+
+def points_of(job: Job, events: Path) -> dict[str, list[float]]:
+    """When the job's segments came to each point, in order of their indices."""
+    found: dict[str, dict[int, float]] = {}
+    rendered = -1
+    for line in events.read_text().splitlines():
+        at, point, job_id, number = line.split("|")
+        rendered = int(number) if (point, job_id) == ("segment rendered", job.id) else rendered
+        if job_id == job.id or (not job_id and rendered >= 0):
+            found.setdefault(point, {})[int(number) if job_id else rendered] = float(at)
+    return {point: [times[i] for i in sorted(times) if i >= 0] for point, times in found.items()}
+
+
+def sources_of(settings: Settings, job: Job) -> dict[str, int]:
+    """How many segments had their state from where."""
+    client, found = connect(settings.redis_url), dict[str, int]()
+    for key in client.scan_iter(f"celery-task-meta-{job.id}-segment-*"):
+        source = json.loads(client.get(key))["result"]["state"]  # type: ignore[arg-type]
+        found[source] = found.get(source, 0) + 1
+    return found
+
+
+# What is told
+
+
+def tell(options: argparse.Namespace, alone: list[list[float]], chain: dict[str, Any]) -> None:
+    """Print and write what both took."""
+    points = chain["points"]
+    calls = list(zip(points["segment hydrated"], points["segment rendered"], strict=True))
+    rows = [row("bare loop", alone), row("chain", calls)]
+    ratio = rows[1]["wall s"] / rows[0]["wall s"]
+    gaps = parts(points)
+    clips = [
+        made - rendered for made, rendered in zip(points["clip committed"], points["segment rendered"], strict=True)
+    ]
+    print(f"{options.segments} segments of {options.size}, {options.frames} frames, engine {options.engine}")
+    if options.scale != 1:
+        print(f"the engine sleeps {options.scale:g} times as long as the real one takes: only the gaps mean something")
+    print(report.table(rows))
+    print(f"wall time of the chain / bare loop: {ratio:.4f}")
+    print(f"states: {chain['sources']}; a clip is there {statistics.median(clips):.2f} s after its frames (median)\n")
+    shown = {name: getattr(options, name) for name in ("segments", "size", "frames", "engine", "scale")}
+    more = {"options": shown, "runs": rows, "ratio": ratio, "sources": chain["sources"], "clip_s": clips}
+    report.write("handoff", gaps, options.json, **more)
+
+
+def row(name: str, calls: list[Any]) -> dict[str, Any]:
+    """One run: its wall time, and how much of that was spent in the engine."""
+    wall = calls[-1][1] - calls[0][0]
+    inside = [end - start for start, end in calls]
+    return {
+        "run": name,
+        "wall s": round(wall, 3),
+        "engine call s (median)": round(statistics.median(inside), 4),
+        "engine busy %": round(100 * sum(inside) / wall, 2),
+    }
+
+
+def parts(points: dict[str, list[float]]) -> list[dict[str, Any]]:
+    """The parts of the gap between two engine calls, in milliseconds."""
+    before, rows = points["segment rendered"], []
+    after = {"segment claimed", "segment hydrated", "message chained"}
+    for name, point in PARTS.items():
+        times = points[point][1:] if point in after - {"message chained"} else points[point]
+        took = [1000 * (end - start) for start, end in zip(before, times, strict=False)]
+        rows.append({"part": name, "median ms": statistics.median(took), "worst ms": max(took)})
+        before = times
+    whole = [
+        1000 * (end - start)
+        for start, end in zip(points["segment rendered"], points["segment hydrated"][1:], strict=False)
+    ]
+    return [*rows, {"part": "in all", "median ms": statistics.median(whole), "worst ms": max(whole)}]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""An engine that sleeps as long as LTX-2.3 takes on an H200 and gives frames, sound and latents of real size."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ltx2 import LTX2ContinuationState
+from ltx2.errors import SegmentCancelledError
+from ltx2.segment import OnStep, SegmentOutput, SegmentRequest
+from ltx2.timeline import latent_frames, sound_seconds
+
+SCALE = "SLEEPING_SCALE"
+STEPS = 8
+# Denoising (compiled) and decoding of 121 frames on one H200, seconds per pixel of a frame.
+DENOISE_S, DECODE_S = 2.9 / (768 * 512), 0.47 / (768 * 512)
+VIDEO_CHANNELS, AUDIO_CHANNELS, MEL = 128, 8, 16
+AUDIO_RATE = 48_000
+
+
+class SleepingEngine:
+    """Takes the time of the real one, and none of its hardware."""
+
+    audio_rate = AUDIO_RATE
+
+    def __init__(self) -> None:
+        self._scale = float(os.environ.get(SCALE, "1"))
+        self._scenes: dict[tuple[int, int, int], NDArray[np.uint8]] = {}
+
+    @classmethod
+    def load(cls, model: str, **_: Any) -> Self:
+        """Ready at once."""
+        return cls()
+
+    def run(
+        self,
+        request: SegmentRequest,
+        state: LTX2ContinuationState | None = None,
+        *,
+        on_step: OnStep | None = None,
+        **_: Any,
+    ) -> SegmentOutput:
+        """One segment, when its time has passed."""
+        timing, pixels = request.timing, request.width * request.height
+        until = time.monotonic()
+        for step in range(1, STEPS + 1):
+            until += DENOISE_S * pixels / STEPS * self._scale
+            time.sleep(max(0.0, until - time.monotonic()))
+            if on_step and on_step(step, STEPS) is False:
+                raise SegmentCancelledError(f"segment {timing.index} was cancelled after step {step}")
+        until = time.monotonic() + DECODE_S * pixels * self._scale
+        count, rows, columns = timing.shape.frames, request.height // 32, request.width // 32
+        noise = torch.Generator().manual_seed(request.seed)
+        video = torch.randn(1, VIDEO_CHANNELS, latent_frames(count), rows, columns, generator=noise).bfloat16()
+        audio = torch.randn(1, AUDIO_CHANNELS, timing.audio_latents, MEL, generator=noise)
+        frames = self._scene(count, request.height, request.width)
+        tail = frames[-timing.shape.overlap :] ^ np.uint8(request.seed & 1)  # so that no two are the same blob
+        tail[:, 0, 0, 0] = request.seed & 255
+        sound = torch.rand(int(sound_seconds(timing.audio_latents) * AUDIO_RATE), 2, generator=noise).numpy() - 0.5
+        following = LTX2ContinuationState(
+            segment_index=timing.index,
+            video_frames=list(tail),
+            audio_latents=audio,
+            audio_sample_rate=AUDIO_RATE,
+            audio_conditioning_num_frames=timing.next_pinned,
+            audio_conditioning_strength=0.0,
+            video_position_offset_sec=float(timing.next_offset),
+        )
+        time.sleep(max(0.0, until - time.monotonic()))
+        return SegmentOutput(frames, sound, AUDIO_RATE, video, audio, following)
+
+    def decode(self, video_latents: Any, audio_latents: Any) -> tuple[Any, Any]:
+        """Nothing is lost in a benchmark, so nothing is decoded again."""
+        raise NotImplementedError
+
+    def _scene(self, count: int, height: int, width: int) -> NDArray[np.uint8]:
+        """Soft clouds that drift, with the grain of a camera; the same for every segment."""
+        shape = (count, height, width)
+        if shape not in self._scenes:
+            chance = np.random.default_rng(0)
+            clouds = torch.from_numpy(chance.uniform(30, 220, (1, 3, height // 32, (width + count) // 32 + 2)))
+            size = (height, (width + count) // 32 * 32 + 64)
+            wide = torch.nn.functional.interpolate(clouds, size=size, mode="bicubic")[0].permute(1, 2, 0).numpy()
+            scene = np.empty((*shape, 3), np.uint8)
+            for i in range(count):
+                grain = chance.normal(0, 1.5, (height, width, 1))
+                scene[i] = np.clip(wide[:, i : i + width] + grain, 0, 255)
+            self._scenes[shape] = scene
+        return self._scenes[shape]
