@@ -10,8 +10,10 @@ from ltx2.segment import SegmentOutput
 from ltx2.timeline import SegmentTiming
 from tasks.application import app
 from tasks.broker import CLIP_TASK, CLIPS
+from tasks.connection import connect
 from tasks.errors import MessageError
 from tasks.failures import InputLostError, give_up, reading_from, repair, when_there_is_room
+from tasks.jobs import JobStore
 from tasks.lease import Lease
 from tasks.points import reach
 from tasks.reading import check_job_id
@@ -87,7 +89,8 @@ class _FreshClip:
             self.lease.end()
 
     def lay_down(self) -> None:
-        self.room.jobs.give_up(self.lease.claim)
+        settings = self.room.settings
+        JobStore(connect(settings.redis_url), settings).give_up(self.lease.claim)  # an impatient one: the process ends
 
 
 def _encoded(frames: Any, sound: Any, audio_rate: int, timing: SegmentTiming) -> bytes:

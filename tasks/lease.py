@@ -42,9 +42,8 @@ class Lease:
         self._thread.start()
 
     def end(self) -> None:
-        """Renew no more."""
+        """Renew no more. A renewal that is under way, perhaps on a server that is out, is not waited for."""
         self._done.set()
-        self._thread.join()
 
     @contextmanager
     def until_handed_over(self) -> Iterator[None]:

@@ -49,11 +49,11 @@ def test_a_child_killed_under_the_real_model(real: Ground, undisturbed: str, poi
 def test_a_state_repaired_by_the_real_model(real: Ground, undisturbed: str) -> None:
     held = real.hold("segment claimed", 2)
     job = real.submit()
-    held.pid()
-    # When
+    pid = held.pid()
+    # When the one that goes on must read it
     damage(real, blobs_of(real, job, 1)["audio"], "flipped")
     real.breaks()
-    held.release()
+    os.kill(pid, signal.SIGKILL)
     # Then the repair gives the same bytes, so that what followed stands
     real.verify(job, undisturbed, denoised_again=1)
     assert real.count(job, "segment hydrated") == {0: 1, 1: 2, 2: 1}

@@ -90,8 +90,8 @@ def test_broker_full_for_a_while(ground: Ground, film: str, place: Place) -> Non
 
 
 def test_broker_full_when_a_message_should_be_acknowledged(ground: Ground, film: str) -> None:
-    # Given a worker that has done all there is to do for a message
-    held, worker = ground.hold("clip committed", 1), ground.workers[-1]
+    # Given a worker that has done all that a message waits for
+    held, worker = ground.hold("message chained", 2), ground.workers[-1]
     job = ground.submit()
     held.pid()
     # When Celery cannot acknowledge it, the worker exits
