@@ -198,7 +198,7 @@ def sources_of(settings: Settings, job: Job) -> dict[str, int]:
     """How many segments had their state from where."""
     client, found = connect(settings.redis_url), dict[str, int]()
     for key in client.scan_iter(f"celery-task-meta-{job.id}-segment-*"):
-        source = json.loads(client.get(key))["result"]["state"]  # type: ignore[arg-type]
+        source = json.loads(client.get(key))["result"].get("state", "skipped")  # type: ignore[arg-type]
         found[source] = found.get(source, 0) + 1
     return found
 

@@ -155,7 +155,9 @@ class Engine:
     def decode(self, video_latents: Tensor, audio_latents: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Frames and sound of a `SegmentOutput`'s latents: the bytes that `run` gave with them."""
         with _rendering("decoding", self._stream):
-            return self._pictures(video_latents), self._sound(audio_latents)
+            # both are on their way before the first is waited for
+            frames, sound = self._pictures(video_latents), self._sound(audio_latents)
+            return _on_host(frames), _on_host(sound)
 
     def _preparing(self, prompt: str | None, on_step: OnStep | None) -> OnStep:
         """`on_step`, which after the first step also begins to encode `prompt`."""
@@ -182,26 +184,24 @@ class Engine:
         device: torch.device = self.pipeline._execution_device
         return device
 
-    def _pictures(self, latents: Tensor) -> NDArray[np.uint8]:
+    def _pictures(self, latents: Tensor) -> Tensor:
         vae = self.pipeline.vae
         pixels = vae.decode(latents.to(self._device, vae.dtype)).sample[0].float()
-        levels = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        frames: NDArray[np.uint8] = levels.permute(1, 2, 3, 0).contiguous().cpu().numpy()
-        return frames
+        levels: Tensor = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return levels.permute(1, 2, 3, 0).contiguous()
 
-    def _sound(self, latents: Tensor) -> NDArray[np.float32]:
+    def _sound(self, latents: Tensor) -> Tensor:
         pipeline = self.pipeline
         vae = pipeline.audio_vae
         raw = pipeline.denormalize_audio(latents.float()).to(self._device, vae.dtype)
         # its transposed convolutions would add up in any order; for pictures this flag costs seconds and 20 GB
         with torch.backends.cudnn.flags(deterministic=True):
             mel = vae.decode(raw).sample
-            wave = pipeline.vocoder(mel.to(pipeline.vocoder.dtype))[0].float().clamp(-1, 1)
+            wave: Tensor = pipeline.vocoder(mel.to(pipeline.vocoder.dtype))[0].float().clamp(-1, 1)
         samples = int(sound_seconds(latents.shape[2]) * self.audio_rate)
         if wave.shape[1] < samples:
             raise CheckpointError(f"the vocoder gave {wave.shape[1]} of {samples} samples; its config is wrong")
-        sound: NDArray[np.float32] = wave[:, :samples].T.contiguous().cpu().numpy()
-        return sound
+        return wave[:, :samples].T.contiguous()
 
     def _next_state(
         self,
@@ -220,6 +220,13 @@ class Engine:
             video_position_offset_sec=float(timing.next_offset),
             metadata=metadata | {AUDIO_SPACE: NORMALISED},
         )
+
+
+def _on_host(tensor: Tensor) -> NDArray[Any]:
+    """`tensor` in memory of the host; from a GPU through pinned memory, several times as fast."""
+    if tensor.is_cuda:
+        tensor = torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor)
+    return tensor.numpy()
 
 
 @contextmanager
