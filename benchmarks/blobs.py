@@ -17,7 +17,7 @@ import statistics
 import sys
 import tempfile
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, i
 from benchmarks import report
 from blobstore import RedisBlobStore, blob_id_of
 from blobstore.base import hex_of
-from blobstore.chunks import Chunks, Digest
+from blobstore.chunks import Chunks
+from blobstore.hashing import BesideHash
 from blobstore.manifest import Manifest
 from blobstore.redis import CHUNK_BYTES
 from tests.conftest import RedisProcess
@@ -138,28 +139,29 @@ class Trusting(Chunks):
 
     def __init__(self, client: redis.Redis, hexdigest: str) -> None:
         super().__init__(client)
-        self._known = Known(hexdigest)
+        self._hexdigest = hexdigest
 
     def differing(self, key: str, manifest: Manifest, data: memoryview) -> int | None:
         """None, unseen."""
         return None
 
-    def _new_digest(self) -> Digest:
-        return self._known
+    def _new_hash(self) -> BesideHash:
+        return Known(self._hexdigest)
 
 
-class Known:
-    """A digest that was known before."""
+class Known(BesideHash):
+    """A hash that was known before."""
 
     def __init__(self, hexdigest: str) -> None:
-        self._hexdigest = hexdigest
+        super().__init__()
+        self._known = hexdigest
 
-    def update(self, data: bytes, /) -> None:
+    def update(self, pieces: Iterable[bytes], *, last: bool) -> None:
         """Nothing to do."""
 
     def hexdigest(self) -> str:
         """What was known."""
-        return self._hexdigest
+        return self._known
 
 
 def unverified(client: redis.Redis, blob_id: str) -> RedisBlobStore:

@@ -5,27 +5,18 @@ No script sees a chunk: Lua would copy it twice, and hashing it there would keep
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol, cast
+from typing import cast
 
 import redis
 
+from blobstore.hashing import BesideHash
 from blobstore.manifest import Manifest
 
 CHUNKS_PER_WRITE = 16
 CHUNKS_PER_READ = 2  # the client holds a reply twice while it parses it
 STAGING_MS = 2 * 60 * 1000
-
-
-class Digest(Protocol):
-    """What hashlib's objects do."""
-
-    def update(self, data: bytes, /) -> None: ...
-
-    def hexdigest(self) -> str: ...
 
 
 class Chunks:
@@ -56,25 +47,18 @@ class Chunks:
 
         Reserves `manifest.size` bytes at once: compare it with what is really there before.
         """
-        data, digest = _room_for(manifest.size), self._new_digest()
-        with ThreadPoolExecutor(1) as beside:  # hashing leaves the GIL to what comes next
-            hashed: Future[None] | None = None
+        data = _room_for(manifest.size)
+        with self._new_hash() as digest:
             for group in _groups(manifest, CHUNKS_PER_READ):
-                chunks = self._get(key, group)
-                for index, chunk in zip(group, chunks, strict=True):
-                    if chunk is None or len(chunk) != manifest.length(index):
-                        return None
-                    data.write(chunk)
-                if hashed is not None:
-                    hashed.result()
-                if group.stop < manifest.chunks:
-                    hashed = beside.submit(_hash, digest, chunks)
-                else:
-                    _hash(digest, chunks)
-        return data.getvalue(), digest.hexdigest()
+                chunks = [chunk or b"" for chunk in self._get(key, group)]
+                if any(len(chunk) != manifest.length(index) for index, chunk in zip(group, chunks, strict=True)):
+                    return None
+                data.writelines(chunks)
+                digest.update(chunks, last=group.stop == manifest.chunks)
+            return data.getvalue(), digest.hexdigest()
 
-    def _new_digest(self) -> Digest:
-        return hashlib.sha256()
+    def _new_hash(self) -> BesideHash:
+        return BesideHash()
 
     def _get(self, key: str, indexes: range) -> list[bytes | None]:
         return cast("list[bytes | None]", self._redis.hmget(key, [str(index) for index in indexes]))
@@ -93,8 +77,3 @@ def _room_for(size: int) -> io.BytesIO:
         data.write(b"\0")
         data.seek(0)
     return data
-
-
-def _hash(digest: Digest, chunks: list[bytes | None]) -> None:
-    for chunk in chunks:
-        digest.update(chunk or b"")
