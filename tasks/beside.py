@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 from collections import deque
 from typing import Protocol
 
 log = logging.getLogger(__name__)
 MOST_IN_HAND = 2
+NICENESS = 10
 
 
 class Work(Protocol):
@@ -57,6 +60,8 @@ class Beside:
                 log.exception("work could not be laid down; it is taken up when its lease has expired")
 
     def _work_on(self) -> None:
+        if sys.platform == "linux":  # where a thread has a priority of its own, and those that it starts have it too
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         while True:
             self._work_once()
 

@@ -140,28 +140,24 @@ class JobReader:
         Raises:
             MessageError: there is no such job.
         """
-        return JobHead.model_validate(msgpack.unpackb(self._spec_field(job_id, "job")))
+        data = cast("bytes | None", self._redis.hget(job_keys(job_id, "spec")[0], "job"))
+        if data is None:
+            raise MessageError(f"there is no job {job_id}")
+        return JobHead.model_validate(msgpack.unpackb(data))
 
-    def segment_spec(self, job_id: str, index: int) -> SegmentSpec:
-        """The spec of segment `index`.
+    def segment_plan(self, job_id: str, index: int) -> tuple[JobHead, SegmentSpec, str | None]:
+        """What all segments share, the spec of segment `index`, and the prompt of the one after it, None for the last.
 
         Raises:
             MessageError: there is no such job or segment.
         """
-        return SegmentSpec.model_validate(msgpack.unpackb(self._spec_field(job_id, str(index))))
-
-    def prompt(self, job_id: str, index: int) -> str | None:
-        """The prompt of segment `index`, or None when the job has none of that index."""
-        try:
-            return self.segment_spec(job_id, index).prompt
-        except MessageError:
-            return None
-
-    def _spec_field(self, job_id: str, name: str) -> bytes:
-        data = cast("bytes | None", self._redis.hget(job_keys(job_id, "spec")[0], name))
-        if data is None:
-            raise MessageError(f"job {job_id} has no spec of {name}")
-        return data
+        names = ["job", str(index), str(index + 1)]
+        raw = cast("list[bytes | None]", self._redis.hmget(job_keys(job_id, "spec")[0], names))
+        head, own, following = (None if data is None else msgpack.unpackb(data) for data in raw)
+        if head is None or own is None:
+            raise MessageError(f"there is no segment {index} of a job {job_id}")
+        next_prompt = None if following is None else str(following["prompt"])
+        return JobHead.model_validate(head), SegmentSpec.model_validate(own), next_prompt
 
     def handoff(self, job_id: str, index: int) -> Handoff | None:
         """The committed handoff of segment `index` (-1: the state the job started from), or None."""

@@ -64,7 +64,7 @@ def generate_segment(
 
 def _render(task: Task[..., Any], room: Runtime, lease: Lease, message: dict[str, Any] | None) -> dict[str, Any]:
     claim = lease.claim
-    head, segment = room.jobs.head(claim.job_id), room.jobs.segment_spec(claim.job_id, claim.index)
+    head, segment, next_prompt = room.jobs.segment_plan(claim.job_id, claim.index)
     incoming, source = _hydrate(room, claim, segment, message)
     timing = timing_of(head.shape, claim, segment)
     image = first_frame(room, head, claim)
@@ -72,7 +72,6 @@ def _render(task: Task[..., Any], room: Runtime, lease: Lease, message: dict[str
     reach("segment hydrated", claim.job_id, claim.index)
 
     started = time.time() + claim.clock_skew_s
-    next_prompt = room.jobs.prompt(claim.job_id, claim.index + 1)
     output = _run(task, engine, lease, head, segment, timing, incoming, image, next_prompt)
     ended = time.time() + claim.clock_skew_s
     reach("segment rendered", claim.job_id, claim.index)

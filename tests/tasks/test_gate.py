@@ -17,7 +17,7 @@ import torch
 from blobstore import InMemoryBlobStore
 from ltx2 import LTX2ContinuationState
 from tasks import handoff
-from tasks.broker import CLIP_TASK, CLIPS, FILM_TASK, FILMS, QUEUES, SEGMENT_TASK, SEGMENTS, make_app
+from tasks.broker import CLIP_TASK, CLIPS, FILM_TASK, FILMS, OWN, QUEUES, SEGMENT_TASK, SEGMENTS, make_app
 from tasks.client import submit
 from tasks.config import Settings
 from tasks.errors import MessageError
@@ -364,3 +364,12 @@ def test_every_connection_of_the_application_is_behind_the_gate() -> None:
 def test_a_queue_that_remote_control_has_added_is_no_way_in() -> None:
     with pytest.raises(MessageError, match="there is no queue 'evil' here"):
         check_entry(json.dumps(message(queue="evil")).encode(), "evil")
+
+
+def test_the_queue_of_one_worker_takes_segments_for_it_alone() -> None:
+    own = f"{OWN}gpu-0@here"
+    check_entry(json.dumps(message(queue=own)).encode(), own)
+    with pytest.raises(MessageError, match=r"there is no task 'longtake\.film' on queue segments@gpu-0@here"):
+        check_entry(json.dumps(message("nojob", 1, task=FILM_TASK, queue=own)).encode(), own)
+    with pytest.raises(MessageError, match=r"properties\.delivery_info: must be that of queue segments@gpu-0@here"):
+        check_entry(json.dumps(message()).encode(), own)

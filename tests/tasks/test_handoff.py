@@ -90,6 +90,16 @@ def test_what_is_no_state_is_refused(envelope: dict[str, Any]) -> None:
         handoff.hydrate(envelope, blobs)
 
 
+def test_the_last_two_states_of_a_process_are_kept() -> None:
+    # Given
+    own, made = handoff.OwnStates(), [a_state(segment_index=index) for index in range(3)]
+    # When
+    for index in (0, 1, 0, 2):
+        own.keep(str(index), made[index])
+    # Then
+    assert [own.get(str(index)) for index in range(3)] == [made[0], None, made[2]]
+
+
 def test_the_digest_is_of_the_content() -> None:
     blobs = InMemoryBlobStore()
     one, same = (handoff.to_message(a_state(), blobs, inline_threshold_bytes=0) for _ in range(2))
