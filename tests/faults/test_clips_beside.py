@@ -78,16 +78,25 @@ def test_a_warm_shutdown_finishes_the_clips_in_hand(quiet: Ground) -> None:
     assert job.wait().status().film
 
 
-@pytest.mark.parametrize("everyone", [False, True])
-def test_a_shutdown_that_cannot_wait_lays_the_clips_down(quiet: Ground, everyone: bool) -> None:
+@pytest.mark.parametrize(
+    ("number", "everyone", "variables"),
+    [
+        pytest.param(signal.SIGQUIT, False, {}, id="sigquit"),
+        pytest.param(signal.SIGTERM, True, {}, id="sigterm-to-all"),
+        pytest.param(signal.SIGTERM, False, {"REMAP_SIGTERM": "SIGQUIT"}, id="remapped-sigterm"),
+    ],
+)
+def test_a_shutdown_that_cannot_wait_lays_the_clips_down(
+    quiet: Ground, number: int, everyone: bool, variables: dict[str, str]
+) -> None:
     # Given the same, and leases that outlive the test
-    worker = quiet.start_worker(*ALONE)
+    worker = quiet.start_worker(*ALONE, **variables)
     clip = quiet.hold("clip encoded", 0)
     job = quiet.submit(2)
     clip.pid()
     wait_until(lambda: not client_of(quiet.broker).hlen("unacked") and job.status().committed == 2, what="two segments")
     # When
-    worker.shut_down(signal.SIGTERM if everyone else signal.SIGQUIT, everyone=everyone)
+    worker.shut_down(number, everyone=everyone)
     worker.gone()
     # Then another one makes them at once, from the stored latents
     assert job.status().clips == 0
