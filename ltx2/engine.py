@@ -239,14 +239,15 @@ def _memory_errors(doing: str) -> Iterator[None]:
 
 @contextmanager
 def _rendering(doing: str, stream: torch.cuda.Stream | None) -> Iterator[None]:
-    """No gradients, typed memory errors, one CPU thread, and on CUDA this stream.
+    """No gradients, typed memory errors, on CUDA this stream, and on a CPU one thread.
 
     Sums in another order differ in their last bits, and with them every byte that follows. Only small models run on a
     CPU; for them one thread is as fast as two.
     """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    if stream:
+    if stream is None:
+        torch.set_num_threads(1)
+    else:
         stream.wait_stream(torch.cuda.current_stream(stream.device))  # which loaded the weights
     try:
         with torch.inference_mode(), torch.cuda.stream(stream), _memory_errors(doing):
