@@ -40,6 +40,7 @@ def refuse_bad_servers(**_: Any) -> None:
 @signals.celeryd_after_setup.connect
 def take_work_that_is_for_this_worker_alone(sender: str, **_: Any) -> None:
     """Listen to a queue of its own, too, where it takes segments at all."""
+    leaving.begin()  # a worker that was forked from another process shares nothing with that one
     queues = app.amqp.queues
     if SEGMENTS in queues.consume_from:
         own = own_queue(sender)
