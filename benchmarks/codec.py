@@ -31,7 +31,7 @@ from ltx2.codec import FRAMES_MIME, decode_frames, encode_frames, pack_frames, u
 from ltx2.png import Frame
 from tests.conftest import RedisProcess
 
-SIZES = ((768, 512), (1280, 704), (1536, 1024), (1920, 1088))
+SIZES = ("768x512", "1280x704", "1536x1024", "1920x1088")
 Plane = npt.NDArray[np.float64]
 
 OURS = "longtake"
@@ -42,6 +42,7 @@ CONTRAST, RAMP, NOISE = 40.0, 40.0, 0.8  # standard deviations and half a range,
 def main() -> None:
     """Print three lines per size."""
     parser = report.parser(__doc__, "codec")
+    parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="WxH")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--frames", type=int, default=9)
     options = parser.parse_args()
@@ -49,7 +50,8 @@ def main() -> None:
         server = RedisProcess(Path(folder), "--appendonly", "yes")
         try:
             store = open_blob_store(server.url)
-            rows = [row for size in SIZES for row in measure(*size, options.frames, options.rounds, store)]
+            sizes = [[int(side) for side in size.split("x")] for size in options.sizes]
+            rows = [row for size in sizes for row in measure(*size, options.frames, options.rounds, store)]
         finally:
             server.stop()
     report.write("codec", rows, options.json, frames=options.frames, rounds=options.rounds)

@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import report
 from benchmarks.sleeping import SCALE
+from ltx2.checkpoint import python_path
 from ltx2.segment import SegmentRequest
 from ltx2.timeline import first_timing, next_timing
 from tasks import processes
@@ -94,7 +95,7 @@ def spec_of(options: argparse.Namespace, segments: int) -> JobSpec:
 def run_bare(options: argparse.Namespace) -> str:
     """The bare loop in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.handoff", "bare", *arguments(options)]
-    environ = os.environ | {SCALE: str(options.scale)}
+    environ = os.environ | {SCALE: str(options.scale), "PYTHONPATH": python_path()}
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environ).stdout.splitlines()[-1]
 
 

@@ -1,0 +1,42 @@
+"""The benchmarks that need no GPU run as docs/performance.md says, here on next to nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("codec", ["--rounds=1", "--frames=2", "--sizes", "320x64"]),
+        ("blobs", ["--rounds=1", "--sizes", "1"]),
+        ("handoff", ["--segments=3", "--size=64x64", "--frames=17", "--scale=0"]),
+        ("scale", ["--jobs=2", "--segments=3", "--workers=1"]),
+    ],
+)
+def test_it_prints_a_table_and_writes_its_figures(name: str, options: list[str], tmp_path: Path) -> None:
+    # When
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *options, f"--json={tmp_path / 'figures.json'}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    # Then
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["rows"]
+    assert f"| {next(iter(figures['rows'][0]))} |" in re.sub(" +", " ", done.stdout)
+
+
+def test_what_needs_a_gpu_says_so(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "segment.py")]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False, env={"CUDA_VISIBLE_DEVICES": ""}
+    )
+    assert done.returncode == 1
+    assert "needs a CUDA device" in done.stderr
