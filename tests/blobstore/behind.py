@@ -1,9 +1,11 @@
-"""What can happen to a store behind its back: time passes, bytes are damaged, it fills up."""
+"""What can happen to a store behind its back: time passes, bytes are damaged, also on their way, it fills up."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import redis
@@ -84,3 +86,31 @@ class BehindRedis:
         self.client.config_set("maxmemory", 0)
         yield
         self.client.config_set("maxmemory", limit)
+
+
+@contextmanager
+def proxy(server_url: str, pass_on: Callable[[bytes], bytes]) -> Iterator[str]:
+    """A way to the server, for one connection, on which bytes pass as `pass_on` gives them; it ends with none."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def pump(source: socket.socket, target: socket.socket) -> None:
+        with source, target, suppress(OSError):
+            while data := pass_on(source.recv(65536)):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def serve() -> None:
+        near, _ = listener.accept()
+        listener.close()
+        far = socket.socket(socket.AF_UNIX)
+        far.connect(server_url.removeprefix("unix://"))
+        back = threading.Thread(target=pump, args=(far.dup(), near.dup()))
+        back.start()
+        pump(near, far)
+        back.join()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    port = listener.getsockname()[1]
+    thread.start()
+    yield f"redis://127.0.0.1:{port}"
+    thread.join()

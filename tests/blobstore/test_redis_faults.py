@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 
 import msgpack
 import pytest
@@ -26,6 +23,7 @@ from blobstore import (
 )
 from blobstore.chunks import CHUNKS_PER_WRITE
 from blobstore.manifest import Manifest
+from tests.blobstore.behind import proxy
 from tests.conftest import wait_until
 
 MIB = 1024 * 1024
@@ -173,34 +171,6 @@ def test_replaced_while_it_is_read(store: RedisBlobStore, server, reader: Interr
     # When that does not fit, Then the new upload is read, not quarantined
     assert RedisBlobStore(reader, prefix="p:").get(BLOB_ID) == DATA
     assert not server.client.exists(QUARANTINE)
-
-
-@contextmanager
-def proxy(server_url: str, pass_on: Callable[[bytes], bytes]) -> Iterator[str]:
-    """A way to the server, for one connection, on which bytes pass as `pass_on` gives them; it ends with none."""
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def pump(source: socket.socket, target: socket.socket) -> None:
-        with source, target, suppress(OSError):
-            while data := pass_on(source.recv(65536)):
-                target.sendall(data)
-            target.shutdown(socket.SHUT_WR)
-
-    def serve() -> None:
-        near, _ = listener.accept()
-        listener.close()
-        far = socket.socket(socket.AF_UNIX)
-        far.connect(server_url.removeprefix("unix://"))
-        back = threading.Thread(target=pump, args=(far.dup(), near.dup()))
-        back.start()
-        pump(near, far)
-        back.join()
-
-    thread = threading.Thread(target=serve, daemon=True)
-    port = listener.getsockname()[1]
-    thread.start()
-    yield f"redis://127.0.0.1:{port}"
-    thread.join()
 
 
 def test_damaged_on_the_way_to_the_server(server) -> None:

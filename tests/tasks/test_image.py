@@ -77,8 +77,10 @@ def test_a_job_whose_image_was_lost_ends_with_the_reason_when_it_is_needed_again
     assert handoff is not None
     for blob_id in (image_of(job, here), *handoff.blobs):
         store.drop(blob_id)
-    # When it is taken up again, then it ends at once, and says at which segment and why
+    # When it is taken up again, by a worker that has long forgotten that state
+    submit(spec("c", "d", "e"), settings=here).wait()
     job.retry()
+    # Then it ends at once, and says at which segment and why
     with pytest.raises(JobFailedError, match=r"failed at segment 0 .*: what the job began with was lost"):
         job.wait()
 
