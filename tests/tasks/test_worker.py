@@ -164,7 +164,7 @@ def test_who_goes_on_with_its_own_state_reads_nothing(
     first.stop(signal.SIGQUIT)
     start_worker(settings, "--only", "segments", "--only", "clips").ready()
     gate.touch()
-    wait_until(lambda: other.status().committed == 2)
+    wait_until(lambda: other.status().clips == 2)
     assert reads() == 2
 
 
