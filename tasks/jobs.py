@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -226,9 +226,22 @@ class JobStore(JobReader):
 
     def survey(self, job_id: str) -> list[Need]:
         """What an unfinished job needs."""
+        keys, args = self._for_survey(job_id)
+        return _needs(self._run("survey", keys, *args))
+
+    def surveys(self, job_ids: Sequence[str]) -> Iterator[tuple[str, list[Need] | Exception]]:
+        """What each of these jobs needs, or why that cannot be told; asked all at once, so not for too many."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                keys, args = self._for_survey(job_id)
+                self._scripts["survey"](keys=keys, args=args, client=pipe)
+            replies = pipe.execute(raise_on_error=False)
+        for job_id, reply in zip(job_ids, replies, strict=True):
+            yield job_id, reply if isinstance(reply, Exception) else _needs(reply)
+
+    def _for_survey(self, job_id: str) -> tuple[list[str], list[Any]]:
         keys = [*job_keys(job_id, "record", "units", "clips"), ACTIVE, ENDED, PULSE]
-        reply = self._run("survey", keys, job_id, self._attempts, self._moment_ms)
-        return [Need(unit.decode(), index, why.decode(), stamp, ticket) for unit, index, why, stamp, ticket in reply]
+        return keys, [job_id, self._attempts, self._moment_ms]
 
     def _change(self, script: str, job_id: str, keys: list[str], *args: str) -> str:
         was = cast("bytes", self._run(script, keys, job_id, *args)).decode()
@@ -238,6 +251,10 @@ class JobStore(JobReader):
 
     def _run(self, script: str, keys: list[str], *args: Any) -> Any:
         return when_there_is_memory(lambda: self._scripts[script](keys=keys, args=args), patient=self.patient)
+
+
+def _needs(reply: list[Any]) -> list[Need]:
+    return [Need(unit.decode(), index, why.decode(), stamp, ticket) for unit, index, why, stamp, ticket in reply]
 
 
 def _of_clip(claim: Claim) -> Claim:

@@ -28,6 +28,7 @@ LOCK = f"{PREFIX}reconciler"
 UNPUBLISHED_GRACE_S = 3.0
 LOST_MESSAGE_GRACE_S = 5.0
 SWEEP_EVERY_S = 60.0
+JOBS_PER_SURVEY = 50
 _Message = tuple[str, str, int, int]  # job, unit, index, ticket
 
 
@@ -89,11 +90,13 @@ class Reconciler:
         self._queues.clear()
         with _alone("jobs that wait for room"):
             self._admit()
-        for job_id in self._jobs.active():
+        active = self._jobs.active()
+        for first in range(0, len(active), JOBS_PER_SURVEY):
             if time.monotonic() - self._pulsed >= self._settings.reconcile_s:
                 self._pulse()  # a long round is no outage
-            with _alone(f"job {job_id}"):
-                published += self._reconcile_job(job_id, seen, now)
+            for job_id, needs in self._jobs.surveys(active[first : first + JOBS_PER_SURVEY]):
+                with _alone(f"job {job_id}"):
+                    published += self._reconcile_job(job_id, needs, seen, now)
         self._suspects = {suspect: since for suspect, since in self._suspects.items() if suspect in seen}
         return published
 
@@ -118,9 +121,11 @@ class Reconciler:
         if self._jobs.reserved_bytes() < self._reserved:
             self._blobs.collect(grace_s=0)
 
-    def _reconcile_job(self, job_id: str, seen: set[_Message], now: float) -> int:
+    def _reconcile_job(self, job_id: str, needs: list[Need] | Exception, seen: set[_Message], now: float) -> int:
+        if isinstance(needs, Exception):
+            raise needs
         published = 0
-        for need in self._jobs.survey(job_id):
+        for need in needs:
             suspect = (job_id, need.unit, need.index, need.ticket)
             seen.add(suspect)
             if self._is_stuck(suspect, need, now):

@@ -15,7 +15,7 @@ from tasks.config import Settings
 from tasks.connection import connect
 from tasks.jobs import JobStore
 from tasks.publish import Publisher
-from tasks.reading import PULSE
+from tasks.reading import PULSE, job_keys
 from tasks.records import Claim
 from tasks.recovery import Reconciler
 
@@ -128,6 +128,21 @@ def test_a_message_that_later_ones_overtook_is_published_again(
     # When / Then
     assert reconciler.reconcile() == 1
     assert jobs.survey(first.id)[0].ticket == 2  # its second ticket
+
+
+@pytest.mark.usefixtures("no_grace")
+def test_a_damaged_record_keeps_no_other_job_from_being_looked_after(
+    settings: Settings, client: redis.Redis, reconciler: Reconciler, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given more jobs than are asked about at once, whose messages are lost, and one whose record is no hash
+    ids = [submit(SPEC, settings=settings).id for _ in range(recovery.JOBS_PER_SURVEY + 2)]
+    client.delete(SEGMENTS)
+    (record,) = job_keys(ids[1], "record")
+    client.delete(record)
+    client.set(record, "damaged")
+    # When / Then
+    assert reconciler.reconcile() == len(ids) - 1
+    assert f"job {ids[1]} cannot be looked after" in caplog.text
 
 
 def test_one_reconciler_works_at_a_time(
