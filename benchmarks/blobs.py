@@ -92,7 +92,7 @@ def row_of(
     took = report.in_turn(candidates, rounds, before=before)
     seconds = {name: statistics.median(times) for name, times in took.items()}
     bare = min((name for name in seconds if name.startswith("bare")), key=lambda name: seconds[name])
-    row: dict[str, Any] = {"MB": megabytes, "": what, "bare is": bare, "bare MB/s": megabytes / seconds[bare]}
+    row: dict[str, Any] = {"MB": megabytes, "call": what, "bare is": bare, "bare MB/s": megabytes / seconds[bare]}
     for name in ("unverified", "ours"):
         row[f"{name} MB/s"] = megabytes / seconds[name]
         row[f"{name}, of bare"] = seconds[bare] / seconds[name]
