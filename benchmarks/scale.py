@@ -196,6 +196,8 @@ def seconds_of(process: psutil.Process) -> float:
 def row_of(name: str, looks: list[Look], options: argparse.Namespace) -> dict[str, Any]:
     """What a run took as a whole."""
     last = looks[-1]
+    if last.done == looks[0].done:
+        sys.exit(f"{name} was over before it was looked at twice: ask for more --jobs or --segments")
     total = options.jobs * options.segments
     return {
         "run": name,

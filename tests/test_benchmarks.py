@@ -19,7 +19,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
         ("codec", ["--rounds=1", "--frames=2", "--sizes", "320x64"]),
         ("blobs", ["--rounds=1", "--sizes", "1"]),
         ("handoff", ["--segments=3", "--size=64x64", "--frames=17", "--scale=0"]),
-        ("scale", ["--jobs=2", "--segments=3", "--workers=1"]),
+        ("scale", ["--jobs=20", "--segments=10", "--workers=1"]),
     ],
 )
 def test_it_prints_a_table_and_writes_its_figures(name: str, options: list[str], tmp_path: Path) -> None:
