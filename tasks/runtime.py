@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import re
@@ -110,7 +111,8 @@ class Runtime:
         wanted = (model, tuple(Lora(lora.path, lora.weight) for lora in loras))
         check_model_folders(model, wanted[1], self.settings)
         if self._loaded is None or self._loaded[0] != wanted:
-            self._loaded = None  # free the old one before the new one is loaded
+            self._loaded = None
+            gc.collect()  # free the old one before the new one is loaded: its parts refer to each other
             module, _, name = self.settings.engine.partition(":")
             try:
                 load = getattr(importlib.import_module(module), name).load

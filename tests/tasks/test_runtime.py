@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
+from typing import Any
+
 import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from ltx2.engine import Engine
 from ltx2.segment import SegmentRequest
 from ltx2.timeline import SegmentShape, exact, first_timing
 from tasks.config import Settings
@@ -32,6 +36,28 @@ def test_an_engine_is_kept_until_another_model_or_other_loras_are_asked_for() ->
         assert [(lora.path, lora.weight) for lora in engine.loras] == [(lora.path, lora.weight) for lora in loras]  # type: ignore[attr-defined]
         engines.append(engine)
     assert len({id(engine) for engine in engines}) == len(engines)
+
+
+@pytest.mark.parametrize("compiler", ["off", "eager"])
+def test_the_old_model_is_gone_before_another_is_loaded(monkeypatch: pytest.MonkeyPatch, compiler: str) -> None:
+    # Given a model that has rendered
+    room = Runtime(Settings(device="cpu", compiler=compiler), patient=False)
+    room.warm_up()
+    engine: Any = room.engine("tiny")
+    engine.run(SegmentRequest("a boat", 1, 96, 64, first_timing(SegmentShape(17, exact(24)))))
+    old = weakref.ref(engine.pipeline.transformer.transformer_blocks[0].scale_shift_table)
+    del engine
+    # When another one is loaded
+    load, left = Engine.load.__func__, []  # type: ignore[attr-defined]
+
+    def look(kind: type[Engine], *args: Any, **options: Any) -> Engine:
+        left.append(old())
+        return load(kind, *args, **options)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(Engine, "load", classmethod(look))
+    room.engine("tiny-2.0")
+    # Then its weights were freed before
+    assert left == [None]
 
 
 def test_an_engine_is_not_loaded_from_where_specs_must_not_read() -> None:
