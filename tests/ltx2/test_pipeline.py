@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from ltx2.engine import Engine
 from ltx2.pipeline import AudioPrefix, LongtakePipeline, PrefixScheduler
 from ltx2.sampling import ADVISED, NO_GUIDANCE, guidance_arguments
+from tests.ltx2.rendering import SIGMAS, render
 
 T = 18  # audio latents of 17 frames at 24 per second
-SIGMAS = [1.0, 0.9, 0.5]
 GUIDED = NO_GUIDANCE | {"guidance_scale": 3.0, "audio_guidance_scale": 7.0}
 # each kind that adds calls of the transformer, alone and all at once
 STG = NO_GUIDANCE | {"stg_scale": 1.0, "audio_stg_scale": 1.0, "spatio_temporal_guidance_blocks": [1]}
@@ -26,24 +26,6 @@ EACH = pytest.mark.parametrize("guidance", [NO_GUIDANCE, GUIDED, STG, ALL], ids=
 
 def noise(*shape: int, seed: int = 5) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def render(pipeline: Any, **settings: Any) -> tuple[Tensor, Tensor]:
-    """Video and audio latents, denormalised."""
-    call = {
-        "prompt": "a boat",
-        "width": 64,
-        "height": 64,
-        "num_frames": 17,
-        "sigmas": SIGMAS,
-        "num_inference_steps": len(SIGMAS),
-        "generator": torch.Generator().manual_seed(1),
-        "output_type": "latent",
-        "return_dict": False,
-    }
-    with torch.inference_mode():
-        video, audio = pipeline(**(call | NO_GUIDANCE | settings))
-    return video, audio
 
 
 def prefix_of(kept: int, offset: float = 0.0, seed: int = 5) -> AudioPrefix:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import LTX2ConditionPipeline
-from torch import Tensor, nn
+from torch import nn
 
 from ltx2.engine import Engine
 from ltx2.errors import EngineMemoryError
@@ -21,9 +21,9 @@ from ltx2.prompts import EncodedPrompt, PromptEncoder
 from ltx2.sampling import NO_GUIDANCE
 from ltx2.segment import SegmentOutput, SegmentRequest
 from ltx2.timeline import SegmentShape, first_timing, next_timing
+from tests.ltx2.rendering import render
 
 FIRST = first_timing(SegmentShape(17, Fraction(24)))
-SIGMAS = [1.0, 0.5]
 GUIDED = NO_GUIDANCE | {"guidance_scale": 3.0, "audio_guidance_scale": 7.0, "negative_prompt": "fog"}
 GUIDED_THRICE = GUIDED | {"stg_scale": 1.0, "spatio_temporal_guidance_blocks": [1], "modality_scale": 3.0}
 
@@ -35,24 +35,6 @@ class MaskingEncoder(PromptEncoder):
         encoded = super().encode(text)
         assert encoded.mask is None
         return dataclasses.replace(encoded, mask=torch.ones(encoded.video.shape[:2], dtype=torch.int64))
-
-
-def render(pipeline: Any, prompt: str = "a boat", **settings: Any) -> tuple[Tensor, Tensor]:
-    """Video and audio latents."""
-    call = {
-        "prompt": prompt,
-        "width": 64,
-        "height": 64,
-        "num_frames": 17,
-        "sigmas": SIGMAS,
-        "num_inference_steps": len(SIGMAS),
-        "generator": torch.Generator().manual_seed(1),
-        "output_type": "latent",
-        "return_dict": False,
-    }
-    with torch.inference_mode():
-        video, audio = pipeline(**(call | NO_GUIDANCE | settings))
-    return video, audio
 
 
 def two_segments(engine: Engine, *, next_prompt: str | None) -> tuple[SegmentOutput, SegmentOutput]:
@@ -252,6 +234,22 @@ def test_an_error_where_the_prompt_is_needed_is_raised(own: Engine) -> None:
     ):
         own.run(request)
     assert own.run(request).frames.shape == (17, 64, 96, 3)
+
+
+def test_a_prompt_encoded_while_a_call_skips_the_connectors_is_what_it_always_is(engine: Engine) -> None:
+    # Given what a prompt should be, and a call that is about to give another's embeddings in place of the connectors'
+    pipeline = engine.pipeline
+    right, other = PromptEncoder(pipeline).encode("gulls"), PromptEncoder(pipeline).encode("a boat")
+    encoder, connectors = PromptEncoder(pipeline), pipeline.connectors
+    pipeline._skip_connectors(other.video, other.audio, torch.ones(1, 1))
+    # When the other thread encodes just then
+    try:
+        found = encoder.encode("gulls")
+    finally:
+        pipeline._put_connectors(connectors)
+    # Then
+    assert torch.equal(found.video, right.video)
+    assert torch.equal(found.audio, right.audio)
 
 
 @pytest.mark.gpu
