@@ -1,0 +1,178 @@
+"""A world small enough to learn: shapes that fly over a coloured background and bounce off the walls, and a tone.
+
+Everything is a function of time, so a clip of any length from any moment is the true continuation of another. Lengths
+are pixels from the upper left corner, times seconds, frequencies hertz.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+WIDTH, HEIGHT, FPS = 192, 128, 24
+
+KINDS = ("circle", "square", "triangle")
+COLOURS = {
+    "red": (214, 48, 42),
+    "green": (52, 160, 72),
+    "blue": (44, 84, 204),
+    "yellow": (240, 208, 60),
+    "purple": (140, 64, 176),
+    "cyan": (72, 196, 214),
+    "white": (240, 240, 236),
+    "black": (24, 24, 28),
+}
+DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+DIRECTIONS |= {f"{v} and {h}": (x, y) for v, (_, y) in (("up", (0, -1)), ("down", (0, 1)))
+               for h, x in (("left", -1), ("right", 1))}  # fmt: skip
+PACES = {"slowly": (24.0, 36.0), "": (36.0, 54.0), "quickly": (54.0, 72.0)}
+"""From, to: speed along each axis on which a shape moves, in pixels per second."""
+SOUNDS: dict[str, float | None] = {"low hum": 300.0, "high hum": 900.0, "silence": None}
+"""The tone's frequency when the first shape is at the lower wall; an octave more at the upper one."""
+
+RADII = (12.0, 20.0)
+LOUDNESS = 0.4
+_RESOLUTION = 48_000  # samples per second in which the tone's phase is summed, whatever the rate that is asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One shape: its kind and colour, its centre at time 0, and the way and pace at which it sets out.
+
+    radius: of the circle; squares and triangles fit about it. speed: along each axis that `way` names.
+    """
+
+    kind: str
+    colour: str
+    way: str
+    pace: str
+    radius: float
+    speed: float
+    x: float
+    y: float
+
+    def centre(self, times: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Where its centre is at these times, `[T]` each; a shape turns where its circle touches a wall."""
+        dx, dy = DIRECTIONS[self.way]
+        return (
+            _fold(self.x + dx * self.speed * times, self.radius, WIDTH - self.radius),
+            _fold(self.y + dy * self.speed * times, self.radius, HEIGHT - self.radius),
+        )
+
+    def __str__(self) -> str:
+        pace = f" {self.pace}" if self.pace else ""
+        return f"a {self.colour} {self.kind} moves{pace} {self.way}"
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """One or two shapes, the first in front; a background colour; a key of SOUNDS."""
+
+    shapes: tuple[Shape, ...]
+    background: str
+    sound: str
+
+    @property
+    def prompt(self) -> str:
+        """What a prompt says of it; where a shape sets out, its size and its exact pace are left open."""
+        return f"{' and '.join(map(str, self.shapes))} over a {self.background} background, {self.sound}"
+
+    def frames(self, start: float, count: int) -> NDArray[np.uint8]:
+        """RGB frames `[count, 128, 192, 3]` from time `start` on, edges smooth over one pixel."""
+        times = start + np.arange(count) / FPS
+        image = np.broadcast_to(np.asarray(COLOURS[self.background], np.float32), (count, HEIGHT, WIDTH, 3)).copy()
+        for shape in reversed(self.shapes):
+            cover = _cover(shape, times)[..., None]
+            image += cover * (np.asarray(COLOURS[shape.colour], np.float32) - image)
+        return np.rint(image).astype(np.uint8)
+
+    def samples(self, start: float, count: int, rate: int) -> NDArray[np.float32]:
+        """Stereo sound `[2, count]`, -1..1, at `rate` samples per second from time `start` on (before 0 too)."""
+        base = SOUNDS[self.sound]
+        if base is None:
+            return np.zeros((2, count), np.float32)
+        times = start + np.arange(count) / rate
+        x, _ = self.shapes[0].centre(times)
+        angle = np.pi / 2 * x / WIDTH
+        tone = LOUDNESS * np.sin(self._phase(base, times))
+        return np.stack([np.cos(angle) * tone, np.sin(angle) * tone]).astype(np.float32)
+
+    def pitch(self, times: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The tone's frequency at these times, `[T]`; 0 for silence."""
+        base = SOUNDS[self.sound]
+        if base is None:
+            return np.zeros_like(times)
+        _, y = self.shapes[0].centre(times)
+        return np.asarray(base * 2 ** (1 - y / HEIGHT))
+
+    def _phase(self, base: float, times: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The integral of the pitch from time 0; the same for every clip, so that clips of one world join."""
+        first, last = (math.floor(min(0.0, times[0]) * 10) / 10, max(0.0, times[-1]))
+        grid = first + np.arange(math.ceil((last - first) * _RESOLUTION) + 2) / _RESOLUTION
+        total = np.cumsum(self.pitch(grid)) / _RESOLUTION
+        return np.asarray(2 * np.pi * (np.interp(times, grid, total) - np.interp(0.0, grid, total)))
+
+
+LOTS = 8
+"""Numbers in 0..1 that decide what a prompt leaves open: place, size and pace of two shapes."""
+
+
+def draw(rng: np.random.Generator) -> tuple[World, NDArray[np.float64]]:
+    """A random world, and the LOTS numbers that settled what its prompt leaves open."""
+    lots = rng.random(LOTS)
+    colours = rng.permutation(list(COLOURS))
+    shapes = tuple(
+        settle(
+            str(rng.choice(KINDS)),
+            str(colours[index]),
+            str(rng.choice(list(DIRECTIONS))),
+            str(rng.choice(list(PACES))),
+            lots[4 * index : 4 * index + 4],
+        )
+        for index in range(int(rng.integers(1, 3)))
+    )
+    sound = str(rng.choice(list(SOUNDS), p=(0.4, 0.4, 0.2)))
+    return World(shapes, str(colours[2]), sound), lots
+
+
+def settle(kind: str, colour: str, way: str, pace: str, lots: NDArray[np.float64]) -> Shape:
+    """The shape that four numbers in 0..1 make of a prompt's words."""
+    radius = _between(lots[0], *RADII)
+    return Shape(
+        kind,
+        colour,
+        way,
+        pace,
+        radius,
+        _between(lots[1], *PACES[pace]),
+        _between(lots[2], radius, WIDTH - radius),
+        _between(lots[3], radius, HEIGHT - radius),
+    )
+
+
+def _between(lot: float, low: float, high: float) -> float:
+    return float(low + lot * (high - low))
+
+
+def _fold(path: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
+    """A straight path as walls at `low` and `high` reflect it."""
+    span = high - low
+    return np.asarray(low + span - np.abs((path - low) % (2 * span) - span))
+
+
+def _cover(shape: Shape, times: NDArray[np.float64]) -> NDArray[np.float32]:
+    """How much of each pixel the shape covers, `[T, 128, 192]`, 0..1, from its distance to the shape's edge."""
+    x, y = (centre.astype(np.float32)[:, None, None] for centre in shape.centre(times))
+    across = np.arange(WIDTH, dtype=np.float32)[None, None, :] + 0.5 - x
+    down = np.arange(HEIGHT, dtype=np.float32)[None, :, None] + 0.5 - y
+    if shape.kind == "circle":
+        outside = np.hypot(across, down) - shape.radius
+    elif shape.kind == "square":
+        outside = np.maximum(np.abs(across), np.abs(down)) - 0.886 * shape.radius
+    else:  # each side of an equilateral triangle is this far from its centre
+        slanted = (math.sqrt(3) * np.abs(across) - down) / 2
+        outside = np.maximum(slanted, down) - 0.62 * shape.radius
+    return np.asarray(np.clip(0.5 - outside, 0, 1), np.float32)
