@@ -72,8 +72,9 @@ class Beside:
             work = self._in_hand[0]
         try:
             work.do()
-        except Exception:
+        except BaseException:  # also what would end a program: this thread goes on for those who wait for it
             log.exception("work beside the main thread has failed")
-        with self._changed:
-            self._in_hand.popleft()
-            self._changed.notify_all()
+        finally:
+            with self._changed:
+                self._in_hand.popleft()
+                self._changed.notify_all()

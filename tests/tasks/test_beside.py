@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import weakref
 
 from tasks.beside import MOST_IN_HAND, Beside
+from tests.conftest import wait_until
 
 TIMEOUT_S = 20.0
 
@@ -70,6 +70,15 @@ def test_whoever_brings_a_third_piece_waits_until_there_is_room() -> None:
     assert log == ["first", "next 0", "third"]
 
 
+class Fatal:
+    """Work that raises what no piece of work should."""
+
+    def do(self) -> None:
+        raise KeyboardInterrupt
+
+    def lay_down(self) -> None: ...
+
+
 def test_what_is_in_hand_is_laid_down() -> None:
     # Given one under way and one that waits
     log: list[str] = []
@@ -94,6 +103,18 @@ def test_what_is_done_is_not_kept() -> None:
     # When
     beside.drain()
     del piece
-    gc.collect()
+    # Then nothing holds it, not even a cycle that the garbage collector has yet to find
+    wait_until(lambda: kept() is None, timeout_s=5, what="the piece to be let go")
+
+
+def test_what_ends_its_thread_leaves_room_for_the_next() -> None:
+    # Given a piece that raises what is no Exception
+    log: list[str] = []
+    beside = Beside()
+    beside.add(Fatal())
+    # When
+    beside.drain()
+    beside.add(Piece(log, "next"))
+    beside.drain()
     # Then
-    assert kept() is None
+    assert log == ["next"]
