@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 KEPT = 16
 """How many prompts an encoder keeps; 200 MB at full size."""
 
+LONGEST = 1024
+"""Tokens of a prompt that LTX-2 reads; fewer where a checkpoint's tokenizer says so."""
+
 _NO_MASKS = {"encoder_attention_mask": None, "audio_encoder_attention_mask": None}
 
 
@@ -111,7 +114,8 @@ class PromptEncoder:
     def _encode(self, text: str) -> EncodedPrompt:
         pipeline = self._pipeline
         with torch.inference_mode():  # each thread has its own mode
-            hidden, valid = pipeline._get_gemma_prompt_embeds(text)
+            length = min(LONGEST, pipeline.tokenizer.model_max_length)
+            hidden, valid = pipeline._get_gemma_prompt_embeds(text, max_sequence_length=length)
             video, audio, mask = self._connectors(hidden, valid, padding_side=pipeline.tokenizer_padding_side)
             return EncodedPrompt(video, audio, None if bool(mask.all()) else mask)
 

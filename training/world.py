@@ -35,7 +35,8 @@ SOUNDS: dict[str, float | None] = {"low hum": 300.0, "high hum": 900.0, "silence
 
 RADII = (12.0, 20.0)
 LOUDNESS = 0.4
-_RESOLUTION = 48_000  # samples per second in which the tone's phase is summed, whatever the rate that is asked for
+_ACROSS, _DOWN = np.arange(WIDTH, dtype=np.float32)[None] + 0.5, np.arange(HEIGHT, dtype=np.float32)[:, None] + 0.5
+_RESOLUTION = 4_800  # samples per second in which the tone's phase is summed, whatever the rate that is asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +84,15 @@ class World:
     def frames(self, start: float, count: int) -> NDArray[np.uint8]:
         """RGB frames `[count, 128, 192, 3]` from time `start` on, edges smooth over one pixel."""
         times = start + np.arange(count) / FPS
-        image = np.broadcast_to(np.asarray(COLOURS[self.background], np.float32), (count, HEIGHT, WIDTH, 3)).copy()
+        images = np.empty((count, HEIGHT, WIDTH, 3), np.float32)
+        images[:] = COLOURS[self.background]
         for shape in reversed(self.shapes):
-            cover = _cover(shape, times)[..., None]
-            image += cover * (np.asarray(COLOURS[shape.colour], np.float32) - image)
-        return np.rint(image).astype(np.uint8)
+            colour = np.asarray(COLOURS[shape.colour], np.float32)
+            for image, x, y in zip(images, *shape.centre(times), strict=True):
+                box = _box(x, y, shape.radius)
+                cover = _cover(shape.kind, shape.radius, _ACROSS[:, box[1]] - x, _DOWN[box[0]] - y)
+                image[box] += cover[..., None] * (colour - image[box])
+        return np.rint(images).astype(np.uint8)
 
     def samples(self, start: float, count: int, rate: int) -> NDArray[np.float32]:
         """Stereo sound `[2, count]`, -1..1, at `rate` samples per second from time `start` on (before 0 too)."""
@@ -95,10 +100,14 @@ class World:
         if base is None:
             return np.zeros((2, count), np.float32)
         times = start + np.arange(count) / rate
+        tone = np.sin(self._phase(base, times))
+        return np.stack([gain * tone for gain in self.gains(times)]).astype(np.float32)
+
+    def gains(self, times: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The tone's amplitude on the left and on the right, `[T]` each, 0..LOUDNESS; together always as loud."""
         x, _ = self.shapes[0].centre(times)
         angle = np.pi / 2 * x / WIDTH
-        tone = LOUDNESS * np.sin(self._phase(base, times))
-        return np.stack([np.cos(angle) * tone, np.sin(angle) * tone]).astype(np.float32)
+        return LOUDNESS * np.cos(angle), LOUDNESS * np.sin(angle)
 
     def pitch(self, times: NDArray[np.float64]) -> NDArray[np.float64]:
         """The tone's frequency at these times, `[T]`; 0 for silence."""
@@ -163,16 +172,19 @@ def _fold(path: NDArray[np.float64], low: float, high: float) -> NDArray[np.floa
     return np.asarray(low + span - np.abs((path - low) % (2 * span) - span))
 
 
-def _cover(shape: Shape, times: NDArray[np.float64]) -> NDArray[np.float32]:
-    """How much of each pixel the shape covers, `[T, 128, 192]`, 0..1, from its distance to the shape's edge."""
-    x, y = (centre.astype(np.float32)[:, None, None] for centre in shape.centre(times))
-    across = np.arange(WIDTH, dtype=np.float32)[None, None, :] + 0.5 - x
-    down = np.arange(HEIGHT, dtype=np.float32)[None, :, None] + 0.5 - y
-    if shape.kind == "circle":
-        outside = np.hypot(across, down) - shape.radius
-    elif shape.kind == "square":
-        outside = np.maximum(np.abs(across), np.abs(down)) - 0.886 * shape.radius
+def _box(x: float, y: float, radius: float) -> tuple[slice, slice]:
+    """Rows and columns outside which a shape at x, y covers nothing."""
+    reach = math.ceil(1.3 * radius) + 1
+    return slice(max(0, int(y) - reach), int(y) + reach), slice(max(0, int(x) - reach), int(x) + reach)
+
+
+def _cover(kind: str, radius: float, across: NDArray[np.float32], down: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How much of each pixel a shape covers, 0..1, from the pixel's place seen from its centre: `[1, W]`, `[H, 1]`."""
+    if kind == "circle":
+        outside = np.hypot(across, down) - radius
+    elif kind == "square":
+        outside = np.maximum(np.abs(across), np.abs(down)) - 0.886 * radius
     else:  # each side of an equilateral triangle is this far from its centre
         slanted = (math.sqrt(3) * np.abs(across) - down) / 2
-        outside = np.maximum(slanted, down) - 0.62 * shape.radius
+        outside = np.maximum(slanted, down) - 0.62 * radius
     return np.asarray(np.clip(0.5 - outside, 0, 1), np.float32)

@@ -1,0 +1,116 @@
+"""One stage of training, in pieces: what is learned lies in a folder between two of them, in files below 15 MB."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+WARM_UP = 100  # steps over which the learning rate rises, in every piece: the optimizer begins each one afresh
+_REPORT = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What one stage does. step: the losses of one batch, by name; their sum is what falls.
+
+    batches: random batches without end, whose randomness follows its argument. steps: of the whole stage. average:
+    the half-life in steps of the running average of the weights that is kept beside them, 0 for none.
+    """
+
+    name: str
+    module: nn.Module
+    step: Callable[[Any], dict[str, Tensor]]
+    batches: Callable[[int], Iterator[Any]]
+    steps: int
+    rate: float
+    average: int = 0
+
+
+@dataclass
+class Progress:
+    """steps and seconds so far, and the loss curves: per name, the mean over every `_REPORT` steps."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    curves: dict[str, list[float]] = field(default_factory=dict)
+
+
+def load_weights(module: nn.Module, folder: Path) -> bool:
+    """Give `module` the weights in `folder`; False where there are none."""
+    files = sorted(folder.glob("*.safetensors"))
+    weights = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    if weights:
+        module.load_state_dict(weights)
+    return bool(weights)
+
+
+def save_weights(module: nn.Module, folder: Path) -> None:
+    """Write the weights of `module` to `folder`, in files below 15 MB."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_torch_state_dict(module.state_dict(), folder, max_shard_size="14MB")
+
+
+def run(stage: Stage, folder: Path, *, minutes: float) -> Progress:
+    """Train `stage` for `minutes`, or until it is done, from what lies in `folder`; leave there what was reached."""
+    device = next(stage.module.parameters()).device
+    progress = _progress(folder)
+    load_weights(stage.module, folder / "weights")
+    average = torch.optim.swa_utils.AveragedModel(stage.module, use_buffers=True) if stage.average else None
+    if average:
+        load_weights(average.module, folder / "average")
+    optimizer = torch.optim.AdamW(stage.module.parameters(), lr=stage.rate, betas=(0.9, 0.98), weight_decay=0.01)
+    batches, began, done = stage.batches(progress.steps), time.monotonic(), 0
+    sums: dict[str, float] = {}
+    stage.module.train()
+    while progress.steps < stage.steps and time.monotonic() - began < 60 * minutes:
+        for group in optimizer.param_groups:
+            group["lr"] = stage.rate * _schedule(progress.steps, stage.steps, done)
+        with torch.autocast(device.type, torch.bfloat16):
+            losses = stage.step(next(batches))
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(list(losses.values()))
+        nn.utils.clip_grad_norm_(stage.module.parameters(), 1.0)
+        optimizer.step()
+        if average:
+            _follow(average.module, stage.module, 0.5 ** (1 / min(stage.average, 10 + progress.steps / 5)))
+        progress.steps, done = progress.steps + 1, done + 1
+        for name, loss in losses.items():
+            sums[name] = sums.get(name, 0.0) + loss.item()
+        if progress.steps % _REPORT == 0:
+            means, sums = {name: total / min(done, _REPORT) for name, total in sums.items()}, {}
+            for name, mean in means.items():
+                progress.curves.setdefault(name, []).append(mean)
+            told = "  ".join(f"{name} {mean:.5f}" for name, mean in means.items())
+            print(f"{stage.name} {progress.steps}/{stage.steps}  {time.monotonic() - began:.0f} s  {told}", flush=True)
+    progress.seconds += time.monotonic() - began
+    save_weights(stage.module, folder / "weights")
+    if average:
+        save_weights(average.module, folder / "average")
+    (folder / "progress.json").write_text(json.dumps(vars(progress)))
+    return progress
+
+
+def _progress(folder: Path) -> Progress:
+    path = folder / "progress.json"
+    return Progress(**json.loads(path.read_text())) if path.exists() else Progress()
+
+
+def _schedule(step: int, steps: int, since_start: int) -> float:
+    """Of the learning rate: a warm-up in every piece, and a cosine to a hundredth over the whole stage."""
+    return min(1.0, (since_start + 1) / WARM_UP) * (0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2)
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, module: nn.Module, keep: float) -> None:
+    for kept, new in zip(average.parameters(), module.parameters(), strict=True):
+        kept.lerp_(new, 1 - keep)

@@ -1,0 +1,252 @@
+"""The small LTX-2: the classes and the file layout of the published 2.3, distilled, in about ten million weights.
+
+What a client can see is as in `ltx2.tiny`: 32x32x8 video compression, 25 audio latents `[B, 8, T, 16]` a second, stereo
+at 48 kHz; prompts of up to 64 tokens.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKLLTX2Audio,
+    AutoencoderKLLTX2Video,
+    FlowMatchEulerDiscreteScheduler,
+    LTX2ConditionPipeline,
+    LTX2VideoTransformer3DModel,
+)
+from diffusers.models.autoencoders.autoencoder_kl_ltx2 import LTX2VideoResnetBlock3d
+from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2VocoderWithBWE
+from tokenizers import Tokenizer, normalizers
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration, GemmaTokenizer
+
+from training import world
+from training.spectrum import filterbank
+
+CHANNELS = 32  # of the video latents
+TOKENS = 64
+TEXT_DIM, TEXT_LAYERS = 64, 2
+HEADS, HEAD_DIM, AUDIO_HEAD_DIM = 4, 48, 24
+LAYERS = 5
+
+SPECIAL_TOKENS = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Its parts, each the class that diffusers or transformers gives it in a published checkpoint."""
+
+    vae: Any
+    audio_vae: Any
+    vocoder: Any
+    text_encoder: Any
+    tokenizer: Any
+    connectors: Any
+    transformer: Any
+
+    def save(self, folder: Path) -> None:
+        """Write it in bfloat16, in files below 15 MB, as a published checkpoint is laid out."""
+        scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=False, shift_terminal=None)
+        parts = {name: getattr(self, name) for name in self.__slots__}
+        pipeline = LTX2ConditionPipeline(scheduler=scheduler, **parts).to(torch.bfloat16)
+        pipeline.save_pretrained(folder, max_shard_size="14MB")
+        for path in folder.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)  # weight files are saved as 0600
+
+
+def build(seed: int = 0) -> Model:
+    """The model before it has learned anything; the same weights for the same seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = _tokenizer()
+        return Model(
+            vae=_video_vae(),
+            audio_vae=AutoencoderKLLTX2Audio(base_channels=1, ch_mult=(24, 32, 48), num_res_blocks=1),
+            vocoder=_vocoder(),
+            text_encoder=_text_encoder(len(tokenizer)),
+            tokenizer=tokenizer,
+            connectors=_connectors(),
+            transformer=_transformer(),
+        )
+
+
+def vocabulary() -> list[str]:
+    """Prompts that together hold every word of the world."""
+    paces = [f" {pace}" if pace else "" for pace in world.PACES]
+    return [
+        f"a {colour} {kind} moves{pace} {way} and a {colour} {kind} moves over a {colour} background, {sound}"
+        for colour, kind, pace, way, sound in itertools.product(
+            world.COLOURS, world.KINDS, paces, world.DIRECTIONS, world.SOUNDS
+        )
+    ]
+
+
+def _tokenizer() -> GemmaTokenizer:
+    byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
+    trained = Tokenizer(BPE(unk_token="<unk>", byte_fallback=True))
+    trained.normalizer = normalizers.Replace(" ", "▁")
+    trainer = BpeTrainer(vocab_size=640, special_tokens=SPECIAL_TOKENS + byte_tokens, show_progress=False)
+    words = {word for prompt in vocabulary() for word in prompt.replace(",", " ").split()}
+    trained.train_from_iterator([",", *(f" {word}" for word in sorted(words))], trainer)
+    model = json.loads(trained.to_str())["model"]
+    return GemmaTokenizer(
+        vocab=model["vocab"],
+        merges=[tuple(merge) for merge in model["merges"]],
+        add_bos_token=True,  # so that an empty prompt still has a token to attend to
+        padding_side="left",
+        model_max_length=TOKENS,
+    )
+
+
+def _text_encoder(size: int) -> Gemma3ForConditionalGeneration:
+    text = {
+        "vocab_size": size,
+        "hidden_size": TEXT_DIM,
+        "intermediate_size": 2 * TEXT_DIM,
+        "num_hidden_layers": TEXT_LAYERS,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 32,
+        "max_position_embeddings": TOKENS,
+        "sliding_window": TOKENS,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "bos_token_id": 2,
+    }
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    return Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4))
+
+
+def _connectors() -> LTX2TextConnectors:
+    settings: dict[str, Any] = {}
+    for stream, dim in (("video", HEAD_DIM), ("audio", AUDIO_HEAD_DIM)):
+        settings |= {
+            f"{stream}_connector_num_layers": 1,
+            f"{stream}_connector_num_attention_heads": HEADS,
+            f"{stream}_connector_attention_head_dim": dim,
+            f"{stream}_connector_num_learnable_registers": TOKENS,
+            f"{stream}_hidden_dim": HEADS * dim,
+            f"{stream}_gated_attn": True,
+        }
+    return LTX2TextConnectors(
+        caption_channels=TEXT_DIM,
+        text_proj_in_factor=TEXT_LAYERS + 1,
+        connector_rope_base_seq_len=TOKENS,
+        rope_type="split",
+        per_modality_projections=True,
+        proj_bias=True,
+        **settings,
+    )
+
+
+def _transformer() -> LTX2VideoTransformer3DModel:
+    return LTX2VideoTransformer3DModel(
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
+        num_attention_heads=HEADS,
+        attention_head_dim=HEAD_DIM,
+        cross_attention_dim=HEADS * HEAD_DIM,
+        audio_num_attention_heads=HEADS,
+        audio_attention_head_dim=AUDIO_HEAD_DIM,
+        audio_cross_attention_dim=HEADS * AUDIO_HEAD_DIM,
+        num_layers=LAYERS,
+        caption_channels=TEXT_DIM,
+        base_height=256,  # so that neighbours in a small picture are told apart
+        base_width=256,
+        pos_embed_max_pos=4,  # seconds; segments are short
+        audio_pos_embed_max_pos=4,
+        rope_type="split",
+        gated_attn=True,
+        audio_gated_attn=True,
+        cross_attn_mod=True,
+        audio_cross_attn_mod=True,
+        use_prompt_embeddings=False,
+        perturbed_attn=True,
+    )
+
+
+def _video_vae() -> AutoencoderKLLTX2Video:
+    vae = AutoencoderKLLTX2Video(
+        latent_channels=CHANNELS,
+        block_out_channels=(32, 64, 64, 128),
+        layers_per_block=(1, 1, 1, 1, 1),
+        spatial_compression_ratio=32,
+        temporal_compression_ratio=8,
+        decoder_causal=False,
+        decoder_block_out_channels=(32, 48, 48, 96),
+        decoder_layers_per_block=(1, 1, 1, 1, 1),
+        decoder_spatio_temporal_scaling=(True, True, True, True),
+        decoder_inject_noise=(False, False, False, False, False),
+        upsample_type=("spatiotemporal", "spatiotemporal", "temporal", "spatial"),
+        upsample_residual=(False, False, False, False),
+        upsample_factor=(1, 2, 1, 2),
+        decoder_spatial_padding_mode="zeros",
+    )
+    _begin_simple(vae)
+    return vae
+
+
+def _begin_simple(vae: Any) -> None:
+    """Let it begin near a linear map from latents to flat patches, which soon learns colours; by chance it does not.
+
+    The log-variance, the last channel of the encoder, begins low: at 0 its noise would drown what is to be learned.
+    """
+    for module in vae.modules():
+        if isinstance(module, LTX2VideoResnetBlock3d):
+            module.conv2.conv.weight.data *= 0.2
+    for block in vae.decoder.up_blocks:
+        _spread(block.upsamplers[0].conv.conv, math.prod(block.upsamplers[0].stride))
+    _spread(vae.decoder.conv_out.conv, vae.decoder.patch_size**2)
+    _spread(vae.decoder.conv_in.conv, 1)
+    _spread(vae.encoder.conv_out.conv, 1)
+    vae.encoder.conv_out.conv.weight.data[-1:] = 0
+    vae.encoder.conv_out.conv.bias.data[-1:] = -6
+
+
+def _spread(conv: Any, pixels: int) -> None:
+    """Let a convolution give each of the `pixels` of one position the same mixture of that position's channels."""
+    weight = conv.weight.data
+    out, into = weight.shape[:2]
+    weight.copy_(0.1 * torch.randn_like(weight) / math.sqrt(27 * into))
+    weight[:, :, 1, 1, 1] += (torch.randn(out // pixels, into) / math.sqrt(into)).repeat_interleave(pixels, 0)
+    conv.bias.data.zero_()
+
+
+def _vocoder() -> LTX2VocoderWithBWE:
+    """Nothing in the world sounds above 8 kHz, so what extends the band begins, and stays, at adding nothing."""
+    window, mels = 128, 16
+    vocoder = LTX2VocoderWithBWE(
+        hidden_channels=192,
+        resnet_kernel_sizes=[3],
+        resnet_dilations=[[1, 3]],
+        bwe_in_channels=2 * mels,
+        bwe_hidden_channels=64,
+        bwe_resnet_kernel_sizes=[3],
+        bwe_resnet_dilations=[[1]],
+        filter_length=window,
+        window_length=window,
+        num_mel_channels=mels,
+    )
+    vocoder.bwe_generator.conv_out.weight.data.zero_()
+    bins = torch.arange(window // 2 + 1)
+    angle = 2 * torch.pi * bins[:, None] * torch.arange(window) / window
+    basis = torch.cat([angle.cos(), -angle.sin()]) * torch.hann_window(window)
+    vocoder.mel_stft.stft_fn.forward_basis.copy_(basis[:, None])
+    vocoder.mel_stft.stft_fn.inverse_basis.copy_(basis[:, None])
+    vocoder.mel_stft.mel_basis.copy_(filterbank(window, bins=mels))
+    return vocoder

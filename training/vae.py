@@ -1,0 +1,61 @@
+"""The picture's autoencoder: it learns to give back what it saw, and to need few numbers for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from training import world
+from training.clips import as_pictures, batches
+from training.loop import Stage
+
+KL_WEIGHT = 3e-4
+CROP = (9, 64, 64)
+"""Frames, height and width of what it learns from, which convolutions carry over to whole segments."""
+
+
+def clip(rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A crop `[9, 64, 64, 3]` of a random world from a random moment on, near a shape: all else is background."""
+    scene, _ = world.draw(rng)
+    start, (frames, height, width) = rng.uniform(0, 30), CROP
+    shape = scene.shapes[rng.integers(len(scene.shapes))]
+    x, y = (centre[0] for centre in shape.centre(np.array([start + frames / 2 / world.FPS])))
+    left = int(np.clip(x - width * rng.uniform(0.1, 0.9), 0, world.WIDTH - width))
+    top = int(np.clip(y - height * rng.uniform(0.1, 0.9), 0, world.HEIGHT - height))
+    return scene.frames(start, frames)[:, top : top + height, left : left + width]
+
+
+def stage(vae: Any, *, steps: int, size: int, processes: int) -> Stage:
+    """Reconstruction, in absolute and squared differences of pixels in -1..1, and the latents' divergence."""
+    device = next(vae.parameters()).device
+
+    def step(frames: Tensor) -> dict[str, Tensor]:
+        pictures = as_pictures(frames.to(device))
+        latents = vae.encode(pictures).latent_dist
+        got = vae.decode(latents.sample()).sample.float()
+        return {
+            "absolute": F.l1_loss(got, pictures),
+            "squared": F.mse_loss(got, pictures),
+            "divergence": KL_WEIGHT * latents.kl().mean() / latents.mean[0].numel(),
+        }
+
+    return Stage("vae", vae, step, lambda seed: batches(clip, seed, size=size, processes=processes), steps, 4e-4)
+
+
+@torch.no_grad()
+def settle_statistics(vae: Any, *, clips: int, seed: int = 1) -> None:
+    """Measure mean and spread of each latent channel, by which the transformer sees them normalised."""
+    rng, device = np.random.default_rng(seed), next(vae.parameters()).device
+    found = []
+    for _ in range(clips):
+        frames = world.draw(rng)[0].frames(rng.uniform(0, 30), 25)
+        pictures = as_pictures(torch.from_numpy(frames)[None].to(device))
+        found.append(vae.encode(pictures).latent_dist.mode().float().flatten(2).squeeze(0))
+    latents = torch.cat(found, 1)
+    vae.latents_mean.copy_(latents.mean(1))
+    vae.latents_std.copy_(latents.std(1))
