@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,38 +66,68 @@ class Seam:
     usual_click: float
 
 
-def seams(frames: NDArray[np.uint8], sound: Sound, rate: int, timings: Sequence[SegmentTiming]) -> list[Seam]:
-    """All joins of a film: frames `[T, H, W, 3]`, sound `[C, n]` at `rate` samples a second, one timing per segment.
+@dataclass(frozen=True, slots=True)
+class SegmentFigures:
+    """One segment by itself: the film's frame with which it begins, the change from each of its frames to the next, and
+    its shapes."""
+
+    segment: int
+    first_frame: int
+    changes: NDArray[np.float64]
+    tracks: list[Track]
+
+
+@dataclass(frozen=True, slots=True)
+class Continuity:
+    """A film's segments, and what is between them."""
+
+    segments: list[SegmentFigures]
+    seams: list[Seam]
+
+
+def continuity(
+    pieces: Iterable[NDArray[np.uint8]], sound: Sound, rate: int, timings: Sequence[SegmentTiming]
+) -> Continuity:
+    """Measure a film: per timing the new frames `[T, H, W, 3]` of a segment, and the sound `[C, n]`, `rate` samples a
+    second. Two segments' frames are held at a time.
 
     ValueError: frames or sound that are not those of these timings.
     """
     total = sum(timing.new_frames for timing in timings)
-    if len(frames) != total or sound.shape[1] != film_samples(total, timings[0].shape.fps, rate):
-        raise ValueError(
-            f"{len(frames)} frames and {sound.shape[1]} samples; these segments have {total} and "
-            f"{film_samples(total, timings[0].shape.fps, rate)}"
-        )
-    firsts = [timing.first_frame - timings[0].first_frame for timing in timings]
-    pieces = [frames[first : first + timing.new_frames] for first, timing in zip(firsts, timings, strict=True)]
-    tracks = [track(piece) for piece in pieces]
-    spans = sound_spans(timings, rate)
-    found = []
-    for index in range(1, len(timings)):
-        before, after = pieces[index - 1], pieces[index]
-        changes = np.concatenate([_changes(before), _changes(after), [0.0]])
-        begin, end = spans[index].film_start, spans[index].film_start + spans[index].fade_in
-        found.append(
-            Seam(
-                segment=timings[index].index,
-                frame=firsts[index],
-                cut=not timings[index].continued,
-                change=float(_changes(np.stack([before[-1], after[0]]))[0]),
-                usual_change=float(np.median(changes)),
-                shapes=_shapes(tracks[index - 1], tracks[index], (frames.shape[2], frames.shape[1])),
-                **_heard(sound, rate, begin, end),
-            )
-        )
+    samples = film_samples(total, timings[0].shape.fps, rate)
+    if sound.shape[1] != samples:
+        raise ValueError(f"{sound.shape[1]} samples of sound; these segments have {samples}")
+    spans, found, before = sound_spans(timings, rate), Continuity([], []), None
+    for timing, span, piece in zip(timings, spans, pieces, strict=True):
+        if len(piece) != timing.new_frames:
+            raise ValueError(f"{len(piece)} frames of segment {timing.index}; it has {timing.new_frames}")
+        first = timing.first_frame - timings[0].first_frame
+        found.segments.append(SegmentFigures(timing.index, first, _changes(piece), track(piece)))
+        if before is not None:
+            begin, end = span.film_start, span.film_start + span.fade_in
+            heard = _heard(sound, rate, begin, end)
+            one, other = found.segments[-2:]
+            found.seams.append(_seam(timing, one, other, np.stack([before, piece[0]]), heard))
+        before = piece[-1]
     return found
+
+
+def _seam(
+    timing: SegmentTiming,
+    one: SegmentFigures,
+    other: SegmentFigures,
+    frames: NDArray[np.uint8],
+    heard: dict[str, float],
+) -> Seam:
+    return Seam(
+        segment=other.segment,
+        frame=other.first_frame,
+        cut=not timing.continued,
+        change=float(_changes(frames)[0]),
+        usual_change=float(np.median(np.concatenate([one.changes, other.changes, [0.0]]))),
+        shapes=_shapes(one.tracks, other.tracks, (frames.shape[2], frames.shape[1])),
+        **heard,
+    )
 
 
 def broken(found: Sequence[Seam]) -> list[str]:

@@ -81,7 +81,8 @@ def main() -> None:
 @spec_argument
 @out_option
 @state_option
-def render(spec: Path, out: Path, state: Path | None) -> None:
+@click.option("--report", "folder", type=click.Path(path_type=Path), help="Write into this folder how segments join.")
+def render(spec: Path, out: Path, state: Path | None, folder: Path | None) -> None:
     """Render SPEC here and now, with a Redis and a worker of its own.
 
     Interrupted, the same command goes on where it was. The film's report is written beside it, as .json.
@@ -91,13 +92,20 @@ def render(spec: Path, out: Path, state: Path | None) -> None:
     show = Show()
     job = load_spec(spec)
     try:
-        report = render_here(
-            job, out, state=read_state(state) if state else None, settings=Settings.from_env(), show=show
+        report, wrong = render_here(
+            job,
+            out,
+            state=read_state(state) if state else None,
+            continuity=folder,
+            settings=Settings.from_env(),
+            show=show,
         )
     except KeyboardInterrupt:
         show.say("Interrupted. The same command goes on where it was.")
         sys.exit(130)
     _summarise(show, out, report)
+    if folder:
+        _tell_joins(folder, wrong)
 
 
 def _summarise(show: Show, out: Path, report: dict[str, Any]) -> None:
@@ -108,6 +116,11 @@ def _summarise(show: Show, out: Path, report: dict[str, Any]) -> None:
     show.say(
         f"{len(segments)} segments, {report['frames']} frames: {engine:.1f} s in the model, {sum(waits):.1f} s between"
     )
+
+
+def _tell_joins(folder: Path, wrong: list[str]) -> None:
+    click.echo("\n".join(wrong) or "every join is within bounds")
+    click.echo(f"{folder / 'seams.png'}, {folder / 'sheet.png'}, {folder / 'seams.json'}")
 
 
 @main.command(name="submit")
@@ -222,6 +235,19 @@ def gc(dry_run: bool, grace: float) -> None:
 def save(job: str, out: Path) -> None:
     """Write the film of JOB, and its report beside it as .json."""
     Job(job).save(out)
+
+
+@main.command()
+@job_argument
+@click.option(
+    "-o", "--output", "folder", type=click.Path(path_type=Path), required=True, help="The folder for the files."
+)
+def report(job: str, folder: Path) -> None:
+    """Tell how well the segments of JOB's film join, and write a chart, a contact sheet and all figures.
+
+    Change from frame to frame, loudness, pitch and clicks of any film; shapes are followed where pictures are simple.
+    """
+    _tell_joins(folder, Job(job).continuity(folder))
 
 
 @main.group(no_args_is_help=False)

@@ -16,6 +16,7 @@ from blobstore import BlobCorruptError, BlobNotFoundError
 from tasks import handoff as states
 from tasks.admission import admit_waiting, check_room, estimate_bytes
 from tasks.config import Settings
+from tasks.continuity import write_continuity
 from tasks.errors import JobFailedError, JobStateError, ServerError, SpecError
 from tasks.garbage import Garbage, Sweeper
 from tasks.image import IMAGE_MIME, read_image
@@ -128,16 +129,28 @@ class Job:
         Raises:
             JobStateError: the film is not done yet. OutputError: `out` cannot be written.
         """
+        return write_film(Path(out), self._film(), self.report())
+
+    def continuity(self, folder: Path | str) -> list[str]:
+        """Write into `folder` how well the film's segments join: seams.json, seams.png and sheet.png.
+
+        Returns what is wrong, in words.
+
+        Raises:
+            JobStateError: the film is not done yet. OutputError: a file cannot be written.
+        """
+        return write_continuity(self._film(), self._room.jobs.timings(self.id), Path(folder))
+
+    def _film(self) -> bytes:
         status = self.status()
         if status.film is None:
             raise JobStateError(f"job {self.id} is {status.state}; only a job that is done has a film")
         try:
-            data = self._room.blobs.get(status.film.blob_id)
+            return self._room.blobs.get(status.film.blob_id)
         except (BlobNotFoundError, BlobCorruptError):
             raise JobStateError(
                 f"the film of job {self.id} is not whole in the blob store any more; `longtake retry` joins it again"
             ) from None
-        return write_film(Path(out), data, self.report())
 
     def report(self) -> dict[str, Any]:
         """What `film.json` says: the film, and for every committed segment its seed, prompt, times and blobs."""

@@ -18,7 +18,7 @@ from tasks.handoff import is_whole
 from tasks.lease import Lease
 from tasks.points import reach
 from tasks.reading import check_job_id
-from tasks.records import FILM_UNIT, FROM_OUTSIDE, Claim, ClipRecord, FilmRecord, unpack_timing
+from tasks.records import FILM_UNIT, FROM_OUTSIDE, Claim, ClipRecord, FilmRecord
 from tasks.runtime import Runtime, runtime
 
 log = logging.getLogger(__name__)
@@ -85,10 +85,7 @@ def _reopen(room: Runtime, claim: Claim, error: InputLostError) -> dict[str, Any
 
 def film_plan(room: Runtime, job_id: str) -> tuple[list[SegmentTiming], list[ClipRecord]]:
     """Where every segment sits in the film, from frame 0, and its clip."""
-    shape = room.jobs.head(job_id).shape
-    clips = list(room.jobs.clips(job_id).values())
-    timings = [unpack_timing(shape, handoff.timing) for handoff in room.jobs.handoffs(job_id)]
-    return timings, clips
+    return room.jobs.timings(job_id), list(room.jobs.clips(job_id).values())
 
 
 def _read(room: Runtime, clips: list[ClipRecord]) -> Iterator[bytes]:

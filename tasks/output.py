@@ -88,6 +88,18 @@ def write_film(out: Path, data: bytes, report: dict[str, Any]) -> Path:
     return out
 
 
+def make_folder(folder: Path) -> None:
+    """Make `folder` unless it is there.
+
+    Raises:
+        OutputError: it cannot be made, or is no folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be made a folder: {error.strerror or error}") from None
+
+
 def write_whole(files: Mapping[Path, bytes]) -> None:
     """Write every file, or none: each gets its name when the bytes of all are on the disk.
 

@@ -10,8 +10,9 @@ from typing import cast
 import msgpack
 import redis
 
+from ltx2.timeline import SegmentTiming
 from tasks.errors import JobNotFoundError, MessageError
-from tasks.records import FROM_OUTSIDE, ClipRecord, FilmRecord, Handoff, JobStatus, Progress
+from tasks.records import FROM_OUTSIDE, ClipRecord, FilmRecord, Handoff, JobStatus, Progress, unpack_timing
 from tasks.spec import JobHead, SegmentSpec
 
 PREFIX = "longtake:"
@@ -169,6 +170,11 @@ class JobReader:
         raw = cast("dict[bytes, bytes]", self._redis.hgetall(job_keys(job_id, "handoffs")[0]))
         found = [Handoff.unpack(data) for data in raw.values()]
         return sorted((h for h in found if h.index != FROM_OUTSIDE), key=lambda h: h.index)
+
+    def timings(self, job_id: str) -> list[SegmentTiming]:
+        """Where every committed segment sits in the film."""
+        shape = self.head(job_id).shape
+        return [unpack_timing(shape, handoff.timing) for handoff in self.handoffs(job_id)]
 
     def clips(self, job_id: str) -> dict[int, ClipRecord]:
         """Every committed clip by segment index."""

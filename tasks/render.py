@@ -17,16 +17,24 @@ from tasks.client import Job, raise_unless_done, submit
 from tasks.config import Settings
 from tasks.errors import ServerError
 from tasks.image import with_image_id
-from tasks.output import check_output
+from tasks.output import check_output, make_folder
 from tasks.records import JobStatus
 from tasks.spec import JobSpec
 from tasks.watching import Show
 
 
 def render(
-    spec: JobSpec, out: Path, *, state: Mapping[str, Any] | None, settings: Settings, show: Show
-) -> dict[str, Any]:
-    """Render `spec` into the film `out` and its report, and return the report; after an interruption it goes on.
+    spec: JobSpec,
+    out: Path,
+    *,
+    state: Mapping[str, Any] | None,
+    continuity: Path | None,
+    settings: Settings,
+    show: Show,
+) -> tuple[dict[str, Any], list[str]]:
+    """Render `spec` into the film `out` and its report; after an interruption it goes on.
+
+    Returns the report; and what is wrong at joins, when a folder for their `continuity` is given.
 
     Raises:
         OutputError: `out` cannot be written. SpecError: the image cannot be read.
@@ -34,6 +42,8 @@ def render(
         JobFailedError: the job failed; says why.
     """
     check_output(out)
+    if continuity:
+        make_folder(continuity)
     spec = _with_model(spec, settings)
     _listen_for_interruptions()
     job_id = local.render_id(with_image_id(spec), spec.model or settings.model, state)
@@ -42,9 +52,10 @@ def render(
         show.follow(_watch(job, worker, folder / "worker.log"))
         raise_unless_done(job.status())
         job.save(out)
+        wrong = job.continuity(continuity) if continuity else []
         report = job.report()
     shutil.rmtree(folder)
-    return report
+    return report, wrong
 
 
 def _with_model(spec: JobSpec, settings: Settings) -> JobSpec:

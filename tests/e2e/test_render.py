@@ -62,10 +62,10 @@ def committed(process: subprocess.Popen[bytes], count: int) -> list[psutil.Proce
 
 def test_the_readme_s_example_becomes_a_film_twice_the_same(own: Settings, longtake: Longtake, tmp_path: Path) -> None:
     # When
-    done = longtake("render", HARBOUR, "-o", "out/film.mp4", settings=own)
+    done = longtake("render", HARBOUR, "-o", "out/film.mp4", "--report", "out/joins", settings=own)
     # Then
     assert done.returncode == 0, done.stderr
-    assert done.stdout == ""
+    assert done.stdout.splitlines()[-1] == "out/joins/seams.png, out/joins/sheet.png, out/joins/seams.json"
     film, report = tmp_path / "out" / "film.mp4", json.loads((tmp_path / "out" / "film.json").read_text())
     facts = film_facts(film)
     assert (facts["frames"], facts["size"], facts["codec"]) == (66, (96, 64), "h264")
@@ -79,6 +79,7 @@ def test_the_readme_s_example_becomes_a_film_twice_the_same(own: Settings, longt
     again = longtake("render", HARBOUR, "-o", "out/film.mp4", settings=own)
     # Then
     assert again.returncode == 0, again.stderr
+    assert again.stdout == ""
     assert json.loads((tmp_path / "out" / "film.json").read_text())["sha256"] == report["sha256"]
 
 

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ltx2.listening import largest_step, loudness, pitch, semitones
-from ltx2.seams import Seam, broken, seams
+from ltx2.seams import Seam, broken, continuity
 from ltx2.timeline import SegmentShape, SegmentTiming, film_frames, film_samples, plan, sound_spans
 from ltx2.tracking import track
 from training.world import FPS, Shape, World, draw
@@ -36,6 +36,11 @@ def film(world: World, start: float = 0, *, sound_later: float = 0) -> Film:
     frames = film_frames(timings())
     sound = world.samples(start + sound_later, film_samples(frames, Fraction(FPS), RATE), RATE)
     return world.frames(start, frames), sound
+
+
+def seams(frames: NDArray[np.uint8], sound: NDArray[np.float32], rate: int, of: list[SegmentTiming]) -> list[Seam]:
+    pieces = np.split(frames, [timing.first_frame for timing in of[1:]])
+    return continuity(pieces, sound, rate, of).seams
 
 
 def changeover() -> int:
@@ -192,8 +197,10 @@ def test_a_film_of_one_segment_has_no_seams() -> None:
 
 def test_a_film_that_is_not_these_segments_is_refused() -> None:
     frames, sound = film(ONE)
-    with pytest.raises(ValueError, match=r"136 frames and .* samples; these segments have 137"):
-        seams(frames[1:], sound, RATE, timings())
+    with pytest.raises(ValueError, match=r"15 frames of segment 7; it has 16"):
+        seams(frames[:-1], sound, RATE, timings())
+    with pytest.raises(ValueError, match=r"91332 samples of sound; these segments have 91333"):
+        seams(frames, sound[:, 1:], RATE, timings())
 
 
 @pytest.mark.parametrize("kind", ["circle", "square", "triangle"])
