@@ -13,11 +13,12 @@ import pytest
 
 from tests.conftest import ROOT
 
-PACKAGES = ("blobstore", "ltx2", "tasks")
+PACKAGES = ("blobstore", "ltx2", "tasks", "training")
 FORBIDDEN = {
-    "blobstore": {"tasks", "ltx2", "torch", "celery", "kombu", "numpy", "PIL"},
-    "ltx2": {"tasks", "celery", "kombu", "redis"},
-    "tasks": {"tests"},
+    "blobstore": {"tasks", "ltx2", "training", "torch", "celery", "kombu", "numpy", "PIL"},
+    "ltx2": {"tasks", "training", "celery", "kombu", "redis"},
+    "tasks": {"tests", "training"},
+    "training": {"tasks", "tests", "celery", "kombu", "redis"},
 }
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal"}
 # What runs code that it finds in the data, or would if it were let.

@@ -183,13 +183,13 @@ def _transformer() -> LTX2VideoTransformer3DModel:
 def _video_vae() -> AutoencoderKLLTX2Video:
     vae = AutoencoderKLLTX2Video(
         latent_channels=CHANNELS,
-        block_out_channels=(32, 64, 64, 128),
+        block_out_channels=(32, 64, 64, 64),
         layers_per_block=(1, 1, 1, 1, 1),
         spatial_compression_ratio=32,
         temporal_compression_ratio=8,
         decoder_causal=False,
         decoder_block_out_channels=(32, 48, 48, 96),
-        decoder_layers_per_block=(1, 1, 1, 1, 1),
+        decoder_layers_per_block=(2, 2, 3, 2, 1),
         decoder_spatio_temporal_scaling=(True, True, True, True),
         decoder_inject_noise=(False, False, False, False, False),
         upsample_type=("spatiotemporal", "spatiotemporal", "temporal", "spatial"),

@@ -59,7 +59,8 @@ def stage(model: Model, *, steps: int, size: int, pool: int, device: torch.devic
     recorder = Recorder(model.vae.to(device).eval(), model.audio_vae.to(device).eval())
 
     def step(windows: Windows) -> dict[str, Tensor]:
-        return losses(denoiser, windows, *prompts(windows.prompts))
+        sigma = noise_levels(len(windows.prompts)).to(device)
+        return losses(denoiser, windows, *prompts(windows.prompts), sigma=sigma)
 
     def batches(seed: int) -> Iterator[Windows]:
         rng = np.random.default_rng([2, seed])
@@ -73,10 +74,9 @@ def stage(model: Model, *, steps: int, size: int, pool: int, device: torch.devic
     return Stage("transformer", denoiser, step, batches, steps, 1e-3, average=1000)
 
 
-def losses(denoiser: Denoiser, windows: Windows, hidden: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """Mean squared errors of the velocities, noise minus clean, of one batch at random noise levels."""
+def losses(denoiser: Denoiser, windows: Windows, hidden: Tensor, mask: Tensor, *, sigma: Tensor) -> dict[str, Tensor]:
+    """Mean squared errors of the velocities, noise minus clean, of one batch at noise levels `sigma` `[B]`."""
     size, device = len(windows.prompts), windows.video.device
-    sigma = noise_levels(size).to(device)
     video, audio = windows.video.flatten(2).mT, windows.audio.transpose(1, 2).flatten(2)
     clean = windows.prefix.flatten(2).mT
     video_mask = (torch.arange(video.shape[1], device=device) >= clean.shape[1]).float().expand(size, -1)

@@ -1,0 +1,105 @@
+"""Films that an engine renders in this process, state to state as workers hand them on, to be looked at as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ltx2.continuation import LTX2ContinuationState
+from ltx2.seams import Continuity, continuity
+from ltx2.segment import SegmentOutput, SegmentRequest
+from ltx2.sound import SoundComposer
+from ltx2.timeline import (
+    SegmentShape,
+    SegmentTiming,
+    continued_timing,
+    film_frames,
+    film_samples,
+    first_timing,
+    next_timing,
+    segment_seed,
+    sound_spans,
+)
+from training.world import FPS, HEIGHT, WIDTH
+
+FRAMES = 25
+
+Change = Callable[[int, LTX2ContinuationState], LTX2ContinuationState]
+
+
+class Renders(Protocol):
+    """What of an engine is needed here."""
+
+    def run(self, request: SegmentRequest, state: LTX2ContinuationState | None = None) -> SegmentOutput: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """pieces: the new frames `[T, H, W, 3]` of each segment. sound: `[C, n]`."""
+
+    pieces: list[NDArray[np.uint8]]
+    sound: NDArray[np.float32]
+    rate: int
+    timings: list[SegmentTiming]
+
+    def continuity(self) -> Continuity:
+        """How its segments join."""
+        return continuity(self.pieces, self.sound, self.rate, self.timings)
+
+
+def render(
+    engine: Renders,
+    prompts: Sequence[str],
+    *,
+    seed: int,
+    overlap: int = 9,
+    shorter: int = 0,
+    cuts: Sequence[int] = (),
+    change: Change | None = None,
+) -> Film:
+    """One segment per prompt, 192x128.
+
+    overlap: conditioning frames. shorter: by how many audio latents the pinned sound is less than usual. cuts: segments
+    that begin afresh. change: what is done to the state before a segment, for those who want to see it go wrong.
+    """
+    timing = first_timing(SegmentShape(FRAMES, Fraction(FPS), overlap))
+    outputs: list[SegmentOutput] = []
+    timings: list[SegmentTiming] = []
+    for index, prompt in enumerate(prompts):
+        state = outputs[-1].state if outputs else None
+        if timings:
+            timing = next_timing(timings[-1], cut=index in cuts)
+        if state and timing.continued:
+            timing, state = _shortened(timing, state, shorter)
+            state = change(index, state) if change else state
+        request = SegmentRequest(prompt, segment_seed(seed, index), WIDTH, HEIGHT, timing)
+        outputs.append(engine.run(request, state))
+        timings.append(timing)
+    return _joined(outputs, timings)
+
+
+def _shortened(
+    timing: SegmentTiming, state: LTX2ContinuationState, latents: int
+) -> tuple[SegmentTiming, LTX2ContinuationState]:
+    """The same continuation with so many audio latents less of the past, as a state from elsewhere may have them."""
+    if not latents:
+        return timing, state
+    pinned, offset = timing.pinned - latents, timing.offset - Fraction(latents, 25)
+    moved = continued_timing(
+        timing.shape, pinned=pinned, offset=offset, index=timing.index, first_frame=timing.first_frame
+    )
+    return moved, replace(state, audio_conditioning_num_frames=pinned, video_position_offset_sec=float(moved.offset))
+
+
+def _joined(outputs: list[SegmentOutput], timings: list[SegmentTiming]) -> Film:
+    rate = outputs[0].audio_rate
+    samples = film_samples(film_frames(timings), Fraction(FPS), rate)
+    composer = SoundComposer(sound_spans(timings, rate), samples, outputs[0].sound.shape[1])
+    sound = np.concatenate([composer.add(index, output.sound) for index, output in enumerate(outputs)])
+    pieces = [output.frames[timing.skipped_frames :] for output, timing in zip(outputs, timings, strict=True)]
+    return Film(pieces, np.ascontiguousarray(sound.T), rate, timings)
