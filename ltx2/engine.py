@@ -96,7 +96,9 @@ class Engine:
         place(pipeline, device, offload)
         if backend:
             compile_blocks(pipeline.transformer, backend, default_cache().parent / "kernels")
-        return cls(pipeline, source, encode_ahead=offload == "none", compiled=backend is not None)
+        # blocks that are not compiled choose their attention kernels by switches that all threads share
+        ahead = offload == "none" and (backend is not None or device.type == "cpu")
+        return cls(pipeline, source, encode_ahead=ahead, compiled=backend is not None)
 
     def warm_up(self, request: SegmentRequest) -> None:
         """Compile what a job of segments like `request` needs, unless it is there; a job of any length needs no more.

@@ -13,7 +13,8 @@ from ltx2.errors import CheckpointError
 from ltx2.lora import HubLora, only_weights
 
 CONFIGS = ["model_index.json", "scheduler/*.json", "tokenizer/*", *(f"{name}/config.json" for name in WEIGHTS)]
-FILES = [f"{name}/{stem}*.safetensors*" for name, stem in WEIGHTS.items()]
+_FORMS = ("{}.safetensors", "{}.safetensors.index.json", "{}-?????-of-?????.safetensors")  # whole, or in pieces
+FILES = [f"{name}/{form.format(stem)}" for name, stem in WEIGHTS.items() for form in _FORMS]
 
 
 def fetch_model(model: HubModel) -> Path:

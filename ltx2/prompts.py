@@ -70,8 +70,9 @@ class PromptEncoder:
         self._kept.move_to_end(text)
         encoded = self._kept[text]
         if encoded.video.is_cuda:
-            for tensor in (encoded.video, encoded.audio):  # so that their memory is not given away under this stream
-                tensor.record_stream(torch.cuda.current_stream(tensor.device))
+            for tensor in (encoded.video, encoded.audio, encoded.mask):
+                if tensor is not None:  # so that its memory is not given away under this stream
+                    tensor.record_stream(torch.cuda.current_stream(tensor.device))
         return encoded
 
     def prepare(self, text: str) -> None:

@@ -50,7 +50,7 @@ def _rebuild(room: Runtime, lease: Lease) -> dict[str, Any]:
     head, handoff = room.jobs.head(claim.job_id), room.jobs.handoff(claim.job_id, claim.index)
     if handoff is None or handoff.latents is None:
         raise MessageError(f"segment {claim.index} of job {claim.job_id} is not committed, and its clip cannot be made")
-    engine = room.engine(str(head.model), head.loras)
+    engine = room.decoder(str(head.model))
     with reading_from(claim.index):
         latents = room.blobs.get(handoff.latents)
     timing = unpack_timing(head.shape, handoff.timing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from ltx2.segment import SegmentRequest
+from ltx2.timeline import DEFAULT_OVERLAP, SegmentShape, exact, first_timing
 from tasks.errors import ConfigError
 
 URL_SCHEMES = ("redis", "rediss", "unix")
@@ -36,7 +39,7 @@ class Settings(BaseModel):
         "auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`"
     )
     precision: Literal["auto", "bf16", "fp8", "fp32"] = Field(
-        "auto", description="`bf16`, `fp8` (half the memory, quicker), `fp32`; `auto`: bf16 on a GPU, else fp32"
+        "auto", description="`bf16`, `fp8` (quicker, in 0.7 of the memory), `fp32`; `auto`: bf16 on a GPU, else fp32"
     )
     offload: Literal["none", "model", "sequential"] = Field(
         "none", description="weights in main memory: `none`, `model` (by component) or `sequential` (by block)"
@@ -81,6 +84,13 @@ class Settings(BaseModel):
             raise ValueError(f"{folders!r:.200} must be absolute folders, with {os.pathsep!r} between")
         return folders
 
+    @field_validator("warm")
+    @classmethod
+    def _renderable(cls, warm: str | None) -> str | None:
+        if warm is not None:
+            warm_request(warm)
+        return warm
+
     @field_validator("home")
     @classmethod
     def _absolute(cls, home: Path) -> Path:
@@ -116,6 +126,13 @@ class Settings(BaseModel):
         """The variables that give another process these settings."""
         values = {variable(name): getattr(self, name) for name in type(self).model_fields}
         return {name: str(value) for name, value in values.items() if value is not None}
+
+
+def warm_request(warm: str) -> SegmentRequest:
+    """The segment that LONGTAKE_WARM describes; ValueError for one that no engine renders."""
+    width, height, frames, fps = re.split("[x@]", warm)
+    shape = SegmentShape(frames=int(frames), fps=exact(fps), overlap=DEFAULT_OVERLAP)
+    return SegmentRequest("", 0, int(width), int(height), first_timing(shape))
 
 
 def variable(name: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import importlib
 import os
-import re
 import socket
 from collections.abc import Iterable
 from functools import cached_property, lru_cache
@@ -16,10 +15,9 @@ from blobstore import ManagedBlobStore, open_blob_store
 from ltx2.checkpoint import SMALL_MODELS
 from ltx2.lora import Lora
 from ltx2.segment import SegmentRequest
-from ltx2.timeline import DEFAULT_OVERLAP, SegmentShape, exact, first_timing
 from tasks.beside import Beside
 from tasks.broker import make_app
-from tasks.config import Settings
+from tasks.config import Settings, warm_request
 from tasks.connection import connect, retries
 from tasks.errors import ConfigError, SpecError
 from tasks.handoff import OwnStates
@@ -102,6 +100,12 @@ class Runtime:
         self.blobs.pin([blob_id], job_id)
         return blob_id
 
+    def decoder(self, model: str) -> SegmentEngine:
+        """The engine of `model` with whatever LoRAs it has, which decoding does not need; see `engine`."""
+        if self._loaded and self._loaded[0][0] == model:
+            return self._loaded[1]
+        return self.engine(model)
+
     def engine(self, model: str, loras: Iterable[LoraSpec] = ()) -> SegmentEngine:
         """The engine that renders with `model` and `loras`; one is kept, another model or other LoRAs replace it.
 
@@ -134,9 +138,7 @@ class Runtime:
         """Load the default model, and compile for the segments of LONGTAKE_WARM."""
         engine = self.engine(self.settings.model)
         if self.settings.warm:
-            width, height, frames, fps = re.split("[x@]", self.settings.warm)
-            shape = SegmentShape(frames=int(frames), fps=exact(float(fps)), overlap=DEFAULT_OVERLAP)
-            engine.warm_up(SegmentRequest("", 0, int(width), int(height), first_timing(shape)))
+            engine.warm_up(warm_request(self.settings.warm))
 
 
 def check_model_folders(model: str, loras: Iterable[LoraSpec | Lora], settings: Settings) -> None:

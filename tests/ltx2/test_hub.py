@@ -97,7 +97,8 @@ def test_a_model_is_fetched_and_nothing_beside_it(
 ) -> None:
     # Given a repository that holds more than the layout
     shutil.copytree(models["tiny"], hub.folder)
-    for name in ("ltx-2.3-22b-dev.safetensors", "text_encoder/diffusion_pytorch_model.safetensors"):
+    half = "vae/diffusion_pytorch_model.fp16.safetensors"
+    for name in ("ltx-2.3-22b-dev.safetensors", "text_encoder/diffusion_pytorch_model.safetensors", half):
         (hub.folder / name).write_bytes(b"stale")
 
     # When
@@ -105,7 +106,7 @@ def test_a_model_is_fetched_and_nothing_beside_it(
 
     # Then
     assert engine.variant == engines["tiny"].variant
-    assert not [name for name in hub.asked if "dev" in name or name.startswith("text_encoder/diffusion")]
+    assert not [name for name in hub.asked if "dev" in name or "fp16" in name or "encoder/diffusion" in name]
     # And it is there without a network, too
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert fetch_model(HubModel("owner/name", "v1")).name == COMMIT

@@ -35,6 +35,10 @@ def test_settings_travel_through_the_environment() -> None:
         ("LONGTAKE_LEASE_S", "0"),
         ("LONGTAKE_INLINE_THRESHOLD_BYTES", "-1"),
         ("LONGTAKE_MAX_ATTEMPTS", "0"),
+        ("LONGTAKE_WARM", "768x512"),
+        ("LONGTAKE_WARM", "768x512x120@24"),
+        ("LONGTAKE_WARM", "770x512x121@24"),
+        ("LONGTAKE_WARM", "768x512x9@24"),
     ],
 )
 def test_a_bad_value_names_its_variable(name: str, value: str) -> None:

@@ -60,6 +60,15 @@ def test_the_old_model_is_gone_before_another_is_loaded(monkeypatch: pytest.Monk
     assert left == [None]
 
 
+def test_decoding_takes_the_model_with_whatever_loras_it_has() -> None:
+    # Given
+    room = Runtime(Settings(engine=STAND_IN), patient=False)
+    foggy = room.engine("tiny", [FOG])
+    # When / Then
+    assert room.decoder("tiny") is foggy
+    assert room.decoder("tiny-2.0") is room.engine("tiny-2.0")
+
+
 def test_an_engine_is_not_loaded_from_where_specs_must_not_read() -> None:
     room = Runtime(Settings(engine=STAND_IN, model_folders="/models"), patient=False)
     with pytest.raises(SpecError, match=r"loras\.0\.path: '/etc/a\.safetensors' is not in a folder"):
