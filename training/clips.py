@@ -30,6 +30,11 @@ def batches(make: Callable[[np.random.Generator], Any], seed: int, *, size: int,
     return iter(DataLoader(Clips(make, seed), batch_size=size, num_workers=processes))
 
 
+def made(make: Callable[[np.random.Generator], Clip], seed: int, *, processes: int) -> Iterator[Clip]:
+    """What `make` gives, without end, from `processes` beside this one."""
+    return iter(DataLoader(Clips(make, seed), batch_size=None, num_workers=processes))
+
+
 def as_pictures(frames: torch.Tensor) -> torch.Tensor:
     """Frames uint8 `[B, T, H, W, 3]` as a VAE takes them: `[B, 3, T, H, W]`, -1..1."""
     return frames.movedim(-1, 1).float() / 127.5 - 1

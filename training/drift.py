@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,9 +55,9 @@ def held(found: Continuity) -> Held:
     excess, colours, shapes, wrong = [], [], [], []
     for seam, segment in zip(found.seams, found.segments[1:], strict=True):
         jumps = [shape.jump - shape.usual_jump for shape in seam.shapes]
-        excess.append(float(np.nanmean(jumps)) if not np.isnan([*jumps, np.nan]).all() else float("nan"))
-        near = [min(np.linalg.norm(track.colour - one) for one in first) for track in segment.tracks if first]
-        colours.append(float(np.mean(near)) if near else float("nan"))
+        excess.append(_mean(jumps))
+        near = [min(float(np.linalg.norm(track.colour - one)) for one in first) for track in segment.tracks if first]
+        colours.append(_mean(near))
         shapes.append(len(segment.tracks))
         wrong.append(len(broken([seam])))
     return Held(excess, colours, shapes, wrong)
@@ -102,17 +103,20 @@ def vars_of(one: Held) -> dict[str, list[float | None]]:
 def _row(name: str, films: list[Held]) -> str:
     joins = [count for film in films for count in film.broken]
     good = sum(not count for count in joins) / len(joins)
-    end = [film.colours[-1] for film in films]
-    return f"{name:34}  joins within bounds {good:4.0%}  colour off at the end {np.nanmean([*end, np.nan]):5.1f}"
+    end = _mean([film.colours[-1] for film in films])
+    return f"{name:34}  joins within bounds {good:4.0%}  colour off at the end {end:5.1f}"
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean of what is a number; NaN where nothing is."""
+    known = [float(value) for value in values if value == value]
+    return sum(known) / len(known) if known else float("nan")
 
 
 def _panels(drawn: list[tuple[str, list[Held]]]) -> list[Panel]:
     def curve(films: list[Held], name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
         values = np.array([getattr(film, name) for film in films], float)
-        known = ~np.isnan(values).all(0)
-        mean = np.full(values.shape[1], np.nan)
-        mean[known] = np.nanmean(values[:, known], 0)
-        return np.stack([np.arange(1, values.shape[1] + 1, dtype=float), mean], 1)
+        return np.array([(join, _mean(column)) for join, column in enumerate(values.T, 1)])
 
     titles = {
         "excess": "pixels beyond usual motion at joins",

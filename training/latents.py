@@ -6,6 +6,7 @@ clean. Its places on the time axis come from `ltx2.timeline`, as the engine's do
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -68,63 +69,96 @@ def draw_kind(rng: np.random.Generator) -> Kind:
     return Kind(int(rng.choice(list(OVERLAPS), p=list(OVERLAPS.values()))))
 
 
+@dataclass(frozen=True, slots=True)
+class Scenes:
+    """A batch of windows as they are seen and heard.
+
+    frames: uint8 `[B, 25, H, W, 3]`. before: uint8 `[B // 2, 25, H, W, 3]`, the segments before the first half of them.
+    mel: `[B, 2, T', 64]`, of `lead` audio latents more than the window has.
+    """
+
+    kind: Kind
+    prompts: list[str]
+    frames: Tensor
+    before: Tensor
+    mel: Tensor
+    lead: int
+    pinned: Tensor
+    offset: Tensor
+    lots: Tensor
+
+
+def draw_scenes(rng: np.random.Generator, count: int, kind: Kind | None = None) -> Scenes:
+    """`count` windows of random worlds, all of one kind, by default a random one."""
+    kind = kind or draw_kind(rng)
+    worlds, lots = zip(*(world.draw(rng) for _ in range(count)), strict=True)
+    timings = [kind.timing(int(rng.integers(1, _LONGEST))) for _ in range(count)]
+    starts = [float(timing.first_frame - timing.skipped_frames) / world.FPS for timing in timings]
+    back = (FRAMES - (kind.overlap or FRAMES)) / world.FPS
+    lead = _LEAD if kind.overlap else 0
+    # latent l is mel frames 4l - 3 .. 4l of 10 ms; the first one is frame 0 alone
+    begins = [start - float(timing.offset) - 0.04 * lead for start, timing in zip(starts, timings, strict=True)]
+    length = 4 * (timings[0].audio_latents + lead) - 3
+    return Scenes(
+        kind,
+        [one.prompt for one in worlds],
+        _seen(worlds, starts),
+        _seen(worlds[: count // 2], [start - back for start in starts]),
+        torch.from_numpy(np.stack([listen(w, begin, length).mel for w, begin in zip(worlds, begins, strict=True)])),
+        lead,
+        torch.tensor([timing.pinned for timing in timings]),
+        torch.tensor([float(timing.offset) for timing in timings]),
+        torch.from_numpy(np.stack(lots)).float(),
+    )
+
+
+def _seen(worlds: Sequence[world.World], starts: Sequence[float]) -> Tensor:
+    return torch.from_numpy(np.stack([one.frames(start, FRAMES) for one, start in zip(worlds, starts, strict=False)]))
+
+
 class Recorder:
-    """Windows of random worlds, recorded by `vae` and `audio_vae` on their device."""
+    """Records scenes as `vae` and `audio_vae` encode them, on their device."""
 
     def __init__(self, vae: Any, audio_vae: Any) -> None:
         self._vae, self._audio_vae = vae, audio_vae
         self._device = next(vae.parameters()).device
 
     @torch.no_grad()
-    def record(self, rng: np.random.Generator, kind: Kind, count: int) -> Windows:
-        """`count` windows of one kind."""
-        scenes, lots = zip(*(world.draw(rng) for _ in range(count)), strict=True)
-        timings = [kind.timing(int(rng.integers(1, _LONGEST))) for _ in range(count)]
-        starts = [float(timing.first_frame - timing.skipped_frames) / world.FPS for timing in timings]
-        frames = np.stack([scene.frames(start, FRAMES) for scene, start in zip(scenes, starts, strict=True)])
-        video = self._encode(frames)
+    def record(self, scenes: Scenes) -> Windows:
+        """The windows of these scenes."""
+        video = self._encode(scenes.frames)
         return Windows(
-            kind,
-            [scene.prompt for scene in scenes],
+            scenes.kind,
+            scenes.prompts,
             video,
-            self._listen(scenes, timings, starts),
-            self._prefix(scenes, starts, kind, video),
-            torch.tensor([timing.pinned for timing in timings]),
-            torch.tensor([float(timing.offset) for timing in timings]),
-            torch.from_numpy(np.stack(lots)).float(),
+            self._listen(scenes),
+            self._prefix(scenes, video),
+            scenes.pinned,
+            scenes.offset,
+            scenes.lots,
         )
 
-    def _encode(self, frames: np.ndarray[Any, Any]) -> Tensor:
-        pictures = as_pictures(torch.from_numpy(frames).to(self._device))
+    def _encode(self, frames: Tensor) -> Tensor:
+        pictures = as_pictures(frames.to(self._device))
         with torch.autocast(self._device.type, torch.bfloat16):
             latents = self._vae.encode(pictures).latent_dist.mode().float()
         normal: Tensor = (latents - _wide(self._vae.latents_mean)) / _wide(self._vae.latents_std)
         return normal
 
-    def _prefix(self, scenes: Any, starts: list[float], kind: Kind, video: Tensor) -> Tensor:
+    def _prefix(self, scenes: Scenes, video: Tensor) -> Tensor:
         """The leading latents of `video`; of the first half of the batch, from frames that were decoded before."""
-        if kind.overlap is None:
+        overlap = scenes.kind.overlap
+        if overlap is None:
             return video[:, :, :0]
-        half = len(scenes) // 2
-        before = [start - (FRAMES - kind.overlap) / world.FPS for start in starts]
-        seen = [scene.frames(start, FRAMES) for scene, start in zip(scenes[:half], before[:half], strict=True)]
-        latents = self._encode(np.stack(seen)) * _wide(self._vae.latents_std) + _wide(self._vae.latents_mean)
+        latents = self._encode(scenes.before) * _wide(self._vae.latents_std) + _wide(self._vae.latents_mean)
         with torch.autocast(self._device.type, torch.bfloat16):
-            again = self._vae.decode(latents).sample.float()[:, :, -kind.overlap :]
-        frames = (127.5 * (again.clamp(-1, 1) + 1)).round().byte().movedim(1, -1).cpu().numpy()
-        return torch.cat([self._encode(frames), video[half:, :, : latent_frames(kind.overlap)]])
+            again = self._vae.decode(latents).sample.float()[:, :, -overlap:]
+        frames = (127.5 * (again.clamp(-1, 1) + 1)).round().byte().movedim(1, -1)
+        return torch.cat([self._encode(frames), video[len(frames) :, :, : latent_frames(overlap)]])
 
-    def _listen(self, scenes: Any, timings: list[SegmentTiming], starts: list[float]) -> Tensor:
+    def _listen(self, scenes: Scenes) -> Tensor:
         """Audio latents of each window; those of a continuation as they are in the middle of a sound."""
-        lead = 0 if not timings[0].continued else _LEAD
-        count = 4 * (timings[0].audio_latents + lead) - 3
-        mels = []
-        for scene, timing, start in zip(scenes, timings, starts, strict=True):
-            # latent l is mel frames 4l - 3 .. 4l of 10 ms; the first one is frame 0 alone
-            begin = start - float(timing.offset) - 0.04 * lead
-            mels.append(listen(scene, begin, count).mel)
-        heard = torch.from_numpy(np.stack(mels)).to(self._device)
-        latents = self._audio_vae.encode(heard).latent_dist.mode().float()[:, :, lead:]
+        latents = self._audio_vae.encode(scenes.mel.to(self._device)).latent_dist.mode().float()[:, :, scenes.lead :]
         normal: Tensor = (latents - self._audio_vae.latents_mean) / self._audio_vae.latents_std
         return normal
 

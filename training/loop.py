@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 WARM_UP = 100  # steps over which the learning rate rises, in every piece: the optimizer begins each one afresh
-_REPORT = 50
+REPORT = 50
+"""Steps over which a point of a loss curve is the mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Stage:
 
 @dataclass
 class Progress:
-    """steps and seconds so far, and the loss curves: per name, the mean over every `_REPORT` steps."""
+    """steps and seconds so far, and the loss curves: per name, the mean over every `REPORT` steps."""
 
     steps: int = 0
     seconds: float = 0.0
@@ -75,8 +76,9 @@ def run(stage: Stage, folder: Path, *, minutes: float) -> Progress:
     while progress.steps < stage.steps and time.monotonic() - began < 60 * minutes:
         for group in optimizer.param_groups:
             group["lr"] = stage.rate * _schedule(progress.steps, stage.steps, done)
+        batch = next(batches)
         with torch.autocast(device.type, torch.bfloat16):
-            losses = stage.step(next(batches))
+            losses = stage.step(batch)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(list(losses.values()))
         nn.utils.clip_grad_norm_(stage.module.parameters(), 1.0)
@@ -86,8 +88,8 @@ def run(stage: Stage, folder: Path, *, minutes: float) -> Progress:
         progress.steps, done = progress.steps + 1, done + 1
         for name, loss in losses.items():
             sums[name] = sums.get(name, 0.0) + loss.item()
-        if progress.steps % _REPORT == 0:
-            means, sums = {name: total / min(done, _REPORT) for name, total in sums.items()}, {}
+        if progress.steps % REPORT == 0:
+            means, sums = {name: total / min(done, REPORT) for name, total in sums.items()}, {}
             for name, mean in means.items():
                 progress.curves.setdefault(name, []).append(mean)
             told = "  ".join(f"{name} {mean:.5f}" for name, mean in means.items())

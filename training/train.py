@@ -31,7 +31,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8.0, help="end after so long; 8 by default")
     parser.add_argument("--steps", type=int, help="of the whole stage; by default what the shipped model took")
     parser.add_argument("--batch", type=int, help="clips per step; by default what the shipped model took")
-    parser.add_argument("--pool", type=int, default=4096, help="windows that the transformer learns from in one call")
+    parser.add_argument(
+        "--pool", type=int, default=200, help="batches of each kind that the transformer's are mixed from"
+    )
     parser.add_argument(
         "--processes", type=int, default=os.cpu_count(), help="that make clips; one per core by default"
     )
@@ -75,7 +77,7 @@ def _stage(model: Model, asked: argparse.Namespace) -> Stage:
     if asked.stage == "vocoder":
         vocoder = model.vocoder.to(device)
         return audio.vocoder_stage(vocoder, model.audio_vae, steps=steps, size=size, processes=asked.processes)
-    return transformer.stage(model, steps=steps, size=size, pool=asked.pool, device=device)
+    return transformer.stage(model, steps=steps, size=size, pool=asked.pool, processes=asked.processes, device=device)
 
 
 if __name__ == "__main__":

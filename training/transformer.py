@@ -10,22 +10,24 @@ picture is nearly straight and eight steps suffice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
+from collections import deque
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from diffusers.pipelines.ltx2.utils import DISTILLED_SIGMA_VALUES
 from torch import Tensor, nn
 
-from training import world
-from training.latents import Kind, Recorder, Windows, draw_kind
+from training import clips, world
+from training.latents import Kind, Recorder, Windows, draw_kind, draw_scenes
 from training.loop import Stage
 from training.model import TOKENS, Model
 
 FIXED_SIGMAS = 0.85
 """How often a noise level is one of the eight; else it is anything in 0..1."""
+REUSE = 4
+"""How many times each window is learned from, on average."""
 PREFIX_NOISE = 0.05
 """Up to so much noise is added to clean latents, which in a film are a model's own and never quite right."""
 
@@ -53,8 +55,8 @@ class Prompts:
         return torch.stack(hidden, -1).flatten(2, 3), mask
 
 
-def stage(model: Model, *, steps: int, size: int, pool: int, device: torch.device) -> Stage:
-    """Velocities of picture and sound, where they are not clean; `pool` windows are recorded before the first step."""
+def stage(model: Model, *, steps: int, size: int, pool: int, processes: int, device: torch.device) -> Stage:
+    """Velocities of picture and sound, where they are not clean, of batches mixed from the last `pool` of each kind."""
     denoiser, prompts = Denoiser(model).to(device), Prompts(model, device)
     recorder = Recorder(model.vae.to(device).eval(), model.audio_vae.to(device).eval())
 
@@ -63,15 +65,25 @@ def stage(model: Model, *, steps: int, size: int, pool: int, device: torch.devic
         return losses(denoiser, windows, *prompts(windows.prompts), sigma=sigma)
 
     def batches(seed: int) -> Iterator[Windows]:
-        rng = np.random.default_rng([2, seed])
-        recorded = [recorder.record(rng, draw_kind(rng), size) for _ in range(pool // size)]
-        by_kind: dict[Kind, list[Windows]] = {}
-        for windows in recorded:
-            by_kind.setdefault(windows.kind, []).append(windows)
-        while True:
-            yield _mixed(by_kind[draw_kind(rng)], rng, size)
+        scenes = clips.made(partial(draw_scenes, count=size), seed, processes=processes)
+        return mixed(map(recorder.record, scenes), np.random.default_rng([2, seed]), size, pool)
 
     return Stage("transformer", denoiser, step, batches, steps, 1e-3, average=1000)
+
+
+def mixed(recorded: Iterator[Windows], rng: np.random.Generator, size: int, pool: int) -> Iterator[Windows]:
+    """Batches of windows of one kind, mixed from the last `pool` batches that were recorded of it.
+
+    Recording takes longer than learning: one batch is recorded for REUSE that are given.
+    """
+    kept: dict[Kind, deque[Windows]] = {}
+    while True:
+        new = next(recorded)
+        kept.setdefault(new.kind, deque(maxlen=pool)).append(new)
+        for _ in range(REUSE):
+            kind = draw_kind(rng)
+            if kind in kept:
+                yield _mixed(kept[kind], rng, size)
 
 
 def losses(denoiser: Denoiser, windows: Windows, hidden: Tensor, mask: Tensor, *, sigma: Tensor) -> dict[str, Tensor]:
@@ -154,11 +166,15 @@ def _noised(clean: Tensor, noise: Tensor, sigma: Tensor, mask: Tensor) -> Tensor
     return level * noise + (1 - level) * (clean + (1 - mask[..., None]) * slight)
 
 
-def _mixed(batches: list[Windows], rng: np.random.Generator, size: int) -> Windows:
+def _mixed(batches: Sequence[Windows], rng: np.random.Generator, size: int) -> Windows:
     """One batch of windows of several, so that no two batches hold the same."""
-    picks = [(batches[rng.integers(len(batches))], int(rng.integers(size))) for _ in range(size)]
-    stacked: dict[str, Any] = {
-        name: torch.stack([getattr(windows, name)[index] for windows, index in picks])
-        for name in ("video", "audio", "prefix", "pinned", "offset", "lots")
-    }
-    return replace(picks[0][0], prompts=[windows.prompts[index] for windows, index in picks], **stacked)
+    picks = [(batches[int(rng.integers(len(batches)))], int(rng.integers(size))) for _ in range(size)]
+
+    def stacked(name: str) -> Tensor:
+        return torch.stack([getattr(windows, name)[index] for windows, index in picks])
+
+    return Windows(
+        picks[0][0].kind,
+        [windows.prompts[index] for windows, index in picks],
+        *map(stacked, ("video", "audio", "prefix", "pinned", "offset", "lots")),
+    )

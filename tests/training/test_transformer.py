@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -16,9 +17,9 @@ from torch import Tensor
 
 from ltx2.engine import Engine
 from training.films import render
-from training.latents import Kind, Recorder, Windows
+from training.latents import FIRST, Kind, Recorder, Windows, draw_scenes
 from training.model import Model
-from training.transformer import Denoiser, Prompts, losses, noise_levels, settled
+from training.transformer import REUSE, Denoiser, Prompts, losses, mixed, noise_levels, settled
 
 PROMPT = "a red circle moves left over a blue background, low hum"
 
@@ -32,7 +33,7 @@ def model_of(engine: Engine) -> Model:
 def windows(engine: Engine) -> Windows:
     """Two continuations, the second of them at segment 1."""
     recorder = Recorder(engine.pipeline.vae, engine.pipeline.audio_vae)
-    return recorder.record(np.random.default_rng(0), Kind(9), 2)
+    return recorder.record(draw_scenes(np.random.default_rng(0), 2, Kind(9)))
 
 
 def asked_of(transformer: Any, call: Callable[[], Any]) -> list[dict[str, Any]]:
@@ -139,3 +140,20 @@ def test_most_noise_levels_are_those_of_the_eight_steps() -> None:
     of_the_schedule = torch.isin(levels, torch.tensor(DISTILLED_SIGMA_VALUES)).float().mean()
     assert of_the_schedule == pytest.approx(0.85, abs=0.03)
     assert 0 <= levels.min() <= levels.max() <= 1
+
+
+def test_batches_are_mixed_of_what_was_recorded_last(windows: Windows) -> None:
+    # Given batches that can be told apart by their offset
+    recorded = (
+        replace(
+            windows, kind=Kind(None), offset=torch.full((2,), float(number)), lots=torch.full((2, 8), float(number))
+        )
+        for number in itertools.count()
+    )
+    # When
+    given = list(itertools.islice(mixed(recorded, np.random.default_rng(0), size=2, pool=3), 40))
+    # Then each window keeps what belongs to it, the old ones are let go, and each is used more than once
+    assert all(torch.equal(batch.offset, batch.lots[:, 0]) for batch in given)
+    numbers = torch.stack([batch.offset for batch in given])
+    assert numbers[-1].min() >= numbers.max() - 2
+    assert len(numbers.unique()) < numbers.numel() / (REUSE * FIRST) * 1.5

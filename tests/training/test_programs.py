@@ -1,0 +1,80 @@
+"""The programs of `training/`, each once, with hardly any work to do."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ltx2.checkpoint import check_folder
+from training import curves, drift, train
+
+Run = Callable[..., None]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    def run(program: Callable[[], None], *arguments: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["program", *map(str, arguments)])
+        program()
+
+    return run
+
+
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # of torch, in mixed precision
+def test_every_stage_learns_a_step_and_the_model_is_exported(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given
+    monkeypatch.setattr(train, "_MEASURED", 2)
+    little = ("--out", tmp_path, "--steps", 1, "--batch", 2, "--processes", 0, "--pool", 1, "--device", "cpu")
+    # When
+    for stage in train.STEPS:
+        run(train.main, stage, *little)
+    run(train.main, "export", "--out", tmp_path)
+    # Then
+    assert str(check_folder(tmp_path / "model")) == "LTX-2.3, distilled"
+    for stage in train.STEPS:
+        assert json.loads((tmp_path / stage / "progress.json").read_text())["steps"] == 1
+
+
+def test_a_stage_says_which_one_comes_before_it(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"nothing is learned in .*: run `python training/train.py audio`"):
+        run(train.main, "vocoder", "--out", tmp_path, "--device", "cpu")
+
+
+def test_curves_are_drawn(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Given
+    (tmp_path / "vae").mkdir()
+    progress = {"steps": 150, "seconds": 90.0, "curves": {"squared": [1.0, 0.1, 0.01]}}
+    (tmp_path / "vae" / "progress.json").write_text(json.dumps(progress))
+    # When
+    run(curves.main, tmp_path, "-o", tmp_path / "curves.png")
+    # Then
+    assert capsys.readouterr().out.split() == ["vae", "150", "steps", "1.5", "min", "squared", "0.01000"]
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.format == "PNG"
+
+
+def test_curves_of_nothing_are_refused(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="holds no stage that was trained"):
+        run(curves.main, tmp_path, "-o", tmp_path / "curves.png")
+
+
+def test_drift_of_a_film(
+    run: Run, untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Given
+    monkeypatch.setattr(drift, "SETTINGS", (drift.Setting(), drift.Setting(shorter=8)))
+    # When
+    run(drift.main, "--model", untrained, "--segments", 2, "--films", 1, "--out", tmp_path)
+    # Then
+    figures = json.loads((tmp_path / "drift.json").read_text())
+    assert list(figures) == ["9 frames, sound as usual", "9 frames, sound 0.32 s less"]
+    assert [len(films[0]["broken"]) for films in figures.values()] == [1, 1]
+    assert "joins within bounds" in capsys.readouterr().out
+    assert (tmp_path / "drift.png").stat().st_size > 1000

@@ -1,0 +1,48 @@
+"""The loss curves of every stage as one picture: `python training/curves.py out/training -o docs/training.png`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, it finds the packages beside it
+
+from ltx2.chart import Panel, chart
+from ltx2.seams import Continuity
+from training.loop import REPORT
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="where what was learned lies")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="the picture")
+    asked = parser.parse_args()
+    found = {path.parent.name: json.loads(path.read_text()) for path in sorted(asked.folder.glob("*/progress.json"))}
+    if not found:
+        raise SystemExit(f"{asked.folder} holds no stage that was trained")
+    asked.out.write_bytes(picture(found))
+    for stage, progress in found.items():
+        last = "  ".join(f"{name} {curve[-1]:.5f}" for name, curve in progress["curves"].items())
+        print(f"{stage:12} {progress['steps']:6} steps  {progress['seconds'] / 60:5.1f} min  {last}")
+
+
+def picture(stages: dict[str, dict[str, dict[str, list[float]]]]) -> bytes:
+    """A PNG with a panel per stage: the logarithm of each loss over the stage, from 0 to 1."""
+    panels = [
+        Panel(f"{stage}, log10 of the loss", {name: _logarithm(curve) for name, curve in progress["curves"].items()})
+        for stage, progress in stages.items()
+    ]
+    return chart(panels, Continuity([], []), 1.0)
+
+
+def _logarithm(curve: list[float]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    steps = REPORT * (1.0 + np.arange(len(curve)))
+    return np.stack([steps / steps[-1], np.log10(np.maximum(curve, 1e-9))], 1)
+
+
+if __name__ == "__main__":
+    main()
