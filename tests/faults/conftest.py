@@ -22,7 +22,7 @@ _rows: Rows = {}
 
 
 @pytest.fixture(scope="session")
-def grounds(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterator[Grounds]:
+def lasting_grounds(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterator[Grounds]:
     """Make grounds, each with servers of its own and its `changes` of the settings; cleared away at the end."""
     made: list[Ground] = []
 
@@ -37,9 +37,25 @@ def grounds(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterator[Gr
 
     yield make
     for ground in made:
+        ground.leave()
+    for ground in made:
         ground.stop()
         ground.broker.stop()
         ground.blob_server.stop()
+
+
+@pytest.fixture(scope="module")
+def grounds(lasting_grounds: Grounds) -> Iterator[Grounds]:
+    """Make grounds whose workers leave when the module ends, and are waited for at the very end."""
+    made: list[Ground] = []
+
+    def make(**changes: Any) -> Ground:
+        made.append(lasting_grounds(**changes))
+        return made[-1]
+
+    yield make
+    for ground in made:
+        ground.leave()
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +67,9 @@ def ground(grounds: Grounds) -> Ground:
 
 
 @pytest.fixture(scope="session")
-def strict_ground(grounds: Grounds) -> Ground:
+def strict_ground(lasting_grounds: Grounds) -> Ground:
     """One ground for all that servers do: a single counted failure ends a job, and a full store is waited for 2 s."""
-    made = grounds(max_attempts=1)
+    made = lasting_grounds(max_attempts=1)
     made.start_worker(**IMPATIENT)
     return made
 

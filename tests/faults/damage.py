@@ -5,6 +5,7 @@ from __future__ import annotations
 import redis
 
 from tasks.client import Job
+from tests.conftest import wait_until
 from tests.faults.ground import Ground
 
 KINDS = ("flipped", "truncated", "swapped", "expired")
@@ -17,7 +18,8 @@ def blobs_of(ground: Ground, job: Job, index: int) -> dict[str, str]:
     assert handoff
     assert handoff.latents
     payload = handoff.state["payload"]
-    clip = ground.jobs.clips(job.id)[index].blob_id
+    made = wait_until(lambda: ground.jobs.clips(job.id).get(index), what="the clip, which is made beside what follows")
+    clip = made.blob_id
     return {
         "frames": payload["video"]["blob_id"],
         "audio": payload["audio"]["blob_id"],

@@ -254,13 +254,17 @@ class Ground:
         wait_until(lambda: not any(client.llen(queue) for queue in queues), what="empty queues")
         wait_until(lambda: client.hlen("unacked") <= killed, what="every message to be acknowledged")
 
+    def leave(self) -> None:
+        """Tell every worker to end; `stop` waits for them."""
+        for worker in self.workers:
+            if worker.process.poll() is None:
+                worker.send(signal.SIGCONT)
+                worker.process.send_signal(signal.SIGQUIT)
+
     def stop(self) -> None:
         """End every worker."""
-        living = [worker for worker in self.workers if worker.process.poll() is None]
-        for worker in living:
-            worker.send(signal.SIGCONT)
-            worker.process.send_signal(signal.SIGQUIT)
-        for worker in living:
+        self.leave()
+        for worker in self.workers:
             worker.stop(signal.SIGQUIT)
 
     def _recovery(self, job: Job) -> float | None:
