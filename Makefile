@@ -8,13 +8,15 @@ TORCH = $(shell grep '^torch==' constraints.txt)
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 SPEC ?= examples/harbour.yaml
 
+# Tests wait for servers and workers half of the time, so there are three processes of them for two cores; and one thread
+# each for torch, whose threads would wait for one another.
 .PHONY: film test faults lint clean
 
 film: .venv/film-ready
 	.venv/bin/longtake render $(SPEC) -o out/film.mp4
 
 test: .venv/test-ready lint
-	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 3 --dist loadfile
 
 faults: .venv/test-ready
 	.venv/bin/python -m pytest tests/faults tests/tasks/test_stateful.py -m "faults or not faults" --durations 0 -s
