@@ -20,6 +20,7 @@ from typing import Any
 import redis
 
 from ltx2.checkpoint import python_path
+from ltx2.lora import resolve_lora
 from tasks import processes
 from tasks.config import Settings
 from tasks.errors import JobStateError, ServerError
@@ -98,8 +99,14 @@ def worker(settings: Settings, log_path: Path) -> Iterator[subprocess.Popen[byte
 
 
 def render_id(spec: JobSpec, model: str, state: Mapping[str, Any] | None) -> str:
-    """The id of an embedded render: the same inputs give the same id, so that running it again goes on."""
-    inputs = json.dumps([spec.model_dump(), model, state], sort_keys=True)
+    """The id of an embedded render: the same inputs give the same id, so that running it again goes on.
+
+    A LoRA's file is the same as long as its size and its time of change are.
+    """
+    places = [resolve_lora(lora.path) for lora in spec.loras]
+    files = [place.stat() for place in places if isinstance(place, Path)]
+    stamps = [[file.st_size, file.st_mtime_ns] for file in files]
+    inputs = json.dumps([spec.model_dump(), model, state, stamps], sort_keys=True)
     return hashlib.sha256(inputs.encode()).hexdigest()[:16]
 
 

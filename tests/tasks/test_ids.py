@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 import redis
+import torch
+from safetensors.torch import save_file
 
 from tasks.client import Job, submit
 from tasks.config import Settings
@@ -30,3 +33,16 @@ def test_python_refuses_it(settings: Settings, job_id: str) -> None:
 def test_the_folder_of_a_render_is_named_by_a_hash() -> None:
     hostile = check_spec({"title": "../../x", "segments": [{"prompt": "../../x"}]})
     assert re.fullmatch("[0-9a-f]{16}", render_id(hostile, "../../x", {"kind": "../../x"}))
+
+
+def test_a_render_with_another_lora_under_the_same_name_is_another(tmp_path: Path) -> None:
+    # Given
+    file = tmp_path / "rain.safetensors"
+    save_file({"transformer.a.lora_A.weight": torch.zeros(1, 2)}, file)
+    job = check_spec(spec("a", loras=[{"path": str(file)}]))
+    before = render_id(job, "tiny", None)
+    assert render_id(job, "tiny", None) == before
+    # When
+    save_file({"transformer.a.lora_A.weight": torch.zeros(2, 2)}, file)
+    # Then
+    assert render_id(job, "tiny", None) != before
