@@ -27,6 +27,7 @@ def test_a_worker_that_goes_on_while_another_holds_its_work(
     # Given a worker that was stopped, and another that has come as far with the same work
     held, job, late = crew.held(point, index)
     late_pid = held.pid()
+    wait_until(lambda: len(crew.jobs.clips(job.id)) == index, what="the clips before, which are made beside")
     crew.breaks()
     late.send(signal.SIGSTOP)
     second = crew.hold(point, index)
