@@ -71,35 +71,39 @@ def run(stage: Stage, folder: Path, *, minutes: float) -> Progress:
         load_weights(average.module, folder / "average")
     optimizer = torch.optim.AdamW(stage.module.parameters(), lr=stage.rate, betas=(0.9, 0.98), weight_decay=0.01)
     batches, began, done = stage.batches(progress.steps), time.monotonic(), 0
-    sums: dict[str, float] = {}
+    losses: list[dict[str, Tensor]] = []
     stage.module.train()
     while progress.steps < stage.steps and time.monotonic() - began < 60 * minutes:
         for group in optimizer.param_groups:
             group["lr"] = stage.rate * _schedule(progress.steps, stage.steps, done)
         batch = next(batches)
         with torch.autocast(device.type, torch.bfloat16):
-            losses = stage.step(batch)
+            losses.append(stage.step(batch))
         optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(list(losses.values()))
+        torch.autograd.backward(list(losses[-1].values()))
         nn.utils.clip_grad_norm_(stage.module.parameters(), 1.0)
         optimizer.step()
         if average:
             _follow(average.module, stage.module, 0.5 ** (1 / min(stage.average, 10 + progress.steps / 5)))
         progress.steps, done = progress.steps + 1, done + 1
-        for name, loss in losses.items():
-            sums[name] = sums.get(name, 0.0) + loss.item()
         if progress.steps % REPORT == 0:
-            means, sums = {name: total / min(done, REPORT) for name, total in sums.items()}, {}
-            for name, mean in means.items():
-                progress.curves.setdefault(name, []).append(mean)
-            told = "  ".join(f"{name} {mean:.5f}" for name, mean in means.items())
-            print(f"{stage.name} {progress.steps}/{stage.steps}  {time.monotonic() - began:.0f} s  {told}", flush=True)
+            _report(stage, progress, losses, time.monotonic() - began)
+            losses.clear()
     progress.seconds += time.monotonic() - began
     save_weights(stage.module, folder / "weights")
     if average:
         save_weights(average.module, folder / "average")
     (folder / "progress.json").write_text(json.dumps(vars(progress)))
     return progress
+
+
+def _report(stage: Stage, progress: Progress, losses: list[dict[str, Tensor]], seconds: float) -> None:
+    """Add the means of `losses` to the curves, and print them; reading them makes a GPU wait, so not at every step."""
+    means = {name: torch.stack([step[name].detach() for step in losses]).mean().item() for name in losses[0]}
+    for name, mean in means.items():
+        progress.curves.setdefault(name, []).append(mean)
+    told = "  ".join(f"{name} {mean:.5f}" for name, mean in means.items())
+    print(f"{stage.name} {progress.steps}/{stage.steps}  {seconds:.0f} s  {told}", flush=True)
 
 
 def _progress(folder: Path) -> Progress:
