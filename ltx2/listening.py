@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +12,48 @@ from numpy.typing import NDArray
 Sound = NDArray[np.float32]
 
 QUIETEST_DB = -80.0
+SILENT_DB = -50.0  # below it nobody hears how silent it is
 WINDOW_S = 0.1  # over which loudness and pitch are measured
+_WINDOWS = 4  # at either side of a join, that say what is usual
+_CLICK_S = 0.005  # around a join, within which its clicks are
 _LOWEST_HZ, _HIGHEST_HZ = 150.0, 2500.0
 _NEIGHBOURHOOD = 1.35  # around the strongest partial, as a ratio: what is heard as one tone with it
+_PART_IN_TONE = 0.65  # of the power that can be heard; noise has 0.44 of it in the widest neighbourhood
+
+
+@dataclass(frozen=True, slots=True)
+class SoundAtSeam:
+    """What is heard where one segment's sound changes over to the next one's; NaN where there is nothing to measure.
+
+    loudness_step, usual_loudness_step: dB from the 0.1 s before to that after, and the largest, up or down, between
+    neighbours on either side; silence counts as SILENT_DB. pitch_step: semitones. tones: the part of the 0.4 s before,
+    and of those after, that has a tone, 0..1. click, usual_click: the largest difference between neighbouring samples,
+    there and on either side.
+    """
+
+    loudness_step: float
+    usual_loudness_step: float
+    pitch_step: float
+    tones: tuple[float, float]
+    click: float
+    usual_click: float
+
+
+def heard(sound: Sound, rate: int, begin: int, end: int) -> SoundAtSeam:
+    """What is heard around samples `begin` to `end`, `rate` a second, where the sound changes over."""
+    window, around = round(WINDOW_S * rate), round(_CLICK_S * rate)
+    before, after = sound[:, max(0, begin - _WINDOWS * window) : begin], sound[:, end : end + _WINDOWS * window]
+    one, other = before[:, -window:], after[:, :window]
+    sides = [_windows(before[:, ::-1], window), _windows(after, window)]
+    levels = [[max(SILENT_DB, loudness(piece)) for piece in side] for side in sides]
+    return SoundAtSeam(
+        loudness_step=max(SILENT_DB, loudness(other)) - max(SILENT_DB, loudness(one)),
+        usual_loudness_step=max((abs(b - a) for side in levels for a, b in itertools.pairwise(side)), default=0.0),
+        pitch_step=semitones(pitch(one, rate), pitch(other, rate)),
+        tones=(_part_with_tone(sides[0], rate), _part_with_tone(sides[1], rate)),
+        click=largest_step(sound[:, max(0, begin - around) : end + around]),
+        usual_click=max(largest_step(before[:, :-around]), largest_step(after[:, around:])),
+    )
 
 
 def loudness(sound: Sound) -> float:
@@ -38,16 +79,26 @@ def pitch(sound: Sound, rate: int) -> float:
     power, frequencies = power[audible], frequencies[audible]
     peak = frequencies[power.argmax()]
     near = (frequencies > peak / _NEIGHBOURHOOD) & (frequencies < peak * _NEIGHBOURHOOD)
-    if power[near].sum() < 0.5 * power.sum():
+    if power[near].sum() < _PART_IN_TONE * power.sum():
         return float("nan")
     return float((power[near] * frequencies[near]).sum() / power[near].sum())
 
 
 def largest_step(sound: Sound) -> float:
     """The largest difference between neighbouring samples of any channel."""
-    return float(np.abs(np.diff(sound, axis=1)).max()) if sound.shape[1] > 1 else 0.0
+    return float(np.abs(np.diff(sound, axis=1)).max()) if sound.size > len(sound) else 0.0
 
 
 def semitones(before: float, after: float) -> float:
     """From one pitch to another; NaN where either is none."""
     return 12 * math.log2(after / before) if before > 0 and after > 0 else float("nan")
+
+
+def _windows(sound: Sound, size: int) -> list[Sound]:
+    """The whole windows of so many samples that follow one another from the beginning."""
+    return [sound[:, start : start + size] for start in range(0, sound.shape[1] - size + 1, size)]
+
+
+def _part_with_tone(windows: list[Sound], rate: int) -> float:
+    """How many of these windows have a tone, 0..1; NaN of none."""
+    return sum(not math.isnan(pitch(piece, rate)) for piece in windows) / len(windows) if windows else math.nan

@@ -2,56 +2,32 @@
 
 from __future__ import annotations
 
-import math
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ltx2.listening import WINDOW_S, Sound, largest_step, loudness, pitch, semitones
+from ltx2.crossing import ShapeAtSeam, across, appeared, colour_change, pairs
+from ltx2.listening import Sound, SoundAtSeam, heard
 from ltx2.timeline import SegmentTiming, film_samples, sound_spans
 from ltx2.tracking import Track, track
 
-_NEAR = 6  # frames at either side of a join over which motion is measured
-_SAME_COLOUR = 90.0  # in RGB space, up to which a colour is the same shape's
-_STANDS_STILL = 0.3  # pixels per frame
-_AT_WALL = 0.03  # of the picture's width or height, from a shape's edge to the wall it may have bounced off
-
+CHANGE_FACTOR, CHANGE_SLACK = 1.5, 1.0
 JUMP_FACTOR, JUMP_SLACK = 1.5, 1.0
 CLICK_FACTOR, CLICK_SLACK = 1.5, 0.01
+LOUDNESS_FACTOR, LOUDNESS_SLACK_DB = 1.5, 3.0
 MOST_SEMITONES = 1.0
 MOST_COLOUR = 45.0
 
 
 @dataclass(frozen=True, slots=True)
-class ShapeAtSeam:
-    """One shape across a join; all is NaN or empty where it was lost.
-
-    jump, usual_jump: pixels it moves at the join, and from frame to frame around it; NaN where something hides it.
-    turned: whether it changes its direction away from a wall. colour_change: distance in RGB, 0..441. kinds: what it
-    looks like before and after.
-    """
-
-    jump: float
-    usual_jump: float
-    turned: bool
-    colour_change: float
-    kinds: tuple[str, str]
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether nothing of its colour is there after the join."""
-        return math.isnan(self.colour_change)
-
-
-@dataclass(frozen=True, slots=True)
 class Seam:
-    """One join, before film frame `frame`, where segment `segment` begins; `cut` where it was meant to be seen.
+    """One join, before film frame `frame`, where segment `segment`, counted from 0, begins; `cut` where it may be seen.
 
-    change, usual_change: mean difference of pixels, 0..255, at the join and from frame to frame in both segments.
-    loudness_step: dB. pitch_step: semitones, NaN where there is no tone. click, usual_click: the largest difference
-    between neighbouring samples where the sound changes over, and within both segments.
+    change: mean difference of pixels at the join, 0..255; usual_change, largest_change: the median and the largest from
+    frame to frame in both segments. new_shapes: how many are there at once that were not there before.
     """
 
     segment: int
@@ -59,17 +35,16 @@ class Seam:
     cut: bool
     change: float
     usual_change: float
+    largest_change: float
     shapes: tuple[ShapeAtSeam, ...]
-    loudness_step: float
-    pitch_step: float
-    click: float
-    usual_click: float
+    new_shapes: int
+    sound: SoundAtSeam
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentFigures:
-    """One segment by itself: the film's frame with which it begins, the change from each of its frames to the next, and
-    its shapes."""
+    """One segment by itself: the film's frame with which it begins, the change from each of its frames to the next,
+    `[T - 1]`, and its shapes."""
 
     segment: int
     first_frame: int
@@ -98,16 +73,18 @@ def continuity(
     if sound.shape[1] != samples:
         raise ValueError(f"{sound.shape[1]} samples of sound; these segments have {samples}")
     spans, found, before = sound_spans(timings, rate), Continuity([], []), None
-    for timing, span, piece in zip(timings, spans, pieces, strict=True):
+    for number, (timing, span, piece) in enumerate(zip(timings, spans, pieces, strict=True)):
         if len(piece) != timing.new_frames:
-            raise ValueError(f"{len(piece)} frames of segment {timing.index}; it has {timing.new_frames}")
+            raise ValueError(f"{len(piece)} frames of segment {number}; it has {timing.new_frames}")
+        earlier = found.segments[-1].tracks if found.segments and timing.continued else []
         first = timing.first_frame - timings[0].first_frame
-        found.segments.append(SegmentFigures(timing.index, first, _changes(piece), track(piece)))
+        found.segments.append(
+            SegmentFigures(number, first, _changes(piece), track(piece, [one.colour for one in earlier]))
+        )
         if before is not None:
-            begin, end = span.film_start, span.film_start + span.fade_in
-            heard = _heard(sound, rate, begin, end)
+            listened = heard(sound, rate, span.film_start, span.film_start + span.fade_in)
             one, other = found.segments[-2:]
-            found.seams.append(_seam(timing, one, other, np.stack([before, piece[0]]), heard))
+            found.seams.append(_seam(timing, one, other, np.stack([before, piece[0]]), listened))
         before = piece[-1]
     return found
 
@@ -117,16 +94,26 @@ def _seam(
     one: SegmentFigures,
     other: SegmentFigures,
     frames: NDArray[np.uint8],
-    heard: dict[str, float],
+    sound: SoundAtSeam,
 ) -> Seam:
+    inside = np.concatenate([one.changes, other.changes]) if len(one.changes) + len(other.changes) else np.zeros(1)
     return Seam(
         segment=other.segment,
         frame=other.first_frame,
         cut=not timing.continued,
         change=float(_changes(frames)[0]),
-        usual_change=float(np.median(np.concatenate([one.changes, other.changes, [0.0]]))),
-        shapes=_shapes(one.tracks, other.tracks, (frames.shape[2], frames.shape[1])),
-        **heard,
+        usual_change=float(np.median(inside)),
+        largest_change=float(inside.max()),
+        shapes=across(one.tracks, other.tracks, (frames.shape[2], frames.shape[1])),
+        new_shapes=appeared(one.tracks, other.tracks),
+        sound=sound,
+    )
+
+
+def _changes(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """The mean difference of pixels from each frame to the next, `[T - 1]`."""
+    return np.array(
+        [np.abs(after.astype(np.int16) - before).mean() for before, after in itertools.pairwise(frames)], np.float64
     )
 
 
@@ -136,82 +123,70 @@ def broken(found: Sequence[Seam]) -> list[str]:
 
 
 def _broken(seam: Seam) -> list[str]:
+    shapes = [what for number, shape in enumerate(seam.shapes, 1) for what in _shape(number, shape)]
+    return _picture(seam) + shapes + _sound(seam.sound)
+
+
+def _picture(seam: Seam) -> list[str]:
     wrong = []
-    for number, shape in enumerate(seam.shapes, 1):
-        if shape.is_lost:
-            wrong.append(f"shape {number} is gone")
-            continue
-        if shape.jump > JUMP_FACTOR * shape.usual_jump + JUMP_SLACK:
-            wrong.append(f"shape {number} jumps {shape.jump:.1f} pixels where it moves {shape.usual_jump:.1f}")
-        if shape.turned:
-            wrong.append(f"shape {number} turns")
-        if shape.colour_change > MOST_COLOUR:
-            wrong.append(f"shape {number} changes its colour by {shape.colour_change:.0f}")
-        if all(shape.kinds) and len(set(shape.kinds)) > 1:
-            wrong.append(f"shape {number} was a {shape.kinds[0]} and is a {shape.kinds[1]}")
-    if seam.click > CLICK_FACTOR * seam.usual_click + CLICK_SLACK:
-        wrong.append(f"the sound clicks: a step of {seam.click:.3f} where {seam.usual_click:.3f} is usual")
-    if abs(seam.pitch_step) > MOST_SEMITONES:
-        wrong.append(f"the pitch steps by {seam.pitch_step:+.1f} semitones")
+    if seam.change > CHANGE_FACTOR * seam.largest_change + CHANGE_SLACK:
+        wrong.append(f"the picture changes by {seam.change:.1f} where {seam.largest_change:.1f} is the most")
+    if seam.new_shapes:
+        wrong.append(
+            f"{seam.new_shapes} shapes are there at once" if seam.new_shapes > 1 else "a shape is there at once"
+        )
     return wrong
 
 
-def _changes(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """The mean difference of pixels from each frame to the next, `[T - 1]`."""
-    return np.asarray(np.abs(np.diff(frames.astype(np.int16), axis=0)).mean((1, 2, 3)), np.float64)
+def _shape(number: int, shape: ShapeAtSeam) -> list[str]:
+    if shape.is_lost:
+        return [f"shape {number} is gone"]
+    wrong = []
+    if shape.jump > JUMP_FACTOR * shape.usual_jump + JUMP_SLACK:
+        wrong.append(f"shape {number} jumps {shape.jump:.1f} pixels where it moves {shape.usual_jump:.1f}")
+    if shape.turned:
+        wrong.append(f"shape {number} turns or stops")
+    return wrong + _looks(number, shape.colour_change, shape.kinds)
 
 
-def _shapes(before: list[Track], after: list[Track], size: tuple[int, int]) -> tuple[ShapeAtSeam, ...]:
-    """Each shape of `before` with the shape of its colour in `after`."""
-    left, shapes = list(after), []
-    for one in before:
-        distances = [float(np.linalg.norm(one.colour - other.colour)) for other in left]
-        if not distances or min(distances) > _SAME_COLOUR:
-            shapes.append(ShapeAtSeam(math.nan, math.nan, False, math.nan, (one.kind, "")))
+def _looks(number: int, change: float, kinds: tuple[str, str]) -> list[str]:
+    wrong = []
+    if change > MOST_COLOUR:
+        wrong.append(f"shape {number} changes its colour by {change:.0f}")
+    if all(kinds) and len(set(kinds)) > 1:
+        wrong.append(f"shape {number} was a {kinds[0]} and is a {kinds[1]}")
+    return wrong
+
+
+def _sound(sound: SoundAtSeam) -> list[str]:
+    wrong = []
+    if sound.click > CLICK_FACTOR * sound.usual_click + CLICK_SLACK:
+        wrong.append(f"the sound clicks: a step of {sound.click:.3f} where {sound.usual_click:.3f} is usual")
+    if abs(sound.loudness_step) > LOUDNESS_FACTOR * sound.usual_loudness_step + LOUDNESS_SLACK_DB:
+        most = f"{sound.usual_loudness_step:.1f} is the most"
+        wrong.append(f"the loudness steps by {sound.loudness_step:+.1f} dB where {most}")
+    if abs(sound.pitch_step) > MOST_SEMITONES:
+        wrong.append(f"the pitch steps by {sound.pitch_step:+.1f} semitones")
+    if set(sound.tones) == {0.0, 1.0}:
+        wrong.append("the tone is gone" if sound.tones[0] else "there is a tone at once")
+    return wrong
+
+
+def not_kept(found: Continuity) -> list[str]:
+    """What the shapes of a film's first segment, or of one after a cut, do not keep to its last one before a cut."""
+    begins = [0, *(index for index, seam in enumerate(found.seams, 1) if seam.cut), len(found.segments)]
+    return [
+        f"segment {found.segments[end - 1].segment}: {what}, compared with segment {found.segments[begin].segment}"
+        for begin, end in itertools.pairwise(begins)
+        for what in _compared(found.segments[begin].tracks, found.segments[end - 1].tracks)
+    ]
+
+
+def _compared(first: Sequence[Track], last: Sequence[Track]) -> list[str]:
+    wrong = []
+    for number, (one, other) in enumerate(pairs(first, last), 1):
+        if other is None:
+            wrong.append(f"shape {number} is gone")
         else:
-            other = left.pop(int(np.argmin(distances)))
-            shapes.append(_across(one, other, min(distances), size))
-    return tuple(shapes)
-
-
-def _across(one: Track, other: Track, colour_change: float, size: tuple[int, int]) -> ShapeAtSeam:
-    last, first = (np.where(part.whole[:, None], part.centres, np.nan) for part in (one, other))
-    last, first = last[-_NEAR - 1 :], first[: _NEAR + 1]
-    steps = np.concatenate([np.diff(last, axis=0), np.diff(first, axis=0)])
-    usual = float(np.nanmedian(np.linalg.norm(steps, axis=1))) if not np.isnan(steps).all() else math.nan
-    return ShapeAtSeam(
-        jump=float(np.linalg.norm(first[0] - last[-1])),
-        usual_jump=usual,
-        turned=_turned(last, first, float(np.nanmax(np.concatenate([one.areas, other.areas]))), size),
-        colour_change=colour_change,
-        kinds=(one.kind, other.kind),
-    )
-
-
-def _turned(last: NDArray[np.float64], first: NDArray[np.float64], area: float, size: tuple[int, int]) -> bool:
-    """Whether it moves the other way along an axis whose walls are too far away to have turned it."""
-    radius = math.sqrt(area / math.pi)
-    for axis, extent in enumerate(size):
-        before, after = (np.diff(part[:, axis]) for part in (last, first))
-        if np.isnan(before).all() or np.isnan(after).all():
-            continue
-        ways = float(np.nanmedian(before)), float(np.nanmedian(after))
-        places = np.concatenate([last[:, axis], first[:, axis]])
-        reach = radius + _AT_WALL * extent + max(map(abs, ways))
-        at_wall = np.nanmin(places) < reach or np.nanmax(places) > extent - reach
-        if min(map(abs, ways)) > _STANDS_STILL and ways[0] * ways[1] < 0 and not at_wall:
-            return True
-    return False
-
-
-def _heard(sound: Sound, rate: int, begin: int, end: int) -> dict[str, float]:
-    """What is heard around film samples `begin` to `end`, where one segment's sound changes over to the next one's."""
-    window, around = round(WINDOW_S * rate), round(0.005 * rate)
-    before, after = sound[:, max(0, begin - window) : begin], sound[:, end : end + window]
-    inside = [sound[:, max(0, begin - 5 * window) : begin - around], sound[:, end + around : end + 5 * window]]
-    return {
-        "loudness_step": loudness(after) - loudness(before),
-        "pitch_step": semitones(pitch(before, rate), pitch(after, rate)),
-        "click": largest_step(sound[:, max(0, begin - around) : end + around]),
-        "usual_click": max(map(largest_step, inside)),
-    }
+            wrong += _looks(number, colour_change(one, other), (one.kind, other.kind))
+    return wrong

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,14 @@ from ltx2.timeline import SegmentTiming
 def write_continuity(data: bytes, timings: list[SegmentTiming], folder: Path) -> list[str]:
     """Measure the film `data` of these segments; write seams.json, seams.png and sheet.png into `folder`.
 
-    Returns what is wrong at joins, in words; an empty list for a film without seams.
+    Returns what is wrong at joins, and what is not kept to the end, in words; an empty list for a film without seams.
 
     Raises:
         MediaError: the film cannot be read. OutputError: a file cannot be written.
     """
     # here, since they take NumPy and PyAV, which most commands do without
     from ltx2.chart import chart, contact_sheet, panels, samples_of
-    from ltx2.seams import broken, continuity
+    from ltx2.seams import broken, continuity, not_kept
     from ltx2.viewing import film_pieces, film_sound
     from tasks.output import make_folder, write_whole
 
@@ -37,8 +37,8 @@ def write_continuity(data: bytes, timings: list[SegmentTiming], folder: Path) ->
             yield piece
 
     found = continuity(seen(), sound, rate, timings)
-    wrong = broken(found.seams)
-    figures = {"broken": wrong, "seams": [_finite(asdict(seam)) for seam in found.seams]}
+    wrong = broken(found.seams) + not_kept(found)
+    figures = _plain({"broken": wrong, "seams": found.seams, "segments": found.segments})
     write_whole(
         {
             folder / "seams.json": (json.dumps(figures, indent=2) + "\n").encode(),
@@ -49,10 +49,16 @@ def write_continuity(data: bytes, timings: list[SegmentTiming], folder: Path) ->
     return wrong
 
 
-def _finite(value: Any) -> Any:
-    """`value` with None for what is not a number, which JSON cannot say."""
+def _plain(value: Any) -> Any:
+    """`value` as JSON can say it: None for what is not a number, and no more digits than anybody reads."""
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, dict):
-        return {name: _finite(entry) for name, entry in value.items()}
+        return {name: _plain(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [_plain(entry) for entry in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return round(value, 4) if math.isfinite(value) else None
+    return value
