@@ -18,6 +18,7 @@ from ltx2.timeline import (
     SegmentShape,
     SegmentTiming,
     continued_timing,
+    exact,
     film_frames,
     film_samples,
     first_timing,
@@ -65,7 +66,8 @@ def render(
     """One segment per prompt, 192x128.
 
     overlap: conditioning frames. shorter: by how many audio latents the pinned sound is less than usual. cuts: segments
-    that begin afresh. change: what is done to the state before a segment, for those who want to see it go wrong.
+    that begin afresh. change: what is done to the state before a segment, for those who want to see it go wrong; what
+    the state then says of its sound and its offset is obeyed.
     """
     timing = first_timing(SegmentShape(FRAMES, Fraction(FPS), overlap))
     outputs: list[SegmentOutput] = []
@@ -75,25 +77,33 @@ def render(
         if timings:
             timing = next_timing(timings[-1], cut=index in cuts)
         if state and timing.continued:
-            timing, state = _shortened(timing, state, shorter)
+            state = _shortened(state, shorter)
             state = change(index, state) if change else state
+            timing = _obeying(timing, state)
         request = SegmentRequest(prompt, segment_seed(seed, index), WIDTH, HEIGHT, timing)
         outputs.append(engine.run(request, state))
         timings.append(timing)
     return _joined(outputs, timings)
 
 
-def _shortened(
-    timing: SegmentTiming, state: LTX2ContinuationState, latents: int
-) -> tuple[SegmentTiming, LTX2ContinuationState]:
-    """The same continuation with so many audio latents less of the past, as a state from elsewhere may have them."""
-    if not latents:
-        return timing, state
-    pinned, offset = timing.pinned - latents, timing.offset - Fraction(latents, 25)
-    moved = continued_timing(
-        timing.shape, pinned=pinned, offset=offset, index=timing.index, first_frame=timing.first_frame
+def _shortened(state: LTX2ContinuationState, latents: int) -> LTX2ContinuationState:
+    """The same with so many audio latents less of the past."""
+    return replace(
+        state,
+        audio_conditioning_num_frames=state.audio_conditioning_num_frames - latents,
+        video_position_offset_sec=float(exact(state.video_position_offset_sec) - Fraction(latents, 25)),
     )
-    return moved, replace(state, audio_conditioning_num_frames=pinned, video_position_offset_sec=float(moved.offset))
+
+
+def _obeying(timing: SegmentTiming, state: LTX2ContinuationState) -> SegmentTiming:
+    """The place of a continuation as `state` has it, wherever it comes from."""
+    return continued_timing(
+        timing.shape,
+        pinned=state.audio_conditioning_num_frames,
+        offset=exact(state.video_position_offset_sec),
+        index=timing.index,
+        first_frame=timing.first_frame,
+    )
 
 
 def _joined(outputs: list[SegmentOutput], timings: list[SegmentTiming]) -> Film:

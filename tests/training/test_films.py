@@ -1,0 +1,61 @@
+"""Films rendered state to state: they are what the timeline says, and each way to break a chain breaks it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from ltx2.continuation import LTX2ContinuationState
+from ltx2.engine import Engine
+from ltx2.timeline import SegmentShape, film_samples, plan
+from tests.ltx2.controls import CONTROLS, Job, good
+from training.films import Film, render
+from training.world import FPS
+
+JOB = Job(["a red circle moves up and right over a blue background, low hum"] * 2, seed=3)
+OTHER = Job(["a white square moves left over a green background, high hum"] * 2, seed=4)
+
+
+@pytest.fixture(scope="module")
+def whole(engine: Engine) -> Film:
+    return good(engine, JOB, OTHER)
+
+
+def test_a_film_has_the_frames_and_samples_of_its_timeline(whole: Film) -> None:
+    assert whole.timings == plan(SegmentShape(25, Fraction(FPS)), [False, False])
+    assert [piece.shape for piece in whole.pieces] == [(25, 128, 192, 3), (16, 128, 192, 3)]
+    assert whole.sound.shape == (2, film_samples(41, Fraction(FPS), whole.rate))
+    assert len(whole.continuity().seams) == 1
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_a_chain_that_is_broken_on_purpose_is_the_same_up_to_its_first_join(
+    engine: Engine, whole: Film, name: str
+) -> None:
+    # When
+    broken = CONTROLS[name](engine, JOB, OTHER)
+    # Then
+    assert np.array_equal(broken.pieces[0], whole.pieces[0])
+    assert not np.array_equal(broken.pieces[1], whole.pieces[1])
+    assert not np.array_equal(broken.sound, whole.sound)
+
+
+def test_what_a_state_says_of_its_sound_and_its_offset_is_obeyed(engine: Engine) -> None:
+    # Given
+    def earlier(_: int, state: LTX2ContinuationState) -> LTX2ContinuationState:
+        return replace(
+            state,
+            audio_conditioning_num_frames=state.audio_conditioning_num_frames - 5,
+            video_position_offset_sec=state.video_position_offset_sec - 0.2,
+        )
+
+    # When
+    one = render(engine, JOB.prompts, seed=JOB.seed, change=earlier)
+    other = render(engine, JOB.prompts, seed=JOB.seed, shorter=5)
+    # Then
+    right = plan(SegmentShape(25, Fraction(FPS)), [False, False])[1]
+    assert (one.timings[1].pinned, one.timings[1].offset) == (right.pinned - 5, right.offset - Fraction(1, 5))
+    assert np.array_equal(one.pieces[1], other.pieces[1])
