@@ -110,7 +110,7 @@ def _turned(last: Places, first: Places, radius: float, size: tuple[int, int]) -
     for axis, extent in enumerate(size):
         pace = [_median(np.abs(np.diff(places[:, axis]))) for places in (last, first)]
         places = np.concatenate([last[:, axis], first[:, axis]])
-        reach = radius + _AT_WALL * extent + np.nanmax(pace)
+        reach = radius + _AT_WALL * extent + np.nanmax([0.0, *pace])
         if np.nanmin(places) < reach or np.nanmax(places) > extent - reach:
             before[axis], after[axis] = pace
     speeds = float(np.linalg.norm(before)), float(np.linalg.norm(after))
