@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from ltx2.continuation import LTX2ContinuationState
-from ltx2.engine import Engine
 from ltx2.pipeline import AudioPrefix, LongtakePipeline
 from ltx2.stages import Denoiser
-from training.films import Film, render
+from training.films import Film, Renders, render
 
 State = LTX2ContinuationState
 
@@ -27,20 +26,20 @@ class Job:
     seed: int
 
 
-Control = Callable[[Engine, Job, Job], Film]
+Control = Callable[[Renders, Job, Job], Film]
 
 
-def good(engine: Engine, job: Job, other: Job) -> Film:
+def good(engine: Renders, job: Job, other: Job) -> Film:
     """Nothing is wrong."""
     return render(engine, job.prompts, seed=job.seed)
 
 
-def cut(engine: Engine, job: Job, other: Job) -> Film:
+def cut(engine: Renders, job: Job, other: Job) -> Film:
     """No segment continues the one before."""
     return render(engine, job.prompts, seed=job.seed, cuts=range(1, len(job.prompts)))
 
 
-def changed(change: Callable[[State], State], engine: Engine, job: Job, other: Job) -> Film:
+def changed(change: Callable[[State], State], engine: Renders, job: Job, other: Job) -> Film:
     return render(engine, job.prompts, seed=job.seed, change=lambda _, state: change(state))
 
 
@@ -53,17 +52,19 @@ def half_a_second_off(state: State) -> State:
     return replace(state, video_position_offset_sec=state.video_position_offset_sec + 0.5)
 
 
-def another_jobs_state(engine: Engine, job: Job, other: Job) -> Film:
-    states: dict[int, State] = {}
+def another_jobs_state(engine: Renders, job: Job, other: Job) -> Film:
+    """Every segment goes on from where the first one of another job ended."""
+    states: list[State] = []
 
-    def keep(index: int, state: State) -> State:
-        return states.setdefault(index, state)
+    def keep(_: int, state: State) -> State:
+        states.append(state)
+        return state
 
-    render(engine, other.prompts, seed=other.seed, change=keep)
-    return render(engine, job.prompts, seed=job.seed, change=lambda index, _: states[index])
+    render(engine, other.prompts[:2], seed=other.seed, change=keep)
+    return render(engine, job.prompts, seed=job.seed, change=lambda *_: states[0])
 
 
-def with_mask_of_sound_inverted(engine: Engine, job: Job, other: Job) -> Film:
+def with_mask_of_sound_inverted(engine: Renders, job: Job, other: Job) -> Film:
     """What should be kept is made anew, and what should be new is kept at nothing."""
     stock = Denoiser._audio_prefix
 
@@ -75,7 +76,7 @@ def with_mask_of_sound_inverted(engine: Engine, job: Job, other: Job) -> Film:
         return good(engine, job, other)
 
 
-def with_mask_of_picture_inverted(engine: Engine, job: Job, other: Job) -> Film:
+def with_mask_of_picture_inverted(engine: Renders, job: Job, other: Job) -> Film:
     """The same of the picture."""
     stock = LongtakePipeline.apply_first_frame_conditioning
 
