@@ -21,6 +21,7 @@ from tests.conftest import RedisProcess, Worker, wait_until
 from tests.tasks.conftest import film_of, job_store, spec
 
 Start = Callable[..., Worker]
+LAST = "nothing more is listened to"
 
 
 class Messages:
@@ -28,8 +29,8 @@ class Messages:
 
     def __init__(self, port: int) -> None:
         self.bodies: list[str] = []
-        self._monitor = redis.Redis(port=port).monitor()
-        self._end = threading.Event()
+        self._client = redis.Redis(port=port)
+        self._monitor = self._client.monitor()
         self._thread = threading.Thread(target=self._listen, daemon=True)
 
     def __enter__(self) -> Messages:
@@ -38,18 +39,18 @@ class Messages:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end.set()
+        self._client.echo(LAST)  # the server tells of it after all that came before
         self._thread.join()
         self._monitor.__exit__(None, None, None)
 
     def _listen(self) -> None:
-        while not self._end.is_set():
-            if self._monitor.connection.can_read(timeout=0.1):
-                command = self._monitor.next_command()["command"]
-                name, _, rest = command.partition(" ")
-                queue, _, body = rest.partition(" ")
-                if name == "LPUSH" and (queue == SEGMENTS or queue.startswith(OWN)):
-                    self.bodies.append(body)
+        for heard in self._monitor.listen():
+            name, _, rest = heard["command"].partition(" ")
+            queue, _, body = rest.partition(" ")
+            if name == "LPUSH" and (queue == SEGMENTS or queue.startswith(OWN)):
+                self.bodies.append(body)
+            if (name, rest) == ("ECHO", LAST):
+                return
 
 
 def test_a_job_that_waits_for_a_worker_can_be_looked_at(there: Settings, longtake: Any) -> None:
