@@ -237,7 +237,10 @@ class JobStore(JobReader):
                 self._scripts["survey"](keys=keys, args=args, client=pipe)
             replies = pipe.execute(raise_on_error=False)
         for job_id, reply in zip(job_ids, replies, strict=True):
-            yield job_id, reply if isinstance(reply, Exception) else _needs(reply)
+            if isinstance(reply, Exception):  # its traceback holds frames that hold it, and with them every caller's
+                yield job_id, reply.with_traceback(None)
+            else:
+                yield job_id, _needs(reply)
 
     def _for_survey(self, job_id: str) -> tuple[list[str], list[Any]]:
         keys = [*job_keys(job_id, "record", "units", "clips"), ACTIVE, ENDED, PULSE]

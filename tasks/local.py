@@ -64,7 +64,9 @@ def redis_server(folder: Path) -> Iterator[str]:
         ]
         server = processes.start(command, log=log)
         try:
-            _wait_until_ready(redis.Redis(unix_socket_path=socket), server, folder / "redis.log")
+            # closed: a client that had to try again is held by a cycle of redis-py's, with its connection
+            with redis.Redis(unix_socket_path=socket) as client:
+                _wait_until_ready(client, server, folder / "redis.log")
             yield f"unix://{socket}"
         finally:
             processes.stop(server, signal.SIGTERM)

@@ -122,8 +122,9 @@ class Reconciler:
             self._blobs.collect(grace_s=0)
 
     def _reconcile_job(self, job_id: str, needs: list[Need] | Exception, seen: set[_Message], now: float) -> int:
-        if isinstance(needs, Exception):
-            raise needs
+        if isinstance(needs, Exception):  # not raised: it would hold this frame, and this frame holds it
+            log.error("job %s cannot be looked after: %s", job_id, needs)
+            return 0
         published = 0
         for need in needs:
             suspect = (job_id, need.unit, need.index, need.ticket)

@@ -71,10 +71,12 @@ class RedisProcess:
         wait_until(self._answers, what="redis-server")
 
     def _answers(self) -> bool:
-        try:
-            return bool(redis.Redis(port=self.port).ping())
-        except redis.RedisError:
-            return False
+        # closed: a client that had to try again is held by a cycle of redis-py's, with its connection
+        with redis.Redis(port=self.port) as client:
+            try:
+                return bool(client.ping())
+            except redis.RedisError:
+                return False
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         processes.stop(self.process, number)

@@ -91,6 +91,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     for rule in documented_rules().values():
         admin.execute_command(*rule)
     yield Guarded(port, folder, admin)
+    admin.close()
     processes.stop(process, signal.SIGTERM)
 
 
