@@ -17,7 +17,7 @@ Places = NDArray[np.float64]
 NOWHERE: Velocity = (math.nan, math.nan)
 
 _NEAR = 6  # frames at either side of a join over which motion is measured
-_SAME_COLOUR = 90.0  # in RGB space, up to which a colour is the same shape's
+SAME_COLOUR = 90.0  # in RGB space, up to which a colour is the same shape's
 _STANDS_STILL = 0.3  # pixels per frame
 _MOVES = 0.6
 _SAME_WAY = 0.5  # cosine of the angle up to which two ways are one: 60 degrees
@@ -59,7 +59,7 @@ def pairs(before: Sequence[Track], after: Sequence[Track]) -> list[tuple[Track, 
     left, found = list(after), []
     for one in before:
         distances = [colour_change(one, other) for other in left]
-        near = distances and min(distances) <= _SAME_COLOUR
+        near = distances and min(distances) <= SAME_COLOUR
         found.append((one, left.pop(int(np.argmin(distances))) if near else None))
     return found
 

@@ -69,7 +69,7 @@ def pitch(sound: Sound, rate: int) -> float:
 
     NaN where there is no tone: silence, noise without a peak, or less than 20 ms.
     """
-    if sound.shape[1] < rate // 50 or loudness(sound) < -50:
+    if sound.shape[1] < rate // 50 or loudness(sound) < SILENT_DB:
         return float("nan")
     window = np.hanning(sound.shape[1])
     size = max(sound.shape[1], rate // 4)  # zeros behind the sound: finer steps of frequency

@@ -11,6 +11,7 @@ import json
 import math
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,6 +46,7 @@ VERSIONS: dict[str, Version] = {"tiny": "2.3", "tiny-2.0": "2.0"}
 
 VIDEO_CHANNELS = 16
 TEXT_DIM, TEXT_LAYERS = 32, 2
+TOKENS = 1024
 VIDEO_HEADS, VIDEO_HEAD_DIM = 2, 32
 AUDIO_HEADS, AUDIO_HEAD_DIM = 2, 16
 
@@ -90,8 +92,7 @@ def build(folder: Path, *, version: Version = "2.3", seed: int = 0) -> Path:
         with no_progress_bars():
             _components(version, seed).save_pretrained(partial)
             _upsampler(seed).save_pretrained(partial / FOLDER)
-        for path in partial.rglob("*"):
-            path.chmod(0o755 if path.is_dir() else 0o644)  # weight files are saved as 0600
+        let_all_read(partial)
         partial.rename(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -99,15 +100,23 @@ def build(folder: Path, *, version: Version = "2.3", seed: int = 0) -> Path:
     return folder
 
 
+def let_all_read(folder: Path) -> None:
+    """Let everybody read a saved checkpoint, whose weight files are saved as 0600."""
+    for path in folder.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
 def _components(version: Version, seed: int) -> LTX2ConditionPipeline:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tokenizer = _tokenizer()
+        tokenizer = train_tokenizer(CORPUS, size=512, longest=TOKENS)
         return LTX2ConditionPipeline(
             scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=False, shift_terminal=None),
             vae=_video_vae(version),
             audio_vae=_audio_vae(),
-            text_encoder=_text_encoder(len(tokenizer)),
+            text_encoder=random_text_encoder(
+                len(tokenizer), width=TEXT_DIM, layers=TEXT_LAYERS, longest=TOKENS, sliding_window=512
+            ),
             tokenizer=tokenizer,
             connectors=_connectors(version),
             transformer=_transformer(version),
@@ -121,33 +130,37 @@ def _upsampler(seed: int) -> LTX2LatentUpsamplerModel:
         return LTX2LatentUpsamplerModel(in_channels=VIDEO_CHANNELS, mid_channels=32, num_blocks_per_stage=1)
 
 
-def _tokenizer() -> GemmaTokenizer:
+def train_tokenizer(texts: Iterable[str], *, size: int, longest: int) -> GemmaTokenizer:
+    """A Gemma tokenizer of up to `size` tokens learned from `texts`, bytes for all else, prompts of up to `longest`."""
     byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
     trained = Tokenizer(BPE(unk_token="<unk>", byte_fallback=True))
     trained.normalizer = normalizers.Replace(" ", "▁")
-    trainer = BpeTrainer(vocab_size=512, special_tokens=SPECIAL_TOKENS + byte_tokens, show_progress=False)
-    trained.train_from_iterator(CORPUS, trainer)
+    trainer = BpeTrainer(vocab_size=size, special_tokens=SPECIAL_TOKENS + byte_tokens, show_progress=False)
+    trained.train_from_iterator(texts, trainer)
     model = json.loads(trained.to_str())["model"]
     return GemmaTokenizer(
         vocab=model["vocab"],
         merges=[tuple(merge) for merge in model["merges"]],
         add_bos_token=True,  # so that an empty prompt still has a token to attend to
         padding_side="left",
-        model_max_length=1024,
+        model_max_length=longest,
     )
 
 
-def _text_encoder(vocabulary: int) -> Gemma3ForConditionalGeneration:
+def random_text_encoder(
+    vocabulary: int, *, width: int, layers: int, longest: int, sliding_window: int
+) -> Gemma3ForConditionalGeneration:
+    """A random Gemma with two heads for prompts of up to `longest` tokens; what looks at pictures in it is a stub."""
     text = {
         "vocab_size": vocabulary,
-        "hidden_size": TEXT_DIM,
-        "intermediate_size": 64,
-        "num_hidden_layers": TEXT_LAYERS,
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": layers,
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
-        "head_dim": 16,
-        "max_position_embeddings": 1024,
-        "sliding_window": 512,
+        "head_dim": width // 2,
+        "max_position_embeddings": longest,
+        "sliding_window": sliding_window,
         "pad_token_id": 0,
         "eos_token_id": 1,
         "bos_token_id": 2,
@@ -287,14 +300,19 @@ def _vocoder_2_3() -> LTX2VocoderWithBWE:
     )
     _keep_signal(vocoder.vocoder, 0.06)
     _keep_signal(vocoder.bwe_generator, 0.01)
+    put_fourier_basis(vocoder, window)
     bins = torch.arange(window // 2 + 1)
-    angle = 2 * torch.pi * bins[:, None] * torch.arange(window) / window
-    basis = torch.cat([angle.cos(), -angle.sin()]) * torch.hann_window(window)
-    vocoder.mel_stft.stft_fn.forward_basis.copy_(basis[:, None])
-    vocoder.mel_stft.stft_fn.inverse_basis.copy_(basis[:, None])
     centres = torch.linspace(0, window // 2, mels)[:, None]
     vocoder.mel_stft.mel_basis.copy_((1 - (bins - centres).abs() / 4).clamp(min=0))
     return vocoder
+
+
+def put_fourier_basis(vocoder: LTX2VocoderWithBWE, window: int) -> None:
+    """Give a vocoder's spectrogram its windowed transform, which diffusers leaves to a checkpoint's buffers."""
+    angle = 2 * torch.pi * torch.arange(window // 2 + 1)[:, None] * torch.arange(window) / window
+    basis = torch.cat([angle.cos(), -angle.sin()]) * torch.hann_window(window)
+    vocoder.mel_stft.stft_fn.forward_basis.copy_(basis[:, None])
+    vocoder.mel_stft.stft_fn.inverse_basis.copy_(basis[:, None])
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from training import world
 from training.clips import batches
 from training.loop import Stage
+from training.reconstruction import reconstruction
 from training.spectrum import HOP, MARGIN, RATE, log_mel
 
 LATENTS = 20
-KL_WEIGHT = 3e-4
 _VOCODED = 12  # audio latents per clip, without what is only heard around them
 
 
@@ -40,18 +40,11 @@ def clip(rng: np.random.Generator) -> NDArray[np.float32]:
 
 
 def autoencoder_stage(audio_vae: Any, *, steps: int, size: int, processes: int) -> Stage:
-    """Reconstruction of log-mel spectrograms, and the latents' divergence from noise."""
+    """Reconstruction of log-mel spectrograms."""
     device = next(audio_vae.parameters()).device
 
     def step(mel: Tensor) -> dict[str, Tensor]:
-        mel = mel.to(device)
-        latents = audio_vae.encode(mel).latent_dist
-        got = audio_vae.decode(latents.sample()).sample.float()
-        return {
-            "absolute": F.l1_loss(got, mel),
-            "squared": F.mse_loss(got, mel),
-            "divergence": KL_WEIGHT * latents.kl().mean() / latents.mean[0].numel(),
-        }
+        return reconstruction(audio_vae, mel.to(device))
 
     return Stage(
         "audio", audio_vae, step, lambda seed: batches(clip, seed, size=size, processes=processes), steps, 1e-3

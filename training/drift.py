@@ -74,7 +74,7 @@ def main() -> None:
     engine = Engine.load(asked.model)
     figures, drawn = {}, []
     for setting in SETTINGS:
-        all_held, last = [], None
+        all_held = []
         for seed in range(asked.films):
             prompt = draw(np.random.default_rng(seed))[0].prompt
             film = render(
@@ -84,8 +84,7 @@ def main() -> None:
                 overlap=setting.overlap,
                 shorter=setting.shorter,
             )
-            last = film.continuity()
-            all_held.append(held(last))
+            all_held.append(held(film.continuity()))
         figures[str(setting)] = [vars_of(one) for one in all_held]
         drawn.append((str(setting), all_held))
         print(_row(str(setting), all_held), flush=True)

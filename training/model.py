@@ -7,7 +7,6 @@ at 48 kHz; prompts of up to 64 tokens.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +22,9 @@ from diffusers import (
 )
 from diffusers.models.autoencoders.autoencoder_kl_ltx2 import LTX2VideoResnetBlock3d
 from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2VocoderWithBWE
-from tokenizers import Tokenizer, normalizers
-from tokenizers.models import BPE
-from tokenizers.trainers import BpeTrainer
-from transformers import Gemma3Config, Gemma3ForConditionalGeneration, GemmaTokenizer
+from transformers import GemmaTokenizer
 
+from ltx2.tiny import let_all_read, put_fourier_basis, random_text_encoder, train_tokenizer
 from training import world
 from training.spectrum import filterbank
 
@@ -36,8 +33,6 @@ TOKENS = 64
 TEXT_DIM, TEXT_LAYERS = 64, 2
 HEADS, HEAD_DIM, AUDIO_HEAD_DIM = 4, 48, 24
 LAYERS = 5
-
-SPECIAL_TOKENS = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +53,7 @@ class Model:
         parts = {name: getattr(self, name) for name in self.__slots__}
         pipeline = LTX2ConditionPipeline(scheduler=scheduler, **parts).to(torch.bfloat16)
         pipeline.save_pretrained(folder, max_shard_size="14MB")
-        for path in folder.rglob("*"):
-            path.chmod(0o755 if path.is_dir() else 0o644)  # weight files are saved as 0600
+        let_all_read(folder)
 
 
 def build(seed: int = 0) -> Model:
@@ -71,7 +65,9 @@ def build(seed: int = 0) -> Model:
             vae=_video_vae(),
             audio_vae=AutoencoderKLLTX2Audio(base_channels=1, ch_mult=(24, 32, 48), num_res_blocks=1),
             vocoder=_vocoder(),
-            text_encoder=_text_encoder(len(tokenizer)),
+            text_encoder=random_text_encoder(
+                len(tokenizer), width=TEXT_DIM, layers=TEXT_LAYERS, longest=TOKENS, sliding_window=TOKENS
+            ),
             tokenizer=tokenizer,
             connectors=_connectors(),
             transformer=_transformer(),
@@ -90,46 +86,8 @@ def vocabulary() -> list[str]:
 
 
 def _tokenizer() -> GemmaTokenizer:
-    byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
-    trained = Tokenizer(BPE(unk_token="<unk>", byte_fallback=True))
-    trained.normalizer = normalizers.Replace(" ", "▁")
-    trainer = BpeTrainer(vocab_size=640, special_tokens=SPECIAL_TOKENS + byte_tokens, show_progress=False)
     words = {word for prompt in vocabulary() for word in prompt.replace(",", " ").split()}
-    trained.train_from_iterator([",", *(f" {word}" for word in sorted(words))], trainer)
-    model = json.loads(trained.to_str())["model"]
-    return GemmaTokenizer(
-        vocab=model["vocab"],
-        merges=[tuple(merge) for merge in model["merges"]],
-        add_bos_token=True,  # so that an empty prompt still has a token to attend to
-        padding_side="left",
-        model_max_length=TOKENS,
-    )
-
-
-def _text_encoder(size: int) -> Gemma3ForConditionalGeneration:
-    text = {
-        "vocab_size": size,
-        "hidden_size": TEXT_DIM,
-        "intermediate_size": 2 * TEXT_DIM,
-        "num_hidden_layers": TEXT_LAYERS,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "head_dim": 32,
-        "max_position_embeddings": TOKENS,
-        "sliding_window": TOKENS,
-        "pad_token_id": 0,
-        "eos_token_id": 1,
-        "bos_token_id": 2,
-    }
-    vision = {
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 1,
-        "image_size": 28,
-        "patch_size": 14,
-    }
-    return Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4))
+    return train_tokenizer([",", *(f" {word}" for word in sorted(words))], size=640, longest=TOKENS)
 
 
 def _connectors() -> LTX2TextConnectors:
@@ -243,10 +201,6 @@ def _vocoder() -> LTX2VocoderWithBWE:
         num_mel_channels=mels,
     )
     vocoder.bwe_generator.conv_out.weight.data.zero_()
-    bins = torch.arange(window // 2 + 1)
-    angle = 2 * torch.pi * bins[:, None] * torch.arange(window) / window
-    basis = torch.cat([angle.cos(), -angle.sin()]) * torch.hann_window(window)
-    vocoder.mel_stft.stft_fn.forward_basis.copy_(basis[:, None])
-    vocoder.mel_stft.stft_fn.inverse_basis.copy_(basis[:, None])
+    put_fourier_basis(vocoder, window)
     vocoder.mel_stft.mel_basis.copy_(filterbank(window, bins=mels))
     return vocoder

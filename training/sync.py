@@ -6,13 +6,12 @@ import math
 
 import numpy as np
 
+from ltx2.crossing import SAME_COLOUR
 from ltx2.listening import WINDOW_S, pitch, semitones
 from ltx2.seams import Continuity
 from ltx2.tracking import Track
 from training.films import Film
-from training.world import COLOURS, FPS, HEIGHT, SOUNDS, World
-
-_SAME_COLOUR = 90.0  # in RGB space
+from training.world import COLOURS, FPS, SOUNDS, World, pitch_at
 
 
 def out_of_tune(found: Continuity, film: Film, world: World) -> list[float]:
@@ -23,7 +22,7 @@ def out_of_tune(found: Continuity, film: Film, world: World) -> list[float]:
     base, colour = SOUNDS[world.sound], np.array(COLOURS[world.shapes[0].colour], float)
     off = []
     for segment in found.segments:
-        tracks = [one for one in segment.tracks if np.linalg.norm(one.colour - colour) < _SAME_COLOUR]
+        tracks = [one for one in segment.tracks if np.linalg.norm(one.colour - colour) < SAME_COLOUR]
         differences = _differences(tracks[0], segment.first_frame, film, base) if tracks and base else []
         off.append(float(np.median(differences)) if differences else math.nan)
     return off
@@ -36,6 +35,6 @@ def _differences(shape: Track, first_frame: int, film: Film, base: float) -> lis
     for index in np.flatnonzero(shape.whole):
         moment = (first_frame + index) / FPS
         heard = film.sound[:, max(0, round((moment - half) * film.rate)) : round((moment + half) * film.rate)]
-        wanted = base * 2 ** (1 - shape.centres[index, 1] / HEIGHT)
+        wanted = float(pitch_at(base, shape.centres[index, 1]))
         differences.append(abs(semitones(wanted, pitch(heard, film.rate))))
     return [value for value in differences if not math.isnan(value)]

@@ -8,13 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from training import world
 from training.clips import as_pictures, batches
 from training.loop import Stage
+from training.reconstruction import reconstruction
 
-KL_WEIGHT = 3e-4
 CROP = (9, 64, 64)
 """Frames, height and width of what it learns from, which convolutions carry over to whole segments."""
 
@@ -31,18 +30,11 @@ def clip(rng: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def stage(vae: Any, *, steps: int, size: int, processes: int) -> Stage:
-    """Reconstruction, in absolute and squared differences of pixels in -1..1, and the latents' divergence."""
+    """Reconstruction of pixels in -1..1."""
     device = next(vae.parameters()).device
 
     def step(frames: Tensor) -> dict[str, Tensor]:
-        pictures = as_pictures(frames.to(device))
-        latents = vae.encode(pictures).latent_dist
-        got = vae.decode(latents.sample()).sample.float()
-        return {
-            "absolute": F.l1_loss(got, pictures),
-            "squared": F.mse_loss(got, pictures),
-            "divergence": KL_WEIGHT * latents.kl().mean() / latents.mean[0].numel(),
-        }
+        return reconstruction(vae, as_pictures(frames.to(device)))
 
     return Stage("vae", vae, step, lambda seed: batches(clip, seed, size=size, processes=processes), steps, 4e-4)
 

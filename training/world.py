@@ -115,7 +115,7 @@ class World:
         if base is None:
             return np.zeros_like(times)
         _, y = self.shapes[0].centre(times)
-        return np.asarray(base * 2 ** (1 - y / HEIGHT))
+        return pitch_at(base, y)
 
     def _phase(self, base: float, times: NDArray[np.float64]) -> NDArray[np.float64]:
         """The integral of the pitch from time 0; the same for every clip, so that clips of one world join."""
@@ -123,6 +123,11 @@ class World:
         grid = first + np.arange(math.ceil((last - first) * _RESOLUTION) + 2) / _RESOLUTION
         total = np.cumsum(self.pitch(grid)) / _RESOLUTION
         return np.asarray(2 * np.pi * (np.interp(times, grid, total) - np.interp(0.0, grid, total)))
+
+
+def pitch_at(base: float, y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The tone's frequency when the first shape is at height `y`: an octave from the lower wall to the upper one."""
+    return np.asarray(base * 2 ** (1 - y / HEIGHT))
 
 
 LOTS = 8
