@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from ltx2.timeline import SegmentShape, SegmentTiming, first_timing, latent_fram
 from training import world
 from training.audio import listen
 from training.clips import as_pictures
+from training.model import TOKENS, Model
 
 FRAMES = 25
 OVERLAPS = {9: 0.7, 1: 0.15, 17: 0.15}
@@ -49,17 +49,18 @@ class Windows:
 
     video: `[B, C, 4, 4, 6]`. audio: `[B, 8, T, 16]`. prefix: clean leading video latents `[B, C, k, 4, 6]`, once more
     through the autoencoder in half of the batch, as a state's frames went. pinned `[B]`: leading clean audio latents.
-    offset `[B]`: seconds. lots `[B, 8]`: what the noise settles.
+    offset `[B]`: seconds. lots `[B, 8]`: what the noise settles. hidden `[B, 64, D * layers]`, mask `[B, 64]`: prompts.
     """
 
     kind: Kind
-    prompts: list[str]
     video: Tensor
     audio: Tensor
     prefix: Tensor
     pinned: Tensor
     offset: Tensor
     lots: Tensor
+    hidden: Tensor
+    mask: Tensor
 
 
 def draw_kind(rng: np.random.Generator) -> Kind:
@@ -116,12 +117,27 @@ def _seen(worlds: Sequence[world.World], starts: Sequence[float]) -> Tensor:
     return torch.from_numpy(np.stack([one.frames(start, FRAMES) for one, start in zip(worlds, starts, strict=False)]))
 
 
-class Recorder:
-    """Records scenes as `vae` and `audio_vae` encode them, on their device."""
+class Prompts:
+    """The frozen text encoder's view of prompts."""
 
-    def __init__(self, vae: Any, audio_vae: Any) -> None:
-        self._vae, self._audio_vae = vae, audio_vae
-        self._device = next(vae.parameters()).device
+    def __init__(self, model: Model, device: torch.device) -> None:
+        self._tokenizer, self._encoder, self._device = model.tokenizer, model.text_encoder.to(device).eval(), device
+
+    @torch.no_grad()
+    def __call__(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """Hidden states `[B, 64, D * layers]` as the pipeline packs them, and the mask `[B, 64]`."""
+        told = self._tokenizer(texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt")
+        ids, mask = told.input_ids.to(self._device), told.attention_mask.to(self._device)
+        hidden = self._encoder(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+        return torch.stack(hidden, -1).flatten(2, 3), mask
+
+
+class Recorder:
+    """Records scenes as the autoencoders and the text encoder of `model` encode them, on `device`."""
+
+    def __init__(self, model: Model, device: torch.device) -> None:
+        self._vae, self._audio_vae = model.vae.to(device).eval(), model.audio_vae.to(device).eval()
+        self._prompts, self._device = Prompts(model, device), device
 
     @torch.no_grad()
     def record(self, scenes: Scenes) -> Windows:
@@ -129,13 +145,13 @@ class Recorder:
         video = self._encode(scenes.frames)
         return Windows(
             scenes.kind,
-            scenes.prompts,
             video,
             self._listen(scenes),
             self._prefix(scenes, video),
-            scenes.pinned,
-            scenes.offset,
-            scenes.lots,
+            scenes.pinned.to(self._device),
+            scenes.offset.to(self._device),
+            scenes.lots.to(self._device),
+            *self._prompts(scenes.prompts),
         )
 
     def _encode(self, frames: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from huggingface_hub import save_torch_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from training.graphs import Graphs
+
 WARM_UP = 100  # steps over which the learning rate rises, in every piece: the optimizer begins each one afresh
 REPORT = 50
 """Steps over which a point of a loss curve is the mean."""
@@ -25,7 +27,8 @@ class Stage:
     """What one stage does. step: the losses of one batch, by name; their sum is what falls.
 
     batches: random batches without end, whose randomness follows its argument. steps: of the whole stage. average:
-    the half-life in steps of the running average of the weights that is kept beside them, 0 for none.
+    the half-life in steps of the running average of the weights that is kept beside them, 0 for none. graphs: on a GPU
+    its batches, dataclasses of tensors, are learned from by CUDA graphs, in which nothing may wait for the GPU.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Stage:
     steps: int
     rate: float
     average: int = 0
+    graphs: bool = False
 
 
 @dataclass
@@ -69,20 +73,32 @@ def run(stage: Stage, folder: Path, *, minutes: float) -> Progress:
     average = torch.optim.swa_utils.AveragedModel(stage.module, use_buffers=True) if stage.average else None
     if average:
         load_weights(average.module, folder / "average")
-    optimizer = torch.optim.AdamW(stage.module.parameters(), lr=stage.rate, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(
+        stage.module.parameters(),
+        lr=torch.tensor(stage.rate, device=device),
+        betas=(0.9, 0.98),
+        weight_decay=0.01,
+        fused=True,
+        capturable=device.type == "cuda",
+    )
+
+    def learn(batch: Any) -> dict[str, Tensor]:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, torch.bfloat16):
+            losses = stage.step(batch)
+        torch.autograd.backward(list(losses.values()))
+        nn.utils.clip_grad_norm_(stage.module.parameters(), 1.0)
+        optimizer.step()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    step = Graphs(learn, device) if stage.graphs and device.type == "cuda" else learn
     batches, began, done = stage.batches(progress.steps), time.monotonic(), 0
     losses: list[dict[str, Tensor]] = []
     stage.module.train()
     while progress.steps < stage.steps and time.monotonic() - began < 60 * minutes:
         for group in optimizer.param_groups:
-            group["lr"] = stage.rate * _schedule(progress.steps, stage.steps, done)
-        batch = next(batches)
-        with torch.autocast(device.type, torch.bfloat16):
-            losses.append(stage.step(batch))
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(list(losses[-1].values()))
-        nn.utils.clip_grad_norm_(stage.module.parameters(), 1.0)
-        optimizer.step()
+            group["lr"].fill_(stage.rate * _schedule(progress.steps, stage.steps, done))
+        losses.append(step(next(batches)))
         if average:
             _follow(average.module, stage.module, 0.5 ** (1 / min(stage.average, 10 + progress.steps / 5)))
         progress.steps, done = progress.steps + 1, done + 1
@@ -99,7 +115,7 @@ def run(stage: Stage, folder: Path, *, minutes: float) -> Progress:
 
 def _report(stage: Stage, progress: Progress, losses: list[dict[str, Tensor]], seconds: float) -> None:
     """Add the means of `losses` to the curves, and print them; reading them makes a GPU wait, so not at every step."""
-    means = {name: torch.stack([step[name].detach() for step in losses]).mean().item() for name in losses[0]}
+    means = {name: torch.stack([step[name] for step in losses]).mean().item() for name in losses[0]}
     for name, mean in means.items():
         progress.curves.setdefault(name, []).append(mean)
     told = "  ".join(f"{name} {mean:.5f}" for name, mean in means.items())
@@ -116,7 +132,6 @@ def _schedule(step: int, steps: int, since_start: int) -> float:
     return min(1.0, (since_start + 1) / WARM_UP) * (0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2)
 
 
-@torch.no_grad()
 def _follow(average: nn.Module, module: nn.Module, keep: float) -> None:
-    for kept, new in zip(average.parameters(), module.parameters(), strict=True):
-        kept.lerp_(new, 1 - keep)
+    follow = torch.optim.swa_utils.get_ema_multi_avg_fn(keep)  # type: ignore[no-untyped-call]
+    follow(list(average.parameters()), list(module.parameters()), 1)

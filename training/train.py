@@ -18,8 +18,8 @@ from training import audio, transformer, vae
 from training.loop import Stage, load_weights, run
 from training.model import Model, build
 
-STEPS = {"vae": 12_000, "audio": 3_000, "vocoder": 3_000, "transformer": 12_000}
-BATCH = {"vae": 6, "audio": 8, "vocoder": 8, "transformer": 16}
+STEPS = {"vae": 7_000, "audio": 2_700, "vocoder": 5_000, "transformer": 14_400}
+BATCH = {"vae": 128, "audio": 32, "vocoder": 32, "transformer": 128}
 _NEEDS = {"vae": (), "audio": (), "vocoder": ("audio",), "transformer": ("vae", "audio")}
 _MEASURED = 64  # clips from which the spread of latents is known
 
@@ -32,14 +32,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of the whole stage; by default what the shipped model took")
     parser.add_argument("--batch", type=int, help="clips per step; by default what the shipped model took")
     parser.add_argument(
-        "--pool", type=int, default=200, help="batches of each kind that the transformer's are mixed from"
+        "--pool", type=int, default=1000, help="recordings of each kind that the transformer's batches are mixed from"
     )
     parser.add_argument(
         "--processes", type=int, default=os.cpu_count(), help="that make clips; one per core by default"
     )
+    parser.add_argument("--plain", action="store_true", help="learn without CUDA graphs")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     asked = parser.parse_args()
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
     model = build()
+    model.vae.to(asked.device)
+    model.audio_vae.to(asked.device)
     if asked.stage == "export":
         learned(model, asked.out, *STEPS).save(asked.out / "model")
     else:
@@ -70,14 +75,14 @@ def _stage(model: Model, asked: argparse.Namespace) -> Stage:
     device = torch.device(asked.device)
     steps, size = asked.steps or STEPS[asked.stage], asked.batch or BATCH[asked.stage]
     if asked.stage == "vae":
-        return vae.stage(model.vae.to(device), steps=steps, size=size, processes=asked.processes)
-    model.audio_vae.to(device)
+        return vae.stage(model.vae, steps=steps, size=size, processes=asked.processes)
     if asked.stage == "audio":
         return audio.autoencoder_stage(model.audio_vae, steps=steps, size=size, processes=asked.processes)
     if asked.stage == "vocoder":
         vocoder = model.vocoder.to(device)
         return audio.vocoder_stage(vocoder, model.audio_vae, steps=steps, size=size, processes=asked.processes)
-    return transformer.stage(model, steps=steps, size=size, pool=asked.pool, processes=asked.processes, device=device)
+    made = {"size": size, "pool": asked.pool, "processes": asked.processes}
+    return transformer.stage(model, steps=steps, **made, device=device, graphs=not asked.plain)
 
 
 if __name__ == "__main__":

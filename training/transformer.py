@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,12 +24,14 @@ from torch import Tensor, nn
 from training import clips, world
 from training.latents import Kind, Recorder, Windows, draw_kind, draw_scenes
 from training.loop import Stage
-from training.model import TOKENS, Model
+from training.model import Model
 
 FIXED_SIGMAS = 0.85
 """How often a noise level is one of the eight; else it is anything in 0..1."""
-REUSE = 4
-"""How many times each window is learned from, on average."""
+REUSE = 48
+"""How many times each window is learned from, on average, each time at another noise level; recording takes longer."""
+_RECORDED = 32  # windows at most that are recorded at once
+_PARTS = 16  # recordings that one batch is mixed from
 PREFIX_NOISE = 0.05
 """Up to so much noise is added to clean latents, which in a film are a model's own and never quite right."""
 
@@ -40,70 +44,66 @@ class Denoiser(nn.Module):
         self.connectors, self.transformer = model.connectors, model.transformer
 
 
-class Prompts:
-    """The frozen text encoder's view of prompts."""
-
-    def __init__(self, model: Model, device: torch.device) -> None:
-        self._tokenizer, self._encoder, self._device = model.tokenizer, model.text_encoder.to(device).eval(), device
-
-    @torch.no_grad()
-    def __call__(self, texts: list[str]) -> tuple[Tensor, Tensor]:
-        """Hidden states `[B, 64, D * layers]` as the pipeline packs them, and the mask `[B, 64]`."""
-        told = self._tokenizer(texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt")
-        ids, mask = told.input_ids.to(self._device), told.attention_mask.to(self._device)
-        hidden = self._encoder(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
-        return torch.stack(hidden, -1).flatten(2, 3), mask
-
-
-def stage(model: Model, *, steps: int, size: int, pool: int, processes: int, device: torch.device) -> Stage:
-    """Velocities of picture and sound, where they are not clean, of batches mixed from the last `pool` of each kind."""
-    denoiser, prompts = Denoiser(model).to(device), Prompts(model, device)
-    recorder = Recorder(model.vae.to(device).eval(), model.audio_vae.to(device).eval())
+def stage(
+    model: Model, *, steps: int, size: int, pool: int, processes: int, device: torch.device, graphs: bool
+) -> Stage:
+    """Velocities of picture and sound where not clean; batches are mixed from `pool` recordings of each kind."""
+    denoiser, recorder = Denoiser(model).to(device), Recorder(model, device)
+    schedule = torch.tensor(DISTILLED_SIGMA_VALUES, device=device)
+    coords = first_coords(model.transformer, device)
 
     def step(windows: Windows) -> dict[str, Tensor]:
-        sigma = noise_levels(len(windows.prompts)).to(device)
-        return losses(denoiser, windows, *prompts(windows.prompts), sigma=sigma)
+        return losses(denoiser, windows, coords, sigma=noise_levels(size, schedule))
 
     def batches(seed: int) -> Iterator[Windows]:
-        scenes = clips.made(partial(draw_scenes, count=size), seed, processes=processes)
+        scenes = clips.made(partial(draw_scenes, count=min(size, _RECORDED)), seed, processes=processes)
         return mixed(map(recorder.record, scenes), np.random.default_rng([2, seed]), size, pool)
 
-    return Stage("transformer", denoiser, step, batches, steps, 1e-3, average=1000)
+    return Stage("transformer", denoiser, step, batches, steps, 1e-3, average=1000, graphs=graphs)
 
 
 def mixed(recorded: Iterator[Windows], rng: np.random.Generator, size: int, pool: int) -> Iterator[Windows]:
-    """Batches of windows of one kind, mixed from the last `pool` batches that were recorded of it.
-
-    Recording takes longer than learning: one batch is recorded for REUSE that are given.
-    """
+    """Batches of `size` windows of one kind, mixed from the last `pool` recordings of it."""
     kept: dict[Kind, deque[Windows]] = {}
-    while True:
-        new = next(recorded)
+    owed = 0
+    for new in recorded:
         kept.setdefault(new.kind, deque(maxlen=pool)).append(new)
-        for _ in range(REUSE):
+        owed += REUSE * len(new.pinned)
+        while owed >= size:
+            owed -= size
             kind = draw_kind(rng)
-            if kind in kept:
-                yield _mixed(kept[kind], rng, size)
+            yield _mixed(kept.get(kind, kept[new.kind]), rng, size)
 
 
-def losses(denoiser: Denoiser, windows: Windows, hidden: Tensor, mask: Tensor, *, sigma: Tensor) -> dict[str, Tensor]:
-    """Mean squared errors of the velocities, noise minus clean, of one batch at noise levels `sigma` `[B]`."""
-    size, device = len(windows.prompts), windows.video.device
+def first_coords(transformer: Any, device: torch.device) -> Tensor:
+    """Where the picture's tokens are in a segment whose picture begins with its sound: `[1, 3, 96, 2]`."""
+    coords: Tensor = transformer.rope.prepare_video_coords(1, 4, 4, 6, device, fps=float(world.FPS))
+    return coords
+
+
+def losses(denoiser: Denoiser, windows: Windows, coords: Tensor, *, sigma: Tensor) -> dict[str, Tensor]:
+    """Mean squared errors of the velocities, noise minus clean, of one batch at noise levels `sigma` `[B]`.
+
+    coords: as `first_coords` gives them.
+    """
+    size, device = len(windows.video), windows.video.device
     video, audio = windows.video.flatten(2).mT, windows.audio.transpose(1, 2).flatten(2)
     clean = windows.prefix.flatten(2).mT
     video_mask = (torch.arange(video.shape[1], device=device) >= clean.shape[1]).float().expand(size, -1)
-    audio_mask = (torch.arange(audio.shape[1], device=device) >= windows.pinned.to(device)[:, None]).float()
+    audio_mask = (torch.arange(audio.shape[1], device=device) >= windows.pinned[:, None]).float()
     video_noise, audio_noise = torch.randn_like(video), torch.randn_like(audio)
     if not windows.kind.overlap:
-        video_noise = settled(video_noise, windows.lots.to(device))
+        video_noise = settled(video_noise, windows.lots)
     kept = torch.cat([clean, video[:, clean.shape[1] :]], 1)
     noisy_video = _noised(kept, video_noise, sigma, video_mask)
     noisy_audio = _noised(audio, audio_noise, sigma, audio_mask)
-    got = predict(denoiser, noisy_video, noisy_audio, sigma, video_mask, audio_mask, windows.offset, hidden, mask)
+    masks, prompts = (video_mask, audio_mask), (windows.hidden, windows.mask)
+    coords = coords.repeat(size, 1, 1, 1)
+    coords[:, 0] += windows.offset[:, None, None]
+    got = predict(denoiser, noisy_video, noisy_audio, sigma, *masks, coords, *prompts)
     wanted = video_noise - video, audio_noise - audio
     picture, sound = (
-        ((a.float() - b).square().mean(2) * m).sum() / m.sum()
-        for a, b, m in zip(got, wanted, (video_mask, audio_mask), strict=True)
+        ((a.float() - b).square().mean(2) * m).sum() / m.sum() for a, b, m in zip(got, wanted, masks, strict=True)
     )
     return {"picture": picture, "sound": sound}
 
@@ -115,15 +115,13 @@ def predict(
     sigma: Tensor,
     video_mask: Tensor,
     audio_mask: Tensor,
-    offset: Tensor,
+    coords: Tensor,
     hidden: Tensor,
     mask: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Velocities `[B, 96, C]` and `[B, T, 128]`, called for as `LongtakePipeline` calls the transformer."""
     transformer, size, device = denoiser.transformer, len(sigma), video.device
     text, audio_text, _ = denoiser.connectors(hidden, mask, padding_side="left")
-    coords = transformer.rope.prepare_video_coords(size, 4, 4, 6, device, fps=float(world.FPS))
-    coords[:, 0] += offset.to(device)[:, None, None]
     velocities: tuple[Tensor, Tensor] = transformer(
         hidden_states=video,
         audio_hidden_states=audio,
@@ -141,10 +139,11 @@ def predict(
     return velocities
 
 
-def noise_levels(size: int) -> Tensor:
-    """Noise levels `[size]` in 0..1, mostly of the distilled schedule."""
-    fixed = torch.tensor(DISTILLED_SIGMA_VALUES)[torch.randint(len(DISTILLED_SIGMA_VALUES), (size,))]
-    return torch.where(torch.rand(size) < FIXED_SIGMAS, fixed, torch.rand(size))
+def noise_levels(size: int, schedule: Tensor) -> Tensor:
+    """Noise levels `[size]` in 0..1, mostly of `schedule` `[S]`."""
+    device = schedule.device
+    fixed = schedule[torch.randint(len(schedule), (size,), device=device)]
+    return torch.where(torch.rand(size, device=device) < FIXED_SIGMAS, fixed, torch.rand(size, device=device))
 
 
 def settled(noise: Tensor, lots: Tensor) -> Tensor:
@@ -166,15 +165,15 @@ def _noised(clean: Tensor, noise: Tensor, sigma: Tensor, mask: Tensor) -> Tensor
     return level * noise + (1 - level) * (clean + (1 - mask[..., None]) * slight)
 
 
-def _mixed(batches: Sequence[Windows], rng: np.random.Generator, size: int) -> Windows:
-    """One batch of windows of several, so that no two batches hold the same."""
-    picks = [(batches[int(rng.integers(len(batches)))], int(rng.integers(size))) for _ in range(size)]
+def _mixed(recordings: Sequence[Windows], rng: np.random.Generator, size: int) -> Windows:
+    """One batch of windows of several recordings, so that no two batches hold the same."""
+    first = recordings[0]
+    count = len(first.pinned)
+    rows = torch.from_numpy(rng.integers(count, size=size)).to(first.video.device)
+    picks = [(recordings[int(rng.integers(len(recordings)))], part) for part in rows.tensor_split(_PARTS)]
 
-    def stacked(name: str) -> Tensor:
-        return torch.stack([getattr(windows, name)[index] for windows, index in picks])
+    def gathered(name: str) -> Tensor:
+        return torch.cat([getattr(windows, name)[part] for windows, part in picks])
 
-    return Windows(
-        picks[0][0].kind,
-        [windows.prompts[index] for windows, index in picks],
-        *map(stacked, ("video", "audio", "prefix", "pinned", "offset", "lots")),
-    )
+    names = (field.name for field in fields(Windows) if field.name != "kind")
+    return Windows(first.kind, **{name: gathered(name) for name in names})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,18 +12,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training import world
-from training.clips import as_pictures, batches
+from training.clips import as_pictures, made
 from training.loop import Stage
 from training.reconstruction import reconstruction
 
-CROP = (9, 64, 64)
-"""Frames, height and width of what it learns from, which convolutions carry over to whole segments."""
+NEAR = (9, 64, 64)
+"""Frames, height and width of what is cut out near a shape: of a whole picture most is background."""
+WHOLE = (25, world.HEIGHT, world.WIDTH)
+"""What the engine decodes: positions in the middle and at the walls, as only whole segments have them."""
 
 
-def clip(rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A crop `[9, 64, 64, 3]` of a random world from a random moment on, near a shape: all else is background."""
+def draw_clips(rng: np.random.Generator, size: int) -> Tensor:
+    """Clips of random worlds, uint8 `[B, T, H, W, 3]`: `size` near a shape, or whole segments of as many pixels."""
+    crop = NEAR if rng.random() < 0.5 else WHOLE
+    count = max(1, size * math.prod(NEAR) // math.prod(crop))
+    return torch.from_numpy(np.stack([_clip(rng, crop) for _ in range(count)]))
+
+
+def _clip(rng: np.random.Generator, crop: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """A random world from a random moment on, and of it what is near a random shape."""
     scene, _ = world.draw(rng)
-    start, (frames, height, width) = rng.uniform(0, 30), CROP
+    start, (frames, height, width) = rng.uniform(0, 30), crop
     shape = scene.shapes[rng.integers(len(scene.shapes))]
     x, y = (centre[0] for centre in shape.centre(np.array([start + frames / 2 / world.FPS])))
     left = int(np.clip(x - width * rng.uniform(0.1, 0.9), 0, world.WIDTH - width))
@@ -36,7 +47,8 @@ def stage(vae: Any, *, steps: int, size: int, processes: int) -> Stage:
     def step(frames: Tensor) -> dict[str, Tensor]:
         return reconstruction(vae, as_pictures(frames.to(device)))
 
-    return Stage("vae", vae, step, lambda seed: batches(clip, seed, size=size, processes=processes), steps, 4e-4)
+    clips = partial(draw_clips, size=size)
+    return Stage("vae", vae, step, lambda seed: made(clips, seed, processes=processes), steps, 4e-4)
 
 
 @torch.no_grad()

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ltx2.engine import Engine
 from training.films import render
-from training.latents import FIRST, Kind, Recorder, Windows, draw_scenes
+from training.latents import Kind, Prompts, Recorder, Windows, draw_scenes
 from training.model import Model
-from training.transformer import REUSE, Denoiser, Prompts, losses, mixed, noise_levels, settled
+from training.transformer import REUSE, Denoiser, first_coords, losses, mixed, noise_levels, settled
 
 PROMPT = "a red circle moves left over a blue background, low hum"
 
@@ -32,7 +32,7 @@ def model_of(engine: Engine) -> Model:
 @pytest.fixture(scope="module")
 def windows(engine: Engine) -> Windows:
     """Two continuations, the second of them at segment 1."""
-    recorder = Recorder(engine.pipeline.vae, engine.pipeline.audio_vae)
+    recorder = Recorder(model_of(engine), torch.device("cpu"))
     return recorder.record(draw_scenes(np.random.default_rng(0), 2, Kind(9)))
 
 
@@ -59,15 +59,16 @@ def test_training_asks_what_the_engine_asks(engine: Engine, windows: Windows) ->
     rendered = asked_of(transformer, lambda: render(engine, [PROMPT] * 3, seed=1))[-8:]
     timing = Kind(9).timing(2)
     # When training makes a batch of the same place at the same noise level
+    hidden, mask = Prompts(model_of(engine), torch.device("cpu"))([PROMPT] * 2)
     windows = replace(
         windows,
-        prompts=[PROMPT] * 2,
+        hidden=hidden,
+        mask=mask,
         pinned=torch.tensor([timing.pinned] * 2),
         offset=torch.tensor([float(timing.offset)] * 2),
     )
-    hidden = Prompts(model_of(engine), torch.device("cpu"))(windows.prompts)
-    denoiser = Denoiser(model_of(engine))
-    asked = asked_of(transformer, lambda: losses(denoiser, windows, *hidden, sigma=torch.full((2,), 0.725)))[0]
+    denoiser, coords = Denoiser(model_of(engine)), first_coords(transformer, torch.device("cpu"))
+    asked = asked_of(transformer, lambda: losses(denoiser, windows, coords, sigma=torch.full((2,), 0.725)))[0]
     # Then everything is the same but the noise
     step = DISTILLED_SIGMA_VALUES.index(0.725)
     for name in ("timestep", "audio_timestep", "sigma", "audio_sigma", "video_coords", "audio_coords"):
@@ -81,11 +82,10 @@ def test_training_asks_what_the_engine_asks(engine: Engine, windows: Windows) ->
 
 def test_the_clean_prefix_is_nearly_clean_and_costs_nothing(engine: Engine, windows: Windows) -> None:
     # Given
-    denoiser, prompts = Denoiser(model_of(engine)), Prompts(model_of(engine), torch.device("cpu"))
-    hidden = prompts(windows.prompts)
     transformer = engine.pipeline.transformer
+    denoiser, coords = Denoiser(model_of(engine)), first_coords(transformer, torch.device("cpu"))
     # When
-    (asked,) = asked_of(transformer, lambda: losses(denoiser, windows, *hidden, sigma=torch.ones(2)))
+    (asked,) = asked_of(transformer, lambda: losses(denoiser, windows, coords, sigma=torch.ones(2)))
     # Then two latent frames of 24 tokens are clean, and told so; the rest is noise
     clean = windows.prefix.flatten(2).mT
     assert (asked["timestep"] == 0).sum(1).tolist() == [48, 48]
@@ -136,7 +136,7 @@ def test_noise_that_settles_uniform_lots_is_white() -> None:
 
 def test_most_noise_levels_are_those_of_the_eight_steps() -> None:
     torch.manual_seed(0)
-    levels = noise_levels(4000)
+    levels = noise_levels(4000, torch.tensor(DISTILLED_SIGMA_VALUES))
     of_the_schedule = torch.isin(levels, torch.tensor(DISTILLED_SIGMA_VALUES)).float().mean()
     assert of_the_schedule == pytest.approx(0.85, abs=0.03)
     assert 0 <= levels.min() <= levels.max() <= 1
@@ -156,4 +156,4 @@ def test_batches_are_mixed_of_what_was_recorded_last(windows: Windows) -> None:
     assert all(torch.equal(batch.offset, batch.lots[:, 0]) for batch in given)
     numbers = torch.stack([batch.offset for batch in given])
     assert numbers[-1].min() >= numbers.max() - 2
-    assert len(numbers.unique()) < numbers.numel() / (REUSE * FIRST) * 1.5
+    assert len(numbers.unique()) < numbers.numel() / REUSE * 1.5
