@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 TORCH_INDEX ?=
 TORCH = $(shell grep '^torch==' constraints.txt)
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
-SPEC ?= examples/harbour.yaml
+SPEC ?= examples/bounce.yaml
 
 # Tests wait for servers and workers half of the time, so there are three processes of them for two cores; and one thread
 # each for torch, whose threads would wait for one another.

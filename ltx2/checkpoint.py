@@ -14,7 +14,10 @@ from ltx2.errors import CheckpointError
 from ltx2.variant import CONFIGURED, Variant, variant_of
 from ltx2.weights import check_there, check_weights, read_json
 
-SMALL_MODELS = ("tiny", "tiny-2.0")
+SHIPPED = Path(__file__).with_name("shapes")
+"""The small model that has learned something: docs/small-model.md."""
+RANDOM_MODELS = ("tiny", "tiny-2.0")
+SMALL_MODELS = (SHIPPED.name, *RANDOM_MODELS)
 SMALL_RECIPE = 2
 """Raised whenever `ltx2.tiny` would write other weights, so that a cached model is never a stale one."""
 WEIGHTS = {
@@ -36,25 +39,28 @@ class HubModel:
 
 
 def default_cache() -> Path:
-    """Where small models are kept: `$LONGTAKE_HOME/models`, by default `~/.cache/longtake/models`."""
+    """Where random models are kept: `$LONGTAKE_HOME/models`, by default `~/.cache/longtake/models`."""
     return Path(os.environ.get("LONGTAKE_HOME") or "~/.cache/longtake").expanduser() / "models"
 
 
 def resolve_model(model: str, cache: Path) -> Path | HubModel:
-    """The folder or hub id that `model` names: `tiny`, `tiny-2.0`, a folder, or `owner/name[@revision]`.
+    """The folder or hub id that `model` names: `shapes`, `tiny`, `tiny-2.0`, a folder, or `owner/name[@revision]`.
 
-    A small model is built in `cache` unless it is there. Raises CheckpointError for a folder that is missing
-    or incomplete, and for text that is none of the four.
+    A random model is built in `cache` unless it is there. Raises CheckpointError for a folder that is missing
+    or incomplete, and for text that is none of these.
     """
-    if model in SMALL_MODELS:
-        return _small_model(cache, model)
+    if model in RANDOM_MODELS:
+        return _random_model(cache, model)
+    if model == SHIPPED.name:
+        check_folder(SHIPPED)
+        return SHIPPED
     folder = os.path.expanduser(model)  # as os.path.isdir, it never raises, whatever the text
     if os.path.isdir(folder):
         check_folder(Path(folder))
         return Path(folder)
     if model.startswith(("/", ".", "~")) or not re.fullmatch(HUB_ID, model):
         raise CheckpointError(
-            f"no such model folder: {model[:200]} (a model is {' or '.join(SMALL_MODELS)}, "
+            f"no such model folder: {model[:200]} (a model is {', '.join(SMALL_MODELS)}, "
             "a folder with a model_index.json, or a hub id owner/name[@revision])"
         )
     repository, _, revision = model.partition("@")
@@ -62,11 +68,11 @@ def resolve_model(model: str, cache: Path) -> Path | HubModel:
 
 
 def small_folder(cache: Path, name: str) -> Path:
-    """Where the small model `name` lies under `cache`."""
+    """Where the random model `name` lies under `cache`."""
     return cache / f"{name}-r{SMALL_RECIPE}"
 
 
-def _small_model(cache: Path, name: str) -> Path:
+def _random_model(cache: Path, name: str) -> Path:
     """Build it in a process of its own: torch in a worker before its fork would keep CUDA from its child."""
     folder = small_folder(cache, name)
     if not folder.is_dir():

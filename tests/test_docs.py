@@ -84,7 +84,7 @@ def test_every_block_runs(
 ) -> None:
     # Given
     text = script(document, desk)
-    settings = Settings(redis_url=server.url, home=home)
+    settings = Settings(redis_url=server.url, home=home, model="tiny")
     if "longtake submit" in text and "longtake worker" not in text:
         start_worker(settings)
     in_background = re.findall(r"&$", text, re.MULTILINE)

@@ -33,6 +33,7 @@ def strict(settings: Settings, tmp_path: Path) -> Settings:
 @pytest.mark.parametrize(
     "model",
     [
+        "shapes",
         "tiny",
         "tiny-2.0",
         "owner/name@main",

@@ -27,7 +27,7 @@ from tests.tasks.conftest import job_store, spec
 def real(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterator[Settings]:
     """A deployment with a worker that holds a small model."""
     server = RedisProcess(tmp_path_factory.mktemp("redis"))
-    settings = Settings(redis_url=server.url, home=home)
+    settings = Settings(redis_url=server.url, home=home, model="tiny")
     worker = Worker(settings, tmp_path_factory.mktemp("worker") / "worker.log").ready()
     yield settings
     worker.stop()

@@ -41,7 +41,7 @@ def test_an_engine_is_kept_until_another_model_or_other_loras_are_asked_for() ->
 @pytest.mark.parametrize("compiler", ["off", "eager"])
 def test_the_old_model_is_gone_before_another_is_loaded(monkeypatch: pytest.MonkeyPatch, compiler: str) -> None:
     # Given a model that has rendered
-    room = Runtime(Settings(device="cpu", compiler=compiler), patient=False)
+    room = Runtime(Settings(device="cpu", compiler=compiler, model="tiny"), patient=False)
     room.warm_up()
     engine: Any = room.engine("tiny")
     engine.run(SegmentRequest("a boat", 1, 96, 64, first_timing(SegmentShape(17, exact(24)))))
@@ -79,7 +79,7 @@ def test_a_worker_compiles_before_its_first_task_for_the_segments_it_is_told_of(
     # Given
     torch._dynamo.reset()
     counters.clear()
-    room = Runtime(Settings(device="cpu", compiler="eager", warm="96x64x17@23.976"), patient=False)
+    room = Runtime(Settings(device="cpu", model="tiny", compiler="eager", warm="96x64x17@23.976"), patient=False)
     # When
     room.warm_up()
     # Then the first segment of that size finds everything there
