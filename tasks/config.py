@@ -29,9 +29,7 @@ class Settings(BaseModel):
     blob_url: str | None = Field(
         None, description="blobs; default: the server of LONGTAKE_REDIS_URL, which suits one machine only"
     )
-    model: str = Field(
-        "shapes", description="the model of specs that name none: a folder, a hub id, `shapes` or `tiny`"
-    )
+    model: str = Field("shapes", description="the model of specs that name none: a folder, a hub id or `shapes`")
     model_folders: str | None = Field(
         None,
         description="folders, with `:` between, in one of which a spec's models and LoRAs must lie; default: anywhere",

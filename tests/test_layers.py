@@ -66,7 +66,7 @@ from tasks import clip, film, segment, worker
 worker.check_model(["segments"])
 print("torch" in sys.modules)
 """
-    environ = os.environ | {"LONGTAKE_HOME": str(tmp_path)}
+    environ = os.environ | {"LONGTAKE_HOME": str(tmp_path), "LONGTAKE_MODEL": "tiny"}
     command = [sys.executable, "-c", code]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environ)
     assert ran.stdout.split() == ["False"]
