@@ -51,10 +51,9 @@ def resolve_model(model: str, cache: Path) -> Path | HubModel:
     """
     if model in RANDOM_MODELS:
         return _random_model(cache, model)
-    if model == SHIPPED.name:
-        check_folder(SHIPPED)
-        return SHIPPED
-    folder = os.path.expanduser(model)  # as os.path.isdir, it never raises, whatever the text
+    folder = (
+        str(SHIPPED) if model == SHIPPED.name else os.path.expanduser(model)
+    )  # as os.path.isdir, it never raises, whatever the text
     if os.path.isdir(folder):
         check_folder(Path(folder))
         return Path(folder)

@@ -26,9 +26,7 @@ from ltx2.timeline import (
     segment_seed,
     sound_spans,
 )
-from training.world import FPS, HEIGHT, WIDTH
-
-FRAMES = 25
+from training.world import FPS, FRAMES, HEIGHT, WIDTH
 
 Change = Callable[[int, LTX2ContinuationState], LTX2ContinuationState]
 

@@ -16,10 +16,10 @@ _Captured = tuple[torch.cuda.CUDAGraph, Any, dict[str, Tensor]]
 
 
 class Graphs:
-    """Does what `step` does with a batch, a dataclass of tensors; there is a graph for each kind and shape of batch."""
+    """Does what `step` does with a batch, a dataclass of tensors on a GPU; each kind and shape of batch has a graph."""
 
-    def __init__(self, step: Step, device: torch.device) -> None:
-        self._step, self._device = step, device
+    def __init__(self, step: Step) -> None:
+        self._step = step
         self._captured: dict[Hashable, _Captured] = {}
 
     def __call__(self, batch: Any) -> dict[str, Tensor]:
@@ -36,7 +36,7 @@ class Graphs:
         return {name: loss.clone() for name, loss in losses.items()}
 
     def _capture(self, batch: Any) -> _Captured:
-        place = replace(batch, **{name: tensor.to(self._device, copy=True) for name, tensor in _tensors(batch).items()})
+        place = replace(batch, **{name: tensor.clone() for name, tensor in _tensors(batch).items()})
         beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):

@@ -20,7 +20,6 @@ from training.audio import listen
 from training.clips import as_pictures
 from training.model import TOKENS, Model
 
-FRAMES = 25
 OVERLAPS = {9: 0.7, 1: 0.15, 17: 0.15}
 """Conditioning frames, and how often continuations have so many."""
 FIRST = 0.35
@@ -37,7 +36,7 @@ class Kind:
 
     def timing(self, segment: int) -> SegmentTiming:
         """The place of segment `segment` of a film of such segments."""
-        timing = first_timing(SegmentShape(FRAMES, Fraction(world.FPS), self.overlap or 9))
+        timing = first_timing(SegmentShape(world.FRAMES, Fraction(world.FPS), self.overlap or 9))
         for _ in range(segment if self.overlap else 0):
             timing = next_timing(timing)
         return timing
@@ -95,7 +94,7 @@ def draw_scenes(rng: np.random.Generator, count: int, kind: Kind | None = None) 
     worlds, lots = zip(*(world.draw(rng) for _ in range(count)), strict=True)
     timings = [kind.timing(int(rng.integers(1, _LONGEST))) for _ in range(count)]
     starts = [float(timing.first_frame - timing.skipped_frames) / world.FPS for timing in timings]
-    back = (FRAMES - (kind.overlap or FRAMES)) / world.FPS
+    back = (world.FRAMES - (kind.overlap or world.FRAMES)) / world.FPS
     lead = _LEAD if kind.overlap else 0
     # latent l is mel frames 4l - 3 .. 4l of 10 ms; the first one is frame 0 alone
     begins = [start - float(timing.offset) - 0.04 * lead for start, timing in zip(starts, timings, strict=True)]
@@ -114,7 +113,8 @@ def draw_scenes(rng: np.random.Generator, count: int, kind: Kind | None = None) 
 
 
 def _seen(worlds: Sequence[world.World], starts: Sequence[float]) -> Tensor:
-    return torch.from_numpy(np.stack([one.frames(start, FRAMES) for one, start in zip(worlds, starts, strict=False)]))
+    seen = [one.frames(start, world.FRAMES) for one, start in zip(worlds, starts, strict=False)]
+    return torch.from_numpy(np.stack(seen))
 
 
 class Prompts:

@@ -15,7 +15,7 @@ from huggingface_hub import save_torch_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from training.graphs import Graphs
+from training.graphs import Graphs, Step
 
 WARM_UP = 100  # steps over which the learning rate rises, in every piece: the optimizer begins each one afresh
 REPORT = 50
@@ -33,7 +33,7 @@ class Stage:
 
     name: str
     module: nn.Module
-    step: Callable[[Any], dict[str, Tensor]]
+    step: Step
     batches: Callable[[int], Iterator[Any]]
     steps: int
     rate: float
@@ -73,9 +73,33 @@ def run(stage: Stage, folder: Path, *, minutes: float) -> Progress:
     average = torch.optim.swa_utils.AveragedModel(stage.module, use_buffers=True) if stage.average else None
     if average:
         load_weights(average.module, folder / "average")
+    rate, step = _learner(stage, device)
+    batches, began, done = stage.batches(progress.steps), time.monotonic(), 0
+    losses: list[dict[str, Tensor]] = []
+    stage.module.train()
+    while progress.steps < stage.steps and time.monotonic() - began < 60 * minutes:
+        rate.fill_(stage.rate * _schedule(progress.steps, stage.steps, done))
+        losses.append(step(next(batches)))
+        if average:
+            _follow(average.module, stage.module, 0.5 ** (1 / min(stage.average, 10 + progress.steps / 5)))
+        progress.steps, done = progress.steps + 1, done + 1
+        if progress.steps % REPORT == 0:
+            _report(stage, progress, losses, time.monotonic() - began)
+            losses.clear()
+    progress.seconds += time.monotonic() - began
+    save_weights(stage.module, folder / "weights")
+    if average:
+        save_weights(average.module, folder / "average")
+    (folder / "progress.json").write_text(json.dumps(vars(progress)))
+    return progress
+
+
+def _learner(stage: Stage, device: torch.device) -> tuple[Tensor, Step]:
+    """The learning rate, to be filled in before each step; and what learns from a batch and gives its losses."""
+    rate = torch.tensor(stage.rate, device=device)
     optimizer = torch.optim.AdamW(
         stage.module.parameters(),
-        lr=torch.tensor(stage.rate, device=device),
+        lr=rate,
         betas=(0.9, 0.98),
         weight_decay=0.01,
         fused=True,
@@ -91,26 +115,7 @@ def run(stage: Stage, folder: Path, *, minutes: float) -> Progress:
         optimizer.step()
         return {name: loss.detach() for name, loss in losses.items()}
 
-    step = Graphs(learn, device) if stage.graphs and device.type == "cuda" else learn
-    batches, began, done = stage.batches(progress.steps), time.monotonic(), 0
-    losses: list[dict[str, Tensor]] = []
-    stage.module.train()
-    while progress.steps < stage.steps and time.monotonic() - began < 60 * minutes:
-        for group in optimizer.param_groups:
-            group["lr"].fill_(stage.rate * _schedule(progress.steps, stage.steps, done))
-        losses.append(step(next(batches)))
-        if average:
-            _follow(average.module, stage.module, 0.5 ** (1 / min(stage.average, 10 + progress.steps / 5)))
-        progress.steps, done = progress.steps + 1, done + 1
-        if progress.steps % REPORT == 0:
-            _report(stage, progress, losses, time.monotonic() - began)
-            losses.clear()
-    progress.seconds += time.monotonic() - began
-    save_weights(stage.module, folder / "weights")
-    if average:
-        save_weights(average.module, folder / "average")
-    (folder / "progress.json").write_text(json.dumps(vars(progress)))
-    return progress
+    return rate, Graphs(learn) if stage.graphs and device.type == "cuda" else learn
 
 
 def _report(stage: Stage, progress: Progress, losses: list[dict[str, Tensor]], seconds: float) -> None:

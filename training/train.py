@@ -40,8 +40,9 @@ def main() -> None:
     parser.add_argument("--plain", action="store_true", help="learn without CUDA graphs")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     asked = parser.parse_args()
-    torch.backends.cudnn.benchmark = True
-    torch.set_float32_matmul_precision("high")
+    if torch.device(asked.device).type == "cuda":  # what else runs in this process on a CPU keeps its precision
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
     model = build()
     model.vae.to(asked.device)
     model.audio_vae.to(asked.device)
@@ -81,8 +82,9 @@ def _stage(model: Model, asked: argparse.Namespace) -> Stage:
     if asked.stage == "vocoder":
         vocoder = model.vocoder.to(device)
         return audio.vocoder_stage(vocoder, model.audio_vae, steps=steps, size=size, processes=asked.processes)
-    made = {"size": size, "pool": asked.pool, "processes": asked.processes}
-    return transformer.stage(model, steps=steps, **made, device=device, graphs=not asked.plain)
+    return transformer.stage(
+        model, steps=steps, size=size, pool=asked.pool, processes=asked.processes, device=device, graphs=not asked.plain
+    )
 
 
 if __name__ == "__main__":

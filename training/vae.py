@@ -18,7 +18,7 @@ from training.reconstruction import reconstruction
 
 NEAR = (9, 64, 64)
 """Frames, height and width of what is cut out near a shape: of a whole picture most is background."""
-WHOLE = (25, world.HEIGHT, world.WIDTH)
+WHOLE = (world.FRAMES, world.HEIGHT, world.WIDTH)
 """What the engine decodes: positions in the middle and at the walls, as only whole segments have them."""
 
 
@@ -57,7 +57,7 @@ def settle_statistics(vae: Any, *, clips: int, seed: int = 1) -> None:
     rng, device = np.random.default_rng(seed), next(vae.parameters()).device
     found = []
     for _ in range(clips):
-        frames = world.draw(rng)[0].frames(rng.uniform(0, 30), 25)
+        frames = world.draw(rng)[0].frames(rng.uniform(0, 30), world.FRAMES)
         pictures = as_pictures(torch.from_numpy(frames)[None].to(device))
         found.append(vae.encode(pictures).latent_dist.mode().float().flatten(2).squeeze(0))
     latents = torch.cat(found, 1)

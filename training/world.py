@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 WIDTH, HEIGHT, FPS = 192, 128, 24
+FRAMES = 25
+"""Of a segment, as the model is taught and asked for it."""
 
 KINDS = ("circle", "square", "triangle")
 COLOURS = {
