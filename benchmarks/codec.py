@@ -3,10 +3,7 @@
     python benchmarks/codec.py [--rounds 7] [--frames 9] [--json out/codec.json]
 
 The reference is Pillow with its default settings, encode + decode without a Redis; Pillow at its quickest stands beside
-it. Everything runs in turn in each round, and medians are shown. The frames are made here, as natural as arithmetic
-gets: brightness ramps, textures of every size (their amplitudes fall with frequency to the power 1.45), camera noise,
-and a slow pan. Pillow's default makes 1.3 MB of each at 1280x704 and takes as long for a megabyte as it does for
-photographs enlarged to that size.
+it. Everything runs in turn in each round, and medians are shown. The frames are those of benchmarks/natural.py.
 """
 
 from __future__ import annotations
@@ -20,23 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, it finds the packages beside it
 
 from benchmarks import report
+from benchmarks.natural import natural_frames
 from blobstore import BlobStore, open_blob_store
 from ltx2.codec import FRAMES_MIME, decode_frames, encode_frames, pack_frames, unpack_frames
 from ltx2.png import Frame
 from tests.conftest import RedisProcess
 
 SIZES = ("768x512", "1280x704", "1536x1024", "1920x1088")
-Plane = npt.NDArray[np.float64]
-
 OURS = "longtake"
-FALL = 1.45  # of amplitude with frequency
-CONTRAST, RAMP, NOISE = 40.0, 40.0, 0.8  # standard deviations and half a range, of 255
 
 
 def main() -> None:
@@ -119,27 +112,6 @@ def check(frames: list[Frame], decoded: list[Frame], what: str) -> None:
     """End the program unless the frames are the same."""
     if not np.array_equal(frames, decoded):
         sys.exit(f"{what}: the frames do not come back as they were given")
-
-
-def natural_frames(width: int, height: int, count: int) -> list[Frame]:
-    """`count` frames `(height, width, 3)` of a slow pan; the same on every call."""
-    random = np.random.default_rng(7)
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
-    frequency[0, 0] = np.inf
-
-    def texture() -> Plane:
-        waves = random.standard_normal((2, *frequency.shape)) / frequency**FALL
-        plane = np.fft.irfft2(waves[0] + 1j * waves[1], (height, width))
-        return np.asarray(plane / plane.std())
-
-    ramp = RAMP * np.linspace(-1, 1, height)[:, None] + RAMP / 2 * np.linspace(-1, 1, width)
-    light = 128 + ramp + CONTRAST * texture()
-    scene = np.stack([light + CONTRAST / 4 * texture() for _ in range(3)], axis=-1)
-    frames = []
-    for i in range(count):
-        seen = np.roll(scene, (i, 2 * i), axis=(0, 1)) + NOISE * random.standard_normal(scene.shape)
-        frames.append(np.clip(np.rint(seen), 0, 255).astype(np.uint8))
-    return frames
 
 
 CODECS: dict[str, tuple[Callable[[list[Frame]], list[bytes]], Callable[[list[bytes]], list[Frame]]]] = {

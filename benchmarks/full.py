@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import (
     AutoencoderKLLTX2Audio,
@@ -19,8 +20,10 @@ from diffusers import (
 )
 from diffusers.pipelines.ltx2 import LTX2TextConnectors
 from diffusers.pipelines.ltx2.vocoder import LTX2VocoderWithBWE
+from torch import Tensor
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, GemmaTokenizer
 
+from benchmarks.natural import natural_frames
 from ltx2.checkpoint import default_cache, resolve_model
 from ltx2.engine import Engine
 from ltx2.pipeline import LongtakePipeline
@@ -89,6 +92,22 @@ class FullSizeEngine(Engine):
         target = device_of(device)
         pipeline = full_pipeline(target)
         return cls.ready(pipeline, target, precision_of(precision, target), offload=offload, compiler=compiler)
+
+
+class FilmedEngine(FullSizeEngine):
+    """As slow as its base, with frames of a film in the end: those of random weights are noise, on which codecs take
+    several times as long as on anything filmed.
+    """
+
+    _film = torch.empty(0)
+
+    def _pictures(self, latents: Tensor) -> Tensor:
+        decoded = super()._pictures(latents)
+        count, height, width, _ = decoded.shape
+        if self._film.shape != decoded.shape:
+            self._film = torch.from_numpy(np.stack(natural_frames(width, height, count))).to(decoded.device)
+        self._film[-1, 0, 0] = decoded[-1, 0, 0]  # so that no two segments are the same
+        return self._film
 
 
 def full_pipeline(device: torch.device, layers: int = 48) -> LongtakePipeline:

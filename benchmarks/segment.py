@@ -4,8 +4,8 @@
 
 Random weights (see benchmarks/full.py), 121 frames, a continuation, 8 distilled steps, unguided. forward: diffusers'
 transformer eager and with compiled blocks, ours in bf16 and in fp8, each against the time that its matrix products and
-attention would take at the rate of a large bf16 product. segment: state in to state out against its denoising alone.
-memory: the peak of each precision and offload.
+attention would take at the rate of a large bf16 product. segment: state in to state out against its denoising alone,
+and the other parts of it. memory: the peak of each precision and offload.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from ltx2.timeline import SegmentShape, SegmentTiming, exact, first_timing, next
 CUDA = torch.device("cuda")
 SHAPE = SegmentShape(121, exact(24))
 ROUNDS = 5
-SEGMENTS = 2
+SEGMENTS = 3
 CEILING_SIDE = 8192
 MEMORY = ("bf16/none", "fp8/none", "bf16/model", "fp8/model", "bf16/sequential", "fp8/sequential")
 Row = dict[str, Any]
@@ -185,34 +185,44 @@ def chained(engine: Engine, size: tuple[int, ...]) -> Row:
     graphs = counters["stats"]["unique_graphs"]
     torch.cuda.reset_peak_memory_stats()
     output = engine.run(request_of(size, timing))
-    whole, denoising = [], []
+    whole, parts = [], []
     for _ in range(SEGMENTS):
         timing = next_timing(timing)
-        marks = Marks(engine.pipeline.transformer)
+        marks = {part: Marks(*modules) for part, modules in parts_of(engine.pipeline).items()}
         before_last, before = output.state, time.perf_counter()
         output = engine.run(request_of(size, timing), before_last)
         whole.append(time.perf_counter() - before)
-        denoising.append(marks.seconds())
+        parts.append({part: mark.seconds() for part, mark in marks.items()})
     assert counters["stats"]["unique_graphs"] == graphs, "something was compiled after the warm-up"
     again = engine.run(request_of(size, timing), before_last)
+    took = {f"{part} s": statistics.median(times[part] for times in parts) for part in parts[0]}
     return {
         "state to state s": statistics.median(whole),
-        "denoising s": statistics.median(denoising),
-        "ratio": statistics.median(whole) / statistics.median(denoising),
+        **took,
+        "rest s": statistics.median(whole) - sum(took.values()),
+        "ratio": statistics.median(whole) / took["denoising s"],
         "same bytes again": bool((again.frames == output.frames).all() and (again.sound == output.sound).all()),
         "peak GiB": torch.cuda.max_memory_allocated() / 2**30,
     }
 
 
-class Marks:
-    """The GPU's own clock at the first and the last call of the transformer within a segment."""
+def parts_of(pipeline: LongtakePipeline) -> dict[str, tuple[Any, Any]]:
+    """What a segment does on the GPU one after the other: the modules with which each part begins and ends."""
+    vae, audio_vae, transformer = pipeline.vae, pipeline.audio_vae, pipeline.transformer
+    return {
+        "frames in": (vae.encoder, vae.encoder),
+        "denoising": (transformer, transformer),
+        "frames out": (vae.decoder, vae.decoder),
+        "sound out": (audio_vae.decoder, pipeline.vocoder),
+    }
 
-    def __init__(self, transformer: Any) -> None:
+
+class Marks:
+    """The GPU's own clock from the first call of one module to the last of another within a segment."""
+
+    def __init__(self, first: Any, last: Any) -> None:
         self._events: list[torch.cuda.Event] = []
-        self._hooks = [
-            transformer.register_forward_pre_hook(self._mark),
-            transformer.register_forward_hook(self._mark),
-        ]
+        self._hooks = [first.register_forward_pre_hook(self._mark), last.register_forward_hook(self._mark)]
 
     def _mark(self, *_: Any) -> None:
         event = torch.cuda.Event(enable_timing=True)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.natural import natural_frames
 from ltx2 import LTX2ContinuationState
 from ltx2.errors import SegmentCancelledError
 from ltx2.segment import OnStep, SegmentOutput, SegmentRequest
@@ -58,7 +59,7 @@ class SleepingEngine:
         noise = torch.Generator().manual_seed(request.seed)
         video = torch.randn(1, VIDEO_CHANNELS, latent_frames(count), rows, columns, generator=noise).bfloat16()
         audio = torch.randn(1, AUDIO_CHANNELS, timing.audio_latents, MEL, generator=noise)
-        frames = self._scene(count, request.height, request.width)
+        frames = self._scene(request.width, request.height, count)
         tail = frames[-timing.shape.overlap :] ^ np.uint8(request.seed & 1)  # so that no two are the same blob
         tail[:, 0, 0, 0] = request.seed & 255
         sound = torch.rand(int(sound_seconds(timing.audio_latents) * AUDIO_RATE), 2, generator=noise).numpy() - 0.5
@@ -78,17 +79,9 @@ class SleepingEngine:
         """Nothing is lost in a benchmark, so nothing is decoded again."""
         raise NotImplementedError
 
-    def _scene(self, count: int, height: int, width: int) -> NDArray[np.uint8]:
-        """Soft clouds that drift, with the grain of a camera; the same for every segment."""
-        shape = (count, height, width)
-        if shape not in self._scenes:
-            chance = np.random.default_rng(0)
-            clouds = torch.from_numpy(chance.uniform(30, 220, (1, 3, height // 32, (width + count) // 32 + 2)))
-            size = (height, (width + count) // 32 * 32 + 64)
-            wide = torch.nn.functional.interpolate(clouds, size=size, mode="bicubic")[0].permute(1, 2, 0).numpy()
-            scene = np.empty((*shape, 3), np.uint8)
-            for i in range(count):
-                grain = chance.normal(0, 1.5, (height, width, 1))
-                scene[i] = np.clip(wide[:, i : i + width] + grain, 0, 255)
-            self._scenes[shape] = scene
-        return self._scenes[shape]
+    def _scene(self, width: int, height: int, count: int) -> NDArray[np.uint8]:
+        """The same for every segment."""
+        size = (width, height, count)
+        if size not in self._scenes:
+            self._scenes[size] = np.stack(natural_frames(*size))
+        return self._scenes[size]

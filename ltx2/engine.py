@@ -196,8 +196,8 @@ class Engine:
         pipeline = self.pipeline
         vae = pipeline.audio_vae
         raw = pipeline.denormalize_audio(latents.float()).to(self._device, vae.dtype)
-        # its transposed convolutions would add up in any order; for pictures this flag costs seconds and 20 GB
-        with torch.backends.cudnn.flags(deterministic=True):
+        # its transposed convolutions would add up in any order; unless told to, `flags` switches cuDNN off altogether
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True):
             mel = vae.decode(raw).sample
             wave: Tensor = pipeline.vocoder(mel.to(pipeline.vocoder.dtype))[0].float().clamp(-1, 1)
         samples = int(sound_seconds(latents.shape[2]) * self.audio_rate)

@@ -259,6 +259,16 @@ def test_decoding_the_stored_latents_gives_the_same_bytes(engine: Engine, first:
     assert np.array_equal(sound, first.sound)
 
 
+def test_sound_is_decoded_by_repeatable_kernels_of_cudnn(engine: Engine, first: SegmentOutput) -> None:
+    # Given
+    seen, cudnn = [], torch.backends.cudnn
+    # When
+    with engine.pipeline.vocoder.register_forward_hook(lambda *_: seen.append((cudnn.enabled, cudnn.deterministic))):
+        engine.decode(first.video_latents, first.audio_latents)
+    # Then
+    assert seen == [(True, True)]
+
+
 def test_the_number_of_threads_changes_no_byte(engine: Engine, first: SegmentOutput) -> None:
     # Given the number of threads that torch takes on machines of other sizes
     threads = torch.get_num_threads()
