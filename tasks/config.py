@@ -11,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from ltx2.checkpoint import SMALL_MODELS
 from ltx2.segment import SegmentRequest
 from ltx2.timeline import DEFAULT_OVERLAP, SegmentShape, exact, first_timing
 from tasks.errors import ConfigError
@@ -91,6 +92,11 @@ class Settings(BaseModel):
             warm_request(warm)
         return warm
 
+    @field_validator("model")
+    @classmethod
+    def _absolute_model(cls, model: str) -> str:
+        return absolute(model)
+
     @field_validator("home")
     @classmethod
     def _absolute(cls, home: Path) -> Path:
@@ -133,6 +139,12 @@ def warm_request(warm: str) -> SegmentRequest:
     width, height, frames, fps = re.split("[x@]", warm)
     shape = SegmentShape(frames=int(frames), fps=exact(fps), overlap=DEFAULT_OVERLAP)
     return SegmentRequest("", 0, int(width), int(height), first_timing(shape))
+
+
+def absolute(path: str) -> str:
+    """The absolute path of what is there under `path`; anything else, such as a hub id, as it is."""
+    here = os.path.expanduser(path)
+    return os.path.abspath(here) if os.path.exists(here) and path not in SMALL_MODELS else path
 
 
 def variable(name: str) -> str:

@@ -18,9 +18,9 @@ from pydantic import (
     model_validator,
 )
 
-from ltx2.checkpoint import SMALL_MODELS
 from ltx2.sampling import FEWEST_STEPS, MOST_STEPS, Sampling
 from ltx2.timeline import DEFAULT_OVERLAP, SegmentShape, exact, segment_seed
+from tasks.config import absolute
 from tasks.errors import SpecError
 from tasks.guidance import GuidanceSpec
 
@@ -135,18 +135,13 @@ class JobSpec(JobHead):
 
     def with_absolute_paths(self) -> Self:
         """The spec with the model and the LoRAs that are files here under their absolute paths."""
-        loras = tuple(lora.model_copy(update={"path": _absolute(lora.path)}) for lora in self.loras)
-        return self.model_copy(update={"model": self.model and _absolute(self.model), "loras": loras})
+        loras = tuple(lora.model_copy(update={"path": absolute(lora.path)}) for lora in self.loras)
+        return self.model_copy(update={"model": self.model and absolute(self.model), "loras": loras})
 
     @property
     def head(self) -> JobHead:
         """The spec without its segments."""
         return JobHead.model_validate(self.model_dump(exclude={"segments"}))
-
-
-def _absolute(path: str) -> str:
-    here = os.path.expanduser(path)
-    return os.path.abspath(here) if os.path.exists(here) and path not in SMALL_MODELS else path
 
 
 def load_spec(path: Path) -> JobSpec:

@@ -28,11 +28,12 @@ _reconcilers: list[Reconciler] = []
 
 
 @signals.worker_init.connect
-def refuse_bad_servers(**_: Any) -> None:
-    """End this worker before it takes work from servers that could lose it."""
+def refuse_what_cannot_work(**_: Any) -> None:
+    """End this worker before it takes work from servers that could lose it, or for a model that it does not have."""
     try:
         check_servers()
-    except (LongtakeError, BlobStoreError) as error:
+        check_model(app.amqp.queues.consume_from)
+    except (LongtakeError, BlobStoreError, LTX2Error) as error:
         print(f"longtake: {error}", file=sys.stderr)
         raise SystemExit(1) from None
 

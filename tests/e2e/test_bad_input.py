@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 
 from tasks.client import Job, list_jobs, submit
 from tasks.config import Settings
+from tests.conftest import environment
 from tests.e2e.refusals import COMMANDS, SPEC, Command, check_refused
 
 # Specs
@@ -82,6 +85,18 @@ def test_a_model_that_is_missing_or_incomplete(
     check_refused(worker, words)
     assert not (tmp_path / "home").exists()
     assert not (tmp_path / "film.mp4").exists()
+
+
+def test_a_worker_that_celery_starts_without_its_model(here: Settings, tmp_path: Path) -> None:
+    # Given
+    environ = environment(here.model_copy(update={"model": "./absent"}))
+    command = [sys.executable, "-m", "celery", "-A", "tasks", "worker"]
+    # When
+    ended = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    # Then
+    assert ended.returncode == 1
+    assert "longtake: no such model folder: ./absent" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_a_model_folder_may_be_named_relative_to_where_one_is(
