@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_WARM_UP = 3  # steps in the ordinary way before one is captured, in which state is allocated and kernels are chosen
+WARM_UP = 3
+"""Steps in the ordinary way before one is captured, in which state is allocated and kernels are chosen."""
 
 Step = Callable[[Any], dict[str, Tensor]]
 _Captured = tuple[torch.cuda.CUDAGraph, Any, dict[str, Tensor]]
@@ -40,7 +41,7 @@ class Graphs:
         beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
-            for _ in range(_WARM_UP):
+            for _ in range(WARM_UP):
                 self._step(place)
         torch.cuda.current_stream().wait_stream(beside)
         graph = torch.cuda.CUDAGraph()

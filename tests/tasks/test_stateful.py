@@ -282,11 +282,11 @@ class JobMachine(RuleBasedStateMachine):
 
 
 def check(settings: Settings, how: hypothesis_settings) -> None:
-    client = connect(settings.redis_url)
     patient = settings.model_copy(update={"lease_s": LONG_LEASE_S, "max_attempts": ATTEMPTS})
-    jobs = JobStore(client, patient)
-    jobs._moment_ms = LONG_MOMENT_MS
-    run_state_machine_as_test(lambda: JobMachine(jobs, client), settings=how)
+    with connect(settings.redis_url) as client:
+        jobs = JobStore(client, patient)
+        jobs._moment_ms = LONG_MOMENT_MS
+        run_state_machine_as_test(lambda: JobMachine(jobs, client), settings=how)
 
 
 @pytest.mark.timeout(900)  # a failure is made small before it is shown
