@@ -12,7 +12,7 @@
 -- This runs for every unfinished job every few seconds: two reads are all that a job costs which only waits.
 local function is_quiet(pulse, time)
   local last, silence, quiet_until = unpack(redis.call('HMGET', pulse, 'last', 'silence', 'quiet_until'))
-  return last and (time - last > tonumber(silence) or time < tonumber(quiet_until))
+  return last and (time - last > tonumber(silence) or time < tonumber(quiet_until or 0))
 end
 
 local needs = {}

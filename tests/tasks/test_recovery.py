@@ -102,6 +102,22 @@ def test_a_lease_that_ran_out_in_an_outage_may_still_be_renewed(
     assert reconciler.reconcile() == 1
 
 
+def test_the_first_reconciler_of_all_takes_no_outage_for_granted(
+    settings: Settings, client: redis.Redis, jobs: JobStore, reconciler: Reconciler
+) -> None:
+    # Given a worker that is gone before anybody looked after jobs
+    job = submit(SPEC, settings=settings)
+    client.delete(SEGMENTS)
+    jobs._lease_ms = 1
+    assert isinstance(jobs.claim_segment(job.id, 0, 1, "gone", SEGMENTS), Claim)
+    time.sleep(0.005)
+    assert not client.exists(PULSE)
+    # When
+    jobs.pulse(silence_s=5, grace_s=1000, budget_bytes=None)
+    # Then
+    assert reconciler.reconcile() == 1
+
+
 def test_a_lost_message_is_suspected_before_it_is_published(
     settings: Settings, client: redis.Redis, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
