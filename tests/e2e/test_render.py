@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -142,9 +143,10 @@ def test_an_interrupted_render_leaves_no_process_and_goes_on(own: Settings, tmp_
     _, said = second.communicate(timeout=60)
     # Then what was done is not done again
     assert second.returncode == 0, said
-    assert b"going on with 1 of 4 segments done" in said
+    done = int(re.findall(rb"going on with (\d) of 4 segments done", said)[0])
+    assert 1 <= done < 4  # a second one may end while the signal is on its way
     report = json.loads(out.with_suffix(".json").read_text())
-    assert [segment["engine_s"] > 1 for segment in report["segments"]] == [True, False, False, False]
+    assert [segment["engine_s"] > 1 for segment in report["segments"]] == [True] * done + [False] * (4 - done)
 
 
 def test_kill_9_of_a_render_leaves_no_process_and_it_goes_on(own: Settings, tmp_path: Path) -> None:
