@@ -283,12 +283,8 @@ def worker(only: tuple[str, ...], name: str, loglevel: str) -> None:
     One process per GPU: set CUDA_VISIBLE_DEVICES for each. SIGTERM lets a running segment finish, SIGQUIT requeues it.
     """
     from tasks.application import app
-    from tasks.worker import check_model, check_servers
 
-    queues = only or QUEUES
-    check_servers()
-    check_model(queues)
-    arguments = ["worker", "--hostname", name, "--loglevel", loglevel, "--queues", ",".join(queues)]
+    arguments = ["worker", "--hostname", name, "--loglevel", loglevel, "--queues", ",".join(only or QUEUES)]
     app.worker_main(argv=arguments)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from billiard.pool import EX_OK, EX_RECYCLE
@@ -17,7 +17,7 @@ from ltx2.checkpoint import resolve_model
 from ltx2.errors import LTX2Error
 from tasks import leaving
 from tasks.application import app
-from tasks.broker import CLIPS, SEGMENTS, own_queue
+from tasks.broker import CLIPS, QUEUES, SEGMENTS, own_queue
 from tasks.connection import check_rights, check_server, connect
 from tasks.errors import ConfigError, LongtakeError
 from tasks.recovery import Reconciler
@@ -27,12 +27,12 @@ log = logging.getLogger(__name__)
 _reconcilers: list[Reconciler] = []
 
 
-@signals.worker_init.connect
-def refuse_what_cannot_work(**_: Any) -> None:
+@signals.celeryd_init.connect
+def refuse_what_cannot_work(options: Mapping[str, Any], **_: Any) -> None:
     """End this worker before it takes work from servers that could lose it, or for a model that it does not have."""
     try:
         check_servers()
-        check_model(app.amqp.queues.consume_from)
+        check_model(options.get("queues") or QUEUES)
     except (LongtakeError, BlobStoreError, LTX2Error) as error:
         print(f"longtake: {error}", file=sys.stderr)
         raise SystemExit(1) from None
