@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import (
     AutoencoderKLLTX2Audio,
@@ -23,7 +22,7 @@ from diffusers.pipelines.ltx2.vocoder import LTX2VocoderWithBWE
 from torch import Tensor
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, GemmaTokenizer
 
-from benchmarks.natural import natural_frames
+from benchmarks.natural import natural_film
 from ltx2.checkpoint import default_cache, resolve_model
 from ltx2.engine import Engine
 from ltx2.pipeline import LongtakePipeline
@@ -105,7 +104,7 @@ class FilmedEngine(FullSizeEngine):
         decoded = super()._pictures(latents)
         count, height, width, _ = decoded.shape
         if self._film.shape != decoded.shape:
-            self._film = torch.from_numpy(np.stack(natural_frames(width, height, count))).to(decoded.device)
+            self._film = torch.tensor(natural_film(width, height, count), device=decoded.device)
         self._film[-1, 0, 0] = decoded[-1, 0, 0]  # so that no two segments are the same
         return self._film
 

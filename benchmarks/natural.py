@@ -6,6 +6,8 @@ and takes as long for a megabyte as it does for photographs enlarged to that siz
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 
@@ -35,3 +37,9 @@ def natural_frames(width: int, height: int, count: int) -> list[Frame]:
         seen = np.roll(scene, (i, 2 * i), axis=(0, 1)) + NOISE * random.standard_normal(scene.shape)
         frames.append(np.clip(np.rint(seen), 0, 255).astype(np.uint8))
     return frames
+
+
+@lru_cache(maxsize=1)
+def natural_film(width: int, height: int, count: int) -> npt.NDArray[np.uint8]:
+    """Such frames as one array `(count, height, width, 3)`, made once: it is not to be written to."""
+    return np.stack(natural_frames(width, height, count))

@@ -8,9 +8,8 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from benchmarks.natural import natural_frames
+from benchmarks.natural import natural_film
 from ltx2 import LTX2ContinuationState
 from ltx2.errors import SegmentCancelledError
 from ltx2.segment import OnStep, SegmentOutput, SegmentRequest
@@ -31,7 +30,6 @@ class SleepingEngine:
 
     def __init__(self) -> None:
         self._scale = float(os.environ.get(SCALE, "1"))
-        self._scenes: dict[tuple[int, int, int], NDArray[np.uint8]] = {}
 
     @classmethod
     def load(cls, model: str, **_: Any) -> Self:
@@ -59,7 +57,7 @@ class SleepingEngine:
         noise = torch.Generator().manual_seed(request.seed)
         video = torch.randn(1, VIDEO_CHANNELS, latent_frames(count), rows, columns, generator=noise).bfloat16()
         audio = torch.randn(1, AUDIO_CHANNELS, timing.audio_latents, MEL, generator=noise)
-        frames = self._scene(request.width, request.height, count)
+        frames = natural_film(request.width, request.height, count)
         tail = frames[-timing.shape.overlap :] ^ np.uint8(request.seed & 1)  # so that no two are the same blob
         tail[:, 0, 0, 0] = request.seed & 255
         sound = torch.rand(int(sound_seconds(timing.audio_latents) * AUDIO_RATE), 2, generator=noise).numpy() - 0.5
@@ -78,10 +76,3 @@ class SleepingEngine:
     def decode(self, video_latents: Any, audio_latents: Any) -> tuple[Any, Any]:
         """Nothing is lost in a benchmark, so nothing is decoded again."""
         raise NotImplementedError
-
-    def _scene(self, width: int, height: int, count: int) -> NDArray[np.uint8]:
-        """The same for every segment."""
-        size = (width, height, count)
-        if size not in self._scenes:
-            self._scenes[size] = np.stack(natural_frames(*size))
-        return self._scenes[size]
