@@ -44,6 +44,23 @@ def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recovery, "LOST_MESSAGE_GRACE_S", 0.0)
 
 
+def claimed(settings: Settings, client: redis.Redis, jobs: JobStore) -> Claim:
+    """A worker's claim of segment 0 of a new job, whose message is gone."""
+    job = submit(SPEC, settings=settings)
+    client.delete(SEGMENTS)
+    claim = jobs.claim_segment(job.id, 0, 1, "w", SEGMENTS)
+    assert isinstance(claim, Claim)
+    return claim
+
+
+def expired(settings: Settings, client: redis.Redis, jobs: JobStore) -> Claim:
+    """The same once its lease has run out."""
+    jobs._lease_ms = 1
+    claim = claimed(settings, client, jobs)
+    time.sleep(0.005)
+    return claim
+
+
 @pytest.mark.usefixtures("no_grace")
 def test_a_hundred_queued_jobs_are_left_alone(settings: Settings, client: redis.Redis, reconciler: Reconciler) -> None:
     # Given
@@ -58,11 +75,7 @@ def test_an_expired_lease_is_published_once(
     settings: Settings, client: redis.Redis, jobs: JobStore, reconciler: Reconciler
 ) -> None:
     # Given a worker that vanished with segment 0
-    job = submit(SPEC, settings=settings)
-    client.delete(SEGMENTS)
-    jobs._lease_ms = 1
-    assert isinstance(jobs.claim_segment(job.id, 0, 1, "gone", SEGMENTS), Claim)
-    time.sleep(0.005)
+    expired(settings, client, jobs)
     # When / Then
     assert [reconciler.reconcile() for _ in range(3)] == [1, 0, 0]
     assert client.llen(SEGMENTS) == 1
@@ -71,9 +84,7 @@ def test_an_expired_lease_is_published_once(
 def test_a_lease_that_lives_is_left_alone(
     settings: Settings, client: redis.Redis, jobs: JobStore, reconciler: Reconciler
 ) -> None:
-    job = submit(SPEC, settings=settings)
-    client.delete(SEGMENTS)
-    assert isinstance(jobs.claim_segment(job.id, 0, 1, "alive", SEGMENTS), Claim)
+    claimed(settings, client, jobs)
     assert [reconciler.reconcile() for _ in range(3)] == [0, 0, 0]
 
 
@@ -81,11 +92,7 @@ def test_a_lease_that_ran_out_in_an_outage_may_still_be_renewed(
     settings: Settings, client: redis.Redis, jobs: JobStore, reconciler: Reconciler
 ) -> None:
     # Given a claim whose lease ran out while nobody reached the server
-    job = submit(SPEC, settings=settings)
-    client.delete(SEGMENTS)
-    jobs._lease_ms = 1
-    claim = jobs.claim_segment(job.id, 0, 1, "alive", SEGMENTS)
-    assert isinstance(claim, Claim)
+    claim = expired(settings, client, jobs)
     jobs.renew(claim, engine=True)
     time.sleep(0.005)
     client.hset(PULSE, mapping={"last": 1, "silence": 1000, "quiet_until": 0})
@@ -106,11 +113,7 @@ def test_the_first_reconciler_of_all_takes_no_outage_for_granted(
     settings: Settings, client: redis.Redis, jobs: JobStore, reconciler: Reconciler
 ) -> None:
     # Given a worker that is gone before anybody looked after jobs
-    job = submit(SPEC, settings=settings)
-    client.delete(SEGMENTS)
-    jobs._lease_ms = 1
-    assert isinstance(jobs.claim_segment(job.id, 0, 1, "gone", SEGMENTS), Claim)
-    time.sleep(0.005)
+    expired(settings, client, jobs)
     assert not client.exists(PULSE)
     # When
     jobs.pulse(silence_s=5, grace_s=1000, budget_bytes=None)
