@@ -42,6 +42,7 @@ from tests.conftest import RedisProcess, environment
 
 WARM_UP = 2  # a first segment and a continuation: two shapes
 EVENTS = "HANDOFF_EVENTS"
+LOG = "worker.log"
 HOURS_S = 4 * 3600.0
 # From the end of a segment's engine call to the start of the next one's: each part ends at the point it is named by.
 PARTS = {
@@ -131,14 +132,18 @@ def loop(engine: Any, spec: JobSpec) -> list[list[float]]:
 
 def run_chain(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """When the segments of a job came to each point, and where they had their states from."""
-    with deployment(options, folder) as settings:
-        submit(spec_of(options, WARM_UP).model_dump(), settings=settings).wait()
-        job = submit(spec_of(options, options.segments).model_dump(), settings=settings).wait()
+    with deployment(options, folder) as (settings, worker):
+        for segments in (WARM_UP, options.segments):
+            job = submit(spec_of(options, segments).model_dump(), settings=settings)
+            for _ in job.watch(every_poll=True):
+                if worker.poll() is not None:
+                    sys.exit(f"the worker has ended: {processes.last_lines(folder / LOG)}")
+            job.wait()
         return {"points": points_of(job, folder / "events"), "sources": sources_of(settings, job)}
 
 
 @contextmanager
-def deployment(options: argparse.Namespace, folder: Path) -> Iterator[Settings]:
+def deployment(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Settings, subprocess.Popen[bytes]]]:
     """Two servers and a worker that notes what it reaches."""
     servers = []
     for role in ("broker", "blobs"):
@@ -148,10 +153,10 @@ def deployment(options: argparse.Namespace, folder: Path) -> Iterator[Settings]:
     settings = given.model_copy(update={"redis_url": servers[0].url, "blob_url": servers[1].url})
     environ = environment(settings) | {EVENTS: str(folder / "events"), SCALE: str(options.scale)}
     command = [sys.executable, "-m", "benchmarks.handoff", "worker"]
-    with (folder / "worker.log").open("ab") as log:
+    with (folder / LOG).open("ab") as log:
         worker = processes.start(command, log=log, environ=environ, cwd=folder)
     try:
-        yield settings
+        yield settings, worker
     finally:
         processes.stop(worker, signal.SIGTERM, timeout_s=60)
         for server in servers:

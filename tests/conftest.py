@@ -17,6 +17,7 @@ import pytest
 import redis
 from hypothesis import settings as hypothesis_settings
 
+from ltx2.checkpoint import python_path
 from tasks import processes
 from tasks.config import Settings
 from tasks.connection import connect
@@ -112,7 +113,7 @@ def environment(settings: Settings) -> dict[str, str]:
     """The environment in which another process has these settings and finds the packages."""
     mine = {name: value for name, value in os.environ.items() if not name.startswith(("LONGTAKE_", "FLOWER_"))}
     scripts = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return mine | settings.environment() | {"PYTHONPATH": str(ROOT), "PATH": scripts, "HF_HUB_OFFLINE": "1"}
+    return mine | settings.environment() | {"PYTHONPATH": python_path(), "PATH": scripts, "HF_HUB_OFFLINE": "1"}
 
 
 @pytest.fixture(scope="session")
