@@ -22,6 +22,7 @@ _STANDS_STILL = 0.3  # pixels per frame
 _MOVES = 0.6
 _SAME_WAY = 0.5  # cosine of the angle up to which two ways are one: 60 degrees
 _AT_WALL = 0.03  # of the picture's width or height, from a shape's edge to the wall it may have bounced off
+_TRIANGLE = 1.26  # half its width and height, on average, over the radius of the circle of its area
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,8 @@ def _lost(one: Track) -> ShapeAtSeam:
 def _followed(one: Track, other: Track, size: tuple[int, int]) -> ShapeAtSeam:
     last, first = _seen(one)[-_NEAR - 1 :], _seen(other)[: _NEAR + 1]
     radius = math.sqrt(float(np.nanmax(np.concatenate([one.areas, other.areas]))) / math.pi)
+    if "triangle" in (one.kind, other.kind):
+        radius *= _TRIANGLE
     return ShapeAtSeam(
         jump=float(np.linalg.norm(first[0] - last[-1])),
         usual_jump=_median(np.linalg.norm(np.concatenate([np.diff(last, axis=0), np.diff(first, axis=0)]), axis=1)),

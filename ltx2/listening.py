@@ -78,7 +78,8 @@ def pitch(sound: Sound, rate: int) -> float:
     audible = (frequencies >= _LOWEST_HZ) & (frequencies <= _HIGHEST_HZ)
     power, frequencies = power[audible], frequencies[audible]
     peak = frequencies[power.argmax()]
-    near = (frequencies > peak / _NEIGHBOURHOOD) & (frequencies < peak * _NEIGHBOURHOOD)
+    lobe = 2 * rate / sound.shape[1]  # half as wide as a partial in a Hann window; a part of one would pull the mean
+    near = (frequencies > peak / _NEIGHBOURHOOD - lobe) & (frequencies < peak * _NEIGHBOURHOOD + lobe)
     if power[near].sum() < _PART_IN_TONE * power.sum():
         return float("nan")
     return float((power[near] * frequencies[near]).sum() / power[near].sum())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -81,6 +83,17 @@ def test_at_a_wall_only_the_way_along_it_and_the_pace_count(
     start: tuple[float, float], before: tuple[float, float], after: tuple[float, float], turned: bool
 ) -> None:
     assert crossing(seen(line(start, before, 4)), seen(line(start, after, 4))).turned == turned
+
+
+def test_a_triangle_turns_farther_from_a_wall_than_a_circle_of_its_area() -> None:
+    # Given
+    down, up = seen(line((96, 97), (0, 1))), seen(line((96, 104), (0, -1)))
+    # When
+    circle = crossing(down, up)
+    triangle = crossing(*(replace(one, kind="triangle") for one in (down, up)))
+    # Then
+    assert circle.turned
+    assert not triangle.turned
 
 
 def test_where_something_hides_it_nothing_is_said() -> None:
