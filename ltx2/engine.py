@@ -139,10 +139,9 @@ class Engine:
             self.warm_up(request)
         with _rendering(f"segment {request.timing.index}", self._stream):
             try:
-                video_latents, audio_latents = self._denoiser.denoise(
-                    request, plan, conditioning, self._preparing(next_prompt, on_step)
-                )
-                frames, sound = self.decode(video_latents, audio_latents)
+                latents = self._denoiser.denoise(request, plan, conditioning, self._preparing(next_prompt, on_step))
+                frames, sound = self.decode(*latents)
+                video_latents, audio_latents = (part.cpu() for part in latents)
             finally:
                 self.prompts.finish()
         return SegmentOutput(
@@ -157,7 +156,8 @@ class Engine:
     def decode(self, video_latents: Tensor, audio_latents: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Frames and sound of a `SegmentOutput`'s latents: the bytes that `run` gave with them."""
         with _rendering("decoding", self._stream):
-            # both are on their way before the first is waited for
+            # all is asked of the GPU before anything is waited for
+            video_latents, audio_latents = video_latents.to(self._device), audio_latents.to(self._device)
             frames, sound = self._pictures(video_latents), self._sound(audio_latents)
             return _on_host(frames), _on_host(sound)
 
@@ -188,14 +188,14 @@ class Engine:
 
     def _pictures(self, latents: Tensor) -> Tensor:
         vae = self.pipeline.vae
-        pixels = vae.decode(latents.to(self._device, vae.dtype)).sample[0].float()
+        pixels = vae.decode(latents.to(vae.dtype)).sample[0].float()
         levels: Tensor = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return levels.permute(1, 2, 3, 0).contiguous()
 
     def _sound(self, latents: Tensor) -> Tensor:
         pipeline = self.pipeline
         vae = pipeline.audio_vae
-        raw = pipeline.denormalize_audio(latents.float()).to(self._device, vae.dtype)
+        raw = pipeline.denormalize_audio(latents.float()).to(vae.dtype)
         # its transposed convolutions would add up in any order; unless told to, `flags` switches cuDNN off altogether
         with torch.backends.cudnn.flags(enabled=True, deterministic=True):
             mel = vae.decode(raw).sample

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
@@ -96,6 +97,17 @@ class LongtakePipeline(PromptedPipeline):
         raw = self._denormalize_audio_latents(packed, self.audio_vae.latents_mean, self.audio_vae.latents_std)
         unpacked: Tensor = self._unpack_audio_latents(raw, latents.shape[2], latents.shape[3])
         return unpacked
+
+    def preprocess_conditions(
+        self, conditions: Any, height: int, width: int, num_frames: int, device: torch.device | None = None
+    ) -> Any:
+        """As the stock pipeline, which turns frames into floats on the CPU and sends those; here bytes are sent."""
+        frames = [np.asarray(one.frames) for one in conditions or ()]
+        if [one.shape[1:] for one in frames] != [(height, width, 3)] or conditions[0].index or conditions[0].crf != 0:
+            return super().preprocess_conditions(conditions, height, width, num_frames, device)
+        count = self.trim_conditioning_sequence(0, len(frames[0]), num_frames)
+        levels = torch.from_numpy(frames[0][:count]).to(device).permute(3, 0, 1, 2)[None].contiguous()
+        return [(levels.float() / 127.5 - 1).to(self.vae.dtype)], [conditions[0].strength], [0], [count]
 
     def prepare_audio_latents(self, *args: Any, **kwargs: Any) -> Tensor:
         """Noise as the stock pipeline draws it, over what a call starts from; clean latents where the mask keeps."""

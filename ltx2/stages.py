@@ -85,7 +85,7 @@ class Denoiser:
         *,
         first_steps: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Video latents as the VAE decodes them and normalised audio latents, both on the CPU; see `Engine.run`.
+        """Video latents as the VAE decodes them and normalised audio latents, both where it computes; see `Engine.run`.
 
         first_steps: do only the first step of each stage, for the time it takes and what it compiles.
         """
@@ -115,8 +115,8 @@ class Denoiser:
             prefix = replace(prefix, start=normal)
             done += len(stage.sigmas)
         assert video is not None
-        video, audio = video.to("cpu", self._pipeline.vae.dtype), normal.to("cpu")
-        return video.contiguous(), audio.contiguous()  # as they are when they come back from a file
+        # laid out as they are when they come back from a file
+        return video.to(self._pipeline.vae.dtype).contiguous(), normal.contiguous()
 
     def _arguments(
         self, request: SegmentRequest, plan: Plan, stage: Stage, conditioning: Conditioning

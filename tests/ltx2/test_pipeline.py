@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import LTX2ConditionPipeline
@@ -89,6 +90,26 @@ def test_the_kept_prefix_comes_back_and_only_it(
 
 
 STAGE_2 = {"sigmas": SIGMAS[1:], "num_inference_steps": 2}
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "index"),
+    [(9, (64, 96), 0), (12, (64, 96), 0), (33, (64, 96), 0), (1, (64, 96), 0), (9, (96, 160), 0), (9, (64, 96), 1)],
+    ids=["as they are", "too many for latents", "longer than the segment", "one", "another size", "later"],
+)
+def test_frames_reach_the_autoencoder_as_in_the_stock_pipeline(
+    pipeline: LongtakePipeline, count: int, size: tuple[int, int], index: int
+) -> None:
+    # Given
+    frames = np.random.default_rng(3).integers(0, 256, (count, *size, 3), np.uint8)
+    conditions = [LTX2VideoCondition(frames=frames, index=index, strength=1.0, crf=0)]
+    stock = LTX2ConditionPipeline(**pipeline.components)
+    # When
+    (got,), *others = pipeline.preprocess_conditions(conditions, 64, 96, 25, torch.device("cpu"))
+    # Then
+    (wanted,), *rest = stock.preprocess_conditions(conditions, 64, 96, 25, torch.device("cpu"))
+    assert torch.equal(got, wanted)
+    assert others == rest
 
 
 @EACH
