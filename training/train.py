@@ -18,7 +18,7 @@ from training import audio, transformer, vae
 from training.loop import Stage, load_weights, run
 from training.model import Model, build
 
-STEPS = {"vae": 7_000, "audio": 2_700, "vocoder": 5_000, "transformer": 14_400}
+STEPS = {"vae": 11_000, "audio": 2_700, "vocoder": 5_000, "transformer": 42_000}
 BATCH = {"vae": 128, "audio": 32, "vocoder": 32, "transformer": 128}
 _NEEDS = {"vae": (), "audio": (), "vocoder": ("audio",), "transformer": ("vae", "audio")}
 _MEASURED = 64  # clips from which the spread of latents is known

