@@ -19,19 +19,16 @@ class Float8Linear(nn.Module):
     """A linear layer with one scale per output channel (of the weights) and one per token (of the input).
 
     The scale of a row is its largest magnitude over 448, the largest number of e4m3, so that no value is clipped.
-    Products are summed in float32 and come out in the input's dtype.
+    Products are summed in float32 and come out in the input's dtype. All of it is in parameters: diffusers' group
+    offloading leaves the buffers of a block on the device.
     """
-
-    weight: Tensor
-    weight_scale: Tensor
-    bias: Tensor | None
 
     def __init__(self, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> None:
         """weight: float8 `[out, in]`; weight_scale: float32 `[1, out]`; bias: `[out]` or None."""
         super().__init__()
-        self.register_buffer("weight", weight)
-        self.register_buffer("weight_scale", weight_scale)
-        self.register_buffer("bias", bias)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.weight_scale = nn.Parameter(weight_scale, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
     @classmethod
     def of(cls, linear: nn.Linear, device: torch.device) -> Float8Linear:

@@ -62,3 +62,12 @@ def test_only_layers_that_gain_are_quantized() -> None:
         *("audio_to_video_attn.to_q", "audio_to_video_attn.to_out.0", "video_to_audio_attn.to_kv", "ff.0"),
     }
     assert block.get_submodule("attn1.to_q").weight.element_size() == 1
+
+
+def test_a_layer_can_be_offloaded_whole() -> None:
+    # Given
+    layer = Float8Linear.of(nn.Linear(128, 128), CPU)
+    # Then group offloading, which leaves buffers on the device, finds all of it
+    assert dict(layer.named_parameters()).keys() == {"weight", "weight_scale", "bias"}
+    assert not list(layer.buffers())
+    assert not any(part.requires_grad for part in layer.parameters())
