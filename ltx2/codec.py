@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from ltx2.errors import ContinuationError
-from ltx2.png import Frame, check_size, decode_png, encode_png, png_size
+from ltx2.png import Frame, check_size, decode_png, deflated, png_of, png_size, strip_tops
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +47,10 @@ def encode_frames(frames: Sequence[Frame], *, field: str = "video_frames") -> li
         except ValueError as error:
             raise ContinuationError(f"{field}[{i}]: {error}") from None
     _check_together([(frame.shape[1], frame.shape[0]) for frame in frames], field)
-    return _in_threads(encode_png, frames)
+    strips = iter(
+        _in_threads(lambda strip: deflated(*strip), [(one, top) for one in frames for top in strip_tops(one)])
+    )
+    return [png_of(one, [next(strips) for _ in strip_tops(one)]) for one in frames]
 
 
 def decode_frames(pngs: Sequence[bytes], *, field: str = "video") -> list[Frame]:

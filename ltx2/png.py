@@ -1,9 +1,10 @@
 """One RGB frame to PNG and back.
 
-isal compresses and inflates, numpy filters by row; both let go of the GIL. Where isal is not installed, Pillow and zlib
-do the same, slower. Pillow also undoes the row filters that other programs use. A PNG that comes in is taken apart here
-before Pillow sees it: Pillow fills what a short stream leaves out with black, follows animations and colour profiles,
-and obeys switches that are global to the process.
+isal compresses and inflates, numpy filters by row; both let go of the GIL. A frame is compressed in strips, for more
+cores than there are frames. Where isal is not installed, Pillow and zlib do the same, slower. Pillow also undoes the
+row filters that other programs use. A PNG that comes in is taken apart here before Pillow sees it: Pillow fills what a
+short stream leaves out with black, follows animations and colour profiles, and obeys switches that are global to the
+process.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ except ImportError:  # there are no wheels for this platform
     isal_zlib = None  # type: ignore[assignment]
 
 Frame = npt.NDArray[np.uint8]
+Strip = tuple[bytes, int, int]
+"""Some rows of a frame: raw deflate, the Adler-32 of the filtered rows, and how many bytes those are."""
 
 LARGEST_SIDE = 16_384
 MOST_PIXELS = 2**25  # 8K UHD fits
@@ -36,6 +39,9 @@ _RGB8 = (8, 2, 0, 0, 0)
 _DEFLATE_RATIO = 1032  # deflate cannot shrink anything further
 _NO_FILTER, _UP = 0, 2  # how a row is stored: as it is, or less the row above
 _WINDOW_BITS = 9  # in what a row differs from the one above, matches from further back cost time and save no bytes
+_STRIP_ROWS = 256
+_ZLIB_HEADER = b"\x18\x57"  # of a stream with that window
+_ADLER = 65521
 _WIDE = 256  # pixels; a picture less wide may have too many rows to go through them in Python
 
 _flate: Any = isal_zlib or zlib  # one interface
@@ -43,19 +49,53 @@ _flate: Any = isal_zlib or zlib  # one interface
 
 def encode_png(frame: Frame) -> bytes:
     """A uint8 `(H, W, 3)` RGB frame as a PNG. It must pass `check_size`."""
-    pixels = np.ascontiguousarray(frame)
+    return png_of(frame, [deflated(frame, top) for top in strip_tops(frame)])
+
+
+def strip_tops(frame: Frame) -> range:
+    """The first rows of the strips that are compressed by themselves; where they lie decides the PNG's bytes."""
+    return range(0, frame.shape[0], frame.shape[0] if isal_zlib is None else _STRIP_ROWS)
+
+
+def deflated(frame: Frame, top: int) -> Strip:
+    """The rows of the strip that begins at row `top`, compressed; strips of a frame may be made beside one another.
+
+    Without isal there is one strip, and Pillow makes the whole PNG of it.
+    """
+    height, width, _ = frame.shape
     if isal_zlib is None:
         out = io.BytesIO()
         # level 1: the default takes as long as the model does, for files hardly smaller
-        Image.fromarray(pixels).save(out, format="PNG", compress_level=1)
-        return out.getvalue()
-    height, width, _ = frame.shape
-    pixels = pixels.reshape(height, 3 * width)
-    scanlines = np.empty((height, 1 + 3 * width), np.uint8)
+        Image.fromarray(np.ascontiguousarray(frame)).save(out, format="PNG", compress_level=1)
+        return out.getvalue(), 0, 0
+    pixels = np.ascontiguousarray(frame[top : top + _STRIP_ROWS]).reshape(-1, 3 * width)
+    scanlines = np.empty((len(pixels), 1 + 3 * width), np.uint8)
     scanlines[:, 0] = _UP
-    scanlines[0, 1:] = pixels[0]
+    scanlines[0, 1:] = pixels[0] - (frame[top - 1].ravel() if top else 0)
     np.subtract(pixels[1:], pixels[:-1], out=scanlines[1:, 1:])
-    return _png(_HEADER.pack(width, height, *_RGB8), isal_zlib.compress(scanlines, 1, _WINDOW_BITS))
+    deflater = isal_zlib.compressobj(1, isal_zlib.DEFLATED, -_WINDOW_BITS)
+    flush = isal_zlib.Z_FINISH if top + _STRIP_ROWS >= height else isal_zlib.Z_FULL_FLUSH
+    return deflater.compress(scanlines) + deflater.flush(flush), isal_zlib.adler32(scanlines), scanlines.size
+
+
+def png_of(frame: Frame, strips: Sequence[Strip]) -> bytes:
+    """The PNG of a frame from all its strips, in order."""
+    if isal_zlib is None:
+        return strips[0][0]
+    checksum = 1
+    for _, adler, size in strips:
+        checksum = _adler32_of_both(checksum, adler, size)
+    body = [_ZLIB_HEADER, *(data for data, _, _ in strips), _U32.pack(checksum)]
+    return _png(_HEADER.pack(frame.shape[1], frame.shape[0], *_RGB8), body)
+
+
+def _adler32_of_both(first: int, second: int, size: int) -> int:
+    """Of two pieces, from the Adler-32 of each and the bytes of the second (RFC 1950: a is 1 + their sum, b the sum of
+    all a on the way, both modulo 65521)."""
+    low, high = first & 0xFFFF, first >> 16
+    a = (low + (second & 0xFFFF) - 1) % _ADLER
+    b = (high + (second >> 16) + size * (low - 1)) % _ADLER
+    return b << 16 | a
 
 
 def check_size(width: int, height: int) -> None:
@@ -93,7 +133,7 @@ def decode_png(data: bytes) -> Frame:
     if width >= _WIDE and np.isin(rows[:, 0], (_NO_FILTER, _UP)).all():
         return _unfiltered(rows).reshape(height, width, 3)
     # stored instead of compressed, so that Pillow does not inflate a second time
-    plain = _png(bytes(chunks[0][1]), zlib.compress(scanlines, 0))
+    plain = _png(bytes(chunks[0][1]), [zlib.compress(scanlines, 0)])
     try:
         with PngImageFile(io.BytesIO(plain)) as image:
             return np.array(image)
@@ -144,9 +184,9 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
         raise ValueError(f"{len(data) - at} bytes after the PNG's end")
 
 
-def _png(header: bytes, body: bytes) -> bytes:
-    """The PNG of a header and a zlib stream."""
+def _png(header: bytes, body: Sequence[bytes]) -> bytes:
+    """The PNG of a header and a zlib stream in pieces."""
     parts = [_SIGNATURE]
-    for kind, content in ((b"IHDR", header), (b"IDAT", body), (b"IEND", b"")):
+    for kind, content in ((b"IHDR", header), *((b"IDAT", piece) for piece in body), (b"IEND", b"")):
         parts += (_U32.pack(len(content)), kind, content, _U32.pack(_flate.crc32(content, _flate.crc32(kind))))
     return b"".join(parts)
