@@ -113,9 +113,8 @@ def _summarise(show: Show, out: Path, report: dict[str, Any]) -> None:
     engine = sum(segment["engine_s"] for segment in segments)
     waits = [segment["handoff_s"] for segment in segments if segment["handoff_s"] is not None]
     show.say(f"{out}  {report['duration_s']:.2f} s  {report['width']}x{report['height']}  {out.stat().st_size:,} bytes")
-    show.say(
-        f"{len(segments)} segments, {report['frames']} frames: {engine:.1f} s in the model, {sum(waits):.1f} s between"
-    )
+    count = f"{len(segments)} segment{'s' if len(segments) > 1 else ''}, {report['frames']} frames"
+    show.say(f"{count}: {engine:.1f} s in the model, {sum(waits):.1f} s between")
 
 
 def _tell_joins(folder: Path, wrong: list[str]) -> None:

@@ -16,15 +16,18 @@ PLAIN_EVERY_S = 1.0
 
 @dataclass(slots=True)
 class Forecast:
-    """How long a job still takes, from how fast it went since it was first looked at."""
+    """How long a job still takes, from how fast it went since it was first seen to go: starting a worker is no work."""
 
+    _first: float | None = None
     _since: tuple[float, float] | None = None
 
     def seconds_left(self, status: JobStatus, now: float) -> float | None:
         """Seconds until the last segment is rendered; None while nothing is known."""
         done = share_done(status)
+        if self._first is None:
+            self._first = done
         if self._since is None:
-            if status.progress is not None or status.committed:
+            if done > self._first:
                 self._since = (now, done)
             return None
         then, before = self._since

@@ -21,9 +21,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where what was learned lies")
     parser.add_argument("-o", "--out", type=Path, required=True, help="the picture")
     asked = parser.parse_args()
-    found = {path.parent.name: json.loads(path.read_text()) for path in sorted(asked.folder.glob("*/progress.json"))}
+    stages = {path.parent.name: json.loads(path.read_text()) for path in sorted(asked.folder.glob("*/progress.json"))}
+    found = {stage: progress for stage, progress in stages.items() if progress["curves"]}
     if not found:
-        raise SystemExit(f"{asked.folder} holds no stage that was trained")
+        raise SystemExit(f"{asked.folder} holds no stage that was trained for {REPORT} steps")
     asked.out.write_bytes(picture(found))
     for stage, progress in found.items():
         last = "  ".join(f"{name} {curve[-1]:.5f}" for name, curve in progress["curves"].items())

@@ -57,6 +57,18 @@ def test_the_forecast_goes_by_what_it_has_seen() -> None:
     assert left == pytest.approx(50.0)
 
 
+def test_the_forecast_does_not_count_the_start_of_a_worker() -> None:
+    # Given a job that goes on: its worker needs 60 s to start
+    forecast = Forecast()
+    for now in (0.0, 30.0):
+        assert forecast.seconds_left(status(committed=1), now) is None
+    assert forecast.seconds_left(status(committed=1, step=4), 60.0) is None
+    # When half a segment takes 10 s
+    left = forecast.seconds_left(status(committed=2), 70.0)
+    # Then the other two take 40
+    assert left == pytest.approx(40.0)
+
+
 def test_the_share_is_never_more_than_all() -> None:
     assert share_done(status(committed=2, step=4)) == 0.625
     assert share_done(status(committed=4, step=8)) == 1.0

@@ -52,6 +52,9 @@ def test_curves_are_drawn(run: Run, tmp_path: Path, capsys: pytest.CaptureFixtur
     (tmp_path / "vae").mkdir()
     progress = {"steps": 150, "seconds": 90.0, "curves": {"squared": [1.0, 0.1, 0.01]}}
     (tmp_path / "vae" / "progress.json").write_text(json.dumps(progress))
+    # And a stage that has just begun
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "audio" / "progress.json").write_text(json.dumps({"steps": 5, "seconds": 3.0, "curves": {}}))
     # When
     run(curves.main, tmp_path, "-o", tmp_path / "curves.png")
     # Then
