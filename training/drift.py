@@ -1,7 +1,7 @@
 """How long a film holds: `python training/drift.py` renders long ones and draws what changes from segment to segment.
 
-For each setting (conditioning frames, pinned sound): jumps at joins, colours against the first segment's, joins out of
-bounds, and how many shapes are left. Figures go to drift.json, curves to drift.png.
+For each setting (conditioning frames, their strength, pinned sound): jumps at joins, colours against the first
+segment's, joins out of bounds, and how many shapes are left. Figures go to drift.json, curves to drift.png.
 """
 
 from __future__ import annotations
@@ -9,16 +9,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, it finds the packages beside it
 
 from ltx2.chart import Panel, chart
 from ltx2.engine import Engine
+from ltx2.pipeline import LongtakePipeline
 from ltx2.seams import Continuity, broken
 from training.films import render
 from training.world import draw
@@ -26,16 +30,24 @@ from training.world import draw
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """overlap: conditioning frames. shorter: audio latents of 40 ms by which the pinned sound is shorter than usual."""
+    """overlap: conditioning frames. shorter: audio latents of 40 ms by which the pinned sound is shorter than usual.
+    strength: of the frames, 0..1; workers render 1 alone, which keeps them."""
 
     overlap: int = 9
     shorter: int = 0
+    strength: float = 1.0
 
     def __str__(self) -> str:
-        return f"{self.overlap} frames, sound {'as usual' if not self.shorter else f'{0.04 * self.shorter:.2f} s less'}"
+        frames = f"{self.overlap} frames" + (f" at {self.strength}" if self.strength < 1 else "")
+        return f"{frames}, sound {'as usual' if not self.shorter else f'{0.04 * self.shorter:.2f} s less'}"
 
 
-SETTINGS = (Setting(), Setting(overlap=1), Setting(overlap=17), Setting(shorter=8), Setting(shorter=14))
+SETTINGS = (
+    Setting(),
+    *(Setting(overlap=overlap) for overlap in (1, 17)),
+    *(Setting(shorter=shorter) for shorter in (8, 14)),
+    *(Setting(strength=strength) for strength in (0.95, 0.8)),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +89,37 @@ def main() -> None:
         all_held = []
         for seed in range(asked.films):
             prompt = draw(np.random.default_rng(seed))[0].prompt
-            film = render(
-                engine,
-                [prompt] * asked.segments,
-                seed=1000 * seed,
-                overlap=setting.overlap,
-                shorter=setting.shorter,
-            )
+            with conditioned_at(setting.strength, engine.pipeline):
+                film = render(
+                    engine,
+                    [prompt] * asked.segments,
+                    seed=1000 * seed,
+                    overlap=setting.overlap,
+                    shorter=setting.shorter,
+                )
             all_held.append(held(film.continuity()))
         figures[str(setting)] = [vars_of(one) for one in all_held]
         drawn.append((str(setting), all_held))
         print(_row(str(setting), all_held), flush=True)
     (asked.out / "drift.json").write_text(json.dumps(figures, indent=1) + "\n")
     (asked.out / "drift.png").write_bytes(chart(_panels(drawn), Continuity([], []), 1.0))
+
+
+@contextmanager
+def conditioned_at(strength: float, pipeline: LongtakePipeline) -> Iterator[None]:
+    """Let `pipeline` condition on frames with `strength`, whatever it is told."""
+
+    def apply(
+        latents: Tensor, mask: Tensor, clean: list[Tensor], strengths: list[float], *args: Any, **kwargs: Any
+    ) -> Any:
+        return stock(latents, mask, clean, [strength] * len(strengths), *args, **kwargs)
+
+    stock = pipeline.apply_first_frame_conditioning
+    pipeline.apply_first_frame_conditioning = apply
+    try:
+        yield
+    finally:
+        del pipeline.apply_first_frame_conditioning
 
 
 def vars_of(one: Held) -> dict[str, list[float | None]]:

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from ltx2.checkpoint import check_folder
+from ltx2.engine import Engine
 from training import curves, drift, train
+from training.films import render
 
 Run = Callable[..., None]
 
@@ -68,16 +70,36 @@ def test_curves_of_nothing_are_refused(run: Run, tmp_path: Path) -> None:
         run(curves.main, tmp_path, "-o", tmp_path / "curves.png")
 
 
+def test_frames_may_be_conditioned_on_less_strongly(untrained: Path) -> None:
+    # Given
+    engine = Engine.load(str(untrained), device="cpu")
+    # When
+    films = []
+    for strength in (1.0, 0.5, 1.0):
+        with drift.conditioned_at(strength, engine.pipeline):
+            films.append(render(engine, ["a red circle moves left over a blue background, silence"] * 2, seed=3))
+    # Then the continuation is another, and only then
+    first, loose, again = ([piece.tobytes() for piece in film.pieces] for film in films)
+    assert first[0] == loose[0]
+    assert first[1] != loose[1]
+    assert first == again
+
+
 def test_drift_of_a_film(
     run: Run, untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Given
-    monkeypatch.setattr(drift, "SETTINGS", (drift.Setting(), drift.Setting(shorter=8)))
+    settings = (drift.Setting(), drift.Setting(shorter=8), drift.Setting(strength=0.5))
+    monkeypatch.setattr(drift, "SETTINGS", settings)
     # When
     run(drift.main, "--model", untrained, "--segments", 2, "--films", 1, "--out", tmp_path)
     # Then
     figures = json.loads((tmp_path / "drift.json").read_text())
-    assert list(figures) == ["9 frames, sound as usual", "9 frames, sound 0.32 s less"]
-    assert [len(films[0]["broken"]) for films in figures.values()] == [1, 1]
+    assert list(figures) == [
+        "9 frames, sound as usual",
+        "9 frames, sound 0.32 s less",
+        "9 frames at 0.5, sound as usual",
+    ]
+    assert [len(films[0]["broken"]) for films in figures.values()] == [1, 1, 1]
     assert "joins within bounds" in capsys.readouterr().out
     assert (tmp_path / "drift.png").stat().st_size > 1000
