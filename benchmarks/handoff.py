@@ -36,6 +36,7 @@ from tasks import processes
 from tasks.client import Job, submit
 from tasks.config import Settings
 from tasks.connection import connect
+from tasks.render import watch_with
 from tasks.runtime import Runtime
 from tasks.spec import JobSpec, check_spec
 from tests.conftest import RedisProcess, environment
@@ -135,9 +136,8 @@ def run_chain(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     with deployment(options, folder) as (settings, worker):
         for segments in (WARM_UP, options.segments):
             job = submit(spec_of(options, segments).model_dump(), settings=settings)
-            for _ in job.watch(every_poll=True):
-                if worker.poll() is not None:
-                    sys.exit(f"the worker has ended: {processes.last_lines(folder / LOG)}")
+            for _ in watch_with(job, worker, folder / LOG):
+                pass
             job.wait()
         return {"points": points_of(job, folder / "events"), "sources": sources_of(settings, job)}
 

@@ -49,7 +49,7 @@ def render(
     job_id = local.render_id(with_image_id(spec), spec.model or settings.model, state)
     with local.deployment(settings, job_id) as (embedded, worker, folder):
         job = _start_or_resume(job_id, spec, state, embedded, show)
-        show.follow(_watch(job, worker, folder / "worker.log"))
+        show.follow(watch_with(job, worker, folder / "worker.log"))
         raise_unless_done(job.status())
         job.save(out)
         wrong = job.continuity(continuity) if continuity else []
@@ -81,7 +81,8 @@ def _start_or_resume(
     return submit(spec, from_state=state, settings=settings, job_id=job_id)
 
 
-def _watch(job: Job, worker: subprocess.Popen[bytes], log: Path) -> Iterator[JobStatus]:
+def watch_with(job: Job, worker: subprocess.Popen[bytes], log: Path) -> Iterator[JobStatus]:
+    """The status at every poll until the job has ended. ServerError: its only worker has, and what it said last."""
     for status in job.watch(every_poll=True):
         yield status
         if worker.poll() is not None:
