@@ -17,7 +17,7 @@ from ltx2.tracking import Track, track
 CHANGE_FACTOR, CHANGE_SLACK = 1.5, 1.0
 JUMP_FACTOR, JUMP_SLACK = 1.5, 1.0
 CLICK_FACTOR, CLICK_SLACK = 1.5, 0.01
-LOUDNESS_SLACK_DB = 4.0
+LOUDNESS_FACTOR, LOUDNESS_SLACK_DB, MOST_DB_ABOVE = 1.5, 3.0, 4.0
 MOST_SEMITONES = 1.0
 MOST_COLOUR = 45.0
 
@@ -162,8 +162,9 @@ def _sound(sound: SoundAtSeam) -> list[str]:
     wrong = []
     if sound.click > CLICK_FACTOR * sound.usual_click + CLICK_SLACK:
         wrong.append(f"the sound clicks: a step of {sound.click:.3f} where {sound.usual_click:.3f} is usual")
-    if abs(sound.loudness_step) > sound.usual_loudness_step + LOUDNESS_SLACK_DB:
-        most = f"{sound.usual_loudness_step:.1f} is the most"
+    usual = sound.usual_loudness_step
+    if abs(sound.loudness_step) > min(LOUDNESS_FACTOR * usual + LOUDNESS_SLACK_DB, usual + MOST_DB_ABOVE):
+        most = f"{usual:.1f} is the most"
         wrong.append(f"the loudness steps by {sound.loudness_step:+.1f} dB where {most}")
     if abs(sound.pitch_step) > MOST_SEMITONES:
         wrong.append(f"the pitch steps by {sound.pitch_step:+.1f} semitones")

@@ -356,6 +356,10 @@ def test_bounds_of_the_sound() -> None:
     assert broken([quiet(pitch_step=float("nan"), loudness_step=float("nan"))]) == []
     assert broken([quiet(loudness_step=-6.0, usual_loudness_step=2.0)]) == []
     assert "-6.1 dB where 2.0 is the most" in broken([quiet(loudness_step=-6.1, usual_loudness_step=2.0)])[0]
+    # quieter than that, less is too much; louder, no more than 4 dB
+    for usual, most in ((0.0, 3.0), (10.0, 14.0)):
+        assert broken([quiet(loudness_step=most, usual_loudness_step=usual)]) == []
+        assert broken([quiet(loudness_step=most + 0.1, usual_loudness_step=usual)]) != []
 
 
 def test_bounds_of_the_picture() -> None:
