@@ -197,9 +197,10 @@ def test_blobs_have_the_documented_form() -> None:
 def test_blobs_of_ours_are_named_by_their_hash() -> None:
     store = InMemoryBlobStore()
     payload = encoded(state(), blob_store=store, inline_threshold_bytes=0)
-    for part in ("video", "audio"):
-        blob_id = payload[part]["blob_id"]
-        assert blob_id == blob_id_of(store.get(blob_id))
+    video = store.get(payload["video"]["blob_id"])
+    assert payload["video"]["blob_id"] == blob_id_of(video)
+    assert_frames(unpack_frames(video))
+    assert payload["audio"]["blob_id"] == blob_id_of(encode_tensor(LATENTS))
 
 
 def test_the_threshold_is_exceeded_strictly() -> None:
