@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from diffusers.models.transformers.transformer_ltx2 import LTX2Attention
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 
 from ltx2.block import FastBlock, TokenLevels
 from ltx2.float8 import quantize
@@ -123,7 +123,7 @@ class _FeedForward(nn.Module):
         return out
 
 
-@torch.library.custom_op("longtake::linear_gelu", mutates_args=())
+@library.custom_op("longtake::linear_gelu", mutates_args=())
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """GELU (tanh) of `x @ weight.T + bias` on a GPU, in one kernel; opaque to the compiler, which would split it."""
     return torch._addmm_activation(bias, x, weight.t(), use_gelu=True)
