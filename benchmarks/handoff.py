@@ -45,10 +45,11 @@ WARM_UP = 2  # a first segment and a continuation: two shapes
 EVENTS = "HANDOFF_EVENTS"
 LOG = "worker.log"
 HOURS_S = 4 * 3600.0
-# From the end of a segment's engine call to the start of the next one's: each part ends at the point it is named by.
+# Each part ends at the point it is named by. While the engine makes the sound:
+BESIDE = {"encode the tail": "tail encoded", "put": "state stored"}
+# From the end of a segment's engine call to the start of the next one's:
 PARTS = {
-    "encode the tail": "tail encoded",
-    "put": "segment stored",
+    "pin": "segment stored",
     "commit": "segment committed",
     "publish": "message chained",
     "acknowledge and deliver": "segment claimed",
@@ -194,7 +195,7 @@ def points_of(job: Job, events: Path) -> dict[str, list[float]]:
     rendered = -1
     for line in events.read_text().splitlines():
         at, point, job_id, number = line.split("|")
-        rendered = int(number) if (point, job_id) == ("segment rendered", job.id) else rendered
+        rendered = int(number) if (point, job_id) == ("state rendered", job.id) else rendered
         if job_id == job.id or (not job_id and rendered >= 0):
             found.setdefault(point, {})[int(number) if job_id else rendered] = float(at)
     return {point: [times[i] for i in sorted(times) if i >= 0] for point, times in found.items()}
@@ -246,19 +247,23 @@ def row(name: str, calls: list[Any]) -> dict[str, Any]:
 
 
 def parts(points: dict[str, list[float]]) -> list[dict[str, Any]]:
-    """The parts of the gap between two engine calls, in milliseconds."""
-    before, rows = points["segment rendered"], []
-    after = {"segment claimed", "segment hydrated", "message chained"}
-    for name, point in PARTS.items():
-        times = points[point][1:] if point in after - {"message chained"} else points[point]
-        took = [1000 * (end - start) for start, end in zip(before, times, strict=False)]
+    """The parts of the gap between two engine calls, and what was done before it, in milliseconds."""
+    beside = _between(points, "state rendered", BESIDE)
+    gap = _between(points, "segment rendered", PARTS)
+    whole = _between(points, "segment rendered", {"in all": PARTS["hydrate"]})
+    return [row | {"when": "beside the sound"} for row in beside] + [row | {"when": "the gap"} for row in gap + whole]
+
+
+def _between(points: dict[str, list[float]], start: str, named: dict[str, str]) -> list[dict[str, Any]]:
+    """What passed from `start` to the first of the named points, and from each to the next."""
+    of_the_next = {"message chained", "segment claimed", "segment hydrated"}
+    before, rows = points[start], []
+    for name, point in named.items():
+        times = points[point][1:] if point in of_the_next - {"message chained"} else points[point]
+        took = [1000 * (end - begun) for begun, end in zip(before, times, strict=False)]
         rows.append({"part": name, "median ms": statistics.median(took), "worst ms": max(took)})
         before = times
-    whole = [
-        1000 * (end - start)
-        for start, end in zip(points["segment rendered"], points["segment hydrated"][1:], strict=False)
-    ]
-    return [*rows, {"part": "in all", "median ms": statistics.median(whole), "worst ms": max(whole)}]
+    return rows
 
 
 if __name__ == "__main__":

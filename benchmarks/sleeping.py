@@ -12,13 +12,14 @@ import torch
 from benchmarks.natural import natural_film
 from ltx2 import LTX2ContinuationState
 from ltx2.errors import SegmentCancelledError
-from ltx2.segment import OnStep, SegmentOutput, SegmentRequest
+from ltx2.segment import OnState, OnStep, SegmentOutput, SegmentRequest
 from ltx2.timeline import latent_frames, sound_seconds
 
 SCALE = "SLEEPING_SCALE"
 STEPS = 8
 # Denoising (compiled) and decoding of 121 frames on one H200, seconds per pixel of a frame.
 DENOISE_S, DECODE_S = 2.9 / (768 * 512), 0.47 / (768 * 512)
+SOUND_S = 0.096  # of the decoding, in the end, whatever the size
 VIDEO_CHANNELS, AUDIO_CHANNELS, MEL = 128, 8, 16
 AUDIO_RATE = 48_000
 
@@ -42,6 +43,7 @@ class SleepingEngine:
         state: LTX2ContinuationState | None = None,
         *,
         on_step: OnStep | None = None,
+        on_state: OnState | None = None,
         **_: Any,
     ) -> SegmentOutput:
         """One segment, when its time has passed."""
@@ -70,6 +72,9 @@ class SleepingEngine:
             audio_conditioning_strength=0.0,
             video_position_offset_sec=float(timing.next_offset),
         )
+        time.sleep(max(0.0, until - SOUND_S * self._scale - time.monotonic()))
+        if on_state:
+            on_state(following, video, audio)
         time.sleep(max(0.0, until - time.monotonic()))
         return SegmentOutput(frames, sound, AUDIO_RATE, video, audio, following)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,9 +23,12 @@ from ltx2.lora import Lora
 from ltx2.pipeline import LongtakePipeline
 from ltx2.placement import PRECISIONS, device_of, place, precision_of
 from ltx2.prompts import PromptEncoder, new_stream
-from ltx2.segment import OnStep, SegmentOutput, SegmentRequest
+from ltx2.segment import OnState, OnStep, SegmentOutput, SegmentRequest
 from ltx2.stages import Denoiser
 from ltx2.timeline import SegmentTiming, first_timing, next_timing, sound_seconds
+
+Arriving = Callable[[], Tensor]
+"""Waits until a copy is on the host, and gives it."""
 
 
 class Engine:
@@ -51,6 +54,7 @@ class Engine:
         self._compiled = compiled
         self._warm: set[tuple[object, ...]] = set()
         self._stream = new_stream(self._device, priority=-1)  # what is encoded beside it takes what it leaves
+        self._copies = new_stream(self._device)
         pipeline.set_progress_bar_config(disable=True)
 
     @classmethod
@@ -123,43 +127,69 @@ class Engine:
         *,
         on_step: OnStep | None = None,
         next_prompt: str | None = None,
+        on_state: OnState | None = None,
     ) -> SegmentOutput:
         """Render one segment; the same request and state give the same bytes on the same kind of device.
 
         A continuation is conditioned on `state`; a first segment and one after a cut only pass its metadata
         on. `on_step(step, steps)` is called after each denoising step, counted from 1 over all stages; when it
         returns False the segment ends in SegmentCancelledError, and the engine is ready for the next. `next_prompt`,
-        the prompt of the segment that follows, is encoded beside the steps after the first. Raises RequestError for
-        what this model cannot do, UnsupportedStateError for a state that cannot be rendered, EngineMemoryError when
-        the device is full.
+        the prompt of the segment that follows, is encoded beside the steps after the first. `on_state` is called with
+        the new state and the latents while a GPU still makes the sound. Raises RequestError for what this model cannot
+        do, UnsupportedStateError for a state that cannot be rendered, EngineMemoryError when the device is full.
         """
         plan = self._denoiser.plan(request.sampling)
         conditioning = self._conditioning(request, state)
         if self._compiled:
             self.warm_up(request)
+        metadata = state.metadata if state else {}
         with _rendering(f"segment {request.timing.index}", self._stream):
             try:
                 latents = self._denoiser.denoise(request, plan, conditioning, self._preparing(next_prompt, on_step))
-                frames, sound = self.decode(*latents)
-                video_latents, audio_latents = (part.cpu() for part in latents)
+                video_latents, audio_latents = (self._copied(part) for part in latents)
+                pictures, sound = self._decoded(*latents)
+                frames = pictures().numpy()
+                following = self._next_state(request.timing, frames, audio_latents(), metadata)
+                if on_state is not None:
+                    on_state(following, video_latents(), audio_latents())
+                return SegmentOutput(
+                    frames=frames,
+                    sound=sound().numpy(),
+                    audio_rate=self.audio_rate,
+                    video_latents=video_latents(),
+                    audio_latents=audio_latents(),
+                    state=following,
+                )
             finally:
                 self.prompts.finish()
-        return SegmentOutput(
-            frames=frames,
-            sound=sound,
-            audio_rate=self.audio_rate,
-            video_latents=video_latents,
-            audio_latents=audio_latents,
-            state=self._next_state(request.timing, frames, audio_latents, state.metadata if state else {}),
-        )
 
     def decode(self, video_latents: Tensor, audio_latents: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Frames and sound of a `SegmentOutput`'s latents: the bytes that `run` gave with them."""
         with _rendering("decoding", self._stream):
-            # all is asked of the GPU before anything is waited for
-            video_latents, audio_latents = video_latents.to(self._device), audio_latents.to(self._device)
-            frames, sound = self._pictures(video_latents), self._sound(audio_latents)
-            return _on_host(frames), _on_host(sound)
+            pictures, sound = self._decoded(video_latents.to(self._device), audio_latents.to(self._device))
+            return pictures().numpy(), sound().numpy()
+
+    def _decoded(self, video_latents: Tensor, audio_latents: Tensor) -> tuple[Arriving, Arriving]:
+        """Frames and sound of latents on the device; all is asked of a GPU before anything is waited for."""
+        return self._copied(self._pictures(video_latents)), self._copied(self._sound(audio_latents))
+
+    def _copied(self, tensor: Tensor) -> Arriving:
+        """Begin to copy `tensor` to the host, beside what is asked of the GPU after this."""
+        if self._stream is None or self._copies is None:
+            here = tensor.cpu()
+            return lambda: here
+        host = torch.empty_like(tensor, device="cpu", pin_memory=True)  # several times as fast
+        self._copies.wait_stream(self._stream)
+        with torch.cuda.stream(self._copies):
+            host.copy_(tensor, non_blocking=True)
+            done = self._copies.record_event()
+        tensor.record_stream(self._copies)
+
+        def arrived() -> Tensor:
+            done.synchronize()
+            return host
+
+        return arrived
 
     def _preparing(self, prompt: str | None, on_step: OnStep | None) -> OnStep:
         """`on_step`, which after the first step also begins to encode `prompt`."""
@@ -222,13 +252,6 @@ class Engine:
             video_position_offset_sec=float(timing.next_offset),
             metadata=metadata | {AUDIO_SPACE: NORMALISED},
         )
-
-
-def _on_host(tensor: Tensor) -> NDArray[Any]:
-    """`tensor` in memory of the host; from a GPU through pinned memory, several times as fast."""
-    if tensor.is_cuda:
-        tensor = torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor)
-    return tensor.numpy()
 
 
 @contextmanager

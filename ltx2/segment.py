@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 OnStep = Callable[[int, int], bool | None]
+OnState = Callable[[LTX2ContinuationState, "Tensor", "Tensor"], None]
+"""Is given a segment's state, its video latents and its audio latents, as in `SegmentOutput`."""
 
 
 @dataclass(frozen=True, slots=True)

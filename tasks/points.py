@@ -13,6 +13,8 @@ POINTS = (
     # a segment, first to last
     "segment claimed",
     "segment hydrated",
+    "state rendered",
+    "state stored",
     "segment rendered",
     "segment stored",
     "segment committed",

@@ -27,7 +27,7 @@ from tasks.spec import LoraSpec
 
 if TYPE_CHECKING:
     from ltx2 import LTX2ContinuationState
-    from ltx2.segment import OnStep, SegmentOutput
+    from ltx2.segment import OnState, OnStep, SegmentOutput
 
 
 class SegmentEngine(Protocol):
@@ -42,10 +42,12 @@ class SegmentEngine(Protocol):
         *,
         on_step: OnStep | None = None,
         next_prompt: str | None = None,
+        on_state: OnState | None = None,
     ) -> SegmentOutput:
         """Render one segment; the prompt of the next one may be encoded meanwhile.
 
-        The new state's arrays are its own, not parts of larger ones, and stay as they are.
+        An engine that knows the new state and the latents before it is done gives them to `on_state`, so that they are
+        stored meanwhile. The state's arrays are its own, not parts of larger ones, and stay as they are.
         """
         ...
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
@@ -18,7 +17,7 @@ from tasks import leaving
 from tasks.application import app
 from tasks.broker import SEGMENT_TASK, SEGMENTS, own_queue
 from tasks.clip import make_beside
-from tasks.failures import InputLostError, give_up, reading_from, repair, when_there_is_room
+from tasks.failures import InputLostError, give_up, reading_from, repair
 from tasks.image import first_frame
 from tasks.lease import Lease
 from tasks.points import reach
@@ -26,6 +25,7 @@ from tasks.reading import check_job_id
 from tasks.records import FROM_OUTSIDE, Claim, Handoff, Progress, pack_timing, unpack_timing
 from tasks.runtime import Runtime, runtime
 from tasks.spec import JobHead, SegmentSpec
+from tasks.storing import Stored, Storing
 from tasks.travel import outside_timing
 
 if TYPE_CHECKING:
@@ -72,12 +72,14 @@ def _render(task: Task[..., Any], room: Runtime, lease: Lease, message: dict[str
     reach("segment hydrated", claim.job_id, claim.index)
 
     started = time.time() + claim.clock_skew_s
-    output = _run(task, engine, lease, head, segment, timing, incoming, image, next_prompt)
+    storing = Storing(room, claim)
+    output = _run(task, engine, lease, head, segment, timing, incoming, image, next_prompt, storing)
     ended = time.time() + claim.clock_skew_s
     reach("segment rendered", claim.job_id, claim.index)
 
+    stored = storing.finish(output)
     seed = head.seed_of(claim.index, segment)
-    handoff, following = when_there_is_room(lambda: _stored(room, claim, output, seed, timing, started, ended))
+    handoff = _handoff_of(room, claim, stored, seed=seed, timing=timing, started=started, ended=ended)
     reach("segment stored", claim.job_id, claim.index)
     clip_claim = _repaired(room, claim, handoff) if claim.is_repair else room.jobs.commit_segment(claim, handoff)
     if not clip_claim:
@@ -87,7 +89,7 @@ def _render(task: Task[..., Any], room: Runtime, lease: Lease, message: dict[str
         lease.move_to(clip_claim)
     room.states.keep(handoff.digest, output.state)
     own = None if leaving.is_said() else own_queue(str(task.request.hostname))
-    room.publisher.segment(claim.job_id, claim.index + 1, following, own=own)
+    room.publisher.segment(claim.job_id, claim.index + 1, stored.message, own=own)
     if claim.is_repair:
         room.publisher.due(claim.job_id)
     if isinstance(clip_claim, Claim):
@@ -142,12 +144,15 @@ def _run(
     incoming: LTX2ContinuationState | None,
     image: Frame | None,
     next_prompt: str | None,
+    storing: Storing,
 ) -> SegmentOutput:
     seed = head.seed_of(lease.claim.index, segment)
     request = SegmentRequest(segment.prompt, seed, head.width, head.height, timing, head.sampling, image)
     with lease.in_engine():
-        reporter = _reporter(task, lease)
-        output: SegmentOutput = engine.run(request, incoming, on_step=reporter, next_prompt=next_prompt)
+        on_step = _reporter(task, lease)
+        output: SegmentOutput = engine.run(
+            request, incoming, on_step=on_step, next_prompt=next_prompt, on_state=storing.begin
+        )
     return output
 
 
@@ -176,35 +181,15 @@ def _tell(task: Task[..., Any], meta: dict[str, Any]) -> None:
         log.warning("progress could not be told: %s", error)
 
 
-def _stored(
-    room: Runtime,
-    claim: Claim,
-    output: SegmentOutput,
-    seed: int,
-    timing: SegmentTiming,
-    started: float,
-    ended: float,
-) -> tuple[Handoff, dict[str, Any]]:
-    """Put the state and the latents and pin them for the job; the handoff, and the state as a message carries it."""
-    from ltx2.codec import LATENTS_MIME, encode_latents
-
-    def put_latents() -> str:
-        return blobs.put(encode_latents(output.video_latents, output.audio_latents), mime=LATENTS_MIME)
-
-    blobs = room.blobs.owned_by(claim.job_id)
-    with ThreadPoolExecutor(1) as beside:
-        putting = beside.submit(put_latents)
-        message = states.to_message(output.state, blobs, inline_threshold_bytes=room.settings.inline_threshold_bytes)
-        record = states.to_record(message, blobs)
-        latents = putting.result()
-    ids = [*states.blob_ids(record), latents]
-    room.blobs.pin(ids, claim.job_id)
-    handoff = Handoff(
+def _handoff_of(
+    room: Runtime, claim: Claim, stored: Stored, *, seed: int, timing: SegmentTiming, started: float, ended: float
+) -> Handoff:
+    return Handoff(
         index=claim.index,
-        state=record,
-        digest=states.digest(message),
-        blobs=ids,
-        latents=latents,
+        state=stored.record,
+        digest=states.digest(stored.message),
+        blobs=stored.blobs,
+        latents=stored.latents,
         timing=pack_timing(timing),
         seed=seed,
         fence=claim.fence,
@@ -213,4 +198,3 @@ def _stored(
         engine_started=started,
         engine_ended=ended,
     )
-    return handoff, message

@@ -16,7 +16,7 @@ import torch
 from ltx2 import LTX2ContinuationState
 from ltx2.errors import EngineMemoryError, SegmentCancelledError
 from ltx2.lora import Lora
-from ltx2.segment import OnStep, SegmentOutput, SegmentRequest
+from ltx2.segment import OnState, OnStep, SegmentOutput, SegmentRequest
 from ltx2.timeline import sound_seconds
 
 STEPS = 4
@@ -49,6 +49,7 @@ class StandInEngine:
         *,
         on_step: OnStep | None = None,
         next_prompt: str | None = None,
+        on_state: OnState | None = None,
     ) -> SegmentOutput:
         _misbehave(request, on_step)
         if request.prompt.startswith("tell "):
@@ -77,6 +78,8 @@ class StandInEngine:
             video_position_offset_sec=float(timing.next_offset),
             metadata=dict(state.metadata) if state else {},
         )
+        if on_state:
+            on_state(following, video, audio)
         return SegmentOutput(frames, sound, self.audio_rate, video, audio, following)
 
     def decode(self, video_latents: Any, audio_latents: Any) -> tuple[Any, Any]:

@@ -30,7 +30,7 @@ from tests.tasks.conftest import spec
 
 LEASE_S = 1.0
 SEGMENTS = 3
-RENDERED_IN_VAIN = ("segment hydrated", "segment rendered", "segment stored")
+RENDERED_IN_VAIN = ("segment hydrated", "state rendered", "state stored", "segment rendered", "segment stored")
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +289,9 @@ def places() -> list[tuple[str, int]]:
     """
     found = []
     for index in range(SEGMENTS):
-        found += [(f"segment {step}", index) for step in ("claimed", "hydrated", "rendered", "stored", "committed")]
+        found += [(f"segment {step}", index) for step in ("claimed", "hydrated")]
+        found += [(f"state {step}", index) for step in ("rendered", "stored")]
+        found += [(f"segment {step}", index) for step in ("rendered", "stored", "committed")]
         if index + 1 < SEGMENTS:
             found += [(f"message {step}", index + 1) for step in ("announced", "sent", "chained")]
         found += [(f"clip {step}", index) for step in ("encoded", "stored", "committed")]

@@ -8,7 +8,7 @@ from tests.faults.breakage import restart, restart_empty
 from tests.faults.ground import SEGMENTS, Ground, places
 
 Place = tuple[str, int]
-READ_AND_WRITTEN = [("segment claimed", 1), ("segment rendered", 1), ("clip encoded", 1), ("film claimed", -1)]
+READ_AND_WRITTEN = [("segment claimed", 1), ("state rendered", 1), ("clip encoded", 1), ("film claimed", -1)]
 FIRST = [READ_AND_WRITTEN[1], READ_AND_WRITTEN[3]]
 
 

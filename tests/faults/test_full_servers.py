@@ -35,7 +35,9 @@ def says(ground: Ground, text: str) -> Callable[[], bool]:
     return lambda: sum(worker.text().count(text) for worker in ground.workers) > before
 
 
-@pytest.mark.parametrize("place", first_of(("segment rendered", 1), ("clip encoded", 1), ("film joined", -1)))
+@pytest.mark.parametrize(
+    "place", first_of(("state rendered", 1), ("segment rendered", 1), ("clip encoded", 1), ("film joined", -1))
+)
 def test_blob_store_full_for_a_while(ground: Ground, film: str, place: Place) -> None:
     # Given
     client_of(ground.blob_server).flushall()  # the blobs of this film are there from the job before
@@ -55,7 +57,7 @@ def test_blob_store_full_for_a_while(ground: Ground, film: str, place: Place) ->
 def test_blob_store_full_for_longer_than_anybody_waits(ground: Ground, film: str, longtake: Any) -> None:
     # Given
     client_of(ground.blob_server).flushall()
-    held = ground.hold("segment rendered", 1)
+    held = ground.hold("state rendered", 1)
     job = ground.submit()
     held.pid()
     # When
