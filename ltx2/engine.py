@@ -17,7 +17,7 @@ from ltx2.checkpoint import HubModel, default_cache, resolve_model
 from ltx2.conditioning import AUDIO_SPACE, NORMALISED, Conditioning, conditioning_of
 from ltx2.continuation import LTX2ContinuationState
 from ltx2.errors import CheckpointError, EngineMemoryError, UnsupportedStateError
-from ltx2.fast import backend_of, compile_blocks, speed_up
+from ltx2.fast import backend_of, compile_blocks, compile_decoder, speed_up
 from ltx2.loading import find_loras, fuse_loras, load_pipeline, variant_of_pipeline
 from ltx2.lora import Lora
 from ltx2.pipeline import LongtakePipeline
@@ -35,7 +35,7 @@ class Engine:
     """A loaded LTX-2 model: one segment at a time, in the schedule of its variant.
 
     source: the checkpoint that `pipeline` is of; without one, nothing is rendered in two stages.
-    compiled: its blocks are, so that new shapes are warmed up first. encode_ahead: see `PromptEncoder`.
+    compiled: parts of it are, so that new shapes are warmed up first. encode_ahead: see `PromptEncoder`.
     """
 
     def __init__(
@@ -99,7 +99,10 @@ class Engine:
             speed_up(pipeline.transformer, float8=precision == "fp8", device=device)
         place(pipeline, device, offload)
         if backend:
-            compile_blocks(pipeline.transformer, backend, default_cache().parent / "kernels")
+            kernels = default_cache().parent / "kernels"
+            compile_blocks(pipeline.transformer, backend, kernels)
+            if offload == "none":  # else it decodes in tiles
+                compile_decoder(pipeline.vae, backend, kernels)
         # blocks that are not compiled choose their attention kernels by switches that all threads share
         ahead = offload == "none" and (backend is not None or device.type == "cpu")
         return cls(pipeline, source, encode_ahead=ahead, compiled=backend is not None)
@@ -107,7 +110,8 @@ class Engine:
     def warm_up(self, request: SegmentRequest) -> None:
         """Compile what a job of segments like `request` needs, unless it is there; a job of any length needs no more.
 
-        That is two shapes, of a first segment (or one after a cut) and of a continuation; one step of each stage.
+        That is two shapes, of a first segment (or one after a cut) and of a continuation; one step of each stage, and
+        what it leaves as pictures.
         """
         plan = self._denoiser.plan(request.sampling)
         first = first_timing(request.timing.shape)
@@ -117,7 +121,8 @@ class Engine:
             if shape not in self._warm:
                 like = replace(request, timing=timing, image=None)
                 with _rendering("warming up", self._stream):
-                    self._denoiser.denoise(like, plan, Conditioning(), first_steps=True)
+                    latents, _ = self._denoiser.denoise(like, plan, Conditioning(), first_steps=True)
+                    self._pictures(latents)
                 self._warm.add(shape)
 
     def run(

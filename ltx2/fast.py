@@ -69,12 +69,26 @@ def compile_blocks(transformer: Any, backend: str, kernels: Path) -> None:
 
     backend: one of torch.compile's, `inductor` for speed. All blocks share what one of them compiled.
     """
+    _prepare_compiler(kernels)
+    for block in transformer.transformer_blocks:
+        block.compile(backend=backend, fullgraph=True, dynamic=False)
+
+
+def compile_decoder(vae: Any, backend: str, kernels: Path) -> None:
+    """Compile the decoder of pictures as a whole; see `compile_blocks`. It must not decode in tiles: each is a shape.
+
+    Its elementwise operations become few, and its convolutions read pixels as they want them, channel by channel last.
+    """
+    _prepare_compiler(kernels)
+    vae.decoder.to(memory_format=torch.channels_last_3d)
+    vae.decoder.compile(backend=backend, fullgraph=True, dynamic=False)
+
+
+def _prepare_compiler(kernels: Path) -> None:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kernels / "inductor"))
     os.environ.setdefault("TRITON_CACHE_DIR", str(kernels / "triton"))
     torch._dynamo.config.recompile_limit = MOST_SHAPES
     torch._dynamo.config.accumulated_recompile_limit = MOST_SHAPES
-    for block in transformer.transformer_blocks:
-        block.compile(backend=backend, fullgraph=True, dynamic=False)
 
 
 class _LevelEmbedding(nn.Module):
