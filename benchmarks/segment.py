@@ -203,7 +203,7 @@ def chained(engine: Engine, size: tuple[int, ...]) -> Row:
     whole, parts = [], []
     for _ in range(SEGMENTS):
         timing = next_timing(timing)
-        marks = {part: Marks(*modules) for part, modules in parts_of(engine.pipeline).items()}
+        marks = {part: Marks(calls) for part, calls in parts_of(engine.pipeline).items()}
         before_last, before = output.state, time.perf_counter()
         output = engine.run(request_of(size, timing), before_last)
         whole.append(time.perf_counter() - before)
@@ -221,33 +221,47 @@ def chained(engine: Engine, size: tuple[int, ...]) -> Row:
     }
 
 
-def parts_of(pipeline: LongtakePipeline) -> dict[str, tuple[Any, Any]]:
-    """What a segment does on the GPU one after the other: the modules with which each part begins and ends."""
-    vae, audio_vae, transformer = pipeline.vae, pipeline.audio_vae, pipeline.transformer
+def parts_of(pipeline: LongtakePipeline) -> dict[str, list[tuple[Any, str]]]:
+    """What a segment does on the GPU one after the other: the calls of which each part consists."""
+    vae, transformer = pipeline.vae, pipeline.transformer
     return {
-        "frames in": (vae.encoder, vae.encoder),
-        "denoising": (transformer, transformer),
-        "frames out": (vae.decoder, vae.decoder),
-        "sound out": (audio_vae.decoder, pipeline.vocoder),
+        "frames in": [(vae, "encode")],
+        "denoising": [(transformer, "forward")],
+        "frames out": [(vae, "decode")],
+        "sound out": [(pipeline.audio_vae, "decode"), (pipeline.vocoder, "forward")],
     }
 
 
 class Marks:
-    """The GPU's own clock from the first call of one module to the last of another within a segment."""
+    """The GPU's own clock from before the first of some calls to after the last of them within a segment.
 
-    def __init__(self, first: Any, last: Any) -> None:
+    Hooks would not do: they are compiled with their module.
+    """
+
+    def __init__(self, calls: list[tuple[Any, str]]) -> None:
         self._events: list[torch.cuda.Event] = []
-        self._hooks = [first.register_forward_pre_hook(self._mark), last.register_forward_hook(self._mark)]
+        self._calls = calls
+        for owner, name in calls:
+            setattr(owner, name, self._marked(getattr(owner, name)))
 
-    def _mark(self, *_: Any) -> None:
+    def _marked(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def marked(*args: Any, **kwargs: Any) -> Any:
+            self._mark()
+            result = call(*args, **kwargs)
+            self._mark()
+            return result
+
+        return marked
+
+    def _mark(self) -> None:
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         self._events.append(event)
 
     def seconds(self) -> float:
         """From before the first call to after the last."""
-        for hook in self._hooks:
-            hook.remove()
+        for owner, name in self._calls:
+            delattr(owner, name)
         torch.cuda.synchronize()
         return self._events[0].elapsed_time(self._events[-1]) / 1000
 

@@ -3,7 +3,6 @@ traffic.
 
 - Every token of a stream has one of two noise levels, clean or sigma. The modulation is computed for the two and picked
   per token where it is used, instead of being written out for every token.
-- Queries, keys and values that are made from the same input come from one matrix product.
 - Attention reads its inputs where they lie, and the GELU is the epilogue of its matrix product.
 """
 
@@ -179,10 +178,11 @@ def attend(
     perturbed: bool = False,
 ) -> Tensor:
     """`x` attends to `context` (`x` itself in self-attention); perturbed, every token attends to itself alone."""
-    query, key, value = _projections(attn, x, context, perturbed=perturbed)
+    value = attn.to_v(context)
     if perturbed:
         found = value
     else:
+        query, key = attn.to_q(x), attn.to_k(context)
         query, key = attn.norm_q(query), attn.norm_k(key)
         query, key = _turned(attn, query, query_rotary), _turned(attn, key, key_rotary)
         found = _attention(query, key, _by_head(attn, value), mask)
@@ -191,16 +191,6 @@ def attend(
         found = (_by_head(attn, found) * gates[..., None]).flatten(2)
     out: Tensor = attn.to_out[0](found)
     return out
-
-
-def _projections(attn: LTX2Attention, x: Tensor, context: Tensor, *, perturbed: bool) -> tuple[Tensor, Tensor, Tensor]:
-    if hasattr(attn, "to_qkv"):
-        query, key, value = attn.to_qkv(x).chunk(3, dim=2)
-    elif hasattr(attn, "to_kv"):
-        query, (key, value) = attn.to_q(x), attn.to_kv(context).chunk(2, dim=2)
-    else:
-        query, key, value = attn.to_q(x), attn.to_k(context), attn.to_v(context)
-    return query, key, value
 
 
 def _by_head(attn: LTX2Attention, x: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.transformers.transformer_ltx2 import LTX2Attention
 from torch import Tensor, library, nn
 
 from ltx2.block import FastBlock, TokenLevels
@@ -40,10 +39,6 @@ def speed_up(transformer: Any, *, float8: bool, device: torch.device) -> None:
     for block in transformer.transformer_blocks:
         block.__class__ = FastBlock
         block.levels = levels
-        for attn in (block.attn1, block.audio_attn1):
-            _join(attn, "to_qkv", ("to_q", "to_k", "to_v"))
-        for attn in (block.attn2, block.audio_attn2, block.audio_to_video_attn, block.video_to_audio_attn):
-            _join(attn, "to_kv", ("to_k", "to_v"))
         block.ff, block.audio_ff = _FeedForward(block.ff), _FeedForward(block.audio_ff)
         if float8:
             quantize(block, device)
@@ -146,16 +141,3 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 @linear_gelu.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], weight.shape[0])
-
-
-def _join(attn: LTX2Attention, joined: str, parts: tuple[str, ...]) -> None:
-    """Replace linear layers with the same input by one that gives their outputs side by side."""
-    layers = [getattr(attn, name) for name in parts]
-    weight = torch.cat([layer.weight.detach() for layer in layers])
-    one = nn.Linear(weight.shape[1], weight.shape[0], bias=layers[0].bias is not None, device="meta")
-    one.weight = nn.Parameter(weight, requires_grad=False)
-    if layers[0].bias is not None:
-        one.bias = nn.Parameter(torch.cat([layer.bias.detach() for layer in layers]), requires_grad=False)
-    for name in parts:
-        delattr(attn, name)
-    setattr(attn, joined, one)

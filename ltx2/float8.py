@@ -11,7 +11,8 @@ SMALLEST_SIZE = 128
 """Layers with fewer inputs or outputs stay as they are: too small to gain, and the hardware wants multiples of 16."""
 PICTURE_LAYERS = (
     *("attn1", "attn2", "ff"),
-    *("audio_to_video_attn.to_q", "audio_to_video_attn.to_out", "video_to_audio_attn.to_kv"),
+    *("audio_to_video_attn.to_q", "audio_to_video_attn.to_out"),
+    *("video_to_audio_attn.to_k", "video_to_audio_attn.to_v"),
 )
 
 

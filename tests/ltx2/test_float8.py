@@ -46,7 +46,7 @@ def test_a_layer_is_off_by_a_few_percent_and_no_more() -> None:
 def test_only_layers_that_gain_are_quantized() -> None:
     # Given a block with layers of pictures, one of them small, and layers of sound
     def attention(width: int) -> nn.ModuleDict:
-        layers = {name: nn.Linear(width, width, bias=False) for name in ("to_q", "to_kv", "to_gate_logits")}
+        layers = {name: nn.Linear(width, width, bias=False) for name in ("to_q", "to_k", "to_v", "to_gate_logits")}
         layers["to_gate_logits"] = nn.Linear(width, 32)
         return nn.ModuleDict(layers | {"to_out": nn.ModuleList([nn.Linear(width, width), nn.Dropout()])})
 
@@ -58,8 +58,9 @@ def test_only_layers_that_gain_are_quantized() -> None:
     # Then
     quantized = {name for name, layer in block.named_modules() if isinstance(layer, Float8Linear)}
     assert quantized == {
-        *(f"{kind}.{layer}" for kind in ("attn1", "attn2") for layer in ("to_q", "to_kv", "to_out.0")),
-        *("audio_to_video_attn.to_q", "audio_to_video_attn.to_out.0", "video_to_audio_attn.to_kv", "ff.0"),
+        *(f"{kind}.{layer}" for kind in ("attn1", "attn2") for layer in ("to_q", "to_k", "to_v", "to_out.0")),
+        *("audio_to_video_attn.to_q", "audio_to_video_attn.to_out.0", "ff.0"),
+        *("video_to_audio_attn.to_k", "video_to_audio_attn.to_v"),
     }
     assert block.get_submodule("attn1.to_q").weight.element_size() == 1
 
