@@ -56,10 +56,8 @@ def main() -> None:
     if not torch.cuda.is_available():
         sys.exit("benchmarks/segment.py needs a CUDA device: it measures the full-size model")
     ceiling, sustained = matmul_rates()
-    print(
-        f"{torch.cuda.get_device_name()}, torch {torch.__version__}: {ceiling / 1e12:.0f} TFLOP/s in a large product, "
-    )
-    print(f"{sustained / 1e12:.0f} after {SUSTAINED_S:g} s of it", flush=True)
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
+    print(f"a large product: {ceiling / 1e12:.0f} TFLOP/s, {sustained / 1e12:.0f} after {SUSTAINED_S:g} s", flush=True)
     sizes = [tuple(int(side) for side in size.split("x")) for size in options.sizes]
     if {"forward", "segment"} & set(options.parts):
         forward, segment = measured(sizes, ceiling, options.parts)

@@ -80,6 +80,10 @@ def compile_decoder(vae: Any, backend: str, kernels: Path) -> None:
 
 
 def _prepare_compiler(kernels: Path) -> None:
+    from torch._inductor import config as inductor  # takes a second, for whoever compiles
+
+    # Else it measures which way to add up is quicker: two machines may find different ones, and give other bytes.
+    inductor.deterministic = True
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kernels / "inductor"))
     os.environ.setdefault("TRITON_CACHE_DIR", str(kernels / "triton"))
     torch._dynamo.config.recompile_limit = MOST_SHAPES

@@ -9,6 +9,7 @@ import torch
 from diffusers import LTX2VideoTransformer3DModel
 from torch import Tensor
 from torch._dynamo.utils import counters
+from torch._inductor import config as inductor
 
 from ltx2.engine import Engine
 from ltx2.fast import compile_blocks, speed_up
@@ -116,3 +117,12 @@ def test_all_blocks_share_what_is_compiled_once_per_shape(stock: Any, tmp_path: 
     # Then
     assert counters["stats"]["unique_graphs"] == 2
     assert not counters["graph_break"]
+
+
+def test_kernels_are_not_chosen_by_their_speed_which_gives_other_bytes_elsewhere(stock: Any, tmp_path: Path) -> None:
+    # Given
+    with inductor.patch(deterministic=False):
+        # When
+        compile_blocks(copy.deepcopy(stock), "inductor", tmp_path)
+        # Then
+        assert inductor.deterministic
