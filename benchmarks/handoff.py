@@ -195,7 +195,7 @@ def points_of(job: Job, events: Path) -> dict[str, list[float]]:
     rendered = -1
     for line in events.read_text().splitlines():
         at, point, job_id, number = line.split("|")
-        rendered = int(number) if (point, job_id) == ("state rendered", job.id) else rendered
+        rendered = int(number) if point in ("state rendered", "segment rendered") and job_id == job.id else rendered
         if job_id == job.id or (not job_id and rendered >= 0):
             found.setdefault(point, {})[int(number) if job_id else rendered] = float(at)
     return {point: [times[i] for i in sorted(times) if i >= 0] for point, times in found.items()}
@@ -248,7 +248,7 @@ def row(name: str, calls: list[Any]) -> dict[str, Any]:
 
 def parts(points: dict[str, list[float]]) -> list[dict[str, Any]]:
     """The parts of the gap between two engine calls, and what was done before it, in milliseconds."""
-    beside = _between(points, "state rendered", BESIDE)
+    beside = _between(points, "state rendered", BESIDE) if "state stored" in points else []
     gap = _between(points, "segment rendered", PARTS)
     whole = _between(points, "segment rendered", {"in all": PARTS["hydrate"]})
     return [row | {"when": "beside the sound"} for row in beside] + [row | {"when": "the gap"} for row in gap + whole]
@@ -256,10 +256,10 @@ def parts(points: dict[str, list[float]]) -> list[dict[str, Any]]:
 
 def _between(points: dict[str, list[float]], start: str, named: dict[str, str]) -> list[dict[str, Any]]:
     """What passed from `start` to the first of the named points, and from each to the next."""
-    of_the_next = {"message chained", "segment claimed", "segment hydrated"}
+    of_the_next = {"segment claimed", "segment hydrated"}
     before, rows = points[start], []
     for name, point in named.items():
-        times = points[point][1:] if point in of_the_next - {"message chained"} else points[point]
+        times = points[point][1:] if point in of_the_next else points[point]
         took = [1000 * (end - begun) for begun, end in zip(before, times, strict=False)]
         rows.append({"part": name, "median ms": statistics.median(took), "worst ms": max(took)})
         before = times

@@ -122,7 +122,8 @@ class Engine:
                 like = replace(request, timing=timing, image=None)
                 with _rendering("warming up", self._stream):
                     latents, _ = self._denoiser.denoise(like, plan, Conditioning(), first_steps=True)
-                    self._pictures(latents)
+                    if timing is first:  # the pictures of both are of one shape
+                        self._pictures(latents)
                 self._warm.add(shape)
 
     def run(
@@ -140,8 +141,10 @@ class Engine:
         on. `on_step(step, steps)` is called after each denoising step, counted from 1 over all stages; when it
         returns False the segment ends in SegmentCancelledError, and the engine is ready for the next. `next_prompt`,
         the prompt of the segment that follows, is encoded beside the steps after the first. `on_state` is called with
-        the new state and the latents while a GPU still makes the sound. Raises RequestError for what this model cannot
-        do, UnsupportedStateError for a state that cannot be rendered, EngineMemoryError when the device is full.
+        the new state and the latents while a GPU still makes the sound; what it raises ends the segment.
+
+        Raises RequestError for what this model cannot do, UnsupportedStateError for a state that cannot be rendered,
+        EngineMemoryError when the device is full.
         """
         plan = self._denoiser.plan(request.sampling)
         conditioning = self._conditioning(request, state)

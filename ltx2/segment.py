@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 OnStep = Callable[[int, int], bool | None]
 OnState = Callable[[LTX2ContinuationState, "Tensor", "Tensor"], None]
-"""Is given a segment's state, its video latents and its audio latents, as in `SegmentOutput`."""
+"""Is given a segment's state, its video latents and its audio latents, those that its `SegmentOutput` will have."""
 
 
 @dataclass(frozen=True, slots=True)

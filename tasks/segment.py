@@ -24,13 +24,12 @@ from tasks.points import reach
 from tasks.reading import check_job_id
 from tasks.records import FROM_OUTSIDE, Claim, Handoff, Progress, pack_timing, unpack_timing
 from tasks.runtime import Runtime, runtime
-from tasks.spec import JobHead, SegmentSpec
+from tasks.spec import SegmentSpec
 from tasks.storing import Stored, Storing
 from tasks.travel import outside_timing
 
 if TYPE_CHECKING:
     from ltx2 import LTX2ContinuationState
-    from ltx2.png import Frame
 
 log = logging.getLogger(__name__)
 REPORT_EVERY_S = 0.25
@@ -71,14 +70,15 @@ def _render(task: Task[..., Any], room: Runtime, lease: Lease, message: dict[str
     engine = room.engine(str(head.model), head.loras)
     reach("segment hydrated", claim.job_id, claim.index)
 
+    seed = head.seed_of(claim.index, segment)
+    request = SegmentRequest(segment.prompt, seed, head.width, head.height, timing, head.sampling, image)
     started = time.time() + claim.clock_skew_s
     storing = Storing(room, claim)
-    output = _run(task, engine, lease, head, segment, timing, incoming, image, next_prompt, storing)
+    output = _run(task, engine, lease, storing, request, incoming, next_prompt)
     ended = time.time() + claim.clock_skew_s
     reach("segment rendered", claim.job_id, claim.index)
 
     stored = storing.finish(output)
-    seed = head.seed_of(claim.index, segment)
     handoff = _handoff_of(room, claim, stored, seed=seed, timing=timing, started=started, ended=ended)
     reach("segment stored", claim.job_id, claim.index)
     clip_claim = _repaired(room, claim, handoff) if claim.is_repair else room.jobs.commit_segment(claim, handoff)
@@ -138,20 +138,18 @@ def _run(
     task: Task[..., Any],
     engine: Any,
     lease: Lease,
-    head: JobHead,
-    segment: SegmentSpec,
-    timing: SegmentTiming,
-    incoming: LTX2ContinuationState | None,
-    image: Frame | None,
-    next_prompt: str | None,
     storing: Storing,
+    request: SegmentRequest,
+    incoming: LTX2ContinuationState | None,
+    next_prompt: str | None,
 ) -> SegmentOutput:
-    seed = head.seed_of(lease.claim.index, segment)
-    request = SegmentRequest(segment.prompt, seed, head.width, head.height, timing, head.sampling, image)
+    def on_state(*known: Any) -> None:
+        with lease.out_of_engine():
+            storing.begin(*known)
+
     with lease.in_engine():
-        on_step = _reporter(task, lease)
         output: SegmentOutput = engine.run(
-            request, incoming, on_step=on_step, next_prompt=next_prompt, on_state=storing.begin
+            request, incoming, on_step=_reporter(task, lease), next_prompt=next_prompt, on_state=on_state
         )
     return output
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from ltx2 import LTX2ContinuationState
     from ltx2.segment import SegmentOutput
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +48,15 @@ class Storing:
 
     def begin(self, state: LTX2ContinuationState, video_latents: Tensor, audio_latents: Tensor) -> None:
         """Put them while the engine goes on; an `ltx2.segment.OnState`. Errors of the store are left to `finish`."""
-        reach("state rendered", self._claim.job_id, self._claim.index)
-        with suppress(BlobStoreError):
+        job_id, index = self._claim.job_id, self._claim.index
+        self._early = None
+        reach("state rendered", job_id, index)
+        try:
             self._early = self._put(state, video_latents, audio_latents)
-        reach("state stored", self._claim.job_id, self._claim.index)
+        except BlobStoreError as error:
+            log.warning("job %s: the state of segment %d could not be stored early: %s", job_id, index, error)
+            return
+        reach("state stored", job_id, index)
 
     def finish(self, output: SegmentOutput) -> Stored:
         """Put what is not there, and pin it all for the job; a full store is waited for.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 
@@ -57,3 +58,17 @@ def test_server_away_for_longer_than_a_lease(ground: Ground, film: str, name: st
 @SERVERS
 def test_server_away_for_30_s(ground: Ground, film: str, name: str, kind: str) -> None:
     outage_while_the_engine_works(ground, film, name, kind, LONG_AWAY_S)
+
+
+@pytest.mark.parametrize("point", ["state rendered", "state stored"])
+def test_a_child_killed_while_it_stores_a_state_is_no_failed_attempt(ground: Ground, film: str, point: str) -> None:
+    # Given what a server that is away may keep for minutes
+    held = ground.hold(point, 1)
+    job = ground.submit()
+    pid = held.pid()
+    # When
+    ground.breaks()
+    os.kill(pid, signal.SIGKILL)
+    # Then
+    ground.verify(job, film, denoised_again=1)
+    ground.at_rest()

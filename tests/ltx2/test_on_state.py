@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ltx2.continuation import LTX2ContinuationState
 from ltx2.engine import Engine
 from ltx2.segment import SegmentOutput, SegmentRequest
 from ltx2.timeline import SegmentShape, exact, first_timing
@@ -13,20 +14,40 @@ from ltx2.timeline import SegmentShape, exact, first_timing
 REQUEST = SegmentRequest("a boat", 3, 96, 64, first_timing(SegmentShape(17, exact(24))))
 
 
-def test_the_state_and_the_latents_are_those_that_come_out_in_the_end(engine: Engine) -> None:
+class Listener:
+    """Keeps copies of what it is told, as it is then."""
+
+    def __call__(self, state: LTX2ContinuationState, video: torch.Tensor, audio: torch.Tensor) -> None:
+        assert state.video_frames is not None
+        self.tail = np.stack(state.video_frames)
+        self.video, self.audio = video.clone(), audio.clone()
+
+    def was_told(self, output: SegmentOutput) -> bool:
+        """Whether that is what has come out."""
+        tail = output.frames[-len(self.tail) :]
+        latents = torch.equal(self.video, output.video_latents) and torch.equal(self.audio, output.audio_latents)
+        return latents and np.array_equal(self.tail, tail)
+
+
+def test_the_state_and_the_latents_are_whole_when_they_are_told(engine: Engine) -> None:
+    listener = Listener()
+    assert listener.was_told(engine.run(REQUEST, on_state=listener))
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("default")  # the compiler's own
+def test_on_cuda_too_although_the_sound_is_still_being_made() -> None:
     # Given
-    told = []
-    # When
-    output = engine.run(REQUEST, on_state=lambda *everything: told.append(everything))
-    # Then
-    [(state, video_latents, audio_latents)] = told
-    assert state is output.state
-    assert torch.equal(video_latents, output.video_latents)
-    assert torch.equal(audio_latents, output.audio_latents)
+    listener, engine = Listener(), Engine.load("tiny", device="cuda")
+    # When / Then
+    for _ in range(3):
+        assert listener.was_told(engine.run(REQUEST, on_state=listener))
 
 
 def test_who_is_told_may_fail_and_harms_no_other_segment(engine: Engine) -> None:
     # Given
+    right = engine.run(REQUEST)
+
     def fail(*_: object) -> None:
         raise OSError("nowhere to put it")
 
@@ -34,8 +55,6 @@ def test_who_is_told_may_fail_and_harms_no_other_segment(engine: Engine) -> None
     with pytest.raises(OSError, match="nowhere to put it"):
         engine.run(REQUEST, on_state=fail)
     # Then
-    assert same(engine.run(REQUEST), engine.run(REQUEST, on_state=lambda *_: None))
-
-
-def same(one: SegmentOutput, other: SegmentOutput) -> bool:
-    return np.array_equal(one.frames, other.frames) and np.array_equal(one.sound, other.sound)
+    after = engine.run(REQUEST)
+    assert np.array_equal(after.frames, right.frames)
+    assert np.array_equal(after.sound, right.sound)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from blobstore import BlobStoreUnavailableError, InMemoryBlobStore
-from blobstore.base import Data
+from blobstore.base import DEFAULT_PIN_LEASE_S, DEFAULT_TTL_S, Data
 from ltx2 import LTX2ContinuationState
 from ltx2.segment import SegmentOutput
 from tasks import storing
@@ -22,12 +22,13 @@ VIDEO, AUDIO = torch.ones(1, 128, 2, 1, 2), torch.zeros(1, 8, 26, 16)
 
 
 class CountingStore(InMemoryBlobStore):
-    """Counts what is put, and is out for as long as it is told to be."""
+    """Counts what is put, and is out for as long as it is told to be; its clock goes as it is told."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(clock=lambda: self.now)
         self.puts = 0
         self.out = False
+        self.now = 0.0
 
     def put(self, data: Data, **options: Any) -> str:
         self.puts += 1
@@ -55,6 +56,8 @@ def output_of(state: LTX2ContinuationState) -> SegmentOutput:
 
 
 def is_kept(stored: storing.Stored, blobs: CountingStore) -> bool:
+    """Whether it is all there for the job, also when what nobody pins has gone."""
+    blobs.now += DEFAULT_PIN_LEASE_S + DEFAULT_TTL_S + 1
     return len(stored.blobs) == 3 and set(stored.blobs) == blobs.pins(JOB) and all(one in blobs for one in stored.blobs)
 
 
@@ -75,16 +78,37 @@ def test_what_the_engine_tells_at_its_end_alone_is_put_then(own: Storing, blobs:
     assert is_kept(own.finish(output_of(a_state())), blobs)
 
 
-def test_a_store_that_is_out_for_a_while_costs_nothing(own: Storing, blobs: CountingStore) -> None:
+def test_a_store_that_was_out_early_and_is_back_gets_it_in_the_end(
+    own: Storing, blobs: CountingStore, caplog: pytest.LogCaptureFixture
+) -> None:
     # Given
     blobs.out = True
     own.begin(a_state(), VIDEO, AUDIO)
     # When
+    blobs.out = False
+    stored = own.finish(output_of(a_state()))
+    # Then
+    assert is_kept(stored, blobs)
+    assert "the state of segment 3 could not be stored early: out" in caplog.text
+
+
+def test_a_store_that_stays_out_is_told_in_the_end(own: Storing, blobs: CountingStore) -> None:
+    # Given
+    blobs.out = True
+    own.begin(a_state(), VIDEO, AUDIO)
+    # When / Then
     with pytest.raises(BlobStoreUnavailableError):
         own.finish(output_of(a_state()))
+
+
+def test_of_two_that_are_told_the_second_counts(own: Storing, blobs: CountingStore) -> None:
+    # Given an engine that began anew, and whose second state could not be stored early
+    own.begin(a_state(segment_index=7), VIDEO, AUDIO)
+    blobs.out = True
+    own.begin(a_state(), VIDEO, AUDIO)
     blobs.out = False
-    # Then
-    assert is_kept(own.finish(output_of(a_state())), blobs)
+    # When / Then
+    assert own.finish(output_of(a_state())).message["payload"]["segment_index"] == 3
 
 
 def test_what_a_server_lost_meanwhile_is_put_again(own: Storing, blobs: CountingStore) -> None:
