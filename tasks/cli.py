@@ -153,7 +153,9 @@ def status(job: str, as_json: bool) -> None:
         click.echo(json.dumps(data, indent=2, ensure_ascii=False))
         return
     click.echo(f"{standing.job_id}  {standing.title}")
-    click.echo(f"  {standing.state}: {describe(standing)}; {standing.committed} rendered, {standing.clips} clips")
+    told = describe(standing)
+    told = told if told.startswith(standing.state) else f"{standing.state}: {told}"
+    click.echo(f"  {told}; {standing.committed} rendered, {standing.clips} clips")
     if standing.reason:
         where = "film" if standing.failed_segment == FROM_OUTSIDE else f"segment {standing.failed_segment}"
         where = f"{where}, attempt {standing.attempts}: " if standing.attempts else ""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, cast
@@ -71,13 +72,16 @@ class FaultWorker:
 
     @property
     def pids(self) -> list[int]:
-        """The worker's own id, then its children's."""
-        return [self.process.pid, *(child.pid for child in psutil.Process(self.process.pid).children())]
+        """The worker's own id, then its children's; none when it has ended."""
+        with suppress(psutil.NoSuchProcess):
+            return [self.process.pid, *(child.pid for child in psutil.Process(self.process.pid).children())]
+        return []
 
     def send(self, number: int) -> None:
-        """Send a signal to the worker and its children."""
+        """Send a signal to the worker and its children, those that are still there."""
         for pid in self.pids:
-            os.kill(pid, number)
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def kill(self) -> None:
         """End the worker and its children without a warning."""
