@@ -23,6 +23,7 @@ REASONS = {
 def shows_why(crew: Crew, longtake: Command, job: Job, reason: str) -> None:
     """`longtake status` says it: which segment, after how many attempts, why."""
     text = longtake("status", job.id, settings=crew.settings).stdout
+    assert "\n  failed; 1 rendered, " in text
     assert f"segment 1, attempt 3: {reason}" in text
     shown = json.loads(longtake("status", job.id, "--json", settings=crew.settings).stdout)
     assert (shown["state"], shown["failed_segment"], shown["attempts"]) == ("failed", 1, 3)

@@ -58,7 +58,7 @@ def test_a_job_that_waits_for_a_worker_can_be_looked_at(there: Settings, longtak
     assert job.report()["segments"] == []
     found = json.loads(longtake("status", job.id, "--json", settings=there).stdout)
     assert (found["state"], found["segments_committed"]) == ("queued", [])
-    assert "waiting for a worker" in longtake("status", job.id, settings=there).stdout
+    assert "  queued: segment 1/1 · waiting for a worker" in longtake("status", job.id, settings=there).stdout
 
 
 def test_a_job_becomes_a_film(here: Settings, worker: Worker, tmp_path: Path) -> None:
