@@ -9,7 +9,7 @@ if not unit or unit.token ~= ARGV[2] then
 end
 local repair = 'repair:' .. ARGV[3]
 unit.after = repair
-lay_down(KEYS[2], ARGV[1], unit)
+lay_down(KEYS[1], KEYS[2], ARGV[1], unit)
 if redis.call('HEXISTS', KEYS[2], repair) == 0 then
   write_unit(KEYS[2], repair, new_unit(tonumber(ARGV[3])))
   redis.call('HINCRBY', KEYS[1], 'epoch', 1)

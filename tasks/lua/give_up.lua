@@ -17,5 +17,5 @@ if ARGV[4] ~= '' then
     return { 'failed', 0 }
   end
 end
-lay_down(KEYS[2], ARGV[2], unit)
+lay_down(KEYS[1], KEYS[2], ARGV[2], unit)
 return { 'retry', unit.ticket }

@@ -112,8 +112,11 @@ local function grant_clip(units, index, unit, lease_ms)
   write_unit(units, 'clip:' .. index, unit)
 end
 
--- Take a claim back without its being done; the reconciler announces the unit anew.
-local function lay_down(units, name, unit)
+-- Take a claim back without its being done; the reconciler announces the unit anew. What was done of a segment is lost.
+local function lay_down(record, units, name, unit)
+  if name == 'segment' then
+    redis.call('HDEL', record, 'progress')
+  end
   unit.token = ''
   unit.engine = false
   unit.announced = 0

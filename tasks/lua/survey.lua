@@ -46,7 +46,7 @@ for name, unit in pairs(found) do
         return {}
       end
     end
-    lay_down(KEYS[2], name, unit)
+    lay_down(KEYS[1], KEYS[2], name, unit)
     needs[#needs + 1] = { name, unit.index, 'expired', unit.stamp, unit.ticket }
   end
 end

@@ -65,9 +65,6 @@ class Unit:
     attempts: int = 0
     after: str = ""
 
-    def lay_down(self) -> None:
-        self.holder, self.engine, self.sent = 0, False, False
-
 
 @dataclass
 class Job:
@@ -203,20 +200,23 @@ class Job:
             return [], []
         blocked = {name for name, unit in self.units.items() if unit.after in self.units}
         lapsed = {name: unit for name, unit in self.units.items() if unit.holder and unit.expired}
-        endings = [self._died(unit) for unit in lapsed.values() if unit.engine and unit.attempts + 1 >= allowed]
+        last = (unit for unit in lapsed.values() if unit.engine and unit.attempts + 1 >= allowed)
+        endings = [Ending(f"it ended its worker each time, last {u.worker}", u.index, u.attempts + 1) for u in last]
         if endings:
             self.end("failed", endings[0])
             return [], endings
-        for unit in lapsed.values():
+        for name, unit in lapsed.items():
             unit.attempts += unit.engine
-            unit.lay_down()
+            self._lay_down(name, unit)
         due = [self._due(name, unit) for name, unit in self.units.items() if not unit.holder and name not in blocked]
         new = [(SEGMENT_UNIT, self.cursor), (FILM_UNIT, FROM_OUTSIDE)]
         due += [Due(n, i, "unannounced", 0, 0) for n, i in new if n not in self.units and self._is_due(n, i)]
         return sorted(due), []
 
-    def _died(self, unit: Unit) -> Ending:
-        return Ending(f"it ended its worker each time, last {unit.worker}", unit.index, unit.attempts + 1)
+    def _lay_down(self, name: str, unit: Unit) -> None:
+        unit.holder, unit.engine, unit.sent = 0, False, False
+        if name == SEGMENT_UNIT:
+            self.progress = None
 
     def _due(self, name: str, unit: Unit) -> Due:
         lies = unit.sent and not (unit.aside and unit.lingered)
@@ -244,14 +244,14 @@ class Job:
         if reason and unit.attempts >= allowed:
             self.end("failed", Ending(reason, unit.index, unit.attempts))
             return "failed", 0
-        unit.lay_down()
+        self._lay_down(name, unit)
         return "retry", unit.ticket
 
     def damage(self, name: str, holder: int, index: int) -> bool:
         unit = self.held(name, holder)
         if unit is None:
             return False
-        unit.lay_down()
+        self._lay_down(name, unit)
         unit.after = repair_unit(index)
         if unit.after not in self.units:
             self.units[unit.after] = Unit(index)

@@ -16,7 +16,7 @@ from tasks.connection import connect
 from tasks.jobs import JobStore
 from tasks.publish import Publisher
 from tasks.reading import PULSE, job_keys
-from tasks.records import Claim
+from tasks.records import Claim, Progress
 from tasks.recovery import Reconciler
 
 SPEC = {"segments": [{"prompt": "a"}, {"prompt": "b"}]}
@@ -173,3 +173,16 @@ def test_one_reconciler_works_at_a_time(
     assert reconciler._hold_lock()
     client.delete(recovery.LOCK)
     assert other._hold_lock()
+
+
+def test_steps_of_a_segment_that_was_laid_down_are_shown_no_more(settings: Settings, jobs: JobStore) -> None:
+    # Given
+    job = submit(SPEC, settings=settings)
+    claim = jobs.claim_segment(job.id, 0, 1, "w", SEGMENTS)
+    assert isinstance(claim, Claim)
+    jobs.renew(claim, progress=Progress(0, 3, 8, 0.5))
+    assert job.status().progress
+    # When
+    jobs.give_up(claim)
+    # Then
+    assert job.status().progress is None
