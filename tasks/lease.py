@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -62,23 +62,21 @@ class Lease:
             self.lost = claim is self.claim  # else the thread renewed the segment's claim while it became the clip's
         return not self.lost
 
-    @contextmanager
-    def in_engine(self) -> Iterator[None]:
+    def in_engine(self) -> AbstractContextManager[None]:
         """What may end its process: dying in this block counts as an attempt, so that it does not go on for ever."""
-        self.renew(engine=True)
-        try:
-            yield
-        finally:
-            self.renew(engine=False)
+        return self._engine(True)
+
+    def out_of_engine(self) -> AbstractContextManager[None]:
+        """Within `in_engine`, what ends no process by itself: dying in this block is nobody's attempt."""
+        return self._engine(False)
 
     @contextmanager
-    def out_of_engine(self) -> Iterator[None]:
-        """Within `in_engine`, what ends no process by itself: dying in this block is nobody's attempt."""
-        self.renew(engine=False)
+    def _engine(self, inside: bool) -> Iterator[None]:
+        self.renew(engine=inside)
         try:
             yield
         finally:
-            self.renew(engine=True)
+            self.renew(engine=not inside)
 
     def move_to(self, claim: Claim) -> None:
         """Go on with `claim`: a committed segment's holder goes on with its clip."""

@@ -201,6 +201,15 @@ class Ground:
         """Stop the first process to reach `point` of segment `index`."""
         return Held(self.folder, point, index)
 
+    def kill_at(self, point: str, index: int) -> Job:
+        """A job, of which the process that came to `point` of segment `index` was killed there."""
+        held = self.hold(point, index)
+        job = self.submit()
+        pid = held.pid()
+        self.breaks()
+        os.kill(pid, signal.SIGKILL)
+        return job
+
     def breaks(self) -> None:
         """The fault happens now."""
         self.broken_at = time.time()

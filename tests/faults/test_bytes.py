@@ -36,12 +36,8 @@ def test_another_run_of_the_same_job(real: Ground, undisturbed: str) -> None:
 
 @pytest.mark.parametrize("point", ["segment rendered", "segment committed"])
 def test_a_child_killed_under_the_real_model(real: Ground, undisturbed: str, point: str) -> None:
-    held = real.hold(point, 1)
-    job = real.submit()
-    pid = held.pid()
-    # When
-    real.breaks()
-    os.kill(pid, signal.SIGKILL)
+    # Given / When
+    job = real.kill_at(point, 1)
     # Then
     real.verify(job, undisturbed, denoised_again=int(point == "segment rendered"))
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-
 import pytest
 
 from tasks.points import POINTS
@@ -32,12 +29,8 @@ def is_beside(point: str, index: int) -> bool:
 
 
 def kill_the_child_at(ground: Ground, film: str, point: str, index: int) -> None:
-    held = ground.hold(point, index)
-    job = ground.submit(SEGMENTS)
-    pid = held.pid()
-    # When
-    ground.breaks()
-    os.kill(pid, signal.SIGKILL)
+    # Given / When
+    job = ground.kill_at(point, index)
     # Then
     ground.verify(job, film, denoised_again=lost_with(point))
     ground.at_rest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 
@@ -62,13 +61,8 @@ def test_server_away_for_30_s(ground: Ground, film: str, name: str, kind: str) -
 
 @pytest.mark.parametrize("point", ["state rendered", "state stored"])
 def test_a_child_killed_while_it_stores_a_state_is_no_failed_attempt(ground: Ground, film: str, point: str) -> None:
-    # Given what a server that is away may keep for minutes
-    held = ground.hold(point, 1)
-    job = ground.submit()
-    pid = held.pid()
-    # When
-    ground.breaks()
-    os.kill(pid, signal.SIGKILL)
+    # Given what a server that is away may keep for minutes / When
+    job = ground.kill_at(point, 1)
     # Then
     ground.verify(job, film, denoised_again=1)
     ground.at_rest()
