@@ -19,7 +19,7 @@ test: .venv/test-ready lint
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 3 --dist loadfile
 
 faults: .venv/test-ready
-	.venv/bin/python -m pytest tests/faults tests/tasks/test_stateful.py -m "not gpu" --durations 0 -s
+	.venv/bin/python -m pytest tests/faults tests/tasks/jobs/test_stateful.py -m "not gpu" --durations 0 -s
 
 lint: .venv/test-ready
 	.venv/bin/ruff check .

@@ -29,11 +29,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, i
 
 from benchmarks import report
 from blobstore import RedisBlobStore, blob_id_of
-from blobstore.base import hex_of
-from blobstore.chunks import Chunks
-from blobstore.hashing import BesideHash
 from blobstore.manifest import Manifest
-from blobstore.redis import CHUNK_BYTES
+from blobstore.protocol import hex_of
+from blobstore.redis.chunks import Chunks
+from blobstore.redis.hashing import BesideHash
+from blobstore.redis.store import CHUNK_BYTES
 from tests.conftest import RedisProcess
 
 DEPTHS = (1, 4, 16)  # commands in a pipeline of the reference
@@ -173,7 +173,7 @@ def unverified(client: redis.Redis, blob_id: str) -> RedisBlobStore:
 
 def put_unverified(store: RedisBlobStore, data: bytes, blob_id: str) -> None:
     """Put `data`, its hash being known."""
-    with patch("blobstore.redis.blob_id_of", return_value=blob_id):
+    with patch("blobstore.redis.store.blob_id_of", return_value=blob_id):
         store.put(data)
 
 

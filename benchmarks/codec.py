@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, i
 from benchmarks import report
 from benchmarks.natural import natural_frames
 from blobstore import BlobStore, open_blob_store
-from ltx2.codec import FRAMES_MIME, decode_frames, encode_frames, pack_frames, unpack_frames
-from ltx2.png import Frame
+from ltx2.state.arrays import FRAMES_MIME, decode_frames, encode_frames, pack_frames, unpack_frames
+from ltx2.state.png import Frame
 from tests.conftest import RedisProcess
 
 SIZES = ("768x512", "1280x704", "1536x1024", "1920x1088")

@@ -23,10 +23,10 @@ from torch import Tensor
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, GemmaTokenizer
 
 from benchmarks.natural import natural_film
-from ltx2.checkpoint import default_cache, resolve_model
+from ltx2.checkpoints.resolve import default_cache, resolve_model
 from ltx2.engine import Engine
-from ltx2.pipeline import LongtakePipeline
-from ltx2.placement import device_of, precision_of
+from ltx2.model.pipeline import LongtakePipeline
+from ltx2.model.placement import device_of, precision_of
 
 TRANSFORMER: dict[str, Any] = {
     "rope_type": "split",

@@ -29,16 +29,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import report
 from benchmarks.sleeping import SCALE
-from ltx2.checkpoint import python_path
-from ltx2.segment import SegmentRequest
+from ltx2.checkpoints.resolve import python_path
+from ltx2.request import SegmentRequest
 from ltx2.timeline import first_timing, next_timing
-from tasks import processes
-from tasks.client import Job, submit
-from tasks.config import Settings
-from tasks.connection import connect
-from tasks.render import watch_with
-from tasks.runtime import Runtime
-from tasks.spec import JobSpec, check_spec
+from tasks.client.job import Job
+from tasks.client.submit import submit
+from tasks.embedded import processes
+from tasks.embedded.render import watch_with
+from tasks.jobs.connection import connect
+from tasks.settings import Settings
+from tasks.spec.loader import check_spec
+from tasks.spec.schema import JobSpec
+from tasks.worker.engines import EngineSlot
 from tests.conftest import RedisProcess, environment
 
 WARM_UP = 2  # a first segment and a continuation: two shapes
@@ -111,7 +113,7 @@ def arguments(options: argparse.Namespace) -> list[str]:
 def bare(options: argparse.Namespace) -> list[list[float]]:
     """Start and end of each engine call, in seconds."""
     settings = Settings.from_env().model_copy(update={"engine": options.engine})
-    engine = Runtime(settings, patient=False).engine(options.model)
+    engine = EngineSlot(settings).engine(options.model)
     loop(engine, spec_of(options, WARM_UP))
     return loop(engine, spec_of(options, options.segments))
 
@@ -166,9 +168,9 @@ def deployment(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Sett
 
 def work(rest: list[str]) -> None:
     """Be the worker."""
-    import tasks.worker  # noqa: F401 - its receivers are there before Celery looks for them
-    from ltx2 import continuation
-    from tasks import points
+    import tasks.worker.lifecycle  # noqa: F401 - its receivers are there before Celery looks for them
+    from ltx2.state import continuation
+    from tasks import failpoints as points
     from tasks.cli import main as longtake
 
     encode = continuation.encode_frames

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import redis
 
-from tasks.client import submit
-from tasks.config import Settings
+from tasks.client.submit import submit
+from tasks.settings import Settings
 from tests.conftest import STAND_IN, RedisProcess, Worker, wait_until
 from tests.stand_in import STEP_S
 from tests.tasks.conftest import spec

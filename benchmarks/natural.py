@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from ltx2.png import Frame
+from ltx2.state.png import Frame
 
 FALL = 1.45  # of amplitude with frequency
 CONTRAST, RAMP, NOISE = 40.0, 40.0, 0.8  # standard deviations and half a range, of 255

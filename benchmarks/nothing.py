@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ltx2 import LTX2ContinuationState
-from ltx2.segment import SegmentOutput, SegmentRequest
+from ltx2.request import SegmentOutput, SegmentRequest
 from ltx2.timeline import sound_seconds
 
 AUDIO_RATE = 24_000

@@ -20,10 +20,10 @@ from typing import Any
 import psutil
 
 from benchmarks.idle import start_server
-from tasks.client import submit
-from tasks.config import Settings
-from tasks.connection import connect
-from tasks.reading import job_keys
+from tasks.client.submit import submit
+from tasks.jobs.connection import connect
+from tasks.jobs.keys import job_keys
+from tasks.settings import Settings
 from tests.conftest import STAND_IN, Worker, wait_until
 from tests.stand_in import STEP_S
 from tests.tasks.conftest import spec

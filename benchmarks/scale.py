@@ -31,12 +31,12 @@ import redis
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, it finds the packages beside it
 
 from benchmarks import report
-from tasks import processes
-from tasks.broker import CLIPS, FILMS, SEGMENTS
-from tasks.client import submit
-from tasks.config import Settings
-from tasks.connection import connect
-from tasks.reading import ACTIVE, job_keys
+from tasks.client.submit import submit
+from tasks.embedded import processes
+from tasks.jobs.connection import connect
+from tasks.jobs.keys import ACTIVE, job_keys
+from tasks.jobs.queues import CLIPS, FILMS, SEGMENTS
+from tasks.settings import Settings
 from tests.conftest import RedisProcess, Worker, environment, wait_until
 
 ENGINE = "benchmarks.nothing:NothingEngine"

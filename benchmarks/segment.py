@@ -27,13 +27,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import report
 from benchmarks.full import FullSizeEngine, full_pipeline
-from ltx2.checkpoint import default_cache
+from ltx2.acceleration.compile import compile_blocks, compile_decoder, speed_up
+from ltx2.acceleration.fp8 import quantize
+from ltx2.checkpoints.resolve import default_cache
 from ltx2.engine import Engine
 from ltx2.errors import EngineMemoryError
-from ltx2.fast import compile_blocks, compile_decoder, speed_up
-from ltx2.float8 import quantize
-from ltx2.pipeline import LongtakePipeline
-from ltx2.segment import SegmentRequest
+from ltx2.model.pipeline import LongtakePipeline
+from ltx2.request import SegmentRequest
 from ltx2.timeline import SegmentShape, SegmentTiming, exact, first_timing, next_timing
 
 CUDA = torch.device("cuda")

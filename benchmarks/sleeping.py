@@ -12,7 +12,7 @@ import torch
 from benchmarks.natural import natural_film
 from ltx2 import LTX2ContinuationState
 from ltx2.errors import SegmentCancelledError
-from ltx2.segment import OnState, OnStep, SegmentOutput, SegmentRequest
+from ltx2.request import OnState, OnStep, SegmentOutput, SegmentRequest
 from ltx2.timeline import latent_frames, sound_seconds
 
 SCALE = "SLEEPING_SCALE"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from blobstore.base import (
+from blobstore.factory import open_blob_store
+from blobstore.memory import InMemoryBlobStore
+from blobstore.protocol import (
     BlobCorruptError,
     BlobInfo,
     BlobNotFoundError,
@@ -16,9 +18,7 @@ from blobstore.base import (
     blob_id_of,
     is_blob_id,
 )
-from blobstore.memory import InMemoryBlobStore
-from blobstore.redis import RedisBlobStore
-from blobstore.urls import open_blob_store
+from blobstore.redis.store import RedisBlobStore
 
 __all__ = [
     "BlobCorruptError",

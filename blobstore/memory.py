@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from blobstore.base import (
+from blobstore.protocol import (
     DEFAULT_MIME,
     DEFAULT_PIN_LEASE_S,
     DEFAULT_TTL_S,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ltx2.continuation import (
+from ltx2.errors import LTX2Error
+from ltx2.state.continuation import (
     DEFAULT_INLINE_THRESHOLD_BYTES,
     LTX2_CONTINUATION_KIND,
     LTX2_CONTINUATION_SCHEMA_VERSION,
     ContinuationState,
     LTX2ContinuationState,
 )
-from ltx2.errors import LTX2Error
 
 __all__ = [
     "DEFAULT_INLINE_THRESHOLD_BYTES",

@@ -13,18 +13,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ltx2.checkpoint import HubModel, default_cache, resolve_model
-from ltx2.conditioning import AUDIO_SPACE, NORMALISED, Conditioning, conditioning_of
-from ltx2.continuation import LTX2ContinuationState
+from ltx2.acceleration.compile import backend_of, compile_blocks, compile_decoder, speed_up
+from ltx2.checkpoints.lora import Lora
+from ltx2.checkpoints.resolve import HubModel, default_cache, resolve_model
 from ltx2.errors import CheckpointError, EngineMemoryError, UnsupportedStateError
-from ltx2.fast import backend_of, compile_blocks, compile_decoder, speed_up
-from ltx2.loading import find_loras, fuse_loras, load_pipeline, variant_of_pipeline
-from ltx2.lora import Lora
-from ltx2.pipeline import LongtakePipeline
-from ltx2.placement import PRECISIONS, device_of, place, precision_of
-from ltx2.prompts import PromptEncoder, new_stream
-from ltx2.segment import OnState, OnStep, SegmentOutput, SegmentRequest
-from ltx2.stages import Denoiser
+from ltx2.model.conditioning import AUDIO_SPACE, NORMALISED, Conditioning, conditioning_of
+from ltx2.model.denoiser import Denoiser
+from ltx2.model.loading import find_loras, fuse_loras, load_pipeline, variant_of_pipeline
+from ltx2.model.pipeline import LongtakePipeline
+from ltx2.model.placement import PRECISIONS, device_of, place, precision_of
+from ltx2.model.prompts import PromptEncoder, new_stream
+from ltx2.request import OnState, OnStep, SegmentOutput, SegmentRequest
+from ltx2.state.continuation import LTX2ContinuationState
 from ltx2.timeline import SegmentTiming, first_timing, next_timing, sound_seconds
 
 Arriving = Callable[[], Tensor]
@@ -70,7 +70,7 @@ class Engine:
     ) -> Engine:
         """Load `model` (see `resolve_model`) with `loras` (see `resolve_lora`) fused into it, ready for a device.
 
-        device, precision, offload: see `ltx2.placement`. compiler: see `ltx2.fast.backend_of`. Raises CheckpointError,
+        device, precision, offload: see `ltx2.model.placement`. compiler: see `ltx2.acceleration.compile.backend_of`. Raises CheckpointError,
         EngineMemoryError, and ValueError for a setting that cannot be.
         """
         target = device_of(device)

@@ -7,8 +7,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ltx2.checkpoints.variant import Variant
 from ltx2.errors import RequestError
-from ltx2.variant import Variant
 
 FEWEST_STEPS, MOST_STEPS = 2, 200  # one step alone has no schedule to shift
 

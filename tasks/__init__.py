@@ -13,11 +13,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tasks.application import app
-    from tasks.client import Job, list_jobs, submit
-    from tasks.config import Settings
+    from tasks.client.job import Job
+    from tasks.client.submit import list_jobs, submit
     from tasks.errors import LongtakeError
-    from tasks.spec import JobSpec, SegmentSpec, load_spec
+    from tasks.settings import Settings
+    from tasks.spec.loader import load_spec
+    from tasks.spec.schema import JobSpec, SegmentSpec
+    from tasks.worker.app import app
 
 __all__ = [
     "Job",
@@ -32,15 +34,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Job": "tasks.client",
-    "JobSpec": "tasks.spec",
+    "Job": "tasks.client.job",
+    "JobSpec": "tasks.spec.schema",
     "LongtakeError": "tasks.errors",
-    "SegmentSpec": "tasks.spec",
-    "Settings": "tasks.config",
-    "app": "tasks.application",
-    "list_jobs": "tasks.client",
-    "load_spec": "tasks.spec",
-    "submit": "tasks.client",
+    "SegmentSpec": "tasks.spec.schema",
+    "Settings": "tasks.settings",
+    "app": "tasks.worker.app",
+    "list_jobs": "tasks.client.submit",
+    "load_spec": "tasks.spec.loader",
+    "submit": "tasks.client.submit",
 }
 
 

@@ -16,15 +16,17 @@ from rich.console import Console
 from rich.table import Table
 
 from blobstore import BlobStoreError
+from blobstore.redis.client import redacted
 from ltx2.errors import LTX2Error
-from tasks.client import Job, collect_garbage, list_jobs, raise_unless_done, submit
-from tasks.config import Settings, redacted
+from tasks.client.files import write_whole
+from tasks.client.job import Job, raise_unless_done
+from tasks.client.progress import Show, describe
+from tasks.client.state_files import read_state
+from tasks.client.submit import collect_garbage, list_jobs, submit
 from tasks.errors import LongtakeError
-from tasks.output import write_whole
-from tasks.records import FROM_OUTSIDE
-from tasks.spec import load_spec
-from tasks.travel import read_state
-from tasks.watching import Show, describe
+from tasks.jobs.records import FROM_OUTSIDE
+from tasks.settings import Settings
+from tasks.spec.loader import load_spec
 
 QUEUES = ("segments", "clips", "films")
 GRACE_HELP = "Seconds that a blob must have been without a pin; LONGTAKE_BLOB_GRACE_S at most."
@@ -87,7 +89,7 @@ def render(spec: Path, out: Path, state: Path | None, folder: Path | None) -> No
 
     Interrupted, the same command goes on where it was. The film's report is written beside it, as .json.
     """
-    from tasks.render import render as render_here
+    from tasks.embedded.render import render as render_here
 
     show = Show()
     job = load_spec(spec)
@@ -283,7 +285,7 @@ def worker(only: tuple[str, ...], name: str, loglevel: str) -> None:
 
     One process per GPU: set CUDA_VISIBLE_DEVICES for each. SIGTERM lets a running segment finish, SIGQUIT requeues it.
     """
-    from tasks.application import app
+    from tasks.worker.app import app
 
     arguments = ["worker", "--hostname", name, "--loglevel", loglevel, "--queues", ",".join(only or QUEUES)]
     app.worker_main(argv=arguments)

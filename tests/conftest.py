@@ -17,12 +17,12 @@ import pytest
 import redis
 from hypothesis import settings as hypothesis_settings
 
-from ltx2.checkpoint import python_path
-from tasks import processes
-from tasks.config import Settings
-from tasks.connection import connect
-from tasks.jobs import JobStore
-from tasks.local import find_redis_server
+from ltx2.checkpoints.resolve import python_path
+from tasks.embedded import processes
+from tasks.embedded.servers import find_redis_server
+from tasks.jobs.connection import connect
+from tasks.jobs.store import JobStore
+from tasks.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 STAND_IN = "tests.stand_in:StandInEngine"

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from ltx2 import LTX2ContinuationState
+from ltx2.checkpoints.lora import Lora
 from ltx2.errors import EngineMemoryError, SegmentCancelledError
-from ltx2.lora import Lora
-from ltx2.segment import OnState, OnStep, SegmentOutput, SegmentRequest
+from ltx2.request import OnState, OnStep, SegmentOutput, SegmentRequest
 from ltx2.timeline import sound_seconds
 
 STEPS = 4

@@ -18,8 +18,8 @@ from click.testing import CliRunner
 from flower.options import options as flower_options
 
 from tasks.cli import main
-from tasks.config import Settings, variable
-from tasks.spec import parse_spec
+from tasks.settings import Settings, variable
+from tasks.spec.loader import parse_spec
 from tests.conftest import ROOT, RedisProcess, Worker, environment, free_port
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

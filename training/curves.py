@@ -11,8 +11,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, it finds the packages beside it
 
-from ltx2.chart import Panel, chart
-from ltx2.seams import Continuity
+from ltx2.quality.continuity import Continuity
+from ltx2.quality.plots import Panel, chart
 from training.loop import REPORT
 
 

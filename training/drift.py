@@ -20,10 +20,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, it finds the packages beside it
 
-from ltx2.chart import Panel, chart
 from ltx2.engine import Engine
-from ltx2.pipeline import LongtakePipeline
-from ltx2.seams import Continuity, broken
+from ltx2.model.pipeline import LongtakePipeline
+from ltx2.quality.continuity import Continuity, broken
+from ltx2.quality.plots import Panel, chart
 from training.films import render
 from training.world import draw
 

@@ -10,10 +10,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ltx2.continuation import LTX2ContinuationState
-from ltx2.seams import Continuity, continuity
-from ltx2.segment import SegmentOutput, SegmentRequest
-from ltx2.sound import SoundComposer
+from ltx2.media.sound import SoundComposer
+from ltx2.quality.continuity import Continuity, continuity
+from ltx2.request import SegmentOutput, SegmentRequest
+from ltx2.state.continuation import LTX2ContinuationState
 from ltx2.timeline import (
     SegmentShape,
     SegmentTiming,

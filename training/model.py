@@ -1,6 +1,6 @@
 """The small LTX-2: the classes and the file layout of the published 2.3, distilled, in about ten million weights.
 
-What a client can see is as in `ltx2.tiny`: 32x32x8 video compression, 25 audio latents `[B, 8, T, 16]` a second, stereo
+What a client can see is as in `ltx2.checkpoints.random`: 32x32x8 video compression, 25 audio latents `[B, 8, T, 16]` a second, stereo
 at 48 kHz; prompts of up to 64 tokens.
 """
 
@@ -24,7 +24,7 @@ from diffusers.models.autoencoders.autoencoder_kl_ltx2 import LTX2VideoResnetBlo
 from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2VocoderWithBWE
 from transformers import GemmaTokenizer
 
-from ltx2.tiny import let_all_read, put_fourier_basis, random_text_encoder, train_tokenizer
+from ltx2.checkpoints.random import let_all_read, put_fourier_basis, random_text_encoder, train_tokenizer
 from training import world
 from training.spectrum import filterbank
 

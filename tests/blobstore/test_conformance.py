@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from blobstore import InMemoryBlobStore, ManagedBlobStore, open_blob_store
-from blobstore.conformance import SHORT_S, SMALL_BYTES, BlobStoreConformance, FullStoreConformance
+from blobstore.testing.conformance import SHORT_S, SMALL_BYTES, BlobStoreConformance, FullStoreConformance
 from tests.blobstore.behind import BehindMemory, BehindRedis
 
 

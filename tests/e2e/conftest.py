@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ltx2.tiny import ensure
-from tasks.client import Job, submit
-from tasks.config import Settings
+from ltx2.checkpoints.random import ensure
+from tasks.client.job import Job
+from tasks.client.submit import submit
+from tasks.settings import Settings
 from tests.conftest import STAND_IN, RedisProcess, Worker
 from tests.e2e.refusals import SPEC
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from tasks.client import Job, list_jobs, submit
-from tasks.config import Settings
+from tasks.client.job import Job
+from tasks.client.submit import list_jobs, submit
+from tasks.settings import Settings
 from tests.conftest import environment
 from tests.e2e.refusals import COMMANDS, SPEC, Command, check_refused
 

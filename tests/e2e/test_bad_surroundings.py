@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks.client import Job
-from tasks.config import Settings
+from tasks.client.job import Job
+from tasks.settings import Settings
 from tests.conftest import environment, free_port, wait_until
 from tests.e2e.refusals import COMMANDS, Command, check_refused
 from tests.stand_in import STEP_S
@@ -181,7 +181,10 @@ def test_a_setting_that_cannot_be(longtake: Command, here: Settings, name: str, 
 
 @pytest.mark.parametrize("url", ["redis://broker:port/0", "redis://127.0.0.1/0?colour=red"])
 def test_a_redis_address_with_something_odd_in_it(longtake: Command, here: Settings, url: str) -> None:
-    check_refused(longtake("list", settings=here.model_copy(update={"redis_url": url})), "no address of a Redis")
+    check_refused(
+        longtake("list", settings=here.model_copy(update={"redis_url": url})),
+        "LONGTAKE_REDIS_URL: the redis: URL is not valid",
+    )
 
 
 def test_help_needs_no_good_settings(longtake: Command, here: Settings) -> None:

@@ -21,8 +21,9 @@ import pytest
 import yaml
 
 from blobstore import open_blob_store
-from tasks import Settings, processes
-from tasks.local import find_redis_server
+from tasks import Settings
+from tasks.embedded import processes
+from tasks.embedded.servers import find_redis_server
 from tests.conftest import ROOT, environment, free_port, wait_until
 from tests.e2e.flower_api import get, states, tasks
 
@@ -109,7 +110,11 @@ def test_dockerfile_copies_what_it_needs(services: dict[str, dict[str, Any]]) ->
     package = tomllib.loads((ROOT / "pyproject.toml").read_text())
     # Then every source exists, nothing that the build needs is left out, and models land in the volume
     assert [source for source in sources if not (ROOT / source).exists()] == []
-    needed = {*package["tool"]["setuptools"]["packages"], *package["project"]["license-files"], "pyproject.toml"}
+    needed = {
+        *(name.rstrip("*") for name in package["tool"]["setuptools"]["packages"]["find"]["include"]),
+        *package["project"]["license-files"],
+        "pyproject.toml",
+    }
     assert needed | {package["project"]["readme"], "constraints.txt"} <= set(sources)
     (home,) = [line.removeprefix("ENV LONGTAKE_HOME=") for line in lines if line.startswith("ENV LONGTAKE_HOME=")]
     assert f"models:{home}" in services["gpu-worker"]["volumes"]

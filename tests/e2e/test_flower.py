@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from tasks import Job, processes, submit
-from tasks.config import Settings
+from tasks import Job, submit
+from tasks.embedded import processes
+from tasks.settings import Settings
 from tests.conftest import ROOT, Worker, chromium, environment, free_port, wait_until
 from tests.e2e.flower_api import get, states, tasks
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks.client import list_jobs, submit
-from tasks.config import Settings
+from tasks.client.submit import list_jobs, submit
 from tasks.errors import JobFailedError, SpecError
-from tasks.runtime import check_model_folders
-from tasks.spec import LoraSpec
+from tasks.settings import Settings
+from tasks.spec.model_policy import check_model_folders
+from tasks.spec.schema import LoraSpec
 from tests.conftest import Worker
 from tests.e2e.refusals import SPEC, Command, check_refused
 

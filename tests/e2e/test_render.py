@@ -17,7 +17,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from tasks.config import Settings
+from tasks.settings import Settings
 from tests.conftest import ROOT, STAND_IN, environment, wait_until
 
 HARBOUR = ROOT / "examples" / "harbour.yaml"
@@ -114,7 +114,7 @@ def test_a_state_goes_on_in_another_film(own: Settings, longtake: Longtake, tmp_
 
 def _harbour_state(own: Settings, folder: Path) -> dict[str, Any]:
     from ltx2.engine import Engine
-    from ltx2.segment import SegmentRequest
+    from ltx2.request import SegmentRequest
     from ltx2.timeline import SegmentShape, exact, first_timing
 
     shape = SegmentShape(25, exact(24))

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ltx2.codec import decode_latents
-from ltx2.png import decode_png
-from ltx2.tiny import ensure
-from tasks.client import Job, submit
-from tasks.config import Settings
+from ltx2.checkpoints.random import ensure
+from ltx2.state.arrays import decode_latents
+from ltx2.state.png import decode_png
+from tasks.client.job import Job
+from tasks.client.submit import submit
 from tasks.errors import JobFailedError
+from tasks.settings import Settings
 from tests.conftest import RedisProcess, Worker
 from tests.ltx2.files import edit
 from tests.tasks.conftest import job_store, spec
@@ -62,7 +63,7 @@ def test_a_film_in_two_stages_that_begins_with_an_image(real: Settings, tmp_path
     film, report = job.status().film, job.report()
     assert film is not None
     assert (film.width, film.height, film.frames) == (64, 64, 17 + 8)
-    room = job._room
+    room = job._deployment
     latents = [decode_latents(room.blobs.get(str(h.latents)))[0] for h in job_store(real).handoffs(job.id)]
     assert [tuple(video.shape[2:]) for video in latents] == [(3, 2, 2)] * 2
     frame = decode_png(room.blobs.get(str(job_store(real).head(job.id).image)))
@@ -72,9 +73,9 @@ def test_a_film_in_two_stages_that_begins_with_an_image(real: Settings, tmp_path
 
 def encoded(settings: Settings, frame: np.ndarray[Any, np.dtype[np.uint8]]) -> Any:
     """What the small model's VAE makes of one frame, as stored latents have it."""
-    from ltx2.checkpoint import small_folder
+    from ltx2.checkpoints.resolve import small_folder
     from ltx2.engine import Engine
-    from ltx2.segment import SegmentRequest
+    from ltx2.request import SegmentRequest
     from ltx2.timeline import SegmentShape, exact, first_timing
 
     engine = Engine.load(str(small_folder(settings.home / "models", "tiny")), device="cpu")

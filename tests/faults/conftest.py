@@ -15,7 +15,7 @@ from tests.faults.ground import SEGMENTS, Ground, Outcome
 from tests.faults.table import Rows, table
 
 Grounds = Callable[..., Ground]
-IMPATIENT = {"FAULT_CONSTANTS": "tasks.failures.FULL_STORE_PATIENCE_S=2"}
+IMPATIENT = {"FAULT_CONSTANTS": "tasks.worker.failures.FULL_STORE_PATIENCE_S=2"}
 AOF = ("--appendonly", "yes", "--appendfsync", "everysec")
 _passed: dict[str, bool] = {}
 _rows: Rows = {}

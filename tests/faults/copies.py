@@ -10,7 +10,7 @@ from typing import Any, Self
 import redis
 from kombu.transport.redis import Channel
 
-from tasks.broker import OWN, QUEUES
+from tasks.jobs.queues import OWN, QUEUES
 
 COPIES = "FAULT_COPIES"
 _put = Channel._put

@@ -10,11 +10,12 @@ from typing import Any, cast
 
 import redis
 
-from tasks.broker import QUEUES, make_app
-from tasks.client import Job
-from tasks.config import Settings
-from tasks.reading import job_keys
-from tasks.recovery import LOCK
+from tasks.client.job import Job
+from tasks.jobs.keys import job_keys
+from tasks.jobs.queues import QUEUES
+from tasks.maintenance.reconciler import LOCK
+from tasks.messaging.celery_app import make_app
+from tasks.settings import Settings
 from tests.conftest import environment, wait_until
 from tests.faults.ground import FaultWorker, Ground, Held
 from tests.faults.nursery import Nursery

@@ -18,13 +18,14 @@ import psutil
 import redis
 
 from blobstore import ManagedBlobStore, open_blob_store
-from tasks import processes
-from tasks.broker import OWN, QUEUES
-from tasks.client import Job, submit
-from tasks.config import Settings
-from tasks.connection import connect
-from tasks.jobs import JobStore
-from tasks.records import FROM_OUTSIDE
+from tasks.client.job import Job
+from tasks.client.submit import submit
+from tasks.embedded import processes
+from tasks.jobs.connection import connect
+from tasks.jobs.queues import OWN, QUEUES
+from tasks.jobs.records import FROM_OUTSIDE
+from tasks.jobs.store import JobStore
+from tasks.settings import Settings
 from tests.conftest import STAND_IN, RedisProcess, environment, wait_until
 from tests.faults.worker import BROKEN, place
 from tests.tasks.conftest import spec

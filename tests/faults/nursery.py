@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from tasks import processes
+from tasks.embedded import processes
 
 
 class Copy:
@@ -100,7 +100,13 @@ def become_worker(name: str, log: str) -> None:
 
 def serve() -> None:
     """Make a worker for every line of input."""
-    for name in ("tasks.segment", "tasks.clip", "tasks.film", "tasks.worker", "tests.faults.worker"):
+    for name in (
+        "tasks.worker.segment_task",
+        "tasks.worker.clip_task",
+        "tasks.worker.film_task",
+        "tasks.worker.lifecycle",
+        "tests.faults.worker",
+    ):
         importlib.import_module(name)
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody here waits for them

@@ -7,14 +7,14 @@ import signal
 import pytest
 
 from tasks.errors import JobFailedError
-from tasks.records import FROM_OUTSIDE
+from tasks.jobs.records import FROM_OUTSIDE
 from tests.conftest import wait_until
 from tests.faults.conftest import Grounds, film_of
 from tests.faults.damage import KINDS, LEAVES_A_TRACE, blobs_of, damage, is_quarantined
 from tests.faults.ground import Ground
 
 CLIP_RENDERED = "clip encoded"
-FORGETFUL = {"FAULT_CONSTANTS": "tasks.handoff.MOST_OWN_STATES=0"}
+FORGETFUL = {"FAULT_CONSTANTS": "tasks.worker.state_cache.CACHED_STATES=0"}
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks.records import FROM_OUTSIDE
+from tasks.jobs.records import FROM_OUTSIDE
 from tests.faults.conftest import Grounds, film_of
 from tests.faults.damage import blobs_of, damage
 from tests.faults.ground import SEGMENTS, Ground

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.client import Job
+from tasks.client.job import Job
 from tests.conftest import wait_until
 from tests.faults.crew import Crew
 from tests.faults.ground import Held, places

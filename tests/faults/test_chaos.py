@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tasks.client import Job
+from tasks.client.job import Job
 from tests.conftest import RedisProcess
 from tests.faults.conftest import Grounds, film_of
 from tests.faults.damage import KINDS, damage

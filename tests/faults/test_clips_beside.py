@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from tasks.broker import SEGMENTS
+from tasks.jobs.queues import SEGMENTS
 from tests.conftest import wait_until
 from tests.faults.breakage import client_of
 from tests.faults.conftest import Grounds, film_of

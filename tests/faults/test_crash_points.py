@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.points import POINTS
+from tasks.failpoints import POINTS
 from tests.faults.ground import SEGMENTS, Ground, lost_with, places
 
 PLACES = [pytest.param(*place, id="{}@{}".format(*place)) for place in places()]

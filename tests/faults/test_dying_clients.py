@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
-from tasks import client, points
-from tasks.client import Job, submit
-from tasks.jobs import new_job_id
-from tasks.publish import Publisher
+from tasks import failpoints as points
+from tasks.client import job as client
+from tasks.client.job import Job
+from tasks.client.submit import submit
+from tasks.jobs.store import new_job_id
+from tasks.messaging.publisher import Publisher
 from tests.faults.crew import Crew
 from tests.tasks.conftest import spec
 

@@ -8,7 +8,7 @@ import signal
 import psutil
 import pytest
 
-from tasks.client import Job
+from tasks.client.job import Job
 from tests.conftest import wait_until
 from tests.faults.crew import Crew
 from tests.faults.ground import FaultWorker

@@ -6,8 +6,8 @@ import signal
 
 import pytest
 
-from tasks.client import Job
-from tasks.records import Handoff
+from tasks.client.job import Job
+from tasks.jobs.records import Handoff
 from tests.conftest import wait_until
 from tests.faults.crew import Crew
 

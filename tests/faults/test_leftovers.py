@@ -10,7 +10,7 @@ import pytest
 
 from blobstore import open_blob_store
 from tasks.errors import JobFailedError
-from tasks.garbage import Sweeper
+from tasks.maintenance.sweeper import Sweeper
 from tests.conftest import RedisProcess, wait_until
 from tests.faults.breakage import client_of
 from tests.faults.conftest import Grounds, film_of
@@ -33,7 +33,9 @@ def ground(grounds: Grounds) -> Ground:
     """A ground that keeps jobs for a few seconds, and whose worker has a folder for its temporary files to itself."""
     made = grounds(retention_s=RETENTION_S, blob_grace_s=GRACE_S)
     (made.folder / "temporary").mkdir()
-    made.start_worker(TMPDIR=str(made.folder / "temporary"), FAULT_CONSTANTS="tasks.recovery.SWEEP_EVERY_S=3600")
+    made.start_worker(
+        TMPDIR=str(made.folder / "temporary"), FAULT_CONSTANTS="tasks.maintenance.reconciler.SWEEP_EVERY_S=3600"
+    )
     return made
 
 

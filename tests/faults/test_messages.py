@@ -9,11 +9,12 @@ import signal
 import pytest
 from kombu.transport.redis import Channel
 
-from tasks import recovery
-from tasks.broker import FILMS, OWN, SEGMENTS, make_app
-from tasks.connection import connect
-from tasks.publish import Publisher
-from tasks.recovery import Reconciler
+from tasks.jobs.connection import connect
+from tasks.jobs.queues import FILMS, OWN, SEGMENTS
+from tasks.maintenance import reconciler as recovery
+from tasks.maintenance.reconciler import Reconciler
+from tasks.messaging.celery_app import make_app
+from tasks.messaging.publisher import Publisher
 from tests.conftest import wait_until
 from tests.faults.breakage import at_rest_once_redelivered, client_of, redeliver
 from tests.faults.conftest import Grounds
@@ -21,7 +22,7 @@ from tests.faults.copies import COPIES, Shuffler, keep_copies
 from tests.faults.ground import FaultWorker, Ground
 
 HUNDRED, ROUNDS = 100, 30
-WORKER = {COPIES: "3", "FAULT_CONSTANTS": "tasks.recovery.LOST_MESSAGE_GRACE_S=1"}
+WORKER = {COPIES: "3", "FAULT_CONSTANTS": "tasks.maintenance.reconciler.LOST_MESSAGE_GRACE_S=1"}
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tasks.client import Job
+from tasks.client.job import Job
 from tasks.errors import JobFailedError
 from tests.faults.crew import Crew
 

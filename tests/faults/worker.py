@@ -6,7 +6,7 @@ Started as `python -m tests.faults.worker`, with the options of `longtake worker
   held/<place>    then the same file, with the process' id in it; the process goes on when the test deletes it, or when
                   another one is held there
   ready/<pid>     made when the worker takes work, with the name of its reconciler in it
-FAULT_CONSTANTS, when set, changes constants first: `tasks.failures.FULL_STORE_PATIENCE_S=2`, separated by blanks.
+FAULT_CONSTANTS, when set, changes constants first: `tasks.worker.failures.FULL_STORE_PATIENCE_S=2`, separated by blanks.
 FAULT_COPIES, when set, is how often every message is put into its queue.
 A place is `<point with dashes>@<segment>`, for instance `segment-committed@1`.
 """
@@ -25,14 +25,14 @@ from celery import signals
 from kombu.transport.redis import Channel
 
 from blobstore import BlobStoreError
-from ltx2.segment import OnStep, SegmentOutput, SegmentRequest
-from tasks import points
+from ltx2.request import OnStep, SegmentOutput, SegmentRequest
+from tasks import failpoints as points
 from tasks.cli import main
-from tasks.runtime import runtime
+from tasks.worker.context import process
 from tests.faults.copies import COPIES, keep_copies
 
 # What a child needs, besides its engine.
-HEAVY = ("ltx2.clip", "ltx2.codec", "ltx2.continuation", "ltx2.film")
+HEAVY = ("ltx2.media.clip", "ltx2.state.arrays", "ltx2.state.continuation", "ltx2.media.film")
 FOLDER = Path(os.environ.get("FAULT_FOLDER", ""))
 IN_THE_ENGINE = "engine step"
 BROKEN = "a commit names a blob that is not whole"
@@ -53,13 +53,13 @@ def note(point: str, job_id: str, index: int) -> None:
 
 def check_blobs(point: str, job_id: str, index: int) -> None:
     """At the moment of a commit every blob it names is whole."""
-    room = runtime()
-    handoff, clip = room.jobs.handoff(job_id, index), room.jobs.clips(job_id).get(index)
+    deployment = process.context.deployment
+    handoff, clip = deployment.jobs.handoff(job_id, index), deployment.jobs.clips(job_id).get(index)
     ids = handoff.blobs if point == "segment committed" and handoff else []
     ids += [clip.blob_id] if point == "clip committed" and clip else []
     try:
         for blob_id in ids:
-            room.blobs.get(blob_id)
+            deployment.blobs.get(blob_id)
     except BlobStoreError:
         note(BROKEN, job_id, index)
 
@@ -86,10 +86,10 @@ def is_mine(held: Path) -> bool:
 
 def say_ready(**_: Any) -> None:
     """Tell the test that this worker takes work."""
-    from tasks.worker import _reconcilers
+    from tasks.worker.lifecycle import reconciler_thread
 
     unfinished = FOLDER / f"ready-{os.getpid()}"
-    unfinished.write_text(_reconcilers[0]._name)
+    unfinished.write_text(reconciler_thread.reconciler._name)
     unfinished.rename(FOLDER / "ready" / str(os.getpid()))
 
 
@@ -128,7 +128,7 @@ def change_constants(changes: str) -> None:
 
 def work(options: list[str]) -> None:
     """Be a worker with these options."""
-    import tasks.worker  # noqa: F401 - before the next line: its own receiver makes the reconciler
+    import tasks.worker.lifecycle  # noqa: F401 - before the next line: its own receiver makes the reconciler
 
     load_before_the_fork()
     change_constants(os.environ.get("FAULT_CONSTANTS", ""))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ltx2 import tiny
+from ltx2.checkpoints import random as tiny
 from ltx2.engine import Engine
 
 

@@ -10,10 +10,10 @@ import torch
 from diffusers.pipelines.ltx2.utils import DISTILLED_SIGMA_VALUES
 from torch import Tensor, nn
 
-from ltx2.continuation import LTX2ContinuationState
 from ltx2.engine import Engine
 from ltx2.errors import EngineMemoryError, SegmentCancelledError, UnsupportedStateError
-from ltx2.segment import SegmentOutput, SegmentRequest
+from ltx2.request import SegmentOutput, SegmentRequest
+from ltx2.state.continuation import LTX2ContinuationState
 from ltx2.timeline import SegmentShape, SegmentTiming, continued_timing, exact, first_timing, next_timing
 
 SHAPE = SegmentShape(17, Fraction(24))

@@ -9,7 +9,7 @@ import torch
 
 from ltx2.engine import Engine
 from ltx2.errors import EngineMemoryError
-from ltx2.segment import SegmentOutput, SegmentRequest
+from ltx2.request import SegmentOutput, SegmentRequest
 from ltx2.timeline import SegmentShape, exact, first_timing, next_timing
 
 pytestmark = [

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from ltx2.continuation import LTX2ContinuationState
 from ltx2.engine import Engine
-from ltx2.segment import SegmentOutput, SegmentRequest
+from ltx2.request import SegmentOutput, SegmentRequest
+from ltx2.state.continuation import LTX2ContinuationState
 from ltx2.timeline import SegmentShape, exact, first_timing
 
 REQUEST = SegmentRequest("a boat", 3, 96, 64, first_timing(SegmentShape(17, exact(24))))

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ltx2.checkpoints.variant import Variant
 from ltx2.errors import RequestError
 from ltx2.sampling import ADVISED, NO_GUIDANCE, OFF, RANGES, Sampling, Scales, guidance_arguments, plan_of
-from ltx2.variant import Variant
 
 DISTILLED, FULL = Variant("2.3", distilled=True), Variant("2.3", distilled=False)
 
@@ -115,5 +115,5 @@ def test_scales_that_are_advised_are_in_range() -> None:
 
 
 def test_planning_needs_no_torch() -> None:
-    script = "import sys; import ltx2.sampling, ltx2.segment; assert 'torch' not in sys.modules"
+    script = "import sys; import ltx2.sampling, ltx2.request; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -12,8 +12,8 @@ import torch
 from torch._dynamo.utils import counters
 
 from ltx2.engine import Engine
+from ltx2.request import SegmentRequest
 from ltx2.sampling import Sampling
-from ltx2.segment import SegmentRequest
 from ltx2.timeline import SegmentShape, first_timing, next_timing
 
 FIRST = first_timing(SegmentShape(17, Fraction(24)))

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from tasks.client import Job, submit
-from tasks.config import Settings
-from tasks.connection import connect
-from tasks.jobs import JobStore
-from tasks.records import Announcement
+from tasks.client.job import Job
+from tasks.client.submit import submit
+from tasks.jobs.connection import connect
+from tasks.jobs.records import Announcement
+from tasks.jobs.store import JobStore
+from tasks.settings import Settings
 from tests.conftest import STAND_IN, RedisProcess, Worker
 
-pytest.register_assert_rewrite("tests.tasks.job_pair")
+pytest.register_assert_rewrite("tests.tasks.jobs.job_pair")
 
 
 def spec(*prompts: str, **changes: Any) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from ltx2.continuation import LTX2ContinuationState
 from ltx2.engine import Engine
+from ltx2.state.continuation import LTX2ContinuationState
 from ltx2.timeline import SegmentShape, film_samples, plan
-from tests.ltx2.controls import CONTROLS, Job, good
+from tests.ltx2.quality.controls import CONTROLS, Job, good
 from training.films import Film, render
 from training.world import FPS
 

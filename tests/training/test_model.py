@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ltx2.checkpoint import check_folder
+from ltx2.checkpoints.resolve import check_folder
 from ltx2.engine import Engine
 from training.films import render
 from training.model import TOKENS, build

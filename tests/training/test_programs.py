@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ltx2.checkpoint import check_folder
+from ltx2.checkpoints.resolve import check_folder
 from ltx2.engine import Engine
 from training import curves, drift, train
 from training.films import render

@@ -1,0 +1,36 @@
+"""Opens the blob store that a URL names."""
+
+from __future__ import annotations
+
+from blobstore.memory import InMemoryBlobStore
+from blobstore.protocol import DEFAULT_PIN_LEASE_S, DEFAULT_TTL_S, BlobStoreConfigError, ManagedBlobStore
+from blobstore.redis.client import RedisURLError, open_client
+from blobstore.redis.store import DEFAULT_PREFIX, RedisBlobStore
+
+RETRIES = 3
+
+
+def open_blob_store(
+    url: str,
+    *,
+    prefix: str = DEFAULT_PREFIX,
+    ttl_s: float = DEFAULT_TTL_S,
+    pin_lease_s: float = DEFAULT_PIN_LEASE_S,
+    retries: int = RETRIES,
+) -> ManagedBlobStore:
+    """The store that `url` names: `memory:`, or a Redis server as `redis://`, `rediss://` or `unix://`.
+
+    Nothing is connected yet; `check()` does. `memory:` gives a new, empty store at each call, which no other process
+    can see. prefix: what all keys on a Redis server begin with. ttl_s, pin_lease_s: see `ManagedBlobStore`.
+    retries: how often a lost connection is tried again, up to a second apart.
+
+    Raises:
+        BlobStoreConfigError: any other URL. The message does not quote it.
+    """
+    if url == "memory:":
+        return InMemoryBlobStore(ttl_s=ttl_s, pin_lease_s=pin_lease_s)
+    try:
+        client = open_client(url, retries=retries)
+    except RedisURLError as error:
+        raise BlobStoreConfigError(f"cannot open a blob store: {error} (or memory:, for one process)") from None
+    return RedisBlobStore(client, prefix=prefix, ttl_s=ttl_s, pin_lease_s=pin_lease_s)

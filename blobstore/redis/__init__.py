@@ -1,0 +1,7 @@
+"""The blob store on a Redis server."""
+
+from __future__ import annotations
+
+from blobstore.redis.store import RedisBlobStore
+
+__all__ = ["RedisBlobStore"]

@@ -1,0 +1,18 @@
+"""What a Redis server's errors mean for a blob store."""
+
+from __future__ import annotations
+
+import redis
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a Redis is full. 6.2 reports what failed in a script as a plain error with the reason in its text."""
+    by_script = isinstance(error, redis.ResponseError) and "OOM command not allowed" in str(error)
+    return by_script or isinstance(error, redis.OutOfMemoryError)
+
+
+def takes_no_writes(error: BaseException) -> bool:
+    """Whether a Redis refuses to write for now: its disk is full, or it has become a replica."""
+    text = str(error)
+    by_script = isinstance(error, redis.ResponseError) and ("MISCONF" in text or "READONLY" in text)
+    return by_script or isinstance(error, redis.ReadOnlyError)

@@ -1,0 +1,337 @@
+"""A blob store on a Redis server (6.2 or newer, not a Redis Cluster).
+
+One hash per blob holds its chunks and its manifest, so a blob expires, moves and disappears as a whole. An upload goes
+to a staging hash, which is read back, then checked and renamed by one script: a half-written blob does not exist.
+Reading trusts nothing.
+The scripts in `lua/` do whatever must not come apart, and may be repeated when a reply was lost; keys are listed in
+`lua/prelude.lua`.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar, cast
+
+import redis
+
+from blobstore.manifest import Manifest
+from blobstore.protocol import (
+    DEFAULT_MIME,
+    DEFAULT_PIN_LEASE_S,
+    DEFAULT_TTL_S,
+    BlobCorruptError,
+    BlobInfo,
+    BlobNotFoundError,
+    BlobStore,
+    BlobStoreConfigError,
+    BlobStoreError,
+    BlobStoreFullError,
+    BlobStoreUnavailableError,
+    Collected,
+    Data,
+    OwnedBlobStore,
+    blob_id_of,
+    check_grace,
+    hex_of,
+    id_of_hex,
+    is_blob_id,
+    not_found,
+)
+from blobstore.redis.chunks import STAGING_MS, Chunks
+from blobstore.redis.errors import is_out_of_memory, takes_no_writes
+
+DEFAULT_PREFIX = "longtake:"
+CHUNK_BYTES = 1024 * 1024 - 64  # with Redis's header it fills 1 MiB of its memory; a whole MiB would fill 1.25
+BLOBS_PER_SCRIPT = 1000
+KEYS_PER_SCAN = 1000
+QUARANTINE_MS = 24 * 3600 * 1000
+
+T = TypeVar("T")
+
+_LUA = Path(__file__).with_name("lua")
+
+
+class RedisBlobStore:
+    """A `ManagedBlobStore` on the server of `client`, which must not decode responses.
+
+    prefix: what all its keys begin with. ttl_s, pin_lease_s: see `ManagedBlobStore`. chunk_bytes: 1 .. 512 MiB; blobs
+    stored with another chunk size stay readable. Safe to share between threads, and usable after a fork.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        prefix: str = DEFAULT_PREFIX,
+        ttl_s: float = DEFAULT_TTL_S,
+        pin_lease_s: float = DEFAULT_PIN_LEASE_S,
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> None:
+        self._redis = client
+        self._chunks = Chunks(client)
+        self._prefix = prefix
+        self._ttl_ms = round(ttl_s * 1000)
+        self._pin_lease_ms = round(pin_lease_s * 1000)
+        self._chunk_bytes = chunk_bytes
+        prelude = (_LUA / "prelude.lua").read_text()
+        self._scripts = {
+            name: client.register_script(prelude + (_LUA / f"{name}.lua").read_text())
+            for name in ("hold", "stage", "commit", "pin", "release", "usage", "collect", "forget", "quarantine")
+        }
+
+    def put(self, data: Data, *, mime: str = DEFAULT_MIME, owner: str | None = None) -> str:
+        """See `ManagedBlobStore.put`. Bytes that are there already are read back instead of sent."""
+        blob_id = blob_id_of(data)
+        view = memoryview(data).cast("B")
+        with self._translated_errors():
+            # looked at before it is pinned: where damage is found and there is no room, no pin may stay
+            known = self._is_whole(blob_id, view)
+            if not known or not self._run("hold", self._hold_keys(blob_id, owner), self._hold_args(blob_id, owner)):
+                self._upload(blob_id, view, mime, owner)
+        return blob_id
+
+    def get(self, blob_id: str) -> bytes:
+        """See `BlobStore.get`. A corrupt blob is kept aside for a day."""
+        with self._translated_errors():
+            return self._verified(blob_id, self._read)
+
+    def drop(self, blob_id: str) -> None:
+        """See `BlobStore.drop`."""
+        if is_blob_id(blob_id):
+            with self._translated_errors():
+                self._redis.unlink(self._key("blob", hex_of(blob_id)))
+
+    def __contains__(self, blob_id: object) -> bool:
+        if not is_blob_id(blob_id):
+            return False
+        with self._translated_errors():
+            return bool(self._redis.hexists(self._key("blob", hex_of(blob_id)), "manifest"))
+
+    def pin(self, blob_ids: Iterable[str], owner: str) -> None:
+        """See `ManagedBlobStore.pin`."""
+        wanted = list(dict.fromkeys(blob_ids))
+        if not all(is_blob_id(blob_id) for blob_id in wanted):
+            raise not_found(blob_id for blob_id in wanted if blob_id not in self)
+        hexes = [hex_of(blob_id) for blob_id in wanted]
+        keys = [self._key("owner", owner)]
+        for blob_hex in hexes:
+            keys += [self._key("blob", blob_hex), self._key("pins", blob_hex)]
+        with self._translated_errors():
+            absent = cast("list[bytes]", self._run("pin", keys, [owner, *hexes]))
+        if absent:
+            raise not_found(id_of_hex(blob_hex.decode()) for blob_hex in absent)
+
+    def release(self, owner: str) -> int:
+        """See `ManagedBlobStore.release`. Others are served in between; after an error, release again."""
+        args: list[str | int] = [owner, self._ttl_ms, self._key("blob", ""), self._key("pins", ""), BLOBS_PER_SCRIPT]
+        released = 0
+        with self._translated_errors():
+            while True:
+                count = cast("int", self._run("release", [self._key("owner", owner)], args))
+                released += count
+                if count < BLOBS_PER_SCRIPT:
+                    return released
+
+    def owners(self) -> Iterator[str]:
+        """See `ManagedBlobStore.owners`."""
+        with self._translated_errors():
+            return iter({owner for names in self._names("owner") for owner in names})
+
+    def pins(self, owner: str) -> set[str]:
+        """See `ManagedBlobStore.pins`."""
+        with self._translated_errors():
+            return {id_of_hex(blob_hex) for blob_hex in self._pinned(owner)}
+
+    def usage(self, owner: str) -> int:
+        """See `ManagedBlobStore.usage`. Others are served in between."""
+        with self._translated_errors():
+            blobs = [self._key("blob", blob_hex) for blob_hex in self._pinned(owner)]
+            batches = [blobs[first : first + BLOBS_PER_SCRIPT] for first in range(0, len(blobs), BLOBS_PER_SCRIPT)]
+            return sum(cast("int", self._run("usage", batch, [])) for batch in batches)
+
+    def collect(self, *, grace_s: float, dry_run: bool = False) -> Collected:
+        """See `ManagedBlobStore.collect`. Others are served in between; a key that is not this store's is let be."""
+        check_grace(grace_s, self._ttl_ms / 1000)
+        spared = [round(grace_s * 1000), int(dry_run)]
+        with self._translated_errors():
+            for kind in () if dry_run else ("pins", "owner"):
+                for names in self._names(kind):
+                    self._run_each("forget", [[self._key(kind, name)] for name in names], [])
+            if not dry_run:
+                self._free(["staging"], [STAGING_MS, STAGING_MS, 0])  # frees none
+            blobs = self._free(["blob", "pins"], [self._ttl_ms, *spared])
+            quarantined = self._free(["quarantine"], [QUARANTINE_MS, *spared])
+        return Collected(len(blobs), sum(blobs.values()), len(quarantined), sum(quarantined.values()))
+
+    def info(self, blob_id: str) -> BlobInfo:
+        """See `ManagedBlobStore.info`."""
+        with self._translated_errors():
+            manifest = self._manifest(blob_id)[1]
+        return BlobInfo(blob_id, manifest.size, manifest.mime)
+
+    def owned_by(self, owner: str) -> BlobStore:
+        """See `ManagedBlobStore.owned_by`."""
+        return OwnedBlobStore(self, owner)
+
+    def check(self) -> None:
+        """Raise unless the server answers, lets this user run our scripts, and can never drop a live key.
+
+        Raises:
+            BlobStoreUnavailableError: the server cannot be reached. BlobStoreError: the user has too few rights.
+            BlobStoreConfigError: its eviction policy is not `noeviction`; accepted unseen where CONFIG is forbidden.
+        """
+        with self._translated_errors():
+            self._redis.ping()
+            nothing = blob_id_of(b"")
+            self._run("hold", self._hold_keys(nothing, None), self._hold_args(nothing, None))
+            try:
+                policy = self._redis.config_get("maxmemory-policy").get("maxmemory-policy")
+            except redis.ResponseError:
+                return
+        # volatile policies are no better: a provisional pin is a key that expires
+        if policy not in (None, "noeviction"):
+            raise BlobStoreConfigError(
+                f"Redis at {self._address()} has maxmemory-policy {policy}, which can drop blobs in use; "
+                "set maxmemory-policy to noeviction"
+            )
+
+    def close(self) -> None:
+        """Close the connections; a later call opens new ones."""
+        self._redis.close()
+
+    def _is_whole(self, blob_id: str, data: memoryview) -> bool:
+        """Whether the blob that is there is `data`; a corrupt one is moved aside."""
+        with suppress(BlobNotFoundError, BlobCorruptError):
+            return self._verified(blob_id, lambda key, manifest: self._is_stored(key, manifest, data) or None)
+        return False
+
+    def _is_stored(self, key: str, manifest: Manifest, data: memoryview) -> bool:
+        return manifest.size == data.nbytes and self._chunks.differing(key, manifest, data) is None
+
+    def _read(self, key: str, manifest: Manifest) -> bytes | None:
+        """The bytes of the blob under `key`, or None when they are not those of its id."""
+        if self._run("usage", [key], []) != manifest.size:  # a manifest can lie
+            return None
+        data, digest = self._chunks.read(key, manifest) or (b"", "")
+        return data if key == self._key("blob", digest) else None
+
+    def _upload(self, blob_id: str, data: memoryview, mime: str, owner: str | None) -> None:
+        manifest = Manifest(size=data.nbytes, mime=mime, chunk_bytes=self._chunk_bytes)
+        staging = self._key("staging", uuid.uuid4().hex)
+        try:
+            self._run("stage", [staging], [STAGING_MS])
+            self._chunks.send(staging, manifest, data)
+            differing = self._chunks.differing(staging, manifest, data)
+            if differing is not None and self._redis.hexists(staging, str(differing)):
+                raise BlobCorruptError(f"chunk {differing} of {blob_id} was damaged on its way to {self._address()}")
+            args = [*self._hold_args(blob_id, owner), manifest.pack(), manifest.size, manifest.chunk_bytes]
+            if differing is not None or not self._run("commit", [staging, *self._hold_keys(blob_id, owner)], args):
+                raise BlobStoreUnavailableError(f"{self._address()} lost a part of {blob_id} during its upload")
+        except BaseException:
+            with suppress(redis.RedisError):  # the chunks expire anyhow; this frees them now
+                self._redis.unlink(staging)
+            raise
+
+    def _verified(self, blob_id: str, read: Callable[[str, Manifest], T | None]) -> T:
+        """What `read` makes of a blob's key and manifest. None means that it is corrupt, and it is moved aside.
+
+        Raises BlobNotFoundError, BlobCorruptError.
+        """
+        while True:
+            packed, manifest = self._manifest(blob_id)
+            found = read(self._key("blob", hex_of(blob_id)), manifest)
+            if found is not None:
+                return found
+            self._quarantine(blob_id, packed)
+            # dropped or replaced while it was read: look again
+
+    def _manifest(self, blob_id: str) -> tuple[bytes, Manifest]:
+        """The manifest of a blob, as stored and unpacked. Raises BlobNotFoundError, BlobCorruptError."""
+        while is_blob_id(blob_id):
+            packed = cast("bytes | None", self._redis.hget(self._key("blob", hex_of(blob_id)), "manifest"))
+            if packed is None:
+                break
+            with suppress(ValueError):
+                return packed, Manifest.unpack(packed)
+            self._quarantine(blob_id, packed)
+        raise not_found([blob_id])
+
+    def _quarantine(self, blob_id: str, packed: bytes) -> None:
+        """Move a corrupt blob aside and raise BlobCorruptError; return if another upload, or none, is in its place."""
+        keys = [self._key("blob", hex_of(blob_id)), self._key("quarantine", hex_of(blob_id))]
+        if self._run("quarantine", keys, [packed, QUARANTINE_MS]):
+            raise BlobCorruptError(f"{blob_id} was stored, but other bytes came back; moved to {keys[1]}, put it again")
+
+    def _free(self, kinds: list[str], args: list[int]) -> dict[str, int]:
+        """Free what may go of the first of these kinds, the others being looked at. Returns bytes by hex."""
+        freed: dict[str, int] = {}
+        for hexes in self._names(kinds[0]):
+            keys = [[self._key(kind, blob_hex) for kind in kinds] for blob_hex in hexes]
+            sizes = cast("list[int | None]", self._run_each("collect", keys, args))
+            freed.update({blob_hex: size for blob_hex, size in zip(hexes, sizes, strict=True) if size is not None})
+        return freed
+
+    def _names(self, kind: str) -> Iterator[list[str]]:
+        """The names of all keys of a kind, some at a time; one may come twice. What is no name of ours is left out."""
+        start = self._key(kind, "")
+        pattern = re.sub(r"([*?\[\]\\])", r"\\\1", start) + "*"
+        cursor = 0
+        while True:
+            cursor, keys = cast("tuple[int, list[bytes]]", self._redis.scan(cursor, match=pattern, count=KEYS_PER_SCAN))
+            names = []
+            for key in keys:
+                with suppress(UnicodeDecodeError):
+                    names.append(key.decode().removeprefix(start))
+            yield [name for name in names if kind in ("owner", "staging") or is_blob_id(id_of_hex(name))]
+            if cursor == 0:
+                return
+
+    def _pinned(self, owner: str) -> list[str]:
+        """The hexes of the ids that `owner` pins."""
+        seconds, micros = self._redis.time()
+        now = seconds * 1000 + micros // 1000
+        hexes = cast("list[bytes]", self._redis.zrangebyscore(self._key("owner", owner), f"({now}", "+inf"))
+        return [blob_hex.decode() for blob_hex in hexes]
+
+    def _hold_keys(self, blob_id: str, owner: str | None) -> list[str]:
+        keys = [self._key("blob", hex_of(blob_id)), self._key("pins", hex_of(blob_id))]
+        return keys if owner is None else [*keys, self._key("owner", owner)]
+
+    def _hold_args(self, blob_id: str, owner: str | None) -> list[str | int]:
+        return [hex_of(blob_id), self._ttl_ms, self._pin_lease_ms, owner or ""]
+
+    def _key(self, kind: str, name: str) -> str:
+        return f"{self._prefix}{kind}:{name}"
+
+    def _run(self, script: str, keys: list[str], args: Iterable[Data | str | int]) -> object:
+        return self._scripts[script](keys=keys, args=args)
+
+    def _run_each(self, script: str, keys: list[list[str]], args: list[int]) -> list[object]:
+        """Run a script once for each list of keys; others are served in between."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for of_one in keys:
+                self._scripts[script](keys=of_one, args=args, client=pipe)
+            return pipe.execute()
+
+    def _address(self) -> str:
+        where = self._redis.connection_pool.connection_kwargs
+        return str(where.get("path") or f"{where.get('host', 'localhost')}:{where.get('port', 6379)}")
+
+    @contextmanager
+    def _translated_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            raise BlobStoreUnavailableError(f"Redis at {self._address()} cannot be used: {error}") from error
+        except redis.RedisError as error:
+            if takes_no_writes(error):
+                raise BlobStoreUnavailableError(f"Redis at {self._address()} takes no writes: {error}") from error
+            if is_out_of_memory(error):
+                raise BlobStoreFullError(
+                    f"Redis at {self._address()} is full; free blobs or raise its maxmemory"
+                ) from error
+            raise BlobStoreError(f"Redis at {self._address()}: {error}") from error

@@ -1,0 +1,1 @@
+"""A faster transformer: fused blocks, float8 weights, compilation."""

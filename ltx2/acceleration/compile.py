@@ -1,0 +1,147 @@
+"""A loaded transformer made quick: `ltx2.acceleration.fast_block` in place of diffusers' blocks, float8 weights, compiled blocks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, library, nn
+
+from ltx2.acceleration.fast_block import FastBlock, TokenLevels
+from ltx2.acceleration.fp8 import quantize
+
+MOST_SHAPES = 128
+"""Compiled shapes a process keeps: two per picture size and stage, more where guidance adds calls."""
+
+_TIME_EMBEDDINGS: dict[str, Literal["video", "audio"]] = {
+    "time_embed": "video",
+    "audio_time_embed": "audio",
+    # per token in 2.0 alone
+    "av_cross_attn_video_scale_shift": "video",
+    "av_cross_attn_video_a2v_gate": "video",
+    "av_cross_attn_audio_scale_shift": "audio",
+    "av_cross_attn_audio_v2a_gate": "audio",
+}
+
+
+def speed_up(transformer: Any, *, float8: bool, device: torch.device) -> None:
+    """Change an `LTX2VideoTransformer3DModel` in place: the same function up to rounding, float8 apart.
+
+    Its calls must give every token of a stream the stream's noise level or 0, the clean ones first, as conditioning
+    with strength 1 does. LoRAs are fused before. float8: see `ltx2.acceleration.fp8`; computed on `device`.
+    """
+    levels = TokenLevels(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
+    for name, stream in _TIME_EMBEDDINGS.items():
+        setattr(transformer, name, _LevelEmbedding(getattr(transformer, name), levels, stream))
+    for block in transformer.transformer_blocks:
+        block.__class__ = FastBlock
+        block.levels = levels
+        block.ff, block.audio_ff = _FeedForward(block.ff), _FeedForward(block.audio_ff)
+        if float8:
+            quantize(block, device)
+
+
+def backend_of(compiler: str, device: torch.device, offload: str) -> str | None:
+    """The torch.compile backend that `compiler` means, None for none.
+
+    auto: inductor on a GPU. Blocks that come and go by `offload` sequential cannot be compiled. Raises ValueError for a
+    backend that torch does not know.
+    """
+    if compiler == "off" or offload == "sequential":
+        return None
+    if compiler == "auto":
+        return "inductor" if device.type == "cuda" else None
+    if compiler not in (known := torch.compiler.list_backends(exclude_tags=())):
+        raise ValueError(f"compiler is {compiler!r}; it must be auto, off or one of {', '.join(known)}")
+    return compiler
+
+
+def compile_blocks(transformer: Any, backend: str, kernels: Path) -> None:
+    """Compile the blocks of a transformer on their first call of each shape; kernels are kept in the folder `kernels`.
+
+    backend: one of torch.compile's, `inductor` for speed. All blocks share what one of them compiled.
+    """
+    _prepare_compiler(kernels)
+    for block in transformer.transformer_blocks:
+        block.compile(backend=backend, fullgraph=True, dynamic=False)
+
+
+def compile_decoder(vae: Any, backend: str, kernels: Path) -> None:
+    """Compile the decoder of pictures as a whole; see `compile_blocks`. It must not decode in tiles: each is a shape.
+
+    Its elementwise operations become few, and its convolutions read pixels as they want them, channel by channel last.
+    """
+    _prepare_compiler(kernels)
+    vae.decoder.to(memory_format=torch.channels_last_3d)
+    vae.decoder.compile(backend=backend, fullgraph=True, dynamic=False)
+
+
+def _prepare_compiler(kernels: Path) -> None:
+    from torch._inductor import config as inductor  # takes a second, for whoever compiles
+
+    # Else it measures which way to add up is quicker: two machines may find different ones, and give other bytes.
+    inductor.deterministic = True
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kernels / "inductor"))
+    os.environ.setdefault("TRITON_CACHE_DIR", str(kernels / "triton"))
+    torch._dynamo.config.recompile_limit = MOST_SHAPES
+    torch._dynamo.config.accumulated_recompile_limit = MOST_SHAPES
+
+
+class _LevelEmbedding(nn.Module):
+    """Embeds the two noise levels of a stream instead of every token's, and tells the blocks which token has which."""
+
+    def __init__(self, embedding: nn.Module, levels: TokenLevels, stream: Literal["video", "audio"]) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.levels = levels
+        self.stream = stream
+
+    def forward(
+        self, timestep: Tensor, batch_size: int, hidden_dtype: torch.dtype | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """timestep: `[B * T]`, or `[B]` for all tokens alike.
+
+        Returns the modulation `[B * 2, n * D]` (clean, then noisy) and the embedding of each token `[B * T, D]`;
+        for all tokens alike `[B, n * D]` and `[B, D]`.
+        """
+        per_token = timestep.view(batch_size, -1)
+        if per_token.shape[1] == 1:
+            alike: tuple[Tensor, Tensor] = self.embedding(timestep, batch_size=batch_size, hidden_dtype=hidden_dtype)
+            return alike
+        of_token = (per_token[0] > 0).to(torch.int64)
+        setattr(self.levels, self.stream, of_token)
+        noisy = per_token[:, -1:]
+        both = torch.cat([torch.zeros_like(noisy), noisy], dim=1).flatten()
+        modulation, embedded = self.embedding(both, batch_size=batch_size, hidden_dtype=hidden_dtype)
+        return modulation, embedded.view(batch_size, 2, -1)[:, of_token].flatten(0, 1)
+
+
+class _FeedForward(nn.Module):
+    """diffusers' feed-forward with its GELU in the epilogue of the first product."""
+
+    def __init__(self, stock: Any) -> None:
+        super().__init__()
+        self.up, self.down = stock.net[0].proj, stock.net[2]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: `[B, T, D]`."""
+        if isinstance(self.up, nn.Linear) and self.up.bias is not None and x.is_cuda:
+            inner = linear_gelu(x.flatten(0, 1), self.up.weight, self.up.bias).view(*x.shape[:2], -1)
+        else:
+            inner = F.gelu(self.up(x), approximate="tanh")
+        out: Tensor = self.down(inner)
+        return out
+
+
+@library.custom_op("longtake::linear_gelu", mutates_args=())
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """GELU (tanh) of `x @ weight.T + bias` on a GPU, in one kernel; opaque to the compiler, which would split it."""
+    return torch._addmm_activation(bias, x, weight.t(), use_gelu=True)
+
+
+@linear_gelu.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0])

@@ -1,0 +1,232 @@
+"""The transformer block of LTX-2 as a GPU likes it: the parameters and the result of diffusers' block, with less memory
+traffic.
+
+- Every token of a stream has one of two noise levels, clean or sigma. The modulation is computed for the two and picked
+  per token where it is used, instead of being written out for every token.
+- Attention reads its inputs where they lie, and the GELU is the epilogue of its matrix product.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.transformers.transformer_ltx2 import LTX2Attention, LTX2VideoTransformerBlock
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+Rotary: TypeAlias = tuple[Tensor, Tensor]
+
+_KERNELS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
+@dataclass(slots=True)
+class TokenLevels:
+    """Which noise level each token has, shared by all blocks: int64 `[T]`, 0 for clean and 1 for sigma, per stream."""
+
+    video: Tensor
+    audio: Tensor
+
+
+class FastBlock(LTX2VideoTransformerBlock):  # type: ignore[misc]  # diffusers is untyped
+    """A block that was loaded as diffusers' own; made by `ltx2.acceleration.compile.speed_up`, never constructed."""
+
+    levels: TokenLevels
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        audio_hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        audio_encoder_hidden_states: Tensor,
+        temb: Tensor,
+        temb_audio: Tensor,
+        temb_ca_scale_shift: Tensor,
+        temb_ca_audio_scale_shift: Tensor,
+        temb_ca_gate: Tensor,
+        temb_ca_audio_gate: Tensor,
+        temb_prompt: Tensor | None = None,
+        temb_prompt_audio: Tensor | None = None,
+        video_rotary_emb: Rotary | None = None,
+        audio_rotary_emb: Rotary | None = None,
+        ca_video_rotary_emb: Rotary | None = None,
+        ca_audio_rotary_emb: Rotary | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        audio_encoder_attention_mask: Tensor | None = None,
+        use_a2v_cross_attention: bool = True,
+        use_v2a_cross_attention: bool = True,
+        perturbation_mask: Tensor | None = None,
+        **_: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """The arguments of diffusers' block; video `[B, T, 4096]` and audio `[B, A, 2048]` in and out.
+
+        A perturbation mask means that the whole batch is perturbed, the only way in which longtake asks for it.
+        """
+        video_levels, audio_levels = self.levels.video, self.levels.audio
+        video_mod = _modulation(self.scale_shift_table, temb, video_levels)
+        audio_mod = _modulation(self.audio_scale_shift_table, temb_audio, audio_levels)
+        perturbed = perturbation_mask is not None
+
+        video = self._attend_self(self.norm1, self.attn1, hidden_states, video_mod, video_rotary_emb, perturbed)
+        audio = self._attend_self(
+            self.audio_norm1, self.audio_attn1, audio_hidden_states, audio_mod, audio_rotary_emb, perturbed
+        )
+        text, audio_text = encoder_hidden_states, audio_encoder_hidden_states
+        if self.cross_attn_adaln:
+            text = _modulated_text(text, self.prompt_scale_shift_table, temb_prompt)
+            audio_text = _modulated_text(audio_text, self.audio_prompt_scale_shift_table, temb_prompt_audio)
+        video = _attend_text(self.norm2, self.attn2, video, text, video_mod[6:], encoder_attention_mask)
+        audio = _attend_text(
+            self.audio_norm2, self.audio_attn2, audio, audio_text, audio_mod[6:], audio_encoder_attention_mask
+        )
+        if use_a2v_cross_attention or use_v2a_cross_attention:
+            video, audio = self._attend_across(
+                video,
+                audio,
+                _modulation(self.video_a2v_cross_attn_scale_shift_table[:4], temb_ca_scale_shift, video_levels)
+                + _modulation(self.video_a2v_cross_attn_scale_shift_table[4:], temb_ca_gate, video_levels),
+                _modulation(self.audio_a2v_cross_attn_scale_shift_table[:4], temb_ca_audio_scale_shift, audio_levels)
+                + _modulation(self.audio_a2v_cross_attn_scale_shift_table[4:], temb_ca_audio_gate, audio_levels),
+                ca_video_rotary_emb,
+                ca_audio_rotary_emb,
+            )
+        return (
+            _feed_forward(self.norm3, self.ff, video, video_mod),
+            _feed_forward(self.audio_norm3, self.audio_ff, audio, audio_mod),
+        )
+
+    @staticmethod
+    def _attend_self(
+        norm: nn.Module, attn: LTX2Attention, x: Tensor, mod: list[Tensor], rotary: Rotary | None, perturbed: bool
+    ) -> Tensor:
+        shift, scale, gate = mod[:3]
+        inner = norm(x) * (1 + scale) + shift
+        return x + attend(attn, inner, inner, rotary, rotary, perturbed=perturbed) * gate
+
+    def _attend_across(
+        self,
+        video: Tensor,
+        audio: Tensor,
+        video_mod: list[Tensor],
+        audio_mod: list[Tensor],
+        video_rotary: Rotary | None,
+        audio_rotary: Rotary | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Sound to picture, then picture to sound, both from what they were before."""
+        normal_video, normal_audio = self.audio_to_video_norm(video), self.video_to_audio_norm(audio)
+        to_video = attend(
+            self.audio_to_video_attn,
+            normal_video * (1 + video_mod[0]) + video_mod[1],
+            normal_audio * (1 + audio_mod[0]) + audio_mod[1],
+            video_rotary,
+            audio_rotary,
+        )
+        to_audio = attend(
+            self.video_to_audio_attn,
+            normal_audio * (1 + audio_mod[2]) + audio_mod[3],
+            normal_video * (1 + video_mod[2]) + video_mod[3],
+            audio_rotary,
+            video_rotary,
+        )
+        return video + video_mod[4] * to_video, audio + audio_mod[4] * to_audio
+
+
+def _modulation(table: Tensor, temb: Tensor, levels: Tensor) -> list[Tensor]:
+    """The block's table plus the embedded noise levels, one `[B, T or 1, D]` per row of the table.
+
+    temb: `[B, L, n * D]`; L is 2 where tokens differ in their level, else 1.
+    """
+    values = table[None, None] + temb.reshape(*temb.shape[:2], *table.shape)
+    if values.shape[1] == 1:
+        return list(values.unbind(2))
+    return [value[:, levels] for value in values.unbind(2)]
+
+
+def _modulated_text(text: Tensor, table: Tensor, temb: Tensor | None) -> Tensor:
+    values = table[None, None].to(text.dtype)
+    if temb is not None:
+        values = table[None, None] + temb.reshape(*temb.shape[:2], *table.shape)
+    shift, scale = values.unbind(2)
+    return text * (1 + scale) + shift
+
+
+def _attend_text(
+    norm: nn.Module, attn: LTX2Attention, x: Tensor, text: Tensor, mod: list[Tensor], mask: Tensor | None
+) -> Tensor:
+    if not mod:  # 2.0
+        return x + attend(attn, norm(x), text, None, None, mask=mask)
+    shift, scale, gate = mod
+    return x + attend(attn, norm(x) * (1 + scale) + shift, text, None, None, mask=mask) * gate
+
+
+def _feed_forward(norm: nn.Module, ff: nn.Module, x: Tensor, mod: list[Tensor]) -> Tensor:
+    shift, scale, gate = mod[3:6]
+    inner: Tensor = ff(norm(x) * (1 + scale) + shift)
+    return x + inner * gate
+
+
+def attend(
+    attn: LTX2Attention,
+    x: Tensor,
+    context: Tensor,
+    query_rotary: Rotary | None,
+    key_rotary: Rotary | None,
+    *,
+    mask: Tensor | None = None,
+    perturbed: bool = False,
+) -> Tensor:
+    """`x` attends to `context` (`x` itself in self-attention); perturbed, every token attends to itself alone."""
+    value = attn.to_v(context)
+    if perturbed:
+        found = value
+    else:
+        query, key = attn.to_q(x), attn.to_k(context)
+        query, key = attn.norm_q(query), attn.norm_k(key)
+        query, key = _turned(attn, query, query_rotary), _turned(attn, key, key_rotary)
+        found = _attention(query, key, _by_head(attn, value), mask)
+    if attn.to_gate_logits is not None:
+        gates = 2 * torch.sigmoid(attn.to_gate_logits(x))
+        found = (_by_head(attn, found) * gates[..., None]).flatten(2)
+    out: Tensor = attn.to_out[0](found)
+    return out
+
+
+def _by_head(attn: LTX2Attention, x: Tensor) -> Tensor:
+    """`[B, T, H * D]` as `[B, T, H, D]`."""
+    return x.reshape(*x.shape[:2], attn.heads, -1)
+
+
+def _turned(attn: LTX2Attention, x: Tensor, rotary: Rotary | None) -> Tensor:
+    """`[B, T, H * D]` as `[B, T, H, D]`, turned by its positions."""
+    heads = _by_head(attn, x)
+    if rotary is None:
+        return heads
+    return (_turn_pairs if attn.rope_type == "interleaved" else _turn_halves)(heads, *rotary)
+
+
+def _turn_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of channel i with i + D/2. x: `[B, T, H, D]`; cos, sin: float32 `[B, H, T, D/2]`."""
+    first, second = x.float().chunk(2, dim=3)
+    cos, sin = cos.transpose(1, 2), sin.transpose(1, 2)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=3).to(x.dtype)
+
+
+def _turn_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of channel 2i with 2i + 1. x: `[B, T, H, D]`; cos, sin: float32 `[B, T, H * D]`."""
+    even, odd = x.float()[..., 0::2], x.float()[..., 1::2]
+    cos, sin = cos.reshape(*cos.shape[:2], *x.shape[2:]), sin.reshape(*sin.shape[:2], *x.shape[2:])
+    turned = torch.stack([-odd, even], dim=4).flatten(3)
+    return (x.float() * cos + turned * sin).to(x.dtype)
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """`[B, T, H, D]` each; the result is `[B, T, H * D]`."""
+    query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+    if not query.is_cuda:
+        found = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    else:
+        with sdpa_kernel(_KERNELS, set_priority=True):
+            found = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    return found.transpose(1, 2).flatten(2)

@@ -1,0 +1,321 @@
+"""The small checkpoint: LTX-2's published layout with a million random weights, built offline.
+
+What a client can see is real: 32x32x8 video compression, 25 audio latents `[B, 8, T, 16]` a second, stereo at
+24 kHz (2.0) or 48 kHz (2.3), prompts of up to 1024 tokens, a Gemma tokenizer.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import shutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import (
+    AutoencoderKLLTX2Audio,
+    AutoencoderKLLTX2Video,
+    FlowMatchEulerDiscreteScheduler,
+    LTX2ConditionPipeline,
+    LTX2VideoTransformer3DModel,
+)
+from diffusers.pipelines.ltx2 import (
+    LTX2LatentUpsamplerModel,
+    LTX2TextConnectors,
+    LTX2Vocoder,
+    LTX2VocoderWithBWE,
+)
+from tokenizers import Tokenizer, normalizers
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
+from torch import nn
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration, GemmaTokenizer
+
+from ltx2.checkpoints.progress_bars import no_progress_bars
+from ltx2.checkpoints.resolve import UPSAMPLER_FOLDER, small_folder
+from ltx2.errors import CheckpointError
+
+Version = Literal["2.0", "2.3"]
+
+VERSIONS: dict[str, Version] = {"tiny": "2.3", "tiny-2.0": "2.0"}
+
+VIDEO_CHANNELS = 16
+TEXT_DIM, TEXT_LAYERS = 32, 2
+TOKENS = 1024
+VIDEO_HEADS, VIDEO_HEAD_DIM = 2, 32
+AUDIO_HEADS, AUDIO_HEAD_DIM = 2, 16
+
+SPECIAL_TOKENS = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+CORPUS = [
+    "a fishing boat leaves the harbour at dawn while gulls follow the boat over the quiet sea",
+    "fog rolls in, a bell rings, and the camera slowly turns towards the lighthouse on the hill",
+    "wide shot of a street in the rain, people with umbrellas, warm light in the windows, soft music",
+    "close up of hands playing a piano, the sound of rain outside, a cat sleeps beside the stove",
+]
+
+
+def ensure(cache: Path, name: str = "tiny") -> Path:
+    """The folder of the small checkpoint `name` under `cache`, built unless it is there; safe between
+    processes.
+
+    Raises CheckpointError for another name than those in VERSIONS, or when the folder cannot be written.
+    """
+    if name not in VERSIONS:
+        raise CheckpointError(f"no small checkpoint is called {name!r}; there are {', '.join(VERSIONS)}")
+    folder = small_folder(cache, name)
+    try:
+        if not folder.is_dir():
+            cache.mkdir(parents=True, exist_ok=True)
+            with (cache / f".{folder.name}.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not folder.is_dir():
+                    build(folder, version=VERSIONS[name])
+    except OSError as exc:
+        raise CheckpointError(f"cannot build the small checkpoint in {folder}: {exc}") from exc
+    return folder
+
+
+def build(folder: Path, *, version: Version = "2.3", seed: int = 0) -> Path:
+    """Write a small random checkpoint to `folder`, which must not exist; it appears complete or not at all.
+
+    The same version and seed give the same bytes. One process at a time may build a folder (`ensure` sees to
+    it).
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with no_progress_bars():
+            _components(version, seed).save_pretrained(partial)
+            _upsampler(seed).save_pretrained(partial / UPSAMPLER_FOLDER)
+        let_all_read(partial)
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return folder
+
+
+def let_all_read(folder: Path) -> None:
+    """Let everybody read a saved checkpoint, whose weight files are saved as 0600."""
+    for path in folder.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def _components(version: Version, seed: int) -> LTX2ConditionPipeline:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = train_tokenizer(CORPUS, size=512, longest=TOKENS)
+        return LTX2ConditionPipeline(
+            scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=False, shift_terminal=None),
+            vae=_video_vae(version),
+            audio_vae=_audio_vae(),
+            text_encoder=random_text_encoder(
+                len(tokenizer), width=TEXT_DIM, layers=TEXT_LAYERS, longest=TOKENS, sliding_window=512
+            ),
+            tokenizer=tokenizer,
+            connectors=_connectors(version),
+            transformer=_transformer(version),
+            vocoder=_vocoder_2_0() if version == "2.0" else _vocoder_2_3(),
+        )
+
+
+def _upsampler(seed: int) -> LTX2LatentUpsamplerModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LTX2LatentUpsamplerModel(in_channels=VIDEO_CHANNELS, mid_channels=32, num_blocks_per_stage=1)
+
+
+def train_tokenizer(texts: Iterable[str], *, size: int, longest: int) -> GemmaTokenizer:
+    """A Gemma tokenizer of up to `size` tokens learned from `texts`, bytes for all else, prompts of up to `longest`."""
+    byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
+    trained = Tokenizer(BPE(unk_token="<unk>", byte_fallback=True))
+    trained.normalizer = normalizers.Replace(" ", "▁")
+    trainer = BpeTrainer(vocab_size=size, special_tokens=SPECIAL_TOKENS + byte_tokens, show_progress=False)
+    trained.train_from_iterator(texts, trainer)
+    model = json.loads(trained.to_str())["model"]
+    return GemmaTokenizer(
+        vocab=model["vocab"],
+        merges=[tuple(merge) for merge in model["merges"]],
+        add_bos_token=True,  # so that an empty prompt still has a token to attend to
+        padding_side="left",
+        model_max_length=longest,
+    )
+
+
+def random_text_encoder(
+    vocabulary: int, *, width: int, layers: int, longest: int, sliding_window: int
+) -> Gemma3ForConditionalGeneration:
+    """A random Gemma with two heads for prompts of up to `longest` tokens; what looks at pictures in it is a stub."""
+    text = {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": width // 2,
+        "max_position_embeddings": longest,
+        "sliding_window": sliding_window,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "bos_token_id": 2,
+    }
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    return Gemma3ForConditionalGeneration(config)
+
+
+def _connectors(version: Version) -> LTX2TextConnectors:
+    """2.0 projects the text once, for both streams alike; 2.3 once per stream, to the stream's own width."""
+    settings: dict[str, Any] = {
+        "caption_channels": TEXT_DIM,
+        "text_proj_in_factor": TEXT_LAYERS + 1,
+        "video_connector_num_layers": 1,
+        "audio_connector_num_layers": 1,
+        "rope_type": "split",
+    }
+    heads = {"video": (VIDEO_HEADS, VIDEO_HEAD_DIM), "audio": (AUDIO_HEADS, AUDIO_HEAD_DIM)}
+    if version == "2.0":
+        heads = dict.fromkeys(heads, (1, TEXT_DIM))
+    else:
+        settings |= {"per_modality_projections": True, "proj_bias": True}
+        settings |= {f"{stream}_hidden_dim": count * dim for stream, (count, dim) in heads.items()}
+        settings |= {"video_gated_attn": True, "audio_gated_attn": True}
+    for stream, (count, dim) in heads.items():
+        settings[f"{stream}_connector_num_attention_heads"] = count
+        settings[f"{stream}_connector_attention_head_dim"] = dim
+    return LTX2TextConnectors(**settings)
+
+
+def _transformer(version: Version) -> LTX2VideoTransformer3DModel:
+    settings: dict[str, Any] = {
+        "in_channels": VIDEO_CHANNELS,
+        "out_channels": VIDEO_CHANNELS,
+        "num_attention_heads": VIDEO_HEADS,
+        "attention_head_dim": VIDEO_HEAD_DIM,
+        "cross_attention_dim": VIDEO_HEADS * VIDEO_HEAD_DIM,
+        "audio_num_attention_heads": AUDIO_HEADS,
+        "audio_attention_head_dim": AUDIO_HEAD_DIM,
+        "audio_cross_attention_dim": AUDIO_HEADS * AUDIO_HEAD_DIM,
+        "num_layers": 2,
+        "caption_channels": TEXT_DIM,
+        "rope_type": "split",
+    }
+    if version == "2.3":
+        settings |= dict.fromkeys(("gated_attn", "audio_gated_attn", "cross_attn_mod", "audio_cross_attn_mod"), True)
+        settings |= {"use_prompt_embeddings": False, "perturbed_attn": True}
+    return LTX2VideoTransformer3DModel(**settings)
+
+
+def _video_vae(version: Version) -> AutoencoderKLLTX2Video:
+    settings: dict[str, Any] = {
+        "latent_channels": VIDEO_CHANNELS,
+        "block_out_channels": (16, 16, 32, 32),
+        "layers_per_block": (1, 1, 1, 1, 1),
+        "spatial_compression_ratio": 32,
+        "temporal_compression_ratio": 8,
+        "decoder_causal": False,
+    }
+    if version == "2.0":
+        settings |= {"decoder_block_out_channels": (8, 16, 32), "decoder_layers_per_block": (1, 1, 1, 1)}
+    else:
+        settings |= {
+            "decoder_block_out_channels": (8, 16, 16, 32),
+            "decoder_layers_per_block": (1, 1, 1, 1, 1),
+            "decoder_spatio_temporal_scaling": (True, True, True, True),
+            "decoder_inject_noise": (False, False, False, False, False),
+            "upsample_type": ("spatiotemporal", "spatiotemporal", "temporal", "spatial"),
+            "upsample_residual": (False, False, False, False),
+            "upsample_factor": (2, 2, 1, 2),
+            "decoder_spatial_padding_mode": "zeros",
+        }
+    vae = AutoencoderKLLTX2Video(**settings)
+    for block in vae.decoder.up_blocks:
+        _repeat(block.upsamplers[0].conv.conv, block.upsamplers[0].stride)
+    _repeat(vae.decoder.conv_out.conv, (vae.decoder.patch_size, vae.decoder.patch_size))
+    vae.latents_mean.copy_(0.1 * torch.randn(VIDEO_CHANNELS))
+    vae.latents_std.copy_(0.5 + torch.rand(VIDEO_CHANNELS))
+    return vae
+
+
+def _repeat(conv: nn.Conv3d, block: tuple[int, ...]) -> None:
+    """Give the pixels of one upsampled block the same weights: patches of colour instead of noise."""
+    for parameter in conv.parameters():
+        pixels = parameter.data.view(-1, math.prod(block), *parameter.shape[1:])
+        pixels.copy_(pixels[:, :1].clone())
+
+
+def _keep_signal(model: nn.Module, loudness: float) -> None:
+    """Scale random convolutions to unit gain, so that the sound follows the latents instead of fading out."""
+    kinds = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d)
+    convolutions = [layer for layer in model.modules() if isinstance(layer, kinds)]
+    for layer in convolutions:
+        stride = layer.stride[0] if isinstance(layer, nn.ConvTranspose1d) else 2
+        layer.weight.data *= math.sqrt(1.5 * stride)
+        if layer.bias is not None:
+            layer.bias.data.zero_()
+    convolutions[-1].weight.data *= loudness
+
+
+def _audio_vae() -> AutoencoderKLLTX2Audio:
+    """Its latent statistics have `base_channels` entries: 1 broadcasts, the real 128 would weigh 11 MB."""
+    vae = AutoencoderKLLTX2Audio(base_channels=1, ch_mult=(16, 16, 16), num_res_blocks=1)
+    _keep_signal(vae.decoder, 1.0)
+    vae.latents_mean.fill_(0.125)
+    vae.latents_std.fill_(0.75)
+    return vae
+
+
+def _vocoder_2_0() -> LTX2Vocoder:
+    vocoder = LTX2Vocoder(hidden_channels=64, resnet_kernel_sizes=[3], resnet_dilations=[[1]])
+    _keep_signal(vocoder, 1.0)
+    return vocoder
+
+
+def _vocoder_2_3() -> LTX2VocoderWithBWE:
+    mels, window = 16, 128
+    vocoder = LTX2VocoderWithBWE(
+        hidden_channels=128,
+        resnet_kernel_sizes=[3],
+        resnet_dilations=[[1]],
+        bwe_in_channels=2 * mels,
+        bwe_hidden_channels=64,
+        bwe_resnet_kernel_sizes=[3],
+        bwe_resnet_dilations=[[1]],
+        filter_length=window,
+        window_length=window,
+        num_mel_channels=mels,
+    )
+    _keep_signal(vocoder.vocoder, 0.06)
+    _keep_signal(vocoder.bwe_generator, 0.01)
+    put_fourier_basis(vocoder, window)
+    bins = torch.arange(window // 2 + 1)
+    centres = torch.linspace(0, window // 2, mels)[:, None]
+    vocoder.mel_stft.mel_basis.copy_((1 - (bins - centres).abs() / 4).clamp(min=0))
+    return vocoder
+
+
+def put_fourier_basis(vocoder: LTX2VocoderWithBWE, window: int) -> None:
+    """Give a vocoder's spectrogram its windowed transform, which diffusers leaves to a checkpoint's buffers."""
+    angle = 2 * torch.pi * torch.arange(window // 2 + 1)[:, None] * torch.arange(window) / window
+    basis = torch.cat([angle.cos(), -angle.sin()]) * torch.hann_window(window)
+    vocoder.mel_stft.stft_fn.forward_basis.copy_(basis[:, None])
+    vocoder.mel_stft.stft_fn.inverse_basis.copy_(basis[:, None])
+
+
+if __name__ == "__main__":
+    try:
+        ensure(Path(sys.argv[1]), sys.argv[2])
+    except CheckpointError as error:
+        sys.exit(str(error))

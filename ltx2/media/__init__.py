@@ -1,0 +1,1 @@
+"""Pictures, clips, films and sound: everything that is encoded or decoded."""

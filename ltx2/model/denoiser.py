@@ -1,0 +1,220 @@
+"""From noise to latents, in one stage or in two.
+
+Two stages: everything at half width and height first, from noise. Then the video latents are upsampled, renoised to the
+noise level at which the second stage begins, and refined at full size; so are the audio latents, which keep their size.
+Both stages are conditioned alike: the frames at the size of the stage, the pinned audio latents as they are.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.models.transformers.transformer_ltx2 import LTX2PerturbedAttnProcessor
+from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition, calculate_shift
+from diffusers.pipelines.ltx2.utils import (
+    DEFAULT_NEGATIVE_PROMPT,
+    DISTILLED_SIGMA_VALUES,
+    STAGE_2_DISTILLED_SIGMA_VALUES,
+)
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from ltx2.checkpoints.resolve import HubModel
+from ltx2.checkpoints.variant import Variant
+from ltx2.errors import SegmentCancelledError
+from ltx2.model.conditioning import Conditioning
+from ltx2.model.pipeline import AudioPrefix, LongtakePipeline
+from ltx2.model.prompts import PromptEncoder
+from ltx2.model.upsampler import LatentUpsampler
+from ltx2.request import OnStep, SegmentRequest
+from ltx2.sampling import Plan, Sampling, plan_of
+from ltx2.timeline import SegmentTiming, latent_frames
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One run of the denoiser: its size in pixels, and the noise level before each of its steps."""
+
+    width: int
+    height: int
+    sigmas: list[float]
+
+
+class Denoiser:
+    """Denoises segments with one loaded pipeline."""
+
+    def __init__(
+        self,
+        pipeline: LongtakePipeline,
+        variant: Variant,
+        prompts: PromptEncoder,
+        source: Path | HubModel | None = None,
+    ) -> None:
+        self._pipeline = pipeline
+        self._prompts = prompts
+        self._variant = variant
+        self._upsample = LatentUpsampler(pipeline, source)
+        if not variant.distilled:
+            _let_stg_perturb(pipeline.transformer, variant.stg_blocks)
+
+    def plan(self, sampling: Sampling) -> Plan:
+        """What this model makes of `sampling`, with everything loaded that it takes.
+
+        Raises RequestError for what the model cannot do; CheckpointError and EngineMemoryError as loading does.
+        """
+        plan = plan_of(sampling, self._variant)
+        if plan.stages == 2:
+            self._upsample.load()
+        return plan
+
+    def denoise(
+        self,
+        request: SegmentRequest,
+        plan: Plan,
+        conditioning: Conditioning,
+        on_step: OnStep | None = None,
+        *,
+        first_steps: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Video latents as the VAE decodes them and normalised audio latents, both where it computes; see `Engine.run`.
+
+        first_steps: do only the first step of each stage, for the time it takes and what it compiles.
+        """
+        stages = self._stages(request, plan)
+        steps = sum(len(stage.sigmas) for stage in stages)
+        done = 0
+
+        def report(_: Any, step: int, timestep: Tensor, tensors: dict[str, Any]) -> dict[str, Any]:
+            if on_step and on_step(done + step + 1, steps) is False:
+                raise SegmentCancelledError(
+                    f"segment {request.timing.index} was cancelled after step {done + step + 1}"
+                )
+            self._pipeline._interrupt = first_steps  # the rest of the stage is skipped
+            return tensors
+
+        prefix = self._audio_prefix(request.timing, conditioning)
+        generator = torch.Generator("cpu").manual_seed(request.seed)  # the same noise on every device
+        video: Tensor | None = None
+        for stage in stages:
+            start = None if video is None else self._upsample(video)
+            call = self._arguments(request, plan, stage, conditioning)
+            with _unshifted(self._pipeline):
+                video, audio = self._pipeline(
+                    latents=start, audio_prefix=prefix, generator=generator, callback_on_step_end=report, **call
+                )
+            normal = self._pipeline.normalize_audio(audio)
+            prefix = replace(prefix, start=normal)
+            done += len(stage.sigmas)
+        assert video is not None
+        # laid out as they are when they come back from a file
+        return video.to(self._pipeline.vae.dtype).contiguous(), normal.contiguous()
+
+    def _arguments(
+        self, request: SegmentRequest, plan: Plan, stage: Stage, conditioning: Conditioning
+    ) -> dict[str, Any]:
+        negative = DEFAULT_NEGATIVE_PROMPT if plan.negative_prompt is None else plan.negative_prompt
+        return {
+            "prompts": self._prompts,
+            "prompt": request.prompt,
+            "negative_prompt": negative if plan.is_guided else None,
+            "width": stage.width,
+            "height": stage.height,
+            "num_frames": request.timing.shape.frames,
+            "frame_rate": float(request.timing.shape.fps),
+            "conditions": _conditions(conditioning, shrink=request.width // stage.width),
+            "num_inference_steps": len(stage.sigmas),
+            "sigmas": stage.sigmas,
+            "use_cross_timestep": self._variant.use_cross_timestep,
+            "spatio_temporal_guidance_blocks": list(self._variant.stg_blocks),
+            "output_type": "latent",
+            "return_dict": False,
+            **plan.guidance_arguments,
+        }
+
+    def _stages(self, request: SegmentRequest, plan: Plan) -> list[Stage]:
+        """A model that is not distilled refines in the part of its own schedule that the second stage spans.
+
+        The model's authors refine with the distilled LoRA instead, which is another model for that stage.
+        """
+        width, height, frames = request.width, request.height, request.timing.shape.frames
+
+        def schedule(width: int, height: int) -> list[float]:
+            if self._variant.distilled:
+                return list(DISTILLED_SIGMA_VALUES)
+            tokens = latent_frames(frames) * (width // 32) * (height // 32)
+            return shifted_sigmas(self._pipeline.scheduler, plan.steps, tokens)
+
+        if plan.stages == 1:
+            return [Stage(width, height, schedule(width, height))]
+        begin = STAGE_2_DISTILLED_SIGMA_VALUES[0]
+        refining = [begin, *(sigma for sigma in schedule(width, height) if sigma < begin)]
+        half = (width // 2, height // 2)
+        return [Stage(*half, schedule(*half)), Stage(width, height, refining)]
+
+    def _audio_prefix(self, timing: SegmentTiming, conditioning: Conditioning) -> AudioPrefix:
+        channels, mel = self._pipeline.audio_shape
+        latents, mask = torch.zeros(1, channels, timing.audio_latents, mel), torch.ones(timing.audio_latents)
+        if (kept := conditioning.audio) is not None:
+            normal = kept if conditioning.audio_is_normalised else self._pipeline.normalize_audio(kept)
+            latents[:, :, : kept.shape[2]], mask[: kept.shape[2]] = normal, 0
+        return AudioPrefix(latents, mask, float(timing.offset))
+
+
+def shifted_sigmas(scheduler: FlowMatchEulerDiscreteScheduler, steps: int, tokens: int) -> list[float]:
+    """The noise levels of `steps` steps in the schedule that `scheduler` shifts by the number of video tokens."""
+    own, config = copy.deepcopy(scheduler), scheduler.config
+    mu = calculate_shift(
+        tokens, config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift
+    )
+    own.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu)
+    sigmas: list[float] = own.sigmas[:-1].tolist()
+    return sigmas
+
+
+@contextmanager
+def _unshifted(pipeline: LongtakePipeline) -> Iterator[None]:
+    """Let the pipeline take sigmas as they are given."""
+    published = pipeline.scheduler
+    pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config(
+        published.config, use_dynamic_shifting=False, shift_terminal=None
+    )
+    try:
+        yield
+    finally:
+        pipeline.scheduler = published
+
+
+def _let_stg_perturb(transformer: Any, blocks: tuple[int, ...]) -> None:
+    """Have these blocks skip their self-attention when told to: 2.0 configs do not say so, and diffusers ignores it."""
+    for index in blocks:
+        block = transformer.transformer_blocks[index]
+        if block.perturbed_attn:
+            continue
+        for attention in (block.attn1, block.audio_attn1):
+            processor = LTX2PerturbedAttnProcessor()
+            processor._attention_backend = attention.processor._attention_backend
+            attention.set_processor(processor)
+        block.perturbed_attn = True
+
+
+def _conditions(conditioning: Conditioning, *, shrink: int) -> list[LTX2VideoCondition]:
+    if (frames := conditioning.frames) is None:
+        return []
+    # crf=0: diffusers would compress a single frame as H.264 first
+    return [LTX2VideoCondition(frames=_shrunk(frames, shrink), index=0, strength=1.0, crf=0)]
+
+
+def _shrunk(frames: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+    """Frames `[v, H/factor, W/factor, 3]`, each pixel the mean of those it replaces."""
+    if factor == 1:
+        return frames
+    return np.stack([np.asarray(Image.fromarray(frame).reduce(factor)) for frame in frames])

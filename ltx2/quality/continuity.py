@@ -1,0 +1,193 @@
+"""How well a film's segments join: what changes at a join, measured against what changes within segments."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ltx2.quality.audio_metrics import Sound, SoundAtSeam, heard
+from ltx2.quality.shape_continuity import ShapeAtSeam, across, appeared, colour_change, pairs
+from ltx2.quality.shape_tracking import Track, track
+from ltx2.timeline import SegmentTiming, film_samples, sound_spans
+
+CHANGE_FACTOR, CHANGE_SLACK = 1.5, 1.0
+JUMP_FACTOR, JUMP_SLACK = 1.5, 1.0
+CLICK_FACTOR, CLICK_SLACK = 1.5, 0.01
+LOUDNESS_FACTOR, LOUDNESS_SLACK_DB, MOST_DB_ABOVE = 1.5, 3.0, 4.0
+MOST_SEMITONES = 1.0
+MOST_COLOUR = 45.0
+
+
+@dataclass(frozen=True, slots=True)
+class Seam:
+    """One join, before film frame `frame`, where segment `segment`, counted from 0, begins; `cut` where it may be seen.
+
+    change: mean difference of pixels at the join, 0..255; usual_change, largest_change: the median and the largest from
+    frame to frame in both segments. new_shapes: how many are there at once that were not there before.
+    """
+
+    segment: int
+    frame: int
+    cut: bool
+    change: float
+    usual_change: float
+    largest_change: float
+    shapes: tuple[ShapeAtSeam, ...]
+    new_shapes: int
+    sound: SoundAtSeam
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentFigures:
+    """One segment by itself: the film's frame with which it begins, the change from each of its frames to the next,
+    `[T - 1]`, and its shapes."""
+
+    segment: int
+    first_frame: int
+    changes: NDArray[np.float64]
+    tracks: list[Track]
+
+
+@dataclass(frozen=True, slots=True)
+class Continuity:
+    """A film's segments, and what is between them."""
+
+    segments: list[SegmentFigures]
+    seams: list[Seam]
+
+
+def continuity(
+    pieces: Iterable[NDArray[np.uint8]], sound: Sound, rate: int, timings: Sequence[SegmentTiming]
+) -> Continuity:
+    """Measure a film: per timing the new frames `[T, H, W, 3]` of a segment, and the sound `[C, n]`, `rate` samples a
+    second. Two segments' frames are held at a time.
+
+    ValueError: frames or sound that are not those of these timings.
+    """
+    total = sum(timing.new_frames for timing in timings)
+    samples = film_samples(total, timings[0].shape.fps, rate)
+    if sound.shape[1] != samples:
+        raise ValueError(f"{sound.shape[1]} samples of sound; these segments have {samples}")
+    spans, found, before = sound_spans(timings, rate), Continuity([], []), None
+    for number, (timing, span, piece) in enumerate(zip(timings, spans, pieces, strict=True)):
+        if len(piece) != timing.new_frames:
+            raise ValueError(f"{len(piece)} frames of segment {number}; it has {timing.new_frames}")
+        earlier = found.segments[-1].tracks if found.segments and timing.continued else []
+        first = timing.first_frame - timings[0].first_frame
+        found.segments.append(
+            SegmentFigures(number, first, _changes(piece), track(piece, [one.colour for one in earlier]))
+        )
+        if before is not None:
+            listened = heard(sound, rate, span.film_start, span.film_start + span.fade_in)
+            one, other = found.segments[-2:]
+            found.seams.append(_seam(timing, one, other, np.stack([before, piece[0]]), listened))
+        before = piece[-1]
+    return found
+
+
+def _seam(
+    timing: SegmentTiming,
+    one: SegmentFigures,
+    other: SegmentFigures,
+    frames: NDArray[np.uint8],
+    sound: SoundAtSeam,
+) -> Seam:
+    inside = np.concatenate([one.changes, other.changes]) if len(one.changes) + len(other.changes) else np.zeros(1)
+    return Seam(
+        segment=other.segment,
+        frame=other.first_frame,
+        cut=not timing.continued,
+        change=float(_changes(frames)[0]),
+        usual_change=float(np.median(inside)),
+        largest_change=float(inside.max()),
+        shapes=across(one.tracks, other.tracks, (frames.shape[2], frames.shape[1])),
+        new_shapes=appeared(one.tracks, other.tracks),
+        sound=sound,
+    )
+
+
+def _changes(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """The mean difference of pixels from each frame to the next, `[T - 1]`."""
+    return np.array(
+        [np.abs(after.astype(np.int16) - before).mean() for before, after in itertools.pairwise(frames)], np.float64
+    )
+
+
+def broken(found: Sequence[Seam]) -> list[str]:
+    """What is wrong at joins that should not be seen or heard, in words; cuts are not judged."""
+    return [f"segment {seam.segment}: {what}" for seam in found if not seam.cut for what in _broken(seam)]
+
+
+def _broken(seam: Seam) -> list[str]:
+    shapes = [what for number, shape in enumerate(seam.shapes, 1) for what in _shape(number, shape)]
+    return _picture(seam) + shapes + _sound(seam.sound)
+
+
+def _picture(seam: Seam) -> list[str]:
+    wrong = []
+    if seam.change > CHANGE_FACTOR * seam.largest_change + CHANGE_SLACK:
+        wrong.append(f"the picture changes by {seam.change:.1f} where {seam.largest_change:.1f} is the most")
+    if seam.new_shapes:
+        wrong.append(
+            f"{seam.new_shapes} shapes are there at once" if seam.new_shapes > 1 else "a shape is there at once"
+        )
+    return wrong
+
+
+def _shape(number: int, shape: ShapeAtSeam) -> list[str]:
+    if shape.is_lost:
+        return [f"shape {number} is gone"]
+    wrong = []
+    if shape.jump > JUMP_FACTOR * shape.usual_jump + JUMP_SLACK:
+        wrong.append(f"shape {number} jumps {shape.jump:.1f} pixels where it moves {shape.usual_jump:.1f}")
+    if shape.turned:
+        wrong.append(f"shape {number} turns or stops")
+    return wrong + _looks(number, shape.colour_change, shape.kinds)
+
+
+def _looks(number: int, change: float, kinds: tuple[str, str]) -> list[str]:
+    wrong = []
+    if change > MOST_COLOUR:
+        wrong.append(f"shape {number} changes its colour by {change:.0f}")
+    if all(kinds) and len(set(kinds)) > 1:
+        wrong.append(f"shape {number} was a {kinds[0]} and is a {kinds[1]}")
+    return wrong
+
+
+def _sound(sound: SoundAtSeam) -> list[str]:
+    wrong = []
+    if sound.click > CLICK_FACTOR * sound.usual_click + CLICK_SLACK:
+        wrong.append(f"the sound clicks: a step of {sound.click:.3f} where {sound.usual_click:.3f} is usual")
+    usual = sound.usual_loudness_step
+    if abs(sound.loudness_step) > min(LOUDNESS_FACTOR * usual + LOUDNESS_SLACK_DB, usual + MOST_DB_ABOVE):
+        most = f"{usual:.1f} is the most"
+        wrong.append(f"the loudness steps by {sound.loudness_step:+.1f} dB where {most}")
+    if abs(sound.pitch_step) > MOST_SEMITONES:
+        wrong.append(f"the pitch steps by {sound.pitch_step:+.1f} semitones")
+    if set(sound.tones) == {0.0, 1.0}:
+        wrong.append("the tone is gone" if sound.tones[0] else "there is a tone at once")
+    return wrong
+
+
+def not_kept(found: Continuity) -> list[str]:
+    """What the shapes of a film's first segment, or of one after a cut, do not keep to its last one before a cut."""
+    begins = [0, *(index for index, seam in enumerate(found.seams, 1) if seam.cut), len(found.segments)]
+    return [
+        f"segment {found.segments[end - 1].segment}: {what}, compared with segment {found.segments[begin].segment}"
+        for begin, end in itertools.pairwise(begins)
+        for what in _compared(found.segments[begin].tracks, found.segments[end - 1].tracks)
+    ]
+
+
+def _compared(first: Sequence[Track], last: Sequence[Track]) -> list[str]:
+    wrong = []
+    for number, (one, other) in enumerate(pairs(first, last), 1):
+        if other is None:
+            wrong.append(f"shape {number} is gone")
+        else:
+            wrong += _looks(number, colour_change(one, other), (one.kind, other.kind))
+    return wrong

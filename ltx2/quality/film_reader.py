@@ -1,0 +1,52 @@
+"""A finished film, read back: its frames segment by segment, and its sound."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from ltx2.errors import MediaError
+from ltx2.media.container import media_errors
+from ltx2.timeline import SegmentTiming, film_frames, film_samples
+
+_UNREADABLE = "cannot read the film"
+
+
+def film_sound(data: bytes, timings: Sequence[SegmentTiming]) -> tuple[NDArray[np.float32], int]:
+    """The sound `[C, n]` of an MP4 that `join_film` wrote from these timings, as long as they say, and its rate.
+
+    MediaError: it cannot be read.
+    """
+    with _open(data) as container:
+        rate = container.streams.audio[0].rate
+        blocks = [frame.to_ndarray() for frame in container.decode(audio=0)]
+    wanted = film_samples(film_frames(timings), timings[0].shape.fps, rate)
+    sound = np.concatenate(blocks, axis=1).astype(np.float32)[:, :wanted]  # AAC ends with a whole block
+    if sound.shape[1] < wanted:
+        raise MediaError(f"{_UNREADABLE}: its sound has {sound.shape[1]} of {wanted} samples")
+    return sound, rate
+
+
+def film_pieces(data: bytes, timings: Sequence[SegmentTiming]) -> Iterator[NDArray[np.uint8]]:
+    """The new frames `[T, H, W, 3]`, RGB, of each segment in turn; MediaError: it cannot be read, or is too short."""
+    with _open(data) as container:
+        frames = (frame.to_ndarray(format="rgb24") for frame in container.decode(video=0))
+        for timing in timings:
+            piece = list(islice(frames, timing.new_frames))
+            if len(piece) < timing.new_frames:
+                raise MediaError(
+                    f"{_UNREADABLE}: segment {timing.index} has {len(piece)} of {timing.new_frames} frames"
+                )
+            yield np.stack(piece)
+
+
+@contextmanager
+def _open(data: bytes) -> Iterator[av.container.InputContainer]:
+    with media_errors(_UNREADABLE), av.open(io.BytesIO(data), "r", format="mp4") as container:
+        yield container

@@ -1,0 +1,68 @@
+"""What goes into an engine and what comes out of it; importing this loads neither torch nor a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ltx2.sampling import Sampling
+from ltx2.state.continuation import LTX2ContinuationState
+from ltx2.timeline import SegmentTiming
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+OnStep = Callable[[int, int], bool | None]
+OnState = Callable[[LTX2ContinuationState, "Tensor", "Tensor"], None]
+"""Is given a segment's state, its video latents and its audio latents, those that its `SegmentOutput` will have."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRequest:
+    """One segment to render. ValueError: a size or an image that cannot be.
+
+    width, height: pixels, multiples of 32, with two stages of 64. seed: 0 .. 2**63 - 1. image: uint8 `[H, W, 3]`, the
+    first frame of a segment that continues no other.
+    """
+
+    prompt: str
+    seed: int
+    width: int
+    height: int
+    timing: SegmentTiming
+    sampling: Sampling = field(default_factory=Sampling)
+    image: NDArray[np.uint8] | None = None
+
+    def __post_init__(self) -> None:
+        step = 32 * self.sampling.stages
+        for name, pixels in (("width", self.width), ("height", self.height)):
+            if pixels <= 0 or pixels % step:
+                raise ValueError(f"{name} is {pixels}; it must be a positive multiple of {step}")
+        if self.image is None:
+            return
+        if self.timing.continued:
+            raise ValueError(f"segment {self.timing.index} continues another, and cannot begin with an image")
+        shape = (self.height, self.width, 3)
+        if self.image.dtype != np.uint8 or self.image.shape != shape:
+            raise ValueError(f"image is {self.image.dtype} {self.image.shape}; it must be uint8 {shape}")
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentOutput:
+    """One rendered segment, on the CPU.
+
+    frames: uint8 `[n, H, W, 3]`, the repeated ones included. sound: float32 `[samples, channels]` in [-1, 1]
+    at `audio_rate`, (4T - 3) * 10 ms of it. video_latents: `[1, C, F, H/32, W/32]` as the VAE decodes them.
+    audio_latents: `[1, 8, T, 16]`, normalised. state: what the next segment continues from.
+    """
+
+    frames: NDArray[np.uint8]
+    sound: NDArray[np.float32]
+    audio_rate: int
+    video_latents: Tensor
+    audio_latents: Tensor
+    state: LTX2ContinuationState

@@ -1,0 +1,1 @@
+"""The continuation state: types, validation, wire encoding."""

@@ -1,0 +1,1 @@
+"""Jobs from outside: submit, follow, cancel, save."""

@@ -1,0 +1,45 @@
+"""The film summary: what `film.json` says about a job."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+from tasks.jobs.reader import JobReader
+
+
+def film_summary(jobs: JobReader, job_id: str) -> dict[str, Any]:
+    """What `film.json` says about a job; the film's fields are there once it is done. Times are in seconds.
+
+    `handoff_s` is the time from a segment's engine end to the next segment's engine start, None for the last one.
+    """
+    status, head = jobs.status(job_id), jobs.head(job_id)
+    handoffs, clips, prompts = jobs.handoffs(job_id), jobs.clips(job_id), jobs.prompts(job_id)
+    summary: dict[str, Any] = {"job_id": job_id, "title": status.title, "model": head.model}
+    if status.film is not None:
+        film = status.film
+        rate = Fraction(film.fps)
+        summary |= {
+            "width": film.width,
+            "height": film.height,
+            "fps": int(rate) if rate.denominator == 1 else round(float(rate), 3),
+            "frames": film.frames,
+            "duration_s": film.duration_s,
+            "audio_sample_rate": film.audio_sample_rate,
+            "audio_samples": film.audio_samples,
+            "sha256": film.sha256,
+        }
+    segments = []
+    for handoff, after in zip(handoffs, [*handoffs[1:], None], strict=False):
+        clip = clips.get(handoff.index)
+        segments.append(
+            {
+                "index": handoff.index,
+                "seed": handoff.seed,
+                "prompt": prompts[handoff.index],
+                "engine_s": round(handoff.engine_ended - handoff.engine_started, 3),
+                "handoff_s": None if after is None else round(after.engine_started - handoff.engine_ended, 3),
+                "blobs": {"handoff": handoff.blobs, "clip": clip.blob_id if clip else None},
+            }
+        )
+    return summary | {"segments": segments}

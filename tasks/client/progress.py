@@ -1,0 +1,106 @@
+"""What people see while a job runs: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+from tasks.jobs.records import JobStatus
+
+PLAIN_EVERY_S = 1.0
+
+
+@dataclass(slots=True)
+class Forecast:
+    """How long a job still takes, from how fast it went since it was first seen to go: starting a worker is no work."""
+
+    _first: float | None = None
+    _since: tuple[float, float] | None = None
+
+    def seconds_left(self, status: JobStatus, now: float) -> float | None:
+        """Seconds until the last segment is rendered; None while nothing is known."""
+        done = share_done(status)
+        if self._first is None:
+            self._first = done
+        if self._since is None:
+            if done > self._first:
+                self._since = (now, done)
+            return None
+        then, before = self._since
+        return None if done <= before else (now - then) / (done - before) * (1 - done)
+
+
+def share_done(status: JobStatus) -> float:
+    """The rendered share of a job, 0 to 1."""
+    steps = (
+        status.progress.step / status.progress.steps if status.progress and status.committed < status.segments else 0.0
+    )
+    return min(1.0, (status.committed + steps) / status.segments)
+
+
+def describe(status: JobStatus, seconds_left: float | None = None) -> str:
+    """Where a job stands, in a few words."""
+    if status.finished:
+        return status.state
+    if status.state == "paused":
+        return f"paused · {status.committed} of {status.segments} segments rendered"
+    if status.committed == status.segments:
+        return f"all {status.segments} segments rendered · joining the film"
+    text = f"segment {status.committed + 1}/{status.segments}"
+    if not status.admitted:
+        return f"{text} · waiting for room for {status.needs_bytes:,} bytes of blobs"
+    if status.state == "queued":
+        return f"{text} · waiting for a worker"
+    if status.progress is not None and status.progress.index == status.committed:
+        text += f" · step {status.progress.step}/{status.progress.steps}"
+    return text if seconds_left is None else f"{text} · about {clock(seconds_left)} to go"
+
+
+def clock(seconds: float) -> str:
+    """`seconds` as m:ss or h:mm:ss."""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+class Show:
+    """Tells a person how a job goes; writes to stderr so that stdout stays for results."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False)
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def follow(self, statuses: Iterable[JobStatus]) -> None:
+        """Show every status until they end."""
+        if self._console.is_terminal:
+            self._follow_with_bar(statuses)
+        else:
+            self._follow_in_lines(statuses)
+
+    def _follow_with_bar(self, statuses: Iterable[JobStatus]) -> None:
+        forecast = Forecast()
+        columns = (SpinnerColumn(), BarColumn(), TextColumn("{task.description}", markup=False))
+        with Progress(*columns, console=self._console, transient=True) as bar:
+            row = bar.add_task("starting", total=1.0)
+            for status in statuses:
+                left = forecast.seconds_left(status, time.monotonic())
+                bar.update(row, completed=share_done(status), description=describe(status, left))
+
+    def _follow_in_lines(self, statuses: Iterable[JobStatus]) -> None:
+        forecast = Forecast()
+        said, said_at, committed = "", 0.0, -1
+        for status in statuses:
+            now = time.monotonic()
+            left = forecast.seconds_left(status, now)
+            text = describe(status, left)
+            due = now - said_at >= PLAIN_EVERY_S or status.committed != committed or status.finished
+            if due and describe(status) != said:
+                self.say(text)
+                said, said_at, committed = describe(status), now, status.committed

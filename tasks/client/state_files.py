@@ -1,0 +1,65 @@
+"""States as files that travel: out of one job, into another, on any machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from blobstore import BlobStoreError, ManagedBlobStore
+from ltx2.errors import ContinuationError, TimelineError
+from tasks.errors import SpecError
+from tasks.jobs import state_wire as states
+from tasks.jobs.records import FROM_OUTSIDE, Handoff
+from tasks.jobs.state_wire import outside_timing
+from tasks.spec.schema import JobSpec
+
+MAX_STATE_BYTES = 512 * 1024 * 1024
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The state in the file `path`: JSON with `kind` and `payload`.
+
+    Raises:
+        SpecError: not such a file.
+    """
+    try:
+        if path.stat().st_size > MAX_STATE_BYTES:
+            raise SpecError(f"{path}: larger than {MAX_STATE_BYTES} bytes")
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise SpecError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError):
+        raise SpecError(f"{path}: not JSON; `longtake state export` writes such files") from None
+    if not isinstance(data, dict):
+        raise SpecError(f"{path}: must be an object with `kind` and `payload`")
+    return data
+
+
+def record_of_outside(envelope: dict[str, Any], spec: JobSpec, blobs: ManagedBlobStore, *, owner: str) -> Handoff:
+    """The handoff (index -1) from which a job with `spec` continues; its blobs are pinned for `owner`.
+
+    Raises:
+        SpecError: not a state, or one that does not fit the spec; names the field.
+    """
+    mine = blobs.owned_by(owner)
+    try:
+        state = states.hydrate(envelope, mine)
+        if state.video_frames is None and state.audio_latents is None:
+            raise ContinuationError("video, audio: the state has neither, there is nothing to continue")
+        for frame in state.video_frames or []:
+            if frame.shape[:2] != (spec.height, spec.width):
+                raise ContinuationError(
+                    f"video: its frames are {frame.shape[1]}x{frame.shape[0]}, the spec says {spec.width}x{spec.height}"
+                )
+        if state.video_frames and len(state.video_frames) != spec.overlap:
+            raise ContinuationError(
+                f"video: it has {len(state.video_frames)} frames, the spec's overlap is {spec.overlap}"
+            )
+        record = states.to_record(states.to_message(state, mine, inline_threshold_bytes=0), mine)
+        outside_timing(spec.shape, record["payload"])
+    except (ContinuationError, TimelineError, BlobStoreError) as error:
+        raise SpecError(f"the state to continue cannot be used: {error}") from None
+    ids = states.blob_ids(record)
+    blobs.pin(ids, owner)
+    return Handoff(index=FROM_OUTSIDE, state=record, digest=states.digest(record), blobs=ids)

@@ -1,0 +1,66 @@
+"""A deployment as a process sees it: settings, job store, blob store, publisher."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from types import TracebackType
+from typing import Self
+
+from blobstore import ManagedBlobStore, open_blob_store
+from tasks.jobs.connection import connect, retries
+from tasks.jobs.store import JobStore
+from tasks.messaging.celery_app import make_app
+from tasks.messaging.publisher import Publisher
+from tasks.settings import Settings
+
+
+class Deployment:
+    """The servers of one deployment, each connected on first use. A context manager: leaving it closes them.
+
+    A patient one waits about a minute for a server that is out; clients are not patient, workers are.
+    """
+
+    def __init__(self, settings: Settings, *, patient: bool = False) -> None:
+        self.settings = settings
+        self._patient = patient
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @cached_property
+    def jobs(self) -> JobStore:
+        """The job records."""
+        return JobStore(connect(self.settings.redis_url, patient=self._patient), self.settings, patient=self._patient)
+
+    @cached_property
+    def blobs(self) -> ManagedBlobStore:
+        """The blob store."""
+        return open_blob_store(
+            self.settings.blobs, ttl_s=self.settings.blob_grace_s, retries=retries(patient=self._patient)
+        )
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        """Sends messages."""
+        return Publisher(make_app(self.settings, results=False), self.jobs)
+
+    def store_for_job(self, job_id: str, data: bytes, mime: str) -> str:
+        """Store `data` as long as the job's record lives; returns the blob id."""
+        blob_id = self.blobs.put(data, mime=mime, owner=job_id)
+        self.blobs.pin([blob_id], job_id)
+        return blob_id
+
+    def close(self) -> None:
+        """Close every connection; a later use opens them again."""
+        opened = self.__dict__
+        if publisher := opened.pop("publisher", None):
+            publisher.close()
+        if blobs := opened.pop("blobs", None):
+            blobs.close()
+        if jobs := opened.pop("jobs", None):
+            jobs.close()

@@ -1,0 +1,103 @@
+"""`longtake render`: a whole job in one process tree, resumable."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from ltx2.checkpoints.lora import resolve_lora
+from ltx2.checkpoints.resolve import SMALL_MODELS, resolve_model
+from tasks.client.files import check_output, make_folder
+from tasks.client.job import Job, raise_unless_done
+from tasks.client.progress import Show
+from tasks.client.start_image import with_image_id
+from tasks.client.submit import submit
+from tasks.embedded import processes
+from tasks.embedded import servers as local
+from tasks.errors import ServerError
+from tasks.jobs.records import JobStatus
+from tasks.settings import Settings
+from tasks.spec.schema import JobSpec
+
+
+def render(
+    spec: JobSpec,
+    out: Path,
+    *,
+    state: Mapping[str, Any] | None,
+    continuity: Path | None,
+    settings: Settings,
+    show: Show,
+) -> tuple[dict[str, Any], list[str]]:
+    """Render `spec` into the film `out` and its report; after an interruption it goes on.
+
+    Returns the report; and what is wrong at joins, when a folder for their `continuity` is given.
+
+    Raises:
+        OutputError: `out` cannot be written. SpecError: the image cannot be read.
+        CheckpointError: the model is missing or incomplete.
+        JobFailedError: the job failed; says why.
+    """
+    check_output(out)
+    if continuity:
+        make_folder(continuity)
+    spec = _with_model(spec, settings)
+    _listen_for_interruptions()
+    job_id = local.render_id(with_image_id(spec), spec.model or settings.model, state)
+    with local.deployment(settings, job_id) as (embedded, worker, folder):
+        job = _start_or_resume(job_id, spec, state, embedded, show)
+        show.follow(watch_with(job, worker, folder / "worker.log"))
+        raise_unless_done(job.status())
+        job.save(out)
+        wrong = job.continuity(continuity) if continuity else []
+        report = job.report()
+    shutil.rmtree(folder)
+    return report, wrong
+
+
+def _with_model(spec: JobSpec, settings: Settings) -> JobSpec:
+    """`spec` with the model it gets, which and whose LoRAs are seen to be there; the worker runs in another folder."""
+    spec = spec.model_copy(update={"model": spec.model or settings.model}).with_absolute_paths()
+    if spec.model not in SMALL_MODELS:
+        resolve_model(str(spec.model), settings.home / "models")
+    for lora in spec.loras:
+        resolve_lora(lora.path)
+    return spec
+
+
+def _start_or_resume(
+    job_id: str, spec: JobSpec, state: Mapping[str, Any] | None, settings: Settings, show: Show
+) -> Job:
+    job = Job(job_id, settings=settings)
+    if job.exists():
+        status = job.status()
+        if status.state == "failed":
+            job.retry()
+        show.say(f"going on with {status.committed} of {status.segments} segments done")
+        return job
+    return submit(spec, from_state=state, settings=settings, job_id=job_id)
+
+
+def watch_with(job: Job, worker: subprocess.Popen[bytes], log: Path) -> Iterator[JobStatus]:
+    """The status at every poll until the job has ended. ServerError: its only worker has, and what it said last."""
+    for status in job.watch(every_poll=True):
+        yield status
+        if worker.poll() is not None:
+            said = processes.last_lines(log, 1)
+            raise ServerError(f"the worker ended with status {worker.returncode} (log: {log}): {said}")
+
+
+def _listen_for_interruptions() -> None:
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup it goes on
+        signal.signal(signal.SIGHUP, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

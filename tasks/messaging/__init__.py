@@ -1,0 +1,1 @@
+"""Celery messages: queues, schema, publishing."""

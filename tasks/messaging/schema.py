@@ -1,0 +1,233 @@
+"""What a message of ours looks like on the wire. What is not like that is told by name, and goes no further."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any, Literal, Self, TypeVar
+
+from celery.app.task import Context
+from kombu.utils.json import loads
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tasks.errors import MessageError
+from tasks.jobs.json_limits import NESTING_LIMIT, nesting
+from tasks.jobs.keys import check_job_id
+from tasks.jobs.queues import CLIPS, FILMS, OWN, QUEUES, SEGMENTS
+from tasks.messaging.topology import CLIP_TASK, FILM_TASK, SEGMENT_TASK
+from tasks.spec.schema import MAX_SEGMENTS
+
+# Room for a state with picture, sound and metadata inline: 2 MiB each at most (LONGTAKE_INLINE_THRESHOLD_BYTES), in
+# base64 twice.
+MESSAGE_LIMIT_BYTES = 12 * 1024 * 1024
+TICKET_LIMIT = 2**53  # what Lua counts exactly
+PARAMETERS = {
+    (SEGMENTS, SEGMENT_TASK): ("job_id", "index", "ticket", "state"),
+    (CLIPS, CLIP_TASK): ("job_id", "index", "ticket"),
+    (FILMS, FILM_TASK): ("job_id", "ticket"),
+}
+COMMANDS, EVENTS = "celery.pidbox", "celeryev"
+P = TypeVar("P", bound="_Part")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True)
+
+
+class _Destination(_Part):
+    exchange: str
+    routing_key: str
+
+
+class _Properties(_Part):
+    delivery_tag: str = Field(min_length=1, max_length=100)
+    delivery_info: _Destination
+    body_encoding: Literal["base64"]
+    priority: int = Field(0, ge=0, le=9)
+
+
+class _Envelope(_Part):
+    """What kombu itself needs, whatever the message is about."""
+
+    body: str
+    content_type: Literal["application/json"] = Field(alias="content-type")
+    content_encoding: Literal["utf-8"] = Field(alias="content-encoding")
+    headers: dict[str, Any]
+    properties: _Properties
+
+
+class _TaskHeaders(_Part):
+    """What Celery acts on. Ours call nothing next and wait for nothing, so whatever asks for that is refused."""
+
+    model_config = ConfigDict(extra="allow")
+
+    task: str
+    id: str = Field(pattern=r"^[0-9a-z-]{1,100}$")
+    root_id: str | None = Field(None, max_length=200)
+    parent_id: str | None = Field(None, max_length=200)
+    argsrepr: str | None = Field(None, max_length=2000)
+    kwargsrepr: str | None = Field(None, max_length=2000)
+    origin: str | None = Field(None, max_length=500)
+    retries: Literal[0] = 0
+    replaced_task_nesting: Literal[0] = 0
+    ignore_result: bool | None = None
+    compression: None = None
+    eta: None = None
+    expires: None = None
+    group: None = None
+    group_index: None = None
+    shadow: None = None
+    timelimit: list[None] | None = Field(None, min_length=2, max_length=2)
+    stamped_headers: None = None
+    stamps: dict[str, None] | None = Field(None, max_length=0)
+
+    @model_validator(mode="after")
+    def _nothing_else_that_celery_acts_on(self) -> Self:
+        # A tracer may add headers of its own; one named like an attribute of Celery's request would replace that.
+        for name in self.model_extra or {}:
+            if hasattr(Context, name):
+                raise ValueError(f"{_shown(name)} does not belong into a message of ours")
+        return self
+
+
+class _Next(_Part):
+    model_config = ConfigDict(extra="forbid")
+
+    callbacks: None = None
+    errbacks: None = None
+    chain: None = None
+    chord: None = None
+
+
+class _TaskBody(_Part):
+    args: list[Any]
+    kwargs: dict[str, Any] = Field(max_length=0)
+    embed: _Next
+
+
+class _CommandHeaders(_Part):
+    clock: int = Field(0, ge=0, lt=2**63)
+    expires: float | None = Field(None, allow_inf_nan=False)
+
+
+class _Command(_Part):
+    """Remote control, such as Flower's."""
+
+    method: str
+    arguments: dict[str, Any]
+    destination: list[str] | None = None
+    pattern: None = None
+    matcher: None = None
+    ticket: str | None = None
+    reply_to: _Destination | None = None
+
+
+class _EventHeaders(_Part):
+    hostname: str
+
+
+class _Event(_Part):
+    type: str
+    hostname: str
+    timestamp: float = Field(allow_inf_nan=False)
+    clock: int = Field(ge=0, lt=2**63)
+
+
+def check_entry(entry: bytes, queue: str) -> None:
+    """Refuse what came from `queue` and is no message of ours; from a queue that is not ours, what ends its reader.
+
+    Raises:
+        MessageError: says what is wrong with it, in one line. JobNotFoundError: no job can have its id.
+    """
+    envelope = _valid(_Envelope, _decoded(entry, "it"))
+    body = _decoded(_bytes_of(envelope.body), "body")
+    if queue in QUEUES or queue.startswith(OWN):
+        _check_task(envelope, body, queue)
+    elif queue.endswith(COMMANDS) and not queue.endswith(f"reply.{COMMANDS}"):
+        _valid(_CommandHeaders, envelope.headers, "headers")
+        _valid(_Command, body, "body")
+    elif EVENTS in queue:
+        if envelope.properties.delivery_info.routing_key.startswith("worker.elect"):
+            raise MessageError("workers of ours hold no elections")
+        _valid(_EventHeaders, envelope.headers, "headers")
+        for event in body if isinstance(body, list) and "/task." in queue else [body]:
+            _valid(_Event, event, "body")
+    elif not queue.endswith(f"reply.{COMMANDS}"):
+        raise MessageError(f"there is no queue {_shown(queue)} here")
+
+
+def _check_task(envelope: _Envelope, body: object, queue: str) -> None:
+    headers = _valid(_TaskHeaders, envelope.headers, "headers")
+    parameters = PARAMETERS.get((SEGMENTS if queue.startswith(OWN) else queue, headers.task))
+    if parameters is None:
+        raise MessageError(f"headers.task: there is no task {_shown(headers.task)} on queue {queue}")
+    if envelope.properties.delivery_info != _Destination(exchange="", routing_key=queue):
+        raise MessageError(f"properties.delivery_info: must be that of queue {queue}")
+    if not isinstance(body, list) or len(body) != 3:
+        raise MessageError("body: must be a list of arguments, keyword arguments and what to call next")
+    args = _valid(_TaskBody, dict(zip(("args", "kwargs", "embed"), body, strict=True)), "body").args
+    if len(args) != len(parameters):
+        raise MessageError(f"arguments: must be {', '.join(parameters)}, not {len(args)} of them")
+    _check_arguments(dict(zip(parameters, args, strict=True)))
+
+
+def _check_arguments(given: dict[str, Any]) -> None:
+    if not isinstance(given["job_id"], str):
+        raise MessageError(f"job_id: must be text, not {_shown(given['job_id'])}")
+    check_job_id(given["job_id"])
+    _check_number("index", given.get("index", 0), 0, MAX_SEGMENTS)
+    _check_number("ticket", given["ticket"], 1, TICKET_LIMIT)
+    state = given.get("state")
+    if state is not None and not isinstance(state, dict):
+        raise MessageError(f"state: must be an object, not {_shown(state)}")
+
+
+def _check_number(name: str, value: object, low: int, high: int) -> None:
+    if type(value) is not int or not low <= value < high:  # True is no number here
+        raise MessageError(f"{name}: must be a whole number from {low} to {high - 1}, not {_shown(value)}")
+
+
+def _decoded(data: bytes, name: str) -> Any:
+    if len(data) > MESSAGE_LIMIT_BYTES:
+        raise MessageError(f"{name}: {len(data)} bytes, and the limit is {MESSAGE_LIMIT_BYTES}")
+    try:
+        value = loads(data.decode())
+    except Exception as error:  # kombu's reader makes dates, numbers and others of what says "__type__", and these fail
+        raise MessageError(f"{name}: not JSON ({type(error).__name__})") from None
+    if nesting(value) > NESTING_LIMIT:
+        raise MessageError(f"{name}: nested deeper than {NESTING_LIMIT} levels")
+    return value
+
+
+def _bytes_of(body: str) -> bytes:
+    try:
+        return base64.b64decode(body, validate=True)
+    except ValueError:
+        raise MessageError(f"body: not base64: {_shown(body)}") from None
+
+
+def _valid(part: type[P], value: object, where: str = "") -> P:
+    try:
+        return part.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = ascii(".".join(str(name) for name in ((where,) if where else ()) + first["loc"]))[1:-1]
+        raise MessageError(f"{path[:100] or 'it'}: {_said(first)}") from None
+
+
+def _said(problem: Any) -> str:
+    kind, message = problem["type"], str(problem["msg"])
+    if kind == "missing":
+        return "missing"
+    if kind == "value_error":
+        return message.removeprefix("Value error, ")
+    if kind in ("model_type", "dict_type"):
+        message = "must be an object"
+    return f"{message.replace('Input should', 'should')}, not {_shown(problem['input'])}"
+
+
+def _shown(value: object) -> str:
+    """`value` in one short line."""
+    if isinstance(value, dict | list):
+        return f"such {type(value).__name__}"
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."

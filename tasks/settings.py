@@ -1,0 +1,163 @@
+"""Settings, all from the environment, each named once here and once in docs/settings.md."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from blobstore.redis.client import redacted
+from ltx2.checkpoints.resolve import SMALL_MODELS
+from ltx2.request import SegmentRequest
+from ltx2.timeline import DEFAULT_OVERLAP, SegmentShape, exact, first_timing
+from tasks.errors import ConfigError
+
+URL_SCHEMES = ("redis", "rediss", "unix")
+
+
+class Settings(BaseModel):
+    """One longtake deployment; every process of it must see the same values."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0", description="broker, results and job records (redis:, rediss: or unix:)"
+    )
+    blob_url: str | None = Field(
+        None, description="blobs; default: the server of LONGTAKE_REDIS_URL, which suits one machine only"
+    )
+    model: str = Field("shapes", description="the model of specs that name none: a folder, a hub id or `shapes`")
+    model_folders: str | None = Field(
+        None,
+        description="folders, with `:` between, in one of which a spec's models and LoRAs must lie; default: anywhere",
+    )
+    home: Path = Field(Path("~/.cache/longtake"), description="models built here and unfinished renders")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`"
+    )
+    precision: Literal["auto", "bf16", "fp8", "fp32"] = Field(
+        "auto", description="`bf16`, `fp8` (quicker, in 0.7 of the memory), `fp32`; `auto`: bf16 on a GPU, else fp32"
+    )
+    offload: Literal["none", "model", "sequential"] = Field(
+        "none", description="weights in main memory: `none`, `model` (by component) or `sequential` (by block)"
+    )
+    compiler: str = Field(
+        "auto",
+        pattern=r"^\w+$",
+        description="backend of torch.compile, or `off`; `auto`: inductor on a GPU without `sequential` offload",
+    )
+    warm: str | None = Field(
+        None,
+        pattern=r"^\d{2,4}x\d{2,4}x\d{1,4}@\d{1,3}(\.\d{1,3})?$",
+        description="segments to compile for before the first task: `width`x`height`x`frames`@`fps`, as 768x512x121@24",
+    )
+    engine: str = Field(
+        "ltx2.engine:Engine", pattern=r"^[\w.]+:\w+$", description="class that renders a segment, as `module:name`"
+    )
+    inline_threshold_bytes: int = Field(
+        1024, ge=0, le=2 * 1024 * 1024, description="largest array or metadata that a message carries itself"
+    )
+    lease_s: float = Field(15.0, gt=0, le=3600, description="a silent worker loses its segment after this long")
+    reconcile_s: float = Field(2.0, gt=0, le=60, description="how often workers look for stuck jobs")
+    max_attempts: int = Field(3, ge=1, le=100, description="engine failures of one segment that end its job")
+    retention_s: float = Field(7 * 86400.0, gt=0, description="how long an ended job and its film are kept")
+    blob_budget_bytes: int | None = Field(
+        None, ge=1, description="bytes of blobs that all jobs together may need; default: no limit"
+    )
+    blob_grace_s: float = Field(86400.0, ge=1, description="how long a blob is kept that no job needs")
+    visibility_timeout_s: int = Field(6 * 3600, ge=1, description="Celery's redelivery of unacknowledged messages")
+
+    @field_validator("redis_url", "blob_url")
+    @classmethod
+    def _known_scheme(cls, url: str | None) -> str | None:
+        if url is not None and urlsplit(url).scheme not in URL_SCHEMES:
+            raise ValueError(f"{redacted(url)!r} must begin with redis://, rediss:// or unix://")
+        return url
+
+    @field_validator("model_folders")
+    @classmethod
+    def _absolute_folders(cls, folders: str | None) -> str | None:
+        if folders is not None and not all(Path(folder).is_absolute() for folder in folders.split(os.pathsep)):
+            raise ValueError(f"{folders!r:.200} must be absolute folders, with {os.pathsep!r} between")
+        return folders
+
+    @field_validator("warm")
+    @classmethod
+    def _renderable(cls, warm: str | None) -> str | None:
+        if warm is not None:
+            warm_request(warm)
+        return warm
+
+    @field_validator("model")
+    @classmethod
+    def _absolute_model(cls, model: str) -> str:
+        return absolute(model)
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, home: Path) -> Path:
+        return home.expanduser().absolute()
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
+        """The settings that `environ` gives.
+
+        Raises:
+            ConfigError: a value that cannot be; names the variable.
+        """
+        given = {name: environ[variable(name)] for name in cls.model_fields if environ.get(variable(name))}
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            message = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
+            given_value = "" if first["type"] == "value_error" else f", not {first['input']!r:.80}"
+            raise ConfigError(f"{variable(str(first['loc'][0]))}: {message}{given_value}") from None
+
+    @property
+    def blobs(self) -> str:
+        """The URL of the blob store."""
+        return self.blob_url or self.redis_url
+
+    @property
+    def broker(self) -> str:
+        """The URL of the broker in Celery's spelling."""
+        return celery_url(self.redis_url)
+
+    def environment(self) -> dict[str, str]:
+        """The variables that give another process these settings."""
+        values = {variable(name): getattr(self, name) for name in type(self).model_fields}
+        return {name: str(value) for name, value in values.items() if value is not None}
+
+
+def warm_request(warm: str) -> SegmentRequest:
+    """The segment that LONGTAKE_WARM describes; ValueError for one that no engine renders."""
+    width, height, frames, fps = re.split("[x@]", warm)
+    shape = SegmentShape(frames=int(frames), fps=exact(fps), overlap=DEFAULT_OVERLAP)
+    return SegmentRequest("", 0, int(width), int(height), first_timing(shape))
+
+
+def absolute(path: str) -> str:
+    """The absolute path of what is there under `path`; anything else, such as a hub id, as it is."""
+    here = os.path.expanduser(path)
+    return os.path.abspath(here) if os.path.exists(here) and path not in SMALL_MODELS else path
+
+
+def variable(name: str) -> str:
+    """The environment variable of the setting `name`."""
+    return f"LONGTAKE_{name.upper()}"
+
+
+def celery_url(url: str) -> str:
+    """`url` as Celery spells it: unix sockets are `redis+socket:`, TLS wants its certificate check said."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        return f"redis+socket://{url.removeprefix('unix://').replace('db=', 'virtual_host=')}"
+    if parts.scheme == "rediss" and "ssl_cert_reqs" not in parts.query:
+        return f"{url}{'&' if parts.query else '?'}ssl_cert_reqs=required"
+    return url

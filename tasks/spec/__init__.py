@@ -1,0 +1,1 @@
+"""What a user asks for: job specs, checked before anything is queued."""

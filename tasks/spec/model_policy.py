@@ -1,0 +1,41 @@
+"""Which models and LoRAs a spec may name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from ltx2.checkpoints.lora import Lora
+from ltx2.checkpoints.resolve import SMALL_MODELS
+from tasks.errors import SpecError
+from tasks.settings import Settings
+from tasks.spec.schema import LoraSpec
+
+
+def check_model_folders(model: str, loras: Iterable[LoraSpec | Lora], settings: Settings) -> None:
+    """Refuse models and LoRAs that lie, links followed, outside LONGTAKE_MODEL_FOLDERS; LONGTAKE_MODEL itself may.
+
+    Raises:
+        SpecError: names the field and the setting.
+    """
+    ours = _real(os.path.expanduser(settings.model))
+    if model not in (settings.model, *SMALL_MODELS) and _real(os.path.expanduser(model)) != ours:
+        _check_place("model", model, settings)
+    for index, lora in enumerate(loras):
+        _check_place(f"loras.{index}.path", lora.path, settings)
+
+
+def _check_place(field: str, named: str, settings: Settings) -> None:
+    if settings.model_folders is None:
+        return
+    path = os.path.expanduser(named)
+    if not os.path.exists(path) and not named.startswith(("/", ".", "~")):
+        return  # a hub id
+    allowed = settings.model_folders.split(os.pathsep)
+    if not any(_real(path).is_relative_to(_real(place)) for place in allowed):
+        raise SpecError(f"{field}: {named!r:.200} is not in a folder that LONGTAKE_MODEL_FOLDERS allows")
+
+
+def _real(folder: str) -> Path:
+    return Path(os.path.realpath(folder.replace("\0", "")))

@@ -1,0 +1,135 @@
+"""What a user writes: a job spec in YAML or JSON, checked before anything is queued."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from ltx2.sampling import FEWEST_STEPS, MOST_STEPS, Sampling
+from ltx2.timeline import DEFAULT_OVERLAP, SegmentShape, exact, segment_seed
+from tasks.settings import absolute
+from tasks.spec.guidance import GuidanceSpec
+
+SPATIAL_COMPRESSION = 32
+MAX_SEGMENTS = 100_000
+MAX_LORAS = 8
+Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SegmentSpec(_Strict):
+    """One segment: what it shows, and whether it continues the one before (`continue`) or starts anew (`cut`)."""
+
+    prompt: str = Field(min_length=1, max_length=8000)
+    seed: Seed | None = None
+    transition: Literal["continue", "cut"] = "continue"
+
+
+class LoraSpec(_Strict):
+    """A LoRA that is fused into the model: where it is, and by what its change is multiplied."""
+
+    path: str = Field(min_length=1, max_length=500)
+    weight: float = Field(1.0, ge=-2, le=2, allow_inf_nan=False)
+
+
+class JobHead(_Strict):
+    """What all segments of a job share. `frames` counts per segment; `overlap` of them repeat the tail before.
+
+    `image`, with which the first segment begins, is a path in a spec and a blob id in a job's record.
+    """
+
+    title: str = Field("untitled", min_length=1, max_length=120)
+    model: str | None = Field(None, min_length=1, max_length=500)
+    loras: tuple[LoraSpec, ...] = Field((), max_length=MAX_LORAS)
+    width: int = Field(768, ge=32, le=4096, strict=True)
+    height: int = Field(512, ge=32, le=4096, strict=True)
+    frames: int = Field(121, ge=9, le=1025, strict=True)
+    fps: float = Field(24, ge=1, le=120, allow_inf_nan=False)
+    overlap: int = Field(DEFAULT_OVERLAP, ge=1, strict=True)
+    seed: Seed = 0
+    stages: int = Field(1, ge=1, le=2, strict=True)
+    steps: int | None = Field(None, ge=FEWEST_STEPS, le=MOST_STEPS, strict=True)
+    negative_prompt: str | None = Field(None, max_length=8000)
+    guidance: GuidanceSpec = GuidanceSpec()
+    image: str | None = Field(None, min_length=1, max_length=4096)
+
+    @field_validator("width", "height")
+    @classmethod
+    def _multiple_of_32(cls, size: int) -> int:
+        low = size // SPATIAL_COMPRESSION * SPATIAL_COMPRESSION
+        if size != low:
+            raise ValueError(f"{size} is not a multiple of 32; the nearest are {low} and {low + SPATIAL_COMPRESSION}")
+        return size
+
+    @field_validator("frames", "overlap")
+    @classmethod
+    def _eight_k_plus_one(cls, frames: int) -> int:
+        low = (frames - 1) // 8 * 8 + 1
+        if frames != low:
+            raise ValueError(f"{frames} is not of the form 8k+1; the nearest are {low} and {low + 8}")
+        return frames
+
+    @field_validator("stages")
+    @classmethod
+    def _halves_fit(cls, stages: int, info: ValidationInfo) -> int:
+        step = SPATIAL_COMPRESSION * stages
+        for name in ("width", "height"):
+            size = info.data.get(name, 0)
+            if size % step:
+                near = " and ".join(str(low) for low in (size // step * step, size // step * step + step) if low)
+                raise ValueError(f"{stages} need a {name} that is a multiple of {step}, not {size}; near are {near}")
+        return stages
+
+    @field_validator("title")
+    @classmethod
+    def _one_line(cls, title: str) -> str:
+        if not title.isprintable():
+            raise ValueError("must be one line of printable characters")
+        return title
+
+    @model_validator(mode="after")
+    def _overlap_fits(self) -> Self:
+        if self.overlap >= self.frames:
+            raise ValueError(f"overlap {self.overlap} must be smaller than frames {self.frames}")
+        return self
+
+    @property
+    def shape(self) -> SegmentShape:
+        """The shape every segment of the job shares; 23.976 frames per second mean exactly 24000/1001."""
+        return SegmentShape(frames=self.frames, fps=exact(self.fps), overlap=self.overlap)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How every segment of the job is sampled."""
+        return Sampling(self.stages, self.steps, self.negative_prompt, **self.guidance.scales)
+
+    def seed_of(self, index: int, segment: SegmentSpec) -> int:
+        """The seed of `segment`: its own, or the job's plus its index."""
+        return segment_seed(self.seed, index) if segment.seed is None else segment.seed
+
+
+class JobSpec(JobHead):
+    """One long video: what its segments share, and the segments."""
+
+    segments: list[SegmentSpec] = Field(min_length=1, max_length=MAX_SEGMENTS)
+
+    def with_absolute_paths(self) -> Self:
+        """The spec with the model and the LoRAs that are files here under their absolute paths."""
+        loras = tuple(lora.model_copy(update={"path": absolute(lora.path)}) for lora in self.loras)
+        return self.model_copy(update={"model": self.model and absolute(self.model), "loras": loras})
+
+    @property
+    def head(self) -> JobHead:
+        """The spec without its segments."""
+        return JobHead.model_validate(self.model_dump(exclude={"segments"}))

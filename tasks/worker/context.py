@@ -1,0 +1,61 @@
+"""What a worker process holds: the deployment, an engine, the state cache, the background thread."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from tasks.deployment import Deployment
+from tasks.settings import Settings
+from tasks.worker.background import BackgroundThread
+from tasks.worker.engines import EngineSlot
+from tasks.worker.shutdown import ShutdownFlag
+from tasks.worker.state_cache import StateCache
+
+
+class WorkerContext:
+    """Everything that the tasks of one process share. It lives until the process ends, or `close` is called."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.deployment = Deployment(settings, patient=True)
+        self.engines = EngineSlot(settings)
+        self.states = StateCache()
+        self.background = BackgroundThread()
+        self.worker = f"{socket.gethostname()}:{os.getpid()}"
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.deployment.close()
+
+
+class WorkerProcess:
+    """This process as a worker, or as the child of one: its context, and the shutdown flag of its worker.
+
+    The context is opened on first use; a forked child opens its own.
+    """
+
+    def __init__(self) -> None:
+        self.shutdown = ShutdownFlag()
+        self._context: WorkerContext | None = None
+        os.register_at_fork(after_in_child=self._leave_context_to_parent)
+
+    @property
+    def context(self) -> WorkerContext:
+        """The context of this process, with the settings of its environment."""
+        if self._context is None:
+            self._context = WorkerContext(Settings.from_env())
+        return self._context
+
+    def close(self) -> None:
+        """Close the context; a later use opens another."""
+        if self._context is not None:
+            self._context.close()
+            self._context = None
+
+    def _leave_context_to_parent(self) -> None:
+        self._context = None
+
+
+process = WorkerProcess()
+"""This process. Celery's signals and tasks are functions of a module, so this is where they find what they share."""

@@ -1,0 +1,103 @@
+"""The engine that renders segments: the interface of `LONGTAKE_ENGINE`, and the slot that holds one."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ltx2.checkpoints.lora import Lora
+from ltx2.request import SegmentRequest
+from tasks.errors import ConfigError
+from tasks.settings import Settings, warm_request
+from tasks.spec.model_policy import check_model_folders
+from tasks.spec.schema import LoraSpec
+
+if TYPE_CHECKING:
+    from ltx2 import LTX2ContinuationState
+    from ltx2.request import OnState, OnStep, SegmentOutput
+
+
+class SegmentEngine(Protocol):
+    """What `LONGTAKE_ENGINE` names: see `ltx2.engine.Engine`, whose `load` it shares."""
+
+    audio_rate: int
+
+    def run(
+        self,
+        request: SegmentRequest,
+        state: LTX2ContinuationState | None = None,
+        *,
+        on_step: OnStep | None = None,
+        next_prompt: str | None = None,
+        on_state: OnState | None = None,
+    ) -> SegmentOutput:
+        """Render one segment; the prompt of the next one may be encoded meanwhile.
+
+        An engine that knows the new state and the latents before it is done passes them to `on_state`, so that they
+        are stored early. The state owns its arrays: they are not views of larger ones, and do not change afterwards.
+        """
+        ...
+
+    def decode(self, video_latents: Any, audio_latents: Any) -> tuple[Any, Any]:
+        """Frames and sound of stored latents."""
+        ...
+
+    def warm_up(self, request: SegmentRequest) -> None:
+        """Compile for segments like `request`."""
+        ...
+
+
+class EngineSlot:
+    """Holds one engine. Asking for another model, or other LoRAs, frees the old engine and loads a new one."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._key: tuple[str, tuple[Lora, ...]] | None = None
+        self._engine: SegmentEngine | None = None
+
+    def engine(self, model: str, loras: Iterable[LoraSpec] = ()) -> SegmentEngine:
+        """The engine that renders with `model` and `loras`, in this order.
+
+        Raises:
+            SpecError: `model` or a LoRA lies in a folder that specs must not name.
+            ConfigError: LONGTAKE_ENGINE names no engine.
+        """
+        wanted = (model, tuple(Lora(lora.path, lora.weight) for lora in loras))
+        check_model_folders(model, wanted[1], self._settings)
+        if self._engine is None or self._key != wanted:
+            self._key = self._engine = None
+            gc.collect()  # the old engine's parts refer to each other; free them before the new one is loaded
+            self._engine = self._load(*wanted)
+            self._key = wanted
+        return self._engine
+
+    def decoder(self, model: str) -> SegmentEngine:
+        """An engine that decodes latents of `model`. Decoding does not depend on LoRAs, so a loaded engine serves."""
+        if self._engine is not None and self._key is not None and self._key[0] == model:
+            return self._engine
+        return self.engine(model)
+
+    def warm_up(self) -> None:
+        """Load the default model, and compile for the segments of LONGTAKE_WARM."""
+        engine = self.engine(self._settings.model)
+        if self._settings.warm:
+            engine.warm_up(warm_request(self._settings.warm))
+
+    def _load(self, model: str, loras: tuple[Lora, ...]) -> SegmentEngine:
+        settings = self._settings
+        module, _, name = settings.engine.partition(":")
+        try:
+            load = getattr(importlib.import_module(module), name).load
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"LONGTAKE_ENGINE={settings.engine}: {error}") from error
+        engine: SegmentEngine = load(
+            model,
+            loras=loras,
+            device=settings.device,
+            precision=settings.precision,
+            offload=settings.offload,
+            compiler=settings.compiler,
+        )
+        return engine

@@ -1,0 +1,139 @@
+"""The life of a worker: checks at start, the reconciler in the main process, the model in the child."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from billiard.pool import EX_OK, EX_RECYCLE
+from celery import signals
+from kombu import Exchange
+
+from blobstore import BlobStoreError, open_blob_store
+from ltx2.checkpoints.resolve import resolve_model
+from ltx2.errors import LTX2Error
+from tasks.errors import ConfigError, LongtakeError
+from tasks.jobs.connection import connect
+from tasks.jobs.queues import CLIPS, QUEUES, SEGMENTS
+from tasks.maintenance.reconciler import Reconciler
+from tasks.maintenance.server_checks import check_rights, check_server
+from tasks.messaging.topology import sticky_queue
+from tasks.settings import Settings
+from tasks.worker.app import app
+from tasks.worker.context import process
+
+log = logging.getLogger(__name__)
+
+
+class ReconcilerThread:
+    """The reconciler of a worker's main process, in a thread."""
+
+    def __init__(self) -> None:
+        self.reconciler: Reconciler | None = None
+
+    def start(self) -> None:
+        """Reconcile from now on."""
+        deployment = process.context.deployment
+        client = connect(deployment.settings.redis_url, patient=True)
+        self.reconciler = Reconciler(
+            client, deployment.jobs, deployment.blobs, deployment.publisher, deployment.settings
+        )
+        threading.Thread(target=self.reconciler.run, name="reconciler", daemon=True).start()
+
+    def stop(self) -> None:
+        """Leave recovery to other workers."""
+        if self.reconciler is not None:
+            self.reconciler.stop()
+
+
+reconciler_thread = ReconcilerThread()
+
+
+@signals.celeryd_init.connect
+def check_at_start(options: Mapping[str, Any], **_: Any) -> None:
+    """Exit before taking work when a server could lose it, or when the model is missing."""
+    settings = process.context.settings
+    try:
+        check_servers(settings)
+        check_model(settings, options.get("queues") or QUEUES)
+    except (LongtakeError, BlobStoreError, LTX2Error) as error:
+        print(f"longtake: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+@signals.celeryd_after_setup.connect
+def consume_sticky_queue(sender: str, **_: Any) -> None:
+    """Consume this worker's sticky queue, too, if it takes segments."""
+    process.shutdown.reset()
+    queues = app.amqp.queues
+    if SEGMENTS in queues.consume_from:
+        sticky = sticky_queue(sender)
+        queues.select_add(sticky)
+        sticky.exchange = Exchange()  # a binding to Celery's exchange would stay in Redis after this worker is gone
+
+
+@signals.worker_ready.connect
+def start_reconciler(**_: Any) -> None:
+    """Look for stuck jobs as long as this worker lives."""
+    reconciler_thread.start()
+
+
+@signals.worker_shutting_down.connect
+def begin_shutdown(**_: Any) -> None:
+    """Set the shutdown flag for the child, and leave recovery to other workers."""
+    process.shutdown.set()
+    reconciler_thread.stop()
+
+
+@signals.worker_process_init.connect
+def prepare_child(**_: Any) -> None:
+    """Load the model, and compile it, before the first task."""
+    if not {SEGMENTS, CLIPS} & set(app.amqp.queues.consume_from):
+        return
+    context = process.context
+    try:
+        context.engines.warm_up()
+    except (LTX2Error, ConfigError, ValueError) as error:
+        log.error("model %s cannot be used: %s", context.settings.model, error)
+
+
+@signals.worker_process_shutdown.connect
+def finish_or_release_background_work(exitcode: int, **_: Any) -> None:
+    """Finish queued clips in a warm shutdown; in a cold one, release them to other workers.
+
+    In a cold shutdown an idle child exits with the same code as in a warm one, but the shutdown flag is not set.
+    """
+    background = process.context.background
+    try:
+        if exitcode == EX_RECYCLE or (exitcode == EX_OK and process.shutdown.is_set()):
+            background.drain()
+            return
+    except SystemExit:  # a cold shutdown began while the clips were awaited
+        background.release_all()
+        raise
+    background.release_all()
+
+
+def check_servers(settings: Settings) -> None:
+    """Refuse to start on servers that could lose work.
+
+    Raises:
+        ServerError, BlobStoreError: says which server, and what to set.
+    """
+    client = connect(settings.redis_url)
+    check_server(client, settings.redis_url)
+    check_rights(client, settings.redis_url)
+    open_blob_store(settings.blobs).check()
+
+
+def check_model(settings: Settings, queues: Iterable[str]) -> None:
+    """Refuse to start where the model of this worker is missing or incomplete.
+
+    Raises:
+        CheckpointError: says what is missing.
+    """
+    if {SEGMENTS, CLIPS} & set(queues):
+        resolve_model(settings.model, settings.home / "models")

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import random
+import tracemalloc
+
+import pytest
+import redis
+from redis.exceptions import NoPermissionError
+
+from blobstore import (
+    BlobStoreConfigError,
+    BlobStoreError,
+    RedisBlobStore,
+    blob_id_of,
+    open_blob_store,
+)
+from blobstore.redis.store import BLOBS_PER_SCRIPT, CHUNK_BYTES
+from tests.conftest import wait_until
+
+MIB = 1024 * 1024
+TTL_S, LEASE_S = 1000, 5000
+NEVER = -1
+
+
+@pytest.fixture
+def store(server) -> RedisBlobStore:
+    return RedisBlobStore(server.client, prefix="p:", ttl_s=TTL_S, pin_lease_s=LEASE_S)
+
+
+def key_of(kind: str, blob_id: str) -> str:
+    return f"p:{kind}:{blob_id.removeprefix('sha256:')}"
+
+
+def test_a_blob_is_one_hash_of_chunks_and_a_manifest(store: RedisBlobStore, server) -> None:
+    data = random.Random(1).randbytes(2 * CHUNK_BYTES + 5)
+    blob_id = store.put(data)
+    assert server.client.keys() == [key_of("blob", blob_id).encode()]
+    fields = server.client.hgetall(key_of("blob", blob_id))
+    assert fields.pop(b"manifest")
+    assert fields == {b"0": data[:CHUNK_BYTES], b"1": data[CHUNK_BYTES : 2 * CHUNK_BYTES], b"2": data[-5:]}
+
+
+def test_the_server_needs_hardly_more_memory_than_there_are_bytes(store: RedisBlobStore, server) -> None:
+    store.put(b"so that the client has connected and the scripts are known")
+    before = server.client.info("memory")["used_memory"]
+    store.put(bytes(32 * MIB))
+    # a client's buffer may keep the size of one chunk
+    assert server.client.info("memory")["used_memory"] - before < 1.02 * 32 * MIB + 2 * MIB
+
+
+def test_32_mb_there_and_back_in_less_than_a_third_of_it_beside(store: RedisBlobStore) -> None:
+    data = random.Random(2).randbytes(32_000_000)
+    tracemalloc.start()
+    try:
+        # When they are stored, and again, Then no copy of them is made
+        for _ in range(2):
+            blob_id = store.put(data)
+            assert tracemalloc.get_traced_memory()[1] < 0.3 * len(data)
+        # When they are read, Then there is one copy
+        back = store.get(blob_id)
+        assert tracemalloc.get_traced_memory()[1] < 1.3 * len(data)
+    finally:
+        tracemalloc.stop()
+    assert back == data
+
+
+def test_bytes_that_are_there_are_not_sent(store: RedisBlobStore, server) -> None:
+    data = bytes(4 * MIB)
+    store.put(data)
+    before = server.client.info("stats")["total_net_input_bytes"]
+    store.put(data, owner="job")
+    assert server.client.info("stats")["total_net_input_bytes"] - before < 10_000
+
+
+def test_another_chunk_size_reads_the_same(store: RedisBlobStore, server) -> None:
+    blob_id = store.put(b"0123456789" * 10)
+    assert RedisBlobStore(server.client, prefix="p:", chunk_bytes=7).get(blob_id) == b"0123456789" * 10
+    small = RedisBlobStore(server.client, prefix="p:", chunk_bytes=7).put(b"abc" * 10)
+    assert store.get(small) == b"abc" * 10
+
+
+def test_prefixes_keep_stores_apart(store: RedisBlobStore, server) -> None:
+    other = RedisBlobStore(server.client, prefix="[p]*:")
+    blob_id = store.put(b"one", owner="job")
+    assert blob_id not in other
+    other.put(b"one", owner="other job")
+    assert list(other.owners()) == ["other job"]
+    other.drop(blob_id)
+    assert blob_id in store
+
+
+def lives(store: RedisBlobStore, server, blob_id: str) -> dict[str, int]:
+    """Seconds, rounded, that a blob and what belongs to it has left."""
+    keys = {
+        "blob": key_of("blob", blob_id),
+        "pins": key_of("pins", blob_id),
+        "job": "p:owner:job",
+        "other": "p:owner:other",
+    }
+    left = {name: server.client.pttl(key) for name, key in keys.items()}
+    return {name: ms if ms < 0 else round(ms, -5) // 1000 for name, ms in left.items() if ms != -2}
+
+
+def test_nothing_outlives_its_reason(store: RedisBlobStore, server) -> None:
+    # Given an unpinned blob, Then it lives for its ttl
+    blob_id = store.put(b"one")
+    assert lives(store, server, blob_id) == {"blob": TTL_S}
+    # provisionally pinned: as long as the pin
+    store.put(b"one", owner="job")
+    assert lives(store, server, blob_id) == {"blob": LEASE_S, "pins": LEASE_S, "job": LEASE_S}
+    # put again by nobody: as before
+    store.put(b"one")
+    assert lives(store, server, blob_id) == {"blob": LEASE_S, "pins": LEASE_S, "job": LEASE_S}
+    # committed: for ever, whatever is put later
+    store.pin([blob_id], "job")
+    assert lives(store, server, blob_id) == {"blob": NEVER, "pins": NEVER, "job": NEVER}
+    store.put(b"one", owner="job")
+    store.put(b"one", owner="other")
+    assert lives(store, server, blob_id) == {"blob": NEVER, "pins": NEVER, "job": NEVER, "other": LEASE_S}
+    # released by one: as long as the other's provisional pin
+    store.release("job")
+    assert lives(store, server, blob_id) == {"blob": LEASE_S, "pins": LEASE_S, "other": LEASE_S}
+    # released by all: its ttl again, and nothing else is left
+    store.release("other")
+    assert lives(store, server, blob_id) == {"blob": TTL_S}
+
+
+def test_pins_of_a_dropped_blob_hold_when_it_comes_back(store: RedisBlobStore, server) -> None:
+    blob_id = store.put(b"one")
+    store.pin([blob_id], "job")
+    store.drop(blob_id)
+    store.put(b"one")
+    assert lives(store, server, blob_id) == {"blob": NEVER, "pins": NEVER, "job": NEVER}
+
+
+def test_real_time_passes_as_the_tests_let_it_pass(server) -> None:
+    # Given short lives
+    store = RedisBlobStore(server.client, prefix="p:", ttl_s=0.2, pin_lease_s=0.2)
+    unpinned, provisional, committed = store.put(b"one"), store.put(b"two", owner="late"), store.put(b"three")
+    store.pin([committed], "job")
+    # When nobody shortens them, Then they end all the same
+    wait_until(lambda: unpinned not in store and provisional not in store, timeout_s=10)
+    assert list(store.owners()) == ["job"]
+    assert store.get(committed) == b"three"
+
+
+@pytest.mark.parametrize("count", [1, BLOBS_PER_SCRIPT, 2 * BLOBS_PER_SCRIPT + 1])
+def test_others_are_served_while_a_job_of_many_blobs_is_released(store: RedisBlobStore, server, count: int) -> None:
+    # Given a job of many blobs, and somebody who looks before each script of its release
+    class WatchedClient(redis.Redis):
+        def evalsha(self, *args: object) -> object:
+            left.append(len(store.pins("job")))
+            return super().evalsha(*args)
+
+    left: list[int] = []
+    ids = [store.put(str(number).encode(), owner="job") for number in range(count)]
+    store.pin(ids, "job")
+    assert store.pins("job") == set(ids)
+    assert store.usage("job") == sum(len(str(number)) for number in range(count))
+    # When it is released, Then that goes in steps, which add up
+    with WatchedClient.from_url(server.url) as client:
+        assert RedisBlobStore(client, prefix="p:").release("job") == count
+    assert left == list(range(count, -1, -BLOBS_PER_SCRIPT))
+    assert list(store.owners()) == []
+    assert not server.client.keys("p:pins:*")
+
+
+def test_a_release_renews_nothing_whose_pin_had_expired(store: RedisBlobStore, server) -> None:
+    # Given a job with a pin that expired and one that lives
+    blob_id, other = store.put(b"one"), store.put(b"two")
+    store.pin([blob_id, other], "job")
+    for key, member in (("p:owner:job", blob_id.removeprefix("sha256:")), (key_of("pins", blob_id), "job")):
+        server.client.zadd(key, {member: 1})
+    server.client.expire(key_of("blob", blob_id), 300)
+    # When it is released, Then the one counts and is renewed, the other is not
+    assert store.release("job") == 1
+    assert server.client.ttl(key_of("blob", blob_id)) <= 300
+    assert server.client.ttl(key_of("blob", other)) > 300
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "allkeys-lfu", "allkeys-random", "volatile-lru", "volatile-ttl"])
+def test_eviction_is_refused(start_server, policy: str) -> None:
+    server = start_server("--maxmemory-policy", policy)
+    with pytest.raises(BlobStoreConfigError, match=f"{policy}.*set maxmemory-policy to noeviction"):
+        open_blob_store(server.url).check()
+
+
+def test_a_user_who_may_not_ask_is_accepted(start_server) -> None:
+    server = start_server("--maxmemory-policy", "allkeys-lru")
+    server.client.acl_setuser("app", enabled=True, passwords=["+s3cret"], keys=["*"], commands=["+@all", "-config"])
+    store = open_blob_store(server.url.replace("unix://", "unix://app:s3cret@"))
+    store.check()
+    store.close()
+
+
+def test_a_command_that_is_forbidden_is_a_blob_store_error(start_server) -> None:
+    server = start_server()
+    server.client.acl_setuser("app", enabled=True, passwords=["+s3cret"], keys=["*"], commands=["+@all", "-unlink"])
+    store = open_blob_store(server.url.replace("unix://", "unix://app:s3cret@"))
+    with pytest.raises(BlobStoreError, match="unlink") as caught:
+        store.drop(blob_id_of(b"one"))
+    assert isinstance(caught.value.__cause__, NoPermissionError)
+    store.close()

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from ltx2.acceleration.fp8 import LARGEST, SMALLEST_SIZE, Float8Linear, quantize, to_float8
+
+CPU = torch.device("cpu")
+ROUNDING = 2**-4
+"""e4m3 keeps three bits after the leading one: a number is off by at most half of the last, 1/16 of itself."""
+
+
+@given(seed=st.integers(0, 2**32), exponent=st.integers(-20, 20))
+def test_a_row_comes_back_within_its_rounding(seed: int, exponent: int) -> None:
+    # Given rows of any magnitude, one of them zero
+    x = torch.randn(4, 64, generator=torch.Generator().manual_seed(seed)) * 2.0**exponent
+    x[2] = 0
+    # When
+    rows, scale = to_float8(x)
+    # Then nothing is clipped, and small numbers are off by at most the smallest step
+    off = (rows.float() * scale - x).abs()
+    assert float(rows.float().abs().max()) <= LARGEST
+    assert bool((off <= ROUNDING * x.abs() + scale * 2**-10).all())
+    assert bool((rows[2].float() == 0).all())
+
+
+@torch.no_grad()
+def test_a_layer_is_off_by_a_few_percent_and_no_more() -> None:
+    # Given
+    torch.manual_seed(0)
+    layer = nn.Linear(512, 256, dtype=torch.bfloat16)
+    layer.weight[3] *= 50  # its own scale keeps such a channel from spoiling the others
+    x = torch.randn(2, 32, 512, dtype=torch.bfloat16)
+    # When
+    right = layer(x).float()
+    found = Float8Linear.of(layer, CPU)(x).float()
+    # Then
+    assert found.shape == right.shape
+    for channels in (slice(3, 4), slice(4, None)):
+        off = (found - right)[..., channels].norm() / right[..., channels].norm()
+        assert 1e-3 < float(off) < 0.04  # 0.037: two roundings of 2.6 % each, in the root of the mean square
+
+
+def test_only_layers_that_gain_are_quantized() -> None:
+    # Given a block with layers of pictures, one of them small, and layers of sound
+    def attention(width: int) -> nn.ModuleDict:
+        layers = {name: nn.Linear(width, width, bias=False) for name in ("to_q", "to_k", "to_v", "to_gate_logits")}
+        layers["to_gate_logits"] = nn.Linear(width, 32)
+        return nn.ModuleDict(layers | {"to_out": nn.ModuleList([nn.Linear(width, width), nn.Dropout()])})
+
+    kinds = ("attn1", "attn2", "audio_attn1", "audio_to_video_attn", "video_to_audio_attn")
+    block = nn.ModuleDict({kind: attention(SMALLEST_SIZE) for kind in kinds})
+    block["ff"] = nn.Sequential(nn.Linear(SMALLEST_SIZE, 2 * SMALLEST_SIZE), nn.Linear(2 * SMALLEST_SIZE, 64))
+    # When
+    quantize(block, CPU)
+    # Then
+    quantized = {name for name, layer in block.named_modules() if isinstance(layer, Float8Linear)}
+    assert quantized == {
+        *(f"{kind}.{layer}" for kind in ("attn1", "attn2") for layer in ("to_q", "to_k", "to_v", "to_out.0")),
+        *("audio_to_video_attn.to_q", "audio_to_video_attn.to_out.0", "ff.0"),
+        *("video_to_audio_attn.to_k", "video_to_audio_attn.to_v"),
+    }
+    assert block.get_submodule("attn1.to_q").weight.element_size() == 1
+
+
+def test_a_layer_can_be_offloaded_whole() -> None:
+    # Given
+    layer = Float8Linear.of(nn.Linear(128, 128), CPU)
+    # Then group offloading, which leaves buffers on the device, finds all of it
+    assert dict(layer.named_parameters()).keys() == {"weight", "weight_scale", "bias"}
+    assert not list(layer.buffers())
+    assert not any(part.requires_grad for part in layer.parameters())

@@ -1,0 +1,168 @@
+"""Models and LoRAs from a hub: a server of this test that speaks what huggingface_hub asks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from fractions import Fraction
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import huggingface_hub.constants
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ltx2.checkpoints.hub import fetch_lora, fetch_model
+from ltx2.checkpoints.lora import HubLora
+from ltx2.checkpoints.resolve import HubModel
+from ltx2.engine import Engine
+from ltx2.errors import CheckpointError, RequestError
+from ltx2.model.upsampler import LatentUpsampler
+from ltx2.request import SegmentRequest
+from ltx2.sampling import Sampling
+from ltx2.timeline import SegmentShape, first_timing
+from tests.ltx2.files import edit
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub:
+    """One repository, `owner/name`, whose `main` and `v1` are the files in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.asked: list[str] = []
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def files(self) -> list[str]:
+        return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file())
+
+    def answer(self, path: str) -> tuple[int, bytes]:
+        kind, _, rest = path.removeprefix("/api/models/").removeprefix("/").partition("owner/name")
+        _, verb, revision, *file = (*rest.split("/"), "", "")
+        if kind or revision not in ("main", "v1", COMMIT):
+            return 404, b""
+        if verb == "revision":
+            siblings = [{"rfilename": name} for name in self.files()]
+            return 200, json.dumps({"id": "owner/name", "sha": COMMIT, "siblings": siblings}).encode()
+        if verb == "tree":
+            tree = [{"type": "file", "path": name, "size": 1, "oid": "0" * 40} for name in self.files()]
+            return 200, json.dumps(tree).encode()
+        name = "/".join(part for part in file if part)
+        self.asked.append(name)
+        return (200, (self.folder / name).read_bytes()) if name in self.files() else (404, b"")
+
+    def _handler(hub) -> type[BaseHTTPRequestHandler]:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                status, body = hub.answer(unquote(urlsplit(self.path).path))
+                self.send_response(status)
+                self.send_header("X-Repo-Commit", COMMIT)
+                self.send_header("ETag", f'"{hashlib.sha1(body).hexdigest()}"')
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(body)
+
+            do_HEAD = do_GET
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        return Handler
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    hub = Hub(tmp_path / "repository")
+    url = f"http://127.0.0.1:{hub.server.server_port}"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
+    template = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    yield hub
+    hub.server.shutdown()
+    hub.server.server_close()
+
+
+def test_a_model_is_fetched_and_nothing_beside_it(
+    hub: Hub, models: dict[str, Path], engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a repository that holds more than the layout
+    shutil.copytree(models["tiny"], hub.folder)
+    half = "vae/diffusion_pytorch_model.fp16.safetensors"
+    for name in ("ltx-2.3-22b-dev.safetensors", "text_encoder/diffusion_pytorch_model.safetensors", half):
+        (hub.folder / name).write_bytes(b"stale")
+
+    # When
+    engine = Engine.load("owner/name@v1", device="cpu")
+
+    # Then
+    assert engine.variant == engines["tiny"].variant
+    assert not [name for name in hub.asked if "dev" in name or "fp16" in name or "encoder/diffusion" in name]
+    # And it is there without a network, too
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert fetch_model(HubModel("owner/name", "v1")).name == COMMIT
+
+
+def test_an_upsampler_is_fetched_when_it_is_needed(hub: Hub, models: dict[str, Path]) -> None:
+    # Given a model from a hub, of which the upsampler is not fetched
+    shutil.copytree(models["tiny"], hub.folder)
+    engine = Engine.load("owner/name", device="cpu")
+    assert not [name for name in hub.asked if name.startswith("latent_upsampler/")]
+
+    # When a segment needs it
+    timing = first_timing(SegmentShape(9, Fraction(24), 1))
+    engine.run(SegmentRequest("a boat", 3, 64, 64, timing, Sampling(stages=2)))
+
+    # Then it was fetched
+    assert [name for name in hub.asked if name.startswith("latent_upsampler/diffusion")]
+
+
+def test_a_repository_without_an_upsampler_is_told(hub: Hub, engines: dict[str, Engine]) -> None:
+    hub.folder.mkdir()
+    (hub.folder / "README.md").write_text("x")
+    with pytest.raises(RequestError, match="has no latent_upsampler"):
+        LatentUpsampler(engines["tiny"].pipeline, HubModel("owner/name")).load()
+
+
+def test_a_model_that_is_refused_costs_no_download_of_its_weights(hub: Hub, models: dict[str, Path]) -> None:
+    shutil.copytree(models["tiny"], hub.folder)
+    edit(hub.folder / "transformer/config.json", use_keyframes_abs_pos_embedding=True)
+    with pytest.raises(CheckpointError, match=r"this is no LTX-2\.0 or 2\.3"):
+        fetch_model(HubModel("owner/name"))
+    assert hub.asked
+    assert not [name for name in hub.asked if name.endswith(".safetensors")]
+
+
+def test_a_repository_without_weights_is_incomplete(hub: Hub, models: dict[str, Path]) -> None:
+    shutil.copytree(models["tiny"], hub.folder)
+    (hub.folder / "vae/diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"vae is incomplete: diffusion_pytorch_model\.safetensors is missing"):
+        Engine.load("owner/name", device="cpu")
+
+
+@pytest.mark.parametrize("model", [HubModel("owner/other"), HubModel("owner/name", "v2")])
+def test_what_is_not_there_is_told(hub: Hub, model: HubModel) -> None:
+    with pytest.raises(CheckpointError, match=f"cannot fetch {model.repository}: "):
+        fetch_model(model)
+
+
+def test_a_lora_is_the_only_one_or_named(hub: Hub) -> None:
+    hub.folder.mkdir()
+    save_file({"a": torch.ones(1)}, hub.folder / "a.safetensors")
+    (hub.folder / "README.md").write_text("x")
+    assert fetch_lora(HubLora("owner/name")).name == "a.safetensors"
+    save_file({"b": torch.ones(1)}, hub.folder / "b.safetensors")
+    with pytest.raises(CheckpointError, match=r"owner/name holds 2 \.safetensors files, a.* and 1 more: name the one"):
+        fetch_lora(HubLora("owner/name"))
+    assert fetch_lora(HubLora("owner/name", "v1", "b.safetensors")).name == "b.safetensors"
+    with pytest.raises(CheckpointError, match="cannot fetch owner/name"):
+        fetch_lora(HubLora("owner/name", None, "c.safetensors"))

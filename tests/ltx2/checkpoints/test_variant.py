@@ -1,0 +1,141 @@
+"""What a checkpoint's configs say it is, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from diffusers.pipelines.ltx2.utils import DISTILLED_SIGMA_VALUES
+
+from ltx2.checkpoints.variant import CONFIGURED, Variant, variant_of
+from ltx2.engine import Engine
+from ltx2.errors import CheckpointError
+from ltx2.request import SegmentRequest
+from ltx2.timeline import SegmentShape, first_timing
+from tests.ltx2.files import edit
+
+Configs = dict[str, dict[str, Any]]
+
+FULL_SCHEDULE = {"use_dynamic_shifting": True, "shift_terminal": 0.1, "base_shift": 0.95, "max_shift": 2.05}
+# The keys by which the published configs of each version differ from the other's; the rest are defaults.
+PUBLISHED: dict[str, Configs] = {
+    "2.0": {
+        "transformer": {"_class_name": "LTX2VideoTransformer3DModel", "in_channels": 128, "num_layers": 48},
+        "vae": {
+            "_class_name": "AutoencoderKLLTX2Video",
+            "latent_channels": 128,
+            "spatial_compression_ratio": 32,
+            "temporal_compression_ratio": 8,
+        },
+        "audio_vae": {"_class_name": "AutoencoderKLLTX2Audio"},
+        "connectors": {"_class_name": "LTX2TextConnectors", "caption_channels": 3840},
+        "vocoder": {"_class_name": "LTX2Vocoder", "output_sampling_rate": 24_000},
+        "scheduler": {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 1.0, **FULL_SCHEDULE},
+        "text_encoder": {"model_type": "gemma3"},
+    },
+}
+PUBLISHED["2.3"] = PUBLISHED["2.0"] | {
+    "transformer": PUBLISHED["2.0"]["transformer"] | {"cross_attn_mod": True, "audio_cross_attn_mod": True},
+    "connectors": PUBLISHED["2.0"]["connectors"] | {"per_modality_projections": True},
+    "vocoder": {"_class_name": "LTX2VocoderWithBWE", "output_sampling_rate": 48_000},
+}
+FIXED_SCHEDULE = {"use_dynamic_shifting": False, "shift_terminal": None}
+
+
+def changed(version: str, component: str, **keys: Any) -> Configs:
+    """The published configs of `version`, with other `keys` in one component."""
+    configs = PUBLISHED[version]
+    return configs | {component: configs[component] | keys}
+
+
+@pytest.mark.parametrize(
+    ("version", "rate", "cross", "blocks", "steps"),
+    [("2.0", 24_000, False, (29,), 40), ("2.3", 48_000, True, (28,), 30)],
+)
+def test_the_published_versions(version: str, rate: int, cross: bool, blocks: tuple[int, ...], steps: int) -> None:
+    full = variant_of(PUBLISHED[version])
+    assert full == Variant(version, distilled=False, layers=48)  # type: ignore[arg-type]
+    assert (full.audio_rate, full.use_cross_timestep, full.stg_blocks, full.steps) == (rate, cross, blocks, steps)
+    distilled = variant_of(changed(version, "scheduler", **FIXED_SCHEDULE))
+    assert distilled == Variant(version, distilled=True, layers=48)  # type: ignore[arg-type]
+    assert distilled.steps == len(DISTILLED_SIGMA_VALUES)
+    assert [str(full), str(distilled)] == [f"LTX-{version}", f"LTX-{version}, distilled"]
+
+
+def test_a_small_model_perturbs_its_last_block() -> None:
+    assert variant_of(changed("2.3", "transformer", num_layers=2)).stg_blocks == (1,)
+
+
+def test_a_loaded_model_tells_what_its_files_tell(models: dict[str, Path], engines: dict[str, Engine]) -> None:
+    for name, folder in models.items():
+        files = {part: next((folder / part).glob("*config.json")) for part in CONFIGURED if part != "text_encoder"}
+        files["text_encoder"] = folder / "text_encoder/config.json"
+        read = variant_of({part: json.loads(path.read_text()) for part, path in files.items()})
+        assert engines[name].variant == read == Variant("2.0" if name == "tiny-2.0" else "2.3", True, layers=2)
+
+
+@pytest.mark.parametrize(
+    ("component", "keys", "told"),
+    [
+        ("transformer", {"_class_name": "LTXVideoTransformer3DModel"}, "transformer/ holds a LTXVideoTransformer3DMod"),
+        ("transformer", {"_class_name": ["x"]}, "this is no LTX-2 pipeline"),
+        ("vae", {"_class_name": "AutoencoderKLLTXVideo"}, "vae/ holds a AutoencoderKLLTXVideo, not AutoencoderKLLTX2V"),
+        ("vocoder", {"_class_name": "BigVGAN"}, "not LTX2Vocoder or LTX2VocoderWithBWE"),
+        ("scheduler", {"_class_name": "UniPCMultistepScheduler"}, "scheduler/ holds a UniPC"),
+        ("transformer", {"use_keyframes_abs_pos_embedding": True}, "no LTX-2.0 or 2.3.*has use_keyframes_abs"),
+        ("transformer", {"use_prompt_adaln_single": False}, "no LTX-2.0 or 2.3.*has use_prompt_adaln_single"),
+        ("text_encoder", {"model_type": "gemma4_unified"}, "its text encoder is a gemma4_unified, not a gemma3"),
+        ("text_encoder", {"model_type": None}, "its text encoder is a None"),
+        ("vae", {"spatial_compression_ratio": 16}, "vae/: spatial_compression_ratio is 16.*only 32"),
+        ("vae", {"spatial_compression_ratio": None}, "vae/: spatial_compression_ratio is None.*only 32"),
+        ("vae", {"temporal_compression_ratio": 4}, "vae/: temporal_compression_ratio is 4.*only 8"),
+        ("vae", {"latent_channels": 64}, "transformer/: in_channels is 128.*only 64"),
+        ("transformer", {"out_channels": None}, "transformer/: out_channels is None.*only 128"),
+        ("transformer", {"patch_size": 2}, "transformer/: patch_size is 2.*only 1"),
+        ("transformer", {"patch_size_t": 2}, "transformer/: patch_size_t is 2"),
+        ("transformer", {"num_layers": 0}, "num_layers is 0; it must be at least 1"),
+        ("audio_vae", {"latent_channels": 16}, "audio_vae/: latent_channels is 16.*only 8"),
+        ("audio_vae", {"mel_hop_length": 256}, "audio_vae/: mel_hop_length is 256.*only 160"),
+        ("vocoder", {"output_sampling_rate": 44_100}, "vocoder/: output_sampling_rate is 44100.*only 24000"),
+        ("vocoder", {"out_channels": 1}, "vocoder/: out_channels is 1.*only 2"),
+        ("vocoder", {"_class_name": "LTX2VocoderWithBWE"}, "two versions are mixed: of 2.3 by vocoder/: LTX2VocoderW"),
+        ("transformer", {"cross_attn_mod": True}, "of 2.3 by transformer/: cross_attn_mod; of 2.0 by the lack of tr"),
+        ("scheduler", {"use_dynamic_shifting": False}, "use_dynamic_shifting is False and shift_terminal is 0.1; a d"),
+        ("scheduler", {"shift_terminal": None}, "use_dynamic_shifting is True and shift_terminal is None"),
+        ("scheduler", {"shift": 3.0}, "scheduler/: shift is 3.0.*only 1.0"),
+        ("scheduler", {"use_karras_sigmas": True}, "scheduler/: use_karras_sigmas is True"),
+    ],
+)
+def test_what_is_refused(component: str, keys: dict[str, Any], told: str) -> None:
+    with pytest.raises(CheckpointError, match=told):
+        variant_of(changed("2.0", component, **keys))
+
+
+def test_telling_needs_no_torch() -> None:
+    script = "import sys; import ltx2.checkpoints.variant; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize(("name", "steps"), [("tiny", 30), ("tiny-2.0", 40)])
+def test_without_distillation_the_scheduler_makes_the_noise_levels(
+    models: dict[str, Path], tmp_path: Path, name: str, steps: int
+) -> None:
+    # Given a small checkpoint with the scheduler of those that are not distilled
+    folder = shutil.copytree(models[name], tmp_path / "full")
+    edit(folder / "scheduler/scheduler_config.json", **FULL_SCHEDULE, base_image_seq_len=1024)
+    engine, seen = Engine.load(str(folder), device="cpu"), []
+    engine.pipeline.transformer.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(float(kwargs["sigma"][0]) / 1000), with_kwargs=True
+    )
+    # When a segment is rendered
+    engine.run(SegmentRequest("a boat", 3, 64, 64, first_timing(SegmentShape(9, Fraction(24), 1))))
+    # Then each of as many steps as its authors advise falls, from pure noise to the scheduler's last level
+    first_stage = sorted(set(seen), reverse=True)
+    assert len(first_stage) == steps
+    assert (first_stage[0], first_stage[-1]) == pytest.approx((1.0, 0.1))

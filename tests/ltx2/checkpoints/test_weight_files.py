@@ -1,0 +1,105 @@
+"""Weight files that are whole, and those that are not, told without reading a tensor."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from ltx2.checkpoints.weight_files import check_weights, tensor_shapes
+from ltx2.errors import CheckpointError
+from tests.ltx2.files import POINTER, shard
+
+STEM = "diffusion_pytorch_model"
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    path = tmp_path / f"{STEM}.safetensors"
+    save_file({"a": torch.ones(2, 3), "b": torch.ones(4), "c": torch.ones(())}, path)
+    return path
+
+
+def test_names_and_shapes(whole: Path) -> None:
+    assert tensor_shapes(whole) == {"a": (2, 3), "b": (4,), "c": ()}
+
+
+def test_whole_weights_pass_in_one_file_or_in_shards(whole: Path) -> None:
+    check_weights(whole.parent, STEM)
+    shard(whole)
+    check_weights(whole.parent, STEM)
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda data: b"", "is incomplete: .*is empty"),
+        (lambda data: POINTER, "is a Git LFS pointer, not the file itself"),
+        (lambda data: data[:7], r"its header is cut off \(7 bytes\)"),
+        (lambda data: data[:40], r"its header is cut off \(40 bytes\)"),
+        (lambda data: data[:-1], "has .* bytes, and its header promises .*: fetch it again"),
+        (lambda data: data + b"x", "has .* bytes, and its header promises"),
+        (lambda data: b"\xff" * 8 + data[8:], "its header is cut off"),
+        (lambda data: (2).to_bytes(8, "little") + b"[]", "its header cannot be read"),
+        (lambda data: (9).to_bytes(8, "little") + b'{"a": {}}', "its header cannot be read"),
+        (lambda data: (9).to_bytes(8, "little") + b"\x80pickle!!", "its header cannot be read"),
+    ],
+)
+def test_a_damaged_file_is_told(whole: Path, damage: Callable[[bytes], bytes], told: str) -> None:
+    whole.write_bytes(damage(whole.read_bytes()))
+    with pytest.raises(CheckpointError, match=told):
+        check_weights(whole.parent, STEM)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_weights_or_one_typed_error(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.safetensors"
+    path.write_bytes(data)
+    try:
+        assert tensor_shapes(path) == {}
+    except CheckpointError:
+        return
+
+
+def test_a_shard_that_is_absent_or_cut_off_is_named(whole: Path) -> None:
+    shard(whole)
+    second = whole.with_name(f"{STEM}-00002-of-00002.safetensors")
+    os.truncate(second, second.stat().st_size - 1)
+    with pytest.raises(CheckpointError, match=r"00002-of-00002\.safetensors has .* its header promises"):
+        check_weights(whole.parent, STEM)
+    second.unlink()
+    with pytest.raises(CheckpointError, match=r"is incomplete: .*00002-of-00002\.safetensors is missing"):
+        check_weights(whole.parent, STEM)
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "told"),
+    [
+        (None, "has no weight_map"),
+        ({}, "has no weight_map"),
+        ({"a": f"{STEM}-00002-of-00002.safetensors"}, "lacks a, which .* says are there"),
+        ({"a": "../a.safetensors"}, "not a file beside it"),
+        ({"a": "/etc/passwd"}, "not a file beside it"),
+    ],
+)
+def test_an_index_that_cannot_be(whole: Path, weight_map: object, told: str) -> None:
+    shard(whole).write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(CheckpointError, match=told):
+        check_weights(whole.parent, STEM)
+
+
+def test_a_single_file_beside_shards_must_be_whole_too(whole: Path) -> None:
+    data = whole.read_bytes()
+    shard(whole)
+    whole.write_bytes(data)
+    check_weights(whole.parent, STEM)
+    whole.write_bytes(data[:-1])
+    with pytest.raises(CheckpointError, match="its header promises"):
+        check_weights(whole.parent, STEM)

@@ -1,0 +1,126 @@
+"""Pictures from anybody's disk."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from ltx2.media import images as still
+from ltx2.media.images import decode_still
+
+WIDTH, HEIGHT = 64, 32
+
+
+def picture(width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:
+    """Red grows to the right, green downwards."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    return np.stack([columns * 255 // width, rows * 255 // height, 0 * rows], axis=-1).astype(np.uint8)
+
+
+def file_of(image: Image.Image, kind: str = "PNG", **settings: Any) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **settings)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(("kind", "settings"), [("PNG", {}), ("WEBP", {"lossless": True}), ("JPEG", {"quality": 95})])
+def test_each_format_is_read(kind: str, settings: dict[str, Any]) -> None:
+    frame = decode_still(file_of(Image.fromarray(picture()), kind, **settings), WIDTH, HEIGHT)
+    assert (frame.shape, frame.dtype) == ((HEIGHT, WIDTH, 3), np.uint8)
+    error = np.abs(frame.astype(int) - picture())
+    assert error.mean() < 4 if kind == "JPEG" else not error.any()
+
+
+@pytest.mark.parametrize("size", [(128, 64), (256, 64), (128, 256), (33, 61)])
+def test_it_covers_the_frame_with_its_middle(size: tuple[int, int]) -> None:
+    # When a picture of another size or shape is read
+    frame = decode_still(file_of(Image.fromarray(picture(*size))), WIDTH, HEIGHT).astype(float)
+
+    # Then the frame shows its middle, and as much of it as covers the frame
+    scale = min(size[0] / WIDTH, size[1] / HEIGHT)
+    for channel, axis, (side, whole) in ((0, 1, (WIDTH, size[0])), (1, 0, (HEIGHT, size[1]))):
+        line = frame[:, :, channel].mean(axis=1 - axis)
+        seen = side * scale / whole
+        assert line.mean() == pytest.approx(127, abs=5)
+        assert line[-1] - line[0] == pytest.approx(255 * seen, abs=12)
+
+
+def test_it_is_turned_as_the_camera_was_held() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees, clockwise
+    data = file_of(Image.fromarray(np.rot90(picture()).copy()), exif=exif)
+    assert np.array_equal(decode_still(data, WIDTH, HEIGHT), picture())
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA"])
+def test_what_is_transparent_lies_on_black_and_grey_is_grey(mode: str) -> None:
+    image = Image.new("RGBA", (WIDTH, HEIGHT), (255, 255, 255, 255)).convert(mode)
+    assert (decode_still(file_of(image), WIDTH, HEIGHT) == 255).all()
+    if "A" in mode:
+        image.putalpha(0)
+        assert not decode_still(file_of(image), WIDTH, HEIGHT).any()
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def declared(width: int, height: int) -> bytes:
+    """A PNG of few bytes that says it is so large."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+GOOD = file_of(Image.fromarray(picture()))
+TWO_FRAMES = file_of(
+    Image.fromarray(picture()), "WEBP", save_all=True, append_images=[Image.fromarray(255 - picture())], lossless=True
+)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"", "no PNG, JPEG or WEBP"),
+        (b"%PDF-1.7", "no PNG, JPEG or WEBP"),
+        (file_of(Image.fromarray(picture()), "GIF"), "no PNG, JPEG or WEBP"),
+        (file_of(Image.fromarray(picture()), "TIFF"), "no PNG, JPEG or WEBP"),
+        (GOOD[: len(GOOD) // 2], "cannot be decoded|truncated"),
+        (declared(16_385, 1), "16385x1 pixels: sides are 1..16384"),
+        (declared(8192, 8192), "8192x8192 pixels"),
+        (declared(2**31 - 1, 2**31 - 1), "too large a picture"),
+        (declared(64, 32), "cannot be decoded|truncated"),
+        (TWO_FRAMES, "2 frames; one picture is needed"),
+        (file_of(Image.new("I;16", (64, 32))), "its pixels are I;16; 8 bits per channel"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else f"{len(value)} bytes",
+)
+def test_what_is_no_picture_is_a_value_error(data: bytes, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        decode_still(data, WIDTH, HEIGHT)
+
+
+def test_a_file_too_large_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(still, "LARGEST_FILE_BYTES", len(GOOD) - 1)
+    with pytest.raises(ValueError, match=f"{len(GOOD)} bytes; {len(GOOD) - 1} are the most"):
+        decode_still(GOOD, WIDTH, HEIGHT)
+
+
+@given(st.sampled_from(["PNG", "JPEG", "WEBP"]), st.data())
+def test_damage_is_a_picture_or_a_value_error(kind: str, data: st.DataObject) -> None:
+    file = bytearray(file_of(Image.fromarray(picture()), kind))
+    for _ in range(data.draw(st.integers(1, 4))):
+        file[data.draw(st.integers(0, len(file) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        frame = decode_still(bytes(file), WIDTH, HEIGHT)
+    except ValueError:
+        return
+    assert frame.shape == (HEIGHT, WIDTH, 3)

@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import LTX2ConditionPipeline
+from torch import nn
+
+from ltx2.engine import Engine
+from ltx2.errors import EngineMemoryError
+from ltx2.model.pipeline import LongtakePipeline
+from ltx2.model.prompts import EncodedPrompt, PromptEncoder
+from ltx2.request import SegmentOutput, SegmentRequest
+from ltx2.sampling import NO_GUIDANCE
+from ltx2.timeline import SegmentShape, first_timing, next_timing
+from tests.ltx2.rendering import render
+
+FIRST = first_timing(SegmentShape(17, Fraction(24)))
+GUIDED = NO_GUIDANCE | {"guidance_scale": 3.0, "audio_guidance_scale": 7.0, "negative_prompt": "fog"}
+GUIDED_THRICE = GUIDED | {"stg_scale": 1.0, "spatio_temporal_guidance_blocks": [1], "modality_scale": 3.0}
+
+
+class MaskingEncoder(PromptEncoder):
+    """Leaves a mask of ones where there is nothing to hide."""
+
+    def encode(self, text: str) -> EncodedPrompt:
+        encoded = super().encode(text)
+        assert encoded.mask is None
+        return dataclasses.replace(encoded, mask=torch.ones(encoded.video.shape[:2], dtype=torch.int64))
+
+
+def two_segments(engine: Engine, *, next_prompt: str | None) -> tuple[SegmentOutput, SegmentOutput]:
+    """A segment, beside which `next_prompt` is encoded, and one of gulls that continues it."""
+    first = engine.run(SegmentRequest("a boat", 3, 96, 64, FIRST), next_prompt=next_prompt)
+    return first, engine.run(SegmentRequest("gulls", 4, 96, 64, next_timing(FIRST)), first.state)
+
+
+def same(one: SegmentOutput, other: SegmentOutput) -> bool:
+    return np.array_equal(one.frames, other.frames) and np.array_equal(one.sound, other.sound)
+
+
+@contextmanager
+def calls_of(module: nn.Module) -> Iterator[list[dict[str, Any]]]:
+    """The named arguments of every call of `module`, and the name of the thread."""
+    seen: list[dict[str, Any]] = []
+
+    def look(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        seen.append(kwargs | {"thread": threading.current_thread().name})
+
+    hook = module.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def failing(module: nn.Module, error: Exception, *, after: int = 0) -> Iterator[None]:
+    """Calls of `module` fail, but for the first `after`."""
+    count = 0
+
+    def fail(*_: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > after:
+            raise error
+
+    hook = module.register_forward_pre_hook(fail)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@pytest.fixture
+def pipeline(engine: Engine) -> LongtakePipeline:
+    return engine.pipeline
+
+
+@pytest.fixture
+def stock(pipeline: LongtakePipeline) -> LTX2ConditionPipeline:
+    """The stock pipeline over the same weights."""
+    stock = LTX2ConditionPipeline(**pipeline.components)
+    stock.set_progress_bar_config(disable=True)
+    return stock
+
+
+@pytest.fixture
+def own(engine: Engine) -> Engine:
+    """An engine that has encoded no prompt yet."""
+    return Engine(engine.pipeline)
+
+
+@pytest.mark.parametrize("guidance", [NO_GUIDANCE, GUIDED, GUIDED_THRICE], ids=["unguided", "guided", "guided thrice"])
+def test_kept_prompts_render_what_the_stock_pipeline_does(
+    pipeline: LongtakePipeline, stock: LTX2ConditionPipeline, guidance: dict[str, Any]
+) -> None:
+    # Given an encoder that leaves its masks as they are
+    prompts = MaskingEncoder(pipeline)
+
+    # When prompts are used for the first time, again, and in another order
+    for prompt in ("a boat", "fog", "fog", "a boat"):
+        ours, theirs = render(pipeline, prompt, prompts=prompts, **guidance), render(stock, prompt, **guidance)
+
+        # Then every bit is the stock pipeline's
+        assert all(torch.equal(value, right) for value, right in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("guidance", [NO_GUIDANCE, GUIDED, GUIDED_THRICE], ids=["unguided", "guided", "guided thrice"])
+def test_a_mask_that_hides_nothing_is_left_out_and_not_missed(
+    pipeline: LongtakePipeline, stock: LTX2ConditionPipeline, guidance: dict[str, Any]
+) -> None:
+    # Given what the stock pipeline attends to
+    block = pipeline.transformer.transformer_blocks[0]
+    with calls_of(block.attn2) as theirs, calls_of(block.audio_attn2) as theirs_audio:
+        expected = render(stock, **guidance)
+
+    # When prompts are encoded by us
+    with calls_of(block.attn2) as ours, calls_of(block.audio_attn2) as ours_audio:
+        latents = render(pipeline, prompts=PromptEncoder(pipeline), **guidance)
+
+    # Then no mask comes with the same embeddings, where the stock one adds nothing, and the outcome is the same
+    for call, right in zip(ours[:1] + ours_audio[:1], theirs[:1] + theirs_audio[:1], strict=True):
+        assert torch.equal(call["encoder_hidden_states"], right["encoder_hidden_states"])
+    assert {call["attention_mask"] for call in ours + ours_audio} == {None}
+    assert not any(call["attention_mask"].any() for call in theirs + theirs_audio)
+    for value, right in zip(latents, expected, strict=True):
+        torch.testing.assert_close(value, right, rtol=0, atol=1e-6)
+
+
+def test_a_text_is_encoded_once_and_the_least_used_is_dropped(
+    pipeline: LongtakePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given an encoder that keeps two
+    monkeypatch.setattr("ltx2.model.prompts.KEPT", 2)
+    prompts = PromptEncoder(pipeline)
+
+    def encodes(text: str) -> bool:
+        with calls_of(pipeline.text_encoder) as seen:
+            prompts.encode(text)
+        return bool(seen)
+
+    # Then each is encoded when it is new, and again when two others were used since
+    assert [encodes(text) for text in "aabbacab"] == [True, False, True, False, False, True, False, True]
+
+
+def test_the_components_are_whole_while_it_renders_and_after_a_failure(
+    pipeline: LongtakePipeline, stock: LTX2ConditionPipeline
+) -> None:
+    # Given a call that fails after a step, in which it looks at the pipeline
+    seen = []
+
+    def fail(*_: Any) -> dict[str, Any]:
+        seen.append(pipeline.components)
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        render(pipeline, prompts=PromptEncoder(pipeline), callback_on_step_end=fail)
+
+    # Then offloading, which goes by the components, finds them, and the next stock call is untouched
+    assert seen == [stock.components]
+    assert pipeline.components == stock.components
+    assert not pipeline.transformer._forward_pre_hooks
+    expected = render(stock, "fog")
+    assert all(torch.equal(value, right) for value, right in zip(render(pipeline, "fog"), expected, strict=True))
+
+
+def test_a_failure_just_before_the_connectors_leaves_them_in_place(
+    pipeline: LongtakePipeline, stock: LTX2ConditionPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a prompt that is kept, and a pipeline that cannot say what the connectors are called with
+    prompts = PromptEncoder(pipeline)
+    prompts.encode("a boat")
+    monkeypatch.delattr(pipeline, "tokenizer_padding_side")
+
+    # Then
+    with pytest.raises(AttributeError, match="tokenizer_padding_side"):
+        render(pipeline, prompts=prompts)
+    assert pipeline.components == stock.components
+
+
+def test_the_next_prompt_is_encoded_within_the_segment_before(own: Engine) -> None:
+    # Given what comes out when nobody knows it in advance
+    expected = two_segments(Engine(own.pipeline), next_prompt=None)
+
+    # When it is known
+    with calls_of(own.pipeline.text_encoder) as seen:
+        own.run(SegmentRequest("a boat", 3, 96, 64, FIRST), next_prompt="gulls")
+        assert len(seen) == 2
+        outputs = two_segments(own, next_prompt="gulls")
+
+    # Then no segment waits for its prompt, and not a byte is another
+    assert len(seen) == 2
+    assert all(same(one, other) for one, other in zip(outputs, expected, strict=True))
+
+
+def test_nothing_is_encoded_ahead_where_that_is_off(own: Engine) -> None:
+    engine = Engine(own.pipeline, encode_ahead=False)
+    with calls_of(own.pipeline.text_encoder) as seen:
+        engine.run(SegmentRequest("a boat", 3, 96, 64, FIRST), next_prompt="gulls")
+    assert len(seen) == 1
+
+
+def test_an_error_while_encoding_ahead_costs_nothing(own: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    # Given
+    expected = two_segments(Engine(own.pipeline), next_prompt=None)
+    request = SegmentRequest("a boat", 3, 96, 64, FIRST)
+
+    # When the next prompt cannot be encoded beside the first segment
+    with failing(own.pipeline.text_encoder, torch.OutOfMemoryError("no room"), after=1):
+        first = own.run(request, next_prompt="gulls")
+
+    # Then that is logged, and both segments come out as ever
+    assert [record.getMessage() for record in caplog.records] == [
+        "a prompt was not encoded ahead, and will be when it is needed: no room"
+    ]
+    assert same(first, expected[0])
+    assert same(two_segments(own, next_prompt=None)[1], expected[1])
+
+
+def test_an_error_where_the_prompt_is_needed_is_raised(own: Engine) -> None:
+    request = SegmentRequest("a boat", 3, 96, 64, FIRST)
+    with (
+        failing(own.pipeline.connectors, torch.OutOfMemoryError("no room")),
+        pytest.raises(EngineMemoryError, match="segment 0: no room"),
+    ):
+        own.run(request)
+    assert own.run(request).frames.shape == (17, 64, 96, 3)
+
+
+def test_a_prompt_encoded_while_a_call_skips_the_connectors_is_what_it_always_is(engine: Engine) -> None:
+    # Given what a prompt should be, and a call that is about to give another's embeddings in place of the connectors'
+    pipeline = engine.pipeline
+    right, other = PromptEncoder(pipeline).encode("gulls"), PromptEncoder(pipeline).encode("a boat")
+    encoder, connectors = PromptEncoder(pipeline), pipeline.connectors
+    pipeline._skip_connectors(other.video, other.audio, torch.ones(1, 1))
+    # When the other thread encodes just then
+    try:
+        found = encoder.encode("gulls")
+    finally:
+        pipeline._put_connectors(connectors)
+    # Then
+    assert torch.equal(found.video, right.video)
+    assert torch.equal(found.audio, right.audio)
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("default")  # the compiler's own
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["tiny", "tiny-2.0"])
+def test_on_cuda_another_thread_encodes_beside_the_steps(models: dict[str, Path], name: str, precision: str) -> None:
+    # Given
+    engine = Engine.load(str(models[name]), device="cuda", precision=precision)
+    expected = two_segments(engine, next_prompt=None)
+    for _ in range(5):
+        # When
+        own = Engine(engine.pipeline)
+        with calls_of(own.pipeline.text_encoder) as seen:
+            outputs = two_segments(own, next_prompt="gulls")
+        # Then
+        assert [call["thread"] == threading.current_thread().name for call in seen] == [True, False]
+        assert all(same(one, other) for one, other in zip(outputs, expected, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("default")  # the compiler's own
+def test_on_cuda_an_error_of_the_other_thread_costs_nothing(
+    models: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given
+    engine = Engine.load(str(models["tiny"]), device="cuda", precision="bf16")
+    expected = two_segments(engine, next_prompt=None)
+    own = Engine(engine.pipeline)
+    # When
+    with failing(own.pipeline.text_encoder, torch.OutOfMemoryError("no room"), after=1):
+        first = own.run(SegmentRequest("a boat", 3, 96, 64, FIRST), next_prompt="gulls")
+    # Then
+    assert "no room" in caplog.text
+    assert same(first, expected[0])
+    assert same(two_segments(own, next_prompt=None)[1], expected[1])
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("default")  # the compiler's own
+def test_on_cuda_a_dropped_prompt_is_not_overwritten_while_it_is_in_use(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given an encoder that keeps one prompt, so that a prepared one is dropped while it is used
+    monkeypatch.setattr("ltx2.model.prompts.KEPT", 1)
+    engine = Engine.load(str(models["tiny"]), device="cuda", precision="bf16")
+    expected = two_segments(engine, next_prompt=None)
+    # When each segment has another prompt encoded beside it
+    for number in range(5):
+        first = engine.run(SegmentRequest("a boat", 3, 96, 64, FIRST), next_prompt="gulls")
+        request = SegmentRequest("gulls", 4, 96, 64, next_timing(FIRST))
+        second = engine.run(request, first.state, next_prompt=f"fog {number}")
+        # Then
+        assert same(first, expected[0])
+        assert same(second, expected[1])

@@ -1,0 +1,275 @@
+"""Frames and tensors to bytes and back."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ltx2.errors import ContinuationError
+from ltx2.state import arrays as codec
+from ltx2.state.arrays import (
+    decode_frames,
+    decode_latents,
+    decode_tensor,
+    encode_frames,
+    encode_latents,
+    encode_tensor,
+    pack_frames,
+    unpack_frames,
+)
+from ltx2.state.png import encode_png
+
+FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+def frames(count: int = 3, height: int = 8, width: int = 12) -> list[np.ndarray]:
+    return [np.full((height, width, 3), 20 * i, np.uint8) for i in range(count)]
+
+
+def latents(dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.arange(2 * 8 * 5 * 16).reshape(2, 8, 5, 16).to(dtype) / 7
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other)
+
+
+def safetensors(header: Any, data: bytes = b"") -> bytes:
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(raw)) + raw + data
+
+
+def entry(dtype: str = "F32", shape: Any = (1, 1, 1, 1), offsets: Any = (0, 4)) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+
+
+@given(st.integers(0, 5), st.integers(1, 20), st.integers(1, 20))
+def test_frames_come_back_exactly(count: int, height: int, width: int) -> None:
+    given_frames = frames(count, height, width)
+    decoded = decode_frames(unpack_frames(pack_frames(encode_frames(given_frames))))
+    assert len(decoded) == count
+    assert all(np.array_equal(one, other) for one, other in zip(decoded, given_frames, strict=True))
+
+
+@given(st.lists(st.binary(max_size=20), max_size=8))
+def test_a_container_gives_back_what_was_packed(pngs: list[bytes]) -> None:
+    assert unpack_frames(pack_frames(pngs)) == pngs
+
+
+def test_the_container_is_the_documented_bytes() -> None:
+    assert pack_frames([b"ab", b"c"]) == b"\0\0\0\x02" + b"\0\0\0\x02ab" + b"\0\0\0\x01c"
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (b"", "no frame count"),
+        (b"\0\0\0", "no frame count"),
+        (b"\0\0\0\x01", "1 frames cannot fit"),
+        (b"\xff\xff\xff\xff" + bytes(100), "4294967295 frames cannot fit"),
+        (b"\0\0\0\x02" + b"\0\0\0\x04abcd", "frame 1: the container is cut short"),
+        (b"\0\0\0\x02" + b"\0\0\0\x04abcd" + b"\0\0", "frame 1: the container is cut short"),
+        (b"\0\0\0\x01" + b"\0\0\0\x05abcd", "frame 0: 5 bytes declared, 4 are left"),
+        (b"\0\0\0\x01" + b"\xff\xff\xff\xffabcd", "frame 0: 4294967295 bytes declared"),
+        (b"\0\0\0\x01" + b"\0\0\0\x02abcd", "2 bytes follow frame 0"),
+        (b"\0\0\0\0more", "4 bytes follow"),
+    ],
+)
+def test_a_container_that_lies_is_refused(data: bytes, complaint: str) -> None:
+    with pytest.raises(ContinuationError, match=f"^video: .*{complaint}"):
+        unpack_frames(data)
+
+
+@given(st.data())
+def test_a_container_cut_anywhere_is_refused(data: st.DataObject) -> None:
+    whole = pack_frames(encode_frames(frames()))
+    with pytest.raises(ContinuationError):
+        unpack_frames(whole[: data.draw(st.integers(0, len(whole) - 1))])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "complaint"),
+    [
+        (np.zeros((8, 12, 3), np.float32), ContinuationError, "not float32"),
+        (np.zeros((8, 12, 3), np.int8), ContinuationError, "not int8"),
+        (np.zeros((8, 12, 4), np.uint8), ContinuationError, r"\(8, 12, 4\)"),
+        (np.zeros((8, 12), np.uint8), ContinuationError, r"\(8, 12\)"),
+        (np.zeros((1, 8, 12, 3), np.uint8), ContinuationError, r"\(1, 8, 12, 3\)"),
+        (np.zeros((0, 12, 3), np.uint8), ContinuationError, "12x0 pixels"),
+        (np.zeros((16_385, 1, 3), np.uint8), ContinuationError, "1x16385 pixels"),
+        (np.zeros((8, 16, 3), np.uint8), ContinuationError, "one size is needed"),
+        ([[[0, 0, 0]]], TypeError, "not list"),
+        (b"bytes", TypeError, "not bytes"),
+        (None, TypeError, "not NoneType"),
+        (torch.zeros(8, 12, 3, dtype=torch.uint8), TypeError, "not Tensor"),
+    ],
+)
+def test_what_is_no_frame_is_refused(wrong: Any, error: type[Exception], complaint: str) -> None:
+    with pytest.raises(error, match=rf"^video_frames.*1.*{complaint}"):
+        encode_frames([frames()[0], wrong])
+
+
+@pytest.mark.parametrize("wrong", ["frames", 3, {"a": 1}])
+def test_what_is_no_list_of_frames_is_refused(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"^video_frames: a list"):
+        encode_frames(wrong)
+
+
+def test_frames_of_two_sizes_are_refused_before_any_is_decoded() -> None:
+    # Given a good frame of another size after a damaged one of which the header is whole
+    pngs = [encode_png(frames()[0])[:-20], encode_png(frames(1, 16, 16)[0])]
+    with pytest.raises(ContinuationError, match="frame 1 is 16x16, frame 0 is 12x8"):
+        decode_frames(pngs)
+
+
+def test_the_first_of_several_damaged_frames_is_named() -> None:
+    # Given frames that are decoded at the same time
+    good = encode_png(frames()[0])
+    with pytest.raises(ContinuationError, match=r"^video: frame 2: the PNG is cut short"):
+        decode_frames([good, good, good[:-1], good, good[:-1]])
+
+
+def test_the_number_of_frames_is_bounded() -> None:
+    tiny = np.zeros((1, 1, 3), np.uint8)
+    assert len(encode_frames([tiny] * codec.MOST_FRAMES)) == codec.MOST_FRAMES
+    with pytest.raises(ContinuationError, match="more than 1024 frames"):
+        encode_frames([tiny] * (codec.MOST_FRAMES + 1))
+    with pytest.raises(ContinuationError, match="more than 1024 frames"):
+        decode_frames([encode_png(tiny)] * 10**6)
+
+
+def test_the_pixels_of_all_frames_together_are_bounded() -> None:
+    # Given a few kilobytes that declare more than a gigabyte, each frame within bounds by itself
+    png = encode_png(np.zeros((4096, 4096, 3), np.uint8))
+    # Then they are refused by their headers
+    with pytest.raises(ContinuationError, match="bytes of pixels in all"):
+        decode_frames([png] * 40)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_a_tensor_comes_back_exactly(dtype: torch.dtype) -> None:
+    tensor = latents(dtype)
+    assert same(decode_tensor(encode_tensor(tensor)), tensor)
+
+
+def test_bits_that_are_no_numbers_come_back_too() -> None:
+    # Given infinities, a NaN with a payload and a subnormal, as bit patterns
+    bits = torch.tensor([0x7F80, -0x80, 0x7FC1, 0x0001], dtype=torch.int16)
+    tensor = bits.view(torch.bfloat16).reshape(1, 1, 4, 1)
+    decoded = decode_tensor(encode_tensor(tensor))
+    assert torch.equal(decoded.view(torch.int16), tensor.view(torch.int16))
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        latents()[:, :, 1:4],
+        latents().transpose(1, 3),
+        latents()[:1].expand(3, -1, -1, -1),
+        latents().requires_grad_(),
+        latents()[:, :, :0],
+    ],
+)
+def test_views_gradients_and_no_latents_at_all_are_written(tensor: Tensor) -> None:
+    assert same(decode_tensor(encode_tensor(tensor)), tensor.detach())
+
+
+@pytest.mark.parametrize(
+    ("tensor", "error", "complaint"),
+    [
+        (torch.zeros(1, 8, 5, 16, dtype=torch.int32), ContinuationError, "not torch.int32"),
+        (torch.zeros(1, 8, 5, 16, dtype=torch.bool), ContinuationError, "not torch.bool"),
+        (torch.zeros(1, 8, 5, 16, dtype=torch.complex64), ContinuationError, "not torch.complex64"),
+        (torch.zeros(8, 5, 16), ContinuationError, r"\[8, 5, 16\]"),
+        (torch.zeros(()), ContinuationError, r"shape \[\]"),
+        (np.zeros((1, 8, 5, 16), np.float32), TypeError, "not ndarray"),
+        ([[1.0]], TypeError, "not list"),
+    ],
+)
+def test_what_are_no_latents_is_refused(tensor: Any, error: type[Exception], complaint: str) -> None:
+    with pytest.raises(error, match=f"^audio_latents: .*{complaint}"):
+        encode_tensor(tensor)
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (b"", "not a safetensors file"),
+        (b"\x80\x04pickle", "not a safetensors file"),
+        (struct.pack("<Q", 2**63) + b"{}", "not a safetensors file"),
+        (struct.pack("<Q", 50_000_000) + b"{}", "not a safetensors file"),
+        (safetensors(b"no json"), "not a safetensors file"),
+        (safetensors([1, 2]), "not a safetensors file"),
+        (safetensors(b'{"t":' * 100_000), "not a safetensors file"),
+        (safetensors({"t": 5}), "not a safetensors file"),
+        (safetensors({"t": entry(dtype="F99")}, bytes(4)), "not a safetensors file"),
+        (safetensors({"t": entry(shape=[1, 1, 1, 2])}, bytes(4)), "not a safetensors file"),
+        (safetensors({"t": entry(shape=[2**62, 2**62, 1, 1])}, bytes(4)), "not a safetensors file"),
+        (safetensors({"t": entry(shape=[-1, 1, 1, 1])}, bytes(4)), "not a safetensors file"),
+        (safetensors({"t": entry(shape=[1, 1, 1, 10**9], offsets=[0, 4 * 10**9])}, bytes(4)), "not a safetensors"),
+        (safetensors({"t": entry(offsets=[4, 0])}, bytes(4)), "not a safetensors file"),
+        (safetensors({"t": entry(offsets=[4, 8])}, bytes(8)), "not a safetensors file"),
+        (safetensors({"t": entry()}, bytes(3)), "not a safetensors file"),
+        (safetensors({"t": entry()}, bytes(5)), "not a safetensors file"),
+        (safetensors({"t": entry(), "u": entry()}, bytes(4)), "not a safetensors file"),
+        (safetensors({"t": entry(shape=[0, 2**63, 1, 1], offsets=[0, 0])}), "not a safetensors file"),
+        (safetensors({"t": entry(shape=[0, 2**62, 2**62, 1], offsets=[0, 0])}), "not a safetensors file"),
+        (safetensors({}), r"must hold \['t'\]"),
+        (safetensors({"u": entry()}, bytes(4)), r"must hold \['t'\]"),
+        (safetensors({"t": entry(), "u": entry(offsets=[4, 8])}, bytes(8)), r"must hold \['t'\]"),
+        (safetensors({"t": entry(shape=[1])}, bytes(4)), "not the shape"),
+        (safetensors({"t": entry(shape=[1, 1, 1, 1, 1])}, bytes(4)), "not the shape"),
+        (safetensors({"t": entry("I32")}, bytes(4)), "floating point is needed"),
+        (safetensors({"t": entry("BOOL", offsets=[0, 1])}, bytes(1)), "floating point is needed"),
+        (safetensors({"t": entry("U16", offsets=[0, 2])}, bytes(2)), "floating point is needed"),
+        (
+            safetensors({"t": entry("F4", shape=[1, 1, 1, 2], offsets=[0, 1])}, bytes(1)),
+            "not a safetensors file",
+        ),
+    ],
+)
+def test_a_file_that_lies_is_refused(data: bytes, complaint: str) -> None:
+    with pytest.raises(ContinuationError, match=f"^audio: .*{complaint}"):
+        decode_tensor(data)
+
+
+@given(st.data())
+def test_a_damaged_file_is_refused_or_some_tensor(data: st.DataObject) -> None:
+    damaged = bytearray(encode_tensor(torch.ones(1, 2, 3, 4)))
+    for _ in range(data.draw(st.integers(1, 3))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    damaged = damaged[: data.draw(st.integers(0, len(damaged)))] if data.draw(st.booleans()) else damaged
+    try:
+        tensor = decode_tensor(bytes(damaged))
+    except ContinuationError:
+        return
+    assert tensor.is_floating_point()
+    assert tensor.ndim == 4
+    assert tensor.numel() * tensor.element_size() <= len(damaged)
+
+
+def test_a_segments_latents_come_back_exactly() -> None:
+    video, audio = torch.randn(1, 4, 2, 3, 5).bfloat16(), torch.randn(1, 8, 26, 16)
+    decoded_video, decoded_audio = decode_latents(encode_latents(video, audio))
+    assert same(decoded_video, video)
+    assert same(decoded_audio, audio)
+
+
+def test_latents_that_share_memory_are_written() -> None:
+    whole = torch.randn(2, 8, 5, 16)
+    video, audio = decode_latents(encode_latents(whole[:1], whole))
+    assert same(video, whole[:1])
+    assert same(audio, whole)
+
+
+def test_a_file_of_something_else_holds_no_latents() -> None:
+    with pytest.raises(ContinuationError, match=r"^latents: .*not 1: \['t'\]"):
+        decode_latents(encode_tensor(latents()))

@@ -1,0 +1,237 @@
+"""One frame to PNG and back, and PNGs that are not what they say; with isal, and as it is where isal is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import struct
+import sys
+import zlib
+from types import ModuleType
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image, ImageFile
+
+from ltx2.state import png as quick
+from ltx2.state.png import LARGEST_SIDE, decode_png, encode_png, png_size
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+WIDTH, HEIGHT = 4, 8
+ROW = b"\0" + b"\x11\x22\x33" * WIDTH
+FRAME = np.arange(HEIGHT * WIDTH * 3, dtype=np.uint8).reshape(HEIGHT, WIDTH, 3)
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def header(width: int = WIDTH, height: int = HEIGHT, depth: int = 8, colour: int = 2, interlace: int = 0) -> bytes:
+    return chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlace))
+
+
+def pixels(rows: bytes = ROW * HEIGHT) -> bytes:
+    return chunk(b"IDAT", zlib.compress(rows))
+
+
+def without_isal() -> ModuleType:
+    """`ltx2.state.png` as it is imported where isal is not installed."""
+    spec = importlib.util.spec_from_file_location("png_without_isal", quick.__file__)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as hidden:
+        hidden.setitem(sys.modules, "isal", None)
+        spec.loader.exec_module(module)
+    assert module.isal_zlib is None
+    return module
+
+
+plain = without_isal()
+EITHER = pytest.mark.parametrize("png", [quick, plain], ids=["isal", "no isal"])
+
+
+def by_pillow(data: bytes) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(data)))
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(5).integers(0, 256, (height, width, 3), np.uint8)
+
+
+END = chunk(b"IEND", b"")
+GOOD = SIGNATURE + header() + pixels() + END
+
+
+def saved(mode: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    Image.new(mode, (WIDTH, HEIGHT)).save(out, format="PNG", **options)
+    return out.getvalue()
+
+
+def saved_as(form: str) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(out, format=form)
+    return out.getvalue()
+
+
+@EITHER
+@given(frame=arrays(np.uint8, st.tuples(st.integers(1, 8), st.integers(1, 300), st.just(3))))
+def test_a_frame_comes_back_exactly(png: ModuleType, frame: np.ndarray) -> None:
+    data = png.encode_png(frame)
+    assert png_size(data) == (frame.shape[1], frame.shape[0])
+    # Then every reader has the same frame: ours, ours without isal, and Pillow itself
+    for decoded in (quick.decode_png(data), plain.decode_png(data), by_pillow(data)):
+        assert decoded.dtype == np.uint8
+        assert np.array_equal(decoded, frame)
+
+
+@EITHER
+@given(frame=arrays(np.uint8, st.tuples(st.integers(1, 6), st.integers(250, 260), st.just(3))), data=st.data())
+def test_rows_may_have_any_filter(png: ModuleType, frame: np.ndarray, data: st.DataObject) -> None:
+    # Given scanlines of which each has a filter of its own: of the first two kinds only, or of all five
+    height, width, _ = frame.shape
+    most = data.draw(st.sampled_from([(0, 2), (0, 1, 2, 3, 4)]))
+    filters = data.draw(st.lists(st.sampled_from(most), min_size=height, max_size=height))
+    rows = b"".join(bytes([kind]) + frame[y].tobytes() for y, kind in enumerate(filters))
+    image = SIGNATURE + header(width, height) + pixels(rows) + END
+    # Then its pixels are what Pillow makes of it
+    assert np.array_equal(png.decode_png(image), by_pillow(image))
+
+
+@given(
+    height=st.integers(250, 1030),
+    width=st.integers(1, 40),
+    levels=st.sampled_from([(0, 1), (255, 256), (0, 256), (254, 256)]),
+    seed=st.integers(0, 2**32),
+)
+def test_a_tall_frame_comes_back_exactly(height: int, width: int, levels: tuple[int, int], seed: int) -> None:
+    # Given a frame that is compressed in one strip or in several
+    frame = np.random.default_rng(seed).integers(*levels, (height, width, 3), np.uint8)
+    # When
+    data = encode_png(frame)
+    # Then their checksum is that of the whole stream, which inflating checks
+    for decoded in (decode_png(data), plain.decode_png(data), by_pillow(data)):
+        assert np.array_equal(decoded, frame)
+
+
+def test_the_two_writers_differ_in_bytes_alone() -> None:
+    frame = noise(40, 300) // 16
+    assert quick.encode_png(frame) != plain.encode_png(frame)
+    assert np.array_equal(plain.decode_png(quick.encode_png(frame)), quick.decode_png(plain.encode_png(frame)))
+
+
+def test_a_frame_gives_the_same_bytes_each_time() -> None:
+    frame = noise(64, 300) // 16
+    assert {encode_png(frame) for _ in range(20)} == {encode_png(frame)}
+
+
+def test_a_frame_that_is_a_view_comes_back_exactly() -> None:
+    frame = np.arange(3 * 16 * 16, dtype=np.uint8).reshape(3, 16, 16).transpose(1, 2, 0)[::2, ::-1]
+    assert np.array_equal(decode_png(encode_png(frame)), frame)
+
+
+@EITHER
+@pytest.mark.parametrize("width", [4, 300])
+def test_a_decoded_frame_can_be_written_to(png: ModuleType, width: int) -> None:
+    frame = png.decode_png(png.encode_png(noise(8, width)))
+    frame[0, 0] = 0
+    assert frame[0, 0].tolist() == [0, 0, 0]
+
+
+def test_pixels_may_come_in_many_chunks_and_beside_others() -> None:
+    body = zlib.compress(ROW * HEIGHT)
+    split = b"".join(chunk(b"IDAT", body[i : i + 3]) for i in range(0, len(body), 3))
+    png = SIGNATURE + header() + chunk(b"tEXt", b"Title\0boat") + split + END
+    assert np.array_equal(decode_png(png), decode_png(GOOD))
+
+
+@EITHER
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (b"", "not a PNG"),
+        (b"\xff\xd8\xff\xe0 a JPEG", "not a PNG"),
+        (saved_as("JPEG"), "not a PNG"),
+        (saved_as("GIF"), "not a PNG"),
+        (saved_as("BMP"), "not a PNG"),
+        (SIGNATURE, "begin with its header"),
+        (SIGNATURE + pixels() + END, "begin with its header"),
+        (SIGNATURE + chunk(b"IHDR", b"short") + END, "begin with its header"),
+        (GOOD[:20], "cut short"),
+        (GOOD[:50], "cut short"),
+        (GOOD[:-12], "its end is missing"),
+        (GOOD[:-1], "cut short"),
+        (GOOD + b"more", "4 bytes after"),
+        (SIGNATURE + header() + struct.pack(">I", 2**31) + b"IDAT" + bytes(40), "2147483648 bytes"),
+        (GOOD.replace(b"IDAT", b"IDAU"), "checksum"),
+        (SIGNATURE + header() + END, "cannot be|do not fill"),
+        (SIGNATURE + header() + pixels(ROW * 3) + END, "do not fill"),
+        (SIGNATURE + header() + pixels(ROW * HEIGHT + b"\0") + END, "do not fill"),
+        (SIGNATURE + header() + pixels(b"") + END, "do not fill"),
+        (SIGNATURE + header() + chunk(b"IDAT", zlib.compress(ROW * HEIGHT)[:-5]) + END, "do not fill"),
+        (SIGNATURE + header() + chunk(b"IDAT", zlib.compress(ROW * HEIGHT)[:-4]) + END, "do not fill"),
+        (SIGNATURE + header() + chunk(b"IDAT", b"no zlib stream") + END, "cannot be inflated"),
+        (SIGNATURE + header() + chunk(b"IDAT", zlib.compress(ROW * HEIGHT)[:-1] + b"?") + END, "cannot be inflated"),
+        (SIGNATURE + header() + pixels((b"\x09" + ROW[1:]) * HEIGHT) + END, "cannot be decoded"),
+        (SIGNATURE + header(300, 8) + pixels((b"\x09" + bytes(900)) * 8) + END, "cannot be decoded"),
+        (SIGNATURE + header() + chunk(b"acTL", struct.pack(">II", 2, 0)) + pixels() + END, "animated"),
+        (SIGNATURE + header(0, 8) + pixels() + END, "0x8"),
+        (SIGNATURE + header(4, 0) + pixels() + END, "4x0"),
+        (SIGNATURE + header(2**31 - 1, 2**31 - 1) + pixels() + END, "2147483647x2147483647"),
+        (SIGNATURE + header(LARGEST_SIDE + 1, 1) + pixels() + END, "16385x1"),
+        (SIGNATURE + header(LARGEST_SIDE, LARGEST_SIDE) + pixels() + END, "at most"),
+        (SIGNATURE + header(4096, 4096) + pixels() + END, "more than .* bytes can hold"),
+        (saved("L"), "8-bit RGB"),
+        (saved("1"), "8-bit RGB"),
+        (saved("P"), "8-bit RGB"),
+        (saved("LA"), "8-bit RGB"),
+        (saved("RGBA"), "8-bit RGB"),
+        (saved("I;16"), "8-bit RGB"),
+        (SIGNATURE + header(depth=16) + pixels() + END, "8-bit RGB"),
+        (SIGNATURE + header(interlace=1) + pixels() + END, "not interlaced"),
+    ],
+)
+def test_what_is_no_plain_rgb_png_is_refused(png: ModuleType, data: bytes, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        png.decode_png(data)
+
+
+@EITHER
+@given(data=st.data())
+def test_a_damaged_png_is_refused(png: ModuleType, data: st.DataObject) -> None:
+    # Given a PNG of which one byte changed: every byte is under a checksum, or is one
+    at = data.draw(st.integers(0, len(GOOD) - 1))
+    damaged = bytearray(GOOD)
+    damaged[at] ^= data.draw(st.integers(1, 255))
+    # Then it is no frame
+    with pytest.raises(ValueError):
+        png.decode_png(bytes(damaged))
+
+
+@EITHER
+@given(data=st.data())
+def test_a_damaged_stream_under_a_right_checksum_is_refused(png: ModuleType, data: st.DataObject) -> None:
+    # Given pixels of which one byte changed before the chunk's checksum was made
+    frame = noise(8, 300)
+    body = bytearray(zlib.compress(b"".join(b"\0" + row.tobytes() for row in frame), 1))
+    body[data.draw(st.integers(0, len(body) - 1))] ^= data.draw(st.integers(1, 255))
+    # Then it is no frame; the level that the stream says it was made with may be another
+    try:
+        decoded = png.decode_png(SIGNATURE + header(300, 8) + chunk(b"IDAT", bytes(body)) + END)
+    except ValueError:
+        return
+    assert np.array_equal(decoded, frame)
+
+
+def test_switches_of_the_whole_process_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a Pillow told to tolerate damage, and to warn of any image at all
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
+    # Then a good PNG is read without a word, and a short one refused
+    assert decode_png(GOOD).shape == (HEIGHT, WIDTH, 3)
+    with pytest.raises(ValueError, match="do not fill"):
+        decode_png(SIGNATURE + header() + pixels(ROW * 3) + END)

@@ -1,0 +1,137 @@
+"""`longtake report`: figures, chart and contact sheet of a finished film, and refusals where there is none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ltx2.media.clip import encode_clip
+from ltx2.media.film import join_film
+from ltx2.timeline import SegmentShape, SegmentTiming, plan, sound_seconds
+from tasks.client.film_report import write_continuity
+from tasks.client.job import Job
+from tasks.client.submit import submit
+from tasks.errors import JobStateError, OutputError
+from tasks.settings import Settings
+from tests.conftest import Worker
+from tests.tasks.conftest import spec
+from training.world import COLOURS, FPS, Shape, World
+
+RATE = 48_000
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """What seams.json says, if it is JSON: without NaN."""
+    found: dict[str, Any] = json.loads((folder / "seams.json").read_text(), parse_constant=pytest.fail)
+    return found
+
+
+def filmed(worlds: list[World], path: Path) -> tuple[bytes, list[SegmentTiming]]:
+    """A film with one segment of each world, which goes on from the moment at which the one before ended."""
+    timings = plan(SegmentShape(25, Fraction(FPS)), [False] * len(worlds))
+    clips = []
+    for timing, world in zip(timings, worlds, strict=True):
+        start = timing.first_frame / FPS - float(timing.picture_start)
+        sound = world.samples(start, int(sound_seconds(timing.audio_latents) * RATE), RATE).T
+        frames = world.frames(timing.first_frame / FPS, timing.new_frames)
+        clips.append(encode_clip(frames, sound, fps=Fraction(FPS), audio_rate=RATE, picture_start=timing.picture_start))
+    join_film(clips, timings, path)
+    return path.read_bytes(), timings
+
+
+@pytest.mark.parametrize("sound", ["high hum", "silence"])
+def test_a_true_film_is_within_bounds_also_when_it_was_encoded(sound: str, tmp_path: Path) -> None:
+    # Given
+    circle = Shape("circle", "red", "up and right", "", 16, 44, 70, 90)
+    data, timings = filmed([World((circle,), "blue", sound)] * 4, tmp_path / "film.mp4")
+    # When
+    wrong = write_continuity(data, timings, tmp_path / "joins")
+    # Then
+    assert wrong == []
+    for seam in read(tmp_path / "joins")["seams"]:
+        assert seam["change"] < seam["largest_change"] + 0.5
+        assert (seam["sound"]["pitch_step"] is None) == (sound == "silence")
+        assert seam["shapes"][0]["kinds"] == ["circle", "circle"]
+    for segment in read(tmp_path / "joins")["segments"]:
+        (shape,) = segment["tracks"]
+        assert shape["colour"] == pytest.approx(COLOURS["red"], abs=15)
+        x, y = circle.centre((segment["first_frame"] + np.arange(len(shape["centres"]))) / FPS)
+        assert np.array(shape["centres"]) == pytest.approx(np.stack([x, y], axis=1), abs=0.5)
+
+
+def test_a_film_that_breaks_says_where_and_how(tmp_path: Path) -> None:
+    # Given a film whose circle is green from segment 2 on
+    red = World((Shape("circle", "red", "up and right", "", 16, 44, 70, 90),), "blue", "high hum")
+    green = replace(red, shapes=(replace(red.shapes[0], colour="green"),))
+    data, timings = filmed([red, red, green, green], tmp_path / "film.mp4")
+    # When
+    wrong = write_continuity(data, timings, tmp_path / "joins")
+    # Then
+    assert wrong[-3:] == [
+        "segment 2: a shape is there at once",
+        "segment 2: shape 1 is gone",
+        "segment 3: shape 1 is gone, compared with segment 0",
+    ]
+    assert read(tmp_path / "joins")["broken"] == wrong
+
+
+@pytest.fixture(scope="module")
+def done(here: Settings, worker: Worker) -> Job:
+    prompts = spec("a", "b", "c")
+    prompts["segments"][2]["transition"] = "cut"
+    return submit(prompts, settings=here).wait()
+
+
+def test_the_files_of_a_finished_film(
+    here: Settings, done: Job, longtake: Callable[..., CompletedProcess[str]], tmp_path: Path
+) -> None:
+    # When
+    told = longtake("report", done.id, "-o", "joins", settings=here)
+    # Then
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.splitlines()[-1] == "joins/seams.png, joins/sheet.png, joins/seams.json"
+    figures = read(tmp_path / "joins")
+    assert told.stdout.splitlines()[:-1] == (figures["broken"] or ["every join is within bounds"])
+    assert [(seam["segment"], seam["frame"], seam["cut"]) for seam in figures["seams"]] == [
+        (1, 17, False),
+        (2, 25, True),
+    ]
+    assert all(seam["change"] >= 0 and seam["sound"]["click"] is not None for seam in figures["seams"])
+    assert [(segment["first_frame"], len(segment["changes"])) for segment in figures["segments"]] == [
+        (0, 16),
+        (17, 7),
+        (25, 16),
+    ]
+    with Image.open(tmp_path / "joins" / "seams.png") as chart, Image.open(tmp_path / "joins" / "sheet.png") as sheet:
+        assert chart.format == sheet.format == "PNG"
+        assert len(chart.convert("RGB").getcolors(1 << 24) or []) > 5  # lines are drawn, at the join and at the cut
+        assert sheet.height == 3 * (80 + 4)  # a row per segment
+
+
+def test_a_film_that_is_not_there_yet(here: Settings, longtake: Callable[..., CompletedProcess[str]]) -> None:
+    # Given
+    job = submit(spec("a"), settings=here)
+    job.cancel()
+    # When
+    told = longtake("report", job.id, "-o", "joins", settings=here)
+    # Then
+    assert told.returncode == 1
+    assert told.stderr.startswith(f"longtake: job {job.id} is ")
+    assert "only a job that is done has a film" in told.stderr
+    with pytest.raises(JobStateError, match="only a job that is done has a film"):
+        job.continuity("joins")
+
+
+def test_a_folder_that_cannot_be_made(done: Job, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(OutputError, match="taken cannot be made a folder"):
+        done.continuity(tmp_path / "taken")

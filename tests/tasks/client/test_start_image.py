@@ -1,0 +1,133 @@
+"""A job that begins with an image, from the file to the worker. The engine is a stand-in."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from blobstore import open_blob_store
+from ltx2.state.png import decode_png
+from tasks.client.job import Job
+from tasks.client.start_image import with_image_id
+from tasks.client.submit import list_jobs, submit
+from tasks.embedded.servers import render_id
+from tasks.errors import JobFailedError, SpecError
+from tasks.maintenance.admission import estimate_bytes
+from tasks.settings import Settings
+from tasks.spec.loader import check_spec, load_spec
+from tests.conftest import Worker
+from tests.tasks.conftest import film_of, job_store, spec
+
+
+@pytest.fixture
+def boat(tmp_path: Path) -> Path:
+    """A picture of 128x128, of which a frame of 64x32 shows the middle half."""
+    shades = np.repeat(np.arange(128, dtype=np.uint8)[:, None, None], 128, axis=1).repeat(3, axis=2)
+    path = tmp_path / "pictures" / "boat.webp"
+    path.parent.mkdir()
+    Image.fromarray(shades).save(path, lossless=True)
+    return path
+
+
+def image_of(job: Job, settings: Settings) -> str:
+    return str(job_store(settings).head(job.id).image)
+
+
+def test_the_record_holds_the_image_by_its_content(there: Settings, boat: Path, tmp_path: Path) -> None:
+    # Given a spec in a file that names an image beside it
+    (tmp_path / "job.yaml").write_text("image: pictures/boat.webp\nwidth: 64\nheight: 32\nsegments: [{prompt: a}]")
+    # When it is submitted, by its path and as a mapping
+    job = submit(tmp_path / "job.yaml", settings=there)
+    same = submit({**spec("a"), "image": str(boat)}, settings=there)
+    # Then the record names a blob that is the job's, and no path
+    blob_id, store = image_of(job, there), open_blob_store(there.blobs)
+    assert blob_id == image_of(same, there)
+    assert blob_id.startswith("sha256:")
+    assert set(store.owners()) >= {job.id, same.id}
+    # And the blob is a PNG of the job's size
+    frame = decode_png(store.get(blob_id))
+    assert frame.shape == (32, 64, 3)
+    assert frame[:, 0, 0].mean() == pytest.approx(63.5, abs=0.5)
+    assert int(frame[-1, 0, 0]) - int(frame[0, 0, 0]) == pytest.approx(62, abs=1)
+
+
+def test_the_first_segment_is_given_the_image(here: Settings, worker: Worker, boat: Path) -> None:
+    # Given what comes of the spec without an image
+    without = film_of(submit(spec("a", "b"), settings=here))
+    # When it has one, and when it has another
+    with_it = film_of(submit(spec("a", "b", image=str(boat)), settings=here))
+    Image.new("RGB", (64, 32), "white").save(boat)
+    with_another = film_of(submit(spec("a", "b", image=str(boat)), settings=here))
+    # Then these are three films
+    assert len({without, with_it, with_another}) == 3
+
+
+def test_a_job_whose_image_was_lost_ends_with_the_reason_when_it_is_needed_again(
+    here: Settings, worker: Worker, boat: Path, tmp_path: Path
+) -> None:
+    # Given a job whose second segment failed
+    job = submit(spec("a", f"fail until {tmp_path / 'repaired'}", image=str(boat)), settings=here)
+    with pytest.raises(JobFailedError, match="failed at segment 1"):
+        job.wait()
+    # And whose image and first state were lost
+    handoff, store = job_store(here).handoff(job.id, 0), open_blob_store(here.blobs)
+    assert handoff is not None
+    for blob_id in (image_of(job, here), *handoff.blobs):
+        store.drop(blob_id)
+    # When it is taken up again, by a worker that has long forgotten that state
+    submit(spec("c", "d", "e"), settings=here).wait()
+    job.retry()
+    # Then it ends at once, and says at which segment and why
+    with pytest.raises(JobFailedError, match=r"failed at segment 0 .*: what the job began with was lost"):
+        job.wait()
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("absent.png", r"image: \S+/absent.png: No such file or directory"),
+        ("", r"image: \S+: is no regular file"),
+        ("pipe", r"image: \S+/pipe: is no regular file"),
+        ("text", r"image: '\S+/text': no PNG, JPEG or WEBP"),
+        ("nul\0", r"image: .*null"),
+    ],
+)
+def test_an_image_that_cannot_be_is_refused_before_anything_is_queued(
+    there: Settings, tmp_path: Path, name: str, told: str
+) -> None:
+    (tmp_path / "text").write_text("a boat")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SpecError, match=told):
+        submit(spec("a", image=f"{tmp_path}/{name}"), settings=there)
+    assert list_jobs(settings=there) == []
+    assert not list(open_blob_store(there.blobs).owners())
+
+
+def test_an_image_and_a_state_are_two_beginnings(there: Settings, boat: Path) -> None:
+    with pytest.raises(SpecError, match="image: a job that goes on from a state begins with that state's frames"):
+        submit(spec("a", image=str(boat)), from_state={"kind": "ltx2.v1", "payload": {}}, settings=there)
+
+
+def test_a_relative_path_is_relative_to_the_spec_and_home_is_home(tmp_path: Path, boat: Path) -> None:
+    (tmp_path / "job.yaml").write_text("image: ~/boat.png\nsegments: [{prompt: a}]")
+    assert load_spec(tmp_path / "job.yaml").image == str(Path.home() / "boat.png")
+
+
+def test_a_render_goes_on_only_with_the_same_picture(boat: Path) -> None:
+    # Given the id by which an interrupted render is found again
+    asked = check_spec(spec("a", image=str(boat)))
+    before = render_id(with_image_id(asked), "tiny", None)
+    # When the file lies elsewhere, then it is the same; when it holds another picture, then it is not
+    moved = boat.rename(boat.with_name("ship.webp"))
+    assert render_id(with_image_id(check_spec(spec("a", image=str(moved)))), "tiny", None) == before
+    Image.new("RGB", (64, 32), "white").save(boat)
+    assert render_id(with_image_id(asked), "tiny", None) != before
+
+
+def test_the_image_counts_where_room_is_reserved() -> None:
+    with_it, without = (check_spec(spec("a", **changes)) for changes in ({"image": "boat.png"}, {}))
+    assert estimate_bytes(with_it) - estimate_bytes(without) == pytest.approx(64 * 32 * 3.1, abs=1)

@@ -1,0 +1,400 @@
+"""What the job protocol promises, in plain dictionaries: what the records in Redis are compared with.
+
+Time does not pass here: a lease lives until `expire`, a moment until `linger`. A claim is known by its holder, a
+number; 0 is nobody.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from tasks.jobs.records import FILM_UNIT, FINISHED, FROM_OUTSIDE, SEGMENT_UNIT, clip_unit, repair_unit
+
+
+class Message(NamedTuple):
+    """What a broker carries, and what a publisher knows of it: `ticket` 0 is no message yet."""
+
+    job_id: str
+    unit: str
+    index: int
+    ticket: int
+
+
+class Due(NamedTuple):
+    """What a survey tells, in the order of `tasks.jobs.records.Need`."""
+
+    unit: str
+    index: int
+    why: str
+    stamp: int
+    ticket: int
+
+
+class Ending(NamedTuple):
+    """Why and where a job failed."""
+
+    reason: str | None = None
+    segment: int | None = None
+    attempts: int | None = None
+
+
+@dataclass
+class Queue:
+    """The history of one queue."""
+
+    stamp: int = 0
+    claimed: int = 0
+
+
+@dataclass
+class Unit:
+    """A piece of work; `sent`: its newest message may still be on its way; `aside`: to one worker alone."""
+
+    index: int
+    ticket: int = 0
+    stamp: int = 0
+    sent: bool = False
+    aside: bool = False
+    lingered: bool = False
+    holder: int = 0
+    worker: str = ""
+    expired: bool = False
+    engine: bool = False
+    attempts: int = 0
+    after: str = ""
+
+
+@dataclass
+class Job:
+    """One job; without a state it is one that nobody knows."""
+
+    state: str = ""
+    segments: int = 0
+    needs: int = 0
+    created: float = 0.0
+    cursor: int = 0
+    chained: int = -1
+    tickets: int = 0
+    fences: int = 0
+    epoch: int = 0
+    started: bool = False
+    admitted: bool = False
+    ending: Ending = field(default_factory=Ending)
+    film: bool = False
+    progress: int | None = None
+    last_commit: tuple[str, int] = ("", 0)
+    units: dict[str, Unit] = field(default_factory=dict)
+    handoffs: dict[int, str] = field(default_factory=dict)
+    clips: dict[int, str] = field(default_factory=dict)
+    commits: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def running(self) -> bool:
+        return self.state in ("queued", "running")
+
+    @property
+    def unfinished(self) -> bool:
+        return self.running or self.state == "paused"
+
+    @property
+    def all_clips(self) -> bool:
+        return len(self.clips) == self.segments
+
+    def held(self, name: str, holder: int) -> Unit | None:
+        """The unit, if this holder has it."""
+        unit = self.units.get(name)
+        return unit if unit and unit.holder == holder else None
+
+    # People
+
+    def pause(self) -> str:
+        was = self.state
+        self.state = "paused" if self.running else was
+        return was
+
+    def resume(self) -> str:
+        was = self.state
+        self.state = self._started_or_queued() if was == "paused" else was
+        return was
+
+    def stop(self, state: str, reason: str) -> str:
+        was = self.state
+        if self.unfinished:
+            self.end(state, Ending(reason or None))
+        return was
+
+    def end(self, state: str, ending: Ending) -> None:
+        self.state, self.ending, self.progress = state, ending, None
+        self.units.clear()
+
+    def revive(self, state: str) -> str:
+        """What was made stands, and what was not is due."""
+        was = self.state
+        if was == state:
+            self.state, self.ending = self._started_or_queued(), Ending()
+            self.admitted, self.film, self.last_commit = False, False, ("", 0)
+            self.units = {clip_unit(i): Unit(i) for i in range(self.cursor) if i not in self.clips}
+        return was
+
+    def _started_or_queued(self) -> str:
+        return "running" if self.started else "queued"
+
+    # Messages
+
+    def announce(self, name: str, index: int, seen: int, queue: Queue, *, aside: bool) -> int:
+        if not self.running or not self.admitted:
+            return 0
+        unit = self.units.get(name)
+        if unit and (unit.ticket != seen or unit.holder or unit.after in self.units):
+            return 0
+        if unit is None and not self._is_due(name, index):
+            return 0
+        unit = self.units.setdefault(name, Unit(index))
+        self.tickets += 1
+        queue.stamp += not aside
+        unit.ticket, unit.stamp, unit.sent = self.tickets, 0 if aside else queue.stamp, True
+        unit.aside, unit.lingered = aside, False
+        return unit.ticket
+
+    def linger(self) -> None:
+        """A moment passes, for whatever waits."""
+        for unit in self.units.values():
+            unit.lingered = True
+
+    def _is_due(self, name: str, index: int) -> bool:
+        """Whether a unit that is not there may come into being by its message."""
+        return (name == SEGMENT_UNIT and index == self.cursor < self.segments) or (name == FILM_UNIT and self.all_clips)
+
+    def mark_chained(self, index: int) -> None:
+        self.chained = max(self.chained, index)
+
+    def deliver(self, message: Message, holder: int, worker: str, queue: Queue) -> Unit | int | None:
+        """The unit when it is granted, the index of a message that is missing, or nothing."""
+        name = message.unit
+        if name in (SEGMENT_UNIT, repair_unit(message.index)):
+            name = repair_unit(message.index) if message.index < self.cursor else SEGMENT_UNIT
+        unit = self.units.get(name)
+        if unit and unit.ticket == message.ticket:
+            queue.claimed = max(queue.claimed, unit.stamp)
+            unit.sent &= self.state != "paused" or unit.holder != 0
+        if not self.running or (name == SEGMENT_UNIT and message.index > self.cursor):
+            return None
+        if unit is None:
+            newest = name == repair_unit(self.cursor - 1) and message.ticket == self.tickets
+            return self.cursor if newest and self.chained < self.cursor < self.segments else None
+        if message.ticket < unit.ticket or unit.holder or unit.after in self.units:
+            return None
+        self.fences += 1
+        unit.holder, unit.worker, unit.expired, unit.engine, unit.after = holder, worker, False, False, ""
+        if clip_unit(unit.index) != name and name != FILM_UNIT:
+            self.started, self.state = True, "running"
+        return unit
+
+    # Recovery
+
+    def survey(self, allowed: int) -> tuple[list[Due], list[Ending]]:
+        """What is due; or, when it fails here, every reason of which one may be told."""
+        if not self.running or not self.admitted:
+            return [], []
+        blocked = {name for name, unit in self.units.items() if unit.after in self.units}
+        lapsed = {name: unit for name, unit in self.units.items() if unit.holder and unit.expired}
+        last = (unit for unit in lapsed.values() if unit.engine and unit.attempts + 1 >= allowed)
+        endings = [Ending(f"it ended its worker each time, last {u.worker}", u.index, u.attempts + 1) for u in last]
+        if endings:
+            self.end("failed", endings[0])
+            return [], endings
+        for name, unit in lapsed.items():
+            unit.attempts += unit.engine
+            self._lay_down(name, unit)
+        due = [self._due(name, unit) for name, unit in self.units.items() if not unit.holder and name not in blocked]
+        new = [(SEGMENT_UNIT, self.cursor), (FILM_UNIT, FROM_OUTSIDE)]
+        due += [Due(n, i, "unannounced", 0, 0) for n, i in new if n not in self.units and self._is_due(n, i)]
+        return sorted(due), []
+
+    def _lay_down(self, name: str, unit: Unit) -> None:
+        unit.holder, unit.engine, unit.sent = 0, False, False
+        if name == SEGMENT_UNIT:
+            self.progress = None
+
+    def _due(self, name: str, unit: Unit) -> Due:
+        lies = unit.sent and not (unit.aside and unit.lingered)
+        why = "waiting" if lies else "expired"
+        if lies and name == SEGMENT_UNIT and self.chained < unit.index:
+            why = "unpublished"
+        return Due(name, unit.index, why, unit.stamp, unit.ticket)
+
+    # Holders
+
+    def renew(self, name: str, holder: int, engine: bool | None, progress: int | None) -> bool:
+        unit = self.held(name, holder)
+        if unit is None:
+            return False
+        unit.expired = False
+        unit.engine = unit.engine if engine is None else engine
+        self.progress = self.progress if progress is None else progress
+        return True
+
+    def give_up(self, name: str, holder: int, reason: str, allowed: int) -> tuple[str, int]:
+        unit = self.held(name, holder)
+        if unit is None:
+            return "refused", 0
+        unit.attempts += bool(reason)
+        if reason and unit.attempts >= allowed:
+            self.end("failed", Ending(reason, unit.index, unit.attempts))
+            return "failed", 0
+        self._lay_down(name, unit)
+        return "retry", unit.ticket
+
+    def damage(self, name: str, holder: int, index: int) -> bool:
+        unit = self.held(name, holder)
+        if unit is None:
+            return False
+        self._lay_down(name, unit)
+        unit.after = repair_unit(index)
+        if unit.after not in self.units:
+            self.units[unit.after] = Unit(index)
+            self.epoch += 1
+        return True
+
+    def reopen_clips(self, holder: int, indices: list[int]) -> bool:
+        if self.held(FILM_UNIT, holder) is None:
+            return False
+        del self.units[FILM_UNIT]
+        for index in indices:
+            del self.clips[index]
+            self.units[clip_unit(index)] = Unit(index)
+        self.epoch += 1
+        return True
+
+    def commit_segment(self, index: int, holder: int, handoff: str) -> bool:
+        if self.last_commit == (SEGMENT_UNIT, holder):
+            return True
+        unit = self.held(SEGMENT_UNIT, holder)
+        if unit is None:
+            return False
+        del self.units[SEGMENT_UNIT]
+        self._make_handoff(SEGMENT_UNIT, index, holder, handoff)
+        self.cursor = index + 1
+        self._go_on_with_clip(unit)
+        return True
+
+    def commit_repair(self, index: int, holder: int, changed: str | None, clip_lost: bool) -> tuple[bool, bool]:
+        """Whether it is accepted, and whether its holder is to make the clip."""
+        name, clip = repair_unit(index), self.units.get(clip_unit(index))
+        if self.last_commit == (name, holder):
+            return True, clip is not None and clip.holder == holder
+        unit = self.held(name, holder)
+        if unit is None:
+            return False, False
+        del self.units[name]
+        if changed is not None:
+            self._fall(index)
+            self.epoch += 1
+        elif clip_lost:
+            self.clips.pop(index, None)
+        self._make_handoff(name, index, holder, changed or self.handoffs[index])
+        clip = self.units.get(clip_unit(index))
+        if index in self.clips or (clip and clip.holder and not clip.expired):
+            return True, False
+        self._go_on_with_clip(unit)
+        return True, True
+
+    def _fall(self, index: int) -> None:
+        """Everything made from segment `index`, done or under way, is gone; what came before is not touched."""
+        self.units = {n: u for n, u in self.units.items() if u.index < index and n not in (SEGMENT_UNIT, FILM_UNIT)}
+        self.handoffs = {i: handoff for i, handoff in self.handoffs.items() if i < index}
+        self.clips = {i: clip for i, clip in self.clips.items() if i < index}
+        self.cursor, self.chained = index + 1, min(index, self.chained)
+
+    def _make_handoff(self, name: str, index: int, holder: int, handoff: str) -> None:
+        self.handoffs[index] = handoff
+        self.last_commit, self.progress = (name, holder), None
+        self.commits[f"handoff:{index}"] += 1
+
+    def _go_on_with_clip(self, unit: Unit) -> None:
+        unit.expired, unit.engine, unit.attempts = False, False, 0
+        self.units[clip_unit(unit.index)] = unit
+
+    def commit_clip(self, index: int, holder: int, clip: str) -> tuple[bool, bool]:
+        name = clip_unit(index)
+        if self.held(name, holder):
+            del self.units[name]
+            self.clips[index] = clip
+            self.commits[name] += 1
+            return True, self.all_clips
+        there = name not in self.units and self.clips.get(index) == clip
+        return False, there and self.all_clips
+
+    def commit_film(self, holder: int) -> bool:
+        if self.last_commit == (FILM_UNIT, holder):
+            return True
+        if self.held(FILM_UNIT, holder) is None:
+            return False
+        self.film, self.last_commit = True, (FILM_UNIT, holder)
+        self.end("done", Ending())
+        return True
+
+    def renders_left(self) -> int:
+        """How many segments are rendered until the job is done, when nothing more goes wrong."""
+        return self.segments - self.cursor + sum(name == repair_unit(unit.index) for name, unit in self.units.items())
+
+
+@dataclass
+class Deployment:
+    """All jobs, and the room they share."""
+
+    budget: int
+    jobs: dict[str, Job] = field(default_factory=dict)
+    waiting: set[str] = field(default_factory=set)
+    reserved: dict[str, int] = field(default_factory=dict)
+    queues: dict[str, Queue] = field(default_factory=dict)
+
+    def job(self, job_id: str) -> Job:
+        """The job, or one that nobody knows."""
+        return self.jobs.get(job_id) or Job()
+
+    def queue(self, name: str) -> Queue:
+        return self.queues.setdefault(name, Queue())
+
+    def create(self, job_id: str, segments: int, needs: int, created: float) -> None:
+        self.jobs[job_id] = Job("queued", segments, needs, created)
+        self.waiting.add(job_id)
+
+    def admit(self) -> tuple[str, str, int]:
+        """Who came first gets room, if there is enough beside all the others; a newcomer holds up who came later."""
+        blocked = False
+        for job_id in [job_id for job_id in self.jobs if job_id in self.waiting]:
+            job, holds = self.jobs[job_id], job_id in self.reserved
+            if not job.unfinished:
+                self.waiting.discard(job_id)
+                return "gone", job_id, 0
+            if job.state == "paused" or (blocked and not holds):
+                continue
+            if job.needs > self.budget:
+                return "never", job_id, job.needs
+            if sum(self.reserved.values()) - self.reserved.get(job_id, 0) + job.needs <= self.budget:
+                self.waiting.discard(job_id)
+                self.reserved[job_id], job.admitted = job.needs, True
+                return "admitted", job_id, job.needs
+            blocked = blocked or not holds
+        return "wait", "", 0
+
+    def settle(self, job_id: str, used: int) -> None:
+        if self.job(job_id).state in FINISHED and job_id in self.reserved:
+            self.reserved[job_id] = used
+
+    def revive(self, job_id: str, state: str) -> str:
+        was = self.job(job_id).revive(state)
+        if was == state:
+            self.waiting.add(job_id)
+        return was
+
+    def delete(self, job_id: str) -> bool:
+        if self.job(job_id).unfinished:
+            return False
+        self.jobs.pop(job_id, None)
+        self.waiting.discard(job_id)
+        self.reserved.pop(job_id, None)
+        return True

@@ -1,0 +1,49 @@
+"""Every way in refuses a job id that could reach outside its keys. Messages: see test_gate."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import redis
+import torch
+from safetensors.torch import save_file
+
+from tasks.client.job import Job
+from tasks.client.submit import submit
+from tasks.embedded.servers import render_id
+from tasks.errors import JobNotFoundError
+from tasks.settings import Settings
+from tasks.spec.loader import check_spec
+from tests.tasks.conftest import spec
+
+HOSTILE = ["", "../../x", "A", "a:b", "a" * 41, "a\n", "*", "a b", "-o", "a\0", "\u0430", None, 7, ["a"]]
+
+
+@pytest.mark.parametrize("job_id", HOSTILE, ids=ascii)
+def test_python_refuses_it(settings: Settings, job_id: str) -> None:
+    with pytest.raises(JobNotFoundError, match="is not a job id"):
+        Job(job_id, settings=settings)
+    if job_id:  # none is a new one
+        with pytest.raises(JobNotFoundError, match="is not a job id"):
+            submit(spec("a"), settings=settings, job_id=job_id)
+    assert redis.Redis.from_url(settings.redis_url).keys("*") == []
+
+
+def test_the_folder_of_a_render_is_named_by_a_hash() -> None:
+    hostile = check_spec({"title": "../../x", "segments": [{"prompt": "../../x"}]})
+    assert re.fullmatch("[0-9a-f]{16}", render_id(hostile, "../../x", {"kind": "../../x"}))
+
+
+def test_a_render_with_another_lora_under_the_same_name_is_another(tmp_path: Path) -> None:
+    # Given
+    file = tmp_path / "rain.safetensors"
+    save_file({"transformer.a.lora_A.weight": torch.zeros(1, 2)}, file)
+    job = check_spec(spec("a", loras=[{"path": str(file)}]))
+    before = render_id(job, "tiny", None)
+    assert render_id(job, "tiny", None) == before
+    # When
+    save_file({"transformer.a.lora_A.weight": torch.zeros(2, 2)}, file)
+    # Then
+    assert render_id(job, "tiny", None) != before

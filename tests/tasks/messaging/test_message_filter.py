@@ -1,0 +1,377 @@
+"""What comes from a broker and is no message of ours: one line in the log, and the worker goes on."""
+
+from __future__ import annotations
+
+import base64
+import json
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+import torch
+
+from blobstore import InMemoryBlobStore
+from ltx2 import LTX2ContinuationState
+from tasks.client.submit import submit
+from tasks.errors import MessageError
+from tasks.jobs import state_wire as handoff
+from tasks.jobs.queues import CLIPS, FILMS, OWN, QUEUES, SEGMENTS
+from tasks.messaging.celery_app import make_app
+from tasks.messaging.message_filter import AMQP, Channel
+from tasks.messaging.schema import MESSAGE_LIMIT_BYTES, check_entry
+from tasks.messaging.topology import CLIP_TASK, FILM_TASK, SEGMENT_TASK
+from tasks.settings import Settings
+from tests.conftest import RedisProcess, Worker, wait_until
+from tests.ltx2.state.test_hostile import PAYLOADS, deep
+from tests.tasks.conftest import film_of, job_store, spec
+from tests.tasks.messaging.wire import ABSENT, broadcast, changed, encoded, message
+
+BEYOND = 10**30
+NEXT = [{"task": FILM_TASK, "args": ["a", 1], "kwargs": {}, "options": {"queue": FILMS}, "immutable": True}]
+COMMANDS, EVENTS = "/0.celery.pidbox", "/0.celeryev/worker.heartbeat"
+PING = {"method": "ping", "arguments": {}}
+EVENT = {"type": "worker-heartbeat", "hostname": "w@h", "timestamp": 1.0, "clock": 1}
+
+
+class Watch:
+    """One worker: what it has told since this was made, and whether it still works."""
+
+    def __init__(self, here: Settings, worker: Worker, queues: redis.Redis) -> None:
+        self.queues = queues
+        self._here = here
+        self._worker = worker
+        self._start = len(worker.text())
+
+    def complaints(self) -> list[str]:
+        """Every line but those of the ordinary life of tasks."""
+        return [line for line in self._worker.text()[self._start :].splitlines() if ": INFO/" not in line]
+
+    def check_lives(self) -> None:
+        """A job behind whatever was sent ends, and nothing of that stays."""
+        submit(spec("a"), settings=self._here).wait()
+        assert self._worker.process.poll() is None
+        wait_until(lambda: not self.queues.hlen("unacked"), what="the last acknowledgement")
+        assert [self.queues.llen(queue) for queue in QUEUES] == [0, 0, 0]
+
+    def check_refused(self, *words: str) -> None:
+        """It lives, and has told what was wrong in one line."""
+        self.check_lives()
+        [told] = self.complaints()
+        assert len(told) < 500
+        for word in ("is refused: ", "Error: ", *words):
+            assert word in told
+
+
+@pytest.fixture
+def watch(here: Settings, worker: Worker, server: RedisProcess) -> Iterator[Watch]:
+    with redis.Redis(port=server.port) as queues:
+        yield Watch(here, worker, queues)
+
+
+def test_messages_of_ours_are_let_through(watch: Watch) -> None:
+    # Given one of each kind about a job that is not there
+    for entry in (
+        message("nojob", 0, 1, {"kind": "ltx2.v1", "payload": {}}),
+        message("nojob", 99_999, 2**53 - 1, None),
+        message("nojob", 3, 1, task=CLIP_TASK, queue=CLIPS),
+        message("nojob", 1, task=FILM_TASK, queue=FILMS),
+        changed(message(), ("headers", "traceparent"), "00-1-2-01"),
+    ):
+        queue = entry["properties"]["delivery_info"]["routing_key"]
+        # When
+        watch.queues.lpush(queue, json.dumps(entry))
+    # Then
+    watch.check_lives()
+    assert watch.complaints() == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        (b"garbage", "not JSON"),
+        (b"", "not JSON"),
+        (b"\xff\xfe\0", "not JSON"),
+        (b"[" * 100_000, "not JSON (RecursionError)"),
+        (b"9" * 5000, "not JSON"),
+        (b"[" * 101 + b"]" * 101, "nested deeper than 100 levels"),
+        (b'{"__type__": "decimal", "__value__": "x"}', "not JSON"),
+        (b"[]", "must be an object"),
+        (b"null", "must be an object"),
+        (b"7", "must be an object"),
+        (b"{}", "body: missing"),
+        (b'"' + b"x" * MESSAGE_LIMIT_BYTES, f"the limit is {MESSAGE_LIMIT_BYTES}"),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+@pytest.mark.parametrize("queue", QUEUES)
+def test_an_entry_that_is_no_message(watch: Watch, queue: str, entry: bytes, words: str) -> None:
+    watch.queues.lpush(queue, entry)
+    watch.check_refused(f"on {queue} is refused", words)
+
+
+@pytest.mark.parametrize("priority", [3, 6, 9])
+def test_an_entry_of_a_queue_with_priority(watch: Watch, priority: int) -> None:
+    watch.queues.lpush(f"{SEGMENTS}\x06\x16{priority}", b"garbage")
+    watch.check_refused(f"on {SEGMENTS} is refused")
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("body",), 7),
+        (("body",), None),
+        (("body",), "!!!"),
+        (("body",), base64.b64encode(b"not JSON").decode()),
+        (("body",), base64.b64encode(b"[" * 100_000).decode()),
+        (("content-type",), "application/x-python-serialize"),
+        (("content-type",), "application/x-yaml"),
+        (("content-type",), "application/x-msgpack"),
+        (("content-type",), []),
+        (("content-encoding",), "rot13"),
+        (("content-encoding",), ABSENT),
+        (("headers",), None),
+        (("headers",), []),
+        (("headers", "task"), ABSENT),
+        (("headers", "task"), []),
+        (("headers", "task"), "os.system"),
+        (("headers", "task"), "celery.chain"),
+        (("headers", "task"), FILM_TASK),
+        (("headers", "id"), None),
+        (("headers", "id"), ["a"]),
+        (("headers", "id"), "../../a"),
+        (("headers", "id"), "a\n"),
+        (("headers", "id"), "a" * 100_000),
+        (("headers", "eta"), "9999-12-31T23:59:59"),
+        (("headers", "eta"), []),
+        (("headers", "expires"), "2000-01-01T00:00:00"),
+        (("headers", "expires"), 7),
+        (("headers", "timelimit"), [1, 2, 3]),
+        (("headers", "timelimit"), ["a", "b"]),
+        (("headers", "timelimit"), [0.1, 0.1]),
+        (("headers", "retries"), "x"),
+        (("headers", "group"), "a"),
+        (("headers", "shadow"), "x" * 100_000),
+        (("headers", "compression"), "application/x-gzip"),
+        (("headers", "stamps"), {"a": "b"}),
+        (("headers", "chain"), NEXT),
+        (("headers", "get"), 7),
+        (("headers", "traceparent"), deep(100)),
+        (("properties",), ABSENT),
+        (("properties",), []),
+        (("properties", "delivery_tag"), None),
+        (("properties", "delivery_tag"), []),
+        (("properties", "delivery_info"), None),
+        (("properties", "delivery_info"), {"exchange": "", "routing_key": FILMS}),
+        (("properties", "body_encoding"), "evil"),
+        (("properties", "priority"), BEYOND),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_an_envelope_that_nobody_should_send(watch: Watch, path: tuple[str, ...], value: Any) -> None:
+    watch.queues.lpush(SEGMENTS, json.dumps(changed(message(), path, value)))
+    watch.check_refused("nested" if path[-1] == "traceparent" else path[0])
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({}, "must be a list of arguments"),
+        ([1], "must be a list of arguments"),
+        ([1, 2, 3], "body.args"),
+        ([{}, {}, {}], "body.args"),
+        ([["nojob", 0, 1, None], [], {}], "body.kwargs"),
+        ([["nojob", 0, 1, None], {"evil": 1}, {}], "body.kwargs"),
+        ([["nojob", 0, 1, None], {}, [1]], "body.embed"),
+        ([["nojob", 0, 1, None], {}, {"callbacks": NEXT}], "body.embed.callbacks"),
+        ([["nojob", 0, 1, None], {}, {"errbacks": NEXT}], "body.embed.errbacks"),
+        ([["nojob", 0, 1, None], {}, {"chain": NEXT}], "body.embed.chain"),
+        ([["nojob", 0, 1, None], {}, {"chord": NEXT[0]}], "body.embed.chord"),
+        ([["nojob", 0, 1, None], {}, {"link\n": NEXT}], "body.embed.link\\n"),
+        ([[], {}, {}], "not 0 of them"),
+        ([["nojob", 0, 1], {}, {}], "not 3 of them"),
+        ([["nojob", 0, 1, None, None], {}, {}], "not 5 of them"),
+        ([[None, 0, 1, None], {}, {}], "job_id: must be text"),
+        ([[deep(90), 0, 1, None], {}, {}], "job_id: must be text"),
+        ([["../../etc", 0, 1, None], {}, {}], "JobNotFoundError: '../../etc' is not a job id"),
+        ([["*", 0, 1, None], {}, {}], "is not a job id"),
+        ([["nojob\n", 0, 1, None], {}, {}], "is not a job id"),
+        ([["", 0, 1, None], {}, {}], "is not a job id"),
+        ([["a" * 100_000, 0, 1, None], {}, {}], "is not a job id"),
+        ([["nojob", "0", 1, None], {}, {}], "index: must be a whole number"),
+        ([["nojob", True, 1, None], {}, {}], "index: must be a whole number"),
+        ([["nojob", 0.0, 1, None], {}, {}], "index: must be a whole number"),
+        ([["nojob", -1, 1, None], {}, {}], "index: must be a whole number"),
+        ([["nojob", BEYOND, 1, None], {}, {}], "index: must be a whole number"),
+        ([["nojob", 0, BEYOND, None], {}, {}], "ticket: must be a whole number"),
+        ([["nojob", 0, 0, None], {}, {}], "ticket: must be a whole number"),
+        ([["nojob", 0, None, None], {}, {}], "ticket: must be a whole number"),
+        ([["nojob", 0, 1, []], {}, {}], "state: must be an object"),
+        ([["nojob", 0, 1, "ltx2.v1"], {}, {}], "state: must be an object"),
+        ([["nojob", 0, 1, 7], {}, {}], "state: must be an object"),
+        ([["nojob", 0, 1, deep(700)], {}, {}], "nested deeper than 100 levels"),
+        ([["nojob", 0, 1, {"x": "y" * MESSAGE_LIMIT_BYTES}], {}, {}], f"the limit is {MESSAGE_LIMIT_BYTES}"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_arguments_that_nobody_should_send(watch: Watch, body: Any, words: str) -> None:
+    watch.queues.lpush(SEGMENTS, json.dumps(changed(message(), ("body",), encoded(body))))
+    watch.check_refused(words)
+
+
+@pytest.mark.parametrize(
+    ("queue", "task", "arguments"),
+    [
+        (CLIPS, CLIP_TASK, ["nojob", 0]),
+        (CLIPS, CLIP_TASK, ["nojob", BEYOND, 1]),
+        (CLIPS, SEGMENT_TASK, ["nojob", 0, 1, None]),
+        (FILMS, FILM_TASK, ["nojob"]),
+        (FILMS, FILM_TASK, ["../films", 1]),
+        (FILMS, FILM_TASK, ["nojob", "1"]),
+    ],
+)
+def test_the_other_queues_are_no_more_open(watch: Watch, queue: str, task: str, arguments: list[Any]) -> None:
+    watch.queues.lpush(queue, json.dumps(message(*arguments, task=task, queue=queue)))
+    watch.check_refused(f"on {queue} is refused")
+
+
+class Bomb:
+    """What makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("content_type", ["application/x-python-serialize", "pickle", "application/json"])
+def test_a_pickle_is_never_opened(watch: Watch, tmp_path: Path, content_type: str) -> None:
+    # Given a message whose unpickling makes a file
+    bomb = pickle.dumps(Bomb(tmp_path / "opened"))
+    pickle.loads(bomb)
+    (tmp_path / "opened").unlink()
+    entry = changed(message(), ("body",), base64.b64encode(bomb).decode())
+    entry |= {"content-type": content_type, "content-encoding": "binary"}
+    # When
+    watch.queues.lpush(SEGMENTS, json.dumps(entry))
+    watch.queues.lpush(FILMS, bomb)
+    # Then
+    watch.check_lives()
+    assert len(watch.complaints()) == 2
+    assert not (tmp_path / "opened").exists()
+
+
+@pytest.mark.parametrize(
+    ("channel", "data"),
+    [
+        (COMMANDS, b"garbage"),
+        (COMMANDS, b"[]"),
+        (COMMANDS, broadcast([], "celery.pidbox")),
+        (COMMANDS, broadcast({}, "celery.pidbox")),
+        (COMMANDS, broadcast({**PING, "arguments": [1]}, "celery.pidbox")),
+        (COMMANDS, broadcast({**PING, "destination": 7}, "celery.pidbox")),
+        (COMMANDS, broadcast({**PING, "reply_to": {"exchange": []}}, "celery.pidbox")),
+        (COMMANDS, broadcast({**PING, "pattern": "(", "matcher": "regex"}, "celery.pidbox")),
+        (COMMANDS, broadcast(PING, "celery.pidbox", headers={"clock": "x"})),
+        (EVENTS, b"7"),
+        (EVENTS, broadcast(EVENT, "celeryev", "worker.heartbeat")),
+        (EVENTS, broadcast([], "celeryev", "worker.heartbeat", {"hostname": "w@h"})),
+        (EVENTS, broadcast({**EVENT, "clock": "x"}, "celeryev", "worker.heartbeat", {"hostname": "w@h"})),
+        (EVENTS, broadcast(EVENT, "celeryev", "worker.elect.ack", {"hostname": "w@h"})),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_remote_control_and_events_end_no_worker(watch: Watch, channel: str, data: Any) -> None:
+    assert watch.queues.publish(channel, data if isinstance(data, bytes) else json.dumps(data)) == 1
+    watch.check_refused(f"on {channel} is refused")
+
+
+def sendable(payload: Any) -> bool:
+    try:
+        return bool(json.dumps(payload))
+    except (TypeError, ValueError, RecursionError):
+        return False
+
+
+def test_a_hostile_state_in_a_message_does_no_harm(
+    there: Settings, own_server: RedisProcess, here: Settings, worker: Worker, start_worker: Callable[..., Worker]
+) -> None:
+    # Given jobs that go on from a state, and each one's message with a hostile state in its place
+    hostile = [{"kind": "ltx2.v1", "payload": payload} for payload, _ in PAYLOADS if sendable(payload)]
+    hostile += [{}, {"kind": 7}, deep(90), {"payload": {"__type__": "datetime", "__value__": "2000-01-01"}}]
+    state = submit(spec("a", "b", "c"), settings=here).wait().state(2)
+    jobs = [submit(spec("b"), from_state=state, settings=there) for _ in hostile]
+    entries = redis.Redis(port=own_server.port)
+    assert entries.delete(SEGMENTS) == 1
+    for job, bad in zip(jobs, hostile, strict=True):
+        entries.lpush(SEGMENTS, json.dumps(message(job.id, 0, 1, bad)))
+    honest = submit(spec("b"), from_state=state, settings=there)
+    # When a worker receives them
+    told = start_worker(there, "--loglevel", "WARNING")
+    # Then every film is that of the record, made at the first attempt
+    assert len(hostile) > 70
+    assert {film_of(job) for job in jobs} == {film_of(honest)}
+    assert "refused" not in told.text()
+    assert "ERROR" not in told.text()
+    assert [kept.fence for job in jobs for kept in job_store(there).handoffs(job.id)] == [1] * len(jobs)
+
+
+@pytest.mark.parametrize(
+    "note",
+    [{"__type__": "uuid", "__value__": "0" * 32}, {"__type__": "evil", "__value__": 1}, deep(99)],
+    ids=["uuid", "evil", "deep"],
+)
+def test_metadata_that_no_message_can_carry_travels_whole(here: Settings, worker: Worker, note: Any) -> None:
+    # Given a state with metadata that looks like one of kombu's own types, or is nested deeply
+    state = submit(spec("a"), settings=here).wait().state(0)
+    state["payload"]["metadata"]["note"] = note
+    # When
+    job = submit(spec("a", "b"), from_state=state, settings=here).wait()
+    # Then
+    assert job.state(1)["payload"]["metadata"]["note"] == note
+
+
+def test_the_largest_state_that_is_carried_inline_is_let_through(there: Settings, own_server: RedisProcess) -> None:
+    # Given picture, sound and metadata just below the largest threshold, as noise that does not shrink
+    largest = 2 * 1024 * 1024
+    random = np.random.default_rng(7)
+    state = LTX2ContinuationState(
+        video_frames=list(random.integers(0, 256, (9, 240, 320, 3), np.uint8)),
+        audio_latents=torch.zeros(1, 8, (largest - 100) // (8 * 16 * 4), 16),
+        metadata={"note": "\u00e9" * (largest // 6 - 100)},
+    )
+    blobs = InMemoryBlobStore()
+    envelope = handoff.to_message(state, blobs, inline_threshold_bytes=largest)
+    assert handoff.blob_ids(envelope) == []
+    # When
+    make_app(there, results=False).send_task(SEGMENT_TASK, args=["nojob", 0, 1, envelope], queue=SEGMENTS)
+    [entry] = redis.Redis(port=own_server.port).lrange(SEGMENTS, 0, -1)
+    # Then
+    assert len(entry) > 9 * 1024 * 1024
+    check_entry(entry, SEGMENTS)
+
+
+def test_every_connection_of_the_application_is_behind_the_gate() -> None:
+    for url in ("redis://h/0", "rediss://h/0", "unix:///tmp/r.sock"):
+        app = make_app(Settings(redis_url=url))
+        assert isinstance(app.amqp, AMQP)
+        for connection in (app.connection_for_read(), app.connection_for_write(), app.connection_for_read().clone()):
+            assert connection.transport.Channel is Channel
+
+
+def test_a_queue_that_remote_control_has_added_is_no_way_in() -> None:
+    with pytest.raises(MessageError, match="there is no queue 'evil' here"):
+        check_entry(json.dumps(message(queue="evil")).encode(), "evil")
+
+
+def test_the_queue_of_one_worker_takes_segments_for_it_alone() -> None:
+    own = f"{OWN}gpu-0@here"
+    check_entry(json.dumps(message(queue=own)).encode(), own)
+    with pytest.raises(MessageError, match=r"there is no task 'longtake\.film' on queue segments@gpu-0@here"):
+        check_entry(json.dumps(message("nojob", 1, task=FILM_TASK, queue=own)).encode(), own)
+    with pytest.raises(MessageError, match=r"properties\.delivery_info: must be that of queue segments@gpu-0@here"):
+        check_entry(json.dumps(message()).encode(), own)

@@ -1,0 +1,85 @@
+"""Entries as they stand on the queues of a broker, and how they are changed into what nobody should send."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import uuid
+from typing import Any
+
+from tasks.jobs.queues import SEGMENTS
+from tasks.messaging.topology import SEGMENT_TASK
+
+Path = tuple[str | int, ...]
+ABSENT = Ellipsis
+
+
+def message(
+    *args: Any, task: str = SEGMENT_TASK, queue: str = SEGMENTS, kwargs: Any = None, embed: Any = None
+) -> dict[str, Any]:
+    """A message as Celery publishes it; `args` default to those of a job that is not there."""
+    task_id = str(uuid.uuid4())
+    given = list(args) or ["nojob", 0, 1, None]
+    following = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+    return {
+        "body": encoded([given, {} if kwargs is None else kwargs, following if embed is None else embed]),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {
+            "lang": "py",
+            "task": task,
+            "id": task_id,
+            "shadow": None,
+            "eta": None,
+            "expires": None,
+            "group": None,
+            "group_index": None,
+            "retries": 0,
+            "timelimit": [None, None],
+            "root_id": task_id,
+            "parent_id": None,
+            "argsrepr": "a title · segment 1/2",
+            "kwargsrepr": "",
+            "origin": "gen1@host",
+            "ignore_result": None,
+            "replaced_task_nesting": 0,
+            "stamped_headers": None,
+            "stamps": {},
+        },
+        "properties": {
+            "correlation_id": task_id,
+            "reply_to": str(uuid.uuid4()),
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": queue},
+            "priority": 0,
+            "body_encoding": "base64",
+            "delivery_tag": str(uuid.uuid4()),
+        },
+    }
+
+
+def broadcast(body: Any, exchange: str, key: str = "", headers: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A message of remote control or an event."""
+    found = changed(message(), ("body",), encoded(body))
+    found = changed(found, ("properties", "delivery_info"), {"exchange": exchange, "routing_key": key})
+    return {**found, "headers": headers or {}}
+
+
+def encoded(body: Any) -> str:
+    """A body as messages carry it."""
+    return base64.b64encode(json.dumps(body).encode()).decode()
+
+
+def changed(message: dict[str, Any], path: Path, value: Any) -> dict[str, Any]:
+    """`message` with another value at `path`, or none there for ABSENT."""
+    result = copy.deepcopy(message)
+    *parents, last = path
+    inner: Any = result
+    for name in parents:
+        inner = inner[name]
+    if value is ABSENT:
+        del inner[last]
+    else:
+        inner[last] = value
+    return result

@@ -1,0 +1,177 @@
+"""Specs: what users write, and what they are told when it cannot be."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ltx2.sampling import Sampling, Scales
+from tasks.errors import SpecError
+from tasks.spec.loader import check_spec, load_spec, parse_spec
+from tasks.spec.schema import JobHead, JobSpec
+
+HARBOUR = """\
+title: harbour at dawn
+model: tiny
+width: 96
+height: 64
+frames: 25
+fps: 24
+seed: 7
+segments:
+  - prompt: a fishing boat leaves the harbour
+  - prompt: gulls follow the boat
+    seed: 12
+  - prompt: fog rolls in, a bell rings
+    transition: cut
+"""
+
+
+def test_reads_what_the_readme_shows() -> None:
+    # When
+    spec = parse_spec(HARBOUR)
+    # Then
+    assert (spec.title, spec.model, spec.width, spec.height, spec.frames) == ("harbour at dawn", "tiny", 96, 64, 25)
+    assert [segment.transition for segment in spec.segments] == ["continue", "continue", "cut"]
+    assert [spec.seed_of(i, segment) for i, segment in enumerate(spec.segments)] == [7, 12, 9]
+    assert spec.head.model_dump() == spec.model_dump(exclude={"segments"})
+
+
+def test_says_how_segments_are_sampled(tmp_path: Path) -> None:
+    # Given a spec that says all of it, and one that says nothing
+    (tmp_path / "job.yaml").write_text(
+        "stages: 2\nsteps: 20\nnegative_prompt: fog\nguidance: {cfg: [3, 7.5], rescale: 0}\nimage: boat.png\n"
+        "segments: [{prompt: a}]"
+    )
+    spec, silent = load_spec(tmp_path / "job.yaml"), check_spec({"segments": [{"prompt": "a"}]})
+    # Then the engine is asked for that; also from what a job's record holds of it
+    asked = Sampling(2, 20, "fog", guidance=Scales(3, 7.5), rescale=Scales(0, 0))
+    assert spec.sampling == asked
+    assert JobHead.model_validate(msgpack.unpackb(msgpack.packb(spec.head.model_dump()))).sampling == asked
+    assert silent.sampling == Sampling()
+    # And the image lies beside the spec's file
+    assert spec.image == str(tmp_path / "boat.png")
+
+
+def test_json_is_a_spec_too() -> None:
+    assert parse_spec('{"segments": [{"prompt": "a"}]}').segments[0].prompt == "a"
+
+
+def test_loras_are_files_here_or_what_the_worker_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a file, and a folder that is called like a small model
+    (tmp_path / "rain.safetensors").touch()
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.chdir(tmp_path)
+    # When
+    spec = parse_spec(
+        "model: tiny\nsegments: [{prompt: a}]\nloras: [{path: rain.safetensors}, {path: a/b, weight: -0.5}]"
+    )
+    # Then
+    assert [(lora.path, lora.weight) for lora in spec.loras] == [("rain.safetensors", 1.0), ("a/b", -0.5)]
+    absolute = spec.with_absolute_paths()
+    assert [lora.path for lora in absolute.loras] == [f"{tmp_path}/rain.safetensors", "a/b"]
+    assert absolute.model == "tiny"
+    assert absolute.model_copy(update={"loras": spec.loras}) == spec
+
+
+def test_ntsc_rates_are_exact() -> None:
+    assert parse_spec("fps: 23.976\nsegments: [{prompt: a}]").shape.fps == Fraction(24000, 1001)
+
+
+REFUSED = {
+    "title: [": ":1: not valid YAML",
+    "": "must be a mapping",
+    "- a\n- b": "must be a mapping",
+    "title: x": ": segments: missing",
+    "segments: []": ":1: segments: List should have at least 1 item",
+    "segments: nothing": ":1: segments: should be a valid list",
+    "segments: [{}]": ":1: segments.0.prompt: missing",
+    "segments:\n  - prompt: a\n  - prompt: ''": ":3: segments.1.prompt:",
+    "segments:\n  - prompt: a\n    transitoin: cut": ":3: segments.0.transitoin: unknown key; the keys are prompt",
+    "segments: [{prompt: a}]\nwidht: 96": ":2: widht: unknown key; the keys are title, model, loras, width",
+    "segments: [{prompt: a}]\nloras: [{weight: 1}]": ":2: loras.0.path: missing",
+    "segments: [{prompt: a}]\nloras:\n  - path: a\n    scale: 1": ":4: loras.0.scale: unknown key; the keys are path",
+    "segments: [{prompt: a}]\nloras: [{path: a, weight: 2.5}]": ":2: loras.0.weight: ",
+    "segments: [{prompt: a}]\nloras: [{path: a, weight: .nan}]": ":2: loras.0.weight: ",
+    "segments: [{prompt: a}]\nloras: a": ":2: loras: ",
+    "segments: [{prompt: a}]\nloras: [" + "{path: a}," * 9 + "]": ":2: loras: Tuple should have at most 8 items",
+    "segments: [{prompt: a}]\nwidth: 100": ":2: width: 100 is not a multiple of 32; the nearest are 96 and 128",
+    "segments: [{prompt: a}]\nheight: wide": ":2: height: should be a valid integer, not 'wide'",
+    "segments: [{prompt: a}]\nheight: true": ":2: height: should be a valid integer, not True",
+    "segments: [{prompt: a}]\nframes: 24": ":2: frames: 24 is not of the form 8k+1; the nearest are 17 and 25",
+    "segments: [{prompt: a}]\noverlap: 8": ":2: overlap: 8 is not of the form 8k+1; the nearest are 1 and 9",
+    "segments: [{prompt: a}]\nframes: 9": "overlap 9 must be smaller than frames 9",
+    "segments: [{prompt: a}]\nfps: 0": ":2: fps:",
+    "segments: [{prompt: a}]\nfps: .nan": ":2: fps:",
+    "segments: [{prompt: a}]\nseed: -1": ":2: seed:",
+    "segments: [{prompt: a}]\nseed: 1.5": ":2: seed:",
+    "segments: [{prompt: a, transition: fade}]": ":1: segments.0.transition: should be 'continue' or 'cut', not 'fade'",
+    "segments: [{prompt: a}]\nwidth: 96\nstages: 2": ":3: stages: 2 need a width that is a multiple of 64, not 96",
+    "segments: [{prompt: a}]\nstages: 2\nheight: 32": ":2: stages: 2 need a height that is a multiple of 64, not 32",
+    "segments: [{prompt: a}]\nstages: 3": ":2: stages: should be less than or equal to 2, not 3",
+    "segments: [{prompt: a}]\nsteps: 1": ":2: steps: should be greater than or equal to 2, not 1",
+    "segments: [{prompt: a}]\nguidance: {cfg: 0.5}": ":2: guidance.cfg: guidance of the picture is 0.5; it must be in",
+    "segments: [{prompt: a}]\nguidance:\n  stg: [1]": ":3: guidance.stg: must be a number, or two: [picture, sound]",
+    "segments: [{prompt: a}]\nguidance: {cfg: [3, x]}": ":2: guidance.cfg: must be a number, or two: [picture, sound]",
+    "segments: [{prompt: a}]\nguidance: {modality: true}": ":2: guidance.modality: must be a number",
+    "segments: [{prompt: a}]\nguidance: {rescale: .nan}": ":2: guidance.rescale: rescale of the picture is nan",
+    "segments: [{prompt: a}]\nguidance: {scale: 3}": ":2: guidance.scale: unknown key; the keys are cfg, stg, moda",
+    "segments: [{prompt: a}]\nguidance: 3": ":2: guidance: should be a valid dictionary",
+    "segments: [{prompt: a}]\nimage: ''": ":2: image:",
+    "segments: [{prompt: a}]\nnegative_prompt: [a]": ":2: negative_prompt: should be a valid string",
+    "segments: [{prompt: a}]\nwidth: 96\nwidth: 96": ":3: width: given twice",
+    'segments: [{prompt: a}]\ntitle: "a\\nb"': ":2: title: must be one line",
+    "a: &x [1]\nb: *x": ":2: aliases (*x) are not allowed",
+    "title: !!python/name:os.system x": ":1: tags (tag:yaml.org,2002:python/name:os.system) are not allowed",
+    "width: !!int ''": ":1: tags (tag:yaml.org,2002:int) are not allowed",
+    "segments: [{prompt: a}]\nwidth: 0x" + "f" * 5000: ":2: width:",
+    "[" * 2000: ":1: nested deeper than 8 levels",
+}
+
+
+@pytest.mark.parametrize(("text", "told"), REFUSED.items(), ids=[repr(text)[:40] for text in REFUSED])
+def test_says_where_and_what_would_be_right(text: str, told: str) -> None:
+    with pytest.raises(SpecError) as error:
+        parse_spec(text, source="job.yaml")
+    assert f"job.yaml{told}" in str(error.value) or told in str(error.value)
+    assert str(error.value).startswith("job.yaml")
+
+
+def test_every_problem_is_told_at_once() -> None:
+    with pytest.raises(SpecError) as error:
+        parse_spec("width: 100\nframes: 24\nsegments: [{prompt: a}]", source="job.yaml")
+    assert [line.split(": ")[1] for line in str(error.value).splitlines()] == ["width", "frames"]
+
+
+def test_a_missing_folder_or_binary_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    for name, told in (("absent.yaml", "No such file"), ("binary", "not UTF-8"), (".", "Is a directory")):
+        with pytest.raises(SpecError, match=told):
+            load_spec(tmp_path / name)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*JobSpec.model_fields, "x"]), inner),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from([*JobSpec.model_fields, "x"]), json_values))
+def test_anything_is_a_spec_or_one_typed_error(data: dict[str, object]) -> None:
+    try:
+        spec = check_spec(data)
+    except SpecError:
+        return
+    assert spec.shape.frames > spec.shape.overlap
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_spec_or_one_typed_error(text: str) -> None:
+    with pytest.raises(SpecError):
+        parse_spec(text + "\n  : no spec ends like this: ]")

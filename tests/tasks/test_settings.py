@@ -1,0 +1,71 @@
+"""Settings from the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from blobstore.redis.client import redacted
+from tasks.errors import ConfigError
+from tasks.settings import Settings, celery_url, variable
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
+
+
+def test_defaults_need_no_environment() -> None:
+    settings = Settings.from_env({})
+    assert settings.redis_url == settings.blobs == "redis://127.0.0.1:6379/0"
+
+
+def test_settings_travel_through_the_environment() -> None:
+    # Given
+    settings = Settings(redis_url="unix:///tmp/a.sock", blob_url="redis://b/1", lease_s=3, inline_threshold_bytes=0)
+    # When / Then
+    assert Settings.from_env(settings.environment()) == settings
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LONGTAKE_REDIS_URL", "http://broker"),
+        ("LONGTAKE_BLOB_URL", "127.0.0.1:6379"),
+        ("LONGTAKE_MODEL_FOLDERS", "models"),
+        ("LONGTAKE_MODEL_FOLDERS", "/models:"),
+        ("LONGTAKE_LEASE_S", "soon"),
+        ("LONGTAKE_LEASE_S", "0"),
+        ("LONGTAKE_INLINE_THRESHOLD_BYTES", "-1"),
+        ("LONGTAKE_MAX_ATTEMPTS", "0"),
+        ("LONGTAKE_WARM", "768x512"),
+        ("LONGTAKE_WARM", "768x512x120@24"),
+        ("LONGTAKE_WARM", "770x512x121@24"),
+        ("LONGTAKE_WARM", "768x512x9@24"),
+    ],
+)
+def test_a_bad_value_names_its_variable(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        Settings.from_env({name: value})
+
+
+def test_celery_spells_urls_its_own_way() -> None:
+    assert celery_url("unix:///run/r.sock?db=2") == "redis+socket:///run/r.sock?virtual_host=2"
+    assert celery_url("rediss://h:1/0") == "rediss://h:1/0?ssl_cert_reqs=required"
+    assert celery_url("redis://h:1/0") == "redis://h:1/0"
+
+
+def test_passwords_are_not_shown() -> None:
+    assert redacted("redis://user:secret@h:1/0") == "redis://user:***@h:1/0"
+
+
+def test_the_docs_list_every_setting_once() -> None:
+    # Given
+    rows = [line.split("|")[1:4] for line in DOCS.read_text().splitlines() if line.startswith("| `LONGTAKE_")]
+    listed = {cells[0].strip(" `"): (cells[1].strip(" `"), cells[2].strip()) for cells in rows}
+    # When
+    known = {
+        variable(name): ("" if field.default is None else str(field.default), field.description)
+        for name, field in Settings.model_fields.items()
+    }
+    # Then
+    assert listed == known
+    assert len(rows) == len(listed)
