@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shlex
@@ -17,15 +18,25 @@ import pytest
 from click.testing import CliRunner
 from flower.options import options as flower_options
 
+from tasks import Job
 from tasks.cli import main
 from tasks.settings import Settings, variable
 from tasks.spec.loader import parse_spec
 from tests.conftest import ROOT, RedisProcess, Worker, environment, free_port
 
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+# These also say what things were called before.
+HISTORY = (ROOT / "CHANGELOG.md", ROOT / "docs" / "upgrading.md")
+CURRENT = [path for path in DOCUMENTS if path not in HISTORY]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
-LINK = re.compile(r"\]\(([^)#:]+)\)")
+LINK = re.compile(r"\]\(([^)#:]*)(?:#([\w-]+))?\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+PATH = re.compile(r"(?<![\w./~-])(?:blobstore|ltx2|tasks|tests|training|benchmarks|docs|examples)/[\w./-]*(?:::\w+)?")
+MODULE = re.compile(r"python -m ((?:benchmarks|tasks|training)[\w.]+)")
+NAME = re.compile(r"\b((?:blobstore|ltx2|tasks|training|benchmarks)(?:\.[a-z_]\w*)*)[.:]([A-Za-z_]\w*)\b(?!/)")
+KIND = "ltx2.v1"
 TIMEOUT_S = 200
 # Whatever a block leaves in the background must be alive at the end, and is ended then.
 OPENING = "set -eu\ntrap 'status=$?; set +e; kill $(jobs -p) 2>/dev/null; wait; exit $status' EXIT\n"
@@ -42,6 +53,17 @@ def prose(document: Path) -> str:
 
 def named(paths: list[Path]) -> list[str]:
     return [str(path.relative_to(ROOT)) for path in paths]
+
+
+def code(document: Path) -> str:
+    """All blocks, and what stands between backticks in sentences."""
+    return "\n".join([*(text for _, text in blocks(document)), *SPAN.findall(prose(document))])
+
+
+def anchors(document: Path) -> set[str]:
+    """The names under which links reach the headings of a page."""
+    titles = [re.sub(r"\[(.+?)\]\(.+?\)|`", r"\1", title) for title in HEADING.findall(prose(document))]
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def script(document: Path, folder: Path) -> str:
@@ -85,7 +107,7 @@ def test_every_block_runs(
     # Given
     text = script(document, desk)
     settings = Settings(redis_url=server.url, home=home, model="tiny")
-    if "longtake submit" in text and "longtake worker" not in text:
+    if re.search(r"longtake submit|submit\(", code(document)) and "longtake worker" not in text:
         start_worker(settings)
     in_background = re.findall(r"&$", text, re.MULTILINE)
     environ = environment(settings)
@@ -110,15 +132,14 @@ def test_every_block_runs(
     output = (desk / "output.log").read_text(errors="replace")
     assert status == 0, f"{text}\n\n{output[-4000:]}"
     assert "Traceback" not in output, output[-4000:]
-    promised = set(re.findall(r"(?:-o |save\(\")([\w.]+)", text))
+    promised = set(re.findall(r"(?:-o |save\(\")([\w./]+)", "\n".join(inner for _, inner in blocks(document))))
     assert not {name for name in promised if not (desk / name).stat().st_size}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=named(DOCUMENTS))
 def test_every_make_target_exists(document: Path) -> None:
     makefile = (ROOT / "Makefile").read_text()
-    code = "\n".join([*(text for _, text in blocks(document)), *SPAN.findall(prose(document))])
-    for target in re.findall(r"^make (\w+)", code, re.MULTILINE):
+    for target in re.findall(r"^make (\w+)", code(document), re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
@@ -134,8 +155,46 @@ def test_every_example_is_a_spec(path: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=named(DOCUMENTS))
 def test_every_link_leads_somewhere(document: Path) -> None:
-    for target in LINK.findall(prose(document)):
-        assert (document.parent / target).exists(), target
+    for target, anchor in LINK.findall(prose(document)):
+        page = document.parent / target if target else document
+        assert page.exists(), target
+        assert not anchor or anchor in anchors(page), f"{target}#{anchor}"
+
+
+@pytest.mark.parametrize("document", CURRENT, ids=named(CURRENT))
+def test_every_path_exists(document: Path) -> None:
+    for found in PATH.findall(code(document)):
+        path, _, test = found.partition("::")
+        if "NAME" not in path:
+            assert (ROOT / path).exists(), path
+        assert not test or f"def {test}(" in (ROOT / path).read_text(), found
+    for module in MODULE.findall(code(document)):
+        assert (ROOT / f"{module.replace('.', '/')}.py").exists(), module
+
+
+@pytest.mark.parametrize("document", CURRENT, ids=named(CURRENT))
+def test_every_name_exists(document: Path) -> None:
+    for module, name in NAME.findall(code(document).replace(KIND, "")):
+        inner = f"{module}.{name}".replace(".", "/")
+        if not any((ROOT / f"{inner}{ending}").exists() for ending in ("", ".py")):
+            assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
+    for method in re.findall(r"\bJob\.(\w+)", code(document)):
+        assert hasattr(Job, method), f"Job.{method}"
+
+
+def test_the_tree_is_as_it_is_drawn() -> None:
+    (tree,) = (text for _, text in blocks(ROOT / "docs" / "architecture.md") if text.startswith("blobstore/"))
+    top = ROOT
+    for line in tree.splitlines():
+        found = [word for word in re.split(r"\s{2,}", line.strip()) if re.fullmatch(r"\w+(\.py|/)", word)]
+        top = top if line.startswith(" ") else ROOT / found[0]
+        assert found, line
+        assert not [name for name in found if not ((top if line.startswith(" ") else ROOT) / name).exists()], line
+
+
+@pytest.mark.parametrize("document", DECISIONS, ids=named(DECISIONS))
+def test_a_decision_fits_on_a_page(document: Path) -> None:
+    assert len(document.read_text().splitlines()) <= 40
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=named(DOCUMENTS))
