@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from blobstore import BlobStoreError
-from blobstore.redis.client import redacted
+from blobstore.redis.client import shown_url
 from ltx2.errors import LTX2Error
 from tasks.client.files import write_whole
 from tasks.client.job import Job, raise_unless_done
@@ -24,13 +24,13 @@ from tasks.client.progress import Show, describe
 from tasks.client.state_files import read_state
 from tasks.client.submit import collect_garbage, list_jobs, submit
 from tasks.errors import LongtakeError
-from tasks.jobs.records import FROM_OUTSIDE
+from tasks.jobs.queues import QUEUES
+from tasks.jobs.records import START_INDEX
 from tasks.settings import Settings
 from tasks.spec.loader import load_spec
 
-QUEUES = ("segments", "clips", "films")
-GRACE_HELP = "Seconds that a blob must have been without a pin; LONGTAKE_BLOB_GRACE_S at most."
-FROM_STATE_HELP = "Go on from this state, a file that `longtake state export` wrote."
+GRACE_HELP = "Seconds without a pin after which a blob is freed; LONGTAKE_BLOB_GRACE_S at most."
+FROM_STATE_HELP = "Continue this state, a file written by `longtake state export`."
 spec_argument = click.argument("spec", type=click.Path(path_type=Path))
 job_argument = click.argument("job")
 state_option = click.option("--from-state", "state", type=click.Path(path_type=Path), help=FROM_STATE_HELP)
@@ -45,7 +45,7 @@ out_option = click.option(
 
 
 class _Longtake(click.Group):
-    """Every error that people can cause becomes one line on stderr and exit status 1."""
+    """Shows every expected error as one line on stderr, with exit status 1."""
 
     def invoke(self, context: click.Context) -> Any:
         try:
@@ -53,10 +53,10 @@ class _Longtake(click.Group):
         except (LongtakeError, LTX2Error, BlobStoreError) as error:
             _fail(str(error))
         except redis.RedisError as error:
-            _fail(f"Redis at {redacted(Settings.from_env().redis_url)} (LONGTAKE_REDIS_URL): {error}")
+            _fail(f"Redis at {shown_url(Settings.from_env().redis_url)} (LONGTAKE_REDIS_URL): {error}")
         except OSError as error:
             if error.errno == errno.EPIPE:
-                raise  # whoever read our output has seen enough: click ends quietly
+                raise  # the reader of our output has closed it: click exits quietly
             _fail(str(error))
         except click.UsageError as error:
             command = error.ctx.command_path if error.ctx else context.command_path
@@ -70,7 +70,7 @@ def _fail(message: str, *, status: int = 1) -> NoReturn:
 
 
 @click.group(cls=_Longtake, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="longtake")
+@click.version_option(package_name="longtake", message="longtake %(version)s")
 def main() -> None:
     """Render videos of any length with LTX-2, segment by segment.
 
@@ -83,44 +83,46 @@ def main() -> None:
 @spec_argument
 @out_option
 @state_option
-@click.option("--report", "folder", type=click.Path(path_type=Path), help="Write into this folder how segments join.")
+@click.option("--report", "folder", type=click.Path(path_type=Path), help="Write a continuity report into this folder.")
 def render(spec: Path, out: Path, state: Path | None, folder: Path | None) -> None:
-    """Render SPEC here and now, with a Redis and a worker of its own.
+    """Render SPEC on this machine, with its own Redis and worker.
 
-    Interrupted, the same command goes on where it was. The film's report is written beside it, as .json.
+    If interrupted, run the same command again to resume. A summary of the film is written next to it, as .json.
     """
     from tasks.embedded.render import render as render_here
 
     show = Show()
     job = load_spec(spec)
     try:
-        report, wrong = render_here(
+        summary, faults = render_here(
             job,
             out,
             state=read_state(state) if state else None,
-            continuity=folder,
+            report_folder=folder,
             settings=Settings.from_env(),
             show=show,
         )
     except KeyboardInterrupt:
-        show.say("Interrupted. The same command goes on where it was.")
+        show.say("Interrupted. Run the same command again to resume.")
         sys.exit(130)
-    _summarise(show, out, report)
+    _show_summary(show, out, summary)
     if folder:
-        _tell_joins(folder, wrong)
+        _show_report(folder, faults)
 
 
-def _summarise(show: Show, out: Path, report: dict[str, Any]) -> None:
-    segments = report["segments"]
+def _show_summary(show: Show, out: Path, summary: dict[str, Any]) -> None:
+    segments = summary["segments"]
     engine = sum(segment["engine_s"] for segment in segments)
     waits = [segment["handoff_s"] for segment in segments if segment["handoff_s"] is not None]
-    show.say(f"{out}  {report['duration_s']:.2f} s  {report['width']}x{report['height']}  {out.stat().st_size:,} bytes")
-    count = f"{len(segments)} segment{'s' if len(segments) > 1 else ''}, {report['frames']} frames"
-    show.say(f"{count}: {engine:.1f} s in the model, {sum(waits):.1f} s between")
+    show.say(
+        f"{out}  {summary['duration_s']:.2f} s  {summary['width']}x{summary['height']}  {out.stat().st_size:,} bytes"
+    )
+    count = f"{len(segments)} segment{'s' if len(segments) > 1 else ''}, {summary['frames']} frames"
+    show.say(f"{count}: {engine:.1f} s rendering, {sum(waits):.1f} s between segments")
 
 
-def _tell_joins(folder: Path, wrong: list[str]) -> None:
-    click.echo("\n".join(wrong) or "every join is within bounds")
+def _show_report(folder: Path, faults: list[str]) -> None:
+    click.echo("\n".join(faults) or "every join is within bounds")
     click.echo(f"{folder / 'seams.png'}, {folder / 'sheet.png'}, {folder / 'seams.json'}")
 
 
@@ -136,7 +138,7 @@ def submit_(spec: Path, state: Path | None) -> None:
 @main.command()
 @job_argument
 def watch(job: str) -> None:
-    """Show how JOB goes until it has ended; exit status 1 unless it is done."""
+    """Follow JOB until it finishes; exit status 1 unless it is done."""
     show = Show()
     watched = Job(job)
     show.follow(watched.watch())
@@ -147,22 +149,22 @@ def watch(job: str) -> None:
 @job_argument
 @click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
 def status(job: str, as_json: bool) -> None:
-    """Show where JOB stands."""
+    """Show the state and progress of JOB."""
     found = Job(job)
-    standing = found.status()
+    status_now = found.status()
     if as_json:
-        data = asdict(standing) | {"segments_committed": found.report()["segments"]}
+        data = asdict(status_now) | {"segments_committed": found.summary()["segments"]}
         click.echo(json.dumps(data, indent=2, ensure_ascii=False))
         return
-    click.echo(f"{standing.job_id}  {standing.title}")
-    told = describe(standing)
-    told = told if told.startswith(standing.state) else f"{standing.state}: {told}"
-    click.echo(f"  {told}; {standing.committed} rendered, {standing.clips} clips")
-    if standing.reason:
-        where = "film" if standing.failed_segment == FROM_OUTSIDE else f"segment {standing.failed_segment}"
-        where = f"{where}, attempt {standing.attempts}: " if standing.attempts else ""
-        click.echo(f"  {where}{standing.reason}")
-    for segment in found.report()["segments"]:
+    click.echo(f"{status_now.job_id}  {status_now.title}")
+    text = describe(status_now)
+    text = text if text.startswith(status_now.state) else f"{status_now.state}: {text}"
+    click.echo(f"  {text}; {status_now.committed} rendered, {status_now.clips} clips")
+    if status_now.reason:
+        where = "film" if status_now.failed_segment == START_INDEX else f"segment {status_now.failed_segment}"
+        where = f"{where}, attempt {status_now.attempts}: " if status_now.attempts else ""
+        click.echo(f"  {where}{status_now.reason}")
+    for segment in found.summary()["segments"]:
         click.echo(
             f"  segment {segment['index']}  {segment['engine_s']:.1f} s  seed {segment['seed']}  {segment['prompt']}"
         )
@@ -183,45 +185,45 @@ def list_() -> None:
 @main.command()
 @job_argument
 def cancel(job: str) -> None:
-    """Stop JOB; what is rendered stays for a while, and can be exported."""
+    """Stop JOB; rendered segments stay until its retention ends, and can be exported."""
     Job(job).cancel()
 
 
 @main.command()
 @job_argument
 def pause(job: str) -> None:
-    """Hand out no more work of JOB; what is done stays, and a segment under way is finished."""
+    """Pause JOB: running segments finish, no new ones start."""
     Job(job).pause()
 
 
 @main.command()
 @job_argument
 def resume(job: str) -> None:
-    """Go on with a paused JOB."""
+    """Resume a paused JOB."""
     Job(job).resume()
 
 
 @main.command()
 @job_argument
 def retry(job: str) -> None:
-    """Take a failed JOB up again where it failed; join a film that was lost once more."""
+    """Retry a failed JOB from the failed segment, or rebuild a lost film."""
     Job(job).retry()
 
 
 @main.command()
 @job_argument
 def forget(job: str) -> None:
-    """Delete the record of an ended JOB now. Its blobs go later, or at once with `longtake gc --grace 0`."""
+    """Delete the record of an ended JOB. Its blobs are freed later, or at once by `longtake gc --grace 0`."""
     Job(job).forget()
 
 
 @main.command()
-@click.option("--dry-run", is_flag=True, help="Only tell what would be freed.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be freed.")
 @click.option("--grace", type=click.FloatRange(min=0), default=3600.0, show_default=True, help=GRACE_HELP)
 def gc(dry_run: bool, grace: float) -> None:
     """Free what no job needs: jobs past their retention, pins without a job, blobs without a pin.
 
-    Workers do the same on their own, blobs after LONGTAKE_BLOB_GRACE_S.
+    Workers do the same regularly; they free blobs after LONGTAKE_BLOB_GRACE_S.
     """
     found = collect_garbage(dry_run=dry_run, grace_s=grace)
     blobs = found.blobs
@@ -229,14 +231,14 @@ def gc(dry_run: bool, grace: float) -> None:
     click.echo(f"jobs past their retention: {len(found.jobs)} {done}")
     click.echo(f"pins without a job: {len(found.owners)} {done}")
     click.echo(f"blobs without a pin: {blobs.blobs} {done}, {blobs.bytes:,} bytes")
-    click.echo(f"damaged blobs set aside: {blobs.quarantined} {done}, {blobs.quarantined_bytes:,} bytes")
+    click.echo(f"quarantined blobs: {blobs.quarantined} {done}, {blobs.quarantined_bytes:,} bytes")
 
 
 @main.command()
 @job_argument
 @out_option
 def save(job: str, out: Path) -> None:
-    """Write the film of JOB, and its report beside it as .json."""
+    """Write the film of JOB, and its summary next to it as .json."""
     Job(job).save(out)
 
 
@@ -246,11 +248,11 @@ def save(job: str, out: Path) -> None:
     "-o", "--output", "folder", type=click.Path(path_type=Path), required=True, help="The folder for the files."
 )
 def report(job: str, folder: Path) -> None:
-    """Tell how well the segments of JOB's film join, and write a chart, a contact sheet and all figures.
+    """Check how well the segments of JOB's film join; write a chart, a contact sheet and all figures.
 
-    Change from frame to frame, loudness, pitch and clicks of any film; shapes are followed where pictures are simple.
+    Measures change between frames, loudness, pitch and clicks; in simple pictures it also follows shapes.
     """
-    _tell_joins(folder, Job(job).continuity(folder))
+    _show_report(folder, Job(job).write_report(folder))
 
 
 @main.group(no_args_is_help=False)
@@ -263,7 +265,7 @@ def state() -> None:
 @click.option("--segment", type=click.IntRange(min=0), required=True, help="After which segment, from 0.")
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), help="The file; default: standard output.")
 def export(job: str, segment: int, out: Path | None) -> None:
-    """Write the state of JOB after a segment: with it, another job goes on from there."""
+    """Write the state of JOB after a segment; another job can continue it."""
     text = json.dumps(Job(job).state(segment)) + "\n"
     if out is None:
         click.echo(text, nl=False)
@@ -276,14 +278,15 @@ def export(job: str, segment: int, out: Path | None) -> None:
     "--only",
     multiple=True,
     type=click.Choice(QUEUES),
-    help="Take only this kind of work; may be given several times.",
+    help="Take only this kind of work; may be repeated.",
 )
 @click.option("--name", default="longtake@%h", show_default=True, help="The worker's name in Flower; %h is the host.")
 @click.option("--loglevel", default="INFO", show_default=True, help="DEBUG, INFO, WARNING or ERROR.")
 def worker(only: tuple[str, ...], name: str, loglevel: str) -> None:
-    """Work for the jobs of a deployment: segments, clips, films, and recovery.
+    """Run a worker: segments, clips, films, and recovery.
 
-    One process per GPU: set CUDA_VISIBLE_DEVICES for each. SIGTERM lets a running segment finish, SIGQUIT requeues it.
+    Start one per GPU, each with its own CUDA_VISIBLE_DEVICES. SIGTERM lets a running segment finish, SIGQUIT returns
+    it to the queue.
     """
     from tasks.worker.app import app
 

@@ -1,13 +1,15 @@
 """The errors of `tasks`, one tree.
 
 LongtakeError                 shown to people as one line, without a traceback
-├── ConfigError               a setting that cannot be (also a ValueError)
-├── SpecError                 a job spec that cannot be; names line and field (also a ValueError)
-├── JobNotFoundError          no job of this id (also a KeyError)
+├── ConfigError               an invalid setting (also a ValueError)
+├── SpecError                 an invalid job spec; names line and field (also a ValueError)
+├── JobNotFoundError          no job has this id (also a KeyError)
 ├── JobStateError             the job is not in a state that allows this
 ├── JobFailedError            the job ended without a film
-├── RoomError                 a job that no blob budget like this can hold
-├── MessageError              a message that no longtake wrote (also a ValueError)
+├── RoomError                 a job that needs more blobs than the whole budget
+├── MessageError              an invalid message (also a ValueError)
+├── RecordError               a stored record that is damaged
+├── VersionError              stored or sent by a newer major version
 ├── ServerError               Redis cannot be reached, started or used
 └── OutputError               the film cannot be written where it should go
 """
@@ -16,26 +18,26 @@ from __future__ import annotations
 
 
 class LongtakeError(Exception):
-    """Whatever goes wrong in `tasks`; the text is meant for people."""
+    """Any error of `tasks`; the text is meant for people."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else self.__class__.__name__
 
 
 class ConfigError(LongtakeError, ValueError):
-    """A setting that cannot be; the message names the variable."""
+    """An invalid setting; the message names the variable."""
 
 
 class SpecError(LongtakeError, ValueError):
-    """A job spec that cannot be; one `where: what` line per problem."""
+    """An invalid job spec; one `where: what` line per problem."""
 
 
 class JobNotFoundError(LongtakeError, KeyError):
-    """No job of this id."""
+    """No job has this id."""
 
 
 class JobStateError(LongtakeError):
-    """The job is not in a state that allows what was asked."""
+    """The job is not in a state that allows the request."""
 
 
 class JobFailedError(LongtakeError):
@@ -47,7 +49,18 @@ class RoomError(LongtakeError):
 
 
 class MessageError(LongtakeError, ValueError):
-    """A message that no longtake wrote: refused and not retried."""
+    """An invalid message: rejected and not retried."""
+
+
+class RecordError(LongtakeError):
+    """A stored record that is damaged; the message says which one."""
+
+
+class VersionError(LongtakeError):
+    """Stored or sent by a newer major version; this process must not change it."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}: written by a newer longtake; upgrade this worker")
 
 
 class ServerError(LongtakeError):
@@ -55,4 +68,4 @@ class ServerError(LongtakeError):
 
 
 class OutputError(LongtakeError):
-    """The film cannot be written where it should go."""
+    """The film cannot be written to its path."""

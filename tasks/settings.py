@@ -1,4 +1,4 @@
-"""Settings, all from the environment, each named once here and once in docs/settings.md."""
+"""Settings: environment variables, each named once here and once in docs/settings.md."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from blobstore.redis.client import redacted
 from ltx2.checkpoints.resolve import SMALL_MODELS
 from ltx2.request import SegmentRequest
 from ltx2.timeline import DEFAULT_OVERLAP, SegmentShape, exact, first_timing
@@ -29,22 +28,22 @@ class Settings(BaseModel):
         "redis://127.0.0.1:6379/0", description="broker, results and job records (redis:, rediss: or unix:)"
     )
     blob_url: str | None = Field(
-        None, description="blobs; default: the server of LONGTAKE_REDIS_URL, which suits one machine only"
+        None, description="blobs; default: the server of LONGTAKE_REDIS_URL, only suitable for one machine"
     )
-    model: str = Field("shapes", description="the model of specs that name none: a folder, a hub id or `shapes`")
+    model: str = Field("shapes", description="model of specs that name none: a folder, a hub id or `shapes`")
     model_folders: str | None = Field(
         None,
-        description="folders, with `:` between, in one of which a spec's models and LoRAs must lie; default: anywhere",
+        description="folders, separated by `:`, that may contain the models and LoRAs of a spec; default: any",
     )
-    home: Path = Field(Path("~/.cache/longtake"), description="models built here and unfinished renders")
+    home: Path = Field(Path("~/.cache/longtake"), description="folder for generated models and unfinished renders")
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`"
     )
     precision: Literal["auto", "bf16", "fp8", "fp32"] = Field(
-        "auto", description="`bf16`, `fp8` (quicker, in 0.7 of the memory), `fp32`; `auto`: bf16 on a GPU, else fp32"
+        "auto", description="`bf16`, `fp8` (faster, 0.7 of the memory), `fp32`; `auto`: bf16 on a GPU, else fp32"
     )
     offload: Literal["none", "model", "sequential"] = Field(
-        "none", description="weights in main memory: `none`, `model` (by component) or `sequential` (by block)"
+        "none", description="keep weights in main memory: `none`, `model` (by component) or `sequential` (by block)"
     )
     compiler: str = Field(
         "auto",
@@ -54,36 +53,39 @@ class Settings(BaseModel):
     warm: str | None = Field(
         None,
         pattern=r"^\d{2,4}x\d{2,4}x\d{1,4}@\d{1,3}(\.\d{1,3})?$",
-        description="segments to compile for before the first task: `width`x`height`x`frames`@`fps`, as 768x512x121@24",
+        description="segment size to compile for before the first task: `width`x`height`x`frames`@`fps`, for example 768x512x121@24",
     )
     engine: str = Field(
         "ltx2.engine:Engine", pattern=r"^[\w.]+:\w+$", description="class that renders a segment, as `module:name`"
     )
     inline_threshold_bytes: int = Field(
-        1024, ge=0, le=2 * 1024 * 1024, description="largest array or metadata that a message carries itself"
+        1024, ge=0, le=64 * 1024, description="largest array or metadata that a message carries inline, at most 65536"
     )
-    lease_s: float = Field(15.0, gt=0, le=3600, description="a silent worker loses its segment after this long")
-    reconcile_s: float = Field(2.0, gt=0, le=60, description="how often workers look for stuck jobs")
-    max_attempts: int = Field(3, ge=1, le=100, description="engine failures of one segment that end its job")
-    retention_s: float = Field(7 * 86400.0, gt=0, description="how long an ended job and its film are kept")
+    log: Literal["text", "json"] = Field("text", description="log format: `text`, or `json` with one object per line")
+    lease_s: float = Field(15.0, gt=0, le=3600, description="seconds after which a silent worker loses its segment")
+    reconcile_s: float = Field(2.0, gt=0, le=60, description="seconds between two searches for stuck jobs")
+    max_attempts: int = Field(3, ge=1, le=100, description="failed attempts at one segment that end its job")
+    retention_s: float = Field(7 * 86400.0, gt=0, description="seconds that a finished job and its film are kept")
     blob_budget_bytes: int | None = Field(
         None, ge=1, description="bytes of blobs that all jobs together may need; default: no limit"
     )
-    blob_grace_s: float = Field(86400.0, ge=1, description="how long a blob is kept that no job needs")
-    visibility_timeout_s: int = Field(6 * 3600, ge=1, description="Celery's redelivery of unacknowledged messages")
+    blob_grace_s: float = Field(86400.0, ge=1, description="seconds that a blob is kept that no job needs")
+    visibility_timeout_s: int = Field(
+        6 * 3600, ge=1, description="seconds until Celery delivers an unacknowledged message again"
+    )
 
     @field_validator("redis_url", "blob_url")
     @classmethod
     def _known_scheme(cls, url: str | None) -> str | None:
         if url is not None and urlsplit(url).scheme not in URL_SCHEMES:
-            raise ValueError(f"{redacted(url)!r} must begin with redis://, rediss:// or unix://")
+            raise ValueError("must start with redis://, rediss:// or unix://")
         return url
 
     @field_validator("model_folders")
     @classmethod
     def _absolute_folders(cls, folders: str | None) -> str | None:
         if folders is not None and not all(Path(folder).is_absolute() for folder in folders.split(os.pathsep)):
-            raise ValueError(f"{folders!r:.200} must be absolute folders, with {os.pathsep!r} between")
+            raise ValueError(f"{folders!r:.200} must be absolute folders, separated by {os.pathsep!r}")
         return folders
 
     @field_validator("warm")
@@ -105,10 +107,10 @@ class Settings(BaseModel):
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
-        """The settings that `environ` gives.
+        """The settings in `environ`.
 
         Raises:
-            ConfigError: a value that cannot be; names the variable.
+            ConfigError: an invalid value; names the variable.
         """
         given = {name: environ[variable(name)] for name in cls.model_fields if environ.get(variable(name))}
         try:
@@ -126,7 +128,7 @@ class Settings(BaseModel):
 
     @property
     def broker(self) -> str:
-        """The URL of the broker in Celery's spelling."""
+        """The URL of the broker, as Celery writes it."""
         return celery_url(self.redis_url)
 
     def environment(self) -> dict[str, str]:
@@ -136,14 +138,18 @@ class Settings(BaseModel):
 
 
 def warm_request(warm: str) -> SegmentRequest:
-    """The segment that LONGTAKE_WARM describes; ValueError for one that no engine renders."""
+    """The segment that LONGTAKE_WARM describes.
+
+    Raises:
+        ValueError: no engine renders it.
+    """
     width, height, frames, fps = re.split("[x@]", warm)
     shape = SegmentShape(frames=int(frames), fps=exact(fps), overlap=DEFAULT_OVERLAP)
     return SegmentRequest("", 0, int(width), int(height), first_timing(shape))
 
 
 def absolute(path: str) -> str:
-    """The absolute path of what is there under `path`; anything else, such as a hub id, as it is."""
+    """The absolute path of `path` if it exists; anything else, such as a hub id, unchanged."""
     here = os.path.expanduser(path)
     return os.path.abspath(here) if os.path.exists(here) and path not in SMALL_MODELS else path
 
@@ -154,7 +160,7 @@ def variable(name: str) -> str:
 
 
 def celery_url(url: str) -> str:
-    """`url` as Celery spells it: unix sockets are `redis+socket:`, TLS wants its certificate check said."""
+    """`url` as Celery writes it: `redis+socket:` for Unix sockets, an explicit certificate check for TLS."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
         return f"redis+socket://{url.removeprefix('unix://').replace('db=', 'virtual_host=')}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit, urlunsplit
+import re
 
 import redis
 from redis.backoff import ExponentialWithJitterBackoff
@@ -13,6 +13,12 @@ REPLY_TIMEOUT_S = 30.0
 FIRST_RETRY_S = 0.1
 SCHEMES = ("redis", "rediss", "unix")
 FORMS = "redis://[user:password@]host[:port][/db], rediss://... (the same with TLS) or unix:///path[?db=n]"
+
+
+MASK = "***"
+# Up to the last @ before the path ends: a password may hold unescaped @, # and / by mistake.
+_USER_PART = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)[^\s'\"<>]*@", re.IGNORECASE)
+_SECRET_OPTION = re.compile(r"(?P<name>[?&](?:password|username))=[^&\s'\"<>]*", re.IGNORECASE)
 
 
 class RedisURLError(ValueError):
@@ -50,9 +56,14 @@ def open_client(url: str, *, retries: int, retry_every_s: float = 1.0, health_ch
     return client
 
 
-def redacted(url: str) -> str:
-    """`url` without its password."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@")))
+def mask_urls(text: str) -> str:
+    """`text` with the credentials of every URL in it masked: the user part, and `password` and `username` options."""
+    text = _USER_PART.sub(rf"\g<scheme>{MASK}@", text)
+    return _SECRET_OPTION.sub(rf"\g<name>={MASK}", text)
+
+
+def shown_url(url: str) -> str:
+    """`url` as messages show it: scheme, host, port and path, without user, password and query."""
+    scheme, _, rest = url.partition("://")
+    rest = re.split(r"\?\w+=", rest)[0]
+    return f"{scheme}://{rest.rpartition('@')[2]}"

@@ -1,4 +1,4 @@
-"""How well a finished film's segments join, as files: figures, a chart and a contact sheet."""
+"""The continuity report of a film, as files: figures, a chart and a contact sheet."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 from ltx2.timeline import SegmentTiming
 
 
-def write_continuity(data: bytes, timings: list[SegmentTiming], folder: Path) -> list[str]:
-    """Measure the film `data` of these segments; write seams.json, seams.png and sheet.png into `folder`.
+def write_report(film: bytes, timings: list[SegmentTiming], folder: Path) -> list[str]:
+    """Measure how well the segments of `film` join; write seams.json, seams.png and sheet.png into `folder`.
 
-    Returns what is wrong at joins, and what is not kept to the end, in words; an empty list for a film without seams.
+    Returns the faults at joins, and what is not kept to the end, in words; empty if there are none.
 
     Raises:
         MediaError: the film cannot be read. OutputError: a file cannot be written.
     """
-    # here, since they take NumPy and PyAV, which most commands do without
+    # imported here: they need NumPy and PyAV, and most commands do not
     from ltx2.quality.continuity import broken, continuity, not_kept
     from ltx2.quality.film_reader import film_pieces, film_sound
     from ltx2.quality.plots import chart, contact_sheet, panels, samples_of
@@ -28,21 +28,21 @@ def write_continuity(data: bytes, timings: list[SegmentTiming], folder: Path) ->
 
     make_folder(folder)
     fps = float(timings[0].shape.fps)
-    sound, rate = film_sound(data, timings)
+    sound, rate = film_sound(film, timings)
     pictures: list[Any] = []
 
-    def seen() -> Iterator[Any]:
-        for piece in film_pieces(data, timings):
+    def sampled_pieces() -> Iterator[Any]:
+        for piece in film_pieces(film, timings):
             pictures.append(samples_of(piece))
             yield piece
 
-    found = continuity(seen(), sound, rate, timings)
-    wrong = broken(found.seams) + not_kept(found)
-    figures = _plain({"broken": wrong, "seams": found.seams, "segments": found.segments})
+    measured = continuity(sampled_pieces(), sound, rate, timings)
+    wrong = broken(measured.seams) + not_kept(measured)
+    figures = _plain({"broken": wrong, "seams": measured.seams, "segments": measured.segments})
     write_whole(
         {
             folder / "seams.json": (json.dumps(figures, indent=2) + "\n").encode(),
-            folder / "seams.png": chart(panels(found, sound, rate, fps), found, fps),
+            folder / "seams.png": chart(panels(measured, sound, rate, fps), measured, fps),
             folder / "sheet.png": contact_sheet(pictures),
         }
     )
@@ -50,7 +50,7 @@ def write_continuity(data: bytes, timings: list[SegmentTiming], folder: Path) ->
 
 
 def _plain(value: Any) -> Any:
-    """`value` as JSON can say it: None for what is not a number, and no more digits than anybody reads."""
+    """`value` for JSON: four decimals, None for NaN and infinity."""
     if is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, dict):

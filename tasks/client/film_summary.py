@@ -6,10 +6,11 @@ from fractions import Fraction
 from typing import Any
 
 from tasks.jobs.reader import JobReader
+from tasks.jobs.state_wire import handoff_blobs
 
 
 def film_summary(jobs: JobReader, job_id: str) -> dict[str, Any]:
-    """What `film.json` says about a job; the film's fields are there once it is done. Times are in seconds.
+    """The content of `film.json`. The film's own fields are present once the job is done. Times are in seconds.
 
     `handoff_s` is the time from a segment's engine end to the next segment's engine start, None for the last one.
     """
@@ -39,7 +40,7 @@ def film_summary(jobs: JobReader, job_id: str) -> dict[str, Any]:
                 "prompt": prompts[handoff.index],
                 "engine_s": round(handoff.engine_ended - handoff.engine_started, 3),
                 "handoff_s": None if after is None else round(after.engine_started - handoff.engine_ended, 3),
-                "blobs": {"handoff": handoff.blobs, "clip": clip.blob_id if clip else None},
+                "blobs": {"handoff": handoff_blobs(handoff), "clip": clip.blob_id if clip else None},
             }
         )
     return summary | {"segments": segments}

@@ -1,8 +1,7 @@
-"""Jobs from outside: submit, watch, cancel, save. `Job` is what the command line and Python programs share."""
+"""`Job`: one job of a deployment, as the command line and Python programs use it."""
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,17 +10,16 @@ from typing import Any, Self
 
 from blobstore import BlobCorruptError, BlobNotFoundError
 from tasks.client.files import write_film
-from tasks.client.film_report import write_continuity
+from tasks.client.film_report import write_report
 from tasks.client.film_summary import film_summary
 from tasks.deployment import Deployment
 from tasks.errors import JobFailedError, JobStateError
-from tasks.jobs import state_wire as states
+from tasks.jobs import state_wire
 from tasks.jobs.keys import check_job_id
-from tasks.jobs.records import FINISHED, FROM_OUTSIDE, JobStatus
+from tasks.jobs.records import START_INDEX, JobState, JobStatus
 from tasks.maintenance.admission import admit_now
 from tasks.settings import Settings
 
-log = logging.getLogger(__name__)
 POLL_S = 0.2
 
 
@@ -51,7 +49,7 @@ class Job:
         self._deployment.close()
 
     def status(self) -> JobStatus:
-        """Where the job stands.
+        """The job's state and progress.
 
         Raises:
             JobNotFoundError: no such job.
@@ -63,7 +61,7 @@ class Job:
         return self._deployment.jobs.exists(self.id)
 
     def watch(self, *, poll_s: float = POLL_S, every_poll: bool = False) -> Iterator[JobStatus]:
-        """The status now and after every change (or at every poll), until the job has ended."""
+        """The status now and after every change (or at every poll), until the job ends."""
         last = None
         while True:
             status = self.status()
@@ -86,78 +84,68 @@ class Job:
         return self
 
     def cancel(self) -> None:
-        """Stop the job; what was committed stays until its retention passes.
+        """Stop the job; committed segments stay until its retention ends.
 
         Raises:
-            JobNotFoundError: no such job. JobStateError: it has ended already.
+            JobNotFoundError: no such job. JobStateError: it has already ended.
         """
-        was = self._deployment.jobs.stop(self.id, "cancelled", "cancelled by a person")
-        if was in FINISHED:
-            raise JobStateError(f"job {self.id} is {was} already")
+        was = self._deployment.jobs.stop(self.id, JobState.CANCELLED, "cancelled by user")
+        if was.is_final:
+            raise JobStateError(f"job {self.id} is already {was}")
 
     def pause(self) -> None:
-        """Hand out no more of the job's work; a segment under way is still finished, and what is done stays.
+        """Pause the job: running segments finish, no new ones start.
 
         Raises:
-            JobNotFoundError: no such job. JobStateError: it has ended or is paused already.
+            JobNotFoundError: no such job. JobStateError: it has ended or is already paused.
         """
         was = self._deployment.jobs.pause(self.id)
-        if was not in ("queued", "running"):
-            raise JobStateError(f"job {self.id} is {was} already")
+        if was not in (JobState.QUEUED, JobState.RUNNING):
+            raise JobStateError(f"job {self.id} is already {was}")
 
     def resume(self) -> None:
-        """Go on with a paused job, within a few seconds.
+        """Resume a paused job; it continues within a few seconds.
 
         Raises:
             JobNotFoundError: no such job. JobStateError: it is not paused.
         """
         was = self._deployment.jobs.resume(self.id)
-        if was != "paused":
+        if was != JobState.PAUSED:
             raise JobStateError(f"job {self.id} is {was}; only a paused job can be resumed")
 
     def retry(self) -> None:
-        """Take up again, where it ended, a job that failed, or one that is done and whose film was lost.
+        """Retry a failed job from the failed segment, or rebuild the lost film of a job that is done.
 
         Raises:
-            JobNotFoundError: no such job. JobStateError: it is neither.
+            JobNotFoundError: no such job. JobStateError: it has neither failed nor lost its film.
         """
         status = self.status()
-        lost = status.film is not None and status.film.blob_id not in self._deployment.blobs
-        if self._deployment.jobs.revive(self.id, "done" if lost else "failed") != ("done" if lost else "failed"):
-            raise JobStateError(f"job {self.id} is {status.state}; only a failed job can be tried again")
+        is_film_lost = status.film is not None and status.film.blob_id not in self._deployment.blobs
+        ended_as = JobState.DONE if is_film_lost else JobState.FAILED
+        if self._deployment.jobs.revive(self.id, ended_as) != ended_as:
+            raise JobStateError(f"job {self.id} is {status.state}; only a failed job can be retried")
         admit_now(self._deployment.jobs, self._deployment.publisher, self._deployment.settings)
 
     def save(self, out: Path | str) -> Path:
-        """Write the film to `out` and its report beside it as JSON; nothing is half-written.
+        """Write the film to `out`, and its summary next to it as JSON: both whole, or neither.
 
         Raises:
-            JobStateError: the film is not done yet. OutputError: `out` cannot be written.
+            JobStateError: the film is not done. OutputError: `out` cannot be written.
         """
-        return write_film(Path(out), self._film(), self.report())
+        return write_film(Path(out), self._film(), self.summary())
 
-    def continuity(self, folder: Path | str) -> list[str]:
-        """Write into `folder` how well the film's segments join: seams.json, seams.png and sheet.png.
+    def write_report(self, folder: Path | str) -> list[str]:
+        """Write a report on how well the film's segments join: seams.json, seams.png and sheet.png in `folder`.
 
         Returns what is wrong, in words.
 
         Raises:
-            JobStateError: the film is not done yet. OutputError: a file cannot be written.
+            JobStateError: the film is not done. OutputError: a file cannot be written.
         """
-        return write_continuity(self._film(), self._deployment.jobs.timings(self.id), Path(folder))
+        return write_report(self._film(), self._deployment.jobs.timings(self.id), Path(folder))
 
-    def _film(self) -> bytes:
-        status = self.status()
-        if status.film is None:
-            raise JobStateError(f"job {self.id} is {status.state}; only a job that is done has a film")
-        try:
-            return self._deployment.blobs.get(status.film.blob_id)
-        except (BlobNotFoundError, BlobCorruptError):
-            raise JobStateError(
-                f"the film of job {self.id} is not whole in the blob store any more; `longtake retry` joins it again"
-            ) from None
-
-    def report(self) -> dict[str, Any]:
-        """What `film.json` says: the film, and for every committed segment its seed, prompt, times and blobs."""
+    def summary(self) -> dict[str, Any]:
+        """The content of `film.json`: the film, and seed, prompt, times and blobs of every committed segment."""
         return film_summary(self._deployment.jobs, self.id)
 
     def state(self, segment: int) -> dict[str, Any]:
@@ -167,10 +155,10 @@ class Job:
             JobStateError: that segment is not committed.
         """
         self.status()
-        found = self._deployment.jobs.handoff(self.id, segment) if segment >= 0 else None
-        if found is None:
+        handoff = self._deployment.jobs.handoff(self.id, segment) if segment >= 0 else None
+        if handoff is None:
             raise JobStateError(f"job {self.id} has no committed segment {segment}")
-        envelope = states.hydrate(found.state, self._deployment.blobs).to_continuation_state()
+        envelope = state_wire.decode(handoff.state, self._deployment.blobs).to_continuation_state()
         return {"kind": envelope.kind, "payload": envelope.payload}
 
     def forget(self) -> None:
@@ -183,13 +171,24 @@ class Job:
         self._deployment.jobs.delete(self.id)
         self._deployment.blobs.release(self.id)
 
+    def _film(self) -> bytes:
+        status = self.status()
+        if status.film is None:
+            raise JobStateError(f"job {self.id} is {status.state}; only a job that is done has a film")
+        try:
+            return self._deployment.blobs.get(status.film.blob_id)
+        except (BlobNotFoundError, BlobCorruptError):
+            raise JobStateError(
+                f"the film of job {self.id} is missing or damaged in the blob store; `longtake retry` rebuilds it"
+            ) from None
+
 
 def raise_unless_done(status: JobStatus) -> None:
     """Raise JobFailedError for a job that ended without a film."""
-    if status.state == "done":
+    if status.state == JobState.DONE:
         return
-    if status.state == "cancelled":
+    if status.state == JobState.CANCELLED:
         raise JobFailedError(f"job {status.job_id} was cancelled")
-    where = "" if status.failed_segment in (None, FROM_OUTSIDE) else f" at segment {status.failed_segment}"
+    where = "" if status.failed_segment in (None, START_INDEX) else f" at segment {status.failed_segment}"
     tries = f" after {status.attempts} attempt{'s' if status.attempts != 1 else ''}" if status.attempts else ""
     raise JobFailedError(f"job {status.job_id} failed{where}{tries}: {status.reason}")

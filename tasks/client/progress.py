@@ -1,4 +1,4 @@
-"""What people see while a job runs: a bar on a terminal, plain lines elsewhere."""
+"""Shows a job while it runs: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-from tasks.jobs.records import JobStatus
+from tasks.jobs.records import JobState, JobStatus
 
 PLAIN_EVERY_S = 1.0
 
 
 @dataclass(slots=True)
 class Forecast:
-    """How long a job still takes, from how fast it went since it was first seen to go: starting a worker is no work."""
+    """Forecasts the rest of a job from its speed since it was first seen to progress; a worker's start does not count."""
 
     _first: float | None = None
     _since: tuple[float, float] | None = None
 
     def seconds_left(self, status: JobStatus, now: float) -> float | None:
-        """Seconds until the last segment is rendered; None while nothing is known."""
+        """Seconds until the last segment is rendered; None while unknown."""
         done = share_done(status)
         if self._first is None:
             self._first = done
@@ -35,7 +35,7 @@ class Forecast:
 
 
 def share_done(status: JobStatus) -> float:
-    """The rendered share of a job, 0 to 1."""
+    """The share of the job that is rendered, 0 to 1."""
     steps = (
         status.progress.step / status.progress.steps if status.progress and status.committed < status.segments else 0.0
     )
@@ -43,20 +43,20 @@ def share_done(status: JobStatus) -> float:
 
 
 def describe(status: JobStatus, seconds_left: float | None = None) -> str:
-    """Where a job stands, in a few words."""
+    """The state and progress of a job, in a few words."""
     if status.finished:
         return status.state
-    if status.state == "paused":
+    if status.state == JobState.PAUSED:
         return f"paused · {status.committed} of {status.segments} segments rendered"
     if status.committed == status.segments:
         return f"all {status.segments} segments rendered · joining the film"
-    text = f"segment {status.committed + 1}/{status.segments}"
+    text = f"segment {status.committed + 1} of {status.segments}"
     if not status.admitted:
         return f"{text} · waiting for room for {status.needs_bytes:,} bytes of blobs"
-    if status.state == "queued":
+    if status.state == JobState.QUEUED:
         return f"{text} · waiting for a worker"
     if status.progress is not None and status.progress.index == status.committed:
-        text += f" · step {status.progress.step}/{status.progress.steps}"
+        text += f" · step {status.progress.step} of {status.progress.steps}"
     return text if seconds_left is None else f"{text} · about {clock(seconds_left)} to go"
 
 
@@ -68,17 +68,17 @@ def clock(seconds: float) -> str:
 
 
 class Show:
-    """Tells a person how a job goes; writes to stderr so that stdout stays for results."""
+    """Writes progress to stderr; stdout is for results."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True, highlight=False)
 
     def say(self, text: str) -> None:
-        """One line."""
+        """Write one line."""
         self._console.print(text, markup=False, soft_wrap=True)
 
     def follow(self, statuses: Iterable[JobStatus]) -> None:
-        """Show every status until they end."""
+        """Show every status until there are no more."""
         if self._console.is_terminal:
             self._follow_with_bar(statuses)
         else:
@@ -95,12 +95,12 @@ class Show:
 
     def _follow_in_lines(self, statuses: Iterable[JobStatus]) -> None:
         forecast = Forecast()
-        said, said_at, committed = "", 0.0, -1
+        shown, shown_at, committed = "", 0.0, -1
         for status in statuses:
             now = time.monotonic()
             left = forecast.seconds_left(status, now)
             text = describe(status, left)
-            due = now - said_at >= PLAIN_EVERY_S or status.committed != committed or status.finished
-            if due and describe(status) != said:
+            due = now - shown_at >= PLAIN_EVERY_S or status.committed != committed or status.finished
+            if due and describe(status) != shown:
                 self.say(text)
-                said, said_at, committed = describe(status), now, status.committed
+                shown, shown_at, committed = describe(status), now, status.committed

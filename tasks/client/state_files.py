@@ -1,4 +1,4 @@
-"""States as files that travel: out of one job, into another, on any machine."""
+"""Continuation states as files: exported from one job, the start of another."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any
 from blobstore import BlobStoreError, ManagedBlobStore
 from ltx2.errors import ContinuationError, TimelineError
 from tasks.errors import SpecError
-from tasks.jobs import state_wire as states
-from tasks.jobs.records import FROM_OUTSIDE, Handoff
-from tasks.jobs.state_wire import outside_timing
+from tasks.jobs import state_wire
+from tasks.jobs.records import START_INDEX, Handoff, timing_after
 from tasks.spec.schema import JobSpec
 
 MAX_STATE_BYTES = 512 * 1024 * 1024
@@ -36,15 +35,17 @@ def read_state(path: Path) -> dict[str, Any]:
     return data
 
 
-def record_of_outside(envelope: dict[str, Any], spec: JobSpec, blobs: ManagedBlobStore, *, owner: str) -> Handoff:
+def start_handoff(
+    envelope: dict[str, Any], spec: JobSpec, blobs: ManagedBlobStore, *, owner: str, inline_threshold_bytes: int
+) -> Handoff:
     """The handoff (index -1) from which a job with `spec` continues; its blobs are pinned for `owner`.
 
     Raises:
         SpecError: not a state, or one that does not fit the spec; names the field.
     """
-    mine = blobs.owned_by(owner)
+    owned = blobs.owned_by(owner)
     try:
-        state = states.hydrate(envelope, mine)
+        state = state_wire.decode(envelope, owned)
         if state.video_frames is None and state.audio_latents is None:
             raise ContinuationError("video, audio: the state has neither, there is nothing to continue")
         for frame in state.video_frames or []:
@@ -56,10 +57,10 @@ def record_of_outside(envelope: dict[str, Any], spec: JobSpec, blobs: ManagedBlo
             raise ContinuationError(
                 f"video: it has {len(state.video_frames)} frames, the spec's overlap is {spec.overlap}"
             )
-        record = states.to_record(states.to_message(state, mine, inline_threshold_bytes=0), mine)
-        outside_timing(spec.shape, record["payload"])
+        encoded = state_wire.encode(state, owned, inline_threshold_bytes=inline_threshold_bytes)
+        handoff = Handoff(index=START_INDEX, state=encoded)
+        timing_after(spec.shape, handoff)
     except (ContinuationError, TimelineError, BlobStoreError) as error:
         raise SpecError(f"the state to continue cannot be used: {error}") from None
-    ids = states.blob_ids(record)
-    blobs.pin(ids, owner)
-    return Handoff(index=FROM_OUTSIDE, state=record, digest=states.digest(record), blobs=ids)
+    blobs.pin(state_wire.state_blobs(encoded), owner)
+    return handoff

@@ -10,7 +10,7 @@ from typing import Any
 
 from tasks.client.job import Job
 from tasks.client.start_image import IMAGE_MIME, read_image
-from tasks.client.state_files import read_state, record_of_outside
+from tasks.client.state_files import read_state, start_handoff
 from tasks.deployment import Deployment
 from tasks.errors import JobStateError, SpecError
 from tasks.jobs.records import Handoff, JobStatus
@@ -32,35 +32,43 @@ def submit(
     settings: Settings | None = None,
     job_id: str | None = None,
 ) -> Job:
-    """Queue a job. `spec` is a spec, a mapping or a file; `from_state` a state to go on from (a mapping or a file).
+    """Queue a job.
+
+    spec: a spec, a mapping or a file. from_state: the state to continue, a mapping or a file.
 
     Raises:
-        SpecError: a spec, a state or an image that cannot be. RoomError: it needs more than the whole blob budget.
-        ServerError, redis.RedisError: no server to queue it on.
+        SpecError: an invalid spec, state or image. RoomError: it needs more than the whole blob budget.
+        JobStateError: `job_id` is taken. ServerError, redis.RedisError: a server cannot be reached.
     """
     if not isinstance(spec, JobSpec):
         spec = check_spec(spec) if isinstance(spec, Mapping) else load_spec(Path(spec))
     job = Job(job_id or new_job_id(), settings=settings)
-    there = job._deployment
+    deployment = job._deployment
     spec = spec.with_absolute_paths()  # workers run elsewhere
-    check_model_folders(spec.model or there.settings.model, spec.loras, there.settings)
+    check_model_folders(spec.model or deployment.settings.model, spec.loras, deployment.settings)
     if from_state is not None and spec.segments[0].transition == "cut":
-        raise SpecError("segments.0.transition: a job that goes on from a state cannot begin with a cut")
+        raise SpecError("segments.0.transition: a job that continues a state cannot start with a cut")
     if from_state is not None and spec.image is not None:
-        raise SpecError("image: a job that goes on from a state begins with that state's frames; leave one of them out")
+        raise SpecError("image: a job that continues a state starts with that state's frames; remove one of the two")
     image = read_image(spec)
     needs = estimate_bytes(spec)
-    check_room(needs, there.jobs.budget_bytes() or there.settings.blob_budget_bytes)
+    check_room(needs, deployment.jobs.budget_bytes() or deployment.settings.blob_budget_bytes)
     start: Handoff | None = None
     if from_state is not None:
         envelope = from_state if isinstance(from_state, Mapping) else read_state(Path(from_state))
-        start = record_of_outside(dict(envelope), spec, there.blobs, owner=job.id)
+        start = start_handoff(
+            dict(envelope),
+            spec,
+            deployment.blobs,
+            owner=job.id,
+            inline_threshold_bytes=deployment.settings.inline_threshold_bytes,
+        )
     if image is not None:
-        spec = spec.model_copy(update={"image": there.store_for_job(job.id, image, IMAGE_MIME)})
-    model = spec.model or there.settings.model
-    if not there.jobs.create(job.id, spec, model=model, needs_bytes=needs, start=start):
-        raise JobStateError(f"there is a job {job.id} already")
-    admit_now(there.jobs, there.publisher, there.settings)
+        spec = spec.model_copy(update={"image": deployment.store_for_job(job.id, image, IMAGE_MIME)})
+    model = spec.model or deployment.settings.model
+    if not deployment.jobs.create(job.id, spec, model=model, needs_bytes=needs, start=start):
+        raise JobStateError(f"job {job.id} already exists")
+    admit_now(deployment.jobs, deployment.publisher, deployment.settings)
     return job
 
 

@@ -17,8 +17,7 @@ from tasks.client.job import Job, raise_unless_done
 from tasks.client.progress import Show
 from tasks.client.start_image import with_image_id
 from tasks.client.submit import submit
-from tasks.embedded import processes
-from tasks.embedded import servers as local
+from tasks.embedded import processes, servers
 from tasks.errors import ServerError
 from tasks.jobs.records import JobStatus
 from tasks.settings import Settings
@@ -30,13 +29,13 @@ def render(
     out: Path,
     *,
     state: Mapping[str, Any] | None,
-    continuity: Path | None,
+    report_folder: Path | None,
     settings: Settings,
     show: Show,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Render `spec` into the film `out` and its report; after an interruption it goes on.
+    """Render `spec` into the film `out` and its summary; resumes after an interruption.
 
-    Returns the report; and what is wrong at joins, when a folder for their `continuity` is given.
+    Returns the summary, and the faults at joins if there is a `report_folder` for the continuity report.
 
     Raises:
         OutputError: `out` cannot be written. SpecError: the image cannot be read.
@@ -44,24 +43,24 @@ def render(
         JobFailedError: the job failed; says why.
     """
     check_output(out)
-    if continuity:
-        make_folder(continuity)
+    if report_folder:
+        make_folder(report_folder)
     spec = _with_model(spec, settings)
-    _listen_for_interruptions()
-    job_id = local.render_id(with_image_id(spec), spec.model or settings.model, state)
-    with local.deployment(settings, job_id) as (embedded, worker, folder):
+    _handle_interruptions()
+    job_id = servers.render_id(with_image_id(spec), spec.model or settings.model, state)
+    with servers.deployment(settings, job_id) as (embedded, worker, folder):
         job = _start_or_resume(job_id, spec, state, embedded, show)
         show.follow(watch_with(job, worker, folder / "worker.log"))
         raise_unless_done(job.status())
         job.save(out)
-        wrong = job.continuity(continuity) if continuity else []
-        report = job.report()
+        faults = job.write_report(report_folder) if report_folder else []
+        summary = job.summary()
     shutil.rmtree(folder)
-    return report, wrong
+    return summary, faults
 
 
 def _with_model(spec: JobSpec, settings: Settings) -> JobSpec:
-    """`spec` with the model it gets, which and whose LoRAs are seen to be there; the worker runs in another folder."""
+    """`spec` with its model set, and absolute paths, after checking that model and LoRAs exist."""
     spec = spec.model_copy(update={"model": spec.model or settings.model}).with_absolute_paths()
     if spec.model not in SMALL_MODELS:
         resolve_model(str(spec.model), settings.home / "models")
@@ -78,24 +77,28 @@ def _start_or_resume(
         status = job.status()
         if status.state == "failed":
             job.retry()
-        show.say(f"going on with {status.committed} of {status.segments} segments done")
+        show.say(f"resuming: {status.committed} of {status.segments} segments already rendered")
         return job
     return submit(spec, from_state=state, settings=settings, job_id=job_id)
 
 
 def watch_with(job: Job, worker: subprocess.Popen[bytes], log: Path) -> Iterator[JobStatus]:
-    """The status at every poll until the job has ended. ServerError: its only worker has, and what it said last."""
+    """The status at every poll until the job ends.
+
+    Raises:
+        ServerError: its only worker has ended; quotes the last line of its log.
+    """
     for status in job.watch(every_poll=True):
         yield status
         if worker.poll() is not None:
-            said = processes.last_lines(log, 1)
-            raise ServerError(f"the worker ended with status {worker.returncode} (log: {log}): {said}")
+            last = processes.last_lines(log, 1)
+            raise ServerError(f"the worker ended with status {worker.returncode} (log: {log}): {last}")
 
 
-def _listen_for_interruptions() -> None:
+def _handle_interruptions() -> None:
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup it goes on
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
         signal.signal(signal.SIGHUP, _interrupt)
 
 

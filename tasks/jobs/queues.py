@@ -1,15 +1,14 @@
-"""Names of the queues."""
+"""Names of the queues, and which one carries the messages of a unit."""
 
 from __future__ import annotations
 
-from tasks.jobs.records import FILM_UNIT, clip_unit
+from tasks.jobs.records import UnitKind, WorkUnit
 
 SEGMENTS, CLIPS, FILMS = QUEUES = ("segments", "clips", "films")
-OWN = f"{SEGMENTS}@"
+STICKY_PREFIX = f"{SEGMENTS}@"
+"""A sticky queue is named after its worker."""
 
 
-def queue_of(unit: str) -> str:
-    """The queue in which messages about the unit of this name wait."""
-    if unit == FILM_UNIT:
-        return FILMS
-    return CLIPS if unit.startswith(clip_unit(0)[:-1]) else SEGMENTS
+def queue_of(unit: WorkUnit) -> str:
+    """The queue of messages about `unit`."""
+    return {UnitKind.FILM: FILMS, UnitKind.CLIP: CLIPS}.get(unit.kind, SEGMENTS)

@@ -1,19 +1,34 @@
-"""Reading job records: what people, programs and workers ask about a job. Nothing here changes anything."""
+"""Reads job records: what people, programs and workers ask about a job. Changes nothing."""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
-from typing import cast
+from typing import TypeVar, cast
 
-import msgpack
 import redis
+from pydantic import BaseModel, ValidationError
 
+from blobstore.stored_format import is_newer
 from ltx2.timeline import SegmentTiming
-from tasks.errors import JobNotFoundError, MessageError
+from tasks.errors import JobNotFoundError, RecordError, VersionError
 from tasks.jobs.keys import ACTIVE, ENDED, JOBS, PULSE, RESERVED, WAITING, check_job_id, job_keys, queue_key
-from tasks.jobs.records import FROM_OUTSIDE, ClipRecord, FilmRecord, Handoff, JobStatus, Progress, unpack_timing
+from tasks.jobs.records import (
+    START_INDEX,
+    ClipRecord,
+    FilmRecord,
+    Handoff,
+    JobState,
+    JobStatus,
+    Progress,
+    timing_after,
+    unpack_stored,
+)
 from tasks.spec.schema import JobHead, SegmentSpec
+
+log = logging.getLogger(__name__)
+M = TypeVar("M", bound=BaseModel)
 
 
 class JobReader:
@@ -37,6 +52,8 @@ class JobReader:
                 yield self.status(job_id.decode())
             except JobNotFoundError:
                 continue  # deleted since the list was read
+            except (RecordError, VersionError) as error:
+                log.warning("skipped in the list: %s", error)
 
     def ended_for(self, seconds: float) -> list[str]:
         """The ids of jobs that ended at least so long ago, by Redis' clock."""
@@ -80,7 +97,9 @@ class JobReader:
         pipeline.hlen(clips_key)
         raw, clips = pipeline.execute()
         if not raw:
-            raise JobNotFoundError(f"there is no job {job_id}; `longtake list` shows the jobs")
+            raise _no_such_job(job_id)
+        if is_newer(raw[b"format"].decode() if b"format" in raw else None):
+            raise VersionError(f"job {job_id}")
         record = {key.decode(): value for key, value in raw.items()}
 
         def seconds(name: str) -> float | None:
@@ -92,7 +111,7 @@ class JobReader:
         return JobStatus(
             job_id=job_id,
             title=record["title"].decode(),
-            state=record["state"].decode(),
+            state=JobState(record["state"].decode()),
             segments=int(record["segments"]),
             committed=int(record["cursor"]),
             clips=clips,
@@ -113,26 +132,12 @@ class JobReader:
         """What all segments of the job share.
 
         Raises:
-            MessageError: there is no such job.
+            JobNotFoundError: no such job.
         """
         data = cast("bytes | None", self._redis.hget(job_keys(job_id, "spec")[0], "job"))
         if data is None:
-            raise MessageError(f"there is no job {job_id}")
-        return JobHead.model_validate(msgpack.unpackb(data))
-
-    def segment_plan(self, job_id: str, index: int) -> tuple[JobHead, SegmentSpec, str | None]:
-        """What all segments share, the spec of segment `index`, and the prompt of the one after it, None for the last.
-
-        Raises:
-            MessageError: there is no such job or segment.
-        """
-        names = ["job", str(index), str(index + 1)]
-        raw = cast("list[bytes | None]", self._redis.hmget(job_keys(job_id, "spec")[0], names))
-        head, own, following = (None if data is None else msgpack.unpackb(data) for data in raw)
-        if head is None or own is None:
-            raise MessageError(f"there is no segment {index} of a job {job_id}")
-        next_prompt = None if following is None else str(following["prompt"])
-        return JobHead.model_validate(head), SegmentSpec.model_validate(own), next_prompt
+            raise _no_such_job(job_id)
+        return read_head(data)
 
     def handoff(self, job_id: str, index: int) -> Handoff | None:
         """The committed handoff of segment `index` (-1: the state the job started from), or None."""
@@ -140,15 +145,24 @@ class JobReader:
         return None if data is None else Handoff.unpack(data)
 
     def handoffs(self, job_id: str) -> list[Handoff]:
-        """Every committed handoff in order, without the one from outside."""
-        raw = cast("dict[bytes, bytes]", self._redis.hgetall(job_keys(job_id, "handoffs")[0]))
-        found = [Handoff.unpack(data) for data in raw.values()]
-        return sorted((h for h in found if h.index != FROM_OUTSIDE), key=lambda h: h.index)
+        """Every committed handoff in order, without that of the state the job started from."""
+        return [handoff for handoff in self._all_handoffs(job_id) if handoff.index != START_INDEX]
 
     def timings(self, job_id: str) -> list[SegmentTiming]:
         """Where every committed segment sits in the film."""
         shape = self.head(job_id).shape
-        return [unpack_timing(shape, handoff.timing) for handoff in self.handoffs(job_id)]
+        previous: Handoff | None = None
+        timings = []
+        for handoff in self._all_handoffs(job_id):
+            if handoff.index != START_INDEX:
+                cut = previous is not None and not handoff.continued
+                timings.append(timing_after(shape, previous, cut=cut))
+            previous = handoff
+        return timings
+
+    def _all_handoffs(self, job_id: str) -> list[Handoff]:
+        raw = cast("dict[bytes, bytes]", self._redis.hgetall(job_keys(job_id, "handoffs")[0]))
+        return sorted((Handoff.unpack(data) for data in raw.values()), key=lambda handoff: handoff.index)
 
     def clips(self, job_id: str) -> dict[int, ClipRecord]:
         """Every committed clip by segment index."""
@@ -158,8 +172,34 @@ class JobReader:
     def prompts(self, job_id: str) -> dict[int, str]:
         """Every segment's prompt by index."""
         raw = cast("dict[bytes, bytes]", self._redis.hgetall(job_keys(job_id, "spec")[0]))
-        return {int(name): msgpack.unpackb(data)["prompt"] for name, data in raw.items() if name != b"job"}
+        return {int(name): read_segment(data).prompt for name, data in raw.items() if name != b"job"}
 
     def queue_claimed(self, queue: str) -> int:
         """The highest stamp among the messages of `queue` that were claimed."""
         return int(cast("bytes | None", self._redis.hget(queue_key(queue), "claimed")) or 0)
+
+
+def read_head(data: bytes) -> JobHead:
+    """What all segments of a job share, as stored; keys that this version does not know are ignored.
+
+    Raises:
+        VersionError: a newer major version wrote it. RecordError: it is damaged.
+    """
+    return _validated(JobHead, data, "a job's spec")
+
+
+def read_segment(data: bytes) -> SegmentSpec:
+    """The spec of one segment, as stored; see `read_head`."""
+    return _validated(SegmentSpec, data, "a segment's spec")
+
+
+def _validated(model: type[M], data: bytes, what: str) -> M:
+    try:
+        return model.model_validate(unpack_stored(data, what), extra="ignore")
+    except ValidationError as error:
+        field = ".".join(map(str, error.errors(include_url=False)[0]["loc"]))
+        raise RecordError(f"{what} is damaged: {field}") from None
+
+
+def _no_such_job(job_id: str) -> JobNotFoundError:
+    return JobNotFoundError(f"there is no job {job_id}; `longtake list` shows the jobs")

@@ -1,30 +1,53 @@
-"""Job records in Redis. Every change is one Lua script; what they promise is written at the head of each."""
+"""Job records in Redis. Every change is one Lua script, which opens with its keys and what it guarantees."""
 
 from __future__ import annotations
 
 import json
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-import msgpack
 import redis
 
-from tasks.errors import JobNotFoundError, JobStateError
+from tasks.errors import JobNotFoundError, JobStateError, RecordError, VersionError
 from tasks.jobs.connection import when_there_is_memory
 from tasks.jobs.keys import ACTIVE, ENDED, JOBS, PULSE, RESERVED, WAITING, job_keys, queue_key
-from tasks.jobs.queues import OWN
-from tasks.jobs.reader import JobReader
-from tasks.jobs.records import Announcement, Claim, ClipRecord, FilmRecord, Handoff, Need, Progress, clip_unit
+from tasks.jobs.queues import STICKY_PREFIX, queue_of
+from tasks.jobs.reader import JobReader, read_head, read_segment
+from tasks.jobs.records import (
+    Admission,
+    AdmissionOutcome,
+    Announcement,
+    Claim,
+    ClaimResult,
+    ClipCommit,
+    ClipRecord,
+    FilmRecord,
+    Handoff,
+    JobState,
+    Need,
+    NeedReason,
+    NotChained,
+    Progress,
+    Refused,
+    Released,
+    ReleaseOutcome,
+    RepairCommit,
+    SegmentCommit,
+    UnitKind,
+    WorkUnit,
+    pack_stored,
+)
 from tasks.jobs.scripts import load_scripts
 from tasks.settings import Settings
 from tasks.spec.schema import JobSpec
 
-# A message that one worker alone can take waits no longer than this before everybody can.
-MOMENT_S = 1.0
-OWN_QUEUE_LIFE_S = 30  # less than from one sweep to the next
+# A message in a sticky queue waits no longer than this before every worker can take its unit.
+STICKY_WAIT_S = 1.0
+STICKY_QUEUE_LIFE_S = 30  # shorter than the time between two sweeps
+NEWER = "NEWER"
 
 
 def new_job_id() -> str:
@@ -33,82 +56,80 @@ def new_job_id() -> str:
 
 
 class JobStore(JobReader):
-    """The job records of one deployment. A patient one waits when Redis is full."""
+    """The job records of one deployment. A patient one waits when Redis is full.
+
+    Every method raises VersionError, and changes nothing, for a job that a newer major version wrote.
+    """
 
     def __init__(self, client: redis.Redis, settings: Settings, *, patient: bool = False) -> None:
         super().__init__(client)
         self.patient = patient
         self._scripts = load_scripts(client)
         self._lease_ms = int(settings.lease_s * 1000)
-        self._moment_ms = int(MOMENT_S * 1000)
+        self._sticky_wait_ms = int(STICKY_WAIT_S * 1000)
         self._attempts = settings.max_attempts
 
-    # Making and ending jobs
+    # Creating and ending jobs
 
     def create(
         self, job_id: str, spec: JobSpec, *, model: str, needs_bytes: int = 0, start: Handoff | None = None
     ) -> bool:
         """Write the record of a new job that renders with `model`; False when the id is taken.
 
-        It waits to be admitted: `needs_bytes` of the blob store are what it may take up.
+        It waits to be admitted: `needs_bytes` of the blob store are what it may use.
         """
         record = {"title": spec.title, "segments": len(spec.segments), "needs_bytes": needs_bytes}
         head = spec.head.model_copy(update={"model": model})
-        fields = {"job": msgpack.packb(head.model_dump())}
-        fields |= {str(i): msgpack.packb(segment.model_dump()) for i, segment in enumerate(spec.segments)}
+        fields = {"job": pack_stored(head.model_dump())}
+        fields |= {str(i): pack_stored(segment.model_dump()) for i, segment in enumerate(spec.segments)}
         pairs = [part for item in (record | fields).items() for part in item]
         keys = [*job_keys(job_id, "record", "spec", "handoffs"), JOBS, ACTIVE, WAITING]
         return bool(self._run("create", keys, job_id, start.pack() if start else b"", len(record), *pairs))
 
-    def admit(self, budget_bytes: int | None) -> tuple[str, str, int]:
-        """Give room to the job that has waited for it longest.
-
-        Returns what became of it, its id and the bytes it needs: `admitted`; `gone`, when it ended while it waited;
-        `never`, when no budget like this has room for it; or `wait`, when nobody waits, or fits beside the others now.
-        """
-        beginning, ending = job_keys("*", "record")[0].split("*")
-        what, job_id, needs = self._run("admit", [WAITING, RESERVED], budget_bytes or 0, beginning, ending)
-        return what.decode(), job_id.decode(), int(needs)
+    def admit(self, budget_bytes: int | None) -> Admission:
+        """Give room to the job that has waited for it longest; call it again until the outcome is WAIT."""
+        prefix, suffix = job_keys("*", "record")[0].split("*")
+        outcome, job_id, needs = self._run("admit", [WAITING, RESERVED], budget_bytes or 0, prefix, suffix)
+        return Admission(AdmissionOutcome(outcome.decode()), job_id.decode(), int(needs))
 
     def settle(self, job_id: str, used_bytes: int) -> None:
-        """Reserve for an ended job no more than what its blobs really take."""
+        """Reduce what is reserved for an ended job to what its blobs take."""
         self._run("settle", [*job_keys(job_id, "record"), RESERVED], job_id, used_bytes)
 
-    def stop(self, job_id: str, state: str, reason: str) -> str:
+    def stop(self, job_id: str, state: JobState, reason: str) -> JobState:
         """End an unfinished job as `state`; returns the state it was in.
 
         Raises:
             JobNotFoundError: no such job.
         """
-        return self._change("stop", job_id, [*job_keys(job_id, "record", "units"), ACTIVE, ENDED], state, reason)
+        return self._transition(job_id, "stop", state, reason)
 
-    def pause(self, job_id: str) -> str:
+    def pause(self, job_id: str) -> JobState:
         """Hand out no more work of a queued or running job; returns the state it was in.
 
         Raises:
             JobNotFoundError: no such job.
         """
-        return self._change("pause", job_id, job_keys(job_id, "record"))
+        return self._transition(job_id, "pause")
 
-    def resume(self, job_id: str) -> str:
+    def resume(self, job_id: str) -> JobState:
         """Hand out the work of a paused job again; returns the state it was in.
 
         Raises:
             JobNotFoundError: no such job.
         """
-        return self._change("resume", job_id, job_keys(job_id, "record"))
+        return self._transition(job_id, "resume")
 
-    def revive(self, job_id: str, state: str) -> str:
-        """Take a job that ended as `state` up again where it ended; returns the state it was in.
+    def revive(self, job_id: str, state: JobState) -> JobState:
+        """Continue a job that ended as `state` where it ended; returns the state it was in.
 
         Raises:
             JobNotFoundError: no such job.
         """
-        keys = [*job_keys(job_id, "record"), ACTIVE, ENDED, WAITING, *job_keys(job_id, "units", "clips")]
-        return self._change("revive", job_id, keys, state)
+        return self._transition(job_id, "revive", state)
 
     def delete(self, job_id: str) -> None:
-        """Forget a job that has ended.
+        """Delete the record of a job that has ended.
 
         Raises:
             JobStateError: it is unfinished.
@@ -119,148 +140,207 @@ class JobStore(JobReader):
 
     # Messages
 
-    def announce(
-        self, job_id: str, unit: str, index: int, queue: str, *, seen: int = 0, aside: bool = False
-    ) -> Announcement | None:
+    def announce(self, job_id: str, unit: WorkUnit, *, seen: int = 0, sticky: bool = False) -> Announcement | None:
         """Reserve the ticket of the next message about `unit`, in place of the one with the ticket `seen` (0: none).
 
-        `aside`: the publisher's worker has a queue of its own, and would like to have it there. None when no message is
-        due, or when another one was announced since.
+        sticky: the publisher's worker has a sticky queue and prefers it. None when no message is due, or when another
+        one was announced since.
         """
+        queue = queue_of(unit)
         keys = [*job_keys(job_id, "record", "units", "clips"), queue_key(queue), queue]
-        reply = self._run("announce", keys, unit, index, seen, int(aside))
-        return Announcement(reply[0], bool(reply[1]), reply[2].decode(), reply[3]) if reply else None
+        reply = self._run("announce", keys, unit.name, unit.index, seen, int(sticky))
+        return _announcement(unit, reply)
 
     def chained(self, job_id: str, index: int) -> None:
         """Mark that the message of segment `index` was published."""
         self._run("chained", job_keys(job_id, "record"), index)
 
-    def empty_sticky_queues(self) -> None:
-        """Have what lies in queues of single workers go soon: those workers are gone, and others were asked instead."""
-        for queue in self._redis.scan_iter(match=f"{OWN}*", count=1000):
-            self._redis.expire(queue, OWN_QUEUE_LIFE_S)
+    def expire_sticky_queues(self) -> None:
+        """Have messages in sticky queues expire soon: their workers are gone, and other workers got the work."""
+        for queue in self._redis.scan_iter(match=f"{STICKY_PREFIX}*", count=1000):
+            self._redis.expire(queue, STICKY_QUEUE_LIFE_S)
 
     # The right to work
 
-    def claim_segment(self, job_id: str, index: int, ticket: int, worker: str, queue: str) -> Claim | str | int:
-        """The claim; or why it is refused; or the index to chain, when this one is committed and the next not sent."""
-        token = secrets.token_hex(16)
-        keys = [*job_keys(job_id, "record", "units", "handoffs"), queue_key(queue)]
-        reply = self._run("claim_segment", keys, index, ticket, token, self._lease_ms, worker)
-        if reply[0] == b"committed":
-            return index + 1 if reply[1] else f"segment {index} is committed"
-        return self._claim(job_id, index, token, reply)
+    def claim(self, job_id: str, kind: UnitKind, index: int, ticket: int, worker: str) -> ClaimResult:
+        """Claim what a message about a SEGMENT, CLIP or FILM is about; for a committed segment that is its repair.
 
-    def claim_unit(self, job_id: str, unit: str, index: int, ticket: int, worker: str, queue: str) -> Claim | str:
-        """The claim on a clip or the film, or why it is refused."""
+        Raises:
+            VersionError: a newer major version wrote the job. Nothing was changed.
+            RecordError: what the claim reads is damaged; the job has failed.
+        """
         token = secrets.token_hex(16)
-        keys = [*job_keys(job_id, "record", "units"), queue_key(queue)]
-        reply = self._run("claim_unit", keys, unit, ticket, token, self._lease_ms, worker)
-        return self._claim(job_id, index, token, reply)
-
-    def _claim(self, job_id: str, index: int, token: str, reply: list[Any]) -> Claim | str:
-        if reply[0] == b"refused":
-            return str(reply[1].decode())
-        _, fence, epoch, now_ms, unit, handoff = reply
-        previous = Handoff.unpack(handoff) if handoff else None
-        return Claim(job_id, unit.decode(), index, token, fence, epoch, now_ms / 1000 - time.time(), previous)
+        queue = queue_of(WorkUnit(kind, index))
+        keys = [*job_keys(job_id, "record", "units", "spec", "handoffs"), queue_key(queue)]
+        outcome, *reply = self._run("claim", keys, kind, index, ticket, token, self._lease_ms, worker)
+        if outcome == b"newer":
+            raise VersionError(f"job {job_id}")
+        if outcome == b"committed":
+            return NotChained(index + 1) if reply[0] else Refused(f"segment {index} is committed")
+        if outcome == b"refused":
+            return Refused(reply[0].decode())
+        fence, epoch, now_ms, name, *packed = reply
+        unit = WorkUnit.parse(name.decode(), index)
+        try:
+            return _claim(job_id, unit, token, fence, epoch, now_ms / 1000 - time.time(), packed)
+        except RecordError as error:
+            self._release(job_id, unit, token, str(error), allowed=1)
+            raise
 
     def renew(self, claim: Claim, *, engine: bool | None = None, progress: Progress | None = None) -> bool:
-        """Keep the lease; False when it is lost (another holder, or the job has ended)."""
-        inside = "" if engine is None else "engine" if engine else "outside"
-        said = "" if progress is None else json.dumps([progress.index, progress.step, progress.steps, progress.step_s])
-        keys = job_keys(claim.job_id, "record", "units")
-        return bool(self._run("renew", keys, claim.unit, claim.token, self._lease_ms, inside, said))
+        """Renew the lease; False when it is lost (another holder, or the job has ended).
 
-    def give_up(self, claim: Claim, reason: str = "", *, final: bool = False) -> tuple[str, int]:
-        """Lay the claim down. No reason: it does not count as an attempt.
-
-        Returns what became of it, and the ticket of its message: `retry`, `failed` (the job has ended) or `refused`.
+        engine: whether the holder is inside the engine call from now on; None: no change.
         """
-        keys = [*job_keys(claim.job_id, "record", "units"), ACTIVE, ENDED]
+        where = "" if engine is None else "engine" if engine else "outside"
+        text = "" if progress is None else json.dumps([progress.index, progress.step, progress.steps, progress.step_s])
+        keys = job_keys(claim.job_id, "record", "units")
+        return bool(self._run("renew", keys, claim.unit.name, claim.token, self._lease_ms, where, text))
+
+    def release(self, claim: Claim, reason: str = "", *, final: bool = False) -> Released:
+        """Release the claim; with a reason this counts as a failed attempt. final: no attempt is left."""
         allowed = 1 if final else self._attempts
-        outcome, ticket = self._run("give_up", keys, claim.job_id, claim.unit, claim.token, reason, allowed)
-        return str(outcome.decode()), int(ticket)
+        return self._release(claim.job_id, claim.unit, claim.token, reason, allowed=allowed)
 
-    def commit_segment(self, claim: Claim, handoff: Handoff) -> Claim | None:
-        """Make the handoff real; the claim on its clip, or None when this claim was lost."""
-        keys = job_keys(claim.job_id, "record", "units", "handoffs")
-        if not self._run("commit_segment", keys, claim.index, claim.token, handoff.pack(), self._lease_ms):
+    def commit_segment(self, claim: Claim, handoff: Handoff, *, sticky: bool = False) -> SegmentCommit | None:
+        """Make the handoff real, take the lease of the clip, and announce the next segment; None: the claim was lost.
+
+        sticky: see `announce`.
+        """
+        following = WorkUnit.segment(claim.index + 1)
+        queue = queue_of(following)
+        keys = [*job_keys(claim.job_id, "record", "units", "handoffs"), queue_key(queue), queue]
+        accepted, *reply = self._run(
+            "commit_segment", keys, claim.index, claim.token, handoff.pack(), self._lease_ms, int(sticky)
+        )
+        if not accepted:
             return None
-        return _of_clip(claim)
+        return SegmentCommit(_clip_claim(claim, handoff), _announcement(following, reply))
 
-    def commit_repair(self, claim: Claim, changed: Handoff | None, *, clip_lost: bool) -> Claim | bool:
-        """Make a repaired handoff real; None means that its bytes came out as before, so that later commits stand.
+    def commit_repair(self, claim: Claim, handoff: Handoff, *, changed: bool, clip_lost: bool) -> RepairCommit | None:
+        """Make a repaired handoff real; None: the claim was lost.
 
-        Returns the claim on the clip when it is to be made again, else whether the repair was accepted.
+        changed: its bytes are not those of before, so later commits are discarded. clip_lost: the clip is made again
+        in any case.
         """
         keys = job_keys(claim.job_id, "record", "units", "handoffs", "clips")
-        packed = changed.pack() if changed else b""
+        packed = handoff.pack() if changed else b""
         reply = self._run("commit_repair", keys, claim.index, claim.token, packed, self._lease_ms, int(clip_lost))
-        return _of_clip(claim) if reply == 2 else bool(reply)
+        if not reply:
+            return None
+        return RepairCommit(_clip_claim(claim, handoff) if reply == 2 else None)
 
-    def commit_clip(self, claim: Claim, clip: ClipRecord) -> tuple[bool, bool]:
-        """Make the clip real: whether this call did, and whether every clip is there now."""
-        keys = job_keys(claim.job_id, "record", "units", "clips")
-        accepted, complete = self._run("commit_clip", keys, claim.index, claim.token, clip.pack())
-        return bool(accepted), bool(complete)
+    def commit_clip(self, claim: Claim, clip: ClipRecord) -> ClipCommit:
+        """Make the clip real, and announce the film after the last one."""
+        film = WorkUnit.film()
+        queue = queue_of(film)
+        keys = [*job_keys(claim.job_id, "record", "units", "clips"), queue_key(queue), queue]
+        accepted, *reply = self._run("commit_clip", keys, claim.index, claim.token, clip.pack())
+        return ClipCommit(bool(accepted), _announcement(film, reply))
 
     def commit_film(self, claim: Claim, film: FilmRecord) -> bool:
         """Make the film real; the job is done. False when the claim was lost."""
         keys = [*job_keys(claim.job_id, "record", "units"), ACTIVE, ENDED]
         return bool(self._run("commit_film", keys, claim.job_id, claim.token, film.pack()))
 
-    def reopen_clips(self, claim: Claim, indices: Iterable[int]) -> bool:
-        """Take back these clips, because their blobs were lost; ends this claim on the film, and the epoch rises."""
-        keys = job_keys(claim.job_id, "record", "units", "clips")
-        return bool(self._run("reopen_clips", keys, claim.unit, claim.token, *indices))
+    def report_lost(self, claim: Claim, indices: Sequence[int]) -> bool:
+        """Give the claim back until its lost input is made again; False when the claim was lost.
 
-    def damage(self, claim: Claim, index: int) -> bool:
-        """Lay this claim down until segment `index`, whose blobs were lost, is repaired; that raises the epoch."""
-        return bool(self._run("damage", job_keys(claim.job_id, "record", "units"), claim.unit, claim.token, index))
+        indices: for a film, the segments whose clips were lost; otherwise the one segment whose blobs were lost.
+        """
+        keys = job_keys(claim.job_id, "record", "units", "clips")
+        return bool(self._run("report_lost", keys, claim.unit.name, claim.token, *indices))
+
+    # Recovery
 
     def pulse(self, *, silence_s: float, grace_s: float, budget_bytes: int | None) -> None:
-        """Say that this process reaches Redis; after `silence_s` without a word, no lease ends for `grace_s`.
+        """Record that this process reaches Redis; after `silence_s` without a pulse, no lease ends for `grace_s`.
 
-        The budget for blobs is told along, so that clients go by that of the workers.
+        The budget for blobs is recorded too, so that clients use that of the workers.
         """
         self._run("pulse", [PULSE], int(silence_s * 1000), int(grace_s * 1000), budget_bytes or 0)
 
     def survey(self, job_id: str) -> list[Need]:
         """What an unfinished job needs."""
-        keys, args = self._for_survey(job_id)
+        keys, args = self._survey_arguments(job_id)
         return _needs(self._run("survey", keys, *args))
 
     def surveys(self, job_ids: Sequence[str]) -> Iterator[tuple[str, list[Need] | Exception]]:
-        """What each of these jobs needs, or why that cannot be told; asked all at once, so not for too many."""
+        """What each of these jobs needs, or why that cannot be read; one round trip, so not for too many."""
         with self._redis.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
-                keys, args = self._for_survey(job_id)
+                keys, args = self._survey_arguments(job_id)
                 self._scripts["survey"](keys=keys, args=args, client=pipe)
             replies = pipe.execute(raise_on_error=False)
         for job_id, reply in zip(job_ids, replies, strict=True):
-            if isinstance(reply, Exception):  # its traceback holds frames that hold it, and with them every caller's
+            if _is_newer_reply(reply):
+                yield job_id, VersionError(f"job {job_id}")
+            elif isinstance(reply, Exception):  # without its traceback, whose frames would keep it alive
                 yield job_id, reply.with_traceback(None)
             else:
                 yield job_id, _needs(reply)
 
-    def _for_survey(self, job_id: str) -> tuple[list[str], list[Any]]:
+    def _survey_arguments(self, job_id: str) -> tuple[list[str], list[Any]]:
         keys = [*job_keys(job_id, "record", "units", "clips"), ACTIVE, ENDED, PULSE]
-        return keys, [job_id, self._attempts, self._moment_ms]
+        return keys, [job_id, self._attempts, self._sticky_wait_ms]
 
-    def _change(self, script: str, job_id: str, keys: list[str], *args: str) -> str:
-        was = cast("bytes", self._run(script, keys, job_id, *args)).decode()
+    def _transition(self, job_id: str, action: str, state: str = "", reason: str = "") -> JobState:
+        keys = [*job_keys(job_id, "record", "units", "clips"), ACTIVE, ENDED, WAITING]
+        was = cast("bytes", self._run("transition", keys, job_id, action, state, reason)).decode()
         if not was:
             raise JobNotFoundError(f"there is no job {job_id}; `longtake list` shows the jobs")
-        return was
+        return JobState(was)
+
+    def _release(self, job_id: str, unit: WorkUnit, token: str, reason: str, *, allowed: int) -> Released:
+        keys = [*job_keys(job_id, "record", "units"), ACTIVE, ENDED]
+        outcome, ticket = self._run("release", keys, job_id, unit.name, token, reason, allowed)
+        return Released(ReleaseOutcome(outcome.decode()), int(ticket))
 
     def _run(self, script: str, keys: list[str], *args: Any) -> Any:
-        return when_there_is_memory(lambda: self._scripts[script](keys=keys, args=args), patient=self.patient)
+        try:
+            return when_there_is_memory(lambda: self._scripts[script](keys=keys, args=args), patient=self.patient)
+        except redis.ResponseError as error:
+            if not _is_newer_reply(error):
+                raise
+            raise VersionError("this job") from None
+
+
+def _is_newer_reply(reply: object) -> bool:
+    return isinstance(reply, redis.ResponseError) and str(reply).startswith(NEWER)
+
+
+def _claim(
+    job_id: str, unit: WorkUnit, token: str, fence: int, epoch: int, clock_skew_s: float, packed: list[bytes]
+) -> Claim:
+    job, segment, following, before, own = packed
+    return Claim(
+        job_id=job_id,
+        unit=unit,
+        token=token,
+        fence=fence,
+        epoch=epoch,
+        clock_skew_s=clock_skew_s,
+        head=read_head(job),
+        segment=read_segment(segment) if segment else None,
+        next_prompt=read_segment(following).prompt if following else None,
+        previous=Handoff.unpack(before) if before else None,
+        own=Handoff.unpack(own) if own else None,
+    )
+
+
+def _announcement(unit: WorkUnit, reply: list[Any]) -> Announcement | None:
+    if not reply:
+        return None
+    ticket, sticky, title, segments = reply
+    return Announcement(unit, ticket, bool(sticky), title.decode(), segments)
 
 
 def _needs(reply: list[Any]) -> list[Need]:
-    return [Need(unit.decode(), index, why.decode(), stamp, ticket) for unit, index, why, stamp, ticket in reply]
+    return [
+        Need(WorkUnit.parse(name.decode(), index), NeedReason(why.decode()), stamp, ticket)
+        for name, index, why, stamp, ticket in reply
+    ]
 
 
-def _of_clip(claim: Claim) -> Claim:
-    return replace(claim, unit=clip_unit(claim.index), previous=None)
+def _clip_claim(claim: Claim, handoff: Handoff) -> Claim:
+    return replace(claim, unit=WorkUnit.clip(claim.index), own=handoff)

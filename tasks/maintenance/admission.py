@@ -9,6 +9,7 @@ import redis
 from blobstore import ManagedBlobStore
 from ltx2.timeline import SegmentShape, latent_frames
 from tasks.errors import RoomError, ServerError
+from tasks.jobs.records import AdmissionOutcome, JobState, WorkUnit
 from tasks.jobs.store import JobStore
 from tasks.messaging.publisher import Publisher
 from tasks.settings import Settings
@@ -57,16 +58,17 @@ def check_room(needs_bytes: int, budget_bytes: int | None) -> None:
 def admit_waiting(jobs: JobStore, publisher: Publisher, budget_bytes: int | None) -> None:
     """Admit every job for which there is room, in the order they came, and publish their first segments."""
     while True:
-        outcome, job_id, needs = jobs.admit(budget_bytes)
-        if outcome == "wait":
+        admission = jobs.admit(budget_bytes)
+        if admission.outcome == AdmissionOutcome.WAIT:
             return
-        if outcome == "never":
+        if admission.outcome == AdmissionOutcome.NEVER:
             try:
-                check_room(needs, budget_bytes)
+                check_room(admission.needs_bytes, budget_bytes)
             except RoomError as error:
-                jobs.stop(job_id, "failed", str(error))
-        elif outcome == "admitted":
-            publisher.segment(job_id, 0)
+                jobs.stop(admission.job_id, JobState.FAILED, str(error))
+        elif admission.outcome == AdmissionOutcome.ADMITTED:
+            log.info("job %s: accepted", admission.job_id)
+            publisher.publish(admission.job_id, WorkUnit.segment(0))
 
 
 def admit_now(jobs: JobStore, publisher: Publisher, settings: Settings) -> None:

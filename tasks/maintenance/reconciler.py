@@ -16,7 +16,7 @@ from blobstore import ManagedBlobStore
 from tasks.jobs.connection import RETRY_EVERY_S
 from tasks.jobs.keys import PREFIX
 from tasks.jobs.queues import queue_of
-from tasks.jobs.records import Need
+from tasks.jobs.records import Need, NeedReason, WorkUnit
 from tasks.jobs.store import JobStore
 from tasks.maintenance.admission import admit_waiting, settle_ended
 from tasks.maintenance.sweeper import Sweeper
@@ -30,7 +30,7 @@ UNPUBLISHED_GRACE_S = 3.0
 LOST_MESSAGE_GRACE_S = 5.0
 SWEEP_EVERY_S = 60.0
 JOBS_PER_SURVEY = 50
-_Message = tuple[str, str, int, int]  # job, unit, index, ticket
+_Message = tuple[str, WorkUnit, int]  # job, unit, ticket
 
 
 @contextmanager
@@ -128,20 +128,20 @@ class Reconciler:
             return 0
         published = 0
         for need in needs:
-            suspect = (job_id, need.unit, need.index, need.ticket)
+            suspect = (job_id, need.unit, need.ticket)
             seen.add(suspect)
             if self._is_stuck(suspect, need, now):
                 log.warning("job %s: %s is published again (%s)", job_id, need.unit, need.why)
-                published += self._publisher.unit(job_id, need.unit, need.index, seen=need.ticket)
+                published += self._publisher.publish(job_id, need.unit, seen=need.ticket)
         return published
 
     def _is_stuck(self, suspect: _Message, need: Need, now: float) -> bool:
-        if need.why == "expired":
+        if need.why == NeedReason.EXPIRED:
             return True
-        if need.why == "waiting" and not self._message_is_gone(need):
+        if need.why == NeedReason.WAITING and not self._message_is_gone(need):
             self._suspects.pop(suspect, None)
             return False
-        grace = LOST_MESSAGE_GRACE_S if need.why == "waiting" else UNPUBLISHED_GRACE_S
+        grace = LOST_MESSAGE_GRACE_S if need.why == NeedReason.WAITING else UNPUBLISHED_GRACE_S
         return now - self._suspects.setdefault(suspect, now) >= grace
 
     def _message_is_gone(self, need: Need) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import redis
 
-from blobstore.redis.client import redacted
+from blobstore.redis.client import shown_url
 from tasks.errors import ServerError
 
 OLDEST_REDIS = (6, 2)
@@ -21,15 +21,15 @@ def check_server(client: redis.Redis, url: str) -> None:
     try:
         version = str(client.info("server")["redis_version"])
         if tuple(map(int, version.split(".")[:2])) < OLDEST_REDIS:
-            raise ServerError(f"Redis at {redacted(url)} is version {version}; 6.2 or later is needed")
+            raise ServerError(f"Redis at {shown_url(url)} is version {version}; 6.2 or later is needed")
         policy = client.config_get("maxmemory-policy").get("maxmemory-policy", "noeviction")
     except redis.ResponseError:
         return  # CONFIG is not for this user: the operator's choice
     except redis.RedisError as error:
-        raise ServerError(f"Redis at {redacted(url)} cannot be reached: {error}") from None
+        raise ServerError(f"Redis at {shown_url(url)} cannot be reached: {error}") from None
     if policy != "noeviction":
         raise ServerError(
-            f"Redis at {redacted(url)} has maxmemory-policy {policy}, which can drop queued work; set it to noeviction"
+            f"Redis at {shown_url(url)} has maxmemory-policy {policy}, which can drop queued work; set it to noeviction"
         )
 
 
@@ -50,7 +50,7 @@ def check_rights(client: redis.Redis, url: str) -> None:
             heard.get_message(timeout=5)
     except redis.ResponseError as error:
         raise ServerError(
-            f"Redis at {redacted(url)} does not let this user work: {error} (the rule is in docs/operations.md)"
+            f"Redis at {shown_url(url)} does not let this user work: {error} (the rule is in docs/operations.md)"
         ) from None
     except redis.RedisError as error:
-        raise ServerError(f"Redis at {redacted(url)} cannot be reached: {error}") from None
+        raise ServerError(f"Redis at {shown_url(url)} cannot be reached: {error}") from None

@@ -37,7 +37,7 @@ class Sweeper:
 
         What lies in the queues of workers that are gone goes, too.
         """
-        self._jobs.empty_sticky_queues()
+        self._jobs.expire_sticky_queues()
         owners = self._owners_without_job()
         ended = [job_id for job_id in self._jobs.ended_for(self._retention_s) if self._forget(job_id)]
         orphans = sorted(owner for owner in owners & self._suspects if not self._jobs.exists(owner))

@@ -1,4 +1,4 @@
-"""Sending the messages of a job: reserve a ticket, publish, mark. Whoever dies in between is put right by recovery."""
+"""Sends the messages of a job: announce, send, mark. The reconciler recovers from a crash at any point between."""
 
 from __future__ import annotations
 
@@ -8,21 +8,18 @@ from celery import Celery
 from kombu import Queue
 from kombu.exceptions import OperationalError
 
+from blobstore.stored_format import FORMAT
 from tasks.errors import ServerError
 from tasks.failpoints import reach
 from tasks.jobs.connection import when_there_is_memory
-from tasks.jobs.queues import CLIPS, FILMS, SEGMENTS
-from tasks.jobs.records import FILM_UNIT, FROM_OUTSIDE, SEGMENT_UNIT, Announcement, clip_unit, repair_unit
+from tasks.jobs.queues import queue_of
+from tasks.jobs.records import Announcement, NeedReason, UnitKind, WorkUnit
 from tasks.jobs.store import JobStore
-from tasks.messaging.topology import CLIP_TASK, FILM_TASK, SEGMENT_TASK
+from tasks.messaging.topology import CLIP_TASK, FILM_TASK, FORMAT_HEADER, SEGMENT_TASK
 
 
 class Publisher:
-    """Publishes the work of one deployment's jobs.
-
-    `seen` is the ticket of the message that a new one replaces, 0 for none: when several processes find that the same
-    message is due, one of them publishes it.
-    """
+    """Publishes the work of one deployment's jobs."""
 
     def __init__(self, app: Celery, jobs: JobStore) -> None:
         self._app = app
@@ -32,91 +29,80 @@ class Publisher:
         """Close the connections to the broker."""
         self._app.close()
 
-    def segment(
-        self, job_id: str, index: int, state: dict[str, Any] | None = None, *, seen: int = 0, own: Queue | None = None
-    ) -> bool:
-        """Publish segment `index`, with the state it continues (default: the one in the record).
+    def publish(self, job_id: str, unit: WorkUnit, *, seen: int = 0, sticky: Queue | None = None) -> bool:
+        """Announce and send the message of `unit`, if it is due; returns whether it was.
 
-        own: the queue of the worker that holds the state; the message goes there while nobody else waits for a worker.
+        seen: the ticket of the message that this one replaces, 0 for none. When several processes find that the same
+        message is due, one of them publishes it. sticky: see `send`.
+
+        Raises:
+            ServerError: the broker takes no messages; the reconciler sends it later.
         """
-        published = self._segment(job_id, SEGMENT_UNIT, index, state, seen, own)
-        if published:
-            self._jobs.chained(job_id, index)
-            reach("message chained", job_id, index)
-        return published
-
-    def repair(self, job_id: str, index: int, *, seen: int = 0) -> bool:
-        """Publish the rendering of a committed segment whose blobs were lost."""
-        return self._segment(job_id, repair_unit(index), index, None, seen)
-
-    def clip(self, job_id: str, index: int, *, seen: int = 0) -> bool:
-        """Publish the rebuilding of the clip of segment `index` from its stored latents."""
-        said = self._announce(job_id, clip_unit(index), index, CLIPS, seen)
-        if said:
-            self._send(CLIP_TASK, CLIPS, job_id, index, said, [job_id, index, said.ticket])
-        return bool(said)
-
-    def film(self, job_id: str, *, seen: int = 0) -> bool:
-        """Publish the joining of all clips."""
-        said = self._announce(job_id, FILM_UNIT, FROM_OUTSIDE, FILMS, seen)
-        if said:
-            self._send(FILM_TASK, FILMS, job_id, FROM_OUTSIDE, said, [job_id, said.ticket])
-        return bool(said)
-
-    def unit(self, job_id: str, unit: str, index: int, *, seen: int = 0) -> bool:
-        """Publish the unit of this name."""
-        if unit == SEGMENT_UNIT:
-            return self.segment(job_id, index, seen=seen)
-        if unit == FILM_UNIT:
-            return self.film(job_id, seen=seen)
-        publish = self.repair if unit == repair_unit(index) else self.clip
-        return publish(job_id, index, seen=seen)
-
-    def due(self, job_id: str) -> None:
-        """Publish at once what is known to have no message, such as work that waited for a repair."""
-        for need in self._jobs.survey(job_id):
-            if need.why == "expired":
-                self.unit(job_id, need.unit, need.index, seen=need.ticket)
-
-    def _segment(
-        self, job_id: str, unit: str, index: int, state: dict[str, Any] | None, seen: int, own: Queue | None = None
-    ) -> bool:
-        said = self._announce(job_id, unit, index, SEGMENTS, seen, aside=own is not None)
-        if not said:
+        announced = self._jobs.announce(job_id, unit, seen=seen, sticky=sticky is not None)
+        if announced is None:
             return False
-        if state is None:
-            handoff = self._jobs.handoff(job_id, index - 1)
+        state = None
+        if unit.kind in (UnitKind.SEGMENT, UnitKind.REPAIR):
+            handoff = self._jobs.handoff(job_id, unit.index - 1)
             state = handoff.state if handoff else None
-        queue = own if own and said.aside else SEGMENTS
-        self._send(SEGMENT_TASK, queue, job_id, index, said, [job_id, index, said.ticket, state])
+        self.send(job_id, announced, state, sticky=sticky)
         return True
 
-    def _announce(
-        self, job_id: str, unit: str, index: int, queue: str, seen: int, *, aside: bool = False
-    ) -> Announcement | None:
-        said = self._jobs.announce(job_id, unit, index, queue, seen=seen, aside=aside)
-        if said:
-            reach("message announced", job_id, index)
-        return said
-
-    def _send(
-        self, task: str, queue: str | Queue, job_id: str, index: int, said: Announcement, args: list[Any]
+    def send(
+        self,
+        job_id: str,
+        announced: Announcement,
+        state: dict[str, Any] | None = None,
+        *,
+        sticky: Queue | None = None,
     ) -> None:
-        kind = "clip" if queue == CLIPS else "segment"
-        what = "film" if index == FROM_OUTSIDE else f"{kind} {index + 1}/{said.segments}"
+        """Send the message that was announced.
+
+        state: for a segment, the one it continues. sticky: the queue of the worker that holds this state; the message
+        goes there if the announcement says so.
+
+        Raises:
+            ServerError: the broker takes no messages; the reconciler sends it later.
+        """
+        unit, ticket = announced.unit, announced.ticket
+        reach("message announced", job_id, unit.index)
+        if unit.kind == UnitKind.FILM:
+            self._send(FILM_TASK, queue_of(unit), job_id, announced, [job_id, ticket])
+        elif unit.kind == UnitKind.CLIP:
+            self._send(CLIP_TASK, queue_of(unit), job_id, announced, [job_id, unit.index, ticket])
+        else:
+            queue = sticky if sticky and announced.sticky else queue_of(unit)
+            self._send(SEGMENT_TASK, queue, job_id, announced, [job_id, unit.index, ticket, state])
+        reach("message sent", job_id, unit.index)
+        if unit.kind == UnitKind.SEGMENT:
+            self._jobs.chained(job_id, unit.index)
+            reach("message chained", job_id, unit.index)
+
+    def publish_due(self, job_id: str) -> None:
+        """Publish at once what is known to have no message, such as work that waited for a repair."""
+        for need in self._jobs.survey(job_id):
+            if need.why == NeedReason.EXPIRED:
+                self.publish(job_id, need.unit, seen=need.ticket)
+
+    def _send(self, task: str, queue: str | Queue, job_id: str, announced: Announcement, args: list[Any]) -> None:
+        unit = announced.unit
+        kind = UnitKind.SEGMENT if unit.kind == UnitKind.REPAIR else unit.kind
+        is_film = kind == UnitKind.FILM
+        name = str(kind) if is_film else f"{kind}-{unit.index}"
+        shown = str(kind) if is_film else f"{kind} {unit.index + 1} of {announced.segments}"
 
         def send() -> None:
             self._app.send_task(
                 task,
                 args=args,
                 queue=queue,  # type: ignore[arg-type]  # the stubs know names only
-                task_id=f"{job_id}-{what.split('/')[0].replace(' ', '-')}-{said.ticket}",
-                argsrepr=f"{said.title} · {what}",
+                task_id=f"{job_id}-{name}-{announced.ticket}",
+                headers={FORMAT_HEADER: FORMAT},
+                argsrepr=f"{announced.title} · {shown}",
                 kwargsrepr="",
             )
 
         try:
             when_there_is_memory(send, patient=self._jobs.patient)
         except OperationalError as error:
-            raise ServerError(f"the broker does not take messages: {error}") from None
-        reach("message sent", job_id, index)
+            raise ServerError(f"the broker takes no messages: {error}") from None

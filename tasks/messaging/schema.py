@@ -9,16 +9,16 @@ from celery.app.task import Context
 from kombu.utils.json import loads
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from tasks.errors import MessageError
+from blobstore.stored_format import is_newer
+from tasks.errors import MessageError, VersionError
 from tasks.jobs.json_limits import NESTING_LIMIT, nesting
 from tasks.jobs.keys import check_job_id
-from tasks.jobs.queues import CLIPS, FILMS, OWN, QUEUES, SEGMENTS
-from tasks.messaging.topology import CLIP_TASK, FILM_TASK, SEGMENT_TASK
+from tasks.jobs.queues import CLIPS, FILMS, QUEUES, SEGMENTS, STICKY_PREFIX
+from tasks.messaging.topology import CLIP_TASK, FILM_TASK, FORMAT_HEADER, SEGMENT_TASK
 from tasks.spec.schema import MAX_SEGMENTS
 
-# Room for a state with picture, sound and metadata inline: 2 MiB each at most (LONGTAKE_INLINE_THRESHOLD_BYTES), in
-# base64 twice.
-MESSAGE_LIMIT_BYTES = 12 * 1024 * 1024
+# A state with picture, sound and metadata inline, 64 KiB each (LONGTAKE_INLINE_THRESHOLD_BYTES), in base64 twice.
+MESSAGE_LIMIT_BYTES = 1024 * 1024
 TICKET_LIMIT = 2**53  # what Lua counts exactly
 PARAMETERS = {
     (SEGMENTS, SEGMENT_TASK): ("job_id", "index", "ticket", "state"),
@@ -140,7 +140,7 @@ def check_entry(entry: bytes, queue: str) -> None:
     """
     envelope = _valid(_Envelope, _decoded(entry, "it"))
     body = _decoded(_bytes_of(envelope.body), "body")
-    if queue in QUEUES or queue.startswith(OWN):
+    if queue in QUEUES or queue.startswith(STICKY_PREFIX):
         _check_task(envelope, body, queue)
     elif queue.endswith(COMMANDS) and not queue.endswith(f"reply.{COMMANDS}"):
         _valid(_CommandHeaders, envelope.headers, "headers")
@@ -156,8 +156,9 @@ def check_entry(entry: bytes, queue: str) -> None:
 
 
 def _check_task(envelope: _Envelope, body: object, queue: str) -> None:
+    _check_format(envelope.headers)
     headers = _valid(_TaskHeaders, envelope.headers, "headers")
-    parameters = PARAMETERS.get((SEGMENTS if queue.startswith(OWN) else queue, headers.task))
+    parameters = PARAMETERS.get((SEGMENTS if queue.startswith(STICKY_PREFIX) else queue, headers.task))
     if parameters is None:
         raise MessageError(f"headers.task: there is no task {_shown(headers.task)} on queue {queue}")
     if envelope.properties.delivery_info != _Destination(exchange="", routing_key=queue):
@@ -168,6 +169,15 @@ def _check_task(envelope: _Envelope, body: object, queue: str) -> None:
     if len(args) != len(parameters):
         raise MessageError(f"arguments: must be {', '.join(parameters)}, not {len(args)} of them")
     _check_arguments(dict(zip(parameters, args, strict=True)))
+
+
+def _check_format(headers: dict[str, Any]) -> None:
+    try:
+        newer = is_newer(headers.get(FORMAT_HEADER))
+    except ValueError as error:
+        raise MessageError(f"headers.{FORMAT_HEADER}: {error}") from None
+    if newer:
+        raise VersionError("the message")
 
 
 def _check_arguments(given: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What becomes of a claim whose work failed: laid down for another try or until a repair, or the end of its job."""
+"""What becomes of a claim whose work failed: another attempt, a wait for a repair, or the end of its job."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from blobstore.redis.errors import takes_no_writes
 from ltx2.errors import ContinuationError, RequestError, TimelineError, UnsupportedStateError
 from tasks.errors import ServerError, SpecError
 from tasks.jobs.connection import retry_while_full
-from tasks.jobs.records import FROM_OUTSIDE, Claim
+from tasks.jobs.queues import queue_of
+from tasks.jobs.records import START_INDEX, Claim, ReleaseOutcome, WorkUnit
 from tasks.worker.context import WorkerContext
 
 log = logging.getLogger(__name__)
-# No other attempt and no other host can change these.
-HOPELESS = (ContinuationError, RequestError, SpecError, TimelineError, UnsupportedStateError)
+# Errors that no other attempt and no other host can change.
+PERMANENT = (ContinuationError, RequestError, SpecError, TimelineError, UnsupportedStateError)
 OUTAGES = (BlobStoreUnavailableError, ServerError, redis.ConnectionError, redis.TimeoutError, redis.OutOfMemoryError)
 OUTAGE_PAUSE_S = 5.0
 FULL_STORE_PATIENCE_S = 60.0
+REASON_CHARACTERS = 500
 T = TypeVar("T")
 
 
@@ -31,14 +33,14 @@ class InputLostError(Exception):
     """A blob that a unit of work reads is missing or damaged; `index` is the segment that made it."""
 
     def __init__(self, index: int, cause: Exception) -> None:
-        lost = "what the job began with" if index == FROM_OUTSIDE else f"what segment {index} left"
+        lost = "the state or image that the job starts from" if index == START_INDEX else f"output of segment {index}"
         super().__init__(f"{lost} was lost: {cause}")
         self.index = index
 
 
 @contextmanager
 def reading_from(index: int) -> Iterator[None]:
-    """Tell a lost input from what goes wrong with a unit's own blobs."""
+    """Raise InputLostError for a lost blob inside this block, which reads the output of segment `index`."""
     try:
         yield
     except (BlobNotFoundError, BlobCorruptError) as error:
@@ -46,44 +48,47 @@ def reading_from(index: int) -> Iterator[None]:
 
 
 def when_there_is_room(store: Callable[[], T]) -> T:
-    """The result of `store`, which puts blobs and may be repeated; a full blob store is waited for, up to a minute.
+    """The result of `store`, which puts blobs and may be repeated; waits up to a minute for a full blob store.
 
     Raises:
-        BlobStoreFullError: there was no context in all that time.
+        BlobStoreFullError: the store stayed full.
     """
-    return retry_while_full(store, _is_full, patience_s=FULL_STORE_PATIENCE_S, wanted="context")
+    return retry_while_full(store, _is_full, patience_s=FULL_STORE_PATIENCE_S, wanted="the blob store to have room")
 
 
 def _is_full(error: Exception) -> bool:
     return isinstance(error, BlobStoreFullError)
 
 
-def repair(context: WorkerContext, claim: Claim, error: InputLostError) -> dict[str, Any]:
-    """Lay down a claim whose input was lost, and have the segment that made it rendered again.
+def handle_lost_input(context: WorkerContext, claim: Claim, error: InputLostError) -> dict[str, Any]:
+    """Give the claim back until the segment that made its input is rendered again.
 
-    When that one's input is lost too, its repair does the same: the newest whole state is found step by step.
+    If the input of that repair is lost too, it does the same: repairs start at the newest whole state.
     """
-    if error.index == FROM_OUTSIDE:
-        return give_up(context, claim, error, final=True)
-    log.warning("job %s: %s waits for a repair: %s", claim.job_id, claim.unit, error)
-    if context.deployment.jobs.damage(claim, error.index):
-        context.deployment.publisher.repair(claim.job_id, error.index)
+    if error.index == START_INDEX:
+        return handle_failure(context, claim, error, final=True)
+    log.warning("waiting for a repair", extra={"reason": str(error)})
+    if context.deployment.jobs.report_lost(claim, [error.index]):
+        context.deployment.publisher.publish(claim.job_id, WorkUnit.repair(error.index))
     return {"repairing": error.index, "reason": str(error)}
 
 
-def give_up(context: WorkerContext, claim: Claim, error: Exception, *, final: bool = False) -> dict[str, Any]:
-    """Lay down a claim that failed.
+def handle_failure(context: WorkerContext, claim: Claim, error: Exception, *, final: bool = False) -> dict[str, Any]:
+    """Release a claim whose work failed.
 
-    An outage of a server is nobody's failed attempt: the reconciler publishes the work again. Other errors are counted,
-    and the work is published anew while attempts are left; a hopeless one ends the job at once.
+    An outage of a server is not a failed attempt: the reconciler publishes the work again. Any other error is one, and
+    the work is published again while attempts are left; a permanent error, or `final`, fails the job at once.
     """
+    jobs = context.deployment.jobs
     if isinstance(error, OUTAGES) or takes_no_writes(error):
-        log.warning("job %s: %s is laid down, a server is out: %s", claim.job_id, claim.unit, error)
+        log.warning("released: a server is out", extra={"reason": str(error)})
         time.sleep(OUTAGE_PAUSE_S)
-        return {context.deployment.jobs.give_up(claim)[0]: str(error)}
-    log.error("job %s: %s failed", claim.job_id, claim.unit, exc_info=error)
+        return {str(jobs.release(claim).outcome): str(error)}
     reason = f"{type(error).__name__}: {error}"
-    outcome, ticket = context.deployment.jobs.give_up(claim, reason[:500], final=final or isinstance(error, HOPELESS))
-    if outcome == "retry":
-        context.deployment.publisher.unit(claim.job_id, claim.unit, claim.index, seen=ticket)
-    return {outcome: reason}
+    log.error("failed", exc_info=error, extra={"reason": reason})
+    released = jobs.release(claim, reason[:REASON_CHARACTERS], final=final or isinstance(error, PERMANENT))
+    if released.outcome == ReleaseOutcome.RETRY and context.deployment.publisher.publish(
+        claim.job_id, claim.unit, seen=released.ticket
+    ):
+        log.info("retried", extra={"reason": f"published to {queue_of(claim.unit)}"})
+    return {str(released.outcome): reason}

@@ -1,26 +1,25 @@
-"""Joining the clips of a job into its film."""
+"""Joins the clips of a job into its film."""
 
 from __future__ import annotations
 
 import logging
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ltx2.media.film import join_film
-from ltx2.timeline import SegmentTiming
 from tasks.failpoints import reach
-from tasks.jobs.keys import check_job_id
-from tasks.jobs.queues import FILMS
-from tasks.jobs.records import FILM_UNIT, FROM_OUTSIDE, Claim, ClipRecord, FilmRecord
+from tasks.jobs.records import START_INDEX, ClipRecord, FilmRecord, UnitKind, WorkUnit
 from tasks.jobs.state_wire import is_whole
 from tasks.messaging.topology import FILM_TASK
 from tasks.worker.app import app
 from tasks.worker.clip_task import CLIP_MIME
 from tasks.worker.context import WorkerContext, process
-from tasks.worker.failures import InputLostError, give_up, reading_from, when_there_is_room
+from tasks.worker.failures import InputLostError, reading_from, when_there_is_room
 from tasks.worker.lease import Lease
+from tasks.worker.run_claimed import run_claimed
 
 log = logging.getLogger(__name__)
 
@@ -29,34 +28,30 @@ log = logging.getLogger(__name__)
 def assemble_film(job_id: str, ticket: int) -> dict[str, Any]:
     """Join every clip of a job, picture copied and sound encoded once, and end the job."""
     context = process.context
-    claim = context.deployment.jobs.claim_unit(
-        check_job_id(job_id), FILM_UNIT, FROM_OUTSIDE, int(ticket), context.worker, FILMS
+    return run_claimed(
+        context, job_id, UnitKind.FILM, START_INDEX, int(ticket), lambda lease: _assemble(context, lease)
     )
-    if isinstance(claim, str):
-        return {"skipped": claim}
-    reach("film claimed", job_id, FROM_OUTSIDE)
-    with Lease(context.deployment.jobs, claim, context.settings.lease_s) as lease:
-        try:
-            return _join(context, lease)
-        except InputLostError as error:
-            return _reopen(context, claim, error)
-        except SystemExit:
-            context.deployment.jobs.give_up(claim)
-            raise
-        except Exception as error:
-            return give_up(context, claim, error)
+
+
+def _assemble(context: WorkerContext, lease: Lease) -> dict[str, Any]:
+    reach("film claimed", lease.claim.job_id, START_INDEX)
+    try:
+        return _join(context, lease)
+    except InputLostError as error:
+        return _remake_lost_clips(context, lease, error)
 
 
 def _join(context: WorkerContext, lease: Lease) -> dict[str, Any]:
-    claim = lease.claim
-    timings, clips = film_plan(context, claim.job_id)
+    claim, deployment = lease.claim, context.deployment
+    started = time.monotonic()
+    timings, clips = deployment.jobs.timings(claim.job_id), list(deployment.jobs.clips(claim.job_id).values())
     with lease.in_engine(), tempfile.TemporaryDirectory(prefix="longtake-") as folder:
         path = Path(folder) / "film.mp4"
         info = join_film(_read(context, clips), timings, path)
         data = path.read_bytes()
-    reach("film joined", claim.job_id, FROM_OUTSIDE)
-    blob_id = when_there_is_room(lambda: context.deployment.store_for_job(claim.job_id, data, CLIP_MIME))
-    reach("film stored", claim.job_id, FROM_OUTSIDE)
+    reach("film joined", claim.job_id, START_INDEX)
+    blob_id = when_there_is_room(lambda: deployment.store_for_job(claim.job_id, data, CLIP_MIME))
+    reach("film stored", claim.job_id, START_INDEX)
     film = FilmRecord(
         blob_id=blob_id,
         size=len(data),
@@ -69,28 +64,23 @@ def _join(context: WorkerContext, lease: Lease) -> dict[str, Any]:
         audio_sample_rate=info.audio_sample_rate,
         audio_samples=info.audio_samples,
     )
-    if not context.deployment.jobs.commit_film(claim, film):
+    if not deployment.jobs.commit_film(claim, film):
         return {"skipped": "another worker holds the film now"}
-    reach("film committed", claim.job_id, FROM_OUTSIDE)
+    reach("film committed", claim.job_id, START_INDEX)
+    log.info("film committed", extra={"seconds": time.monotonic() - started, "bytes": len(data)})
     return {"film": blob_id, "frames": film.frames, "duration_s": film.duration_s}
 
 
-def _reopen(context: WorkerContext, claim: Claim, error: InputLostError) -> dict[str, Any]:
-    """A clip cannot be read: have it made again, and with it every other one that is not whole."""
-    clips = context.deployment.jobs.clips(claim.job_id).values()
-    lost = sorted(
-        {error.index, *(clip.index for clip in clips if not is_whole(clip.blob_id, context.deployment.blobs))}
-    )
-    log.warning("job %s: the clips of segments %s are made again: %s", claim.job_id, lost, error)
-    if context.deployment.jobs.reopen_clips(claim, lost):
+def _remake_lost_clips(context: WorkerContext, lease: Lease, error: InputLostError) -> dict[str, Any]:
+    """Have the clip that cannot be read made again, and every other clip that is not whole."""
+    claim, deployment = lease.claim, context.deployment
+    clips = deployment.jobs.clips(claim.job_id).values()
+    lost = sorted({error.index, *(clip.index for clip in clips if not is_whole(clip.blob_id, deployment.blobs))})
+    log.warning("clips are made again: segments %s", lost, extra={"reason": str(error)})
+    if deployment.jobs.report_lost(claim, lost):
         for index in lost:
-            context.deployment.publisher.clip(claim.job_id, index)
+            deployment.publisher.publish(claim.job_id, WorkUnit.clip(index))
     return {"clips_lost": lost}
-
-
-def film_plan(context: WorkerContext, job_id: str) -> tuple[list[SegmentTiming], list[ClipRecord]]:
-    """Where every segment sits in the film, from frame 0, and its clip."""
-    return context.deployment.jobs.timings(job_id), list(context.deployment.jobs.clips(job_id).values())
 
 
 def _read(context: WorkerContext, clips: list[ClipRecord]) -> Iterator[bytes]:

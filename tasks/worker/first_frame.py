@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ltx2.state.png import Frame, decode_png
 from tasks.errors import SpecError
-from tasks.jobs.records import FROM_OUTSIDE, Claim
+from tasks.jobs.records import START_INDEX, Claim
 from tasks.spec.schema import JobHead
 from tasks.worker.context import WorkerContext
 from tasks.worker.failures import reading_from
@@ -18,7 +18,7 @@ def first_frame(context: WorkerContext, head: JobHead, claim: Claim) -> Frame | 
     """
     if head.image is None or claim.index > 0:
         return None
-    with reading_from(FROM_OUTSIDE):
+    with reading_from(START_INDEX):
         data = context.deployment.blobs.get(head.image)
     try:
         return decode_png(data)

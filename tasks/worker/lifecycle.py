@@ -18,6 +18,7 @@ from ltx2.errors import LTX2Error
 from tasks.errors import ConfigError, LongtakeError
 from tasks.jobs.connection import connect
 from tasks.jobs.queues import CLIPS, QUEUES, SEGMENTS
+from tasks.logs import formatter_for
 from tasks.maintenance.reconciler import Reconciler
 from tasks.maintenance.server_checks import check_rights, check_server
 from tasks.messaging.topology import sticky_queue
@@ -62,6 +63,15 @@ def check_at_start(options: Mapping[str, Any], **_: Any) -> None:
     except (LongtakeError, BlobStoreError, LTX2Error) as error:
         print(f"longtake: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+@signals.after_setup_logger.connect
+@signals.after_setup_task_logger.connect
+def format_log_lines(logger: logging.Logger, **_: Any) -> None:
+    """Write log lines in the format that LONGTAKE_LOG names, without secrets."""
+    formatter = formatter_for(process.context.settings)
+    for handler in logger.handlers:
+        handler.setFormatter(formatter)
 
 
 @signals.celeryd_after_setup.connect

@@ -1,4 +1,4 @@
-"""The life of a segment: claim, hydrate, run, store, commit, chain, clip."""
+"""The Celery task of a segment: claim, hydrate, run, store, commit, chain, clip."""
 
 from __future__ import annotations
 
@@ -9,24 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Task
 
-from ltx2.errors import SegmentCancelledError
 from ltx2.request import SegmentOutput, SegmentRequest
-from ltx2.timeline import SegmentShape, SegmentTiming, first_timing, next_timing
+from ltx2.timeline import SegmentTiming
+from tasks.errors import MessageError
 from tasks.failpoints import reach
-from tasks.jobs import state_wire as states
-from tasks.jobs.keys import check_job_id
-from tasks.jobs.queues import SEGMENTS
-from tasks.jobs.records import FROM_OUTSIDE, Claim, Handoff, Progress, pack_timing, unpack_timing
-from tasks.jobs.state_wire import outside_timing
+from tasks.jobs import state_wire
+from tasks.jobs.records import Claim, Handoff, Progress, UnitKind, WorkUnit, timing_after
 from tasks.messaging.topology import SEGMENT_TASK, sticky_queue
-from tasks.spec.schema import SegmentSpec
 from tasks.worker.app import app
-from tasks.worker.clip_task import make_beside
+from tasks.worker.clip_task import make_clip_in_background
 from tasks.worker.context import WorkerContext, process
-from tasks.worker.failures import InputLostError, give_up, reading_from, repair
+from tasks.worker.failures import reading_from
 from tasks.worker.first_frame import first_frame
 from tasks.worker.lease import Lease
-from tasks.worker.state_upload import Stored, Storing
+from tasks.worker.run_claimed import run_claimed
+from tasks.worker.state_upload import StateUpload
 
 if TYPE_CHECKING:
     from ltx2 import LTX2ContinuationState
@@ -39,130 +36,105 @@ REPORT_EVERY_S = 0.25
 def generate_segment(
     task: Task[..., Any], job_id: str, index: int, ticket: int, state: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Render segment `index` of a job from the state before it, and publish the next one with the new state."""
+    """Render segment `index` of a job from the state before it, and publish the next one with the new state.
+
+    The record's copy of the state is used, never the message's.
+    """
     context = process.context
-    claim = context.deployment.jobs.claim_segment(
-        check_job_id(job_id), int(index), int(ticket), context.worker, SEGMENTS
+    return run_claimed(
+        context, job_id, UnitKind.SEGMENT, int(index), int(ticket), lambda lease: _render(task, context, lease)
     )
-    if isinstance(claim, int):
-        return {"chained": context.deployment.publisher.segment(job_id, claim)}
-    if isinstance(claim, str):
-        return {"skipped": claim}
-    reach("segment claimed", job_id, claim.index)
-    with Lease(context.deployment.jobs, claim, context.settings.lease_s) as lease:
-        try:
-            return _render(task, context, lease, state)
-        except SegmentCancelledError:
-            return {"skipped": "the job was stopped, or the lease was lost"}
-        except InputLostError as error:
-            return repair(context, lease.claim, error)
-        except SystemExit:
-            context.deployment.jobs.give_up(lease.claim)
-            raise
-        except Exception as error:
-            return give_up(context, lease.claim, error)
 
 
-def _render(
-    task: Task[..., Any], context: WorkerContext, lease: Lease, message: dict[str, Any] | None
-) -> dict[str, Any]:
+def _render(task: Task[..., Any], context: WorkerContext, lease: Lease) -> dict[str, Any]:
     claim = lease.claim
-    head, segment, next_prompt = context.deployment.jobs.segment_plan(claim.job_id, claim.index)
-    incoming, source = _hydrate(context, claim, segment, message)
-    timing = timing_of(head.shape, claim, segment)
-    image = first_frame(context, head, claim)
-    engine = context.engines.engine(str(head.model), head.loras)
+    reach("segment claimed", claim.job_id, claim.index)
+    incoming, source = _hydrate(context, claim)
+    request = _request(context, claim)
+    engine = context.engines.engine(str(claim.head.model), claim.head.loras)
     reach("segment hydrated", claim.job_id, claim.index)
 
-    seed = head.seed_of(claim.index, segment)
-    request = SegmentRequest(segment.prompt, seed, head.width, head.height, timing, head.sampling, image)
+    upload = StateUpload(context, claim)
     started = time.time() + claim.clock_skew_s
-    storing = Storing(context, claim)
-    output = _run(task, engine, lease, storing, request, incoming, next_prompt)
+    output = _run(task, engine, lease, upload, request, incoming)
     ended = time.time() + claim.clock_skew_s
     reach("segment rendered", claim.job_id, claim.index)
 
-    stored = storing.finish(output)
-    handoff = _handoff_of(context, claim, stored, seed=seed, timing=timing, started=started, ended=ended)
+    stored = upload.finish(output)
     reach("segment stored", claim.job_id, claim.index)
-    clip_claim = (
-        _repaired(context, claim, handoff)
-        if claim.is_repair
-        else context.deployment.jobs.commit_segment(claim, handoff)
+    handoff = Handoff(
+        index=claim.index,
+        state=stored.state,
+        latents=stored.latents,
+        continued=request.timing.continued,
+        first_frame=request.timing.first_frame,
+        seed=request.seed,
+        fence=claim.fence,
+        epoch=claim.epoch,
+        worker=context.worker,
+        engine_started=started,
+        engine_ended=ended,
     )
-    if not clip_claim:
+    commit = _commit_repair if claim.is_repair else _commit_segment
+    if not commit(task, context, lease, handoff, output, request.timing):
         return {"skipped": "another worker holds this segment now"}
-    reach("segment committed", claim.job_id, claim.index)
-    if isinstance(clip_claim, Claim):
-        lease.move_to(clip_claim)
-    context.states.put(handoff.digest, output.state)
-    own = None if process.shutdown.is_set() else sticky_queue(str(task.request.hostname))
-    context.deployment.publisher.segment(claim.job_id, claim.index + 1, stored.message, own=own)
-    if claim.is_repair:
-        context.deployment.publisher.due(claim.job_id)
-    if isinstance(clip_claim, Claim):
-        make_beside(context, clip_claim, output, timing)
-    return {"segment": claim.index, "state": source, "engine_s": round(ended - started, 3), "blobs": handoff.blobs}
+    return {
+        "segment": claim.index,
+        "state": source,
+        "engine_s": round(ended - started, 3),
+        "blobs": state_wire.handoff_blobs(handoff),
+    }
 
 
-def _repaired(context: WorkerContext, claim: Claim, handoff: Handoff) -> Claim | bool:
-    """Commit a repair: when the same bytes came out, the record stands as it is."""
-    before = context.deployment.jobs.handoff(claim.job_id, claim.index)
-    same = before is not None and (before.state, before.latents) == (handoff.state, handoff.latents)
-    if not same:
-        log.warning("job %s: segment %d came out as other bytes; what followed falls", claim.job_id, claim.index)
-    clip = context.deployment.jobs.clips(claim.job_id).get(claim.index)
-    clip_lost = clip is not None and not states.is_whole(clip.blob_id, context.deployment.blobs)
-    return context.deployment.jobs.commit_repair(claim, None if same else handoff, clip_lost=clip_lost)
-
-
-def _hydrate(
-    context: WorkerContext, claim: Claim, segment: SegmentSpec, message: dict[str, Any] | None
-) -> tuple[LTX2ContinuationState | None, str]:
-    """The state to continue, and where it was.
-
-    This process' own where it is the record's; else the message's copy where that is, else the record's.
-    """
-    if (segment.transition == "cut" and claim.index > 0) or claim.previous is None:
+def _hydrate(context: WorkerContext, claim: Claim) -> tuple[LTX2ContinuationState | None, str]:
+    """The state to continue, and its source: `none`, this process (`local`), or the record (`fetched`)."""
+    if claim.previous is None or (_is_cut(claim) and claim.index > 0):
         return None, "none"
-    own = context.states.get(claim.previous.digest)
-    if own is not None:
-        return own, "local"
+    cached = context.states.get(claim.previous.digest)
+    if cached is not None:
+        return cached, "local"
     with reading_from(claim.index - 1):
-        return states.hydrate(states.trusted(message, claim.previous), context.deployment.blobs), "fetched"
+        return state_wire.decode(claim.previous.state, context.deployment.blobs), "fetched"
 
 
-def timing_of(shape: SegmentShape, claim: Claim, segment: SegmentSpec) -> SegmentTiming:
-    """Where segment `claim.index` sits, from the handoff before it."""
-    previous = claim.previous
-    if previous is None:
-        return first_timing(shape)
-    if previous.index == FROM_OUTSIDE:
-        return outside_timing(shape, previous.state["payload"])
-    return next_timing(unpack_timing(shape, previous.timing), cut=segment.transition == "cut")
+def _is_cut(claim: Claim) -> bool:
+    return claim.segment is not None and claim.segment.transition == "cut"
+
+
+def _request(context: WorkerContext, claim: Claim) -> SegmentRequest:
+    head, segment = claim.head, claim.segment
+    if segment is None:
+        raise MessageError(f"job {claim.job_id} has no segment {claim.index}")
+    timing = timing_after(head.shape, claim.previous, cut=_is_cut(claim))
+    image = first_frame(context, head, claim)
+    seed = head.seed_of(claim.index, segment)
+    return SegmentRequest(segment.prompt, seed, head.width, head.height, timing, head.sampling, image)
 
 
 def _run(
     task: Task[..., Any],
     engine: Any,
     lease: Lease,
-    storing: Storing,
+    upload: StateUpload,
     request: SegmentRequest,
     incoming: LTX2ContinuationState | None,
-    next_prompt: str | None,
 ) -> SegmentOutput:
-    def on_state(*known: Any) -> None:
+    def on_state(*early: Any) -> None:
         with lease.out_of_engine():
-            storing.begin(*known)
+            upload.start(*early)
 
     with lease.in_engine():
         output: SegmentOutput = engine.run(
-            request, incoming, on_step=_reporter(task, lease), next_prompt=next_prompt, on_state=on_state
+            request,
+            incoming,
+            on_step=_step_reporter(task, lease),
+            next_prompt=lease.claim.next_prompt,
+            on_state=on_state,
         )
     return output
 
 
-def _reporter(task: Task[..., Any], lease: Lease) -> Callable[[int, int], bool]:
+def _step_reporter(task: Task[..., Any], lease: Lease) -> Callable[[int, int], bool]:
     started = time.monotonic()
     reported = started
 
@@ -172,42 +144,75 @@ def _reporter(task: Task[..., Any], lease: Lease) -> Callable[[int, int], bool]:
         progress = Progress(lease.claim.index, step, steps, (now - started) / step)
         if now - reported >= REPORT_EVERY_S or step in (1, steps):
             reported = now
-            _tell(task, {"segment": progress.index + 1, "step": step, "steps": steps})
+            _send_progress(task, {"segment": progress.index, "step": step, "steps": steps})
         return lease.renew(progress=progress)
 
     return on_step
 
 
-def _tell(task: Task[..., Any], meta: dict[str, Any]) -> None:
-    """Show progress to whoever watches; that nobody can be told is no reason to lose a render."""
+def _send_progress(task: Task[..., Any], meta: dict[str, Any]) -> None:
+    """Show progress in Flower. An error here is no reason to lose a render."""
     try:
         task.update_state(state="PROGRESS", meta=meta)
         task.send_event("task-progress", retry=False, **meta)
     except Exception as error:
-        log.warning("progress could not be told: %s", error)
+        log.warning("progress could not be sent", extra={"reason": str(error)})
 
 
-def _handoff_of(
+def _commit_segment(
+    task: Task[..., Any],
     context: WorkerContext,
-    claim: Claim,
-    stored: Stored,
-    *,
-    seed: int,
+    lease: Lease,
+    handoff: Handoff,
+    output: SegmentOutput,
     timing: SegmentTiming,
-    started: float,
-    ended: float,
-) -> Handoff:
-    return Handoff(
-        index=claim.index,
-        state=stored.record,
-        digest=states.digest(stored.message),
-        blobs=stored.blobs,
-        latents=stored.latents,
-        timing=pack_timing(timing),
-        seed=seed,
-        fence=claim.fence,
-        epoch=claim.epoch,
-        worker=context.worker,
-        engine_started=started,
-        engine_ended=ended,
-    )
+) -> bool:
+    """Commit, chain the next segment, and make the clip in the background; False: the claim was lost."""
+    claim = lease.claim
+    sticky = None if process.shutdown.is_set() else sticky_queue(str(task.request.hostname))
+    commit = context.deployment.jobs.commit_segment(claim, handoff, sticky=sticky is not None)
+    if commit is None:
+        return False
+    _committed(context, claim, handoff, output)
+    lease.move_to(commit.clip)
+    if commit.following is not None:
+        context.deployment.publisher.send(claim.job_id, commit.following, handoff.state, sticky=sticky)
+        log.info("chained")
+    make_clip_in_background(context, commit.clip, output, timing)
+    return True
+
+
+def _commit_repair(
+    task: Task[..., Any],
+    context: WorkerContext,
+    lease: Lease,
+    handoff: Handoff,
+    output: SegmentOutput,
+    timing: SegmentTiming,
+) -> bool:
+    """Commit a repair, and publish what waited for it; False: the claim was lost."""
+    claim, deployment = lease.claim, context.deployment
+    before = claim.own
+    changed = before is None or (before.state, before.latents) != (handoff.state, handoff.latents)
+    if changed:
+        log.warning("the repair gave other bytes: later segments are rendered again")
+    clip = deployment.jobs.clips(claim.job_id).get(claim.index)
+    clip_lost = clip is not None and not state_wire.is_whole(clip.blob_id, deployment.blobs)
+    commit = deployment.jobs.commit_repair(claim, handoff, changed=changed, clip_lost=clip_lost)
+    if commit is None:
+        return False
+    _committed(context, claim, handoff, output)
+    log.info("repaired")
+    if commit.clip is not None:
+        lease.move_to(commit.clip)
+    deployment.publisher.publish(claim.job_id, WorkUnit.segment(claim.index + 1))
+    deployment.publisher.publish_due(claim.job_id)
+    if commit.clip is not None:
+        make_clip_in_background(context, commit.clip, output, timing)
+    return True
+
+
+def _committed(context: WorkerContext, claim: Claim, handoff: Handoff, output: SegmentOutput) -> None:
+    reach("segment committed", claim.job_id, claim.index)
+    log.info("committed", extra={"seconds": handoff.engine_ended - handoff.engine_started})
+    context.states.put(handoff.digest, output.state)

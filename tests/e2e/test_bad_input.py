@@ -136,7 +136,7 @@ def test_a_job_that_is_not_that_far(longtake: Command, here: Settings, job: Job,
     check_refused(save, "is queued; only a job that is done has a film")
     check_refused(export, "has no committed segment 0")
     check_refused(beyond, "has no committed segment 2")
-    check_refused(cancel, "is done already")
+    check_refused(cancel, "is already done")
     assert [path.name for path in tmp_path.iterdir()] == ["spec.yaml"]
 
 
@@ -167,7 +167,7 @@ def test_states_that_cannot_be_continued(
     longtake: Command, here: Settings, job: Job, spec: Path, tmp_path: Path
 ) -> None:
     # Given
-    clip = job.report()["segments"][0]["blobs"]["clip"]
+    clip = job.summary()["segments"][0]["blobs"]["clip"]
     path = tmp_path / "state.json"
     for text, words in broken_states(job.state(0), clip):
         path.write_text(text)

@@ -75,7 +75,7 @@ def render_under_way(settings: Settings, spec: Path, out: Path) -> tuple[subproc
     command = [sys.executable, "-m", "tasks.cli", "render", str(spec), "-o", str(out)]
     with log.open("w") as file:
         process = subprocess.Popen(command, env=environment(settings) | {STEP_S: "0.25"}, stderr=file)
-    wait_until(lambda: "segment 1/2" in log.read_text() or process.poll() is not None, what="the render")
+    wait_until(lambda: "segment 1 of 2" in log.read_text() or process.poll() is not None, what="the render")
     return process, log.read_text
 
 
@@ -98,7 +98,7 @@ def test_a_disk_that_is_full_when_the_render_ends(
     # And with room the same command goes on where it was
     again = longtake("render", spec, "-o", out, settings=settings)
     assert again.returncode == 0, again.stderr
-    assert "going on with 2 of 2 segments done" in again.stderr
+    assert "resuming: 2 of 2 segments already rendered" in again.stderr
     assert sorted(path.name for path in out.parent.iterdir()) == ["film.json", "film.mp4"]
 
 
@@ -125,7 +125,7 @@ def test_a_redis_that_cannot_be_reached(
     # When
     result = longtake(*command.replace("ID", "abc").split(), settings=nowhere)
     # Then
-    check_refused(result, f"Redis at redis://user:***@127.0.0.1:{port}/0", "refused")
+    check_refused(result, f"Redis at redis://127.0.0.1:{port}/0", "refused")
     assert [path.name for path in tmp_path.iterdir()] == ["spec.yaml"]
 
 

@@ -233,7 +233,7 @@ def test_film_through_every_service(
     clips = [segment["blobs"]["clip"] for segment in json.loads(film.with_suffix(".json").read_text())["segments"]]
     broker, blobs = open_blob_store(settings.redis_url), open_blob_store(settings.blobs)
     assert [(clip in broker, clip in blobs) for clip in clips] == [(False, True)] * 3
-    workers = {f"harbour at dawn · segment {number}/3": "gpu" for number in (1, 2, 3)} | {
+    workers = {f"harbour at dawn · segment {number} of 3": "gpu" for number in (1, 2, 3)} | {
         "harbour at dawn · film": "cpu"
     }
     success = dict.fromkeys(workers, "SUCCESS")

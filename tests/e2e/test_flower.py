@@ -27,7 +27,7 @@ SPEC = {
     "fps": 24,
     "segments": [{"prompt": prompt} for prompt in ("a boat leaves", "gulls follow", "fog rolls in")],
 }
-SEGMENTS = [f"harbour at dawn · segment {number}/3" for number in (1, 2, 3)]
+SEGMENTS = [f"harbour at dawn · segment {number} of 3" for number in (1, 2, 3)]
 FILM = "harbour at dawn · film"
 CHROMIUM_FLAGS = [
     "--headless",

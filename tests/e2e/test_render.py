@@ -56,7 +56,7 @@ def committed(process: subprocess.Popen[bytes], count: int) -> list[psutil.Proce
     """Wait until `count` segments are done; everything that the render has started by then."""
     assert process.stderr is not None
     for line in process.stderr:
-        if line.startswith(f"segment {count + 1}/".encode()):
+        if line.startswith(f"segment {count + 1} of ".encode()):
             break
     return psutil.Process(process.pid).children(recursive=True)
 
@@ -135,7 +135,7 @@ def test_an_interrupted_render_leaves_no_process_and_goes_on(own: Settings, tmp_
     _, said = first.communicate(timeout=30)
     # Then
     assert first.returncode == 130
-    assert b"goes on where it was" in said
+    assert b"Run the same command again to resume" in said
     assert not [child for child in children if child.is_running()]
     assert not out.exists()
     # When the same command runs again
@@ -143,7 +143,7 @@ def test_an_interrupted_render_leaves_no_process_and_goes_on(own: Settings, tmp_
     _, said = second.communicate(timeout=60)
     # Then what was done is not done again
     assert second.returncode == 0, said
-    done = int(re.findall(rb"going on with (\d) of 4 segments done", said)[0])
+    done = int(re.findall(rb"resuming: (\d) of 4 segments already rendered", said)[0])
     assert 1 <= done < 4  # a second one may end while the signal is on its way
     report = json.loads(out.with_suffix(".json").read_text())
     assert [segment["engine_s"] > 1 for segment in report["segments"]] == [True] * done + [False] * (4 - done)

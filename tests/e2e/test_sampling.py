@@ -60,7 +60,7 @@ def test_a_film_in_two_stages_that_begins_with_an_image(real: Settings, tmp_path
     job = submit(small("a boat", "gulls", stages=2, image=shades(tmp_path, 90)), settings=real).wait()
 
     # Then there is a film of both, whose first latents are those of the image, at full size
-    film, report = job.status().film, job.report()
+    film, report = job.status().film, job.summary()
     assert film is not None
     assert (film.width, film.height, film.frames) == (64, 64, 17 + 8)
     room = job._deployment

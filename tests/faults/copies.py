@@ -10,7 +10,7 @@ from typing import Any, Self
 import redis
 from kombu.transport.redis import Channel
 
-from tasks.jobs.queues import OWN, QUEUES
+from tasks.jobs.queues import QUEUES, STICKY_PREFIX
 
 COPIES = "FAULT_COPIES"
 _put = Channel._put
@@ -34,7 +34,7 @@ def keep_copies(count: int) -> Any:
     """A way to put a message into a queue `count` times, each with a delivery tag of its own as kombu needs it."""
 
     def put(self: Channel, queue: str, message: dict[str, Any], **options: Any) -> None:
-        for _ in range(count if queue in QUEUES or queue.startswith(OWN) else 1):
+        for _ in range(count if queue in QUEUES or queue.startswith(STICKY_PREFIX) else 1):
             properties = {**message["properties"], "delivery_tag": str(uuid.uuid4())}
             _put(self, queue, {**message, "properties": properties}, **options)
 
@@ -64,4 +64,4 @@ class Shuffler:
     def _run(self) -> None:
         while not self._end.wait(0.005):
             self._seed += 1
-            self._shuffle(keys=[*QUEUES, *self._client.keys(f"{OWN}*")], args=[self._seed])
+            self._shuffle(keys=[*QUEUES, *self._client.keys(f"{STICKY_PREFIX}*")], args=[self._seed])

@@ -22,8 +22,8 @@ from tasks.client.job import Job
 from tasks.client.submit import submit
 from tasks.embedded import processes
 from tasks.jobs.connection import connect
-from tasks.jobs.queues import OWN, QUEUES
-from tasks.jobs.records import FROM_OUTSIDE
+from tasks.jobs.queues import QUEUES, STICKY_PREFIX
+from tasks.jobs.records import START_INDEX
 from tasks.jobs.store import JobStore
 from tasks.settings import Settings
 from tests.conftest import STAND_IN, RedisProcess, environment, wait_until
@@ -264,7 +264,7 @@ class Ground:
     def at_rest(self, *, killed: int = 0) -> None:
         """Nothing waits in any queue; what was delivered is acknowledged, but for one message per killed worker."""
         client = redis.Redis.from_url(self.settings.redis_url)
-        queues = [*QUEUES, *(f"{OWN}{worker.log.stem}@test" for worker in self.workers if worker.is_alive)]
+        queues = [*QUEUES, *(f"{STICKY_PREFIX}{worker.log.stem}@test" for worker in self.workers if worker.is_alive)]
         wait_until(lambda: not any(client.llen(queue) for queue in queues), what="empty queues")
         wait_until(lambda: client.hlen("unacked") <= killed, what="every message to be acknowledged")
 
@@ -309,5 +309,5 @@ def places() -> list[tuple[str, int]]:
         if index + 1 < SEGMENTS:
             found += [(f"message {step}", index + 1) for step in ("announced", "sent", "chained")]
         found += [(f"clip {step}", index) for step in ("encoded", "stored", "committed")]
-    found += [(f"message {step}", FROM_OUTSIDE) for step in ("announced", "sent")]
-    return found + [(f"film {step}", FROM_OUTSIDE) for step in ("claimed", "joined", "stored", "committed")]
+    found += [(f"message {step}", START_INDEX) for step in ("announced", "sent")]
+    return found + [(f"film {step}", START_INDEX) for step in ("claimed", "joined", "stored", "committed")]

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from tasks.errors import JobFailedError
-from tasks.jobs.records import FROM_OUTSIDE
+from tasks.jobs.records import START_INDEX
 from tests.conftest import wait_until
 from tests.faults.conftest import Grounds, film_of
 from tests.faults.damage import KINDS, LEAVES_A_TRACE, blobs_of, damage, is_quarantined
@@ -49,7 +49,7 @@ def test_a_damaged_state(ground: Ground, film: str, part: str, kind: str) -> Non
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_clip(ground: Ground, film: str, kind: str) -> None:
     # Given all clips made, and the film about to be joined
-    held = ground.hold("film claimed", FROM_OUTSIDE)
+    held = ground.hold("film claimed", START_INDEX)
     job = ground.submit()
     held.pid()
     # When
@@ -63,7 +63,7 @@ def test_a_damaged_clip(ground: Ground, film: str, kind: str) -> None:
 
 
 def test_every_blob_of_a_segment_damaged(ground: Ground, film: str) -> None:
-    held = ground.hold("film claimed", FROM_OUTSIDE)
+    held = ground.hold("film claimed", START_INDEX)
     job = ground.submit()
     held.pid()
     # When
@@ -93,7 +93,7 @@ def test_every_state_damaged(ground: Ground, film: str) -> None:
 def test_a_lost_clip_of_segment_12_of_50_costs_one_decode(ground: Ground) -> None:
     # Given
     undisturbed = film_of(ground, 50)
-    held = ground.hold("film claimed", FROM_OUTSIDE)
+    held = ground.hold("film claimed", START_INDEX)
     job = ground.submit(50)
     held.pid()
     # When
@@ -150,6 +150,6 @@ def test_a_clip_that_kills_its_process(grounds: Grounds) -> None:
     damage(ground, blobs_of(ground, job, 1)["clip"], "expired")
     second = ground.start_worker(STAND_IN_DECODE_DIES="1")
     # When / Then it ends its job, not the worker
-    with pytest.raises(JobFailedError, match="segment 1 after 3 attempts: it ended its worker each time"):
+    with pytest.raises(JobFailedError, match="segment 1 after 3 attempts: the worker died on every attempt"):
         job.wait()
     assert second.process.poll() is None

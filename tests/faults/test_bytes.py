@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks.jobs.records import FROM_OUTSIDE
+from tasks.jobs.records import START_INDEX
 from tests.faults.conftest import Grounds, film_of
 from tests.faults.damage import blobs_of, damage
 from tests.faults.ground import SEGMENTS, Ground
@@ -56,7 +56,7 @@ def test_a_state_repaired_by_the_real_model(real: Ground, undisturbed: str) -> N
 
 
 def test_a_clip_decoded_again_by_the_real_model(real: Ground, undisturbed: str) -> None:
-    held = real.hold("film claimed", FROM_OUTSIDE)
+    held = real.hold("film claimed", START_INDEX)
     job = real.submit()
     held.pid()
     # When

@@ -19,6 +19,7 @@ import pytest
 import redis
 
 from tasks.client.job import Job
+from tasks.jobs.state_wire import handoff_blobs
 from tests.conftest import RedisProcess
 from tests.faults.conftest import Grounds, film_of
 from tests.faults.damage import KINDS, damage
@@ -90,7 +91,7 @@ class Chaos:
         store = self._ground.jobs
         handoffs = [handoff for job_id in store.active() for handoff in store.handoffs(job_id)]
         clips = [clip.blob_id for job_id in store.active() for clip in store.clips(job_id).values()]
-        ids = sorted({*clips, *(blob for handoff in handoffs for blob in handoff.blobs)} & set(self._there()))
+        ids = sorted({*clips, *(blob for handoff in handoffs for blob in handoff_blobs(handoff))} & set(self._there()))
         if ids:
             damage(self._ground, self._random.choice(ids), self._random.choice(KINDS))
 

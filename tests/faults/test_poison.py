@@ -13,7 +13,7 @@ from tasks.errors import JobFailedError
 from tests.faults.crew import Crew
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
-DIES = "it ended its worker each time, last "
+DIES = "the worker died on every attempt, last "
 REASONS = {
     "fail": "RuntimeError: the stand-in was told to fail",
     "memory": "EngineMemoryError: the stand-in was told to run out of memory",

@@ -28,6 +28,7 @@ from blobstore import BlobStoreError
 from ltx2.request import OnStep, SegmentOutput, SegmentRequest
 from tasks import failpoints as points
 from tasks.cli import main
+from tasks.jobs.state_wire import handoff_blobs
 from tasks.worker.context import process
 from tests.faults.copies import COPIES, keep_copies
 
@@ -55,7 +56,7 @@ def check_blobs(point: str, job_id: str, index: int) -> None:
     """At the moment of a commit every blob it names is whole."""
     deployment = process.context.deployment
     handoff, clip = deployment.jobs.handoff(job_id, index), deployment.jobs.clips(job_id).get(index)
-    ids = handoff.blobs if point == "segment committed" and handoff else []
+    ids = handoff_blobs(handoff) if point == "segment committed" and handoff else []
     ids += [clip.blob_id] if point == "clip committed" and clip else []
     try:
         for blob_id in ids:

@@ -1,9 +1,9 @@
--- Admit the job that has waited longest for room, if its whole estimate fits beside what is reserved. No newcomer passes
--- another. A job that is taken up again holds what its blobs take: it keeps nobody waiting when it does not fit, and a
--- newcomer that does not fit beside it does not keep it from ending. Paused jobs wait aside.
+-- Admit the job that has waited longest for room, if its whole estimate fits next to what is reserved. No new job passes
+-- another. A revived job still holds the room that its blobs take: it blocks nobody when it does not fit, and a new job
+-- that does not fit does not block it. Paused jobs, and jobs of a newer major version, are skipped.
 -- KEYS[1] waiting  zset    ids of jobs that wait for room by arrival, us
 -- KEYS[2] reserved hash    job id -> bytes of the blob store that are kept for it
--- ARGV[1] budget in bytes, 0 for no limit, ARGV[2] and ARGV[3] what the keys of records begin and end with
+-- ARGV[1] budget in bytes, 0 for no limit, ARGV[2] and ARGV[3] prefix and suffix of the keys of records
 -- Returns {'admitted', id, bytes it needs}, {'gone', id, 0} for one that ended while it waited, {'never', id, bytes it
 -- needs}, or {'wait', '', 0}.
 local budget = tonumber(ARGV[1])
@@ -13,13 +13,14 @@ for _, bytes in ipairs(redis.call('HVALS', KEYS[2])) do
 end
 for _, job_id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
   local record = ARGV[2] .. job_id .. ARGV[3]
-  if not is_unfinished(record) then
+  local newer = is_newer_record(record)
+  if not newer and not is_unfinished(record) then
     redis.call('ZREM', KEYS[1], job_id)
     return { 'gone', job_id, 0 }
   end
   local held = redis.call('HGET', KEYS[2], job_id)
   local needs = tonumber(redis.call('HGET', record, 'needs_bytes'))
-  if is_running(record) and (held or not blocked) then
+  if not newer and is_running(record) and (held or not blocked) then
     if budget > 0 and needs > budget then
       return { 'never', job_id, needs }
     end

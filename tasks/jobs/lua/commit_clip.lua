@@ -1,10 +1,12 @@
--- Make a clip real.
+-- Make a clip real, and announce the film when it was the last one.
 -- KEYS[1] record  hash
 -- KEYS[2] units   hash
 -- KEYS[3] clips   hash     segment index -> msgpack
+-- KEYS[4] queue   hash     'stamp': messages announced, of the films
+-- KEYS[5] shared  list     the messages that wait in the queue of films
 -- ARGV[1] index, ARGV[2] token, ARGV[3] clip
--- Returns {1 when this call made it real else 0, 1 when every clip is there else 0}; {0, 0} when the token is not the
--- claim's. Who finds the same bytes there (the winner after a lost reply, or a late holder) changes nothing.
+-- Returns {1 when this call made it real else 0}, with the reply of announce.lua after it when the film is due. A caller
+-- that finds the same bytes there (the winner after a lost reply, or a late holder) changes nothing.
 local name = 'clip:' .. ARGV[1]
 local unit = read_unit(KEYS[2], name)
 local mine = unit and unit.token == ARGV[2]
@@ -12,7 +14,11 @@ if mine then
   redis.call('HSET', KEYS[3], ARGV[1], ARGV[3])
   redis.call('HDEL', KEYS[2], name)
 elseif unit or redis.call('HGET', KEYS[3], ARGV[1]) ~= ARGV[3] then
-  return { 0, 0 }
+  return { 0 }
 end
-local segments = tonumber(redis.call('HGET', KEYS[1], 'segments'))
-return { mine and 1 or 0, redis.call('HLEN', KEYS[3]) == segments and 1 or 0 }
+local accepted = mine and 1 or 0
+local is_last = redis.call('HLEN', KEYS[3]) == tonumber(redis.call('HGET', KEYS[1], 'segments'))
+if not is_last or not is_published(KEYS[1]) or redis.call('HEXISTS', KEYS[2], 'film') == 1 then
+  return { accepted }
+end
+return { accepted, unpack(announce(KEYS[1], KEYS[2], KEYS[4], KEYS[5], 'film', new_unit(-1), false)) }

@@ -1,12 +1,12 @@
--- Make a repaired handoff real. The same bytes as before: the record stands as it is, and so does all that came after.
--- Other bytes: the epoch rises, what was made from the old ones falls, done or under way, and the cursor goes back here.
--- Work on earlier segments goes on.
+-- Make a repaired handoff real. With the same bytes as before, the record and everything after it stay. With other bytes
+-- the epoch rises, everything made from the old ones is discarded, committed or running, and the cursor moves back here.
+-- Work on earlier segments continues.
 -- KEYS[1] record   hash
 -- KEYS[2] units    hash
 -- KEYS[3] handoffs hash
 -- KEYS[4] clips    hash
 -- ARGV[1] index, ARGV[2] token, ARGV[3] handoff or '' for the same bytes, ARGV[4] lease ms, ARGV[5] 1 when the clip is lost
--- Returns 0 when the token is not the claim's, 2 when the holder is to make the clip too, else 1.
+-- Returns 0 when the token is not the claim's, 2 when the holder now holds the clip, too, else 1.
 local name = 'repair:' .. ARGV[1]
 local clip = read_unit(KEYS[2], 'clip:' .. ARGV[1])
 if redis.call('HGET', KEYS[1], 'winner') == name .. ' ' .. ARGV[2] then

@@ -1,21 +1,28 @@
--- Make a handoff real: the cursor moves on, and the same holder gets the lease of the clip.
+-- Make a handoff real: the cursor moves, the same holder gets the lease of the clip, and the next segment is announced.
 -- KEYS[1] record   hash
 -- KEYS[2] units    hash
 -- KEYS[3] handoffs hash    segment index -> msgpack
--- ARGV[1] index, ARGV[2] token, ARGV[3] handoff, ARGV[4] lease ms
--- Returns 1, or 0 when the token is not the claim's (a repeated call of the winner's gets 1).
+-- KEYS[4] queue    hash    'stamp': messages announced
+-- KEYS[5] shared   list    the messages that wait in the queue for any worker
+-- ARGV[1] index, ARGV[2] token, ARGV[3] handoff, ARGV[4] lease ms, ARGV[5] 1 when the worker has a sticky queue
+-- Returns {1}, with the reply of announce.lua after it when a message is due; or {0} when the token is not the claim's.
+-- A repeated call of the winner's gets the same.
 local winner = ARGV[1] .. ' ' .. ARGV[2]
-if redis.call('HGET', KEYS[1], 'winner') == winner then
-  return 1
-end
 local index = tonumber(ARGV[1])
-local unit = read_unit(KEYS[2], 'segment')
-if not unit or unit.token ~= ARGV[2] or unit.index ~= index then
-  return 0
+if redis.call('HGET', KEYS[1], 'winner') ~= winner then
+  local unit = read_unit(KEYS[2], 'segment')
+  if not unit or unit.token ~= ARGV[2] or unit.index ~= index then
+    return { 0 }
+  end
+  redis.call('HSET', KEYS[3], ARGV[1], ARGV[3])
+  redis.call('HSET', KEYS[1], 'cursor', index + 1, 'winner', winner)
+  redis.call('HDEL', KEYS[1], 'progress')
+  redis.call('HDEL', KEYS[2], 'segment')
+  grant_clip(KEYS[2], ARGV[1], unit, tonumber(ARGV[4]))
 end
-redis.call('HSET', KEYS[3], ARGV[1], ARGV[3])
-redis.call('HSET', KEYS[1], 'cursor', index + 1, 'winner', winner)
-redis.call('HDEL', KEYS[1], 'progress')
-redis.call('HDEL', KEYS[2], 'segment')
-grant_clip(KEYS[2], ARGV[1], unit, tonumber(ARGV[4]))
-return 1
+local following = read_unit(KEYS[2], 'segment')
+if not is_published(KEYS[1]) or index + 1 >= tonumber(redis.call('HGET', KEYS[1], 'segments')) or is_claimed(following) then
+  return { 1 }
+end
+following = following or new_unit(index + 1)
+return { 1, unpack(announce(KEYS[1], KEYS[2], KEYS[4], KEYS[5], 'segment', following, ARGV[5] == '1')) }

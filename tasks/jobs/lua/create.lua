@@ -17,8 +17,8 @@ for i = 4, #ARGV, 2 do
   redis.call('HSET', key, ARGV[i], ARGV[i + 1])
 end
 local arrival = string.format('%.0f', now_us())
-redis.call('HSET', KEYS[1], 'state', 'queued', 'cursor', 0, 'chained', -1, 'ticket', 0, 'fence', 0, 'epoch', 0,
-  'created_at', time, 'arrival', arrival)
+redis.call('HSET', KEYS[1], 'format', FORMAT, 'state', 'queued', 'cursor', 0, 'chained', -1, 'ticket', 0, 'fence', 0,
+  'epoch', 0, 'created_at', time, 'arrival', arrival)
 if ARGV[2] ~= '' then
   redis.call('HSET', KEYS[3], '-1', ARGV[2])
 end

@@ -1,4 +1,4 @@
--- Forget a job that has ended.
+-- Delete the record of a job that has ended.
 -- KEYS[1] record   hash
 -- KEYS[2] spec     hash
 -- KEYS[3] units    hash
@@ -10,6 +10,9 @@
 -- KEYS[9] reserved hash
 -- ARGV[1] job id
 -- Returns 1, or 0 when the job is unfinished.
+if is_newer_record(KEYS[1]) then
+  return refuse_newer()
+end
 if is_unfinished(KEYS[1]) then
   return 0
 end

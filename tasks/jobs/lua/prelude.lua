@@ -1,28 +1,55 @@
--- Put before every script of this folder.
+-- Prepended to every script of this folder.
 --
 -- A unit is a piece of a job's work that one worker does at a time: 'segment' (the one at the cursor), 'repair:<i>' (a
 -- committed segment whose blobs were lost), 'clip:<i>' or 'film'. Its entry in a job's units hash is JSON:
+--   format     version of this entry; absent in 0.1
 --   index      the segment it is about, -1 for the film
---   ticket     number of its newest message; a message with a lower one is forgotten
+--   ticket     number of its newest message; a message with a lower one is ignored
 --   stamp      that message's place in its queue's history
---   announced  ms, when that message was announced; 0 when it is known to be gone
---   aside      true when it is in the queue of one worker alone, which has no history: the stamp is 0 then
---   token      random, of the claim that holds it; '' while only announced
+--   announced  ms, when that message was announced; 0 when the message is known to be gone
+--   sticky     true when the message is in a sticky queue, which has no history: the stamp is 0 then
+--   token      random, of the claim that holds the unit; '' while nobody does
 --   fence      number of that claim within the job
 --   expires    ms, when the lease of that claim ends
 --   engine     true while the holder is inside the engine call
 --   worker     the holder's name
---   attempts   how often it failed, or ended its worker, inside the engine call
+--   attempts   how often the unit failed, or crashed its worker, inside the engine call
 --   after      the unit that must be done first, '' for none
+local FORMAT = '0.2'
+
 local function now()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- For places in a line: finer than `now`, so that two jobs are not at the same one.
+-- For places in a line: finer than `now`, so that two jobs do not share one.
 local function now_us()
   local time = redis.call('TIME')
   return time[1] * 1000000 + time[2]
+end
+
+-- Whether `format` has a newer major version than this script. A newer minor version is readable.
+local function is_newer(format)
+  local major = tonumber(string.match(tostring(format or ''), '^(%d+)%.'))
+  return major ~= nil and major > tonumber(string.match(FORMAT, '^%d+'))
+end
+
+-- Whether msgpack bytes were written by a newer major version. Damaged bytes were not: their reader reports them.
+local function is_newer_packed(packed)
+  if not packed then
+    return false
+  end
+  local readable, value = pcall(cmsgpack.unpack, packed)
+  return readable and type(value) == 'table' and is_newer(value.format)
+end
+
+local function is_newer_record(record)
+  return is_newer(redis.call('HGET', record, 'format'))
+end
+
+-- The reply of a script that must not touch a record of a newer major version.
+local function refuse_newer()
+  return redis.error_reply('NEWER written by a newer longtake')
 end
 
 local function read_unit(units, name)
@@ -36,8 +63,8 @@ end
 
 local function new_unit(index)
   return {
-    index = index, ticket = 0, stamp = 0, announced = 0, aside = false, token = '', fence = 0, expires = 0, engine = false,
-    worker = '', attempts = 0, after = '',
+    format = FORMAT, index = index, ticket = 0, stamp = 0, announced = 0, sticky = false, token = '', fence = 0,
+    expires = 0, engine = false, worker = '', attempts = 0, after = '',
   }
 end
 
@@ -53,12 +80,13 @@ local function is_blocked(units, unit)
   return unit.after ~= '' and redis.call('HEXISTS', units, unit.after) == 1
 end
 
-local function hands_out_work(state)
+-- Whether work of a job in this state is handed out.
+local function is_running_state(state)
   return state == 'queued' or state == 'running'
 end
 
 local function is_running(record)
-  return hands_out_work(redis.call('HGET', record, 'state'))
+  return is_running_state(redis.call('HGET', record, 'state'))
 end
 
 -- Neither ended nor unknown: a paused job is unfinished, too.
@@ -66,8 +94,26 @@ local function is_unfinished(record)
   return is_running(record) or redis.call('HGET', record, 'state') == 'paused'
 end
 
--- Note that a unit's newest message was taken from its queue. While the job is paused nobody works on it.
-local function note_taken(record, units, queue, name, unit, ticket)
+-- Whether messages about a job may be sent: it is running and was admitted.
+local function is_published(record)
+  return is_running(record) and redis.call('HEXISTS', record, 'admitted') == 1
+end
+
+-- Reserve the ticket of a unit's next message. The message goes to the sticky queue of the publisher's worker if that is
+-- wanted and no message waits in the shared queue.
+-- Returns {ticket, 1 for the sticky queue else 0, the job's title, its number of segments}.
+local function announce(record, units, queue, shared, name, unit, wants_sticky)
+  unit.ticket = redis.call('HINCRBY', record, 'ticket', 1)
+  unit.sticky = wants_sticky and redis.call('LLEN', shared) == 0
+  unit.stamp = unit.sticky and 0 or redis.call('HINCRBY', queue, 'stamp', 1)
+  unit.announced = now()
+  write_unit(units, name, unit)
+  local title, segments = unpack(redis.call('HMGET', record, 'title', 'segments'))
+  return { unit.ticket, unit.sticky and 1 or 0, title, tonumber(segments) }
+end
+
+-- Record that a unit's newest message was taken from its queue. While the job is paused the message is used up.
+local function note_delivery(record, units, queue, name, unit, ticket)
   if not unit or ticket ~= unit.ticket then
     return
   end
@@ -79,7 +125,8 @@ local function note_taken(record, units, queue, name, unit, ticket)
   end
 end
 
--- Why a message with this ticket does not get the unit, or nil. A holder that asks again, because the reply was lost, does.
+-- Why a message with this ticket does not get the unit, or nil. A holder that repeats its claim, because the reply was
+-- lost, gets it.
 local function refusal(units, name, unit, ticket, token)
   if ticket < unit.ticket then
     return 'a newer message has replaced this one'
@@ -104,7 +151,7 @@ local function grant(record, units, name, unit, token, lease_ms, worker)
   return unit.fence
 end
 
--- A committed segment's holder goes on with its clip, under the same claim.
+-- The holder of a committed segment goes on with its clip, under the same claim.
 local function grant_clip(units, index, unit, lease_ms)
   unit.expires = now() + lease_ms
   unit.engine = false
@@ -112,8 +159,8 @@ local function grant_clip(units, index, unit, lease_ms)
   write_unit(units, 'clip:' .. index, unit)
 end
 
--- Take a claim back without its being done; the reconciler announces the unit anew. What was done of a segment is lost.
-local function lay_down(record, units, name, unit)
+-- Take a claim back before its work is done; the reconciler announces the unit anew. Progress of a segment is discarded.
+local function release(record, units, name, unit)
   if name == 'segment' then
     redis.call('HDEL', record, 'progress')
   end

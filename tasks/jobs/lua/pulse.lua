@@ -1,5 +1,5 @@
--- Note that a reconciler reaches this server. When none did for a while, the server or the network was away: a holder
--- could not renew its lease, so no lease is taken back until everybody had the time to. The first of all misses nobody.
+-- Record that a reconciler reaches this server. If none did for a while, the server or the network was out and holders
+-- could not renew their leases, so no lease is taken back until they had time to. The very first pulse follows no outage.
 -- KEYS[1] pulse hash       'last': ms, newest pulse; 'silence': ms without one that count as an outage;
 --                          'quiet_until': ms, until then no lease is taken back; 'budget': bytes of blobs, 0 for no limit
 -- ARGV[1] silence, ARGV[2] ms that holders get to renew their leases after an outage, ARGV[3] budget

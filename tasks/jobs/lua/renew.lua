@@ -1,8 +1,8 @@
--- Renew a lease, and note progress when there is any.
+-- Renew a lease, and record progress if any is given.
 -- KEYS[1] record  hash
 -- KEYS[2] units   hash
 -- ARGV[1] unit name, ARGV[2] token, ARGV[3] lease ms, ARGV[4] 'engine', 'outside' or '' (no change), ARGV[5] progress JSON or ''
--- Returns 1, or 0 when the unit is not this holder's any more.
+-- Returns 1, or 0 when the claim is lost.
 local unit = read_unit(KEYS[2], ARGV[1])
 if not unit or unit.token ~= ARGV[2] then
   return 0

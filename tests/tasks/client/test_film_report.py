@@ -17,7 +17,7 @@ from PIL import Image
 from ltx2.media.clip import encode_clip
 from ltx2.media.film import join_film
 from ltx2.timeline import SegmentShape, SegmentTiming, plan, sound_seconds
-from tasks.client.film_report import write_continuity
+from tasks.client.film_report import write_report
 from tasks.client.job import Job
 from tasks.client.submit import submit
 from tasks.errors import JobStateError, OutputError
@@ -54,7 +54,7 @@ def test_a_true_film_is_within_bounds_also_when_it_was_encoded(sound: str, tmp_p
     circle = Shape("circle", "red", "up and right", "", 16, 44, 70, 90)
     data, timings = filmed([World((circle,), "blue", sound)] * 4, tmp_path / "film.mp4")
     # When
-    wrong = write_continuity(data, timings, tmp_path / "joins")
+    wrong = write_report(data, timings, tmp_path / "joins")
     # Then
     assert wrong == []
     for seam in read(tmp_path / "joins")["seams"]:
@@ -74,7 +74,7 @@ def test_a_film_that_breaks_says_where_and_how(tmp_path: Path) -> None:
     green = replace(red, shapes=(replace(red.shapes[0], colour="green"),))
     data, timings = filmed([red, red, green, green], tmp_path / "film.mp4")
     # When
-    wrong = write_continuity(data, timings, tmp_path / "joins")
+    wrong = write_report(data, timings, tmp_path / "joins")
     # Then
     assert wrong[-3:] == [
         "segment 2: a shape is there at once",
@@ -128,10 +128,10 @@ def test_a_film_that_is_not_there_yet(here: Settings, longtake: Callable[..., Co
     assert told.stderr.startswith(f"longtake: job {job.id} is ")
     assert "only a job that is done has a film" in told.stderr
     with pytest.raises(JobStateError, match="only a job that is done has a film"):
-        job.continuity("joins")
+        job.write_report("joins")
 
 
 def test_a_folder_that_cannot_be_made(done: Job, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(OutputError, match="taken cannot be made a folder"):
-        done.continuity(tmp_path / "taken")
+        done.write_report(tmp_path / "taken")

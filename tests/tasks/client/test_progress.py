@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from tasks.client.progress import Forecast, Show, clock, describe, share_done
-from tasks.jobs.records import JobStatus, Progress
+from tasks.jobs.records import JobState, JobStatus, Progress
 
 
 def status(state: str = "running", committed: int = 0, step: int | None = None, **changes: Any) -> JobStatus:
@@ -28,15 +28,15 @@ def status(state: str = "running", committed: int = 0, step: int | None = None, 
         "film": None,
         "progress": None if step is None else Progress(committed, step, 8, 0.1),
     }
-    return JobStatus(state=state, committed=committed, **{**values, **changes})
+    return JobStatus(state=JobState(state), committed=committed, **{**values, **changes})
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (status("queued"), "segment 1/4 · waiting for a worker"),
-        (status(committed=1, step=5), "segment 2/4 · step 5/8"),
-        (status(committed=1), "segment 2/4"),
+        (status("queued"), "segment 1 of 4 · waiting for a worker"),
+        (status(committed=1, step=5), "segment 2 of 4 · step 5 of 8"),
+        (status(committed=1), "segment 2 of 4"),
         (status(committed=4), "all 4 segments rendered · joining the film"),
         (status("done", committed=4), "done"),
         (status("failed"), "failed"),
@@ -86,11 +86,15 @@ def test_without_a_terminal_each_change_is_a_line() -> None:
     # When
     show.follow([status("queued"), status("queued"), status(committed=1, step=1), status("done", committed=4)])
     # Then
-    assert out.getvalue().splitlines() == ["segment 1/4 · waiting for a worker", "segment 2/4 · step 1/8", "done"]
+    assert out.getvalue().splitlines() == [
+        "segment 1 of 4 · waiting for a worker",
+        "segment 2 of 4 · step 1 of 8",
+        "done",
+    ]
 
 
 def test_on_a_terminal_there_is_a_bar() -> None:
     out = io.StringIO()
     show = Show(Console(file=out, force_terminal=True, width=80))
     show.follow([status(committed=1, step=5), status(committed=2, step=1)])
-    assert "segment 3/4 · step 1/8" in out.getvalue()
+    assert "segment 3 of 4 · step 1 of 8" in out.getvalue()

@@ -16,6 +16,7 @@ from tasks.client.start_image import with_image_id
 from tasks.client.submit import list_jobs, submit
 from tasks.embedded.servers import render_id
 from tasks.errors import JobFailedError, SpecError
+from tasks.jobs.state_wire import handoff_blobs
 from tasks.maintenance.admission import estimate_bytes
 from tasks.settings import Settings
 from tasks.spec.loader import check_spec, load_spec
@@ -76,13 +77,15 @@ def test_a_job_whose_image_was_lost_ends_with_the_reason_when_it_is_needed_again
     # And whose image and first state were lost
     handoff, store = job_store(here).handoff(job.id, 0), open_blob_store(here.blobs)
     assert handoff is not None
-    for blob_id in (image_of(job, here), *handoff.blobs):
+    for blob_id in (image_of(job, here), *handoff_blobs(handoff)):
         store.drop(blob_id)
     # When it is taken up again, by a worker that has long forgotten that state
     submit(spec("c", "d", "e"), settings=here).wait()
     job.retry()
     # Then it ends at once, and says at which segment and why
-    with pytest.raises(JobFailedError, match=r"failed at segment 0 .*: what the job began with was lost"):
+    with pytest.raises(
+        JobFailedError, match=r"failed at segment 0 .*: the state or image that the job starts from was lost"
+    ):
         job.wait()
 
 
@@ -108,7 +111,7 @@ def test_an_image_that_cannot_be_is_refused_before_anything_is_queued(
 
 
 def test_an_image_and_a_state_are_two_beginnings(there: Settings, boat: Path) -> None:
-    with pytest.raises(SpecError, match="image: a job that goes on from a state begins with that state's frames"):
+    with pytest.raises(SpecError, match="image: a job that continues a state starts with that state's frames"):
         submit(spec("a", image=str(boat)), from_state={"kind": "ltx2.v1", "payload": {}}, settings=there)
 
 

@@ -10,7 +10,17 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from tasks.jobs.records import FILM_UNIT, FINISHED, FROM_OUTSIDE, SEGMENT_UNIT, clip_unit, repair_unit
+from tasks.jobs.records import START_INDEX, Admission, AdmissionOutcome, JobState
+
+SEGMENT_UNIT, FILM_UNIT = "segment", "film"
+
+
+def repair_unit(index: int) -> str:
+    return f"repair:{index}"
+
+
+def clip_unit(index: int) -> str:
+    return f"clip:{index}"
 
 
 class Message(NamedTuple):
@@ -50,13 +60,13 @@ class Queue:
 
 @dataclass
 class Unit:
-    """A piece of work; `sent`: its newest message may still be on its way; `aside`: to one worker alone."""
+    """A piece of work; `sent`: its newest message may still be on its way; `sticky`: to one worker alone."""
 
     index: int
     ticket: int = 0
     stamp: int = 0
     sent: bool = False
-    aside: bool = False
+    sticky: bool = False
     lingered: bool = False
     holder: int = 0
     worker: str = ""
@@ -95,8 +105,17 @@ class Job:
         return self.state in ("queued", "running")
 
     @property
+    def ended(self) -> bool:
+        return self.state in list(JobState) and JobState(self.state).is_final
+
+    @property
     def unfinished(self) -> bool:
         return self.running or self.state == "paused"
+
+    @property
+    def published(self) -> bool:
+        """Whether messages about it may be sent."""
+        return self.running and self.admitted
 
     @property
     def all_clips(self) -> bool:
@@ -143,19 +162,22 @@ class Job:
 
     # Messages
 
-    def announce(self, name: str, index: int, seen: int, queue: Queue, *, aside: bool) -> int:
-        if not self.running or not self.admitted:
+    def announce(self, name: str, index: int, seen: int, queue: Queue, *, sticky: bool) -> int:
+        if not self.published:
             return 0
         unit = self.units.get(name)
         if unit and (unit.ticket != seen or unit.holder or unit.after in self.units):
             return 0
         if unit is None and not self._is_due(name, index):
             return 0
+        return self._reserve(name, index, queue, sticky=sticky)
+
+    def _reserve(self, name: str, index: int, queue: Queue, *, sticky: bool = False) -> int:
         unit = self.units.setdefault(name, Unit(index))
         self.tickets += 1
-        queue.stamp += not aside
-        unit.ticket, unit.stamp, unit.sent = self.tickets, 0 if aside else queue.stamp, True
-        unit.aside, unit.lingered = aside, False
+        queue.stamp += not sticky
+        unit.ticket, unit.stamp, unit.sent = self.tickets, 0 if sticky else queue.stamp, True
+        unit.sticky, unit.lingered = sticky, False
         return unit.ticket
 
     def linger(self) -> None:
@@ -196,12 +218,12 @@ class Job:
 
     def survey(self, allowed: int) -> tuple[list[Due], list[Ending]]:
         """What is due; or, when it fails here, every reason of which one may be told."""
-        if not self.running or not self.admitted:
+        if not self.published:
             return [], []
         blocked = {name for name, unit in self.units.items() if unit.after in self.units}
         lapsed = {name: unit for name, unit in self.units.items() if unit.holder and unit.expired}
         last = (unit for unit in lapsed.values() if unit.engine and unit.attempts + 1 >= allowed)
-        endings = [Ending(f"it ended its worker each time, last {u.worker}", u.index, u.attempts + 1) for u in last]
+        endings = [Ending(f"the worker died on every attempt, last {u.worker}", u.index, u.attempts + 1) for u in last]
         if endings:
             self.end("failed", endings[0])
             return [], endings
@@ -209,7 +231,7 @@ class Job:
             unit.attempts += unit.engine
             self._lay_down(name, unit)
         due = [self._due(name, unit) for name, unit in self.units.items() if not unit.holder and name not in blocked]
-        new = [(SEGMENT_UNIT, self.cursor), (FILM_UNIT, FROM_OUTSIDE)]
+        new = [(SEGMENT_UNIT, self.cursor), (FILM_UNIT, START_INDEX)]
         due += [Due(n, i, "unannounced", 0, 0) for n, i in new if n not in self.units and self._is_due(n, i)]
         return sorted(due), []
 
@@ -219,7 +241,7 @@ class Job:
             self.progress = None
 
     def _due(self, name: str, unit: Unit) -> Due:
-        lies = unit.sent and not (unit.aside and unit.lingered)
+        lies = unit.sent and not (unit.sticky and unit.lingered)
         why = "waiting" if lies else "expired"
         if lies and name == SEGMENT_UNIT and self.chained < unit.index:
             why = "unpublished"
@@ -236,7 +258,7 @@ class Job:
         self.progress = self.progress if progress is None else progress
         return True
 
-    def give_up(self, name: str, holder: int, reason: str, allowed: int) -> tuple[str, int]:
+    def release(self, name: str, holder: int, reason: str, allowed: int) -> tuple[str, int]:
         unit = self.held(name, holder)
         if unit is None:
             return "refused", 0
@@ -268,17 +290,20 @@ class Job:
         self.epoch += 1
         return True
 
-    def commit_segment(self, index: int, holder: int, handoff: str) -> bool:
-        if self.last_commit == (SEGMENT_UNIT, holder):
-            return True
-        unit = self.held(SEGMENT_UNIT, holder)
-        if unit is None:
-            return False
-        del self.units[SEGMENT_UNIT]
-        self._make_handoff(SEGMENT_UNIT, index, holder, handoff)
-        self.cursor = index + 1
-        self._go_on_with_clip(unit)
-        return True
+    def commit_segment(self, index: int, holder: int, handoff: str, queue: Queue, *, sticky: bool) -> int | None:
+        """The ticket of the next segment's message, 0 when none is due; None: the claim was lost."""
+        if self.last_commit != (SEGMENT_UNIT, holder):
+            unit = self.held(SEGMENT_UNIT, holder)
+            if unit is None:
+                return None
+            del self.units[SEGMENT_UNIT]
+            self._make_handoff(SEGMENT_UNIT, index, holder, handoff)
+            self.cursor = index + 1
+            self._go_on_with_clip(unit)
+        following = self.units.get(SEGMENT_UNIT)
+        if not self.published or index + 1 >= self.segments or (following and following.holder):
+            return 0
+        return self._reserve(SEGMENT_UNIT, index + 1, queue, sticky=sticky)
 
     def commit_repair(self, index: int, holder: int, changed: str | None, clip_lost: bool) -> tuple[bool, bool]:
         """Whether it is accepted, and whether its holder is to make the clip."""
@@ -317,15 +342,18 @@ class Job:
         unit.expired, unit.engine, unit.attempts = False, False, 0
         self.units[clip_unit(unit.index)] = unit
 
-    def commit_clip(self, index: int, holder: int, clip: str) -> tuple[bool, bool]:
+    def commit_clip(self, index: int, holder: int, clip: str, queue: Queue) -> tuple[bool, int]:
+        """Whether it is accepted, and the ticket of the film's message, 0 when none is due."""
         name = clip_unit(index)
-        if self.held(name, holder):
+        accepted = self.held(name, holder) is not None
+        if accepted:
             del self.units[name]
             self.clips[index] = clip
             self.commits[name] += 1
-            return True, self.all_clips
-        there = name not in self.units and self.clips.get(index) == clip
-        return False, there and self.all_clips
+        is_stored = name not in self.units and self.clips.get(index) == clip
+        if not is_stored or not self.all_clips or not self.published or FILM_UNIT in self.units:
+            return accepted, 0
+        return accepted, self._reserve(FILM_UNIT, START_INDEX, queue)
 
     def commit_film(self, holder: int) -> bool:
         if self.last_commit == (FILM_UNIT, holder):
@@ -362,27 +390,27 @@ class Deployment:
         self.jobs[job_id] = Job("queued", segments, needs, created)
         self.waiting.add(job_id)
 
-    def admit(self) -> tuple[str, str, int]:
+    def admit(self) -> Admission:
         """Who came first gets room, if there is enough beside all the others; a newcomer holds up who came later."""
         blocked = False
         for job_id in [job_id for job_id in self.jobs if job_id in self.waiting]:
             job, holds = self.jobs[job_id], job_id in self.reserved
             if not job.unfinished:
                 self.waiting.discard(job_id)
-                return "gone", job_id, 0
+                return Admission(AdmissionOutcome.GONE, job_id, 0)
             if job.state == "paused" or (blocked and not holds):
                 continue
             if job.needs > self.budget:
-                return "never", job_id, job.needs
+                return Admission(AdmissionOutcome.NEVER, job_id, job.needs)
             if sum(self.reserved.values()) - self.reserved.get(job_id, 0) + job.needs <= self.budget:
                 self.waiting.discard(job_id)
                 self.reserved[job_id], job.admitted = job.needs, True
-                return "admitted", job_id, job.needs
+                return Admission(AdmissionOutcome.ADMITTED, job_id, job.needs)
             blocked = blocked or not holds
-        return "wait", "", 0
+        return Admission(AdmissionOutcome.WAIT)
 
     def settle(self, job_id: str, used: int) -> None:
-        if self.job(job_id).state in FINISHED and job_id in self.reserved:
+        if self.job(job_id).ended and job_id in self.reserved:
             self.reserved[job_id] = used
 
     def revive(self, job_id: str, state: str) -> str:

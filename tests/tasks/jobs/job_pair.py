@@ -14,22 +14,32 @@ from tasks.errors import JobNotFoundError, JobStateError
 from tasks.jobs.keys import PREFIX, job_keys
 from tasks.jobs.queues import queue_of
 from tasks.jobs.records import (
-    FILM_UNIT,
-    FINISHED,
-    FROM_OUTSIDE,
-    SEGMENT_UNIT,
+    AdmissionOutcome,
+    Announcement,
     Claim,
     ClipRecord,
     FilmRecord,
     Handoff,
     JobStatus,
+    NotChained,
     Progress,
-    clip_unit,
-    repair_unit,
+    ReleaseOutcome,
+    UnitKind,
+    WorkUnit,
 )
 from tasks.jobs.store import JobStore
 from tasks.spec.loader import check_spec
-from tests.tasks.jobs.job_model import Deployment, Ending, Job, Message, Unit
+from tests.tasks.jobs.job_model import (
+    FILM_UNIT,
+    SEGMENT_UNIT,
+    Deployment,
+    Ending,
+    Job,
+    Message,
+    Unit,
+    clip_unit,
+    repair_unit,
+)
 
 FILM = FilmRecord("sha256:f", 9, "f", 96, 64, "24", 50, 2.0, 24000, 48000)
 
@@ -47,7 +57,7 @@ class Held:
 
     @property
     def unit(self) -> str:
-        return self.claim.unit
+        return self.claim.unit.name
 
     @property
     def index(self) -> int:
@@ -82,10 +92,9 @@ class JobPair:
         """Whether one more job may be admitted now; one that never fits fails."""
         found = self.jobs.admit(self.model.budget)
         assert found == self.model.admit()
-        outcome, job_id, _ = found
-        if outcome == "never":
-            self.stop(job_id, "failed", "no budget has room for it")
-        return outcome != "wait"
+        if found.outcome == AdmissionOutcome.NEVER:
+            self.stop(found.job_id, "failed", "no budget has room for it")
+        return found.outcome != AdmissionOutcome.WAIT
 
     def stop(self, job_id: str, state: str, reason: str) -> None:
         was = self.model.job(job_id).stop(state, reason)
@@ -130,13 +139,13 @@ class JobPair:
         """What is due, as a publisher sees it."""
         expected, endings = self.model.job(job_id).survey(self.attempts)
         found = self.jobs.survey(job_id)
-        assert sorted((need.unit, need.index, need.why, need.stamp, need.ticket) for need in found) == expected
+        assert sorted((n.unit.name, n.unit.index, n.why, n.stamp, n.ticket) for n in found) == expected
         if endings:  # several units were at their last attempt
             status = self.jobs.status(job_id)
             ending = Ending(status.reason, status.failed_segment, status.attempts)
             assert ending in endings
             self.model.job(job_id).ending = ending
-        seen = [Message(job_id, need.unit, need.index, need.ticket) for need in found]
+        seen = [Message(job_id, need.unit.name, need.unit.index, need.ticket) for need in found]
         self.views += seen
         return seen
 
@@ -148,16 +157,16 @@ class JobPair:
         own: its worker has a queue of its own. busy: others wait in the one that all workers share.
         """
         job_id, unit, index, seen = view
-        queue, job = queue_of(unit), self.model.job(job_id)
+        queue, job = queue_of(WorkUnit.parse(unit, index)), self.model.job(job_id)
         if busy:
             self.redis.lpush(queue, "somebody else's")
-        said = self.jobs.announce(job_id, unit, index, queue, seen=seen, aside=own)
+        said = self.jobs.announce(job_id, WorkUnit.parse(unit, index), seen=seen, sticky=own)
         self.redis.delete(queue)
-        ticket = job.announce(unit, index, seen, self.model.queue(queue), aside=own and not busy)
+        ticket = job.announce(unit, index, seen, self.model.queue(queue), sticky=own and not busy)
         assert (said.ticket if said else 0) == ticket
         if not said or not sent:
             return None
-        assert (said.aside, said.segments) == (own and not busy, job.segments)
+        assert (said.sticky, said.segments) == (own and not busy, job.segments)
         message = Message(job_id, unit, index, ticket)
         self.messages.append(message)
         self._see(True, *message)
@@ -176,29 +185,29 @@ class JobPair:
         """A new worker takes a message; its claim, if it gets one."""
         job_id, unit, index, ticket = message
         self.holders += 1
-        worker, queue, job = f"worker {self.holders}", queue_of(unit), self.model.job(job_id)
+        worker, job = f"worker {self.holders}", self.model.job(job_id)
+        wanted = WorkUnit.parse(unit, index)
+        queue = queue_of(wanted)
         expected = job.deliver(message, self.holders, worker, self.model.queue(queue))
-        found: Claim | str | int
-        if unit in (SEGMENT_UNIT, repair_unit(index)):
-            found = self.jobs.claim_segment(job_id, index, ticket, worker, queue)
-        else:
-            found = self.jobs.claim_unit(job_id, unit, index, ticket, worker, queue)
+        kind = UnitKind.SEGMENT if wanted.kind == UnitKind.REPAIR else wanted.kind
+        found = self.jobs.claim(job_id, kind, index, ticket, worker)
         assert self.jobs.queue_claimed(queue) == self.model.queue(queue).claimed
         if isinstance(found, Claim):
             assert expected, "it should have been refused"
             return self._granted(found, job)
-        assert expected == (found if isinstance(found, int) else None), found
-        self._see(isinstance(found, int), job_id, SEGMENT_UNIT, index + 1)
+        assert expected == (found.next_index if isinstance(found, NotChained) else None), found
+        self._see(isinstance(found, NotChained), job_id, SEGMENT_UNIT, index + 1)
         return None
 
     def _granted(self, claim: Claim, job: Job) -> Held:
         assert self.fences[claim.job_id] < claim.fence == job.fences
         self.fences[claim.job_id] = claim.fence
-        assert job.units[claim.unit].holder == self.holders
-        assert (claim.epoch, claim.index) == (job.epoch, job.units[claim.unit].index)
-        renders = claim.unit in (SEGMENT_UNIT, repair_unit(claim.index))
-        before = job.handoffs[claim.index - 1] if renders and claim.index > 0 else None
-        assert (claim.previous.digest if claim.previous else None) == before
+        unit = job.units[claim.unit.name]
+        assert unit.holder == self.holders
+        assert (claim.epoch, claim.index) == (job.epoch, unit.index)
+        renders = claim.unit.kind in (UnitKind.SEGMENT, UnitKind.REPAIR)
+        assert (claim.previous.worker if claim.previous else None) == job.handoffs.get(claim.index - 1)
+        assert (claim.own.worker if claim.own else None) == job.handoffs.get(claim.index)
         self.renders += renders
         self.claims.append(Held(claim, self.holders))
         return self.claims[-1]
@@ -230,27 +239,28 @@ class JobPair:
             if unit["announced"]:
                 self.redis.hset(key, name, json.dumps(unit | {"announced": 1}))
 
-    def give_up(self, held: Held, reason: str, *, final: bool) -> None:
-        found = self.jobs.give_up(held.claim, reason, final=final)
+    def release(self, held: Held, reason: str, *, final: bool) -> None:
+        found = self.jobs.release(held.claim, reason, final=final)
         allowed = 1 if final else self.attempts
-        assert found == self.model.job(held.job_id).give_up(held.unit, held.holder, reason, allowed)
-        self._see(found[0] == "retry", held.job_id, held.unit, held.index, found[1])
+        expected = self.model.job(held.job_id).release(held.unit, held.holder, reason, allowed)
+        assert (found.outcome, found.ticket) == expected
+        self._see(found.outcome == ReleaseOutcome.RETRY, held.job_id, held.unit, held.index, found.ticket)
 
     def damage(self, held: Held, index: int) -> None:
-        found = self.jobs.damage(held.claim, index)
+        found = self.jobs.report_lost(held.claim, [index])
         assert found == self.model.job(held.job_id).damage(held.unit, held.holder, index)
         self._see(found, held.job_id, repair_unit(index), index)
 
     def reopen_clips(self, held: Held, indices: list[int]) -> None:
-        found = self.jobs.reopen_clips(held.claim, indices)
+        found = self.jobs.report_lost(held.claim, indices)
         assert found == self.model.job(held.job_id).reopen_clips(held.holder, indices)
         for index in indices:
             self._see(found, held.job_id, clip_unit(index), index)
 
-    def commit(self, held: Held, *, others: bool = False, clip_lost: bool = False) -> Held | None:
+    def commit(self, held: Held, *, others: bool = False, clip_lost: bool = False, sticky: bool = False) -> Held | None:
         """Commit what a claim is about, a repair or a clip with the same or with `others`; the claim on its clip."""
         if held.unit == SEGMENT_UNIT:
-            return self._commit_segment(held)
+            return self._commit_segment(held, sticky)
         if held.unit == repair_unit(held.index):
             return self._commit_repair(held, others, clip_lost)
         if held.unit == FILM_UNIT:
@@ -259,35 +269,50 @@ class JobPair:
         self._commit_clip(held, f"sha256:{held.holder if others else held.index}")
         return None
 
-    def _commit_segment(self, held: Held) -> Held | None:
+    def _commit_segment(self, held: Held, sticky: bool) -> Held | None:
         handoff = self._handoff(held)
-        accepted = self.model.job(held.job_id).commit_segment(held.index, held.holder, handoff.digest)
-        clip = self.jobs.commit_segment(held.claim, handoff)
-        assert (clip is not None) == accepted
-        self._see(accepted, held.job_id, SEGMENT_UNIT, held.index + 1)
-        return self._clip_of(held, clip)
+        following = WorkUnit.segment(held.index + 1)
+        queue = self.model.queue(queue_of(following))
+        job = self.model.job(held.job_id)
+        ticket = job.commit_segment(held.index, held.holder, handoff.worker, queue, sticky=sticky)
+        committed = self.jobs.commit_segment(held.claim, handoff, sticky=sticky)
+        assert (committed is None) == (ticket is None)
+        if committed is None:
+            return None
+        self._announced(held.job_id, committed.following, ticket)
+        return self._clip_of(held, committed.clip, handoff)
+
+    def _announced(self, job_id: str, announced: Announcement | None, ticket: int | None) -> None:
+        """The message that a commit announced; its worker may send it, or die before."""
+        assert (announced.ticket if announced else 0) == ticket
+        if announced:
+            message = Message(job_id, announced.unit.name, announced.unit.index, announced.ticket)
+            self.messages.append(message)
+            self._see(True, *message)
 
     def _commit_repair(self, held: Held, others: bool, clip_lost: bool) -> Held | None:
-        changed = self._handoff(held) if others else None
-        digest = changed.digest if changed else None
-        accepted, goes_on = self.model.job(held.job_id).commit_repair(held.index, held.holder, digest, clip_lost)
-        clip = self.jobs.commit_repair(held.claim, changed, clip_lost=clip_lost)
-        assert (bool(clip), isinstance(clip, Claim)) == (accepted, goes_on)
+        handoff = self._handoff(held)
+        changed = handoff.worker if others else None
+        accepted, goes_on = self.model.job(held.job_id).commit_repair(held.index, held.holder, changed, clip_lost)
+        committed = self.jobs.commit_repair(held.claim, handoff, changed=others, clip_lost=clip_lost)
+        assert (committed is not None, committed is not None and committed.clip is not None) == (accepted, goes_on)
         self._see(accepted, held.job_id, SEGMENT_UNIT, held.index + 1)
-        return self._clip_of(held, clip)
+        return self._clip_of(held, committed.clip if committed else None, handoff)
 
     def _commit_clip(self, held: Held, blob_id: str) -> None:
+        queue = self.model.queue(queue_of(WorkUnit.film()))
         found = self.jobs.commit_clip(held.claim, ClipRecord(held.index, blob_id, 1, 1))
-        assert found == self.model.job(held.job_id).commit_clip(held.index, held.holder, blob_id)
-        self._see(found[1], held.job_id, FILM_UNIT, FROM_OUTSIDE)
+        accepted, ticket = self.model.job(held.job_id).commit_clip(held.index, held.holder, blob_id, queue)
+        assert found.accepted == accepted
+        self._announced(held.job_id, found.film, ticket)
 
     def _handoff(self, held: Held) -> Handoff:
-        return Handoff(held.index, {"payload": {}}, f"by {held.holder}", [], fence=held.claim.fence)
+        return Handoff(held.index, {"payload": {}}, worker=f"by {held.holder}", fence=held.claim.fence)
 
-    def _clip_of(self, held: Held, clip: Claim | bool | None) -> Held | None:
-        if not isinstance(clip, Claim):
+    def _clip_of(self, held: Held, clip: Claim | None, handoff: Handoff) -> Held | None:
+        if clip is None:
             return None
-        assert clip == replace(held.claim, unit=clip_unit(held.index), previous=None)
+        assert clip == replace(held.claim, unit=WorkUnit.clip(held.index), own=handoff)
         self.claims.append(Held(clip, held.holder))
         return self.claims[-1]
 
@@ -315,11 +340,11 @@ class JobPair:
         assert (status.reason, status.failed_segment, status.attempts) == job.ending
         assert (status.started_at is not None) == job.started
         assert (status.progress.step if status.progress else None) == job.progress
-        assert {index: Handoff.unpack(data).digest for index, data in handoffs.items()} == job.handoffs
+        assert {index: Handoff.unpack(data).worker for index, data in handoffs.items()} == job.handoffs
         assert sorted(handoffs) == list(range(status.committed)), "a handoff has no predecessor"
         assert {index: ClipRecord.unpack(data).blob_id for index, data in clips.items()} == job.clips
         assert max(job.commits.values(), default=0) <= status.epoch + 1, "something was committed twice within an epoch"
-        if status.state in FINISHED:
+        if status.finished:
             assert not units, "an ended job has work"
         else:
             self._has_a_way_on(job, units)

@@ -7,11 +7,11 @@ import redis
 
 from tasks.client.submit import submit
 from tasks.errors import JobNotFoundError, JobStateError
-from tasks.jobs.queues import FILMS, SEGMENTS
-from tasks.jobs.records import FILM_UNIT, SEGMENT_UNIT, Claim
+from tasks.jobs.queues import SEGMENTS
+from tasks.jobs.records import Claim, Refused, UnitKind, WorkUnit
 from tasks.jobs.store import JobStore
 from tasks.settings import Settings
-from tests.tasks.jobs.test_store import JOB, announce, claim, commit_all, create, due, handoff
+from tests.tasks.jobs.protocol import JOB, announce, claim, commit_all, create, due, handoff
 
 
 def test_what_is_under_way_is_committed_and_nothing_more_is_handed_out(jobs: JobStore) -> None:
@@ -23,29 +23,29 @@ def test_what_is_under_way_is_committed_and_nothing_more_is_handed_out(jobs: Job
     # Then
     assert jobs.renew(held)
     assert jobs.commit_segment(held, handoff(0))
-    assert jobs.announce(JOB, SEGMENT_UNIT, 1, SEGMENTS) is None
+    assert jobs.announce(JOB, WorkUnit.segment(1)) is None
     assert jobs.survey(JOB) == []
     assert (jobs.status(JOB).state, jobs.status(JOB).committed) == ("paused", 1)
     # and when it is resumed the next segment is due
     assert jobs.resume(JOB) == "paused"
-    assert (SEGMENT_UNIT, 1, "unannounced") in due(jobs)
+    assert (WorkUnit.segment(1), "unannounced") in due(jobs)
 
 
 def test_a_message_that_came_during_the_pause_is_sent_again_and_no_other(jobs: JobStore) -> None:
     # Given a queued job whose message is still on its way
     create(jobs)
-    ticket = announce(jobs, SEGMENT_UNIT, 0, SEGMENTS)
+    ticket = announce(jobs, WorkUnit.segment(0))
     jobs.chained(JOB, 0)
     # When it is paused and resumed before the message comes, Then nothing is due
     jobs.pause(JOB)
     jobs.resume(JOB)
     assert jobs.status(JOB).state == "queued"
-    assert due(jobs) == [(SEGMENT_UNIT, 0, "waiting")]
+    assert due(jobs) == [(WorkUnit.segment(0), "waiting")]
     # When the message comes during a pause, Then it is known to be gone
     jobs.pause(JOB)
-    assert jobs.claim_segment(JOB, 0, ticket, "w", SEGMENTS) == "the job is paused"
+    assert jobs.claim(JOB, UnitKind.SEGMENT, 0, ticket, "w") == Refused("the job is paused")
     jobs.resume(JOB)
-    assert due(jobs) == [(SEGMENT_UNIT, 0, "expired")]
+    assert due(jobs) == [(WorkUnit.segment(0), "expired")]
     assert isinstance(claim(jobs, 0), Claim)
 
 
@@ -53,12 +53,12 @@ def test_no_clip_and_no_film_is_handed_out_either(jobs: JobStore) -> None:
     # Given a job of which only the film is missing, whose message is on its way
     create(jobs, 1)
     commit_all(jobs, 1)
-    ticket = announce(jobs, FILM_UNIT, -1, FILMS)
+    ticket = announce(jobs, WorkUnit.film())
     # When the message comes during a pause, Then it gets nothing, and the film is due after it
     jobs.pause(JOB)
-    assert jobs.claim_unit(JOB, FILM_UNIT, -1, ticket, "w", FILMS) == "the job is paused"
+    assert jobs.claim(JOB, UnitKind.FILM, -1, ticket, "w") == Refused("the job is paused")
     jobs.resume(JOB)
-    assert due(jobs) == [(FILM_UNIT, -1, "expired")]
+    assert due(jobs) == [(WorkUnit.film(), "expired")]
 
 
 def test_a_paused_job_can_be_cancelled_but_not_forgotten(jobs: JobStore) -> None:
@@ -76,10 +76,10 @@ def test_only_what_makes_sense_is_done(settings: Settings, jobs: JobStore) -> No
     with pytest.raises(JobStateError, match="only a paused job"):
         job.resume()
     job.pause()
-    with pytest.raises(JobStateError, match="is paused already"):
+    with pytest.raises(JobStateError, match="is already paused"):
         job.pause()
     job.cancel()
-    with pytest.raises(JobStateError, match="is cancelled already"):
+    with pytest.raises(JobStateError, match="is already cancelled"):
         job.pause()
     with pytest.raises(JobNotFoundError):
         jobs.pause("0000")

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.jobs.queues import CLIPS, SEGMENTS
-from tasks.jobs.records import SEGMENT_UNIT, Claim, ClipRecord, clip_unit, repair_unit
+from tasks.jobs.records import Claim, ClipCommit, ClipRecord, Handoff, Refused, RepairCommit, UnitKind, WorkUnit
 from tasks.jobs.store import JobStore
-from tests.tasks.jobs.test_store import JOB, announce, claim, commit_all, create, due, expire, handoff
+from tests.tasks.jobs.protocol import JOB, announce, claim, claim_unit, commit, commit_all, create, due, expire, handoff
+
+UNCHANGED = RepairCommit(None)
 
 
 def repair_claim(jobs: JobStore, index: int) -> Claim:
-    ticket = announce(jobs, repair_unit(index), index, SEGMENTS)
-    claimed = jobs.claim_segment(JOB, index, ticket, "mender", SEGMENTS)
-    assert isinstance(claimed, Claim), claimed
-    return claimed
+    return claim_unit(jobs, WorkUnit.repair(index), "mender")
+
+
+def commit_repair(
+    jobs: JobStore, held: Claim, changed: Handoff | None, *, clip_lost: bool = False
+) -> RepairCommit | None:
+    made = changed or jobs.handoff(JOB, held.index) or handoff(held.index)
+    return jobs.commit_repair(held, made, changed=changed is not None, clip_lost=clip_lost)
+
+
+def clip_of(committed: RepairCommit | None) -> Claim:
+    assert committed
+    assert committed.clip
+    return committed.clip
 
 
 @pytest.fixture
@@ -23,19 +34,19 @@ def waiting(jobs: JobStore) -> Claim:
     create(jobs, 4)
     commit_all(jobs, 3)
     held = claim(jobs, 3)
-    assert jobs.damage(held, 2)
+    assert jobs.report_lost(held, [2])
     return held
 
 
 def test_what_misses_its_input_waits_for_the_repair(jobs: JobStore, waiting: Claim) -> None:
     # Then the claim is lost, and only the repair is due
     assert not jobs.renew(waiting)
-    assert not jobs.damage(waiting, 1)
-    assert due(jobs) == [(repair_unit(2), 2, "expired")]
+    assert not jobs.report_lost(waiting, [1])
+    assert due(jobs) == [(WorkUnit.repair(2), "expired")]
     assert jobs.status(JOB).epoch == 1
     # and its message, were it to come again, gets nothing
-    assert announce(jobs, SEGMENT_UNIT, 3, SEGMENTS) == 0
-    assert jobs.claim_segment(JOB, 3, 4, "w", SEGMENTS) == "segment waits for repair:2"
+    assert announce(jobs, WorkUnit.segment(3)) == 0
+    assert jobs.claim(JOB, UnitKind.SEGMENT, 3, 99, "w") == Refused("segment waits for repair:2")
 
 
 def test_a_repair_continues_the_state_before_it(jobs: JobStore, waiting: Claim) -> None:
@@ -50,12 +61,12 @@ def test_with_the_same_bytes_everything_stands(jobs: JobStore, waiting: Claim) -
     before = jobs.handoffs(JOB)
     held = repair_claim(jobs, 2)
     # When, and again because the reply was lost
-    assert jobs.commit_repair(held, None, clip_lost=False) is True
-    assert jobs.commit_repair(held, None, clip_lost=False) is True
+    assert commit_repair(jobs, held, None) == UNCHANGED
+    assert commit_repair(jobs, held, None) == UNCHANGED
     # Then
     assert jobs.handoffs(JOB) == before
     assert (jobs.status(JOB).committed, jobs.status(JOB).clips) == (3, 3)
-    assert due(jobs) == [(SEGMENT_UNIT, 3, "expired")]
+    assert due(jobs) == [(WorkUnit.segment(3), "expired")]
     assert claim(jobs, 3).previous == before[2]
 
 
@@ -64,44 +75,42 @@ def test_a_lost_clip_is_made_by_the_holder_of_the_repair(jobs: JobStore, waiting
     held = repair_claim(jobs, 2)
     # When
     for _ in range(2):
-        clip_claim = jobs.commit_repair(held, None, clip_lost=True)
-        assert isinstance(clip_claim, Claim)
+        clip_claim = clip_of(commit_repair(jobs, held, None, clip_lost=True))
     # Then
-    assert clip_claim.unit == clip_unit(2)
+    assert clip_claim.unit == WorkUnit.clip(2)
     assert jobs.status(JOB).clips == 2
-    assert jobs.commit_clip(clip_claim, ClipRecord(2, "sha256:again", 1, 1)) == (True, False)
+    assert jobs.commit_clip(clip_claim, ClipRecord(2, "sha256:again", 1, 1)) == ClipCommit(True, None)
 
 
 def test_other_bytes_take_back_what_came_after(jobs: JobStore) -> None:
     # Given a segment 1 whose repair, found by the holder of segment 3, comes out differently
     create(jobs, 4)
     commit_all(jobs, 3)
-    assert jobs.damage(claim(jobs, 3), 1)
+    assert jobs.report_lost(claim(jobs, 3), [1])
     held = repair_claim(jobs, 1)
-    changed = handoff(1, digest="other")
+    changed = handoff(1, worker="other")
     # When
-    assert isinstance(jobs.commit_repair(held, changed, clip_lost=False), Claim)
+    clip_of(commit_repair(jobs, held, changed))
     # Then
     assert [found.index for found in jobs.handoffs(JOB)] == [0, 1]
     assert jobs.handoff(JOB, 1) == changed
     assert jobs.status(JOB).epoch == 2
     assert set(jobs.clips(JOB)) == {0}
-    assert (SEGMENT_UNIT, 2, "unannounced") in due(jobs)
+    assert (WorkUnit.segment(2), "unannounced") in due(jobs)
     assert claim(jobs, 2).previous == changed
 
 
 def test_work_on_what_came_before_goes_on(jobs: JobStore) -> None:
     # Given a clip of segment 0 in the making, while segment 1 is repaired
     create(jobs, 3)
-    clip_claim = jobs.commit_segment(claim(jobs, 0), handoff(0))
-    assert clip_claim
+    clip_claim = commit(jobs, claim(jobs, 0))
     assert jobs.commit_segment(claim(jobs, 1), handoff(1))
-    assert jobs.damage(claim(jobs, 2), 1)
+    assert jobs.report_lost(claim(jobs, 2), [1])
     # When it comes out as other bytes
-    assert isinstance(jobs.commit_repair(repair_claim(jobs, 1), handoff(1, digest="other"), clip_lost=False), Claim)
+    clip_of(commit_repair(jobs, repair_claim(jobs, 1), handoff(1, worker="other")))
     # Then the clip is taken, as nobody else would make it
     assert jobs.renew(clip_claim)
-    assert jobs.commit_clip(clip_claim, ClipRecord(0, "sha256:c", 1, 1)) == (True, False)
+    assert jobs.commit_clip(clip_claim, ClipRecord(0, "sha256:c", 1, 1)) == ClipCommit(True, None)
 
 
 def test_a_late_repair_changes_nothing(jobs: JobStore, waiting: Claim) -> None:
@@ -110,44 +119,39 @@ def test_a_late_repair_changes_nothing(jobs: JobStore, waiting: Claim) -> None:
     expire(jobs, late)
     second = repair_claim(jobs, 2)
     # When / Then
-    assert jobs.commit_repair(late, handoff(2, digest="late"), clip_lost=True) is False
-    assert jobs.commit_repair(second, None, clip_lost=False) is True
-    assert jobs.commit_repair(late, handoff(2, digest="late"), clip_lost=True) is False
-    assert [found.digest for found in jobs.handoffs(JOB)] == ["", "", ""]
+    assert commit_repair(jobs, late, handoff(2, worker="late"), clip_lost=True) is None
+    assert commit_repair(jobs, second, None) == UNCHANGED
+    assert commit_repair(jobs, late, handoff(2, worker="late"), clip_lost=True) is None
+    assert [found.worker for found in jobs.handoffs(JOB)] == ["", "", ""]
 
 
 def test_a_repair_may_wait_for_another(jobs: JobStore, waiting: Claim) -> None:
     # Given
-    assert jobs.damage(repair_claim(jobs, 2), 1)
-    assert due(jobs) == [(repair_unit(1), 1, "expired")]
+    assert jobs.report_lost(repair_claim(jobs, 2), [1])
+    assert due(jobs) == [(WorkUnit.repair(1), "expired")]
     # When
-    assert jobs.commit_repair(repair_claim(jobs, 1), None, clip_lost=False) is True
+    assert commit_repair(jobs, repair_claim(jobs, 1), None) == UNCHANGED
     # Then
-    assert due(jobs) == [(repair_unit(2), 2, "expired")]
+    assert due(jobs) == [(WorkUnit.repair(2), "expired")]
     assert jobs.status(JOB).epoch == 2
 
 
 def test_a_clip_waits_for_its_latents(jobs: JobStore) -> None:
     # Given the clip of segment 0 to be rebuilt, and its latents lost
     create(jobs, 2)
-    clip_claim = jobs.commit_segment(claim(jobs, 0), handoff(0))
-    assert clip_claim
+    clip_claim = commit(jobs, claim(jobs, 0))
     expire(jobs, clip_claim)
-    ticket = announce(jobs, clip_unit(0), 0, CLIPS)
-    held = jobs.claim_unit(JOB, clip_unit(0), 0, ticket, "w", CLIPS)
-    assert isinstance(held, Claim)
-    assert jobs.damage(held, 0)
+    assert jobs.report_lost(claim_unit(jobs, WorkUnit.clip(0)), [0])
     # When
-    clip_again = jobs.commit_repair(repair_claim(jobs, 0), None, clip_lost=False)
+    clip_again = clip_of(commit_repair(jobs, repair_claim(jobs, 0), None))
     # Then the repair goes on with the clip, and the next segment was never disturbed
-    assert isinstance(clip_again, Claim)
-    assert jobs.commit_clip(clip_again, ClipRecord(0, "sha256:c", 1, 1)) == (True, False)
-    assert due(jobs) == [(SEGMENT_UNIT, 1, "unannounced")]
+    assert jobs.commit_clip(clip_again, ClipRecord(0, "sha256:c", 1, 1)) == ClipCommit(True, None)
+    assert due(jobs) == [(WorkUnit.segment(1), "unpublished")]
 
 
 def test_a_repair_that_nobody_asked_for_is_refused(jobs: JobStore) -> None:
     create(jobs, 3)
     commit_all(jobs, 2)
-    assert jobs.announce(JOB, repair_unit(0), 0, SEGMENTS) is None
-    assert jobs.announce(JOB, clip_unit(0), 0, CLIPS) is None
-    assert jobs.claim_segment(JOB, 0, 99, "w", SEGMENTS) == "the cursor is at segment 2"
+    assert jobs.announce(JOB, WorkUnit.repair(0)) is None
+    assert jobs.announce(JOB, WorkUnit.clip(0)) is None
+    assert jobs.claim(JOB, UnitKind.SEGMENT, 0, 99, "w") == Refused("the cursor is at segment 2")

@@ -1,7 +1,8 @@
-"""States as messages and records carry them."""
+"""The wire form of states: one dict for messages and records, with large arrays as blob ids."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 from blobstore import InMemoryBlobStore
 from ltx2 import LTX2ContinuationState
 from ltx2.errors import ContinuationError
-from tasks.jobs import state_wire as handoff
+from tasks.jobs import state_wire
+from tasks.jobs.records import Handoff
 from tasks.worker.state_cache import StateCache
 
 
@@ -21,53 +23,53 @@ def a_state(**changes: Any) -> LTX2ContinuationState:
     return LTX2ContinuationState(**{"video_frames": frames, "audio_latents": audio, "segment_index": 3, **changes})
 
 
-@pytest.mark.parametrize("threshold", [0, 1024, 2**20])
-def test_a_record_holds_ids_whatever_the_message_held(threshold: int) -> None:
+@pytest.mark.parametrize("threshold", [0, 1024, 2**16])
+def test_arrays_above_the_threshold_are_blobs(threshold: int) -> None:
     # Given
     blobs = InMemoryBlobStore()
+    is_inline = threshold == 2**16
     # When
-    message = handoff.to_message(a_state(), blobs, inline_threshold_bytes=threshold)
-    record = handoff.to_record(message, blobs)
+    envelope = state_wire.encode(a_state(), blobs, inline_threshold_bytes=threshold)
     # Then
-    assert set(record["payload"]["video"]) == {"blob_id", "frame_count"}
-    assert set(record["payload"]["audio"]) == {"blob_id"}
-    assert ("frames_b64" in message["payload"]["video"]) == (threshold == 2**20)
-    assert all(handoff.is_whole(blob_id, blobs) for blob_id in handoff.blob_ids(record))
-    for envelope in (message, record):
-        found = handoff.hydrate(envelope, blobs)
+    assert set(envelope["payload"]["video"]) == ({"frames_b64"} if is_inline else {"blob_id", "frame_count"})
+    assert set(envelope["payload"]["audio"]) == ({"safetensors_b64"} if is_inline else {"blob_id"})
+    assert len(state_wire.state_blobs(envelope)) == (0 if is_inline else 2)
+    assert all(state_wire.is_whole(blob_id, blobs) for blob_id in state_wire.state_blobs(envelope))
+    # and it decodes to the same state, also after JSON and msgpack
+    for stored in (envelope, json.loads(json.dumps(envelope)), Handoff.unpack(Handoff(3, envelope).pack()).state):
+        found = state_wire.decode(stored, blobs)
         assert found.video_frames is not None
         assert found.audio_latents is not None
         assert all((a == b).all() for a, b in zip(found.video_frames, a_state().video_frames or [], strict=True))
         assert torch.equal(found.audio_latents, a_state().audio_latents)
 
 
-def test_records_are_the_same_whatever_the_threshold() -> None:
-    blobs = InMemoryBlobStore()
-    records = [
-        handoff.to_record(handoff.to_message(a_state(), blobs, inline_threshold_bytes=threshold), blobs)
-        for threshold in (0, 1024, 2**20)
-    ]
-    assert records[0] == records[1] == records[2]
-
-
 @pytest.mark.parametrize(("size", "moved"), [(900, False), (1100, True)])
-def test_metadata_above_1_kb_goes_into_a_blob_and_comes_back(size: int, moved: bool) -> None:
+def test_metadata_above_1_kb_is_a_blob(size: int, moved: bool) -> None:
     # Given
     blobs = InMemoryBlobStore()
     metadata = {"note": "x" * size, "nested": [1, None, {"a": 2.5}]}
     # When
-    message = handoff.to_message(a_state(metadata=metadata), blobs, inline_threshold_bytes=1024)
+    envelope = state_wire.encode(a_state(metadata=metadata), blobs, inline_threshold_bytes=1024)
     # Then
-    assert (handoff.METADATA_BLOB in message["payload"]["metadata"]) == moved
-    assert len(handoff.blob_ids(handoff.to_record(message, blobs))) == 2 + moved
-    assert handoff.hydrate(message, blobs).metadata == metadata
+    assert (state_wire.METADATA_BLOB in envelope["payload"]["metadata"]) == moved
+    assert len(state_wire.state_blobs(envelope)) == 2 + moved
+    assert state_wire.decode(envelope, blobs).metadata == metadata
 
 
-def test_a_state_without_arrays_is_a_state() -> None:
+def test_a_state_without_arrays_has_no_blobs() -> None:
     blobs = InMemoryBlobStore()
-    message = handoff.to_message(LTX2ContinuationState(), blobs, inline_threshold_bytes=0)
-    assert handoff.blob_ids(handoff.to_record(message, blobs)) == []
-    assert handoff.hydrate(message, blobs) == LTX2ContinuationState()
+    envelope = state_wire.encode(LTX2ContinuationState(), blobs, inline_threshold_bytes=0)
+    assert state_wire.state_blobs(envelope) == []
+    assert state_wire.decode(envelope, blobs) == LTX2ContinuationState()
+
+
+def test_the_blobs_of_a_handoff_are_those_of_its_state_and_the_latents() -> None:
+    blobs = InMemoryBlobStore()
+    envelope = state_wire.encode(a_state(), blobs, inline_threshold_bytes=0)
+    of_state = state_wire.state_blobs(envelope)
+    assert state_wire.handoff_blobs(Handoff(3, envelope)) == of_state
+    assert state_wire.handoff_blobs(Handoff(3, envelope, latents="sha256:l")) == [*of_state, "sha256:l"]
 
 
 @pytest.mark.parametrize(
@@ -78,31 +80,31 @@ def test_a_state_without_arrays_is_a_state() -> None:
         {"kind": 1, "payload": {}},
         {"kind": "other.v1", "payload": {}},
         {"kind": "ltx2.v1", "payload": []},
-        {"kind": "ltx2.v1", "payload": {"metadata": {handoff.METADATA_BLOB: "BAD"}}},
+        {"kind": "ltx2.v1", "payload": {"metadata": {state_wire.METADATA_BLOB: "BAD"}}},
     ],
     ids=repr,
 )
-def test_what_is_no_state_is_refused(envelope: dict[str, Any]) -> None:
+def test_an_invalid_state_is_rejected(envelope: dict[str, Any]) -> None:
     blobs = InMemoryBlobStore()
     bad = blobs.put(b"{not json")
     if "metadata" in envelope.get("payload", ()):
-        envelope = {"kind": "ltx2.v1", "payload": {"metadata": {handoff.METADATA_BLOB: bad}}}
+        envelope = {"kind": "ltx2.v1", "payload": {"metadata": {state_wire.METADATA_BLOB: bad}}}
     with pytest.raises(ContinuationError):
-        handoff.hydrate(envelope, blobs)
+        state_wire.decode(envelope, blobs)
 
 
-def test_the_last_two_states_of_a_process_are_kept() -> None:
+def test_the_state_cache_keeps_the_last_two_states() -> None:
     # Given
-    own, made = StateCache(), [a_state(segment_index=index) for index in range(3)]
+    cache, made = StateCache(), [a_state(segment_index=index) for index in range(3)]
     # When
     for index in (0, 1, 0, 2):
-        own.put(str(index), made[index])
+        cache.put(str(index), made[index])
     # Then
-    assert [own.get(str(index)) for index in range(3)] == [made[0], None, made[2]]
+    assert [cache.get(str(index)) for index in range(3)] == [made[0], None, made[2]]
 
 
 def test_the_digest_is_of_the_content() -> None:
     blobs = InMemoryBlobStore()
-    one, same = (handoff.to_message(a_state(), blobs, inline_threshold_bytes=0) for _ in range(2))
-    other = handoff.to_message(a_state(segment_index=4), blobs, inline_threshold_bytes=0)
-    assert handoff.digest(one) == handoff.digest(same) != handoff.digest(other)
+    one, same = (Handoff(3, state_wire.encode(a_state(), blobs, inline_threshold_bytes=0)) for _ in range(2))
+    other = Handoff(3, state_wire.encode(a_state(segment_index=4), blobs, inline_threshold_bytes=0))
+    assert one.digest == same.digest != other.digest

@@ -26,10 +26,10 @@ from hypothesis.stateful import (
 )
 
 from tasks.jobs.connection import connect
-from tasks.jobs.records import FILM_UNIT, FINISHED, FROM_OUTSIDE, SEGMENT_UNIT, clip_unit, repair_unit
+from tasks.jobs.records import START_INDEX
 from tasks.jobs.store import JobStore
 from tasks.settings import Settings
-from tests.tasks.jobs.job_model import Message
+from tests.tasks.jobs.job_model import FILM_UNIT, SEGMENT_UNIT, Message, clip_unit, repair_unit
 from tests.tasks.jobs.job_pair import FILM, Held, JobPair
 
 ATTEMPTS, BUDGET, SEGMENTS = 2, 4, 3
@@ -96,7 +96,7 @@ class JobMachine(RuleBasedStateMachine):
         job_id = self._job(place, in_hand=False)
         self.pair.resume(job_id)
         self.pair.revive(job_id, "failed")
-        if self.pair.model.job(job_id).state in FINISHED:
+        if self.pair.model.job(job_id).ended:
             self.pair.delete(job_id)
 
     @rule(place=places, what=st.sampled_from(WISHES), spare=st.booleans())
@@ -145,7 +145,7 @@ class JobMachine(RuleBasedStateMachine):
         """What nobody asked for, or a late mark of a message sent long ago."""
         if unit != "mark":
             name = {"repair": repair_unit(nth), "clip": clip_unit(nth)}.get(unit, unit)
-            self.pair.publish(Message(self._job(place), name, FROM_OUTSIDE if unit == FILM_UNIT else nth, 0))
+            self.pair.publish(Message(self._job(place), name, START_INDEX if unit == FILM_UNIT else nth, 0))
         elif self.pair.messages:
             self.pair.mark(newest(self.pair.messages, nth))
 
@@ -190,15 +190,15 @@ class JobMachine(RuleBasedStateMachine):
         self.pair.expire(held)
 
     @precondition(lambda self: self.pair.claims)
-    @rule(claim=claims, others=st.booleans(), clip_lost=st.booleans())
-    def commit(self, claim: Pick, others: bool, clip_lost: bool) -> None:
+    @rule(claim=claims, others=st.booleans(), clip_lost=st.booleans(), sticky=st.booleans())
+    def commit(self, claim: Pick, others: bool, clip_lost: bool, sticky: bool) -> None:
         """By the holder, by one that comes late, or again because the reply was lost."""
-        self.pair.commit(self._claim(claim), others=others, clip_lost=clip_lost)
+        self.pair.commit(self._claim(claim), others=others, clip_lost=clip_lost, sticky=sticky)
 
     @precondition(lambda self: self._current())
     @rule(claim=claims, reason=st.sampled_from(["", "RuntimeError: no"]), retry=mostly)
-    def give_up(self, claim: Pick, reason: str, retry: bool) -> None:
-        self.pair.give_up(self._claim(claim), reason, final=not retry)
+    def release(self, claim: Pick, reason: str, retry: bool) -> None:
+        self.pair.release(self._claim(claim), reason, final=not retry)
 
     @precondition(lambda self: self._with_input(self._current()))
     @rule(claim=claims, lost=st.sets(st.integers(0, SEGMENTS - 1), min_size=1))
@@ -285,7 +285,7 @@ def check(settings: Settings, how: hypothesis_settings) -> None:
     patient = settings.model_copy(update={"lease_s": LONG_LEASE_S, "max_attempts": ATTEMPTS})
     with connect(settings.redis_url) as client:
         jobs = JobStore(client, patient)
-        jobs._moment_ms = LONG_MOMENT_MS
+        jobs._sticky_wait_ms = LONG_MOMENT_MS
         run_state_machine_as_test(lambda: JobMachine(jobs, client), settings=how)
 
 

@@ -2,56 +2,44 @@
 
 from __future__ import annotations
 
-import time
-from typing import Any
-
 import pytest
 
-from tasks.errors import JobNotFoundError, JobStateError, MessageError
+from tasks.errors import JobNotFoundError, JobStateError, RecordError
 from tasks.jobs.connection import connect
 from tasks.jobs.keys import check_job_id, job_keys, queue_key
-from tasks.jobs.queues import CLIPS, FILMS, SEGMENTS
-from tasks.jobs.records import FILM_UNIT, SEGMENT_UNIT, Claim, ClipRecord, FilmRecord, Handoff, Progress, clip_unit
+from tasks.jobs.queues import SEGMENTS
+from tasks.jobs.records import (
+    Admission,
+    AdmissionOutcome,
+    Claim,
+    ClipCommit,
+    ClipRecord,
+    NotChained,
+    Progress,
+    Refused,
+    Released,
+    ReleaseOutcome,
+    UnitKind,
+    WorkUnit,
+)
 from tasks.jobs.store import JobStore
 from tasks.settings import Settings
 from tasks.spec.loader import check_spec
 from tests.tasks.conftest import ticket_of
-
-JOB = "aaaa1111"
-FILM = FilmRecord("sha256:f", 9, "f", 96, 64, "24", 50, 2.0, 24000, 48000)
-
-
-def handoff(index: int, **changes: Any) -> Handoff:
-    return Handoff(**{"index": index, "state": {"payload": {}}, "digest": "", "blobs": [], **changes})
-
-
-def create(jobs: JobStore, segments: int = 2, job: str = JOB) -> None:
-    spec = check_spec({"title": "harbour", "segments": [{"prompt": str(i)} for i in range(segments)]})
-    assert jobs.create(job, spec, model="tiny")
-    assert jobs.admit(None) == ("admitted", job, 0)
-
-
-def announce(jobs: JobStore, unit: str, index: int, queue: str) -> int:
-    """The ticket of the message that is due now."""
-    seen = {need.unit: need.ticket for need in jobs.survey(JOB)}
-    return ticket_of(jobs.announce(JOB, unit, index, queue, seen=seen.get(unit, 0)))
-
-
-def claim(jobs: JobStore, index: int, worker: str = "w") -> Claim:
-    ticket = announce(jobs, SEGMENT_UNIT, index, SEGMENTS)
-    jobs.chained(JOB, index)
-    claimed = jobs.claim_segment(JOB, index, ticket, worker, SEGMENTS)
-    assert isinstance(claimed, Claim), claimed
-    return claimed
-
-
-def commit_all(jobs: JobStore, segments: int) -> None:
-    for index in range(segments):
-        clip_claim = jobs.commit_segment(claim(jobs, index), handoff(index))
-        assert clip_claim
-        accepted, complete = jobs.commit_clip(clip_claim, ClipRecord(index, "sha256:c", 1, 1))
-        assert accepted
-        assert complete == (index + 1 == jobs.status(JOB).segments)
+from tests.tasks.jobs.protocol import (
+    FILM,
+    JOB,
+    announce,
+    claim,
+    claim_unit,
+    commit,
+    commit_all,
+    create,
+    due,
+    end_lease,
+    expire,
+    handoff,
+)
 
 
 def test_a_job_goes_from_queued_to_done(jobs: JobStore) -> None:
@@ -64,10 +52,7 @@ def test_a_job_goes_from_queued_to_done(jobs: JobStore) -> None:
     assert jobs.status(JOB).state == "running"
     assert (jobs.status(JOB).committed, jobs.status(JOB).clips) == (2, 2)
     # When
-    ticket = ticket_of(jobs.announce(JOB, FILM_UNIT, -1, FILMS))
-    film_claim = jobs.claim_unit(JOB, FILM_UNIT, -1, ticket, "w", FILMS)
-    assert isinstance(film_claim, Claim)
-    assert jobs.commit_film(film_claim, FILM)
+    assert jobs.commit_film(claim_unit(jobs, WorkUnit.film()), FILM)
     # Then
     assert jobs.status(JOB).state == "done"
     assert jobs.status(JOB).film == FILM
@@ -78,7 +63,9 @@ def test_an_id_is_taken_once(jobs: JobStore) -> None:
     create(jobs)
     spec = check_spec({"segments": [{"prompt": "another"}]})
     assert not jobs.create(JOB, spec, model="tiny")
-    assert [jobs.segment_plan(JOB, 0)[1].prompt, jobs.segment_plan(JOB, 0)[2]] == ["0", "1"]
+    held = claim(jobs, 0)
+    assert held.segment
+    assert (held.head.title, held.segment.prompt, held.next_prompt) == ("harbour", "0", "1")
 
 
 @pytest.mark.parametrize("job_id", ["", "../../x", "A" * 16, "a:b", "a" * 41, "a\n", None, 7, "*"])
@@ -90,85 +77,72 @@ def test_an_id_cannot_reach_outside_its_keys(job_id: object) -> None:
 def test_a_held_segment_is_not_given_twice(jobs: JobStore) -> None:
     # Given
     create(jobs)
-    ticket = ticket_of(jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS))
-    assert isinstance(jobs.claim_segment(JOB, 0, ticket, "first", SEGMENTS), Claim)
+    ticket = ticket_of(jobs.announce(JOB, WorkUnit.segment(0)))
+    assert isinstance(jobs.claim(JOB, UnitKind.SEGMENT, 0, ticket, "first"), Claim)
     # When the message comes again
-    again = jobs.claim_segment(JOB, 0, ticket, "second", SEGMENTS)
+    again = jobs.claim(JOB, UnitKind.SEGMENT, 0, ticket, "second")
     # Then
-    assert again == "segment 0 is held by first"
-    assert jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS) is None
+    assert again == Refused("segment 0 is held by first")
+    assert jobs.announce(JOB, WorkUnit.segment(0)) is None
 
 
 def test_a_holder_that_asks_again_because_the_reply_was_lost_gets_its_claim(jobs: JobStore) -> None:
     create(jobs)
     held = claim(jobs, 0)
-    keys = [*job_keys(JOB, "record", "units", "handoffs"), queue_key(SEGMENTS)]
-    assert jobs._run("claim_segment", keys, 0, 1, held.token, 2000, "w")[0] == b"run"
+    keys = [*job_keys(JOB, "record", "units", "spec", "handoffs"), queue_key(SEGMENTS)]
+    assert jobs._run("claim", keys, "segment", 0, 1, held.token, 2000, "w")[0] == b"run"
 
 
 def test_an_old_ticket_is_forgotten(jobs: JobStore) -> None:
     # Given a message that was replaced by a newer one
     create(jobs)
-    old = ticket_of(jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS))
-    new = ticket_of(jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS, seen=old))
+    old = ticket_of(jobs.announce(JOB, WorkUnit.segment(0)))
+    new = ticket_of(jobs.announce(JOB, WorkUnit.segment(0), seen=old))
     # When / Then
     assert new > old
-    assert jobs.claim_segment(JOB, 0, old, "w", SEGMENTS) == "a newer message has replaced this one"
-    assert isinstance(jobs.claim_segment(JOB, 0, new, "w", SEGMENTS), Claim)
+    assert jobs.claim(JOB, UnitKind.SEGMENT, 0, old, "w") == Refused("a newer message has replaced this one")
+    assert isinstance(jobs.claim(JOB, UnitKind.SEGMENT, 0, new, "w"), Claim)
 
 
 def test_a_segment_ahead_of_the_cursor_waits_its_turn(jobs: JobStore) -> None:
     create(jobs)
-    assert jobs.announce(JOB, SEGMENT_UNIT, 1, SEGMENTS) is None
-    assert jobs.claim_segment(JOB, 1, 1, "w", SEGMENTS) == "the cursor is at segment 0"
+    assert jobs.announce(JOB, WorkUnit.segment(1)) is None
+    assert jobs.claim(JOB, UnitKind.SEGMENT, 1, 1, "w") == Refused("the cursor is at segment 0")
 
 
 def test_fences_only_rise_and_only_the_holder_commits(jobs: JobStore) -> None:
     # Given a claim whose lease expired, and a second one
     create(jobs)
     late = claim(jobs, 0, "late")
-    jobs_with_short_memory = expire(jobs, late)
-    second = claim(jobs_with_short_memory, 0, "second")
+    expire(jobs, late)
+    second = claim(jobs, 0, "second")
     assert second.fence > late.fence
     # When the late one comes back
     assert not jobs.renew(late)
     assert jobs.commit_segment(late, handoff(0, worker="late")) is None
     # Then the second one's commit is the one that counts, also when its reply was lost and it asks again
-    assert jobs.commit_segment(second, handoff(0, worker="second"))
-    assert jobs.commit_segment(second, handoff(0, worker="second"))
+    first = jobs.commit_segment(second, handoff(0, worker="second"))
+    again = jobs.commit_segment(second, handoff(0, worker="second"))
+    assert first
+    assert again
+    assert first.clip == again.clip
     found = jobs.handoff(JOB, 0)
     assert found
     assert found.worker == "second"
     assert jobs.status(JOB).committed == 1
 
 
-def due(jobs: JobStore) -> list[tuple[str, int, str]]:
-    return [(need.unit, need.index, need.why) for need in jobs.survey(JOB)]
-
-
-def expire(jobs: JobStore, held: Claim) -> JobStore:
-    """Let the lease of `held` end by letting Redis' clock pass it."""
-    jobs._lease_ms = 1
-    assert jobs.renew(held)
-    jobs._lease_ms = 2000
-    time.sleep(0.005)
-    assert (held.unit, held.index, "expired") in due(jobs)
-    return jobs
-
-
-def test_a_repeated_message_of_a_committed_segment_chains_only_when_nothing_else_did(jobs: JobStore) -> None:
+def test_a_repeated_message_of_a_committed_segment_gets_nothing(jobs: JobStore) -> None:
     # Given a commit whose worker died before it published the next message
     create(jobs)
-    ticket = ticket_of(jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS))
-    held = jobs.claim_segment(JOB, 0, ticket, "w", SEGMENTS)
+    ticket = ticket_of(jobs.announce(JOB, WorkUnit.segment(0)))
+    held = jobs.claim(JOB, UnitKind.SEGMENT, 0, ticket, "w")
     assert isinstance(held, Claim)
     assert jobs.commit_segment(held, handoff(0))
     # When its message comes again
-    assert jobs.claim_segment(JOB, 0, ticket, "w", SEGMENTS) == 1
-    # Then, once the next was published, it is forgotten
-    jobs.announce(JOB, SEGMENT_UNIT, 1, SEGMENTS)
-    jobs.chained(JOB, 1)
-    assert isinstance(jobs.claim_segment(JOB, 0, ticket, "w", SEGMENTS), str)
+    assert isinstance(jobs.claim(JOB, UnitKind.SEGMENT, 0, ticket, "w"), Refused)
+    # Then it gets nothing: the commit announced the next one, which the reconciler publishes
+    assert due(jobs) == [(WorkUnit.segment(1), "unpublished")]
 
 
 def test_nothing_is_committed_after_a_cancel(jobs: JobStore) -> None:
@@ -181,7 +155,7 @@ def test_nothing_is_committed_after_a_cancel(jobs: JobStore) -> None:
     assert not jobs.renew(held)
     assert jobs.commit_segment(held, handoff(0)) is None
     assert jobs.status(JOB).state == "cancelled"
-    assert jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS) is None
+    assert jobs.announce(JOB, WorkUnit.segment(0)) is None
     assert jobs.stop(JOB, "cancelled", "again") == "cancelled"
 
 
@@ -189,7 +163,7 @@ def test_failed_attempts_are_counted_and_end_the_job(jobs: JobStore) -> None:
     create(jobs)
     for attempt in (1, 2, 3):
         held = claim(jobs, 0)
-        assert jobs.give_up(held, "RuntimeError: no")[0] == ("retry" if attempt < 3 else "failed")
+        assert jobs.release(held, "RuntimeError: no").outcome == ("retry" if attempt < 3 else "failed")
     status = jobs.status(JOB)
     assert (status.state, status.reason, status.failed_segment, status.attempts) == ("failed", "RuntimeError: no", 0, 3)
 
@@ -197,7 +171,7 @@ def test_failed_attempts_are_counted_and_end_the_job(jobs: JobStore) -> None:
 def test_shutdowns_are_not_counted(jobs: JobStore) -> None:
     create(jobs)
     for _ in range(5):
-        assert jobs.give_up(claim(jobs, 0))[0] == "retry"
+        assert jobs.release(claim(jobs, 0)).outcome == "retry"
     assert jobs.status(JOB).state == "queued" or jobs.status(JOB).state == "running"
 
 
@@ -212,9 +186,7 @@ def test_dying_inside_the_engine_is_counted_and_elsewhere_is_not(jobs: JobStore)
         assert jobs.renew(held, engine=True)
         if attempt < 3:
             expire(jobs, held)
-    jobs._lease_ms = 1
-    assert jobs.renew(held)
-    time.sleep(0.005)
+    end_lease(jobs, held)
     assert jobs.survey(JOB) == []
     # Then
     assert jobs.status(JOB).state == "failed"
@@ -225,76 +197,63 @@ def test_a_death_inside_the_engine_is_counted_before_its_work_is_published_again
     create(jobs)
     for _ in range(3):
         # Given a publisher that saw the message before it was claimed
-        ticket = announce(jobs, SEGMENT_UNIT, 0, SEGMENTS)
-        held = jobs.claim_segment(JOB, 0, ticket, "poisoned", SEGMENTS)
+        ticket = announce(jobs, WorkUnit.segment(0))
+        held = jobs.claim(JOB, UnitKind.SEGMENT, 0, ticket, "poisoned")
         assert isinstance(held, Claim)
         # When the holder has died inside the engine, Then only a survey takes its claim back
-        jobs._lease_ms = 1
-        assert jobs.renew(held, engine=True)
-        time.sleep(0.005)
-        assert jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS, seen=ticket) is None
+        end_lease(jobs, held, engine=True)
+        assert jobs.announce(JOB, WorkUnit.segment(0), seen=ticket) is None
         jobs.survey(JOB)
     assert (jobs.status(JOB).state, jobs.status(JOB).attempts) == ("failed", 3)
 
 
 def test_survey_tells_what_lost_its_message(jobs: JobStore) -> None:
     create(jobs, 1)
-    assert due(jobs) == [(SEGMENT_UNIT, 0, "unannounced")]
-    ticket = ticket_of(jobs.announce(JOB, SEGMENT_UNIT, 0, SEGMENTS))
-    assert [why for _, _, why in due(jobs)] == ["unpublished"]
+    assert due(jobs) == [(WorkUnit.segment(0), "unannounced")]
+    ticket = ticket_of(jobs.announce(JOB, WorkUnit.segment(0)))
+    assert [why for _, why in due(jobs)] == ["unpublished"]
     jobs.chained(JOB, 0)
-    assert [why for _, _, why in due(jobs)] == ["waiting"]
-    held = jobs.claim_segment(JOB, 0, ticket, "w", SEGMENTS)
+    assert [why for _, why in due(jobs)] == ["waiting"]
+    held = jobs.claim(JOB, UnitKind.SEGMENT, 0, ticket, "w")
     assert isinstance(held, Claim)
     assert jobs.survey(JOB) == []
-    clip_claim = jobs.commit_segment(held, handoff(0))
-    assert clip_claim
+    clip_claim = commit(jobs, held)
     assert jobs.survey(JOB) == []
     expire(jobs, clip_claim)
-    ticket = announce(jobs, clip_unit(0), 0, CLIPS)
-    again = jobs.claim_unit(JOB, clip_unit(0), 0, ticket, "w", CLIPS)
-    assert isinstance(again, Claim)
-    assert jobs.commit_clip(again, ClipRecord(0, "sha256:c", 1, 1)) == (True, True)
-    assert due(jobs) == [(FILM_UNIT, -1, "unannounced")]
+    committed = jobs.commit_clip(claim_unit(jobs, WorkUnit.clip(0)), ClipRecord(0, "sha256:c", 1, 1))
+    assert committed.film
+    assert due(jobs) == [(WorkUnit.film(), "waiting")]
 
 
 def test_a_late_clip_changes_nothing(jobs: JobStore) -> None:
     # Given a clip whose lease expired and that another worker made
     create(jobs, 1)
-    late = jobs.commit_segment(claim(jobs, 0), handoff(0))
-    assert late
+    late = commit(jobs, claim(jobs, 0))
     expire(jobs, late)
-    ticket = announce(jobs, clip_unit(0), 0, CLIPS)
-    second = jobs.claim_unit(JOB, clip_unit(0), 0, ticket, "w", CLIPS)
-    assert isinstance(second, Claim)
+    second = claim_unit(jobs, WorkUnit.clip(0))
     # When
-    assert jobs.commit_clip(late, ClipRecord(0, "sha256:late", 1, 1)) == (False, False)
-    assert jobs.commit_clip(second, ClipRecord(0, "sha256:right", 1, 1)) == (True, True)
-    assert jobs.commit_clip(late, ClipRecord(0, "sha256:late", 1, 1)) == (False, False)
-    assert jobs.commit_clip(late, ClipRecord(0, "sha256:right", 1, 1)) == (False, True)
+    assert jobs.commit_clip(late, ClipRecord(0, "sha256:late", 1, 1)) == ClipCommit(False, None)
+    committed = jobs.commit_clip(second, ClipRecord(0, "sha256:right", 1, 1))
+    assert committed.accepted
+    assert committed.film
+    assert jobs.commit_clip(late, ClipRecord(0, "sha256:late", 1, 1)) == ClipCommit(False, None)
+    assert jobs.commit_clip(late, ClipRecord(0, "sha256:right", 1, 1)) == ClipCommit(False, None)
     # Then
     assert jobs.clips(JOB)[0].blob_id == "sha256:right"
-
-
-def film_claim(jobs: JobStore) -> Claim:
-    ticket = announce(jobs, FILM_UNIT, -1, FILMS)
-    claimed = jobs.claim_unit(JOB, FILM_UNIT, -1, ticket, "w", FILMS)
-    assert isinstance(claimed, Claim), claimed
-    return claimed
 
 
 def test_lost_clips_are_reopened_before_the_film(jobs: JobStore) -> None:
     # Given
     create(jobs, 3)
     commit_all(jobs, 3)
-    held = film_claim(jobs)
+    held = claim_unit(jobs, WorkUnit.film())
     # When
-    assert jobs.reopen_clips(held, [0, 2])
+    assert jobs.report_lost(held, [0, 2])
     # Then
     assert not jobs.commit_film(held, FILM)
-    assert sorted(due(jobs)) == [(clip_unit(0), 0, "expired"), (clip_unit(2), 2, "expired")]
+    assert due(jobs) == [(WorkUnit.clip(0), "expired"), (WorkUnit.clip(2), "expired")]
     assert (jobs.status(JOB).epoch, jobs.status(JOB).clips) == (1, 1)
-    assert announce(jobs, FILM_UNIT, -1, FILMS) == 0
+    assert announce(jobs, WorkUnit.film()) == 0
 
 
 def test_progress_is_shown_and_gone_after_the_commit(jobs: JobStore) -> None:
@@ -325,16 +284,16 @@ def test_an_unknown_job_is_told_as_such(jobs: JobStore) -> None:
     for ask in (jobs.status, lambda job: jobs.stop(job, "cancelled", "")):
         with pytest.raises(JobNotFoundError, match="longtake list"):
             ask("0000")
-    with pytest.raises(MessageError):
+    with pytest.raises(JobNotFoundError):
         jobs.head("0000")
-    assert jobs.claim_segment("0000", 0, 1, "w", SEGMENTS) == "there is no such job"
+    assert jobs.claim("0000", UnitKind.SEGMENT, 0, 1, "w") == Refused("there is no such job")
 
 
 def test_a_handoff_from_outside_comes_before_the_first_segment(jobs: JobStore) -> None:
     spec = check_spec({"segments": [{"prompt": "a"}]})
-    outside = handoff(-1, digest="d")
+    outside = handoff(-1, worker="elsewhere")
     assert jobs.create(JOB, spec, model="tiny", start=outside)
-    assert jobs.admit(None)[0] == "admitted"
+    assert jobs.admit(None).outcome == "admitted"
     assert claim(jobs, 0).previous == outside
     assert jobs.handoffs(JOB) == []
 
@@ -343,7 +302,7 @@ def test_a_failed_job_is_taken_up_where_it_failed(jobs: JobStore) -> None:
     # Given a job that failed at its second segment
     create(jobs)
     assert jobs.commit_segment(claim(jobs, 0), handoff(0))
-    assert jobs.give_up(claim(jobs, 1), "RuntimeError: no", final=True) == ("failed", 0)
+    assert jobs.release(claim(jobs, 1), "RuntimeError: no", final=True) == Released(ReleaseOutcome.FAILED)
     assert jobs.active() == []
     # When
     assert jobs.revive(JOB, "failed") == "failed"
@@ -352,27 +311,24 @@ def test_a_failed_job_is_taken_up_where_it_failed(jobs: JobStore) -> None:
     assert (status.state, status.committed, status.reason, status.attempts) == ("running", 1, None, None)
     assert jobs.active() == [JOB]
     assert jobs.ended_for(-1) == []
-    assert jobs.admit(None) == ("admitted", JOB, 0)
-    assert (SEGMENT_UNIT, 1, "unannounced") in due(jobs)
+    assert jobs.admit(None) == Admission(AdmissionOutcome.ADMITTED, JOB, 0)
+    assert (WorkUnit.segment(1), "unannounced") in due(jobs)
     assert jobs.commit_segment(claim(jobs, 1), handoff(1))
 
 
 def test_a_clip_that_was_in_the_making_when_its_job_failed_is_made_after_a_retry(jobs: JobStore) -> None:
     # Given a job that fails at its second segment while another worker makes the clip of the first
     create(jobs)
-    clip_claim = jobs.commit_segment(claim(jobs, 0), handoff(0))
-    assert clip_claim
-    assert jobs.give_up(claim(jobs, 1), "RuntimeError: no", final=True) == ("failed", 0)
-    assert jobs.commit_clip(clip_claim, ClipRecord(0, "sha256:c", 1, 1)) == (False, False)
+    clip_claim = commit(jobs, claim(jobs, 0))
+    assert jobs.release(claim(jobs, 1), "RuntimeError: no", final=True) == Released(ReleaseOutcome.FAILED)
+    assert jobs.commit_clip(clip_claim, ClipRecord(0, "sha256:c", 1, 1)) == ClipCommit(False, None)
     # When
     jobs.revive(JOB, "failed")
     jobs.admit(None)
     # Then
-    assert sorted(due(jobs)) == [(clip_unit(0), 0, "expired"), (SEGMENT_UNIT, 1, "unannounced")]
-    ticket = announce(jobs, clip_unit(0), 0, CLIPS)
-    again = jobs.claim_unit(JOB, clip_unit(0), 0, ticket, "w", CLIPS)
-    assert isinstance(again, Claim)
-    assert jobs.commit_clip(again, ClipRecord(0, "sha256:c", 1, 1)) == (True, False)
+    assert due(jobs) == [(WorkUnit.clip(0), "expired"), (WorkUnit.segment(1), "unannounced")]
+    again = claim_unit(jobs, WorkUnit.clip(0))
+    assert jobs.commit_clip(again, ClipRecord(0, "sha256:c", 1, 1)) == ClipCommit(True, None)
 
 
 def test_a_job_that_failed_before_it_began_is_queued_again(jobs: JobStore) -> None:
@@ -397,3 +353,34 @@ def test_only_a_job_in_that_state_is_revived(jobs: JobStore) -> None:
     jobs.stop(JOB, "cancelled", "")
     assert jobs.revive(JOB, "failed") == "cancelled"
     assert jobs.active() == []
+
+
+def test_a_message_of_a_committed_segment_chains_the_next_one_that_was_not_announced(jobs: JobStore) -> None:
+    # Given a segment that was committed while its job was paused
+    create(jobs)
+    ticket = announce(jobs, WorkUnit.segment(0))
+    held = jobs.claim(JOB, UnitKind.SEGMENT, 0, ticket, "w")
+    assert isinstance(held, Claim)
+    jobs.pause(JOB)
+    committed = jobs.commit_segment(held, handoff(0))
+    assert committed
+    assert committed.following is None
+    jobs.resume(JOB)
+    # When its message comes again, Then the next segment is due
+    assert jobs.claim(JOB, UnitKind.SEGMENT, 0, ticket, "w") == NotChained(1)
+
+
+@pytest.mark.parametrize(("key", "field"), [("handoffs", "0"), ("spec", "job"), ("spec", "1")])
+def test_a_damaged_record_fails_its_job_once(jobs: JobStore, settings: Settings, key: str, field: str) -> None:
+    # Given a job at its second segment, what that reads damaged
+    create(jobs)
+    commit(jobs, claim(jobs, 0))
+    ticket = announce(jobs, WorkUnit.segment(1))
+    connect(settings.redis_url).hset(job_keys(JOB, key)[0], field, b"\xc1garbage")
+    # When
+    with pytest.raises(RecordError, match="damaged"):
+        jobs.claim(JOB, UnitKind.SEGMENT, 1, ticket, "w")
+    # Then
+    status = jobs.status(JOB)
+    assert (status.state, status.failed_segment, status.attempts) == ("failed", 1, 1)
+    assert "damaged" in str(status.reason)

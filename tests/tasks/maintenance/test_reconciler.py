@@ -12,7 +12,7 @@ from tasks.client.submit import submit
 from tasks.jobs.connection import connect
 from tasks.jobs.keys import PULSE, job_keys
 from tasks.jobs.queues import SEGMENTS
-from tasks.jobs.records import Claim, Progress
+from tasks.jobs.records import Claim, Progress, UnitKind
 from tasks.jobs.store import JobStore
 from tasks.maintenance import reconciler as recovery
 from tasks.maintenance.reconciler import Reconciler
@@ -49,7 +49,7 @@ def claimed(settings: Settings, client: redis.Redis, jobs: JobStore) -> Claim:
     """A worker's claim of segment 0 of a new job, whose message is gone."""
     job = submit(SPEC, settings=settings)
     client.delete(SEGMENTS)
-    claim = jobs.claim_segment(job.id, 0, 1, "w", SEGMENTS)
+    claim = jobs.claim(job.id, UnitKind.SEGMENT, 0, 1, "w")
     assert isinstance(claim, Claim)
     return claim
 
@@ -144,7 +144,7 @@ def test_a_message_that_later_ones_overtook_is_published_again(
     assert client.rpop(SEGMENTS)
     assert client.rpop(SEGMENTS)
     assert reconciler.reconcile() == 0
-    assert isinstance(jobs.claim_segment(second.id, 0, 1, "w", SEGMENTS), Claim)
+    assert isinstance(jobs.claim(second.id, UnitKind.SEGMENT, 0, 1, "w"), Claim)
     # When / Then
     assert reconciler.reconcile() == 1
     assert jobs.survey(first.id)[0].ticket == 2  # its second ticket
@@ -179,11 +179,11 @@ def test_one_reconciler_works_at_a_time(
 def test_steps_of_a_segment_that_was_laid_down_are_shown_no_more(settings: Settings, jobs: JobStore) -> None:
     # Given
     job = submit(SPEC, settings=settings)
-    claim = jobs.claim_segment(job.id, 0, 1, "w", SEGMENTS)
+    claim = jobs.claim(job.id, UnitKind.SEGMENT, 0, 1, "w")
     assert isinstance(claim, Claim)
     jobs.renew(claim, progress=Progress(0, 3, 8, 0.5))
     assert job.status().progress
     # When
-    jobs.give_up(claim)
+    jobs.release(claim)
     # Then
     assert job.status().progress is None

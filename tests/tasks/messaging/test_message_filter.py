@@ -18,8 +18,8 @@ from blobstore import InMemoryBlobStore
 from ltx2 import LTX2ContinuationState
 from tasks.client.submit import submit
 from tasks.errors import MessageError
-from tasks.jobs import state_wire as handoff
-from tasks.jobs.queues import CLIPS, FILMS, OWN, QUEUES, SEGMENTS
+from tasks.jobs import state_wire
+from tasks.jobs.queues import CLIPS, FILMS, QUEUES, SEGMENTS, STICKY_PREFIX
 from tasks.messaging.celery_app import make_app
 from tasks.messaging.message_filter import AMQP, Channel
 from tasks.messaging.schema import MESSAGE_LIMIT_BYTES, check_entry
@@ -337,21 +337,21 @@ def test_metadata_that_no_message_can_carry_travels_whole(here: Settings, worker
 
 def test_the_largest_state_that_is_carried_inline_is_let_through(there: Settings, own_server: RedisProcess) -> None:
     # Given picture, sound and metadata just below the largest threshold, as noise that does not shrink
-    largest = 2 * 1024 * 1024
+    largest = 64 * 1024
     random = np.random.default_rng(7)
     state = LTX2ContinuationState(
-        video_frames=list(random.integers(0, 256, (9, 240, 320, 3), np.uint8)),
+        video_frames=list(random.integers(0, 256, (1, 128, 160, 3), np.uint8)),
         audio_latents=torch.zeros(1, 8, (largest - 100) // (8 * 16 * 4), 16),
         metadata={"note": "\u00e9" * (largest // 6 - 100)},
     )
     blobs = InMemoryBlobStore()
-    envelope = handoff.to_message(state, blobs, inline_threshold_bytes=largest)
-    assert handoff.blob_ids(envelope) == []
+    envelope = state_wire.encode(state, blobs, inline_threshold_bytes=largest)
+    assert state_wire.state_blobs(envelope) == []
     # When
     make_app(there, results=False).send_task(SEGMENT_TASK, args=["nojob", 0, 1, envelope], queue=SEGMENTS)
     [entry] = redis.Redis(port=own_server.port).lrange(SEGMENTS, 0, -1)
     # Then
-    assert len(entry) > 9 * 1024 * 1024
+    assert len(entry) > 280 * 1024
     check_entry(entry, SEGMENTS)
 
 
@@ -369,7 +369,7 @@ def test_a_queue_that_remote_control_has_added_is_no_way_in() -> None:
 
 
 def test_the_queue_of_one_worker_takes_segments_for_it_alone() -> None:
-    own = f"{OWN}gpu-0@here"
+    own = f"{STICKY_PREFIX}gpu-0@here"
     check_entry(json.dumps(message(queue=own)).encode(), own)
     with pytest.raises(MessageError, match=r"there is no task 'longtake\.film' on queue segments@gpu-0@here"):
         check_entry(json.dumps(message("nojob", 1, task=FILM_TASK, queue=own)).encode(), own)

@@ -39,7 +39,7 @@ def message(
             "timelimit": [None, None],
             "root_id": task_id,
             "parent_id": None,
-            "argsrepr": "a title · segment 1/2",
+            "argsrepr": "a title · segment 1 of 2",
             "kwargsrepr": "",
             "origin": "gen1@host",
             "ignore_result": None,

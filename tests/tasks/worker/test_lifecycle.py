@@ -15,7 +15,7 @@ import redis
 from blobstore import open_blob_store
 from ltx2 import LTX2ContinuationState
 from tasks.client.submit import submit
-from tasks.jobs.queues import OWN, SEGMENTS
+from tasks.jobs.queues import SEGMENTS, STICKY_PREFIX
 from tasks.messaging.celery_app import make_app
 from tasks.messaging.topology import SEGMENT_TASK
 from tasks.settings import Settings
@@ -49,7 +49,7 @@ class Messages:
         for heard in self._monitor.listen():
             name, _, rest = heard["command"].partition(" ")
             queue, _, body = rest.partition(" ")
-            if name == "LPUSH" and (queue == SEGMENTS or queue.startswith(OWN)):
+            if name == "LPUSH" and (queue == SEGMENTS or queue.startswith(STICKY_PREFIX)):
                 self.bodies.append(body)
             if (name, rest) == ("ECHO", LAST):
                 return
@@ -57,10 +57,10 @@ class Messages:
 
 def test_a_job_that_waits_for_a_worker_can_be_looked_at(there: Settings, longtake: Any) -> None:
     job = submit(spec("a"), settings=there)
-    assert job.report()["segments"] == []
+    assert job.summary()["segments"] == []
     found = json.loads(longtake("status", job.id, "--json", settings=there).stdout)
     assert (found["state"], found["segments_committed"]) == ("queued", [])
-    assert "  queued: segment 1/1 · waiting for a worker" in longtake("status", job.id, settings=there).stdout
+    assert "  queued: segment 1 of 1 · waiting for a worker" in longtake("status", job.id, settings=there).stdout
 
 
 def test_a_job_becomes_a_film(here: Settings, worker: Worker, tmp_path: Path) -> None:
@@ -105,11 +105,11 @@ def test_every_message_stays_below_8_kb_whatever_a_state_brought_along(
     assert job.state(39)["payload"]["metadata"]["note"] == "x" * 100_000
 
 
-def test_with_a_higher_threshold_the_same_job_runs_inline_and_the_record_keeps_blob_ids(
+def test_below_the_threshold_message_and_record_carry_the_arrays_inline(
     there: Settings, own_server: RedisProcess, undisturbed: str, start_worker: Start
 ) -> None:
     # Given another deployment whose messages carry their arrays
-    inline = there.model_copy(update={"inline_threshold_bytes": 2**20})
+    inline = there.model_copy(update={"inline_threshold_bytes": 2**16})
     start_worker(inline).ready()
     # When
     with Messages(own_server.port) as messages:
@@ -119,8 +119,8 @@ def test_with_a_higher_threshold_the_same_job_runs_inline_and_the_record_keeps_b
     assert film == undisturbed
     assert max(len(body) for body in messages.bodies) > 8192
     for handoff in job_store(inline).handoffs(job.id):
-        assert set(handoff.state["payload"]["video"]) == {"blob_id", "frame_count"}
-        assert set(handoff.state["payload"]["audio"]) == {"blob_id"}
+        assert set(handoff.state["payload"]["video"]) == {"frames_b64"}
+        assert set(handoff.state["payload"]["audio"]) == {"safetensors_b64"}
 
 
 def test_the_record_is_right_where_a_message_differs(here: Settings, undisturbed: str, worker: Worker) -> None:

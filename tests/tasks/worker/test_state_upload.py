@@ -13,8 +13,7 @@ from blobstore import BlobStoreUnavailableError, InMemoryBlobStore
 from blobstore.protocol import DEFAULT_PIN_LEASE_S, DEFAULT_TTL_S, Data
 from ltx2 import LTX2ContinuationState
 from ltx2.request import SegmentOutput
-from tasks.worker import state_upload as storing
-from tasks.worker.state_upload import Storing
+from tasks.worker.state_upload import StateUpload, StoredState
 from tests.tasks.jobs.test_state_wire import a_state
 
 JOB = "job"
@@ -43,11 +42,11 @@ def blobs() -> CountingStore:
 
 
 @pytest.fixture
-def own(blobs: CountingStore) -> Storing:
+def own(blobs: CountingStore) -> StateUpload:
     settings = SimpleNamespace(inline_threshold_bytes=1024)
     room: Any = SimpleNamespace(deployment=SimpleNamespace(blobs=blobs), settings=settings)
     claim: Any = SimpleNamespace(job_id=JOB, index=3)
-    return Storing(room, claim)
+    return StateUpload(room, claim)
 
 
 def output_of(state: LTX2ContinuationState) -> SegmentOutput:
@@ -55,15 +54,15 @@ def output_of(state: LTX2ContinuationState) -> SegmentOutput:
     return SegmentOutput(frames, sound, 24_000, VIDEO, AUDIO, state)
 
 
-def is_kept(stored: storing.Stored, blobs: CountingStore) -> bool:
+def is_kept(stored: StoredState, blobs: CountingStore) -> bool:
     """Whether it is all there for the job, also when what nobody pins has gone."""
     blobs.now += DEFAULT_PIN_LEASE_S + DEFAULT_TTL_S + 1
     return len(stored.blobs) == 3 and set(stored.blobs) == blobs.pins(JOB) and all(one in blobs for one in stored.blobs)
 
 
-def test_what_the_engine_tells_early_is_put_once(own: Storing, blobs: CountingStore) -> None:
+def test_what_the_engine_tells_early_is_put_once(own: StateUpload, blobs: CountingStore) -> None:
     # Given
-    own.begin(a_state(), VIDEO, AUDIO)
+    own.start(a_state(), VIDEO, AUDIO)
     put = blobs.puts
     # When
     stored = own.finish(output_of(a_state()))
@@ -72,48 +71,48 @@ def test_what_the_engine_tells_early_is_put_once(own: Storing, blobs: CountingSt
     assert is_kept(stored, blobs)
 
 
-def test_what_the_engine_tells_at_its_end_alone_is_put_then(own: Storing, blobs: CountingStore) -> None:
+def test_what_the_engine_tells_at_its_end_alone_is_put_then(own: StateUpload, blobs: CountingStore) -> None:
     # Given an engine of somebody else's, which calls nobody
     # When / Then
     assert is_kept(own.finish(output_of(a_state())), blobs)
 
 
 def test_a_store_that_was_out_early_and_is_back_gets_it_in_the_end(
-    own: Storing, blobs: CountingStore, caplog: pytest.LogCaptureFixture
+    own: StateUpload, blobs: CountingStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Given
     blobs.out = True
-    own.begin(a_state(), VIDEO, AUDIO)
+    own.start(a_state(), VIDEO, AUDIO)
     # When
     blobs.out = False
     stored = own.finish(output_of(a_state()))
     # Then
     assert is_kept(stored, blobs)
-    assert "the state of segment 3 could not be stored early: out" in caplog.text
+    assert "the state could not be stored early" in caplog.text
 
 
-def test_a_store_that_stays_out_is_told_in_the_end(own: Storing, blobs: CountingStore) -> None:
+def test_a_store_that_stays_out_is_told_in_the_end(own: StateUpload, blobs: CountingStore) -> None:
     # Given
     blobs.out = True
-    own.begin(a_state(), VIDEO, AUDIO)
+    own.start(a_state(), VIDEO, AUDIO)
     # When / Then
     with pytest.raises(BlobStoreUnavailableError):
         own.finish(output_of(a_state()))
 
 
-def test_of_two_that_are_told_the_second_counts(own: Storing, blobs: CountingStore) -> None:
+def test_of_two_that_are_told_the_second_counts(own: StateUpload, blobs: CountingStore) -> None:
     # Given an engine that began anew, and whose second state could not be stored early
-    own.begin(a_state(segment_index=7), VIDEO, AUDIO)
+    own.start(a_state(segment_index=7), VIDEO, AUDIO)
     blobs.out = True
-    own.begin(a_state(), VIDEO, AUDIO)
+    own.start(a_state(), VIDEO, AUDIO)
     blobs.out = False
     # When / Then
-    assert own.finish(output_of(a_state())).message["payload"]["segment_index"] == 3
+    assert own.finish(output_of(a_state())).state["payload"]["segment_index"] == 3
 
 
-def test_what_a_server_lost_meanwhile_is_put_again(own: Storing, blobs: CountingStore) -> None:
+def test_what_a_server_lost_meanwhile_is_put_again(own: StateUpload, blobs: CountingStore) -> None:
     # Given
-    own.begin(a_state(), VIDEO, AUDIO)
+    own.start(a_state(), VIDEO, AUDIO)
     for blob_id in blobs.pins(JOB):
         blobs.drop(blob_id)
     # When / Then

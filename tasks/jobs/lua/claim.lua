@@ -1,0 +1,70 @@
+-- Claim the right to do one unit of work. A message about a segment claims the one at the cursor, or the repair of a
+-- committed one.
+-- KEYS[1] record   hash
+-- KEYS[2] units    hash
+-- KEYS[3] spec     hash    'job' and one field per segment, msgpack
+-- KEYS[4] handoffs hash    segment index -> msgpack
+-- KEYS[5] queue    hash    'claimed': highest stamp claimed
+-- ARGV[1] 'segment', 'clip' or 'film', ARGV[2] segment index (-1 for the film), ARGV[3] ticket, ARGV[4] token,
+-- ARGV[5] lease ms, ARGV[6] worker
+-- Returns {'run', fence, epoch, ms now, unit name, job spec, segment's spec or '', next segment's spec or '',
+--          handoff of index - 1 or '', handoff of index or ''},
+--         {'committed', 1 when the message of the next segment is missing else 0},
+--         {'newer'} when a newer major version wrote what this claim reads; nothing is changed then,
+--      or {'refused', why}.
+local state, format, cursor_text = unpack(redis.call('HMGET', KEYS[1], 'state', 'format', 'cursor'))
+if not state then
+  return { 'refused', 'there is no such job' }
+end
+local kind, index, ticket = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local cursor = tonumber(cursor_text)
+local name = kind
+if kind == 'clip' then
+  name = 'clip:' .. ARGV[2]
+elseif kind == 'segment' and index < cursor then
+  name = 'repair:' .. ARGV[2]
+end
+local unit = read_unit(KEYS[2], name)
+local job, segment, following, before, own = redis.call('HGET', KEYS[3], 'job'), false, false, false, false
+if kind ~= 'film' then
+  segment, following = unpack(redis.call('HMGET', KEYS[3], ARGV[2], tostring(index + 1)))
+  before, own = unpack(redis.call('HMGET', KEYS[4], tostring(index - 1), ARGV[2]))
+end
+if is_newer(format) or (unit and is_newer(unit.format)) then
+  return { 'newer' }
+end
+for _, packed in ipairs({ job or '', segment or '', following or '', before or '', own or '' }) do
+  if packed ~= '' and is_newer_packed(packed) then
+    return { 'newer' }
+  end
+end
+
+note_delivery(KEYS[1], KEYS[2], KEYS[5], name, unit, ticket)
+if not is_running(KEYS[1]) then
+  return { 'refused', 'the job is ' .. state }
+end
+if kind == 'segment' then
+  if index > cursor then
+    return { 'refused', 'the cursor is at segment ' .. cursor }
+  end
+  if not unit and index == cursor - 1 and ticket == tonumber(redis.call('HGET', KEYS[1], 'ticket')) then
+    local segments = tonumber(redis.call('HGET', KEYS[1], 'segments'))
+    local missing = cursor < segments and tonumber(redis.call('HGET', KEYS[1], 'chained')) < cursor
+    return { 'committed', missing and 1 or 0 }
+  end
+  if not unit then
+    return { 'refused', index < cursor and 'the cursor is at segment ' .. cursor or 'it was not announced' }
+  end
+elseif not unit then
+  return { 'refused', 'it is done' }
+end
+local why = refusal(KEYS[2], name, unit, ticket, ARGV[4])
+if why then
+  return { 'refused', why }
+end
+local fence = grant(KEYS[1], KEYS[2], name, unit, ARGV[4], tonumber(ARGV[5]), ARGV[6])
+if kind == 'segment' and state == 'queued' then
+  redis.call('HSET', KEYS[1], 'state', 'running', 'started_at', now())
+end
+local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch'))
+return { 'run', fence, epoch, now(), name, job or '', segment or '', following or '', before or '', own or '' }

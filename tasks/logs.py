@@ -1,0 +1,78 @@
+"""Log lines: one per event, each with job, unit, worker and epoch where known; text or JSON; without secrets."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from blobstore.redis.client import MASK, mask_urls
+from tasks.settings import Settings
+
+FIELDS = ("job", "unit", "worker", "epoch", "fence", "attempt", "seconds", "bytes", "reason")
+"""The fields of a line, in this order. A call passes them in `extra`, `log_context` sets them for a block."""
+
+_context: ContextVar[dict[str, object]] = ContextVar("log_context", default={})
+
+
+@contextmanager
+def log_context(**fields: object) -> Iterator[None]:
+    """Add `fields` to every log line of this thread inside the block."""
+    token = _context.set({**_context.get(), **fields})
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+class LogFormatter(logging.Formatter):
+    """Formats lines as text, or as one JSON object each. `secrets` are masked wherever they occur, also in tracebacks."""
+
+    def __init__(self, *, as_json: bool, secrets: Iterable[str] = ()) -> None:
+        super().__init__()
+        self._as_json = as_json
+        self._secrets = [re.escape(secret) for secret in sorted(set(secrets), key=len, reverse=True) if secret]
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of `record`."""
+        fields = _context.get() | {name: value for name, value in record.__dict__.items() if name in FIELDS}
+        known = {name: fields[name] for name in FIELDS if fields.get(name) is not None}
+        error = self.formatException(record.exc_info) if record.exc_info else ""
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        message = self._masked(record.getMessage())
+        if self._as_json:
+            line: dict[str, object] = {"time": time, "level": record.levelname, "logger": record.name, "event": message}
+            line |= known | ({"error": self._masked(error)} if error else {})
+            return self._masked(json.dumps(line, ensure_ascii=False, default=str))
+        pairs = "".join(f" {name}={_quoted(value)}" for name, value in known.items())
+        head = f"[{time}: {record.levelname}/{record.processName}] {message}{pairs}"
+        return self._masked(f"{head}\n{error}" if error else head)
+
+    def _masked(self, text: str) -> str:
+        for secret in self._secrets:
+            text = re.sub(secret, MASK, text)
+        return mask_urls(text)
+
+
+def formatter_for(settings: Settings) -> LogFormatter:
+    """The formatter that LONGTAKE_LOG names, which masks the secrets of the URLs in `settings`."""
+    urls = [settings.redis_url, settings.blobs]
+    return LogFormatter(as_json=settings.log == "json", secrets=[secret for url in urls for secret in secrets_in(url)])
+
+
+def secrets_in(url: str) -> list[str]:
+    """The passwords in `url`, as written and decoded: in the user part, and in `password` and `username` options."""
+    parts = urlsplit(url)
+    raw = parts.netloc.rpartition("@")[0].partition(":")[2]
+    options = [value for name, value in parse_qsl(parts.query) if name == "password"]
+    return [secret for secret in {raw, unquote(raw), *options} if len(secret) > 2]
+
+
+def _quoted(value: object) -> str:
+    text = f"{value:.3f}" if isinstance(value, float) else str(value)
+    return json.dumps(text, ensure_ascii=False) if re.search(r'[\s"]', text) else text

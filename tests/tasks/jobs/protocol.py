@@ -1,0 +1,92 @@
+"""Steps of the job protocol that several tests take, on a real Redis."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from tasks.jobs.records import (
+    Admission,
+    AdmissionOutcome,
+    Claim,
+    ClipRecord,
+    FilmRecord,
+    Handoff,
+    UnitKind,
+    WorkUnit,
+)
+from tasks.jobs.store import JobStore
+from tasks.spec.loader import check_spec
+from tests.tasks.conftest import ticket_of
+
+JOB = "aaaa1111"
+FILM = FilmRecord("sha256:f", 9, "f", 96, 64, "24", 50, 2.0, 24000, 48000)
+LEASE_MS = 2000
+
+
+def handoff(index: int, **changes: Any) -> Handoff:
+    return Handoff(**{"index": index, "state": {"kind": "ltx2.v1", "payload": {}}, **changes})
+
+
+def create(jobs: JobStore, segments: int = 2, job: str = JOB) -> None:
+    """A job that was admitted."""
+    spec = check_spec({"title": "harbour", "segments": [{"prompt": str(i)} for i in range(segments)]})
+    assert jobs.create(job, spec, model="tiny")
+    assert jobs.admit(None) == Admission(AdmissionOutcome.ADMITTED, job, 0)
+
+
+def due(jobs: JobStore) -> list[tuple[WorkUnit, str]]:
+    return sorted((need.unit, need.why) for need in jobs.survey(JOB))
+
+
+def announce(jobs: JobStore, unit: WorkUnit) -> int:
+    """The ticket of the message about `unit` that is due now, 0 for none."""
+    seen = {need.unit: need.ticket for need in jobs.survey(JOB)}
+    return ticket_of(jobs.announce(JOB, unit, seen=seen.get(unit, 0)))
+
+
+def claim_unit(jobs: JobStore, unit: WorkUnit, worker: str = "w") -> Claim:
+    """Announce `unit`, and claim it by that message."""
+    ticket = announce(jobs, unit)
+    kind = UnitKind.SEGMENT if unit.kind == UnitKind.REPAIR else unit.kind
+    claimed = jobs.claim(JOB, kind, unit.index, ticket, worker)
+    assert isinstance(claimed, Claim), claimed
+    assert claimed.unit == unit
+    return claimed
+
+
+def claim(jobs: JobStore, index: int, worker: str = "w") -> Claim:
+    """The claim on the segment at the cursor, whose message is marked as sent."""
+    claimed = claim_unit(jobs, WorkUnit.segment(index), worker)
+    jobs.chained(JOB, index)
+    return claimed
+
+
+def commit(jobs: JobStore, held: Claim, made: Handoff | None = None) -> Claim:
+    """Commit a segment; the claim on its clip."""
+    committed = jobs.commit_segment(held, made or handoff(held.index))
+    assert committed
+    return committed.clip
+
+
+def commit_all(jobs: JobStore, segments: int) -> None:
+    """Commit the first segments and their clips."""
+    for index in range(segments):
+        clip = commit(jobs, claim(jobs, index))
+        committed = jobs.commit_clip(clip, ClipRecord(index, "sha256:c", 1, 1))
+        assert committed.accepted
+        assert (committed.film is not None) == (index + 1 == jobs.status(JOB).segments)
+
+
+def end_lease(jobs: JobStore, held: Claim, **changes: Any) -> None:
+    """Let the lease of `held` end."""
+    jobs._lease_ms = 1
+    assert jobs.renew(held, **changes)
+    jobs._lease_ms = LEASE_MS
+    time.sleep(0.005)
+
+
+def expire(jobs: JobStore, held: Claim) -> None:
+    """Let the lease of `held` end, and have a survey take the claim back."""
+    end_lease(jobs, held)
+    assert (held.unit, "expired") in due(jobs)
