@@ -49,9 +49,9 @@ def when_there_is_room(store: Callable[[], T]) -> T:
     """The result of `store`, which puts blobs and may be repeated; a full blob store is waited for, up to a minute.
 
     Raises:
-        BlobStoreFullError: there was no context in all that time.
+        BlobStoreFullError: there was no room in all that time.
     """
-    return retry_while_full(store, _is_full, patience_s=FULL_STORE_PATIENCE_S, wanted="context")
+    return retry_while_full(store, _is_full, patience_s=FULL_STORE_PATIENCE_S, wanted="room")
 
 
 def _is_full(error: Exception) -> bool:
