@@ -88,7 +88,7 @@ def tls_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsRedis]:
             break
         assert "tls-port" in log.read_text(), log.read_text()
     else:
-        pytest.skip("no redis-server with TLS here: install Debian's `redis-server` to check TLS and ACL users")
+        pytest.skip("no redis-server with TLS found: install Debian's `redis-server` to test TLS and ACL users")
     for rule in documented_rules().values():
         admin.execute_command(*rule)
     yield TlsRedis(port, folder, admin)
