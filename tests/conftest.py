@@ -1,4 +1,4 @@
-"""Real Redis servers and real workers for the tests; a skip in CI is a failure."""
+"""Fixtures with real Redis servers and real workers; in CI, a skipped test fails."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tasks.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 STAND_IN = "tests.stand_in:StandInEngine"
-hypothesis_settings.register_profile("longtake", deadline=None)  # a busy machine is no failure
+hypothesis_settings.register_profile("longtake", deadline=None)  # tests must pass on a busy machine
 hypothesis_settings.load_profile("longtake")
 
 
@@ -46,7 +46,7 @@ def free_port() -> int:
 
 
 def wait_until(condition: Callable[[], Any], *, timeout_s: float = 60.0, what: str = "") -> Any:
-    """The first true value of `condition`; a failure after `timeout_s`."""
+    """Wait until `condition()` is true and return its value; fails after `timeout_s`."""
     end = time.monotonic() + timeout_s
     while not (value := condition()):
         assert time.monotonic() < end, f"timed out waiting for {what or condition}"
@@ -55,7 +55,7 @@ def wait_until(condition: Callable[[], Any], *, timeout_s: float = 60.0, what: s
 
 
 class RedisProcess:
-    """A redis-server on a loopback port that a test may kill and start again."""
+    """A redis-server on a loopback port that a test can kill and start again."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.port = free_port()
@@ -69,10 +69,10 @@ class RedisProcess:
         command += ["--save", "", "--maxmemory-policy", "noeviction", *self._options]
         with (self.folder / "redis.log").open("ab") as log:
             self.process = processes.start(command, log=log)
-        wait_until(self._answers, what="redis-server")
+        wait_until(self._responds, what="redis-server")
 
-    def _answers(self) -> bool:
-        # closed: a client that had to try again is held by a cycle of redis-py's, with its connection
+    def _responds(self) -> bool:
+        # closed explicitly: after a retry, a reference cycle in redis-py keeps the client and its connection
         with redis.Redis(port=self.port) as client:
             try:
                 return bool(client.ping())
@@ -83,13 +83,13 @@ class RedisProcess:
         processes.stop(self.process, number)
 
     def aof(self) -> Path:
-        """The file to which it appends; Redis 7 keeps it in a folder beside a base file."""
+        """Its append-only file; Redis 7 has a folder with a base file and incremental files."""
         newest = sorted(self.folder.glob("appendonlydir/*.incr.aof"))
         return newest[-1] if newest else self.folder / "appendonly.aof"
 
 
 class Worker:
-    """A longtake worker in a process of its own."""
+    """A longtake worker in its own process."""
 
     def __init__(self, settings: Settings, log: Path, *options: str) -> None:
         self.log = log
@@ -98,11 +98,13 @@ class Worker:
             self.process = processes.start(command, log=file, environ=environment(settings), cwd=log.parent)
 
     def ready(self) -> Worker:
+        """Wait until it consumes messages; returns itself."""
         wait_until(lambda: "ready." in self.text() or self.process.poll() is not None, what=f"worker: {self.text()}")
         assert self.process.poll() is None, self.text()
         return self
 
     def text(self) -> str:
+        """Its log."""
         return self.log.read_text(errors="replace")
 
     def stop(self, number: int = signal.SIGTERM) -> None:
@@ -110,20 +112,21 @@ class Worker:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The environment in which another process has these settings and finds the packages."""
-    mine = {name: value for name, value in os.environ.items() if not name.startswith(("LONGTAKE_", "FLOWER_"))}
+    """Environment variables for a process with these settings and the packages on its path."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("LONGTAKE_", "FLOWER_"))}
     scripts = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return mine | settings.environment() | {"PYTHONPATH": python_path(), "PATH": scripts, "HF_HUB_OFFLINE": "1"}
+    return inherited | settings.environment() | {"PYTHONPATH": python_path(), "PATH": scripts, "HF_HUB_OFFLINE": "1"}
 
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for small models, so that they are built once."""
+    """LONGTAKE_HOME of all tests, so that small models are built once."""
     return tmp_path_factory.mktemp("home")
 
 
 @pytest.fixture(scope="session")
 def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
+    """A Redis for tests that do not break it."""
     server = RedisProcess(tmp_path_factory.mktemp("redis"))
     yield server
     server.stop()
@@ -131,7 +134,7 @@ def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProc
 
 @pytest.fixture
 def settings(shared_redis: RedisProcess, home: Path) -> Settings:
-    """A deployment on an empty Redis, with the stand-in engine and a short patience."""
+    """Settings of a deployment on an empty Redis, with the stand-in engine and short leases."""
     redis.Redis(port=shared_redis.port).flushall()
     return Settings(redis_url=shared_redis.url, home=home, engine=STAND_IN, lease_s=2.0, reconcile_s=0.25)
 
@@ -143,7 +146,7 @@ def jobs(settings: Settings) -> JobStore:
 
 @pytest.fixture
 def start_worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
-    """Start workers; they are ended with the test."""
+    """Start workers; they are stopped after the test."""
     started: list[Worker] = []
 
     def start(settings: Settings, *options: str) -> Worker:
@@ -157,7 +160,7 @@ def start_worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
 
 @pytest.fixture
 def longtake(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the command `longtake` as a user does."""
+    """Run the `longtake` command in the test's temporary folder."""
 
     def run(*arguments: object, settings: Settings, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -174,8 +177,8 @@ def longtake(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 def chromium() -> str:
-    """The browser for tests of pages; without one they skip, and in CI they fail."""
+    """Path of the browser for page tests; without one they are skipped, and in CI they fail."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if found is None:
-        pytest.skip("no Chromium here: install Debian's `chromium` to check the page itself")
+        pytest.skip("no Chromium found: install Debian's `chromium` to test the page")
     return found

@@ -1,4 +1,4 @@
-"""An engine for tests of the protocol: real shapes and states, no model, as slow as it is told to be."""
+"""Stand-in engine for tests: real shapes and states, no model, configurable speed and faults."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from ltx2.timeline import sound_seconds
 
 STEPS = 4
 STEP_S = "STAND_IN_STEP_S"
-DECODE_DIES = "STAND_IN_DECODE_DIES"
-SALT = "STAND_IN_SALT"  # another kind of machine, which gives other bytes
+KILL_IN_DECODE = "STAND_IN_KILL_IN_DECODE"
+SALT = "STAND_IN_SALT"  # simulates another kind of machine, which produces other bytes
 CHANNELS, MEL = 8, 16
 
 
 class StandInEngine:
-    """Prompts steer it: `fail` raises, `memory` runs out of memory, `die` kills the process; the others render.
+    """Prompts select a fault: `fail` raises, `memory` runs out of memory, `die` kills the process.
 
-    `fail until <file>` does so until that file exists, and so do the others; `wait until <file>` stays in the engine;
-    `tell <file>` writes the next prompt there.
+    With ` until <file>`, the fault occurs only until that file exists. `wait until <file>` blocks until the file
+    exists. `tell <file>` writes the next segment's prompt to the file. Any other prompt renders.
     """
 
     audio_rate = 24000
@@ -51,7 +51,7 @@ class StandInEngine:
         next_prompt: str | None = None,
         on_state: OnState | None = None,
     ) -> SegmentOutput:
-        _misbehave(request, on_step)
+        _inject_fault(request, on_step)
         if request.prompt.startswith("tell "):
             Path(request.prompt.removeprefix("tell ")).write_text(json.dumps(next_prompt))
         for step in range(1, STEPS + 1):
@@ -83,7 +83,7 @@ class StandInEngine:
         return SegmentOutput(frames, sound, self.audio_rate, video, audio, following)
 
     def decode(self, video_latents: Any, audio_latents: Any) -> tuple[Any, Any]:
-        if DECODE_DIES in os.environ:
+        if KILL_IN_DECODE in os.environ:
             os.kill(os.getpid(), signal.SIGKILL)
         width, height, count = (int(video_latents[0, channel, 0, 0, 0]) for channel in range(3))
         shade = int(video_latents[0, 3, 0, 0, 0] * 200)
@@ -94,17 +94,17 @@ class StandInEngine:
         return frames, sound
 
 
-def _misbehave(request: SegmentRequest, on_step: OnStep | None) -> None:
+def _inject_fault(request: SegmentRequest, on_step: OnStep | None) -> None:
     prompt, _, file = request.prompt.partition(" until ")
     if file and Path(file).exists():
         return
     while prompt == "wait" and not Path(file).exists():
         if on_step and on_step(1, STEPS) is False:
-            raise SegmentCancelledError(f"segment {request.timing.index} was cancelled while it waited")
+            raise SegmentCancelledError(f"segment {request.timing.index} was cancelled while it was blocked")
         time.sleep(0.02)
     if prompt.startswith("fail"):
-        raise RuntimeError("the stand-in was told to fail")
+        raise RuntimeError("the prompt requests a failure")
     if prompt.startswith("memory"):
-        raise EngineMemoryError("the stand-in was told to run out of memory")
+        raise EngineMemoryError("the prompt requests out of memory")
     if prompt.startswith("die"):
         os.kill(os.getpid(), signal.SIGKILL)

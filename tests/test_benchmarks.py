@@ -1,4 +1,4 @@
-"""The benchmarks that need no GPU run as docs/performance.md says, here on next to nothing."""
+"""The benchmarks that need no GPU run with the options of docs/performance.md, at minimal size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
         ("scale", ["--jobs=20", "--segments=10", "--workers=1"]),
     ],
 )
-def test_it_prints_a_table_and_writes_its_figures(name: str, options: list[str], tmp_path: Path) -> None:
+def test_a_benchmark_prints_a_table_and_writes_its_figures(name: str, options: list[str], tmp_path: Path) -> None:
     # When
     command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *options, f"--json={tmp_path / 'figures.json'}"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -33,10 +33,12 @@ def test_it_prints_a_table_and_writes_its_figures(name: str, options: list[str],
     assert f"| {next(iter(figures['rows'][0]))} |" in re.sub(" +", " ", done.stdout)
 
 
-def test_what_needs_a_gpu_says_so(tmp_path: Path) -> None:
+def test_a_benchmark_without_its_gpu_fails_with_the_reason(tmp_path: Path) -> None:
+    # When
     command = [sys.executable, str(BENCHMARKS / "segment.py")]
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, check=False, env={"CUDA_VISIBLE_DEVICES": ""}
     )
+    # Then
     assert done.returncode == 1
     assert "needs a CUDA device" in done.stderr

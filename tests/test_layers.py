@@ -1,4 +1,4 @@
-"""Imports run downwards: tasks on ltx2 on blobstore. What is heavy is imported where it is needed."""
+"""Import and deserialization rules: import-linter's contracts, and the rules that it cannot express."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ import pytest
 from tests.conftest import ROOT
 
 PACKAGES = ("blobstore", "ltx2", "tasks", "training")
+# import-linter does not analyze `training` and `tests`: they are not in the wheel.
 FORBIDDEN = {
-    "blobstore": {"tasks", "ltx2", "training", "torch", "celery", "kombu", "numpy", "PIL"},
-    "ltx2": {"tasks", "training", "celery", "kombu", "redis"},
+    "blobstore": {"tests", "training"},
+    "ltx2": {"tests", "training"},
     "tasks": {"tests", "training"},
     "training": {"tasks", "tests", "celery", "kombu", "redis"},
 }
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal"}
-# What runs code that it finds in the data, or would if it were let.
+# Functions that run code from their input, or can.
 UNSAFE = {
     *("eval", "exec", "torch.load", "torch.jit.load", "numpy.load", "np.load", "joblib.load", "pandas.read_pickle"),
     *("yaml.load", "yaml.load_all", "yaml.full_load", "yaml.full_load_all", "yaml.unsafe_load", "yaml.unsafe_load_all"),
 }
 UNSAFE_ARGUMENTS = {"allow_pickle", "trust_remote_code", "weights_only"}
-MAX_LINES = 400
 
 
 def sources(*folders: str) -> list[Path]:
@@ -35,31 +35,38 @@ def sources(*folders: str) -> list[Path]:
 
 
 def imported(path: Path) -> Iterator[str]:
-    """The top-level packages that a file imports, wherever in it."""
+    """The top-level packages that a file imports, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (name.name.partition(".")[0] for name in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno}: imports here are absolute"
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
             yield str(node.module).partition(".")[0]
 
 
+def test_import_linter_contracts_are_kept() -> None:
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " 0 broken" in done.stdout
+
+
 @pytest.mark.parametrize("package", PACKAGES)
-def test_imports_run_downwards(package: str) -> None:
+def test_packages_import_no_tests_and_training_imports_no_tasks(package: str) -> None:
     found = {(path.name, name) for path in sources(package) for name in imported(path)}
     assert found, f"no sources of {package}"
     assert not {(file, name) for file, name in found if name in FORBIDDEN[package]}
 
 
 @pytest.mark.parametrize("module", ["blobstore", "ltx2", "tasks", "tasks.client.job", "tasks.cli"])
-def test_importing_it_leaves_torch_alone(module: str) -> None:
+def test_import_does_not_load_torch(module: str) -> None:
     code = f"import {module}, sys; print(*sorted({{'torch', 'diffusers', 'transformers'}} & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert loaded.split() == []
 
 
-def test_a_worker_leaves_torch_to_its_child(tmp_path: Path) -> None:
-    """Once torch has looked for a GPU, a forked child cannot use it."""
+def test_the_main_process_of_a_worker_does_not_load_torch(tmp_path: Path) -> None:
+    """If torch has initialized CUDA, a forked child cannot use it."""
     code = """
 import sys
 from tasks.worker import clip_task, film_task, lifecycle, segment_task
@@ -79,7 +86,7 @@ def test_nothing_is_pickled() -> None:
 
 
 def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
-    """Every call in a file, by what is called: `yaml.load`, also where that was imported by itself or renamed."""
+    """Every call in a file with the full name of its function, also if that was imported under another name."""
     tree = ast.parse(path.read_text())
     names: dict[str, str] = {}
     for node in ast.walk(tree):
@@ -93,7 +100,7 @@ def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
             yield f"{names.get(first, first)}{dot}{rest}", node
 
 
-def test_nothing_is_read_in_a_way_that_can_run_code() -> None:
+def test_no_input_can_run_code() -> None:
     found = [(path.name, name, call) for path in sources(*PACKAGES) for name, call in calls(path)]
     assert any(name == "yaml.compose" for _, name, _ in found)
     assert not {(file, call.lineno, name) for file, name, call in found if name in UNSAFE}
@@ -114,14 +121,9 @@ def test_unsafe_calls_are_found_under_any_name(code: str, tmp_path: Path) -> Non
     assert {name for name, _ in calls(tmp_path / "code.py")} <= UNSAFE
 
 
-def test_celery_takes_json_only() -> None:
+def test_celery_accepts_json_only() -> None:
     from tasks import app
 
     assert list(app.conf.accept_content) == ["json"]
     assert app.conf.result_accept_content in (None, ["json"])
     assert {app.conf.task_serializer, app.conf.result_serializer, app.conf.event_serializer} == {"json"}
-
-
-@pytest.mark.parametrize("path", sources(*PACKAGES, "tests"), ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_file_is_too_long_to_read(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= MAX_LINES

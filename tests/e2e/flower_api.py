@@ -1,4 +1,4 @@
-"""Asking a running Flower as its users do."""
+"""Client of a running Flower."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def get(port: int, path: str, login: str = "") -> tuple[int, str]:
-    """Status and body of `path` for `user:password`; status 0 while nothing listens there."""
+    """Status and body of `path` for a login `user:password`; status 0 while nothing listens on the port."""
     connection = HTTPConnection("127.0.0.1", port, timeout=30)
     headers = {"Authorization": f"Basic {b64encode(login.encode()).decode()}"} if login else {}
     try:
@@ -23,7 +23,7 @@ def get(port: int, path: str, login: str = "") -> tuple[int, str]:
 
 
 def tasks(port: int, login: str) -> dict[str, dict[str, Any]]:
-    """What Flower's API says about every task it has heard of, by the text in its arguments column."""
+    """Every task that Flower's API lists, by the text in its arguments column."""
     status, body = get(port, "/api/tasks", login)
     assert status == 200, body
     return {task["args"]: task for task in json.loads(body).values()}

@@ -1,4 +1,4 @@
-"""What the tests of bad input share: a small spec, the commands about a job, and what a refusal looks like."""
+"""Shared by the tests of bad input: a small spec, the commands that use a job, and a check of refusals."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ COMMANDS = (
 
 
 def check_refused(result: Completed, *words: str, lines: int = 1) -> None:
-    """Every line on stderr is ours and names what was wrong; stdout is empty."""
-    told = result.stderr.splitlines()
+    """The command failed with short lines of ours on stderr that contain `words`; stdout is empty."""
+    errors = result.stderr.splitlines()
     assert result.returncode not in (0, -signal.SIGXFSZ), result.stderr
-    assert len(told) == lines, result.stderr
-    assert all(line.startswith("longtake: ") for line in told), result.stderr
-    assert all(len(line) < 400 for line in told)
+    assert len(errors) == lines, result.stderr
+    assert all(line.startswith("longtake: ") for line in errors), result.stderr
+    assert all(len(line) < 400 for line in errors)
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
     for word in words:

@@ -1,4 +1,4 @@
-"""Specs, models, jobs and states that cannot be: one clear line each, and nothing queued or begun."""
+"""Invalid specs, models, jobs and states: one clear line each, and nothing queued or started."""
 
 from __future__ import annotations
 
@@ -33,33 +33,37 @@ from tests.e2e.refusals import COMMANDS, SPEC, Command, check_refused
         ('{"segments": [{"prompt": "\\ud800"}]}', "segments.0.prompt"),
     ],
 )
-def test_a_bad_spec(longtake: Command, here: Settings, job: Job, spec: Path, text: str, words: str) -> None:
+def test_an_invalid_spec(
+    longtake: Command, module_settings: Settings, job: Job, spec: Path, text: str, words: str
+) -> None:
     # Given
     spec.write_text(text)
     # When
-    result = longtake("submit", spec, settings=here)
+    result = longtake("submit", spec, settings=module_settings)
     # Then
     check_refused(result, words)
-    assert [status.job_id for status in list_jobs(settings=here)] == [job.id]
+    assert [status.job_id for status in list_jobs(settings=module_settings)] == [job.id]
 
 
-def test_every_problem_of_a_spec_is_told_at_once(longtake: Command, here: Settings, spec: Path, tmp_path: Path) -> None:
+def test_every_error_in_a_spec_is_reported_at_once(
+    longtake: Command, module_settings: Settings, spec: Path, tmp_path: Path
+) -> None:
     # Given
     spec.write_text("width: 100\nheight: 33\nframes: 26\ncolour: red\nsegments: [{seed: 1}]\n")
     # When
-    result = longtake("render", spec, "-o", "film.mp4", settings=here)
-    # Then
+    result = longtake("render", spec, "-o", "film.mp4", settings=module_settings)
+    # Then there is one line per error
     check_refused(result, "width", "height", "frames", "colour", "segments.0.prompt", lines=5)
     assert [path.name for path in tmp_path.iterdir()] == ["spec.yaml"]
 
 
-def test_a_spec_that_is_not_there(longtake: Command, here: Settings) -> None:
-    check_refused(longtake("submit", "absent.yaml", settings=here), "absent.yaml: No such file")
+def test_a_missing_spec(longtake: Command, module_settings: Settings) -> None:
+    check_refused(longtake("submit", "absent.yaml", settings=module_settings), "absent.yaml: No such file")
 
 
 @pytest.mark.parametrize("arguments", ["submit", "save abc", "paint spec.yaml", "state", "worker --only pictures"])
-def test_arguments_that_cannot_be(longtake: Command, here: Settings, arguments: str) -> None:
-    check_refused(longtake(*arguments.split(), settings=here), "--help")
+def test_invalid_arguments(longtake: Command, module_settings: Settings, arguments: str) -> None:
+    check_refused(longtake(*arguments.split(), settings=module_settings), "--help")
 
 
 # Models
@@ -69,15 +73,15 @@ def test_arguments_that_cannot_be(longtake: Command, here: Settings, arguments: 
     ("model", "words"),
     [("./absent", "no such model folder: ./absent"), ("half", "names no connectors"), ("empty", "model_index.json")],
 )
-def test_a_model_that_is_missing_or_incomplete(
-    longtake: Command, here: Settings, spec: Path, tmp_path: Path, model: str, words: str
+def test_a_missing_or_incomplete_model(
+    longtake: Command, module_settings: Settings, spec: Path, tmp_path: Path, model: str, words: str
 ) -> None:
     # Given
     (tmp_path / "empty").mkdir()
     (tmp_path / "half" / "audio_vae").mkdir(parents=True)
     (tmp_path / "half" / "model_index.json").write_text('{"audio_vae": ["diffusers", "AutoencoderKLLTX2Audio"]}')
     spec.write_text(f"model: {model}\n{SPEC}")
-    fresh = here.model_copy(update={"home": tmp_path / "home", "model": model})
+    fresh = module_settings.model_copy(update={"home": tmp_path / "home", "model": model})
     # When
     render = longtake("render", spec, "-o", "film.mp4", settings=fresh)
     worker = longtake("worker", settings=fresh)
@@ -88,9 +92,9 @@ def test_a_model_that_is_missing_or_incomplete(
     assert not (tmp_path / "film.mp4").exists()
 
 
-def test_a_worker_that_celery_starts_without_its_model(here: Settings, tmp_path: Path) -> None:
+def test_a_missing_model_of_a_worker_started_by_celery(module_settings: Settings, tmp_path: Path) -> None:
     # Given
-    environ = environment(here.model_copy(update={"model": "./absent"}))
+    environ = environment(module_settings.model_copy(update={"model": "./absent"}))
     command = [sys.executable, "-m", "celery", "-A", "tasks", "worker"]
     # When
     ended = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
@@ -100,11 +104,11 @@ def test_a_worker_that_celery_starts_without_its_model(here: Settings, tmp_path:
     assert "Traceback" not in ended.stderr
 
 
-def test_a_model_folder_may_be_named_relative_to_where_one_is(
-    longtake: Command, here: Settings, spec: Path, tiny: Path, tmp_path: Path
+def test_a_model_folder_relative_to_the_working_directory(
+    longtake: Command, module_settings: Settings, spec: Path, tiny: Path, tmp_path: Path
 ) -> None:
     # Given
-    settings = here.model_copy(update={"model": "model"})
+    settings = module_settings.model_copy(update={"model": "model"})
     (tmp_path / "model").symlink_to(tiny)
     # When
     result = longtake("render", spec, "-o", "film.mp4", settings=settings)
@@ -118,18 +122,20 @@ def test_a_model_folder_may_be_named_relative_to_where_one_is(
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if "ID" in command])
 @pytest.mark.parametrize(("job_id", "words"), [("abc", "there is no job abc"), ("../ABC", "is not a job id")])
-def test_a_job_that_is_not_there(longtake: Command, here: Settings, command: str, job_id: str, words: str) -> None:
-    check_refused(longtake(*command.replace("ID", job_id).split(), settings=here), words)
+def test_a_missing_job(longtake: Command, module_settings: Settings, command: str, job_id: str, words: str) -> None:
+    check_refused(longtake(*command.replace("ID", job_id).split(), settings=module_settings), words)
 
 
-def test_a_job_that_is_not_that_far(longtake: Command, here: Settings, job: Job, spec: Path, tmp_path: Path) -> None:
+def test_a_job_in_the_wrong_state(
+    longtake: Command, module_settings: Settings, job: Job, spec: Path, tmp_path: Path
+) -> None:
     # Given
-    queued = submit(spec, settings=here)
+    queued = submit(spec, settings=module_settings)
     # When
-    save = longtake("save", queued.id, "-o", "film.mp4", settings=here)
-    export = longtake("state", "export", queued.id, "--segment", 0, "-o", "state.json", settings=here)
-    beyond = longtake("state", "export", job.id, "--segment", 2, settings=here)
-    cancel = longtake("cancel", job.id, settings=here)
+    save = longtake("save", queued.id, "-o", "film.mp4", settings=module_settings)
+    export = longtake("state", "export", queued.id, "--segment", 0, "-o", "state.json", settings=module_settings)
+    beyond = longtake("state", "export", job.id, "--segment", 2, settings=module_settings)
+    cancel = longtake("cancel", job.id, settings=module_settings)
     queued.cancel()
     queued.forget()
     # Then
@@ -140,11 +146,11 @@ def test_a_job_that_is_not_that_far(longtake: Command, here: Settings, job: Job,
     assert [path.name for path in tmp_path.iterdir()] == ["spec.yaml"]
 
 
-# States from elsewhere
+# States
 
 
 def broken_states(state: dict[str, Any], clip: str) -> list[tuple[str, str]]:
-    """Texts of state files, each with what is said about it."""
+    """Texts of state files, each with a part of its error message."""
 
     def changed(**changes: Any) -> str:
         return json.dumps({**state, "payload": {**state["payload"], **changes}})
@@ -163,32 +169,32 @@ def broken_states(state: dict[str, Any], clip: str) -> list[tuple[str, str]]:
     ]
 
 
-def test_states_that_cannot_be_continued(
-    longtake: Command, here: Settings, job: Job, spec: Path, tmp_path: Path
-) -> None:
+def test_invalid_states(longtake: Command, module_settings: Settings, job: Job, spec: Path, tmp_path: Path) -> None:
     # Given
     clip = job.summary()["segments"][0]["blobs"]["clip"]
     path = tmp_path / "state.json"
     for text, words in broken_states(job.state(0), clip):
         path.write_text(text)
         # When
-        result = longtake("submit", spec, "--from-state", path, settings=here)
+        result = longtake("submit", spec, "--from-state", path, settings=module_settings)
         # Then
         check_refused(result, words)
-    assert [status.job_id for status in list_jobs(settings=here)] == [job.id]
+    assert [status.job_id for status in list_jobs(settings=module_settings)] == [job.id]
 
 
 @pytest.mark.parametrize(
     ("line", "words"),
     [("height: 64", "64x32, the spec says 64x64"), ("overlap: 1", "9 frames, the spec's overlap is 1")],
 )
-def test_a_state_that_does_not_fit_the_spec(
-    longtake: Command, here: Settings, job: Job, spec: Path, tmp_path: Path, line: str, words: str
+def test_a_state_that_does_not_match_the_spec(
+    longtake: Command, module_settings: Settings, job: Job, spec: Path, tmp_path: Path, line: str, words: str
 ) -> None:
     # Given
     path = tmp_path / "state.json"
     path.write_text(json.dumps(job.state(1)))
     spec.write_text(SPEC.replace("height: 32", line) if line.startswith("height") else f"{line}\n{SPEC}")
     # When / Then
-    check_refused(longtake("submit", spec, "--from-state", path, settings=here), words)
-    check_refused(longtake("submit", spec, "--from-state", "absent.json", settings=here), "absent.json: No such file")
+    check_refused(longtake("submit", spec, "--from-state", path, settings=module_settings), words)
+    check_refused(
+        longtake("submit", spec, "--from-state", "absent.json", settings=module_settings), "absent.json: No such file"
+    )

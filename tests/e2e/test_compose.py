@@ -1,4 +1,4 @@
-"""docker-compose.yml: what the file says, and a film through every service's command as a plain process."""
+"""docker-compose.yml: its contents, and a film rendered with every service's command as a local process."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
 SERVER_PORT, FLOWER_PORT = 6379, 5555
 SERVERS, WORKERS = ("broker", "blobs"), ("gpu-worker", "cpu-worker")
 PASSWORD = "quay"
-FRAMES = 25 + (25 - 9) + 25  # the second segment repeats the overlap, the third one is a cut
+FRAMES = 25 + (25 - 9) + 25  # the second segment repeats the overlap; the third is a cut
 
 
 def resolved(value: str, environ: Mapping[str, str]) -> str:
-    """`value` with its variables replaced as Compose does; KeyError for a `${NAME:?why}` that is not given."""
+    """`value` with its variables replaced as Compose does; KeyError if the NAME of `${NAME:?why}` is not set."""
 
     def replace(match: re.Match[str]) -> str:
         name, sign, rest = match.groups()
@@ -50,11 +50,12 @@ def resolved(value: str, environ: Mapping[str, str]) -> str:
 
 @pytest.fixture(scope="module")
 def services() -> dict[str, dict[str, Any]]:
+    """The services of docker-compose.yml, by name."""
     found: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     return found
 
 
-def test_servers_keep_what_they_are_given(services: dict[str, dict[str, Any]]) -> None:
+def test_servers_persist_and_never_evict(services: dict[str, dict[str, Any]]) -> None:
     for name in SERVERS:
         command = services[name]["command"]
         options = dict(zip(command[1::2], command[2::2], strict=True))
@@ -72,14 +73,14 @@ def test_only_the_gpu_worker_reserves_a_gpu(services: dict[str, dict[str, Any]])
     assert device["capabilities"] == ["gpu"]
 
 
-def test_workers_take_every_queue_and_may_finish_a_segment(services: dict[str, dict[str, Any]]) -> None:
-    taken = []
+def test_workers_consume_every_queue_and_have_time_to_finish_a_segment(services: dict[str, dict[str, Any]]) -> None:
+    queues = []
     for name in WORKERS:
         command = services[name]["command"]
-        taken += [after for option, after in pairwise(command) if option == "--only"]
+        queues += [value for option, value in pairwise(command) if option == "--only"]
         assert re.fullmatch(r"[1-9]\d*m", services[name]["stop_grace_period"])
         assert services[name]["stop_signal"] == "SIGTERM"
-    assert sorted(taken) == ["clips", "films", "segments"]
+    assert sorted(queues) == ["clips", "films", "segments"]
 
 
 def test_flower_has_no_default_password(services: dict[str, dict[str, Any]]) -> None:
@@ -90,7 +91,7 @@ def test_flower_has_no_default_password(services: dict[str, dict[str, Any]]) -> 
     assert services["flower"]["ports"] == [f"127.0.0.1:{FLOWER_PORT}:{FLOWER_PORT}"]
 
 
-def test_services_fit_their_images_volumes_and_each_other(services: dict[str, dict[str, Any]]) -> None:
+def test_services_name_existing_images_volumes_and_services(services: dict[str, dict[str, Any]]) -> None:
     declared = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["volumes"]
     for name, service in services.items():
         ours = service["command"][0] in ("longtake", "celery")
@@ -103,12 +104,12 @@ def test_services_fit_their_images_volumes_and_each_other(services: dict[str, di
             assert "healthcheck" in services[needed], needed
 
 
-def test_dockerfile_copies_what_it_needs(services: dict[str, dict[str, Any]]) -> None:
-    # Given the Dockerfile and what the package is made of
+def test_dockerfile_copies_everything_the_build_needs(services: dict[str, dict[str, Any]]) -> None:
+    # Given the Dockerfile and pyproject.toml
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     sources = [word for line in lines if line.startswith("COPY ") for word in line.split()[1:-1]]
     package = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    # Then every source exists, nothing that the build needs is left out, and models land in the volume
+    # Then every source exists, the build has every file it needs, and models are stored in the volume
     assert [source for source in sources if not (ROOT / source).exists()] == []
     needed = {
         *(name.rstrip("*") for name in package["tool"]["setuptools"]["packages"]["find"]["include"]),
@@ -118,32 +119,32 @@ def test_dockerfile_copies_what_it_needs(services: dict[str, dict[str, Any]]) ->
     assert needed | {package["project"]["readme"], "constraints.txt"} <= set(sources)
     (home,) = [line.removeprefix("ENV LONGTAKE_HOME=") for line in lines if line.startswith("ENV LONGTAKE_HOME=")]
     assert f"models:{home}" in services["gpu-worker"]["volumes"]
-    # And specs can have no other folder read
+    # And specs can name no other folder
     assert services["gpu-worker"]["environment"]["LONGTAKE_MODEL_FOLDERS"] == home
     assert "longtake" in package["project"]["scripts"]
 
 
 def as_process(name: str, service: dict[str, Any], folder: Path, ports: Mapping[str, int]) -> list[str]:
-    """The command of a service, on ports and in a folder of this machine."""
+    """The command of a service, with local ports and a local folder."""
     command = [resolved(word, {}) for word in service["command"]]
     if name in SERVERS:
-        place = ["--port", str(ports[name]), "--bind", "127.0.0.1", "--dir", str(folder)]
-        return [find_redis_server(), *command[1:], *place]
+        local = ["--port", str(ports[name]), "--bind", "127.0.0.1", "--dir", str(folder)]
+        return [find_redis_server(), *command[1:], *local]
     if command[0] == "longtake":
         return [sys.executable, "-m", "tasks.cli", *command[1:]]
-    moved = {f"--port={FLOWER_PORT}": f"--port={ports[name]}", "--address=0.0.0.0": "--address=127.0.0.1"}
-    assert set(moved) <= set(command), "Flower must listen where the Compose file publishes it"
-    return [moved.get(word, word) for word in command]
+    local_options = {f"--port={FLOWER_PORT}": f"--port={ports[name]}", "--address=0.0.0.0": "--address=127.0.0.1"}
+    assert set(local_options) <= set(command), "Flower must listen on the port that the Compose file publishes"
+    return [local_options.get(word, word) for word in command]
 
 
-def here(value: str, ports: Mapping[str, int]) -> str:
-    """A variable of the Compose file, with servers by their loopback port."""
+def with_local_servers(value: str, ports: Mapping[str, int]) -> str:
+    """The value of an environment variable in the Compose file, with servers replaced by their local ports."""
     value = resolved(value, {"LONGTAKE_FLOWER_PASSWORD": PASSWORD})
     return re.sub(rf"//([\w-]+):{SERVER_PORT}", lambda match: f"//127.0.0.1:{ports[match[1]]}", value)
 
 
 class Service:
-    """A service of the Compose file as a process of its own."""
+    """A service of the Compose file as a local process."""
 
     def __init__(self, name: str, service: dict[str, Any], folder: Path, ports: Mapping[str, int], home: Path) -> None:
         self.name = name
@@ -151,18 +152,18 @@ class Service:
         self._signal = signal.Signals[service.get("stop_signal", "SIGTERM")]
         data = folder / name
         data.mkdir()
-        given = {key: here(value, ports) for key, value in service.get("environment", {}).items()}
+        variables = {key: with_local_servers(value, ports) for key, value in service.get("environment", {}).items()}
         inherited = {key: value for key, value in environment(Settings()).items() if not key.startswith("LONGTAKE_")}
         with self._log.open("wb") as log:
             self._process = processes.start(
                 as_process(name, service, data, ports),
                 log=log,
-                environ=inherited | given | {"LONGTAKE_HOME": str(home)},
+                environ=inherited | variables | {"LONGTAKE_HOME": str(home)},
                 cwd=data,
             )
 
-    def says(self, words: str) -> bool:
-        """Whether its log has these words; a failure once it has ended."""
+    def has_logged(self, words: str) -> bool:
+        """Whether its log contains these words; fails if the process has ended."""
         text = self._log.read_text(errors="replace")
         assert self._process.poll() is None, f"{self.name} has ended: {text}"
         return words in text
@@ -173,7 +174,7 @@ class Service:
 
 @dataclass(frozen=True)
 class Deployment:
-    """Where a client finds the running services."""
+    """The running services: settings of a client, and the port of Flower."""
 
     settings: Settings
     flower: int
@@ -181,7 +182,7 @@ class Deployment:
 
 @pytest.fixture
 def deployment(services: dict[str, dict[str, Any]], home: Path, tmp_path: Path) -> Iterator[Deployment]:
-    """Every service running, the servers first; ended in the reverse order."""
+    """Every service, started servers first and stopped in reverse order."""
     ports = {name: free_port() for name in [*SERVERS, "flower"]}
     urls = [f"redis://127.0.0.1:{ports[name]}/0" for name in SERVERS]
     with ExitStack() as stack:
@@ -194,11 +195,11 @@ def deployment(services: dict[str, dict[str, Any]], home: Path, tmp_path: Path) 
             return started
 
         for server in start(*SERVERS):
-            wait_until(lambda server=server: server.says("Ready to accept connections"), what=server.name)
+            wait_until(lambda server=server: server.has_logged("Ready to accept connections"), what=server.name)
         *workers, flower = start(*WORKERS, "flower")
         for worker in workers:
-            wait_until(lambda worker=worker: worker.says("ready."), what=worker.name)
-        wait_until(lambda: flower.says("") and get(ports["flower"], "/healthcheck")[0] == 200, what="Flower")
+            wait_until(lambda worker=worker: worker.has_logged("ready."), what=worker.name)
+        wait_until(lambda: flower.has_logged("") and get(ports["flower"], "/healthcheck")[0] == 200, what="Flower")
         yield Deployment(Settings(redis_url=urls[0], blob_url=urls[1], home=home), ports["flower"])
 
 
@@ -213,7 +214,7 @@ def test_film_through_every_service(
     settings, login, film = deployment.settings, f"longtake:{PASSWORD}", tmp_path / "film.mp4"
     assert [get(deployment.flower, "/api/tasks", who)[0] for who in ("", "longtake:", login)] == [401, 401, 200]
 
-    # When the example is submitted, and its film saved
+    # When an example is submitted, and its film saved
     submitted = longtake("submit", ROOT / "examples/harbour.yaml", settings=settings)
     assert submitted.returncode == 0, submitted.stderr
     job = submitted.stdout.strip()
@@ -221,7 +222,7 @@ def test_film_through_every_service(
         done = longtake(*command, settings=settings)
         assert done.returncode == 0, done.stderr
 
-    # Then it has every frame once, and picture and sound end within one frame of each other
+    # Then the film has every frame once, and picture and sound end within one frame of each other
     with av.open(str(film)) as opened:
         picture, sound = opened.streams.video[0], opened.streams.audio[0]
         lengths = [stream.duration * stream.time_base for stream in (picture, sound)]
@@ -229,7 +230,7 @@ def test_film_through_every_service(
     assert lengths[0] == Fraction(FRAMES, 24)
     assert abs(lengths[0] - lengths[1]) <= Fraction(1, 24)
 
-    # And its clips are on the blob server alone, each worker did its own work, and Flower saw it
+    # And its clips are on the blob server only, each task ran on the right worker, and Flower shows it
     clips = [segment["blobs"]["clip"] for segment in json.loads(film.with_suffix(".json").read_text())["segments"]]
     broker, blobs = open_blob_store(settings.redis_url), open_blob_store(settings.blobs)
     assert [(clip in broker, clip in blobs) for clip in clips] == [(False, True)] * 3
@@ -238,5 +239,5 @@ def test_film_through_every_service(
     }
     success = dict.fromkeys(workers, "SUCCESS")
     wait_until(lambda: states(deployment.flower, login) == success, what="every task's end in Flower")
-    seen = tasks(deployment.flower, login)
-    assert {args: task["worker"].split("@")[0] for args, task in seen.items()} == workers
+    shown = tasks(deployment.flower, login)
+    assert {args: task["worker"].split("@")[0] for args, task in shown.items()} == workers

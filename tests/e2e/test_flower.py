@@ -1,4 +1,4 @@
-"""The real Flower beside a real worker: what its API and its page show of a job."""
+"""A real Flower with a real worker: a job's tasks in its API and on its page."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ CHROMIUM_FLAGS = [
 
 
 def documented_command() -> list[str]:
-    """The line of docs/operations.md that starts Flower."""
+    """The command in docs/operations.md that starts Flower, without its address."""
     lines = (ROOT / "docs/operations.md").read_text().splitlines()
     (line,) = [line for line in lines if line.startswith("celery -A tasks flower")]
     return [word for word in shlex.split(line) if word != "&" and not word.startswith(("--port", "--address"))]
@@ -52,7 +52,7 @@ def documented_command() -> list[str]:
 
 @pytest.fixture
 def flower(settings: Settings, tmp_path: Path) -> Iterator[int]:
-    """The port of a Flower that listens to the deployment's events."""
+    """The port of a running Flower that receives the deployment's events."""
     port, log = free_port(), tmp_path / "flower.log"
     command = [*documented_command(), f"--port={port}", "--address=127.0.0.1"]
     with log.open("wb") as file:
@@ -60,7 +60,7 @@ def flower(settings: Settings, tmp_path: Path) -> Iterator[int]:
         process = processes.start(command, log=file, environ=environ, cwd=tmp_path)
     try:
         with redis.Redis.from_url(settings.redis_url) as events:
-            # The page answers before the event receiver has subscribed; what is sent in between is lost.
+            # The page responds before the event receiver has subscribed; events sent in between are lost.
             wait_until(
                 lambda: process.poll() is not None or (get(port, "/healthcheck")[0] == 200 and events.pubsub_numpat()),
                 what="Flower",
@@ -74,19 +74,19 @@ def flower(settings: Settings, tmp_path: Path) -> Iterator[int]:
 def test_api_follows_a_job_from_the_queue_to_the_film(
     flower: int, settings: Settings, start_worker: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Given a job and nobody to work on it
+    # Given a job and no worker
     monkeypatch.setenv("STAND_IN_STEP_S", "0.3")
     submit(SPEC, settings=settings)
 
-    # Then its first segment shows already
+    # Then its first segment is pending
     wait_until(lambda: states(flower, LOGIN) == {SEGMENTS[0]: "PENDING"}, what="the queued segment")
 
-    # When a worker comes, then the second segment shows by name and in progress
+    # When a worker starts, Then the second segment is in progress
     start_worker(settings)
     wait_until(lambda: states(flower, LOGIN).get(SEGMENTS[1]) == "PROGRESS", what="progress of the second segment")
     assert tasks(flower, LOGIN)[SEGMENTS[1]]["name"] == "longtake.segment"
 
-    # And in the end everything has succeeded, the film too
+    # And in the end every task has succeeded, including the film
     success = dict.fromkeys([*SEGMENTS, FILM], "SUCCESS")
     wait_until(lambda: states(flower, LOGIN) == success, what="the end of every task")
     assert tasks(flower, LOGIN)[FILM]["name"] == "longtake.film"
@@ -95,7 +95,7 @@ def test_api_follows_a_job_from_the_queue_to_the_film(
 def test_page_shows_the_segments_of_a_job(
     flower: int, settings: Settings, start_worker: Callable[..., Worker], tmp_path: Path
 ) -> None:
-    # Given a browser, and a job that is done
+    # Given a browser, and a finished job
     browser = chromium()
     start_worker(settings)
     Job(submit(SPEC, settings=settings).id, settings=settings).wait()
@@ -103,17 +103,18 @@ def test_page_shows_the_segments_of_a_job(
     command = [browser, *CHROMIUM_FLAGS, f"--user-data-dir={tmp_path / 'profile'}", address]
 
     # When its tasks page is opened
-    def shown() -> bool:
+    def all_shown() -> bool:
         dom = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60, check=True).stdout
         _, _, rows = html.unescape(dom).partition("<tbody")
         return all(f">{args}</td>" in rows for args in [*SEGMENTS, FILM])
 
     # Then each of its segments has a row
-    wait_until(shown, timeout_s=30, what=f"the rows of {SEGMENTS}")
+    wait_until(all_shown, timeout_s=30, what=f"the rows of {SEGMENTS}")
 
 
-def test_password_is_asked_for(flower: int) -> None:
-    # Given a Flower with a password, then nobody gets in without it
+def test_password_is_required(flower: int) -> None:
+    # Given a Flower with a password
     for path in ("/tasks", "/api/tasks"):
-        answers = [get(flower, path, login)[0] for login in ("", "longtake:wrong", LOGIN)]
-        assert answers == [401, 401, 200], path
+        # When / Then only the right login is accepted
+        codes = [get(flower, path, login)[0] for login in ("", "longtake:wrong", LOGIN)]
+        assert codes == [401, 401, 200], path

@@ -1,4 +1,4 @@
-"""LONGTAKE_MODEL_FOLDERS: no spec has a worker read elsewhere."""
+"""LONGTAKE_MODEL_FOLDERS: a spec cannot make a worker read any other folder."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.e2e.refusals import SPEC, Command, check_refused
 
 
 @pytest.fixture
-def strict(settings: Settings, tmp_path: Path) -> Settings:
-    """A deployment of which specs may name folders in `models` and `more`, and whose own model is elsewhere."""
+def restricted(settings: Settings, tmp_path: Path) -> Settings:
+    """Specs may name folders in `models` and `more`; the deployment's model is in `own`."""
     for name in ("models/ours", "more", "secret", "models-of-others", "own"):
         (tmp_path / name).mkdir(parents=True)
     for name in ("models/a.safetensors", "secret/b.safetensors", "own/c.safetensors"):
@@ -45,8 +45,8 @@ def strict(settings: Settings, tmp_path: Path) -> Settings:
         "HERE/secret/../more",
     ],
 )
-def test_a_model_that_specs_may_name(strict: Settings, tmp_path: Path, model: str) -> None:
-    check_model_folders(model.replace("HERE", str(tmp_path)), [], strict)
+def test_a_model_that_specs_may_name(restricted: Settings, tmp_path: Path, model: str) -> None:
+    check_model_folders(model.replace("HERE", str(tmp_path)), [], restricted)
 
 
 @pytest.mark.parametrize(
@@ -70,19 +70,19 @@ def test_a_model_that_specs_may_name(strict: Settings, tmp_path: Path, model: st
     ],
 )
 def test_a_model_that_specs_must_not_name(
-    strict: Settings, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+    restricted: Settings, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Given a worker whose folder makes some look like hub ids
+    # Given a working directory in which some of these look like hub ids
     monkeypatch.chdir(tmp_path)
     # When / Then
     with pytest.raises(SpecError, match=r"^model: .*LONGTAKE_MODEL_FOLDERS"):
-        check_model_folders(model.replace("HERE", str(tmp_path)), [], strict)
-    check_model_folders(model, [], strict.model_copy(update={"model_folders": None}))
+        check_model_folders(model.replace("HERE", str(tmp_path)), [], restricted)
+    check_model_folders(model, [], restricted.model_copy(update={"model_folders": None}))
 
 
 @pytest.mark.parametrize("path", ["HERE/models/a.safetensors", "HERE/models", "owner/name@v1:b.safetensors"])
-def test_a_lora_that_specs_may_name(strict: Settings, tmp_path: Path, path: str) -> None:
-    check_model_folders("tiny", [LoraSpec(path=path.replace("HERE", str(tmp_path)))], strict)
+def test_a_lora_that_specs_may_name(restricted: Settings, tmp_path: Path, path: str) -> None:
+    check_model_folders("tiny", [LoraSpec(path=path.replace("HERE", str(tmp_path)))], restricted)
 
 
 @pytest.mark.parametrize(
@@ -98,36 +98,36 @@ def test_a_lora_that_specs_may_name(strict: Settings, tmp_path: Path, path: str)
     ],
 )
 def test_a_lora_that_specs_must_not_name(
-    strict: Settings, tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
+    restricted: Settings, tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Given a worker whose folder makes some look like hub ids, and a spec whose first LoRA is one that it may name
+    # Given a working directory in which some of these look like hub ids, and a spec whose first LoRA is allowed
     monkeypatch.chdir(tmp_path)
     loras = [LoraSpec(path="owner/name"), LoraSpec(path=path.replace("HERE", str(tmp_path)))]
     # When / Then
     with pytest.raises(SpecError, match=r"^loras\.1\.path: .*LONGTAKE_MODEL_FOLDERS"):
-        check_model_folders("tiny", loras, strict)
-    check_model_folders("tiny", loras, strict.model_copy(update={"model_folders": None}))
+        check_model_folders("tiny", loras, restricted)
+    check_model_folders("tiny", loras, restricted.model_copy(update={"model_folders": None}))
 
 
-def test_submit_refuses_it(strict: Settings, longtake: Command, tmp_path: Path) -> None:
+def test_submit_refuses_a_model_elsewhere(restricted: Settings, longtake: Command, tmp_path: Path) -> None:
     # Given
     (tmp_path / "spec.yaml").write_text(f"model: models/link\n{SPEC}")
     # When / Then
-    check_refused(longtake("submit", "spec.yaml", settings=strict), "model: ", "LONGTAKE_MODEL_FOLDERS allows")
-    assert list(list_jobs(settings=strict)) == []
+    check_refused(longtake("submit", "spec.yaml", settings=restricted), "model: ", "LONGTAKE_MODEL_FOLDERS allows")
+    assert list(list_jobs(settings=restricted)) == []
 
 
-def test_a_worker_ends_a_job_whose_model_lies_elsewhere(
-    strict: Settings, tmp_path: Path, start_worker: Callable[..., Worker]
+def test_a_worker_fails_a_job_whose_model_is_elsewhere(
+    restricted: Settings, tmp_path: Path, start_worker: Callable[..., Worker]
 ) -> None:
-    # Given jobs of somebody who does not ask
-    lax = strict.model_copy(update={"model_folders": None})
+    # Given jobs of a client that does not check
+    unrestricted = restricted.model_copy(update={"model_folders": None})
     small = {"width": 64, "height": 32, "frames": 17, "segments": [{"prompt": "a"}]}
-    bad = submit({**small, "model": str(tmp_path / "models" / "link")}, settings=lax)
-    good = submit({**small, "model": str(tmp_path / "models" / "ours")}, settings=lax)
+    bad = submit({**small, "model": str(tmp_path / "models" / "link")}, settings=unrestricted)
+    good = submit({**small, "model": str(tmp_path / "models" / "ours")}, settings=unrestricted)
     # When
-    start_worker(strict.model_copy(update={"model": "tiny"})).ready()
-    # Then the first attempt is the last
+    start_worker(restricted.model_copy(update={"model": "tiny"})).ready()
+    # Then the job fails after one attempt
     with pytest.raises(JobFailedError, match=r"after 1 attempt: SpecError: model: .*link' is not in a folder"):
         bad.wait()
     good.wait()

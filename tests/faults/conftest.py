@@ -1,4 +1,4 @@
-"""The ground to break things on, and the table of what was survived."""
+"""Fixtures of the fault tests, and the table of faults printed at the end of the run."""
 
 from __future__ import annotations
 
@@ -10,91 +10,93 @@ from typing import Any
 import pytest
 
 from tests.conftest import RedisProcess
-from tests.faults.crew import Crew
-from tests.faults.ground import SEGMENTS, Ground, Outcome
+from tests.faults.harness import SEGMENTS, Harness, Outcome
+from tests.faults.pool import WorkerPool
 from tests.faults.table import Rows, table
 
-Grounds = Callable[..., Ground]
-IMPATIENT = {"FAULT_CONSTANTS": "tasks.worker.failures.FULL_STORE_PATIENCE_S=2"}
+MakeHarness = Callable[..., Harness]
+SHORT_FULL_WAIT = {"FAULT_CONSTANTS": "tasks.worker.failures.FULL_STORE_PATIENCE_S=2"}
 AOF = ("--appendonly", "yes", "--appendfsync", "everysec")
 _passed: dict[str, bool] = {}
 _rows: Rows = {}
 
 
-@pytest.fixture(scope="session")
-def lasting_grounds(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterator[Grounds]:
-    """Make grounds, each with servers of its own and its `changes` of the settings; cleared away at the end."""
-    made: list[Ground] = []
+def start_servers(folder: Path, *options: str) -> tuple[RedisProcess, RedisProcess]:
+    """A broker and a blob server, each in a folder of its own."""
+    for name in ("broker", "blobs"):
+        (folder / name).mkdir()
+    return RedisProcess(folder / "broker", *options), RedisProcess(folder / "blobs", *options)
 
-    def make(*, lease_s: float = 1.0, options: tuple[str, ...] = AOF, **changes: Any) -> Ground:
-        folder = tmp_path_factory.mktemp("ground")
-        for name in ("broker", "blobs"):
-            (folder / name).mkdir()
-        servers = (RedisProcess(folder / "broker", *options), RedisProcess(folder / "blobs", *options))
-        made.append(Ground(folder, *servers, home, lease_s))
+
+@pytest.fixture(scope="session")
+def make_session_harness(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterator[MakeHarness]:
+    """Make a harness with its own servers; `changes` go into its settings. Stopped at the end of the run."""
+    made: list[Harness] = []
+
+    def make(*, lease_s: float = 1.0, options: tuple[str, ...] = AOF, **changes: Any) -> Harness:
+        folder = tmp_path_factory.mktemp("harness")
+        made.append(Harness(folder, *start_servers(folder, *options), home, lease_s))
         made[-1].settings = made[-1].settings.model_copy(update=changes)
         return made[-1]
 
     yield make
-    for ground in made:
-        ground.leave()
-    for ground in made:
-        ground.stop()
-        ground.broker.stop()
-        ground.blob_server.stop()
+    for harness in made:
+        harness.shut_down()
+    for harness in made:
+        harness.stop()
+        harness.broker.stop()
+        harness.blob_server.stop()
 
 
 @pytest.fixture(scope="module")
-def grounds(lasting_grounds: Grounds) -> Iterator[Grounds]:
-    """Make grounds whose workers leave when the module ends, and are waited for at the very end."""
-    made: list[Ground] = []
+def make_harness(make_session_harness: MakeHarness) -> Iterator[MakeHarness]:
+    """Make a harness whose workers are shut down after the module; the run waits for them at its end."""
+    made: list[Harness] = []
 
-    def make(**changes: Any) -> Ground:
-        made.append(lasting_grounds(**changes))
+    def make(**changes: Any) -> Harness:
+        made.append(make_session_harness(**changes))
         return made[-1]
 
     yield make
-    for ground in made:
-        ground.leave()
+    for harness in made:
+        harness.shut_down()
 
 
 @pytest.fixture(scope="module")
-def ground(grounds: Grounds) -> Ground:
-    """A ground with one worker, for all tests of the module."""
-    made = grounds()
+def harness(make_harness: MakeHarness) -> Harness:
+    """A harness with one worker, shared by all tests of the module."""
+    made = make_harness()
     made.start_worker()
     return made
 
 
 @pytest.fixture(scope="session")
-def strict_ground(lasting_grounds: Grounds) -> Ground:
-    """One ground for all that servers do: a single counted failure ends a job, and a full store is waited for 2 s."""
-    made = lasting_grounds(max_attempts=1)
-    made.start_worker(**IMPATIENT)
+def one_attempt_harness(make_session_harness: MakeHarness) -> Harness:
+    """A harness for server faults: one counted failure ends a job, and workers wait 2 s for a full store."""
+    made = make_session_harness(max_attempts=1)
+    made.start_worker(**SHORT_FULL_WAIT)
     return made
 
 
 @pytest.fixture(scope="module")
-def film(ground: Ground) -> str:
+def film(harness: Harness) -> str:
     """The hash of the film of an undisturbed job."""
-    return film_of(ground, SEGMENTS)
+    return film_of(harness, SEGMENTS)
 
 
-def film_of(ground: Ground, segments: int) -> str:
-    """The hash of the film of a job that nothing disturbs, with so many segments."""
-    film = ground.submit(segments).wait().status().film
+def film_of(harness: Harness, segments: int) -> str:
+    """Render an undisturbed job of so many segments; returns the hash of its film."""
+    film = harness.submit(segments).wait().status().film
     assert film
     return film.sha256
 
 
 @pytest.fixture(scope="session")
-def everybody(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterator[Crew]:
-    """Servers that nobody breaks, and workers that do not outlive their tests; shared, because workers start slowly."""
-    folder = tmp_path_factory.mktemp("crew")
-    for name in ("broker", "blobs"):
-        (folder / name).mkdir()
-    servers = RedisProcess(folder / "broker", *AOF), RedisProcess(folder / "blobs", *AOF)
-    made = Crew(folder, *servers, home)
+def session_pool(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterator[WorkerPool]:
+    """Servers and a pool of workers, shared by all process faults because workers start slowly."""
+    folder = tmp_path_factory.mktemp("pool")
+    servers = start_servers(folder, *AOF)
+    made = WorkerPool(folder, *servers, home)
     yield made
     made.stop()
     for server in servers:
@@ -102,26 +104,26 @@ def everybody(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterator[
 
 
 @pytest.fixture(scope="session")
-def undisturbed(everybody: Crew) -> str:
-    """The hash of the film of an undisturbed job of the crew's."""
-    everybody.staff(2)
-    return film_of(everybody, SEGMENTS)
+def undisturbed(session_pool: WorkerPool) -> str:
+    """The hash of the film of an undisturbed job of the pool."""
+    session_pool.scale(2)
+    return film_of(session_pool, SEGMENTS)
 
 
 @pytest.fixture
-def crew(everybody: Crew, undisturbed: str) -> Crew:
-    """Two workers to break, and no job under way."""
-    everybody.tidy()
-    everybody.staff(2)
-    return everybody
+def pool(session_pool: WorkerPool, undisturbed: str) -> WorkerPool:
+    """Two workers and no job in progress."""
+    session_pool.reset()
+    session_pool.scale(2)
+    return session_pool
 
 
 @pytest.fixture(autouse=True)
-def costs(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Take what this test has measured along to the table."""
-    Ground.outcomes.clear()
+def record_outcomes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Attach the outcomes that this test measured to its report, for the table."""
+    Harness.outcomes.clear()
     yield
-    request.node.user_properties += [("outcome", asdict(outcome)) for outcome in Ground.outcomes]
+    request.node.user_properties += [("outcome", asdict(outcome)) for outcome in Harness.outcomes]
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -1,16 +1,16 @@
-"""The table that `make faults` prints: each fault, how often it was tried and survived, and what it cost."""
+"""The table that `make faults` prints: tries, survivals and costs of each fault."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.faults.ground import Outcome
+from tests.faults.harness import Outcome
 
 Rows = dict[str, list[tuple[bool, list[Outcome]]]]
 
 
 def table(rows: Rows) -> Iterator[str]:
-    """One line per fault. Denoised again: the most that any try cost; recovery: median and longest, in seconds."""
+    """One line per fault. Denoised again: the maximum of all tries. Recovery: median and maximum, in seconds."""
     width = max(map(len, rows))
     yield f"{'fault':{width}}  tries  survived  denoised again  recovery s (median, max)"
     for fault, tries in rows.items():

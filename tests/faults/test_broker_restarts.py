@@ -1,6 +1,6 @@
-"""A broker that is killed and comes back, with all that it had accepted or without the end of it.
+"""A broker that is killed and restarted, with all its data or without the latest writes.
 
-On this ground a single counted failure ends a job: what a broker does is nobody's failed attempt.
+One counted failure ends a job here: a broker fault must not count as a failed attempt.
 """
 
 from __future__ import annotations
@@ -10,110 +10,114 @@ from itertools import pairwise
 import pytest
 
 from tasks.errors import JobNotFoundError
-from tests.faults.breakage import at_rest_once_redelivered, restart, written
-from tests.faults.ground import SEGMENTS, Ground, places
+from tests.faults.harness import SEGMENTS, Failpoint, Harness, failpoints
+from tests.faults.server_faults import aof_size, restart, wait_idle_after_redelivery
 
-Place = tuple[str, int]
-# From the claim on the worker may find that its lease has run out while the broker was away.
-IN_HAND = ("segment claimed", "segment hydrated", "segment rendered", "segment stored")
+# Failpoints between claim and commit: the lease may expire while the broker is down.
+UNDER_LEASE = ("segment claimed", "segment hydrated", "segment rendered", "segment stored")
 
 
 @pytest.fixture(scope="module")
-def ground(strict_ground: Ground) -> Ground:
-    return strict_ground
+def harness(one_attempt_harness: Harness) -> Harness:
+    return one_attempt_harness
 
 
-def name_of(*some: Place) -> str:
-    return " to ".join(f"{point}@{index}" for point, index in some)
+def name_of(*case: Failpoint) -> str:
+    return " to ".join(f"{point}@{index}" for point, index in case)
 
 
-def params(found: list[tuple[Place, ...]]) -> list[object]:
-    return [pytest.param(*some, id=name_of(*some)) for some in found]
+def params(cases: list[tuple[Failpoint, ...]]) -> list[object]:
+    return [pytest.param(*case, id=name_of(*case)) for case in cases]
 
 
-def broker_restarts_at(ground: Ground, film: str, place: Place) -> None:
-    held = ground.hold(*place)
-    job = ground.submit()
-    held.pid()
+def broker_restarts_at(harness: Harness, film: str, failpoint: Failpoint) -> None:
+    # Given
+    hold = harness.hold(*failpoint)
+    job = harness.submit()
+    hold.wait()
     # When
-    ground.breaks()
-    restart(ground.broker)
-    held.release()
-    # Then the segment in hand may be rendered again, if the broker was away for longer than its lease
-    ground.verify(job, film, denoised_again=int(place[0] in IN_HAND))
-    ground.at_rest()
+    harness.mark_fault()
+    restart(harness.broker)
+    hold.release()
+    # Then the claimed segment is rendered again if its lease expired meanwhile
+    harness.verify(job, film, denoised_again=int(failpoint[0] in UNDER_LEASE))
+    harness.wait_idle()
 
 
-def broker_forgets(ground: Ground, film: str, since: Place, until: Place, *, again: int = 1) -> None:
-    """It is killed at `until`, and comes back as it was at `since`; at most so many segments are rendered again."""
-    first, second = ground.hold(*since), ground.hold(*until)
-    # while a clip stands still, its worker would go on with segment after segment
-    beside = [ground.hold("segment hydrated", until[1] + 1)] if until[0].startswith("clip ") else []
-    job = ground.submit()
-    first.pid()
-    kept = written(ground.broker)
+def broker_loses_writes(harness: Harness, film: str, since: Failpoint, until: Failpoint, *, again: int = 1) -> None:
+    """Kill the broker at `until` and restart it with its data of `since`; at most `again` segments are repeated."""
+    # Given
+    first, second = harness.hold(*since), harness.hold(*until)
+    # while a clip is held, its worker would render segment after segment
+    following = [harness.hold("segment hydrated", until[1] + 1)] if until[0].startswith("clip ") else []
+    job = harness.submit()
+    first.wait()
+    kept = aof_size(harness.broker)
     first.release()
-    second.pid()
+    second.wait()
     # When
-    ground.breaks()
-    restart(ground.broker, keep_bytes=kept)
-    for held in (*beside, second):
-        held.release()
-    # Then at most the segments whose claim or commit was forgotten are rendered again
-    ground.verify(job, film, denoised_again=again, commits_lost=1)
-    at_rest_once_redelivered(ground)
+    harness.mark_fault()
+    restart(harness.broker, keep_bytes=kept)
+    for hold in (*following, second):
+        hold.release()
+    # Then only segments whose claim or commit was lost are rendered again
+    harness.verify(job, film, denoised_again=again, commits_lost=1)
+    wait_idle_after_redelivery(harness)
 
 
-KILLED_AT: list[tuple[Place, ...]] = [(place,) for place in places()]
+KILLED_AT: list[tuple[Failpoint, ...]] = [(failpoint,) for failpoint in failpoints()]
 KILLED_FIRST = [(("segment hydrated", 1),), (("film claimed", -1),)]
-FORGOTTEN: list[tuple[Place, ...]] = list(pairwise(places()))
-FORGOTTEN_FIRST: list[tuple[Place, ...]] = [
+LOST: list[tuple[Failpoint, ...]] = list(pairwise(failpoints()))
+LOST_FIRST: list[tuple[Failpoint, ...]] = [
     (("segment stored", 1), ("segment committed", 1)),
     (("message announced", 2), ("message sent", 2)),
 ]
 
 
-@pytest.mark.parametrize("place", params(KILLED_FIRST))
-def test_broker_killed_and_back_with_all_it_had(ground: Ground, film: str, place: Place) -> None:
-    broker_restarts_at(ground, film, place)
+@pytest.mark.parametrize("failpoint", params(KILLED_FIRST))
+def test_broker_restarts_with_its_data(harness: Harness, film: str, failpoint: Failpoint) -> None:
+    broker_restarts_at(harness, film, failpoint)
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("place", params([some for some in KILLED_AT if some not in KILLED_FIRST]))
-def test_broker_killed_anywhere_and_back_with_all_it_had(ground: Ground, film: str, place: Place) -> None:
-    broker_restarts_at(ground, film, place)
+@pytest.mark.parametrize("failpoint", params([case for case in KILLED_AT if case not in KILLED_FIRST]))
+def test_broker_restarts_with_its_data_anywhere(harness: Harness, film: str, failpoint: Failpoint) -> None:
+    broker_restarts_at(harness, film, failpoint)
 
 
-@pytest.mark.parametrize(("since", "until"), params(FORGOTTEN_FIRST))
-def test_broker_killed_and_back_without_the_last_it_had(ground: Ground, film: str, since: Place, until: Place) -> None:
-    broker_forgets(ground, film, since, until)
-
-
-@pytest.mark.faults
-@pytest.mark.parametrize(("since", "until"), params([some for some in FORGOTTEN if some not in FORGOTTEN_FIRST]))
-def test_broker_killed_anywhere_and_back_without_the_last_it_had(
-    ground: Ground, film: str, since: Place, until: Place
+@pytest.mark.parametrize(("since", "until"), params(LOST_FIRST))
+def test_broker_restarts_without_its_latest_writes(
+    harness: Harness, film: str, since: Failpoint, until: Failpoint
 ) -> None:
-    broker_forgets(ground, film, since, until)
+    broker_loses_writes(harness, film, since, until)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("since", "until"), params([case for case in LOST if case not in LOST_FIRST]))
+def test_broker_restarts_without_its_latest_writes_anywhere(
+    harness: Harness, film: str, since: Failpoint, until: Failpoint
+) -> None:
+    broker_loses_writes(harness, film, since, until)
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("index", range(SEGMENTS))
-def test_broker_killed_and_back_without_a_whole_segment(ground: Ground, film: str, index: int) -> None:
-    broker_forgets(ground, film, ("segment claimed", index), ("clip committed", index), again=2)  # and the next one
+def test_broker_restarts_without_a_whole_segment(harness: Harness, film: str, index: int) -> None:
+    # the next segment is in progress, too, so two are rendered again
+    broker_loses_writes(harness, film, ("segment claimed", index), ("clip committed", index), again=2)
 
 
-def test_a_job_whose_submit_was_forgotten_is_not_there(ground: Ground, film: str) -> None:
-    # Given a job in the hands of a worker
-    kept = written(ground.broker)
-    held = ground.hold("segment stored", 0)
-    job = ground.submit()
-    held.pid()
-    # When the broker forgets it
-    restart(ground.broker, keep_bytes=kept)
-    held.release()
-    # Then
+def test_broker_restarts_without_a_submitted_job(harness: Harness, film: str) -> None:
+    # Given a job that a worker renders
+    kept = aof_size(harness.broker)
+    hold = harness.hold("segment stored", 0)
+    job = harness.submit()
+    hold.wait()
+    # When the broker loses it
+    restart(harness.broker, keep_bytes=kept)
+    hold.release()
+    # Then the job does not exist, and the worker is free
     with pytest.raises(JobNotFoundError, match="there is no job"):
         job.status()
-    at_rest_once_redelivered(ground)
-    ground.verify(ground.submit(), film)
+    wait_idle_after_redelivery(harness)
+    harness.verify(harness.submit(), film)

@@ -1,4 +1,4 @@
-"""A job that a person cancels or pauses at any moment."""
+"""A job that the user cancels or pauses at any moment."""
 
 from __future__ import annotations
 
@@ -6,83 +6,85 @@ import pytest
 
 from tasks.client.job import Job
 from tests.conftest import wait_until
-from tests.faults.crew import Crew
-from tests.faults.ground import Held, places
+from tests.faults.harness import Hold, failpoints
+from tests.faults.pool import WorkerPool
 
-PLACES = [place for place in places() if place != ("film committed", -1)]
+BEFORE_END = [failpoint for failpoint in failpoints() if failpoint != ("film committed", -1)]
 SOME = [("segment rendered", 1), ("message sent", 1), ("clip stored", 1), ("film joined", -1)]
-OTHERS = [place for place in PLACES if place not in SOME]
+OTHERS = [failpoint for failpoint in BEFORE_END if failpoint not in SOME]
 
 
-def stopped_at(crew: Crew, point: str, index: int) -> tuple[Job, list[Held]]:
-    """A job that has come to a point; the other worker does not join its film meanwhile."""
-    film_too = [crew.hold("film claimed", -1)] if (point, index) == ("message sent", -1) else []
-    held, job, _ = crew.held(point, index)
-    return job, [held, *film_too]
+def submit_held_at(pool: WorkerPool, point: str, index: int) -> tuple[Job, list[Hold]]:
+    """Submit a job and hold it at a failpoint; the other worker cannot join its film meanwhile."""
+    film = [pool.hold("film claimed", -1)] if (point, index) == ("message sent", -1) else []
+    hold, job, _ = pool.submit_and_hold(point, index)
+    return job, [hold, *film]
 
 
-def cancel_at(crew: Crew, film: str, point: str, index: int) -> None:
-    job, stopped = stopped_at(crew, point, index)
+def cancel_at(pool: WorkerPool, film: str, point: str, index: int) -> None:
+    # Given
+    job, holds = submit_held_at(pool, point, index)
     # When
     job.cancel()
     before = job.status()
-    for held in stopped:
-        held.release()
-    crew.at_rest()
-    # Then nothing was committed any more, and the worker is free
+    for hold in holds:
+        hold.release()
+    pool.wait_idle()
+    # Then nothing more is committed, and the worker is free
     assert job.status() == before
     assert before.state == "cancelled"
     assert before.film is None
-    assert len(crew.jobs.handoffs(job.id)) == before.committed
-    crew.verify(crew.submit(), film)
-    crew.at_rest()
+    assert len(pool.jobs.handoffs(job.id)) == before.committed
+    pool.verify(pool.submit(), film)
+    pool.wait_idle()
 
 
 @pytest.mark.parametrize(("point", "index"), SOME)
-def test_a_job_cancelled_at(crew: Crew, undisturbed: str, point: str, index: int) -> None:
-    cancel_at(crew, undisturbed, point, index)
+def test_a_job_cancelled_at(pool: WorkerPool, undisturbed: str, point: str, index: int) -> None:
+    cancel_at(pool, undisturbed, point, index)
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize(("point", "index"), OTHERS)
-def test_a_job_cancelled_anywhere(crew: Crew, undisturbed: str, point: str, index: int) -> None:
-    cancel_at(crew, undisturbed, point, index)
+def test_a_job_cancelled_anywhere(pool: WorkerPool, undisturbed: str, point: str, index: int) -> None:
+    cancel_at(pool, undisturbed, point, index)
 
 
-def is_finished_so_far(crew: Crew, job: Job) -> bool:
-    """Every segment that was begun has its handoff and its clip; a film that was begun is there."""
-    status, begun = job.status(), set(crew.count(job, "segment claimed"))
-    film_begun = bool(crew.count(job, "film claimed"))
-    return (
-        begun == set(range(status.committed)) and status.clips == status.committed and film_begun == bool(status.film)
-    )
+def started_units_are_committed(pool: WorkerPool, job: Job) -> bool:
+    """Whether every claimed segment has its handoff and its clip, and a claimed film is committed."""
+    status, claimed = job.status(), set(pool.count(job, "segment claimed"))
+    film_claimed = bool(pool.count(job, "film claimed"))
+    segments_done = claimed == set(range(status.committed))
+    return segments_done and status.clips == status.committed and film_claimed == bool(status.film)
 
 
-def pause_at(crew: Crew, film: str, point: str, index: int) -> None:
-    job, stopped = stopped_at(crew, point, index)
+def pause_at(pool: WorkerPool, film: str, point: str, index: int) -> None:
+    # Given
+    job, holds = submit_held_at(pool, point, index)
     # When
     job.pause()
-    handed_out = crew.claims(job)
-    for held in stopped:
-        held.release()
-    crew.at_rest()
-    # Then what was under way is finished, and nothing else was begun
-    wait_until(lambda: is_finished_so_far(crew, job), what="what was under way")
-    assert crew.claims(job) == handed_out
-    film_begun = bool(crew.count(job, "film claimed"))
-    assert job.status().state == ("done" if film_begun else "paused")
-    if not film_begun:
+    claims = pool.claims(job)
+    for hold in holds:
+        hold.release()
+    pool.wait_idle()
+    # Then claimed units are finished, and nothing else is claimed
+    wait_until(lambda: started_units_are_committed(pool, job), what="the claimed units to finish")
+    assert pool.claims(job) == claims
+    film_claimed = bool(pool.count(job, "film claimed"))
+    assert job.status().state == ("done" if film_claimed else "paused")
+    # When it is resumed, Then its film is right
+    if not film_claimed:
         job.resume()
-    crew.verify(job, film)
-    crew.at_rest()
+    pool.verify(job, film)
+    pool.wait_idle()
 
 
 @pytest.mark.parametrize(("point", "index"), SOME)
-def test_a_job_paused_at(crew: Crew, undisturbed: str, point: str, index: int) -> None:
-    pause_at(crew, undisturbed, point, index)
+def test_a_job_paused_at(pool: WorkerPool, undisturbed: str, point: str, index: int) -> None:
+    pause_at(pool, undisturbed, point, index)
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize(("point", "index"), OTHERS)
-def test_a_job_paused_anywhere(crew: Crew, undisturbed: str, point: str, index: int) -> None:
-    pause_at(crew, undisturbed, point, index)
+def test_a_job_paused_anywhere(pool: WorkerPool, undisturbed: str, point: str, index: int) -> None:
+    pause_at(pool, undisturbed, point, index)

@@ -1,4 +1,4 @@
-"""Servers without room: the blob store, the broker, and the disk on which a film is joined."""
+"""A blob server or a broker that is out of memory."""
 
 from __future__ import annotations
 
@@ -9,99 +9,99 @@ import pytest
 
 from tasks.errors import JobFailedError
 from tests.conftest import wait_until
-from tests.faults.breakage import at_rest_once_redelivered, client_of, full
-from tests.faults.conftest import IMPATIENT
-from tests.faults.ground import Ground
-
-Place = tuple[str, int]
+from tests.faults.conftest import SHORT_FULL_WAIT
+from tests.faults.harness import Failpoint, Harness
+from tests.faults.server_faults import client_of, full, wait_idle_after_redelivery
 
 
 @pytest.fixture(scope="module")
-def ground(strict_ground: Ground) -> Ground:
-    return strict_ground
+def harness(one_attempt_harness: Harness) -> Harness:
+    return one_attempt_harness
 
 
-def first_of(*places: Place) -> list[object]:
-    """Every place; all but the first belong to the long part."""
+def short_first(*cases: Failpoint) -> list[object]:
+    """One parameter per failpoint; all except the first have the mark `faults`."""
     return [
-        pytest.param(place, id="{}@{}".format(*place), marks=[pytest.mark.faults] if number else [])
-        for number, place in enumerate(places)
+        pytest.param(case, id="{}@{}".format(*case), marks=[pytest.mark.faults] if number else [])
+        for number, case in enumerate(cases)
     ]
 
 
-def says(ground: Ground, text: str) -> Callable[[], bool]:
-    """Whether a worker says this again."""
-    before = sum(worker.text().count(text) for worker in ground.workers)
-    return lambda: sum(worker.text().count(text) for worker in ground.workers) > before
+def logged_again(harness: Harness, text: str) -> Callable[[], bool]:
+    """A condition: a worker has logged `text` since this call."""
+    before = sum(worker.text().count(text) for worker in harness.workers)
+    return lambda: sum(worker.text().count(text) for worker in harness.workers) > before
 
 
 @pytest.mark.parametrize(
-    "place", first_of(("state rendered", 1), ("segment rendered", 1), ("clip encoded", 1), ("film joined", -1))
+    "failpoint", short_first(("state rendered", 1), ("segment rendered", 1), ("clip encoded", 1), ("film joined", -1))
 )
-def test_blob_store_full_for_a_while(ground: Ground, film: str, place: Place) -> None:
+def test_blob_server_full_for_a_while(harness: Harness, film: str, failpoint: Failpoint) -> None:
     # Given
-    client_of(ground.blob_server).flushall()  # the blobs of this film are there from the job before
-    held, waits = ground.hold(*place), says(ground, "waiting for room")
-    job = ground.submit()
-    held.pid()
+    client_of(harness.blob_server).flushall()  # the job of an earlier test stored the same blobs
+    hold, waits = harness.hold(*failpoint), logged_again(harness, "waiting for room")
+    job = harness.submit()
+    hold.wait()
     # When
-    ground.breaks()
-    with full(ground.blob_server):
-        held.release()
-        wait_until(waits, what="the worker to wait for room")
-    # Then
-    ground.verify(job, film)
-    ground.at_rest()
+    harness.mark_fault()
+    with full(harness.blob_server):
+        hold.release()
+        wait_until(waits, what="the worker to wait for memory on the blob server")
+    # Then nothing is rendered again
+    harness.verify(job, film)
+    harness.wait_idle()
 
 
-def test_blob_store_full_for_longer_than_anybody_waits(ground: Ground, film: str, longtake: Any) -> None:
+def test_blob_server_full_for_longer_than_workers_wait(harness: Harness, film: str, longtake: Any) -> None:
     # Given
-    client_of(ground.blob_server).flushall()
-    held = ground.hold("state rendered", 1)
-    job = ground.submit()
-    held.pid()
+    client_of(harness.blob_server).flushall()
+    hold = harness.hold("state rendered", 1)
+    job = harness.submit()
+    hold.wait()
     # When
-    ground.breaks()
-    with full(ground.blob_server):
-        held.release()
-        # Then
+    harness.mark_fault()
+    with full(harness.blob_server):
+        hold.release()
+        # Then the job fails
         with pytest.raises(JobFailedError, match=r"at segment 1 after 1 attempt: BlobStoreFullError: .* is full"):
             job.wait()
-    # When there is room again
-    assert longtake("retry", job.id, settings=ground.settings).returncode == 0
-    # Then the segment that found no room is rendered once more
-    ground.verify(job, film, denoised_again=1)
-    ground.at_rest()
+    # When there is memory again, and the job is retried
+    assert longtake("retry", job.id, settings=harness.settings).returncode == 0
+    # Then the segment whose state was not stored is rendered again
+    harness.verify(job, film, denoised_again=1)
+    harness.wait_idle()
 
 
-@pytest.mark.parametrize("place", first_of(("segment hydrated", 1), ("segment committed", 1), ("film joined", -1)))
-def test_broker_full_for_a_while(ground: Ground, film: str, place: Place) -> None:
+@pytest.mark.parametrize(
+    "failpoint", short_first(("segment hydrated", 1), ("segment committed", 1), ("film joined", -1))
+)
+def test_broker_full_for_a_while(harness: Harness, film: str, failpoint: Failpoint) -> None:
     # Given
-    held, waits = ground.hold(*place), says(ground, "waiting for Redis to have memory")
-    job = ground.submit()
-    held.pid()
+    hold, waits = harness.hold(*failpoint), logged_again(harness, "waiting for Redis to have memory")
+    job = harness.submit()
+    hold.wait()
     # When
-    ground.breaks()
-    with full(ground.broker):
-        held.release()
-        wait_until(waits, what="the worker to wait for memory")
-    # Then
-    ground.verify(job, film)
-    ground.at_rest()
-    assert ground.workers[-1].process.poll() is None
+    harness.mark_fault()
+    with full(harness.broker):
+        hold.release()
+        wait_until(waits, what="the worker to wait for memory on the broker")
+    # Then nothing is rendered again, and the worker survives
+    harness.verify(job, film)
+    harness.wait_idle()
+    assert harness.workers[-1].process.poll() is None
 
 
-def test_broker_full_when_a_message_should_be_acknowledged(ground: Ground, film: str) -> None:
-    # Given a worker that has done all that a message waits for
-    held, worker = ground.hold("message chained", 2), ground.workers[-1]
-    job = ground.submit()
-    held.pid()
-    # When Celery cannot acknowledge it, the worker exits
-    ground.breaks()
-    with full(ground.broker):
-        held.release()
+def test_broker_full_at_an_acknowledgement(harness: Harness, film: str) -> None:
+    # Given a worker that is about to acknowledge a message
+    hold, worker = harness.hold("message chained", 2), harness.workers[-1]
+    job = harness.submit()
+    hold.wait()
+    # When Celery cannot acknowledge it, Then the worker exits
+    harness.mark_fault()
+    with full(harness.broker):
+        hold.release()
         wait_until(lambda: worker.process.poll() is not None, what="the worker to exit")
-    # Then one that is started when there is room goes on
-    ground.start_worker(**IMPATIENT)
-    ground.verify(job, film)
-    at_rest_once_redelivered(ground)
+    # When a worker is started after there is memory again, Then it continues the job
+    harness.start_worker(**SHORT_FULL_WAIT)
+    harness.verify(job, film)
+    wait_idle_after_redelivery(harness)

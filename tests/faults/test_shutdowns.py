@@ -1,7 +1,7 @@
-"""A worker that is told to leave: by SIGTERM, by SIGQUIT, or as systemd does, by SIGTERM to all its processes at once.
+"""A worker that shuts down: by SIGTERM, by SIGQUIT, or as systemd does, by SIGTERM to all its processes.
 
-A process that stops at a point waits in a loop there; what its handler raises comes out at that line, as anywhere else.
-While it stops at a clip, its main thread goes on, and is stopped at the next segment.
+A process that is held waits in a loop; an exception of its signal handler is raised there, as it would be anywhere.
+While a clip is held, the main thread continues, and is held at the next segment.
 """
 
 from __future__ import annotations
@@ -11,97 +11,100 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faults.crew import Crew
-from tests.faults.ground import SEGMENTS, Event, FaultWorker, Held, lost_with, places
+from tests.faults.harness import SEGMENTS, Event, Failpoint, FaultWorker, Hold, failpoints, segments_lost_at
+from tests.faults.pool import WorkerPool
 
-Place = tuple[str, int]
-Way = Callable[[FaultWorker, list[Held]], bool]
+ShutDown = Callable[[FaultWorker, list[Hold]], bool]
 
 
-def sigterm(worker: FaultWorker, held: list[Held]) -> bool:
-    """What is under way is finished."""
+def sigterm(worker: FaultWorker, holds: list[Hold]) -> bool:
+    """Units in progress are finished."""
     worker.shut_down(signal.SIGTERM)
-    worker.says("Warm shutdown")
-    for stopped in held:
-        stopped.release()
+    worker.wait_for_log("Warm shutdown")
+    for hold in holds:
+        hold.release()
     return True
 
 
-def sigquit(worker: FaultWorker, held: list[Held]) -> bool:
-    """What is under way is laid down."""
+def sigquit(worker: FaultWorker, holds: list[Hold]) -> bool:
+    """Units in progress are released."""
     worker.shut_down(signal.SIGQUIT)
     return False
 
 
-def sigterm_to_all(worker: FaultWorker, held: list[Held]) -> bool:
-    """What is under way is laid down."""
-    worker.shut_down(signal.SIGTERM, everyone=True)
+def sigterm_to_all(worker: FaultWorker, holds: list[Hold]) -> bool:
+    """Units in progress are released."""
+    worker.shut_down(signal.SIGTERM, all_processes=True)
     return False
 
 
-WAYS = (sigterm, sigquit, sigterm_to_all)
-SOME: list[tuple[Way, Place]] = [
+SHUTDOWNS = (sigterm, sigquit, sigterm_to_all)
+SOME: list[tuple[ShutDown, Failpoint]] = [
     (sigterm, ("segment hydrated", 1)),
     (sigquit, ("segment rendered", 1)),
     (sigterm_to_all, ("segment committed", 1)),
     (sigterm_to_all, ("clip encoded", 1)),
     (sigterm, ("film joined", -1)),
 ]
-OTHERS: list[tuple[Way, Place]] = [(way, place) for way in WAYS for place in places() if (way, place) not in SOME]
+ALL: list[tuple[ShutDown, Failpoint]] = [(how, failpoint) for how in SHUTDOWNS for failpoint in failpoints()]
 
 
-def named(cases: list[tuple[Way, Place]]) -> list[object]:
-    return [pytest.param(way, *place, id="{}:{}@{}".format(way.__name__, *place)) for way, place in cases]
+def params(cases: list[tuple[ShutDown, Failpoint]]) -> list[object]:
+    return [pytest.param(how, *failpoint, id="{}:{}@{}".format(how.__name__, *failpoint)) for how, failpoint in cases]
 
 
-class Leaving:
-    """A job whose worker was told to leave at some point, and another worker to go on."""
+class Shutdown:
+    """A job whose worker shuts down at a failpoint, and another worker that takes over."""
 
-    def __init__(self, crew: Crew, film: str, way: Way, point: str, index: int) -> None:
-        self._crew, self._film = crew, film
-        at_a_clip = point.startswith("clip ") and index + 1 < SEGMENTS
-        held = [crew.hold("segment hydrated", index + 1)] if at_a_clip else []
-        stopped, self.job, self._worker = crew.held(point, index)
-        for place in held:
-            place.pid()
-        held.append(stopped)
-        self._child = stopped.pid()
-        self._claimed = self._claims()
-        crew.breaks()
-        finishes = way(self._worker, held)
+    def __init__(self, pool: WorkerPool, film: str, how: ShutDown, point: str, index: int) -> None:
+        self._pool, self._film = pool, film
+        at_clip = point.startswith("clip ") and index + 1 < SEGMENTS
+        holds = [pool.hold("segment hydrated", index + 1)] if at_clip else []
+        hold, self.job, self._worker = pool.submit_and_hold(point, index)
+        for following in holds:
+            following.wait()
+        holds.append(hold)
+        self._child = hold.wait()
+        self._claims_before = self._claims()
+        pool.mark_fault()
+        finishes = how(self._worker, holds)
         if not finishes:
-            self._worker.gone()
-        for place in held:
-            place.release()
-        crew.staff(2)
-        self._again = 0 if finishes else lost_with(point)
+            self._worker.wait_exit()
+        for each in holds:
+            each.release()
+        pool.scale(2)
+        self._denoised_again = 0 if finishes else segments_lost_at(point)
 
-    def is_gone(self) -> None:
-        """The worker has ended, and took nothing more."""
-        self._worker.gone()
-        assert self._claims() == self._claimed
+    def check_worker_exits(self) -> None:
+        """The worker exits, and has claimed nothing after the signal."""
+        self._worker.wait_exit()
+        assert self._claims() == self._claims_before
 
-    def lost_nothing(self) -> None:
-        """The film is the same, and only what was laid down was rendered again."""
-        self._crew.verify(self.job, self._film, denoised_again=self._again)
-        self._crew.at_rest()
+    def check_film(self) -> None:
+        """The film is right, and only released segments were rendered again."""
+        self._pool.verify(self.job, self._film, denoised_again=self._denoised_again)
+        self._pool.wait_idle()
 
     def _claims(self) -> list[Event]:
-        events = self._crew.events(self.job)
+        events = self._pool.events(self.job)
         return [event for event in events if event.point.endswith("claimed") and event.pid == self._child]
 
 
-@pytest.mark.parametrize(("way", "point", "index"), named(SOME))
-def test_a_worker_told_to_leave_at(crew: Crew, undisturbed: str, way: Way, point: str, index: int) -> None:
-    leaving = Leaving(crew, undisturbed, way, point, index)
-    leaving.lost_nothing()
-    leaving.is_gone()
+@pytest.mark.parametrize(("how", "point", "index"), params(SOME))
+def test_a_worker_shut_down_at(pool: WorkerPool, undisturbed: str, how: ShutDown, point: str, index: int) -> None:
+    # Given / When
+    shutdown = Shutdown(pool, undisturbed, how, point, index)
+    # Then
+    shutdown.check_film()
+    shutdown.check_worker_exits()
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize(("way", "point", "index"), named(OTHERS))
-def test_a_worker_told_to_leave_anywhere(crew: Crew, undisturbed: str, way: Way, point: str, index: int) -> None:
-    leaving = Leaving(crew, undisturbed, way, point, index)
-    leaving.is_gone()
-    assert crew.attempts(leaving.job) == 0
-    leaving.lost_nothing()
+@pytest.mark.parametrize(("how", "point", "index"), params([case for case in ALL if case not in SOME]))
+def test_a_worker_shut_down_anywhere(pool: WorkerPool, undisturbed: str, how: ShutDown, point: str, index: int) -> None:
+    # Given / When
+    shutdown = Shutdown(pool, undisturbed, how, point, index)
+    # Then
+    shutdown.check_worker_exits()
+    assert pool.attempts(shutdown.job) == 0
+    shutdown.check_film()

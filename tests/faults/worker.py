@@ -1,14 +1,14 @@
-"""A worker that notes every point it reaches, and stops where a test wants to break something.
+"""A worker that records every failpoint it reaches, and stops at those where a test holds it.
 
-Started as `python -m tests.faults.worker`, with the options of `longtake worker`. It works in the folder FAULT_FOLDER:
-  events          one line for every point reached: seconds, pid, point, job, segment
-  holds/<place>   made by a test: the first process to reach this place stops there
-  held/<place>    then the same file, with the process' id in it; the process goes on when the test deletes it, or when
-                  another one is held there
-  ready/<pid>     made when the worker takes work, with the name of its reconciler in it
-FAULT_CONSTANTS, when set, changes constants first: `tasks.worker.failures.FULL_STORE_PATIENCE_S=2`, separated by blanks.
-FAULT_COPIES, when set, is how often every message is put into its queue.
-A place is `<point with dashes>@<segment>`, for instance `segment-committed@1`.
+Started as `python -m tests.faults.worker`, with the options of `longtake worker`. It uses the folder FAULT_FOLDER:
+  events          one line per failpoint reached: seconds, pid, failpoint, job, segment
+  holds/<name>    created by a test: the first process to reach this failpoint stops there
+  held/<name>     the same file after that, with the process id in it; the process continues when the test deletes it,
+                  or when another process is held at the same failpoint
+  ready/<pid>     created when the worker consumes messages; contains the name of its reconciler
+FAULT_CONSTANTS overrides constants: `tasks.worker.failures.FULL_STORE_PATIENCE_S=2`, several separated by spaces.
+FAULT_MESSAGE_COPIES is how many copies of every message are published.
+A name is `<failpoint with dashes>@<segment>`, for instance `segment-committed@1`.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from tasks import failpoints as points
 from tasks.cli import main
 from tasks.jobs.state_wire import handoff_blobs
 from tasks.worker.context import process
-from tests.faults.copies import COPIES, keep_copies
+from tests.faults.message_faults import MESSAGE_COPIES, publish_copies
 
-# What a child needs, besides its engine.
-HEAVY = ("ltx2.media.clip", "ltx2.state.arrays", "ltx2.state.continuation", "ltx2.media.film")
+# Modules that a child needs, besides its engine.
+PRELOADED = ("ltx2.media.clip", "ltx2.state.arrays", "ltx2.state.continuation", "ltx2.media.film")
 FOLDER = Path(os.environ.get("FAULT_FOLDER", ""))
-IN_THE_ENGINE = "engine step"
-BROKEN = "a commit names a blob that is not whole"
+ENGINE_STEP = "engine step"  # the end of a step inside the engine; not a failpoint of `tasks`
+INCOMPLETE_COMMIT = "a committed record names an incomplete blob"
 
 
-def place(point: str, index: int) -> str:
-    """The name of the file that holds a process at this point of this segment."""
+def hold_name(point: str, index: int) -> str:
+    """The name of the file that holds a process at this failpoint of this segment."""
     return f"{point.replace(' ', '-')}@{index}"
 
 
-def note(point: str, job_id: str, index: int) -> None:
-    """Write one line of `events`."""
+def record_event(point: str, job_id: str, index: int) -> None:
+    """Append one line to `events`."""
     line = f"{time.time()}|{os.getpid()}|{point}|{job_id}|{index}\n"
     handle = os.open(FOLDER / "events", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.write(handle, line.encode())
@@ -53,7 +53,7 @@ def note(point: str, job_id: str, index: int) -> None:
 
 
 def check_blobs(point: str, job_id: str, index: int) -> None:
-    """At the moment of a commit every blob it names is whole."""
+    """Record an event if a commit names a blob that is not complete."""
     deployment = process.context.deployment
     handoff, clip = deployment.jobs.handoff(job_id, index), deployment.jobs.clips(job_id).get(index)
     ids = handoff_blobs(handoff) if point == "segment committed" and handoff else []
@@ -62,31 +62,31 @@ def check_blobs(point: str, job_id: str, index: int) -> None:
         for blob_id in ids:
             deployment.blobs.get(blob_id)
     except BlobStoreError:
-        note(BROKEN, job_id, index)
+        record_event(INCOMPLETE_COMMIT, job_id, index)
 
 
 def hold(point: str, job_id: str, index: int) -> None:
-    """Stop here if a test asked for it, until it deletes the file or ends this process."""
-    held = FOLDER / "held" / place(point, index)
+    """Stop here if a test requested it, until the test deletes the file or ends this process."""
+    held = FOLDER / "held" / hold_name(point, index)
     try:
         os.rename(FOLDER / "holds" / held.name, held)
     except FileNotFoundError:
         return
     held.write_text(str(os.getpid()))
-    while is_mine(held):
+    while must_wait(held):
         time.sleep(0.01)
 
 
-def is_mine(held: Path) -> bool:
-    """Whether this process is still to wait; the file is empty for a moment when the next one comes."""
+def must_wait(held: Path) -> bool:
+    """Whether this process is still held; the file is empty for a moment when another process is held."""
     try:
         return held.read_text() in ("", str(os.getpid()))
     except FileNotFoundError:
         return False
 
 
-def say_ready(**_: Any) -> None:
-    """Tell the test that this worker takes work."""
+def mark_ready(**_: Any) -> None:
+    """Create the `ready` file of this worker."""
     from tasks.worker.lifecycle import reconciler_thread
 
     unfinished = FOLDER / f"ready-{os.getpid()}"
@@ -94,21 +94,21 @@ def say_ready(**_: Any) -> None:
     unfinished.rename(FOLDER / "ready" / str(os.getpid()))
 
 
-def load_before_the_fork() -> None:
-    """Have a new child there at once; not on a GPU, whose libraries do not survive a fork."""
+def preload_modules() -> None:
+    """Import before the fork, so that a new child starts fast; not for CUDA, which does not survive a fork."""
     if not os.environ["LONGTAKE_DEVICE"].startswith("cuda"):
-        for module in (*HEAVY, os.environ["LONGTAKE_ENGINE"].partition(":")[0]):
+        for module in (*PRELOADED, os.environ["LONGTAKE_ENGINE"].partition(":")[0]):
             importlib.import_module(module)
 
 
-def hold_in(run: Callable[..., SegmentOutput]) -> Callable[..., SegmentOutput]:
-    """An engine's `run` that may be held at the end of each step, too."""
+def hold_between_steps(run: Callable[..., SegmentOutput]) -> Callable[..., SegmentOutput]:
+    """Wrap an engine's `run` so that it can also be held at the end of each step."""
 
     def run_and_hold(
         engine: Any, request: SegmentRequest, state: Any = None, *, on_step: OnStep, **more: Any
     ) -> SegmentOutput:
         def step(number: int, steps: int) -> bool | None:
-            hold(IN_THE_ENGINE, "", request.timing.index)
+            hold(ENGINE_STEP, "", request.timing.index)
             return on_step(number, steps)
 
         return run(engine, request, state, on_step=step, **more)
@@ -116,34 +116,34 @@ def hold_in(run: Callable[..., SegmentOutput]) -> Callable[..., SegmentOutput]:
     return run_and_hold
 
 
-def change_constants(changes: str) -> None:
-    """Give constants of this process other numbers."""
+def override_constants(changes: str) -> None:
+    """Set numeric constants of this process, given as in FAULT_CONSTANTS."""
     for change in changes.split():
         name, _, value = change.partition("=")
         module, _, constant = name.rpartition(".")
-        home = importlib.import_module(module)
-        kind = type(getattr(home, constant))
-        assert kind in (int, float), f"no such number: {name}"
-        setattr(home, constant, kind(value))
+        owner = importlib.import_module(module)
+        kind = type(getattr(owner, constant))
+        assert kind in (int, float), f"not a numeric constant: {name}"
+        setattr(owner, constant, kind(value))
 
 
-def work(options: list[str]) -> None:
-    """Be a worker with these options."""
-    import tasks.worker.lifecycle  # noqa: F401 - before the next line: its own receiver makes the reconciler
+def run_worker(options: list[str]) -> None:
+    """Run a worker with these options in this process."""
+    import tasks.worker.lifecycle  # noqa: F401 - first: its receiver of `worker_ready` creates the reconciler
 
-    load_before_the_fork()
-    change_constants(os.environ.get("FAULT_CONSTANTS", ""))
-    if COPIES in os.environ:
-        Channel._put = keep_copies(int(os.environ[COPIES]))
-    signals.worker_ready.connect(say_ready)
-    for listener in (note, hold, check_blobs):
+    preload_modules()
+    override_constants(os.environ.get("FAULT_CONSTANTS", ""))
+    if MESSAGE_COPIES in os.environ:
+        Channel._put = publish_copies(int(os.environ[MESSAGE_COPIES]))
+    signals.worker_ready.connect(mark_ready)
+    for listener in (record_event, hold, check_blobs):
         points.listen(listener)
     if os.environ["LONGTAKE_ENGINE"].startswith("tests.stand_in:"):
         from tests.stand_in import StandInEngine
 
-        StandInEngine.run = hold_in(StandInEngine.run)  # type: ignore[method-assign]
+        StandInEngine.run = hold_between_steps(StandInEngine.run)  # type: ignore[method-assign]
     main(["worker", *options])
 
 
 if __name__ == "__main__":
-    work(sys.argv[1:])
+    run_worker(sys.argv[1:])

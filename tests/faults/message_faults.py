@@ -1,4 +1,4 @@
-"""A broker that keeps several copies of every message, and one that hands them out in no order."""
+"""Message faults: every message published several times, and queues in random order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kombu.transport.redis import Channel
 
 from tasks.jobs.queues import QUEUES, STICKY_PREFIX
 
-COPIES = "FAULT_COPIES"
+MESSAGE_COPIES = "FAULT_MESSAGE_COPIES"
 _put = Channel._put
 _SHUFFLE = """
 math.randomseed(tonumber(ARGV[1]))
@@ -30,8 +30,11 @@ end
 """
 
 
-def keep_copies(count: int) -> Any:
-    """A way to put a message into a queue `count` times, each with a delivery tag of its own as kombu needs it."""
+def publish_copies(count: int) -> Any:
+    """A replacement for `Channel._put` that puts each message `count` times.
+
+    Each copy has its own delivery tag: kombu needs one per delivery.
+    """
 
     def put(self: Channel, queue: str, message: dict[str, Any], **options: Any) -> None:
         for _ in range(count if queue in QUEUES or queue.startswith(STICKY_PREFIX) else 1):
@@ -41,15 +44,15 @@ def keep_copies(count: int) -> Any:
     return put
 
 
-class Shuffler:
-    """Shuffles what waits in the queues again and again, until the block ends; the seed gives the order."""
+class QueueShuffler:
+    """Shuffles the messages of every queue repeatedly until the block ends; the seed determines the order."""
 
     def __init__(self, client: redis.Redis, seed: int) -> None:
         self._client = client
         self._shuffle = client.register_script(_SHUFFLE)
         self._seed = seed
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="shuffler", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="queue-shuffler", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -1,9 +1,9 @@
-"""A process that has loaded everything a worker needs, and makes each worker as a copy of itself.
+"""A process that has imported everything a worker needs, and forks one worker per request.
 
-A worker takes seconds to load Celery and torch, and the tests that end workers need dozens of them.
+A worker needs seconds to import Celery and torch, and the tests that kill workers need dozens of them.
 
-Started as `python -m tests.faults.nursery`. Each line of its input is JSON, `name` and `log` of a worker to make; the
-answer is a line with its process id.
+Started as `python -m tests.faults.forkserver`. Each line on stdin is a JSON object: `name` and `log` of a new worker.
+Each line on stdout is the process id of that worker.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ import psutil
 from tasks.embedded import processes
 
 
-class Copy:
-    """A process that this one has not started itself, with what tests need of `subprocess.Popen`."""
+class ForkedProcess:
+    """A process that is not our child, with the methods of `subprocess.Popen` that tests need."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self._process = psutil.Process(pid)
 
     def poll(self) -> int | None:
-        """None while it lives; its exit status is not known."""
+        """None while it runs, then 0; its real exit status is unknown."""
         try:
-            lives = self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE
+            runs = self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
-            lives = False
-        return None if lives else 0
+            runs = False
+        return None if runs else 0
 
     def wait(self, timeout: float | None = None) -> int:
-        """Return when it has ended."""
+        """Wait until it has ended."""
         end = time.monotonic() + (timeout or 60)
         while self.poll() is None:
             if time.monotonic() > end:
@@ -51,11 +51,11 @@ class Copy:
         os.kill(self.pid, number)
 
 
-class Nursery:
-    """The process that makes workers; it and they end with this one."""
+class ForkServer:
+    """Client of the fork server process, which ends with this process, as do its workers."""
 
     def __init__(self, folder: Path, environ: dict[str, str]) -> None:
-        command = [sys.executable, "-m", "tests.faults.nursery"]
+        command = [sys.executable, "-m", "tests.faults.forkserver"]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -67,16 +67,16 @@ class Nursery:
             preexec_fn=processes.die_with_parent,
         )
 
-    def make(self, name: str, log: Path) -> Copy:
-        """A new worker of this name."""
+    def fork(self, name: str, log: Path) -> ForkedProcess:
+        """Start a worker with this name."""
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(json.dumps({"name": name, "log": str(log)}) + "\n")
         self._process.stdin.flush()
-        return Copy(int(self._process.stdout.readline()))
+        return ForkedProcess(int(self._process.stdout.readline()))
 
     def close(self) -> None:
-        """End it."""
+        """End the fork server."""
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.close()
@@ -85,8 +85,8 @@ class Nursery:
 
 
 def become_worker(name: str, log: str) -> None:
-    """Turn this process into a worker."""
-    from tests.faults.worker import work
+    """Run a worker in this forked process."""
+    from tests.faults.worker import run_worker
 
     os.setsid()
     processes.die_with_parent()
@@ -95,11 +95,11 @@ def become_worker(name: str, log: str) -> None:
         handle = os.open(path, flags | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(handle, stream)
         os.close(handle)
-    work(["--name", name, "--loglevel", "WARNING"])
+    run_worker(["--name", name, "--loglevel", "WARNING"])
 
 
 def serve() -> None:
-    """Make a worker for every line of input."""
+    """Fork a worker for every line on stdin."""
     for name in (
         "tasks.worker.segment_task",
         "tasks.worker.clip_task",
@@ -109,12 +109,12 @@ def serve() -> None:
     ):
         importlib.import_module(name)
 
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody here waits for them
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps workers: nothing here waits for them
     while line := sys.stdin.readline():
-        wanted = json.loads(line)
+        request = json.loads(line)
         pid = os.fork()
         if not pid:
-            become_worker(wanted["name"], wanted["log"])
+            become_worker(request["name"], request["log"])
             os._exit(0)
         print(pid, flush=True)
 

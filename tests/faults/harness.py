@@ -1,4 +1,4 @@
-"""A deployment to break: two Redis servers, workers that stop where they are told, and what must hold afterwards."""
+"""Fault test harness: two Redis servers, workers that can be held at failpoints, and checks of the result."""
 
 from __future__ import annotations
 
@@ -27,17 +27,19 @@ from tasks.jobs.records import START_INDEX
 from tasks.jobs.store import JobStore
 from tasks.settings import Settings
 from tests.conftest import STAND_IN, RedisProcess, environment, wait_until
-from tests.faults.worker import BROKEN, place
+from tests.faults.worker import INCOMPLETE_COMMIT, hold_name
 from tests.tasks.conftest import spec
 
 LEASE_S = 1.0
 SEGMENTS = 3
-RENDERED_IN_VAIN = ("segment hydrated", "state rendered", "state stored", "segment rendered", "segment stored")
+# Failpoints at which a segment is rendered, at least in part, and not yet committed.
+BEFORE_COMMIT = ("segment hydrated", "state rendered", "state stored", "segment rendered", "segment stored")
+Failpoint = tuple[str, int]  # its name and the segment's index, -1 for the film
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A point that a worker reached; time in seconds since the epoch."""
+    """A failpoint that a worker reached; time in seconds since the epoch."""
 
     time: float
     pid: int
@@ -48,7 +50,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a fault has cost: denoise calls above the minimum, and seconds until somebody worked on the job again."""
+    """The cost of a fault: segments denoised again, and seconds until a worker worked on the job again."""
 
     denoised_again: int
     recovery_s: float | None
@@ -59,7 +61,7 @@ class FaultWorker:
 
     def __init__(self, settings: Settings, folder: Path, name: str, *options: str, **variables: str) -> None:
         self.log = folder / f"{name}.log"
-        self.leaving = False
+        self.shutting_down = False
         self._folder = folder
         self.process = self._start(settings, name, options, variables)
 
@@ -73,87 +75,87 @@ class FaultWorker:
 
     @property
     def pids(self) -> list[int]:
-        """The worker's own id, then its children's; none when it has ended."""
+        """The main process' id, then its children's; empty once the worker has ended."""
         with suppress(psutil.NoSuchProcess):
             return [self.process.pid, *(child.pid for child in psutil.Process(self.process.pid).children())]
         return []
 
     def send(self, number: int) -> None:
-        """Send a signal to the worker and its children, those that are still there."""
+        """Send a signal to the main process and its children, except those that have ended."""
         for pid in self.pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
     def kill(self) -> None:
-        """End the worker and its children without a warning."""
+        """Kill the main process and its children."""
         self.send(signal.SIGKILL)
         self.process.wait()
 
     def ready(self) -> FaultWorker:
-        """Itself, once it takes work."""
+        """Wait until it consumes messages; returns itself."""
         wait_until(lambda: self.reconciler or self.process.poll() is not None, what=f"worker: {self.text()}")
         assert self.is_alive, self.text()
         return self
 
     @property
     def reconciler(self) -> str:
-        """The name of its reconciler, '' before it takes work."""
+        """The name of its reconciler, '' before it consumes messages."""
         path = self._folder / "ready" / str(self.process.pid)
         return path.read_text() if path.exists() else ""
 
     @property
     def is_alive(self) -> bool:
-        """Whether its process is there."""
+        """Whether its main process runs."""
         return self.process.poll() is None
 
-    def shut_down(self, number: int, *, everyone: bool = False) -> None:
-        """Send a signal as an operator does, or with `everyone` as systemd does, and go on at once."""
-        self.leaving = True
-        if everyone:
+    def shut_down(self, number: int, *, all_processes: bool = False) -> None:
+        """Send a signal to the main process, or to all its processes as systemd does; does not wait."""
+        self.shutting_down = True
+        if all_processes:
             self.send(number)
         else:
             os.kill(self.process.pid, number)
 
-    def says(self, text: str) -> None:
-        """Return when it has logged this."""
+    def wait_for_log(self, text: str) -> None:
+        """Wait until it has logged `text`."""
         wait_until(lambda: text in self.text(), what=f"{text!r} in {self.text()}")
 
-    def gone(self) -> None:
-        """Return when its process has ended."""
+    def wait_exit(self) -> None:
+        """Wait until its main process has ended."""
         wait_until(lambda: not self.is_alive, what=f"the end of {self.log.stem}: {self.text()}")
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        """Shut the worker down."""
+        """Shut the worker down and wait."""
         processes.stop(self.process, number, timeout_s=30)
 
     def text(self) -> str:
-        """What it has logged."""
+        """Its log."""
         return self.log.read_text(errors="replace")
 
 
-class Held:
-    """A place where the first process to come by stops."""
+class Hold:
+    """Holds the first process that reaches a failpoint."""
 
     def __init__(self, folder: Path, point: str, index: int) -> None:
-        self._plan = folder / "holds" / place(point, index)
-        self._held = folder / "held" / place(point, index)
+        self._request = folder / "holds" / hold_name(point, index)
+        self._held = folder / "held" / hold_name(point, index)
         self._held.unlink(missing_ok=True)
-        self._plan.touch()
+        self._request.touch()
 
-    def pid(self) -> int:
-        """The process that stopped, once one has."""
-        wait_until(lambda: self._held.exists() and self._held.read_text(), what=f"somebody at {self._held.name}")
+    def wait(self) -> int:
+        """Wait until a process is held; returns its id."""
+        wait_until(lambda: self._held.exists() and self._held.read_text(), what=f"a process at {self._held.name}")
         return int(self._held.read_text())
 
     def release(self) -> None:
-        """Let it go on."""
+        """Let the process continue, or cancel the hold."""
         self._held.unlink(missing_ok=True)
-        self._plan.unlink(missing_ok=True)
+        self._request.unlink(missing_ok=True)
 
 
 @dataclass
-class Ground:
-    """See the head of this module. `broken_at` is when the fault happened, seconds since the epoch."""
+class Harness:
+    """A deployment for fault tests. `fault_at`: time of the fault, in seconds since the epoch."""
 
     folder: Path
     broker: RedisProcess
@@ -162,7 +164,7 @@ class Ground:
     lease_s: float = LEASE_S
     workers: list[FaultWorker] = field(default_factory=list)
     outcomes: ClassVar[list[Outcome]] = []
-    broken_at: float | None = None
+    fault_at: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("holds", "held", "ready"):
@@ -185,38 +187,38 @@ class Ground:
         return open_blob_store(self.settings.blobs)
 
     def start_worker(self, *options: str, **variables: str) -> FaultWorker:
-        """One more worker; `variables` are added to its environment."""
+        """Start another worker; `variables` are added to its environment."""
         name = f"worker-{len(self.workers)}"
         self.workers.append(FaultWorker(self.settings, self.folder, name, *options, **variables))
         return self.workers[-1]
 
     def submit(self, segments: int = SEGMENTS) -> Job:
-        """A job whose film is that of every other job with so many segments."""
+        """Submit a job; jobs with the same number of segments have the same film."""
         return self.submit_prompts(*map(str, range(segments)))
 
     def submit_prompts(self, *prompts: str) -> Job:
-        """The same with these prompts: they steer the stand-in engine, and the film does not depend on them."""
+        """Submit a job with prompts that steer the stand-in engine; the film does not depend on them."""
         return submit(spec(*prompts), settings=self.settings)
 
-    def hold(self, point: str, index: int) -> Held:
-        """Stop the first process to reach `point` of segment `index`."""
-        return Held(self.folder, point, index)
+    def hold(self, point: str, index: int) -> Hold:
+        """Hold the first process that reaches `point` of segment `index`."""
+        return Hold(self.folder, point, index)
 
     def kill_at(self, point: str, index: int) -> Job:
-        """A job, of which the process that came to `point` of segment `index` was killed there."""
-        held = self.hold(point, index)
+        """Submit a job, and kill the process that reaches `point` of segment `index`."""
+        hold = self.hold(point, index)
         job = self.submit()
-        pid = held.pid()
-        self.breaks()
+        pid = hold.wait()
+        self.mark_fault()
         os.kill(pid, signal.SIGKILL)
         return job
 
-    def breaks(self) -> None:
-        """The fault happens now."""
-        self.broken_at = time.time()
+    def mark_fault(self) -> None:
+        """Record that the fault happens now; recovery is measured from here."""
+        self.fault_at = time.time()
 
     def events(self, job: Job | None = None) -> list[Event]:
-        """What workers have reached, in order."""
+        """The failpoints that workers reached, in order."""
         path = self.folder / "events"
         lines = path.read_text().splitlines() if path.exists() else []
         split = [line.split("|") for line in lines]
@@ -224,11 +226,11 @@ class Ground:
         return [event for event in found if job is None or event.job_id == job.id]
 
     def count(self, job: Job, point: str) -> Counter[int]:
-        """How often each segment of the job came to `point`."""
+        """How often each segment of the job reached `point`."""
         return Counter(event.index for event in self.events(job) if event.point == point)
 
-    def sources(self, job: Job) -> Counter[str]:
-        """Where the segments of the job had their states from, as their tasks' results tell."""
+    def state_sources(self, job: Job) -> Counter[str]:
+        """Where the job's segments read their states from, according to the task results."""
         client = redis.Redis.from_url(self.settings.redis_url)
         found = [client.get(key) for key in client.scan_iter(f"celery-task-meta-{job.id}-segment-*")]
         results = [json.loads(cast("bytes", data))["result"] or {} for data in found]
@@ -237,10 +239,10 @@ class Ground:
     def verify(
         self, job: Job, film: str, *, denoised_again: int = 0, commits_lost: int = 0, blobs_lost: bool = False
     ) -> Outcome:
-        """The job is done, and all that was promised holds; at most `denoised_again` segments were rendered again.
+        """Wait for the job and check every promise; at most `denoised_again` segments were rendered again.
 
-        `commits_lost`: how often a broker forgot a commit that it had accepted. `blobs_lost`: the blob server lost all
-        it had, so that a commit just then may name a blob that is gone; otherwise every blob is whole at its commit.
+        `commits_lost`: how many accepted commits the broker lost. `blobs_lost`: the blob server lost its data, so a
+        commit at that moment may name a deleted blob; otherwise every blob is complete at its commit.
         """
         status = job.wait().status()
         assert status.film
@@ -253,53 +255,53 @@ class Ground:
         if not status.epoch:
             fences = [handoff.fence for handoff in handoffs]
             assert fences == sorted(set(fences))
-        assert blobs_lost or not [event for event in self.events(job) if event.point == BROKEN]
+        assert blobs_lost or not [event for event in self.events(job) if event.point == INCOMPLETE_COMMIT]
         again = self.count(job, "segment hydrated").total() - status.segments
-        assert again <= denoised_again, f"{again} segments were denoised again, {denoised_again} at most were expected"
+        assert again <= denoised_again, f"{again} segments were denoised again, at most {denoised_again} expected"
         outcome = Outcome(again, self._recovery(job))
         self.outcomes.append(outcome)
-        self.broken_at = None
+        self.fault_at = None
         return outcome
 
-    def at_rest(self, *, killed: int = 0) -> None:
-        """Nothing waits in any queue; what was delivered is acknowledged, but for one message per killed worker."""
+    def wait_idle(self, *, killed: int = 0) -> None:
+        """Wait until all queues are empty and all messages acknowledged, except one per killed worker."""
         client = redis.Redis.from_url(self.settings.redis_url)
         queues = [*QUEUES, *(f"{STICKY_PREFIX}{worker.log.stem}@test" for worker in self.workers if worker.is_alive)]
         wait_until(lambda: not any(client.llen(queue) for queue in queues), what="empty queues")
         wait_until(lambda: client.hlen("unacked") <= killed, what="every message to be acknowledged")
 
-    def leave(self) -> None:
-        """Tell every worker to end; `stop` waits for them."""
+    def shut_down(self) -> None:
+        """Send SIGQUIT to every worker; `stop` also waits."""
         for worker in self.workers:
             if worker.process.poll() is None:
                 worker.send(signal.SIGCONT)
                 worker.process.send_signal(signal.SIGQUIT)
 
     def stop(self) -> None:
-        """End every worker."""
-        self.leave()
+        """Shut every worker down and wait."""
+        self.shut_down()
         for worker in self.workers:
             worker.stop(signal.SIGQUIT)
 
     def _recovery(self, job: Job) -> float | None:
-        if self.broken_at is None:
+        if self.fault_at is None:
             return None
-        after = (event.time for event in self.events(job) if event.time > self.broken_at)
-        return next((moment - self.broken_at for moment in after), None)
+        after = (event.time for event in self.events(job) if event.time > self.fault_at)
+        return next((moment - self.fault_at for moment in after), None)
 
 
-def lost_with(point: str) -> int:
-    """How many segments are rendered again at most when a process ends at this point: one, if it was at one.
+def segments_lost_at(point: str) -> int:
+    """How many segments are rendered again at most if a process ends at this failpoint.
 
-    While it makes a clip it is at a later segment, too.
+    One, if a segment is in progress. At a clip's failpoint, a later segment can be in progress, too.
     """
-    return int(point in RENDERED_IN_VAIN or point.startswith("clip "))
+    return int(point in BEFORE_COMMIT or point.startswith("clip "))
 
 
-def places() -> list[tuple[str, int]]:
-    """Every place that workers pass when a job of `SEGMENTS` segments is rendered undisturbed.
+def failpoints() -> list[Failpoint]:
+    """Every failpoint that an undisturbed job of `SEGMENTS` segments reaches.
 
-    In order, but for the clips: each is made while a later segment is rendered.
+    In order, except for the clips: each is encoded while a later segment is rendered.
     """
     found = []
     for index in range(SEGMENTS):

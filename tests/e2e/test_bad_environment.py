@@ -1,4 +1,4 @@
-"""Disks, servers and settings that let the command down: one clear line each, and nothing half-written."""
+"""Full disks, unreachable servers and invalid settings: one clear line each, and no partial files."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from tests.stand_in import STEP_S
     ],
 )
 def test_an_output_that_cannot_be_written(
-    longtake: Command, here: Settings, job: Job, spec: Path, tmp_path: Path, out: str, words: str
+    longtake: Command, module_settings: Settings, job: Job, spec: Path, tmp_path: Path, out: str, words: str
 ) -> None:
     # Given
     (tmp_path / "folder").mkdir()
     (tmp_path / "taken.json").mkdir()
     before = sorted(tmp_path.rglob("*"))
-    fresh = here.model_copy(update={"home": tmp_path / "home"})
+    fresh = module_settings.model_copy(update={"home": tmp_path / "home"})
     # When
-    save = longtake("save", job.id, "-o", out, settings=here)
+    save = longtake("save", job.id, "-o", out, settings=module_settings)
     render = longtake("render", spec, "-o", out, settings=fresh)
     # Then
     check_refused(save, words)
@@ -48,13 +48,13 @@ def test_an_output_that_cannot_be_written(
 
 
 @pytest.mark.parametrize("command", ["save ID -o film.mp4", "state export ID --segment 0 -o state.json"])
-def test_a_full_disk(longtake: Command, here: Settings, job: Job, tmp_path: Path, command: str) -> None:
+def test_a_full_disk(longtake: Command, module_settings: Settings, job: Job, tmp_path: Path, command: str) -> None:
     # Given
     arguments = command.replace("ID", job.id).split()
     # When
     full = subprocess.run(
         ["bash", "-c", 'ulimit -f 1 && exec "$@"', "bash", sys.executable, "-m", "tasks.cli", *arguments],
-        env=environment(here) | {"PYTHONDONTWRITEBYTECODE": "1"},
+        env=environment(module_settings) | {"PYTHONDONTWRITEBYTECODE": "1"},
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -64,13 +64,13 @@ def test_a_full_disk(longtake: Command, here: Settings, job: Job, tmp_path: Path
     # Then
     check_refused(full, arguments[-1], "cannot be written")
     assert list(tmp_path.iterdir()) == []
-    # And with room it works
-    assert longtake(*arguments, settings=here).returncode == 0
+    # When there is space again, Then it works
+    assert longtake(*arguments, settings=module_settings).returncode == 0
     assert (tmp_path / arguments[-1]).stat().st_size > 1024
 
 
-def render_under_way(settings: Settings, spec: Path, out: Path) -> tuple[subprocess.Popen[bytes], Callable[[], str]]:
-    """A slow render, once its Redis and its worker have been started; and what it has said so far."""
+def start_slow_render(settings: Settings, spec: Path, out: Path) -> tuple[subprocess.Popen[bytes], Callable[[], str]]:
+    """Start a slow render and wait until it renders; returns its process and a function that reads its log."""
     log = spec.with_name("log")
     command = [sys.executable, "-m", "tasks.cli", "render", str(spec), "-o", str(out)]
     with log.open("w") as file:
@@ -79,34 +79,39 @@ def render_under_way(settings: Settings, spec: Path, out: Path) -> tuple[subproc
     return process, log.read_text
 
 
-def test_a_disk_that_is_full_when_the_render_ends(
-    longtake: Command, here: Settings, spec: Path, tmp_path: Path
+def test_a_full_disk_at_the_end_of_a_render(
+    longtake: Command, module_settings: Settings, spec: Path, tmp_path: Path
 ) -> None:
-    # Given a render under way, which from now on cannot write a file larger than 1 KiB; its Redis and worker can
-    settings = here.model_copy(update={"home": tmp_path / "home"})
+    # Given a running render that cannot write files larger than 1 KiB; its Redis and worker can
+    settings = module_settings.model_copy(update={"home": tmp_path / "home"})
     out = tmp_path / "out" / "film.mp4"
-    process, said = render_under_way(settings, spec, out)
+    process, log = start_slow_render(settings, spec, out)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1024, resource.RLIM_INFINITY))
     # When
-    assert process.wait(60) == 1, said()
-    # Then
-    last = said().splitlines()[-1]
+    assert process.wait(60) == 1, log()
+    # Then the film is not written
+    last = log().splitlines()[-1]
     assert last.startswith("longtake: ")
     assert "film.mp4 cannot be written" in last
-    assert "Traceback" not in said()
+    assert "Traceback" not in log()
     assert list(out.parent.iterdir()) == []
-    # And with room the same command goes on where it was
+    # When there is space again, Then the same command resumes
     again = longtake("render", spec, "-o", out, settings=settings)
     assert again.returncode == 0, again.stderr
     assert "resuming: 2 of 2 segments already rendered" in again.stderr
     assert sorted(path.name for path in out.parent.iterdir()) == ["film.json", "film.mp4"]
 
 
-def test_a_full_disk_under_standard_output(here: Settings, job: Job, tmp_path: Path) -> None:
+def test_a_full_disk_behind_standard_output(module_settings: Settings, job: Job, tmp_path: Path) -> None:
     # When
     command = f"{sys.executable} -m tasks.cli status {job.id} --json >/dev/full"
     result = subprocess.run(
-        ["bash", "-c", command], env=environment(here), cwd=tmp_path, capture_output=True, text=True, check=False
+        ["bash", "-c", command],
+        env=environment(module_settings),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     # Then
     check_refused(result, "No space left on device")
@@ -116,41 +121,41 @@ def test_a_full_disk_under_standard_output(here: Settings, job: Job, tmp_path: P
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "submit spec.yaml"])
-def test_a_redis_that_cannot_be_reached(
-    longtake: Command, here: Settings, spec: Path, tiny: Path, tmp_path: Path, command: str
+def test_an_unreachable_redis(
+    longtake: Command, module_settings: Settings, spec: Path, tiny: Path, tmp_path: Path, command: str
 ) -> None:
     # Given
     port = free_port()
-    nowhere = here.model_copy(update={"redis_url": f"redis://user:secret@127.0.0.1:{port}/0"})
+    unreachable = module_settings.model_copy(update={"redis_url": f"redis://user:secret@127.0.0.1:{port}/0"})
     # When
-    result = longtake(*command.replace("ID", "abc").split(), settings=nowhere)
+    result = longtake(*command.replace("ID", "abc").split(), settings=unreachable)
     # Then
     check_refused(result, f"Redis at redis://127.0.0.1:{port}/0", "refused")
     assert [path.name for path in tmp_path.iterdir()] == ["spec.yaml"]
 
 
-def test_a_render_whose_redis_dies(here: Settings, spec: Path, tmp_path: Path) -> None:
-    # Given a render under way
-    settings = here.model_copy(update={"home": tmp_path / "home"})
-    process, said = render_under_way(settings, spec, tmp_path / "film.mp4")
+def test_a_render_whose_redis_is_killed(module_settings: Settings, spec: Path, tmp_path: Path) -> None:
+    # Given a running render
+    settings = module_settings.model_copy(update={"home": tmp_path / "home"})
+    process, log = start_slow_render(settings, spec, tmp_path / "film.mp4")
     # When
     [server] = [child for child in psutil.Process(process.pid).children() if "redis" in child.name()]
     server.kill()
     # Then
-    assert process.wait(60) == 1, said()
-    assert said().splitlines()[-1].startswith("longtake: the Redis of this render has failed: ")
-    assert "Traceback" not in said()
+    assert process.wait(60) == 1, log()
+    assert log().splitlines()[-1].startswith("longtake: the Redis of this render has failed: ")
+    assert "Traceback" not in log()
     assert not (tmp_path / "film.mp4").exists()
 
 
-def test_a_blob_server_that_cannot_be_reached(longtake: Command, here: Settings, job: Job, tmp_path: Path) -> None:
+def test_an_unreachable_blob_server(longtake: Command, module_settings: Settings, job: Job, tmp_path: Path) -> None:
     # Given
     port = free_port()
-    nowhere = here.model_copy(update={"blob_url": f"redis://127.0.0.1:{port}/0"})
+    unreachable = module_settings.model_copy(update={"blob_url": f"redis://127.0.0.1:{port}/0"})
     # When
     results = [
-        longtake("save", job.id, "-o", "film.mp4", settings=nowhere),
-        longtake("worker", "--only", "films", settings=nowhere),
+        longtake("save", job.id, "-o", "film.mp4", settings=unreachable),
+        longtake("worker", "--only", "films", settings=unreachable),
     ]
     # Then
     for result in results:
@@ -172,21 +177,21 @@ def test_a_blob_server_that_cannot_be_reached(longtake: Command, here: Settings,
         ("engine", "ltx2.engine"),
     ],
 )
-def test_a_setting_that_cannot_be(longtake: Command, here: Settings, name: str, value: str) -> None:
+def test_an_invalid_setting(longtake: Command, module_settings: Settings, name: str, value: str) -> None:
     # Given
-    bad = here.model_copy(update={name: value})
+    bad = module_settings.model_copy(update={name: value})
     # When / Then
     check_refused(longtake("list", settings=bad), f"LONGTAKE_{name.upper()}")
 
 
 @pytest.mark.parametrize("url", ["redis://broker:port/0", "redis://127.0.0.1/0?colour=red"])
-def test_a_redis_address_with_something_odd_in_it(longtake: Command, here: Settings, url: str) -> None:
+def test_an_invalid_redis_url(longtake: Command, module_settings: Settings, url: str) -> None:
     check_refused(
-        longtake("list", settings=here.model_copy(update={"redis_url": url})),
+        longtake("list", settings=module_settings.model_copy(update={"redis_url": url})),
         "LONGTAKE_REDIS_URL: the redis: URL is not valid",
     )
 
 
-def test_help_needs_no_good_settings(longtake: Command, here: Settings) -> None:
-    result = longtake("worker", "--help", settings=here.model_copy(update={"redis_url": "http://broker"}))
+def test_help_works_with_invalid_settings(longtake: Command, module_settings: Settings) -> None:
+    result = longtake("worker", "--help", settings=module_settings.model_copy(update={"redis_url": "http://broker"}))
     assert result.returncode == 0, result.stderr

@@ -1,4 +1,4 @@
-"""Ways to break a Redis server and its connections under a running deployment."""
+"""Server faults: kills, restarts with less data, hangs, full memory, cut connections, redelivery."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import redis
 from tasks.messaging.celery_app import make_app
 from tasks.settings import Settings
 from tests.conftest import RedisProcess, wait_until
-from tests.faults.ground import Ground
+from tests.faults.harness import Harness
 
 
 def client_of(server: RedisProcess) -> redis.Redis:
@@ -22,28 +22,28 @@ def client_of(server: RedisProcess) -> redis.Redis:
 
 
 def kill_connections(server: RedisProcess) -> None:
-    """Close every connection to the server but the one that asks for it."""
+    """Close every connection to the server except the one that sends the command."""
     for kind in ("normal", "pubsub"):
         client_of(server).execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
 
 
-def written(server: RedisProcess) -> int:
-    """Bytes in the server's append-only file, once all that it did so far is there."""
+def aof_size(server: RedisProcess) -> int:
+    """Size of the server's append-only file in bytes, once every write so far is in it."""
     wait_until(lambda: not client_of(server).info("persistence")["aof_buffer_length"], what="the append-only file")
     return server.aof().stat().st_size
 
 
 def restart(server: RedisProcess, *, keep_bytes: int | None = None) -> None:
-    """Kill the server and start it again with its file, or with the first `keep_bytes` of it."""
-    whole = written(server)
+    """Kill the server and start it again with its append-only file, or with the first `keep_bytes` of it."""
+    size = aof_size(server)
     server.stop(signal.SIGKILL)
-    if keep_bytes is not None and keep_bytes < whole:
+    if keep_bytes is not None and keep_bytes < size:
         os.truncate(server.aof(), keep_bytes)
     server.start()
 
 
 def restart_empty(server: RedisProcess) -> None:
-    """Kill the server and start it again without what it held."""
+    """Kill the server and start it again without its data."""
     server.stop(signal.SIGKILL)
     folder = server.aof().parent
     if folder == server.folder:
@@ -54,8 +54,8 @@ def restart_empty(server: RedisProcess) -> None:
 
 
 @contextmanager
-def unreachable(server: RedisProcess) -> Iterator[None]:
-    """The server keeps its connections and answers nobody."""
+def unresponsive(server: RedisProcess) -> Iterator[None]:
+    """Inside the block, the server keeps its connections and does not reply."""
     os.kill(server.process.pid, signal.SIGSTOP)
     try:
         yield
@@ -65,7 +65,7 @@ def unreachable(server: RedisProcess) -> Iterator[None]:
 
 @contextmanager
 def full(server: RedisProcess) -> Iterator[None]:
-    """The server refuses whatever needs memory."""
+    """Inside the block, the server refuses every command that needs memory."""
     client = client_of(server)
     client.config_set("maxmemory", 1)
     try:
@@ -75,18 +75,21 @@ def full(server: RedisProcess) -> Iterator[None]:
 
 
 def redeliver(settings: Settings) -> None:
-    """Have kombu put back what was delivered more than a second ago and is not acknowledged."""
+    """Have kombu requeue messages that were delivered over a second ago and are not acknowledged."""
     app = make_app(settings.model_copy(update={"visibility_timeout_s": 1}), results=False)
     with app.connection_for_read() as connection:
         connection.default_channel.qos.restore_visible(num=1000, interval=1)
 
 
-def at_rest_once_redelivered(ground: Ground) -> None:
-    """Messages whose acknowledgement was lost come back after the visibility timeout, and are refused."""
+def wait_idle_after_redelivery(harness: Harness) -> None:
+    """Wait until every message is acknowledged, redelivering those whose acknowledgement was lost.
 
-    def nothing_is_left() -> bool:
-        redeliver(ground.settings)
-        return not client_of(ground.broker).hlen("unacked")
+    Workers refuse such a message, because its unit is already committed.
+    """
 
-    wait_until(nothing_is_left, what="every message to be acknowledged")
-    ground.at_rest()
+    def all_acknowledged() -> bool:
+        redeliver(harness.settings)
+        return not client_of(harness.broker).hlen("unacked")
+
+    wait_until(all_acknowledged, what="every message to be acknowledged")
+    harness.wait_idle()
