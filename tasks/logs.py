@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from types import MappingProxyType
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from blobstore.redis.client import MASK, mask_urls
@@ -17,7 +18,7 @@ from tasks.settings import Settings
 FIELDS = ("job", "unit", "worker", "epoch", "fence", "attempt", "seconds", "bytes", "reason")
 """The fields of a line, in this order. A call passes them in `extra`, `log_context` sets them for a block."""
 
-_context: ContextVar[dict[str, object]] = ContextVar("log_context", default={})
+_context: ContextVar[Mapping[str, object]] = ContextVar("log_context", default=MappingProxyType({}))
 
 
 @contextmanager
@@ -31,7 +32,7 @@ def log_context(**fields: object) -> Iterator[None]:
 
 
 class LogFormatter(logging.Formatter):
-    """Formats lines as text, or as one JSON object each. `secrets` are masked wherever they occur, also in tracebacks."""
+    """Formats lines as text, or as one JSON object each. Masks `secrets` everywhere, also in tracebacks."""
 
     def __init__(self, *, as_json: bool, secrets: Iterable[str] = ()) -> None:
         super().__init__()
@@ -40,7 +41,7 @@ class LogFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of `record`."""
-        fields = _context.get() | {name: value for name, value in record.__dict__.items() if name in FIELDS}
+        fields = {**_context.get()} | {name: value for name, value in record.__dict__.items() if name in FIELDS}
         known = {name: fields[name] for name in FIELDS if fields.get(name) is not None}
         error = self.formatException(record.exc_info) if record.exc_info else ""
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")

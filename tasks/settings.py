@@ -53,7 +53,8 @@ class Settings(BaseModel):
     warm: str | None = Field(
         None,
         pattern=r"^\d{2,4}x\d{2,4}x\d{1,4}@\d{1,3}(\.\d{1,3})?$",
-        description="segment size to compile for before the first task: `width`x`height`x`frames`@`fps`, for example 768x512x121@24",
+        description="segments to compile for before the first task: "
+        "`width`x`height`x`frames`@`fps`, such as 768x512x121@24",
     )
     engine: str = Field(
         "ltx2.engine:Engine", pattern=r"^[\w.]+:\w+$", description="class that renders a segment, as `module:name`"

@@ -16,7 +16,7 @@ PLAIN_EVERY_S = 1.0
 
 @dataclass(slots=True)
 class Forecast:
-    """Forecasts the rest of a job from its speed since it was first seen to progress; a worker's start does not count."""
+    """Forecasts the rest of a job from its speed since its first progress; a worker's start does not count."""
 
     _first: float | None = None
     _since: tuple[float, float] | None = None

@@ -48,7 +48,7 @@ def retries(*, patient: bool) -> int:
 def retry_while_full(
     call: Callable[[], T], is_full: Callable[[Exception], bool], *, patience_s: float, wanted: str
 ) -> T:
-    """The result of `call`, which is repeated for up to `patience_s` while `is_full` says that it failed for lack of room.
+    """The result of `call`, repeated for up to `patience_s` while `is_full` says that it failed for lack of room.
 
     Any other error is raised at once, and lack of room when `patience_s` is over.
     """

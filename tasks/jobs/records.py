@@ -174,7 +174,7 @@ class Handoff(_Record):
 
 
 def timing_after(shape: SegmentShape, previous: Handoff | None, *, cut: bool = False) -> SegmentTiming:
-    """Where the segment after `previous` sits: continued from its state, or new after a cut. None: the first segment."""
+    """The timing of the segment after `previous`: continued from its state, or new after a cut. None: the first one."""
     if previous is None:
         return first_timing(shape)
     payload = previous.state["payload"]
@@ -298,7 +298,7 @@ class RepairCommit:
 
 @dataclass(frozen=True, slots=True)
 class ClipCommit:
-    """A clip's commit. accepted: whether this call made it. film: the message of the film, if this was the last clip."""
+    """A committed clip. accepted: whether this call made it. film: the message of the film, after the last clip."""
 
     accepted: bool
     film: Announcement | None

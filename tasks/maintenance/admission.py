@@ -67,7 +67,7 @@ def admit_waiting(jobs: JobStore, publisher: Publisher, budget_bytes: int | None
             except RoomError as error:
                 jobs.stop(admission.job_id, JobState.FAILED, str(error))
         elif admission.outcome == AdmissionOutcome.ADMITTED:
-            log.info("job %s: accepted", admission.job_id)
+            log.info("accepted", extra={"job": admission.job_id, "bytes": admission.needs_bytes})
             publisher.publish(admission.job_id, WorkUnit.segment(0))
 
 

@@ -62,6 +62,7 @@ class Reconciler:
         self._publisher = publisher
         self._settings = settings
         self._suspects: dict[_Message, float] = {}
+        self._skipped: set[str] = set()
         self._reserved = sys.maxsize
         self._queues: dict[str, tuple[int, int]] = {}
         self._sweeper = Sweeper(jobs, blobs, retention_s=settings.retention_s)
@@ -123,16 +124,20 @@ class Reconciler:
             self._blobs.collect(grace_s=0)
 
     def _reconcile_job(self, job_id: str, needs: list[Need] | Exception, seen: set[_Message], now: float) -> int:
-        if isinstance(needs, Exception):  # not raised: it would hold this frame, and this frame holds it
-            log.error("job %s cannot be looked after: %s", job_id, needs)
+        if isinstance(needs, Exception):  # not raised: its traceback would hold this frame, and this frame holds it
+            if job_id not in self._skipped:
+                log.error("skipped: %s", needs, extra={"job": job_id})
+            self._skipped.add(job_id)
             return 0
+        self._skipped.discard(job_id)
         published = 0
         for need in needs:
             suspect = (job_id, need.unit, need.ticket)
             seen.add(suspect)
             if self._is_stuck(suspect, need, now):
-                log.warning("job %s: %s is published again (%s)", job_id, need.unit, need.why)
-                published += self._publisher.publish(job_id, need.unit, seen=need.ticket)
+                if self._publisher.publish(job_id, need.unit, seen=need.ticket):
+                    published += 1
+                    log.warning("published again", extra={"job": job_id, "unit": need.unit, "reason": need.why})
         return published
 
     def _is_stuck(self, suspect: _Message, need: Need, now: float) -> bool:

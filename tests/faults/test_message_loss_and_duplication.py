@@ -10,7 +10,7 @@ import pytest
 from kombu.transport.redis import Channel
 
 from tasks.jobs.connection import connect
-from tasks.jobs.queues import FILMS, OWN, SEGMENTS
+from tasks.jobs.queues import FILMS, SEGMENTS, STICKY_PREFIX
 from tasks.maintenance import reconciler
 from tasks.maintenance.reconciler import Reconciler
 from tasks.messaging.celery_app import make_app
@@ -110,7 +110,7 @@ def test_a_hundred_jobs_behind_one_worker_are_a_hundred_messages(
 @pytest.mark.parametrize(
     ("queue", "point", "index"),
     [
-        pytest.param(f"{OWN}worker-0@test", "message sent", 1, id="segment"),
+        pytest.param(f"{STICKY_PREFIX}worker-0@test", "message sent", 1, id="segment"),
         pytest.param(FILMS, "message sent", -1, id="film", marks=pytest.mark.faults),
     ],
 )
