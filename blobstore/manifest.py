@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 
 import msgpack
+
+from blobstore.stored_format import FORMAT, is_newer_major
+
+
+class NewerManifestError(Exception):
+    """The manifest has a newer major version, which this code cannot read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +49,25 @@ class Manifest:
         return min(self.chunk_bytes, self.size - index * self.chunk_bytes)
 
     def pack(self) -> bytes:
-        """This manifest in msgpack."""
-        return bytes(msgpack.packb(asdict(self)))
+        """This manifest in msgpack, with the format version."""
+        return bytes(msgpack.packb({"format": FORMAT, **asdict(self)}))
 
     @classmethod
     def unpack(cls, data: bytes) -> Manifest:
-        """The manifest in `data`. Raises ValueError for anything but what `pack` writes."""
+        """The manifest in `data`; unknown keys are ignored.
+
+        Raises:
+            NewerManifestError: another major version wrote it.
+            ValueError: `data` is not a manifest.
+        """
         try:
-            return cls(**msgpack.unpackb(data))
-        except (TypeError, ValueError) as error:
+            stored = msgpack.unpackb(data)
+            if not isinstance(stored, dict):
+                raise ValueError("no mapping")
+            if is_newer_major(stored.get("format")):
+                raise NewerManifestError(stored["format"])
+            return cls(**{each.name: stored[each.name] for each in fields(cls)})
+        except KeyError as error:
+            raise ValueError(f"not a manifest: {error} is missing") from None
+        except ValueError as error:
             raise ValueError(f"not a manifest: {error}") from None

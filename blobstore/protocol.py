@@ -5,6 +5,7 @@ BlobStoreError
 ├── BlobCorruptError          bytes that do not match their id; they were moved aside, put the right ones again
 ├── BlobStoreFullError        no room; the caller may retry once something was freed
 ├── BlobStoreUnavailableError the server cannot be reached or lost an upload; the caller may retry
+├── BlobStoreVersionError     written by a newer major version; the blob is left as it is
 └── BlobStoreConfigError      a URL, a server setting or a grace that cannot be (also a ValueError)
 """
 
@@ -47,6 +48,10 @@ class BlobStoreFullError(BlobStoreError):
 
 class BlobStoreUnavailableError(BlobStoreError):
     """The store cannot be reached; the message names its address, never its password."""
+
+
+class BlobStoreVersionError(BlobStoreError):
+    """A newer major version of this package wrote the blob. Nothing of it was changed."""
 
 
 class BlobStoreConfigError(BlobStoreError, ValueError):
@@ -98,19 +103,24 @@ class BlobStore(Protocol):
     def put(self, data: Data, *, mime: str = DEFAULT_MIME) -> str:
         """Store `data` unless it is there and whole, and return its id. The mime type of the first put is kept.
 
-        Raises BlobStoreFullError, BlobStoreUnavailableError, or BlobCorruptError when it was damaged on its way.
+        Raises BlobStoreFullError, BlobStoreUnavailableError, BlobStoreVersionError, or BlobCorruptError when it was
+        damaged on its way.
         """
         ...
 
     def get(self, blob_id: str) -> bytes:
         """The bytes of a blob, checked against its id.
 
-        Raises BlobNotFoundError (also for an id of another system), BlobCorruptError, BlobStoreUnavailableError.
+        Raises BlobNotFoundError (also for an id of another system), BlobCorruptError, BlobStoreVersionError,
+        BlobStoreUnavailableError.
         """
         ...
 
     def drop(self, blob_id: str) -> None:
-        """Remove a blob at once, pinned or not; an absent one is fine. Its pins stay, for when it is put again."""
+        """Remove a blob at once, pinned or not; an absent one is fine. Its pins stay, for when it is put again.
+
+        Raises BlobStoreVersionError.
+        """
         ...
 
     def __contains__(self, blob_id: object) -> bool:
@@ -159,7 +169,8 @@ class ManagedBlobStore(BlobStore, Protocol):
         A put or a pin counts until the very moment a blob is freed: what was put for an owner is never lost. Who puts
         without an owner and pins later needs a grace that is longer than that takes. Corrupt blobs that were moved
         aside go after the same grace; pins that have expired are forgotten. A blob that has neither a pin nor an end
-        of its life, as when its pins were lost, gets an ordinary life. A dry run changes nothing and says the same.
+        of its life, as when its pins were lost, gets an ordinary life. A blob of a newer major version stays.
+        A dry run changes nothing and says the same.
 
         Raises BlobStoreConfigError unless `grace_s` is 0 .. `ttl_s`.
         """
@@ -168,7 +179,7 @@ class ManagedBlobStore(BlobStore, Protocol):
     def info(self, blob_id: str) -> BlobInfo:
         """Size and mime type of a blob, its bytes unread.
 
-        Raises BlobNotFoundError, BlobCorruptError.
+        Raises BlobNotFoundError, BlobCorruptError, BlobStoreVersionError.
         """
         ...
 

@@ -18,7 +18,7 @@ from typing import TypeVar, cast
 
 import redis
 
-from blobstore.manifest import Manifest
+from blobstore.manifest import Manifest, NewerManifestError
 from blobstore.protocol import (
     DEFAULT_MIME,
     DEFAULT_PIN_LEASE_S,
@@ -31,6 +31,7 @@ from blobstore.protocol import (
     BlobStoreError,
     BlobStoreFullError,
     BlobStoreUnavailableError,
+    BlobStoreVersionError,
     Collected,
     Data,
     OwnedBlobStore,
@@ -43,6 +44,7 @@ from blobstore.protocol import (
 )
 from blobstore.redis.chunks import STAGING_MS, Chunks
 from blobstore.redis.errors import is_out_of_memory, takes_no_writes
+from blobstore.stored_format import MAJOR
 
 DEFAULT_PREFIX = "longtake:"
 CHUNK_BYTES = 1024 * 1024 - 64  # with Redis's header it fills 1 MiB of its memory; a whole MiB would fill 1.25
@@ -79,8 +81,9 @@ class RedisBlobStore:
         self._chunk_bytes = chunk_bytes
         prelude = (_LUA / "prelude.lua").read_text()
         self._scripts = {
-            name: client.register_script(prelude + (_LUA / f"{name}.lua").read_text())
-            for name in ("hold", "stage", "commit", "pin", "release", "usage", "collect", "forget", "quarantine")
+            path.stem: client.register_script(prelude + path.read_text())
+            for path in _LUA.glob("*.lua")
+            if path.stem != "prelude"
         }
 
     def put(self, data: Data, *, mime: str = DEFAULT_MIME, owner: str | None = None) -> str:
@@ -103,7 +106,8 @@ class RedisBlobStore:
         """See `BlobStore.drop`."""
         if is_blob_id(blob_id):
             with self._translated_errors():
-                self._redis.unlink(self._key("blob", hex_of(blob_id)))
+                if not self._run("drop", [self._key("blob", hex_of(blob_id))], [MAJOR]):
+                    raise _written_by_newer(blob_id)
 
     def __contains__(self, blob_id: object) -> bool:
         if not is_blob_id(blob_id):
@@ -156,13 +160,13 @@ class RedisBlobStore:
     def collect(self, *, grace_s: float, dry_run: bool = False) -> Collected:
         """See `ManagedBlobStore.collect`. Others are served in between; a key that is not this store's is let be."""
         check_grace(grace_s, self._ttl_ms / 1000)
-        spared = [round(grace_s * 1000), int(dry_run)]
+        spared = [round(grace_s * 1000), int(dry_run), MAJOR]
         with self._translated_errors():
             for kind in () if dry_run else ("pins", "owner"):
                 for names in self._names(kind):
                     self._run_each("forget", [[self._key(kind, name)] for name in names], [])
             if not dry_run:
-                self._free(["staging"], [STAGING_MS, STAGING_MS, 0])  # frees none
+                self._free(["staging"], [STAGING_MS, STAGING_MS, 0, MAJOR])  # frees none
             blobs = self._free(["blob", "pins"], [self._ttl_ms, *spared])
             quarantined = self._free(["quarantine"], [QUARANTINE_MS, *spared])
         return Collected(len(blobs), sum(blobs.values()), len(quarantined), sum(quarantined.values()))
@@ -239,7 +243,7 @@ class RedisBlobStore:
     def _verified(self, blob_id: str, read: Callable[[str, Manifest], T | None]) -> T:
         """What `read` makes of a blob's key and manifest. None means that it is corrupt, and it is moved aside.
 
-        Raises BlobNotFoundError, BlobCorruptError.
+        Raises BlobNotFoundError, BlobCorruptError, BlobStoreVersionError.
         """
         while True:
             packed, manifest = self._manifest(blob_id)
@@ -250,13 +254,20 @@ class RedisBlobStore:
             # dropped or replaced while it was read: look again
 
     def _manifest(self, blob_id: str) -> tuple[bytes, Manifest]:
-        """The manifest of a blob, as stored and unpacked. Raises BlobNotFoundError, BlobCorruptError."""
+        """The manifest of a blob, as stored and unpacked.
+
+        Raises BlobNotFoundError, BlobCorruptError, BlobStoreVersionError.
+        """
         while is_blob_id(blob_id):
             packed = cast("bytes | None", self._redis.hget(self._key("blob", hex_of(blob_id)), "manifest"))
             if packed is None:
                 break
-            with suppress(ValueError):
+            try:
                 return packed, Manifest.unpack(packed)
+            except NewerManifestError:
+                raise _written_by_newer(blob_id) from None
+            except ValueError:
+                pass  # damaged
             self._quarantine(blob_id, packed)
         raise not_found([blob_id])
 
@@ -335,3 +346,7 @@ class RedisBlobStore:
                     f"Redis at {self._address()} is full; free blobs or raise its maxmemory"
                 ) from error
             raise BlobStoreError(f"Redis at {self._address()}: {error}") from error
+
+
+def _written_by_newer(blob_id: str) -> BlobStoreVersionError:
+    return BlobStoreVersionError(f"blob {blob_id}: written by a newer longtake; upgrade this worker")

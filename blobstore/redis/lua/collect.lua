@@ -2,9 +2,10 @@
 -- an upload whose client died when it had outlived its hash.
 -- KEYS[1] blob, quarantine or staging  hash
 -- KEYS[2] pins                         zset, left out for all but blobs
--- ARGV[1] ms of a life, counted from the last renewal, ARGV[2] ms of them that are spared, ARGV[3] 1 to change nothing
+-- ARGV[1] ms of a life, counted from the last renewal, ARGV[2] ms of them that are spared, ARGV[3] 1 to change nothing,
+-- ARGV[4] the major version that this client knows; a blob of a newer one stays as it is
 -- Returns the bytes of what is freed, or nothing when it stays.
-if not is_a('hash', KEYS[1]) then
+if not is_a('hash', KEYS[1]) or is_newer(KEYS[1], ARGV[4]) then
   return false
 end
 if KEYS[2] and not is_a('none', KEYS[2]) then

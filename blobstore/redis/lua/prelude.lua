@@ -59,6 +59,18 @@ local function is_a(kind, key)
   return redis.call('TYPE', key).ok == kind
 end
 
+-- Whether a newer major version than `major` wrote the blob. A damaged manifest counts as ours.
+local function is_newer(blob, major)
+  local manifest = is_a('hash', blob) and redis.call('HGET', blob, 'manifest')
+  if not manifest then
+    return false
+  end
+  local readable, fields = pcall(cmsgpack.unpack, manifest)
+  local version = readable and type(fields) == 'table' and type(fields.format) == 'string' and fields.format
+  local stored = version and version:match('^(%d+)%.%d+$')
+  return stored and tonumber(stored) > tonumber(major)
+end
+
 -- Bytes of all chunks in a hash, as they are stored: a manifest can lie.
 local function bytes_in(key)
   local bytes = 0
