@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from typing import cast
 
 import redis
+from redis.client import Pipeline
 
 from blobstore.manifest import Manifest
+from blobstore.redis.errors import results_of
 from blobstore.redis.hashing import BesideHash
 
 CHUNKS_PER_WRITE = 16
@@ -25,20 +27,36 @@ class Chunks:
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
 
-    def send(self, key: str, manifest: Manifest, data: memoryview) -> None:
-        """Add `data` to the hash `key`, which goes after STAGING_MS in which nothing more comes."""
+    def write(self, key: str, manifest: Manifest, data: memoryview) -> list[bytes | None]:
+        """Add `data` to the hash `key`, which expires after STAGING_MS without another write.
+
+        Returns its first chunks, read back in the round trip of the last write, for `differing`.
+        """
+        first: list[bytes | None] = []
         for group in _groups(manifest, CHUNKS_PER_WRITE):
             with self._redis.pipeline(transaction=False) as pipe:
                 for index in group:
                     pipe.hset(key, str(index), cast("bytes", data[manifest.span(index)]))
                 pipe.pexpire(key, STAGING_MS)
-                pipe.execute()
+                if group.stop == manifest.chunks:
+                    self.queue_first(pipe, key)
+                first = results_of(pipe)[-1]
+        return first
 
-    def differing(self, key: str, manifest: Manifest, data: memoryview) -> int | None:
-        """The first chunk under `key` that is not there or not as in `data`, or None. Quicker than hashing them."""
+    def queue_first(self, pipe: Pipeline, key: str) -> None:
+        """Add to a pipeline what reads the first chunks under `key`; missing ones are None."""
+        pipe.hmget(key, [str(index) for index in range(CHUNKS_PER_READ)])
+
+    def differing(self, key: str, manifest: Manifest, data: memoryview, first: list[bytes | None]) -> int | None:
+        """The first chunk under `key` that is missing or differs from `data`, or None. Faster than hashing.
+
+        first: the first chunks, read before. They are taken out of the list, so that nobody keeps them in memory.
+        """
+        found = first
         for group in _groups(manifest, CHUNKS_PER_READ):
-            for index, chunk in zip(group, self._get(key, group), strict=True):
-                if chunk != bytes(data[manifest.span(index)]):
+            found = found or self._get(key, group)
+            for index in group:
+                if found.pop(0) != bytes(data[manifest.span(index)]):
                     return index
         return None
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import redis
+from redis.client import Pipeline
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -16,3 +19,12 @@ def takes_no_writes(error: BaseException) -> bool:
     text = str(error)
     by_script = isinstance(error, redis.ResponseError) and ("MISCONF" in text or "READONLY" in text)
     return by_script or isinstance(error, redis.ReadOnlyError)
+
+
+def results_of(pipe: Pipeline) -> list[Any]:
+    """What the commands of a pipeline return. Raises the first error as the server sent it, without the command."""
+    results = pipe.execute(raise_on_error=False)
+    for result in results:
+        if isinstance(result, redis.RedisError):
+            raise result
+    return results

@@ -14,9 +14,11 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import redis
+from redis.client import Pipeline
+from redis.exceptions import NoScriptError
 
 from blobstore.manifest import Manifest, NewerManifestError
 from blobstore.protocol import (
@@ -25,7 +27,6 @@ from blobstore.protocol import (
     DEFAULT_TTL_S,
     BlobCorruptError,
     BlobInfo,
-    BlobNotFoundError,
     BlobStore,
     BlobStoreConfigError,
     BlobStoreError,
@@ -43,7 +44,7 @@ from blobstore.protocol import (
     not_found,
 )
 from blobstore.redis.chunks import STAGING_MS, Chunks
-from blobstore.redis.errors import is_out_of_memory, takes_no_writes
+from blobstore.redis.errors import is_out_of_memory, results_of, takes_no_writes
 from blobstore.stored_format import MAJOR
 
 DEFAULT_PREFIX = "longtake:"
@@ -90,11 +91,12 @@ class RedisBlobStore:
         """See `ManagedBlobStore.put`. Bytes that are there already are read back instead of sent."""
         blob_id = blob_id_of(data)
         view = memoryview(data).cast("B")
-        with self._translated_errors():
-            # looked at before it is pinned: where damage is found and there is no room, no pin may stay
-            known = self._is_whole(blob_id, view)
-            if not known or not self._run("hold", self._hold_keys(blob_id, owner), self._hold_args(blob_id, owner)):
-                self._upload(blob_id, view, mime, owner)
+        with self._translated_errors(), self._staging() as staging:
+            while not self._begin(blob_id, view, staging):
+                # pinned after it is verified: when damage is found on a full server, no pin may stay
+                if self._run("hold", self._hold_keys(blob_id, owner), self._hold_args(blob_id, owner)):
+                    return blob_id
+            self._upload(blob_id, view, mime, owner, staging)
         return blob_id
 
     def get(self, blob_id: str) -> bytes:
@@ -207,14 +209,38 @@ class RedisBlobStore:
         """Close the connections; a later call opens new ones."""
         self._redis.close()
 
-    def _is_whole(self, blob_id: str, data: memoryview) -> bool:
-        """Whether the blob that is there is `data`; a corrupt one is moved aside."""
-        with suppress(BlobNotFoundError, BlobCorruptError):
-            return self._verified(blob_id, lambda key, manifest: self._is_stored(key, manifest, data) or None)
-        return False
+    @contextmanager
+    def _staging(self) -> Iterator[str]:
+        """The key of an upload; what is left there after an error is removed."""
+        key = self._key("staging", uuid.uuid4().hex)
+        try:
+            yield key
+        except BaseException:
+            with suppress(redis.RedisError):  # the chunks expire anyhow; this frees them now
+                self._redis.unlink(key)
+            raise
 
-    def _is_stored(self, key: str, manifest: Manifest, data: memoryview) -> bool:
-        return manifest.size == data.nbytes and self._chunks.differing(key, manifest, data) is None
+    def _begin(self, blob_id: str, data: memoryview, staging: str) -> bool:
+        """Begin an upload, or return False when `data` is stored already. A corrupt blob is moved aside first."""
+        key = self._key("blob", hex_of(blob_id))
+        begin = self._scripts["begin"]
+
+        def queue(pipe: Pipeline) -> None:
+            pipe.evalsha(begin.sha, 2, key, staging, STAGING_MS)
+            self._chunks.queue_first(pipe, key)
+
+        while True:
+            packed, first = self._pipelined("begin", queue)
+            if packed is None:
+                return True
+            manifest = self._unpacked(blob_id, packed)
+            if manifest is not None and self._is_stored(key, manifest, data, first):
+                return False
+            with suppress(BlobCorruptError):
+                self._quarantine(blob_id, packed)
+
+    def _is_stored(self, key: str, manifest: Manifest, data: memoryview, first: list[bytes | None]) -> bool:
+        return manifest.size == data.nbytes and self._chunks.differing(key, manifest, data, first) is None
 
     def _read(self, key: str, manifest: Manifest) -> bytes | None:
         """The bytes of the blob under `key`, or None when they are not those of its id."""
@@ -223,22 +249,15 @@ class RedisBlobStore:
         data, digest = self._chunks.read(key, manifest) or (b"", "")
         return data if key == self._key("blob", digest) else None
 
-    def _upload(self, blob_id: str, data: memoryview, mime: str, owner: str | None) -> None:
+    def _upload(self, blob_id: str, data: memoryview, mime: str, owner: str | None, staging: str) -> None:
         manifest = Manifest(size=data.nbytes, mime=mime, chunk_bytes=self._chunk_bytes)
-        staging = self._key("staging", uuid.uuid4().hex)
-        try:
-            self._run("stage", [staging], [STAGING_MS])
-            self._chunks.send(staging, manifest, data)
-            differing = self._chunks.differing(staging, manifest, data)
-            if differing is not None and self._redis.hexists(staging, str(differing)):
-                raise BlobCorruptError(f"chunk {differing} of {blob_id} was damaged on its way to {self._address()}")
-            args = [*self._hold_args(blob_id, owner), manifest.pack(), manifest.size, manifest.chunk_bytes]
-            if differing is not None or not self._run("commit", [staging, *self._hold_keys(blob_id, owner)], args):
-                raise BlobStoreUnavailableError(f"{self._address()} lost a part of {blob_id} during its upload")
-        except BaseException:
-            with suppress(redis.RedisError):  # the chunks expire anyhow; this frees them now
-                self._redis.unlink(staging)
-            raise
+        first = self._chunks.write(staging, manifest, data)
+        differing = self._chunks.differing(staging, manifest, data, first)
+        if differing is not None and self._redis.hexists(staging, str(differing)):
+            raise BlobCorruptError(f"chunk {differing} of {blob_id} was damaged on its way to {self._address()}")
+        args = [*self._hold_args(blob_id, owner), manifest.pack(), manifest.size, manifest.chunk_bytes]
+        if differing is not None or not self._run("commit", [staging, *self._hold_keys(blob_id, owner)], args):
+            raise BlobStoreUnavailableError(f"{self._address()} lost a part of {blob_id} during its upload")
 
     def _verified(self, blob_id: str, read: Callable[[str, Manifest], T | None]) -> T:
         """What `read` makes of a blob's key and manifest. None means that it is corrupt, and it is moved aside.
@@ -262,14 +281,20 @@ class RedisBlobStore:
             packed = cast("bytes | None", self._redis.hget(self._key("blob", hex_of(blob_id)), "manifest"))
             if packed is None:
                 break
-            try:
-                return packed, Manifest.unpack(packed)
-            except NewerManifestError:
-                raise _written_by_newer(blob_id) from None
-            except ValueError:
-                pass  # damaged
+            manifest = self._unpacked(blob_id, packed)
+            if manifest is not None:
+                return packed, manifest
             self._quarantine(blob_id, packed)
         raise not_found([blob_id])
+
+    def _unpacked(self, blob_id: str, packed: bytes) -> Manifest | None:
+        """A blob's manifest, or None when it is damaged. Raises BlobStoreVersionError."""
+        try:
+            return Manifest.unpack(packed)
+        except NewerManifestError:
+            raise _written_by_newer(blob_id) from None
+        except ValueError:
+            return None
 
     def _quarantine(self, blob_id: str, packed: bytes) -> None:
         """Move a corrupt blob aside and raise BlobCorruptError; return if another upload, or none, is in its place."""
@@ -323,10 +348,30 @@ class RedisBlobStore:
 
     def _run_each(self, script: str, keys: list[list[str]], args: list[int]) -> list[object]:
         """Run a script once for each list of keys; others are served in between."""
-        with self._redis.pipeline(transaction=False) as pipe:
+        sha = self._scripts[script].sha
+
+        def queue(pipe: Pipeline) -> None:
             for of_one in keys:
-                self._scripts[script](keys=of_one, args=args, client=pipe)
-            return pipe.execute()
+                pipe.evalsha(sha, len(of_one), *of_one, *args)
+
+        return self._pipelined(script, queue)
+
+    def _pipelined(self, script: str, queue: Callable[[Pipeline], None]) -> list[Any]:
+        """The results of a pipeline that runs `script`; all is repeated when the server had to be given the script.
+
+        redis-py asks for the script before each pipeline, which is one more round trip.
+        """
+
+        def once() -> list[Any]:
+            with self._redis.pipeline(transaction=False) as pipe:
+                queue(pipe)
+                return results_of(pipe)
+
+        try:
+            return once()
+        except NoScriptError:
+            self._redis.script_load(self._scripts[script].script)
+            return once()
 
     def _address(self) -> str:
         where = self._redis.connection_pool.connection_kwargs

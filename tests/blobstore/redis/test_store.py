@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import random
+import re
 import tracemalloc
+from collections.abc import Callable, Iterable
+from typing import ClassVar
 
 import pytest
 import redis
@@ -203,3 +206,37 @@ def test_a_command_that_is_forbidden_is_a_blob_store_error(start_server) -> None
         assert blob_id_of(b"one") in store
     assert isinstance(caught.value.__cause__, NoPermissionError)
     store.close()
+
+
+class CountedConnection(redis.UnixDomainSocketConnection):
+    """Notes the commands of each round trip."""
+
+    trips: ClassVar[list[list[bytes]]] = []
+
+    def send_packed_command(self, command: Iterable[bytes], check_health: bool = True) -> None:
+        packed = list(command)
+        self.trips.append(re.findall(rb"\*\d+\r\n\$\d+\r\n(\w+)\r\n", b"".join(packed)))
+        super().send_packed_command(packed, check_health)
+
+
+def test_round_trips(server) -> None:
+    # Given a store that is connected, its scripts known to the server
+    path = server.url.removeprefix("unix://")
+    with redis.Redis.from_pool(redis.ConnectionPool(connection_class=CountedConnection, path=path)) as client:
+        store = RedisBlobStore(client, prefix="p:", chunk_bytes=10)
+        for _ in range(2):
+            store.pin([store.put(b"first", owner="job")], "job")
+
+        def trips(call: Callable[[], object]) -> list[list[bytes]]:
+            CountedConnection.trips.clear()
+            call()
+            return CountedConnection.trips[:]
+
+        # When / Then
+        begin, write, commit = [b"EVALSHA", b"HMGET"], [b"HSET", b"PEXPIRE", b"HMGET"], [b"EVALSHA"]
+        assert trips(lambda: store.put(b"one chunk", owner="job")) == [begin, write, commit]
+        assert trips(lambda: store.pin([blob_id_of(b"one chunk")], "job")) == [[b"EVALSHA"]]
+        assert trips(lambda: store.put(b"one chunk", owner="job")) == [begin, [b"EVALSHA"]]
+        write = [b"HSET"] * 4 + write
+        assert trips(lambda: store.put(bytes(50), owner="job")) == [begin, write, [b"HMGET"], [b"HMGET"], commit]
+        assert trips(lambda: store.put(bytes(50), owner="job")) == [begin, [b"HMGET"], [b"HMGET"], [b"EVALSHA"]]
