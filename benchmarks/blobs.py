@@ -33,7 +33,7 @@ from blobstore import RedisBlobStore, blob_id_of
 from blobstore.manifest import Manifest
 from blobstore.protocol import hex_of
 from blobstore.redis.chunks import Chunks
-from blobstore.redis.hashing import BesideHash
+from blobstore.redis.hashing import ThreadedHasher
 from blobstore.redis.store import CHUNK_BYTES
 from tests.conftest import RedisProcess
 
@@ -150,11 +150,11 @@ class Trusting(Chunks):
         """None, unseen."""
         return None
 
-    def _new_hash(self) -> BesideHash:
+    def _new_hasher(self) -> ThreadedHasher:
         return Known(self._hexdigest)
 
 
-class Known(BesideHash):
+class Known(ThreadedHasher):
     """A hash that was known before."""
 
     def __init__(self, hexdigest: str) -> None:

@@ -1,4 +1,4 @@
-"""Bytes by their hash: stored once, verified on reading, kept while somebody needs them."""
+"""Content-addressed bytes: stored once, verified on read, kept while pinned."""
 
 from __future__ import annotations
 

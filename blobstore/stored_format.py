@@ -17,7 +17,7 @@ def is_newer_major(version: object) -> bool:
     version: the stored text, or None for data without a version, which is 0.1.
 
     Raises:
-        ValueError: anything else than `major.minor` text; the data is damaged.
+        ValueError: `version` is not `major.minor` text; the data is damaged.
     """
     version = FIRST_FORMAT if version is None else version
     match = _VERSION.fullmatch(version) if isinstance(version, str) else None

@@ -1,7 +1,7 @@
 -- Remove a blob, unless a newer major version wrote it.
 -- KEYS[1] blob  hash
--- ARGV[1] the major version that this client knows
--- Returns 1, or 0 when the blob is newer and stays.
+-- ARGV[1] major version of this client
+-- Returns 1, or 0 when a newer version wrote the blob.
 if is_newer(KEYS[1], ARGV[1]) then
   return 0
 end

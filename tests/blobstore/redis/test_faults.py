@@ -140,7 +140,7 @@ def test_damaged_on_the_way_to_the_server(server) -> None:
     data = b"\xfe" * 100
     with proxy(server.url, lambda passing: passing.replace(b"\xfe", b"\xff")) as url:
         store = open_blob_store(url)
-        with pytest.raises(BlobCorruptError, match=r"chunk 0 of sha256:.*damaged on its way"):
+        with pytest.raises(BlobCorruptError, match=r"chunk 0 of sha256:.*damaged on the way"):
             store.put(data)
         assert blob_id_of(data) not in store
         store.close()
