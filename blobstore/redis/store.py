@@ -126,9 +126,9 @@ class RedisBlobStore:
         for blob_hex in hexes:
             keys += [self._key("blob", blob_hex), self._key("pins", blob_hex)]
         with self._translated_errors():
-            absent = cast("list[bytes]", self._run("pin", keys, [owner, *hexes]))
-        if absent:
-            raise not_found(id_of_hex(blob_hex.decode()) for blob_hex in absent)
+            missing = cast("list[bytes]", self._run("pin", keys, [owner, *hexes]))
+        if missing:
+            raise not_found(id_of_hex(blob_hex.decode()) for blob_hex in missing)
 
     def release(self, owner: str) -> int:
         """See `ManagedBlobStore.release`. Other clients are served in between; after an error, release again."""
@@ -161,15 +161,15 @@ class RedisBlobStore:
     def collect(self, *, grace_s: float, dry_run: bool = False) -> Collected:
         """See `ManagedBlobStore.collect`. Other clients are served in between. Foreign keys are left unchanged."""
         check_grace(grace_s, self._ttl_ms / 1000)
-        spared = [round(grace_s * 1000), int(dry_run), MAJOR]
+        limits = [round(grace_s * 1000), int(dry_run), MAJOR]
         with self._translated_errors():
             for kind in () if dry_run else ("pins", "owner"):
                 for names in self._names(kind):
                     self._run_each("forget", [[self._key(kind, name)] for name in names], [])
             if not dry_run:
                 self._free(["staging"], [STAGING_MS, STAGING_MS, 0, MAJOR])  # only sets missing expiries
-            blobs = self._free(["blob", "pins"], [self._ttl_ms, *spared])
-            quarantined = self._free(["quarantine"], [QUARANTINE_MS, *spared])
+            blobs = self._free(["blob", "pins"], [self._ttl_ms, *limits])
+            quarantined = self._free(["quarantine"], [QUARANTINE_MS, *limits])
         return Collected(len(blobs), sum(blobs.values()), len(quarantined), sum(quarantined.values()))
 
     def info(self, blob_id: str) -> BlobInfo:

@@ -13,7 +13,7 @@ chunk_sizes = st.integers(1, 2**29)
 
 
 @given(sizes, chunk_sizes, st.text())
-def test_a_manifest_comes_back(size: int, chunk_bytes: int, mime: str) -> None:
+def test_unpack_reverses_pack(size: int, chunk_bytes: int, mime: str) -> None:
     manifest = Manifest(size=size, mime=mime, chunk_bytes=chunk_bytes)
     assert Manifest.unpack(manifest.pack()) == manifest
 
@@ -41,7 +41,7 @@ GOOD = {"size": 1, "mime": "", "chunk_bytes": 1, "upload": "u"}
 
 
 @pytest.mark.parametrize(
-    "lie",
+    "change",
     [
         {"size": -1},
         {"size": 1.5},
@@ -55,10 +55,10 @@ GOOD = {"size": 1, "mime": "", "chunk_bytes": 1, "upload": "u"}
     ],
     ids=repr,
 )
-def test_fields_that_cannot_be_are_a_value_error(lie: dict[str, object]) -> None:
+def test_invalid_fields_are_a_value_error(change: dict[str, object]) -> None:
     assert Manifest.unpack(msgpack.packb(GOOD))
     with pytest.raises(ValueError, match="not a manifest"):
-        Manifest.unpack(msgpack.packb(GOOD | lie))
+        Manifest.unpack(msgpack.packb(GOOD | change))
 
 
 @pytest.mark.parametrize("name", GOOD)

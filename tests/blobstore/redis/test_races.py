@@ -1,4 +1,4 @@
-"""What others do to a blob between two commands of a call, and replies that are lost."""
+"""Changes by other clients between two commands of a call, and lost replies."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_lost_replies_to_a_put(server, repeating: RepeatingClient) -> None:
 
 
 def test_lost_reply_to_the_beginning_of_an_upload(store: RedisBlobStore, server, repeating: RepeatingClient) -> None:
-    # Given a client that begins an upload twice; in between somebody else puts the same bytes
+    # Given a client that begins an upload twice; another client puts the same bytes in between
     repeating.meanwhile = lambda: store.put(DATA, owner="quick")
     # When it puts them, Then both pin the blob, and nothing of the upload is left
     assert RedisBlobStore(repeating, prefix="p:").put(DATA, owner="slow") == BLOB_ID

@@ -1,4 +1,4 @@
-"""Blobs whose manifests have another format version than this code writes."""
+"""Blobs with manifests of other format versions."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_format_is_written(store: RedisBlobStore, server) -> None:
     [{"format": None}, {"extra": 1}, {"format": "0.3", "extra": 1}],
     ids=["0.1", "unknown key", "newer minor"],
 )
-def test_a_readable_version_is_a_blob_like_any_other(store: RedisBlobStore, server, changes: dict[str, object]) -> None:
+def test_readable_versions(store: RedisBlobStore, server, changes: dict[str, object]) -> None:
     change_manifest(server, **changes)
     before = server.client.hgetall(KEY)
     # When / Then
@@ -82,7 +82,7 @@ def test_a_readable_version_is_a_blob_like_any_other(store: RedisBlobStore, serv
     ids=["get", "info", "put", "put for an owner", "drop"],
 )
 @pytest.mark.parametrize("others", [{}, {"size": None, "upload": 7}], ids=["same keys", "other keys"])
-def test_a_newer_major_version_is_refused_and_left_as_it_is(
+def test_a_newer_major_version_is_refused_and_unchanged(
     store: RedisBlobStore, server, call: Callable[[RedisBlobStore], object], others: dict[str, object]
 ) -> None:
     change_manifest(server, format="1.0", **others)
@@ -94,7 +94,7 @@ def test_a_newer_major_version_is_refused_and_left_as_it_is(
 
 
 def test_a_newer_major_version_is_not_collected(store: RedisBlobStore, server) -> None:
-    # Given a newer blob that has neither a pin nor an end, which an ordinary blob would be given
+    # Given a newer blob without a pin, with and without an expiry
     change_manifest(server, format="1.0")
     for persist in (False, True):
         if persist:
@@ -110,7 +110,7 @@ def test_a_newer_major_version_can_be_pinned_and_counts(store: RedisBlobStore, s
     # Given a newer blob
     change_manifest(server, format="1.0")
     before = server.client.hgetall(KEY)
-    # When it is pinned by its id, Then it stays until it is released, its content as it is
+    # When it is pinned, Then it stays until its release, unchanged
     store.pin([BLOB_ID], "job")
     assert BLOB_ID in store
     assert store.pins("job") == {BLOB_ID}
@@ -127,7 +127,7 @@ def test_a_malformed_version_is_damage(store: RedisBlobStore, server, version: o
     with pytest.raises(BlobCorruptError, match=BLOB_ID):
         store.get(BLOB_ID)
     assert server.client.exists(f"p:quarantine:{HEX}")
-    # and a put replaces it, also where nobody has noticed yet
+    # and a put replaces it, also before any read
     assert store.put(DATA) == BLOB_ID
     change_manifest(server, format=version)
     store.put(DATA)
