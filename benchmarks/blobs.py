@@ -1,13 +1,12 @@
-"""How quickly blobs go into a Redis and come back, and what memory that takes, against bare SET and GET.
+"""Throughput and memory of blobs on a Redis server, compared with plain SET and GET.
 
     python benchmarks/blobs.py [--rounds 9] [--sizes 1 8 32 128] [--aof] [--json out/blobs.json]
 
-The reference writes the same chunks with SET and reads them with GET over the same client, in pipelines of several
-depths of which the quickest counts; what it got is joined to one value. Ours stands beside it twice: without
-verification (no SHA-256, nothing read back, what is stored taken for right), and as it is. All of them run in turn in
-each round, and medians are shown. Every put meets a server that has given the memory of the one before back, so that
-all of them write into new memory, as what is really new does. Peaks are those of Python's own memory (tracemalloc), the
-blob itself included, in a call by itself.
+The reference, "bare", writes the same chunks with SET and reads them with GET over the same client, in pipelines of
+several depths, and joins the result; the fastest depth counts. The blob store runs twice: "unverified", without SHA-256
+and without reading back, and "ours", unchanged. All of them run in turn in each round; the table shows medians. Before
+each put the server returns its memory, so that every put writes to new memory, as new blobs do. Peaks are of Python's
+own memory (tracemalloc), including the blob, measured in a separate call.
 """
 
 from __future__ import annotations
@@ -24,29 +23,30 @@ from typing import Any
 from unittest.mock import patch
 
 import redis
+from redis.client import Pipeline
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, it finds the packages beside it
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the packages are found when it is run as a file
 
 from benchmarks import report
 from blobstore import RedisBlobStore, blob_id_of
 from blobstore.manifest import Manifest
 from blobstore.protocol import hex_of
 from blobstore.redis.chunks import Chunks
-from blobstore.redis.hashing import BesideHash
+from blobstore.redis.hashing import ThreadedHasher
 from blobstore.redis.store import CHUNK_BYTES
 from tests.conftest import RedisProcess
 
-DEPTHS = (1, 4, 16)  # commands in a pipeline of the reference
+DEPTHS = (1, 4, 16)  # commands per pipeline of the reference
 MB = 1_000_000
 Candidates = dict[str, Callable[[], object]]
 
 
 def main() -> None:
-    """Print a line for the put and one for the get of each size."""
+    """Print a row for the put and one for the get of each size."""
     parser = report.parser(__doc__, "blobs")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 8, 32, 128], metavar="MB")
-    parser.add_argument("--aof", action="store_true", help="let the server append to a file, as a deployment's does")
+    parser.add_argument("--aof", action="store_true", help="let the server write an AOF, as in a deployment")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="longtake-") as folder:
         server = RedisProcess(Path(folder), "--appendonly", "yes" if options.aof else "no")
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def measure(server: RedisProcess, megabytes: int, rounds: int) -> list[dict[str, Any]]:
-    """The rows of one size; ends the program when other bytes come back."""
+    """The rows of one size. Exits when a get returns wrong bytes."""
     data = random.Random(megabytes).randbytes(megabytes * MB)
     blob_id = blob_id_of(data)
     with redis.Redis(port=server.port) as client:
@@ -74,7 +74,7 @@ def measure(server: RedisProcess, megabytes: int, rounds: int) -> list[dict[str,
         gets |= {"unverified": partial(trusting.get, blob_id), "ours": partial(ours.get, blob_id)}
         rows.append(row_of(megabytes, "get", gets, rounds))
         if not all(get() == data for get in gets.values()):
-            sys.exit("other bytes came back")
+            sys.exit("a get returned wrong bytes")
         empty(client)
     return rows
 
@@ -88,7 +88,7 @@ def row_of(
     before: Callable[[], object] = lambda: None,
     kept: int = 0,
 ) -> dict[str, Any]:
-    """A line of the table. before: called before each call, untimed. kept: bytes that the caller has all the time."""
+    """A row of the table. before: called before each call, untimed. kept: bytes that the caller holds all the time."""
     took = report.in_turn(candidates, rounds, before=before)
     seconds = {name: statistics.median(times) for name, times in took.items()}
     bare = min((name for name in seconds if name.startswith("bare")), key=lambda name: seconds[name])
@@ -103,7 +103,7 @@ def row_of(
 
 
 class Bare:
-    """A blob in chunks as bare code would keep it: a string for each."""
+    """A blob as plain strings, one for each chunk."""
 
     def __init__(self, client: redis.Redis, data: bytes) -> None:
         self._client = client
@@ -135,56 +135,60 @@ class Bare:
 
 
 class Trusting(Chunks):
-    """Chunks of ours, but nothing is hashed or read back."""
+    """Chunks without hashing and without reading back."""
 
     def __init__(self, client: redis.Redis, hexdigest: str) -> None:
         super().__init__(client)
         self._hexdigest = hexdigest
 
-    def differing(self, key: str, manifest: Manifest, data: memoryview) -> int | None:
-        """None, unseen."""
+    def queue_first(self, pipe: Pipeline, key: str) -> None:
+        """Add a cheap command instead of the read."""
+        pipe.exists(key)
+
+    def differing(self, key: str, manifest: Manifest, data: memoryview, first: list[bytes | None]) -> int | None:
+        """None: nothing is compared."""
         return None
 
-    def _new_hash(self) -> BesideHash:
+    def _new_hasher(self) -> ThreadedHasher:
         return Known(self._hexdigest)
 
 
-class Known(BesideHash):
-    """A hash that was known before."""
+class Known(ThreadedHasher):
+    """A hasher with a known result."""
 
     def __init__(self, hexdigest: str) -> None:
         super().__init__()
         self._known = hexdigest
 
     def update(self, pieces: Iterable[bytes], *, last: bool) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def hexdigest(self) -> str:
-        """What was known."""
+        """The known result."""
         return self._known
 
 
 def unverified(client: redis.Redis, blob_id: str) -> RedisBlobStore:
-    """A store of ours that believes that whatever it reads is this blob."""
+    """A store that takes whatever it reads for this blob."""
     store = RedisBlobStore(client)
     store._chunks = Trusting(client, hex_of(blob_id))
     return store
 
 
 def put_unverified(store: RedisBlobStore, data: bytes, blob_id: str) -> None:
-    """Put `data`, its hash being known."""
+    """Put `data` without hashing it."""
     with patch("blobstore.redis.store.blob_id_of", return_value=blob_id):
         store.put(data)
 
 
 def empty(client: redis.Redis) -> None:
-    """Have the server give all its memory back; it keeps the scripts."""
+    """Remove all keys and return the memory of the server. Its scripts stay."""
     client.flushall(asynchronous=False)
     client.memory_purge()
 
 
 def peak_of(call: Callable[[], object]) -> int:
-    """Most bytes that Python held at a time for this call."""
+    """The most bytes that Python held during the call."""
     tracemalloc.start()
     try:
         call()

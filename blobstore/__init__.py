@@ -1,4 +1,4 @@
-"""Bytes by their hash: stored once, verified on reading, kept while somebody needs them."""
+"""Content-addressed bytes: stored once, verified on read, kept while pinned."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from blobstore.protocol import (
     BlobStoreError,
     BlobStoreFullError,
     BlobStoreUnavailableError,
+    BlobStoreVersionError,
     Collected,
     ManagedBlobStore,
     blob_id_of,
@@ -29,6 +30,7 @@ __all__ = [
     "BlobStoreError",
     "BlobStoreFullError",
     "BlobStoreUnavailableError",
+    "BlobStoreVersionError",
     "Collected",
     "InMemoryBlobStore",
     "ManagedBlobStore",

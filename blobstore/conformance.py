@@ -1,4 +1,4 @@
-"""The name under which `blobstore.testing` was known in 0.1."""
+"""The name of `blobstore.testing` in 0.1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opens the blob store that a URL names."""
+"""Opens the blob store of a URL."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def open_blob_store(
     pin_lease_s: float = DEFAULT_PIN_LEASE_S,
     retries: int = RETRIES,
 ) -> ManagedBlobStore:
-    """The store that `url` names: `memory:`, or a Redis server as `redis://`, `rediss://` or `unix://`.
+    """The store at `url`: `memory:`, or a Redis server as `redis://`, `rediss://` or `unix://`.
 
-    Nothing is connected yet; `check()` does. `memory:` gives a new, empty store at each call, which no other process
-    can see. prefix: what all keys on a Redis server begin with. ttl_s, pin_lease_s: see `ManagedBlobStore`.
-    retries: how often a lost connection is tried again, up to a second apart.
+    It does not connect; `check()` does. `memory:` is a new, empty store at each call; other processes cannot see it.
+    prefix: the start of all keys on a Redis server. ttl_s, pin_lease_s: see `ManagedBlobStore`. retries: attempts after
+    a lost connection, up to a second apart.
 
     Raises:
         BlobStoreConfigError: any other URL. The message does not quote it.

@@ -1,18 +1,25 @@
-"""How a blob lies in chunks, and the manifest that says so. Pure: no I/O."""
+"""The manifest of a blob: how it is split into chunks. Pure: no I/O."""
 
 from __future__ import annotations
 
 import uuid
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 
 import msgpack
+
+from blobstore.stored_format import FORMAT, is_newer_major
+
+
+class NewerManifestError(Exception):
+    """The manifest has a newer major version, which this code cannot read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """size: bytes of the blob, at least 0. chunk_bytes: of each chunk but the last, which may be shorter, at least 1.
+    """What is known of a stored blob without its bytes.
 
-    upload: random, so that two uploads of the same blob can be told apart.
+    size: bytes of the blob, at least 0. chunk_bytes: bytes of each chunk, at least 1; the last chunk may be shorter.
+    upload: random, to distinguish two uploads of the same blob.
     """
 
     size: int
@@ -30,11 +37,11 @@ class Manifest:
 
     @property
     def chunks(self) -> int:
-        """How many chunks there are; an empty blob has none."""
+        """Number of chunks; an empty blob has none."""
         return -(-self.size // self.chunk_bytes)
 
     def span(self, index: int) -> slice:
-        """Where chunk `index`, 0 .. chunks - 1, lies in the blob."""
+        """The position of chunk `index`, 0 .. chunks - 1, in the blob."""
         first = index * self.chunk_bytes
         return slice(first, first + self.length(index))
 
@@ -43,13 +50,25 @@ class Manifest:
         return min(self.chunk_bytes, self.size - index * self.chunk_bytes)
 
     def pack(self) -> bytes:
-        """This manifest in msgpack."""
-        return bytes(msgpack.packb(asdict(self)))
+        """This manifest in msgpack, with the format version."""
+        return bytes(msgpack.packb({"format": FORMAT, **asdict(self)}))
 
     @classmethod
     def unpack(cls, data: bytes) -> Manifest:
-        """The manifest in `data`. Raises ValueError for anything but what `pack` writes."""
+        """The manifest in `data`; unknown keys are ignored.
+
+        Raises:
+            NewerManifestError: a newer major version wrote it.
+            ValueError: `data` is not a manifest.
+        """
         try:
-            return cls(**msgpack.unpackb(data))
-        except (TypeError, ValueError) as error:
+            stored = msgpack.unpackb(data)
+            if not isinstance(stored, dict):
+                raise ValueError("not a mapping")
+            if is_newer_major(stored.get("format")):
+                raise NewerManifestError(stored["format"])
+            return cls(**{each.name: stored[each.name] for each in fields(cls)})
+        except KeyError as error:
+            raise ValueError(f"not a manifest: {error} is missing") from None
+        except ValueError as error:
             raise ValueError(f"not a manifest: {error}") from None

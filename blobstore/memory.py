@@ -1,4 +1,4 @@
-"""A blob store in this process' memory: for tests, and for work that nobody else continues."""
+"""A blob store in the memory of this process, for tests and for work within one process."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _Blob:
 class InMemoryBlobStore:
     """A `ManagedBlobStore` for the threads of one process.
 
-    max_bytes: how many bytes all blobs together may have, None for no limit. clock: seconds that never go back.
+    max_bytes: limit for the bytes of all blobs, None for no limit. clock: seconds that never decrease.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class InMemoryBlobStore:
         with self._lock:
             if self._blobs.get(blob_id) is blob:
                 del self._blobs[blob_id]
-        raise BlobCorruptError(f"{blob_id} was stored, but other bytes came back; put it again")
+        raise BlobCorruptError(f"{blob_id} is damaged in the store; put it again")
 
     def drop(self, blob_id: str) -> None:
         """See `BlobStore.drop`."""
@@ -132,7 +132,7 @@ class InMemoryBlobStore:
             return sum(len(self._blobs[key].data) for key in self._pins.get(owner, ()) if key in self._blobs)
 
     def collect(self, *, grace_s: float, dry_run: bool = False) -> Collected:
-        """See `ManagedBlobStore.collect`. Corrupt blobs are never kept here."""
+        """See `ManagedBlobStore.collect`. This store quarantines nothing."""
         check_grace(grace_s, self._ttl_s)
         with self._lock:
             self._expire()
@@ -152,10 +152,10 @@ class InMemoryBlobStore:
         return OwnedBlobStore(self, owner)
 
     def check(self) -> None:
-        """Memory is always there."""
+        """Do nothing: memory is always available."""
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: there are no connections."""
 
     def _find(self, blob_id: str) -> _Blob:
         with self._lock:
@@ -167,7 +167,7 @@ class InMemoryBlobStore:
     def _reserve(self, size: int) -> None:
         used = sum(len(blob.data) for blob in self._blobs.values())
         if self._max_bytes is not None and used + size > self._max_bytes:
-            raise BlobStoreFullError(f"{size} bytes do not fit: {used} of {self._max_bytes} are taken")
+            raise BlobStoreFullError(f"{size} bytes do not fit: {used} of {self._max_bytes} bytes are used")
 
     def _expire(self) -> None:
         now = self._clock()
@@ -181,7 +181,7 @@ class InMemoryBlobStore:
             del self._blobs[blob_id]
 
     def _unpinned(self, least_s: float) -> dict[str, int]:
-        """The sizes of all blobs that nobody pins and nobody renewed for `least_s`."""
+        """The sizes of all blobs without a pin and not renewed for at least `least_s`."""
         now = self._clock()
         pinned = set().union(*self._pins.values())
         return {

@@ -1,11 +1,12 @@
-"""What a blob store is: its protocols, its ids and its errors.
+"""The protocols, ids and errors of blob stores.
 
 BlobStoreError
 ├── BlobNotFoundError         no such blob (also a KeyError)
-├── BlobCorruptError          bytes that do not match their id; they were moved aside, put the right ones again
-├── BlobStoreFullError        no room; the caller may retry once something was freed
+├── BlobCorruptError          bytes that do not match their id; the store removed them, put the blob again
+├── BlobStoreFullError        no space; the caller may retry after something was freed
 ├── BlobStoreUnavailableError the server cannot be reached or lost an upload; the caller may retry
-└── BlobStoreConfigError      a URL, a server setting or a grace that cannot be (also a ValueError)
+├── BlobStoreVersionError     written by a newer major version; the blob is unchanged
+└── BlobStoreConfigError      an invalid URL, server setting or grace period (also a ValueError)
 """
 
 from __future__ import annotations
@@ -27,35 +28,39 @@ _BLOB_ID = re.compile(_SCHEME + "[0-9a-f]{64}")
 
 
 class BlobStoreError(Exception):
-    """Whatever goes wrong in a blob store."""
+    """Base class of all errors of blob stores."""
 
 
 class BlobNotFoundError(BlobStoreError, KeyError):
-    """The store has no such blob; the message names every one that is absent."""
+    """The store has no such blob; the message names every missing one."""
 
-    # KeyError would show the message in quotes
+    # KeyError shows the message in quotes
     __str__ = Exception.__str__
 
 
 class BlobCorruptError(BlobStoreError):
-    """Stored or received bytes do not match their id. The store no longer has the blob; a put uploads it again."""
+    """Stored or received bytes do not match their id. The store no longer has the blob; put it again."""
 
 
 class BlobStoreFullError(BlobStoreError):
-    """The store has no room for the blob; nothing of it was kept."""
+    """The store has no space for the blob; no part of it is stored."""
 
 
 class BlobStoreUnavailableError(BlobStoreError):
-    """The store cannot be reached; the message names its address, never its password."""
+    """The store cannot be used now; the message names its address, never its password."""
+
+
+class BlobStoreVersionError(BlobStoreError):
+    """A newer major version of longtake wrote the blob. The call changed nothing."""
 
 
 class BlobStoreConfigError(BlobStoreError, ValueError):
-    """A URL, a server setting or a grace that cannot be; the message says what would be right."""
+    """An invalid URL, server setting or grace period; the message says what is valid."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlobInfo:
-    """A stored blob without its bytes. size: bytes. mime: as given by the first put."""
+    """A stored blob without its bytes. size: bytes. mime: that of the first put."""
 
     blob_id: str
     size: int
@@ -64,7 +69,7 @@ class BlobInfo:
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What collecting freed: blobs that nobody pinned, corrupt ones that were moved aside, and the bytes of each."""
+    """What `collect` freed: unpinned blobs and quarantined ones, with their bytes."""
 
     blobs: int
     bytes: int
@@ -73,120 +78,138 @@ class Collected:
 
 
 def blob_id_of(data: Data) -> str:
-    """The id of `data`: `sha256:` and its hash in 64 lower-case hex digits."""
+    """The id of `data`: `sha256:` and its SHA-256 in 64 lower-case hex digits."""
     return id_of_hex(hashlib.sha256(data).hexdigest())
 
 
 def is_blob_id(text: object) -> TypeGuard[str]:
-    """Whether `text` is an id that `blob_id_of` can give; ids of other systems are not."""
+    """Whether `text` has the form of the ids of `blob_id_of`."""
     return isinstance(text, str) and _BLOB_ID.fullmatch(text) is not None
 
 
 def hex_of(blob_id: str) -> str:
-    """The hash in a blob id of ours."""
+    """The hash in a valid blob id, in hex."""
     return blob_id.removeprefix(_SCHEME)
 
 
 def id_of_hex(digest: str) -> str:
-    """The blob id of a hash in hex; the reverse of `hex_of`."""
+    """The blob id of a hash in hex, the inverse of `hex_of`."""
     return _SCHEME + digest
 
 
 class BlobStore(Protocol):
-    """Bytes under their hash: all that an encoder or decoder needs."""
+    """Content-addressed bytes: what an encoder or decoder needs."""
 
     def put(self, data: Data, *, mime: str = DEFAULT_MIME) -> str:
-        """Store `data` unless it is there and whole, and return its id. The mime type of the first put is kept.
+        """Store `data` and return its id. A stored blob keeps its mime type; damaged bytes are replaced.
 
-        Raises BlobStoreFullError, BlobStoreUnavailableError, or BlobCorruptError when it was damaged on its way.
+        Raises:
+            BlobStoreFullError: there is no space. BlobStoreUnavailableError: the server cannot be used.
+            BlobStoreVersionError: a newer version wrote it. BlobCorruptError: damaged on the way to the store.
         """
         ...
 
     def get(self, blob_id: str) -> bytes:
-        """The bytes of a blob, checked against its id.
+        """The bytes of a blob, verified against its id.
 
-        Raises BlobNotFoundError (also for an id of another system), BlobCorruptError, BlobStoreUnavailableError.
+        Raises:
+            BlobNotFoundError: it is missing, or `blob_id` is not a blob id. BlobCorruptError: it is damaged.
+            BlobStoreVersionError: a newer version wrote it. BlobStoreUnavailableError: the server cannot be used.
         """
         ...
 
     def drop(self, blob_id: str) -> None:
-        """Remove a blob at once, pinned or not; an absent one is fine. Its pins stay, for when it is put again."""
+        """Remove a blob at once, pinned or not; a missing blob is not an error. Its pins stay, for a later put.
+
+        Raises:
+            BlobStoreVersionError: a newer version wrote it.
+        """
         ...
 
     def __contains__(self, blob_id: object) -> bool:
-        """Whether the store has a blob; False for whatever is no blob id."""
+        """Whether the store has a blob; False for anything that is not a blob id."""
         ...
 
 
 class ManagedBlobStore(BlobStore, Protocol):
-    """A blob store that knows who needs what.
+    """A blob store with pins, which keep blobs for their owners.
 
-    A blob that nobody pins lives for the store's `ttl_s` from its last put or unpinning. A pin keeps it longer: a
-    provisional one, made by a put for an owner, for `pin_lease_s`; a committed one until the owner is released.
-    A pin is about an id: it outlives bytes that were dropped or found corrupt.
+    An unpinned blob expires `ttl_s` seconds after its last put or release. A pin keeps it longer: a provisional pin,
+    made by a put for an owner, for `pin_lease_s`; a committed pin until its owner is released. Pins refer to ids:
+    they stay when the bytes are dropped or found corrupt.
     """
 
     def put(self, data: Data, *, mime: str = DEFAULT_MIME, owner: str | None = None) -> str:
-        """As `BlobStore.put`; with an owner, the blob is also pinned provisionally."""
+        """Like `BlobStore.put`; with an owner, also pin the blob provisionally."""
         ...
 
     def pin(self, blob_ids: Iterable[str], owner: str) -> None:
         """Commit pins of all these blobs, or of none.
 
-        Raises BlobNotFoundError naming all that are absent.
+        Raises:
+            BlobNotFoundError: names all missing blobs.
         """
         ...
 
     def release(self, owner: str) -> int:
-        """Drop every pin of `owner` and return how many there were. What nobody else pins lives for `ttl_s` more."""
+        """Remove all pins of `owner` and return their number. Blobs without another pin expire after `ttl_s`."""
         ...
 
     def owners(self) -> Iterator[str]:
-        """Everyone who pins anything, each once, in no order."""
+        """All owners with a pin, each once, in any order."""
         ...
 
     def pins(self, owner: str) -> set[str]:
-        """The ids that `owner` pins, provisionally or committed."""
+        """The ids that `owner` has pinned, provisionally or committed."""
         ...
 
     def usage(self, owner: str) -> int:
-        """Bytes of all blobs that `owner` pins now, provisionally or committed; absent ones count nothing."""
+        """Bytes of all blobs that `owner` has pinned, provisionally or committed; missing blobs count 0."""
         ...
 
     def collect(self, *, grace_s: float, dry_run: bool = False) -> Collected:
-        """Free what nobody pins and nobody put or released in the last `grace_s`, and say how much that was.
+        """Free blobs that are unpinned and were not put or released in the last `grace_s`, and return what was freed.
 
-        A put or a pin counts until the very moment a blob is freed: what was put for an owner is never lost. Who puts
-        without an owner and pins later needs a grace that is longer than that takes. Corrupt blobs that were moved
-        aside go after the same grace; pins that have expired are forgotten. A blob that has neither a pin nor an end
-        of its life, as when its pins were lost, gets an ordinary life. A dry run changes nothing and says the same.
+        Pins are checked in the moment a blob is freed, so a blob put for an owner is never lost. A caller that puts
+        without an owner and pins later needs a grace period longer than the time in between. Quarantined blobs are
+        freed after the same grace period; expired pins are removed. A blob without a pin or an expiry, whose pins were
+        lost, gets the expiry of an unpinned blob. A blob of a newer major version stays. A dry run returns the same
+        and changes nothing.
 
-        Raises BlobStoreConfigError unless `grace_s` is 0 .. `ttl_s`.
+        Raises:
+            BlobStoreConfigError: `grace_s` is not 0 .. `ttl_s`.
         """
         ...
 
     def info(self, blob_id: str) -> BlobInfo:
-        """Size and mime type of a blob, its bytes unread.
+        """Size and mime type of a blob; its bytes are not read.
 
-        Raises BlobNotFoundError, BlobCorruptError.
+        Raises:
+            BlobNotFoundError: it is missing. BlobCorruptError: its manifest is damaged.
+            BlobStoreVersionError: a newer version wrote it.
         """
         ...
 
     def owned_by(self, owner: str) -> BlobStore:
-        """This store as `owner` sees it: the same blobs, and every put pins provisionally."""
+        """A view of this store for `owner`: the same blobs, and every put pins provisionally."""
         ...
 
     def check(self) -> None:
-        """Raise unless the store can be used: BlobStoreUnavailableError, or BlobStoreConfigError saying what to set."""
+        """Check that the store can be used.
+
+        Raises:
+            BlobStoreUnavailableError: the server cannot be reached.
+            BlobStoreConfigError: a server setting is wrong; says what to set.
+        """
         ...
 
     def close(self) -> None:
-        """Let go of connections; a stored blob stays."""
+        """Close the connections; blobs stay stored."""
         ...
 
 
 class OwnedBlobStore:
-    """`store` as `owner` sees it, see `ManagedBlobStore.owned_by`."""
+    """A view of `store` for `owner`; see `ManagedBlobStore.owned_by`."""
 
     def __init__(self, store: ManagedBlobStore, owner: str) -> None:
         self._store = store
@@ -209,13 +232,17 @@ class OwnedBlobStore:
 
 
 def check_grace(grace_s: float, ttl_s: float) -> None:
-    """Raise BlobStoreConfigError unless `grace_s` is 0 .. `ttl_s`."""
+    """Refuse a grace period that is not 0 .. `ttl_s`.
+
+    Raises:
+        BlobStoreConfigError: names both values.
+    """
     if not 0 <= grace_s <= ttl_s:
         raise BlobStoreConfigError(
-            f"grace_s is {grace_s}; it must be 0 .. {ttl_s:g} (ttl_s), after which an unpinned blob is gone anyhow"
+            f"grace_s is {grace_s}; it must be 0 .. {ttl_s:g} (ttl_s), after which unpinned blobs have expired"
         )
 
 
 def not_found(blob_ids: Iterable[str]) -> BlobNotFoundError:
-    """The error that names `blob_ids`, ids of other systems included."""
+    """The error for missing blobs; the ids may be malformed."""
     return BlobNotFoundError("no such blob: " + ", ".join(str(blob_id)[:80] for blob_id in blob_ids))

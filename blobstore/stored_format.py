@@ -1,28 +1,26 @@
-"""The format version of everything that is stored or sent: `major.minor`; absent means 0.1.
-
-A reader ignores keys that it does not know, so a newer minor version is readable. A newer major version is refused.
-"""
+"""The version of the stored data formats, `major.minor`, and which versions this code can read."""
 
 from __future__ import annotations
 
 import re
 
 FORMAT = "0.2"
-_FIRST = "0.1"
-_FORMAT = re.compile(r"(\d{1,6})\.(\d{1,6})")
+FIRST_FORMAT = "0.1"  # wrote no version
+MAJOR = int(FORMAT.partition(".")[0])
+
+_VERSION = re.compile(r"([0-9]+)\.[0-9]+")
 
 
-def is_newer(stored: object) -> bool:
-    """Whether the format version `stored` has a newer major than ours; None means 0.1.
+def is_newer_major(version: object) -> bool:
+    """Whether stored data has a newer major version than `FORMAT`; a newer minor version is readable.
+
+    version: the stored text, or None for data without a version, which is 0.1.
 
     Raises:
-        ValueError: `stored` is not `major.minor` as text.
+        ValueError: `version` is not `major.minor` text; the data is damaged.
     """
-    return _major(_FIRST if stored is None else stored) > _major(FORMAT)
-
-
-def _major(version: object) -> int:
-    match = _FORMAT.fullmatch(version) if isinstance(version, str) else None
+    version = FIRST_FORMAT if version is None else version
+    match = _VERSION.fullmatch(version) if isinstance(version, str) else None
     if match is None:
-        raise ValueError(f"format is {version!r:.60}; it must be text such as {FORMAT!r}")
-    return int(match[1])
+        raise ValueError(f"format is {str(version)[:40]!r}; it must be text like {FORMAT!r}")
+    return int(match[1]) > MAJOR

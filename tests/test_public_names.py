@@ -16,6 +16,7 @@ PUBLIC = {
         "BlobStoreError",
         "BlobStoreFullError",
         "BlobStoreUnavailableError",
+        "BlobStoreVersionError",
         "Collected",
         "InMemoryBlobStore",
         "ManagedBlobStore",

@@ -1,4 +1,4 @@
-"""Redis clients: one connector for job records and blobs."""
+"""Opens Redis clients, for job records and for blobs."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _SECRET_OPTION = re.compile(r"(?P<name>[?&](?:password|username))=[^&\s'\"<>]*",
 
 
 class RedisURLError(ValueError):
-    """A URL that no Redis client can use. The message does not quote it: a password can stand anywhere in it."""
+    """An invalid Redis URL. The message does not quote it: any part of it can be a password."""
 
 
 def open_client(url: str, *, retries: int, retry_every_s: float = 1.0, health_check_interval_s: int = 0) -> redis.Redis:
-    """A client for `url`; nothing is connected yet.
+    """A client for `url`; it connects on the first command.
 
-    retries: how often a lost connection is tried again, at most `retry_every_s` apart. health_check_interval_s: idle
-    connections are probed before use after this long; 0 for never.
+    retries: attempts after a lost connection, at most `retry_every_s` apart. health_check_interval_s: connections that
+    were idle for longer are checked before use; 0 for never.
 
     Raises:
-        RedisURLError: `url` has another scheme, unknown options, or cannot be read.
+        RedisURLError: `url` has another scheme or unknown options, or is malformed.
     """
     scheme = url.partition(":")[0]
     if not url.startswith(tuple(f"{scheme}://" for scheme in SCHEMES)):
@@ -46,7 +46,7 @@ def open_client(url: str, *, retries: int, retry_every_s: float = 1.0, health_ch
             retry=Retry(ExponentialWithJitterBackoff(cap=retry_every_s, base=FIRST_RETRY_S), retries),
         )
         pool = client.connection_pool
-        pool.connection_class(**pool.connection_kwargs)  # does not connect, but refuses unknown options
+        pool.connection_class(**pool.connection_kwargs)  # does not connect; fails for unknown options
     except (TypeError, ValueError, redis.RedisError):
         raise RedisURLError(
             f"the {scheme}: URL is not valid; it must be {FORMS}, special characters in a password percent-encoded"

@@ -1,4 +1,4 @@
-"""SHA-256 of what comes in pieces, taken beside its coming."""
+"""SHA-256 of data that arrives in pieces, computed in a thread."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from types import TracebackType
 from typing import Self
 
 
-class BesideHash:
-    """Hashes in a thread, which leaves the GIL to whoever fetches the next pieces; never more than one call behind."""
+class ThreadedHasher:
+    """SHA-256 in a thread, which leaves the GIL to the caller that reads; at most one `update` is unfinished."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
         self._thread = ThreadPoolExecutor(1)
-        self._behind: Future[None] | None = None
+        self._unfinished: Future[None] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -26,16 +26,16 @@ class BesideHash:
         self._thread.shutdown()
 
     def update(self, pieces: Iterable[bytes], *, last: bool) -> None:
-        """Add `pieces`; the last ones are hashed at once, so that a single call needs no thread."""
-        if self._behind is not None:
-            self._behind.result()
+        """Add `pieces`. The last ones are hashed by the caller, so that a single call starts no thread."""
+        if self._unfinished is not None:
+            self._unfinished.result()
         if last:
             self._add(pieces)
         else:
-            self._behind = self._thread.submit(self._add, pieces)
+            self._unfinished = self._thread.submit(self._add, pieces)
 
     def hexdigest(self) -> str:
-        """The hash of all pieces, once the last ones came."""
+        """The hash of all pieces, after the last `update`."""
         return self._hash.hexdigest()
 
     def _add(self, pieces: Iterable[bytes]) -> None:

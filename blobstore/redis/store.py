@@ -1,10 +1,9 @@
 """A blob store on a Redis server (6.2 or newer, not a Redis Cluster).
 
-One hash per blob holds its chunks and its manifest, so a blob expires, moves and disappears as a whole. An upload goes
-to a staging hash, which is read back, then checked and renamed by one script: a half-written blob does not exist.
-Reading trusts nothing.
-The scripts in `lua/` do whatever must not come apart, and may be repeated when a reply was lost; keys are listed in
-`lua/prelude.lua`.
+One hash per blob holds its chunks and its manifest, so that a blob expires, moves and is removed as a whole. An upload
+writes to a staging hash and reads it back; then one script checks and renames it, so that no partial blob exists.
+Every read is verified.
+The scripts in `lua/` do what must be atomic, and can be repeated after a lost reply. `lua/prelude.lua` lists the keys.
 """
 
 from __future__ import annotations
@@ -14,23 +13,25 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import redis
+from redis.client import Pipeline
+from redis.exceptions import NoScriptError
 
-from blobstore.manifest import Manifest
+from blobstore.manifest import Manifest, NewerManifestError
 from blobstore.protocol import (
     DEFAULT_MIME,
     DEFAULT_PIN_LEASE_S,
     DEFAULT_TTL_S,
     BlobCorruptError,
     BlobInfo,
-    BlobNotFoundError,
     BlobStore,
     BlobStoreConfigError,
     BlobStoreError,
     BlobStoreFullError,
     BlobStoreUnavailableError,
+    BlobStoreVersionError,
     Collected,
     Data,
     OwnedBlobStore,
@@ -42,10 +43,11 @@ from blobstore.protocol import (
     not_found,
 )
 from blobstore.redis.chunks import STAGING_MS, Chunks
-from blobstore.redis.errors import is_out_of_memory, takes_no_writes
+from blobstore.redis.errors import is_out_of_memory, results_of, takes_no_writes
+from blobstore.stored_format import MAJOR
 
 DEFAULT_PREFIX = "longtake:"
-CHUNK_BYTES = 1024 * 1024 - 64  # with Redis's header it fills 1 MiB of its memory; a whole MiB would fill 1.25
+CHUNK_BYTES = 1024 * 1024 - 64  # with Redis's header it uses 1 MiB of memory; a whole MiB would use 1.25
 BLOBS_PER_SCRIPT = 1000
 KEYS_PER_SCAN = 1000
 QUARANTINE_MS = 24 * 3600 * 1000
@@ -58,8 +60,8 @@ _LUA = Path(__file__).with_name("lua")
 class RedisBlobStore:
     """A `ManagedBlobStore` on the server of `client`, which must not decode responses.
 
-    prefix: what all its keys begin with. ttl_s, pin_lease_s: see `ManagedBlobStore`. chunk_bytes: 1 .. 512 MiB; blobs
-    stored with another chunk size stay readable. Safe to share between threads, and usable after a fork.
+    prefix: the start of all its keys. ttl_s, pin_lease_s: see `ManagedBlobStore`. chunk_bytes: 1 .. 512 MiB; blobs
+    stored with another chunk size stay readable. Thread-safe, and usable after a fork.
     """
 
     def __init__(
@@ -79,23 +81,25 @@ class RedisBlobStore:
         self._chunk_bytes = chunk_bytes
         prelude = (_LUA / "prelude.lua").read_text()
         self._scripts = {
-            name: client.register_script(prelude + (_LUA / f"{name}.lua").read_text())
-            for name in ("hold", "stage", "commit", "pin", "release", "usage", "collect", "forget", "quarantine")
+            path.stem: client.register_script(prelude + path.read_text())
+            for path in _LUA.glob("*.lua")
+            if path.stem != "prelude"
         }
 
     def put(self, data: Data, *, mime: str = DEFAULT_MIME, owner: str | None = None) -> str:
-        """See `ManagedBlobStore.put`. Bytes that are there already are read back instead of sent."""
+        """See `ManagedBlobStore.put`. Bytes that are stored already are read back instead of sent."""
         blob_id = blob_id_of(data)
         view = memoryview(data).cast("B")
-        with self._translated_errors():
-            # looked at before it is pinned: where damage is found and there is no room, no pin may stay
-            known = self._is_whole(blob_id, view)
-            if not known or not self._run("hold", self._hold_keys(blob_id, owner), self._hold_args(blob_id, owner)):
-                self._upload(blob_id, view, mime, owner)
+        with self._translated_errors(), self._staging() as staging:
+            while not self._begin(blob_id, view, staging):
+                # verify first: when a damaged blob cannot be replaced on a full server, no pin may stay
+                if self._run("hold", self._hold_keys(blob_id, owner), self._hold_args(blob_id, owner)):
+                    return blob_id
+            self._upload(blob_id, view, mime, owner, staging)
         return blob_id
 
     def get(self, blob_id: str) -> bytes:
-        """See `BlobStore.get`. A corrupt blob is kept aside for a day."""
+        """See `BlobStore.get`. A corrupt blob is quarantined for a day."""
         with self._translated_errors():
             return self._verified(blob_id, self._read)
 
@@ -103,7 +107,8 @@ class RedisBlobStore:
         """See `BlobStore.drop`."""
         if is_blob_id(blob_id):
             with self._translated_errors():
-                self._redis.unlink(self._key("blob", hex_of(blob_id)))
+                if not self._run("drop", [self._key("blob", hex_of(blob_id))], [MAJOR]):
+                    raise _version_error(blob_id)
 
     def __contains__(self, blob_id: object) -> bool:
         if not is_blob_id(blob_id):
@@ -121,12 +126,12 @@ class RedisBlobStore:
         for blob_hex in hexes:
             keys += [self._key("blob", blob_hex), self._key("pins", blob_hex)]
         with self._translated_errors():
-            absent = cast("list[bytes]", self._run("pin", keys, [owner, *hexes]))
-        if absent:
-            raise not_found(id_of_hex(blob_hex.decode()) for blob_hex in absent)
+            missing = cast("list[bytes]", self._run("pin", keys, [owner, *hexes]))
+        if missing:
+            raise not_found(id_of_hex(blob_hex.decode()) for blob_hex in missing)
 
     def release(self, owner: str) -> int:
-        """See `ManagedBlobStore.release`. Others are served in between; after an error, release again."""
+        """See `ManagedBlobStore.release`. Other clients are served in between; after an error, release again."""
         args: list[str | int] = [owner, self._ttl_ms, self._key("blob", ""), self._key("pins", ""), BLOBS_PER_SCRIPT]
         released = 0
         with self._translated_errors():
@@ -147,24 +152,24 @@ class RedisBlobStore:
             return {id_of_hex(blob_hex) for blob_hex in self._pinned(owner)}
 
     def usage(self, owner: str) -> int:
-        """See `ManagedBlobStore.usage`. Others are served in between."""
+        """See `ManagedBlobStore.usage`. Other clients are served in between."""
         with self._translated_errors():
             blobs = [self._key("blob", blob_hex) for blob_hex in self._pinned(owner)]
             batches = [blobs[first : first + BLOBS_PER_SCRIPT] for first in range(0, len(blobs), BLOBS_PER_SCRIPT)]
             return sum(cast("int", self._run("usage", batch, [])) for batch in batches)
 
     def collect(self, *, grace_s: float, dry_run: bool = False) -> Collected:
-        """See `ManagedBlobStore.collect`. Others are served in between; a key that is not this store's is let be."""
+        """See `ManagedBlobStore.collect`. Other clients are served in between. Foreign keys are left unchanged."""
         check_grace(grace_s, self._ttl_ms / 1000)
-        spared = [round(grace_s * 1000), int(dry_run)]
+        limits = [round(grace_s * 1000), int(dry_run), MAJOR]
         with self._translated_errors():
             for kind in () if dry_run else ("pins", "owner"):
                 for names in self._names(kind):
                     self._run_each("forget", [[self._key(kind, name)] for name in names], [])
             if not dry_run:
-                self._free(["staging"], [STAGING_MS, STAGING_MS, 0])  # frees none
-            blobs = self._free(["blob", "pins"], [self._ttl_ms, *spared])
-            quarantined = self._free(["quarantine"], [QUARANTINE_MS, *spared])
+                self._free(["staging"], [STAGING_MS, STAGING_MS, 0, MAJOR])  # only sets missing expiries
+            blobs = self._free(["blob", "pins"], [self._ttl_ms, *limits])
+            quarantined = self._free(["quarantine"], [QUARANTINE_MS, *limits])
         return Collected(len(blobs), sum(blobs.values()), len(quarantined), sum(quarantined.values()))
 
     def info(self, blob_id: str) -> BlobInfo:
@@ -178,21 +183,21 @@ class RedisBlobStore:
         return OwnedBlobStore(self, owner)
 
     def check(self) -> None:
-        """Raise unless the server answers, lets this user run our scripts, and can never drop a live key.
+        """Check that the server responds, that this user may run the scripts, and that no live key can be evicted.
 
         Raises:
             BlobStoreUnavailableError: the server cannot be reached. BlobStoreError: the user has too few rights.
-            BlobStoreConfigError: its eviction policy is not `noeviction`; accepted unseen where CONFIG is forbidden.
+            BlobStoreConfigError: its eviction policy is not `noeviction`. It is not checked where CONFIG is forbidden.
         """
         with self._translated_errors():
             self._redis.ping()
-            nothing = blob_id_of(b"")
-            self._run("hold", self._hold_keys(nothing, None), self._hold_args(nothing, None))
+            empty = blob_id_of(b"")
+            self._run("hold", self._hold_keys(empty, None), self._hold_args(empty, None))
             try:
                 policy = self._redis.config_get("maxmemory-policy").get("maxmemory-policy")
             except redis.ResponseError:
                 return
-        # volatile policies are no better: a provisional pin is a key that expires
+        # volatile policies also evict blobs in use: a provisional pin is a key that expires
         if policy not in (None, "noeviction"):
             raise BlobStoreConfigError(
                 f"Redis at {self._address()} has maxmemory-policy {policy}, which can drop blobs in use; "
@@ -203,43 +208,60 @@ class RedisBlobStore:
         """Close the connections; a later call opens new ones."""
         self._redis.close()
 
-    def _is_whole(self, blob_id: str, data: memoryview) -> bool:
-        """Whether the blob that is there is `data`; a corrupt one is moved aside."""
-        with suppress(BlobNotFoundError, BlobCorruptError):
-            return self._verified(blob_id, lambda key, manifest: self._is_stored(key, manifest, data) or None)
-        return False
+    @contextmanager
+    def _staging(self) -> Iterator[str]:
+        """The key of an upload, which is removed after an error."""
+        key = self._key("staging", uuid.uuid4().hex)
+        try:
+            yield key
+        except BaseException:
+            with suppress(redis.RedisError):  # without this, the chunks stay until they expire
+                self._redis.unlink(key)
+            raise
 
-    def _is_stored(self, key: str, manifest: Manifest, data: memoryview) -> bool:
-        return manifest.size == data.nbytes and self._chunks.differing(key, manifest, data) is None
+    def _begin(self, blob_id: str, data: memoryview, staging: str) -> bool:
+        """Begin an upload, or return False if `data` is stored already. A corrupt blob is quarantined first."""
+        key = self._key("blob", hex_of(blob_id))
+        begin = self._scripts["begin"]
+
+        def queue(pipe: Pipeline) -> None:
+            pipe.evalsha(begin.sha, 2, key, staging, STAGING_MS)
+            self._chunks.queue_first(pipe, key)
+
+        while True:
+            packed, first = self._pipelined("begin", queue)
+            if packed is None:
+                return True
+            manifest = self._unpacked(blob_id, packed)
+            if manifest is not None and self._is_stored(key, manifest, data, first):
+                return False
+            with suppress(BlobCorruptError):
+                self._quarantine(blob_id, packed)
+
+    def _is_stored(self, key: str, manifest: Manifest, data: memoryview, first: list[bytes | None]) -> bool:
+        return manifest.size == data.nbytes and self._chunks.differing(key, manifest, data, first) is None
 
     def _read(self, key: str, manifest: Manifest) -> bytes | None:
-        """The bytes of the blob under `key`, or None when they are not those of its id."""
-        if self._run("usage", [key], []) != manifest.size:  # a manifest can lie
+        """The bytes of the blob under `key`, or None if they do not match its id."""
+        if self._run("usage", [key], []) != manifest.size:  # a manifest can be wrong
             return None
         data, digest = self._chunks.read(key, manifest) or (b"", "")
         return data if key == self._key("blob", digest) else None
 
-    def _upload(self, blob_id: str, data: memoryview, mime: str, owner: str | None) -> None:
+    def _upload(self, blob_id: str, data: memoryview, mime: str, owner: str | None, staging: str) -> None:
         manifest = Manifest(size=data.nbytes, mime=mime, chunk_bytes=self._chunk_bytes)
-        staging = self._key("staging", uuid.uuid4().hex)
-        try:
-            self._run("stage", [staging], [STAGING_MS])
-            self._chunks.send(staging, manifest, data)
-            differing = self._chunks.differing(staging, manifest, data)
-            if differing is not None and self._redis.hexists(staging, str(differing)):
-                raise BlobCorruptError(f"chunk {differing} of {blob_id} was damaged on its way to {self._address()}")
-            args = [*self._hold_args(blob_id, owner), manifest.pack(), manifest.size, manifest.chunk_bytes]
-            if differing is not None or not self._run("commit", [staging, *self._hold_keys(blob_id, owner)], args):
-                raise BlobStoreUnavailableError(f"{self._address()} lost a part of {blob_id} during its upload")
-        except BaseException:
-            with suppress(redis.RedisError):  # the chunks expire anyhow; this frees them now
-                self._redis.unlink(staging)
-            raise
+        first = self._chunks.write(staging, manifest, data)
+        differing = self._chunks.differing(staging, manifest, data, first)
+        if differing is not None and self._redis.hexists(staging, str(differing)):
+            raise BlobCorruptError(f"chunk {differing} of {blob_id} was damaged on the way to {self._address()}")
+        args = [*self._hold_args(blob_id, owner), manifest.pack(), manifest.size, manifest.chunk_bytes]
+        if differing is not None or not self._run("commit", [staging, *self._hold_keys(blob_id, owner)], args):
+            raise BlobStoreUnavailableError(f"{self._address()} lost a part of {blob_id} during its upload")
 
     def _verified(self, blob_id: str, read: Callable[[str, Manifest], T | None]) -> T:
-        """What `read` makes of a blob's key and manifest. None means that it is corrupt, and it is moved aside.
+        """The result of `read` for a blob's key and manifest. If it is None, the blob is corrupt and is quarantined.
 
-        Raises BlobNotFoundError, BlobCorruptError.
+        Raises BlobNotFoundError, BlobCorruptError, BlobStoreVersionError.
         """
         while True:
             packed, manifest = self._manifest(blob_id)
@@ -247,27 +269,40 @@ class RedisBlobStore:
             if found is not None:
                 return found
             self._quarantine(blob_id, packed)
-            # dropped or replaced while it was read: look again
+            # dropped or replaced during the read: try again
 
     def _manifest(self, blob_id: str) -> tuple[bytes, Manifest]:
-        """The manifest of a blob, as stored and unpacked. Raises BlobNotFoundError, BlobCorruptError."""
+        """The manifest of a blob, as stored and unpacked.
+
+        Raises BlobNotFoundError, BlobCorruptError, BlobStoreVersionError.
+        """
         while is_blob_id(blob_id):
             packed = cast("bytes | None", self._redis.hget(self._key("blob", hex_of(blob_id)), "manifest"))
             if packed is None:
                 break
-            with suppress(ValueError):
-                return packed, Manifest.unpack(packed)
+            manifest = self._unpacked(blob_id, packed)
+            if manifest is not None:
+                return packed, manifest
             self._quarantine(blob_id, packed)
         raise not_found([blob_id])
 
+    def _unpacked(self, blob_id: str, packed: bytes) -> Manifest | None:
+        """The manifest, or None if it is damaged. Raises BlobStoreVersionError."""
+        try:
+            return Manifest.unpack(packed)
+        except NewerManifestError:
+            raise _version_error(blob_id) from None
+        except ValueError:
+            return None
+
     def _quarantine(self, blob_id: str, packed: bytes) -> None:
-        """Move a corrupt blob aside and raise BlobCorruptError; return if another upload, or none, is in its place."""
+        """Quarantine a corrupt blob and raise BlobCorruptError; do nothing if it was dropped or replaced."""
         keys = [self._key("blob", hex_of(blob_id)), self._key("quarantine", hex_of(blob_id))]
         if self._run("quarantine", keys, [packed, QUARANTINE_MS]):
-            raise BlobCorruptError(f"{blob_id} was stored, but other bytes came back; moved to {keys[1]}, put it again")
+            raise BlobCorruptError(f"{blob_id} is damaged in the store; moved to {keys[1]}, put it again")
 
     def _free(self, kinds: list[str], args: list[int]) -> dict[str, int]:
-        """Free what may go of the first of these kinds, the others being looked at. Returns bytes by hex."""
+        """Run `collect` on all keys of the first kind, each with its keys of the other kinds. Returns bytes by hex."""
         freed: dict[str, int] = {}
         for hexes in self._names(kinds[0]):
             keys = [[self._key(kind, blob_hex) for kind in kinds] for blob_hex in hexes]
@@ -276,7 +311,7 @@ class RedisBlobStore:
         return freed
 
     def _names(self, kind: str) -> Iterator[list[str]]:
-        """The names of all keys of a kind, some at a time; one may come twice. What is no name of ours is left out."""
+        """The names of all keys of a kind, in batches; a name can occur twice. Foreign names are left out."""
         start = self._key(kind, "")
         pattern = re.sub(r"([*?\[\]\\])", r"\\\1", start) + "*"
         cursor = 0
@@ -291,7 +326,7 @@ class RedisBlobStore:
                 return
 
     def _pinned(self, owner: str) -> list[str]:
-        """The hexes of the ids that `owner` pins."""
+        """The hashes that `owner` has pinned, in hex."""
         seconds, micros = self._redis.time()
         now = seconds * 1000 + micros // 1000
         hexes = cast("list[bytes]", self._redis.zrangebyscore(self._key("owner", owner), f"({now}", "+inf"))
@@ -311,11 +346,31 @@ class RedisBlobStore:
         return self._scripts[script](keys=keys, args=args)
 
     def _run_each(self, script: str, keys: list[list[str]], args: list[int]) -> list[object]:
-        """Run a script once for each list of keys; others are served in between."""
-        with self._redis.pipeline(transaction=False) as pipe:
-            for of_one in keys:
-                self._scripts[script](keys=of_one, args=args, client=pipe)
-            return pipe.execute()
+        """Run a script once for each list of keys; other clients are served in between."""
+        sha = self._scripts[script].sha
+
+        def queue(pipe: Pipeline) -> None:
+            for its_keys in keys:
+                pipe.evalsha(sha, len(its_keys), *its_keys, *args)
+
+        return self._pipelined(script, queue)
+
+    def _pipelined(self, script: str, queue: Callable[[Pipeline], None]) -> list[Any]:
+        """The results of a pipeline that runs `script`. If the server does not have the script, load it and run again.
+
+        redis-py would check before each pipeline, which is one more round trip.
+        """
+
+        def once() -> list[Any]:
+            with self._redis.pipeline(transaction=False) as pipe:
+                queue(pipe)
+                return results_of(pipe)
+
+        try:
+            return once()
+        except NoScriptError:
+            self._redis.script_load(self._scripts[script].script)
+            return once()
 
     def _address(self) -> str:
         where = self._redis.connection_pool.connection_kwargs
@@ -335,3 +390,7 @@ class RedisBlobStore:
                     f"Redis at {self._address()} is full; free blobs or raise its maxmemory"
                 ) from error
             raise BlobStoreError(f"Redis at {self._address()}: {error}") from error
+
+
+def _version_error(blob_id: str) -> BlobStoreVersionError:
+    return BlobStoreVersionError(f"blob {blob_id}: written by a newer longtake; upgrade this worker")

@@ -1,4 +1,4 @@
-"""Conformance suites that any blob store can run; see `blobstore.testing.conformance`."""
+"""Conformance suites for blob stores; see `blobstore.testing.conformance`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long blobs and pins live in a blob store, and what a full one does; see `blobstore.testing.conformance`."""
+"""Conformance tests of expiry, collecting and full stores; see `blobstore.testing.conformance`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SMALL_BYTES = 8 * MIB
 
 @contextmanager
 def raises(kind: type[Exception], *words: str) -> Iterator[None]:
-    """Expect an error of this kind whose message has all these words."""
+    """Expect an error of this type whose message contains all these words."""
     message = None
     try:
         yield
@@ -37,15 +37,15 @@ def raises(kind: type[Exception], *words: str) -> Iterator[None]:
     assert all(word in message for word in words), f"{message!r} lacks one of {words}"
 
 
-class LivesConformance:
-    """A part of `BlobStoreConformance`."""
+class LifetimeConformance:
+    """The tests of expiry and collecting in `BlobStoreConformance`."""
 
     def corrupt(self, store: Any, blob_id: str) -> None:
-        """Change at least one stored byte of a blob, leaving the rest as it is."""
+        """Change at least one stored byte of a blob and nothing else."""
         raise NotImplementedError
 
     def pass_time(self, store: Any, seconds: float) -> None:
-        """Let time pass for the store; one with a clock of its own may be quicker."""
+        """Let time pass for the store. Override it for a store with a clock that can be set."""
         time.sleep(seconds)
 
     def test_an_unpinned_blob_expires(self, short_lived: ManagedBlobStore) -> None:
@@ -55,7 +55,7 @@ class LivesConformance:
         with raises(BlobNotFoundError):
             short_lived.get(blob_id)
 
-    def test_a_second_put_renews(self, short_lived: ManagedBlobStore) -> None:
+    def test_a_second_put_renews_a_blob(self, short_lived: ManagedBlobStore) -> None:
         blob_id = short_lived.put(b"one")
         self.pass_time(short_lived, SHORT_S * 0.7)
         short_lived.put(b"one")
@@ -73,7 +73,7 @@ class LivesConformance:
         assert list(short_lived.owners()) == []
         assert short_lived.release("crashed") == 0
 
-    def test_a_second_provisional_pin_renews(self, short_lived: ManagedBlobStore) -> None:
+    def test_a_second_provisional_pin_renews_the_first(self, short_lived: ManagedBlobStore) -> None:
         blob_id = short_lived.put(b"one", owner="job")
         self.pass_time(short_lived, SHORT_S * 0.7)
         short_lived.put(b"one", owner="job")
@@ -84,22 +84,22 @@ class LivesConformance:
         assert short_lived.pins("job") == set()
         assert blob_id not in short_lived
 
-    def test_a_committed_pin_lasts_until_it_is_released(self, short_lived: ManagedBlobStore) -> None:
-        # Given a committed pin, and provisional ones of the same owner after it
+    def test_a_committed_pin_holds_until_its_release(self, short_lived: ManagedBlobStore) -> None:
+        # Given a committed pin, and later provisional ones of the same owner
         blob_id = short_lived.put(b"one", owner="job")
         short_lived.pin([blob_id], "job")
         short_lived.put(b"one", owner="job")
         late = short_lived.put(b"never committed", owner="job")
         untouched = short_lived.put(b"two")
         short_lived.pin([untouched], "job")
-        # When the time of provisional pins and unpinned blobs is over, Then the blob is still there
+        # When provisional pins and unpinned blobs have expired, Then the committed blobs are still stored
         self.pass_time(short_lived, SHORT_S * 1.5)
         assert short_lived.get(blob_id) == b"one"
         assert short_lived.get(untouched) == b"two"
         assert short_lived.pins("job") == {blob_id, untouched}
         assert short_lived.usage("job") == 6
         assert late not in short_lived
-        # and after the release it expires like any other
+        # and after the release they expire like other blobs
         assert short_lived.release("job") == 2
         self.pass_time(short_lived, SHORT_S * 0.7)
         assert blob_id in short_lived
@@ -107,36 +107,36 @@ class LivesConformance:
         assert blob_id not in short_lived
         assert untouched not in short_lived
 
-    def test_what_nobody_pins_is_collected(self, store: ManagedBlobStore) -> None:
-        # Given blobs that nobody pins, and blobs that somebody does
-        loose = [store.put(data) for data in (b"", b"loose", bytes(MIB + 1))]
-        loose.append(store.put(b"released", owner="done"))
+    def test_unpinned_blobs_are_collected(self, store: ManagedBlobStore) -> None:
+        # Given unpinned and pinned blobs
+        unpinned = [store.put(data) for data in (b"", b"loose", bytes(MIB + 1))]
+        unpinned.append(store.put(b"released", owner="done"))
         store.release("done")
         pinned = [store.put(b"provisional", owner="job"), store.put(b"committed")]
         store.pin(pinned[1:], "job")
-        # When they are collected, Then that is what a dry run said and did not do
+        # When they are collected, Then the result is that of a dry run, which freed nothing
         expected = Collected(blobs=4, bytes=5 + MIB + 1 + 8)
         assert store.collect(grace_s=0, dry_run=True) == expected
-        assert all(blob_id in store for blob_id in loose)
+        assert all(blob_id in store for blob_id in unpinned)
         assert store.collect(grace_s=0) == expected
-        assert not any(blob_id in store for blob_id in loose)
+        assert not any(blob_id in store for blob_id in unpinned)
         assert [store.get(blob_id) for blob_id in pinned] == [b"provisional", b"committed"]
         assert store.pins("job") == set(pinned)
-        # and nothing is left to collect until more is put or released
+        # and nothing more is collected until blobs are put or released
         assert store.collect(grace_s=0) == Collected(blobs=0, bytes=0)
         assert store.get(store.put(b"loose")) == b"loose"
         store.release("job")
         assert store.collect(grace_s=0) == Collected(blobs=3, bytes=5 + 11 + 9)
 
-    def test_what_is_fresh_is_not_collected(self, short_lived: ManagedBlobStore) -> None:
-        # Given two old blobs, one of them put again just now, and two that were put or released just now
+    def test_recently_renewed_blobs_are_not_collected(self, short_lived: ManagedBlobStore) -> None:
+        # Given two old blobs, one of them put again now, and two that were put or released now
         old, renewed = short_lived.put(b"old"), short_lived.put(b"renewed")
         released = short_lived.put(b"released", owner="job")
         self.pass_time(short_lived, SHORT_S * 0.6)
         fresh = short_lived.put(b"fresh")
         short_lived.put(b"renewed")
         short_lived.release("job")
-        # When what is older than half a life is collected, Then only the old one goes
+        # When blobs older than half a lifetime are collected, Then only the old one is freed
         assert short_lived.collect(grace_s=SHORT_S / 2) == Collected(blobs=1, bytes=3)
         assert old not in short_lived
         assert all(blob_id in short_lived for blob_id in (renewed, released, fresh))
@@ -144,13 +144,13 @@ class LivesConformance:
         self.pass_time(short_lived, SHORT_S * 0.6)
         assert short_lived.collect(grace_s=SHORT_S / 2) == Collected(blobs=3, bytes=7 + 8 + 5)
 
-    def test_corrupt_blobs_are_collected_once(self, store: ManagedBlobStore) -> None:
-        # Given a blob that was found corrupt, pinned as it may be
+    def test_quarantined_blobs_are_collected_once(self, store: ManagedBlobStore) -> None:
+        # Given a pinned blob that was found corrupt
         blob_id = store.put(b"right bytes", owner="job")
         self.corrupt(store, blob_id)
         with raises(BlobCorruptError):
             store.get(blob_id)
-        # When it is collected, Then a store that moved it aside frees it, its pin stays, and it can come back
+        # When it is collected, Then a store with a quarantine frees it, its pin stays, and it can be put again
         expected = store.collect(grace_s=0, dry_run=True)
         assert expected in (Collected(0, 0), Collected(0, 0, quarantined=1, quarantined_bytes=11))
         assert store.collect(grace_s=0) == expected
@@ -160,14 +160,14 @@ class LivesConformance:
         assert store.collect(grace_s=0) == Collected(0, 0)
         assert store.get(blob_id) == b"right bytes"
 
-    def test_a_grace_that_cannot_be_is_refused(self, short_lived: ManagedBlobStore) -> None:
+    def test_an_invalid_grace_period_is_rejected(self, short_lived: ManagedBlobStore) -> None:
         for grace_s in (-0.1, SHORT_S * 1.1, math.inf, math.nan):
             with raises(BlobStoreConfigError, "grace_s", str(grace_s)):
                 short_lived.collect(grace_s=grace_s)
         assert short_lived.collect(grace_s=SHORT_S) == Collected(0, 0)
 
-    def test_what_an_owner_put_stays_while_others_collect(self, store: ManagedBlobStore) -> None:
-        # Given somebody who collects all the time
+    def test_an_owners_blobs_survive_concurrent_collecting(self, store: ManagedBlobStore) -> None:
+        # Given a thread that collects all the time
         data = b"frames" * (MIB // 6)
         finished = threading.Event()
 
@@ -185,40 +185,40 @@ class LivesConformance:
                 store.release(owner)
                 deadline = time.monotonic() + 10
                 while number % 2 == 0 and blob_id in store:
-                    assert time.monotonic() < deadline, "nobody pins it, but it is not collected"
+                    assert time.monotonic() < deadline, "an unpinned blob was not collected"
 
         with ThreadPoolExecutor(4) as pool:
             collecting = pool.submit(collect)
             try:
-                # When several put the same bytes again and again, now and then just after they were collected
+                # When several threads put and release the same bytes, sometimes just after a collection
                 list(pool.map(put_and_release, ("one", "two", "three")))
             finally:
                 finished.set()
-        # Then each found them whole until it released them
+        # Then each could read them until it released them
         assert collecting.result() >= 40
 
 
 class FullStoreConformance:
-    """For stores that can be full, beside `BlobStoreConformance`: subclass it and give it a fixture.
+    """Tests of stores with limited space, in addition to `BlobStoreConformance`. They need a fixture.
 
-    small: an empty store with room for about SMALL_BYTES, ttl_s and pin_lease_s an hour or more.
+    small: an empty store with space for about SMALL_BYTES, ttl_s and pin_lease_s an hour or more.
     """
 
-    def test_nothing_is_kept_of_what_does_not_fit(self, small: ManagedBlobStore) -> None:
+    def test_a_blob_that_does_not_fit_leaves_nothing(self, small: ManagedBlobStore) -> None:
         kept = small.put(self.eighth(0), owner="job")
-        # When more is put than a store can have, Then that is a typed error, and no blob and no pin
+        # When a blob does not fit, Then the error is typed, and there is no blob and no pin
         big = bytes(2 * SMALL_BYTES)
         with raises(BlobStoreFullError):
             small.put(big, owner="late")
         assert blob_id_of(big) not in small
         assert list(small.owners()) == ["job"]
         assert small.get(kept) == self.eighth(0)
-        # and no room is lost
+        # and no space is lost
         half = bytes(SMALL_BYTES // 2)
         assert small.get(small.put(half)) == half
 
-    def test_a_full_store_is_readable_and_can_be_freed(self, small: ManagedBlobStore) -> None:
-        # Given a store that is full of a job's blobs
+    def test_a_full_store_can_be_read_and_freed(self, small: ManagedBlobStore) -> None:
+        # Given a store full of the blobs of one job
         ids: list[str] = []
         with raises(BlobStoreFullError):
             for number in range(16):
@@ -230,11 +230,11 @@ class FullStoreConformance:
         assert small.put(self.eighth(0), owner="other") == ids[0]
         small.pin(ids, "job")
         assert small.pins("job") == set(ids)
-        # When two are dropped, Then there is room for one that did not fit
+        # When two are dropped, Then there is space for one that did not fit
         small.drop(ids[0])
         small.drop(ids[1])
         assert small.get(small.put(self.eighth(16))) == self.eighth(16)
-        # When what nobody pins is collected, Then there is room for many
+        # When unpinned blobs are collected, Then there is space for many
         small.release("job")
         small.release("other")
         assert small.collect(grace_s=0) == Collected(len(ids) - 1, (len(ids) - 1) * SMALL_BYTES // 8)
@@ -242,5 +242,5 @@ class FullStoreConformance:
         assert small.get(small.put(half)) == half
 
     def eighth(self, number: int) -> bytes:
-        """An eighth of a small store in bytes that differ by number."""
+        """Bytes that fill an eighth of a small store and differ by number."""
         return number.to_bytes(8, "big") * (SMALL_BYTES // 64)

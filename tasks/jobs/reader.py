@@ -10,7 +10,7 @@ from typing import TypeVar, cast
 import redis
 from pydantic import BaseModel, ValidationError
 
-from blobstore.stored_format import is_newer
+from blobstore.stored_format import is_newer_major
 from ltx2.timeline import SegmentTiming
 from tasks.errors import JobNotFoundError, RecordError, VersionError
 from tasks.jobs.keys import ACTIVE, ENDED, JOBS, PULSE, RESERVED, WAITING, check_job_id, job_keys, queue_key
@@ -98,7 +98,7 @@ class JobReader:
         raw, clips = pipeline.execute()
         if not raw:
             raise _no_such_job(job_id)
-        if is_newer(raw[b"format"].decode() if b"format" in raw else None):
+        if is_newer_major(raw[b"format"].decode() if b"format" in raw else None):
             raise VersionError(f"job {job_id}")
         record = {key.decode(): value for key, value in raw.items()}
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import msgpack
 
-from blobstore.stored_format import FORMAT, is_newer
+from blobstore.stored_format import FORMAT, is_newer_major
 from ltx2.timeline import SegmentShape, SegmentTiming, continued_timing, exact, first_timing
 from tasks.errors import RecordError, VersionError
 from tasks.spec.schema import JobHead, SegmentSpec
@@ -98,7 +98,7 @@ def unpack_stored(data: bytes, what: str) -> dict[str, Any]:
         value = msgpack.unpackb(data)
         if not isinstance(value, dict):
             raise ValueError("not a mapping")
-        newer = is_newer(value.pop("format", None))
+        newer = is_newer_major(value.pop("format", None))
     except Exception as error:  # msgpack raises whatever its input provokes
         raise RecordError(f"{what} is damaged: {type(error).__name__}") from None
     if newer:

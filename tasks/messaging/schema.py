@@ -9,7 +9,7 @@ from celery.app.task import Context
 from kombu.utils.json import loads
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from blobstore.stored_format import is_newer
+from blobstore.stored_format import is_newer_major
 from tasks.errors import MessageError, VersionError
 from tasks.jobs.json_limits import NESTING_LIMIT, nesting
 from tasks.jobs.keys import check_job_id
@@ -173,7 +173,7 @@ def _check_task(envelope: _Envelope, body: object, queue: str) -> None:
 
 def _check_format(headers: dict[str, Any]) -> None:
     try:
-        newer = is_newer(headers.get(FORMAT_HEADER))
+        newer = is_newer_major(headers.get(FORMAT_HEADER))
     except ValueError as error:
         raise MessageError(f"headers.{FORMAT_HEADER}: {error}") from None
     if newer:

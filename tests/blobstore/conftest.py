@@ -1,4 +1,4 @@
-"""Real Redis servers for the tests of blob stores: each version that is on PATH, and the bundled one."""
+"""Redis servers for the tests of blob stores: each version on PATH, and the bundled one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def servers() -> dict[str, str]:
 
 
 class RedisServer:
-    """One redis-server process on a unix socket, persisting nothing."""
+    """A redis-server process on a unix socket, without persistence."""
 
     def __init__(self, executable: str, folder: Path, options: tuple[str, ...]) -> None:
         socket = folder / "redis.sock"
@@ -68,7 +68,7 @@ def running(stack: ExitStack, executable: str, *options: str) -> RedisServer:
 
 @pytest.fixture(scope="session", params=servers().items(), ids=lambda item: f"redis-{item[0]}")
 def redis_executable(request: pytest.FixtureRequest) -> str:
-    """Each redis-server there is, in turn."""
+    """Each available redis-server, in turn."""
     return request.param[1]
 
 
@@ -80,13 +80,13 @@ def shared_server(redis_executable: str) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def server(shared_server: RedisServer) -> RedisServer:
-    """An empty server with default settings; leave those as they are."""
+    """An empty server with default settings. Tests must not change them."""
     shared_server.client.flushall()
     return shared_server
 
 
 @pytest.fixture
 def start_server(redis_executable: str) -> Iterator[Callable[..., RedisServer]]:
-    """Starts servers of the test's own; arguments are redis-server's options."""
+    """Starts a server for one test; the arguments are options of redis-server."""
     with ExitStack() as stack:
         yield lambda *options: running(stack, redis_executable, *options)

@@ -6,11 +6,11 @@ import pytest
 
 from blobstore import InMemoryBlobStore, ManagedBlobStore, open_blob_store
 from blobstore.testing.conformance import SHORT_S, SMALL_BYTES, BlobStoreConformance, FullStoreConformance
-from tests.blobstore.behind import BehindMemory, BehindRedis
+from tests.blobstore.controls import MemoryControls, RedisControls
 
 
 class TestInMemoryBlobStore(BlobStoreConformance, FullStoreConformance):
-    behind = BehindMemory()
+    controls = MemoryControls()
 
     @pytest.fixture
     def store(self) -> ManagedBlobStore:
@@ -18,31 +18,31 @@ class TestInMemoryBlobStore(BlobStoreConformance, FullStoreConformance):
 
     @pytest.fixture
     def short_lived(self) -> ManagedBlobStore:
-        return self.behind.open(ttl_s=SHORT_S, pin_lease_s=SHORT_S)
+        return self.controls.open(ttl_s=SHORT_S, pin_lease_s=SHORT_S)
 
     @pytest.fixture
     def small(self) -> ManagedBlobStore:
         return InMemoryBlobStore(max_bytes=SMALL_BYTES)
 
     def pass_time(self, store: ManagedBlobStore, seconds: float) -> None:
-        self.behind.pass_time(seconds)
+        self.controls.pass_time(seconds)
 
     def corrupt(self, store: ManagedBlobStore, blob_id: str) -> None:
-        self.behind.corrupt(store, blob_id)
+        self.controls.corrupt(store, blob_id)
 
 
 class TestRedisBlobStore(BlobStoreConformance, FullStoreConformance):
     @pytest.fixture
     def store(self, server) -> Iterator[ManagedBlobStore]:
-        self.behind = BehindRedis(server.client)
+        self.controls = RedisControls(server.client)
         store = open_blob_store(server.url)
         yield store
         store.close()
 
     @pytest.fixture
     def short_lived(self, server) -> ManagedBlobStore:
-        self.behind = BehindRedis(server.client)
-        return self.behind.open(ttl_s=SHORT_S, pin_lease_s=SHORT_S)
+        self.controls = RedisControls(server.client)
+        return self.controls.open(ttl_s=SHORT_S, pin_lease_s=SHORT_S)
 
     @pytest.fixture
     def small(self, start_server) -> Iterator[ManagedBlobStore]:
@@ -54,7 +54,7 @@ class TestRedisBlobStore(BlobStoreConformance, FullStoreConformance):
         store.close()
 
     def pass_time(self, store: ManagedBlobStore, seconds: float) -> None:
-        self.behind.pass_time(seconds)
+        self.controls.pass_time(seconds)
 
     def corrupt(self, store: ManagedBlobStore, blob_id: str) -> None:
-        self.behind.corrupt(store, blob_id)
+        self.controls.corrupt(store, blob_id)

@@ -11,7 +11,7 @@ from blobstore import (
 )
 
 
-def test_memory_is_a_new_store_each_time() -> None:
+def test_each_memory_url_is_a_new_store() -> None:
     one, other = open_blob_store("memory:"), open_blob_store("memory:")
     assert isinstance(one, InMemoryBlobStore)
     assert one.put(b"one") not in other
@@ -29,7 +29,7 @@ def test_redis_urls_are_opened_without_a_connection(url: str) -> None:
 @pytest.mark.parametrize(
     "url", ["", "memory", "memory://", "redis", "redis:host", "http://:s3cret@host/", "/run/redis.sock", "s3cret://"]
 )
-def test_other_urls_are_refused(url: str) -> None:
+def test_other_urls_are_rejected(url: str) -> None:
     with pytest.raises(BlobStoreConfigError, match=r"redis://.*rediss://.*unix://.*memory:") as caught:
         open_blob_store(url)
     assert ":s3cret@" not in str(caught.value)
@@ -45,13 +45,13 @@ def test_other_urls_are_refused(url: str) -> None:
         "redis://:s3cret@host?decode_responses=true",
     ],
 )
-def test_unreadable_urls_are_refused_without_their_password(url: str) -> None:
+def test_errors_of_malformed_urls_hide_the_password(url: str) -> None:
     with pytest.raises(BlobStoreConfigError) as caught:
         open_blob_store(url)
     assert "s3c" not in str(caught.value)
 
 
-def test_an_unreachable_server_is_named_without_its_password() -> None:
+def test_errors_of_unreachable_servers_hide_the_password() -> None:
     store = open_blob_store("redis://user:s3cret@127.0.0.1:1/0")
     with pytest.raises(BlobStoreUnavailableError, match=r"127\.0\.0\.1:1") as caught:
         store.check()
@@ -59,7 +59,7 @@ def test_an_unreachable_server_is_named_without_its_password() -> None:
     assert "s3cret" not in repr(caught.value.__cause__)
 
 
-def test_settings_reach_the_server(server) -> None:
+def test_the_settings_are_applied(server) -> None:
     store = open_blob_store(server.url, prefix="mine:", ttl_s=100, pin_lease_s=50)
     blob_id = store.put(b"one", owner="job")
     store.close()

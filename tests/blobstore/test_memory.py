@@ -17,22 +17,22 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_a_full_store_says_so_and_keeps_nothing() -> None:
-    # Given room for 10 bytes, 6 taken
+def test_a_full_store_stores_nothing() -> None:
+    # Given space for 10 bytes, 6 of them used
     store = InMemoryBlobStore(max_bytes=10)
     first = store.put(b"123456", owner="job")
     # When 5 more are put, Then they do not fit
     with pytest.raises(BlobStoreFullError, match="5 bytes do not fit: 6 of 10"):
         store.put(b"abcde", owner="late")
     assert list(store.owners()) == ["job"]
-    # and what is there already or is small enough does, also after a drop
+    # and stored or smaller blobs do, also after a drop
     store.put(b"123456")
     store.put(b"abcd")
     store.drop(first)
     assert store.put(b"fghij") in store
 
 
-def test_expired_blobs_make_room(clock: Clock) -> None:
+def test_expired_blobs_free_space(clock: Clock) -> None:
     store = InMemoryBlobStore(max_bytes=4, ttl_s=10, clock=clock)
     store.put(b"1234")
     clock.now = 10
@@ -51,7 +51,7 @@ def test_every_put_renews_an_unpinned_blob(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize(("ttl_s", "pin_lease_s"), [(10, 20), (20, 10)])
-def test_a_provisional_pin_never_shortens_a_life(clock: Clock, ttl_s: float, pin_lease_s: float) -> None:
+def test_a_provisional_pin_never_shortens_a_lifetime(clock: Clock, ttl_s: float, pin_lease_s: float) -> None:
     store = InMemoryBlobStore(ttl_s=ttl_s, pin_lease_s=pin_lease_s, clock=clock)
     blob_id = store.put(b"one", owner="job")
     clock.now = 19
@@ -60,7 +60,7 @@ def test_a_provisional_pin_never_shortens_a_life(clock: Clock, ttl_s: float, pin
     assert blob_id not in store
 
 
-def test_the_last_release_gives_an_ordinary_life(clock: Clock) -> None:
+def test_the_ttl_starts_at_the_last_release(clock: Clock) -> None:
     store = InMemoryBlobStore(ttl_s=10, pin_lease_s=10, clock=clock)
     blob_id = store.put(b"one")
     store.pin([blob_id], "first")

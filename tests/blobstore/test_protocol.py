@@ -31,13 +31,13 @@ def test_errors_are_one_tree(name: str) -> None:
     assert issubclass(getattr(blobstore, name), BlobStoreError)
 
 
-def test_errors_are_what_python_programs_expect() -> None:
+def test_errors_have_the_usual_python_bases() -> None:
     assert issubclass(BlobNotFoundError, KeyError)
     assert issubclass(BlobStoreConfigError, ValueError)
     assert str(BlobNotFoundError("no such blob: x")) == "no such blob: x"
 
 
-def test_the_package_stays_light() -> None:
+def test_the_package_imports_nothing_heavy() -> None:
     code = "import blobstore, blobstore.testing.conformance, sys; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "numpy", "PIL", "celery", "pytest", "tasks", "ltx2"} & set(modules)

@@ -1,4 +1,4 @@
-"""Whatever is done to a store, in any order, it agrees with a dictionary and sets, while time passes and room ends."""
+"""Any sequence of calls on a store agrees with a model of dictionaries, while time passes and the store fills up."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from hypothesis.stateful import (
 )
 
 from blobstore import BlobCorruptError, BlobInfo, BlobNotFoundError, BlobStoreFullError, Collected, blob_id_of
-from tests.blobstore.behind import CHUNK_BYTES, BehindMemory, BehindRedis
+from tests.blobstore.controls import CHUNK_BYTES, MemoryControls, RedisControls
 
 HOUR_S = 3600.0
 LEASE_H = 10
 QUARANTINE_H = 24
-# few, so that much happens to each; of no chunk, one and several
+# few contents, so that each is used often; they have no chunk, one and several
 contents = st.sampled_from([b"", b"a", b"b" * CHUNK_BYTES, b"c" * (2 * CHUNK_BYTES + 1)])
 owners = st.sampled_from(["first", "second"])
 mimes = st.sampled_from(["image/png", "text/plain"])
@@ -44,19 +44,19 @@ class Stored:
 
 @dataclass
 class Model:
-    """What a store should have. Hours: what really passes during an example is nothing beside them."""
+    """The expected content of a store. Times are in hours, so that the real time of a test is negligible."""
 
     ttl_h: int
     now_h: int = 0
     blobs: dict[str, Stored] = field(default_factory=dict)
     corrupted: set[str] = field(default_factory=set)
-    # blob id -> its size and when it was moved aside
+    # blob id -> its size and when it was quarantined
     quarantined: dict[str, tuple[int, int]] = field(default_factory=dict)
     # owner -> blob id -> when the pin expires
     pinned: dict[str, dict[str, float]] = field(default_factory=lambda: {"first": {}, "second": {}})
 
     def unpinned(self, least_h: int) -> dict[str, int]:
-        """The sizes of blobs that nobody pins and nobody renewed for so long."""
+        """The sizes of unpinned blobs that were not renewed for at least `least_h`."""
         pinned = set().union(*self.pinned.values())
         return {
             blob_id: len(blob.data)
@@ -64,8 +64,8 @@ class Model:
             if blob_id not in pinned and self.now_h - blob.renewed_h >= least_h
         }
 
-    def aside(self, least_h: int) -> dict[str, int]:
-        """The sizes of blobs that were moved aside so long ago."""
+    def quarantined_for(self, least_h: int) -> dict[str, int]:
+        """The sizes of blobs quarantined at least `least_h` ago."""
         return {blob_id: size for blob_id, (size, at_h) in self.quarantined.items() if self.now_h - at_h >= least_h}
 
     def remove(self, blob_id: str) -> None:
@@ -78,46 +78,46 @@ class Model:
             self.pinned[owner] = {blob_id: end_h for blob_id, end_h in pins.items() if end_h > self.now_h}
         self.free(self.ttl_h, QUARANTINE_H)
 
-    def free(self, least_h: int, least_aside_h: int) -> None:
+    def free(self, least_h: int, least_quarantined_h: int) -> None:
         for blob_id in self.unpinned(least_h):
             self.remove(blob_id)
-        for blob_id in self.aside(least_aside_h):
+        for blob_id in self.quarantined_for(least_quarantined_h):
             del self.quarantined[blob_id]
 
 
 class BlobStoreMachine(RuleBasedStateMachine):
     known = Bundle("known")
 
-    def __init__(self, behind: BehindMemory | BehindRedis) -> None:
+    def __init__(self, controls: MemoryControls | RedisControls) -> None:
         super().__init__()
-        self.behind = behind
+        self.controls = controls
         self.full = False
-        self.heard_of: set[str] = set()
+        self.named: set[str] = set()
 
     @initialize(ttl_h=st.sampled_from([LEASE_H // 2, 2 * LEASE_H]))
     def open(self, ttl_h: int) -> None:
         self.model = Model(ttl_h)
-        self.store = self.behind.open(ttl_s=ttl_h * HOUR_S, pin_lease_s=LEASE_H * HOUR_S)
+        self.store = self.controls.open(ttl_s=ttl_h * HOUR_S, pin_lease_s=LEASE_H * HOUR_S)
 
     def teardown(self) -> None:
-        self.behind.fill(self.store, False)
+        self.controls.fill(self.store, False)
 
     @rule(target=known, data=contents)
-    def hear_of(self, data: bytes) -> str:
-        self.heard_of.add(blob_id_of(data))
+    def name_blob(self, data: bytes) -> str:
+        self.named.add(blob_id_of(data))
         return blob_id_of(data)
 
-    def set_aside(self, blob_id: str) -> None:
-        """The store has noticed that a blob is corrupt."""
-        if self.behind.keeps_corrupt:
+    def found_corrupt(self, blob_id: str) -> None:
+        """The store has found a corrupt blob."""
+        if self.controls.has_quarantine:
             self.model.quarantined[blob_id] = (len(self.model.blobs[blob_id].data), self.model.now_h)
         self.model.remove(blob_id)
 
     @rule(target=known, data=contents, mime=mimes, owner=st.none() | owners)
     def put(self, data: bytes, mime: str, owner: str | None) -> str:
-        blob_id = self.hear_of(data)
+        blob_id = self.name_blob(data)
         if blob_id in self.model.corrupted:
-            self.set_aside(blob_id)
+            self.found_corrupt(blob_id)
         if self.full and blob_id not in self.model.blobs:
             with pytest.raises(BlobStoreFullError):
                 self.store.put(data, mime=mime, owner=owner)
@@ -139,7 +139,7 @@ class BlobStoreMachine(RuleBasedStateMachine):
         if blob_id in self.model.corrupted:
             with pytest.raises(BlobCorruptError):
                 self.store.get(blob_id)
-            self.set_aside(blob_id)
+            self.found_corrupt(blob_id)
         elif blob_id in self.model.blobs:
             assert self.store.get(blob_id) == self.model.blobs[blob_id].data
         else:
@@ -173,32 +173,32 @@ class BlobStoreMachine(RuleBasedStateMachine):
     @rule(grace_h=st.sampled_from([0, 1, LEASE_H // 2, LEASE_H]), dry_run=st.booleans())
     def collect(self, grace_h: int, dry_run: bool) -> None:
         grace_h = min(grace_h, self.model.ttl_h)
-        blobs, aside = self.model.unpinned(grace_h), self.model.aside(grace_h)
-        expected = Collected(len(blobs), sum(blobs.values()), len(aside), sum(aside.values()))
+        blobs, quarantined = self.model.unpinned(grace_h), self.model.quarantined_for(grace_h)
+        expected = Collected(len(blobs), sum(blobs.values()), len(quarantined), sum(quarantined.values()))
         assert self.store.collect(grace_s=grace_h * HOUR_S, dry_run=dry_run) == expected
         if not dry_run:
             self.model.free(grace_h, grace_h)
 
     @rule(hours=st.integers(1, LEASE_H // 2))
     def pass_time(self, hours: int) -> None:
-        self.behind.pass_time(hours * HOUR_S)
+        self.controls.pass_time(hours * HOUR_S)
         self.model.pass_time(hours)
 
     @rule(blob_id=known)
     def corrupt(self, blob_id: str) -> None:
         blob = self.model.blobs.get(blob_id)
         if blob and blob.data and blob_id not in self.model.corrupted:
-            self.behind.corrupt(self.store, blob_id)
+            self.controls.corrupt(self.store, blob_id)
             self.model.corrupted.add(blob_id)
 
     @rule(full=st.sampled_from([False, False, True]))
     def fill(self, full: bool) -> None:
-        self.behind.fill(self.store, full)
+        self.controls.fill(self.store, full)
         self.full = full
 
     @invariant()
     def agrees(self) -> None:
-        assert {blob_id for blob_id in self.heard_of if blob_id in self.store} == self.model.blobs.keys()
+        assert {blob_id for blob_id in self.named if blob_id in self.store} == self.model.blobs.keys()
         for blob_id, blob in self.model.blobs.items():
             assert self.store.info(blob_id) == BlobInfo(blob_id, len(blob.data), blob.mime)
         for owner, pins in self.model.pinned.items():
@@ -209,9 +209,9 @@ class BlobStoreMachine(RuleBasedStateMachine):
 
 
 def test_memory_agrees_with_a_model() -> None:
-    run_state_machine_as_test(lambda: BlobStoreMachine(BehindMemory()), settings=settings(SETTINGS, max_examples=400))
+    run_state_machine_as_test(lambda: BlobStoreMachine(MemoryControls()), settings=settings(SETTINGS, max_examples=400))
 
 
 def test_redis_agrees_with_a_model(start_server) -> None:
     server = start_server()
-    run_state_machine_as_test(lambda: BlobStoreMachine(BehindRedis(server.client)), settings=SETTINGS)
+    run_state_machine_as_test(lambda: BlobStoreMachine(RedisControls(server.client)), settings=SETTINGS)

@@ -1,15 +1,16 @@
--- Free a blob that nobody pins, or a quarantined one, unless it is fresh; one that would never expire gets a life. So does
--- an upload whose client died when it had outlived its hash.
+-- Free an unpinned or quarantined blob, unless it was renewed recently. A hash without an expiry gets one instead; for an
+-- abandoned upload nothing else happens.
 -- KEYS[1] blob, quarantine or staging  hash
--- KEYS[2] pins                         zset, left out for all but blobs
--- ARGV[1] ms of a life, counted from the last renewal, ARGV[2] ms of them that are spared, ARGV[3] 1 to change nothing
--- Returns the bytes of what is freed, or nothing when it stays.
-if not is_a('hash', KEYS[1]) then
+-- KEYS[2] pins                         zset, only for blobs
+-- ARGV[1] ms from a renewal until the hash expires, ARGV[2] ms of grace after a renewal, ARGV[3] 1 for a dry run,
+-- ARGV[4] major version of this client; a blob of a newer one stays
+-- Returns the bytes that were freed, or nothing when the hash stays.
+if not has_type('hash', KEYS[1]) or is_newer(KEYS[1], ARGV[4]) then
   return false
 end
-if KEYS[2] and not is_a('none', KEYS[2]) then
-  -- Where a key of another type stands, nobody can say that there is no pin.
-  if not is_a('zset', KEYS[2]) or redis.call('ZCOUNT', KEYS[2], '(' .. now(), '+inf') > 0 then
+if KEYS[2] and not has_type('none', KEYS[2]) then
+  -- With a key of another type in their place, the pins are unknown.
+  if not has_type('zset', KEYS[2]) or redis.call('ZCOUNT', KEYS[2], '(' .. now(), '+inf') > 0 then
     return false
   end
 end

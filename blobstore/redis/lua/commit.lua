@@ -1,12 +1,12 @@
--- Make an upload a blob, unless the blob is there already; then hold it as hold.lua does.
+-- Make an upload a blob unless the blob is stored already; then renew and pin it like hold.lua.
 -- KEYS[1] staging  hash
 -- KEYS[2] blob     hash
 -- KEYS[3] pins     zset
--- KEYS[4] owner    zset, left out when nobody pins
+-- KEYS[4] owner    zset, absent for a put without an owner
 -- ARGV[1] hex, ARGV[2] ttl ms, ARGV[3] pin lease ms, ARGV[4] owner,
 -- ARGV[5] manifest, ARGV[6] size in bytes, ARGV[7] bytes per chunk
 -- Returns 1, or 0 when the upload is not complete.
-if not is_there(KEYS[2]) then
+if not is_stored(KEYS[2]) then
   local size, chunk_bytes = tonumber(ARGV[6]), tonumber(ARGV[7])
   local chunks = math.ceil(size / chunk_bytes)
   for index = 0, chunks - 1 do
@@ -23,5 +23,5 @@ local time = now()
 if KEYS[4] then
   pin(KEYS[3], KEYS[4], ARGV[1], ARGV[4], time + ARGV[3], time)
 end
-settle(KEYS[2], KEYS[3], tonumber(ARGV[2]), time)
+set_expiry(KEYS[2], KEYS[3], tonumber(ARGV[2]), time)
 return 1

@@ -1,5 +1,5 @@
--- Forget pins that have expired.
+-- Remove expired pins.
 -- KEYS[1] pins or owner  zset
-if is_a('zset', KEYS[1]) then
+if has_type('zset', KEYS[1]) then
   redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now())
 end

@@ -1,24 +1,24 @@
--- Put before every script of this folder.
+-- Prepended to every script of this folder.
 --
 -- Keys, all under the store's prefix; <hex> is the hash of a blob:
---   blob:<hex>        hash  chunk fields '0', '1', ... and 'manifest' (msgpack), without which there is no blob
---   staging:<uuid>    hash  'begun' (ms) and chunk fields of an upload that is under way
---   quarantine:<hex>  hash  a blob that did not match its hash, kept for a day
+--   blob:<hex>        hash  chunk fields '0', '1', ... and 'manifest' (msgpack), without which the blob is missing
+--   staging:<uuid>    hash  'begun' (ms) and chunk fields of an unfinished upload
+--   quarantine:<hex>  hash  a blob that did not match its hash, for a day
 --   pins:<hex>        zset  owner -> ms when the pin expires, 'inf' for a committed one
 --   owner:<owner>     zset  <hex> -> the same number
--- A zset of pins expires in Redis with the last of its pins.
+-- A zset of pins expires with the last of its pins.
 local function now()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- When the last pin in `key` expires: ms as text, 'inf', or nil when there is none.
+-- The time when the last pin in `key` expires: ms as text, 'inf', or nil without pins.
 local function last_pin(key)
   return redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')[2]
 end
 
--- Let a zset of pins live as long as the last of them.
-local function settle_pins(key)
+-- Set the expiry of a zset of pins to that of its last pin.
+local function set_pins_expiry(key)
   local last = last_pin(key)
   if last == 'inf' then
     redis.call('PERSIST', key)
@@ -28,10 +28,10 @@ local function settle_pins(key)
 end
 
 local function add_pin(key, member, expires, time)
-  -- Coming first, a write that needs no memory lets the others pass on a full server.
+  -- On a full server a script may write if its first write needs no memory.
   redis.call('ZREMRANGEBYSCORE', key, '-inf', time)
   redis.call('ZADD', key, 'GT', expires, member)
-  settle_pins(key)
+  set_pins_expiry(key)
 end
 
 -- Pin a blob for an owner on both sides; `expires` in ms, or 'inf'.
@@ -40,8 +40,8 @@ local function pin(pins, owner_key, hex, owner, expires, time)
   add_pin(owner_key, hex, expires, time)
 end
 
--- Let a blob live as long as its pins, and `ttl` ms from now at least.
-local function settle(blob, pins, ttl, time)
+-- Set the expiry of a blob to that of its last pin, but at least `ttl` ms from now.
+local function set_expiry(blob, pins, ttl, time)
   local last = last_pin(pins)
   if last == 'inf' then
     redis.call('PERSIST', blob)
@@ -50,16 +50,28 @@ local function settle(blob, pins, ttl, time)
   end
 end
 
-local function is_there(blob)
+local function is_stored(blob)
   return redis.call('HEXISTS', blob, 'manifest') == 1
 end
 
--- Whether `key` is of a kind: 'hash', 'zset', or 'none' when there is no such key.
-local function is_a(kind, key)
-  return redis.call('TYPE', key).ok == kind
+-- Whether `key` has a type: 'hash', 'zset', or 'none' for a missing key.
+local function has_type(name, key)
+  return redis.call('TYPE', key).ok == name
 end
 
--- Bytes of all chunks in a hash, as they are stored: a manifest can lie.
+-- Whether a newer major version than `major` wrote the blob. False for a damaged manifest.
+local function is_newer(blob, major)
+  local manifest = has_type('hash', blob) and redis.call('HGET', blob, 'manifest')
+  if not manifest then
+    return false
+  end
+  local readable, fields = pcall(cmsgpack.unpack, manifest)
+  local version = readable and type(fields) == 'table' and type(fields.format) == 'string' and fields.format
+  local stored = version and version:match('^(%d+)%.%d+$')
+  return stored and tonumber(stored) > tonumber(major)
+end
+
+-- Bytes of all chunks stored in a hash. The size in a manifest can be wrong.
 local function bytes_in(key)
   local bytes = 0
   for _, field in ipairs(redis.call('HKEYS', key)) do

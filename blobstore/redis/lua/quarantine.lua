@@ -1,8 +1,8 @@
--- Move a corrupt blob aside, so that a put uploads it again; its pins stay.
+-- Quarantine a corrupt blob, so that a put uploads it again. Its pins stay.
 -- KEYS[1] blob        hash
 -- KEYS[2] quarantine  hash
--- ARGV[1] the manifest that was read with the corrupt bytes, ARGV[2] ms until the quarantined bytes go
--- Returns 1, or 0 when that upload is not there any more.
+-- ARGV[1] manifest that was read with the corrupt bytes, ARGV[2] ms until the quarantined blob expires
+-- Returns 1, or 0 when the blob was dropped or replaced since.
 if redis.call('HGET', KEYS[1], 'manifest') ~= ARGV[1] then
   return 0
 end

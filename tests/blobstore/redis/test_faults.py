@@ -1,11 +1,11 @@
-"""Named after the fault that a blob store on Redis survives."""
+"""Each test is named after a fault that a blob store on Redis survives."""
 
 from __future__ import annotations
 
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import msgpack
 import pytest
@@ -23,7 +23,7 @@ from blobstore import (
 )
 from blobstore.manifest import Manifest
 from blobstore.redis.chunks import CHUNKS_PER_WRITE
-from tests.blobstore.behind import proxy
+from tests.blobstore.controls import proxy
 from tests.conftest import wait_until
 
 MIB = 1024 * 1024
@@ -41,8 +41,8 @@ def store(server) -> RedisBlobStore:
     return store
 
 
-def assert_found_and_healed(store: RedisBlobStore, client: redis.Redis) -> None:
-    """The damage is an error, the damaged bytes stand aside for a day, and a put brings the right ones back."""
+def assert_found_and_replaced(store: RedisBlobStore, client: redis.Redis) -> None:
+    """The damage is an error, the damaged blob is quarantined for a day, and a put replaces it."""
     with pytest.raises(BlobCorruptError, match=BLOB_ID):
         store.get(BLOB_ID)
     assert BLOB_ID not in store
@@ -53,41 +53,41 @@ def assert_found_and_healed(store: RedisBlobStore, client: redis.Redis) -> None:
 
 def test_flipped_bit(store: RedisBlobStore, server) -> None:
     server.client.hset(KEY, "2", b"klmnopqrsu")
-    assert_found_and_healed(store, server.client)
+    assert_found_and_replaced(store, server.client)
 
 
 @pytest.mark.parametrize("chunk", ["0", "3"])
 def test_truncated_chunk(store: RedisBlobStore, server, chunk: str) -> None:
     server.client.hset(KEY, chunk, server.client.hget(KEY, chunk)[:-1])
-    assert_found_and_healed(store, server.client)
+    assert_found_and_replaced(store, server.client)
 
 
 def test_chunk_that_grew(store: RedisBlobStore, server) -> None:
     server.client.hset(KEY, "3", b"????")
-    assert_found_and_healed(store, server.client)
+    assert_found_and_replaced(store, server.client)
 
 
 @pytest.mark.parametrize("chunk", ["0", "3"])
 def test_missing_chunk(store: RedisBlobStore, server, chunk: str) -> None:
     server.client.hdel(KEY, chunk)
-    assert_found_and_healed(store, server.client)
+    assert_found_and_replaced(store, server.client)
 
 
 def test_swapped_chunks(store: RedisBlobStore, server) -> None:
     first, second = server.client.hmget(KEY, "0", "1")
     server.client.hset(KEY, mapping={"0": second, "1": first})
-    assert_found_and_healed(store, server.client)
+    assert_found_and_replaced(store, server.client)
 
 
 def test_bytes_moved_between_chunks(store: RedisBlobStore, server) -> None:
     server.client.hset(KEY, mapping={"0": DATA[:9], "1": DATA[9:20]})
-    assert_found_and_healed(store, server.client)
+    assert_found_and_replaced(store, server.client)
 
 
 def test_another_blobs_bytes(store: RedisBlobStore, server) -> None:
     other = store.put(DATA.upper())
     server.client.rename("p:blob:" + other.removeprefix("sha256:"), KEY)
-    assert_found_and_healed(store, server.client)
+    assert_found_and_replaced(store, server.client)
 
 
 @pytest.mark.parametrize(
@@ -101,23 +101,23 @@ def test_another_blobs_bytes(store: RedisBlobStore, server) -> None:
         Manifest(size=2**60, mime="", chunk_bytes=2**59).pack(),
         Manifest(size=2**60, mime="", chunk_bytes=CHUNK_BYTES).pack(),
     ],
-    ids=["empty", "no msgpack", "no mapping", "fields missing", "nothing", "huge chunks", "endless chunks"],
+    ids=["empty", "not msgpack", "not a mapping", "missing fields", "size 0", "huge chunks", "too many chunks"],
 )
-def test_manifest_that_lies(store: RedisBlobStore, server, manifest: bytes) -> None:
+def test_wrong_manifest(store: RedisBlobStore, server, manifest: bytes) -> None:
     server.client.hset(KEY, "manifest", manifest)
     store.pin([BLOB_ID], "job")
     assert store.usage("job") == len(DATA)
-    assert_found_and_healed(store, server.client)
+    assert_found_and_replaced(store, server.client)
 
 
-def test_unreadable_manifest_is_found_without_the_bytes(store: RedisBlobStore, server) -> None:
+def test_info_finds_an_unreadable_manifest(store: RedisBlobStore, server) -> None:
     server.client.hset(KEY, "manifest", b"?")
     with pytest.raises(BlobCorruptError, match=BLOB_ID):
         store.info(BLOB_ID)
     assert BLOB_ID not in store
 
 
-def test_missing_manifest_is_no_blob(store: RedisBlobStore, server) -> None:
+def test_missing_manifest_is_a_missing_blob(store: RedisBlobStore, server) -> None:
     store.pin([BLOB_ID], "job")
     server.client.hdel(KEY, "manifest")
     assert BLOB_ID not in store
@@ -136,48 +136,11 @@ def test_key_of_another_type(store: RedisBlobStore, server) -> None:
         store.get(BLOB_ID)
 
 
-class InterruptedReader(redis.Redis):
-    """Lets something happen between reading a manifest and the chunks, once."""
-
-    meanwhile: Callable[[], object] | None = None
-
-    def hmget(self, *args: object) -> object:
-        happen, self.meanwhile = self.meanwhile, None
-        if happen is not None:
-            happen()
-        return super().hmget(*args)
-
-
-@pytest.fixture
-def reader(server) -> Iterator[InterruptedReader]:
-    with InterruptedReader.from_url(server.url) as client:
-        yield client
-
-
-def test_dropped_while_it_is_read(store: RedisBlobStore, server, reader: InterruptedReader) -> None:
-    reader.meanwhile = lambda: store.drop(BLOB_ID)
-    with pytest.raises(BlobNotFoundError):
-        RedisBlobStore(reader, prefix="p:").get(BLOB_ID)
-    assert server.client.keys() == []
-
-
-def test_replaced_while_it_is_read(store: RedisBlobStore, server, reader: InterruptedReader) -> None:
-    # Given a reader that has the manifest of one upload and the chunks of another
-    def replace() -> None:
-        store.drop(BLOB_ID)
-        RedisBlobStore(server.client, prefix="p:", chunk_bytes=3).put(DATA)
-
-    reader.meanwhile = replace
-    # When that does not fit, Then the new upload is read, not quarantined
-    assert RedisBlobStore(reader, prefix="p:").get(BLOB_ID) == DATA
-    assert not server.client.exists(QUARANTINE)
-
-
 def test_damaged_on_the_way_to_the_server(server) -> None:
     data = b"\xfe" * 100
     with proxy(server.url, lambda passing: passing.replace(b"\xfe", b"\xff")) as url:
         store = open_blob_store(url)
-        with pytest.raises(BlobCorruptError, match=r"chunk 0 of sha256:.*damaged on its way"):
+        with pytest.raises(BlobCorruptError, match=r"chunk 0 of sha256:.*damaged on the way"):
             store.put(data)
         assert blob_id_of(data) not in store
         store.close()
@@ -193,7 +156,7 @@ class DyingClient(redis.Redis):
     calls = 0
     def pipeline(self, transaction=True):
         self.calls += 1
-        if self.calls == 2:
+        if self.calls == 3:  # after the beginning and 16 chunks
             os.kill(os.getpid(), signal.SIGKILL)
         return super().pipeline(transaction)
 
@@ -201,11 +164,11 @@ RedisBlobStore(DyingClient.from_url(sys.argv[1]), prefix="p:", chunk_bytes=200).
 """
 
 
-def test_client_dies_half_way(server) -> None:
+def test_client_dies_within_an_upload(server) -> None:
     # When a client is killed after 16 of 25 chunks
     died = subprocess.run([sys.executable, "-c", DYING_CLIENT, server.url], check=False)
     assert died.returncode == -signal.SIGKILL
-    # Then there is no blob and no pin, only chunks that will expire
+    # Then there is no blob and no pin, only chunks that expire
     store = RedisBlobStore(server.client, prefix="p:", chunk_bytes=200)
     assert blob_id_of(bytes(5000)) not in store
     assert list(store.owners()) == []
@@ -217,76 +180,24 @@ def test_client_dies_half_way(server) -> None:
 
 
 def test_connection_lost_within_an_upload(server) -> None:
-    # Given a connection that ends when one chunk is on the server, and what renews their lives is not
+    # Given a connection that ends after the first chunk, before the expiry is renewed
     passed = 0
 
-    def end_half_way(passing: bytes) -> bytes:
+    def end_after_a_chunk(passing: bytes) -> bytes:
         nonlocal passed
         passed += len(passing)
         return passing if passed < 1.5 * MIB else b""
 
-    with proxy(server.url, end_half_way) as url:
+    with proxy(server.url, end_after_a_chunk) as url:
         store = open_blob_store(url, retries=0)
         with pytest.raises(BlobStoreUnavailableError):
             store.put(bytes(3 * MIB))
         store.close()
-    # Then it will expire
+    # Then the chunk expires
     wait_until(lambda: server.client.info("clients")["connected_clients"] == 1)
     (staging,) = server.client.keys()
     assert server.client.hlen(staging) == 1 + 1
     assert 0 < server.client.ttl(staging) <= 120
-
-
-class InterruptedWriter(redis.Redis):
-    """Lets something happen to an upload just before it is committed."""
-
-    meanwhile: Callable[[str], object]
-
-    def evalsha(self, sha: str, numkeys: int, *args: object) -> object:
-        if ":staging:" in str(args[0]) and numkeys > 1:
-            self.meanwhile(str(args[0]))
-        return super().evalsha(sha, numkeys, *args)
-
-
-@pytest.fixture
-def writer(server) -> Iterator[InterruptedWriter]:
-    with InterruptedWriter.from_url(server.url) as client:
-        yield client
-
-
-def test_upload_lost_before_its_commit(server, writer: InterruptedWriter) -> None:
-    writer.meanwhile = server.client.unlink
-    with pytest.raises(BlobStoreUnavailableError, match=BLOB_ID):
-        RedisBlobStore(writer, prefix="p:").put(DATA, owner="job")
-    assert server.client.keys() == []
-
-
-def test_overtaken_upload(server, writer: InterruptedWriter) -> None:
-    # Given two who put the same bytes, the first of them slower
-    quick = RedisBlobStore(server.client, prefix="p:")
-    writer.meanwhile = lambda _: quick.put(DATA, mime="text/quick", owner="quick")
-    RedisBlobStore(writer, prefix="p:").put(DATA, mime="text/slow", owner="slow")
-    # Then the quicker upload is the blob, the other one is gone, and both pin it
-    assert quick.info(BLOB_ID).mime == "text/quick"
-    assert not server.client.keys("p:staging:*")
-    assert sorted(quick.owners()) == ["quick", "slow"]
-
-
-def test_lost_reply_to_a_commit(server) -> None:
-    # Given a client whose every script runs twice, as after a lost reply
-    class RepeatingClient(redis.Redis):
-        def evalsha(self, *args: object) -> object:
-            super().evalsha(*args)
-            return super().evalsha(*args)
-
-    with RepeatingClient.from_url(server.url) as client:
-        store = RedisBlobStore(client, prefix="p:", chunk_bytes=CHUNK_BYTES)
-        # Then put, pin and get do what they do, once
-        store.put(DATA, owner="job")
-        store.pin([BLOB_ID], "job")
-        assert store.get(BLOB_ID) == DATA
-        assert store.pins("job") == {BLOB_ID}
-        assert not server.client.keys("p:staging:*")
 
 
 def test_scripts_forgotten_by_the_server(store: RedisBlobStore, server) -> None:
@@ -297,17 +208,17 @@ def test_scripts_forgotten_by_the_server(store: RedisBlobStore, server) -> None:
 
 
 def test_server_full(start_server) -> None:
-    # Given a server with room for a few MiB and some blobs on it
+    # Given a server with space for a few MiB and a blob on it
     server = start_server("--maxmemory", "12mb", "--maxmemory-policy", "noeviction")
     store = open_blob_store(server.url)
     store.check()
     kept = store.put(bytes(MIB), owner="job")
-    # When a blob does not fit, Then that is a typed error and nothing of it stays
+    # When a blob does not fit, Then the error is typed and no part of it stays
     with pytest.raises(BlobStoreFullError, match="is full"):
         store.put(bytes(32 * MIB), owner="job")
     assert not server.client.keys("longtake:staging:*")
     assert store.pins("job") == {kept}
-    # When it is full to the brim, Then what is there can be read, put again, pinned and released
+    # When nothing fits, Then stored blobs can be read, put again, pinned and released
     server.client.config_set("maxmemory", "1mb")
     with pytest.raises(BlobStoreFullError):
         store.put(b"tiny")
@@ -316,7 +227,7 @@ def test_server_full(start_server) -> None:
     store.pin([kept], "other")
     assert store.release("job") == 1
     assert store.pins("other") == {kept}
-    # and once something was dropped, there is room
+    # and after a drop there is space
     server.client.config_set("maxmemory", "12mb")
     store.drop(kept)
     assert store.put(bytes(2 * MIB)) in store
@@ -330,17 +241,17 @@ def test_damage_found_on_a_full_server(start_server) -> None:
     store.put(DATA)
     server.client.hset(KEY, "2", b"klmnopqrsu")
     server.client.config_set("maxmemory", 1)
-    # When it is put again, Then there is no room, and no pin stays
+    # When it is put again, Then there is no space, and no pin stays
     with pytest.raises(BlobStoreFullError):
         store.put(DATA, owner="job")
     assert server.client.keys() == [QUARANTINE.encode()]
 
 
-def test_server_gone_and_back(start_server) -> None:
+def test_server_restart(start_server) -> None:
     server = start_server()
     store = open_blob_store(server.url)
     blob_id = store.put(b"one")
-    # When the server goes, Then every call says which one
+    # When the server stops, Then every error names its address
     server.stop()
     calls: list[Callable[[], object]] = [
         store.check,
@@ -352,15 +263,15 @@ def test_server_gone_and_back(start_server) -> None:
     for call in calls:
         with pytest.raises(BlobStoreUnavailableError, match=r"redis\.sock"):
             call()
-    # and when it is back, empty, the same store works
+    # and after its restart, empty, the same store works
     server.start()
     assert blob_id not in store
     assert store.get(store.put(b"one")) == b"one"
     store.close()
 
 
-def test_server_that_takes_no_writes(start_server) -> None:
-    # Given a server that has become a replica
+def test_read_only_server(start_server) -> None:
+    # Given a server that is now a replica
     server = start_server()
     store = open_blob_store(server.url)
     server.client.execute_command("REPLICAOF", "127.0.0.1", "1")

@@ -1,4 +1,4 @@
-"""No id and no owner reaches a key outside the prefix of its store."""
+"""Ids and owners never lead to keys outside the prefix of a store."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("blob_id", HOSTILE, ids=lambda blob_id: ascii(blob_id)[:40])
-def test_a_hostile_id_is_the_id_of_nothing(server: RedisServer, blob_id: str) -> None:
-    # Given another's keys beside those of a store
+def test_a_hostile_id_names_no_blob(server: RedisServer, blob_id: str) -> None:
+    # Given foreign keys on the server of a store
     server.client.mset({"other:secret": "1", "sha256:": "2", "owner:a": "3"})
     store = open_blob_store(server.url, prefix="p:")
     kept = store.put(b"kept", owner="a")
@@ -34,7 +34,7 @@ def test_a_hostile_id_is_the_id_of_nothing(server: RedisServer, blob_id: str) ->
 
 
 @pytest.mark.parametrize("owner", ["*", "a*", "../other:secret", "a:b", "", "a\nb", "[a]", "x" * 1000])
-def test_a_hostile_owner_frees_nobody_else_and_writes_nowhere_else(server: RedisServer, owner: str) -> None:
+def test_a_hostile_owner_changes_only_its_own_keys(server: RedisServer, owner: str) -> None:
     # Given
     server.client.mset({"other:secret": "1", "other:owner:a": "2"})
     store = open_blob_store(server.url, prefix="p:")

@@ -1,4 +1,4 @@
-"""What can happen to a store behind its back: time passes, bytes are damaged, also on their way, it fills up."""
+"""Controls for tests: pass time, damage stored bytes, fill a store, and change bytes on a connection."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from blobstore import InMemoryBlobStore, RedisBlobStore
 
 CHUNK_BYTES = 8
 
-# What is left of every life, and of every pin that is not committed, gets shorter.
+# Move every expiry, and the end of every provisional pin, closer.
 PASS_TIME = """
 for _, key in ipairs(redis.call('KEYS', '*')) do
   if redis.call('TYPE', key).ok == 'zset' then
@@ -33,16 +33,16 @@ end
 """
 
 
-class BehindMemory:
-    """Behind stores in memory, which all go by this clock."""
+class MemoryControls:
+    """Controls of stores in memory; the stores share one clock."""
 
-    keeps_corrupt = False
+    has_quarantine = False
 
     def __init__(self) -> None:
         self.now = 0.0
 
-    def open(self, **lives: float) -> InMemoryBlobStore:
-        return InMemoryBlobStore(clock=lambda: self.now, **lives)
+    def open(self, **lifetimes: float) -> InMemoryBlobStore:
+        return InMemoryBlobStore(clock=lambda: self.now, **lifetimes)
 
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
@@ -55,33 +55,33 @@ class BehindMemory:
         store._max_bytes = -1 if full else None
 
 
-class BehindRedis:
-    """Behind one store at a time on the server of `client`, which is emptied for each."""
+class RedisControls:
+    """Controls of one store at a time on the server of `client`; `open` empties the server."""
 
-    keeps_corrupt = True
+    has_quarantine = True
 
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
 
-    def open(self, **lives: float) -> RedisBlobStore:
+    def open(self, **lifetimes: float) -> RedisBlobStore:
         self.client.flushall()
-        return RedisBlobStore(self.client, chunk_bytes=CHUNK_BYTES, **lives)
+        return RedisBlobStore(self.client, chunk_bytes=CHUNK_BYTES, **lifetimes)
 
     def pass_time(self, seconds: float) -> None:
-        with self._room():
+        with self._unlimited():
             self.client.eval(PASS_TIME, 0, round(seconds * 1000))
 
     def corrupt(self, store: Any, blob_id: str) -> None:
         key = store._key("blob", blob_id.removeprefix("sha256:"))
         first = self.client.hget(key, "0")
-        with self._room():
+        with self._unlimited():
             self.client.hset(key, "0", bytes([first[0] ^ 1]) + first[1:])
 
     def fill(self, store: Any, full: bool) -> None:
         self.client.config_set("maxmemory", 1 if full else 0)
 
     @contextmanager
-    def _room(self) -> Iterator[None]:
+    def _unlimited(self) -> Iterator[None]:
         limit = self.client.config_get("maxmemory")["maxmemory"]
         self.client.config_set("maxmemory", 0)
         yield
@@ -90,7 +90,7 @@ class BehindRedis:
 
 @contextmanager
 def proxy(server_url: str, pass_on: Callable[[bytes], bytes]) -> Iterator[str]:
-    """A way to the server, for one connection, on which bytes pass as `pass_on` gives them; it ends with none."""
+    """A proxy for one connection to the server. It sends what `pass_on` returns, and closes when that is empty."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def pump(source: socket.socket, target: socket.socket) -> None:
