@@ -1,9 +1,10 @@
-"""Script calls that one four-step segment costs the broker and the blob server.
+"""Script calls and reads that one four-step segment costs the broker and the blob server.
 
     python -m benchmarks.round_trips [--segments 40]
 
 One worker renders a job of 64x32 segments with a stand-in engine of four steps; clips and the film are included. The
-servers count: EVALSHA is one round trip each. The share of an idle deployment in the same time is subtracted.
+servers count: EVALSHA calls, and reads, which are round trips while blobs are small (a pipeline is one). The share of an
+idle deployment in the same time is subtracted.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
+
+import numpy as np
+import redis
+from numpy.typing import NDArray
 
 from benchmarks.idle import calls, start_server
 from tasks import Settings, submit
-from tests.conftest import STAND_IN, Worker
+from tests.conftest import STAND_IN, RedisProcess, Worker
 from tests.tasks.conftest import spec
 
 IDLE_S = 10.0
@@ -36,27 +40,26 @@ def main() -> None:
         worker = Worker(settings, folder / "worker.log").ready()
         try:
             submit(spec("a", "b"), settings=settings).wait()  # loads every script
-            rates = {}
-            for role, server in servers.items():
-                before = calls(server)
-                time.sleep(IDLE_S)
-                rates[role] = scripts(calls(server) - before) / IDLE_S
-            before_job = {role: calls(server) for role, server in servers.items()}
+            before = {role: counts(server) for role, server in servers.items()}
+            time.sleep(IDLE_S)
+            idle = {role: (counts(server) - before[role]) / IDLE_S for role, server in servers.items()}
+            before = {role: counts(server) for role, server in servers.items()}
             start = time.monotonic()
             submit(spec(*[f"segment {i}" for i in range(segments)]), settings=settings).wait()
             seconds = time.monotonic() - start
             for role, server in servers.items():
-                made = scripts(calls(server) - before_job[role]) - rates[role] * seconds
-                print(f"{role:7} {made / segments:5.1f} EVALSHA per segment, {rates[role]:.1f} per second while idle")
+                scripts, reads = (counts(server) - before[role] - idle[role] * seconds) / segments
+                print(f"{role:7} {scripts:5.1f} EVALSHA, {reads:5.1f} reads per segment")
         finally:
             worker.stop()
             for server in servers.values():
                 server.stop()
 
 
-def scripts(made: Counter[str]) -> int:
-    """The calls that ran a script."""
-    return made["evalsha"] + made["eval"]
+def counts(server: RedisProcess) -> NDArray[np.float64]:
+    """EVALSHA calls and reads since the server started."""
+    reads = redis.Redis(port=server.port).info("stats")["total_reads_processed"]
+    return np.array([calls(server)["evalsha"], float(reads)])
 
 
 if __name__ == "__main__":

@@ -10,10 +10,16 @@ from typing import Any, TypeVar
 
 import redis
 
-from blobstore import BlobCorruptError, BlobNotFoundError, BlobStoreFullError, BlobStoreUnavailableError
+from blobstore import (
+    BlobCorruptError,
+    BlobNotFoundError,
+    BlobStoreFullError,
+    BlobStoreUnavailableError,
+    BlobStoreVersionError,
+)
 from blobstore.redis.errors import takes_no_writes
 from ltx2.errors import ContinuationError, RequestError, TimelineError, UnsupportedStateError
-from tasks.errors import ServerError, SpecError
+from tasks.errors import ServerError, SpecError, VersionError
 from tasks.jobs.connection import retry_while_full
 from tasks.jobs.queues import queue_of
 from tasks.jobs.records import START_INDEX, Claim, ReleaseOutcome, WorkUnit
@@ -22,6 +28,7 @@ from tasks.worker.context import WorkerContext
 log = logging.getLogger(__name__)
 # Errors that no other attempt and no other host can change.
 PERMANENT = (ContinuationError, RequestError, SpecError, TimelineError, UnsupportedStateError)
+NEWER = (BlobStoreVersionError, VersionError)
 OUTAGES = (BlobStoreUnavailableError, ServerError, redis.ConnectionError, redis.TimeoutError, redis.OutOfMemoryError)
 OUTAGE_PAUSE_S = 5.0
 FULL_STORE_PATIENCE_S = 60.0
@@ -76,12 +83,13 @@ def handle_lost_input(context: WorkerContext, claim: Claim, error: InputLostErro
 def handle_failure(context: WorkerContext, claim: Claim, error: Exception, *, final: bool = False) -> dict[str, Any]:
     """Release a claim whose work failed.
 
-    An outage of a server is not a failed attempt: the reconciler publishes the work again. Any other error is one, and
-    the work is published again while attempts are left; a permanent error, or `final`, fails the job at once.
+    An outage of a server, or data of a newer longtake, is not a failed attempt: the reconciler publishes the work
+    again. Any other error is one, and the work is published again while attempts are left; a permanent error, or
+    `final`, fails the job at once.
     """
     jobs = context.deployment.jobs
-    if isinstance(error, OUTAGES) or takes_no_writes(error):
-        log.warning("released: a server is out", extra={"reason": str(error)})
+    if isinstance(error, (*OUTAGES, *NEWER)) or takes_no_writes(error):
+        log.warning("released", extra={"reason": str(error)})
         time.sleep(OUTAGE_PAUSE_S)
         return {str(jobs.release(claim).outcome): str(error)}
     reason = f"{type(error).__name__}: {error}"
