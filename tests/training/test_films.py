@@ -11,7 +11,7 @@ import pytest
 from ltx2.engine import Engine
 from ltx2.state.continuation import LTX2ContinuationState
 from ltx2.timeline import SegmentShape, film_samples, plan
-from tests.ltx2.quality.controls import CONTROLS, Job, good
+from tests.ltx2.quality.chain_faults import FAULTS, Job, without_fault
 from training.films import Film, render
 from training.world import FPS
 
@@ -21,7 +21,7 @@ OTHER = Job(["a white square moves left over a green background, high hum"] * 2,
 
 @pytest.fixture(scope="module")
 def whole(engine: Engine) -> Film:
-    return good(engine, JOB, OTHER)
+    return without_fault(engine, JOB, OTHER)
 
 
 def test_a_film_has_the_frames_and_samples_of_its_timeline(whole: Film) -> None:
@@ -31,12 +31,12 @@ def test_a_film_has_the_frames_and_samples_of_its_timeline(whole: Film) -> None:
     assert len(whole.continuity().seams) == 1
 
 
-@pytest.mark.parametrize("name", CONTROLS)
+@pytest.mark.parametrize("name", FAULTS)
 def test_a_chain_that_is_broken_on_purpose_is_the_same_up_to_its_first_join(
     engine: Engine, whole: Film, name: str
 ) -> None:
     # When
-    broken = CONTROLS[name](engine, JOB, OTHER)
+    broken = FAULTS[name](engine, JOB, OTHER)
     # Then
     assert np.array_equal(broken.pieces[0], whole.pieces[0])
     assert not np.array_equal(broken.pieces[1], whole.pieces[1])
