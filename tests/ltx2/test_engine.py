@@ -104,7 +104,7 @@ def test_the_pinned_audio_latents_are_preserved(engine: Engine, first: SegmentOu
         before = output
 
 
-def test_the_next_state_is_that_of_the_timing(engine: Engine, first: SegmentOutput) -> None:
+def test_the_next_state_has_the_values_of_the_timing(engine: Engine, first: SegmentOutput) -> None:
     # When a segment continues a state with third-party metadata
     incoming = dataclasses.replace(first.state, metadata={"note": [1, {"x": None}]})
     output = engine.run(request_of(SECOND), incoming)

@@ -64,7 +64,7 @@ def test_float32_agrees_with_the_cpu(models: dict[str, Path], name: str) -> None
     assert float((cpu.video_latents - cuda.video_latents).abs().max()) < 0.02 * spread
 
 
-def test_it_renders_the_same_after_running_out_of_memory(models: dict[str, Path]) -> None:
+def test_a_segment_is_the_same_after_running_out_of_memory(models: dict[str, Path]) -> None:
     # Given
     engine = Engine.load(str(models["tiny"]), device="cuda", precision="bf16")
     before = chain(engine)[1]

@@ -37,7 +37,7 @@ def test_the_defaults_are_what_the_authors_advise(version: Any) -> None:
     }
 
 
-def test_no_guidance_is_what_turns_it_off_in_diffusers() -> None:
+def test_no_guidance_turns_every_scale_off_in_diffusers() -> None:
     off = {"guidance_scale": 1.0, "stg_scale": 0.0, "modality_scale": 1.0, "guidance_rescale": 0.0}
     assert off | {f"audio_{name}": value for name, value in off.items()} == NO_GUIDANCE
 
@@ -47,7 +47,7 @@ def test_a_full_model_gets_the_guidance_that_is_set(settings: dict[str, tuple[fl
     # Given any scales within their ranges
     guidance = {name: Scales(*pair) for name, pair in settings.items()}
 
-    # When / Then the plan has them, and each stream gets its own, although diffusers replaces a sound scale of 0
+    # When / Then the plan has them, and each stream gets its own; diffusers replaces a sound scale of 0 by the video's
     plan = plan_of(Sampling(**guidance), FULL)
     assert plan.guidance == guidance
     for argument, video in plan.guidance_arguments.items():

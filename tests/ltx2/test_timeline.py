@@ -195,7 +195,7 @@ def test_the_shortest_segments_have_sound_too(fps: int) -> None:
     # Given segments whose new frames are barely longer than a crossfade
     timings = plan(SegmentShape(9, Fraction(fps), 1), [i % 5 == 0 for i in range(100)])
     spans = sound_spans(timings, 24000)
-    # Then every span stays within film and decode, and in order
+    # Then every span is within the film and the decoded sound, and in order
     total = film_samples(film_frames(timings), Fraction(fps), 24000)
     for timing, span in zip(timings, spans, strict=True):
         length = span.film_end - span.film_start
@@ -297,7 +297,7 @@ def test_seeds_stay_in_63_bits() -> None:
 
 
 @pytest.mark.parametrize(("frames", "latents"), [(1, 1), (9, 2), (121, 16), (257, 33)])
-def test_latent_frames(frames: int, latents: int) -> None:
+def test_latent_frames_are_counted(frames: int, latents: int) -> None:
     assert latent_frames(frames) == latents
 
 

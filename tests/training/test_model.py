@@ -14,7 +14,7 @@ from training.model import TOKENS, build
 from training.world import draw
 
 
-def test_it_is_a_distilled_2_3_below_24_megabytes(untrained: Path) -> None:
+def test_the_small_model_is_a_distilled_2_3_below_24_megabytes(untrained: Path) -> None:
     # When
     files = [path for path in untrained.rglob("*") if path.is_file()]
     # Then
@@ -39,7 +39,7 @@ def test_the_same_seed_builds_the_same_weights() -> None:
         assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_its_films_have_frames_and_sound(engine: Engine) -> None:
+def test_films_of_the_small_model_have_frames_and_sound(engine: Engine) -> None:
     # When
     film = render(engine, ["a red circle moves left over a blue background, low hum"] * 2, seed=1)
     # Then

@@ -38,7 +38,7 @@ def test_every_file_is_world_readable_and_the_total_is_small(models: dict[str, P
 
 
 @pytest.mark.parametrize(("name", "rate"), [("tiny", 48_000), ("tiny-2.0", 24_000)])
-def test_the_stock_pipeline_loads_it_with_the_published_geometry(models: dict[str, Path], name: str, rate: int) -> None:
+def test_the_stock_pipeline_loads_the_published_geometry(models: dict[str, Path], name: str, rate: int) -> None:
     # When diffusers loads it by its model index
     pipeline = LTX2ConditionPipeline.from_pretrained(models[name], low_cpu_mem_usage=False)
 

@@ -45,7 +45,7 @@ def test_the_largest_centred_part_that_fills_the_frame_is_shown(size: tuple[int,
     # When an image of another size or aspect ratio is decoded
     frame = decode_still(file_of(Image.fromarray(picture(*size))), WIDTH, HEIGHT).astype(float)
 
-    # Then the frame shows its centre, and as much of each side as fills the frame
+    # Then the frame shows its centre, and the share of each side that fills the frame
     scale = min(size[0] / WIDTH, size[1] / HEIGHT)
     for channel, axis, (side, whole) in ((0, 1, (WIDTH, size[0])), (1, 0, (HEIGHT, size[1]))):
         line = frame[:, :, channel].mean(axis=1 - axis)

@@ -101,7 +101,7 @@ STAGE_2 = {"sigmas": SIGMAS[1:], "num_inference_steps": 2}
     [(9, (64, 96), 0), (12, (64, 96), 0), (33, (64, 96), 0), (1, (64, 96), 0), (9, (96, 160), 0), (9, (64, 96), 1)],
     ids=["whole latents", "a partial latent", "longer than the segment", "one", "another size", "later index"],
 )
-def test_conditions_are_preprocessed_like_in_the_stock_pipeline(
+def test_conditions_are_preprocessed_as_in_the_stock_pipeline(
     pipeline: LongtakePipeline, count: int, size: tuple[int, int], index: int
 ) -> None:
     # Given

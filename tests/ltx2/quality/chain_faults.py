@@ -77,7 +77,7 @@ def with_inverted_audio_mask(engine: Renders, job: Job, other: Job) -> Film:
 
 
 def with_inverted_video_mask(engine: Renders, job: Job, other: Job) -> Film:
-    """The same for video latents."""
+    """The mask of the conditioning frames is inverted."""
     stock = LongtakePipeline.apply_first_frame_conditioning
 
     def inverted(self: LongtakePipeline, *args: Any, **kwargs: Any) -> Any:

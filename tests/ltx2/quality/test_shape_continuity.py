@@ -109,19 +109,16 @@ def test_a_shape_that_is_hidden_at_the_join_is_not_judged() -> None:
 
 def test_shapes_are_matched_by_colour() -> None:
     # Given
-    red, blue, paler = circle_at(line((50, 50), (1, 0))), (44.0, 84.0, 204.0), (230.0, 90.0, 80.0)
+    near, blue, paler = line((57, 50), (1, 0)), (44.0, 84.0, 204.0), (230.0, 90.0, 80.0)
+    red = circle_at(line((50, 50), (1, 0)))
     # When
-    found = across(
-        [red], [circle_at(line((90, 50), (1, 0)), colour=blue), circle_at(line((57, 50), (1, 0)), colour=paler)], SIZE
-    )
+    found = across([red], [circle_at(line((90, 50), (1, 0)), colour=blue), circle_at(near, colour=paler)], SIZE)
     # Then
     assert found[0].jump == pytest.approx(1)
     assert found[0].colour_change == pytest.approx(np.linalg.norm(np.subtract(RED, paler)))
-    assert appeared([red], [circle_at(line((57, 50), (1, 0)), colour=blue)]) == 1
-    assert appeared([red], [circle_at(line((57, 50), (1, 0)))]) == 0
-    assert (
-        appeared([], [circle_at(line((57, 50), (1, 0)), whole=[False] + [True] * 6)]) == 0
-    )  # it came from behind another
+    assert appeared([red], [circle_at(near, colour=blue)]) == 1
+    assert appeared([red], [circle_at(near)]) == 0
+    assert appeared([], [circle_at(near, whole=[False] + [True] * 6)]) == 0  # it was hidden at first
 
 
 @pytest.mark.parametrize("was_whole", [True, False])

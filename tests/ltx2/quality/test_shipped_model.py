@@ -27,7 +27,7 @@ from training.world import COLOURS, Shape, World
 MODEL = os.environ.get("CONTINUITY_MODEL", "shapes")
 SEGMENTS = 8
 MOST_TURNS = 0.1  # share of all joins: near a wall, a bounce may look like a turn
-MOST_SEMITONES = 1.0  # between sound and picture
+MOST_SEMITONES = 1.0  # between sound and video
 
 
 def shape(text: str) -> Shape:
@@ -130,7 +130,7 @@ def check_fault(name: str, film: MeasuredFilm, world: World) -> None:
 
 
 @pytest.mark.parametrize("name", WORLDS)
-def test_an_ideal_engine_is_within_all_bounds(name: str) -> None:
+def test_a_film_by_an_ideal_engine_is_within_all_bounds(name: str) -> None:
     # Given
     film = measured(without_fault(IdealEngine(WORLDS.values()), job(name), job(OTHER)))
     # Then
