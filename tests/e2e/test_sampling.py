@@ -20,7 +20,7 @@ from tasks.client.submit import submit
 from tasks.errors import JobFailedError
 from tasks.settings import Settings
 from tests.conftest import RedisProcess, Worker
-from tests.ltx2.files import edit
+from tests.ltx2.checkpoint_files import edit
 from tests.tasks.conftest import job_store, spec
 
 

@@ -1,4 +1,4 @@
-"""The small checkpoints, built once a session, and engines that hold them."""
+"""The small checkpoints, built once per session, and engines that load them."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def engines(models: dict[str, Path]) -> dict[str, Engine]:
-    """Engines on the CPU by model name; they keep nothing between segments but prompts, so tests share them."""
+    """CPU engines by model name; tests share them, as they keep only prompts between segments."""
     return {name: Engine.load(str(folder), device="cpu") for name, folder in models.items()}
 
 
 @pytest.fixture(params=list(tiny.VERSIONS))
 def engine(request: pytest.FixtureRequest, engines: dict[str, Engine]) -> Engine:
-    """An engine of each kind, 2.3 and 2.0."""
+    """An engine of each version, 2.3 and 2.0."""
     return engines[request.param]
 
 
 @pytest.fixture(scope="session")
 def full_models(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The small checkpoints with the scheduler of those that are not distilled, by the same names."""
+    """The small checkpoints by name, with the scheduler of models that are not distilled."""
     shifting = {"use_dynamic_shifting": True, "shift_terminal": 0.1, "base_shift": 0.95, "max_shift": 2.05}
     shifting |= {"base_image_seq_len": 1024, "max_image_seq_len": 4096}
     folder = tmp_path_factory.mktemp("full")
@@ -46,5 +46,5 @@ def full_models(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="session")
 def full_engines(full_models: dict[str, Path]) -> dict[str, Engine]:
-    """Engines that are not distilled, on the CPU by model name."""
+    """CPU engines of models that are not distilled, by model name."""
     return {name: Engine.load(str(folder), device="cpu") for name, folder in full_models.items()}

@@ -1,4 +1,4 @@
-"""A call of the pipeline itself, as small as can be."""
+"""Rendering a small segment with the pipeline, without an engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SIGMAS = [1.0, 0.9, 0.5]
 
 
 def render(pipeline: Any, prompt: str = "a boat", **settings: Any) -> tuple[Tensor, Tensor]:
-    """Video and audio latents, denormalised."""
+    """Render with `settings`; return denormalised video and audio latents."""
     call = {
         "prompt": prompt,
         "width": 64,

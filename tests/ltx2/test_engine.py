@@ -27,7 +27,7 @@ def request_of(timing: SegmentTiming = FIRST, **settings: Any) -> SegmentRequest
 
 
 def timing_of(state: LTX2ContinuationState) -> SegmentTiming:
-    """The timing of a segment that obeys the state's own pinned latents and offset."""
+    """The timing of a segment with the pinned latents and the offset of `state`."""
     offset = exact(state.video_position_offset_sec)
     pinned = state.audio_conditioning_num_frames
     return continued_timing(SHAPE, pinned=pinned, offset=offset, index=1, first_frame=SHAPE.frames)
@@ -50,7 +50,7 @@ def first(engine: Engine, firsts: dict[Engine, SegmentOutput]) -> SegmentOutput:
 
 @pytest.fixture
 def state(first: SegmentOutput) -> LTX2ContinuationState:
-    """What the second segment continues from."""
+    """The state that the second segment continues."""
     return dataclasses.replace(first.state)
 
 
@@ -58,7 +58,7 @@ def test_a_segment_has_exactly_its_frames_and_sound(engine: Engine, first: Segme
     # When a continuation follows
     second = engine.run(request_of(SECOND), first.state)
 
-    # Then both have the frames asked for, and (4T - 3) * 10 ms of stereo
+    # Then both have the requested frames, and (4T - 3) * 10 ms of stereo sound
     for output, timing in ((first, FIRST), (second, SECOND)):
         assert output.frames.shape == (17, 64, 96, 3)
         assert output.frames.dtype == np.uint8
@@ -67,7 +67,7 @@ def test_a_segment_has_exactly_its_frames_and_sound(engine: Engine, first: Segme
         assert output.audio_latents.shape == (1, 8, timing.audio_latents, 16)
 
 
-def test_pictures_vary_and_sound_is_heard_without_clipping(first: SegmentOutput) -> None:
+def test_frames_vary_and_sound_is_audible_without_clipping(first: SegmentOutput) -> None:
     assert 15 < first.frames.std() < 90
     assert 0.02 < first.sound.std() < 0.3
     assert (np.abs(first.sound) == 1).mean() < 0.001
@@ -82,15 +82,15 @@ def test_the_first_video_latents_are_the_encoded_frames(engine: Engine, overlap:
     # When it is continued
     output = engine.run(request_of(next_timing(first_timing(shape))), start.state)
 
-    # Then the latents begin with what the VAE makes of these frames, neither resized nor recompressed
+    # Then the latents begin with those of these frames, neither resized nor recompressed
     pixels = torch.from_numpy(start.frames[-overlap:]).permute(3, 0, 1, 2)[None] / 127.5 - 1
     with torch.inference_mode():
         encoded = engine.pipeline.vae.encode(pixels).latent_dist.mode()
     torch.testing.assert_close(output.video_latents[:, :, : encoded.shape[2]], encoded, rtol=0, atol=2e-6)
 
 
-def test_the_pinned_audio_latents_come_back(engine: Engine, first: SegmentOutput) -> None:
-    # Given a continuation that pins all of the first segment's latents, and one that pins only the last of its own
+def test_the_pinned_audio_latents_are_preserved(engine: Engine, first: SegmentOutput) -> None:
+    # Given a continuation that pins all latents of the segment before, and one that pins only the last of them
     second, third = SECOND, next_timing(SECOND)
     assert second.pinned == first.audio_latents.shape[2]
     assert third.pinned < second.audio_latents
@@ -104,12 +104,12 @@ def test_the_pinned_audio_latents_come_back(engine: Engine, first: SegmentOutput
         before = output
 
 
-def test_the_next_state_says_what_the_timing_plans(engine: Engine, first: SegmentOutput) -> None:
-    # When a segment continues a state whose metadata holds something foreign
+def test_the_next_state_has_the_values_of_the_timing(engine: Engine, first: SegmentOutput) -> None:
+    # When a segment continues a state with third-party metadata
     incoming = dataclasses.replace(first.state, metadata={"note": [1, {"x": None}]})
     output = engine.run(request_of(SECOND), incoming)
 
-    # Then the next state has its tail, its latents, the plan for its continuation, and the metadata
+    # Then the next state has its last frames, its latents, the timing of its continuation, and the metadata
     state, third = output.state, next_timing(SECOND)
     assert state.segment_index == 1
     assert state.video_frames is not None
@@ -123,15 +123,15 @@ def test_the_next_state_says_what_the_timing_plans(engine: Engine, first: Segmen
     assert incoming.metadata == {"note": [1, {"x": None}]}
 
 
-def test_the_seed_decides_everything(engine: Engine, first: SegmentOutput) -> None:
-    # Given a global generator in some state
+def test_the_output_depends_on_the_seed_and_not_on_the_global_generator(engine: Engine, first: SegmentOutput) -> None:
+    # Given a global generator with some seed
     torch.manual_seed(11)
     before = torch.get_rng_state()
 
-    # When the same and another seed are rendered
+    # When the same seed and another one are rendered
     again, other = engine.run(request_of()), engine.run(request_of(seed=4))
 
-    # Then the same one gives the same bytes, and the global generator is as it was
+    # Then the same seed gives the same bytes, and the global generator is unchanged
     assert same(again, first)
     assert torch.equal(again.video_latents, first.video_latents)
     assert not same(other, first)
@@ -139,17 +139,17 @@ def test_the_seed_decides_everything(engine: Engine, first: SegmentOutput) -> No
     assert torch.is_grad_enabled()
 
 
-def test_the_prompt_counts(engine: Engine, first: SegmentOutput) -> None:
+def test_the_prompt_changes_the_output(engine: Engine, first: SegmentOutput) -> None:
     assert not same(engine.run(request_of(prompt="fog over the hill")), first)
 
 
-def test_frames_audio_and_offset_each_change_the_outcome(engine: Engine, state: LTX2ContinuationState) -> None:
+def test_each_part_of_the_state_changes_the_output(engine: Engine, state: LTX2ContinuationState) -> None:
     # Given a continuation
     base = engine.run(request_of(timing_of(state)), state)
     assert state.video_frames is not None
     assert state.audio_latents is not None
 
-    # When one part of its state is another
+    # When one part of its state is changed
     changes: list[dict[str, Any]] = [
         {"video_frames": [255 - frame for frame in state.video_frames]},
         {"audio_latents": -state.audio_latents},
@@ -163,14 +163,14 @@ def test_frames_audio_and_offset_each_change_the_outcome(engine: Engine, state: 
         changed = dataclasses.replace(state, **change)
         outputs.append(engine.run(request_of(timing_of(changed)), changed))
 
-    # Then picture and sound are others, each time
+    # Then frames and sound are different each time
     for output, change in zip(outputs, changes, strict=True):
         assert not np.array_equal(output.frames, base.frames), change
         assert not np.array_equal(output.sound, base.sound), change
 
 
 def test_denormalised_latents_are_normalised_first(engine: Engine, state: LTX2ContinuationState) -> None:
-    # Given the same state as a runtime would write it that keeps what diffusers returns
+    # Given the same state from a runtime that stores latents as diffusers returns them
     assert state.audio_latents is not None
     foreign = dataclasses.replace(
         state,
@@ -178,14 +178,14 @@ def test_denormalised_latents_are_normalised_first(engine: Engine, state: LTX2Co
         metadata={"audio_latents_space": "denormalised"},
     )
 
-    # Then it renders alike, and the next state says normalised again
+    # When / Then it renders alike, and the next state is normalised again
     output = engine.run(request_of(SECOND), foreign)
     expected = engine.run(request_of(SECOND), state)
     torch.testing.assert_close(output.audio_latents, expected.audio_latents, rtol=1e-4, atol=1e-4)
     assert output.state.metadata == {"audio_latents_space": "normalised"}
 
 
-def test_half_precision_latents_are_taken(engine: Engine, state: LTX2ContinuationState) -> None:
+def test_half_precision_latents_are_accepted(engine: Engine, state: LTX2ContinuationState) -> None:
     assert state.audio_latents is not None
     half = state.audio_latents.bfloat16()
     output = engine.run(request_of(SECOND), dataclasses.replace(state, audio_latents=half))
@@ -193,27 +193,27 @@ def test_half_precision_latents_are_taken(engine: Engine, state: LTX2Continuatio
     torch.testing.assert_close(output.audio_latents[:, :, : SECOND.pinned], pinned, rtol=0, atol=5e-7)
 
 
-def test_a_cut_takes_nothing_but_metadata(engine: Engine, first: SegmentOutput) -> None:
-    # Given a state that no continuation could use
+def test_a_cut_uses_only_the_metadata_of_the_state(engine: Engine, first: SegmentOutput) -> None:
+    # Given a state that a continuation cannot use
     broken = LTX2ContinuationState(video_frames_blob_id="x", metadata={"kept": 1}, segment_index=7)
 
-    # When the segment is one after a cut
+    # When a segment after a cut is rendered
     output = engine.run(request_of(next_timing(FIRST, cut=True)), broken)
 
-    # Then it is rendered as a first one
+    # Then it is the same as a first segment
     assert same(output, first)
     assert output.state.metadata == {"kept": 1, "audio_latents_space": "normalised"}
 
 
 @pytest.mark.parametrize(("name", "cross"), [("tiny", True), ("tiny-2.0", False)])
-def test_each_kind_is_called_once_a_step_in_its_own_way(engines: dict[str, Engine], name: str, cross: bool) -> None:
-    # Given a look at what the transformer is called with
+def test_the_transformer_is_called_once_per_step(engines: dict[str, Engine], name: str, cross: bool) -> None:
+    # Given a hook that records the arguments of the transformer
     calls: list[dict[str, Any]] = []
 
-    def look(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    def record(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         calls.append(kwargs)
 
-    hook = engines[name].pipeline.transformer.register_forward_pre_hook(look, with_kwargs=True)
+    hook = engines[name].pipeline.transformer.register_forward_pre_hook(record, with_kwargs=True)
 
     # When a segment is rendered
     try:
@@ -221,21 +221,21 @@ def test_each_kind_is_called_once_a_step_in_its_own_way(engines: dict[str, Engin
     finally:
         hook.remove()
 
-    # Then there was one call a step, on the distilled noise levels, with the cross timesteps of 2.3 alone
+    # Then there is one call for each distilled noise level, with cross timesteps in 2.3 only
     assert [float(call["sigma"]) / 1000 for call in calls] == pytest.approx(DISTILLED_SIGMA_VALUES)
     assert {call["use_cross_timestep"] for call in calls} == {cross}
     assert {call["hidden_states"].shape[0] for call in calls} == {1}
 
 
-def test_progress_is_told_after_each_step(engine: Engine, first: SegmentOutput) -> None:
+def test_progress_is_reported_after_each_step(engine: Engine, first: SegmentOutput) -> None:
     steps: list[tuple[int, int]] = []
     output = engine.run(request_of(), on_step=lambda step, of: steps.append((step, of)))
     assert steps == [(step, 8) for step in range(1, 9)]
     assert same(output, first)
 
 
-def test_a_cancelled_segment_stops_at_once_and_harms_no_other(engine: Engine, first: SegmentOutput) -> None:
-    # Given a continuation and a caller who stops it after the third step
+def test_a_cancelled_segment_stops_at_once_and_affects_no_other(engine: Engine, first: SegmentOutput) -> None:
+    # Given a continuation, and a callback that cancels it after the third step
     expected = engine.run(request_of(SECOND), first.state)
     steps: list[int] = []
 
@@ -247,7 +247,7 @@ def test_a_cancelled_segment_stops_at_once_and_harms_no_other(engine: Engine, fi
     with pytest.raises(SegmentCancelledError, match="segment 1 was cancelled after step 3"):
         engine.run(request_of(SECOND), first.state, on_step=stop)
 
-    # Then no step followed, and the engine renders what it would have
+    # Then no step follows, and other segments are the same as before
     assert steps == [1, 2, 3]
     assert same(engine.run(request_of()), first)
     assert same(engine.run(request_of(SECOND), first.state), expected)
@@ -259,7 +259,7 @@ def test_decoding_the_stored_latents_gives_the_same_bytes(engine: Engine, first:
     assert np.array_equal(sound, first.sound)
 
 
-def test_sound_is_decoded_by_repeatable_kernels_of_cudnn(engine: Engine, first: SegmentOutput) -> None:
+def test_sound_is_decoded_with_deterministic_cudnn_kernels(engine: Engine, first: SegmentOutput) -> None:
     # Given
     seen, cudnn = [], torch.backends.cudnn
     # When
@@ -270,13 +270,13 @@ def test_sound_is_decoded_by_repeatable_kernels_of_cudnn(engine: Engine, first: 
 
 
 def test_the_number_of_threads_changes_no_byte(engine: Engine, first: SegmentOutput) -> None:
-    # Given the number of threads that torch takes on machines of other sizes
+    # Given the thread counts of machines of different sizes
     threads = torch.get_num_threads()
     try:
         for count in (1, 3, 8):
             torch.set_num_threads(count)
 
-            # Then a segment is the same on each, and the number is left as it was
+            # When / Then the segment is the same, and the thread count is unchanged
             assert same(engine.run(request_of()), first)
             assert torch.get_num_threads() == count
     finally:
@@ -322,10 +322,10 @@ def never(step: int, of: int) -> bool:
         ({"metadata": {"audio_latents_space": "raw"}}, "metadata.audio_latents_space is 'raw'"),
     ],
 )
-def test_what_cannot_be_rendered_is_refused_by_name(
+def test_an_unsupported_state_is_rejected_with_its_field(
     engines: dict[str, Engine], change: dict[str, Any], message: str
 ) -> None:
-    # Given a state that fits the timing but for one field
+    # Given a state that fits the timing except for one field
     state = LTX2ContinuationState(
         video_frames=[FRAME] * 9,
         audio_latents=LATENTS,
@@ -334,7 +334,7 @@ def test_what_cannot_be_rendered_is_refused_by_name(
         video_position_offset_sec=float(SECOND.offset),
     )
 
-    # Then it is refused before the model runs
+    # When / Then it is rejected before the model runs
     with pytest.raises(UnsupportedStateError, match=message):
         engines["tiny"].run(request_of(SECOND), dataclasses.replace(state, **change), on_step=never)
 
@@ -345,20 +345,20 @@ def test_a_continuation_needs_a_state(engines: dict[str, Engine]) -> None:
 
 
 @pytest.mark.parametrize("size", [{"width": 100}, {"height": 0}, {"height": -32}])
-def test_sizes_are_multiples_of_32(size: dict[str, Any]) -> None:
+def test_sizes_must_be_multiples_of_32(size: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be a positive multiple of 32"):
         request_of(**size)
 
 
-def test_a_full_device_is_a_typed_error_and_harms_no_other(engine: Engine, first: SegmentOutput) -> None:
-    # Given a device that is full for one forward
+def test_running_out_of_memory_is_a_typed_error_and_affects_no_other(engine: Engine, first: SegmentOutput) -> None:
+    # Given a device that runs out of memory in one forward pass
     def full(_: nn.Module, args: Any) -> None:
         hook.remove()
         raise torch.OutOfMemoryError("tried to allocate 20 GiB")
 
     hook = engine.pipeline.transformer.register_forward_pre_hook(full)
 
-    # When a segment runs, then its error says so, and the next attempt succeeds
+    # When / Then the error says so, and the next attempt succeeds
     with pytest.raises(EngineMemoryError, match="segment 0: tried to allocate 20 GiB"):
         engine.run(request_of())
     assert same(engine.run(request_of()), first)
@@ -379,13 +379,13 @@ def test_a_segment_prints_nothing(engine: Engine, capfd: pytest.CaptureFixture[s
         ({"compiler": "gcc"}, "compiler is 'gcc'"),
     ],
 )
-def test_unknown_settings_are_refused(settings: dict[str, str], message: str) -> None:
+def test_unknown_settings_are_rejected(settings: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Engine.load("tiny", **settings)
 
 
 def test_bfloat16_renders_and_keeps_the_prefix(models: dict[str, Any]) -> None:
-    # Given a model in bfloat16, as a GPU has it
+    # Given a model in bfloat16, as on a GPU
     engine = Engine.load(str(models["tiny"]), device="cpu", precision="bf16")
 
     # When two segments are chained

@@ -14,7 +14,7 @@ from ltx2.timeline import SegmentShape, exact, first_timing, next_timing
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.filterwarnings("default"),  # the compiler's own
+    pytest.mark.filterwarnings("default"),  # warnings of the compiler
 ]
 FIRST = first_timing(SegmentShape(25, exact(24)))
 
@@ -43,7 +43,7 @@ def test_the_same_seed_gives_the_same_bytes_and_latents_decode_to_them(
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-2.0"])
-def test_the_pinned_sound_comes_back(models: dict[str, Path], name: str) -> None:
+def test_the_pinned_sound_is_preserved(models: dict[str, Path], name: str) -> None:
     first, second = chain(Engine.load(str(models[name]), device="cuda", precision="bf16"))
     kept = first.state.audio_conditioning_num_frames
     error = (second.audio_latents[:, :, :kept] - first.audio_latents[:, :, -kept:]).abs().max()
@@ -56,19 +56,19 @@ def test_float32_agrees_with_the_cpu(models: dict[str, Path], name: str) -> None
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     # When
-    here, there = (
+    cpu, cuda = (
         chain(Engine.load(str(models[name]), device=device, precision="fp32"))[1] for device in ("cpu", "cuda")
     )
     # Then
-    spread = float(here.video_latents.std())
-    assert float((here.video_latents - there.video_latents).abs().max()) < 0.02 * spread
+    spread = float(cpu.video_latents.std())
+    assert float((cpu.video_latents - cuda.video_latents).abs().max()) < 0.02 * spread
 
 
-def test_it_renders_the_same_after_running_out_of_memory(models: dict[str, Path]) -> None:
+def test_a_segment_is_the_same_after_running_out_of_memory(models: dict[str, Path]) -> None:
     # Given
     engine = Engine.load(str(models["tiny"]), device="cuda", precision="bf16")
     before = chain(engine)[1]
-    # When there is no memory beside the weights
+    # When there is only memory for the weights
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(torch.cuda.memory_reserved() / total)
@@ -77,5 +77,5 @@ def test_it_renders_the_same_after_running_out_of_memory(models: dict[str, Path]
             chain(engine)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    # Then with memory it goes on
+    # Then it renders the same when memory is available again
     assert (chain(engine)[1].frames == before.frames).all()

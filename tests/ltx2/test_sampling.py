@@ -1,9 +1,7 @@
-"""What may be asked of a model, and what each variant makes of it."""
+"""Sampling settings, and the plan that each variant makes of them."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -18,12 +16,12 @@ DISTILLED, FULL = Variant("2.3", distilled=True), Variant("2.3", distilled=False
 
 
 @pytest.mark.parametrize("version", ["2.0", "2.3"])
-def test_what_is_left_out_is_what_the_authors_advise(version: Any) -> None:
-    # When nothing is asked for
+def test_the_defaults_are_what_the_authors_advise(version: Any) -> None:
+    # When nothing is set
     distilled = plan_of(Sampling(), Variant(version, distilled=True))
     full = plan_of(Sampling(), Variant(version, distilled=False))
 
-    # Then a distilled model has its fixed schedule and no guidance, and the other one all of it
+    # Then a distilled model has its fixed schedule and no guidance, and a full model has all guidance
     assert (distilled.stages, distilled.steps, distilled.is_guided) == (1, 8, False)
     assert distilled.guidance_arguments == NO_GUIDANCE
     assert (full.stages, full.steps, full.is_guided) == (1, 30 if version == "2.3" else 40, True)
@@ -39,36 +37,36 @@ def test_what_is_left_out_is_what_the_authors_advise(version: Any) -> None:
     }
 
 
-def test_no_guidance_is_what_diffusers_takes_for_none() -> None:
+def test_no_guidance_turns_every_scale_off_in_diffusers() -> None:
     off = {"guidance_scale": 1.0, "stg_scale": 0.0, "modality_scale": 1.0, "guidance_rescale": 0.0}
     assert off | {f"audio_{name}": value for name, value in off.items()} == NO_GUIDANCE
 
 
-@given(st.fixed_dictionaries({knob: st.tuples(*[st.floats(*limits)] * 2) for knob, limits in RANGES.items()}))
-def test_a_full_model_is_guided_as_asked(asked: dict[str, tuple[float, float]]) -> None:
+@given(st.fixed_dictionaries({name: st.tuples(*[st.floats(*limits)] * 2) for name, limits in RANGES.items()}))
+def test_a_full_model_gets_the_guidance_that_is_set(settings: dict[str, tuple[float, float]]) -> None:
     # Given any scales within their ranges
-    guidance = {knob: Scales(*pair) for knob, pair in asked.items()}
+    guidance = {name: Scales(*pair) for name, pair in settings.items()}
 
-    # Then they are the plan, and each stream gets its own, also where diffusers takes 0 for the other stream's
+    # When / Then the plan has them, and each stream gets its own; diffusers replaces a sound scale of 0 by the video's
     plan = plan_of(Sampling(**guidance), FULL)
     assert plan.guidance == guidance
-    for name, video in plan.guidance_arguments.items():
-        if not name.startswith("audio_"):
-            knob = {"guidance_scale": "guidance", "guidance_rescale": "rescale"}.get(name, name.removesuffix("_scale"))
-            assert video == guidance[knob].video
-            assert (plan.guidance_arguments[f"audio_{name}"] or video) == pytest.approx(
-                guidance[knob].audio, abs=1e-300
-            )
+    for argument, video in plan.guidance_arguments.items():
+        if not argument.startswith("audio_"):
+            usual = argument.removesuffix("_scale")
+            name = {"guidance_scale": "guidance", "guidance_rescale": "rescale"}.get(argument, usual)
+            assert video == guidance[name].video
+            audio = plan.guidance_arguments[f"audio_{argument}"] or video
+            assert audio == pytest.approx(guidance[name].audio, abs=1e-300)
 
 
-def test_steps_and_guidance_of_a_distilled_model_may_be_said_as_they_are() -> None:
+def test_the_fixed_settings_of_a_distilled_model_may_be_given() -> None:
     assert plan_of(Sampling(steps=8, negative_prompt="", **OFF), DISTILLED) == plan_of(
         Sampling(negative_prompt=""), DISTILLED
     )
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("settings", "message"),
     [
         ({"steps": 30}, "steps is 30; LTX-2.3, distilled, has a fixed schedule of 8 steps"),
         (
@@ -81,9 +79,9 @@ def test_steps_and_guidance_of_a_distilled_model_may_be_said_as_they_are() -> No
         ({"negative_prompt": "blurry"}, r"a negative prompt changes nothing .*\(LTX-2.3, distilled\)"),
     ],
 )
-def test_a_distilled_model_refuses_what_it_was_not_trained_for(asked: dict[str, Any], told: str) -> None:
-    with pytest.raises(RequestError, match=told):
-        plan_of(Sampling(**asked), DISTILLED)
+def test_a_distilled_model_rejects_what_it_was_not_trained_for(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        plan_of(Sampling(**settings), DISTILLED)
 
 
 def test_a_negative_prompt_needs_guidance() -> None:
@@ -93,7 +91,7 @@ def test_a_negative_prompt_needs_guidance() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("settings", "message"),
     [
         ({"stages": 3}, "stages is 3; it must be 1 or 2"),
         ({"steps": 1}, r"steps is 1; it must be in 2\.\.200"),
@@ -104,16 +102,11 @@ def test_a_negative_prompt_needs_guidance() -> None:
         ({"rescale": Scales(1, 1.5)}, r"rescale of the sound is 1.5; it must be in 0\.\.1, and 0 is off"),
     ],
 )
-def test_what_is_out_of_range(asked: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
-        Sampling(**asked)
+def test_a_setting_out_of_range_is_rejected(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Sampling(**settings)
 
 
-def test_scales_that_are_advised_are_in_range() -> None:
+def test_advised_scales_are_in_range() -> None:
     assert Sampling(**ADVISED)
     assert guidance_arguments(OFF) == NO_GUIDANCE
-
-
-def test_planning_needs_no_torch() -> None:
-    script = "import sys; import ltx2.sampling, ltx2.request; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", script], check=True)

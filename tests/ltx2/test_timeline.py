@@ -63,17 +63,17 @@ def check_sound(timings: list[SegmentTiming], spans: list[SoundSpan], rate: int)
     assert len(spans) == len(timings)
     for timing, span in zip(timings, spans, strict=True):
         length = span.film_end - span.film_start
-        # within the film and within what the decode really holds
+        # within the film and within the decoded sound
         assert 0 <= span.film_start < span.film_end <= total
         assert span.source_start >= 0
         assert span.source_start + length <= sound_seconds(timing.audio_latents) * rate
         assert span.fade_in + span.fade_out <= length
-        # never away from the exact place by more than the one rounding
+        # within one rounding of the exact position
         seconds = timing.first_frame / shape.fps - timing.picture_start
         assert abs((span.film_start - span.source_start) - seconds * rate) <= Fraction(1, 2)
     for (_, span), (timing, after) in itertools.pairwise(zip(timings, spans, strict=True)):
         if timing.continued:
-            # a crossfade, and nothing else, lies in both
+            # only the crossfade is in both
             assert span.film_end - after.film_start == span.fade_out == after.fade_in == fade
         else:
             assert 0 <= after.film_start - span.film_end <= Fraction(7, 100) * rate
@@ -87,9 +87,9 @@ def check_sound(timings: list[SegmentTiming], spans: list[SoundSpan], rate: int)
 def test_the_numbers_of_the_usual_segment() -> None:
     # Given 121 frames at 24 per second
     shape = SegmentShape(121, Fraction(24))
-    # When a thousand of them follow one another
+    # When a thousand of them are planned
     timings = plan(shape, [False] * 1000)
-    # Then the known numbers come out
+    # Then the numbers are the known ones
     assert shape.prefix_seconds == Fraction(40, 24)
     assert timings[0].audio_latents == 126
     assert {timing.audio_latents for timing in timings[1:]} == {168}
@@ -123,42 +123,42 @@ def test_long_films_with_cuts_stay_in_bounds(shape: SegmentShape, segments: int,
 
 @given(films())
 def test_no_frame_is_lost_or_repeated(timings: list[SegmentTiming]) -> None:
-    # When every segment lays its new frames where its timing says
-    laid = [timing.first_frame + i for timing in timings for i in range(timing.new_frames)]
+    # When the new frames of every segment are placed by its timing
+    placed = [timing.first_frame + i for timing in timings for i in range(timing.new_frames)]
     # Then they are the film's frames, each once and in order
-    assert laid == list(range(film_frames(timings)))
+    assert placed == list(range(film_frames(timings)))
 
 
 @given(films())
 def test_neighbours_agree_on_time_where_they_overlap(timings: list[SegmentTiming]) -> None:
     for before, timing in itertools.pairwise(timings):
         if timing.continued:
-            # Given the first pinned latent, which is one moment on both clocks
+            # Given the shift between the two segments' times at the first pinned latent
             shift = Fraction(before.audio_latents - timing.pinned, 25)
-            # Then each repeated frame is at one moment too
+            # Then each repeated frame has the same time in both
             for j in range(timing.skipped_frames):
                 tail = before.shape.frames - before.shape.overlap + j
                 assert before.offset + tail / before.shape.fps == shift + timing.offset + j / timing.shape.fps
 
 
 @given(films())
-def test_the_offset_survives_as_a_float(timings: list[SegmentTiming]) -> None:
+def test_the_offset_survives_conversion_to_float(timings: list[SegmentTiming]) -> None:
     for timing in timings:
         assert exact(float(timing.next_offset)) == timing.next_offset
 
 
 @given(films(), st.integers(0, 59))
-def test_a_film_taken_up_again_goes_on_as_planned(timings: list[SegmentTiming], at: int) -> None:
-    # Given what a serialised state says after some segment
+def test_a_resumed_film_continues_as_planned(timings: list[SegmentTiming], at: int) -> None:
+    # Given the numbers that a serialised state has after some segment
     before = timings[min(at, len(timings) - 1)]
     pinned, offset = before.next_pinned, float(before.next_offset)
     # When another process continues from it
     first_frame = before.first_frame + before.new_frames
-    taken_up = continued_timing(
+    resumed = continued_timing(
         before.shape, pinned=pinned, offset=exact(offset), index=before.index + 1, first_frame=first_frame
     )
-    # Then it is the segment that this process would have planned
-    assert taken_up == next_timing(before)
+    # Then its timing is that which this process would have planned
+    assert resumed == next_timing(before)
 
 
 @settings(deadline=None)
@@ -178,13 +178,13 @@ def test_sound_never_drifts_in_a_thousand_segments(frames: int, overlap: int, fp
         assert abs(span.film_start - span.source_start - exact_place) <= Fraction(1, 2)
 
 
-def test_the_sound_changes_over_where_both_decodes_agree() -> None:
+def test_the_crossfade_is_where_both_decoded_sounds_agree() -> None:
     # Given two segments of the usual shape
     timings = plan(SegmentShape(121, Fraction(24)), [False, False])
     first, second = sound_spans(timings, 24000)
     # Then the new sound begins 100 ms before the pinned prefix ends
     assert second.source_start == (timings[1].pinned * 40 - 100) * 24
-    # And that is neither in its first half second nor in the old decode's last 50 ms
+    # And the crossfade is neither in its first half second nor in the last 50 ms of the old sound
     assert second.source_start >= 12000
     assert first.film_end <= (sound_seconds(126) - Fraction(5, 100)) * 24000
     assert (first.film_end - second.film_start, first.fade_out, second.fade_in) == (240, 240, 240)
@@ -192,10 +192,10 @@ def test_the_sound_changes_over_where_both_decodes_agree() -> None:
 
 @pytest.mark.parametrize("fps", [60, 100, 120, 200])
 def test_the_shortest_segments_have_sound_too(fps: int) -> None:
-    # Given segments whose new frames last hardly longer than a crossfade
+    # Given segments whose new frames are barely longer than a crossfade
     timings = plan(SegmentShape(9, Fraction(fps), 1), [i % 5 == 0 for i in range(100)])
     spans = sound_spans(timings, 24000)
-    # Then every span stays within film and decode, and in order
+    # Then every span is within the film and the decoded sound, and in order
     total = film_samples(film_frames(timings), Fraction(fps), 24000)
     for timing, span in zip(timings, spans, strict=True):
         length = span.film_end - span.film_start
@@ -206,37 +206,37 @@ def test_the_shortest_segments_have_sound_too(fps: int) -> None:
         assert before.film_end - after.film_start <= min(before.fade_out, after.fade_in)
 
 
-def test_a_cut_ends_the_sound_and_begins_it_afresh() -> None:
-    # Given a cut after 121 frames, whose decode ends 32 ms before the picture
+def test_a_cut_ends_the_old_sound_and_begins_a_new_one() -> None:
+    # Given a cut after 121 frames, whose sound ends 32 ms before the video
     before, after = sound_spans(plan(SegmentShape(121, Fraction(24)), [False, True]), 24000)
-    # Then the old sound fades at its own end, and the new one starts with the new picture
+    # Then the old sound fades out at its own end, and the new one starts with the new video
     assert (before.film_end, before.fade_out) == (5010 * 24, 240)
     assert (after.film_start, after.source_start, after.fade_in) == (121000, 0, 240)
 
 
 def test_a_film_that_starts_from_a_state_begins_with_its_first_new_frame() -> None:
-    # Given a state with its own numbers, as another runtime may write it
+    # Given a state with other numbers, as another runtime may write it
     shape = SegmentShape(121, Fraction(24))
     start = continued_timing(shape, pinned=17, offset=exact(0.125), index=4, first_frame=0)
     timings = plan(shape, [True, False, False], start=start)
-    # Then they are obeyed
+    # Then they are used
     assert timings[0] is start
     assert (start.pinned, start.offset, start.new_frames) == (17, Fraction(1, 8), 112)
-    # And the film's sound begins at the picture, past the frames that repeat the tail
+    # And the film's sound begins with the first new frame
     spans = sound_spans(timings, 24000)
     assert (spans[0].film_start, spans[0].source_start) == (0, 12000)
-    # And from the second segment on the numbers are the usual ones again
+    # And from the second segment on, the numbers are the usual ones
     assert all(abs(t.offset - shape.prefix_seconds) <= Fraction(2, 100) for t in timings[1:])
 
 
-def test_sound_is_placed_relative_to_the_first_timing_given() -> None:
+def test_sound_is_placed_relative_to_the_first_timing() -> None:
     timings = plan(SegmentShape(25, Fraction(24)), [False, True, True])
     later = sound_spans(timings[1:], 24000)
     assert later[0].film_start == 0
     assert later[0].source_start == 0
 
 
-def test_timings_with_a_gap_are_refused() -> None:
+def test_timings_with_a_gap_are_rejected() -> None:
     timings = plan(SegmentShape(25, Fraction(24)), [False] * 3)
     with pytest.raises(TimelineError, match="segment 2 does not follow segment 0"):
         sound_spans([timings[0], timings[2]], 24000)
@@ -272,14 +272,14 @@ def test_film_samples_is_the_rounded_length(frames: int, fps: str, rate: int) ->
         (Fraction(30000, 1001), Fraction(30000, 1001)),
     ],
 )
-def test_exact_reads_rates(value: float | str | Fraction, expected: Fraction) -> None:
+def test_exact_parses_frame_rates(value: float | str | Fraction, expected: Fraction) -> None:
     assert exact(value) == expected
 
 
 @pytest.mark.parametrize(
     "value", [math.nan, math.inf, -math.inf, "", "fast", "1/0", "1e999999999", "9" * 10000, "1_000", None, [24]]
 )
-def test_exact_refuses_what_is_no_number(value: object) -> None:
+def test_exact_rejects_anything_but_a_finite_number(value: object) -> None:
     with pytest.raises(TimelineError, match=r"is not a (finite )?number"):
         exact(value)  # type: ignore[arg-type]
 
@@ -297,12 +297,12 @@ def test_seeds_stay_in_63_bits() -> None:
 
 
 @pytest.mark.parametrize(("frames", "latents"), [(1, 1), (9, 2), (121, 16), (257, 33)])
-def test_latent_frames(frames: int, latents: int) -> None:
+def test_latent_frames_are_counted(frames: int, latents: int) -> None:
     assert latent_frames(frames) == latents
 
 
 @pytest.mark.parametrize(
-    ("frames", "fps", "overlap", "complaint"),
+    ("frames", "fps", "overlap", "message"),
     [
         (120, 24, 9, "120 frames"),
         (0, 24, 9, "0 frames"),
@@ -315,13 +315,13 @@ def test_latent_frames(frames: int, latents: int) -> None:
         (9, 1000, 1, "shorter than one audio latent"),
     ],
 )
-def test_shapes_that_cannot_be(frames: int, fps: int, overlap: int, complaint: str) -> None:
-    with pytest.raises(TimelineError, match=complaint):
+def test_an_invalid_shape_is_rejected(frames: int, fps: int, overlap: int, message: str) -> None:
+    with pytest.raises(TimelineError, match=message):
         SegmentShape(frames, Fraction(fps), overlap)
 
 
 @pytest.mark.parametrize(
-    ("pinned", "offset", "complaint"),
+    ("pinned", "offset", "message"),
     [
         (-1, "1", "-1 pinned audio latents"),
         (169, "1", r"room for 0\.\.168"),
@@ -329,13 +329,13 @@ def test_shapes_that_cannot_be(frames: int, fps: int, overlap: int, complaint: s
         (51, "1000", "end before the picture does; about 1.667 s"),
     ],
 )
-def test_states_that_fit_no_segment(pinned: int, offset: str, complaint: str) -> None:
-    with pytest.raises(TimelineError, match=complaint):
+def test_a_state_that_fits_no_segment_is_rejected(pinned: int, offset: str, message: str) -> None:
+    with pytest.raises(TimelineError, match=message):
         continued_timing(
             SegmentShape(121, Fraction(24)), pinned=pinned, offset=Fraction(offset), index=1, first_frame=0
         )
 
 
-def test_positions_are_not_negative() -> None:
+def test_a_negative_index_is_rejected() -> None:
     with pytest.raises(TimelineError, match="segment -1"):
         first_timing(SegmentShape(121, Fraction(24)), index=-1)

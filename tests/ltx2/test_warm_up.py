@@ -1,4 +1,4 @@
-"""Nothing is compiled between the segments of a job. A backend compiles here that is quick to do so."""
+"""Nothing is compiled between the segments of a job. These tests use a fast backend."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ltx2.sampling import Sampling
 from ltx2.timeline import SegmentShape, first_timing, next_timing
 
 FIRST = first_timing(SegmentShape(17, Fraction(24)))
-PICTURES = 1  # the decoder's shape is that of both segments
+DECODER = 1  # graphs of the video decoder, which gets the same shape in both segments
 REQUEST = SegmentRequest("a boat", 3, 128, 64, FIRST)
 
 
 @pytest.fixture
 def compiled(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Engine:
-    """An engine on the CPU that is compiled."""
+    """A compiled engine on the CPU."""
     monkeypatch.setenv("LONGTAKE_HOME", str(tmp_path))
     torch._dynamo.reset()
     counters.clear()
@@ -35,7 +35,7 @@ def graphs() -> int:
 
 
 def test_a_job_of_any_length_compiles_two_shapes_before_its_first_step(compiled: Engine) -> None:
-    # Given the first segment, seen after its first step
+    # Given the first segment, with the number of graphs after each step
     seen: list[int] = []
     output = compiled.run(REQUEST, on_step=lambda step, steps: seen.append(graphs()))
     # When continuations and a cut follow, with other prompts and seeds
@@ -45,20 +45,20 @@ def test_a_job_of_any_length_compiles_two_shapes_before_its_first_step(compiled:
         request = dataclasses.replace(REQUEST, timing=timing, prompt=f"gull {index}", seed=index)
         output = compiled.run(request, output.state)
     # Then
-    assert seen[0] == graphs() == 2 + PICTURES
-    # And another size brings two of its own, each stage of it
+    assert seen[0] == graphs() == 2 + DECODER
+    # And another size compiles two shapes for each of its stages
     wide = dataclasses.replace(REQUEST, width=192, sampling=Sampling(stages=2))
     compiled.run(wide)
-    assert graphs() == 2 + 4 + 2 * PICTURES
+    assert graphs() == 2 + 4 + 2 * DECODER
 
 
-def test_warming_up_changes_nothing(compiled: Engine, engines: dict[str, Engine]) -> None:
-    # Given the same blocks, not compiled and not warmed up
+def test_a_compiled_and_warmed_up_engine_renders_the_same(compiled: Engine, engines: dict[str, Engine]) -> None:
+    # Given
     compiled.warm_up(REQUEST)
-    assert graphs() == 2 + PICTURES
+    assert graphs() == 2 + DECODER
     # When
-    output, right = compiled.run(REQUEST), engines["tiny"].run(REQUEST)
+    output, expected = compiled.run(REQUEST), engines["tiny"].run(REQUEST)
     # Then
-    off = (output.video_latents - right.video_latents).norm() / right.video_latents.norm()
-    assert float(off) < 1e-5
-    assert np.abs(output.frames.astype(int) - right.frames).max() <= 1
+    error = (output.video_latents - expected.video_latents).norm() / expected.video_latents.norm()
+    assert float(error) < 1e-5
+    assert np.abs(output.frames.astype(int) - expected.frames).max() <= 1

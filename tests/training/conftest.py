@@ -1,4 +1,4 @@
-"""The small model before it has learned anything, as a folder and as an engine."""
+"""The untrained small model, as a folder and as an engine."""
 
 from __future__ import annotations
 

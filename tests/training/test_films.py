@@ -1,4 +1,4 @@
-"""Films rendered state to state: they are what the timeline says, and each way to break a chain breaks it."""
+"""Rendering films from state to state, with and without faults."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from ltx2.engine import Engine
 from ltx2.state.continuation import LTX2ContinuationState
 from ltx2.timeline import SegmentShape, film_samples, plan
-from tests.ltx2.quality.controls import CONTROLS, Job, good
+from tests.ltx2.quality.chain_faults import FAULTS, Job, without_fault
 from training.films import Film, render
 from training.world import FPS
 
@@ -21,7 +21,7 @@ OTHER = Job(["a white square moves left over a green background, high hum"] * 2,
 
 @pytest.fixture(scope="module")
 def whole(engine: Engine) -> Film:
-    return good(engine, JOB, OTHER)
+    return without_fault(engine, JOB, OTHER)
 
 
 def test_a_film_has_the_frames_and_samples_of_its_timeline(whole: Film) -> None:
@@ -31,19 +31,17 @@ def test_a_film_has_the_frames_and_samples_of_its_timeline(whole: Film) -> None:
     assert len(whole.continuity().seams) == 1
 
 
-@pytest.mark.parametrize("name", CONTROLS)
-def test_a_chain_that_is_broken_on_purpose_is_the_same_up_to_its_first_join(
-    engine: Engine, whole: Film, name: str
-) -> None:
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_changes_the_film_after_its_first_join_only(engine: Engine, whole: Film, name: str) -> None:
     # When
-    broken = CONTROLS[name](engine, JOB, OTHER)
+    faulty = FAULTS[name](engine, JOB, OTHER)
     # Then
-    assert np.array_equal(broken.pieces[0], whole.pieces[0])
-    assert not np.array_equal(broken.pieces[1], whole.pieces[1])
-    assert not np.array_equal(broken.sound, whole.sound)
+    assert np.array_equal(faulty.pieces[0], whole.pieces[0])
+    assert not np.array_equal(faulty.pieces[1], whole.pieces[1])
+    assert not np.array_equal(faulty.sound, whole.sound)
 
 
-def test_what_a_state_says_of_its_sound_and_its_offset_is_obeyed(engine: Engine) -> None:
+def test_the_pinned_sound_and_the_offset_of_a_state_are_used(engine: Engine) -> None:
     # Given
     def earlier(_: int, state: LTX2ContinuationState) -> LTX2ContinuationState:
         return replace(

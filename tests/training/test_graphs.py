@@ -1,4 +1,4 @@
-"""Training by CUDA graphs, on a CUDA device: `pytest -m gpu tests/training/test_graphs.py`."""
+"""Training with CUDA graphs, on a CUDA device: `pytest -m gpu tests/training/test_graphs.py`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.gpu
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs `[B, 3]`, and how they count."""
+    """Inputs `[B, 3]`; those of kind "twice" count twice."""
 
     kind: str
     inputs: Tensor
@@ -37,7 +37,7 @@ def learner() -> tuple[Tensor, Step]:
 
 
 def test_a_graph_learns_what_plain_steps_learn() -> None:
-    # Given batches of two shapes and of two kinds, each of which comes more than once
+    # Given batches of two shapes and two kinds, each of which is used more than once
     torch.manual_seed(0)
     shapes = [("once", 4), ("once", 4), ("once", 6), ("twice", 4), ("once", 6), ("twice", 4)]
     batches = [Batch(kind, torch.rand(size, 3, device="cuda")) for kind, size in shapes]
@@ -48,7 +48,7 @@ def test_a_graph_learns_what_plain_steps_learn() -> None:
     for batch, shape in zip(batches, shapes, strict=True):
         # When
         loss = graphs(batch)["loss"]
-        # Then it learned from it once, or at the first of its kind and shape as often as it takes to warm up, too
+        # Then it learned from the batch once, or WARM_UP more times if its kind and shape are new
         for _ in range(1 if shape in seen else WARM_UP + 1):
             right = plain(batch)["loss"]
         seen.add(shape)

@@ -1,4 +1,4 @@
-"""Training in pieces: what was learned is there again, the curve goes on, and no file is too large to carry."""
+"""Training in several runs: weights and curves are kept, in files of limited size."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def line() -> nn.Linear:
     return nn.Linear(1, 1)
 
 
-def test_a_stage_learns_and_stops_when_it_is_done(tmp_path: Path) -> None:
+def test_a_stage_learns_and_stops_after_its_steps(tmp_path: Path) -> None:
     # When
     module = line()
     progress = run(stage(module, steps=300), tmp_path, minutes=5)
@@ -44,26 +44,26 @@ def test_a_stage_learns_and_stops_when_it_is_done(tmp_path: Path) -> None:
     assert module.weight.item() == pytest.approx(3, abs=0.1)
 
 
-def test_it_goes_on_where_the_last_piece_ended(tmp_path: Path) -> None:
-    # Given a piece that ended before the stage was done
+def test_a_run_resumes_where_the_last_one_ended(tmp_path: Path) -> None:
+    # Given a run that ended before the stage was done
     run(stage(line(), steps=100), tmp_path, minutes=5)
     fresh, seen = line(), []
     # When
     progress = run(stage(fresh, steps=300, seen=seen), tmp_path, minutes=5)
-    # Then it began with other batches than the first piece, and with what that had learned
+    # Then it started with the learned weights, and with other batches than the first run
     assert seen == [100]
     assert progress.steps == 300
     assert len(progress.curves["squared"]) == 6
     assert fresh.weight.item() == pytest.approx(3, abs=0.1)
 
 
-def test_time_ends_a_piece(tmp_path: Path) -> None:
+def test_a_run_ends_at_its_time_limit(tmp_path: Path) -> None:
     progress = run(stage(line(), steps=10**9), tmp_path, minutes=0.005)
     assert 0 < progress.steps < 10**6
     assert progress.seconds < 10
 
 
-def test_the_average_of_the_weights_is_kept_beside_them(tmp_path: Path) -> None:
+def test_the_average_of_the_weights_is_saved_next_to_them(tmp_path: Path) -> None:
     # When
     run(stage(line(), steps=300, average=50), tmp_path, minutes=5)
     # Then
@@ -74,8 +74,8 @@ def test_the_average_of_the_weights_is_kept_beside_them(tmp_path: Path) -> None:
     assert average.weight.item() == pytest.approx(3, abs=0.2)
 
 
-def test_weights_lie_in_files_that_can_be_carried(tmp_path: Path) -> None:
-    # Given more weights than one file may have
+def test_weights_are_saved_in_files_of_limited_size(tmp_path: Path) -> None:
+    # Given more weights than one file may hold
     module = nn.Sequential(*(nn.Linear(1024, 1024, bias=False) for _ in range(6)))  # 25 MB
     # When
     run(Stage("large", module, lambda x: {"x": module(x).square().mean()}, ones, 1, 0.0), tmp_path, minutes=1)

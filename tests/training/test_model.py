@@ -1,9 +1,10 @@
-"""The small model: the published layout, small enough for a repository, whatever it has learned."""
+"""The small model has the published layout, and is small enough for a repository."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ltx2.checkpoints.resolve import check_folder
@@ -13,7 +14,7 @@ from training.model import TOKENS, build
 from training.world import draw
 
 
-def test_it_is_a_distilled_2_3_below_24_megabytes(untrained: Path) -> None:
+def test_the_small_model_is_a_distilled_2_3_below_24_megabytes(untrained: Path) -> None:
     # When
     files = [path for path in untrained.rglob("*") if path.is_file()]
     # Then
@@ -22,9 +23,7 @@ def test_it_is_a_distilled_2_3_below_24_megabytes(untrained: Path) -> None:
     assert max(path.stat().st_size for path in files) < 15 * 2**20
 
 
-def test_every_prompt_of_the_world_fits_and_is_known_word_by_word() -> None:
-    import numpy as np
-
+def test_every_prompt_fits_and_has_one_token_per_word() -> None:
     tokenizer = build().tokenizer
     for seed in range(200):
         prompt = draw(np.random.default_rng(seed))[0].prompt
@@ -40,7 +39,7 @@ def test_the_same_seed_builds_the_same_weights() -> None:
         assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_its_films_have_frames_and_sound(engine: Engine) -> None:
+def test_films_of_the_small_model_have_frames_and_sound(engine: Engine) -> None:
     # When
     film = render(engine, ["a red circle moves left over a blue background, low hum"] * 2, seed=1)
     # Then

@@ -1,4 +1,4 @@
-"""The programs of `training/`, each once, with hardly any work to do."""
+"""The programs of `training/`, each run once with very little work."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ def test_every_stage_learns_a_step_and_the_model_is_exported(
         assert json.loads((tmp_path / stage / "progress.json").read_text())["steps"] == 1
 
 
-def test_a_stage_says_which_one_comes_before_it(run: Run, tmp_path: Path) -> None:
+def test_a_stage_names_the_one_that_must_run_before_it(run: Run, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"nothing is learned in .*: run `python training/train.py audio`"):
         run(train.main, "vocoder", "--out", tmp_path, "--device", "cpu")
 
 
-def test_curves_are_drawn(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_curves_are_printed_and_drawn(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # Given
     (tmp_path / "vae").mkdir()
     progress = {"steps": 150, "seconds": 90.0, "curves": {"squared": [1.0, 0.1, 0.01]}}
     (tmp_path / "vae" / "progress.json").write_text(json.dumps(progress))
-    # And a stage that has just begun
+    # And a stage that has just started
     (tmp_path / "audio").mkdir()
     (tmp_path / "audio" / "progress.json").write_text(json.dumps({"steps": 5, "seconds": 3.0, "curves": {}}))
     # When
@@ -65,12 +65,12 @@ def test_curves_are_drawn(run: Run, tmp_path: Path, capsys: pytest.CaptureFixtur
         assert picture.format == "PNG"
 
 
-def test_curves_of_nothing_are_refused(run: Run, tmp_path: Path) -> None:
+def test_curves_without_a_trained_stage_are_an_error(run: Run, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="holds no stage that was trained"):
         run(curves.main, tmp_path, "-o", tmp_path / "curves.png")
 
 
-def test_frames_may_be_conditioned_on_less_strongly(untrained: Path) -> None:
+def test_the_conditioning_strength_changes_only_the_continuation(untrained: Path) -> None:
     # Given
     engine = Engine.load(str(untrained), device="cpu")
     # When
@@ -78,14 +78,14 @@ def test_frames_may_be_conditioned_on_less_strongly(untrained: Path) -> None:
     for strength in (1.0, 0.5, 1.0):
         with drift.conditioned_at(strength, engine.pipeline):
             films.append(render(engine, ["a red circle moves left over a blue background, silence"] * 2, seed=3))
-    # Then the continuation is another, and only then
+    # Then only the continuation is different, and the strength is reset afterwards
     first, loose, again = ([piece.tobytes() for piece in film.pieces] for film in films)
     assert first[0] == loose[0]
     assert first[1] != loose[1]
     assert first == again
 
 
-def test_drift_of_a_film(
+def test_the_drift_of_a_film_is_measured_and_drawn(
     run: Run, untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Given

@@ -1,4 +1,4 @@
-"""Sound that belongs to its picture is in tune with it; other sound is not."""
+"""Measuring whether the pitch of the sound matches the video."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def off(world: World, *, sound_later: float = 0) -> list[float]:
 
 
 @pytest.mark.parametrize("hum", ["low hum", "high hum"])
-def test_a_true_film_is_in_tune(hum: str) -> None:
+def test_a_correct_film_is_in_tune(hum: str) -> None:
     found = off(replace(RISING, sound=hum))
     assert len(found) == 4
     assert max(found) < 0.2
@@ -41,17 +41,17 @@ def test_a_true_film_is_in_tune(hum: str) -> None:
 def test_sound_half_a_second_off_is_out_of_tune(later: float) -> None:
     found = off(RISING, sound_later=later)
     assert found[0] == pytest.approx(0.5 * 44 / 128 * 12, abs=0.4)
-    assert min(found[:2]) > 1  # later on the circle turns, and what is before and after may be as high
+    assert min(found[:2]) > 1  # later the circle bounces, and may have the same height half a second before or after
 
 
-def test_the_first_shape_of_the_prompt_is_meant() -> None:
-    # Given a film whose circle is behind a square that is lower
+def test_the_pitch_must_match_the_first_shape_of_the_prompt() -> None:
+    # Given a film with a second shape at another height
     both = replace(RISING, shapes=(RISING.shapes[0], Shape("square", "white", "right", "", 19, 44, 60, 40)))
-    # Then
+    # When / Then
     assert max(off(both)) < 0.2
 
 
-def test_without_tone_or_shape_nothing_is_said() -> None:
+def test_without_a_tone_or_the_shape_nothing_is_measured() -> None:
     silent, other = (
         replace(RISING, sound="silence"),
         replace(RISING, shapes=(replace(RISING.shapes[0], colour="green"),)),

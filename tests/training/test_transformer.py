@@ -1,4 +1,4 @@
-"""The transformer is trained as it is used: what training asks of it is what the engine asks."""
+"""Training calls the transformer with the arguments that the engine uses."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def model_of(engine: Engine) -> Model:
 
 @pytest.fixture(scope="module")
 def windows(engine: Engine) -> Windows:
-    """Two continuations, the second of them at segment 1."""
+    """Two continuations, the second at segment 1."""
     recorder = Recorder(model_of(engine), torch.device("cpu"))
     return recorder.record(draw_scenes(np.random.default_rng(0), 2, Kind(9)))
 
 
-def asked_of(transformer: Any, call: Callable[[], Any]) -> list[dict[str, Any]]:
-    """What `call` asks of the transformer, after all hooks."""
-    asked: list[dict[str, Any]] = []
+def arguments_of(transformer: Any, call: Callable[[], Any]) -> list[dict[str, Any]]:
+    """The arguments of every transformer call in `call`, after all hooks."""
+    arguments: list[dict[str, Any]] = []
     forward = transformer.forward
 
     def spy(*args: Any, **kwargs: Any) -> Any:
-        asked.append(kwargs)
+        arguments.append(kwargs)
         return forward(*args, **kwargs)
 
     transformer.forward = spy
@@ -50,15 +50,15 @@ def asked_of(transformer: Any, call: Callable[[], Any]) -> list[dict[str, Any]]:
         call()
     finally:
         del transformer.forward
-    return asked
+    return arguments
 
 
-def test_training_asks_what_the_engine_asks(engine: Engine, windows: Windows) -> None:
-    # Given what the engine asks for a continuation
+def test_training_calls_the_transformer_like_the_engine(engine: Engine, windows: Windows) -> None:
+    # Given the engine's calls for a continuation
     transformer = engine.pipeline.transformer
-    rendered = asked_of(transformer, lambda: render(engine, [PROMPT] * 3, seed=1))[-8:]
+    rendered = arguments_of(transformer, lambda: render(engine, [PROMPT] * 3, seed=1))[-8:]
     timing = Kind(9).timing(2)
-    # When training makes a batch of the same place at the same noise level
+    # When training uses a batch with the same timing and noise level
     hidden, mask = Prompts(model_of(engine), torch.device("cpu"))([PROMPT] * 2)
     windows = replace(
         windows,
@@ -68,41 +68,40 @@ def test_training_asks_what_the_engine_asks(engine: Engine, windows: Windows) ->
         offset=torch.tensor([float(timing.offset)] * 2),
     )
     denoiser, coords = Denoiser(model_of(engine)), first_coords(transformer, torch.device("cpu"))
-    asked = asked_of(transformer, lambda: losses(denoiser, windows, coords, sigma=torch.full((2,), 0.725)))[0]
-    # Then everything is the same but the noise
+    arguments = arguments_of(transformer, lambda: losses(denoiser, windows, coords, sigma=torch.full((2,), 0.725)))[0]
+    # Then everything except the noise is the same
     step = DISTILLED_SIGMA_VALUES.index(0.725)
     for name in ("timestep", "audio_timestep", "sigma", "audio_sigma", "video_coords", "audio_coords"):
-        assert torch.allclose(asked[name][:1].float(), rendered[step][name].float(), atol=1e-3), name
+        assert torch.allclose(arguments[name][:1].float(), rendered[step][name].float(), atol=1e-3), name
     for name in ("encoder_hidden_states", "audio_encoder_hidden_states"):
-        assert torch.allclose(asked[name][:1], rendered[step][name], atol=1e-4), name
-    assert asked["use_cross_timestep"] is rendered[step]["use_cross_timestep"] is True
+        assert torch.allclose(arguments[name][:1], rendered[step][name], atol=1e-4), name
+    assert arguments["use_cross_timestep"] is rendered[step]["use_cross_timestep"] is True
     for name in ("hidden_states", "audio_hidden_states"):
-        assert asked[name].shape[1:] == rendered[step][name].shape[1:]
+        assert arguments[name].shape[1:] == rendered[step][name].shape[1:]
 
 
-def test_the_clean_prefix_is_nearly_clean_and_costs_nothing(engine: Engine, windows: Windows) -> None:
+def test_the_prefix_is_nearly_clean_and_has_noise_level_0(engine: Engine, windows: Windows) -> None:
     # Given
     transformer = engine.pipeline.transformer
     denoiser, coords = Denoiser(model_of(engine)), first_coords(transformer, torch.device("cpu"))
     # When
-    (asked,) = asked_of(transformer, lambda: losses(denoiser, windows, coords, sigma=torch.ones(2)))
-    # Then two latent frames of 24 tokens are clean, and told so; the rest is noise
+    (arguments,) = arguments_of(transformer, lambda: losses(denoiser, windows, coords, sigma=torch.ones(2)))
+    # Then two latent frames of 24 tokens are nearly clean, with noise level 0, and the rest is noise
     clean = windows.prefix.flatten(2).mT
-    assert (asked["timestep"] == 0).sum(1).tolist() == [48, 48]
-    assert (asked["hidden_states"][:, :48] - clean).abs().max() < 0.3
-    assert asked["hidden_states"][:, 48:].std() == pytest.approx(1, abs=0.1)
-    assert (asked["audio_timestep"] == 0).sum(1).tolist() == windows.pinned.tolist()
+    assert (arguments["timestep"] == 0).sum(1).tolist() == [48, 48]
+    assert (arguments["hidden_states"][:, :48] - clean).abs().max() < 0.3
+    assert arguments["hidden_states"][:, 48:].std() == pytest.approx(1, abs=0.1)
+    assert (arguments["audio_timestep"] == 0).sum(1).tolist() == windows.pinned.tolist()
 
 
-def test_windows_lie_where_the_timeline_puts_them() -> None:
+def test_windows_have_the_timing_of_the_timeline() -> None:
     second = Kind(9).timing(1)
     assert (second.first_frame, second.skipped_frames, second.audio_latents, second.pinned) == (25, 9, 43, 26)
     assert Kind(None).timing(7).offset == 0
     assert [Kind(overlap).timing(1).audio_latents for overlap in (1, 9, 17)] == [51, 43, 34]
 
 
-def test_windows_are_what_the_engine_s_own_conditioning_is(engine: Engine, windows: Windows) -> None:
-    """A window's latents are normalised as the pipeline has them."""
+def test_windows_have_latents_and_a_prefix(engine: Engine, windows: Windows) -> None:
     assert windows.video.shape == (2, 32, 4, 4, 6)
     assert windows.audio.shape == (2, 8, 43, 16)
     assert windows.prefix.shape == (2, 32, 2, 4, 6)
@@ -113,19 +112,19 @@ def test_windows_are_what_the_engine_s_own_conditioning_is(engine: Engine, windo
 
 @settings(max_examples=25)
 @given(st.lists(st.floats(0.001, 0.999), min_size=8, max_size=8), st.integers(0, 2**31))
-def test_noise_settles_what_a_prompt_leaves_open(lots: list[float], seed: int) -> None:
+def test_noise_encodes_what_a_prompt_leaves_open(lots: list[float], seed: int) -> None:
     # Given
     noise = torch.randn(1, 96, 32, generator=torch.Generator().manual_seed(seed))
     # When
     tied = settled(noise, torch.tensor([lots]))
-    # Then each lot can be read off the mean of its channel, and nothing else has changed
+    # Then each number can be read from the mean of its channel, and nothing else has changed
     read = torch.special.ndtr(tied[0, :, :8].mean(0) * 96**0.5)
     assert torch.allclose(read, torch.tensor(lots), atol=1e-3)
     assert torch.equal(tied[..., 8:], noise[..., 8:])
     assert torch.allclose(tied - tied.mean(1, keepdim=True), noise - noise.mean(1, keepdim=True), atol=1e-5)
 
 
-def test_noise_that_settles_uniform_lots_is_white() -> None:
+def test_noise_that_encodes_uniform_numbers_is_white() -> None:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(4000, 96, 8, generator=generator)
     tied: Tensor = settled(noise, torch.rand(4000, 8, generator=generator))
@@ -142,8 +141,8 @@ def test_most_noise_levels_are_those_of_the_eight_steps() -> None:
     assert 0 <= levels.min() <= levels.max() <= 1
 
 
-def test_batches_are_mixed_of_what_was_recorded_last(windows: Windows) -> None:
-    # Given batches that can be told apart by their offset
+def test_batches_are_mixed_from_the_latest_recordings(windows: Windows) -> None:
+    # Given recordings with different offsets
     recorded = (
         replace(
             windows, kind=Kind(None), offset=torch.full((2,), float(number)), lots=torch.full((2, 8), float(number))
@@ -151,9 +150,9 @@ def test_batches_are_mixed_of_what_was_recorded_last(windows: Windows) -> None:
         for number in itertools.count()
     )
     # When
-    given = list(itertools.islice(mixed(recorded, np.random.default_rng(0), size=2, pool=3), 40))
-    # Then each window keeps what belongs to it, the old ones are let go, and each is used more than once
-    assert all(torch.equal(batch.offset, batch.lots[:, 0]) for batch in given)
-    numbers = torch.stack([batch.offset for batch in given])
+    batches = list(itertools.islice(mixed(recorded, np.random.default_rng(0), size=2, pool=3), 40))
+    # Then the parts of a window stay together, old windows are dropped, and each is used more than once
+    assert all(torch.equal(batch.offset, batch.lots[:, 0]) for batch in batches)
+    numbers = torch.stack([batch.offset for batch in batches])
     assert numbers[-1].min() >= numbers.max() - 2
     assert len(numbers.unique()) < numbers.numel() / REUSE * 1.5

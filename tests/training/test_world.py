@@ -1,4 +1,4 @@
-"""The world: a function of time, whose clips join, whose shapes keep to the picture, and whose sound follows them."""
+"""Worlds: frames and sound that are a function of time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def crossing(sound: str = "low hum") -> World:
 
 @settings(max_examples=20)
 @given(seeds, st.integers(0, 200))
-def test_a_clip_from_later_on_is_the_rest_of_a_longer_one(seed: int, frame: int) -> None:
+def test_frames_from_a_later_start_are_the_rest_of_a_longer_clip(seed: int, frame: int) -> None:
     # Given
     whole = scene(seed)
     # When
@@ -37,14 +37,14 @@ def test_a_clip_from_later_on_is_the_rest_of_a_longer_one(seed: int, frame: int)
 
 @settings(max_examples=20)
 @given(seeds, st.integers(0, 3 * RATE))
-def test_sound_from_later_on_is_the_rest_of_a_longer_one(seed: int, sample: int) -> None:
+def test_sound_from_a_later_start_is_the_rest_of_a_longer_clip(seed: int, sample: int) -> None:
     whole = scene(seed)
     rest = whole.samples(sample / RATE, 400, RATE)
     assert np.abs(whole.samples(0, sample + 400, RATE)[:, sample:] - rest).max() < 1e-3
 
 
 @given(seeds, moments)
-def test_shapes_stay_in_the_picture_and_keep_their_pace(seed: int, moment: float) -> None:
+def test_shapes_stay_in_the_frame_and_keep_their_speed(seed: int, moment: float) -> None:
     for shape in scene(seed).shapes:
         x, y = shape.centre(moment + np.arange(25) / FPS)
         assert x.min() >= shape.radius - 1e-6
@@ -53,12 +53,12 @@ def test_shapes_stay_in_the_picture_and_keep_their_pace(seed: int, moment: float
         assert y.max() <= HEIGHT - shape.radius + 1e-6
         ways = world.DIRECTIONS[shape.way]
         for places, way in zip((x, y), ways, strict=True):
-            # a step in which it turns is shorter
+            # a step with a bounce is shorter
             assert np.abs(np.diff(places)).max() <= abs(way) * shape.speed / FPS + 1e-6
             assert np.median(np.abs(np.diff(places))) == pytest.approx(abs(way) * shape.speed / FPS, abs=1e-6)
 
 
-def test_a_shape_sets_out_the_way_its_prompt_says_and_bounces() -> None:
+def test_a_shape_starts_in_the_direction_of_its_prompt_and_bounces() -> None:
     # Given
     shape = crossing().shapes[0]
     # When
@@ -68,7 +68,7 @@ def test_a_shape_sets_out_the_way_its_prompt_says_and_bounces() -> None:
 
 
 @pytest.mark.parametrize(("kind", "part"), [("circle", np.pi), ("square", 3.14), ("triangle", 2.0)])
-def test_a_shape_is_drawn_in_its_colour_where_it_is(kind: str, part: float) -> None:
+def test_a_shape_is_drawn_in_its_colour_at_its_position(kind: str, part: float) -> None:
     # Given
     shape = Shape(kind, "yellow", "left", "", 16, 40, 96.3, 60.7)
     # When
@@ -88,8 +88,8 @@ def test_the_first_shape_is_in_front() -> None:
     assert tuple(frame[64, 116]) == world.COLOURS["white"]
 
 
-def test_pitch_follows_height_by_an_octave_and_pan_follows_the_side() -> None:
-    # Given a circle at the left wall, and one at the right wall that is higher
+def test_pitch_follows_height_over_an_octave_and_pan_follows_the_side() -> None:
+    # Given a circle at the left wall, and a higher one at the right wall
     low = World((Shape("circle", "red", "up", "", 16, 40, 16, 112),), "blue", "low hum")
     high = World((Shape("circle", "red", "up", "", 16, 40, 176, 16),), "blue", "low hum")
     # When
@@ -104,7 +104,7 @@ def test_pitch_follows_height_by_an_octave_and_pan_follows_the_side() -> None:
     assert np.hypot(left_of_low, right_of_low) == pytest.approx(np.hypot(left_of_high, right_of_high))
 
 
-def test_the_sound_has_the_pitch_that_it_says() -> None:
+def test_the_sound_has_the_reported_pitch() -> None:
     # Given
     still = crossing("high hum")
     # When
@@ -120,7 +120,7 @@ def test_silence_is_silent() -> None:
     assert not crossing("silence").pitch(np.zeros(3)).any()
 
 
-def test_a_prompt_says_what_is_drawn() -> None:
+def test_a_prompt_describes_what_is_drawn() -> None:
     two = (*crossing().shapes, Shape("square", "green", "up and left", "slowly", 14, 30, 90, 90))
     assert World(two, "blue", "low hum").prompt == (
         "a red circle moves right and a green square moves slowly up and left over a blue background, low hum"
@@ -128,7 +128,7 @@ def test_a_prompt_says_what_is_drawn() -> None:
 
 
 @given(seeds)
-def test_what_a_prompt_leaves_open_is_settled_by_the_lots(seed: int) -> None:
+def test_the_lots_determine_what_a_prompt_leaves_open(seed: int) -> None:
     # Given
     drawn, lots = draw(np.random.default_rng(seed))
     # When

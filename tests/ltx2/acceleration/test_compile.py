@@ -21,7 +21,7 @@ TOKENS, LATENTS, SIGMA = 24, 10, 725.0
 
 @pytest.fixture(params=["2.0", "2.3", "2.3 interleaved"])
 def stock(request: pytest.FixtureRequest, engines: dict[str, Engine]) -> Any:
-    """diffusers' transformer of each kind, its weights large enough that every term of a block counts."""
+    """diffusers' transformer of each kind, with weights so large that every term of a block matters."""
     engine = engines["tiny" if request.param.startswith("2.3") else "tiny-2.0"]
     settings = dict(engine.pipeline.transformer.config)
     if "interleaved" in request.param:
@@ -35,7 +35,7 @@ def stock(request: pytest.FixtureRequest, engines: dict[str, Engine]) -> Any:
 
 
 def call_of(transformer: Any, *, batch: int = 1, clean: int = 6, latents: int = LATENTS, **more: Any) -> dict[str, Any]:
-    """A call with `clean` leading video tokens and 4 leading audio latents without noise."""
+    """Arguments of a call whose first `clean` video tokens and first 4 audio latents have no noise."""
     config, draw = transformer.config, torch.Generator().manual_seed(1)
 
     def noise(*shape: int) -> Tensor:
@@ -84,42 +84,42 @@ def error(found: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> float:
     ],
     ids=lambda more: ", ".join(more) or "plain",
 )
-def test_it_is_the_same_function(stock: Any, more: dict[str, Any]) -> None:
+def test_fast_blocks_give_the_output_of_stock_blocks(stock: Any, more: dict[str, Any]) -> None:
     # Given
-    _let_stg_perturb(stock, (1,))  # as for every model that is guided; 2.0 would ignore it
-    quick = copy.deepcopy(stock)
-    speed_up(quick, float8=False, device=CPU)
+    _let_stg_perturb(stock, (1,))  # as for every guided model; otherwise 2.0 ignores it
+    fast = copy.deepcopy(stock)
+    speed_up(fast, float8=False, device=CPU)
     # When / Then
     call = call_of(stock, **more)
-    assert error(quick(**call), stock(**call)) < 1e-6
+    assert error(fast(**call), stock(**call)) < 1e-6
 
 
 @torch.no_grad()
-def test_a_token_with_the_wrong_noise_level_would_be_seen(stock: Any) -> None:
-    quick = copy.deepcopy(stock)
-    speed_up(quick, float8=False, device=CPU)
-    assert error(quick(**call_of(stock, clean=7)), stock(**call_of(stock, clean=6))) > 1e-4
+def test_a_token_with_a_wrong_noise_level_changes_the_output(stock: Any) -> None:
+    fast = copy.deepcopy(stock)
+    speed_up(fast, float8=False, device=CPU)
+    assert error(fast(**call_of(stock, clean=7)), stock(**call_of(stock, clean=6))) > 1e-4
 
 
 @torch.no_grad()
-def test_all_blocks_share_what_is_compiled_once_per_shape(stock: Any, tmp_path: Path) -> None:
+def test_all_blocks_share_one_compiled_graph_per_shape(stock: Any, tmp_path: Path) -> None:
     # Given
-    quick = copy.deepcopy(stock)
-    speed_up(quick, float8=False, device=CPU)
-    compile_blocks(quick, "eager", tmp_path)
+    fast = copy.deepcopy(stock)
+    speed_up(fast, float8=False, device=CPU)
+    compile_blocks(fast, "eager", tmp_path)
     torch._dynamo.reset()
     counters.clear()
-    # When two shapes take turns, with other values, more or fewer clean tokens
+    # When two shapes alternate, with different numbers of clean tokens
     for clean in (0, 6, 9):
         for latents in (LATENTS, LATENTS + 4):
             call = call_of(stock, clean=clean, latents=latents)
-            assert error(quick(**call), stock(**call)) < 1e-6
+            assert error(fast(**call), stock(**call)) < 1e-6
     # Then
     assert counters["stats"]["unique_graphs"] == 2
     assert not counters["graph_break"]
 
 
-def test_kernels_are_not_chosen_by_their_speed_which_gives_other_bytes_elsewhere(stock: Any, tmp_path: Path) -> None:
+def test_kernels_are_chosen_deterministically_not_by_their_speed(stock: Any, tmp_path: Path) -> None:
     # Given
     with inductor.patch(deterministic=False):
         # When

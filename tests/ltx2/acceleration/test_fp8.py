@@ -9,17 +9,17 @@ from ltx2.acceleration.fp8 import LARGEST, SMALLEST_SIZE, Float8Linear, quantize
 
 CPU = torch.device("cpu")
 ROUNDING = 2**-4
-"""e4m3 keeps three bits after the leading one: a number is off by at most half of the last, 1/16 of itself."""
+"""e4m3 has three mantissa bits: rounding changes a number by at most half of the last bit, 1/16 of it."""
 
 
 @given(seed=st.integers(0, 2**32), exponent=st.integers(-20, 20))
-def test_a_row_comes_back_within_its_rounding(seed: int, exponent: int) -> None:
+def test_the_error_of_a_row_is_within_rounding(seed: int, exponent: int) -> None:
     # Given rows of any magnitude, one of them zero
     x = torch.randn(4, 64, generator=torch.Generator().manual_seed(seed)) * 2.0**exponent
     x[2] = 0
     # When
     rows, scale = to_float8(x)
-    # Then nothing is clipped, and small numbers are off by at most the smallest step
+    # Then nothing is clipped, and small numbers change by at most the smallest step
     off = (rows.float() * scale - x).abs()
     assert float(rows.float().abs().max()) <= LARGEST
     assert bool((off <= ROUNDING * x.abs() + scale * 2**-10).all())
@@ -27,11 +27,11 @@ def test_a_row_comes_back_within_its_rounding(seed: int, exponent: int) -> None:
 
 
 @torch.no_grad()
-def test_a_layer_is_off_by_a_few_percent_and_no_more() -> None:
+def test_the_error_of_a_layer_is_a_few_percent() -> None:
     # Given
     torch.manual_seed(0)
     layer = nn.Linear(512, 256, dtype=torch.bfloat16)
-    layer.weight[3] *= 50  # its own scale keeps such a channel from spoiling the others
+    layer.weight[3] *= 50  # with its own scale, such a channel does not affect the others
     x = torch.randn(2, 32, 512, dtype=torch.bfloat16)
     # When
     right = layer(x).float()
@@ -40,11 +40,11 @@ def test_a_layer_is_off_by_a_few_percent_and_no_more() -> None:
     assert found.shape == right.shape
     for channels in (slice(3, 4), slice(4, None)):
         off = (found - right)[..., channels].norm() / right[..., channels].norm()
-        assert 1e-3 < float(off) < 0.04  # 0.037: two roundings of 2.6 % each, in the root of the mean square
+        assert 1e-3 < float(off) < 0.04  # two independent roundings of 2.6 % each add up to 3.7 %
 
 
-def test_only_layers_that_gain_are_quantized() -> None:
-    # Given a block with layers of pictures, one of them small, and layers of sound
+def test_only_layers_that_benefit_are_quantized() -> None:
+    # Given a block with video layers, one of them small, and audio layers
     def attention(width: int) -> nn.ModuleDict:
         layers = {name: nn.Linear(width, width, bias=False) for name in ("to_q", "to_k", "to_v", "to_gate_logits")}
         layers["to_gate_logits"] = nn.Linear(width, 32)
@@ -65,10 +65,10 @@ def test_only_layers_that_gain_are_quantized() -> None:
     assert block.get_submodule("attn1.to_q").weight.element_size() == 1
 
 
-def test_a_layer_can_be_offloaded_whole() -> None:
+def test_a_layer_can_be_offloaded_completely() -> None:
     # Given
     layer = Float8Linear.of(nn.Linear(128, 128), CPU)
-    # Then group offloading, which leaves buffers on the device, finds all of it
+    # Then all tensors are parameters, as group offloading leaves buffers on the device
     assert dict(layer.named_parameters()).keys() == {"weight", "weight_scale", "bias"}
     assert not list(layer.buffers())
     assert not any(part.requires_grad for part in layer.parameters())

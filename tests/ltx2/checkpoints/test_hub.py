@@ -1,4 +1,4 @@
-"""Models and LoRAs from a hub: a server of this test that speaks what huggingface_hub asks."""
+"""Fetching models and LoRAs from a hub, which is a local server here."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from ltx2.model.upsampler import LatentUpsampler
 from ltx2.request import SegmentRequest
 from ltx2.sampling import Sampling
 from ltx2.timeline import SegmentShape, first_timing
-from tests.ltx2.files import edit
+from tests.ltx2.checkpoint_files import edit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub:
-    """One repository, `owner/name`, whose `main` and `v1` are the files in `folder`."""
+    """A hub with one repository, `owner/name`; its revisions `main` and `v1` are the files in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.asked: list[str] = []
+        self.requested: list[str] = []
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
@@ -55,7 +55,7 @@ class Hub:
             tree = [{"type": "file", "path": name, "size": 1, "oid": "0" * 40} for name in self.files()]
             return 200, json.dumps(tree).encode()
         name = "/".join(part for part in file if part)
-        self.asked.append(name)
+        self.requested.append(name)
         return (200, (self.folder / name).read_bytes()) if name in self.files() else (404, b"")
 
     def _handler(hub) -> type[BaseHTTPRequestHandler]:
@@ -92,10 +92,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     hub.server.server_close()
 
 
-def test_a_model_is_fetched_and_nothing_beside_it(
+def test_only_the_files_of_the_model_are_fetched(
     hub: Hub, models: dict[str, Path], engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Given a repository that holds more than the layout
+    # Given a repository that also holds files that are not needed
     shutil.copytree(models["tiny"], hub.folder)
     half = "vae/diffusion_pytorch_model.fp16.safetensors"
     for name in ("ltx-2.3-22b-dev.safetensors", "text_encoder/diffusion_pytorch_model.safetensors", half):
@@ -106,40 +106,40 @@ def test_a_model_is_fetched_and_nothing_beside_it(
 
     # Then
     assert engine.variant == engines["tiny"].variant
-    assert not [name for name in hub.asked if "dev" in name or "fp16" in name or "encoder/diffusion" in name]
-    # And it is there without a network, too
+    assert not [name for name in hub.requested if "dev" in name or "fp16" in name or "encoder/diffusion" in name]
+    # And the model is found in the cache when offline
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert fetch_model(HubModel("owner/name", "v1")).name == COMMIT
 
 
 def test_an_upsampler_is_fetched_when_it_is_needed(hub: Hub, models: dict[str, Path]) -> None:
-    # Given a model from a hub, of which the upsampler is not fetched
+    # Given a model from a hub, whose upsampler is not fetched at first
     shutil.copytree(models["tiny"], hub.folder)
     engine = Engine.load("owner/name", device="cpu")
-    assert not [name for name in hub.asked if name.startswith("latent_upsampler/")]
+    assert not [name for name in hub.requested if name.startswith("latent_upsampler/")]
 
     # When a segment needs it
     timing = first_timing(SegmentShape(9, Fraction(24), 1))
     engine.run(SegmentRequest("a boat", 3, 64, 64, timing, Sampling(stages=2)))
 
-    # Then it was fetched
-    assert [name for name in hub.asked if name.startswith("latent_upsampler/diffusion")]
+    # Then it is fetched
+    assert [name for name in hub.requested if name.startswith("latent_upsampler/diffusion")]
 
 
-def test_a_repository_without_an_upsampler_is_told(hub: Hub, engines: dict[str, Engine]) -> None:
+def test_a_repository_without_an_upsampler_is_an_error(hub: Hub, engines: dict[str, Engine]) -> None:
     hub.folder.mkdir()
     (hub.folder / "README.md").write_text("x")
     with pytest.raises(RequestError, match="has no latent_upsampler"):
         LatentUpsampler(engines["tiny"].pipeline, HubModel("owner/name")).load()
 
 
-def test_a_model_that_is_refused_costs_no_download_of_its_weights(hub: Hub, models: dict[str, Path]) -> None:
+def test_the_weights_of_an_unsupported_model_are_not_fetched(hub: Hub, models: dict[str, Path]) -> None:
     shutil.copytree(models["tiny"], hub.folder)
     edit(hub.folder / "transformer/config.json", use_keyframes_abs_pos_embedding=True)
     with pytest.raises(CheckpointError, match=r"this is no LTX-2\.0 or 2\.3"):
         fetch_model(HubModel("owner/name"))
-    assert hub.asked
-    assert not [name for name in hub.asked if name.endswith(".safetensors")]
+    assert hub.requested
+    assert not [name for name in hub.requested if name.endswith(".safetensors")]
 
 
 def test_a_repository_without_weights_is_incomplete(hub: Hub, models: dict[str, Path]) -> None:
@@ -150,12 +150,12 @@ def test_a_repository_without_weights_is_incomplete(hub: Hub, models: dict[str, 
 
 
 @pytest.mark.parametrize("model", [HubModel("owner/other"), HubModel("owner/name", "v2")])
-def test_what_is_not_there_is_told(hub: Hub, model: HubModel) -> None:
+def test_a_missing_repository_or_revision_is_an_error(hub: Hub, model: HubModel) -> None:
     with pytest.raises(CheckpointError, match=f"cannot fetch {model.repository}: "):
         fetch_model(model)
 
 
-def test_a_lora_is_the_only_one_or_named(hub: Hub) -> None:
+def test_a_lora_is_the_only_file_or_given_by_name(hub: Hub) -> None:
     hub.folder.mkdir()
     save_file({"a": torch.ones(1)}, hub.folder / "a.safetensors")
     (hub.folder / "README.md").write_text("x")

@@ -1,4 +1,4 @@
-"""LoRAs: found, refused, and added to a transformer's weights."""
+"""Finding and checking LoRAs, and adding them to a transformer's weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ltx2.engine import Engine
 from ltx2.errors import CheckpointError
 from ltx2.request import SegmentOutput, SegmentRequest
 from ltx2.timeline import SegmentShape, first_timing
-from tests.ltx2.files import POINTER
+from tests.ltx2.checkpoint_files import POINTER
 
 LAYERS = ("attn1.to_q", "audio_attn1.to_v", "ff.net.2")
 PAIR = {
@@ -27,7 +27,7 @@ REQUEST = SegmentRequest("a boat", 3, 96, 64, first_timing(SegmentShape(9, Fract
 
 
 def factors(engine: Engine, seed: int, *, prefix: str = "diffusion_model", rank: int = 2) -> dict[str, Tensor]:
-    """A random LoRA for some layers of every block, as the model's authors name them."""
+    """A random LoRA for some layers of every block, with the names that the model's authors use."""
     random = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, layer in engine.pipeline.transformer.named_modules():
@@ -39,7 +39,7 @@ def factors(engine: Engine, seed: int, *, prefix: str = "diffusion_model", rank:
 
 @pytest.fixture
 def files(engines: dict[str, Engine], tmp_path: Path) -> list[Path]:
-    """Two LoRAs for `tiny`, the second as diffusers names its layers."""
+    """Two LoRAs for `tiny`; the second has the layer names of diffusers."""
     paths = [tmp_path / "first.safetensors", tmp_path / "second.safetensors"]
     save_file(factors(engines["tiny"], 1), paths[0])
     save_file(factors(engines["tiny"], 2, prefix="transformer", rank=4), paths[1])
@@ -58,13 +58,13 @@ def same(one: SegmentOutput, other: SegmentOutput) -> bool:
     return np.array_equal(one.frames, other.frames) and np.array_equal(one.sound, other.sound)
 
 
-def test_a_lora_changes_the_picture_by_its_weight(
+def test_the_strength_of_a_lora_changes_the_output(
     models: dict[str, Path], engines: dict[str, Engine], files: list[Path]
 ) -> None:
-    # When it is loaded with three weights
+    # When it is loaded with three strengths
     plain = engines["tiny"].run(REQUEST)
-    none, half, whole = (load(models, Lora(str(files[0]), weight)).run(REQUEST) for weight in (0.0, 0.5, 1.0))
-    # Then with 0 it does nothing at all, and otherwise something
+    none, half, whole = (load(models, Lora(str(files[0]), strength)).run(REQUEST) for strength in (0.0, 0.5, 1.0))
+    # Then strength 0 changes nothing, and the others give different outputs
     assert same(none, plain)
     assert not same(half, plain)
     assert not same(whole, half)
@@ -73,15 +73,15 @@ def test_a_lora_changes_the_picture_by_its_weight(
 def test_two_loras_add_up(models: dict[str, Path], engines: dict[str, Engine], files: list[Path]) -> None:
     # When
     fused = weights(load(models, Lora(str(files[0]), 0.8), Lora(str(files[1]), -0.5)))
-    # Then each weight is the plain one plus both products, and there is nothing else in the model
+    # Then the weights of its layers are the plain ones plus both products, and all others are unchanged
     plain = weights(engines["tiny"])
     assert fused.keys() == plain.keys()
     expected = dict(plain)
-    for path, weight, prefix in zip(files, (0.8, -0.5), ("diffusion_model.", "transformer."), strict=True):
+    for path, strength, prefix in zip(files, (0.8, -0.5), ("diffusion_model.", "transformer."), strict=True):
         tensors = load_file(path)
         for name in [name for name in tensors if "lora_A" in name]:
             layer = name.removeprefix(prefix).replace("lora_A.", "")
-            expected[layer] = expected[layer] + weight * tensors[name.replace("lora_A", "lora_B")] @ tensors[name]
+            expected[layer] = expected[layer] + strength * tensors[name.replace("lora_A", "lora_B")] @ tensors[name]
     changed = {name for name in plain if not torch.equal(fused[name], plain[name])}
     assert changed == {name for name in plain if name.removesuffix(".weight").endswith(LAYERS)}
     for name, tensor in expected.items():
@@ -97,8 +97,8 @@ def test_a_lora_may_change_the_connectors(models: dict[str, Path], engines: dict
     torch.testing.assert_close(after, before + 0.25)
 
 
-def test_a_lora_for_another_model_is_refused(models: dict[str, Path], files: list[Path]) -> None:
-    # Given a LoRA one layer of which is not in the model, and one whose layers are wider
+def test_a_lora_for_another_model_is_rejected(models: dict[str, Path], files: list[Path]) -> None:
+    # Given a LoRA with a layer that the model lacks, and one whose layers are too wide
     tensors = load_file(files[0])
     other = {f"diffusion_model.transformer_blocks.7.attn1.to_q.lora_{side}.weight": torch.ones(2, 2) for side in "AB"}
     save_file(tensors | other, files[0])
@@ -122,13 +122,15 @@ def test_a_lora_for_another_model_is_refused(models: dict[str, Path], files: lis
         {"transformer.proj_in.lokr_w1": torch.ones(2, 2)},
     ],
 )
-def test_what_is_no_lora_is_refused(models: dict[str, Path], tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+def test_tensors_that_are_not_a_lora_are_rejected(
+    models: dict[str, Path], tmp_path: Path, tensors: dict[str, Tensor]
+) -> None:
     save_file(tensors, tmp_path / "a.safetensors")
     with pytest.raises(CheckpointError, match="holds other tensors than pairs of factors for LTX-2"):
         load(models, Lora(str(tmp_path)))
 
 
-def test_half_a_pair_is_refused(models: dict[str, Path], files: list[Path]) -> None:
+def test_half_a_pair_is_rejected(models: dict[str, Path], files: list[Path]) -> None:
     tensors = load_file(files[0])
     tensors.pop(next(iter(tensors)))
     save_file(tensors, files[0])
@@ -136,7 +138,7 @@ def test_half_a_pair_is_refused(models: dict[str, Path], files: list[Path]) -> N
         load(models, Lora(str(files[0])))
 
 
-def test_a_file_a_folder_with_one_and_a_hub_id_are_found(files: list[Path]) -> None:
+def test_a_file_a_folder_and_a_hub_id_are_resolved(files: list[Path]) -> None:
     assert resolve_lora(str(files[0])) == files[0]
     files[1].unlink()
     assert resolve_lora(str(files[0].parent)) == files[0]
@@ -153,12 +155,12 @@ def test_a_file_a_folder_with_one_and_a_hub_id_are_found(files: list[Path]) -> N
         *("a/b:../c.safetensors", "a/b@../x", "x\0", "x" * 9999),
     ],
 )
-def test_what_is_none_of_them_is_told(path: str) -> None:
+def test_a_name_that_is_not_a_lora_is_rejected(path: str) -> None:
     with pytest.raises(CheckpointError, match="no such LoRA: "):
         resolve_lora(path)
 
 
-def test_files_that_cannot_be_loras(files: list[Path], tmp_path: Path) -> None:
+def test_an_invalid_lora_file_is_rejected(files: list[Path], tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"holds 2 \.safetensors files, first.safetensors and 1 more"):
         resolve_lora(str(tmp_path))
     (tmp_path / "empty").mkdir()

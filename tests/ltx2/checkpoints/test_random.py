@@ -19,18 +19,18 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("version", tiny.VERSIONS.values())
 def test_the_seed_alone_decides_the_bytes(tmp_path: Path, version: tiny.Version) -> None:
-    # When three checkpoints of a version are built
+    # When a version is built twice with one seed, and once with another
     first, again, other = (
         contents(tiny.build(tmp_path / name, version=version, seed=seed))
         for name, seed in (("first", 0), ("again", 0), ("other", 1))
     )
 
-    # Then only the seed tells them apart
+    # Then only the other seed gives other bytes
     assert first == again
     assert first != other
 
 
-def test_every_file_is_readable_by_all_and_the_whole_is_small(models: dict[str, Path]) -> None:
+def test_every_file_is_world_readable_and_the_total_is_small(models: dict[str, Path]) -> None:
     for folder in models.values():
         files = [path for path in folder.rglob("*") if path.is_file()]
         assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o644}
@@ -38,11 +38,11 @@ def test_every_file_is_readable_by_all_and_the_whole_is_small(models: dict[str, 
 
 
 @pytest.mark.parametrize(("name", "rate"), [("tiny", 48_000), ("tiny-2.0", 24_000)])
-def test_the_stock_pipeline_loads_it_and_finds_the_real_geometry(models: dict[str, Path], name: str, rate: int) -> None:
-    # When diffusers loads it by what its own index says
+def test_the_stock_pipeline_loads_the_published_geometry(models: dict[str, Path], name: str, rate: int) -> None:
+    # When diffusers loads it by its model index
     pipeline = LTX2ConditionPipeline.from_pretrained(models[name], low_cpu_mem_usage=False)
 
-    # Then compression, latents, sound and length of the text are as published
+    # Then compression, latents, sound and prompt length are as published
     mel = pipeline.audio_mel_bins // pipeline.audio_vae_mel_compression_ratio
     assert (pipeline.vae_spatial_compression_ratio, pipeline.vae_temporal_compression_ratio) == (32, 8)
     assert (pipeline.audio_latent_channels, mel) == (8, 16)
@@ -53,7 +53,7 @@ def test_the_stock_pipeline_loads_it_and_finds_the_real_geometry(models: dict[st
     assert pipeline.tokenizer_max_length == 1024
 
 
-def test_any_prompt_has_tokens(models: dict[str, Path]) -> None:
+def test_any_prompt_has_known_tokens(models: dict[str, Path]) -> None:
     pipeline = LTX2ConditionPipeline.from_pretrained(models["tiny"], low_cpu_mem_usage=False)
     for prompt in ("", "a boat", "霧の港 🚢"):
         tokens = pipeline.tokenizer(prompt).input_ids
@@ -61,8 +61,8 @@ def test_any_prompt_has_tokens(models: dict[str, Path]) -> None:
         assert pipeline.tokenizer.unk_token_id not in tokens
 
 
-def test_ensure_builds_once_however_many_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Given a cache that is empty but for what a killed build left
+def test_concurrent_calls_build_the_checkpoint_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a cache that holds only the remains of a killed build
     build, built = tiny.build, []
     (tmp_path / f".{small_folder(tmp_path, 'tiny').name}.partial" / "vae").mkdir(parents=True)
 
@@ -72,17 +72,17 @@ def test_ensure_builds_once_however_many_ask(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(tiny, "build", counted)
 
-    # When several ask at once
+    # When several threads request it at once
     with ThreadPoolExecutor(4) as pool:
         folders = set(pool.map(lambda _: tiny.ensure(tmp_path), range(4)))
 
-    # Then one built it, and nothing half-built is left
+    # Then it is built once, and no partial build is left
     assert folders == set(built)
     assert len(built) == 1
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [small_folder(tmp_path, "tiny").name]
 
 
-def test_a_failed_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_build_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given a disk that fills up while the weights are written
     def full(self: Any, folder: Path) -> None:
         Path(folder, "vae").mkdir(parents=True)
@@ -90,12 +90,12 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(LTX2ConditionPipeline, "save_pretrained", full)
 
-    # When it is asked for, then the reason is told and no folder is left
+    # When / Then the error gives the reason, and no folder is left
     with pytest.raises(CheckpointError, match="No space left on device"):
         tiny.ensure(tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
-def test_ensure_knows_only_its_own_names(tmp_path: Path) -> None:
+def test_an_unknown_name_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"'huge'.*tiny, tiny-2\.0"):
         tiny.ensure(tmp_path, "huge")

@@ -1,4 +1,4 @@
-"""Weight files that are whole, and those that are not, told without reading a tensor."""
+"""Checking that weight files are complete, without reading a tensor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from ltx2.checkpoints.weight_files import check_weights, tensor_shapes
 from ltx2.errors import CheckpointError
-from tests.ltx2.files import POINTER, shard
+from tests.ltx2.checkpoint_files import POINTER, shard
 
 STEM = "diffusion_pytorch_model"
 
@@ -27,18 +27,18 @@ def whole(tmp_path: Path) -> Path:
     return path
 
 
-def test_names_and_shapes(whole: Path) -> None:
+def test_names_and_shapes_are_read(whole: Path) -> None:
     assert tensor_shapes(whole) == {"a": (2, 3), "b": (4,), "c": ()}
 
 
-def test_whole_weights_pass_in_one_file_or_in_shards(whole: Path) -> None:
+def test_complete_weights_pass_in_one_file_or_in_shards(whole: Path) -> None:
     check_weights(whole.parent, STEM)
     shard(whole)
     check_weights(whole.parent, STEM)
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (lambda data: b"", "is incomplete: .*is empty"),
         (lambda data: POINTER, "is a Git LFS pointer, not the file itself"),
@@ -52,14 +52,14 @@ def test_whole_weights_pass_in_one_file_or_in_shards(whole: Path) -> None:
         (lambda data: (9).to_bytes(8, "little") + b"\x80pickle!!", "its header cannot be read"),
     ],
 )
-def test_a_damaged_file_is_told(whole: Path, damage: Callable[[bytes], bytes], told: str) -> None:
+def test_a_damaged_file_is_rejected(whole: Path, damage: Callable[[bytes], bytes], message: str) -> None:
     whole.write_bytes(damage(whole.read_bytes()))
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         check_weights(whole.parent, STEM)
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_weights_or_one_typed_error(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+def test_any_bytes_are_weights_or_a_checkpoint_error(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "any.safetensors"
     path.write_bytes(data)
     try:
@@ -68,7 +68,7 @@ def test_any_bytes_are_weights_or_one_typed_error(tmp_path_factory: pytest.TempP
         return
 
 
-def test_a_shard_that_is_absent_or_cut_off_is_named(whole: Path) -> None:
+def test_a_missing_or_truncated_shard_is_named(whole: Path) -> None:
     shard(whole)
     second = whole.with_name(f"{STEM}-00002-of-00002.safetensors")
     os.truncate(second, second.stat().st_size - 1)
@@ -80,7 +80,7 @@ def test_a_shard_that_is_absent_or_cut_off_is_named(whole: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("weight_map", "told"),
+    ("weight_map", "message"),
     [
         (None, "has no weight_map"),
         ({}, "has no weight_map"),
@@ -89,13 +89,13 @@ def test_a_shard_that_is_absent_or_cut_off_is_named(whole: Path) -> None:
         ({"a": "/etc/passwd"}, "not a file beside it"),
     ],
 )
-def test_an_index_that_cannot_be(whole: Path, weight_map: object, told: str) -> None:
+def test_an_invalid_index_is_rejected(whole: Path, weight_map: object, message: str) -> None:
     shard(whole).write_text(json.dumps({"weight_map": weight_map}))
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         check_weights(whole.parent, STEM)
 
 
-def test_a_single_file_beside_shards_must_be_whole_too(whole: Path) -> None:
+def test_a_single_file_next_to_shards_must_be_complete_too(whole: Path) -> None:
     data = whole.read_bytes()
     shard(whole)
     whole.write_bytes(data)

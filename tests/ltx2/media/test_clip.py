@@ -1,4 +1,4 @@
-"""Clips: what goes in comes out, in sync, always the same bytes; what is not a clip is refused."""
+"""Encoding and reading clips: in sync, deterministic, and anything else is rejected."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def on_one_core() -> Iterator[None]:
 
 @pytest.mark.parametrize("fps", [Fraction(24), Fraction(25), Fraction(24000, 1001), Fraction(23999999, 1000000)])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_a_clip_comes_back(fps: Fraction, channels: int) -> None:
-    # Given pictures of pure colours, and noise
+def test_a_clip_round_trips(fps: Fraction, channels: int) -> None:
+    # Given frames of one colour each, and noise
     frames, sound = plain_frames(), noise(24010, channels)
     # When they are encoded and decoded
     clip = read_clip(encode_clip(frames, sound, fps=fps, audio_rate=RATE, picture_start=Fraction(49, 24)))
-    # Then colours are within a few levels, sound within half a step of 24 bits, times exact
+    # Then colours are within 3 levels, sound is within half a 24-bit step, and times are exact
     assert clip.frames.shape == frames.shape
     assert np.abs(clip.frames.astype(int) - frames).max() <= 3
     assert clip.sound.shape == sound.shape
@@ -74,57 +74,57 @@ def test_sound_beyond_full_scale_is_clipped() -> None:
 
 @settings(deadline=None, max_examples=20)
 @given(st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=50))
-def test_sound_that_was_decoded_is_kept_exactly(levels: list[float]) -> None:
-    # Given sound that has been through a clip
+def test_sound_read_from_a_clip_is_encoded_exactly(levels: list[float]) -> None:
+    # Given sound read from a clip
     once = read_clip(encode(sound=np.array(levels, np.float32)[:, None], frames=plain_frames()[:1])).sound
-    # When it goes through another, then nothing is lost
+    # When it is encoded again, then it is unchanged
     assert (read_clip(encode(sound=once, frames=plain_frames()[:1])).sound == once).all()
 
 
-def test_the_picture_is_tagged_as_it_was_converted() -> None:
+def test_the_video_is_tagged_as_bt709_limited_range() -> None:
     with av.open(io.BytesIO(encode())) as container:
         picture = container.streams.video[0].codec_context
         tags = (picture.colorspace, picture.color_range, picture.color_primaries, picture.color_trc)
     assert tags == (1, 1, 1, 1)  # BT.709 three times, limited range
 
 
-def test_a_player_shows_picture_and_sound_together() -> None:
-    # Given a continuation in motion, whose picture starts 49/24 s after its sound
+def test_timestamps_keep_video_and_sound_in_sync() -> None:
+    # Given a continuation whose video starts 49/24 s after its sound
     ramp = np.add.outer(np.arange(64), np.arange(96))[..., None].repeat(3, -1)
     frames = np.stack([(2 * (ramp + 3 * i) % 256).astype(np.uint8) for i in range(12)])
     data = encode(frames=frames, picture_start=Fraction(49, 24))
-    # When a player reads its times
+    # When its packets are read
     with av.open(io.BytesIO(data)) as container:
         video, audio = container.streams.video[0], container.streams.audio[0]
         packets = [packet for packet in container.demux(video) if packet.size]
         assert audio.start_time == 0
-    # Then each frame is where it belongs, the first one a key frame
+    # Then each frame has its exact time, and the first is a key frame
     assert [p.pts * p.time_base for p in packets] == [Fraction(49, 24) + Fraction(i, 24) for i in range(12)]
     assert [p.dts for p in packets] == [p.pts for p in packets]
     assert packets[0].is_keyframe
-    # And no frame is shown out of turn
+    # And decoding gives the frames in order
     with av.open(io.BytesIO(data)) as container:
         assert [frame.pts for frame in container.decode(video=0)] == [p.pts for p in packets]
 
 
-def test_clips_of_a_job_share_their_headers() -> None:
-    # Given a still and a noisy picture of the same size
+def test_clips_of_one_size_share_their_codec_header() -> None:
+    # Given a plain frame, and noisy frames of the same size
     noisy = np.random.default_rng(1).integers(0, 256, (40, 64, 96, 3), dtype=np.uint8)
     headers = []
     for frames in (plain_frames()[:1], noisy):
         with av.open(io.BytesIO(encode(frames=frames))) as container:
             headers.append(container.streams.video[0].codec_context.extradata)
-    # Then one header decodes both
+    # Then both clips have the same header
     assert headers[0]
     assert headers[0] == headers[1]
 
 
 def test_the_same_input_gives_the_same_bytes_on_any_number_of_cores() -> None:
-    # Given a picture large enough to be encoded in parallel
+    # Given frames large enough to be encoded in parallel
     rng = np.random.default_rng(2)
     wide = rng.integers(0, 256, (32, 48, 3), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
     frames = np.stack([np.roll(wide, 5 * i, axis=1) for i in range(6)])
-    # When it is encoded with all cores, again, and with one
+    # When they are encoded twice with all cores and once with one
     first, second = encode(frames=frames), encode(frames=frames)
     with on_one_core():
         third = encode(frames=frames)
@@ -132,14 +132,14 @@ def test_the_same_input_gives_the_same_bytes_on_any_number_of_cores() -> None:
     assert first == second == third
 
 
-def test_the_same_input_gives_the_same_bytes_in_a_process_long_in_use() -> None:
-    # Given a picture in motion
+def test_the_same_input_gives_the_same_bytes_with_a_fragmented_heap() -> None:
+    # Given moving frames
     ramp = np.add.outer(np.arange(64), 2 * np.arange(96))[..., None].repeat(3, -1)
     frames = np.stack([(ramp + 5 * i).astype(np.uint8) for i in range(17)])
     frames[:, 16:32, 16:32] = 255
     rng = np.random.default_rng(4)
     clips = set()
-    # When it is encoded again and again, each time with the free memory in other pieces
+    # When they are encoded repeatedly, each time with different gaps in free memory
     for _ in range(150):
         pieces = [np.full(size, size % 251, np.uint8) for size in rng.integers(1, 200_000, rng.integers(0, 30))]
         del pieces[::2]
@@ -166,12 +166,12 @@ def test_the_same_input_gives_the_same_bytes_in_a_process_long_in_use() -> None:
         ({"picture_start": Fraction(-1, 24)}, "picture_start -1/24"),
     ],
 )
-def test_what_cannot_be_a_clip_is_refused(changes: dict[str, Any], message: str) -> None:
+def test_invalid_input_is_not_encoded(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(MediaError, match=message):
         encode(**changes)
 
 
-def other_film(codec: str, sound: str) -> bytes:
+def mp4_of(codec: str, sound: str) -> bytes:
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         video = container.add_stream(codec, rate=24, width=96, height=64, pix_fmt="yuv420p")
@@ -197,17 +197,17 @@ def other_film(codec: str, sound: str) -> bytes:
         (b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n", "not a readable clip"),
         (bytes(100_000), "not a readable clip"),
         (encode()[:-3000], "not a readable clip"),
-        (other_film("mpeg4", "flac"), r"not \[\('audio', 'flac'\), \('video', 'mpeg4'\)\]"),
-        (other_film("libx264", "aac"), r"not \[\('audio', 'aac'\), \('video', 'h264'\)\]"),
-        (other_film("libx264", "flac"), "24 bit, mono or stereo, not s16"),
+        (mp4_of("mpeg4", "flac"), r"not \[\('audio', 'flac'\), \('video', 'mpeg4'\)\]"),
+        (mp4_of("libx264", "aac"), r"not \[\('audio', 'aac'\), \('video', 'h264'\)\]"),
+        (mp4_of("libx264", "flac"), "24 bit, mono or stereo, not s16"),
     ],
 )
-def test_what_is_not_a_clip_is_refused(data: bytes, message: str) -> None:
+def test_anything_but_a_clip_is_rejected(data: bytes, message: str) -> None:
     with pytest.raises(MediaError, match=message):
         read_clip(data)
 
 
-def test_a_clip_larger_than_allowed_is_refused() -> None:
+def test_a_clip_larger_than_the_limit_is_rejected() -> None:
     data = encode()
     size = 7 * 64 * 96 * 3 + 7000 * 2 * 4
     assert len(read_clip(data, max_bytes=size).frames) == 7
@@ -217,13 +217,13 @@ def test_a_clip_larger_than_allowed_is_refused() -> None:
 
 @settings(deadline=None, max_examples=150)
 @given(st.data())
-def test_damaged_bytes_are_read_or_refused_but_never_crash(data: st.DataObject) -> None:
+def test_a_damaged_clip_is_read_or_rejected(data: st.DataObject) -> None:
     # Given a clip in which some bytes were overwritten
     clip = bytearray(CLIP)
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(clip) - 1))
         clip[at : at + 4] = data.draw(st.binary(min_size=1, max_size=4))
-    # When it is read, then it is either still a clip or refused by the one error
+    # When / Then it is read within the size limit, or rejected with MediaError
     try:
         read = read_clip(bytes(clip), max_bytes=2**24)
     except MediaError:

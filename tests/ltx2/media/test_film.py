@@ -1,4 +1,4 @@
-"""Films: every frame once, sound in its place however many segments, nothing half-written."""
+"""Joining clips into a film: every frame once, sound in sync, no partial files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHORT = SegmentShape(17, Fraction(24))
 
 
 def picture(index: int) -> NDArray[np.uint8]:
-    """A moving gradient, 96x64, whose upper half spells the frame's film index in 12 black or white blocks."""
+    """A moving gradient, 96x64; 12 black or white blocks in its upper half encode the film index."""
     columns, rows = np.meshgrid(np.arange(96), np.arange(64))
     frame = np.stack([(columns * 2 + index * 5) % 256, rows * 3, np.full_like(rows, 128)], axis=-1).astype(np.uint8)
     for bit in range(12):
@@ -52,7 +52,7 @@ def tone(times: NDArray[np.float64], channels: int) -> NDArray[np.float32]:
 def clip_of(
     timing: SegmentTiming, film_start: int = 0, *, channels: int = 2, rate: int = RATE, **changes: Any
 ) -> bytes:
-    """The clip of one segment of a film that shows its frame numbers and sounds one tone over absolute film time."""
+    """The clip of one segment, whose frames show their film index and whose tone runs over film time."""
     first = timing.first_frame - film_start
     local = np.arange(int(sound_seconds(timing.audio_latents) * rate)) / rate
     times = local + float(first / timing.shape.fps - timing.picture_start)
@@ -87,16 +87,16 @@ def only_file(folder: Path) -> Path:
 
 @pytest.mark.parametrize("fps", [Fraction(24), Fraction(25), NTSC, Fraction(60)])
 @pytest.mark.parametrize("segments", [1, 2, 40])
-def test_every_frame_once_and_both_end_together(tmp_path: Path, fps: Fraction, segments: int) -> None:
-    # Given segments that show the number of each film frame
+def test_every_frame_is_shown_once_and_both_streams_end_together(tmp_path: Path, fps: Fraction, segments: int) -> None:
+    # Given segments whose frames show their film index
     timings = plan(SegmentShape(17, fps), [False] * segments)
     frames, samples = film_frames(timings), film_samples(film_frames(timings), fps, RATE)
     # When their clips are joined
     info = join_film(clips_of(timings), timings, tmp_path / "film.mp4")
-    # Then the film shows each number once, in order
+    # Then the film shows each index once, in order
     film = only_file(tmp_path)
     assert decoded_pictures(film) == list(range(frames))
-    # And its streams begin at zero, and end at exactly the frames' duration and the sound's samples
+    # And both streams start at zero, and have exactly the duration of the frames and of the sound
     with av.open(str(film)) as container:
         video, audio = container.streams.video[0], container.streams.audio[0]
         assert (video.start_time, audio.start_time) == (0, 0)
@@ -106,7 +106,7 @@ def test_every_frame_once_and_both_end_together(tmp_path: Path, fps: Fraction, s
         assert abs(video.duration * video.time_base - audio.duration * audio.time_base) < 1 / fps
         times = [packet.pts * packet.time_base for packet in container.demux(video) if packet.size]
     assert times == [i / fps for i in range(frames)]
-    # And the report says so
+    # And the returned report agrees
     digest = hashlib.sha256(film.read_bytes()).hexdigest()
     assert info == FilmInfo(96, 64, fps, frames, float(frames / fps), RATE, samples, digest)
 
@@ -114,55 +114,58 @@ def test_every_frame_once_and_both_end_together(tmp_path: Path, fps: Fraction, s
 @pytest.mark.parametrize(
     ("fps", "channels", "rate"), [(Fraction(24), 2, 48000), (NTSC, 2, 24000), (Fraction(25), 1, 24000)]
 )
-def test_one_tone_through_40_segments_neither_clicks_nor_drifts(
+def test_a_tone_across_40_segments_neither_clicks_nor_drifts(
     tmp_path: Path, fps: Fraction, channels: int, rate: int
 ) -> None:
-    # Given one tone over absolute film time, decoded segment by segment
+    # Given segments of a tone that runs over film time
     timings = plan(SegmentShape(17, fps), [False] * 40)
     # When the film's sound is decoded
     samples = join_film(clips_of(timings, channels=channels, rate=rate), timings, tmp_path / "film.mp4").audio_samples
     heard = decoded_sound(tmp_path / "film.mp4", samples)
-    # Then it is that tone, from the encoder's second block to the last decode's short tail, without any jump
+    # Then it is that tone without clicks, except in the encoder's first block and in the last 90 ms
     ideal = tone(np.arange(samples) / rate, channels)
     whole = slice(2048, samples - round(0.09 * rate))
     assert heard.shape == ideal.shape
     half_a_sample = 0.5 * 2 * math.pi * max(HERTZ) * 0.5 / rate
     assert np.abs(heard - ideal)[whole].max() < half_a_sample + 0.01
     assert np.abs(np.diff(heard, axis=0))[whole].max() < 0.5 * 2 * math.pi * max(HERTZ) / rate + 0.01
-    # And its phase in the last second is its phase in the first, to half a sample
+    # And its phase is the same in the first and last second, to half a sample
     for c in range(channels):
         wave = heard[:, c] * np.exp(-2j * math.pi * HERTZ[c] * np.arange(samples) / rate)
         first, last = wave[2400 : 2400 + rate].sum(), wave[whole][-rate:].sum()
         assert abs(np.angle(last / first)) < 2 * math.pi * HERTZ[c] * 0.5 / rate
 
 
-def test_cuts_and_a_film_that_begins_in_the_middle_of_a_job(tmp_path: Path) -> None:
+def test_a_film_may_have_cuts_and_begin_in_the_middle_of_a_job(tmp_path: Path) -> None:
     # Given segments 3..7 of a job, two of them after a cut
     timings = plan(SHORT, [False] * 3 + [False, True, False, True, False])[3:]
     # When they are joined
     info = join_film(clips_of(timings), timings, tmp_path / "film.mp4")
-    # Then the film begins with the first of them: a cut shows all its frames, a continuation only the new ones
+    # Then a segment after a cut shows all its frames, and a continuation only its new ones
     assert info.frames == 8 + 17 + 8 + 17 + 8
     assert decoded_pictures(tmp_path / "film.mp4") == list(range(info.frames))
 
 
-def test_the_picture_is_copied_not_encoded_again(tmp_path: Path) -> None:
+def test_the_video_is_copied_not_encoded_again(tmp_path: Path) -> None:
+    # Given
     timings = plan(SHORT, [False] * 3)
     clips = list(clips_of(timings))
+    # When
     join_film(clips, timings, tmp_path / "film.mp4")
 
-    def pictures(file: Any) -> list[bytes]:
+    # Then the film has the packets of its clips
+    def packets(file: Any) -> list[bytes]:
         with av.open(file) as container:
             return [bytes(packet) for packet in container.demux(video=0) if packet.size]
 
     parts = []
     for i, clip in enumerate(clips):
         (tmp_path / str(i)).write_bytes(clip)
-        parts += pictures(str(tmp_path / str(i)))
-    assert pictures(str(tmp_path / "film.mp4")) == parts
+        parts += packets(str(tmp_path / str(i)))
+    assert packets(str(tmp_path / "film.mp4")) == parts
 
 
-def test_the_film_is_deterministic_and_starts_to_play_before_it_is_loaded(tmp_path: Path) -> None:
+def test_a_film_is_deterministic_and_its_index_precedes_its_data(tmp_path: Path) -> None:
     timings = plan(SHORT, [False, False])
     infos = [join_film(clips_of(timings), timings, tmp_path / name) for name in ("a.mp4", "b.mp4")]
     assert infos[0] == infos[1]
@@ -170,16 +173,19 @@ def test_the_film_is_deterministic_and_starts_to_play_before_it_is_loaded(tmp_pa
     assert 0 < data.index(b"moov") < data.index(b"mdat")
 
 
-def test_names_that_look_like_addresses_are_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_that_looks_like_a_url_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given
     timings = plan(SHORT, [False])
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tcp:1").mkdir()
+    # When
     join_film(clips_of(timings), timings, Path("tcp:1/100 %d.mp4"))
+    # Then
     assert only_file(tmp_path / "tcp:1").name == "100 %d.mp4"
 
 
 def test_memory_does_not_grow_with_the_film(tmp_path: Path) -> None:
-    # Given a film of continuations, each a fresh copy of one clip of 80 kB
+    # Given continuations, each a new copy of one clip of 80 kB
     def peak(segments: int) -> int:
         timings = plan(SHORT, [False] * (segments + 1))[1:]
         clip = clip_of(timings[0], sound=np.random.default_rng(0).uniform(-1, 1, (40_000, 2)).astype(np.float32))
@@ -191,13 +197,13 @@ def test_memory_does_not_grow_with_the_film(tmp_path: Path) -> None:
         finally:
             tracemalloc.stop()
 
-    # When it is twenty times as long, then the peak is the same but for a few hundred bytes of timeline per segment
+    # When the film is twenty times as long, then the peak grows by less than 1 kB per segment
     assert peak(100) < peak(5) + 95 * 1000
 
 
 @contextmanager
 def files_limited_to(size: int) -> Iterator[None]:
-    """A disk that is full after `size` bytes, as far as this process can tell."""
+    """Limit the files of this process to `size` bytes, as a full disk would."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -208,20 +214,20 @@ def files_limited_to(size: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("filled", [Fraction(0), Fraction(1, 2), Fraction(99, 100)])
 @pytest.mark.parametrize("before", [None, b"the film before"])
-def test_a_full_disk_leaves_what_was_there(tmp_path: Path, filled: Fraction, before: bytes | None) -> None:
+def test_a_full_disk_leaves_only_the_previous_file(tmp_path: Path, filled: Fraction, before: bytes | None) -> None:
     # Given a disk that fills up at the first byte, in the middle, or while the index is moved to the front
     film = tmp_path / "film.mp4"
     timings = plan(SHORT, [False] * 6)
     clips = list(clips_of(timings))
     join_film(clips, timings, film)
-    room = int(filled * film.stat().st_size)
+    limit = int(filled * film.stat().st_size)
     film.unlink()
     if before:
         film.write_bytes(before)
-    # When a film is joined there, then one clear error
-    with files_limited_to(room), pytest.raises(MediaError, match="cannot write the film: File too large"):
+    # When a film is joined, then one clear error is raised
+    with files_limited_to(limit), pytest.raises(MediaError, match="cannot write the film: File too large"):
         join_film(clips, timings, film)
-    # And what was under its name is still there, and nothing else
+    # And only the previous file, if any, is left
     assert [path.read_bytes() for path in tmp_path.iterdir()] == ([before] if before else [])
 
 
@@ -229,7 +235,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, filled: Fraction, bef
     ("name", "reason"),
     [("missing/film.mp4", "No such file"), ("file/film.mp4", "Not a directory"), ("folder", "folder")],
 )
-def test_a_place_where_no_film_can_be_is_an_error(tmp_path: Path, name: str, reason: str) -> None:
+def test_an_invalid_film_path_is_rejected(tmp_path: Path, name: str, reason: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     with pytest.raises(MediaError, match=f"cannot write the film: .*{reason}"):
@@ -254,7 +260,7 @@ def test_a_place_where_no_film_can_be_is_an_error(tmp_path: Path, name: str, rea
         ([GOOD, clip_of(SECOND, sound=np.zeros((99, 2), np.float32))], "segment 1: 99 samples of sound where"),
     ],
 )
-def test_clips_that_do_not_fit_are_named_and_nothing_is_written(
+def test_clips_that_do_not_match_are_named_and_nothing_is_written(
     tmp_path: Path, clips: list[bytes], message: str
 ) -> None:
     with pytest.raises(MediaError, match=message):
@@ -262,8 +268,8 @@ def test_clips_that_do_not_fit_are_named_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_reordered_pictures_are_refused(tmp_path: Path) -> None:
-    # Given a clip with B-frames, which come after pictures that are shown later
+def test_a_clip_with_reordered_frames_is_rejected(tmp_path: Path) -> None:
+    # Given a clip with B-frames, which are stored after frames that are shown later
     path = tmp_path / "clip.mp4"
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=24, width=96, height=64, options={"bf": "2", "b_strategy": "0"})
@@ -275,31 +281,31 @@ def test_reordered_pictures_are_refused(tmp_path: Path) -> None:
         silence.sample_rate, silence.pts = RATE, 0
         container.mux(audio.encode(silence))
         container.mux(audio.encode(None))
-    # When it is joined, then it is refused rather than shown out of order
+    # When / Then
     with pytest.raises(MediaError, match=r"segment 0: a picture at .* s follows one at 0.0 s"):
         join_film([path.read_bytes()], [FIRST], tmp_path / "film.mp4")
 
 
-def test_a_film_of_nothing_is_refused(tmp_path: Path) -> None:
+def test_a_film_without_segments_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="at least one segment"):
         join_film([], [], tmp_path / "film.mp4")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_timings_with_a_gap_are_refused(tmp_path: Path) -> None:
+def test_timings_with_a_gap_are_rejected(tmp_path: Path) -> None:
     timings = plan(SHORT, [False] * 3)
     with pytest.raises(TimelineError, match="segment 2 does not follow segment 0"):
         join_film(clips_of(timings[::2]), timings[::2], tmp_path / "film.mp4")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_error_of_the_clips_themselves_passes_through(tmp_path: Path) -> None:
-    # Given clips of which the second cannot be fetched
+def test_an_error_while_fetching_clips_passes_through(tmp_path: Path) -> None:
+    # Given clips, the second of which cannot be fetched
     def clips() -> Iterable[bytes]:
         yield GOOD
         raise KeyError("sha256:gone")
 
-    # When they are joined, then the caller hears its own error, and nothing is left behind
+    # When / Then the caller gets that error, and no file is left
     with pytest.raises(KeyError, match="sha256:gone"):
         join_film(clips(), [FIRST, SECOND], tmp_path / "film.mp4")
     assert list(tmp_path.iterdir()) == []

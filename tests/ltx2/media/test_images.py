@@ -1,4 +1,4 @@
-"""Pictures from anybody's disk."""
+"""Decoding a user's image into a frame."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from ltx2.media import images as still
+from ltx2.media import images
 from ltx2.media.images import decode_still
 
 WIDTH, HEIGHT = 64, 32
 
 
 def picture(width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:
-    """Red grows to the right, green downwards."""
+    """A gradient: red grows to the right, green downwards."""
     rows, columns = np.mgrid[0:height, 0:width]
     return np.stack([columns * 255 // width, rows * 255 // height, 0 * rows], axis=-1).astype(np.uint8)
 
@@ -33,7 +33,7 @@ def file_of(image: Image.Image, kind: str = "PNG", **settings: Any) -> bytes:
 
 
 @pytest.mark.parametrize(("kind", "settings"), [("PNG", {}), ("WEBP", {"lossless": True}), ("JPEG", {"quality": 95})])
-def test_each_format_is_read(kind: str, settings: dict[str, Any]) -> None:
+def test_png_webp_and_jpeg_are_decoded(kind: str, settings: dict[str, Any]) -> None:
     frame = decode_still(file_of(Image.fromarray(picture()), kind, **settings), WIDTH, HEIGHT)
     assert (frame.shape, frame.dtype) == ((HEIGHT, WIDTH, 3), np.uint8)
     error = np.abs(frame.astype(int) - picture())
@@ -41,11 +41,11 @@ def test_each_format_is_read(kind: str, settings: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("size", [(128, 64), (256, 64), (128, 256), (33, 61)])
-def test_it_covers_the_frame_with_its_middle(size: tuple[int, int]) -> None:
-    # When a picture of another size or shape is read
+def test_the_largest_centred_part_that_fills_the_frame_is_shown(size: tuple[int, int]) -> None:
+    # When an image of another size or aspect ratio is decoded
     frame = decode_still(file_of(Image.fromarray(picture(*size))), WIDTH, HEIGHT).astype(float)
 
-    # Then the frame shows its middle, and as much of it as covers the frame
+    # Then the frame shows its centre, and the share of each side that fills the frame
     scale = min(size[0] / WIDTH, size[1] / HEIGHT)
     for channel, axis, (side, whole) in ((0, 1, (WIDTH, size[0])), (1, 0, (HEIGHT, size[1]))):
         line = frame[:, :, channel].mean(axis=1 - axis)
@@ -54,15 +54,15 @@ def test_it_covers_the_frame_with_its_middle(size: tuple[int, int]) -> None:
         assert line[-1] - line[0] == pytest.approx(255 * seen, abs=12)
 
 
-def test_it_is_turned_as_the_camera_was_held() -> None:
+def test_the_exif_orientation_is_applied() -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees, clockwise
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise
     data = file_of(Image.fromarray(np.rot90(picture()).copy()), exif=exif)
     assert np.array_equal(decode_still(data, WIDTH, HEIGHT), picture())
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA"])
-def test_what_is_transparent_lies_on_black_and_grey_is_grey(mode: str) -> None:
+def test_every_pixel_mode_becomes_rgb_and_transparency_becomes_black(mode: str) -> None:
     image = Image.new("RGBA", (WIDTH, HEIGHT), (255, 255, 255, 255)).convert(mode)
     assert (decode_still(file_of(image), WIDTH, HEIGHT) == 255).all()
     if "A" in mode:
@@ -75,7 +75,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def declared(width: int, height: int) -> bytes:
-    """A PNG of few bytes that says it is so large."""
+    """A small PNG file whose header declares this size."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
@@ -87,7 +87,7 @@ TWO_FRAMES = file_of(
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (b"", "no PNG, JPEG or WEBP"),
         (b"%PDF-1.7", "no PNG, JPEG or WEBP"),
@@ -103,22 +103,24 @@ TWO_FRAMES = file_of(
     ],
     ids=lambda value: None if isinstance(value, str) else f"{len(value)} bytes",
 )
-def test_what_is_no_picture_is_a_value_error(data: bytes, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_an_invalid_image_is_a_value_error(data: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         decode_still(data, WIDTH, HEIGHT)
 
 
-def test_a_file_too_large_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(still, "LARGEST_FILE_BYTES", len(GOOD) - 1)
+def test_a_file_above_the_size_limit_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "LARGEST_FILE_BYTES", len(GOOD) - 1)
     with pytest.raises(ValueError, match=f"{len(GOOD)} bytes; {len(GOOD) - 1} are the most"):
         decode_still(GOOD, WIDTH, HEIGHT)
 
 
 @given(st.sampled_from(["PNG", "JPEG", "WEBP"]), st.data())
-def test_damage_is_a_picture_or_a_value_error(kind: str, data: st.DataObject) -> None:
+def test_a_damaged_image_is_decoded_or_a_value_error(kind: str, data: st.DataObject) -> None:
+    # Given
     file = bytearray(file_of(Image.fromarray(picture()), kind))
     for _ in range(data.draw(st.integers(1, 4))):
         file[data.draw(st.integers(0, len(file) - 1))] = data.draw(st.integers(0, 255))
+    # When / Then
     try:
         frame = decode_still(bytes(file), WIDTH, HEIGHT)
     except ValueError:

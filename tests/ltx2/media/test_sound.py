@@ -1,4 +1,4 @@
-"""Sound composed from segments: as if it had been one sound all along."""
+"""Composing a film's sound from the sound of its segments."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HERTZ = 200.0
 
 
 def decoded_times(timings: list[SegmentTiming], i: int, rate: int) -> NDArray[np.float64]:
-    """The film time of each sample in segment i's decode."""
+    """Film time in seconds of each sample of segment i's decoded sound."""
     timing = timings[i]
     starts = (timing.first_frame - timings[0].first_frame) / timing.shape.fps - timing.picture_start
     return float(starts) + np.arange(math.floor(sound_seconds(timing.audio_latents) * rate)) / rate
@@ -41,7 +41,7 @@ def compose(timings: list[SegmentTiming], rate: int, sounds: list[NDArray[np.flo
 
 
 def tones(timings: list[SegmentTiming], rate: int, channels: int = 1) -> list[NDArray[np.float32]]:
-    """Each segment's decode of one tone that sounds through the whole film."""
+    """The decoded sound of each segment, in a film of one continuous tone."""
     return [
         np.sin(2 * np.pi * HERTZ * decoded_times(timings, i, rate))[:, None].repeat(channels, 1).astype(np.float32)
         for i in range(len(timings))
@@ -67,14 +67,12 @@ shapes = st.builds(
     rate=st.sampled_from([16000, 24000, 44100, 48000]),
     channels=st.sampled_from([1, 2]),
 )
-def test_a_tone_through_continuations_comes_out_whole(
-    shape: SegmentShape, count: int, rate: int, channels: int
-) -> None:
-    # Given one tone over absolute film time, decoded segment by segment
+def test_a_tone_across_continuations_is_preserved(shape: SegmentShape, count: int, rate: int, channels: int) -> None:
+    # Given one tone over film time, decoded segment by segment
     timings = plan(shape, [False] * count)
     # When it is composed
     film = compose(timings, rate, tones(timings, rate, channels))
-    # Then it has the film's length and is the tone, to half a sample of alignment, up to the last decode's short tail
+    # Then it has the film's length, and is the tone to half a sample, except in the last 90 ms
     assert film.shape == (film_samples(film_frames(timings), shape.fps, rate), channels)
     half_a_sample = 2 * math.pi * HERTZ * 0.5 / rate
     heard = len(film) - round(0.09 * rate)
@@ -90,7 +88,7 @@ def test_a_tone_through_continuations_comes_out_whole(
     cuts=st.lists(st.booleans(), min_size=1, max_size=8),
     rate=st.sampled_from([8000, 24000, 44100]),
 )
-def test_whatever_the_shape_and_the_cuts_the_length_is_exact_and_nothing_gets_louder(
+def test_the_length_is_exact_and_the_level_never_exceeds_full_scale(
     frames: int, overlap: int, fps: Fraction, cuts: list[bool], rate: int
 ) -> None:
     # Given full-scale sound in every segment
@@ -104,14 +102,14 @@ def test_whatever_the_shape_and_the_cuts_the_length_is_exact_and_nothing_gets_lo
     assert film.max() <= 1 + 1e-6
 
 
-def test_at_a_cut_and_at_the_end_sound_fades_and_what_is_missing_is_silent() -> None:
+def test_sound_fades_at_a_cut_and_at_the_end_and_gaps_are_silent() -> None:
     # Given two segments of full-scale sound with a cut between them
     rate = 24000
     timings = plan(SegmentShape(25, Fraction(24)), [False, True])
     ones = [np.ones((len(decoded_times(timings, i, rate)), 1), np.float32) for i in range(2)]
     # When it is composed
     film = compose(timings, rate, ones)[:, 0]
-    # Then each decode (26 latents, 1.01 s) falls over 10 ms to silence until its picture ends (25/24 s)
+    # Then each sound (26 latents, 1.01 s) fades out over 10 ms, and is silent until its video ends (25/24 s)
     cut = film_samples(25, Fraction(24), rate)
     for start, end in ((0, cut), (cut, len(film))):
         decoded = start + round(1.01 * rate)
@@ -119,25 +117,25 @@ def test_at_a_cut_and_at_the_end_sound_fades_and_what_is_missing_is_silent() -> 
         fall = film[decoded - 240 : decoded]
         assert (np.diff(fall) < 0).all()
         assert film[decoded - 241] == 1
-    # And the new scene rises over 10 ms, while the film begins at once
+    # And sound fades in over 10 ms after the cut, but not at the beginning of the film
     assert (np.diff(film[cut : cut + 240]) > 0).all()
     assert film[cut + 240] == 1
     assert film[0] == 1
 
 
-def test_a_crossfade_is_complementary() -> None:
-    # Given two spans that overlap by 4 samples, of decodes that agree
+def test_a_crossfade_keeps_the_level() -> None:
+    # Given two spans of equal sound that overlap by 4 samples
     spans = [SoundSpan(0, 0, 10, 0, 0, 4), SoundSpan(1, 6, 14, 3, 4, 0)]
     composer = SoundComposer(spans, 14, 1)
     # When they are composed
     first = composer.add(0, np.ones((10, 1), np.float32))
     second = composer.add(1, np.ones((11, 1), np.float32))
-    # Then only what the second cannot change is handed out first, and the seam is as loud as the rest
+    # Then the first call returns only samples before the overlap, and the level is constant
     assert len(first) == 6
     assert np.concatenate([first, second]) == pytest.approx(np.ones((14, 1)))
 
 
-def test_too_little_sound_is_refused() -> None:
+def test_too_little_sound_is_rejected() -> None:
     composer = SoundComposer([SoundSpan(0, 0, 10, 5, 0, 0)], 10, 1)
     with pytest.raises(MediaError, match="14 samples of sound where 15 are needed"):
         composer.add(0, np.zeros((14, 1), np.float32))

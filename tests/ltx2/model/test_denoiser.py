@@ -1,4 +1,4 @@
-"""Two stages, guidance and a first image, through the engine."""
+"""Rendering with two stages, guidance and a first image."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def picture(width: int = 128, height: int = 64) -> NDArray[np.uint8]:
 
 
 def encoded(engine: Engine, frames: NDArray[np.uint8]) -> Tensor:
-    """What the VAE makes of frames `[v, H, W, 3]`, neither resized nor recompressed."""
+    """The VAE's latents of frames `[v, H, W, 3]`, neither resized nor recompressed."""
     pixels = torch.from_numpy(frames).permute(3, 0, 1, 2)[None] / 127.5 - 1
     with torch.inference_mode():
         latents: Tensor = engine.pipeline.vae.encode(pixels).latent_dist.mode()
@@ -55,10 +55,10 @@ def encoded(engine: Engine, frames: NDArray[np.uint8]) -> Tensor:
 
 @contextmanager
 def calls_of(engine: Engine) -> Iterator[list[dict[str, Any]]]:
-    """The keyword arguments of every call of the transformer."""
+    """Collect the keyword arguments of every call of the transformer."""
     seen: list[dict[str, Any]] = []
-    look: Callable[..., None] = lambda _, args, kwargs: seen.append(kwargs)  # noqa: E731
-    hook = engine.pipeline.transformer.register_forward_pre_hook(look, with_kwargs=True)
+    record: Callable[..., None] = lambda _, args, kwargs: seen.append(kwargs)  # noqa: E731
+    hook = engine.pipeline.transformer.register_forward_pre_hook(record, with_kwargs=True)
     try:
         yield seen
     finally:
@@ -66,7 +66,7 @@ def calls_of(engine: Engine) -> Iterator[list[dict[str, Any]]]:
 
 
 def stock_of(engine: Engine) -> Callable[..., Any]:
-    """The stock pipeline over the same weights; its calls give video and audio latents."""
+    """The stock pipeline with the same weights; its calls return video and audio latents."""
     pipeline = LTX2ConditionPipeline(**engine.pipeline.components)
     pipeline.set_progress_bar_config(disable=True)
     usual = {"prompt": "a boat", "num_frames": 17, "frame_rate": 24.0, "output_type": "latent", "return_dict": False}
@@ -89,7 +89,7 @@ def check_output(engine: Engine, request: SegmentRequest, video: Tensor, audio: 
     assert close(output.audio_latents, engine.pipeline.normalize_audio(audio))
 
 
-def test_two_stages_are_what_diffusers_documents(engine: Engine, models: dict[str, Path]) -> None:
+def test_two_stages_render_like_the_documented_stock_pipelines(engine: Engine, models: dict[str, Path]) -> None:
     # Given the stock pipelines, called as their documentation says
     name = "tiny" if engine.variant.version == "2.3" else "tiny-2.0"
     upsampler = LTX2LatentUpsamplerModel.from_pretrained(models[name], subfolder="latent_upsampler")
@@ -101,21 +101,21 @@ def test_two_stages_are_what_diffusers_documents(engine: Engine, models: dict[st
     refining = {"sigmas": STAGE_2_DISTILLED_SIGMA_VALUES, "noise_scale": START, "num_inference_steps": 3}
     expected = stock(latents=start, audio_latents=audio, width=128, height=64, **refining, **unguided)
 
-    # Then the engine gives the same latents
+    # When / Then the engine gives the same latents
     check_output(engine, request_of(), *expected)
 
 
 def test_a_continuation_keeps_frames_and_sound_through_both_stages(engine: Engine) -> None:
-    # Given the state after a segment of two stages, with a tail that is fine in detail
+    # Given the state after a segment of two stages, with a detailed tail
     first = engine.run(request_of())
     assert first.frames.shape == (17, 64, 128, 3)
     tail = np.random.default_rng(1).integers(0, 256, (9, 64, 128, 3), np.uint8)
 
-    # When another one continues it
+    # When another segment continues it
     with calls_of(engine) as calls:
         second = engine.run(request_of(timing=SECOND), replace(first.state, video_frames=list(tail)))
 
-    # Then both stages had the tail, each at its own size, as clean latents
+    # Then each stage gets the tail as clean latents, at its own size
     half = np.stack([frame.reshape(32, 2, 64, 2, 3).mean(axis=(1, 3)) for frame in tail])
     for call, frames in ((calls[0], half.round().astype(np.uint8)), (calls[-1], tail)):
         latents = engine.pipeline._normalize_latents(
@@ -125,7 +125,7 @@ def test_a_continuation_keeps_frames_and_sound_through_both_stages(engine: Engin
         kept = call["hidden_states"][:, : tokens.shape[1]]
         assert (kept - tokens).abs().max() < 0.01  # the mean of four pixels may be rounded either way
 
-    # And the outcome begins with them, and its sound with the pinned latents
+    # And the output begins with the tail, and its sound with the pinned latents
     pinned = first.audio_latents[:, :, -SECOND.pinned :]
     torch.testing.assert_close(second.audio_latents[:, :, : SECOND.pinned], pinned, rtol=0, atol=5e-7)
     torch.testing.assert_close(second.video_latents[:, :, :2], encoded(engine, tail), rtol=0, atol=2e-6)
@@ -134,7 +134,7 @@ def test_a_continuation_keeps_frames_and_sound_through_both_stages(engine: Engin
     assert (second.state.audio_conditioning_num_frames) == next_timing(SECOND).pinned
 
 
-def test_two_stages_are_repeatable_and_decode_to_the_same_bytes(engine: Engine) -> None:
+def test_two_stages_are_deterministic_and_decode_to_the_same_bytes(engine: Engine) -> None:
     output = engine.run(request_of())
     assert same(engine.run(request_of()), output)
     frames, sound = engine.decode(output.video_latents, output.audio_latents)
@@ -143,7 +143,7 @@ def test_two_stages_are_repeatable_and_decode_to_the_same_bytes(engine: Engine) 
     assert not same(engine.run(request_of(Sampling())), output)
 
 
-def test_steps_are_counted_over_both_stages_and_either_can_be_cancelled(engines: dict[str, Engine]) -> None:
+def test_steps_are_counted_across_stages_and_either_can_be_cancelled(engines: dict[str, Engine]) -> None:
     # Given a segment of two stages
     engine = engines["tiny"]
     steps: list[tuple[int, int]] = []
@@ -163,13 +163,13 @@ def test_steps_are_counted_over_both_stages_and_either_can_be_cancelled(engines:
             engine.run(request_of(), on_step=lambda step, of, last=last: step < last)  # type: ignore[misc]
         assert len(calls) == last
 
-    # Then the next one is what it would have been, in one stage too
+    # Then the next segment is not affected
     assert same(engine.run(request_of()), expected)
 
 
 @pytest.fixture
 def copied(models: dict[str, Path], tmp_path: Path) -> Path:
-    """A copy of the small checkpoint, to be broken."""
+    """A copy of the small checkpoint that a test may damage."""
     return shutil.copytree(models["tiny"], tmp_path / "model")
 
 
@@ -186,38 +186,38 @@ def test_a_checkpoint_without_an_upsampler_renders_in_one_stage(copied: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "message"),
     [
         ({"num_blocks_per_stage": 2}, "latent_upsampler: its files lack post_upsample_res_blocks.1"),
         ({"in_channels": 32}, "cannot load"),
         ({"rational_spatial_scale": 3.0}, "cannot load"),
     ],
 )
-def test_an_upsampler_that_its_config_does_not_describe_is_refused(
-    copied: Path, config: dict[str, Any], told: str
+def test_an_upsampler_that_does_not_match_its_config_is_rejected(
+    copied: Path, config: dict[str, Any], message: str
 ) -> None:
     path = copied / "latent_upsampler" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | config))
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         Engine.load(str(copied), device="cpu").run(request_of(), on_step=never)
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"in_channels": 32}, "upsamples 32 channels, 2 times in space and 1 times in time; 16 channels"),
         ({"spatial_upsample": False, "temporal_upsample": True}, "16 channels, 1 times in space and 2 times in time"),
         ({"rational_spatial_scale": 1.5}, "16 channels, 1.5 times in space"),
     ],
 )
-def test_a_whole_upsampler_for_something_else_is_refused(copied: Path, settings: dict[str, Any], told: str) -> None:
+def test_an_upsampler_for_another_model_is_rejected(copied: Path, settings: dict[str, Any], message: str) -> None:
     model = LTX2LatentUpsamplerModel(**{"in_channels": 16, "mid_channels": 32, "num_blocks_per_stage": 1} | settings)
     model.save_pretrained(copied / "latent_upsampler")
-    with pytest.raises(RequestError, match=told):
+    with pytest.raises(RequestError, match=message):
         Engine.load(str(copied), device="cpu").run(request_of(), on_step=never)
 
 
-def test_a_damaged_upsampler_is_told(copied: Path) -> None:
+def test_a_damaged_upsampler_is_rejected(copied: Path) -> None:
     (copied / "latent_upsampler" / "diffusion_pytorch_model.safetensors").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match=r"/latent_upsampler/diffusion_pytorch_model.safetensors is no safe"):
         Engine.load(str(copied), device="cpu").run(request_of(), on_step=never)
@@ -228,43 +228,45 @@ def test_a_damaged_upsampler_is_told(copied: Path) -> None:
 
 @pytest.fixture(params=["tiny", "tiny-2.0"])
 def full(request: pytest.FixtureRequest, full_engines: dict[str, Engine]) -> Engine:
-    """An engine of each version that is not distilled."""
+    """An engine of each version, with a model that is not distilled."""
     return full_engines[request.param]
 
 
-def test_a_full_model_is_guided_as_the_stock_pipeline_is(full: Engine) -> None:
-    # Given the stock pipeline with the guidance that the model's authors advise, in the schedule of its scheduler
+def test_a_full_model_is_guided_like_the_stock_pipeline(full: Engine) -> None:
+    # Given the stock pipeline with the advised guidance and the schedule of its scheduler
     advised = {**guidance_arguments(ADVISED), "spatio_temporal_guidance_blocks": [1]}
     generator = torch.Generator().manual_seed(3)
     settings = {"width": 128, "height": 64, "num_inference_steps": 3, "negative_prompt": DEFAULT_NEGATIVE_PROMPT}
     expected = stock_of(full)(generator=generator, **settings, **advised)
 
-    # Then the engine does the same by default, with three calls a step, of which one is for two prompts
+    # When / Then the engine does the same by default, with three calls per step, the first with both prompts
     with calls_of(full) as calls:
         check_output(full, request_of(QUICK), *expected)
     assert [call["hidden_states"].shape[0] for call in calls] == [2, 1, 1] * 3
     assert {call["use_cross_timestep"] for call in calls} == {full.variant.use_cross_timestep}
 
 
-def test_a_full_model_s_continuation_begins_with_what_it_continues(full: Engine) -> None:
+def test_a_continuation_by_a_full_model_keeps_frames_and_sound(full: Engine) -> None:
     # Given a guided segment in two stages
     first = full.run(request_of(Sampling(stages=2, steps=3)))
 
-    # When another one continues it
+    # When another segment continues it
     second = full.run(request_of(Sampling(stages=2, steps=3), SECOND), first.state)
 
-    # Then frames and sound are kept as exactly as without guidance
+    # Then frames and sound are as exact as without guidance
     pinned = first.audio_latents[:, :, -SECOND.pinned :]
     torch.testing.assert_close(second.audio_latents[:, :, : SECOND.pinned], pinned, rtol=0, atol=5e-7)
     tail = encoded(full, first.frames[-9:])
     torch.testing.assert_close(second.video_latents[:, :, :2], tail, rtol=0, atol=2e-6)
 
 
-def test_a_full_model_refines_in_its_own_schedule(full_engines: dict[str, Engine]) -> None:
+def test_a_full_model_refines_with_its_own_schedule(full_engines: dict[str, Engine]) -> None:
+    # When
     steps: list[tuple[int, int]] = []
     with calls_of(full_engines["tiny"]) as calls:
-        asked: dict[str, Any] = {"stages": 2, "steps": 6, **OFF}
-        full_engines["tiny"].run(request_of(Sampling(**asked)), on_step=lambda step, of: steps.append((step, of)))
+        sampling: dict[str, Any] = {"stages": 2, "steps": 6, **OFF}
+        full_engines["tiny"].run(request_of(Sampling(**sampling)), on_step=lambda step, of: steps.append((step, of)))
+    # Then
     sigmas = [float(call["sigma"]) / 1000 for call in calls]
     assert sigmas[0] == 1
     assert sigmas[5] == pytest.approx(0.1)
@@ -272,39 +274,39 @@ def test_a_full_model_refines_in_its_own_schedule(full_engines: dict[str, Engine
     assert steps == [(step, len(sigmas)) for step in range(1, len(sigmas) + 1)]
 
 
-def test_each_knob_and_the_negative_prompt_change_picture_and_sound(full: Engine) -> None:
+def test_each_guidance_setting_changes_frames_and_sound(full: Engine) -> None:
     # Given a guided segment
     base = full.run(request_of(QUICK))
 
-    # When one thing is asked for otherwise
-    changes: list[dict[str, Any]] = [{knob: scales} for knob, scales in OFF.items()]
+    # When one setting is changed
+    changes: list[dict[str, Any]] = [{name: scales} for name, scales in OFF.items()]
     changes += [{"negative_prompt": "fog"}, {"negative_prompt": ""}, {"steps": 4}]
     for change in changes:
         output = full.run(request_of(Sampling(**({"steps": 3} | change))))
 
-        # Then picture and sound are others
+        # Then frames and sound are different
         assert not np.array_equal(output.frames, base.frames), change
         assert not np.array_equal(output.sound, base.sound), change
 
 
-@pytest.mark.parametrize("knob", ["stg", "rescale"])
-def test_sound_can_be_left_alone_where_pictures_are_guided(engines: dict[str, Engine], knob: str) -> None:
-    # Given a single step, in which neither stream hears yet of the other's guidance
+@pytest.mark.parametrize("name", ["stg", "rescale"])
+def test_sound_can_be_unguided_while_video_is_guided(engines: dict[str, Engine], name: str) -> None:
+    # Given a single step, in which the guidance of one stream does not reach the other
     def audio(**guidance: Scales) -> Tensor:
-        asked = OFF | {"guidance": Scales(3, 3)} | guidance
-        arguments = {**guidance_arguments(asked), "spatio_temporal_guidance_blocks": [1], "negative_prompt": "fog"}
+        scales = OFF | {"guidance": Scales(3, 3)} | guidance
+        arguments = {**guidance_arguments(scales), "spatio_temporal_guidance_blocks": [1], "negative_prompt": "fog"}
         settings = {"width": 64, "height": 64, "sigmas": [1.0], "num_inference_steps": 1}
         _, latents = stock_of(engines["tiny"])(generator=torch.Generator().manual_seed(3), **settings, **arguments)
         result: Tensor = latents
         return result
 
-    # Then a scale of 0 for the sound is 0, not the picture's
-    alone = audio(**{knob: Scales(1, 0)})
-    assert torch.equal(alone, audio())
-    assert not torch.equal(alone, audio(**{knob: Scales(1, 1)}))
+    # When / Then a sound scale of 0 means 0, not the scale of the video
+    unguided = audio(**{name: Scales(1, 0)})
+    assert torch.equal(unguided, audio())
+    assert not torch.equal(unguided, audio(**{name: Scales(1, 1)}))
 
 
-def test_a_distilled_model_refuses_guidance_before_it_runs(engine: Engine) -> None:
+def test_a_distilled_model_rejects_guidance_before_it_runs(engine: Engine) -> None:
     for sampling in (Sampling(steps=3), Sampling(stg=Scales(1, 1)), Sampling(negative_prompt="fog")):
         with pytest.raises(RequestError, match="distilled"):
             engine.run(request_of(sampling), on_step=never)
@@ -318,7 +320,7 @@ def test_a_segment_begins_with_its_image(engine: Engine, stages: int) -> None:
     # When a first segment has an image
     output = engine.run(request_of(Sampling(stages=stages), image=picture()))
 
-    # Then its first latents are what the VAE makes of it, and the rest follows from it
+    # Then its first latents are the encoded image, and the rest depends on it
     torch.testing.assert_close(output.video_latents[:, :, :1], encoded(engine, picture()[None]), rtol=0, atol=2e-6)
     other = engine.run(request_of(Sampling(stages=stages), image=255 - picture()))
     assert not torch.equal(output.video_latents[:, :, 1:], other.video_latents[:, :, 1:])
@@ -326,7 +328,7 @@ def test_a_segment_begins_with_its_image(engine: Engine, stages: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"width": 96}, "width is 96; it must be a positive multiple of 64"),
         ({"height": 32}, "height is 32; it must be a positive multiple of 64"),
@@ -335,7 +337,7 @@ def test_a_segment_begins_with_its_image(engine: Engine, stages: int) -> None:
         ({"image": picture(), "timing": SECOND}, "segment 1 continues another, and cannot begin with an image"),
     ],
 )
-def test_requests_that_cannot_be(settings: dict[str, Any], told: str) -> None:
+def test_an_invalid_request_is_rejected(settings: dict[str, Any], message: str) -> None:
     assert SHAPE.frames == 17
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         request_of(**settings)

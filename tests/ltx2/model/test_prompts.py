@@ -25,11 +25,11 @@ from tests.ltx2.rendering import render
 
 FIRST = first_timing(SegmentShape(17, Fraction(24)))
 GUIDED = NO_GUIDANCE | {"guidance_scale": 3.0, "audio_guidance_scale": 7.0, "negative_prompt": "fog"}
-GUIDED_THRICE = GUIDED | {"stg_scale": 1.0, "spatio_temporal_guidance_blocks": [1], "modality_scale": 3.0}
+ALL_GUIDANCE = GUIDED | {"stg_scale": 1.0, "spatio_temporal_guidance_blocks": [1], "modality_scale": 3.0}
 
 
 class MaskingEncoder(PromptEncoder):
-    """Leaves a mask of ones where there is nothing to hide."""
+    """Adds the mask of ones that the encoder leaves out."""
 
     def encode(self, text: str) -> EncodedPrompt:
         encoded = super().encode(text)
@@ -38,7 +38,7 @@ class MaskingEncoder(PromptEncoder):
 
 
 def two_segments(engine: Engine, *, next_prompt: str | None) -> tuple[SegmentOutput, SegmentOutput]:
-    """A segment, beside which `next_prompt` is encoded, and one of gulls that continues it."""
+    """Render a segment while `next_prompt` is encoded, and a continuation whose prompt is "gulls"."""
     first = engine.run(SegmentRequest("a boat", 3, 96, 64, FIRST), next_prompt=next_prompt)
     return first, engine.run(SegmentRequest("gulls", 4, 96, 64, next_timing(FIRST)), first.state)
 
@@ -49,13 +49,13 @@ def same(one: SegmentOutput, other: SegmentOutput) -> bool:
 
 @contextmanager
 def calls_of(module: nn.Module) -> Iterator[list[dict[str, Any]]]:
-    """The named arguments of every call of `module`, and the name of the thread."""
+    """Collect the keyword arguments and the thread name of every call of `module`."""
     seen: list[dict[str, Any]] = []
 
-    def look(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    def record(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         seen.append(kwargs | {"thread": threading.current_thread().name})
 
-    hook = module.register_forward_pre_hook(look, with_kwargs=True)
+    hook = module.register_forward_pre_hook(record, with_kwargs=True)
     try:
         yield seen
     finally:
@@ -64,7 +64,7 @@ def calls_of(module: nn.Module) -> Iterator[list[dict[str, Any]]]:
 
 @contextmanager
 def failing(module: nn.Module, error: Exception, *, after: int = 0) -> Iterator[None]:
-    """Calls of `module` fail, but for the first `after`."""
+    """Let the first `after` calls of `module` pass, and fail all others."""
     count = 0
 
     def fail(*_: Any) -> None:
@@ -87,47 +87,47 @@ def pipeline(engine: Engine) -> LongtakePipeline:
 
 @pytest.fixture
 def stock(pipeline: LongtakePipeline) -> LTX2ConditionPipeline:
-    """The stock pipeline over the same weights."""
+    """The stock pipeline with the same weights."""
     stock = LTX2ConditionPipeline(**pipeline.components)
     stock.set_progress_bar_config(disable=True)
     return stock
 
 
 @pytest.fixture
-def own(engine: Engine) -> Engine:
+def fresh(engine: Engine) -> Engine:
     """An engine that has encoded no prompt yet."""
     return Engine(engine.pipeline)
 
 
-@pytest.mark.parametrize("guidance", [NO_GUIDANCE, GUIDED, GUIDED_THRICE], ids=["unguided", "guided", "guided thrice"])
-def test_kept_prompts_render_what_the_stock_pipeline_does(
+@pytest.mark.parametrize("guidance", [NO_GUIDANCE, GUIDED, ALL_GUIDANCE], ids=["unguided", "guided", "all guidance"])
+def test_cached_prompts_render_like_the_stock_pipeline(
     pipeline: LongtakePipeline, stock: LTX2ConditionPipeline, guidance: dict[str, Any]
 ) -> None:
-    # Given an encoder that leaves its masks as they are
+    # Given an encoder that keeps its masks
     prompts = MaskingEncoder(pipeline)
 
     # When prompts are used for the first time, again, and in another order
     for prompt in ("a boat", "fog", "fog", "a boat"):
         ours, theirs = render(pipeline, prompt, prompts=prompts, **guidance), render(stock, prompt, **guidance)
 
-        # Then every bit is the stock pipeline's
+        # Then every bit equals that of the stock pipeline
         assert all(torch.equal(value, right) for value, right in zip(ours, theirs, strict=True))
 
 
-@pytest.mark.parametrize("guidance", [NO_GUIDANCE, GUIDED, GUIDED_THRICE], ids=["unguided", "guided", "guided thrice"])
-def test_a_mask_that_hides_nothing_is_left_out_and_not_missed(
+@pytest.mark.parametrize("guidance", [NO_GUIDANCE, GUIDED, ALL_GUIDANCE], ids=["unguided", "guided", "all guidance"])
+def test_leaving_out_a_mask_that_hides_nothing_changes_nothing(
     pipeline: LongtakePipeline, stock: LTX2ConditionPipeline, guidance: dict[str, Any]
 ) -> None:
-    # Given what the stock pipeline attends to
+    # Given the attention inputs of the stock pipeline
     block = pipeline.transformer.transformer_blocks[0]
     with calls_of(block.attn2) as theirs, calls_of(block.audio_attn2) as theirs_audio:
         expected = render(stock, **guidance)
 
-    # When prompts are encoded by us
+    # When our encoder encodes the prompts
     with calls_of(block.attn2) as ours, calls_of(block.audio_attn2) as ours_audio:
         latents = render(pipeline, prompts=PromptEncoder(pipeline), **guidance)
 
-    # Then no mask comes with the same embeddings, where the stock one adds nothing, and the outcome is the same
+    # Then the embeddings are the same, our mask is None where the stock mask adds 0, and the output is the same
     for call, right in zip(ours[:1] + ours_audio[:1], theirs[:1] + theirs_audio[:1], strict=True):
         assert torch.equal(call["encoder_hidden_states"], right["encoder_hidden_states"])
     assert {call["attention_mask"] for call in ours + ours_audio} == {None}
@@ -136,10 +136,10 @@ def test_a_mask_that_hides_nothing_is_left_out_and_not_missed(
         torch.testing.assert_close(value, right, rtol=0, atol=1e-6)
 
 
-def test_a_text_is_encoded_once_and_the_least_used_is_dropped(
+def test_a_text_is_encoded_once_and_the_least_recently_used_is_evicted(
     pipeline: LongtakePipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Given an encoder that keeps two
+    # Given an encoder that keeps two prompts
     monkeypatch.setattr("ltx2.model.prompts.KEPT", 2)
     prompts = PromptEncoder(pipeline)
 
@@ -148,14 +148,14 @@ def test_a_text_is_encoded_once_and_the_least_used_is_dropped(
             prompts.encode(text)
         return bool(seen)
 
-    # Then each is encoded when it is new, and again when two others were used since
+    # When / Then a prompt is encoded when it is new, and again after two others were used
     assert [encodes(text) for text in "aabbacab"] == [True, False, True, False, False, True, False, True]
 
 
-def test_the_components_are_whole_while_it_renders_and_after_a_failure(
+def test_the_components_are_complete_during_a_call_and_after_a_failure(
     pipeline: LongtakePipeline, stock: LTX2ConditionPipeline
 ) -> None:
-    # Given a call that fails after a step, in which it looks at the pipeline
+    # Given a call that records the components after a step, and then fails
     seen = []
 
     def fail(*_: Any) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def test_the_components_are_whole_while_it_renders_and_after_a_failure(
     with pytest.raises(RuntimeError, match="stopped"):
         render(pipeline, prompts=PromptEncoder(pipeline), callback_on_step_end=fail)
 
-    # Then offloading, which goes by the components, finds them, and the next stock call is untouched
+    # Then all components are there, as offloading needs them, and the next call is not affected
     assert seen == [stock.components]
     assert pipeline.components == stock.components
     assert not pipeline.transformer._forward_pre_hooks
@@ -173,76 +173,76 @@ def test_the_components_are_whole_while_it_renders_and_after_a_failure(
     assert all(torch.equal(value, right) for value, right in zip(render(pipeline, "fog"), expected, strict=True))
 
 
-def test_a_failure_just_before_the_connectors_leaves_them_in_place(
+def test_a_failure_just_before_the_connectors_run_leaves_them_in_place(
     pipeline: LongtakePipeline, stock: LTX2ConditionPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Given a prompt that is kept, and a pipeline that cannot say what the connectors are called with
+    # Given a cached prompt, and a pipeline that lacks an argument for the connectors
     prompts = PromptEncoder(pipeline)
     prompts.encode("a boat")
     monkeypatch.delattr(pipeline, "tokenizer_padding_side")
 
-    # Then
+    # When / Then
     with pytest.raises(AttributeError, match="tokenizer_padding_side"):
         render(pipeline, prompts=prompts)
     assert pipeline.components == stock.components
 
 
-def test_the_next_prompt_is_encoded_within_the_segment_before(own: Engine) -> None:
-    # Given what comes out when nobody knows it in advance
-    expected = two_segments(Engine(own.pipeline), next_prompt=None)
+def test_the_next_prompt_is_encoded_during_the_segment_before(fresh: Engine) -> None:
+    # Given the output when the next prompt is not known
+    expected = two_segments(Engine(fresh.pipeline), next_prompt=None)
 
     # When it is known
-    with calls_of(own.pipeline.text_encoder) as seen:
-        own.run(SegmentRequest("a boat", 3, 96, 64, FIRST), next_prompt="gulls")
+    with calls_of(fresh.pipeline.text_encoder) as seen:
+        fresh.run(SegmentRequest("a boat", 3, 96, 64, FIRST), next_prompt="gulls")
         assert len(seen) == 2
-        outputs = two_segments(own, next_prompt="gulls")
+        outputs = two_segments(fresh, next_prompt="gulls")
 
-    # Then no segment waits for its prompt, and not a byte is another
+    # Then no prompt is encoded again, and every byte is the same
     assert len(seen) == 2
     assert all(same(one, other) for one, other in zip(outputs, expected, strict=True))
 
 
-def test_nothing_is_encoded_ahead_where_that_is_off(own: Engine) -> None:
-    engine = Engine(own.pipeline, encode_ahead=False)
-    with calls_of(own.pipeline.text_encoder) as seen:
+def test_encoding_ahead_can_be_turned_off(fresh: Engine) -> None:
+    engine = Engine(fresh.pipeline, encode_ahead=False)
+    with calls_of(fresh.pipeline.text_encoder) as seen:
         engine.run(SegmentRequest("a boat", 3, 96, 64, FIRST), next_prompt="gulls")
     assert len(seen) == 1
 
 
-def test_an_error_while_encoding_ahead_costs_nothing(own: Engine, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_while_encoding_ahead_is_logged_and_harmless(fresh: Engine, caplog: pytest.LogCaptureFixture) -> None:
     # Given
-    expected = two_segments(Engine(own.pipeline), next_prompt=None)
+    expected = two_segments(Engine(fresh.pipeline), next_prompt=None)
     request = SegmentRequest("a boat", 3, 96, 64, FIRST)
 
-    # When the next prompt cannot be encoded beside the first segment
-    with failing(own.pipeline.text_encoder, torch.OutOfMemoryError("no room"), after=1):
-        first = own.run(request, next_prompt="gulls")
+    # When the next prompt cannot be encoded during the first segment
+    with failing(fresh.pipeline.text_encoder, torch.OutOfMemoryError("no room"), after=1):
+        first = fresh.run(request, next_prompt="gulls")
 
-    # Then that is logged, and both segments come out as ever
+    # Then that is logged, and both segments are as expected
     assert [record.getMessage() for record in caplog.records] == [
         "a prompt was not encoded ahead, and will be when it is needed: no room"
     ]
     assert same(first, expected[0])
-    assert same(two_segments(own, next_prompt=None)[1], expected[1])
+    assert same(two_segments(fresh, next_prompt=None)[1], expected[1])
 
 
-def test_an_error_where_the_prompt_is_needed_is_raised(own: Engine) -> None:
+def test_an_error_while_encoding_the_current_prompt_is_raised(fresh: Engine) -> None:
     request = SegmentRequest("a boat", 3, 96, 64, FIRST)
     with (
-        failing(own.pipeline.connectors, torch.OutOfMemoryError("no room")),
+        failing(fresh.pipeline.connectors, torch.OutOfMemoryError("no room")),
         pytest.raises(EngineMemoryError, match="segment 0: no room"),
     ):
-        own.run(request)
-    assert own.run(request).frames.shape == (17, 64, 96, 3)
+        fresh.run(request)
+    assert fresh.run(request).frames.shape == (17, 64, 96, 3)
 
 
-def test_a_prompt_encoded_while_a_call_skips_the_connectors_is_what_it_always_is(engine: Engine) -> None:
-    # Given what a prompt should be, and a call that is about to give another's embeddings in place of the connectors'
+def test_a_prompt_encoded_while_a_call_skips_the_connectors_is_not_affected(engine: Engine) -> None:
+    # Given a prompt's embeddings, and a call that is about to replace the connectors by another prompt's embeddings
     pipeline = engine.pipeline
     right, other = PromptEncoder(pipeline).encode("gulls"), PromptEncoder(pipeline).encode("a boat")
     encoder, connectors = PromptEncoder(pipeline), pipeline.connectors
     pipeline._skip_connectors(other.video, other.audio, torch.ones(1, 1))
-    # When the other thread encodes just then
+    # When the prompt is encoded at that moment
     try:
         found = encoder.encode("gulls")
     finally:
@@ -253,51 +253,51 @@ def test_a_prompt_encoded_while_a_call_skips_the_connectors_is_what_it_always_is
 
 
 @pytest.mark.gpu
-@pytest.mark.filterwarnings("default")  # the compiler's own
+@pytest.mark.filterwarnings("default")  # warnings of the compiler
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", ["tiny", "tiny-2.0"])
-def test_on_cuda_another_thread_encodes_beside_the_steps(models: dict[str, Path], name: str, precision: str) -> None:
+def test_on_cuda_a_second_thread_encodes_during_the_steps(models: dict[str, Path], name: str, precision: str) -> None:
     # Given
     engine = Engine.load(str(models[name]), device="cuda", precision=precision)
     expected = two_segments(engine, next_prompt=None)
     for _ in range(5):
         # When
-        own = Engine(engine.pipeline)
-        with calls_of(own.pipeline.text_encoder) as seen:
-            outputs = two_segments(own, next_prompt="gulls")
+        fresh = Engine(engine.pipeline)
+        with calls_of(fresh.pipeline.text_encoder) as seen:
+            outputs = two_segments(fresh, next_prompt="gulls")
         # Then
         assert [call["thread"] == threading.current_thread().name for call in seen] == [True, False]
         assert all(same(one, other) for one, other in zip(outputs, expected, strict=True))
 
 
 @pytest.mark.gpu
-@pytest.mark.filterwarnings("default")  # the compiler's own
-def test_on_cuda_an_error_of_the_other_thread_costs_nothing(
+@pytest.mark.filterwarnings("default")  # warnings of the compiler
+def test_on_cuda_an_error_of_the_second_thread_is_logged_and_harmless(
     models: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     # Given
     engine = Engine.load(str(models["tiny"]), device="cuda", precision="bf16")
     expected = two_segments(engine, next_prompt=None)
-    own = Engine(engine.pipeline)
+    fresh = Engine(engine.pipeline)
     # When
-    with failing(own.pipeline.text_encoder, torch.OutOfMemoryError("no room"), after=1):
-        first = own.run(SegmentRequest("a boat", 3, 96, 64, FIRST), next_prompt="gulls")
+    with failing(fresh.pipeline.text_encoder, torch.OutOfMemoryError("no room"), after=1):
+        first = fresh.run(SegmentRequest("a boat", 3, 96, 64, FIRST), next_prompt="gulls")
     # Then
     assert "no room" in caplog.text
     assert same(first, expected[0])
-    assert same(two_segments(own, next_prompt=None)[1], expected[1])
+    assert same(two_segments(fresh, next_prompt=None)[1], expected[1])
 
 
 @pytest.mark.gpu
-@pytest.mark.filterwarnings("default")  # the compiler's own
-def test_on_cuda_a_dropped_prompt_is_not_overwritten_while_it_is_in_use(
+@pytest.mark.filterwarnings("default")  # warnings of the compiler
+def test_on_cuda_an_evicted_prompt_is_not_overwritten_while_it_is_in_use(
     models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Given an encoder that keeps one prompt, so that a prepared one is dropped while it is used
+    # Given an encoder that keeps one prompt, so that a prepared one is evicted while it is in use
     monkeypatch.setattr("ltx2.model.prompts.KEPT", 1)
     engine = Engine.load(str(models["tiny"]), device="cuda", precision="bf16")
     expected = two_segments(engine, next_prompt=None)
-    # When each segment has another prompt encoded beside it
+    # When another prompt is encoded during each segment
     for number in range(5):
         first = engine.run(SegmentRequest("a boat", 3, 96, 64, FIRST), next_prompt="gulls")
         request = SegmentRequest("gulls", 4, 96, 64, next_timing(FIRST))

@@ -1,4 +1,4 @@
-"""Pitch, loudness and clicks, of tones that are known."""
+"""Measuring pitch, loudness and clicks of known tones."""
 
 from __future__ import annotations
 
@@ -19,13 +19,11 @@ def tone(frequency: float, seconds: float, *, level: float = 0.3) -> Sound:
 
 @pytest.mark.parametrize("frequency", [300.0, 424.0, 1000.0, 1777.0])
 def test_pitch_of_a_tone(frequency: float) -> None:
-    times = np.arange(1600) / RATE
-    tone = 0.3 * np.sin(2 * np.pi * frequency * times)[None].astype(np.float32)
-    assert semitones(frequency, pitch(tone, RATE)) == pytest.approx(0, abs=0.1)
+    assert semitones(frequency, pitch(tone(frequency, 0.1), RATE)) == pytest.approx(0, abs=0.1)
 
 
 @given(st.integers(3, 10), st.floats(0, 1))
-def test_pitch_of_a_tone_that_is_a_mixture_of_its_neighbours(multiple: int, between: float) -> None:
+def test_pitch_of_a_mixture_of_two_tones_is_their_weighted_mean(multiple: int, between: float) -> None:
     # Given
     times = np.arange(1600) / RATE
     parts = ((multiple, 1 - between), (multiple + 1, between))
@@ -43,7 +41,7 @@ def test_silence_and_noise_have_no_pitch() -> None:
     assert np.isnan(pitch(np.zeros((2, 0), np.float32), RATE))
 
 
-def test_loudness_and_steps() -> None:
+def test_loudness_and_largest_step() -> None:
     square = np.tile(np.array([0.5, 0.5, -0.5, -0.5], np.float32), (2, 100))
     assert loudness(square) == pytest.approx(-6.02, abs=0.01)
     assert loudness(square[:, :0]) == -80
@@ -53,11 +51,13 @@ def test_loudness_and_steps() -> None:
 
 
 @given(st.integers(0, 10**6), st.integers(-12, 12))
-def test_two_tones_are_so_many_semitones_apart(seed: int, step: int) -> None:
+def test_the_pitch_step_is_measured_in_semitones(seed: int, step: int) -> None:
+    # Given
     base = np.random.default_rng(seed).uniform(350, 1100)
     first, then = tone(base, 0.5), tone(base * 2 ** (step / 12), 0.5)
     # When
     found = heard(np.concatenate([first, then], axis=1), RATE, first.shape[1], first.shape[1])
+    # Then
     # Then
     assert found.pitch_step == pytest.approx(step, abs=0.2)
     assert found.tones == (1, 1)
@@ -65,7 +65,7 @@ def test_two_tones_are_so_many_semitones_apart(seed: int, step: int) -> None:
 
 
 @given(st.floats(0.01, 0.5), st.floats(0.01, 0.5))
-def test_loudness_steps_by_the_ratio_of_two_tones(before: float, after: float) -> None:
+def test_the_loudness_step_is_the_ratio_of_two_tones_in_decibels(before: float, after: float) -> None:
     # Given
     sound = np.concatenate([tone(500, 0.5, level=before), tone(500, 0.5, level=after)], axis=1)
     # When
@@ -75,7 +75,7 @@ def test_loudness_steps_by_the_ratio_of_two_tones(before: float, after: float) -
     assert found.usual_loudness_step < 0.1
 
 
-def test_what_nobody_hears_is_no_step() -> None:
+def test_inaudible_sound_has_no_loudness_step() -> None:
     sound = np.concatenate([tone(500, 0.5, level=1e-5), tone(500, 0.5, level=1e-3)], axis=1)
     assert heard(sound, RATE, RATE // 2, RATE // 2).loudness_step == 0
 
@@ -94,8 +94,8 @@ def test_a_click_is_found_within_5_ms_of_the_change(place: int) -> None:
 
 
 @given(st.integers(0, 3), st.integers(0, 5000), st.integers(0, 5000), st.integers(0, 200))
-def test_any_sound_is_taken(channels: int, samples: int, begin: int, fade: int) -> None:
-    # Given a change that may lie at the sound's beginning, at its end or beyond
+def test_any_sound_is_accepted(channels: int, samples: int, begin: int, fade: int) -> None:
+    # Given a join that may be at the beginning of the sound, at its end or after it
     sound = np.random.default_rng(0).normal(0, 0.1, (channels, samples)).astype(np.float32)
     # When
     found = heard(sound, RATE, begin, begin + fade)

@@ -1,4 +1,4 @@
-"""Seams: films that truly go on have none; each way in which one can break is caught by the figure that it breaks."""
+"""Measuring continuity: a continuous film has no broken joins, and every fault is reported at its join."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from training.world import FPS, SOUNDS, Shape, World, draw
 
 RATE = 16_000
 SEGMENTS = 8
-JOIN = 3  # the segment before which films are broken
+JOIN = 3  # the segment that begins with a fault
 ONE = World((Shape("circle", "red", "up and right", "", 16, 44, 70, 90),), "blue", "low hum")
 TWO = World(
     (Shape("square", "white", "left", "", 15, 50, 150, 30), Shape("triangle", "black", "right", "", 18, 40, 40, 95)),
@@ -37,20 +37,20 @@ def film(world: World, start: float = 0, *, sound_later: float = 0) -> Film:
     return world.frames(start, frames), sound
 
 
-def measured(made: Film, of: list[SegmentTiming] | None = None) -> Continuity:
+def measured(made: Film, segments: list[SegmentTiming] | None = None) -> Continuity:
     frames, sound = made
-    of = of or timings()
-    return continuity(np.split(frames, [timing.first_frame for timing in of[1:]]), sound, RATE, of)
+    segments = segments or timings()
+    return continuity(np.split(frames, [timing.first_frame for timing in segments[1:]]), sound, RATE, segments)
 
 
-def changeover() -> int:
+def join_sample() -> int:
     """The film sample at which the sound of segment JOIN begins."""
     return sound_spans(timings(), RATE)[JOIN].film_start
 
 
 def joined(first: Film, then: Film) -> Film:
-    """`first` up to segment JOIN, then what `then` has there."""
-    frame, sample = timings()[JOIN].first_frame, changeover()
+    """`first` up to segment JOIN, then `then`."""
+    frame, sample = timings()[JOIN].first_frame, join_sample()
     return (
         np.concatenate([first[0][:frame], then[0][frame:]]),
         np.concatenate([first[1][:, :sample], then[1][:, sample:]], axis=1),
@@ -58,7 +58,7 @@ def joined(first: Film, then: Film) -> Film:
 
 
 def wrong_at_join(made: Film) -> list[str]:
-    """What is wrong before segment JOIN; nowhere else may there be anything."""
+    """What is reported at segment JOIN; check that nothing is reported elsewhere."""
     found = broken(measured(made).seams)
     assert all(text.startswith(f"segment {JOIN}: ") for text in found), found
     return [text.partition(": ")[2] for text in found]
@@ -66,7 +66,7 @@ def wrong_at_join(made: Film) -> list[str]:
 
 @pytest.mark.parametrize("world", [ONE, TWO], ids=["one shape", "two shapes"])
 @pytest.mark.parametrize("start", [0.0, 1.7, 4.4, 9.1])
-def test_a_true_film_has_no_seams(world: World, start: float) -> None:
+def test_a_continuous_film_has_no_broken_joins(world: World, start: float) -> None:
     # Given
     made = film(world, start)
     # When
@@ -82,21 +82,21 @@ def test_a_true_film_has_no_seams(world: World, start: float) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_random_true_film_has_no_seams(seed: int) -> None:
-    # Given a film in which shapes may hide each other
+def test_a_random_continuous_film_has_no_broken_joins(seed: int) -> None:
+    # When a film is measured in which shapes may hide each other
     found = measured(film(draw(np.random.default_rng(seed))[0]))
     # Then
     assert broken(found.seams) == []
     assert not_kept(found) == []
 
 
-def test_a_jump_is_caught() -> None:
+def test_a_jump_is_reported() -> None:
     moved = replace(ONE, shapes=(replace(ONE.shapes[0], x=ONE.shapes[0].x - 9),))
     assert any("jumps" in text for text in wrong_at_join(joined(film(ONE), film(moved))))
 
 
-def test_motion_that_turns_round_is_caught() -> None:
-    # Given a film whose next segment goes back the way it came, as if its conditioning frames were reversed
+def test_reversed_motion_is_reported() -> None:
+    # Given a film that runs backwards from segment JOIN on, as if its conditioning frames were reversed
     frames, sound = film(ONE)
     frame = timings()[JOIN].first_frame
     back = np.concatenate([frames[:frame], frames[:frame][::-1], frames])[: len(frames)]
@@ -106,8 +106,8 @@ def test_motion_that_turns_round_is_caught() -> None:
     assert any("turns" in text for text in broken([seam for seam in found if seam.segment == JOIN]))
 
 
-def test_a_bounce_off_a_wall_is_no_turn() -> None:
-    # Given a circle that meets the right wall at the join
+def test_a_bounce_off_a_wall_is_not_a_turn() -> None:
+    # Given a circle that reaches the right wall at the join
     frame = timings()[JOIN].first_frame
     shape = Shape("circle", "red", "right", "", 16, 48, 192 - 16 - 48 * frame / FPS + 96, 64)
     bouncing = World((replace(shape, x=shape.x - 96),), "blue", "silence")
@@ -119,7 +119,7 @@ def test_a_bounce_off_a_wall_is_no_turn() -> None:
     assert broken(found) == []
 
 
-def test_another_world_is_caught() -> None:
+def test_another_world_is_reported() -> None:
     wrong = wrong_at_join(joined(film(ONE), film(TWO)))
     assert "shape 1 is gone" in wrong
     assert "2 shapes are there at once" in wrong
@@ -127,14 +127,14 @@ def test_another_world_is_caught() -> None:
     assert any(text.startswith("the pitch steps by") for text in wrong)
 
 
-def test_another_background_is_caught() -> None:
+def test_another_background_is_reported() -> None:
     (wrong,) = wrong_at_join(joined(film(ONE), film(replace(ONE, background="green"))))
     assert wrong.startswith("the picture changes by")
 
 
-@pytest.mark.parametrize(("way", "caught"), [("right", False), ("down and right", True), ("down and left", True)])
-def test_a_shape_that_turns_by_more_than_60_degrees_is_caught(way: str, caught: bool) -> None:
-    # Given a shape that goes on from where it is, another way
+@pytest.mark.parametrize(("way", "reported"), [("right", False), ("down and right", True), ("down and left", True)])
+def test_a_shape_that_turns_by_more_than_60_degrees_is_reported(way: str, reported: bool) -> None:
+    # Given a shape that continues from its position in another direction
     then = timings()[JOIN].first_frame / FPS
     shape = Shape("circle", "red", "up and right", "slowly", 16, 24, 50, 110)
     x, y = (float(place[0]) for place in shape.centre(np.array([then])))
@@ -146,24 +146,24 @@ def test_a_shape_that_turns_by_more_than_60_degrees_is_caught(way: str, caught: 
         joined((frames, sound), (np.concatenate([frames[: round(then * FPS)], later])[: len(frames)], sound))
     )
     # Then
-    assert wrong == (["shape 1 turns or stops"] if caught else [])
+    assert wrong == (["shape 1 turns or stops"] if reported else [])
 
 
-def test_a_shape_that_stops_is_caught() -> None:
+def test_a_shape_that_stops_is_reported() -> None:
     frames, sound = film(ONE)
     at = timings()[JOIN].first_frame
     still = np.concatenate([frames[:at], np.repeat(frames[at : at + 1], len(frames) - at, axis=0)])
     assert wrong_at_join((still, sound)) == ["shape 1 turns or stops"]
 
 
-def test_a_shape_that_comes_from_nowhere_is_caught() -> None:
+def test_a_shape_that_appears_or_disappears_is_reported() -> None:
     alone = replace(TWO, shapes=TWO.shapes[:1])
     assert "a shape is there at once" in wrong_at_join(joined(film(alone), film(TWO)))
     assert "shape 2 is gone" in wrong_at_join(joined(film(TWO), film(alone)))
 
 
 def test_a_shape_that_hides_behind_another_is_not_gone() -> None:
-    # Given a white circle that a black one hides for all of segment JOIN, and no longer
+    # Given a white circle that a black one hides during segment JOIN only
     middle = (timings()[JOIN].first_frame + 8) / FPS
     front = Shape("circle", "black", "right", "slowly", 20, 24, 30, 64)
     behind = Shape("circle", "white", "right", "slowly", 12, 12, 30 + 12 * middle, 64)
@@ -176,7 +176,7 @@ def test_a_shape_that_hides_behind_another_is_not_gone() -> None:
     assert not_kept(found) == []
 
 
-def test_another_colour_is_caught() -> None:
+def test_another_colour_is_reported() -> None:
     paler = film(ONE)[0].astype(np.int16)
     shape = (paler[..., 0] > 130)[..., None]
     paler = np.where(shape, np.clip(paler + np.array([0, 60, 30]), 0, 255), paler).astype(np.uint8)
@@ -184,7 +184,7 @@ def test_another_colour_is_caught() -> None:
     assert any("changes its colour by 6" in text for text in wrong), wrong
 
 
-def test_a_colour_that_drifts_a_little_at_every_join_is_not_kept() -> None:
+def test_a_colour_that_drifts_at_every_join_is_not_kept() -> None:
     # Given
     frames, sound = film(ONE)
     drifting = frames.astype(np.int16)
@@ -198,14 +198,14 @@ def test_a_colour_that_drifts_a_little_at_every_join_is_not_kept() -> None:
     assert not_kept(found) == ["segment 7: shape 1 changes its colour by 75, compared with segment 0"]
 
 
-def test_what_is_kept_is_asked_anew_after_a_cut() -> None:
-    # Given three segments of one world, and five of another
+def test_shapes_are_compared_with_the_first_segment_after_a_cut() -> None:
+    # Given three segments of one world, and five of another whose shapes disappear at the end
     cut = timings(cut=JOIN)
     count, at = film_frames(cut), cut[JOIN].first_frame
     silence = np.zeros((2, film_samples(count, Fraction(FPS), RATE)), np.float32)
     made = np.concatenate([ONE.frames(0, count)[:at], TWO.frames(0, count)[at:]])
     gone = np.concatenate([made[:-16], np.broadcast_to(made[0, 0, 0], made[-16:].shape)])
-    # Then
+    # When / Then
     assert not_kept(measured((made, silence), cut)) == []
     assert not_kept(measured((gone.astype(np.uint8), silence), cut)) == [
         "segment 7: shape 1 is gone, compared with segment 3",
@@ -213,28 +213,27 @@ def test_what_is_kept_is_asked_anew_after_a_cut() -> None:
     ]
 
 
-def test_another_kind_is_caught() -> None:
+def test_another_kind_of_shape_is_reported() -> None:
     square = replace(ONE, shapes=(replace(ONE.shapes[0], kind="square"),))
     assert wrong_at_join(joined(film(ONE), film(square))) == ["shape 1 was a circle and is a square"]
 
 
-def test_sound_half_a_second_late_is_caught_by_its_pitch() -> None:
+def test_sound_half_a_second_late_is_reported_by_its_pitch() -> None:
     wrong = wrong_at_join(joined(film(ONE), film(ONE, sound_later=0.5)))
     assert any("the pitch steps by" in text for text in wrong), wrong
 
 
-def test_a_click_is_caught() -> None:
+def test_a_click_is_reported() -> None:
     # Given
     frames, sound = film(ONE)
-    # When
-    sound[0, changeover()] += 0.3
-    # Then
+    sound[0, join_sample()] += 0.3
+    # When / Then
     (wrong,) = wrong_at_join((frames, sound))
     assert "the sound clicks: a step of 0.3" in wrong
 
 
 @pytest.mark.parametrize("step", [-2, 2])
-def test_a_pitch_that_is_off_is_caught(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_pitch_is_reported(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given
     right = film(ONE)
     monkeypatch.setitem(SOUNDS, "low hum", 300 * 2 ** (step / 12))
@@ -242,33 +241,36 @@ def test_a_pitch_that_is_off_is_caught(step: int, monkeypatch: pytest.MonkeyPatc
     wrong = wrong_at_join(joined(right, film(ONE)))
     # Then
     (heard,) = (text for text in wrong if text.startswith("the pitch steps by"))
-    assert float(heard.split()[4]) == pytest.approx(step, abs=0.6)  # it glides beside
+    assert float(heard.split()[4]) == pytest.approx(step, abs=0.6)  # the pitch also glides
 
 
-def test_silence_in_place_of_a_tone_is_caught_and_the_reverse() -> None:
+def test_a_tone_that_stops_or_starts_is_reported() -> None:
+    # Given
     frames, sound = film(ONE)
+    # When
     falls = wrong_at_join(joined((frames, sound), (frames, 0 * sound)))
     rises = wrong_at_join(joined((frames, 0 * sound), (frames, sound)))
+    # Then
     assert any(text.startswith("the loudness steps by -") for text in falls)
     assert "the tone is gone" in falls
     assert any(text.startswith("the loudness steps by +") for text in rises)
     assert "there is a tone at once" in rises
 
 
-def test_noise_in_place_of_a_tone_is_caught() -> None:
+def test_noise_in_place_of_a_tone_is_reported() -> None:
     frames, sound = film(ONE)
     noise = np.random.default_rng(0).normal(0, 0.28, sound.shape).astype(np.float32)
     assert "the tone is gone" in wrong_at_join(joined((frames, sound), (frames, noise)))
 
 
-def test_pictures_without_shapes_are_judged_by_their_change() -> None:
-    # Given one noise that flickers a little, and from segment JOIN on another one
+def test_frames_without_shapes_are_judged_by_their_change() -> None:
+    # Given slightly flickering noise, and different noise from segment JOIN on
     rng, at = np.random.default_rng(0), timings()[JOIN].first_frame
     one, other = rng.integers(0, 240, (2, 64, 96, 3))
     still = np.stack([one if index < at else other for index in range(film_frames(timings()))])
     frames = (still + rng.integers(0, 15, still.shape)).astype(np.uint8)
     silence = np.zeros((2, film_samples(len(frames), Fraction(FPS), RATE)), np.float32)
-    # Then
+    # When / Then
     (wrong,) = wrong_at_join((frames, silence))
     assert wrong.startswith("the picture changes by 80")
     assert wrong.endswith(" where 5.0 is the most")
@@ -288,7 +290,7 @@ def test_a_cut_is_not_judged() -> None:
     assert found[JOIN - 1].shapes[0].is_lost
 
 
-def made_of(value: str) -> NDArray[np.uint8]:
+def frames_of(value: str) -> NDArray[np.uint8]:
     count, rng = film_frames(timings()), np.random.default_rng(0)
     if value == "noise":
         return rng.integers(0, 255, (count, 64, 96, 3), np.uint8)
@@ -300,9 +302,9 @@ def made_of(value: str) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("value", ["noise", "black", "many colours"])
-def test_pictures_that_are_no_simple_world_have_no_shapes_and_all_else(value: str) -> None:
+def test_frames_without_shapes_have_all_other_measurements(value: str) -> None:
     # Given
-    frames = made_of(value)
+    frames = frames_of(value)
     silence = np.zeros((2, film_samples(len(frames), Fraction(FPS), RATE)), np.float32)
     # When
     found = measured((frames, silence)).seams
@@ -315,27 +317,27 @@ def test_pictures_that_are_no_simple_world_have_no_shapes_and_all_else(value: st
     assert broken(found) == []
 
 
-def test_a_film_of_one_segment_has_no_seams() -> None:
+def test_a_film_of_one_segment_has_no_joins() -> None:
     alone = timings()[:1]
     sound = ONE.samples(0, film_samples(25, Fraction(FPS), RATE), RATE)
     assert measured((ONE.frames(0, 25), sound), alone).seams == []
 
 
 def test_segments_of_a_film_that_continues_a_state_are_counted_from_0() -> None:
-    # Given a film that goes on from segment 4 of another
+    # Given a film that continues from segment 4 of another
     shape = SegmentShape(25, Fraction(FPS))
     start = continued_timing(shape, pinned=17, offset=shape.prefix_seconds, index=5, first_frame=0)
-    of = plan(shape, [False] * 3, start=start)
+    segments = plan(shape, [False] * 3, start=start)
     sound = ONE.samples(0, film_samples(48, Fraction(FPS), RATE), RATE)
     # When
-    found = measured((ONE.frames(0, 48), sound), of)
+    found = measured((ONE.frames(0, 48), sound), segments)
     # Then
     assert [(one.segment, one.first_frame) for one in found.segments] == [(0, 0), (1, 16), (2, 32)]
     assert [(seam.segment, seam.frame) for seam in found.seams] == [(1, 16), (2, 32)]
     assert broken(found.seams) == []
 
 
-def test_a_film_that_is_not_these_segments_is_refused() -> None:
+def test_a_film_that_does_not_match_its_timings_is_rejected() -> None:
     frames, sound = film(ONE)
     with pytest.raises(ValueError, match=r"15 frames of segment 7; it has 16"):
         measured((frames[:-1], sound))
@@ -343,27 +345,28 @@ def test_a_film_that_is_not_these_segments_is_refused() -> None:
         measured((frames, sound[:, 1:]))
 
 
-def quiet(**changes: float) -> Seam:
+def seam_with(**changes: float) -> Seam:
+    """A join without any change but `changes` in its sound."""
     names = ("loudness_step", "usual_loudness_step", "pitch_step", "click", "usual_click")
     sound = SoundAtSeam(tones=(0.5, 0.5), **dict.fromkeys(names, 0.0) | changes)
     return Seam(1, 25, False, change=0, usual_change=0, largest_change=0, shapes=(), new_shapes=0, sound=sound)
 
 
-def test_bounds_of_the_sound() -> None:
-    assert broken([quiet(click=0.025, usual_click=0.01, pitch_step=-1.0)]) == []
-    assert "the sound clicks" in broken([quiet(click=0.026, usual_click=0.01)])[0]
-    assert "-1.1 semitones" in broken([quiet(pitch_step=-1.1)])[0]
-    assert broken([quiet(pitch_step=float("nan"), loudness_step=float("nan"))]) == []
-    assert broken([quiet(loudness_step=-6.0, usual_loudness_step=2.0)]) == []
-    assert "-6.1 dB where 2.0 is the most" in broken([quiet(loudness_step=-6.1, usual_loudness_step=2.0)])[0]
-    # quieter than that, less is too much; louder, no more than 4 dB
+def test_bounds_of_sound() -> None:
+    assert broken([seam_with(click=0.025, usual_click=0.01, pitch_step=-1.0)]) == []
+    assert "the sound clicks" in broken([seam_with(click=0.026, usual_click=0.01)])[0]
+    assert "-1.1 semitones" in broken([seam_with(pitch_step=-1.1)])[0]
+    assert broken([seam_with(pitch_step=float("nan"), loudness_step=float("nan"))]) == []
+    assert broken([seam_with(loudness_step=-6.0, usual_loudness_step=2.0)]) == []
+    assert "-6.1 dB where 2.0 is the most" in broken([seam_with(loudness_step=-6.1, usual_loudness_step=2.0)])[0]
+    # at most 1.5 times the usual step plus 3 dB, and at most 4 dB above the usual step
     for usual, most in ((0.0, 3.0), (10.0, 14.0)):
-        assert broken([quiet(loudness_step=most, usual_loudness_step=usual)]) == []
-        assert broken([quiet(loudness_step=most + 0.1, usual_loudness_step=usual)]) != []
+        assert broken([seam_with(loudness_step=most, usual_loudness_step=usual)]) == []
+        assert broken([seam_with(loudness_step=most + 0.1, usual_loudness_step=usual)]) != []
 
 
-def test_bounds_of_the_picture() -> None:
-    assert broken([replace(quiet(), change=4.0, largest_change=2.0)]) == []
-    assert broken([replace(quiet(), change=4.1, largest_change=2.0)]) == [
+def test_the_bound_of_the_change_between_frames() -> None:
+    assert broken([replace(seam_with(), change=4.0, largest_change=2.0)]) == []
+    assert broken([replace(seam_with(), change=4.1, largest_change=2.0)]) == [
         "segment 1: the picture changes by 4.1 where 2.0 is the most"
     ]

@@ -1,4 +1,4 @@
-"""Shapes are found in simple pictures and followed; other pictures have none."""
+"""Finding and tracking shapes in simple frames; other frames have none."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BLACK = Shape("triangle", "black", "right", "", 18, 40, 40, 95)
 
 
 @pytest.mark.parametrize("kind", ["circle", "square", "triangle"])
-def test_a_shape_is_followed_to_half_a_pixel(kind: str) -> None:
+def test_a_shape_is_tracked_to_half_a_pixel(kind: str) -> None:
     # Given
     shape = Shape(kind, "yellow", "right", "", 16, 40, 60, 70)
     # When
@@ -35,7 +35,7 @@ def test_a_shape_is_followed_to_half_a_pixel(kind: str) -> None:
 
 
 def test_soft_edges_and_noise_make_no_shapes() -> None:
-    # Given a picture whose soft edges pass the colour of another shape, as green lies between cyan and black
+    # Given soft edges that contain the colour of another shape, as green is between cyan and black
     shapes = (replace(WHITE, kind="circle", colour="cyan"), replace(BLACK, colour="green"))
     sharp, rng = World(shapes, "black", "silence").frames(0, 9), np.random.default_rng(0)
     blurred = [np.asarray(Image.fromarray(frame).filter(ImageFilter.GaussianBlur(1.5)), np.float32) for frame in sharp]
@@ -65,22 +65,23 @@ def test_a_shape_is_whole_only_away_from_the_other() -> None:
     gap = np.hypot(*np.subtract(passing[0].centre(times), passing[1].centre(times))) - 32
     for one in (black, white):
         assert one.whole[gap > 4].all()
-        assert not one.whole[(gap < 0) & ~np.isnan(white.areas)].any()  # the one in front is, where it hides all
+        # where the one in front hides the other completely, it is whole
+        assert not one.whole[(gap < 0) & ~np.isnan(white.areas)].any()
         assert one.kind == "circle"
 
 
-def test_shapes_that_are_known_come_first_however_little_is_seen_of_them() -> None:
+def test_known_shapes_come_first_even_if_hardly_visible() -> None:
     # Given a circle that hides all but a strip of a square
     hiding = (replace(WHITE, kind="circle", colour="black", radius=20.0, x=140.0), replace(WHITE, radius=13.0, x=154.0))
     frames = World(hiding, "cyan", "silence").frames(0, 3)
     white, yellow = np.array([240.0, 240, 236]), np.array([240.0, 208, 60])
-    # Then
+    # When / Then
     assert [one.colour[0] < 100 for one in track(frames)] == [True]
     assert [one.colour[0] < 100 for one in track(frames, [white])] == [False, True]
-    assert [one.colour[0] < 100 for one in track(frames, [yellow])] == [True]  # known, but not there
+    assert [one.colour[0] < 100 for one in track(frames, [yellow])] == [True]  # known, but not in these frames
 
 
-def test_a_large_picture_is_followed_on_every_other_pixel() -> None:
+def test_a_large_frame_is_tracked_on_every_other_pixel() -> None:
     # Given
     frames = World((WHITE,), "green", "silence").frames(0, 9)
     large = np.repeat(np.repeat(frames, 4, axis=1), 4, axis=2)
@@ -94,7 +95,7 @@ def test_a_large_picture_is_followed_on_every_other_pixel() -> None:
 
 @settings(max_examples=30)
 @given(st.integers(0, 2**32), st.tuples(st.integers(1, 5), st.integers(1, 70), st.integers(1, 70)), st.integers(1, 256))
-def test_any_picture_is_taken(seed: int, size: tuple[int, int, int], levels: int) -> None:
+def test_any_frames_are_accepted(seed: int, size: tuple[int, int, int], levels: int) -> None:
     # Given
     frames = np.random.default_rng(seed).integers(0, levels, (*size, 3), np.uint8)
     # When
@@ -106,16 +107,16 @@ def test_any_picture_is_taken(seed: int, size: tuple[int, int, int], levels: int
         assert not one.whole[np.isnan(one.areas)].any()
 
 
-def picture(inside: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Three frames that are white where `inside` says so, and black elsewhere."""
+def frames_where(inside: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Three frames that are white where `inside` is true, and black elsewhere."""
     frame = np.repeat(np.where(inside, 255, 0)[..., None], 3, axis=2).astype(np.uint8)
     return np.stack([frame] * 3)
 
 
-def test_what_is_no_shape_over_a_background_is_not_followed() -> None:
+def test_rings_and_large_areas_are_not_tracked() -> None:
     rows, columns = np.indices((128, 192))
     away = np.hypot(rows - 64, columns - 96)
-    assert len(track(picture(away < 20))) == 1
-    assert track(picture(away < 0)) == []
-    assert track(picture(abs(away - 40) < 1)) == []  # a ring
-    assert track(picture(columns < 80)) == []  # too much of the picture
+    assert len(track(frames_where(away < 20))) == 1
+    assert track(frames_where(away < 0)) == []
+    assert track(frames_where(abs(away - 40) < 1)) == []  # a ring
+    assert track(frames_where(columns < 80)) == []  # too large

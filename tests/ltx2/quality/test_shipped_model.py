@@ -1,8 +1,8 @@
-"""A model that has learned a world goes on where it was: 8 segments join within bounds, and a broken chain does not.
+"""The continuity of the shipped model: 8 segments join within bounds, but not with a fault between them.
 
-The model that is shipped is asked, or the one in the folder CONTINUITY_MODEL. What is asked can be met, and not by a
-broken chain: a perfect model says so. The seed of the film with two shapes is one with which they hide each other
-little: of a shape that is hidden where a segment ends the next one knows no more than its prompt.
+CONTINUITY_MODEL=FOLDER tests another model. An ideal engine shows that the bounds can be met, and that faults exceed
+them. The seed of the film with two shapes is chosen so that they rarely hide each other: a shape that is hidden at the
+end of a segment is not in the state, so the next segment knows only its prompt.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from numpy.typing import NDArray
 
 from ltx2.engine import Engine
 from ltx2.quality.continuity import Continuity, Seam, broken, not_kept
-from tests.ltx2.quality.controls import CONTROLS, Job, good
-from tests.ltx2.quality.truth import Truth
+from tests.ltx2.quality.chain_faults import FAULTS, Job, without_fault
+from tests.ltx2.quality.ideal_engine import IdealEngine
 from training.films import Film
 from training.sync import out_of_tune
 from training.world import COLOURS, Shape, World
 
 MODEL = os.environ.get("CONTINUITY_MODEL", "shapes")
 SEGMENTS = 8
-MOST_TURNS = 0.1  # of all joins: a shape may be where nobody can tell a wall's turn from another
-MOST_SEMITONES = 1.0  # between sound and picture
+MOST_TURNS = 0.1  # share of all joins: near a wall, a bounce may look like a turn
+MOST_SEMITONES = 1.0  # between sound and video
 
 
 def shape(text: str) -> Shape:
-    """What a prompt says of a shape: "red circle, quickly up and left"; where it sets out is the model's own choice."""
+    """Parse a shape like "red circle, quickly up and left"; the model chooses its position."""
     colour, kind, way = re.fullmatch(r"(\w+) (\w+), (.+)", text).groups()  # type: ignore[union-attr]
     pace = way.split()[0] if way.split()[0] in ("slowly", "quickly") else ""
     return Shape(kind, colour, way.removeprefix(pace).strip(), pace, 0, 0, 0, 0)
@@ -48,44 +48,44 @@ WORLDS = {
     "two shapes": world("green", "high hum", "white square, down and left", "black circle, slowly right"),
 }
 SEEDS = dict(zip(WORLDS, (5, 6, 7, 2), strict=True))
-HARMED, OTHER = "one circle", "two shapes"
-"""The film that is rendered with each control, and the one whose states it is given."""
+FAULTY, OTHER = "one circle", "two shapes"
+"""The film that is rendered with each fault, and the one whose state it may get."""
 
-
-CAUGHT_BY = {
+REPORTED_AS = {
     "transition: cut": "jumps|turns|picture changes",
     "frames reversed": "jumps|turns",
-    "mask of the sound inverted": "pitch|tone|loudness|clicks",
-    "mask of the picture inverted": "jumps|is gone|picture changes",
-    "offset off by half a second": "pitch|tune",
+    "audio mask inverted": "pitch|tone|loudness|clicks",
+    "video mask inverted": "jumps|is gone|picture changes",
+    "offset half a second too large": "pitch|tune",
     "another job's state": "is gone|picture changes",
 }
-OF_THE_MODEL = {"mask of the sound inverted", "mask of the picture inverted"}
+# faults inside the model, which the ideal engine does not have
+MODEL_FAULTS = {"audio mask inverted", "video mask inverted"}
 
 
 @dataclass(frozen=True)
-class Looked:
-    """A film, and what is measured of it."""
+class MeasuredFilm:
+    """A film and its measured continuity."""
 
     film: Film
-    found: Continuity
+    continuity: Continuity
 
     @property
     def seams(self) -> list[Seam]:
-        """Its joins, cuts judged like all others."""
-        return [replace(seam, cut=False) for seam in self.found.seams]
+        """Its joins; cuts are judged like all others."""
+        return [replace(seam, cut=False) for seam in self.continuity.seams]
 
 
 def job(name: str) -> Job:
     return Job([WORLDS[name].prompt] * SEGMENTS, SEEDS[name])
 
 
-def looked(film: Film) -> Looked:
-    return Looked(film, film.continuity())
+def measured(film: Film) -> MeasuredFilm:
+    return MeasuredFilm(film, film.continuity())
 
 
-def check_what_is_there(found: Continuity, world: World) -> None:
-    """The shapes that the prompt says are there from the first segment to the last, and no others."""
+def check_shapes(found: Continuity, world: World) -> None:
+    """Check that every segment shows the shapes of its prompt and no others."""
     wanted = {one.colour: one.kind for one in world.shapes}
     for segment in found.segments:
         seen = {nearest(one.colour): one.kind for one in segment.tracks}
@@ -98,54 +98,54 @@ def nearest(colour: NDArray[np.float64]) -> str:
 
 
 def check_joins(found: Continuity) -> None:
-    """Every join is within bounds, but for directions."""
+    """Check that every join is within bounds, apart from directions."""
     assert [text for text in broken(found.seams) + not_kept(found) if not text.endswith("turns or stops")] == []
 
 
 def check_directions(found: Iterable[Continuity]) -> None:
-    """Shapes keep their direction in nine of ten joins."""
-    crossings = [one for film in found for seam in film.seams for one in seam.shapes]
-    judged = [one for one in crossings if not np.isnan(one.ways).any()]
-    assert len(judged) > len(crossings) / 2  # else nothing was seen
+    """Check that shapes keep their direction in nine of ten joins."""
+    shapes = [one for film in found for seam in film.seams for one in seam.shapes]
+    judged = [one for one in shapes if not np.isnan(one.ways).any()]
+    assert len(judged) > len(shapes) / 2  # otherwise too few shapes were visible
     assert sum(one.turned for one in judged) <= MOST_TURNS * len(judged)
 
 
-def check_tune(film: Looked, world: World) -> None:
-    """The sound belongs to the picture; where there should be none, there is none."""
-    told = [value for value in out_of_tune(film.found, film.film, world) if not np.isnan(value)]
+def check_sound(film: MeasuredFilm, world: World) -> None:
+    """Check that the pitch matches the video, and that a silent world has none."""
+    semitones = [value for value in out_of_tune(film.continuity, film.film, world) if not np.isnan(value)]
     if world.sound == "silence":
-        assert told == []
+        assert semitones == []
     else:
-        assert len(told) > SEGMENTS / 2
-        assert np.median(told) < MOST_SEMITONES
+        assert len(semitones) > SEGMENTS / 2
+        assert np.median(semitones) < MOST_SEMITONES
 
 
-def check_control(name: str, film: Looked, world: World) -> None:
-    """What is wrong is said at most joins, and by the figure that this control spoils."""
-    off = enumerate(out_of_tune(film.found, film.film, world))
-    said = broken(film.seams) + not_kept(film.found)
-    said += [f"segment {index}: out of tune by {value:.1f}" for index, value in off if value > MOST_SEMITONES]
-    assert len({text.partition(":")[0] for text in said}) > SEGMENTS / 2, said
-    assert any(re.search(CAUGHT_BY[name], text) for text in said), said
+def check_fault(name: str, film: MeasuredFilm, world: World) -> None:
+    """Check that the fault is reported at most joins, and by a measurement that it affects."""
+    off = enumerate(out_of_tune(film.continuity, film.film, world))
+    reports = broken(film.seams) + not_kept(film.continuity)
+    reports += [f"segment {index}: out of tune by {value:.1f}" for index, value in off if value > MOST_SEMITONES]
+    assert len({text.partition(":")[0] for text in reports}) > SEGMENTS / 2, reports
+    assert any(re.search(REPORTED_AS[name], text) for text in reports), reports
 
 
 @pytest.mark.parametrize("name", WORLDS)
-def test_a_perfect_model_meets_all_that_is_asked(name: str) -> None:
+def test_a_film_by_an_ideal_engine_is_within_all_bounds(name: str) -> None:
     # Given
-    film = looked(good(Truth(WORLDS.values()), job(name), job(OTHER)))
+    film = measured(without_fault(IdealEngine(WORLDS.values()), job(name), job(OTHER)))
     # Then
-    check_what_is_there(film.found, WORLDS[name])
-    check_joins(film.found)
-    check_directions([film.found])
-    check_tune(film, WORLDS[name])
+    check_shapes(film.continuity, WORLDS[name])
+    check_joins(film.continuity)
+    check_directions([film.continuity])
+    check_sound(film, WORLDS[name])
 
 
-@pytest.mark.parametrize("name", [name for name in CONTROLS if name not in OF_THE_MODEL])
-def test_a_perfect_model_with_a_broken_chain_does_not(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in FAULTS if name not in MODEL_FAULTS])
+def test_a_fault_between_segments_of_an_ideal_engine_is_detected(name: str) -> None:
     # Given
-    film = looked(CONTROLS[name](Truth(WORLDS.values()), job(HARMED), job(OTHER)))
+    film = measured(FAULTS[name](IdealEngine(WORLDS.values()), job(FAULTY), job(OTHER)))
     # Then
-    check_control(name, film, WORLDS[HARMED])
+    check_fault(name, film, WORLDS[FAULTY])
 
 
 @pytest.fixture(scope="module")
@@ -154,33 +154,33 @@ def engine() -> Engine:
 
 
 @pytest.fixture(scope="module")
-def films(engine: Engine) -> Mapping[str, Looked]:
-    """The films in which nothing is wrong, by the names of their worlds."""
-    return {name: looked(good(engine, job(name), job(OTHER))) for name in WORLDS}
+def films(engine: Engine) -> Mapping[str, MeasuredFilm]:
+    """Films without a fault, by the names of their worlds."""
+    return {name: measured(without_fault(engine, job(name), job(OTHER))) for name in WORLDS}
 
 
 @pytest.mark.parametrize("name", WORLDS)
-def test_the_shapes_of_the_prompt_are_there_to_the_end(films: Mapping[str, Looked], name: str) -> None:
-    check_what_is_there(films[name].found, WORLDS[name])
+def test_every_segment_shows_the_shapes_of_its_prompt(films: Mapping[str, MeasuredFilm], name: str) -> None:
+    check_shapes(films[name].continuity, WORLDS[name])
 
 
 @pytest.mark.parametrize("name", WORLDS)
-def test_segments_join_within_bounds(films: Mapping[str, Looked], name: str) -> None:
-    check_joins(films[name].found)
+def test_segments_join_within_bounds(films: Mapping[str, MeasuredFilm], name: str) -> None:
+    check_joins(films[name].continuity)
 
 
-def test_shapes_keep_their_direction_in_nine_of_ten_joins(films: Mapping[str, Looked]) -> None:
-    check_directions(film.found for film in films.values())
+def test_shapes_keep_their_direction_in_nine_of_ten_joins(films: Mapping[str, MeasuredFilm]) -> None:
+    check_directions(film.continuity for film in films.values())
 
 
 @pytest.mark.parametrize("name", WORLDS)
-def test_the_sound_belongs_to_the_picture(films: Mapping[str, Looked], name: str) -> None:
-    check_tune(films[name], WORLDS[name])
+def test_the_sound_matches_the_video(films: Mapping[str, MeasuredFilm], name: str) -> None:
+    check_sound(films[name], WORLDS[name])
 
 
-@pytest.mark.parametrize("name", CONTROLS)
-def test_a_chain_that_is_broken_on_purpose_is_found_at_its_joins(engine: Engine, name: str) -> None:
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_between_segments_of_the_model_is_detected(engine: Engine, name: str) -> None:
     # Given
-    film = looked(CONTROLS[name](engine, job(HARMED), job(OTHER)))
+    film = measured(FAULTS[name](engine, job(FAULTY), job(OTHER)))
     # Then
-    check_control(name, film, WORLDS[HARMED])
+    check_fault(name, film, WORLDS[FAULTY])

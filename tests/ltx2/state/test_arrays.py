@@ -1,4 +1,4 @@
-"""Frames and tensors to bytes and back."""
+"""Encoding frames and tensors to bytes, and decoding them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ltx2.errors import ContinuationError
-from ltx2.state import arrays as codec
 from ltx2.state.arrays import (
+    MOST_FRAMES,
     decode_frames,
     decode_latents,
     decode_tensor,
@@ -52,7 +52,7 @@ def entry(dtype: str = "F32", shape: Any = (1, 1, 1, 1), offsets: Any = (0, 4)) 
 
 
 @given(st.integers(0, 5), st.integers(1, 20), st.integers(1, 20))
-def test_frames_come_back_exactly(count: int, height: int, width: int) -> None:
+def test_frames_round_trip_exactly(count: int, height: int, width: int) -> None:
     given_frames = frames(count, height, width)
     decoded = decode_frames(unpack_frames(pack_frames(encode_frames(given_frames))))
     assert len(decoded) == count
@@ -60,16 +60,16 @@ def test_frames_come_back_exactly(count: int, height: int, width: int) -> None:
 
 
 @given(st.lists(st.binary(max_size=20), max_size=8))
-def test_a_container_gives_back_what_was_packed(pngs: list[bytes]) -> None:
+def test_a_frame_container_round_trips(pngs: list[bytes]) -> None:
     assert unpack_frames(pack_frames(pngs)) == pngs
 
 
-def test_the_container_is_the_documented_bytes() -> None:
+def test_a_frame_container_has_the_documented_bytes() -> None:
     assert pack_frames([b"ab", b"c"]) == b"\0\0\0\x02" + b"\0\0\0\x02ab" + b"\0\0\0\x01c"
 
 
 @pytest.mark.parametrize(
-    ("data", "complaint"),
+    ("data", "message"),
     [
         (b"", "no frame count"),
         (b"\0\0\0", "no frame count"),
@@ -83,20 +83,20 @@ def test_the_container_is_the_documented_bytes() -> None:
         (b"\0\0\0\0more", "4 bytes follow"),
     ],
 )
-def test_a_container_that_lies_is_refused(data: bytes, complaint: str) -> None:
-    with pytest.raises(ContinuationError, match=f"^video: .*{complaint}"):
+def test_a_malformed_frame_container_is_rejected(data: bytes, message: str) -> None:
+    with pytest.raises(ContinuationError, match=f"^video: .*{message}"):
         unpack_frames(data)
 
 
 @given(st.data())
-def test_a_container_cut_anywhere_is_refused(data: st.DataObject) -> None:
+def test_a_frame_container_truncated_anywhere_is_rejected(data: st.DataObject) -> None:
     whole = pack_frames(encode_frames(frames()))
     with pytest.raises(ContinuationError):
         unpack_frames(whole[: data.draw(st.integers(0, len(whole) - 1))])
 
 
 @pytest.mark.parametrize(
-    ("wrong", "error", "complaint"),
+    ("wrong", "error", "message"),
     [
         (np.zeros((8, 12, 3), np.float32), ContinuationError, "not float32"),
         (np.zeros((8, 12, 3), np.int8), ContinuationError, "not int8"),
@@ -112,59 +112,63 @@ def test_a_container_cut_anywhere_is_refused(data: st.DataObject) -> None:
         (torch.zeros(8, 12, 3, dtype=torch.uint8), TypeError, "not Tensor"),
     ],
 )
-def test_what_is_no_frame_is_refused(wrong: Any, error: type[Exception], complaint: str) -> None:
-    with pytest.raises(error, match=rf"^video_frames.*1.*{complaint}"):
+def test_an_invalid_frame_is_rejected_with_its_index(wrong: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=rf"^video_frames.*1.*{message}"):
         encode_frames([frames()[0], wrong])
 
 
 @pytest.mark.parametrize("wrong", ["frames", 3, {"a": 1}])
-def test_what_is_no_list_of_frames_is_refused(wrong: Any) -> None:
+def test_frames_must_be_a_list(wrong: Any) -> None:
     with pytest.raises(TypeError, match=r"^video_frames: a list"):
         encode_frames(wrong)
 
 
-def test_frames_of_two_sizes_are_refused_before_any_is_decoded() -> None:
-    # Given a good frame of another size after a damaged one of which the header is whole
+def test_frames_of_two_sizes_are_rejected_before_decoding() -> None:
+    # Given a damaged frame with a whole header, then a whole frame of another size
     pngs = [encode_png(frames()[0])[:-20], encode_png(frames(1, 16, 16)[0])]
+    # When / Then
     with pytest.raises(ContinuationError, match="frame 1 is 16x16, frame 0 is 12x8"):
         decode_frames(pngs)
 
 
-def test_the_first_of_several_damaged_frames_is_named() -> None:
-    # Given frames that are decoded at the same time
+def test_the_error_names_the_first_damaged_frame() -> None:
+    # Given frames that are decoded in parallel
     good = encode_png(frames()[0])
+    # When / Then
     with pytest.raises(ContinuationError, match=r"^video: frame 2: the PNG is cut short"):
         decode_frames([good, good, good[:-1], good, good[:-1]])
 
 
-def test_the_number_of_frames_is_bounded() -> None:
+def test_the_number_of_frames_is_limited() -> None:
     tiny = np.zeros((1, 1, 3), np.uint8)
-    assert len(encode_frames([tiny] * codec.MOST_FRAMES)) == codec.MOST_FRAMES
+    assert len(encode_frames([tiny] * MOST_FRAMES)) == MOST_FRAMES
     with pytest.raises(ContinuationError, match="more than 1024 frames"):
-        encode_frames([tiny] * (codec.MOST_FRAMES + 1))
+        encode_frames([tiny] * (MOST_FRAMES + 1))
     with pytest.raises(ContinuationError, match="more than 1024 frames"):
         decode_frames([encode_png(tiny)] * 10**6)
 
 
-def test_the_pixels_of_all_frames_together_are_bounded() -> None:
-    # Given a few kilobytes that declare more than a gigabyte, each frame within bounds by itself
+def test_the_total_number_of_pixels_is_limited() -> None:
+    # Given a few kilobytes that declare over a gigabyte of pixels, each frame within its own limit
     png = encode_png(np.zeros((4096, 4096, 3), np.uint8))
-    # Then they are refused by their headers
+    # When / Then the headers are enough to reject them
     with pytest.raises(ContinuationError, match="bytes of pixels in all"):
         decode_frames([png] * 40)
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
-def test_a_tensor_comes_back_exactly(dtype: torch.dtype) -> None:
+def test_a_tensor_round_trips_exactly(dtype: torch.dtype) -> None:
     tensor = latents(dtype)
     assert same(decode_tensor(encode_tensor(tensor)), tensor)
 
 
-def test_bits_that_are_no_numbers_come_back_too() -> None:
-    # Given infinities, a NaN with a payload and a subnormal, as bit patterns
+def test_infinities_nan_and_subnormals_round_trip() -> None:
+    # Given the bit patterns of two infinities, a NaN with a payload and a subnormal
     bits = torch.tensor([0x7F80, -0x80, 0x7FC1, 0x0001], dtype=torch.int16)
     tensor = bits.view(torch.bfloat16).reshape(1, 1, 4, 1)
+    # When
     decoded = decode_tensor(encode_tensor(tensor))
+    # Then
     assert torch.equal(decoded.view(torch.int16), tensor.view(torch.int16))
 
 
@@ -178,12 +182,12 @@ def test_bits_that_are_no_numbers_come_back_too() -> None:
         latents()[:, :, :0],
     ],
 )
-def test_views_gradients_and_no_latents_at_all_are_written(tensor: Tensor) -> None:
+def test_views_gradients_and_empty_tensors_round_trip(tensor: Tensor) -> None:
     assert same(decode_tensor(encode_tensor(tensor)), tensor.detach())
 
 
 @pytest.mark.parametrize(
-    ("tensor", "error", "complaint"),
+    ("tensor", "error", "message"),
     [
         (torch.zeros(1, 8, 5, 16, dtype=torch.int32), ContinuationError, "not torch.int32"),
         (torch.zeros(1, 8, 5, 16, dtype=torch.bool), ContinuationError, "not torch.bool"),
@@ -194,13 +198,13 @@ def test_views_gradients_and_no_latents_at_all_are_written(tensor: Tensor) -> No
         ([[1.0]], TypeError, "not list"),
     ],
 )
-def test_what_are_no_latents_is_refused(tensor: Any, error: type[Exception], complaint: str) -> None:
-    with pytest.raises(error, match=f"^audio_latents: .*{complaint}"):
+def test_a_tensor_that_is_not_latents_is_rejected(tensor: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^audio_latents: .*{message}"):
         encode_tensor(tensor)
 
 
 @pytest.mark.parametrize(
-    ("data", "complaint"),
+    ("data", "message"),
     [
         (b"", "not a safetensors file"),
         (b"\x80\x04pickle", "not a safetensors file"),
@@ -236,40 +240,43 @@ def test_what_are_no_latents_is_refused(tensor: Any, error: type[Exception], com
         ),
     ],
 )
-def test_a_file_that_lies_is_refused(data: bytes, complaint: str) -> None:
-    with pytest.raises(ContinuationError, match=f"^audio: .*{complaint}"):
+def test_a_malformed_safetensors_file_is_rejected(data: bytes, message: str) -> None:
+    with pytest.raises(ContinuationError, match=f"^audio: .*{message}"):
         decode_tensor(data)
 
 
 @given(st.data())
-def test_a_damaged_file_is_refused_or_some_tensor(data: st.DataObject) -> None:
+def test_a_damaged_file_is_rejected_or_holds_valid_latents(data: st.DataObject) -> None:
+    # Given
     damaged = bytearray(encode_tensor(torch.ones(1, 2, 3, 4)))
     for _ in range(data.draw(st.integers(1, 3))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     damaged = damaged[: data.draw(st.integers(0, len(damaged)))] if data.draw(st.booleans()) else damaged
+    # When
     try:
         tensor = decode_tensor(bytes(damaged))
     except ContinuationError:
         return
+    # Then
     assert tensor.is_floating_point()
     assert tensor.ndim == 4
     assert tensor.numel() * tensor.element_size() <= len(damaged)
 
 
-def test_a_segments_latents_come_back_exactly() -> None:
+def test_the_latents_of_a_segment_round_trip_exactly() -> None:
     video, audio = torch.randn(1, 4, 2, 3, 5).bfloat16(), torch.randn(1, 8, 26, 16)
     decoded_video, decoded_audio = decode_latents(encode_latents(video, audio))
     assert same(decoded_video, video)
     assert same(decoded_audio, audio)
 
 
-def test_latents_that_share_memory_are_written() -> None:
+def test_latents_that_share_memory_round_trip() -> None:
     whole = torch.randn(2, 8, 5, 16)
     video, audio = decode_latents(encode_latents(whole[:1], whole))
     assert same(video, whole[:1])
     assert same(audio, whole)
 
 
-def test_a_file_of_something_else_holds_no_latents() -> None:
+def test_a_file_without_segment_latents_is_rejected() -> None:
     with pytest.raises(ContinuationError, match=r"^latents: .*not 1: \['t'\]"):
         decode_latents(encode_tensor(latents()))

@@ -1,4 +1,4 @@
-"""The typed state to its envelope and back."""
+"""Encoding the typed state into its envelope, and decoding it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import base64
 import dataclasses
 import json
 import math
-import subprocess
-import sys
 import uuid
 from typing import Any
 
@@ -29,7 +27,7 @@ LATENTS = torch.arange(8 * 5 * 16).reshape(1, 8, 5, 16).bfloat16()
 
 
 class ForeignStore(dict[str, bytes]):
-    """A store of somebody else: its ids are no hashes."""
+    """A third-party store whose ids are not hashes."""
 
     def put(self, data: bytes, *, mime: str = "") -> str:
         blob_id = str(uuid.UUID(int=len(self)))
@@ -57,7 +55,7 @@ def decoded(payload: Any, **options: Any) -> LTX2ContinuationState:
 
 
 def assert_frames(pngs: list[bytes]) -> None:
-    """They are PNGs of FRAMES; which of the bytes that inflate to them is the compressor's choice."""
+    """Check that `pngs` decode to FRAMES; their bytes depend on the compressor."""
     assert np.array_equal(decode_frames(pngs), FRAMES)
 
 
@@ -97,12 +95,7 @@ def test_the_fields_and_their_defaults() -> None:
     ]
 
 
-def test_importing_the_contract_does_not_import_torch() -> None:
-    code = "import ltx2, ltx2.state.arrays, ltx2.timeline, sys; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
-
-
-def test_an_empty_state_has_every_scalar_and_nothing_else() -> None:
+def test_a_default_state_encodes_every_scalar_and_nothing_else() -> None:
     assert encoded(LTX2ContinuationState()) == {
         "schema_version": 1,
         "segment_index": 0,
@@ -115,13 +108,10 @@ def test_an_empty_state_has_every_scalar_and_nothing_else() -> None:
     }
 
 
-def test_an_empty_payload_gives_the_defaults() -> None:
-    assert decoded({}) == LTX2ContinuationState()
-
-
 @pytest.mark.parametrize(
     "payload",
     [
+        {},
         {"video": None, "audio": None, "metadata": None, "audio_sample_rate": None},
         {"video": {"frames_b64": []}},
         {"unknown": object(), 7: "seven", "video_frames": "not a key of a payload"},
@@ -132,7 +122,7 @@ def test_absent_and_unknown_keys_give_the_defaults(payload: dict[Any, Any]) -> N
     assert decoded(payload) == LTX2ContinuationState()
 
 
-def test_no_frames_at_all_are_absent() -> None:
+def test_an_empty_list_of_frames_is_left_out() -> None:
     assert "video" not in encoded(LTX2ContinuationState(video_frames=[]))
 
 
@@ -158,14 +148,14 @@ STATES = st.builds(
 
 
 @given(STATES, st.sampled_from([0, 2**30]))
-def test_a_state_survives_json(what: LTX2ContinuationState, threshold: int) -> None:
-    # When it is encoded, written as strict JSON and read again, inline or through a store
+def test_a_state_survives_strict_json(what: LTX2ContinuationState, threshold: int) -> None:
+    # When it is encoded, inline or through a store, written as JSON and parsed
     store = InMemoryBlobStore()
     payload = encoded(what, blob_store=store, inline_threshold_bytes=threshold)
-    travelled = json.loads(json.dumps(payload, allow_nan=False))
-    # Then it is the same
-    assert travelled == payload
-    assert_same(decoded(travelled, blob_store=store), what)
+    parsed = json.loads(json.dumps(payload, allow_nan=False))
+    # Then it is unchanged
+    assert parsed == payload
+    assert_same(decoded(parsed, blob_store=store), what)
 
 
 def test_inline_arrays_have_the_documented_form() -> None:
@@ -178,23 +168,23 @@ def test_inline_arrays_have_the_documented_form() -> None:
 
 
 def test_blobs_have_the_documented_form() -> None:
-    # Given a foreign store, and no room inline
+    # Given a third-party store, and a threshold that keeps nothing inline
     store = ForeignStore()
     payload = encoded(state(), blob_store=store, inline_threshold_bytes=0)
-    # Then the payload names its ids, and the store holds the documented bytes and types
+    # Then the payload holds the store's ids, and the store holds the documented bytes and types
     first, second = store
     assert payload["video"] == {"blob_id": first, "frame_count": 3}
     assert payload["audio"] == {"blob_id": second}
     assert_frames(unpack_frames(store[first]))
     assert store[second] == encode_tensor(LATENTS)
     assert store.mimes == ["application/x-fastvideo-frames+png", "application/x-fastvideo-tensor+safetensors"]
-    # And decoding asks it for them
+    # And decoding reads them from the store
     back = decoded(payload, blob_store=store)
     assert_same(back, state())
     assert (back.video_frames_blob_id, back.audio_latents_blob_id) == (None, None)
 
 
-def test_blobs_of_ours_are_named_by_their_hash() -> None:
+def test_our_store_names_blobs_by_their_hash() -> None:
     store = InMemoryBlobStore()
     payload = encoded(state(), blob_store=store, inline_threshold_bytes=0)
     video = store.get(payload["video"]["blob_id"])
@@ -203,7 +193,7 @@ def test_blobs_of_ours_are_named_by_their_hash() -> None:
     assert payload["audio"]["blob_id"] == blob_id_of(encode_tensor(LATENTS))
 
 
-def test_the_threshold_is_exceeded_strictly() -> None:
+def test_only_arrays_larger_than_the_threshold_become_blobs() -> None:
     video, audio = sum(map(len, encode_frames(FRAMES))), len(encode_tensor(LATENTS))
     for threshold, video_form, audio_form in [
         (video, "frames_b64", "blob_id"),
@@ -220,31 +210,34 @@ def test_without_a_store_everything_is_inline() -> None:
     assert (payload["video"].keys(), payload["audio"].keys()) == ({"frames_b64"}, {"safetensors_b64"})
 
 
-def test_a_service_in_the_middle_passes_a_state_on_unread() -> None:
-    # Given a state whose arrays are in a store that the service does not have
+def test_a_service_without_the_store_passes_blob_ids_on() -> None:
+    # Given a state whose arrays are in a store that the service cannot read
     payload = encoded(state(segment_index=3), blob_store=ForeignStore(), inline_threshold_bytes=0)
     middle = decoded(payload)
     assert (middle.video_frames, middle.audio_latents) == (None, None)
-    # When it encodes the state again, with a store of its own
-    own = ForeignStore()
-    again = encoded(middle, blob_store=own, inline_threshold_bytes=0)
-    # Then the ids are the same, the count is not known, and nothing was stored
+    # When it encodes the state again with another store
+    other = ForeignStore()
+    again = encoded(middle, blob_store=other, inline_threshold_bytes=0)
+    # Then the ids are the same, the frame count is left out, and nothing is stored
     assert again["video"] == {"blob_id": payload["video"]["blob_id"]}
     assert again["audio"] == payload["audio"]
-    assert own == {}
+    assert other == {}
 
 
-def test_an_id_that_is_set_goes_before_the_array() -> None:
+def test_a_blob_id_takes_precedence_over_the_array() -> None:
+    # Given
     store = ForeignStore()
     what = state(video_frames_blob_id="video elsewhere", audio_latents_blob_id="audio elsewhere")
+    # When
     payload = encoded(what, blob_store=store, inline_threshold_bytes=0)
+    # Then
     assert payload["video"] == {"blob_id": "video elsewhere"}
     assert payload["audio"] == {"blob_id": "audio elsewhere"}
     assert store == {}
 
 
 @pytest.mark.parametrize("count", [{}, {"frame_count": None}, {"frame_count": 3}])
-def test_a_frame_count_is_optional(count: dict[str, Any]) -> None:
+def test_the_frame_count_is_optional(count: dict[str, Any]) -> None:
     store = ForeignStore(frames=pack_frames(encode_frames(FRAMES)))
     assert np.array_equal(
         decoded({"video": {"blob_id": "frames"} | count}, blob_store=store).video_frames or [], FRAMES
@@ -258,18 +251,19 @@ def test_errors_of_the_store_pass_through() -> None:
 
 
 def test_metadata_is_copied_both_ways() -> None:
-    # Given metadata that its owner changes later
+    # Given metadata that is encoded and decoded
     mine = {"nested": {"list": [1]}}
     payload = encoded(LTX2ContinuationState(metadata=mine))
     back = decoded(payload)
+    # When the original and the payload are changed
     mine["nested"]["list"].append(2)
     payload["metadata"]["nested"]["list"].append(3)
-    # Then what was written and what was read stay as they were
+    # Then each copy has only its own change
     assert back.metadata == {"nested": {"list": [1]}}
     assert payload["metadata"] == {"nested": {"list": [1, 3]}}
 
 
-def circle() -> dict[str, Any]:
+def circular() -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     metadata["self"] = metadata
     return metadata
@@ -305,7 +299,7 @@ def circle() -> dict[str, Any]:
         ("metadata", {"x": (1, 2)}),
         ("metadata", {1: "one"}),
         ("metadata", {"x": 10**5000}),
-        ("metadata", circle()),
+        ("metadata", circular()),
         ("video_frames_blob_id", ""),
         ("video_frames_blob_id", 7),
         ("audio_latents_blob_id", b"bytes"),
@@ -313,11 +307,11 @@ def circle() -> dict[str, Any]:
         ("audio_latents", torch.zeros(8, 5, 16)),
     ],
 )
-def test_what_could_not_be_decoded_is_not_encoded(field: str, value: Any) -> None:
-    # Given a state of which one field cannot be
+def test_an_invalid_field_is_not_encoded(field: str, value: Any) -> None:
+    # Given a state with one invalid field
     store = ForeignStore()
     what = dataclasses.replace(state(), **{field: value})
-    # Then it is refused by name, and nothing was stored
+    # When / Then the error names the field, and nothing is stored
     with pytest.raises(ContinuationError, match=f"^{field}"):
         what.to_continuation_state(blob_store=store, inline_threshold_bytes=0)
     assert store == {}
@@ -327,9 +321,11 @@ def test_what_could_not_be_decoded_is_not_encoded(field: str, value: Any) -> Non
     ("field", "value"),
     [("video_frames", ["a path"]), ("video_frames", 3), ("audio_latents", np.zeros((1, 8, 5, 16), np.float32))],
 )
-def test_what_is_no_array_is_a_type_error(field: str, value: Any) -> None:
+def test_an_array_of_the_wrong_type_is_a_type_error(field: str, value: Any) -> None:
+    # Given
     store = ForeignStore()
     what = dataclasses.replace(state(), **{field: value})
+    # When / Then the error names the field, and nothing is stored
     with pytest.raises(TypeError, match=f"^{field}"):
         what.to_continuation_state(blob_store=store, inline_threshold_bytes=0)
     assert store == {}

@@ -1,4 +1,4 @@
-"""States that another implementation of the format has written, and read."""
+"""States written by another implementation of the format."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ ARRAYS = {"video", "audio"}
 
 
 class FolderStore:
-    """The blobs of the golden states; their ids are no hashes."""
+    """The blobs of the golden states, whose ids are not hashes."""
 
     def put(self, data: bytes, *, mime: str = "") -> str:
-        raise AssertionError("nothing is to be stored")
+        raise AssertionError("put was called")
 
     def get(self, blob_id: str) -> bytes:
         return (FOLDER / "blobs" / blob_id).read_bytes()
 
     def drop(self, blob_id: str) -> None:
-        raise AssertionError("nothing is to be dropped")
+        raise AssertionError("drop was called")
 
     def __contains__(self, blob_id: object) -> bool:
         return (FOLDER / "blobs" / str(blob_id)).exists()
@@ -67,7 +67,7 @@ def check_arrays(name: str, state: LTX2ContinuationState) -> None:
     assert (state.video_frames_blob_id, state.audio_latents_blob_id) == (None, None)
 
 
-def test_every_golden_state_is_read_here() -> None:
+def test_every_golden_file_is_tested() -> None:
     assert {path.stem for path in FOLDER.glob("*.json")} == set(NAMES)
 
 
@@ -94,18 +94,19 @@ def test_the_empty_golden_state_decodes_to_the_defaults() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_decoded_encoded_and_decoded_again_it_is_the_same(name: str) -> None:
-    # Given a golden state that we decode and encode, with everything inline
+def test_a_golden_state_survives_encoding_and_decoding(name: str) -> None:
+    # Given a golden state that was decoded
     first = decoded(golden(name))
+    # When it is encoded inline and decoded again
     payload = json.loads(json.dumps(first.to_continuation_state().payload, allow_nan=False))
-    # Then its arrays and scalars are still the golden ones
     second = decoded(ContinuationState("ltx2.v1", payload))
+    # Then its arrays and scalars are still those of the golden state
     check_arrays(name, second)
     assert scalars(second.to_continuation_state().payload) == scalars(payload)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in {"blobs", "defaults_only"}])
-def test_we_encode_what_the_other_implementation_encodes(name: str) -> None:
+def test_our_encoding_has_the_form_of_the_golden_state(name: str) -> None:
     theirs, ours = golden(name), decoded(golden(name)).to_continuation_state()
     # Then kind, keys and scalars are equal, and the arrays have the same form
     assert ours.kind == theirs.kind
@@ -115,9 +116,12 @@ def test_we_encode_what_the_other_implementation_encodes(name: str) -> None:
         assert ours.payload[part].keys() == theirs.payload[part].keys()
 
 
-def test_without_a_store_the_foreign_ids_are_passed_on() -> None:
+def test_blob_ids_pass_through_without_a_store() -> None:
+    # Given
     theirs = golden("blobs")
+    # When
     ours = LTX2ContinuationState.from_continuation_state(theirs).to_continuation_state()
+    # Then
     assert scalars(ours.payload) == scalars(theirs.payload)
     assert ours.payload["video"] == {"blob_id": theirs.payload["video"]["blob_id"]}
     assert ours.payload["audio"] == theirs.payload["audio"]

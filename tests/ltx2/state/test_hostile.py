@@ -1,6 +1,6 @@
-"""Payloads that somebody else made up: each gets one error that names its field, and no payload gets more than that.
+"""Hostile payloads: each is rejected with one error that names the field.
 
-How damaged PNGs, containers and safetensors files are refused stands in test_png and test_codec.
+test_png and test_arrays test damaged PNGs, frame containers and safetensors files.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def deep(levels: int) -> dict[str, Any]:
 
 HUGE_PNG = PNG[:16] + struct.pack(">II", 60_000, 60_000) + PNG[24:]
 
-# the payload, and how the message begins
+# payload, start of the error message
 PAYLOADS: list[tuple[Any, str]] = [
     (None, "payload"),
     ([], "payload"),
@@ -159,7 +159,7 @@ PAYLOADS: list[tuple[Any, str]] = [
     (tensor(TENSOR.replace(b"[1,8,2,16]", b"[1,8,9,99]")), r"audio\.safetensors_b64"),
 ]
 
-# what a store holds under the id "blob", the payload that asks for it, and how the message begins
+# bytes stored as "blob", payload that names this id, start of the error message
 BLOBS: list[tuple[bytes, dict[str, Any], str]] = [
     (b"", {"video": {"blob_id": "blob"}}, r"video\.blob_id"),
     (PNG, {"video": {"blob_id": "blob"}}, r"video\.blob_id"),
@@ -178,8 +178,8 @@ BLOBS: list[tuple[bytes, dict[str, Any], str]] = [
 ]
 
 
-class Shelf:
-    """A store that holds some bytes under every id."""
+class OneBlobStore:
+    """A store that returns the same bytes for every id."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -201,8 +201,8 @@ def decoded(payload: Any, store: Any = None) -> LTX2ContinuationState:
     return LTX2ContinuationState.from_continuation_state(ContinuationState("ltx2.v1", payload), blob_store=store)
 
 
-def decoded_or_refused(payload: Any, store: Any = None) -> None:
-    """What is not refused must be a state that can go on: encoded again, it decodes."""
+def check_decoded_or_rejected(payload: Any, store: Any = None) -> None:
+    """Decode `payload`; if it is accepted, its state must survive encoding and decoding."""
     try:
         state = decoded(payload, store)
     except (ContinuationError, BlobNotFoundError):
@@ -211,39 +211,39 @@ def decoded_or_refused(payload: Any, store: Any = None) -> None:
     decoded(json.loads(json.dumps(again, allow_nan=False)))
 
 
-def named(case: tuple[Any, ...]) -> str:
+def case_id(case: tuple[Any, ...]) -> str:
     return case[-1].replace("\\", "").split(":")[0]
 
 
-@pytest.mark.parametrize(("payload", "beginning"), PAYLOADS, ids=map(named, PAYLOADS))
-def test_a_hostile_payload_is_refused_by_field(payload: Any, beginning: str) -> None:
+@pytest.mark.parametrize(("payload", "beginning"), PAYLOADS, ids=map(case_id, PAYLOADS))
+def test_a_hostile_payload_is_rejected_with_its_field(payload: Any, beginning: str) -> None:
     with pytest.raises(ContinuationError, match=rf"^{beginning}") as caught:
         decoded(payload)
-    # And the message stays readable whatever was sent
+    # And the message stays short, on one line
     assert len(str(caught.value)) < 400
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("data", "payload", "beginning"), BLOBS, ids=map(named, BLOBS))
-def test_a_hostile_blob_is_refused_by_field(data: bytes, payload: dict[str, Any], beginning: str) -> None:
+@pytest.mark.parametrize(("data", "payload", "beginning"), BLOBS, ids=map(case_id, BLOBS))
+def test_a_hostile_blob_is_rejected_with_its_field(data: bytes, payload: dict[str, Any], beginning: str) -> None:
     with pytest.raises(ContinuationError, match=rf"^{beginning}"):
-        decoded(payload, Shelf(data))
+        decoded(payload, OneBlobStore(data))
 
 
 @pytest.mark.parametrize("kind", ["ltx2.v2", "", None, 7, "x" * 100_000, ["ltx2.v1"]])
-def test_another_kind_is_refused(kind: Any) -> None:
+def test_another_kind_is_rejected(kind: Any) -> None:
     with pytest.raises(ContinuationError, match=r"^kind: .* only 'ltx2\.v1'") as caught:
         LTX2ContinuationState.from_continuation_state(ContinuationState(kind, {}))
     assert len(str(caught.value)) < 200
 
 
 @pytest.mark.parametrize("state", [None, {}, "ltx2.v1", {"kind": "ltx2.v1", "payload": {}}])
-def test_what_is_no_envelope_is_refused(state: Any) -> None:
+def test_anything_but_an_envelope_is_rejected(state: Any) -> None:
     with pytest.raises(ContinuationError, match=r"^state"):
         LTX2ContinuationState.from_continuation_state(state)
 
 
-def test_ids_that_no_store_of_ours_has_are_absent_blobs() -> None:
+def test_ids_unknown_to_the_store_are_missing_blobs() -> None:
     for blob_id in ["3f2c9d5a", "sha256:", "sha256:" + "0" * 64, "../../etc/passwd", "x" * 100_000]:
         with pytest.raises(BlobNotFoundError):
             decoded({"audio": {"blob_id": blob_id}}, InMemoryBlobStore())
@@ -282,21 +282,21 @@ JSON = st.recursive(
 
 @settings(max_examples=300, deadline=None)
 @given(JSON)
-def test_any_json_is_a_state_or_refused(payload: Any) -> None:
-    decoded_or_refused(payload)
-    decoded_or_refused(payload, InMemoryBlobStore())
+def test_any_json_is_a_state_or_rejected(payload: Any) -> None:
+    check_decoded_or_rejected(payload)
+    check_decoded_or_rejected(payload, InMemoryBlobStore())
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys(["video", "audio", "metadata", "segment_index"], JSON)))
-def test_any_value_of_the_known_keys_is_a_state_or_refused(payload: dict[str, Any]) -> None:
-    decoded_or_refused(payload)
+def test_any_value_of_a_known_key_is_a_state_or_rejected(payload: dict[str, Any]) -> None:
+    check_decoded_or_rejected(payload)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(["frames", "container", "tensor", "tensor blob"]), st.data())
-def test_any_damage_is_a_state_or_refused(where: str, data: st.DataObject) -> None:
-    # Given good bytes of which some are changed, cut off or doubled
+def test_damaged_bytes_are_a_state_or_rejected(where: str, data: st.DataObject) -> None:
+    # Given valid bytes of which some are replaced, inserted or removed
     damaged = bytearray({"frames": PNG, "container": CONTAINER}.get(where, TENSOR))
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(damaged)))
@@ -308,5 +308,5 @@ def test_any_damage_is_a_state_or_refused(where: str, data: st.DataObject) -> No
         "tensor": tensor(bytes(damaged)),
         "tensor blob": {"audio": {"blob_id": "blob"}},
     }[where]
-    # Then nothing but our own error comes out of them
-    decoded_or_refused(payload, Shelf(bytes(damaged)))
+    # When / Then no other error is raised
+    check_decoded_or_rejected(payload, OneBlobStore(bytes(damaged)))

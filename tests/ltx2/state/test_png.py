@@ -1,4 +1,4 @@
-"""One frame to PNG and back, and PNGs that are not what they say; with isal, and as it is where isal is missing."""
+"""Encoding a frame as PNG, decoding it, and rejecting invalid PNGs; with and without isal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageFile
 
-from ltx2.state import png as quick
+from ltx2.state import png as with_isal
 from ltx2.state.png import LARGEST_SIDE, decode_png, encode_png, png_size
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -37,9 +37,9 @@ def pixels(rows: bytes = ROW * HEIGHT) -> bytes:
     return chunk(b"IDAT", zlib.compress(rows))
 
 
-def without_isal() -> ModuleType:
-    """`ltx2.state.png` as it is imported where isal is not installed."""
-    spec = importlib.util.spec_from_file_location("png_without_isal", quick.__file__)
+def import_without_isal() -> ModuleType:
+    """Import `ltx2.state.png` as if isal were not installed."""
+    spec = importlib.util.spec_from_file_location("png_without_isal", with_isal.__file__)
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -50,8 +50,8 @@ def without_isal() -> ModuleType:
     return module
 
 
-plain = without_isal()
-EITHER = pytest.mark.parametrize("png", [quick, plain], ids=["isal", "no isal"])
+without_isal = import_without_isal()
+BOTH = pytest.mark.parametrize("png", [with_isal, without_isal], ids=["isal", "no isal"])
 
 
 def by_pillow(data: bytes) -> np.ndarray:
@@ -66,39 +66,41 @@ END = chunk(b"IEND", b"")
 GOOD = SIGNATURE + header() + pixels() + END
 
 
-def saved(mode: str, **options: object) -> bytes:
+def pillow_png(mode: str, **options: object) -> bytes:
     out = io.BytesIO()
     Image.new(mode, (WIDTH, HEIGHT)).save(out, format="PNG", **options)
     return out.getvalue()
 
 
-def saved_as(form: str) -> bytes:
+def pillow_file(form: str) -> bytes:
     out = io.BytesIO()
     Image.new("RGB", (WIDTH, HEIGHT)).save(out, format=form)
     return out.getvalue()
 
 
-@EITHER
+@BOTH
 @given(frame=arrays(np.uint8, st.tuples(st.integers(1, 8), st.integers(1, 300), st.just(3))))
-def test_a_frame_comes_back_exactly(png: ModuleType, frame: np.ndarray) -> None:
+def test_a_frame_round_trips_exactly(png: ModuleType, frame: np.ndarray) -> None:
+    # When
     data = png.encode_png(frame)
+    # Then
     assert png_size(data) == (frame.shape[1], frame.shape[0])
-    # Then every reader has the same frame: ours, ours without isal, and Pillow itself
-    for decoded in (quick.decode_png(data), plain.decode_png(data), by_pillow(data)):
+    # And our decoder, with and without isal, and Pillow's give the same frame
+    for decoded in (with_isal.decode_png(data), without_isal.decode_png(data), by_pillow(data)):
         assert decoded.dtype == np.uint8
         assert np.array_equal(decoded, frame)
 
 
-@EITHER
+@BOTH
 @given(frame=arrays(np.uint8, st.tuples(st.integers(1, 6), st.integers(250, 260), st.just(3))), data=st.data())
 def test_rows_may_have_any_filter(png: ModuleType, frame: np.ndarray, data: st.DataObject) -> None:
-    # Given scanlines of which each has a filter of its own: of the first two kinds only, or of all five
+    # Given rows with different filters: kinds 0 and 2 only, or all five
     height, width, _ = frame.shape
     most = data.draw(st.sampled_from([(0, 2), (0, 1, 2, 3, 4)]))
     filters = data.draw(st.lists(st.sampled_from(most), min_size=height, max_size=height))
     rows = b"".join(bytes([kind]) + frame[y].tobytes() for y, kind in enumerate(filters))
     image = SIGNATURE + header(width, height) + pixels(rows) + END
-    # Then its pixels are what Pillow makes of it
+    # When / Then it decodes to the pixels that Pillow decodes
     assert np.array_equal(png.decode_png(image), by_pillow(image))
 
 
@@ -108,56 +110,59 @@ def test_rows_may_have_any_filter(png: ModuleType, frame: np.ndarray, data: st.D
     levels=st.sampled_from([(0, 1), (255, 256), (0, 256), (254, 256)]),
     seed=st.integers(0, 2**32),
 )
-def test_a_tall_frame_comes_back_exactly(height: int, width: int, levels: tuple[int, int], seed: int) -> None:
-    # Given a frame that is compressed in one strip or in several
+def test_a_tall_frame_round_trips_exactly(height: int, width: int, levels: tuple[int, int], seed: int) -> None:
+    # Given a frame that is compressed in one or more strips
     frame = np.random.default_rng(seed).integers(*levels, (height, width, 3), np.uint8)
     # When
     data = encode_png(frame)
-    # Then their checksum is that of the whole stream, which inflating checks
-    for decoded in (decode_png(data), plain.decode_png(data), by_pillow(data)):
+    # Then it decodes, so the strips' combined checksum is that of the whole stream
+    for decoded in (decode_png(data), without_isal.decode_png(data), by_pillow(data)):
         assert np.array_equal(decoded, frame)
 
 
-def test_the_two_writers_differ_in_bytes_alone() -> None:
+def test_encoding_with_and_without_isal_differs_in_bytes_only() -> None:
     frame = noise(40, 300) // 16
-    assert quick.encode_png(frame) != plain.encode_png(frame)
-    assert np.array_equal(plain.decode_png(quick.encode_png(frame)), quick.decode_png(plain.encode_png(frame)))
+    fast, slow = with_isal.encode_png(frame), without_isal.encode_png(frame)
+    assert fast != slow
+    assert np.array_equal(without_isal.decode_png(fast), with_isal.decode_png(slow))
 
 
-def test_a_frame_gives_the_same_bytes_each_time() -> None:
+def test_encoding_a_frame_gives_the_same_bytes_each_time() -> None:
     frame = noise(64, 300) // 16
     assert {encode_png(frame) for _ in range(20)} == {encode_png(frame)}
 
 
-def test_a_frame_that_is_a_view_comes_back_exactly() -> None:
+def test_a_frame_that_is_a_view_round_trips_exactly() -> None:
     frame = np.arange(3 * 16 * 16, dtype=np.uint8).reshape(3, 16, 16).transpose(1, 2, 0)[::2, ::-1]
     assert np.array_equal(decode_png(encode_png(frame)), frame)
 
 
-@EITHER
+@BOTH
 @pytest.mark.parametrize("width", [4, 300])
-def test_a_decoded_frame_can_be_written_to(png: ModuleType, width: int) -> None:
+def test_a_decoded_frame_is_writable(png: ModuleType, width: int) -> None:
     frame = png.decode_png(png.encode_png(noise(8, width)))
     frame[0, 0] = 0
     assert frame[0, 0].tolist() == [0, 0, 0]
 
 
-def test_pixels_may_come_in_many_chunks_and_beside_others() -> None:
+def test_pixels_may_be_split_into_chunks_and_other_chunks_are_ignored() -> None:
+    # Given
     body = zlib.compress(ROW * HEIGHT)
     split = b"".join(chunk(b"IDAT", body[i : i + 3]) for i in range(0, len(body), 3))
     png = SIGNATURE + header() + chunk(b"tEXt", b"Title\0boat") + split + END
+    # When / Then
     assert np.array_equal(decode_png(png), decode_png(GOOD))
 
 
-@EITHER
+@BOTH
 @pytest.mark.parametrize(
-    ("data", "complaint"),
+    ("data", "message"),
     [
         (b"", "not a PNG"),
         (b"\xff\xd8\xff\xe0 a JPEG", "not a PNG"),
-        (saved_as("JPEG"), "not a PNG"),
-        (saved_as("GIF"), "not a PNG"),
-        (saved_as("BMP"), "not a PNG"),
+        (pillow_file("JPEG"), "not a PNG"),
+        (pillow_file("GIF"), "not a PNG"),
+        (pillow_file("BMP"), "not a PNG"),
         (SIGNATURE, "begin with its header"),
         (SIGNATURE + pixels() + END, "begin with its header"),
         (SIGNATURE + chunk(b"IHDR", b"short") + END, "begin with its header"),
@@ -185,53 +190,54 @@ def test_pixels_may_come_in_many_chunks_and_beside_others() -> None:
         (SIGNATURE + header(LARGEST_SIDE + 1, 1) + pixels() + END, "16385x1"),
         (SIGNATURE + header(LARGEST_SIDE, LARGEST_SIDE) + pixels() + END, "at most"),
         (SIGNATURE + header(4096, 4096) + pixels() + END, "more than .* bytes can hold"),
-        (saved("L"), "8-bit RGB"),
-        (saved("1"), "8-bit RGB"),
-        (saved("P"), "8-bit RGB"),
-        (saved("LA"), "8-bit RGB"),
-        (saved("RGBA"), "8-bit RGB"),
-        (saved("I;16"), "8-bit RGB"),
+        (pillow_png("L"), "8-bit RGB"),
+        (pillow_png("1"), "8-bit RGB"),
+        (pillow_png("P"), "8-bit RGB"),
+        (pillow_png("LA"), "8-bit RGB"),
+        (pillow_png("RGBA"), "8-bit RGB"),
+        (pillow_png("I;16"), "8-bit RGB"),
         (SIGNATURE + header(depth=16) + pixels() + END, "8-bit RGB"),
         (SIGNATURE + header(interlace=1) + pixels() + END, "not interlaced"),
     ],
 )
-def test_what_is_no_plain_rgb_png_is_refused(png: ModuleType, data: bytes, complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint):
+def test_anything_but_a_plain_rgb_png_is_rejected(png: ModuleType, data: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         png.decode_png(data)
 
 
-@EITHER
+@BOTH
 @given(data=st.data())
-def test_a_damaged_png_is_refused(png: ModuleType, data: st.DataObject) -> None:
-    # Given a PNG of which one byte changed: every byte is under a checksum, or is one
+def test_a_damaged_png_is_rejected(png: ModuleType, data: st.DataObject) -> None:
+    # Given a PNG with one changed byte
     at = data.draw(st.integers(0, len(GOOD) - 1))
     damaged = bytearray(GOOD)
     damaged[at] ^= data.draw(st.integers(1, 255))
-    # Then it is no frame
+    # When / Then
     with pytest.raises(ValueError):
         png.decode_png(bytes(damaged))
 
 
-@EITHER
+@BOTH
 @given(data=st.data())
-def test_a_damaged_stream_under_a_right_checksum_is_refused(png: ModuleType, data: st.DataObject) -> None:
-    # Given pixels of which one byte changed before the chunk's checksum was made
+def test_a_damaged_stream_with_a_valid_chunk_checksum_is_rejected(png: ModuleType, data: st.DataObject) -> None:
+    # Given compressed pixels with one byte changed before the chunk's checksum was computed
     frame = noise(8, 300)
     body = bytearray(zlib.compress(b"".join(b"\0" + row.tobytes() for row in frame), 1))
     body[data.draw(st.integers(0, len(body) - 1))] ^= data.draw(st.integers(1, 255))
-    # Then it is no frame; the level that the stream says it was made with may be another
+    # When
     try:
         decoded = png.decode_png(SIGNATURE + header(300, 8) + chunk(b"IDAT", bytes(body)) + END)
     except ValueError:
         return
+    # Then only bits that do not affect pixels, such as the compression level, have changed
     assert np.array_equal(decoded, frame)
 
 
-def test_switches_of_the_whole_process_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Given a Pillow told to tolerate damage, and to warn of any image at all
+def test_global_settings_of_pillow_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given Pillow set to accept damaged images, and to warn about every image
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
-    # Then a good PNG is read without a word, and a short one refused
+    # When / Then a valid PNG is decoded without a warning, and a short one is rejected
     assert decode_png(GOOD).shape == (HEIGHT, WIDTH, 3)
     with pytest.raises(ValueError, match="do not fill"):
         decode_png(SIGNATURE + header() + pixels(ROW * 3) + END)

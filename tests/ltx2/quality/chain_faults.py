@@ -1,4 +1,4 @@
-"""Ways in which a chain can go wrong between segments, done on purpose: what measures continuity must find each."""
+"""Deliberate faults between the segments of a film; measuring continuity must detect each."""
 
 from __future__ import annotations
 
@@ -26,34 +26,34 @@ class Job:
     seed: int
 
 
-Control = Callable[[Renders, Job, Job], Film]
+RenderJob = Callable[[Renders, Job, Job], Film]
 
 
-def good(engine: Renders, job: Job, other: Job) -> Film:
-    """Nothing is wrong."""
+def without_fault(engine: Renders, job: Job, other: Job) -> Film:
+    """Render `job` correctly."""
     return render(engine, job.prompts, seed=job.seed)
 
 
-def cut(engine: Renders, job: Job, other: Job) -> Film:
+def with_cuts(engine: Renders, job: Job, other: Job) -> Film:
     """No segment continues the one before."""
     return render(engine, job.prompts, seed=job.seed, cuts=range(1, len(job.prompts)))
 
 
-def changed(change: Callable[[State], State], engine: Renders, job: Job, other: Job) -> Film:
+def with_changed_states(change: Callable[[State], State], engine: Renders, job: Job, other: Job) -> Film:
     return render(engine, job.prompts, seed=job.seed, change=lambda _, state: change(state))
 
 
-def frames_reversed(state: State) -> State:
+def reverse_frames(state: State) -> State:
     assert state.video_frames
     return replace(state, video_frames=state.video_frames[::-1])
 
 
-def half_a_second_off(state: State) -> State:
+def add_half_a_second(state: State) -> State:
     return replace(state, video_position_offset_sec=state.video_position_offset_sec + 0.5)
 
 
-def another_jobs_state(engine: Renders, job: Job, other: Job) -> Film:
-    """Every segment goes on from where the first one of another job ended."""
+def with_another_jobs_state(engine: Renders, job: Job, other: Job) -> Film:
+    """Every segment continues the first segment of `other`."""
     states: list[State] = []
 
     def keep(_: int, state: State) -> State:
@@ -64,8 +64,8 @@ def another_jobs_state(engine: Renders, job: Job, other: Job) -> Film:
     return render(engine, job.prompts, seed=job.seed, change=lambda *_: states[0])
 
 
-def with_mask_of_sound_inverted(engine: Renders, job: Job, other: Job) -> Film:
-    """What should be kept is made anew, and what should be new is kept at nothing."""
+def with_inverted_audio_mask(engine: Renders, job: Job, other: Job) -> Film:
+    """The pinned latents are generated, and the others keep their value of 0."""
     stock = Denoiser._audio_prefix
 
     def inverted(self: Denoiser, *args: Any) -> AudioPrefix:
@@ -73,11 +73,11 @@ def with_mask_of_sound_inverted(engine: Renders, job: Job, other: Job) -> Film:
         return replace(prefix, mask=1 - prefix.mask) if (prefix.mask == 0).any() else prefix
 
     with patched(Denoiser, "_audio_prefix", inverted):
-        return good(engine, job, other)
+        return without_fault(engine, job, other)
 
 
-def with_mask_of_picture_inverted(engine: Renders, job: Job, other: Job) -> Film:
-    """The same of the picture."""
+def with_inverted_video_mask(engine: Renders, job: Job, other: Job) -> Film:
+    """The mask of the conditioning frames is inverted."""
     stock = LongtakePipeline.apply_first_frame_conditioning
 
     def inverted(self: LongtakePipeline, *args: Any, **kwargs: Any) -> Any:
@@ -85,7 +85,7 @@ def with_mask_of_picture_inverted(engine: Renders, job: Job, other: Job) -> Film
         return (latents, 1 - mask, clean) if mask.any() else (latents, mask, clean)
 
     with patched(LongtakePipeline, "apply_first_frame_conditioning", inverted):
-        return good(engine, job, other)
+        return without_fault(engine, job, other)
 
 
 @contextmanager
@@ -95,11 +95,12 @@ def patched(owner: type, name: str, value: object) -> Iterator[None]:
         yield
 
 
-CONTROLS: dict[str, Control] = {
-    "transition: cut": cut,
-    "frames reversed": partial(changed, frames_reversed),
-    "mask of the sound inverted": with_mask_of_sound_inverted,
-    "mask of the picture inverted": with_mask_of_picture_inverted,
-    "offset off by half a second": partial(changed, half_a_second_off),
-    "another job's state": another_jobs_state,
+FAULTS: dict[str, RenderJob] = {
+    "transition: cut": with_cuts,
+    "frames reversed": partial(with_changed_states, reverse_frames),
+    "audio mask inverted": with_inverted_audio_mask,
+    "video mask inverted": with_inverted_video_mask,
+    "offset half a second too large": partial(with_changed_states, add_half_a_second),
+    "another job's state": with_another_jobs_state,
 }
+"""Functions that render the first of two jobs with a fault; the second job may provide states."""
