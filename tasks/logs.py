@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from blobstore.redis.client import MASK, mask_urls
 from tasks.settings import Settings
 
-FIELDS = ("job", "unit", "worker", "epoch", "fence", "attempt", "seconds", "bytes", "reason")
+FIELDS = ("job", "unit", "segment", "worker", "epoch", "fence", "attempt", "seconds", "bytes", "reason")
 """The fields of a line, in this order. A call passes them in `extra`, `log_context` sets them for a block."""
 
 _context: ContextVar[Mapping[str, object]] = ContextVar("log_context", default=MappingProxyType({}))

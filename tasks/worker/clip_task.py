@@ -14,7 +14,6 @@ from tasks.deployment import Deployment
 from tasks.errors import MessageError
 from tasks.failpoints import reach
 from tasks.jobs.records import Claim, ClipRecord, UnitKind, timing_after
-from tasks.logs import log_context
 from tasks.messaging.topology import CLIP_TASK
 from tasks.worker.app import app
 from tasks.worker.context import WorkerContext, process
@@ -44,9 +43,10 @@ def _rebuild(context: WorkerContext, lease: Lease) -> dict[str, Any]:
     with reading_from(claim.index):
         latents = context.deployment.blobs.get(handoff.latents)
     timing = timing_after(claim.head.shape, claim.previous, cut=not handoff.continued)
+    started = time.monotonic()
     with lease.in_engine():
         data = _encoded(*engine.decode(*decode_latents(latents)), engine.audio_rate, timing)
-    _store_clip(context, claim, data, timing)
+    _store_clip(context, claim, data, timing, started)
     return {"clip": claim.index}
 
 
@@ -70,11 +70,12 @@ class _ClipWork:
 
     def run(self) -> None:
         claim = self.lease.claim
-        with log_context(job=claim.job_id, unit=str(claim.unit), epoch=claim.epoch, worker=self.context.worker):
+        with self.context.logging(claim):
             try:
                 if self.lease.renew():  # otherwise the job was stopped, or the segment discarded, while the clip waited
+                    started = time.monotonic()
                     data = _encoded(self.frames, self.sound, self.audio_rate, self.timing)
-                    _store_clip(self.context, claim, data, self.timing)
+                    _store_clip(self.context, claim, data, self.timing, started)
             except Exception as error:
                 handle_failure(self.context, claim, error)
             finally:
@@ -96,9 +97,8 @@ def _encoded(frames: Any, sound: Any, audio_rate: int, timing: SegmentTiming) ->
     )
 
 
-def _store_clip(context: WorkerContext, claim: Claim, data: bytes, timing: SegmentTiming) -> None:
-    """Store and commit a clip; the last one publishes the film."""
-    started = time.monotonic()
+def _store_clip(context: WorkerContext, claim: Claim, data: bytes, timing: SegmentTiming, started: float) -> None:
+    """Store and commit a clip; the last one publishes the film. started: when its work began, `time.monotonic`."""
     deployment = context.deployment
     reach("clip encoded", claim.job_id, claim.index)
     blob_id = when_there_is_room(lambda: deployment.store_for_job(claim.job_id, data, CLIP_MIME))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import AbstractContextManager
 
 from tasks.deployment import Deployment
+from tasks.jobs.records import Claim, UnitKind
+from tasks.logs import log_context
 from tasks.settings import Settings
 from tasks.worker.background import BackgroundThread
 from tasks.worker.engines import EngineSlot
@@ -23,6 +26,14 @@ class WorkerContext:
         self.states = StateCache()
         self.background = BackgroundThread()
         self.worker = f"{socket.gethostname()}:{os.getpid()}"
+
+    def logging(self, claim: Claim) -> AbstractContextManager[None]:
+        """Add the fields of a claim to every log line inside the block."""
+        unit = claim.unit
+        segment = None if unit.kind == UnitKind.FILM else unit.index
+        return log_context(
+            job=claim.job_id, unit=str(unit.kind), segment=segment, worker=self.worker, epoch=claim.epoch
+        )
 
     def close(self) -> None:
         """Close the connections."""

@@ -10,7 +10,6 @@ from ltx2.errors import SegmentCancelledError
 from tasks.errors import RecordError, VersionError
 from tasks.jobs.keys import check_job_id
 from tasks.jobs.records import NotChained, Refused, UnitKind, WorkUnit
-from tasks.logs import log_context
 from tasks.worker.context import WorkerContext
 from tasks.worker.failures import InputLostError, handle_failure, handle_lost_input
 from tasks.worker.lease import Lease
@@ -39,8 +38,7 @@ def run_claimed(
         return {"skipped": claim.reason}
     if isinstance(claim, NotChained):
         return {"chained": context.deployment.publisher.publish(job_id, WorkUnit.segment(claim.next_index))}
-    fields = {"job": job_id, "unit": str(claim.unit), "epoch": claim.epoch, "worker": context.worker}
-    with log_context(**fields), Lease(jobs, claim, context.settings.lease_s) as lease:
+    with context.logging(claim), Lease(jobs, claim, context.settings.lease_s) as lease:
         log.info("started", extra={"fence": claim.fence})
         try:
             return work(lease)
