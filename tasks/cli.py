@@ -288,10 +288,11 @@ def worker(only: tuple[str, ...], name: str, loglevel: str) -> None:
     Start one per GPU, each with its own CUDA_VISIBLE_DEVICES. SIGTERM lets a running segment finish, SIGQUIT returns
     it to the queue.
     """
-    from tasks.worker.app import app
+    from celery.bin.celery import celery
 
-    arguments = ["worker", "--hostname", name, "--loglevel", loglevel, "--queues", ",".join(only or QUEUES)]
-    app.worker_main(argv=arguments)
+    arguments = ["--app", "tasks", "worker", "--hostname", name, "--loglevel", loglevel]
+    arguments += ["--queues", ",".join(only or QUEUES)]
+    sys.exit(celery.main(args=arguments, standalone_mode=False))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ LongtakeError                 shown to people as one line, without a traceback
 ├── JobStateError             the job is not in a state that allows this
 ├── JobFailedError            the job ended without a film
 ├── RoomError                 a job that needs more blobs than the whole budget
+├── WorkFailedError           a unit of work failed; what a failed Celery task shows
 ├── MessageError              an invalid message (also a ValueError)
 ├── RecordError               a stored record that is damaged
 ├── VersionError              stored or sent by a newer major version
@@ -46,6 +47,10 @@ class JobFailedError(LongtakeError):
 
 class RoomError(LongtakeError):
     """A job that needs more bytes of blobs than the whole budget; the message names both."""
+
+
+class WorkFailedError(LongtakeError):
+    """A unit of work failed: the reason, and what became of the unit. Celery shows it as the task's failure."""
 
 
 class MessageError(LongtakeError, ValueError):

@@ -7,11 +7,13 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from celery import Task
+
 from ltx2.media.clip import encode_clip
 from ltx2.request import SegmentOutput
 from ltx2.timeline import SegmentTiming
 from tasks.deployment import Deployment
-from tasks.errors import MessageError
+from tasks.errors import MessageError, WorkFailedError
 from tasks.failpoints import reach
 from tasks.jobs.records import Claim, ClipRecord, UnitKind, timing_after
 from tasks.messaging.topology import CLIP_TASK
@@ -25,11 +27,13 @@ log = logging.getLogger(__name__)
 CLIP_MIME = "video/mp4"
 
 
-@app.task(name=CLIP_TASK)
-def render_clip(job_id: str, index: int, ticket: int) -> dict[str, Any]:
+@app.task(bind=True, name=CLIP_TASK, throws=(WorkFailedError,))
+def render_clip(task: Task[..., Any], job_id: str, index: int, ticket: int) -> dict[str, Any]:
     """Decode the stored latents of segment `index` again and make its clip."""
     context = process.context
-    return run_claimed(context, job_id, UnitKind.CLIP, int(index), int(ticket), lambda lease: _rebuild(context, lease))
+    return run_claimed(
+        task, context, job_id, UnitKind.CLIP, int(index), int(ticket), lambda lease: _rebuild(context, lease)
+    )
 
 
 def _rebuild(context: WorkerContext, lease: Lease) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import redis
 
@@ -19,7 +19,7 @@ from blobstore import (
 )
 from blobstore.redis.errors import takes_no_writes
 from ltx2.errors import ContinuationError, RequestError, TimelineError, UnsupportedStateError
-from tasks.errors import ServerError, SpecError, VersionError
+from tasks.errors import ServerError, SpecError, VersionError, WorkFailedError
 from tasks.jobs.connection import retry_while_full
 from tasks.jobs.queues import queue_of
 from tasks.jobs.records import START_INDEX, Claim, ReleaseOutcome, WorkUnit
@@ -33,6 +33,11 @@ OUTAGES = (BlobStoreUnavailableError, ServerError, redis.ConnectionError, redis.
 OUTAGE_PAUSE_S = 5.0
 FULL_STORE_PATIENCE_S = 60.0
 REASON_CHARACTERS = 500
+OUTCOMES = {
+    ReleaseOutcome.RETRY: "a worker tries again",
+    ReleaseOutcome.FAILED: "the job has failed",
+    ReleaseOutcome.REFUSED: "the claim was already lost",
+}
 T = TypeVar("T")
 
 
@@ -67,21 +72,23 @@ def _is_full(error: Exception) -> bool:
     return isinstance(error, BlobStoreFullError)
 
 
-def handle_lost_input(context: WorkerContext, claim: Claim, error: InputLostError) -> dict[str, Any]:
+def handle_lost_input(context: WorkerContext, claim: Claim, error: InputLostError) -> None:
     """Give the claim back until the segment that made its input is rendered again.
 
     If the input of that repair is lost too, it does the same: repairs start at the newest whole state.
+
+    Raises:
+        WorkFailedError: no segment made it; the job has failed.
     """
     if error.index == START_INDEX:
-        return handle_failure(context, claim, error, final=True)
+        raise WorkFailedError(handle_failure(context, claim, error, final=True))
     log.warning("waiting for a repair", extra={"reason": str(error)})
     if context.deployment.jobs.report_lost(claim, [error.index]):
         context.deployment.publisher.publish(claim.job_id, WorkUnit.repair(error.index))
-    return {"repairing": error.index, "reason": str(error)}
 
 
-def handle_failure(context: WorkerContext, claim: Claim, error: Exception, *, final: bool = False) -> dict[str, Any]:
-    """Release a claim whose work failed.
+def handle_failure(context: WorkerContext, claim: Claim, error: Exception, *, final: bool = False) -> str:
+    """Release a claim whose work failed; returns the reason, and what became of the unit.
 
     An outage of a server, or data of a newer longtake, is not a failed attempt: the reconciler publishes the work
     again. Any other error is one, and the work is published again while attempts are left; a permanent error, or
@@ -91,7 +98,8 @@ def handle_failure(context: WorkerContext, claim: Claim, error: Exception, *, fi
     if isinstance(error, (*OUTAGES, *NEWER)) or takes_no_writes(error):
         log.warning("released", extra={"reason": str(error)})
         time.sleep(OUTAGE_PAUSE_S)
-        return {str(jobs.release(claim).outcome): str(error)}
+        jobs.release(claim)
+        return f"{error}; released, a worker tries again"
     reason = f"{type(error).__name__}: {error}"
     log.error("failed", exc_info=error, extra={"reason": reason})
     released = jobs.release(claim, reason[:REASON_CHARACTERS], final=final or isinstance(error, PERMANENT))
@@ -99,4 +107,4 @@ def handle_failure(context: WorkerContext, claim: Claim, error: Exception, *, fi
         claim.job_id, claim.unit, seen=released.ticket
     ):
         log.info("retried", extra={"reason": f"published to {queue_of(claim.unit)}"})
-    return {str(released.outcome): reason}
+    return f"{reason}; {OUTCOMES[released.outcome]}"

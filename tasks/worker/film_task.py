@@ -7,9 +7,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from celery import Task
 
 from ltx2.media.film import join_film
+from tasks.errors import WorkFailedError
 from tasks.failpoints import reach
 from tasks.jobs.records import START_INDEX, ClipRecord, FilmRecord, UnitKind, WorkUnit
 from tasks.jobs.state_wire import is_whole
@@ -19,17 +22,17 @@ from tasks.worker.clip_task import CLIP_MIME
 from tasks.worker.context import WorkerContext, process
 from tasks.worker.failures import InputLostError, reading_from, when_there_is_room
 from tasks.worker.lease import Lease
-from tasks.worker.run_claimed import run_claimed
+from tasks.worker.run_claimed import SkippedError, run_claimed
 
 log = logging.getLogger(__name__)
 
 
-@app.task(name=FILM_TASK)
-def assemble_film(job_id: str, ticket: int) -> dict[str, Any]:
+@app.task(bind=True, name=FILM_TASK, throws=(WorkFailedError,))
+def assemble_film(task: Task[..., Any], job_id: str, ticket: int) -> dict[str, Any]:
     """Join every clip of a job, picture copied and sound encoded once, and end the job."""
     context = process.context
     return run_claimed(
-        context, job_id, UnitKind.FILM, START_INDEX, int(ticket), lambda lease: _assemble(context, lease)
+        task, context, job_id, UnitKind.FILM, START_INDEX, int(ticket), lambda lease: _assemble(context, lease)
     )
 
 
@@ -38,7 +41,7 @@ def _assemble(context: WorkerContext, lease: Lease) -> dict[str, Any]:
     try:
         return _join(context, lease)
     except InputLostError as error:
-        return _remake_lost_clips(context, lease, error)
+        _remake_lost_clips(context, lease, error)
 
 
 def _join(context: WorkerContext, lease: Lease) -> dict[str, Any]:
@@ -65,13 +68,13 @@ def _join(context: WorkerContext, lease: Lease) -> dict[str, Any]:
         audio_samples=info.audio_samples,
     )
     if not deployment.jobs.commit_film(claim, film):
-        return {"skipped": "another worker holds the film now"}
+        raise SkippedError("another worker holds the film now")
     reach("film committed", claim.job_id, START_INDEX)
     log.info("film committed", extra={"seconds": time.monotonic() - started, "bytes": len(data)})
     return {"film": blob_id, "frames": film.frames, "duration_s": film.duration_s}
 
 
-def _remake_lost_clips(context: WorkerContext, lease: Lease, error: InputLostError) -> dict[str, Any]:
+def _remake_lost_clips(context: WorkerContext, lease: Lease, error: InputLostError) -> NoReturn:
     """Have the clip that cannot be read made again, and every other clip that is not whole."""
     claim, deployment = lease.claim, context.deployment
     clips = deployment.jobs.clips(claim.job_id).values()
@@ -80,7 +83,7 @@ def _remake_lost_clips(context: WorkerContext, lease: Lease, error: InputLostErr
     if deployment.jobs.report_lost(claim, lost):
         for index in lost:
             deployment.publisher.publish(claim.job_id, WorkUnit.clip(index))
-    return {"clips_lost": lost}
+    raise SkippedError(f"waiting for lost clips: segments {lost}")
 
 
 def _read(context: WorkerContext, clips: list[ClipRecord]) -> Iterator[bytes]:

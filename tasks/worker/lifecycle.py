@@ -27,6 +27,7 @@ from tasks.worker.app import app
 from tasks.worker.context import process
 
 log = logging.getLogger(__name__)
+PREFORK = "celery.concurrency.prefork.TaskPool"
 
 
 class ReconcilerThread:
@@ -72,6 +73,16 @@ def format_log_lines(logger: logging.Logger, **_: Any) -> None:
     formatter = formatter_for(process.context.settings)
     for handler in logger.handlers:
         handler.setFormatter(formatter)
+
+
+@signals.celeryd_after_setup.connect
+def check_pool(instance: Any, **_: Any) -> None:
+    """Exit unless every child has its own engine: in a pool of threads, two jobs would share one."""
+    pool = instance.pool_cls
+    name = f"{pool.__module__}.{pool.__qualname__}" if isinstance(pool, type) else str(pool)
+    if name != PREFORK:
+        print(f"longtake: the pool must be prefork, not {name}: its tasks would share an engine", file=sys.stderr)
+        raise SystemExit(1)
 
 
 @signals.celeryd_after_setup.connect

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
+
+from celery import Task, states
+from celery.exceptions import Ignore
 
 from ltx2.errors import SegmentCancelledError
-from tasks.errors import RecordError, VersionError
+from tasks.errors import RecordError, VersionError, WorkFailedError
 from tasks.jobs.keys import check_job_id
-from tasks.jobs.records import NotChained, Refused, UnitKind, WorkUnit
+from tasks.jobs.records import Claim, NotChained, Refused, UnitKind, WorkUnit
 from tasks.worker.context import WorkerContext
 from tasks.worker.failures import InputLostError, handle_failure, handle_lost_input
 from tasks.worker.lease import Lease
@@ -18,36 +21,69 @@ log = logging.getLogger(__name__)
 Result = dict[str, Any]
 
 
+class SkippedError(Exception):
+    """The work is not done here, and that is no failure: the job was stopped, or another worker has the unit."""
+
+
 def run_claimed(
-    context: WorkerContext, job_id: str, kind: UnitKind, index: int, ticket: int, work: Callable[[Lease], Result]
+    task: Task[..., Any],
+    context: WorkerContext,
+    job_id: str,
+    kind: UnitKind,
+    index: int,
+    ticket: int,
+    work: Callable[[Lease], Result],
 ) -> Result:
     """Claim what a message is about and do `work` under its lease; returns the task's result.
 
     kind: SEGMENT, CLIP or FILM. A claim ends in one of four ways: its work commits; it is released for another attempt;
     it waits until lost input is made again; or it fails the job.
+
+    Raises:
+        WorkFailedError: the work failed; the claim has been released.
+        Ignore: there is nothing to do; Flower shows the task as rejected, with the reason in its result.
     """
     jobs = context.deployment.jobs
     try:
         claim = jobs.claim(check_job_id(job_id), kind, index, ticket, context.worker)
     except VersionError as error:
-        return {"skipped": str(error)}
+        _skip(task, str(error))
     except RecordError as error:
-        log.error("job %s failed: %s", job_id, error)
-        return {"failed": str(error)}
+        raise WorkFailedError(f"{error}; the job has failed") from None
     if isinstance(claim, Refused):
-        return {"skipped": claim.reason}
+        _skip(task, claim.reason)
     if isinstance(claim, NotChained):
         return {"chained": context.deployment.publisher.publish(job_id, WorkUnit.segment(claim.next_index))}
     with context.logging(claim), Lease(jobs, claim, context.settings.lease_s) as lease:
-        log.info("started", extra={"fence": claim.fence})
-        try:
-            return work(lease)
-        except SegmentCancelledError:
-            return {"skipped": "the job was stopped, or the lease was lost"}
-        except InputLostError as error:
-            return handle_lost_input(context, lease.claim, error)
-        except SystemExit:
-            jobs.release(lease.claim)
-            raise
-        except Exception as error:
-            return handle_failure(context, lease.claim, error)
+        return _work(task, context, claim, lease, work)
+
+
+def _work(
+    task: Task[..., Any], context: WorkerContext, claim: Claim, lease: Lease, work: Callable[[Lease], Result]
+) -> Result:
+    log.info("started", extra={"fence": claim.fence})
+    try:
+        return work(lease)
+    except SkippedError as error:
+        _skip(task, str(error))
+    except SegmentCancelledError:
+        _skip(task, "the job was stopped, or the lease was lost")
+    except InputLostError as error:
+        handle_lost_input(context, lease.claim, error)
+        _skip(task, f"waiting for a repair: {error}")
+    except SystemExit:
+        context.deployment.jobs.release(lease.claim)
+        raise
+    except Exception as error:
+        raise WorkFailedError(handle_failure(context, lease.claim, error)) from None
+
+
+def _skip(task: Task[..., Any], reason: str) -> NoReturn:
+    """Acknowledge the message; the task's state is IGNORED with the reason, and Flower shows REJECTED."""
+    log.info("skipped", extra={"reason": reason})
+    try:
+        task.update_state(state=states.IGNORED, meta={"skipped": reason})
+        task.send_event("task-rejected", requeue=False, retry=False)
+    except Exception as error:
+        log.warning("the task's state could not be sent", extra={"reason": str(error)})
+    raise Ignore(reason)

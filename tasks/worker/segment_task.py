@@ -11,7 +11,7 @@ from celery import Task
 
 from ltx2.request import SegmentOutput, SegmentRequest
 from ltx2.timeline import SegmentTiming
-from tasks.errors import MessageError
+from tasks.errors import MessageError, WorkFailedError
 from tasks.failpoints import reach
 from tasks.jobs import state_wire
 from tasks.jobs.records import Claim, Handoff, Progress, UnitKind, WorkUnit, timing_after
@@ -22,7 +22,7 @@ from tasks.worker.context import WorkerContext, process
 from tasks.worker.failures import reading_from
 from tasks.worker.first_frame import first_frame
 from tasks.worker.lease import Lease
-from tasks.worker.run_claimed import run_claimed
+from tasks.worker.run_claimed import SkippedError, run_claimed
 from tasks.worker.state_upload import StateUpload
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 REPORT_EVERY_S = 0.25
 
 
-@app.task(bind=True, name=SEGMENT_TASK)
+@app.task(bind=True, name=SEGMENT_TASK, throws=(WorkFailedError,))
 def generate_segment(
     task: Task[..., Any], job_id: str, index: int, ticket: int, state: dict[str, Any] | None
 ) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def generate_segment(
     """
     context = process.context
     return run_claimed(
-        context, job_id, UnitKind.SEGMENT, int(index), int(ticket), lambda lease: _render(task, context, lease)
+        task, context, job_id, UnitKind.SEGMENT, int(index), int(ticket), lambda lease: _render(task, context, lease)
     )
 
 
@@ -77,7 +77,7 @@ def _render(task: Task[..., Any], context: WorkerContext, lease: Lease) -> dict[
     )
     commit = _commit_repair if claim.is_repair else _commit_segment
     if not commit(task, context, lease, handoff, output, request.timing):
-        return {"skipped": "another worker holds this segment now"}
+        raise SkippedError("another worker holds this segment now")
     return {
         "segment": claim.index,
         "state": source,

@@ -1,0 +1,101 @@
+"""What Celery and Flower show of a unit's outcome, and how a worker process exits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from tasks.client.submit import submit
+from tasks.errors import JobFailedError
+from tasks.jobs.queues import SEGMENTS
+from tasks.settings import Settings
+from tests.conftest import RedisProcess, Worker, environment, wait_until
+
+Start = Callable[..., Worker]
+
+
+def spec(*prompts: str) -> dict[str, Any]:
+    return {"width": 64, "height": 32, "frames": 17, "segments": [{"prompt": prompt} for prompt in prompts]}
+
+
+def outcomes(client: redis.Redis, job_id: str) -> dict[str, Any]:
+    """The stored result of every task of a job, by task id without the job's."""
+    found = {}
+    for key in client.scan_iter(f"celery-task-meta-{job_id}-*"):
+        meta = json.loads(client.get(key) or "")
+        found[meta["task_id"].removeprefix(f"{job_id}-")] = meta
+    return found
+
+
+def test_a_failed_segment_is_a_failed_task(settings: Settings, shared_redis: RedisProcess, start_worker: Start) -> None:
+    # Given
+    worker = start_worker(settings)
+    # When
+    job = submit(spec("fail"), settings=settings)
+    with pytest.raises(JobFailedError):
+        job.wait()
+    client = redis.Redis(port=shared_redis.port)
+    metas = wait_until(lambda: (found := outcomes(client, job.id)) and len(found) == 3 and found, what="three results")
+    # Then each attempt is one FAILURE, with the reason and what became of the segment
+    assert {meta["status"] for meta in metas.values()} == {"FAILURE"}
+    texts = [metas[name]["result"]["exc_message"][0] for name in sorted(metas)]
+    assert [text.rpartition("; ")[2] for text in texts] == ["a worker tries again"] * 2 + ["the job has failed"]
+    assert all("RuntimeError: " in text for text in texts)
+    # and Celery does not call it a success, nor retry it
+    assert "succeeded in" not in worker.text()
+    assert "Retry in" not in worker.text()
+
+
+def test_a_message_of_a_paused_job_is_ignored_with_the_reason(
+    settings: Settings, shared_redis: RedisProcess, start_worker: Start
+) -> None:
+    # Given a job that was paused while its message waited
+    job = submit(spec("a"), settings=settings)
+    job.pause()
+    # When
+    worker = start_worker(settings)
+    client = redis.Redis(port=shared_redis.port)
+    metas = wait_until(lambda: outcomes(client, job.id), what="its result")
+    # Then
+    [meta] = metas.values()
+    assert (meta["status"], meta["result"]) == ("IGNORED", {"skipped": "the job is paused"})
+    assert "succeeded in" not in worker.text()
+    assert client.llen(SEGMENTS) == 0
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+def test_a_pool_in_which_jobs_would_share_an_engine_is_refused(settings: Settings, pool: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "-P", pool, "-c", "2"]
+    done = subprocess.run(
+        command, env=environment(settings), cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert "longtake: the pool must be prefork, not celery.concurrency." in done.stderr
+
+
+def test_a_worker_that_dies_of_an_error_exits_with_its_status(settings: Settings, tmp_path: Path) -> None:
+    # Given a broker in whose place of queues there is something else
+    client = redis.Redis.from_url(settings.redis_url)
+    client.set(SEGMENTS, "not a list")
+    command = [sys.executable, "-m", "tasks.cli", "worker"]
+    # When
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment(settings), cwd=tmp_path, stdout=log, stderr=log)
+    try:
+        status = process.wait(60)
+    finally:
+        process.kill()
+        client.delete(SEGMENTS)
+    # Then
+    assert "Unrecoverable error" in (tmp_path / "log").read_text()
+    assert status not in (0, -signal.SIGKILL)
+    assert os.WIFEXITED(status << 8)
