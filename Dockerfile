@@ -1,4 +1,4 @@
-# One image for every longtake service. With an NVIDIA driver on the host, the default wheels of torch use the GPU.
+# One image for every longtake service. The default torch wheels use the GPU if the host has an NVIDIA driver.
 FROM python:3.12-slim
 
 WORKDIR /opt/longtake

@@ -1,16 +1,18 @@
-# `make film` renders a film on a machine that has Python 3.11 or 3.12 and nothing else; `make test` checks everything;
-# `make faults` breaks a deployment in every way we know and prints what that cost (CHAOS_SEED, CHAOS_MINUTES);
-# `make docs` builds the site out/docs, and `make coverage` measures how much of the code the tests run.
+# make film      renders a film; needs only Python 3.11 or 3.12
+# make test      runs linters and tests
+# make faults    runs all fault tests and prints the cost of each fault (CHAOS_SEED, CHAOS_MINUTES)
+# make docs      builds the site in out/docs
+# make coverage  measures which code the tests run
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
-# Where pip finds torch when the default index should not be asked, such as PyTorch's own for CPU builds.
+# An index for torch other than pip's default, such as PyTorch's index of CPU builds.
 TORCH_INDEX ?=
 TORCH = $(shell grep '^torch==' constraints.txt)
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 SPEC ?= examples/bounce.yaml
 
-# Tests wait for servers and workers half of the time, so there are three processes of them for two cores; and one thread
-# each for torch, whose threads would wait for one another.
+# Tests spend half of their time waiting for servers and workers, so three processes suit two cores. Several torch threads
+# per process would compete for the cores.
 .PHONY: film test faults lint docs coverage clean
 
 film: .venv/film-ready
@@ -28,7 +30,7 @@ lint: .venv/test-ready
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-# A warning fails the build: a link that leads nowhere, a public name that is not described.
+# A warning fails the build, such as a broken link or an undescribed public name.
 docs: .venv/docs-ready
 	.venv/bin/sphinx-build --fail-on-warning --keep-going --fresh-env --quiet --conf-dir docs --builder html . out/docs
 	@echo "out/docs/index.html"

@@ -4,7 +4,7 @@
     job = submit({"title": "harbour", "segments": [{"prompt": "a boat leaves"}, {"prompt": "fog rolls in"}]})
     job.wait().save("film.mp4")
 
-`celery -A tasks worker` and `celery -A tasks flower` find the application `app` here.
+`celery -A tasks worker` and `celery -A tasks flower` use the Celery application `app`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
     "submit",
 ]
 
-_HOMES = {
+_MODULES = {
     "Job": "tasks.client.job",
     "JobSpec": "tasks.spec.schema",
     "LongtakeError": "tasks.errors",
@@ -47,7 +47,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # Opened on first use: `app` reads the environment, and `longtake --help` should not wait for Celery.
-    if name not in _HOMES:
+    # Imported on first use: `app` reads the environment, and `longtake --help` must not load Celery.
+    if name not in _MODULES:
         raise AttributeError(f"module 'tasks' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)

@@ -20,7 +20,7 @@ from blobstore.redis.client import shown_url
 from ltx2.errors import LTX2Error
 from tasks.client.files import write_whole
 from tasks.client.job import Job, raise_unless_done
-from tasks.client.progress import Show, describe
+from tasks.client.progress import ProgressDisplay, describe
 from tasks.client.state_files import read_state
 from tasks.client.submit import collect_garbage, list_jobs, submit
 from tasks.errors import LongtakeError
@@ -91,7 +91,7 @@ def render(spec: Path, out: Path, state: Path | None, folder: Path | None) -> No
     """
     from tasks.embedded.render import render as render_here
 
-    show = Show()
+    show = ProgressDisplay()
     job = load_spec(spec)
     try:
         summary, faults = render_here(
@@ -110,7 +110,7 @@ def render(spec: Path, out: Path, state: Path | None, folder: Path | None) -> No
         _show_report(folder, faults)
 
 
-def _show_summary(show: Show, out: Path, summary: dict[str, Any]) -> None:
+def _show_summary(show: ProgressDisplay, out: Path, summary: dict[str, Any]) -> None:
     segments = summary["segments"]
     engine = sum(segment["engine_s"] for segment in segments)
     waits = [segment["handoff_s"] for segment in segments if segment["handoff_s"] is not None]
@@ -139,7 +139,7 @@ def submit_(spec: Path, state: Path | None) -> None:
 @job_argument
 def watch(job: str) -> None:
     """Follow JOB until it finishes; exit status 1 unless it is done."""
-    show = Show()
+    show = ProgressDisplay()
     watched = Job(job)
     show.follow(watched.watch())
     raise_unless_done(watched.status())

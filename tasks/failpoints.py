@@ -1,6 +1,7 @@
-"""Named points in the life of a job's work. Nothing happens at them, unless a test listens to break something there.
+"""Failpoints: named points in the life of a job's work at which tests inject faults.
 
-A process may end between any two of them, and the job must come out the same; `tests/faults` tries every one.
+A failpoint does nothing unless a test adds a listener. A process may end between any two of them, and the film must
+come out the same; `tests/faults` tries every one.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from collections.abc import Callable
 
 Listener = Callable[[str, str, int], None]
 
-POINTS = (
-    # a segment, first to last
+FAILPOINTS = (
+    # a segment, in order
     "segment claimed",
     "segment hydrated",
     "state rendered",
@@ -22,7 +23,7 @@ POINTS = (
     "message announced",
     "message sent",
     "message chained",
-    # a clip, beside its segment or made again
+    # a clip, encoded in the background or as a unit of its own
     "clip encoded",
     "clip stored",
     "clip committed",
@@ -36,12 +37,12 @@ POINTS = (
 _listeners: list[Listener] = []
 
 
-def reach(point: str, job_id: str, index: int) -> None:
-    """Say that the work on segment `index` of a job (-1 for its film) has come to `point`."""
+def reach(failpoint: str, job_id: str, index: int) -> None:
+    """Call the listeners: the work on segment `index` of a job (-1: its film) has reached `failpoint`."""
     for listener in _listeners:
-        listener(point, job_id, index)
+        listener(failpoint, job_id, index)
 
 
-def listen(listener: Listener) -> None:
-    """Call `listener` with point, job id and segment index at every point that this process reaches."""
+def add_listener(listener: Listener) -> None:
+    """Call `listener(failpoint, job_id, index)` at every failpoint that this process reaches."""
     _listeners.append(listener)

@@ -15,6 +15,7 @@ from ltx2.checkpoints.resolve import SMALL_MODELS
 from ltx2.request import SegmentRequest
 from ltx2.timeline import DEFAULT_OVERLAP, SegmentShape, exact, first_timing
 from tasks.errors import ConfigError
+from tasks.field_errors import explain, shown
 
 URL_SCHEMES = ("redis", "rediss", "unix")
 
@@ -117,10 +118,12 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(given)
         except ValidationError as error:
-            first = error.errors()[0]
-            message = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
-            given_value = "" if first["type"] == "value_error" else f", not {first['input']!r:.80}"
-            raise ConfigError(f"{variable(str(first['loc'][0]))}: {message}{given_value}") from None
+            first = error.errors(include_url=False)[0]
+            name = str(first["loc"][0])
+            message = explain(first)
+            if first["type"] == "string_pattern_mismatch":  # the description is clearer than the pattern
+                message = f"{shown(first['input'])} is not valid; expected: {cls.model_fields[name].description}"
+            raise ConfigError(f"{variable(name)}: {message}") from None
 
     @property
     def blobs(self) -> str:

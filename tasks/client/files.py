@@ -1,4 +1,4 @@
-"""Films on disk: written whole or not at all, with a report beside them."""
+"""Writes films and other files, each completely or not at all."""
 
 from __future__ import annotations
 
@@ -14,68 +14,73 @@ from tasks.errors import OutputError
 
 
 def check_output(out: Path) -> None:
-    """Make the folder of `out`, and see that a file can be written there.
+    """Create the folder of `out`, and check that a film and its summary can be written there.
 
     Raises:
-        OutputError: it cannot; says why.
+        OutputError: they cannot; says why.
     """
     if out.is_dir():
-        raise OutputError(f"{out} is a folder; name the film's file, as in -o {out / 'film.mp4'}")
-    report = out.with_suffix(".json")
-    if out == report:
-        raise OutputError(f"{out} is where the report goes; name the film's file, as in -o {out.with_suffix('.mp4')}")
-    for path in (out, report):
+        raise OutputError(f"{out} is a folder; name a file, such as -o {out / 'film.mp4'}")
+    summary = out.with_suffix(".json")
+    if out == summary:
+        raise OutputError(
+            f"{out} is reserved for the film summary; name the film, such as -o {out.with_suffix('.mp4')}"
+        )
+    for path in (out, summary):
         if path.exists() and not path.is_file():
-            raise OutputError(f"{path} is there and is no regular file")
+            raise OutputError(f"{path} exists and is not a regular file; choose another name")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out.parent):
             pass
     except FileExistsError:
-        raise OutputError(f"{out} cannot be written: {out.parent} is no folder") from None
+        raise OutputError(f"{out} cannot be written: {out.parent} is not a folder") from None
     except OSError as error:
         raise OutputError(f"{out} cannot be written: {error.strerror or error}") from None
 
 
-def write_film(out: Path, data: bytes, report: dict[str, Any]) -> Path:
-    """Write the film to `out` and the report to `out` with the suffix .json, each whole or not at all.
+def write_film(out: Path, data: bytes, summary: dict[str, Any]) -> Path:
+    """Write the film to `out` and its summary next to it as .json: both completely, or neither.
 
     Raises:
         OutputError: the disk is full, or the folder cannot be written.
     """
     check_output(out)
-    text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
     write_whole({out: data, out.with_suffix(".json"): text.encode()})
     return out
 
 
 def make_folder(folder: Path) -> None:
-    """Make `folder` unless it is there.
+    """Create `folder` unless it exists.
 
     Raises:
-        OutputError: it cannot be made, or is no folder.
+        OutputError: it cannot be created, or a file has its name.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise OutputError(f"cannot create folder {folder}: a file with that name exists") from None
     except OSError as error:
-        raise OutputError(f"{folder} cannot be made a folder: {error.strerror or error}") from None
+        raise OutputError(f"cannot create folder {folder}: {error.strerror or error}") from None
 
 
 def write_whole(files: Mapping[Path, bytes]) -> None:
-    """Write every file, or none: each gets its name when the bytes of all are on the disk.
+    """Write every file completely, or none: all are written to disk before the first gets its name.
 
     Raises:
         OutputError: the disk is full, or a folder cannot be written; names the file.
     """
     with ExitStack() as stack:
-        names = [(_temporary(path, data, stack), path) for path, data in files.items()]
+        names = [(_write_temporary(path, data, stack), path) for path, data in files.items()]
         for name, path in names:
-            with _told(path):
+            with _naming(path):
                 os.replace(name, path)
 
 
-def _temporary(path: Path, data: bytes, stack: ExitStack) -> str:
-    with _told(path):
+def _write_temporary(path: Path, data: bytes, stack: ExitStack) -> str:
+    """Write a temporary file next to `path` and return its name; `stack` deletes it."""
+    with _naming(path):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         stack.callback(Path(name).unlink, missing_ok=True)
         with os.fdopen(handle, "wb") as file:
@@ -87,7 +92,8 @@ def _temporary(path: Path, data: bytes, stack: ExitStack) -> str:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _naming(path: Path) -> Iterator[None]:
+    """Turn an OSError in this block into an OutputError that names `path`."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The continuity report of a film, as files: figures, a chart and a contact sheet."""
+"""Writes the continuity report of a film: figures, a chart and a contact sheet."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ltx2.timeline import SegmentTiming
 def write_report(film: bytes, timings: list[SegmentTiming], folder: Path) -> list[str]:
     """Measure how well the segments of `film` join; write seams.json, seams.png and sheet.png into `folder`.
 
-    Returns the faults at joins, and what is not kept to the end, in words; empty if there are none.
+    Returns faults at joins, and shapes or colours that do not last, one sentence each; empty if there are none.
 
     Raises:
         MediaError: the film cannot be read. OutputError: a file cannot be written.
     """
-    # imported here: they need NumPy and PyAV, and most commands do not
+    # imported here: they load NumPy and PyAV, which most commands do not need
     from ltx2.quality.continuity import broken, continuity, not_kept
     from ltx2.quality.film_reader import film_pieces, film_sound
     from ltx2.quality.plots import chart, contact_sheet, panels, samples_of
@@ -50,7 +50,7 @@ def write_report(film: bytes, timings: list[SegmentTiming], folder: Path) -> lis
 
 
 def _plain(value: Any) -> Any:
-    """`value` for JSON: four decimals, None for NaN and infinity."""
+    """`value` as JSON data: four decimals, None for NaN and infinity."""
     if is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, dict):

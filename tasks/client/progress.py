@@ -1,4 +1,4 @@
-"""Shows a job while it runs: a bar on a terminal, plain lines elsewhere."""
+"""Shows the progress of a job: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PLAIN_EVERY_S = 1.0
 
 @dataclass(slots=True)
 class Forecast:
-    """Forecasts the rest of a job from its speed since its first progress; a worker's start does not count."""
+    """Estimates the remaining time from the speed since the first progress, so without the start of a worker."""
 
     _first: float | None = None
     _since: tuple[float, float] | None = None
@@ -35,7 +35,7 @@ class Forecast:
 
 
 def share_done(status: JobStatus) -> float:
-    """The share of the job that is rendered, 0 to 1."""
+    """The rendered share of the job, 0 to 1."""
     steps = (
         status.progress.step / status.progress.steps if status.progress and status.committed < status.segments else 0.0
     )
@@ -43,7 +43,7 @@ def share_done(status: JobStatus) -> float:
 
 
 def describe(status: JobStatus, seconds_left: float | None = None) -> str:
-    """The state and progress of a job, in a few words."""
+    """The state and progress of a job in a few words."""
     if status.finished:
         return status.state
     if status.state == JobState.PAUSED:
@@ -67,7 +67,7 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
 
 
-class Show:
+class ProgressDisplay:
     """Writes progress to stderr; stdout is for results."""
 
     def __init__(self, console: Console | None = None) -> None:
@@ -78,7 +78,7 @@ class Show:
         self._console.print(text, markup=False, soft_wrap=True)
 
     def follow(self, statuses: Iterable[JobStatus]) -> None:
-        """Show every status until there are no more."""
+        """Show each status as it arrives, until there are no more."""
         if self._console.is_terminal:
             self._follow_with_bar(statuses)
         else:

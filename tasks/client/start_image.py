@@ -1,4 +1,4 @@
-"""The image a job begins with: a file where it is submitted, a PNG in the blob store from then on."""
+"""The image that a job starts from: a file when it is submitted, then a PNG in the blob store."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ IMAGE_MIME = "image/png"
 
 
 def read_image(spec: JobSpec) -> bytes | None:
-    """The image file that `spec` names, as a PNG of the job's size; None where it names none.
+    """Read the image file of `spec` as a PNG of the job's size; None if it has none.
 
     Raises:
-        SpecError: no such file, or no picture in it; names the file.
+        SpecError: the file is missing or not an image; names it.
     """
     if spec.image is None:
         return None
     try:
         path = Path(spec.image)
         if path.exists() and not path.is_file():
-            raise SpecError(f"image: {spec.image}: is no regular file")
+            raise SpecError(f"image: {spec.image}: not a regular file")
         with path.open("rb") as file:
             data = file.read(LARGEST_FILE_BYTES + 1)
         return encode_png(decode_still(data, spec.width, spec.height))
@@ -40,10 +40,10 @@ def read_image(spec: JobSpec) -> bytes | None:
 
 
 def with_image_id(spec: JobSpec) -> JobSpec:
-    """`spec` with its image by content instead of by path.
+    """`spec` with the blob id of its image instead of its path.
 
     Raises:
-        SpecError: as `read_image` does.
+        SpecError: see `read_image`.
     """
     png = read_image(spec)
     return spec if png is None else spec.model_copy(update={"image": blob_id_of(png)})

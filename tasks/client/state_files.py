@@ -1,4 +1,4 @@
-"""Continuation states as files: exported from one job, the start of another."""
+"""Reads continuation states from files, and starts jobs from them."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ MAX_STATE_BYTES = 512 * 1024 * 1024
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """The state in the file `path`: JSON with `kind` and `payload`.
+    """Read the state in the file `path`: JSON with `kind` and `payload`.
 
     Raises:
-        SpecError: not such a file.
+        SpecError: the file cannot be read, or has no state.
     """
     try:
         if path.stat().st_size > MAX_STATE_BYTES:
-            raise SpecError(f"{path}: larger than {MAX_STATE_BYTES} bytes")
+            raise SpecError(f"{path}: larger than {MAX_STATE_BYTES:,} bytes, the limit for a state")
         data = json.loads(path.read_bytes())
     except OSError as error:
         raise SpecError(f"{path}: {error.strerror or error}") from None
     except (ValueError, RecursionError):
-        raise SpecError(f"{path}: not JSON; `longtake state export` writes such files") from None
+        raise SpecError(f"{path}: not JSON; use a file written by `longtake state export`") from None
     if not isinstance(data, dict):
-        raise SpecError(f"{path}: must be an object with `kind` and `payload`")
+        raise SpecError(f"{path}: must be a mapping with `kind` and `payload`")
     return data
 
 
 def start_handoff(
     envelope: dict[str, Any], spec: JobSpec, blobs: ManagedBlobStore, *, owner: str, inline_threshold_bytes: int
 ) -> Handoff:
-    """The handoff (index -1) from which a job with `spec` continues; its blobs are pinned for `owner`.
+    """Make the handoff (index -1) that a job with `spec` continues; pins its blobs for `owner`.
 
     Raises:
-        SpecError: not a state, or one that does not fit the spec; names the field.
+        SpecError: not a state, or it does not match the spec; names the field.
     """
     owned = blobs.owned_by(owner)
     try:
         state = state_wire.decode(envelope, owned)
         if state.video_frames is None and state.audio_latents is None:
-            raise ContinuationError("video, audio: the state has neither, there is nothing to continue")
+            raise ContinuationError("video, audio: the state has neither, so there is nothing to continue")
         for frame in state.video_frames or []:
             if frame.shape[:2] != (spec.height, spec.width):
                 raise ContinuationError(

@@ -16,7 +16,7 @@ from tasks.errors import JobStateError, SpecError
 from tasks.jobs.records import Handoff, JobStatus
 from tasks.jobs.store import new_job_id
 from tasks.maintenance.admission import admit_now, check_room, estimate_bytes
-from tasks.maintenance.sweeper import Garbage, Sweeper
+from tasks.maintenance.sweeper import Sweeper, SweepResult
 from tasks.settings import Settings
 from tasks.spec.loader import check_spec, load_spec
 from tasks.spec.model_policy import check_model_folders
@@ -78,7 +78,7 @@ def list_jobs(*, settings: Settings | None = None) -> list[JobStatus]:
         return list(deployment.jobs.statuses())
 
 
-def collect_garbage(*, dry_run: bool, grace_s: float, settings: Settings | None = None) -> Garbage:
+def collect_garbage(*, dry_run: bool, grace_s: float, settings: Settings | None = None) -> SweepResult:
     """Free what no job needs, or only report it; see `tasks.maintenance.sweeper`.
 
     grace_s: seconds, LONGTAKE_BLOB_GRACE_S at most.
@@ -87,7 +87,7 @@ def collect_garbage(*, dry_run: bool, grace_s: float, settings: Settings | None 
         grace_s = min(grace_s, deployment.settings.blob_grace_s)
         sweeper = Sweeper(deployment.jobs, deployment.blobs, retention_s=deployment.settings.retention_s)
         if dry_run:
-            return sweeper.look(grace_s=grace_s)
+            return sweeper.preview(grace_s=grace_s)
         ended, _ = sweeper.sweep()
         time.sleep(SECOND_LOOK_S)
         found = sweeper.collect(grace_s=grace_s)

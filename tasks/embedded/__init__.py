@@ -1,1 +1,1 @@
-"""A whole deployment on one machine for one render."""
+"""`longtake render`: a private Redis and worker for one render."""

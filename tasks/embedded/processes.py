@@ -1,4 +1,4 @@
-"""Child processes that never outlive their parent."""
+"""Child processes that end with their parent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STOP_TIMEOUT_S = 10.0
 
 
 def die_with_parent(number: int = signal.SIGKILL) -> None:
-    """Have the kernel send this process `number` when its parent ends (Linux; elsewhere nothing happens)."""
+    """Have the kernel send this process the signal `number` when its parent ends. Linux only; elsewhere a no-op."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "prctl"):
         libc.prctl(PR_SET_PDEATHSIG, int(number))
@@ -28,7 +28,7 @@ def start(
     environ: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start `command` in a session of its own: a Ctrl-C reaches this process alone, which then ends its children."""
+    """Start `command` in a new session, so that Ctrl-C does not reach it; the parent stops it instead."""
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -42,7 +42,7 @@ def start(
 
 
 def stop(process: subprocess.Popen[bytes], number: int, *, timeout_s: float = STOP_TIMEOUT_S) -> None:
-    """Send `number` and wait; what does not end within `timeout_s` is killed, with everything in its session."""
+    """Send the signal `number` and wait; after `timeout_s`, kill the process group."""
     if process.poll() is not None:
         return
     process.send_signal(number)
@@ -54,7 +54,7 @@ def stop(process: subprocess.Popen[bytes], number: int, *, timeout_s: float = ST
 
 
 def last_lines(path: Path, count: int = 15) -> str:
-    """The end of a log."""
+    """The last lines of a log; empty if it cannot be read."""
     try:
         return "\n".join(path.read_text(errors="replace").splitlines()[-count:])
     except OSError:

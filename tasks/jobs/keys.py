@@ -1,4 +1,4 @@
-"""Redis keys of job records."""
+"""Redis keys of job records, and the check of job ids."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ JOB_ID = re.compile(r"[0-9a-z]{1,40}")
 
 
 def check_job_id(job_id: object) -> str:
-    """`job_id` if it is one; it becomes part of Redis keys.
+    """Return `job_id` if it is valid: 1 to 40 digits and lower-case letters, safe in Redis keys.
 
     Raises:
         JobNotFoundError: no job can have this id.
     """
     if not isinstance(job_id, str) or not JOB_ID.fullmatch(job_id):
-        raise JobNotFoundError(f"{job_id!r:.60} is not a job id; `longtake list` shows them")
+        raise JobNotFoundError(f"{job_id!r:.60} is not a job id; `longtake list` shows the ids")
     return job_id
 
 
 def job_keys(job_id: str, *names: str) -> list[str]:
-    """The keys of these parts of a job's record."""
+    """The keys of the named parts of a job's record."""
     return [f"{PREFIX}job:{job_id}:{name}" for name in names]
 
 

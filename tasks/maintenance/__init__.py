@@ -1,1 +1,1 @@
-"""Work that keeps a deployment healthy: admission, reconciling, sweeping, server checks."""
+"""Admission, the reconciler, the sweeper, and checks of the servers."""

@@ -1,4 +1,4 @@
-"""Room for whole jobs: what one needs is reserved before its first segment, so that no two can stall each other."""
+"""Admission: reserves blob bytes for a whole job before its first segment, so that jobs cannot block each other."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from tasks.settings import Settings
 from tasks.spec.schema import SPATIAL_COMPRESSION, JobSpec
 
 log = logging.getLogger(__name__)
-# A PNG of noise is as large as its pixels; x264 with crf 16 takes 0.05 to 0.3 bits per pixel for what cameras see.
+# A PNG of noise is as large as its pixels. x264 with crf 16 takes 0.05 to 0.3 bits per pixel of camera footage.
 PNG_BYTES_PER_PIXEL = 3.1
 VIDEO_BITS_PER_PIXEL = 1.0
 VIDEO_LATENT_CHANNELS, AUDIO_LATENT_VALUES, LATENT_BYTES = 128, 8 * 16, 4
 SOUND_BYTES_PER_S = 48_000 * 2 * 3
-SMALL_THINGS_BYTES = 16 * 1024
+METADATA_BYTES = 16 * 1024
 
 
 def estimate_bytes(spec: JobSpec) -> int:
-    """Bytes of blobs that a job may need while it runs: image, state, latents and clip of each segment, and the film.
+    """Estimate the bytes of blobs of a job: its image, the states, latents and clips of its segments, and the film.
 
-    An upper bound but for pictures that compress worse than busy film; noise does.
+    An upper bound, except for pictures that compress worse than busy footage, such as noise.
     """
     shape, pixels, count = spec.shape, spec.width * spec.height, len(spec.segments)
-    handoff = spec.overlap * pixels * PNG_BYTES_PER_PIXEL + 2 * _audio_latents_bytes(shape) + SMALL_THINGS_BYTES
-    places = pixels // SPATIAL_COMPRESSION**2
-    latents = VIDEO_LATENT_CHANNELS * latent_frames(spec.frames) * places * LATENT_BYTES
+    handoff = spec.overlap * pixels * PNG_BYTES_PER_PIXEL + 2 * _audio_latents_bytes(shape) + METADATA_BYTES
+    latent_pixels = pixels // SPATIAL_COMPRESSION**2
+    latents = VIDEO_LATENT_CHANNELS * latent_frames(spec.frames) * latent_pixels * LATENT_BYTES
     clip = spec.frames * pixels * VIDEO_BITS_PER_PIXEL / 8 + float(spec.frames / shape.fps + 4) * SOUND_BYTES_PER_S
     image = pixels * PNG_BYTES_PER_PIXEL if spec.image else 0
     return round(image + handoff + count * (handoff + latents + 2 * clip))
@@ -43,20 +43,20 @@ def _audio_latents_bytes(shape: SegmentShape) -> int:
 
 
 def check_room(needs_bytes: int, budget_bytes: int | None) -> None:
-    """Refuse a job that can never fit.
+    """Refuse a job that needs more than the whole budget.
 
     Raises:
-        RoomError: names what it needs and what there is.
+        RoomError: names the need and the budget.
     """
     if budget_bytes is not None and needs_bytes > budget_bytes:
         raise RoomError(
             f"the job needs about {needs_bytes:,} bytes of blobs and LONGTAKE_BLOB_BUDGET_BYTES is {budget_bytes:,}; "
-            "render it in parts, each from the state of the one before, or raise the budget"
+            "raise the budget, or split the job and start each part from the state of the one before"
         )
 
 
 def admit_waiting(jobs: JobStore, publisher: Publisher, budget_bytes: int | None) -> None:
-    """Admit every job for which there is room, in the order they came, and publish their first segments."""
+    """Admit every waiting job that fits in the budget, oldest first, and publish its first segment."""
     while True:
         admission = jobs.admit(budget_bytes)
         if admission.outcome == AdmissionOutcome.WAIT:
@@ -67,25 +67,25 @@ def admit_waiting(jobs: JobStore, publisher: Publisher, budget_bytes: int | None
             except RoomError as error:
                 jobs.stop(admission.job_id, JobState.FAILED, str(error))
         elif admission.outcome == AdmissionOutcome.ADMITTED:
-            log.info("accepted", extra={"job": admission.job_id, "bytes": admission.needs_bytes})
+            log.info("admitted", extra={"job": admission.job_id, "bytes": admission.needs_bytes})
             publisher.publish(admission.job_id, WorkUnit.segment(0))
 
 
 def admit_now(jobs: JobStore, publisher: Publisher, settings: Settings) -> None:
-    """Start waiting jobs at once. With a blob budget, or when a server is out, a worker admits them within seconds."""
+    """Admit waiting jobs at once. With a blob budget, or during an outage, a worker admits them within seconds."""
     if jobs.budget_bytes() or settings.blob_budget_bytes:
         return
     try:
         admit_waiting(jobs, publisher, None)
     except (ServerError, redis.RedisError) as error:
-        log.warning("the job is queued, but its first message is not sent yet: %s", error)
+        log.warning("the job is queued, but its first message is not published yet: %s", error)
 
 
 def settle_ended(jobs: JobStore, blobs: ManagedBlobStore) -> None:
-    """Give back what ended jobs had reserved beyond what their blobs take.
+    """Reduce the reservations of ended jobs to what their blobs take.
 
     Raises:
-        BlobStoreError: the store cannot be asked; nothing is given back then.
+        BlobStoreError: the blob store cannot be read; the remaining reservations are unchanged.
     """
     for job_id in jobs.unsettled():
         jobs.settle(job_id, blobs.usage(job_id))

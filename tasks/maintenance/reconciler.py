@@ -1,8 +1,9 @@
-"""The reconciler: every few seconds, in one worker at a time, it republishes what is provably stuck."""
+"""The reconciler: every few seconds, one worker publishes again what is provably stuck."""
 
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import sys
 import threading
@@ -25,27 +26,29 @@ from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
 LOCK = f"{PREFIX}reconciler"
-# A committed segment's worker is about to publish the next one; only after this long it is taken for dead.
+# The worker that committed a segment publishes the next one; after this long it is presumed dead.
 UNPUBLISHED_GRACE_S = 3.0
 LOST_MESSAGE_GRACE_S = 5.0
 SWEEP_EVERY_S = 60.0
 JOBS_PER_SURVEY = 50
+# How Redis 7 ends and Redis 6 begins the error of a script.
+SCRIPT_POSITION = re.compile(r" script: \w+, on @user_script:\d+\.?$|^Error running script \(.*?\): @user_script:\d+: ")
 _Message = tuple[str, WorkUnit, int]  # job, unit, ticket
 
 
 @contextmanager
-def _alone(what: str) -> Iterator[None]:
-    """Let nothing that goes wrong with one job keep the others from being looked after."""
+def _isolated(what: str) -> Iterator[None]:
+    """Log an error in this block, so that other jobs are still reconciled. A lost connection is raised."""
     try:
         yield
     except redis.ConnectionError:
         raise
     except Exception:
-        log.exception("%s cannot be looked after", what)
+        log.exception("cannot reconcile %s", what)
 
 
 class Reconciler:
-    """Looks after the unfinished jobs of one deployment."""
+    """The reconciler of one deployment."""
 
     def __init__(
         self,
@@ -70,13 +73,13 @@ class Reconciler:
         self._stop = threading.Event()
 
     def run(self) -> None:
-        """Reconcile until `stop` is called; an unreachable Redis is waited for."""
+        """Reconcile until `stop` is called; keeps trying while Redis is unreachable."""
         while not self._stop.wait(self._settings.reconcile_s):
             try:
                 self._pulse()
                 if self._hold_lock():
                     self.reconcile()
-                    self._sweep_sometimes()
+                    self._sweep_if_due()
             except Exception:
                 log.exception("reconciling failed, trying again")
 
@@ -85,25 +88,25 @@ class Reconciler:
         self._stop.set()
 
     def reconcile(self) -> int:
-        """Look at every unfinished job once; returns how many messages were published."""
+        """Check every unfinished job once; returns how many messages were published."""
         now = time.monotonic()
         published = 0
         seen: set[_Message] = set()
         self._queues.clear()
-        with _alone("jobs that wait for room"):
+        with _isolated("jobs that wait for admission"):
             self._admit()
         active = self._jobs.active()
         for first in range(0, len(active), JOBS_PER_SURVEY):
             if time.monotonic() - self._pulsed >= self._settings.reconcile_s:
-                self._pulse()  # a long round is no outage
+                self._pulse()  # so that a long round does not count as an outage
             for job_id, needs in self._jobs.surveys(active[first : first + JOBS_PER_SURVEY]):
-                with _alone(f"job {job_id}"):
+                with _isolated(f"job {job_id}"):
                     published += self._reconcile_job(job_id, needs, seen, now)
         self._suspects = {suspect: since for suspect, since in self._suspects.items() if suspect in seen}
         return published
 
     def _pulse(self) -> None:
-        """Tell an outage from a silent worker, who would renew three times per lease, and soon after an outage."""
+        """Record that Redis is reachable. A gap between pulses is an outage, after which leases get extra time."""
         silence_s = max(self._settings.lease_s / 3, 2 * self._settings.reconcile_s)
         grace_s, budget = self._settings.lease_s + RETRY_EVERY_S, self._settings.blob_budget_bytes
         self._jobs.pulse(silence_s=silence_s, grace_s=grace_s, budget_bytes=budget)
@@ -114,19 +117,20 @@ class Reconciler:
             return
         if self._settings.blob_budget_bytes:
             settle_ended(self._jobs, self._blobs)
-            self._free_what_was_given_back()
+            self._free_released_blobs()
         admit_waiting(self._jobs, self._publisher, self._settings.blob_budget_bytes)
         self._reserved = self._jobs.reserved_bytes()
 
-    def _free_what_was_given_back(self) -> None:
-        """Room that a forgotten job had reserved is there only when its blobs are gone, not a grace period later."""
+    def _free_released_blobs(self) -> None:
+        """If reservations shrank, free blobs without a pin now: waiting jobs need the space before the grace ends."""
         if self._jobs.reserved_bytes() < self._reserved:
             self._blobs.collect(grace_s=0)
 
     def _reconcile_job(self, job_id: str, needs: list[Need] | Exception, seen: set[_Message], now: float) -> int:
-        if isinstance(needs, Exception):  # not raised: its traceback would hold this frame, and this frame holds it
+        if isinstance(needs, Exception):  # raising it would make a reference cycle of traceback and frame
             if job_id not in self._skipped:
-                log.error("skipped: %s", needs, extra={"job": job_id})
+                reason = SCRIPT_POSITION.sub("", str(needs))
+                log.error("cannot reconcile job %s", job_id, extra={"job": job_id, "reason": reason})
             self._skipped.add(job_id)
             return 0
         self._skipped.discard(job_id)
@@ -134,10 +138,9 @@ class Reconciler:
         for need in needs:
             suspect = (job_id, need.unit, need.ticket)
             seen.add(suspect)
-            if self._is_stuck(suspect, need, now):
-                if self._publisher.publish(job_id, need.unit, seen=need.ticket):
-                    published += 1
-                    log.warning("published again", extra={"job": job_id, "unit": need.unit, "reason": need.why})
+            if self._is_stuck(suspect, need, now) and self._publisher.publish(job_id, need.unit, seen=need.ticket):
+                published += 1
+                log.warning("published again", extra={"job": job_id, "unit": need.unit, "reason": need.why})
         return published
 
     def _is_stuck(self, suspect: _Message, need: Need, now: float) -> bool:
@@ -150,17 +153,17 @@ class Reconciler:
         return now - self._suspects.setdefault(suspect, now) >= grace
 
     def _message_is_gone(self, need: Need) -> bool:
-        length, claimed = self._look_at(queue_of(need.unit))
+        length, claimed = self._queue_state(queue_of(need.unit))
         return length == 0 or claimed > need.stamp
 
-    def _look_at(self, queue: str) -> tuple[int, int]:
-        """How many messages wait in a queue and the highest stamp claimed from it, looked up once in a round."""
+    def _queue_state(self, queue: str) -> tuple[int, int]:
+        """The length of a queue and the highest stamp claimed from it, read once per round."""
         if queue not in self._queues:
             self._queues[queue] = (self._redis.llen(queue), self._jobs.queue_claimed(queue))
         return self._queues[queue]
 
     def _hold_lock(self) -> bool:
-        """One reconciler at a time; the lock outlives a few of its holder's rounds and then passes on."""
+        """Take or renew the lock of the active reconciler; it expires after three rounds without renewal."""
         lease_ms = int(self._settings.reconcile_s * 3000)
         if self._redis.set(LOCK, self._name, nx=True, px=lease_ms):
             return True
@@ -169,7 +172,7 @@ class Reconciler:
         self._redis.pexpire(LOCK, lease_ms)
         return True
 
-    def _sweep_sometimes(self) -> None:
+    def _sweep_if_due(self) -> None:
         if time.monotonic() - self._swept >= SWEEP_EVERY_S:
             self._swept = time.monotonic()
             self._sweeper.sweep()

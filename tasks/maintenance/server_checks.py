@@ -8,12 +8,12 @@ from blobstore.redis.client import shown_url
 from tasks.errors import ServerError
 
 OLDEST_REDIS = (6, 2)
-# One of each kind that Celery makes, beside the queues.
-KEYS_OF_CELERY = ("segments", "clips", "films", "unacked", "_kombu.check", "celery-task-meta-check", "a.celery.pidbox")
+# The queues, and one key of each kind that Celery writes.
+CELERY_KEYS = ("segments", "clips", "films", "unacked", "_kombu.check", "celery-task-meta-check", "a.celery.pidbox")
 
 
 def check_server(client: redis.Redis, url: str) -> None:
-    """Refuse a server that cannot be reached, or that may evict the queue.
+    """Refuse a server that cannot be reached, is too old, or may evict queued work.
 
     Raises:
         ServerError: says what to set.
@@ -21,10 +21,10 @@ def check_server(client: redis.Redis, url: str) -> None:
     try:
         version = str(client.info("server")["redis_version"])
         if tuple(map(int, version.split(".")[:2])) < OLDEST_REDIS:
-            raise ServerError(f"Redis at {shown_url(url)} is version {version}; 6.2 or later is needed")
+            raise ServerError(f"Redis at {shown_url(url)} is version {version}; longtake needs 6.2 or later")
         policy = client.config_get("maxmemory-policy").get("maxmemory-policy", "noeviction")
     except redis.ResponseError:
-        return  # CONFIG is not for this user: the operator's choice
+        return  # this user may not run CONFIG: the operator's choice
     except redis.RedisError as error:
         raise ServerError(f"Redis at {shown_url(url)} cannot be reached: {error}") from None
     if policy != "noeviction":
@@ -34,7 +34,7 @@ def check_server(client: redis.Redis, url: str) -> None:
 
 
 def check_rights(client: redis.Redis, url: str) -> None:
-    """Refuse a user that may not do what workers do: run scripts, use their keys, listen on their channels.
+    """Refuse a Redis user without a worker's permissions: running scripts, its keys, its channels.
 
     Raises:
         ServerError: says what this user may not do.
@@ -43,14 +43,14 @@ def check_rights(client: redis.Redis, url: str) -> None:
     try:
         client.register_script("return redis.call('TIME')")()
         client.set("longtake:check", "", px=1000)
-        for key in KEYS_OF_CELERY:
+        for key in CELERY_KEYS:
             client.exists(key)
-        with client.pubsub() as heard:  # type: ignore[no-untyped-call]
-            heard.psubscribe(f"/{database}.celery.pidbox", f"/{database}.celeryev/worker.*")
-            heard.get_message(timeout=5)
+        with client.pubsub() as channels:  # type: ignore[no-untyped-call]
+            channels.psubscribe(f"/{database}.celery.pidbox", f"/{database}.celeryev/worker.*")
+            channels.get_message(timeout=5)
     except redis.ResponseError as error:
         raise ServerError(
-            f"Redis at {shown_url(url)} does not let this user work: {error} (the rule is in docs/operations.md)"
+            f"Redis at {shown_url(url)} denies its user what a worker needs: {error}; see the ACL in docs/operations.md"
         ) from None
     except redis.RedisError as error:
         raise ServerError(f"Redis at {shown_url(url)} cannot be reached: {error}") from None

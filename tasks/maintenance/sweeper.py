@@ -1,4 +1,4 @@
-"""What nobody needs any more: jobs past their retention, pins without a job, blobs without a pin."""
+"""The sweeper: frees what no job needs (jobs past their retention, pins without a job, blobs without a pin)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tasks.jobs.store import JobStore
 
 
 @dataclass(frozen=True, slots=True)
-class Garbage:
-    """What was found: ids of ended jobs past their retention, owners of pins that are no jobs, and unneeded blobs."""
+class SweepResult:
+    """What a sweep found: ids of jobs past their retention, owners of pins without a job, and blobs without a pin."""
 
     jobs: list[str]
     owners: list[str]
@@ -20,10 +20,10 @@ class Garbage:
 
 
 class Sweeper:
-    """Looks for garbage in one deployment.
+    """The sweeper of one deployment.
 
-    A job that is being submitted pins blobs before it has a record, so an owner without one is garbage when two looks
-    in a row find it.
+    A job that is being submitted pins blobs before it has a record, so the pins of an owner without a record are freed
+    only if two sweeps in a row find it.
     """
 
     def __init__(self, jobs: JobStore, blobs: ManagedBlobStore, *, retention_s: float) -> None:
@@ -33,31 +33,32 @@ class Sweeper:
         self._suspects: set[str] = set()
 
     def sweep(self) -> tuple[list[str], list[str]]:
-        """Forget jobs past their retention and free the pins of jobs that are gone; returns the ids of both.
+        """Delete jobs past their retention and free pins without a job; returns the ids of both.
 
-        What lies in the queues of workers that are gone goes, too.
+        Messages in the sticky queues of dead workers expire, too.
         """
         self._jobs.expire_sticky_queues()
         owners = self._owners_without_job()
-        ended = [job_id for job_id in self._jobs.ended_for(self._retention_s) if self._forget(job_id)]
+        ended = [job_id for job_id in self._jobs.ended_for(self._retention_s) if self._delete(job_id)]
         orphans = sorted(owner for owner in owners & self._suspects if not self._jobs.exists(owner))
         for owner in orphans:
             self._blobs.release(owner)
         self._suspects = owners - self._suspects
         return ended, orphans
 
-    def collect(self, *, grace_s: float) -> Garbage:
-        """Sweep, and free the blobs that nobody pins since `grace_s`."""
+    def collect(self, *, grace_s: float) -> SweepResult:
+        """Sweep, and free the blobs that have had no pin for `grace_s` seconds."""
         ended, owners = self.sweep()
-        return Garbage(ended, owners, self._blobs.collect(grace_s=grace_s))
+        return SweepResult(ended, owners, self._blobs.collect(grace_s=grace_s))
 
-    def look(self, *, grace_s: float) -> Garbage:
-        """What `collect` would free now, were it not for the second look at owners; nothing is changed."""
+    def preview(self, *, grace_s: float) -> SweepResult:
+        """What `collect` would free, with every owner that has no record; changes nothing."""
         ended = self._jobs.ended_for(self._retention_s)
-        return Garbage(ended, sorted(self._owners_without_job()), self._blobs.collect(grace_s=grace_s, dry_run=True))
+        owners = sorted(self._owners_without_job())
+        return SweepResult(ended, owners, self._blobs.collect(grace_s=grace_s, dry_run=True))
 
-    def _forget(self, job_id: str) -> bool:
-        """The record first: a job that was taken up again since it was looked at keeps it, and its pins."""
+    def _delete(self, job_id: str) -> bool:
+        """Delete the record, then the pins: a job that was retried meanwhile keeps both."""
         with suppress(JobStateError):
             self._jobs.delete(job_id)
             self._blobs.release(job_id)

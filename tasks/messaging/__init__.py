@@ -1,1 +1,1 @@
-"""Celery messages: queues, schema, publishing."""
+"""Celery messages: the application, their schema, filtering and publishing."""

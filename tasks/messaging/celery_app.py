@@ -1,4 +1,4 @@
-"""The Celery application: its queues, its tasks' names, its configuration."""
+"""The Celery application: queues, tasks and configuration."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ DAY_S = 86400
 
 
 def make_app(settings: Settings, *, results: bool = True) -> Celery:
-    """The application with `settings`; docs/operations.md tells why each value stands here.
+    """Make the application for `settings`; docs/operations.md says why each value is set.
 
-    Without `results` it only publishes: a client that keeps results subscribes to those of every task it sends.
+    results: False for an application that only publishes. With results, a client subscribes to each task that it sends.
     """
     backend = settings.broker if results else "disabled://"
     app = Celery("longtake", broker=settings.broker, backend=backend, amqp="tasks.messaging.message_filter:AMQP")
@@ -39,7 +39,7 @@ def make_app(settings: Settings, *, results: bool = True) -> Celery:
         worker_concurrency=1,
         worker_pool="prefork",
         worker_cancel_long_running_tasks_on_connection_loss=False,
-        # Loading a full-size model takes minutes; a child that is killed for it would be killed for ever.
+        # Loading a full-size model takes minutes; a shorter limit would kill every new child.
         worker_proc_alive_timeout=600,
         worker_hijack_root_logger=False,
         broker_connection_retry_on_startup=True,
@@ -52,9 +52,9 @@ def make_app(settings: Settings, *, results: bool = True) -> Celery:
         redis_socket_timeout=30.0,
         redis_socket_keepalive=not settings.redis_url.startswith("unix:"),
         redis_retry_on_timeout=True,
-        # A result names its job: it goes when the job's record does, or before.
+        # A result names its job, so it expires no later than the job's record.
         result_expires=max(1, min(DAY_S, int(settings.retention_s))),
-        # What Flower shows: queued work before it runs, and each task's progress.
+        # For Flower: queued tasks, and the progress of running ones.
         worker_send_task_events=True,
         task_send_sent_event=True,
         task_track_started=True,

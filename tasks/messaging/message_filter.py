@@ -1,7 +1,7 @@
-"""The gate of the queues: what is no message of ours is dropped as it comes off the wire, with one line in the log.
+"""The message filter: drops invalid messages before Celery sees them, with one log line each.
 
-Celery and kombu trust their broker: an entry that is no JSON ends a worker, and a message may name tasks to call next.
-So whatever a worker receives is looked at here before they see it.
+Celery and kombu trust their broker: an entry that is not JSON ends a worker, and a message may name tasks to call next.
+So everything that a worker receives is checked here first.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class Channel(redis.Channel):
-    """A channel that delivers only what `check_entry` lets through."""
+    """A channel that delivers only entries that pass `check_entry`."""
 
     def _create_client(self, asynchronous: bool = False) -> Any:
         client = super()._create_client(asynchronous)  # type: ignore[misc]  # not in the stubs
@@ -29,22 +29,22 @@ class Channel(redis.Channel):
         return client
 
     def _popped(self, reply: Any, **_: Any) -> Any:
-        """A queue's key and entry; None, as when nothing came, in place of an entry that is refused."""
+        """The key and entry of a queue; None, as for an empty queue, if the entry is invalid."""
         if not reply:
             return None
         key, entry = reply
-        return (key, entry) if _is_let_through(entry, bytes_to_str(key).rsplit(self.sep, 1)[0]) else None
+        return (key, entry) if _is_valid(entry, bytes_to_str(key).rsplit(self.sep, 1)[0]) else None
 
     def _handle_message(self, client: Any, reply: Any) -> Any:
-        """What came on a channel of events or remote control; without its data when that is refused."""
+        """The payload of an event or remote control command; its data is None if they are invalid."""
         payload = super()._handle_message(client, reply)  # type: ignore[misc]  # not in the stubs
         is_message = bytes_to_str(payload["type"]).endswith("message")
-        if is_message and not _is_let_through(payload["data"], bytes_to_str(payload["channel"])):
+        if is_message and not _is_valid(payload["data"], bytes_to_str(payload["channel"])):
             payload["data"] = None
         return payload
 
 
-def _is_let_through(entry: bytes, queue: str) -> bool:
+def _is_valid(entry: bytes, queue: str) -> bool:
     try:
         check_entry(entry, queue)
     except LongtakeError as error:
@@ -54,20 +54,20 @@ def _is_let_through(entry: bytes, queue: str) -> bool:
 
 
 class Transport(redis.Transport):
-    """Redis behind the gate."""
+    """kombu's Redis transport with the filter."""
 
     Channel = Channel
 
 
 class Connection(kombu.Connection):
-    """A connection whose channels are behind the gate, whatever its URL's scheme."""
+    """A connection that uses the filter for every URL scheme."""
 
     def get_transport_cls(self) -> type[Transport]:
-        """The only transport there is here."""
+        """The transport with the filter."""
         return Transport
 
 
 class AMQP(amqp.AMQP):
-    """Celery's way to its broker, behind the gate."""
+    """Celery's AMQP class with connections that use the filter."""
 
     Connection = Connection

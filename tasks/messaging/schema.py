@@ -1,4 +1,4 @@
-"""What a message of ours looks like on the wire. What is not like that is told by name, and goes no further."""
+"""The schema of messages on the wire. Invalid messages are rejected; the error names the field."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from blobstore.stored_format import is_newer_major
 from tasks.errors import MessageError, VersionError
+from tasks.field_errors import explain, field_path, shown
 from tasks.jobs.json_limits import NESTING_LIMIT, nesting
 from tasks.jobs.keys import check_job_id
 from tasks.jobs.queues import CLIPS, FILMS, QUEUES, SEGMENTS, STICKY_PREFIX
 from tasks.messaging.topology import CLIP_TASK, FILM_TASK, FORMAT_HEADER, SEGMENT_TASK
 from tasks.spec.schema import MAX_SEGMENTS
 
-# A state with picture, sound and metadata inline, 64 KiB each (LONGTAKE_INLINE_THRESHOLD_BYTES), in base64 twice.
+# A state with picture, sound and metadata inline, 64 KiB each (LONGTAKE_INLINE_THRESHOLD_BYTES), in base64 twice
 MESSAGE_LIMIT_BYTES = 1024 * 1024
-TICKET_LIMIT = 2**53  # what Lua counts exactly
+TICKET_LIMIT = 2**53  # integers above are not exact in Lua
 PARAMETERS = {
     (SEGMENTS, SEGMENT_TASK): ("job_id", "index", "ticket", "state"),
     (CLIPS, CLIP_TASK): ("job_id", "index", "ticket"),
@@ -46,7 +47,7 @@ class _Properties(_Part):
 
 
 class _Envelope(_Part):
-    """What kombu itself needs, whatever the message is about."""
+    """What kombu reads of every message."""
 
     body: str
     content_type: Literal["application/json"] = Field(alias="content-type")
@@ -56,7 +57,7 @@ class _Envelope(_Part):
 
 
 class _TaskHeaders(_Part):
-    """What Celery acts on. Ours call nothing next and wait for nothing, so whatever asks for that is refused."""
+    """Headers that Celery acts on. longtake uses no callbacks, groups, retries or deadlines, so they are refused."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -81,15 +82,15 @@ class _TaskHeaders(_Part):
     stamps: dict[str, None] | None = Field(None, max_length=0)
 
     @model_validator(mode="after")
-    def _nothing_else_that_celery_acts_on(self) -> Self:
-        # A tracer may add headers of its own; one named like an attribute of Celery's request would replace that.
+    def _no_other_header_of_celery(self) -> Self:
+        # Tracers may add headers, but Celery sets each header as an attribute of its request.
         for name in self.model_extra or {}:
             if hasattr(Context, name):
-                raise ValueError(f"{_shown(name)} does not belong into a message of ours")
+                raise ValueError(f"{shown(name)} is not allowed in a longtake message")
         return self
 
 
-class _Next(_Part):
+class _Callbacks(_Part):
     model_config = ConfigDict(extra="forbid")
 
     callbacks: None = None
@@ -101,7 +102,7 @@ class _Next(_Part):
 class _TaskBody(_Part):
     args: list[Any]
     kwargs: dict[str, Any] = Field(max_length=0)
-    embed: _Next
+    embed: _Callbacks
 
 
 class _CommandHeaders(_Part):
@@ -110,7 +111,7 @@ class _CommandHeaders(_Part):
 
 
 class _Command(_Part):
-    """Remote control, such as Flower's."""
+    """A remote control command, such as Flower sends."""
 
     method: str
     arguments: dict[str, Any]
@@ -133,12 +134,13 @@ class _Event(_Part):
 
 
 def check_entry(entry: bytes, queue: str) -> None:
-    """Refuse what came from `queue` and is no message of ours; from a queue that is not ours, what ends its reader.
+    """Refuse an invalid entry of `queue`. Of a reply to remote control only the envelope is checked.
 
     Raises:
-        MessageError: says what is wrong with it, in one line. JobNotFoundError: no job can have its id.
+        MessageError: names the field and what is wrong with it. JobNotFoundError: no job can have its id.
+        VersionError: a newer major version sent it.
     """
-    envelope = _valid(_Envelope, _decoded(entry, "it"))
+    envelope = _valid(_Envelope, _decoded(entry, "entry"))
     body = _decoded(_bytes_of(envelope.body), "body")
     if queue in QUEUES or queue.startswith(STICKY_PREFIX):
         _check_task(envelope, body, queue)
@@ -147,12 +149,12 @@ def check_entry(entry: bytes, queue: str) -> None:
         _valid(_Command, body, "body")
     elif EVENTS in queue:
         if envelope.properties.delivery_info.routing_key.startswith("worker.elect"):
-            raise MessageError("workers of ours hold no elections")
+            raise MessageError("longtake workers hold no elections")
         _valid(_EventHeaders, envelope.headers, "headers")
         for event in body if isinstance(body, list) and "/task." in queue else [body]:
             _valid(_Event, event, "body")
     elif not queue.endswith(f"reply.{COMMANDS}"):
-        raise MessageError(f"there is no queue {_shown(queue)} here")
+        raise MessageError(f"there is no queue {shown(queue)} here")
 
 
 def _check_task(envelope: _Envelope, body: object, queue: str) -> None:
@@ -160,14 +162,14 @@ def _check_task(envelope: _Envelope, body: object, queue: str) -> None:
     headers = _valid(_TaskHeaders, envelope.headers, "headers")
     parameters = PARAMETERS.get((SEGMENTS if queue.startswith(STICKY_PREFIX) else queue, headers.task))
     if parameters is None:
-        raise MessageError(f"headers.task: there is no task {_shown(headers.task)} on queue {queue}")
+        raise MessageError(f"headers.task: there is no task {shown(headers.task)} on queue {queue}")
     if envelope.properties.delivery_info != _Destination(exchange="", routing_key=queue):
         raise MessageError(f"properties.delivery_info: must be that of queue {queue}")
     if not isinstance(body, list) or len(body) != 3:
-        raise MessageError("body: must be a list of arguments, keyword arguments and what to call next")
+        raise MessageError("body: must be a list of arguments, keyword arguments and callbacks")
     args = _valid(_TaskBody, dict(zip(("args", "kwargs", "embed"), body, strict=True)), "body").args
     if len(args) != len(parameters):
-        raise MessageError(f"arguments: must be {', '.join(parameters)}, not {len(args)} of them")
+        raise MessageError(f"arguments: {len(args)} given; must be {', '.join(parameters)}")
     _check_arguments(dict(zip(parameters, args, strict=True)))
 
 
@@ -182,26 +184,26 @@ def _check_format(headers: dict[str, Any]) -> None:
 
 def _check_arguments(given: dict[str, Any]) -> None:
     if not isinstance(given["job_id"], str):
-        raise MessageError(f"job_id: must be text, not {_shown(given['job_id'])}")
+        raise MessageError(f"job_id: must be text, not {shown(given['job_id'])}")
     check_job_id(given["job_id"])
     _check_number("index", given.get("index", 0), 0, MAX_SEGMENTS)
     _check_number("ticket", given["ticket"], 1, TICKET_LIMIT)
     state = given.get("state")
     if state is not None and not isinstance(state, dict):
-        raise MessageError(f"state: must be an object, not {_shown(state)}")
+        raise MessageError(f"state: must be a mapping, not {shown(state)}")
 
 
 def _check_number(name: str, value: object, low: int, high: int) -> None:
-    if type(value) is not int or not low <= value < high:  # True is no number here
-        raise MessageError(f"{name}: must be a whole number from {low} to {high - 1}, not {_shown(value)}")
+    if type(value) is not int or not low <= value < high:  # a bool is an int, too
+        raise MessageError(f"{name}: must be a whole number from {low} to {high - 1}, not {shown(value)}")
 
 
 def _decoded(data: bytes, name: str) -> Any:
     if len(data) > MESSAGE_LIMIT_BYTES:
-        raise MessageError(f"{name}: {len(data)} bytes, and the limit is {MESSAGE_LIMIT_BYTES}")
+        raise MessageError(f"{name}: {len(data)} bytes; the limit is {MESSAGE_LIMIT_BYTES}")
     try:
         value = loads(data.decode())
-    except Exception as error:  # kombu's reader makes dates, numbers and others of what says "__type__", and these fail
+    except Exception as error:  # kombu converts mappings with "__type__"; this can fail in many ways
         raise MessageError(f"{name}: not JSON ({type(error).__name__})") from None
     if nesting(value) > NESTING_LIMIT:
         raise MessageError(f"{name}: nested deeper than {NESTING_LIMIT} levels")
@@ -212,7 +214,7 @@ def _bytes_of(body: str) -> bytes:
     try:
         return base64.b64decode(body, validate=True)
     except ValueError:
-        raise MessageError(f"body: not base64: {_shown(body)}") from None
+        raise MessageError(f"body: not base64: {shown(body)}") from None
 
 
 def _valid(part: type[P], value: object, where: str = "") -> P:
@@ -220,24 +222,5 @@ def _valid(part: type[P], value: object, where: str = "") -> P:
         return part.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        path = ascii(".".join(str(name) for name in ((where,) if where else ()) + first["loc"]))[1:-1]
-        raise MessageError(f"{path[:100] or 'it'}: {_said(first)}") from None
-
-
-def _said(problem: Any) -> str:
-    kind, message = problem["type"], str(problem["msg"])
-    if kind == "missing":
-        return "missing"
-    if kind == "value_error":
-        return message.removeprefix("Value error, ")
-    if kind in ("model_type", "dict_type"):
-        message = "must be an object"
-    return f"{message.replace('Input should', 'should')}, not {_shown(problem['input'])}"
-
-
-def _shown(value: object) -> str:
-    """`value` in one short line."""
-    if isinstance(value, dict | list):
-        return f"such {type(value).__name__}"
-    text = ascii(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
+        path = field_path(((where,) if where else ()) + first["loc"])
+        raise MessageError(f"{path or 'entry'}: {explain(first)}") from None

@@ -1,1 +1,1 @@
-"""What a user asks for: job specs, checked before anything is queued."""
+"""Job specs: their schema, reading them, and the checks before anything is queued."""

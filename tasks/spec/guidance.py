@@ -1,4 +1,4 @@
-"""The `guidance` table of a spec: how strongly each kind of guidance pulls, for the picture and for the sound."""
+"""The `guidance` table of a spec: the scale of each kind of guidance, for picture and sound."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, fie
 
 from ltx2.sampling import Scales, check_scales
 
-KNOBS = {"cfg": "guidance", "stg": "stg", "modality": "modality", "rescale": "rescale"}
-"""What `ltx2.sampling` calls each key."""
+SAMPLING_NAMES = {"cfg": "guidance", "stg": "stg", "modality": "modality", "rescale": "rescale"}
+"""The name of each key in `ltx2.sampling`."""
 
 
 def _pair(value: Any) -> Any:
@@ -23,7 +23,7 @@ Pair = Annotated[tuple[float, float], BeforeValidator(_pair)]
 
 
 class GuidanceSpec(BaseModel):
-    """Scales for picture and sound, each a number for both or one each; None is what the model's authors advise."""
+    """Scales as `[picture, sound]`, or one number for both; None is the model authors' default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -36,11 +36,11 @@ class GuidanceSpec(BaseModel):
     @classmethod
     def _in_range(cls, pair: tuple[float, float] | None, info: ValidationInfo) -> tuple[float, float] | None:
         if pair is not None:
-            check_scales(KNOBS[str(info.field_name)], Scales(*pair))
+            check_scales(SAMPLING_NAMES[str(info.field_name)], Scales(*pair))
         return pair
 
     @property
     def scales(self) -> dict[str, Scales]:
-        """What is said here, under the names of `ltx2.sampling.Sampling`."""
-        said = {knob: getattr(self, key) for key, knob in KNOBS.items()}
-        return {knob: Scales(*pair) for knob, pair in said.items() if pair is not None}
+        """The scales that are set, by their names in `ltx2.sampling.Sampling`."""
+        pairs = {name: getattr(self, key) for key, name in SAMPLING_NAMES.items()}
+        return {name: Scales(*pair) for name, pair in pairs.items() if pair is not None}

@@ -1,4 +1,4 @@
-"""Which models and LoRAs a spec may name."""
+"""The check that a spec names only models and LoRAs in allowed folders."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from tasks.spec.schema import LoraSpec
 
 
 def check_model_folders(model: str, loras: Iterable[LoraSpec | Lora], settings: Settings) -> None:
-    """Refuse models and LoRAs that lie, links followed, outside LONGTAKE_MODEL_FOLDERS; LONGTAKE_MODEL itself may.
+    """Refuse models and LoRAs outside LONGTAKE_MODEL_FOLDERS, after resolving links; LONGTAKE_MODEL is allowed.
 
     Raises:
         SpecError: names the field and the setting.
     """
-    ours = _real(os.path.expanduser(settings.model))
-    if model not in (settings.model, *SMALL_MODELS) and _real(os.path.expanduser(model)) != ours:
-        _check_place("model", model, settings)
+    default = _real(os.path.expanduser(settings.model))
+    if model not in (settings.model, *SMALL_MODELS) and _real(os.path.expanduser(model)) != default:
+        _check_folder("model", model, settings)
     for index, lora in enumerate(loras):
-        _check_place(f"loras.{index}.path", lora.path, settings)
+        _check_folder(f"loras.{index}.path", lora.path, settings)
 
 
-def _check_place(field: str, named: str, settings: Settings) -> None:
+def _check_folder(field: str, named: str, settings: Settings) -> None:
     if settings.model_folders is None:
         return
     path = os.path.expanduser(named)
     if not os.path.exists(path) and not named.startswith(("/", ".", "~")):
         return  # a hub id
     allowed = settings.model_folders.split(os.pathsep)
-    if not any(_real(path).is_relative_to(_real(place)) for place in allowed):
+    if not any(_real(path).is_relative_to(_real(folder)) for folder in allowed):
         raise SpecError(f"{field}: {named!r:.200} is not in a folder that LONGTAKE_MODEL_FOLDERS allows")
 
 
-def _real(folder: str) -> Path:
-    return Path(os.path.realpath(folder.replace("\0", "")))
+def _real(path: str) -> Path:
+    return Path(os.path.realpath(path.replace("\0", "")))

@@ -1,4 +1,4 @@
-"""What a user writes: a job spec in YAML or JSON, checked before anything is queued."""
+"""The schema of a job spec."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _Strict(BaseModel):
 
 
 class SegmentSpec(_Strict):
-    """One segment: what it shows, and whether it continues the one before (`continue`) or starts anew (`cut`)."""
+    """One segment: its prompt, and whether it continues the one before (`continue`) or starts a new scene (`cut`)."""
 
     prompt: str = Field(min_length=1, max_length=8000)
     seed: Seed | None = None
@@ -37,16 +37,16 @@ class SegmentSpec(_Strict):
 
 
 class LoraSpec(_Strict):
-    """A LoRA that is fused into the model: where it is, and by what its change is multiplied."""
+    """A LoRA that is fused into the model: its path or hub id, and its strength."""
 
     path: str = Field(min_length=1, max_length=500)
     weight: float = Field(1.0, ge=-2, le=2, allow_inf_nan=False)
 
 
 class JobHead(_Strict):
-    """What all segments of a job share. `frames` counts per segment; `overlap` of them repeat the tail before.
+    """What all segments of a job share. `frames` is per segment; its first `overlap` frames repeat the segment before.
 
-    `image`, with which the first segment begins, is a path in a spec and a blob id in a job's record.
+    `image` is what the first segment starts from: a path in a spec, a blob id in a job's record.
     """
 
     title: str = Field("untitled", min_length=1, max_length=120)
@@ -87,8 +87,8 @@ class JobHead(_Strict):
         for name in ("width", "height"):
             size = info.data.get(name, 0)
             if size % step:
-                near = " and ".join(str(low) for low in (size // step * step, size // step * step + step) if low)
-                raise ValueError(f"{stages} need a {name} that is a multiple of {step}, not {size}; near are {near}")
+                nearest = " or ".join(str(low) for low in (size // step * step, size // step * step + step) if low)
+                raise ValueError(f"{stages} needs a {name} that is a multiple of {step}, not {size}; try {nearest}")
         return stages
 
     @field_validator("title")
@@ -106,26 +106,26 @@ class JobHead(_Strict):
 
     @property
     def shape(self) -> SegmentShape:
-        """The shape every segment of the job shares; 23.976 frames per second mean exactly 24000/1001."""
+        """The shape of every segment. An fps of 23.976 means exactly 24000/1001."""
         return SegmentShape(frames=self.frames, fps=exact(self.fps), overlap=self.overlap)
 
     @property
     def sampling(self) -> Sampling:
-        """How every segment of the job is sampled."""
+        """The sampling parameters of every segment."""
         return Sampling(self.stages, self.steps, self.negative_prompt, **self.guidance.scales)
 
     def seed_of(self, index: int, segment: SegmentSpec) -> int:
-        """The seed of `segment`: its own, or the job's plus its index."""
+        """The seed of `segment`: its own if it has one, else the job's plus `index`."""
         return segment_seed(self.seed, index) if segment.seed is None else segment.seed
 
 
 class JobSpec(JobHead):
-    """One long video: what its segments share, and the segments."""
+    """One long video: what all segments share, and the segments."""
 
     segments: list[SegmentSpec] = Field(min_length=1, max_length=MAX_SEGMENTS)
 
     def with_absolute_paths(self) -> Self:
-        """The spec with the model and the LoRAs that are files here under their absolute paths."""
+        """The spec with absolute paths of the model and LoRAs that exist here; anything else is a hub id."""
         loras = tuple(lora.model_copy(update={"path": absolute(lora.path)}) for lora in self.loras)
         return self.model_copy(update={"model": self.model and absolute(self.model), "loras": loras})
 

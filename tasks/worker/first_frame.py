@@ -1,4 +1,4 @@
-"""The image with which the first segment of a job begins."""
+"""Loads the image that the first segment of a job starts from."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tasks.worker.failures import reading_from
 
 
 def first_frame(context: WorkerContext, head: JobHead, claim: Claim) -> Frame | None:
-    """The image with which segment `claim.index` begins, uint8 `[H, W, 3]`; None for all but the first of a job.
+    """Load the image that segment `claim.index` starts from, uint8 `[H, W, 3]`; None without one.
 
     Raises:
-        InputLostError: its blob is missing or damaged. SpecError: the blob is no picture.
+        InputLostError: its blob is missing or damaged. SpecError: the blob is not an image.
     """
     if head.image is None or claim.index > 0:
         return None
@@ -23,4 +23,4 @@ def first_frame(context: WorkerContext, head: JobHead, claim: Claim) -> Frame | 
     try:
         return decode_png(data)
     except ValueError as error:
-        raise SpecError(f"image: the blob {head.image} of the job's record holds no picture: {error}") from None
+        raise SpecError(f"image: blob {head.image} in the job's record is not an image: {error}") from None

@@ -1,4 +1,4 @@
-"""Keeping the lease of a claim while its work goes on, however long a single step takes."""
+"""Renews the lease of a claim in a thread, however long a single step of the work takes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Lease:
-    """A claim that a thread renews, three times per lease, until the block ends."""
+    """A claim whose lease a thread renews, three times per lease. Used as a context manager."""
 
     def __init__(self, jobs: JobStore, claim: Claim, lease_s: float) -> None:
         self.claim = claim
@@ -38,16 +38,16 @@ class Lease:
         self.end()
 
     def start(self) -> None:
-        """Renew from now on."""
+        """Start renewing."""
         self._thread.start()
 
     def end(self) -> None:
-        """Renew no more. A renewal that is under way, perhaps on a server that is out, is not waited for."""
+        """Stop renewing. Does not wait for a renewal in progress, which may hang while the server is out."""
         self._done.set()
 
     @contextmanager
     def until_handed_over(self) -> Iterator[None]:
-        """Renew from now on; who it is handed over to in this block ends that. When nobody takes it, it ends here."""
+        """Start renewing, and hand the lease over in this block: its new holder ends it. An error here ends it."""
         self.start()
         try:
             yield
@@ -56,18 +56,18 @@ class Lease:
             raise
 
     def renew(self, *, engine: bool | None = None, progress: Progress | None = None) -> bool:
-        """Renew now; False when the claim is lost, which does not come back."""
+        """Renew now; False if the claim is lost, and from then on."""
         claim = self.claim
         if not self.lost and not self._jobs.renew(claim, engine=engine, progress=progress):
-            self.lost = claim is self.claim  # else the thread renewed the segment's claim while it became the clip's
+            self.lost = claim is self.claim  # otherwise `move_to` replaced it meanwhile
         return not self.lost
 
     def in_engine(self) -> AbstractContextManager[None]:
-        """What may end its process: dying in this block counts as an attempt, so that it does not go on for ever."""
+        """Mark the engine call: a crash inside this block counts as an attempt."""
         return self._engine(True)
 
     def out_of_engine(self) -> AbstractContextManager[None]:
-        """Within `in_engine`, what ends no process by itself: dying in this block is nobody's attempt."""
+        """Within `in_engine`, mark other work: a crash inside this block does not count as an attempt."""
         return self._engine(False)
 
     @contextmanager
@@ -79,13 +79,13 @@ class Lease:
             self.renew(engine=not inside)
 
     def move_to(self, claim: Claim) -> None:
-        """Go on with `claim`: a committed segment's holder goes on with its clip."""
+        """Renew `claim` instead: the holder of a committed segment continues with its clip."""
         self.claim = claim
-        self.lost = False  # the thread may have asked for the old claim just after its commit
+        self.lost = False  # the thread may have tried to renew the old claim just after its commit
 
     def _renew_until_done(self) -> None:
         while not self._done.wait(self._interval):
             try:
                 self.renew()
             except redis.RedisError as error:
-                log.warning("the lease of %s %s could not be renewed: %s", self.claim.job_id, self.claim.unit, error)
+                log.warning("cannot renew the lease of job %s, %s: %s", self.claim.job_id, self.claim.unit, error)

@@ -24,10 +24,10 @@ from tests.stand_in import STEP_S
     ("out", "words"),
     [
         ("folder", "folder is a folder"),
-        ("spec.yaml/film.mp4", "spec.yaml is no folder"),
+        ("spec.yaml/film.mp4", "spec.yaml is not a folder"),
         ("/proc/film.mp4", "/proc/film.mp4 cannot be written"),
-        ("film.json", "is where the report goes"),
-        ("taken.mp4", "taken.json is there"),
+        ("film.json", "is reserved for the film summary"),
+        ("taken.mp4", "taken.json exists"),
     ],
 )
 def test_an_output_that_cannot_be_written(

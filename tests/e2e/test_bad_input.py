@@ -158,7 +158,7 @@ def broken_states(state: dict[str, Any], clip: str) -> list[tuple[str, str]]:
     return [
         ("not JSON", "not JSON"),
         ("[" * 100_000, "not JSON"),
-        ("[]", "must be an object"),
+        ("[]", "must be a mapping"),
         ('{"kind": "ltx2.v1"}', "needs a `kind` and a `payload`"),
         (json.dumps({**state, "kind": "ltx9.v1"}), "ltx9.v1"),
         (changed(video={"frames_b64": ["AAAA"]}), "video"),

@@ -181,7 +181,7 @@ def test_a_render_that_runs_already_is_refused(user_settings: Settings, tmp_path
     second = longtake("render", spec, "-o", "other.mp4", settings=user_settings)
     # Then
     assert second.returncode == 1
-    assert "is being rendered already" in second.stderr
+    assert "is already being rendered" in second.stderr
     first.send_signal(signal.SIGINT)
     first.communicate(timeout=30)
 

@@ -47,6 +47,26 @@ def test_a_bad_value_names_its_variable(name: str, value: str) -> None:
         Settings.from_env({name: value})
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("LONGTAKE_LEASE_S", "soon", "LONGTAKE_LEASE_S: must be a number, not 'soon'"),
+        ("LONGTAKE_LEASE_S", "0", "LONGTAKE_LEASE_S: must be greater than 0, not '0'"),
+        ("LONGTAKE_MAX_ATTEMPTS", "1.5", "LONGTAKE_MAX_ATTEMPTS: must be a whole number, not '1.5'"),
+        ("LONGTAKE_LOG", "xml", "LONGTAKE_LOG: must be 'text' or 'json', not 'xml'"),
+        (
+            "LONGTAKE_DEVICE",
+            "tpu",
+            "LONGTAKE_DEVICE: 'tpu' is not valid; expected: `auto`, `cpu`, `cuda` or `cuda:N`",
+        ),
+    ],
+)
+def test_the_message_for_an_invalid_value(name: str, value: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        Settings.from_env({name: value})
+    assert str(error.value) == message
+
+
 def test_celery_spells_urls_its_own_way() -> None:
     assert celery_url("unix:///run/r.sock?db=2") == "redis+socket:///run/r.sock?virtual_host=2"
     assert celery_url("rediss://h:1/0") == "rediss://h:1/0?ssl_cert_reqs=required"

@@ -1,10 +1,10 @@
--- Make the film real; the job is done.
+-- Commit the film and finish the job as done.
 -- KEYS[1] record  hash
 -- KEYS[2] units   hash
 -- KEYS[3] active  zset     ids of unfinished jobs
 -- KEYS[4] ended   zset     ids of ended jobs by their end, ms
 -- ARGV[1] job id, ARGV[2] token, ARGV[3] film
--- Returns 1, or 0 when the token is not the claim's (a repeated call of the winner's gets 1).
+-- Returns 1, or 0 if the token is not the claim's. A repeated call with the token that committed returns 1.
 if redis.call('HGET', KEYS[1], 'winner') == 'film ' .. ARGV[2] then
   return 1
 end

@@ -1,8 +1,9 @@
--- Renew a lease, and record progress if any is given.
+-- Renew the lease of a claim, and record progress.
 -- KEYS[1] record  hash
 -- KEYS[2] units   hash
--- ARGV[1] unit name, ARGV[2] token, ARGV[3] lease ms, ARGV[4] 'engine', 'outside' or '' (no change), ARGV[5] progress JSON or ''
--- Returns 1, or 0 when the claim is lost.
+-- ARGV[1] unit name, ARGV[2] token, ARGV[3] lease ms, ARGV[4] 'engine' (inside the engine call), 'outside' or
+-- '' (no change), ARGV[5] progress JSON or ''
+-- Returns 1, or 0 if the claim is lost.
 local unit = read_unit(KEYS[2], ARGV[1])
 if not unit or unit.token ~= ARGV[2] then
   return 0

@@ -1,4 +1,4 @@
--- Reduce what is reserved for an ended job to what its blobs take.
+-- Reduce the reservation of an ended job to the size of its blobs.
 -- KEYS[1] record   hash
 -- KEYS[2] reserved hash    job id -> bytes
 -- ARGV[1] job id, ARGV[2] bytes

@@ -1,4 +1,4 @@
--- What one job needs: take back expired leases, and report the units that may have lost their message.
+-- Take back expired leases of one job, and list its units that may have no message.
 -- KEYS[1] record  hash
 -- KEYS[2] units   hash
 -- KEYS[3] clips   hash
@@ -6,11 +6,15 @@
 -- KEYS[5] ended   zset     ids of ended jobs by their end, ms
 -- KEYS[6] pulse   hash     see pulse.lua
 -- ARGV[1] job id, ARGV[2] attempts allowed, ARGV[3] ms that a message may wait in a sticky queue
--- Returns a list of {unit, index, why, stamp, ticket}: why is 'expired' (its message is known to be gone, or has waited
--- in a sticky queue long enough), 'unannounced' (no message was ever reserved), 'unpublished' (reserved, perhaps not
--- sent) or 'waiting' (sent and not claimed yet).
--- This runs for every unfinished job every few seconds: a job that only waits costs two reads.
-local function is_quiet(pulse, time)
+-- Returns a list of {unit, index, why, stamp, ticket}. why is
+--   'expired'      its lease expired, or its message is gone or has waited too long in a sticky queue,
+--   'unannounced'  no ticket was reserved for a message yet,
+--   'unpublished'  a ticket was reserved, but perhaps the message was not sent, or
+--   'waiting'      the message was sent and is not claimed yet.
+-- This runs for every unfinished job every few seconds: a waiting job costs two reads.
+
+-- Whether there is an outage, or one ended so recently that leases do not expire yet.
+local function is_after_outage(pulse, time)
   local last, silence, quiet_until = unpack(redis.call('HMGET', pulse, 'last', 'silence', 'quiet_until'))
   return last and (time - last > tonumber(silence) or time < tonumber(quiet_until or 0))
 end
@@ -43,7 +47,7 @@ for name, unit in pairs(found) do
     if not found[unit.after] then
       needs[#needs + 1] = { name, unit.index, why, unit.stamp, unit.ticket }
     end
-  elseif unit.expires <= now() and not is_quiet(KEYS[6], now()) then
+  elseif unit.expires <= now() and not is_after_outage(KEYS[6], now()) then
     if unit.engine then
       unit.attempts = unit.attempts + 1
       if unit.attempts >= tonumber(ARGV[2]) then

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tasks.client.progress import Forecast, Show, clock, describe, share_done
+from tasks.client.progress import Forecast, ProgressDisplay, clock, describe, share_done
 from tasks.jobs.records import JobState, JobStatus, Progress
 
 
@@ -82,7 +82,7 @@ def test_clock(seconds: float, text: str) -> None:
 def test_without_a_terminal_each_change_is_a_line() -> None:
     # Given
     out = io.StringIO()
-    show = Show(Console(file=out, force_terminal=False, width=80))
+    show = ProgressDisplay(Console(file=out, force_terminal=False, width=80))
     # When
     show.follow([status("queued"), status("queued"), status(committed=1, step=1), status("done", committed=4)])
     # Then
@@ -95,6 +95,6 @@ def test_without_a_terminal_each_change_is_a_line() -> None:
 
 def test_on_a_terminal_there_is_a_bar() -> None:
     out = io.StringIO()
-    show = Show(Console(file=out, force_terminal=True, width=80))
+    show = ProgressDisplay(Console(file=out, force_terminal=True, width=80))
     show.follow([status(committed=1, step=5), status(committed=2, step=1)])
     assert "segment 3 of 4 · step 1 of 8" in out.getvalue()

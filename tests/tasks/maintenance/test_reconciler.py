@@ -162,7 +162,9 @@ def test_a_damaged_record_keeps_no_other_job_from_being_looked_after(
     client.set(record, "damaged")
     # When / Then
     assert reconciler.reconcile() == len(ids) - 1
-    assert f"job {ids[1]} cannot be looked after" in caplog.text
+    (error,) = (record for record in caplog.records if record.levelname == "ERROR")
+    assert error.getMessage() == f"cannot reconcile job {ids[1]}"
+    assert error.__dict__["reason"] == "WRONGTYPE Operation against a key holding the wrong kind of value"
 
 
 def test_one_reconciler_works_at_a_time(

@@ -1,0 +1,88 @@
+"""Error messages for invalid fields, in plain words instead of pydantic's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sized
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+SHOWN_CHARACTERS = 60
+PATH_CHARACTERS = 100
+# By pydantic's type of error, with the names of its context in braces.
+MUST_BE = {
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "dict_type": "must be a mapping",
+    "finite_number": "must be a finite number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a whole number",
+    "int_type": "must be a whole number",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "list_type": "must be a list",
+    "literal_error": "must be {expected}",
+    "model_type": "must be a mapping",
+    "none_required": "must be null",
+    "string_pattern_mismatch": "must match {pattern}",
+    "string_type": "must be text",
+    "string_unicode": "must be valid Unicode text",
+    "tuple_type": "must be a list",
+}
+MUST_HAVE = {
+    "string_too_long": "must have at most {max_length} characters",
+    "string_too_short": "must have {min_length} or more characters",
+    "too_long": "must have at most {max_length} entries",
+    "too_short": "must have {min_length} or more entries",
+}
+UNKNOWN_KEY = ("extra_forbidden", "invalid_key")
+
+
+def explain(problem: ErrorDetails) -> str:
+    """What is wrong with a field, in one line. problem: an entry of `ValidationError.errors()`."""
+    kind, value = problem["type"], problem["input"]
+    # pydantic reports the bound 2 of a float field as 2.0
+    context = {
+        name: int(bound) if isinstance(bound, float) and bound.is_integer() else bound
+        for name, bound in problem.get("ctx", {}).items()
+    }
+    if kind == "missing":
+        return "missing"
+    if kind in UNKNOWN_KEY:
+        return "unknown key"
+    if kind == "value_error":
+        return str(context["error"])
+    if kind in MUST_HAVE:
+        given = f", not {len(value)}" if isinstance(value, Sized) else ""
+        return f"{MUST_HAVE[kind].format(**context)}{given}"
+    return f"{MUST_BE.get(kind, 'must be valid').format(**context)}, not {shown(value)}"
+
+
+def field_path(location: Iterable[str | int]) -> str:
+    """The dotted path of a field for an error message: short, and without control characters."""
+    path = ".".join(map(str, location))
+    return (path if path.isprintable() else repr(path)[1:-1])[:PATH_CHARACTERS]
+
+
+def shown(value: object) -> str:
+    """A value for an error message: short, and without control characters."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        text = repr(value[: SHOWN_CHARACTERS + 1])
+        return text if len(text) <= SHOWN_CHARACTERS + 2 else f"{text[:SHOWN_CHARACTERS]}..."
+    if isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**64):
+        return repr(value)
+    if isinstance(value, int):
+        return f"an integer of {value.bit_length()} bits"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    return "a list" if isinstance(value, list | tuple) else f"a value of type {type(value).__name__}"
