@@ -181,7 +181,7 @@ def work(rest: list[str]) -> None:
         return pngs
 
     continuation.encode_frames = encode_and_note
-    points.add_listener(note)
+    points.listeners.add(note)
     longtake(["worker", "--loglevel", "WARNING", *rest])
 
 

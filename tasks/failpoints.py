@@ -34,15 +34,27 @@ FAILPOINTS = (
     "film committed",
 )
 
-_listeners: list[Listener] = []
+
+class Listeners:
+    """Who is called at failpoints. Empty but in fault tests and benchmarks."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Listener] = []
+
+    def reach(self, failpoint: str, job_id: str, index: int) -> None:
+        """Call the listeners: the work on segment `index` of a job (-1: its film) has reached `failpoint`."""
+        for listener in self._listeners:
+            listener(failpoint, job_id, index)
+
+    def add(self, listener: Listener) -> None:
+        """Call `listener(failpoint, job_id, index)` at every failpoint that this process reaches from now on."""
+        self._listeners.append(listener)
+
+    def remove(self, listener: Listener) -> None:
+        """Undo `add`."""
+        self._listeners.remove(listener)
 
 
-def reach(failpoint: str, job_id: str, index: int) -> None:
-    """Call the listeners: the work on segment `index` of a job (-1: its film) has reached `failpoint`."""
-    for listener in _listeners:
-        listener(failpoint, job_id, index)
-
-
-def add_listener(listener: Listener) -> None:
-    """Call `listener(failpoint, job_id, index)` at every failpoint that this process reaches."""
-    _listeners.append(listener)
+listeners = Listeners()
+"""Those of this process."""
+reach = listeners.reach

@@ -168,6 +168,8 @@ class Reconciler:
         if self._redis.set(LOCK, self._name, nx=True, px=lease_ms):
             return True
         if self._redis.get(LOCK) != self._name.encode():
+            if self._redis.pttl(LOCK) > lease_ms:  # taken before the server's clock was set back
+                self._redis.pexpire(LOCK, lease_ms)
             return False
         self._redis.pexpire(LOCK, lease_ms)
         return True

@@ -137,7 +137,7 @@ def run_worker(options: list[str]) -> None:
         Channel._put = publish_copies(int(os.environ[MESSAGE_COPIES]))
     signals.worker_ready.connect(mark_ready)
     for listener in (record_event, hold, check_blobs):
-        points.add_listener(listener)
+        points.listeners.add(listener)
     if os.environ["LONGTAKE_ENGINE"].startswith("tests.stand_in:"):
         from tests.stand_in import StandInEngine
 

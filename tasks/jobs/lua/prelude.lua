@@ -11,6 +11,7 @@
 --   token      random, of the claim that holds the unit; '' while nobody does
 --   fence      number of that claim within the job
 --   expires    ms, when the lease of that claim ends
+--   lease      ms, the length of that lease; absent in 0.1
 --   engine     true while the holder is inside the engine call
 --   worker     the holder's name
 --   attempts   how often the unit failed, or crashed its worker, inside the engine call
@@ -72,8 +73,16 @@ local function is_claimed(unit)
   return unit ~= nil and unit.token ~= ''
 end
 
+-- A lease that ends later than its whole length from now was made before the clock was set back, and is over.
 local function is_live(unit, time)
-  return is_claimed(unit) and unit.expires > time
+  local left = is_claimed(unit) and unit.expires - time or 0
+  return left > 0 and left <= (unit.lease or left)
+end
+
+-- Renew the lease of a claimed unit.
+local function extend_lease(unit, lease_ms)
+  unit.lease = lease_ms
+  unit.expires = now() + lease_ms
 end
 
 local function is_blocked(units, unit)
@@ -143,7 +152,7 @@ end
 local function grant(record, units, name, unit, token, lease_ms, worker)
   unit.token = token
   unit.fence = redis.call('HINCRBY', record, 'fence', 1)
-  unit.expires = now() + lease_ms
+  extend_lease(unit, lease_ms)
   unit.engine = false
   unit.worker = worker
   unit.after = ''
@@ -153,7 +162,7 @@ end
 
 -- The holder of a committed segment goes on with its clip, under the same claim.
 local function grant_clip(units, index, unit, lease_ms)
-  unit.expires = now() + lease_ms
+  extend_lease(unit, lease_ms)
   unit.engine = false
   unit.attempts = 0
   write_unit(units, 'clip:' .. index, unit)

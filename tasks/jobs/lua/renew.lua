@@ -8,7 +8,7 @@ local unit = read_unit(KEYS[2], ARGV[1])
 if not unit or unit.token ~= ARGV[2] then
   return 0
 end
-unit.expires = now() + tonumber(ARGV[3])
+extend_lease(unit, tonumber(ARGV[3]))
 if ARGV[4] ~= '' then
   unit.engine = ARGV[4] == 'engine'
 end

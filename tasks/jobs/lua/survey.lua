@@ -15,8 +15,12 @@
 
 -- Whether there is an outage, or one ended so recently that leases do not expire yet.
 local function is_after_outage(pulse, time)
-  local last, silence, quiet_until = unpack(redis.call('HMGET', pulse, 'last', 'silence', 'quiet_until'))
-  return last and (time - last > tonumber(silence) or time < tonumber(quiet_until or 0))
+  local last, silence, quiet_from, quiet_ms = unpack(redis.call('HMGET', pulse, 'last', 'silence', 'quiet_from', 'quiet_ms'))
+  if not last then
+    return false
+  end
+  local gap, quiet = time - last, time - tonumber(quiet_from or time + 1)
+  return gap > tonumber(silence) or gap < 0 or (quiet >= 0 and quiet < tonumber(quiet_ms))
 end
 
 local needs = {}
@@ -39,7 +43,8 @@ end
 for name, unit in pairs(found) do
   if not is_claimed(unit) then
     local why = 'waiting'
-    if unit.announced == 0 or (unit.sticky and now() - unit.announced >= tonumber(ARGV[3])) then
+    local waited = now() - unit.announced
+    if unit.announced == 0 or (unit.sticky and (waited >= tonumber(ARGV[3]) or waited < 0)) then
       why = 'expired'
     elseif name == 'segment' and chained < unit.index then
       why = 'unpublished'
@@ -47,7 +52,7 @@ for name, unit in pairs(found) do
     if not found[unit.after] then
       needs[#needs + 1] = { name, unit.index, why, unit.stamp, unit.ticket }
     end
-  elseif unit.expires <= now() and not is_after_outage(KEYS[6], now()) then
+  elseif not is_live(unit, now()) and not is_after_outage(KEYS[6], now()) then
     if unit.engine then
       unit.attempts = unit.attempts + 1
       if unit.attempts >= tonumber(ARGV[2]) then

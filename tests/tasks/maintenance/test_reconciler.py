@@ -96,7 +96,7 @@ def test_a_lease_that_ran_out_in_an_outage_may_still_be_renewed(
     claim = expired(settings, client, jobs)
     jobs.renew(claim, engine=True)
     time.sleep(0.005)
-    client.hset(PULSE, mapping={"last": 1, "silence": 1000, "quiet_until": 0})
+    client.hset(PULSE, mapping={"last": 1, "silence": 1000, "quiet_from": 0, "quiet_ms": 0})
     # When a reconciler whose call was under way comes through first
     assert reconciler.reconcile() == 0
     # or the next round begins
@@ -106,7 +106,7 @@ def test_a_lease_that_ran_out_in_an_outage_may_still_be_renewed(
     assert jobs.renew(claim)
     # until its time is over
     time.sleep(0.005)
-    client.hset(PULSE, "quiet_until", 0)
+    client.hset(PULSE, "quiet_ms", 0)
     assert reconciler.reconcile() == 1
 
 

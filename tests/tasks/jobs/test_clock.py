@@ -1,0 +1,115 @@
+"""A clock of Redis that is set forward and back: no stored time holds anything longer than its period.
+
+The tests write the times that a clock one hour ahead would have left behind.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+import redis
+
+from blobstore import open_blob_store
+from tasks.jobs.connection import connect
+from tasks.jobs.keys import PULSE, job_keys
+from tasks.jobs.records import WorkUnit
+from tasks.jobs.store import JobStore
+from tasks.maintenance.reconciler import LOCK, Reconciler
+from tasks.messaging.celery_app import make_app
+from tasks.messaging.publisher import Publisher
+from tasks.settings import Settings
+from tests.tasks.jobs.protocol import JOB, announce, claim, create, due, expire
+
+HOUR_MS = 3_600_000
+LONG_SILENCE_S, GRACE_S = 60.0, 0.3
+
+
+@pytest.fixture
+def client(settings: Settings) -> redis.Redis:
+    return connect(settings.redis_url)
+
+
+def pulse(jobs: JobStore) -> None:
+    jobs.pulse(silence_s=LONG_SILENCE_S, grace_s=GRACE_S, budget_bytes=None)
+
+
+def shift_unit(client: redis.Redis, name: str, *fields: str) -> None:
+    """Move times of a unit one hour ahead."""
+    key = job_keys(JOB, "units")[0]
+    unit = json.loads(client.hget(key, name) or "")
+    client.hset(key, name, json.dumps(unit | {field: unit[field] + HOUR_MS for field in fields}))
+
+
+def shift_pulse(client: redis.Redis) -> None:
+    """Make the newest pulse, and the outage that it found, one hour older than now is."""
+    ahead = int(client.hget(PULSE, "last") or 0) + HOUR_MS
+    client.hset(PULSE, mapping={"last": ahead, "quiet_from": ahead, "quiet_ms": int(GRACE_S * 1000)})
+
+
+def test_recovery_is_quiet_for_the_grace_period_only(jobs: JobStore, client: redis.Redis) -> None:
+    # Given a claim whose lease ends, and a pulse from a clock one hour ahead
+    create(jobs)
+    pulse(jobs)
+    held = claim(jobs, 0)
+    jobs._lease_ms = 1
+    assert jobs.renew(held)
+    shift_pulse(client)
+    time.sleep(0.005)
+    # When the clock is back, Then no lease expires before and just after the next pulse
+    assert due(jobs) == []
+    pulse(jobs)
+    assert due(jobs) == []
+    # and after the grace period it does
+    time.sleep(GRACE_S + 0.05)
+    pulse(jobs)
+    assert due(jobs) == [(WorkUnit.segment(0), "expired")]
+
+
+def test_a_lease_from_a_clock_ahead_does_not_last_an_hour(jobs: JobStore, client: redis.Redis) -> None:
+    # Given a holder that died while the clock was one hour ahead
+    create(jobs)
+    claim(jobs, 0)
+    shift_unit(client, "segment", "expires")
+    # When / Then
+    assert due(jobs) == [(WorkUnit.segment(0), "expired")]
+
+
+def test_a_holder_that_lives_keeps_its_lease_when_the_clock_is_set_back(jobs: JobStore, client: redis.Redis) -> None:
+    # Given
+    create(jobs)
+    pulse(jobs)
+    held = claim(jobs, 0)
+    shift_unit(client, "segment", "expires")
+    shift_pulse(client)
+    # When the clock is back, and the holder renews within the grace period
+    pulse(jobs)
+    assert due(jobs) == []
+    assert jobs.renew(held)
+    # Then it has its lease afterwards, too
+    time.sleep(GRACE_S + 0.05)
+    assert due(jobs) == []
+    expire(jobs, held)
+
+
+def test_a_sticky_message_from_a_clock_ahead_does_not_wait_an_hour(jobs: JobStore, client: redis.Redis) -> None:
+    create(jobs)
+    assert jobs.announce(JOB, WorkUnit.segment(0), sticky=True)
+    jobs._sticky_wait_ms = HOUR_MS // 2
+    assert due(jobs) == [(WorkUnit.segment(0), "unpublished")]
+    shift_unit(client, "segment", "announced")
+    assert due(jobs) == [(WorkUnit.segment(0), "expired")]
+    assert announce(jobs, WorkUnit.segment(0))
+
+
+def test_the_reconciler_lock_of_a_clock_ahead_passes_on(
+    settings: Settings, jobs: JobStore, client: redis.Redis
+) -> None:
+    # Given the lock of a reconciler that died while the clock was one hour ahead
+    client.set(LOCK, "dead", px=HOUR_MS)
+    publisher = Publisher(make_app(settings, results=False), jobs)
+    reconciler = Reconciler(client, jobs, open_blob_store(settings.blobs), publisher, settings)
+    # When another asks for it, Then it ends within the period it was made for
+    assert not reconciler._hold_lock()
+    assert 0 < client.pttl(LOCK) <= settings.reconcile_s * 3000
