@@ -21,6 +21,7 @@ from ltx2.timeline import sound_seconds
 
 STEPS = 4
 STEP_S = "STAND_IN_STEP_S"
+LOAD_FAILS = "STAND_IN_LOAD_FAILS"
 KILL_IN_DECODE = "STAND_IN_KILL_IN_DECODE"
 SALT = "STAND_IN_SALT"  # simulates another kind of machine, which produces other bytes
 CHANNELS, MEL = 8, 16
@@ -40,6 +41,8 @@ class StandInEngine:
 
     @classmethod
     def load(cls, model: str, *, loras: Sequence[Lora] = (), **_: Any) -> Self:
+        if os.environ.get(LOAD_FAILS):
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return cls(loras)
 
     def run(

@@ -12,7 +12,7 @@ from tasks.logs import log_context
 from tasks.settings import Settings
 from tasks.worker.background import BackgroundThread
 from tasks.worker.engines import EngineSlot
-from tasks.worker.shutdown import ShutdownFlag
+from tasks.worker.shutdown import HostFault, ShutdownFlag
 from tasks.worker.state_cache import StateCache
 
 
@@ -41,13 +41,14 @@ class WorkerContext:
 
 
 class WorkerProcess:
-    """This process as a worker, or as the child of one: its context, and the shutdown flag of its worker.
+    """This process as a worker, or as the child of one: its context, and what worker and child share in memory.
 
     The context is opened on first use; a forked child opens its own.
     """
 
     def __init__(self) -> None:
         self.shutdown = ShutdownFlag()
+        self.host_fault = HostFault()
         self._context: WorkerContext | None = None
         os.register_at_fork(after_in_child=self._leave_context_to_parent)
 

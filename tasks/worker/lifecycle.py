@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from billiard.pool import EX_OK, EX_RECYCLE
 from celery import signals
+from celery.platforms import EX_FAILURE
+from celery.worker import state
 from kombu import Exchange
 
 from blobstore import BlobStoreError, open_blob_store
 from ltx2.checkpoints.resolve import resolve_model
 from ltx2.errors import LTX2Error
-from tasks.errors import ConfigError, LongtakeError
+from tasks.errors import LongtakeError
 from tasks.jobs.connection import connect
 from tasks.jobs.queues import CLIPS, QUEUES, SEGMENTS
 from tasks.logs import formatter_for
@@ -27,6 +31,7 @@ from tasks.worker.app import app
 from tasks.worker.context import process
 
 log = logging.getLogger(__name__)
+HOST_FAULT_POLL_S = 0.2
 PREFORK = "celery.concurrency.prefork.TaskPool"
 
 
@@ -52,6 +57,16 @@ class ReconcilerThread:
 
 
 reconciler_thread = ReconcilerThread()
+
+
+def watch_for_host_fault() -> None:
+    """Stop this worker, with a non-zero exit status, when a child reports that its host cannot render."""
+    while not process.shutdown.is_set():
+        if process.host_fault.reason:
+            log.critical("this worker stops: its host cannot render", extra={"reason": process.host_fault.reason})
+            state.should_stop = EX_FAILURE  # type: ignore[assignment]  # the stubs know None only
+            return
+        time.sleep(HOST_FAULT_POLL_S)
 
 
 @signals.celeryd_init.connect
@@ -89,6 +104,8 @@ def check_pool(instance: Any, **_: Any) -> None:
 def consume_sticky_queue(sender: str, **_: Any) -> None:
     """Consume this worker's sticky queue, too, if it takes segments."""
     process.shutdown.reset()
+    process.host_fault.reset()
+    threading.Thread(target=watch_for_host_fault, name="host fault", daemon=True).start()
     queues = app.amqp.queues
     if SEGMENTS in queues.consume_from:
         sticky = sticky_queue(sender)
@@ -111,14 +128,29 @@ def begin_shutdown(**_: Any) -> None:
 
 @signals.worker_process_init.connect
 def prepare_child(**_: Any) -> None:
-    """Load the model, and compile it, before the first task."""
+    """Load the model, and compile it, before the first task.
+
+    What fails here is a fault of this host, not of a job: its device, a library, or LONGTAKE_MODEL. The child exits
+    before it takes a message, and the worker stops; its messages return to the queue.
+    """
     if not {SEGMENTS, CLIPS} & set(app.amqp.queues.consume_from):
         return
+    if process.host_fault.reason:  # this child replaces the one that reported it
+        os._exit(EX_FAILURE)
     context = process.context
     try:
         context.engines.warm_up()
-    except (LTX2Error, ConfigError, ValueError) as error:
-        log.error("model %s cannot be used: %s", context.settings.model, error)
+    except Exception as error:
+        log.exception("the default model cannot be loaded")
+        process.host_fault.report(f"model {context.settings.model} cannot be loaded: {type(error).__name__}: {error}")
+        os._exit(EX_FAILURE)
+
+
+@signals.worker_shutdown.connect
+def say_host_fault(**_: Any) -> None:
+    """Repeat the reason in the last line, where supervisors and people look for it."""
+    if process.host_fault.reason:
+        print(f"longtake: {process.host_fault.reason}", file=sys.__stderr__, flush=True)  # Celery redirects sys.stderr
 
 
 @signals.worker_process_shutdown.connect

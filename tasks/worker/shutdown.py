@@ -1,8 +1,10 @@
-"""The shutdown flag: shared memory in which a worker tells its forked children that it takes no more work."""
+"""Shared memory between a worker's main process and its forked children: the shutdown flag, and a child's host fault."""
 
 from __future__ import annotations
 
 import mmap
+
+HOST_FAULT_BYTES = 4096
 
 
 class ShutdownFlag:
@@ -22,3 +24,24 @@ class ShutdownFlag:
     def is_set(self) -> bool:
         """Whether this process' worker is shutting down."""
         return bool(self._memory[0])
+
+
+class HostFault:
+    """Why this host cannot render: reported once by a child, read by the worker's main process, which then stops."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, HOST_FAULT_BYTES)
+
+    def reset(self) -> None:
+        """Start a worker: use memory that no other process shares. Call it before the worker forks."""
+        self._memory = mmap.mmap(-1, HOST_FAULT_BYTES)
+
+    def report(self, reason: str) -> None:
+        """Report the fault; a long reason is cut."""
+        encoded = reason.encode()[: HOST_FAULT_BYTES - 1]
+        self._memory[: len(encoded)] = encoded
+
+    @property
+    def reason(self) -> str:
+        """The reported reason, empty while there is none."""
+        return bytes(self._memory).partition(b"\0")[0].decode(errors="replace")
