@@ -1,4 +1,4 @@
-"""Failpoints: named points in the life of a job's work at which tests inject faults.
+"""Failpoints: named points in a job's work at which tests inject faults.
 
 A failpoint does nothing unless a test adds a listener. A process may end between any two of them, and the film must
 come out the same; `tests/faults` tries every one.
@@ -38,11 +38,11 @@ _listeners: list[Listener] = []
 
 
 def reach(failpoint: str, job_id: str, index: int) -> None:
-    """Call the listeners: the work on segment `index` of a job (-1: its film) has reached `failpoint`."""
+    """Call all listeners: segment `index` of a job (-1: its film) is at `failpoint`."""
     for listener in _listeners:
         listener(failpoint, job_id, index)
 
 
 def add_listener(listener: Listener) -> None:
-    """Call `listener(failpoint, job_id, index)` at every failpoint that this process reaches."""
+    """Call `listener(failpoint, job_id, index)` at every failpoint of this process."""
     _listeners.append(listener)

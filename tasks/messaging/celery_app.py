@@ -12,7 +12,7 @@ DAY_S = 86400
 
 
 def make_app(settings: Settings, *, results: bool = True) -> Celery:
-    """Make the application for `settings`; docs/operations.md says why each value is set.
+    """Make the application for `settings`; docs/operations.md explains each value.
 
     results: False for an application that only publishes. With results, a client subscribes to each task that it sends.
     """
