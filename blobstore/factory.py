@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from blobstore.memory import InMemoryBlobStore
 from blobstore.protocol import DEFAULT_PIN_LEASE_S, DEFAULT_TTL_S, BlobStoreConfigError, ManagedBlobStore
-from blobstore.redis.client import RedisURLError, open_client
+from blobstore.redis.client import REPLY_TIMEOUT_S, RedisURLError, open_client
 from blobstore.redis.store import DEFAULT_PREFIX, RedisBlobStore
 
 RETRIES = 3
@@ -17,6 +17,7 @@ def open_blob_store(
     ttl_s: float = DEFAULT_TTL_S,
     pin_lease_s: float = DEFAULT_PIN_LEASE_S,
     retries: int = RETRIES,
+    reply_timeout_s: float = REPLY_TIMEOUT_S,
 ) -> ManagedBlobStore:
     """The store at `url`: `memory:`, or a Redis server as `redis://`, `rediss://` or `unix://`.
 
@@ -30,7 +31,7 @@ def open_blob_store(
     if url == "memory:":
         return InMemoryBlobStore(ttl_s=ttl_s, pin_lease_s=pin_lease_s)
     try:
-        client = open_client(url, retries=retries)
+        client = open_client(url, retries=retries, reply_timeout_s=reply_timeout_s)
     except RedisURLError as error:
         raise BlobStoreConfigError(f"cannot open a blob store: {error} (or memory:, for one process)") from None
     return RedisBlobStore(client, prefix=prefix, ttl_s=ttl_s, pin_lease_s=pin_lease_s)

@@ -35,13 +35,17 @@ class Deployment:
     @cached_property
     def jobs(self) -> JobStore:
         """The job records."""
-        return JobStore(connect(self.settings.redis_url, patient=self._patient), self.settings, patient=self._patient)
+        client = connect(self.settings.redis_url, patient=self._patient, reply_timeout_s=self.settings.reply_timeout_s)
+        return JobStore(client, self.settings, patient=self._patient)
 
     @cached_property
     def blobs(self) -> ManagedBlobStore:
         """The blob store."""
         return open_blob_store(
-            self.settings.blobs, ttl_s=self.settings.blob_grace_s, retries=retries(patient=self._patient)
+            self.settings.blobs,
+            ttl_s=self.settings.blob_grace_s,
+            retries=retries(patient=self._patient),
+            reply_timeout_s=self.settings.reply_timeout_s,
         )
 
     @cached_property

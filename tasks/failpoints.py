@@ -1,4 +1,4 @@
-"""Failpoints: named points in the life of a job's work at which tests inject faults.
+"""Failpoints: named points in a job's work at which tests inject faults.
 
 A failpoint does nothing unless a test adds a listener. A process may end between any two of them, and the film must
 come out the same; `tests/faults` tries every one.

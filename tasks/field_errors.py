@@ -45,7 +45,10 @@ UNKNOWN_KEY = ("extra_forbidden", "invalid_key")
 
 
 def explain(problem: ErrorDetails) -> str:
-    """What is wrong with a field, in one line. problem: an entry of `ValidationError.errors()`."""
+    """What is wrong with a field, in one line.
+
+    problem: an entry of `ValidationError.errors()`.
+    """
     kind, value = problem["type"], problem["input"]
     # pydantic reports the bound 2 of a float field as 2.0
     context = {
@@ -65,13 +68,13 @@ def explain(problem: ErrorDetails) -> str:
 
 
 def field_path(location: Iterable[str | int]) -> str:
-    """The dotted path of a field for an error message: short, and without control characters."""
+    """The dotted path of a field, short and without control characters."""
     path = ".".join(map(str, location))
     return (path if path.isprintable() else repr(path)[1:-1])[:PATH_CHARACTERS]
 
 
 def shown(value: object) -> str:
-    """A value for an error message: short, and without control characters."""
+    """A value for an error message, short and without control characters."""
     if value is None:
         return "null"
     if isinstance(value, bool):

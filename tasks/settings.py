@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from blobstore.redis.client import REPLY_TIMEOUT_S
 from ltx2.checkpoints.resolve import SMALL_MODELS
 from ltx2.request import SegmentRequest
 from ltx2.timeline import DEFAULT_OVERLAP, SegmentShape, exact, first_timing
@@ -67,7 +68,9 @@ class Settings(BaseModel):
     lease_s: float = Field(15.0, gt=0, le=3600, description="seconds after which a silent worker loses its segment")
     reconcile_s: float = Field(2.0, gt=0, le=60, description="seconds between two searches for stuck jobs")
     max_attempts: int = Field(3, ge=1, le=100, description="failed attempts at one segment that end its job")
-    retention_s: float = Field(7 * 86400.0, gt=0, description="seconds that a finished job and its film are kept")
+    retention_s: float = Field(
+        7 * 86400.0, gt=0, allow_inf_nan=False, description="seconds that a finished job and its film are kept"
+    )
     blob_budget_bytes: int | None = Field(
         None, ge=1, description="bytes of blobs that all jobs together may need; default: no limit"
     )
@@ -134,6 +137,11 @@ class Settings(BaseModel):
     def broker(self) -> str:
         """The URL of the broker, as Celery writes it."""
         return celery_url(self.redis_url)
+
+    @property
+    def reply_timeout_s(self) -> float:
+        """How long a reply of a server may take: one dead connection must not cost a lease. 1 to 30 s."""
+        return max(1.0, min(REPLY_TIMEOUT_S, self.lease_s / 3))
 
     def environment(self) -> dict[str, str]:
         """The variables that give another process these settings."""

@@ -14,7 +14,7 @@ from tasks.errors import OutputError
 
 
 def check_output(out: Path) -> None:
-    """Create the folder of `out`, and check that a film and its summary can be written there.
+    """Create the folder of `out`; check that film and summary can be written there.
 
     Raises:
         OutputError: they cannot; says why.
@@ -40,7 +40,7 @@ def check_output(out: Path) -> None:
 
 
 def write_film(out: Path, data: bytes, summary: dict[str, Any]) -> Path:
-    """Write the film to `out` and its summary next to it as .json: both completely, or neither.
+    """Write the film to `out` and its summary next to it as .json: both or neither.
 
     Raises:
         OutputError: the disk is full, or the folder cannot be written.
@@ -66,7 +66,7 @@ def make_folder(folder: Path) -> None:
 
 
 def write_whole(files: Mapping[Path, bytes]) -> None:
-    """Write every file completely, or none: all are written to disk before the first gets its name.
+    """Write all files or none: each gets its name when all are on the disk.
 
     Raises:
         OutputError: the disk is full, or a folder cannot be written; names the file.

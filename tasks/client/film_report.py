@@ -13,8 +13,9 @@ from ltx2.timeline import SegmentTiming
 
 
 def write_report(film: bytes, timings: list[SegmentTiming], folder: Path) -> list[str]:
-    """Measure how well the segments of `film` join; write seams.json, seams.png and sheet.png into `folder`.
+    """Measure how well the segments of `film` join.
 
+    Writes seams.json, seams.png and sheet.png into `folder`.
     Returns faults at joins, and shapes or colours that do not last, one sentence each; empty if there are none.
 
     Raises:

@@ -16,7 +16,10 @@ PLAIN_EVERY_S = 1.0
 
 @dataclass(slots=True)
 class Forecast:
-    """Estimates the remaining time from the speed since the first progress, so without the start of a worker."""
+    """Estimates the remaining time from the speed since the first progress.
+
+    The start of a worker does not count.
+    """
 
     _first: float | None = None
     _since: tuple[float, float] | None = None

@@ -1,4 +1,4 @@
-"""The image that a job starts from: a file when it is submitted, then a PNG in the blob store."""
+"""The image that a job starts from: a file, then a PNG in the blob store."""
 
 from __future__ import annotations
 

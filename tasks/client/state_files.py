@@ -38,7 +38,7 @@ def read_state(path: Path) -> dict[str, Any]:
 def start_handoff(
     envelope: dict[str, Any], spec: JobSpec, blobs: ManagedBlobStore, *, owner: str, inline_threshold_bytes: int
 ) -> Handoff:
-    """Make the handoff (index -1) that a job with `spec` continues; pins its blobs for `owner`.
+    """Make the handoff (index -1) that a job continues; pin its blobs for `owner`.
 
     Raises:
         SpecError: not a state, or it does not match the spec; names the field.

@@ -15,7 +15,7 @@ STOP_TIMEOUT_S = 10.0
 
 
 def die_with_parent(number: int = signal.SIGKILL) -> None:
-    """Have the kernel send this process the signal `number` when its parent ends. Linux only; elsewhere a no-op."""
+    """Send this process the signal `number` when its parent ends; only on Linux."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "prctl"):
         libc.prctl(PR_SET_PDEATHSIG, int(number))
@@ -28,7 +28,7 @@ def start(
     environ: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start `command` in a new session, so that Ctrl-C does not reach it; the parent stops it instead."""
+    """Start `command` in a new session, so that Ctrl-C reaches only the parent."""
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

@@ -33,7 +33,7 @@ def render(
     settings: Settings,
     show: ProgressDisplay,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Render `spec` to the film `out` and its summary; resumes an interrupted render of the same inputs.
+    """Render `spec` to the film `out` and its summary, or resume such a render.
 
     Returns the summary and, with a `report_folder` for the continuity report, the faults that it found.
 

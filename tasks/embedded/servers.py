@@ -49,7 +49,7 @@ def find_redis_server() -> str:
 
 @contextmanager
 def redis_server(folder: Path) -> Iterator[str]:
-    """Run a Redis that stores its data in `folder` (append-only file); yields its unix: URL.
+    """Run a Redis with an append-only file in `folder`; yields its unix: URL.
 
     Raises:
         ServerError: it did not start; names its log.
@@ -86,7 +86,10 @@ def _wait_until_ready(client: redis.Redis, server: subprocess.Popen[bytes], log:
 
 @contextmanager
 def worker(settings: Settings, log_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a worker for every queue. An error in the block stops it at once; its messages return to the queue."""
+    """Run a worker for every queue.
+
+    An error in the block stops it at once, and its messages return to the queue.
+    """
     environ = os.environ | settings.environment() | {"PYTHONPATH": python_path()}
     command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "--loglevel", "WARNING"]
     command += ["--hostname", f"render-{os.getpid()}@%h", "--without-mingle", "--without-gossip"]
@@ -101,7 +104,7 @@ def worker(settings: Settings, log_path: Path) -> Iterator[subprocess.Popen[byte
 
 
 def render_id(spec: JobSpec, model: str, state: Mapping[str, Any] | None) -> str:
-    """The job id of a render: the same inputs give the same id, so that running it again resumes it.
+    """The job id of a render: the same for the same inputs, so that it can resume.
 
     A LoRA file counts as the same while its size and modification time are.
     """
@@ -114,7 +117,9 @@ def render_id(spec: JobSpec, model: str, state: Mapping[str, Any] | None) -> str
 
 @contextmanager
 def embedded_deployment(settings: Settings, job_id: str) -> Iterator[tuple[Settings, subprocess.Popen[bytes], Path]]:
-    """Run Redis and a worker for one render; yields their settings, the worker, and the folder with all data.
+    """Run Redis and a worker for one render.
+
+    Yields their settings, the worker, and the folder with all data.
 
     Raises:
         JobStateError: the same render is running. ServerError: Redis did not start, or failed.

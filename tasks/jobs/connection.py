@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import redis
 
-from blobstore.redis.client import RedisURLError, open_client
+from blobstore.redis.client import REPLY_TIMEOUT_S, RedisURLError, open_client
 from blobstore.redis.errors import is_out_of_memory
 from tasks.errors import ServerError
 
@@ -23,7 +23,7 @@ FULL_PAUSE_S = 1.0
 T = TypeVar("T")
 
 
-def connect(url: str, *, patient: bool = False) -> redis.Redis:
+def connect(url: str, *, patient: bool = False, reply_timeout_s: float = REPLY_TIMEOUT_S) -> redis.Redis:
     """A client for `url`. A patient one keeps trying for about a minute, the other for about a second.
 
     Raises:
@@ -35,6 +35,7 @@ def connect(url: str, *, patient: bool = False) -> redis.Redis:
             retries=retries(patient=patient),
             retry_every_s=RETRY_EVERY_S,
             health_check_interval_s=HEALTH_CHECK_S,
+            reply_timeout_s=reply_timeout_s,
         )
     except RedisURLError as error:
         raise ServerError(f"LONGTAKE_REDIS_URL: {error}") from None

@@ -17,7 +17,7 @@ JOB_ID = re.compile(r"[0-9a-z]{1,40}")
 
 
 def check_job_id(job_id: object) -> str:
-    """Return `job_id` if it is valid: 1 to 40 digits and lower-case letters, safe in Redis keys.
+    """Return `job_id` if it is valid: 1 to 40 digits and lower-case letters.
 
     Raises:
         JobNotFoundError: no job can have this id.

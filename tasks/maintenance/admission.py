@@ -1,4 +1,7 @@
-"""Admission: reserves blob bytes for a whole job before its first segment, so that jobs cannot block each other."""
+"""Admission: reserves blob bytes for a whole job before its first segment.
+
+Otherwise two jobs could each fill half of the blob store and block each other.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +28,10 @@ METADATA_BYTES = 16 * 1024
 
 
 def estimate_bytes(spec: JobSpec) -> int:
-    """Estimate the bytes of blobs of a job: its image, the states, latents and clips of its segments, and the film.
+    """Estimate the bytes of all blobs of a job while it runs.
 
-    An upper bound, except for pictures that compress worse than busy footage, such as noise.
+    Counts its image, the state, latents and clip of each segment, and the film. An upper bound, except for pictures
+    that compress worse than busy footage, such as noise.
     """
     shape, pixels, count = spec.shape, spec.width * spec.height, len(spec.segments)
     handoff = spec.overlap * pixels * PNG_BYTES_PER_PIXEL + 2 * _audio_latents_bytes(shape) + METADATA_BYTES
@@ -56,7 +60,7 @@ def check_room(needs_bytes: int, budget_bytes: int | None) -> None:
 
 
 def admit_waiting(jobs: JobStore, publisher: Publisher, budget_bytes: int | None) -> None:
-    """Admit every waiting job that fits in the budget, oldest first, and publish its first segment."""
+    """Admit and publish every waiting job that fits in the budget, oldest first."""
     while True:
         admission = jobs.admit(budget_bytes)
         if admission.outcome == AdmissionOutcome.WAIT:
@@ -72,7 +76,10 @@ def admit_waiting(jobs: JobStore, publisher: Publisher, budget_bytes: int | None
 
 
 def admit_now(jobs: JobStore, publisher: Publisher, settings: Settings) -> None:
-    """Admit waiting jobs at once. With a blob budget, or during an outage, a worker admits them within seconds."""
+    """Admit waiting jobs at once, without a blob budget.
+
+    With one, or during an outage, a worker admits them within seconds.
+    """
     if jobs.budget_bytes() or settings.blob_budget_bytes:
         return
     try:

@@ -1,4 +1,4 @@
-"""The reconciler: every few seconds, one worker publishes again what is provably stuck."""
+"""The reconciler: publishes again what is provably stuck, every few seconds."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _Message = tuple[str, WorkUnit, int]  # job, unit, ticket
 
 @contextmanager
 def _isolated(what: str) -> Iterator[None]:
-    """Log an error in this block, so that other jobs are still reconciled. A lost connection is raised."""
+    """Log errors in this block, except a lost connection, to reconcile other jobs."""
     try:
         yield
     except redis.ConnectionError:
@@ -106,7 +106,7 @@ class Reconciler:
         return published
 
     def _pulse(self) -> None:
-        """Record that Redis is reachable. A gap between pulses is an outage, after which leases get extra time."""
+        """Record that Redis is reachable; after a gap (an outage), leases get extra time."""
         silence_s = max(self._settings.lease_s / 3, 2 * self._settings.reconcile_s)
         grace_s, budget = self._settings.lease_s + RETRY_EVERY_S, self._settings.blob_budget_bytes
         self._jobs.pulse(silence_s=silence_s, grace_s=grace_s, budget_bytes=budget)
@@ -122,7 +122,10 @@ class Reconciler:
         self._reserved = self._jobs.reserved_bytes()
 
     def _free_released_blobs(self) -> None:
-        """If reservations shrank, free blobs without a pin now: waiting jobs need the space before the grace ends."""
+        """Free blobs without a pin at once if reservations shrank.
+
+        Waiting jobs need the space before the grace ends.
+        """
         if self._jobs.reserved_bytes() < self._reserved:
             self._blobs.collect(grace_s=0)
 
@@ -157,13 +160,13 @@ class Reconciler:
         return length == 0 or claimed > need.stamp
 
     def _queue_state(self, queue: str) -> tuple[int, int]:
-        """The length of a queue and the highest stamp claimed from it, read once per round."""
+        """Length of a queue and highest stamp claimed from it, read once per round."""
         if queue not in self._queues:
             self._queues[queue] = (self._redis.llen(queue), self._jobs.queue_claimed(queue))
         return self._queues[queue]
 
     def _hold_lock(self) -> bool:
-        """Take or renew the lock of the active reconciler; it expires after three rounds without renewal."""
+        """Take or renew the active reconciler's lock, which expires after three rounds."""
         lease_ms = int(self._settings.reconcile_s * 3000)
         if self._redis.set(LOCK, self._name, nx=True, px=lease_ms):
             return True

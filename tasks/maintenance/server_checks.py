@@ -34,7 +34,7 @@ def check_server(client: redis.Redis, url: str) -> None:
 
 
 def check_rights(client: redis.Redis, url: str) -> None:
-    """Refuse a Redis user without a worker's permissions: running scripts, its keys, its channels.
+    """Refuse a Redis user that may not use scripts, keys and channels as workers do.
 
     Raises:
         ServerError: says what this user may not do.

@@ -1,4 +1,4 @@
-"""The sweeper: frees what no job needs (jobs past their retention, pins without a job, blobs without a pin)."""
+"""The sweeper: frees expired jobs, pins without a job, and blobs without a pin."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from tasks.jobs.store import JobStore
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
-    """What a sweep found: ids of jobs past their retention, owners of pins without a job, and blobs without a pin."""
+    """What a sweep freed, or would free.
+
+    jobs: ids of jobs past their retention. owners: of pins without a job. blobs: those without a pin.
+    """
 
     jobs: list[str]
     owners: list[str]
@@ -33,7 +36,7 @@ class Sweeper:
         self._suspects: set[str] = set()
 
     def sweep(self) -> tuple[list[str], list[str]]:
-        """Delete jobs past their retention and free pins without a job; returns the ids of both.
+        """Delete jobs past their retention and pins without a job; returns their ids.
 
         Messages in the sticky queues of dead workers expire, too.
         """
@@ -52,7 +55,7 @@ class Sweeper:
         return SweepResult(ended, owners, self._blobs.collect(grace_s=grace_s))
 
     def preview(self, *, grace_s: float) -> SweepResult:
-        """What `collect` would free, with every owner that has no record; changes nothing."""
+        """What `collect` would free, with every owner without a record; changes nothing."""
         ended = self._jobs.ended_for(self._retention_s)
         owners = sorted(self._owners_without_job())
         return SweepResult(ended, owners, self._blobs.collect(grace_s=grace_s, dry_run=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from celery import Celery
 from kombu import Queue
 
+from blobstore.redis.client import keepalive
 from tasks.jobs.queues import QUEUES, SEGMENTS
 from tasks.settings import Settings
 
@@ -12,7 +13,7 @@ DAY_S = 86400
 
 
 def make_app(settings: Settings, *, results: bool = True) -> Celery:
-    """Make the application for `settings`; docs/operations.md says why each value is set.
+    """Make the application for `settings`; docs/operations.md explains each value.
 
     results: False for an application that only publishes. With results, a client subscribes to each task that it sends.
     """
@@ -46,8 +47,8 @@ def make_app(settings: Settings, *, results: bool = True) -> Celery:
         broker_transport_options={
             "visibility_timeout": settings.visibility_timeout_s,
             "socket_timeout": None,
-            "socket_keepalive": True,
             "health_check_interval": 30,
+            **keepalive(settings.redis_url),
         },
         redis_socket_timeout=30.0,
         redis_socket_keepalive=not settings.redis_url.startswith("unix:"),

@@ -1,4 +1,4 @@
-"""The message filter: drops invalid messages before Celery sees them, with one log line each.
+"""The message filter: drops and logs invalid messages before Celery sees them.
 
 Celery and kombu trust their broker: an entry that is not JSON ends a worker, and a message may name tasks to call next.
 So everything that a worker receives is checked here first.
@@ -29,14 +29,14 @@ class Channel(redis.Channel):
         return client
 
     def _popped(self, reply: Any, **_: Any) -> Any:
-        """The key and entry of a queue; None, as for an empty queue, if the entry is invalid."""
+        """The key and entry of a queue; None, as if it were empty, for an invalid entry."""
         if not reply:
             return None
         key, entry = reply
         return (key, entry) if _is_valid(entry, bytes_to_str(key).rsplit(self.sep, 1)[0]) else None
 
     def _handle_message(self, client: Any, reply: Any) -> Any:
-        """The payload of an event or remote control command; its data is None if they are invalid."""
+        """The payload of an event or command; its data is None if it is invalid."""
         payload = super()._handle_message(client, reply)  # type: ignore[misc]  # not in the stubs
         is_message = bytes_to_str(payload["type"]).endswith("message")
         if is_message and not _is_valid(payload["data"], bytes_to_str(payload["channel"])):

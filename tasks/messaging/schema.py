@@ -1,4 +1,4 @@
-"""The schema of messages on the wire. Invalid messages are rejected; the error names the field."""
+"""The schema of messages. An invalid one is refused; the error names the field."""
 
 from __future__ import annotations
 
@@ -57,7 +57,10 @@ class _Envelope(_Part):
 
 
 class _TaskHeaders(_Part):
-    """Headers that Celery acts on. longtake uses no callbacks, groups, retries or deadlines, so they are refused."""
+    """Headers that Celery acts on.
+
+    longtake uses no callbacks, groups, retries or deadlines, so they are refused.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -134,7 +137,9 @@ class _Event(_Part):
 
 
 def check_entry(entry: bytes, queue: str) -> None:
-    """Refuse an invalid entry of `queue`. Of a reply to remote control only the envelope is checked.
+    """Refuse an invalid entry of `queue`.
+
+    Of a reply to remote control only the envelope is checked.
 
     Raises:
         MessageError: names the field and what is wrong with it. JobNotFoundError: no job can have its id.

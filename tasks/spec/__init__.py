@@ -1,1 +1,1 @@
-"""Job specs: their schema, reading them, and the checks before anything is queued."""
+"""Job specs: schema, reading, and the checks before anything is queued."""

@@ -1,4 +1,4 @@
-"""The `guidance` table of a spec: the scale of each kind of guidance, for picture and sound."""
+"""The `guidance` table of a spec: guidance scales for picture and sound."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Pair = Annotated[tuple[float, float], BeforeValidator(_pair)]
 
 
 class GuidanceSpec(BaseModel):
-    """Scales as `[picture, sound]`, or one number for both; None is the model authors' default."""
+    """Scales as `[picture, sound]` or one number; None: the model authors' default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

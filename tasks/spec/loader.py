@@ -24,7 +24,7 @@ Location = tuple[str | int, ...]
 
 
 def load_spec(path: Path) -> JobSpec:
-    """Read the spec in the file `path`; the path of an image is relative to that file.
+    """Read the spec in the file `path`; its image path is relative to that file.
 
     Raises:
         SpecError: one line per problem, each with file, line and field.
@@ -69,7 +69,7 @@ def parse_spec(text: str, *, source: str = "spec") -> JobSpec:
 def check_spec(
     data: Mapping[str, Any], *, source: str = "spec", lines: Mapping[Location, int] | None = None
 ) -> JobSpec:
-    """Make a spec of the mapping `data`; `lines` has the line of each field, for errors.
+    """Make a spec of the mapping `data`; `lines` gives the line of each field.
 
     Raises:
         SpecError: one line per problem.
@@ -95,14 +95,17 @@ def _explain(problem: ErrorDetails) -> str:
 
 
 def _line_of(location: Location, lines: Mapping[Location, int]) -> str:
-    """`:` and the line of a field, or of the closest field around it; empty if there is none."""
+    """`:` and the line of a field, or of the one that contains it; empty if unknown."""
     while location and location not in lines:
         location = location[:-1]
     return f":{lines[location]}" if location in lines else ""
 
 
 def _check_structure(text: str, source: str) -> None:
-    """Refuse aliases, tags and deep nesting: a small file could become a large document, and a spec needs none."""
+    """Refuse aliases, tags and deep nesting.
+
+    They can make a large document of a small file, and a spec needs none.
+    """
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         line = event.start_mark.line + 1 if event.start_mark else 1

@@ -14,7 +14,9 @@ from tasks.spec.schema import LoraSpec
 
 
 def check_model_folders(model: str, loras: Iterable[LoraSpec | Lora], settings: Settings) -> None:
-    """Refuse models and LoRAs outside LONGTAKE_MODEL_FOLDERS, after resolving links; LONGTAKE_MODEL is allowed.
+    """Refuse models and LoRAs outside LONGTAKE_MODEL_FOLDERS.
+
+    Links are resolved. LONGTAKE_MODEL is always allowed.
 
     Raises:
         SpecError: names the field and the setting.

@@ -29,7 +29,7 @@ class _Strict(BaseModel):
 
 
 class SegmentSpec(_Strict):
-    """One segment: its prompt, and whether it continues the one before (`continue`) or starts a new scene (`cut`)."""
+    """One segment, which continues the one before or, with `cut`, starts a new scene."""
 
     prompt: str = Field(min_length=1, max_length=8000)
     seed: Seed | None = None
@@ -44,8 +44,9 @@ class LoraSpec(_Strict):
 
 
 class JobHead(_Strict):
-    """What all segments of a job share. `frames` is per segment; its first `overlap` frames repeat the segment before.
+    """What all segments of a job share.
 
+    `frames` is per segment; the first `overlap` of them repeat the segment before.
     `image` is what the first segment starts from: a path in a spec, a blob id in a job's record.
     """
 
@@ -125,7 +126,7 @@ class JobSpec(JobHead):
     segments: list[SegmentSpec] = Field(min_length=1, max_length=MAX_SEGMENTS)
 
     def with_absolute_paths(self) -> Self:
-        """The spec with absolute paths of the model and LoRAs that exist here; anything else is a hub id."""
+        """The spec with absolute paths of model and LoRAs that exist here, not hub ids."""
         loras = tuple(lora.model_copy(update={"path": absolute(lora.path)}) for lora in self.loras)
         return self.model_copy(update={"model": self.model and absolute(self.model), "loras": loras})
 

@@ -11,7 +11,7 @@ from tasks.worker.failures import reading_from
 
 
 def first_frame(context: WorkerContext, head: JobHead, claim: Claim) -> Frame | None:
-    """Load the image that segment `claim.index` starts from, uint8 `[H, W, 3]`; None without one.
+    """Load the image that a segment starts from, uint8 `[H, W, 3]`; None without one.
 
     Raises:
         InputLostError: its blob is missing or damaged. SpecError: the blob is not an image.

@@ -1,4 +1,4 @@
-"""Renews the lease of a claim in a thread, however long a single step of the work takes."""
+"""Renews the lease of a claim in a thread while the work runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Lease:
-    """A claim whose lease a thread renews, three times per lease. Used as a context manager."""
+    """A claim whose lease a thread renews, three times per lease. A context manager."""
 
     def __init__(self, jobs: JobStore, claim: Claim, lease_s: float) -> None:
         self.claim = claim
@@ -42,12 +42,12 @@ class Lease:
         self._thread.start()
 
     def end(self) -> None:
-        """Stop renewing. Does not wait for a renewal in progress, which may hang while the server is out."""
+        """Stop renewing, without waiting for a renewal that hangs in an outage."""
         self._done.set()
 
     @contextmanager
     def until_handed_over(self) -> Iterator[None]:
-        """Start renewing, and hand the lease over in this block: its new holder ends it. An error here ends it."""
+        """Start renewing and hand over in this block: the new holder or an error ends it."""
         self.start()
         try:
             yield
@@ -67,7 +67,7 @@ class Lease:
         return self._engine(True)
 
     def out_of_engine(self) -> AbstractContextManager[None]:
-        """Within `in_engine`, mark other work: a crash inside this block does not count as an attempt."""
+        """Within `in_engine`, mark other work: a crash here does not count."""
         return self._engine(False)
 
     @contextmanager
@@ -79,7 +79,7 @@ class Lease:
             self.renew(engine=not inside)
 
     def move_to(self, claim: Claim) -> None:
-        """Renew `claim` instead: the holder of a committed segment continues with its clip."""
+        """Renew `claim` instead: after its commit, a segment's holder makes the clip."""
         self.claim = claim
         self.lost = False  # the thread may have tried to renew the old claim just after its commit
 

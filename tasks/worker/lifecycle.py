@@ -44,7 +44,9 @@ class ReconcilerThread:
     def start(self) -> None:
         """Reconcile from now on."""
         deployment = process.context.deployment
-        client = connect(deployment.settings.redis_url, patient=True)
+        client = connect(
+            deployment.settings.redis_url, patient=True, reply_timeout_s=deployment.settings.reply_timeout_s
+        )
         self.reconciler = Reconciler(
             client, deployment.jobs, deployment.blobs, deployment.publisher, deployment.settings
         )

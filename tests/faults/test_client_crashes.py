@@ -38,7 +38,7 @@ def test_a_client_that_crashes_after(
     pool: WorkerPool, undisturbed: str, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
     # Given
-    monkeypatch.setattr(points, "_listeners", [lambda reached, *_: crash() if reached == point else None])
+    monkeypatch.setattr(points.listeners, "_listeners", [lambda reached, *_: crash() if reached == point else None])
     # When
     job = submit_and_crash(pool)
     # Then the workers finish the job
@@ -46,7 +46,7 @@ def test_a_client_that_crashes_after(
     pool.wait_idle()
 
 
-@pytest.mark.parametrize(("where", "name"), [(client, "admit_now"), (Publisher, "segment")])
+@pytest.mark.parametrize(("where", "name"), [(client, "admit_now"), (Publisher, "publish")])
 def test_a_client_that_crashes_before(
     pool: WorkerPool, undisturbed: str, monkeypatch: pytest.MonkeyPatch, where: object, name: str
 ) -> None:
