@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ltx2.checkpoints.lora import Lora
-from ltx2.checkpoints.weight_files import Shapes, some, tensor_shapes
+from ltx2.checkpoints.weight_files import Shapes, summary, tensor_shapes
 from ltx2.errors import CheckpointError, EngineMemoryError
 from ltx2.model.pipeline import LongtakePipeline
 
@@ -49,7 +49,7 @@ def _check_fit(pipeline: LongtakePipeline, lora: Lora, shapes: Shapes) -> None:
     if unfit:
         raise CheckpointError(
             f"the LoRA {lora.path} is for another model: {len(unfit)} of its {len(pairs)} layers do not fit this one "
-            f"({some(unfit)})"
+            f"({summary(unfit)})"
         )
 
 

@@ -67,7 +67,7 @@ def test_arguments_that_cannot_be(longtake: Command, here: Settings, arguments: 
 
 @pytest.mark.parametrize(
     ("model", "words"),
-    [("./absent", "no such model folder: ./absent"), ("half", "names no connectors"), ("empty", "model_index.json")],
+    [("./absent", "no such model folder: ./absent"), ("half", "has no connectors"), ("empty", "model_index.json")],
 )
 def test_a_model_that_is_missing_or_incomplete(
     longtake: Command, here: Settings, spec: Path, tmp_path: Path, model: str, words: str

@@ -219,7 +219,7 @@ def test_a_whole_upsampler_for_something_else_is_refused(copied: Path, settings:
 
 def test_a_damaged_upsampler_is_told(copied: Path) -> None:
     (copied / "latent_upsampler" / "diffusion_pytorch_model.safetensors").write_bytes(b"nothing")
-    with pytest.raises(CheckpointError, match=r"/latent_upsampler/diffusion_pytorch_model.safetensors is no safe"):
+    with pytest.raises(CheckpointError, match=r"/latent_upsampler/diffusion_pytorch_model.safetensors is not a safe"):
         Engine.load(str(copied), device="cpu").run(request_of(), on_step=never)
 
 
