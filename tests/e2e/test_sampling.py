@@ -102,7 +102,7 @@ def test_what_a_model_cannot_do_ends_the_job_with_the_reason(
 
 def test_a_model_without_an_upsampler_ends_a_job_of_two_stages(real: Settings, full_copy: Path) -> None:
     job: Job = submit(small("a boat", model=str(full_copy), stages=2, steps=2), settings=real)
-    with pytest.raises(JobFailedError, match=r"RequestError: stages is 2, and .* has no latent_upsampler"):
+    with pytest.raises(JobFailedError, match=r"RequestError: stages is 2, but .* has no latent_upsampler"):
         job.wait()
 
 

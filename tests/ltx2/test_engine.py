@@ -300,9 +300,9 @@ def never(step: int, of: int) -> bool:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"video_conditioning_frame_idx": 1}, "video_conditioning_frame_idx is 1; this engine renders 0"),
-        ({"video_conditioning_strength": 0.5}, "video_conditioning_strength is 0.5; this engine renders 1.0"),
-        ({"audio_conditioning_strength": 1.0}, "audio_conditioning_strength is 1.0; this engine renders 0.0"),
+        ({"video_conditioning_frame_idx": 1}, "video_conditioning_frame_idx is 1; this engine supports only 0"),
+        ({"video_conditioning_strength": 0.5}, "video_conditioning_strength is 0.5; this engine supports only 1.0"),
+        ({"audio_conditioning_strength": 1.0}, "audio_conditioning_strength is 1.0; this engine supports only 0.0"),
         ({"video_frames": [FRAME] * 17}, "video_frames is 17 frames; .* the overlap of 9"),
         (
             {"video_frames": [FRAME] * 8 + [FRAME[:32]]},

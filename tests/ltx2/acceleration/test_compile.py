@@ -13,7 +13,7 @@ from torch._inductor import config as inductor
 
 from ltx2.acceleration.compile import compile_blocks, speed_up
 from ltx2.engine import Engine
-from ltx2.model.denoiser import _let_stg_perturb
+from ltx2.model.denoiser import _enable_stg
 
 CPU = torch.device("cpu")
 TOKENS, LATENTS, SIGMA = 24, 10, 725.0
@@ -86,7 +86,7 @@ def error(found: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> float:
 )
 def test_it_is_the_same_function(stock: Any, more: dict[str, Any]) -> None:
     # Given
-    _let_stg_perturb(stock, (1,))  # as for every model that is guided; 2.0 would ignore it
+    _enable_stg(stock, (1,))  # as for every model that is guided; 2.0 would ignore it
     quick = copy.deepcopy(stock)
     speed_up(quick, float8=False, device=CPU)
     # When / Then

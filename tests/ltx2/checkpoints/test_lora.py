@@ -124,7 +124,7 @@ def test_a_lora_for_another_model_is_refused(models: dict[str, Path], files: lis
 )
 def test_what_is_no_lora_is_refused(models: dict[str, Path], tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     save_file(tensors, tmp_path / "a.safetensors")
-    with pytest.raises(CheckpointError, match="holds other tensors than pairs of factors for LTX-2"):
+    with pytest.raises(CheckpointError, match="has tensors that are not pairs of factors for LTX-2"):
         load(models, Lora(str(tmp_path)))
 
 

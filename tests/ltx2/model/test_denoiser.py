@@ -180,7 +180,7 @@ def never(step: int, of: int) -> bool:
 def test_a_checkpoint_without_an_upsampler_renders_in_one_stage(copied: Path) -> None:
     shutil.rmtree(copied / "latent_upsampler")
     engine = Engine.load(str(copied), device="cpu")
-    with pytest.raises(RequestError, match=r"stages is 2, and \S+/model has no latent_upsampler: render it in one"):
+    with pytest.raises(RequestError, match=r"stages is 2, but \S+/model has no latent_upsampler: use one stage"):
         engine.run(request_of(), on_step=never)
     assert engine.run(request_of(Sampling())).frames.shape == (17, 64, 128, 3)
 
@@ -205,7 +205,7 @@ def test_an_upsampler_that_its_config_does_not_describe_is_refused(
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"in_channels": 32}, "upsamples 32 channels, 2 times in space and 1 times in time; 16 channels"),
+        ({"in_channels": 32}, "upsamples 32 channels, 2 times in space and 1 times in time; it must be 16 channels"),
         ({"spatial_upsample": False, "temporal_upsample": True}, "16 channels, 1 times in space and 2 times in time"),
         ({"rational_spatial_scale": 1.5}, "16 channels, 1.5 times in space"),
     ],

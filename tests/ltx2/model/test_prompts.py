@@ -220,7 +220,7 @@ def test_an_error_while_encoding_ahead_costs_nothing(own: Engine, caplog: pytest
 
     # Then that is logged, and both segments come out as ever
     assert [record.getMessage() for record in caplog.records] == [
-        "a prompt was not encoded ahead, and will be when it is needed: no room"
+        "a prompt could not be encoded ahead, it is encoded when needed: no room"
     ]
     assert same(first, expected[0])
     assert same(two_segments(own, next_prompt=None)[1], expected[1])
@@ -246,7 +246,7 @@ def test_a_prompt_encoded_while_a_call_skips_the_connectors_is_what_it_always_is
     try:
         found = encoder.encode("gulls")
     finally:
-        pipeline._put_connectors(connectors)
+        pipeline._set_connectors(connectors)
     # Then
     assert torch.equal(found.video, right.video)
     assert torch.equal(found.audio, right.audio)
