@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ltx2.quality.audio_metrics import Sound, heard, largest_step, loudness, pitch, semitones
+from ltx2.quality.audio_metrics import Sound, largest_step, loudness, measure_sound, pitch, semitones
 
 RATE = 16_000
 
@@ -57,7 +57,7 @@ def test_two_tones_are_so_many_semitones_apart(seed: int, step: int) -> None:
     base = np.random.default_rng(seed).uniform(350, 1100)
     first, then = tone(base, 0.5), tone(base * 2 ** (step / 12), 0.5)
     # When
-    found = heard(np.concatenate([first, then], axis=1), RATE, first.shape[1], first.shape[1])
+    found = measure_sound(np.concatenate([first, then], axis=1), RATE, first.shape[1], first.shape[1])
     # Then
     assert found.pitch_step == pytest.approx(step, abs=0.2)
     assert found.tones == (1, 1)
@@ -69,7 +69,7 @@ def test_loudness_steps_by_the_ratio_of_two_tones(before: float, after: float) -
     # Given
     sound = np.concatenate([tone(500, 0.5, level=before), tone(500, 0.5, level=after)], axis=1)
     # When
-    found = heard(sound, RATE, RATE // 2, RATE // 2)
+    found = measure_sound(sound, RATE, RATE // 2, RATE // 2)
     # Then
     assert found.loudness_step == pytest.approx(20 * np.log10(after / before), abs=0.1)
     assert found.usual_loudness_step < 0.1
@@ -77,7 +77,7 @@ def test_loudness_steps_by_the_ratio_of_two_tones(before: float, after: float) -
 
 def test_what_nobody_hears_is_no_step() -> None:
     sound = np.concatenate([tone(500, 0.5, level=1e-5), tone(500, 0.5, level=1e-3)], axis=1)
-    assert heard(sound, RATE, RATE // 2, RATE // 2).loudness_step == 0
+    assert measure_sound(sound, RATE, RATE // 2, RATE // 2).loudness_step == 0
 
 
 @pytest.mark.parametrize("place", [-60, 0, 60, 160 + 60])
@@ -87,7 +87,7 @@ def test_a_click_is_found_within_5_ms_of_the_change(place: int) -> None:
     usual = largest_step(sound)
     sound[:, RATE // 2 + place] += 0.5
     # When
-    found = heard(sound, RATE, RATE // 2, RATE // 2 + 160)
+    found = measure_sound(sound, RATE, RATE // 2, RATE // 2 + 160)
     # Then
     assert found.click > 0.4
     assert found.usual_click == pytest.approx(usual, rel=1e-3)
@@ -98,6 +98,6 @@ def test_any_sound_is_taken(channels: int, samples: int, begin: int, fade: int) 
     # Given a change that may lie at the sound's beginning, at its end or beyond
     sound = np.random.default_rng(0).normal(0, 0.1, (channels, samples)).astype(np.float32)
     # When
-    found = heard(sound, RATE, begin, begin + fade)
+    found = measure_sound(sound, RATE, begin, begin + fade)
     # Then
     assert np.isfinite([found.loudness_step, found.usual_loudness_step, found.click, found.usual_click]).all()
