@@ -340,7 +340,7 @@ def test_what_cannot_be_rendered_is_refused_by_name(
 
 
 def test_a_continuation_needs_a_state(engines: dict[str, Engine]) -> None:
-    with pytest.raises(UnsupportedStateError, match="segment 1 continues another, but has no state"):
+    with pytest.raises(UnsupportedStateError, match="segment 1 is a continuation, but has no state"):
         engines["tiny"].run(request_of(SECOND))
 
 

@@ -324,9 +324,9 @@ def test_shapes_that_cannot_be(frames: int, fps: int, overlap: int, complaint: s
     ("pinned", "offset", "complaint"),
     [
         (-1, "1", "-1 pinned audio latents"),
-        (169, "1", r"room for 0\.\.168"),
+        (169, "1", r"must be in 0\.\.168"),
         (51, "-1/100", "must not be negative"),
-        (51, "1000", "end before the picture does; about 1.667 s"),
+        (51, "1000", "end before the picture does; it should be about 1.667 s"),
     ],
 )
 def test_states_that_fit_no_segment(pinned: int, offset: str, complaint: str) -> None:

@@ -332,7 +332,7 @@ def test_a_segment_begins_with_its_image(engine: Engine, stages: int) -> None:
         ({"height": 32}, "height is 32; it must be a positive multiple of 64"),
         ({"image": picture(64, 64)}, r"image is uint8 \(64, 64, 3\); it must be uint8 \(64, 128, 3\)"),
         ({"image": picture().astype(np.float32)}, "image is float32"),
-        ({"image": picture(), "timing": SECOND}, "segment 1 continues another, and cannot begin with an image"),
+        ({"image": picture(), "timing": SECOND}, "segment 1 is a continuation and cannot begin with an image"),
     ],
 )
 def test_requests_that_cannot_be(settings: dict[str, Any], told: str) -> None:
