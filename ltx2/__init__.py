@@ -1,4 +1,4 @@
-"""One LTX-2 segment: the continuation contract, the arithmetic, the model. Importing it does not import torch."""
+"""One LTX-2 segment: continuation state, timeline and model. Importing this package does not import torch."""
 
 from __future__ import annotations
 

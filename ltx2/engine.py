@@ -1,4 +1,4 @@
-"""One segment: a prompt, a seed and the state before it in; pictures, sound and the next state out."""
+"""The engine: renders one segment from a prompt, a seed and the previous state."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from ltx2.request import OnState, OnStep, SegmentOutput, SegmentRequest
 from ltx2.state.continuation import LTX2ContinuationState
 from ltx2.timeline import SegmentTiming, first_timing, next_timing, sound_seconds
 
-Arriving = Callable[[], Tensor]
-"""Waits until a copy is on the host, and gives it."""
+HostCopy = Callable[[], Tensor]
+"""Waits for a copy to the host and returns it."""
 
 
 class Engine:
-    """A loaded LTX-2 model: one segment at a time, in the schedule of its variant.
+    """A loaded LTX-2 model, which renders one segment at a time.
 
-    source: the checkpoint that `pipeline` is of; without one, nothing is rendered in two stages.
-    compiled: parts of it are, so that new shapes are warmed up first. encode_ahead: see `PromptEncoder`.
+    source: the checkpoint of `pipeline`; without one, two stages are not possible. encode_ahead: see `PromptEncoder`.
+    compiled: whether parts of the model are compiled, so that new shapes are warmed up first.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Engine:
         self._denoiser = Denoiser(pipeline, self.variant, self.prompts, source)
         self._compiled = compiled
         self._warm: set[tuple[object, ...]] = set()
-        self._stream = new_stream(self._device, priority=-1)  # what is encoded beside it takes what it leaves
+        self._stream = new_stream(self._device, priority=-1)  # goes before the encoding of the next prompt
         self._copies = new_stream(self._device)
         pipeline.set_progress_bar_config(disable=True)
 
@@ -68,19 +68,24 @@ class Engine:
         offload: str = "none",
         compiler: str = "auto",
     ) -> Engine:
-        """Load `model` (see `resolve_model`) with `loras` (see `resolve_lora`) fused into it, ready for a device.
+        """Load `model` (see `resolve_model`), fuse `loras` (see `resolve_lora`), and place it on a device.
 
-        device, precision, offload: see `ltx2.model.placement`. compiler: see `ltx2.acceleration.compile.backend_of`. Raises CheckpointError,
-        EngineMemoryError, and ValueError for a setting that cannot be.
+        device, precision, offload: see `ltx2.model.placement`. compiler: see `backend_of` in
+        `ltx2.acceleration.compile`.
+
+        Raises:
+            CheckpointError: the model or a LoRA is missing, incomplete or unsupported.
+            EngineMemoryError: it does not fit.
+            ValueError: an invalid setting.
         """
         target = device_of(device)
-        exactness = precision_of(precision, target)
+        actual_precision = precision_of(precision, target)
         found = find_loras(loras)
         source = resolve_model(model, default_cache())
-        pipeline = load_pipeline(source, PRECISIONS[exactness])
+        pipeline = load_pipeline(source, PRECISIONS[actual_precision])
         with _memory_errors(f"{model} on {target}"):
             fuse_loras(pipeline, found, target if offload == "none" else torch.device("cpu"))
-            return cls.ready(pipeline, target, exactness, offload=offload, compiler=compiler, source=source)
+            return cls.ready(pipeline, target, actual_precision, offload=offload, compiler=compiler, source=source)
 
     @classmethod
     def ready(
@@ -93,7 +98,7 @@ class Engine:
         compiler: str,
         source: Path | HubModel | None = None,
     ) -> Self:
-        """An engine of a loaded `pipeline`, made quick and put where it computes; the settings are those of `load`."""
+        """An engine with a loaded `pipeline`, accelerated and placed on its device; settings as in `load`."""
         backend = backend_of(compiler, device, offload)
         if device.type == "cuda" or backend or precision == "fp8":
             speed_up(pipeline.transformer, float8=precision == "fp8", device=device)
@@ -101,17 +106,17 @@ class Engine:
         if backend:
             kernels = default_cache().parent / "kernels"
             compile_blocks(pipeline.transformer, backend, kernels)
-            if offload == "none":  # else it decodes in tiles
+            if offload == "none":  # otherwise it decodes in tiles
                 compile_decoder(pipeline.vae, backend, kernels)
-        # blocks that are not compiled choose their attention kernels by switches that all threads share
+        # blocks that are not compiled select attention kernels with process-wide switches
         ahead = offload == "none" and (backend is not None or device.type == "cpu")
         return cls(pipeline, source, encode_ahead=ahead, compiled=backend is not None)
 
     def warm_up(self, request: SegmentRequest) -> None:
-        """Compile what a job of segments like `request` needs, unless it is there; a job of any length needs no more.
+        """Compile all that a job of segments like `request` needs, if it is not compiled.
 
-        That is two shapes, of a first segment (or one after a cut) and of a continuation; one step of each stage, and
-        what it leaves as pictures.
+        That is two shapes, for a first segment (or one after a cut) and for a continuation. One step of each stage is
+        run, and the result of the first is decoded.
         """
         plan = self._denoiser.plan(request.sampling)
         first = first_timing(request.timing.shape)
@@ -120,9 +125,9 @@ class Engine:
             shape = (*size, plan.stages, str(plan.guidance))
             if shape not in self._warm:
                 like = replace(request, timing=timing, image=None)
-                with _rendering("warming up", self._stream):
+                with _render_context("warming up", self._stream):
                     latents, _ = self._denoiser.denoise(like, plan, Conditioning(), first_steps=True)
-                    if timing is first:  # the pictures of both are of one shape
+                    if timing is first:  # the pictures of both have the same shape
                         self._pictures(latents)
                 self._warm.add(shape)
 
@@ -135,27 +140,30 @@ class Engine:
         next_prompt: str | None = None,
         on_state: OnState | None = None,
     ) -> SegmentOutput:
-        """Render one segment; the same request and state give the same bytes on the same kind of device.
+        """Render one segment. The same request and state give the same bytes on the same kind of device.
 
-        A continuation is conditioned on `state`; a first segment and one after a cut only pass its metadata
-        on. `on_step(step, steps)` is called after each denoising step, counted from 1 over all stages; when it
-        returns False the segment ends in SegmentCancelledError, and the engine is ready for the next. `next_prompt`,
-        the prompt of the segment that follows, is encoded beside the steps after the first. `on_state` is called with
-        the new state and the latents while a GPU still makes the sound; what it raises ends the segment.
+        state: a continuation is conditioned on it; other segments only pass on its metadata. on_step: called as
+        `on_step(step, steps)` after each denoising step, counted from 1 over all stages; if it returns False, the
+        segment ends with SegmentCancelledError, and the engine can render the next. next_prompt: the prompt of the next
+        segment, encoded in the background after the first step. on_state: called with the new state and the latents
+        while a GPU still decodes the sound; if it raises, the segment ends.
 
-        Raises RequestError for what this model cannot do, UnsupportedStateError for a state that cannot be rendered,
-        EngineMemoryError when the device is full.
+        Raises:
+            RequestError: this model cannot render the request.
+            UnsupportedStateError: this engine cannot render the state.
+            SegmentCancelledError: `on_step` returned False.
+            EngineMemoryError: the device is out of memory.
         """
         plan = self._denoiser.plan(request.sampling)
         conditioning = self._conditioning(request, state)
         if self._compiled:
             self.warm_up(request)
         metadata = state.metadata if state else {}
-        with _rendering(f"segment {request.timing.index}", self._stream):
+        with _render_context(f"segment {request.timing.index}", self._stream):
             try:
-                latents = self._denoiser.denoise(request, plan, conditioning, self._preparing(next_prompt, on_step))
-                video_latents, audio_latents = (self._copied(part) for part in latents)
-                pictures, sound = self._decoded(*latents)
+                latents = self._denoiser.denoise(request, plan, conditioning, self._with_prepare(next_prompt, on_step))
+                video_latents, audio_latents = (self._start_copy(part) for part in latents)
+                pictures, sound = self._start_decoding(*latents)
                 frames = pictures().numpy()
                 following = self._next_state(request.timing, frames, audio_latents(), metadata)
                 if on_state is not None:
@@ -172,55 +180,55 @@ class Engine:
                 self.prompts.finish()
 
     def decode(self, video_latents: Tensor, audio_latents: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Frames and sound of a `SegmentOutput`'s latents: the bytes that `run` gave with them."""
-        with _rendering("decoding", self._stream):
-            pictures, sound = self._decoded(video_latents.to(self._device), audio_latents.to(self._device))
+        """Frames and sound of a `SegmentOutput`'s latents: the same bytes as in that output."""
+        with _render_context("decoding", self._stream):
+            pictures, sound = self._start_decoding(video_latents.to(self._device), audio_latents.to(self._device))
             return pictures().numpy(), sound().numpy()
 
-    def _decoded(self, video_latents: Tensor, audio_latents: Tensor) -> tuple[Arriving, Arriving]:
-        """Frames and sound of latents on the device; all is asked of a GPU before anything is waited for."""
-        return self._copied(self._pictures(video_latents)), self._copied(self._sound(audio_latents))
+    def _start_decoding(self, video_latents: Tensor, audio_latents: Tensor) -> tuple[HostCopy, HostCopy]:
+        """Start to decode latents on the device to frames and sound, without waiting for the GPU."""
+        return self._start_copy(self._pictures(video_latents)), self._start_copy(self._sound(audio_latents))
 
-    def _copied(self, tensor: Tensor) -> Arriving:
-        """Begin to copy `tensor` to the host, beside what is asked of the GPU after this."""
+    def _start_copy(self, tensor: Tensor) -> HostCopy:
+        """Start to copy `tensor` to the host, in parallel to later GPU work."""
         if self._stream is None or self._copies is None:
-            here = tensor.cpu()
-            return lambda: here
-        host = torch.empty_like(tensor, device="cpu", pin_memory=True)  # several times as fast
+            on_cpu = tensor.cpu()
+            return lambda: on_cpu
+        host = torch.empty_like(tensor, device="cpu", pin_memory=True)  # pinned memory is several times as fast
         self._copies.wait_stream(self._stream)
         with torch.cuda.stream(self._copies):
             host.copy_(tensor, non_blocking=True)
             done = self._copies.record_event()
         tensor.record_stream(self._copies)
 
-        def arrived() -> Tensor:
+        def wait() -> Tensor:
             done.synchronize()
             return host
 
-        return arrived
+        return wait
 
-    def _preparing(self, prompt: str | None, on_step: OnStep | None) -> OnStep:
-        """`on_step`, which after the first step also begins to encode `prompt`."""
+    def _with_prepare(self, prompt: str | None, on_step: OnStep | None) -> OnStep:
+        """An `on_step` that also starts to encode `prompt` after the first step."""
 
-        def after(step: int, steps: int) -> bool | None:
-            go_on = on_step(step, steps) if on_step else None
-            if prompt is not None and step == 1 and go_on is not False:
+        def after_step(step: int, steps: int) -> bool | None:
+            answer = on_step(step, steps) if on_step else None
+            if prompt is not None and step == 1 and answer is not False:
                 self.prompts.prepare(prompt)
-            return go_on
+            return answer
 
-        return after
+        return after_step
 
     def _conditioning(self, request: SegmentRequest, state: LTX2ContinuationState | None) -> Conditioning:
         if not request.timing.continued:
             return Conditioning(None if request.image is None else request.image[None])
         if state is None:
-            raise UnsupportedStateError(f"segment {request.timing.index} continues another, but has no state")
+            raise UnsupportedStateError(f"segment {request.timing.index} is a continuation, but has no state")
         size = (request.height, request.width)
         return conditioning_of(state, request.timing, size=size, audio_shape=self.pipeline.audio_shape)
 
     @property
     def _device(self) -> torch.device:
-        """Where it computes, wherever the weights are now."""
+        """The device that computes, even if weights are offloaded."""
         device: torch.device = self.pipeline._execution_device
         return device
 
@@ -234,13 +242,13 @@ class Engine:
         pipeline = self.pipeline
         vae = pipeline.audio_vae
         raw = pipeline.denormalize_audio(latents.float()).to(vae.dtype)
-        # its transposed convolutions would add up in any order; unless told to, `flags` switches cuDNN off altogether
+        # transposed convolutions are not deterministic by default; without `enabled`, `flags` switches cuDNN off
         with torch.backends.cudnn.flags(enabled=True, deterministic=True):
             mel = vae.decode(raw).sample
             wave: Tensor = pipeline.vocoder(mel.to(pipeline.vocoder.dtype))[0].float().clamp(-1, 1)
         samples = int(sound_seconds(latents.shape[2]) * self.audio_rate)
         if wave.shape[1] < samples:
-            raise CheckpointError(f"the vocoder gave {wave.shape[1]} of {samples} samples; its config is wrong")
+            raise CheckpointError(f"the vocoder returned {wave.shape[1]} of {samples} samples; its config is wrong")
         return wave[:, :samples].T.contiguous()
 
     def _next_state(
@@ -271,17 +279,17 @@ def _memory_errors(doing: str) -> Iterator[None]:
 
 
 @contextmanager
-def _rendering(doing: str, stream: torch.cuda.Stream | None) -> Iterator[None]:
-    """No gradients, typed memory errors, on CUDA this stream, and on a CPU one thread.
+def _render_context(doing: str, stream: torch.cuda.Stream | None) -> Iterator[None]:
+    """No gradients, typed memory errors, this stream on CUDA, and one thread on a CPU.
 
-    Sums in another order differ in their last bits, and with them every byte that follows. Only small models run on a
-    CPU; for them one thread is as fast as two.
+    The number of threads changes the order of sums, and thus the bytes of the result. Only small models run on a CPU,
+    and one thread is as fast as two for them.
     """
     threads = torch.get_num_threads()
     if stream is None:
         torch.set_num_threads(1)
     else:
-        stream.wait_stream(torch.cuda.current_stream(stream.device))  # which loaded the weights
+        stream.wait_stream(torch.cuda.current_stream(stream.device))  # on which the weights were loaded
     try:
         with torch.inference_mode(), torch.cuda.stream(stream), _memory_errors(doing):
             yield

@@ -1,13 +1,13 @@
-"""The errors of `ltx2`, one tree.
+"""The tree of errors of `ltx2`.
 
 LTX2Error
 ├── ContinuationError      a state that cannot be encoded or decoded; names the field (also a ValueError)
-├── TimelineError          frame counts, rates or overlaps that cannot be (also a ValueError)
+├── TimelineError          invalid frame counts, rates or overlaps (also a ValueError)
 ├── UnsupportedStateError  a valid state that this engine cannot render (also a ValueError)
-├── RequestError           a request that asks of a model what it cannot do (also a ValueError)
+├── RequestError           a request that the model cannot fulfil (also a ValueError)
 ├── CheckpointError        a model that is missing, incomplete or unsupported
 ├── EngineMemoryError      out of (GPU) memory; the caller may retry
-├── SegmentCancelledError  the caller asked to stop between two denoising steps
+├── SegmentCancelledError  the caller stopped the segment between two denoising steps
 └── MediaError             a clip or film that cannot be encoded, read or joined
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 
 class LTX2Error(Exception):
-    """Whatever goes wrong in `ltx2`."""
+    """Base class of all errors of `ltx2`."""
 
 
 class ContinuationError(LTX2Error, ValueError):
@@ -31,7 +31,7 @@ class UnsupportedStateError(LTX2Error, ValueError):
 
 
 class RequestError(LTX2Error, ValueError):
-    """A request that asks of a model what it cannot do; the message names what was asked, and what would be right."""
+    """A request that the model cannot fulfil; the message names the parameter and the valid values."""
 
 
 class CheckpointError(LTX2Error):
@@ -43,7 +43,7 @@ class EngineMemoryError(LTX2Error):
 
 
 class SegmentCancelledError(LTX2Error):
-    """The caller asked to stop between two denoising steps."""
+    """The caller stopped the segment between two denoising steps."""
 
 
 class MediaError(LTX2Error):

@@ -1,4 +1,4 @@
-"""What goes into an engine and what comes out of it; importing this loads neither torch nor a model."""
+"""Input and output of an engine. Importing this loads neither torch nor a model."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 OnStep = Callable[[int, int], bool | None]
 OnState = Callable[[LTX2ContinuationState, "Tensor", "Tensor"], None]
-"""Is given a segment's state, its video latents and its audio latents, those that its `SegmentOutput` will have."""
+"""Receives a segment's new state, video latents and audio latents, the same as in its `SegmentOutput`."""
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentRequest:
-    """One segment to render. ValueError: a size or an image that cannot be.
+    """One segment to render. ValueError: an invalid size or image.
 
-    width, height: pixels, multiples of 32, with two stages of 64. seed: 0 .. 2**63 - 1. image: uint8 `[H, W, 3]`, the
-    first frame of a segment that continues no other.
+    width, height: pixels, multiples of 32; of 64 with two stages. seed: 0 .. 2**63 - 1. image: uint8 `[H, W, 3]`, the
+    first frame of a segment that is not a continuation.
     """
 
     prompt: str
@@ -45,7 +45,7 @@ class SegmentRequest:
         if self.image is None:
             return
         if self.timing.continued:
-            raise ValueError(f"segment {self.timing.index} continues another, and cannot begin with an image")
+            raise ValueError(f"segment {self.timing.index} is a continuation and cannot begin with an image")
         shape = (self.height, self.width, 3)
         if self.image.dtype != np.uint8 or self.image.shape != shape:
             raise ValueError(f"image is {self.image.dtype} {self.image.shape}; it must be uint8 {shape}")
@@ -55,9 +55,9 @@ class SegmentRequest:
 class SegmentOutput:
     """One rendered segment, on the CPU.
 
-    frames: uint8 `[n, H, W, 3]`, the repeated ones included. sound: float32 `[samples, channels]` in [-1, 1]
-    at `audio_rate`, (4T - 3) * 10 ms of it. video_latents: `[1, C, F, H/32, W/32]` as the VAE decodes them.
-    audio_latents: `[1, 8, T, 16]`, normalised. state: what the next segment continues from.
+    frames: uint8 `[n, H, W, 3]`, with the repeated ones. sound: float32 `[samples, channels]` in [-1, 1] at
+    `audio_rate`, (4T - 3) * 10 ms long. video_latents: `[1, C, F, H/32, W/32]` as the VAE decodes them. audio_latents:
+    `[1, 8, T, 16]`, normalised. state: the state for the next segment.
     """
 
     frames: NDArray[np.uint8]

@@ -1,4 +1,4 @@
-"""How a segment is sampled: what a user may ask for, and what a model makes of it. Pure arithmetic, no torch."""
+"""Sampling parameters of a request, and the plan that a model derives from them. No torch."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any, NamedTuple
 from ltx2.checkpoints.variant import Variant
 from ltx2.errors import RequestError
 
-FEWEST_STEPS, MOST_STEPS = 2, 200  # one step alone has no schedule to shift
+FEWEST_STEPS, MOST_STEPS = 2, 200  # a schedule of one step cannot be shifted
 
-# diffusers reads an audio scale of 0 as "the same as the video's"; this is 0 in every dtype that tensors have
+# diffusers reads an audio scale of 0 as "the same as for video"; this becomes 0 in every tensor dtype
 _ZERO = sys.float_info.min
 
 
 class Scales(NamedTuple):
-    """The strength of one kind of guidance, for picture and sound."""
+    """The scale of one kind of guidance, for picture and sound."""
 
     video: float
     audio: float
 
 
 RANGES = {"guidance": (1.0, 30.0), "stg": (0.0, 10.0), "modality": (1.0, 30.0), "rescale": (0.0, 1.0)}
-"""From off (the lower end) to the most that is taken, of each kind of guidance."""
+"""Valid scales of each kind of guidance; the lower end is off."""
 OFF = {knob: Scales(low, low) for knob, (low, _) in RANGES.items()}
 ADVISED = {
     "guidance": Scales(3.0, 7.0),
@@ -32,7 +32,7 @@ ADVISED = {
     "modality": Scales(3.0, 3.0),
     "rescale": Scales(0.7, 0.7),
 }
-"""For models that are not distilled, by the model's authors, as diffusers' pipelines pass it on."""
+"""The scales that the model's authors advise for models that are not distilled, as in diffusers' pipelines."""
 
 _DIFFUSERS = {
     "guidance": "guidance_scale",
@@ -43,7 +43,7 @@ _DIFFUSERS = {
 
 
 def check_scales(knob: str, scales: Scales) -> None:
-    """ValueError: a scale outside the range of its kind of guidance, see RANGES."""
+    """Check the scales of one kind of guidance. ValueError: a scale is outside RANGES."""
     low, high = RANGES[knob]
     for stream, scale in zip(("picture", "sound"), scales, strict=True):
         if not (math.isfinite(scale) and low <= scale <= high):
@@ -52,12 +52,12 @@ def check_scales(knob: str, scales: Scales) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """What a request asks for; None means what the model's authors advise, see `plan_of`.
+    """Sampling parameters of a request. None means the value that the model's authors advise, see `plan_of`.
 
     stages: 1, or 2: half the width and height first, then upsampled and refined. steps: of the first stage, 2..200.
-    negative_prompt: what guidance leads away from. guidance: classifier-free (1 is off), stg: spatio-temporal (0 is
-    off), modality: by what picture and sound are without each other (1 is off), rescale: how far the spread of guided
-    predictions is set back to that of unguided ones, 0..1. ValueError: outside its range.
+    negative_prompt: what guidance steers away from. guidance: classifier-free (1 is off). stg: spatio-temporal (0 is
+    off). modality: away from predictions of picture and sound without each other (1 is off). rescale: how far the
+    standard deviation of guided predictions is rescaled to that of unguided ones, 0..1. ValueError: outside its range.
     """
 
     stages: int = 1
@@ -80,7 +80,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a model makes of a `Sampling`: nothing is left open but the wording of an unset negative prompt."""
+    """A `Sampling` with the defaults of a model filled in, except an unset negative prompt."""
 
     stages: int
     steps: int
@@ -89,17 +89,17 @@ class Plan:
 
     @property
     def is_guided(self) -> bool:
-        """Whether classifier-free guidance is on, which alone looks at the negative prompt."""
+        """Whether classifier-free guidance is on. Only it uses the negative prompt."""
         return max(self.guidance["guidance"]) > 1
 
     @property
     def guidance_arguments(self) -> dict[str, float]:
-        """The arguments that tell all this to a diffusers pipeline."""
+        """The arguments of a diffusers pipeline for this guidance."""
         return guidance_arguments(self.guidance)
 
 
 def guidance_arguments(guidance: dict[str, Scales]) -> dict[str, float]:
-    """The arguments of a diffusers pipeline that guide by these scales, for sound by exactly what they say."""
+    """The arguments of a diffusers pipeline for these scales, with separate scales for sound."""
     arguments: dict[str, Any] = {}
     for knob, name in _DIFFUSERS.items():
         video, audio = guidance[knob]
@@ -108,18 +108,21 @@ def guidance_arguments(guidance: dict[str, Scales]) -> dict[str, float]:
 
 
 NO_GUIDANCE = guidance_arguments(OFF)
-"""The arguments that switch it off; diffusers guides unless each of these is given."""
+"""The arguments that switch guidance off. All are needed, because diffusers' defaults switch it on."""
 
 
 def plan_of(sampling: Sampling, variant: Variant) -> Plan:
-    """How a model of this `variant` renders what `sampling` asks for.
+    """The plan of a model of this `variant` for `sampling`.
 
-    Raises RequestError, naming what was asked, for steps and guidance of a distilled model, which has a fixed
-    schedule and was trained to be unguided; and for a negative prompt from which nothing leads away.
+    A distilled model has a fixed schedule and was trained to be rendered without guidance.
+
+    Raises:
+        RequestError: steps or guidance for a distilled model, or a negative prompt without classifier-free guidance;
+            the message names the parameter.
     """
     if variant.distilled and sampling.steps not in (None, variant.steps):
         raise RequestError(
-            f"steps is {sampling.steps}; {variant}, has a fixed schedule of {variant.steps} steps: leave it out"
+            f"steps is {sampling.steps}; {variant}, has a fixed schedule of {variant.steps} steps: remove it"
         )
     advised = OFF if variant.distilled else ADVISED
     guidance = {knob: getattr(sampling, knob) or advised[knob] for knob in RANGES}
@@ -127,12 +130,11 @@ def plan_of(sampling: Sampling, variant: Variant) -> Plan:
         if variant.distilled and scales != OFF[knob]:
             raise RequestError(
                 f"{knob} is {scales.video:g} for the picture and {scales.audio:g} for the sound; {variant}, was "
-                "trained to be rendered without guidance: leave it out, or use a model that is not distilled"
+                "trained to be rendered without guidance: remove it, or use a model that is not distilled"
             )
     plan = Plan(sampling.stages, sampling.steps or variant.steps, sampling.negative_prompt, guidance)
     if sampling.negative_prompt and not plan.is_guided:
         raise RequestError(
-            f"a negative prompt changes nothing without classifier-free guidance, and that is off ({variant}): "
-            "leave it out"
+            f"a negative prompt changes nothing without classifier-free guidance, which is off ({variant}): remove it"
         )
     return plan

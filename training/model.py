@@ -24,7 +24,7 @@ from diffusers.models.autoencoders.autoencoder_kl_ltx2 import LTX2VideoResnetBlo
 from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2VocoderWithBWE
 from transformers import GemmaTokenizer
 
-from ltx2.checkpoints.random import let_all_read, put_fourier_basis, random_text_encoder, train_tokenizer
+from ltx2.checkpoints.random import make_readable, random_text_encoder, set_fourier_basis, train_tokenizer
 from training import world
 from training.spectrum import filterbank
 
@@ -53,7 +53,7 @@ class Model:
         parts = {name: getattr(self, name) for name in self.__slots__}
         pipeline = LTX2ConditionPipeline(scheduler=scheduler, **parts).to(torch.bfloat16)
         pipeline.save_pretrained(folder, max_shard_size="14MB")
-        let_all_read(folder)
+        make_readable(folder)
 
 
 def build(seed: int = 0) -> Model:
@@ -201,6 +201,6 @@ def _vocoder() -> LTX2VocoderWithBWE:
         num_mel_channels=mels,
     )
     vocoder.bwe_generator.conv_out.weight.data.zero_()
-    put_fourier_basis(vocoder, window)
+    set_fourier_basis(vocoder, window)
     vocoder.mel_stft.mel_basis.copy_(filterbank(window, bins=mels))
     return vocoder

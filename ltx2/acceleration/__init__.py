@@ -1,1 +1,1 @@
-"""A faster transformer: fused blocks, float8 weights, compilation."""
+"""Acceleration of the transformer: fused blocks, float8 weights, compilation."""

@@ -1,4 +1,4 @@
-"""A loaded transformer made quick: `ltx2.acceleration.fast_block` in place of diffusers' blocks, float8 weights, compiled blocks."""
+"""Acceleration of a loaded transformer: fast blocks, float8 weights, compilation."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ltx2.acceleration.fast_block import FastBlock, TokenLevels
 from ltx2.acceleration.fp8 import quantize
 
 MOST_SHAPES = 128
-"""Compiled shapes a process keeps: two per picture size and stage, more where guidance adds calls."""
+"""Compiled shapes that a process keeps: two per picture size and stage, more if guidance adds calls."""
 
 _TIME_EMBEDDINGS: dict[str, Literal["video", "audio"]] = {
     "time_embed": "video",
     "audio_time_embed": "audio",
-    # per token in 2.0 alone
+    # per token only in 2.0
     "av_cross_attn_video_scale_shift": "video",
     "av_cross_attn_video_a2v_gate": "video",
     "av_cross_attn_audio_scale_shift": "audio",
@@ -28,10 +28,11 @@ _TIME_EMBEDDINGS: dict[str, Literal["video", "audio"]] = {
 
 
 def speed_up(transformer: Any, *, float8: bool, device: torch.device) -> None:
-    """Change an `LTX2VideoTransformer3DModel` in place: the same function up to rounding, float8 apart.
+    """Accelerate an `LTX2VideoTransformer3DModel` in place. Without float8, only rounding changes.
 
-    Its calls must give every token of a stream the stream's noise level or 0, the clean ones first, as conditioning
-    with strength 1 does. LoRAs are fused before. float8: see `ltx2.acceleration.fp8`; computed on `device`.
+    In each call, every token of a stream must have the stream's noise level or 0, clean tokens first, as conditioning
+    with strength 1 does. LoRAs must be fused before. float8: see `ltx2.acceleration.fp8`; weights are converted on
+    `device`.
     """
     levels = TokenLevels(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
     for name, stream in _TIME_EMBEDDINGS.items():
@@ -45,10 +46,12 @@ def speed_up(transformer: Any, *, float8: bool, device: torch.device) -> None:
 
 
 def backend_of(compiler: str, device: torch.device, offload: str) -> str | None:
-    """The torch.compile backend that `compiler` means, None for none.
+    """The torch.compile backend that `compiler` means, or None for no compilation.
 
-    auto: inductor on a GPU. Blocks that come and go by `offload` sequential cannot be compiled. Raises ValueError for a
-    backend that torch does not know.
+    auto: inductor on a GPU. With `offload` sequential, nothing can be compiled.
+
+    Raises:
+        ValueError: a backend that torch does not know.
     """
     if compiler == "off" or offload == "sequential":
         return None
@@ -60,9 +63,9 @@ def backend_of(compiler: str, device: torch.device, offload: str) -> str | None:
 
 
 def compile_blocks(transformer: Any, backend: str, kernels: Path) -> None:
-    """Compile the blocks of a transformer on their first call of each shape; kernels are kept in the folder `kernels`.
+    """Compile the blocks of a transformer, each shape on its first call. Kernels are cached in the folder `kernels`.
 
-    backend: one of torch.compile's, `inductor` for speed. All blocks share what one of them compiled.
+    backend: of torch.compile; `inductor` is the fast one. All blocks share their compiled code.
     """
     _prepare_compiler(kernels)
     for block in transformer.transformer_blocks:
@@ -70,9 +73,9 @@ def compile_blocks(transformer: Any, backend: str, kernels: Path) -> None:
 
 
 def compile_decoder(vae: Any, backend: str, kernels: Path) -> None:
-    """Compile the decoder of pictures as a whole; see `compile_blocks`. It must not decode in tiles: each is a shape.
+    """Compile the picture decoder as a whole; see `compile_blocks`. It must not decode in tiles: each tile is a shape.
 
-    Its elementwise operations become few, and its convolutions read pixels as they want them, channel by channel last.
+    Compilation fuses its elementwise operations, and channels-last memory suits its convolutions.
     """
     _prepare_compiler(kernels)
     vae.decoder.to(memory_format=torch.channels_last_3d)
@@ -80,9 +83,9 @@ def compile_decoder(vae: Any, backend: str, kernels: Path) -> None:
 
 
 def _prepare_compiler(kernels: Path) -> None:
-    from torch._inductor import config as inductor  # takes a second, for whoever compiles
+    from torch._inductor import config as inductor  # takes a second, so only if something is compiled
 
-    # Else it measures which way to add up is quicker: two machines may find different ones, and give other bytes.
+    # Otherwise it measures how to split sums, and two machines can choose differently and produce different bytes.
     inductor.deterministic = True
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kernels / "inductor"))
     os.environ.setdefault("TRITON_CACHE_DIR", str(kernels / "triton"))
@@ -91,7 +94,7 @@ def _prepare_compiler(kernels: Path) -> None:
 
 
 class _LevelEmbedding(nn.Module):
-    """Embeds the two noise levels of a stream instead of every token's, and tells the blocks which token has which."""
+    """Embeds the two noise levels of a stream instead of one per token, and sets `TokenLevels` for the blocks."""
 
     def __init__(self, embedding: nn.Module, levels: TokenLevels, stream: Literal["video", "audio"]) -> None:
         super().__init__()
@@ -102,15 +105,15 @@ class _LevelEmbedding(nn.Module):
     def forward(
         self, timestep: Tensor, batch_size: int, hidden_dtype: torch.dtype | None = None
     ) -> tuple[Tensor, Tensor]:
-        """timestep: `[B * T]`, or `[B]` for all tokens alike.
+        """timestep: `[B * T]`, or `[B]` if all tokens have the same level.
 
         Returns the modulation `[B * 2, n * D]` (clean, then noisy) and the embedding of each token `[B * T, D]`;
-        for all tokens alike `[B, n * D]` and `[B, D]`.
+        `[B, n * D]` and `[B, D]` if all tokens have the same level.
         """
         per_token = timestep.view(batch_size, -1)
         if per_token.shape[1] == 1:
-            alike: tuple[Tensor, Tensor] = self.embedding(timestep, batch_size=batch_size, hidden_dtype=hidden_dtype)
-            return alike
+            shared: tuple[Tensor, Tensor] = self.embedding(timestep, batch_size=batch_size, hidden_dtype=hidden_dtype)
+            return shared
         of_token = (per_token[0] > 0).to(torch.int64)
         setattr(self.levels, self.stream, of_token)
         noisy = per_token[:, -1:]
@@ -120,7 +123,7 @@ class _LevelEmbedding(nn.Module):
 
 
 class _FeedForward(nn.Module):
-    """diffusers' feed-forward with its GELU in the epilogue of the first product."""
+    """diffusers' feed-forward with the GELU in the epilogue of the first matrix product."""
 
     def __init__(self, stock: Any) -> None:
         super().__init__()
@@ -138,7 +141,7 @@ class _FeedForward(nn.Module):
 
 @library.custom_op("longtake::linear_gelu", mutates_args=())
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """GELU (tanh) of `x @ weight.T + bias` on a GPU, in one kernel; opaque to the compiler, which would split it."""
+    """GELU (tanh) of `x @ weight.T + bias` in one GPU kernel. A custom op, because the compiler would split it."""
     return torch._addmm_activation(bias, x, weight.t(), use_gelu=True)
 
 

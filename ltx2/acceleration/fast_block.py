@@ -1,9 +1,8 @@
-"""The transformer block of LTX-2 as a GPU likes it: the parameters and the result of diffusers' block, with less memory
-traffic.
+"""A faster transformer block: same parameters and result as diffusers' block, less memory traffic.
 
-- Every token of a stream has one of two noise levels, clean or sigma. The modulation is computed for the two and picked
-  per token where it is used, instead of being written out for every token.
-- Attention reads its inputs where they lie, and the GELU is the epilogue of its matrix product.
+- Every token of a stream has one of two noise levels, clean or sigma. The modulation is computed for both and selected
+  per token where it is used, instead of being written to memory for every token.
+- Attention reads its inputs without copies, and the GELU is in the epilogue of its matrix product.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ _KERNELS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.E
 
 @dataclass(slots=True)
 class TokenLevels:
-    """Which noise level each token has, shared by all blocks: int64 `[T]`, 0 for clean and 1 for sigma, per stream."""
+    """The noise level of each token, shared by all blocks: int64 `[T]` per stream, 0 is clean and 1 is sigma."""
 
     video: Tensor
     audio: Tensor
 
 
 class FastBlock(LTX2VideoTransformerBlock):  # type: ignore[misc]  # diffusers is untyped
-    """A block that was loaded as diffusers' own; made by `ltx2.acceleration.compile.speed_up`, never constructed."""
+    """The class that `ltx2.acceleration.compile.speed_up` sets on diffusers' loaded blocks; never constructed."""
 
     levels: TokenLevels
 
@@ -62,7 +61,7 @@ class FastBlock(LTX2VideoTransformerBlock):  # type: ignore[misc]  # diffusers i
     ) -> tuple[Tensor, Tensor]:
         """The arguments of diffusers' block; video `[B, T, 4096]` and audio `[B, A, 2048]` in and out.
 
-        A perturbation mask means that the whole batch is perturbed, the only way in which longtake asks for it.
+        If there is a perturbation mask, the whole batch is perturbed; longtake does not need masks of single items.
         """
         video_levels, audio_levels = self.levels.video, self.levels.audio
         video_mod = _modulation(self.scale_shift_table, temb, video_levels)
@@ -114,7 +113,7 @@ class FastBlock(LTX2VideoTransformerBlock):  # type: ignore[misc]  # diffusers i
         video_rotary: Rotary | None,
         audio_rotary: Rotary | None,
     ) -> tuple[Tensor, Tensor]:
-        """Sound to picture, then picture to sound, both from what they were before."""
+        """Audio-to-video and video-to-audio attention; both read the streams as they were before."""
         normal_video, normal_audio = self.audio_to_video_norm(video), self.video_to_audio_norm(audio)
         to_video = attend(
             self.audio_to_video_attn,
@@ -136,7 +135,7 @@ class FastBlock(LTX2VideoTransformerBlock):  # type: ignore[misc]  # diffusers i
 def _modulation(table: Tensor, temb: Tensor, levels: Tensor) -> list[Tensor]:
     """The block's table plus the embedded noise levels, one `[B, T or 1, D]` per row of the table.
 
-    temb: `[B, L, n * D]`; L is 2 where tokens differ in their level, else 1.
+    temb: `[B, L, n * D]`; L is 2 if tokens have different levels, otherwise 1.
     """
     values = table[None, None] + temb.reshape(*temb.shape[:2], *table.shape)
     if values.shape[1] == 1:
@@ -177,19 +176,19 @@ def attend(
     mask: Tensor | None = None,
     perturbed: bool = False,
 ) -> Tensor:
-    """`x` attends to `context` (`x` itself in self-attention); perturbed, every token attends to itself alone."""
+    """Attention of `x` to `context` (`x` itself in self-attention). If perturbed, each token attends only to itself."""
     value = attn.to_v(context)
     if perturbed:
-        found = value
+        result = value
     else:
         query, key = attn.to_q(x), attn.to_k(context)
         query, key = attn.norm_q(query), attn.norm_k(key)
-        query, key = _turned(attn, query, query_rotary), _turned(attn, key, key_rotary)
-        found = _attention(query, key, _by_head(attn, value), mask)
+        query, key = _rotate(attn, query, query_rotary), _rotate(attn, key, key_rotary)
+        result = _attention(query, key, _by_head(attn, value), mask)
     if attn.to_gate_logits is not None:
         gates = 2 * torch.sigmoid(attn.to_gate_logits(x))
-        found = (_by_head(attn, found) * gates[..., None]).flatten(2)
-    out: Tensor = attn.to_out[0](found)
+        result = (_by_head(attn, result) * gates[..., None]).flatten(2)
+    out: Tensor = attn.to_out[0](result)
     return out
 
 
@@ -198,35 +197,35 @@ def _by_head(attn: LTX2Attention, x: Tensor) -> Tensor:
     return x.reshape(*x.shape[:2], attn.heads, -1)
 
 
-def _turned(attn: LTX2Attention, x: Tensor, rotary: Rotary | None) -> Tensor:
-    """`[B, T, H * D]` as `[B, T, H, D]`, turned by its positions."""
+def _rotate(attn: LTX2Attention, x: Tensor, rotary: Rotary | None) -> Tensor:
+    """`[B, T, H * D]` as `[B, T, H, D]`, rotated by position."""
     heads = _by_head(attn, x)
     if rotary is None:
         return heads
-    return (_turn_pairs if attn.rope_type == "interleaved" else _turn_halves)(heads, *rotary)
+    return (_rotate_pairs if attn.rope_type == "interleaved" else _rotate_halves)(heads, *rotary)
 
 
-def _turn_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding of channel i with i + D/2. x: `[B, T, H, D]`; cos, sin: float32 `[B, H, T, D/2]`."""
     first, second = x.float().chunk(2, dim=3)
     cos, sin = cos.transpose(1, 2), sin.transpose(1, 2)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=3).to(x.dtype)
 
 
-def _turn_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding of channel 2i with 2i + 1. x: `[B, T, H, D]`; cos, sin: float32 `[B, T, H * D]`."""
     even, odd = x.float()[..., 0::2], x.float()[..., 1::2]
     cos, sin = cos.reshape(*cos.shape[:2], *x.shape[2:]), sin.reshape(*sin.shape[:2], *x.shape[2:])
-    turned = torch.stack([-odd, even], dim=4).flatten(3)
-    return (x.float() * cos + turned * sin).to(x.dtype)
+    rotated = torch.stack([-odd, even], dim=4).flatten(3)
+    return (x.float() * cos + rotated * sin).to(x.dtype)
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """`[B, T, H, D]` each; the result is `[B, T, H * D]`."""
     query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
     if not query.is_cuda:
-        found = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        result = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     else:
         with sdpa_kernel(_KERNELS, set_priority=True):
-            found = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    return found.transpose(1, 2).flatten(2)
+            result = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    return result.transpose(1, 2).flatten(2)

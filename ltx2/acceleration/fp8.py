@@ -1,4 +1,4 @@
-"""Linear layers whose matrix product runs in float8: half the memory of bfloat16, and on Hopper twice its rate."""
+"""Linear layers in float8: half the memory of bfloat16 and, on Hopper, twice its rate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 FLOAT8 = torch.float8_e4m3fn
 LARGEST = torch.finfo(FLOAT8).max  # 448
 SMALLEST_SIZE = 128
-"""Layers with fewer inputs or outputs stay as they are: too small to gain, and the hardware wants multiples of 16."""
+"""Layers with fewer inputs or outputs are not converted: they would gain nothing, and float8 needs multiples of 16."""
 PICTURE_LAYERS = (
     *("attn1", "attn2", "ff"),
     *("audio_to_video_attn.to_q", "audio_to_video_attn.to_out"),
@@ -19,9 +19,9 @@ PICTURE_LAYERS = (
 class Float8Linear(nn.Module):
     """A linear layer with one scale per output channel (of the weights) and one per token (of the input).
 
-    The scale of a row is its largest magnitude over 448, the largest number of e4m3, so that no value is clipped.
-    Products are summed in float32 and come out in the input's dtype. All of it is in parameters: diffusers' group
-    offloading leaves the buffers of a block on the device.
+    The scale of a row is its largest magnitude divided by 448, the largest number of e4m3, so no value is clipped.
+    Products are summed in float32; the result has the input's dtype. All tensors are parameters, because diffusers'
+    group offloading leaves the buffers of a block on the device.
     """
 
     def __init__(self, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> None:
@@ -33,11 +33,11 @@ class Float8Linear(nn.Module):
 
     @classmethod
     def of(cls, linear: nn.Linear, device: torch.device) -> Float8Linear:
-        """`linear` in float8, computed on `device` and left where `linear` was."""
+        """`linear` in float8, converted on `device`, on the device of `linear`."""
         scaled, scale = to_float8(linear.weight.detach().to(device))
-        home = linear.weight.device
+        original = linear.weight.device
         bias = None if linear.bias is None else linear.bias.detach()
-        return cls(scaled.to(home), scale.t().contiguous().to(home), bias)
+        return cls(scaled.to(original), scale.t().contiguous().to(original), bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: `[..., in]`, bfloat16 on a GPU."""
@@ -61,12 +61,12 @@ def to_float8(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def quantize(block: nn.Module, device: torch.device) -> None:
-    """Replace the large linear layers of a transformer block through which pictures or text go, computing on `device`.
+    """Replace the large linear layers of a transformer block that process video or text tokens; convert on `device`.
 
-    Sound has a hundred tokens or two where pictures have thousands: there the scales would cost more than they gain.
+    Audio layers are not converted: for their one or two hundred tokens, computing the scales costs more than it saves.
     """
     for path in PICTURE_LAYERS:
         for name, layer in list(block.get_submodule(path).named_modules(prefix=path)):
             if type(layer) is nn.Linear and min(layer.in_features, layer.out_features) >= SMALLEST_SIZE:
-                parent, _, own = name.rpartition(".")
-                setattr(block.get_submodule(parent), own, Float8Linear.of(layer, device))
+                parent, _, attribute = name.rpartition(".")
+                setattr(block.get_submodule(parent), attribute, Float8Linear.of(layer, device))

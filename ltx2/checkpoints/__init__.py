@@ -1,1 +1,1 @@
-"""What a model consists of on disk or on the hub, and whether it is complete."""
+"""The files of a model, on disk or on the hub: finding, fetching and checking them."""

@@ -1,4 +1,4 @@
-"""Progress bars of the model libraries, off while ours is the one on the screen."""
+"""Switching off the progress bars of the model libraries, which would disturb longtake's own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """Switch off the bars that loading and saving weights draw on stderr; those that were on are on again after."""
+    """Switch off the bars that loading and saving weights draw on stderr, and restore them afterwards."""
     libraries = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
     for library in libraries:
         library.disable_progress_bar()

@@ -1,7 +1,7 @@
-"""The small checkpoint: LTX-2's published layout with a million random weights, built offline.
+"""Small random checkpoints: LTX-2's published layout with a million random weights, built offline.
 
-What a client can see is real: 32x32x8 video compression, 25 audio latents `[B, 8, T, 16]` a second, stereo at
-24 kHz (2.0) or 48 kHz (2.3), prompts of up to 1024 tokens, a Gemma tokenizer.
+Properties that a client can observe are real: 32x32x8 video compression, 25 audio latents `[B, 8, T, 16]` per second,
+stereo at 24 kHz (2.0) or 48 kHz (2.3), prompts of up to 1024 tokens, a Gemma tokenizer.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ CORPUS = [
 
 
 def ensure(cache: Path, name: str = "tiny") -> Path:
-    """The folder of the small checkpoint `name` under `cache`, built unless it is there; safe between
-    processes.
+    """The folder of the small checkpoint `name` under `cache`, built if it does not exist; safe between processes.
 
-    Raises CheckpointError for another name than those in VERSIONS, or when the folder cannot be written.
+    Raises:
+        CheckpointError: `name` is not in VERSIONS, or the folder cannot be written.
     """
     if name not in VERSIONS:
-        raise CheckpointError(f"no small checkpoint is called {name!r}; there are {', '.join(VERSIONS)}")
+        raise CheckpointError(f"unknown small checkpoint {name!r}; it must be one of {', '.join(VERSIONS)}")
     folder = small_folder(cache, name)
     try:
         if not folder.is_dir():
@@ -80,10 +80,9 @@ def ensure(cache: Path, name: str = "tiny") -> Path:
 
 
 def build(folder: Path, *, version: Version = "2.3", seed: int = 0) -> Path:
-    """Write a small random checkpoint to `folder`, which must not exist; it appears complete or not at all.
+    """Write a small random checkpoint to `folder`, which must not exist. It appears complete or not at all.
 
-    The same version and seed give the same bytes. One process at a time may build a folder (`ensure` sees to
-    it).
+    The same version and seed give the same bytes. Only one process may build a folder at a time; `ensure` takes a lock.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -91,7 +90,7 @@ def build(folder: Path, *, version: Version = "2.3", seed: int = 0) -> Path:
         with no_progress_bars():
             _components(version, seed).save_pretrained(partial)
             _upsampler(seed).save_pretrained(partial / UPSAMPLER_FOLDER)
-        let_all_read(partial)
+        make_readable(partial)
         partial.rename(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -99,8 +98,8 @@ def build(folder: Path, *, version: Version = "2.3", seed: int = 0) -> Path:
     return folder
 
 
-def let_all_read(folder: Path) -> None:
-    """Let everybody read a saved checkpoint, whose weight files are saved as 0600."""
+def make_readable(folder: Path) -> None:
+    """Give all users read access to a saved checkpoint, whose weight files are written with mode 0600."""
     for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
 
@@ -130,7 +129,7 @@ def _upsampler(seed: int) -> LTX2LatentUpsamplerModel:
 
 
 def train_tokenizer(texts: Iterable[str], *, size: int, longest: int) -> GemmaTokenizer:
-    """A Gemma tokenizer of up to `size` tokens learned from `texts`, bytes for all else, prompts of up to `longest`."""
+    """Train a Gemma tokenizer of up to `size` tokens on `texts`, with byte fallback and prompts of up to `longest`."""
     byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
     trained = Tokenizer(BPE(unk_token="<unk>", byte_fallback=True))
     trained.normalizer = normalizers.Replace(" ", "▁")
@@ -140,7 +139,7 @@ def train_tokenizer(texts: Iterable[str], *, size: int, longest: int) -> GemmaTo
     return GemmaTokenizer(
         vocab=model["vocab"],
         merges=[tuple(merge) for merge in model["merges"]],
-        add_bos_token=True,  # so that an empty prompt still has a token to attend to
+        add_bos_token=True,  # an empty prompt needs one token to attend to
         padding_side="left",
         model_max_length=longest,
     )
@@ -149,7 +148,7 @@ def train_tokenizer(texts: Iterable[str], *, size: int, longest: int) -> GemmaTo
 def random_text_encoder(
     vocabulary: int, *, width: int, layers: int, longest: int, sliding_window: int
 ) -> Gemma3ForConditionalGeneration:
-    """A random Gemma with two heads for prompts of up to `longest` tokens; what looks at pictures in it is a stub."""
+    """A random Gemma with two heads, for prompts of up to `longest` tokens. Its vision tower is a stub."""
     text = {
         "vocab_size": vocabulary,
         "hidden_size": width,
@@ -177,7 +176,7 @@ def random_text_encoder(
 
 
 def _connectors(version: Version) -> LTX2TextConnectors:
-    """2.0 projects the text once, for both streams alike; 2.3 once per stream, to the stream's own width."""
+    """2.0 projects the text once for both streams; 2.3 once per stream, to the width of the stream."""
     settings: dict[str, Any] = {
         "caption_channels": TEXT_DIM,
         "text_proj_in_factor": TEXT_LAYERS + 1,
@@ -250,14 +249,14 @@ def _video_vae(version: Version) -> AutoencoderKLLTX2Video:
 
 
 def _repeat(conv: nn.Conv3d, block: tuple[int, ...]) -> None:
-    """Give the pixels of one upsampled block the same weights: patches of colour instead of noise."""
+    """Give all pixels of an upsampled block the same weights, which produces patches of colour instead of noise."""
     for parameter in conv.parameters():
         pixels = parameter.data.view(-1, math.prod(block), *parameter.shape[1:])
         pixels.copy_(pixels[:, :1].clone())
 
 
-def _keep_signal(model: nn.Module, loudness: float) -> None:
-    """Scale random convolutions to unit gain, so that the sound follows the latents instead of fading out."""
+def _set_unit_gain(model: nn.Module, loudness: float) -> None:
+    """Scale random convolutions to unit gain, so that the sound follows the latents and does not fade out."""
     kinds = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d)
     convolutions = [layer for layer in model.modules() if isinstance(layer, kinds)]
     for layer in convolutions:
@@ -269,9 +268,9 @@ def _keep_signal(model: nn.Module, loudness: float) -> None:
 
 
 def _audio_vae() -> AutoencoderKLLTX2Audio:
-    """Its latent statistics have `base_channels` entries: 1 broadcasts, the real 128 would weigh 11 MB."""
+    """The latent statistics have `base_channels` entries: 1 broadcasts, the real 128 would need 11 MB of weights."""
     vae = AutoencoderKLLTX2Audio(base_channels=1, ch_mult=(16, 16, 16), num_res_blocks=1)
-    _keep_signal(vae.decoder, 1.0)
+    _set_unit_gain(vae.decoder, 1.0)
     vae.latents_mean.fill_(0.125)
     vae.latents_std.fill_(0.75)
     return vae
@@ -279,7 +278,7 @@ def _audio_vae() -> AutoencoderKLLTX2Audio:
 
 def _vocoder_2_0() -> LTX2Vocoder:
     vocoder = LTX2Vocoder(hidden_channels=64, resnet_kernel_sizes=[3], resnet_dilations=[[1]])
-    _keep_signal(vocoder, 1.0)
+    _set_unit_gain(vocoder, 1.0)
     return vocoder
 
 
@@ -297,17 +296,17 @@ def _vocoder_2_3() -> LTX2VocoderWithBWE:
         window_length=window,
         num_mel_channels=mels,
     )
-    _keep_signal(vocoder.vocoder, 0.06)
-    _keep_signal(vocoder.bwe_generator, 0.01)
-    put_fourier_basis(vocoder, window)
+    _set_unit_gain(vocoder.vocoder, 0.06)
+    _set_unit_gain(vocoder.bwe_generator, 0.01)
+    set_fourier_basis(vocoder, window)
     bins = torch.arange(window // 2 + 1)
     centres = torch.linspace(0, window // 2, mels)[:, None]
     vocoder.mel_stft.mel_basis.copy_((1 - (bins - centres).abs() / 4).clamp(min=0))
     return vocoder
 
 
-def put_fourier_basis(vocoder: LTX2VocoderWithBWE, window: int) -> None:
-    """Give a vocoder's spectrogram its windowed transform, which diffusers leaves to a checkpoint's buffers."""
+def set_fourier_basis(vocoder: LTX2VocoderWithBWE, window: int) -> None:
+    """Fill the windowed Fourier basis of a vocoder, which diffusers expects in a checkpoint's buffers."""
     angle = 2 * torch.pi * torch.arange(window // 2 + 1)[:, None] * torch.arange(window) / window
     basis = torch.cat([angle.cos(), -angle.sin()]) * torch.hann_window(window)
     vocoder.mel_stft.stft_fn.forward_basis.copy_(basis[:, None])

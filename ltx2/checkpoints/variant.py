@@ -1,8 +1,8 @@
-"""Which LTX-2 a checkpoint holds, told from its configs alone, and what that version needs.
+"""The version of LTX-2 in a checkpoint, detected from its configs, and what depends on it.
 
-Published layouts differ in few places: 2.3 modulates the prompt's cross-attention, projects the text once per stream
-and ends in a vocoder with bandwidth extension; distilled ones come with a scheduler that leaves their sigmas as they
-are, others with one that shifts them by the number of tokens. Names of folders and repositories say nothing here.
+2.3 modulates the prompt's cross-attention, projects the text once per stream and has a vocoder with bandwidth
+extension. The scheduler of a distilled checkpoint does not shift sigmas; that of any other shifts them by the number of
+tokens. Names of folders and repositories are ignored.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ltx2.errors import CheckpointError
 Version = Literal["2.0", "2.3"]
 Config = Mapping[str, Any]
 
-# What the rest of longtake counts on, and what diffusers takes where a config is silent.
+# The value that longtake requires, and the value that diffusers uses if the config has none.
 _FIXED: dict[str, dict[str, tuple[Any, Any]]] = {
     "transformer": {
         "patch_size": (1, 1),
@@ -57,16 +57,16 @@ _CLASSES = {
     "vocoder": ("LTX2Vocoder", "LTX2VocoderWithBWE"),
     "scheduler": ("FlowMatchEulerDiscreteScheduler",),
 }
-# Whatever LTX-2.5 has and its elders have not, with the value that its elders mean by silence.
+# Keys of LTX-2.5 that older versions do not have, with the value that they imply.
 _NEWER = {"use_keyframes_abs_pos_embedding": False, "use_prompt_adaln_single": True, "ff_bias": True}
 
 CONFIGURED = (*_CLASSES, "text_encoder")
-"""The components whose configs `variant_of` reads; a loaded pipeline may do without the last."""
+"""The components whose configs `variant_of` reads; a loaded pipeline may lack the last one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One kind of LTX-2. distilled: 8 fixed sigmas, unguided. layers: blocks of the transformer, 48 at full size."""
+    """A variant of LTX-2. distilled: 8 fixed sigmas, no guidance. layers: transformer blocks, 48 at full size."""
 
     version: Version
     distilled: bool
@@ -74,17 +74,17 @@ class Variant:
 
     @property
     def use_cross_timestep(self) -> bool:
-        """Whether each stream's cross-attention is told the other stream's noise level: in 2.3, not in 2.0."""
+        """Whether each stream's cross-attention gets the other stream's noise level: in 2.3, not in 2.0."""
         return self.version == "2.3"
 
     @property
     def audio_rate(self) -> int:
-        """Samples per second of the vocoder: 24 kHz in 2.0, 48 kHz in 2.3."""
+        """Sample rate of the vocoder: 24 kHz in 2.0, 48 kHz in 2.3."""
         return 48_000 if self.version == "2.3" else 24_000
 
     @property
     def stg_blocks(self) -> tuple[int, ...]:
-        """The blocks that spatio-temporal guidance perturbs, as the model's authors advise; a small model's last."""
+        """The blocks that spatio-temporal guidance perturbs, as the model's authors advise; at most the last block."""
         return (min(28 if self.version == "2.3" else 29, self.layers - 1),)
 
     @property
@@ -99,15 +99,16 @@ class Variant:
 
 
 def variant_of(configs: Mapping[str, Config]) -> Variant:
-    """What the `configs` of a checkpoint, by component (those in CONFIGURED), describe.
+    """The variant that the `configs` of a checkpoint, by component (those in CONFIGURED), describe.
 
-    Raises CheckpointError, naming component and key, for what is no LTX-2 of version 2.0 or 2.3, for a shape that
-    longtake does not render, and where the configs contradict each other.
+    Raises:
+        CheckpointError: not LTX-2.0 or 2.3, an unsupported value, or configs that contradict each other; the message
+            names component and key.
     """
     for component, classes in _CLASSES.items():
         name = configs[component].get("_class_name")
         if name not in classes:
-            raise CheckpointError(f"{component}/ holds a {name}, not {' or '.join(classes)}: this is no LTX-2 pipeline")
+            raise CheckpointError(f"{component}/ has a {name}, not {' or '.join(classes)}: not an LTX-2 pipeline")
     _refuse_newer(configs)
     for component, expected in _FIXED.items():
         for key, (value, default) in expected.items():
@@ -128,12 +129,12 @@ def _refuse_newer(configs: Mapping[str, Config]) -> None:
     newer = [key for key, old in _NEWER.items() if configs["transformer"].get(key, old) != old]
     encoder = configs["text_encoder"].get("model_type") if "text_encoder" in configs else "gemma3"
     if newer or encoder != "gemma3":
-        told = f"its transformer has {newer[0]}" if newer else f"its text encoder is a {encoder}, not a gemma3"
-        raise CheckpointError(f"this is no LTX-2.0 or 2.3, the versions that longtake renders: {told}")
+        reason = f"its transformer has {newer[0]}" if newer else f"its text encoder is a {encoder}, not a gemma3"
+        raise CheckpointError(f"not LTX-2.0 or 2.3, the versions that longtake supports: {reason}")
 
 
 def _version(configs: Mapping[str, Config]) -> Version:
-    """The version on which transformer, connectors and vocoder agree."""
+    """The version of transformer, connectors and vocoder, which must be the same."""
     signs = {
         "transformer/: cross_attn_mod": bool(configs["transformer"].get("cross_attn_mod", False)),
         "transformer/: audio_cross_attn_mod": bool(configs["transformer"].get("audio_cross_attn_mod", False)),
@@ -143,14 +144,13 @@ def _version(configs: Mapping[str, Config]) -> Version:
     if len(set(signs.values())) > 1:
         newer, older = ([name for name, sign in signs.items() if sign is kind] for kind in (True, False))
         raise CheckpointError(
-            f"components of two versions are mixed: of 2.3 by {', '.join(newer)}; of 2.0 by the lack of "
-            f"{', '.join(older)}"
+            f"components of LTX-2.3 ({', '.join(newer)}) and of LTX-2.0 (no {', no '.join(older)}) are mixed"
         )
     return "2.3" if all(signs.values()) else "2.0"
 
 
 def _distilled(scheduler: Config) -> bool:
-    """Whether the schedule is fixed; both keys must say the same, for diffusers would shift the sigmas by either."""
+    """Whether the schedule is fixed. Both keys must agree, because diffusers shifts sigmas if either is set."""
     dynamic, terminal = scheduler.get("use_dynamic_shifting", False), scheduler.get("shift_terminal")
     if bool(dynamic) != bool(terminal):
         raise CheckpointError(
@@ -163,4 +163,4 @@ def _distilled(scheduler: Config) -> bool:
 def _check(component: str, key: str, value: Any, expected: Any) -> None:
     value = list(value) if isinstance(value, tuple) else value  # a loaded config has tuples where its file has lists
     if value != expected:
-        raise CheckpointError(f"{component}/: {key} is {value!r}, and longtake renders only {expected!r}")
+        raise CheckpointError(f"{component}/: {key} is {value!r}; longtake supports only {expected!r}")

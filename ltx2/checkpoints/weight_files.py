@@ -1,7 +1,7 @@
-"""Whether weight files are whole, told from their headers and sizes, without reading a tensor.
+"""Checks that weight files are complete, from headers and sizes, without reading tensors.
 
-A safetensors file is a little-endian u64 n, n bytes of JSON (name -> dtype, shape, data_offsets) and the data. Large
-models are several such files and an index that says which tensor is in which.
+A safetensors file is a little-endian u64 n, n bytes of JSON (name -> dtype, shape, data_offsets) and the data. A large
+model is several such files (shards) and an index that maps each tensor to its file.
 """
 
 from __future__ import annotations
@@ -20,19 +20,23 @@ _POINTER = b"version https://git-lfs"
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in the file `path`; raises CheckpointError for one that is missing, unreadable or no object."""
-    check_there(path)
+    """Read a JSON object from `path`.
+
+    Raises:
+        CheckpointError: the file is missing, unreadable, or not a JSON object.
+    """
+    check_file(path)
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as exc:
         raise CheckpointError(f"cannot read {path}: {exc}") from exc
     if not isinstance(value, dict):
-        raise CheckpointError(f"cannot read {path}: it holds a {type(value).__name__}, not an object")
+        raise CheckpointError(f"cannot read {path}: it must be a JSON object, not a {type(value).__name__}")
     return value
 
 
-def check_there(path: Path) -> None:
-    """Raise CheckpointError unless `path` is a file with its content, not what Git LFS keeps in its place."""
+def check_file(path: Path) -> None:
+    """Raise CheckpointError if `path` is missing, unreadable, empty or a Git LFS pointer."""
     try:
         with path.open("rb") as file:
             start = file.read(len(_POINTER))
@@ -43,13 +47,13 @@ def check_there(path: Path) -> None:
     if not start:
         raise CheckpointError(f"{path.parent} is incomplete: {path.name} is empty")
     if start == _POINTER:
-        raise CheckpointError(f"{path} is a Git LFS pointer, not the file itself; `git lfs pull` fetches it")
+        raise CheckpointError(f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull`")
 
 
 def check_weights(folder: Path, stem: str) -> None:
-    """Raise CheckpointError unless the weights `stem` in `folder`, in one file or in shards, are all there.
+    """Raise CheckpointError unless the weights `stem` in `folder`, one file or shards, are complete.
 
-    An index and a single file may stand side by side; then both must be whole.
+    If there is both a single file and an index, both are checked.
     """
     index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
     if not index.is_file():
@@ -62,54 +66,55 @@ def check_weights(folder: Path, stem: str) -> None:
         raise CheckpointError(f"{index} has no weight_map")
     for shard in sorted(set(map(str, where.values()))):
         if Path(shard).name != shard:
-            raise CheckpointError(f"{index} names a shard {shard!r:.200} that is not a file beside it")
+            raise CheckpointError(f"{index} names a shard {shard!r:.200} that is not a file in the same folder")
         inside = tensor_shapes(folder / shard)
         absent = [name for name, file in where.items() if file == shard and name not in inside]
         if absent:
-            raise CheckpointError(f"{folder / shard} lacks {some(absent)}, which {index.name} says are there")
+            raise CheckpointError(f"{folder / shard} lacks {summary(absent)}, listed in {index.name}")
 
 
 def tensor_shapes(path: Path) -> Shapes:
     """Names and shapes of the tensors in the safetensors file `path`.
 
-    Raises CheckpointError unless the file is as long as its header says, no longer and no shorter.
+    Raises:
+        CheckpointError: the file is missing or damaged, or its size is not what its header declares.
     """
-    check_there(path)
+    check_file(path)
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
-                raise CheckpointError(f"{path} is no safetensors file, or its header is cut off ({size} bytes)")
+                raise CheckpointError(f"{path} is not a safetensors file, or its header is truncated ({size} bytes)")
             header = json.loads(file.read(length))
         header.pop("__metadata__", None)
         ends = [int(entry["data_offsets"][1]) for entry in header.values()]
         shapes = {name: tuple(map(int, entry["shape"])) for name, entry in header.items()}
     except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as exc:
-        raise CheckpointError(f"{path} is no safetensors file: its header cannot be read ({exc})") from exc
-    promised = 8 + length + max(ends, default=0)
-    if size != promised:
-        raise CheckpointError(f"{path} has {size} bytes, and its header promises {promised}: fetch it again")
+        raise CheckpointError(f"{path} is not a safetensors file: its header cannot be read ({exc})") from exc
+    declared = 8 + length + max(ends, default=0)
+    if size != declared:
+        raise CheckpointError(f"{path} has {size} bytes, but its header declares {declared}: download it again")
     return shapes
 
 
-def some(names: list[str]) -> str:
-    """The first of `names` and how many more there are, for messages."""
+def summary(names: list[str]) -> str:
+    """The first of `names` and the number of others, for messages."""
     return f"{names[0]:.200}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def check_loaded(folder: Path, info: Mapping[str, Any]) -> None:
-    """Raise CheckpointError unless, by what a loader says of `folder`, its files and its model have the same tensors.
+    """Raise CheckpointError unless the files in `folder` have exactly the tensors of the loaded model.
 
-    info: the loader's `missing_keys`, `mismatched_keys` and `unexpected_keys`, each optional. A loader itself only
+    info: `missing_keys`, `mismatched_keys` and `unexpected_keys` from the loader, each optional. The loader itself only
     warns, and leaves random numbers in the model.
     """
-    told = {
+    messages = {
         "missing_keys": "its files lack {}",
-        "mismatched_keys": "the shape of {} is not what its config says",
-        "unexpected_keys": "its config has no place for {}",
+        "mismatched_keys": "the shape of {} differs from its config",
+        "unexpected_keys": "its files have {}, which its config does not describe",
     }
-    for kind, words in told.items():
+    for kind, message in messages.items():
         names = sorted(str(key if isinstance(key, str) else key[0]) for key in info.get(kind, ()))
         if names:
-            raise CheckpointError(f"{folder}: {words.format(some(names))}")
+            raise CheckpointError(f"{folder}: {message.format(summary(names))}")

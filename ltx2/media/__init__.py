@@ -1,1 +1,1 @@
-"""Pictures, clips, films and sound: everything that is encoded or decoded."""
+"""Encoding and decoding of images, clips, films and sound."""

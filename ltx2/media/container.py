@@ -1,4 +1,4 @@
-"""What clips and films share: opening a clip's bytes safely, its streams' kinds, sound as 24-bit integers."""
+"""Shared by clips and films: safe opening of a clip, checks of its streams, 24-bit sound."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from ltx2.errors import MediaError
 
 LAYOUTS = {1: "mono", 2: "stereo"}
-MAX_PIXELS = 8192 * 4320  # of one picture: a header of a few bytes can declare far more
+MAX_PIXELS = 8192 * 4320  # of one picture; a header of a few bytes can declare far more
 
 _FULL_SCALE = 2**23  # 24-bit sound
 
 
 @contextmanager
 def media_errors(what: str) -> Iterator[None]:
-    """Turns whatever PyAV raises inside into a MediaError that begins with `what`."""
+    """Turn errors of PyAV into a MediaError that begins with `what`."""
     try:
         yield
     except av.FFmpegError as error:
@@ -39,7 +39,7 @@ def media_errors(what: str) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class ClipStreams:
-    """An open clip: its container and its two streams, checked to be of the kinds that `encode_clip` writes."""
+    """An open clip: its container and its two streams, checked to be as `encode_clip` writes them."""
 
     container: InputContainer
     video: VideoStream
@@ -47,7 +47,7 @@ class ClipStreams:
 
     @property
     def format(self) -> dict[str, object]:
-        """What all clips of one film must have in common, by name."""
+        """Properties that must be equal in all clips of a film, by name."""
         video, audio = self.video.codec_context, self.audio.codec_context
         return {
             "width": video.width,
@@ -60,9 +60,13 @@ class ClipStreams:
 
 @contextmanager
 def open_clip(data: bytes) -> Iterator[ClipStreams]:
-    """Opens the bytes of one clip. MediaError: not a clip, or one of other streams than H.264 4:2:0 and FLAC."""
+    """Open the bytes of one clip.
+
+    Raises:
+        MediaError: not a clip, or other streams than H.264 4:2:0 and FLAC.
+    """
     with media_errors("not a readable clip"):
-        # The format is named, or playlists that point at other files would be followed.
+        # With a fixed format, FFmpeg does not follow playlists to other files.
         container = av.open(io.BytesIO(data), "r", format="mp4", metadata_errors="ignore")
     with container:
         yield _checked(container)
@@ -71,37 +75,37 @@ def open_clip(data: bytes) -> Iterator[ClipStreams]:
 def _checked(container: InputContainer) -> ClipStreams:
     kinds = sorted((stream.type, stream.codec_context.name) for stream in container.streams if stream.codec_context)
     if len(container.streams) != 2 or kinds != [("audio", "flac"), ("video", "h264")]:
-        raise MediaError(f"a clip has one H.264 picture and one FLAC sound, not {kinds}")
+        raise MediaError(f"a clip must have one H.264 and one FLAC stream, not {kinds}")
     video, audio = container.streams.video[0], container.streams.audio[0]
     picture = video.codec_context
     if picture.pix_fmt != "yuv420p" or not 0 < picture.width * picture.height <= MAX_PIXELS:
         raise MediaError(
-            f"a clip's picture is yuv420p of at most {MAX_PIXELS} pixels, "
+            f"a clip's picture must be yuv420p of at most {MAX_PIXELS} pixels, "
             f"not {picture.pix_fmt}, {picture.width}x{picture.height}"
         )
-    depth = getattr(audio.format, "name", None)  # damaged headers name none
+    depth = getattr(audio.format, "name", None)  # None if the header is damaged
     if depth != "s32" or audio.channels not in LAYOUTS or audio.sample_rate < 1:
-        raise MediaError(f"a clip's sound is 24 bit, mono or stereo, not {depth}, {audio.channels} channels")
+        raise MediaError(f"a clip's sound must be 24 bit, mono or stereo, not {depth}, {audio.channels} channels")
     picture.options = {"max_pixels": str(MAX_PIXELS), "err_detect": "explode"}
     audio.codec_context.options = {"err_detect": "crccheck+explode"}
     return ClipStreams(container, video, audio)
 
 
 def packet_time(packet: Packet[VideoStream]) -> tuple[Fraction, Fraction]:
-    """When a picture is shown and for how long, in seconds. MediaError: the packet does not say."""
+    """Start and duration of a picture, in seconds. MediaError: the packet has none."""
     if packet.pts is None or not packet.duration or packet.duration < 0:
-        raise MediaError("a picture without time or duration")
+        raise MediaError("a picture has no time or duration")
     return packet.pts * packet.time_base, packet.duration * packet.time_base
 
 
 def to_pcm24(sound: NDArray[np.floating]) -> AudioFrame:
-    """Sound [samples, channels], clipped to [-1, 1] and rounded to 24 bits, as one frame in the upper bits of s32."""
+    """Sound [samples, channels], clipped to [-1, 1], as a frame of 24-bit samples in the upper bits of s32."""
     levels = np.rint(sound.astype(np.float64) * _FULL_SCALE).clip(-_FULL_SCALE, _FULL_SCALE - 1)
     samples = (levels.astype(np.int32) << 8).reshape(1, -1)
     return AudioFrame.from_ndarray(samples, format="s32", layout=LAYOUTS[sound.shape[1]])
 
 
 def from_pcm24(frame: AudioFrame) -> NDArray[np.float32]:
-    """The float32 [samples, channels] of a decoded frame, exactly what `to_pcm24` rounded to."""
+    """The samples of a decoded frame as float32 [samples, channels]; exact for 24-bit samples."""
     samples = cast(NDArray[np.int32], frame.to_ndarray()).reshape(frame.samples, -1)
     return (samples >> 8).astype(np.float32) / np.float32(_FULL_SCALE)

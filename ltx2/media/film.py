@@ -1,6 +1,7 @@
-"""Joining the clips of a film: the picture is copied, the sound composed by absolute time and encoded once.
+"""Joining clips to a film: pictures are copied, sound is composed by absolute time and encoded once.
 
-One clip is held at a time, so memory does not grow with the film. The file gets its name when it is whole.
+One clip is in memory at a time, so memory use does not grow with the film. The file is renamed to its final name when
+it is complete.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ from ltx2.media.container import LAYOUTS, ClipStreams, from_pcm24, media_errors,
 from ltx2.media.sound import SoundComposer
 from ltx2.timeline import SegmentTiming, SoundSpan, film_frames, film_samples, sound_spans
 
-_AAC_BITS_PER_CHANNEL = 160_000  # per second; with 96,000 FFmpeg's encoder garbles the first block at 48 kHz
-_AAC = {"aac_is": "0"}  # intensity stereo bends the phase of what is low in both channels
+_AAC_BITS_PER_CHANNEL = 160_000  # per second; with 96,000 FFmpeg's encoder distorts the first block at 48 kHz
+_AAC = {"aac_is": "0"}  # intensity stereo changes the phase of low frequencies in both channels
 _WRITING = "cannot write the film"
 
 
 @dataclass(frozen=True, slots=True)
 class FilmInfo:
-    """A finished film. audio_samples: per channel, before AAC pads its last block. sha256: of the file, hex digits."""
+    """A finished film. audio_samples: per channel, before AAC pads the last block. sha256: of the file, hex digits."""
 
     width: int
     height: int
@@ -49,12 +50,15 @@ class FilmInfo:
 
 
 def join_film(clips: Iterable[bytes], timings: Sequence[SegmentTiming], out: Path) -> FilmInfo:
-    """Joins one clip per timing to the MP4 `out` (H.264, AAC, ready for the web), replacing what was there.
+    """Join one clip per timing to the MP4 `out` (H.264, AAC, faststart), which is replaced if it exists.
 
-    MediaError, naming the segment: a clip that is missing, unreadable, unlike the first one (size, codec parameters,
-    sound rate, channels) or unlike its timing (frames, rate, too little sound); or a file that cannot be written.
-    TimelineError: timings that do not follow one another. What `clips` raises passes through. After any error `out` is
-    as it was.
+    Errors of `clips` pass through. After any error, `out` is unchanged.
+
+    Raises:
+        MediaError: a clip is missing, unreadable, differs from the first one (size, codec parameters, sound rate,
+            channels) or from its timing (frames, rate, too little sound); the message names the segment. Or `out`
+            cannot be written.
+        TimelineError: the timings are not consecutive.
     """
     out = out.absolute()
     part = out.with_name(f".{uuid4().hex}.part")
@@ -62,10 +66,10 @@ def join_film(clips: Iterable[bytes], timings: Sequence[SegmentTiming], out: Pat
         with _output(part) as container:
             film = _write(container, clips, timings)
         with media_errors(_WRITING):
-            sha256 = _settle(part)
+            sha256 = _sync_and_hash(part)
             os.replace(part, out)
     finally:
-        with suppress(OSError):  # renamed, or never created
+        with suppress(OSError):  # already renamed, or never created
             part.unlink()
     return film.info(sha256)
 
@@ -79,7 +83,7 @@ def _output(path: Path) -> Iterator[OutputContainer]:
         with media_errors(_WRITING):
             container.close()
     finally:
-        with suppress(av.FFmpegError):  # closing a film that is thrown away, its first error is on its way up
+        with suppress(av.FFmpegError):  # after an error, which must not be replaced by an error of close
             container.close()
 
 
@@ -90,30 +94,30 @@ def _write(container: OutputContainer, clips: Iterable[bytes], timings: Sequence
         data = next(remaining, None)
         try:
             if data is None:
-                raise MediaError(f"no clip; {len(timings)} are needed, {i} were given")
+                raise MediaError(f"no clip: {len(timings)} clips expected, {i} given")
             with open_clip(data) as clip:
                 film = film or _Film(container, timings, clip)
                 film.add(i, clip)
         except MediaError as error:
             raise MediaError(f"segment {timing.index}: {error}") from error
     if film is None or next(remaining, None) is not None:
-        raise MediaError(f"a film needs at least one segment and a clip for each, not {len(timings)} and more clips")
+        raise MediaError(f"a film needs at least one segment and exactly one clip per segment, here {len(timings)}")
     film.finish()
     return film
 
 
-def _settle(path: Path) -> str:
-    """Brings the file to the disk; returns its SHA-256."""
+def _sync_and_hash(path: Path) -> str:
+    """Flush the file to disk and return its SHA-256."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class _Film:
-    """The film while it is being written: its streams, and how many frames and samples they have."""
+    """A film that is being written: its streams and their numbers of frames and samples."""
 
     def __init__(self, container: OutputContainer, timings: Sequence[SegmentTiming], first: ClipStreams) -> None:
-        """Prepares both streams after the first clip; nothing of it is written yet."""
+        """Add both streams with the properties of the first clip; write nothing."""
         self._container = container
         self._timings = timings
         self._fps = timings[0].shape.fps
@@ -125,7 +129,7 @@ class _Film:
         self._frames = self._samples = 0
         bit_rate = _AAC_BITS_PER_CHANNEL * first.audio.channels
         with media_errors(_WRITING):
-            container.options["movie_timescale"] = str(self._rate)  # tells the sound's length to the sample
+            container.options["movie_timescale"] = str(self._rate)  # the sound's length is exact to the sample
             self._video: VideoStream = container.add_stream_from_template(first.video, opaque=True)
             self._video.time_base = 1 / self._fps
             self._audio: AudioStream = container.add_stream(
@@ -133,21 +137,21 @@ class _Film:
             )
 
     def add(self, i: int, clip: ClipStreams) -> None:
-        """Appends the clip of the i-th timing."""
+        """Append the clip of the i-th timing."""
         for name, value in clip.format.items():
             if value != self._format[name]:
                 detail = "" if isinstance(value, bytes) else f" ({value}, not {self._format[name]})"
-                raise MediaError(f"its {name} differ from the first segment's{detail}")
+                raise MediaError(f"differs from the first segment in {name}{detail}")
         sound = self._copy_picture(clip, self._timings[i].new_frames, self._spans[i])
         self._encode_sound(self._composer.add(i, sound))
 
     def finish(self) -> None:
-        """Flushes the encoder."""
+        """Flush the encoder."""
         with media_errors(_WRITING):
             self._container.mux(self._audio.encode(None))
 
     def info(self, sha256: str) -> FilmInfo:
-        """What was written."""
+        """A description of the finished film."""
         return FilmInfo(
             width=self._video.width,
             height=self._video.height,
@@ -160,7 +164,7 @@ class _Film:
         )
 
     def _copy_picture(self, clip: ClipStreams, frames: int, span: SoundSpan) -> NDArray[np.float32]:
-        """Copies the clip's picture, `frames` frames; returns its sound, decoded as far as `span` needs it."""
+        """Copy the clip's `frames` frames; return its sound, decoded as far as `span` needs it."""
         sound = [np.zeros((0, clip.audio.channels), np.float32)]
         missing = span.source_start + span.film_end - span.film_start
         copied, last = 0, None
@@ -176,14 +180,14 @@ class _Film:
                         sound.append(from_pcm24(frame))
                         missing -= frame.samples
         if copied != frames:
-            raise MediaError(f"{copied} frames where its timing has {frames}")
+            raise MediaError(f"{copied} frames, but its timing has {frames}")
         return np.concatenate(sound)
 
     def _check_order(self, packet: Packet[VideoStream], last: Fraction | None) -> Fraction:
-        """The packet's time, which must be one frame after `last`: reordered pictures could not be counted up."""
+        """The packet's time, which must be one frame after `last`: frames are renumbered in the order of packets."""
         time, duration = packet_time(packet)
         if duration != 1 / self._fps:
-            raise MediaError(f"{1 / duration} frames per second where its timing has {self._fps}")
+            raise MediaError(f"{1 / duration} frames per second, but its timing has {self._fps}")
         if last is not None and time != last + duration:
             raise MediaError(f"a picture at {float(time)} s follows one at {float(last)} s")
         return time

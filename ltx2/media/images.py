@@ -1,4 +1,4 @@
-"""A picture from somebody's disk as the first frame of a segment: read with care, scaled to cover it, its edges cut."""
+"""A user's image as the first frame of a segment: checked, scaled to cover the frame, and cropped."""
 
 from __future__ import annotations
 
@@ -17,35 +17,38 @@ _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
 def decode_still(data: bytes, width: int, height: int) -> Frame:
-    """The uint8 `(height, width, 3)` RGB frame that a PNG, JPEG or WebP gives: its middle, where the shapes differ.
+    """Decode a PNG, JPEG or WebP to a uint8 `(height, width, 3)` RGB frame, cropped around its centre.
 
-    Turned as its EXIF data says; what is transparent lies on black; colour profiles are not looked at. ValueError:
-    another format, cut short or unreadable, animated, more than 8 bits per channel, too large a file or a picture.
+    EXIF orientation is applied, transparent pixels are blended with black, colour profiles are ignored.
+
+    Raises:
+        ValueError: another format, a truncated, unreadable or animated file, more than 8 bits per channel, or too many
+            bytes or pixels.
     """
     if len(data) > LARGEST_FILE_BYTES:
-        raise ValueError(f"{len(data)} bytes; {LARGEST_FILE_BYTES} are the most that is read")
+        raise ValueError(f"{len(data)} bytes, the limit is {LARGEST_FILE_BYTES}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 return _fitted(_checked(image), width, height)
     except UnidentifiedImageError:
-        raise ValueError(f"no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}") from None
+        raise ValueError(f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"too large a picture ({error})") from None
+        raise ValueError(f"the image is too large ({error})") from None
     except ValueError:
         raise
-    except Exception as error:  # Pillow's plugins raise a dozen kinds for damaged files
+    except Exception as error:  # Pillow's plugins raise many kinds of errors for damaged files
         raise ValueError(f"cannot be decoded ({type(error).__name__}: {error})") from None
 
 
 def _checked(image: Image.Image) -> Image.Image:
-    """The same image; its pixels are not decoded yet."""
+    """The same image, checked before its pixels are decoded."""
     check_size(*image.size)
     if getattr(image, "n_frames", 1) > 1:
-        raise ValueError(f"{getattr(image, 'n_frames', 1)} frames; one picture is needed")
+        raise ValueError(f"the image has {getattr(image, 'n_frames', 1)} frames; it must have one")
     if image.mode not in _EIGHT_BIT_MODES:
-        raise ValueError(f"its pixels are {image.mode}; 8 bits per channel are needed")
+        raise ValueError(f"its pixels are {image.mode}; it must have 8 bits per channel")
     return image
 
 

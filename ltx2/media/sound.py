@@ -1,4 +1,4 @@
-"""Composing a film's sound from its segments' decodes: pure arithmetic on samples, before any encoding."""
+"""Composing a film's sound from the decoded sound of its segments."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from ltx2.timeline import SoundSpan
 
 
 class SoundComposer:
-    """Adds the segments' sounds up at their film samples, with their fades; never holds more than one segment."""
+    """Adds up the segments' sounds at their film positions, with fades. Keeps at most one segment in memory."""
 
     def __init__(self, spans: Sequence[SoundSpan], samples: int, channels: int) -> None:
-        """spans: from `sound_spans`. samples: the film's length, which everything handed out has together."""
+        """spans: from `sound_spans`. samples: the film's length, the sum of all returned blocks."""
         self._spans = spans
         self._ends = [*(span.film_start for span in spans[1:]), samples]
-        self._position = 0  # all film samples before it have been handed out
+        self._position = 0  # all film samples before it have been returned
         self._pending = np.zeros((0, channels), np.float32)
 
     def add(self, i: int, sound: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Takes the sound of segment i = 0, 1, ..., float32 [samples, channels]; returns what no later one changes.
+        """Add the sound of segment i = 0, 1, ..., float32 [samples, channels]; return the samples that are now final.
 
-        MediaError: less sound than the segment's span needs.
+        Raises:
+            MediaError: less sound than the segment's span needs.
         """
         span, end = self._spans[i], self._ends[i]
         length = span.film_end - span.film_start
         piece = sound[span.source_start : span.source_start + length]
         if len(piece) < length:
-            raise MediaError(f"{len(sound)} samples of sound where {span.source_start + length} are needed")
+            raise MediaError(f"{len(sound)} samples of sound, expected at least {span.source_start + length}")
         reach = max(end, span.film_end, self._position + len(self._pending))
         block = np.zeros((reach - self._position, self._pending.shape[1]), np.float32)
         block[: len(self._pending)] = self._pending
@@ -41,7 +42,7 @@ class SoundComposer:
 
 
 def _envelope(span: SoundSpan) -> NDArray[np.float32]:
-    """The span's loudness over time [samples, 1]; both sides of a crossfade add up to 1."""
+    """The span's gain over time [samples, 1]; both sides of a crossfade add up to 1."""
     envelope = np.ones((span.film_end - span.film_start, 1), np.float32)
     envelope[: span.fade_in, 0] = _rise(span.fade_in)
     envelope[len(envelope) - span.fade_out :, 0] *= _rise(span.fade_out)[::-1]

@@ -1,1 +1,1 @@
-"""LTX-2 itself: loading, conditioning, denoising."""
+"""The LTX-2 model: loading, conditioning, denoising."""

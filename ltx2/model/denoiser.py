@@ -1,8 +1,9 @@
-"""From noise to latents, in one stage or in two.
+"""Denoising of latents, in one stage or two.
 
-Two stages: everything at half width and height first, from noise. Then the video latents are upsampled, renoised to the
-noise level at which the second stage begins, and refined at full size; so are the audio latents, which keep their size.
-Both stages are conditioned alike: the frames at the size of the stage, the pinned audio latents as they are.
+With two stages, the first starts from noise at half width and height. Then the video latents are upsampled, renoised to
+the noise level at which the second stage begins, and refined at full size. The audio latents are renoised and refined,
+too; their size does not change. Both stages have the same conditioning: the frames at the size of the stage, and the
+pinned audio latents.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from ltx2.timeline import SegmentTiming, latent_frames
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One run of the denoiser: its size in pixels, and the noise level before each of its steps."""
+    """One run of the denoiser: size in pixels, and the noise level before each step."""
 
     width: int
     height: int
@@ -64,12 +65,14 @@ class Denoiser:
         self._variant = variant
         self._upsample = LatentUpsampler(pipeline, source)
         if not variant.distilled:
-            _let_stg_perturb(pipeline.transformer, variant.stg_blocks)
+            _enable_stg(pipeline.transformer, variant.stg_blocks)
 
     def plan(self, sampling: Sampling) -> Plan:
-        """What this model makes of `sampling`, with everything loaded that it takes.
+        """The plan of this model for `sampling`. Loads the upsampler if the plan needs it.
 
-        Raises RequestError for what the model cannot do; CheckpointError and EngineMemoryError as loading does.
+        Raises:
+            RequestError: the model cannot do it.
+            CheckpointError, EngineMemoryError: the upsampler cannot be loaded.
         """
         plan = plan_of(sampling, self._variant)
         if plan.stages == 2:
@@ -85,9 +88,9 @@ class Denoiser:
         *,
         first_steps: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Video latents as the VAE decodes them and normalised audio latents, both where it computes; see `Engine.run`.
+        """Video latents as the VAE decodes them, and normalised audio latents, on the device; see `Engine.run`.
 
-        first_steps: do only the first step of each stage, for the time it takes and what it compiles.
+        first_steps: run only the first step of each stage, to compile it.
         """
         stages = self._stages(request, plan)
         steps = sum(len(stage.sigmas) for stage in stages)
@@ -98,7 +101,7 @@ class Denoiser:
                 raise SegmentCancelledError(
                     f"segment {request.timing.index} was cancelled after step {done + step + 1}"
                 )
-            self._pipeline._interrupt = first_steps  # the rest of the stage is skipped
+            self._pipeline._interrupt = first_steps  # skips the rest of the stage
             return tensors
 
         prefix = self._audio_prefix(request.timing, conditioning)
@@ -115,7 +118,7 @@ class Denoiser:
             prefix = replace(prefix, start=normal)
             done += len(stage.sigmas)
         assert video is not None
-        # laid out as they are when they come back from a file
+        # with the memory layout that they have when read from a file
         return video.to(self._pipeline.vae.dtype).contiguous(), normal.contiguous()
 
     def _arguments(
@@ -141,9 +144,10 @@ class Denoiser:
         }
 
     def _stages(self, request: SegmentRequest, plan: Plan) -> list[Stage]:
-        """A model that is not distilled refines in the part of its own schedule that the second stage spans.
+        """The stages of a plan.
 
-        The model's authors refine with the distilled LoRA instead, which is another model for that stage.
+        A model that is not distilled refines with the part of its schedule below the second stage's first noise level.
+        The model's authors use the distilled LoRA for the second stage instead, which would need a second model.
         """
         width, height, frames = request.width, request.height, request.timing.shape.frames
 
@@ -170,7 +174,7 @@ class Denoiser:
 
 
 def shifted_sigmas(scheduler: FlowMatchEulerDiscreteScheduler, steps: int, tokens: int) -> list[float]:
-    """The noise levels of `steps` steps in the schedule that `scheduler` shifts by the number of video tokens."""
+    """The noise levels of `steps` steps, shifted by the number of video tokens as `scheduler` does it."""
     own, config = copy.deepcopy(scheduler), scheduler.config
     mu = calculate_shift(
         tokens, config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift
@@ -182,7 +186,7 @@ def shifted_sigmas(scheduler: FlowMatchEulerDiscreteScheduler, steps: int, token
 
 @contextmanager
 def _unshifted(pipeline: LongtakePipeline) -> Iterator[None]:
-    """Let the pipeline take sigmas as they are given."""
+    """Make the pipeline use sigmas unchanged."""
     published = pipeline.scheduler
     pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config(
         published.config, use_dynamic_shifting=False, shift_terminal=None
@@ -193,8 +197,8 @@ def _unshifted(pipeline: LongtakePipeline) -> Iterator[None]:
         pipeline.scheduler = published
 
 
-def _let_stg_perturb(transformer: Any, blocks: tuple[int, ...]) -> None:
-    """Have these blocks skip their self-attention when told to: 2.0 configs do not say so, and diffusers ignores it."""
+def _enable_stg(transformer: Any, blocks: tuple[int, ...]) -> None:
+    """Make these blocks skip self-attention when perturbed. 2.0 configs lack the key, so diffusers does not do it."""
     for index in blocks:
         block = transformer.transformer_blocks[index]
         if block.perturbed_attn:
@@ -209,12 +213,12 @@ def _let_stg_perturb(transformer: Any, blocks: tuple[int, ...]) -> None:
 def _conditions(conditioning: Conditioning, *, shrink: int) -> list[LTX2VideoCondition]:
     if (frames := conditioning.frames) is None:
         return []
-    # crf=0: diffusers would compress a single frame as H.264 first
+    # crf=0: otherwise diffusers compresses a single frame as H.264 first
     return [LTX2VideoCondition(frames=_shrunk(frames, shrink), index=0, strength=1.0, crf=0)]
 
 
 def _shrunk(frames: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
-    """Frames `[v, H/factor, W/factor, 3]`, each pixel the mean of those it replaces."""
+    """Frames `[v, H/factor, W/factor, 3]`; each pixel is the mean of those it replaces."""
     if factor == 1:
         return frames
     return np.stack([np.asarray(Image.fromarray(frame).reduce(factor)) for frame in frames])

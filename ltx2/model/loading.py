@@ -1,4 +1,4 @@
-"""A checkpoint into memory: every component by itself, so that none is left half random; then the pipeline of them."""
+"""Loading a checkpoint, component by component, to check that all weights come from its files."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from ltx2.errors import CheckpointError, EngineMemoryError
 from ltx2.model.lora_fusion import fuse
 from ltx2.model.pipeline import LongtakePipeline
 
-# The half of Gemma that looks at pictures: prompts are text, and some published checkpoints leave it out.
+# Gemma's vision tower is not used for prompts, and some published checkpoints lack it.
 _UNUSED = ("vision_tower.", "multi_modal_projector.")
 
 
 def load_pipeline(source: Path | HubModel, dtype: torch.dtype) -> LongtakePipeline:
-    """The pipeline on the CPU, in `dtype` but for the vocoder, which stays float32: bfloat16 is audible
-    there.
+    """Load the pipeline on the CPU in `dtype`, except the vocoder: it stays float32, because bfloat16 is audible.
 
-    Raises CheckpointError when files are missing, cannot be read or do not fit their configs, EngineMemoryError when
-    they do not fit into memory.
+    Raises:
+        CheckpointError: files are missing, cannot be read or do not match their configs.
+        EngineMemoryError: the weights do not fit into memory.
     """
     folder = fetch_model(source) if isinstance(source, HubModel) else source
     variant = check_folder(folder)
@@ -65,12 +65,12 @@ def _classes(variant: Variant) -> dict[str, Any]:
 
 
 def _load(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """One component, every tensor of it from its files."""
+    """Load one component, with every tensor from its files."""
     name = folder.name
     options: dict[str, Any] = {"dtype": torch.float32 if name == "vocoder" else dtype}
     if name != "text_encoder":
         options["low_cpu_mem_usage"] = is_accelerate_available()
-    # use_safetensors: else weights that are pickles are taken where there are no others
+    # use_safetensors: otherwise pickled weights are loaded where there are no others
     model, info = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
     if name == "text_encoder":
         needed = [key for key in info["missing_keys"] if not any(part in key for part in _UNUSED)]
@@ -80,16 +80,20 @@ def _load(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
 
 
 def find_loras(loras: Sequence[Lora]) -> list[tuple[Lora, Path]]:
-    """`loras` with their files, fetched where they are on the hub; raises CheckpointError for one that is not there."""
+    """Find the files of `loras`, and fetch those on the hub.
+
+    Raises:
+        CheckpointError: a LoRA does not exist or cannot be fetched.
+    """
     found = [(lora, resolve_lora(lora.path)) for lora in loras]
     return [(lora, place if isinstance(place, Path) else fetch_lora(place)) for lora, place in found]
 
 
 def fuse_loras(pipeline: LongtakePipeline, loras: Sequence[tuple[Lora, Path]], device: torch.device) -> None:
-    """Add `loras` to the weights of `pipeline`, one after the other; the transformer is on `device` afterwards.
+    """Add `loras` to the weights of `pipeline` in order, and leave the transformer on `device`.
 
-    It goes there alone first: the sums are slow on a CPU, and large factors do not fit beside the text encoder.
-    Raises CheckpointError and EngineMemoryError as `fuse` does.
+    The transformer is moved alone first: fusing is slow on a CPU, and large factors do not fit together with the text
+    encoder. Raises the errors of `fuse`.
     """
     if loras:
         pipeline.transformer.to(device)
@@ -98,7 +102,7 @@ def fuse_loras(pipeline: LongtakePipeline, loras: Sequence[tuple[Lora, Path]], d
 
 
 def variant_of_pipeline(pipeline: LongtakePipeline) -> Variant:
-    """What a loaded pipeline is, with or without its text encoder; raises CheckpointError as `variant_of` does."""
+    """The variant of a loaded pipeline, with or without text encoder. Raises the errors of `variant_of`."""
     configs: dict[str, dict[str, Any]] = {}
     for name in CONFIGURED:
         if (component := getattr(pipeline, name)) is not None:

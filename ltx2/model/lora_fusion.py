@@ -1,4 +1,4 @@
-"""Fuses LoRAs into the weights of a loaded pipeline."""
+"""Fusing LoRAs into the weights of a loaded pipeline."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ltx2.checkpoints.lora import Lora
-from ltx2.checkpoints.weight_files import Shapes, some, tensor_shapes
+from ltx2.checkpoints.weight_files import Shapes, summary, tensor_shapes
 from ltx2.errors import CheckpointError, EngineMemoryError
 from ltx2.model.pipeline import LongtakePipeline
 
@@ -15,10 +15,13 @@ _FACTOR = re.compile(r"(transformer|connectors)\.(.+)\.lora_([AB])\.weight")
 
 
 def fuse(pipeline: LongtakePipeline, lora: Lora, file: Path) -> None:
-    """Add `weight` times the change in `file` to the weights of `pipeline`, where they lie.
+    """Add `lora.weight` times the change in `file` to the weights of `pipeline`, in place.
 
-    The file is as diffusers or the model's authors write it. Raises CheckpointError when it has factors for layers that
-    this model has not, EngineMemoryError when it does not fit into memory.
+    The file may have the format of diffusers or that of the model's authors.
+
+    Raises:
+        CheckpointError: the file cannot be read, or has factors for layers that this model does not have.
+        EngineMemoryError: it does not fit into memory.
     """
     import torch
     from safetensors import SafetensorError
@@ -35,21 +38,21 @@ def fuse(pipeline: LongtakePipeline, lora: Lora, file: Path) -> None:
 
 
 def _check_fit(pipeline: LongtakePipeline, lora: Lora, shapes: Shapes) -> None:
-    """Every pair of factors must have its layer: diffusers leaves out what has none, with a warning at most."""
+    """Check that every pair of factors has a layer: diffusers drops the others, with a warning at most."""
     import torch
 
     tensors: dict[str, Any] = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     pairs: dict[tuple[str, str], Shapes] = {}
-    for name, tensor in pipeline.lora_state_dict(tensors).items():  # leaves out what it does not know
+    for name, tensor in pipeline.lora_state_dict(tensors).items():  # drops unknown tensors
         if factor := _FACTOR.fullmatch(name):
             pairs.setdefault((factor[1], factor[2]), {})[factor[3]] = tuple(tensor.shape)
     if not pairs or sum(map(len, pairs.values())) < len(tensors):
-        raise CheckpointError(f"the LoRA {lora.path} holds other tensors than pairs of factors for LTX-2")
+        raise CheckpointError(f"the LoRA {lora.path} has tensors that are not pairs of factors for LTX-2")
     unfit = [".".join(place) for place, pair in pairs.items() if not _fits(pipeline, place, pair)]
     if unfit:
         raise CheckpointError(
             f"the LoRA {lora.path} is for another model: {len(unfit)} of its {len(pairs)} layers do not fit this one "
-            f"({some(unfit)})"
+            f"({summary(unfit)})"
         )
 
 

@@ -1,13 +1,11 @@
-"""LTX-2 that continues a sound: diffusers' condition pipeline with a clean audio prefix and a shifted
-picture.
+"""diffusers' condition pipeline with a clean audio prefix and shifted video positions.
 
-Stock `LTX2ConditionPipeline` pins leading video frames and nothing else. A continuation also pins the leading
-audio latents, and moves the picture to where it belongs on the time axis of the sound. Both ride on one call:
+Stock `LTX2ConditionPipeline` pins only leading video frames. A continuation also pins leading audio latents, and shifts
+the picture to its place on the time axis of the sound. Both are done in one call:
 
-- the audio starts as noise where the mask is 1 and as the clean latents where it is 0;
-- each audio token is told its own noise level, sigma times its mask, and each video token its time plus the
-  offset;
-- each step keeps what the mask keeps, see `PrefixScheduler`.
+- audio latents start as noise where the mask is 1, and as the clean latents where it is 0;
+- each audio token gets its own noise level, sigma times its mask, and each video token its time plus the offset;
+- each step keeps the masked latents, see `PrefixScheduler`.
 """
 
 from __future__ import annotations
@@ -27,14 +25,13 @@ from ltx2.model.prompts import PromptedPipeline
 
 @dataclass(frozen=True, slots=True)
 class AudioPrefix:
-    """What one call conditions on beside its frames.
+    """What one call conditions on in addition to its frames.
 
-    latents: `[B, 8, T, 16]`, normalised; only what the mask keeps is read, and T sets the length of the
-    sound.
+    latents: `[B, 8, T, 16]`, normalised; only latents that the mask keeps are read, and T sets the length of the sound.
     mask: `[T]`, the clean-latent mask: 0 keeps a latent, 1 renoises it from scratch.
-    video_offset: seconds by which every video token sits later than it would, at least 0.
-    start: `[B, 8, T, 16]`, normalised: what is renoised where the mask renoises, to the call's first sigma; by default
-    nothing, which suits a first sigma of 1.
+    video_offset: seconds by which all video tokens are shifted, at least 0.
+    start: `[B, 8, T, 16]`, normalised: latents that are renoised to the call's first sigma where the mask is 1. None is
+    for a first sigma of 1, which leaves nothing of them.
     """
 
     latents: Tensor
@@ -44,11 +41,10 @@ class AudioPrefix:
 
 
 class PrefixScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]  # diffusers is untyped
-    """Euler steps of a rectified flow that leave masked tokens where they are.
+    """Euler steps of a rectified flow that leave masked tokens unchanged.
 
-    Blending the prediction x0 = x - sigma v with the clean c, x0' = m x0 + (1 - m) c, and turning it back
-    into a velocity v' = (x - x0') / sigma gives v' = m v + (1 - m) (x - c) / sigma: exactly v where m is 1,
-    exactly 0 where m is 0 and x is c.
+    The prediction x0 = x - sigma v is blended with the clean c: x0' = m x0 + (1 - m) c. As a velocity,
+    v' = (x - x0') / sigma = m v + (1 - m) (x - c) / sigma: exactly v where m is 1, exactly 0 where m is 0 and x is c.
     """
 
     mask: Tensor
@@ -64,16 +60,16 @@ class PrefixScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]  #
 
 
 class LongtakePipeline(PromptedPipeline):
-    """`PromptedPipeline` whose calls take an `audio_prefix`; without one it adds nothing.
+    """`PromptedPipeline` whose calls take an `audio_prefix`; without one, it changes nothing.
 
-    One call at a time; between calls, and after a failed one, nothing of an audio prefix is left.
+    For one call at a time. No state of an audio prefix remains after a call, even a failed one.
     """
 
     audio_scheduler: Any
     _prefix: AudioPrefix | None = None
 
     def __call__(self, *args: Any, audio_prefix: AudioPrefix | None = None, **kwargs: Any) -> Any:
-        """Stock arguments and results (audio latents come back denormalised), and the prefix to continue."""
+        """Stock arguments and results, with denormalised audio latents. audio_prefix: what to continue."""
         if audio_prefix is None:
             return super().__call__(*args, **kwargs)
         with self._conditioned(audio_prefix):
@@ -85,14 +81,14 @@ class LongtakePipeline(PromptedPipeline):
         return self.audio_latent_channels, self.audio_mel_bins // self.audio_vae_mel_compression_ratio
 
     def normalize_audio(self, latents: Tensor) -> Tensor:
-        """Audio latents `[B, 8, T, 16]` as the VAE has them, in the space in which the model denoises."""
+        """Audio latents `[B, 8, T, 16]` of the VAE, normalised as the model denoises them."""
         packed = self._pack_audio_latents(latents)
         normal = self._normalize_audio_latents(packed, self.audio_vae.latents_mean, self.audio_vae.latents_std)
         unpacked: Tensor = self._unpack_audio_latents(normal, latents.shape[2], latents.shape[3])
         return unpacked
 
     def denormalize_audio(self, latents: Tensor) -> Tensor:
-        """The reverse of `normalize_audio`."""
+        """The inverse of `normalize_audio`."""
         packed = self._pack_audio_latents(latents)
         raw = self._denormalize_audio_latents(packed, self.audio_vae.latents_mean, self.audio_vae.latents_std)
         unpacked: Tensor = self._unpack_audio_latents(raw, latents.shape[2], latents.shape[3])
@@ -101,7 +97,7 @@ class LongtakePipeline(PromptedPipeline):
     def preprocess_conditions(
         self, conditions: Any, height: int, width: int, num_frames: int, device: torch.device | None = None
     ) -> Any:
-        """As the stock pipeline, which turns frames into floats on the CPU and sends those; here bytes are sent."""
+        """Stock results, but frames are copied to the device as bytes, not as floats."""
         frames = [np.asarray(one.frames) for one in conditions or ()]
         if [one.shape[1:] for one in frames] != [(height, width, 3)] or conditions[0].index or conditions[0].crf != 0:
             return super().preprocess_conditions(conditions, height, width, num_frames, device)
@@ -110,7 +106,7 @@ class LongtakePipeline(PromptedPipeline):
         return [(levels.float() / 127.5 - 1).to(self.vae.dtype)], [conditions[0].strength], [0], [count]
 
     def prepare_audio_latents(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Noise as the stock pipeline draws it, over what a call starts from; clean latents where the mask keeps."""
+        """Stock noise mixed with the start latents where the mask is 1, clean latents where it is 0."""
         prefix = self._prefix
         noise: Tensor = super().prepare_audio_latents(
             *args, **(kwargs if prefix is None else kwargs | {"latents": None})

@@ -1,4 +1,4 @@
-"""Where a pipeline computes, how exactly, and where its weights wait."""
+"""Device, precision and offloading of a pipeline."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ OFFLOADS = ("none", "model", "sequential")
 FLOAT8_CAPABILITY = (8, 9)
 
 _RESIDENT = ("vae", "audio_vae", "vocoder")
-"""What stays on the device when weights come block by block: together 2 GB at full size."""
+"""Components that stay on the device when others are offloaded by block: together 2 GB at full size."""
 
 
 def device_of(name: str) -> torch.device:
-    """The device that `name` (auto, cpu, cuda or cuda:N) means; auto: cuda where there is one.
+    """The device that `name` (auto, cpu, cuda or cuda:N) means. auto: cuda if available, otherwise cpu.
 
-    Raises ValueError for another name, and for cuda where there is none.
+    Raises:
+        ValueError: another name, or cuda where there is none.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -35,9 +36,10 @@ def device_of(name: str) -> torch.device:
 
 
 def precision_of(name: str, device: torch.device) -> str:
-    """bf16, fp8 or fp32; auto: bf16 on a GPU, fp32 on the CPU.
+    """The precision that `name` (auto, bf16, fp8 or fp32) means. auto: bf16 on a GPU, fp32 on the CPU.
 
-    Raises ValueError for another name, and for fp8 on a GPU that has none.
+    Raises:
+        ValueError: another name, or fp8 on a GPU without float8.
     """
     if name == "auto":
         name = "bf16" if device.type == "cuda" else "fp32"
@@ -45,17 +47,20 @@ def precision_of(name: str, device: torch.device) -> str:
         raise ValueError(f"precision is {name!r}; it must be auto or one of {', '.join(PRECISIONS)}")
     if name == "fp8" and device.type == "cuda" and torch.cuda.get_device_capability(device) < FLOAT8_CAPABILITY:
         card = torch.cuda.get_device_name(device)
-        raise ValueError(f"precision is fp8, but {card} has no float8 (compute capability 8.9 and up have)")
+        raise ValueError(f"precision is fp8, but {card} has no float8 (it needs compute capability 8.9)")
     return name
 
 
 def place(pipeline: Any, device: torch.device, offload: str) -> None:
-    """Put a pipeline's weights where `offload` wants them; it computes on `device` in any case.
+    """Place a pipeline's weights as `offload` says. It always computes on `device`.
 
-    none: all on the device. model: in main memory, each component on the device while it works. sequential: the same,
-    but for the transformer and what encodes prompts, of which only the layers at work and the next ones are there. Both
-    decode pictures in tiles, so that large ones fit, too. Raises ValueError for another name, EngineMemoryError when
-    they do not fit.
+    none: all weights on the device. model: weights in main memory, each component on the device while it runs.
+    sequential: the transformer and what encodes prompts in main memory, with only the running and the next layers on
+    the device. model and sequential decode pictures in tiles, which lowers the peak for large ones.
+
+    Raises:
+        ValueError: another name.
+        EngineMemoryError: the weights do not fit on the device.
     """
     if offload not in OFFLOADS:
         raise ValueError(f"offload is {offload!r}; it must be one of {', '.join(OFFLOADS)}")
@@ -77,5 +82,5 @@ def _offload_blocks(pipeline: Any, device: torch.device) -> None:
         getattr(pipeline, name).to(device)
     streamed = {"onload_device": device, "use_stream": True}
     apply_group_offloading(pipeline.transformer, offload_type="block_level", num_blocks_per_group=1, **streamed)
-    for encoder in (pipeline.text_encoder, pipeline.connectors):  # their blocks lie too deep
+    for encoder in (pipeline.text_encoder, pipeline.connectors):  # their blocks are nested too deep for block_level
         apply_group_offloading(encoder, offload_type="leaf_level", **streamed)

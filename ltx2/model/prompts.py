@@ -1,7 +1,6 @@
-"""Prompts: encoded once each, kept by their text, and ahead of need where there is room.
+"""Encoding and caching of prompts, ahead of time where possible.
 
-Of a prompt, what the connectors make of it is kept: 12 MB at full size, where the text encoder's hidden states are 385
-MB.
+The cache has the output of the connectors: 12 MB per prompt at full size, instead of 385 MB of hidden states.
 """
 
 from __future__ import annotations
@@ -20,25 +19,25 @@ from torch import Tensor, nn
 log = logging.getLogger(__name__)
 
 KEPT = 16
-"""How many prompts an encoder keeps; 200 MB at full size."""
+"""How many prompts an encoder caches; 200 MB at full size."""
 
 LONGEST = 1024
-"""Tokens of a prompt that LTX-2 reads; fewer where a checkpoint's tokenizer says so."""
+"""Maximum tokens of a prompt; a checkpoint's tokenizer can set a lower limit."""
 
 _NO_MASKS = {"encoder_attention_mask": None, "audio_encoder_attention_mask": None}
 
 
 def new_stream(device: torch.device, *, priority: int = 0) -> torch.cuda.Stream | None:
-    """A stream of a CUDA device, None on the CPU. priority: 0, the default stream's, is the lowest; -1 goes first."""
+    """A new stream of a CUDA device, None on the CPU. priority: 0 as the default stream, -1 is higher."""
     return torch.cuda.Stream(device, priority=priority) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedPrompt:
-    """What the transformer attends to of one prompt, on the pipeline's device.
+    """An encoded prompt, as the transformer attends to it, on the pipeline's device.
 
-    video, audio: `[1, L, D]`, each in the width of its stream. mask: int64 `[1, L]`, 1 where there is something to
-    attend to; None where that is everywhere, since the connectors fill padding with learned registers.
+    video, audio: `[1, L, D]`, each in the width of its stream. mask: int64 `[1, L]`, 1 for tokens to attend to; None if
+    that is all of them, as the connectors replace padding with learned registers.
     """
 
     video: Tensor
@@ -47,69 +46,69 @@ class EncodedPrompt:
 
 
 class PromptEncoder:
-    """Encodes prompts with one loaded pipeline, and keeps the `KEPT` used last. For one thread at a time.
+    """Encodes prompts with one loaded pipeline and caches the `KEPT` used last. For one thread at a time.
 
-    ahead: whether `prepare` encodes; not where weights move between devices, which two threads must not do at once.
+    ahead: whether `prepare` encodes. False with offloading, because two threads must not move weights at once.
     """
 
     def __init__(self, pipeline: PromptedPipeline, *, ahead: bool = True) -> None:
         self._pipeline = pipeline
-        self._connectors = pipeline.connectors  # a call that skips them has another in their place meanwhile
+        self._connectors = pipeline.connectors  # a call that skips them replaces the pipeline's attribute
         self._ahead = ahead
-        self._kept: OrderedDict[str, EncodedPrompt] = OrderedDict()
-        self._beside: tuple[str, Future[EncodedPrompt]] | None = None
+        self._cache: OrderedDict[str, EncodedPrompt] = OrderedDict()
+        self._pending: tuple[str, Future[EncodedPrompt]] | None = None
         self._stream = new_stream(pipeline.device) if ahead else None
         self._thread = ThreadPoolExecutor(1, "prompts")
 
     def encode(self, text: str) -> EncodedPrompt:
         """The encoded `text`, for use on the current stream."""
-        if text not in self._kept:
+        if text not in self._cache:
             self.finish()
-        if text not in self._kept:
-            self._keep(text, self._encode(text))
-        self._kept.move_to_end(text)
-        encoded = self._kept[text]
+        if text not in self._cache:
+            self._store(text, self._encode(text))
+        self._cache.move_to_end(text)
+        encoded = self._cache[text]
         if encoded.video.is_cuda:
             for tensor in (encoded.video, encoded.audio, encoded.mask):
-                if tensor is not None:  # so that its memory is not given away under this stream
+                if tensor is not None:  # its memory must not be reused while this stream reads it
                     tensor.record_stream(torch.cuda.current_stream(tensor.device))
         return encoded
 
     def prepare(self, text: str) -> None:
-        """Encode `text` ahead: on CUDA beside what the current stream does, until `finish`; on the CPU at once.
+        """Encode `text` ahead of time: on CUDA in a background thread, until `finish`; on the CPU at once.
 
-        An error is logged and comes to no more: `encode` tries again. Nothing may be compiled before `finish`: while
-        torch traces, it changes how modules are called in every thread.
+        An error is only logged; `encode` tries again. Nothing may be compiled before `finish`: while torch traces, it
+        changes how modules are called in all threads.
         """
-        if not self._ahead or self._beside or text in self._kept:
+        if not self._ahead or self._pending or text in self._cache:
             return
         if self._stream is None:
-            self._keep_if_it_can(text, lambda: self._encode(text))
+            self._try_store(text, lambda: self._encode(text))
         else:
             self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))  # for the weights
-            self._beside = text, self._thread.submit(self._encode_on, self._stream, text)
+            self._pending = text, self._thread.submit(self._encode_on, self._stream, text)
 
     def finish(self) -> None:
-        """Wait for what `prepare` began."""
-        if self._beside:
-            (text, encoded), self._beside = self._beside, None
-            self._keep_if_it_can(text, encoded.result)
+        """Wait for the prompt that `prepare` started to encode."""
+        if self._pending:
+            (text, encoded), self._pending = self._pending, None
+            self._try_store(text, encoded.result)
 
-    def _keep_if_it_can(self, text: str, encode: Callable[[], EncodedPrompt]) -> None:
+    def _try_store(self, text: str, encode: Callable[[], EncodedPrompt]) -> None:
         try:
-            self._keep(text, encode())
+            self._store(text, encode())
         except Exception as error:
-            log.warning("a prompt was not encoded ahead, and will be when it is needed: %s", error)
+            log.warning("a prompt could not be encoded ahead, it is encoded when needed: %s", error)
 
-    def _keep(self, text: str, encoded: EncodedPrompt) -> None:
-        self._kept[text] = encoded
-        if len(self._kept) > KEPT:
-            self._kept.popitem(last=False)
+    def _store(self, text: str, encoded: EncodedPrompt) -> None:
+        self._cache[text] = encoded
+        if len(self._cache) > KEPT:
+            self._cache.popitem(last=False)
 
     def _encode_on(self, stream: torch.cuda.Stream, text: str) -> EncodedPrompt:
         with torch.cuda.stream(stream):
             encoded = self._encode(text)
-        stream.synchronize()  # so that it is there for every stream, and its errors are raised here
+        stream.synchronize()  # the result is ready for all streams, and errors are raised here
         return encoded
 
     def _encode(self, text: str) -> EncodedPrompt:
@@ -122,10 +121,10 @@ class PromptEncoder:
 
 
 class PromptedPipeline(LTX2ConditionPipeline):  # type: ignore[misc]  # diffusers is untyped
-    """`LTX2ConditionPipeline` whose calls let `prompts` encode their texts; without it, it is the stock pipeline.
+    """`LTX2ConditionPipeline` whose calls take a `PromptEncoder`; without one, it is the stock pipeline.
 
-    A call with `prompts` takes one prompt, and one negative prompt, as text. Masks that hide nothing are left out,
-    which opens the way to quicker attention kernels.
+    A call with `prompts` takes one prompt and one negative prompt, as text. Masks that hide nothing are dropped, which
+    allows faster attention kernels.
     """
 
     _prompts: PromptEncoder | None = None
@@ -136,13 +135,13 @@ class PromptedPipeline(LTX2ConditionPipeline):  # type: ignore[misc]  # diffuser
         if prompts is None:
             return super().__call__(*args, **kwargs)
         connectors = self.connectors
-        hook = self.transformer.register_forward_pre_hook(self._leave_out_masks, with_kwargs=True)
+        hook = self.transformer.register_forward_pre_hook(self._drop_masks, with_kwargs=True)
         self._prompts = prompts
         try:
             return super().__call__(*args, **kwargs)
         finally:
             self._prompts = None
-            self._put_connectors(connectors)
+            self._set_connectors(connectors)
             hook.remove()
 
     def encode_prompt(
@@ -152,7 +151,7 @@ class PromptedPipeline(LTX2ConditionPipeline):  # type: ignore[misc]  # diffuser
         do_classifier_free_guidance: bool = True,
         **kwargs: Any,
     ) -> tuple[Tensor | None, ...]:
-        """As stock; or embeddings that are connected already, which the stock call then takes for hidden states."""
+        """Stock results; or with `prompts` the connectors' output, which the stock call treats as hidden states."""
         if self._prompts is None:
             stock: tuple[Tensor | None, ...] = super().encode_prompt(
                 prompt, negative_prompt, do_classifier_free_guidance, **kwargs
@@ -171,19 +170,19 @@ class PromptedPipeline(LTX2ConditionPipeline):  # type: ignore[misc]  # diffuser
         return encoded[0].video, masks[0], None, None
 
     def _skip_connectors(self, *connected: Tensor) -> None:
-        """Let the stock call's only call of the connectors give `connected`."""
+        """Make the stock call's only call of the connectors return `connected`."""
         connectors = self.connectors
 
-        def give(*_: Any, **__: Any) -> tuple[Tensor, ...]:
-            self._put_connectors(connectors)  # not later: the call ends by hooking offloading onto all components
+        def replacement(*_: Any, **__: Any) -> tuple[Tensor, ...]:
+            self._set_connectors(connectors)  # not later: at its end, the call installs offload hooks on all components
             return connected
 
-        self._put_connectors(give)
+        self._set_connectors(replacement)
 
-    def _put_connectors(self, connectors: Any) -> None:
-        object.__setattr__(self, "connectors", connectors)  # diffusers' own writes its class into the config
+    def _set_connectors(self, connectors: Any) -> None:
+        object.__setattr__(self, "connectors", connectors)  # diffusers' `__setattr__` also changes the config
 
-    def _leave_out_masks(
+    def _drop_masks(
         self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return args, kwargs if self._masked else kwargs | _NO_MASKS

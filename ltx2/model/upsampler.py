@@ -1,4 +1,4 @@
-"""Twice the width and height of video latents: the upsampler that published checkpoints keep beside the pipeline."""
+"""The latent upsampler of published checkpoints, which doubles width and height of video latents."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from ltx2.model.pipeline import LongtakePipeline
 
 
 class LatentUpsampler:
-    """The upsampler of one checkpoint, loaded when it is first needed: 1 GB that segments of one stage do without.
+    """The upsampler of one checkpoint, loaded on first use: 1 GB that only two-stage segments need.
 
-    source: where the checkpoint is; None where nobody knows, which is a checkpoint without an upsampler.
+    source: the checkpoint; None is a checkpoint without an upsampler.
     """
 
     def __init__(self, pipeline: LongtakePipeline, source: Path | HubModel | None) -> None:
@@ -31,10 +31,12 @@ class LatentUpsampler:
         self._model: LTX2LatentUpsamplerModel | None = None
 
     def load(self) -> None:
-        """Load it onto the pipeline's device unless it is there.
+        """Load the upsampler onto the pipeline's device, if it is not loaded.
 
-        Raises RequestError where the checkpoint has none, or one that is not for twice the size; CheckpointError when
-        it cannot be fetched or read, EngineMemoryError when it does not fit.
+        Raises:
+            RequestError: the checkpoint has none, or one that does not double width and height.
+            CheckpointError: it cannot be fetched or read.
+            EngineMemoryError: it does not fit.
         """
         if self._model is None:
             folder = self._folder()
@@ -43,7 +45,7 @@ class LatentUpsampler:
             self._model = model
 
     def __call__(self, latents: Tensor) -> Tensor:
-        """Video latents `[B, C, F, 2H, 2W]`, float32, of `[B, C, F, H, W]`, both as the VAE has them. Load it first."""
+        """Upsample VAE latents `[B, C, F, H, W]` to float32 `[B, C, F, 2H, 2W]`. `load` must be called first."""
         assert self._model is not None
         upsampled: Tensor = self._model(latents.to(self._model.dtype))
         return upsampled.float()
@@ -54,14 +56,14 @@ class LatentUpsampler:
             source = fetch_folder(source, UPSAMPLER_FOLDER)
         if source is None or not (source / UPSAMPLER_FOLDER / "config.json").is_file():
             raise RequestError(
-                f"stages is 2, and {source or 'this model'} has no {UPSAMPLER_FOLDER}: render it in one stage, or put the "
-                f"{UPSAMPLER_FOLDER} folder of a published LTX-2 of the same version beside its other folders"
+                f"stages is 2, but {source or 'this model'} has no {UPSAMPLER_FOLDER}: use one stage, or add the "
+                f"{UPSAMPLER_FOLDER} folder of a published LTX-2 of the same version"
             )
         return source / UPSAMPLER_FOLDER
 
 
 def _loaded(folder: Path, dtype: torch.dtype, device: torch.device) -> LTX2LatentUpsamplerModel:
-    check_weights(folder, WEIGHTS["vae"])  # all of diffusers' models call their files alike
+    check_weights(folder, WEIGHTS["vae"])  # all models of diffusers have the same file names
     try:
         with no_progress_bars():
             model, info = LTX2LatentUpsamplerModel.from_pretrained(
@@ -86,6 +88,6 @@ def _check_config(folder: Path, config: Any, channels: int) -> None:
     found, time = config.in_channels, 2 if config.temporal_upsample else 1
     if (found, space, time) != (channels, 2.0, 1):
         raise RequestError(
-            f"stages is 2, and {folder} upsamples {found} channels, {space:g} times in space and {time} times in time; "
-            f"{channels} channels, 2 times and 1 time are needed"
+            f"stages is 2, but {folder} upsamples {found} channels, {space:g} times in space and {time} times in time; "
+            f"it must be {channels} channels, 2 times and 1 time"
         )

@@ -1,1 +1,1 @@
-"""Measures how well the segments of a film join."""
+"""Measuring how well the segments of a film join."""

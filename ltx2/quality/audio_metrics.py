@@ -1,4 +1,4 @@
-"""Loudness, pitch and clicks of a sound: what can be heard where two pieces meet. Sound is float `[C, n]`, -1..1."""
+"""Loudness, pitch and clicks of a sound where two segments meet. Sound is float `[C, n]`, -1..1."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from numpy.typing import NDArray
 Sound = NDArray[np.float32]
 
 QUIETEST_DB = -80.0
-SILENT_DB = -50.0  # below it nobody hears how silent it is
-WINDOW_S = 0.1  # over which loudness and pitch are measured
-_WINDOWS = 4  # at either side of a join, that say what is usual
-_CLICK_S = 0.005  # around a join, within which its clicks are
+SILENT_DB = -50.0  # below it, differences cannot be heard
+WINDOW_S = 0.1  # loudness and pitch are measured over this time
+_WINDOWS = 4  # windows on each side of a join that give the usual values
+_CLICK_S = 0.005  # clicks are measured this close to a join
 _LOWEST_HZ, _HIGHEST_HZ = 150.0, 2500.0
-_NEIGHBOURHOOD = 1.35  # around the strongest partial, as a ratio: what is heard as one tone with it
-_PART_IN_TONE = 0.65  # of the power that can be heard; noise has 0.44 of it in the widest neighbourhood
+_NEIGHBOURHOOD = 1.35  # frequency ratio around the strongest partial that is heard as the same tone
+_PART_IN_TONE = 0.65  # of the audible power; noise has at most 0.44 of it in a neighbourhood
 
 
 @dataclass(frozen=True, slots=True)
 class SoundAtSeam:
-    """What is heard where one segment's sound changes over to the next one's; NaN where there is nothing to measure.
+    """Measures of the sound where it changes from one segment's to the next one's; NaN if there is nothing to measure.
 
-    loudness_step, usual_loudness_step: dB from the 0.1 s before to that after, and the largest, up or down, between
-    neighbours on either side; silence counts as SILENT_DB. pitch_step: semitones. tones: the part of the 0.4 s before,
-    and of those after, that has a tone, 0..1. click, usual_click: the largest difference between neighbouring samples,
-    there and on either side.
+    loudness_step: dB from the 0.1 s before to the 0.1 s after; silence counts as SILENT_DB. usual_loudness_step: the
+    largest step, up or down, between neighbouring windows on either side. pitch_step: semitones. tones: the part of the
+    0.4 s before, and of the 0.4 s after, that has a tone, 0..1. click, usual_click: the largest difference between
+    neighbouring samples, at the change and on either side.
     """
 
     loudness_step: float
@@ -39,8 +39,8 @@ class SoundAtSeam:
     usual_click: float
 
 
-def heard(sound: Sound, rate: int, begin: int, end: int) -> SoundAtSeam:
-    """What is heard around samples `begin` to `end`, `rate` a second, where the sound changes over."""
+def measure_sound(sound: Sound, rate: int, begin: int, end: int) -> SoundAtSeam:
+    """Measure the sound around the change between samples `begin` and `end`. rate: samples per second."""
     window, around = round(WINDOW_S * rate), round(_CLICK_S * rate)
     before, after = sound[:, max(0, begin - _WINDOWS * window) : begin], sound[:, end : end + _WINDOWS * window]
     one, other = before[:, -window:], after[:, :window]
@@ -57,7 +57,7 @@ def heard(sound: Sound, rate: int, begin: int, end: int) -> SoundAtSeam:
 
 
 def loudness(sound: Sound) -> float:
-    """Root mean square of all channels in dB of full scale, at least QUIETEST_DB; also for no sound at all."""
+    """Root mean square of all channels in dB of full scale, at least QUIETEST_DB, which is also that of no samples."""
     if not sound.size:
         return QUIETEST_DB
     power = float(np.square(sound, dtype=np.float64).mean())
@@ -67,18 +67,18 @@ def loudness(sound: Sound) -> float:
 def pitch(sound: Sound, rate: int) -> float:
     """The tone's frequency in hertz, 150 to 2500: the mean, weighted with power, around the strongest partial.
 
-    NaN where there is no tone: silence, noise without a peak, or less than 20 ms.
+    NaN if there is no tone: silence, noise without a peak, or less than 20 ms.
     """
     if sound.shape[1] < rate // 50 or loudness(sound) < SILENT_DB:
         return float("nan")
     window = np.hanning(sound.shape[1])
-    size = max(sound.shape[1], rate // 4)  # zeros behind the sound: finer steps of frequency
+    size = max(sound.shape[1], rate // 4)  # zero padding, for a finer frequency resolution
     power = np.square(np.abs(np.fft.rfft(sound * window, size))).sum(0)
     frequencies = np.fft.rfftfreq(size, 1 / rate)
     audible = (frequencies >= _LOWEST_HZ) & (frequencies <= _HIGHEST_HZ)
     power, frequencies = power[audible], frequencies[audible]
     peak = frequencies[power.argmax()]
-    lobe = 2 * rate / sound.shape[1]  # half as wide as a partial in a Hann window; a part of one would pull the mean
+    lobe = 2 * rate / sound.shape[1]  # half the width of a partial in a Hann window; a partial one would shift the mean
     near = (frequencies > peak / _NEIGHBOURHOOD - lobe) & (frequencies < peak * _NEIGHBOURHOOD + lobe)
     if power[near].sum() < _PART_IN_TONE * power.sum():
         return float("nan")
@@ -91,15 +91,15 @@ def largest_step(sound: Sound) -> float:
 
 
 def semitones(before: float, after: float) -> float:
-    """From one pitch to another; NaN where either is none."""
+    """Semitones from one pitch to another; NaN if either is NaN."""
     return 12 * math.log2(after / before) if before > 0 and after > 0 else float("nan")
 
 
 def _windows(sound: Sound, size: int) -> list[Sound]:
-    """The whole windows of so many samples that follow one another from the beginning."""
+    """Consecutive complete windows of `size` samples, from the beginning."""
     return [sound[:, start : start + size] for start in range(0, sound.shape[1] - size + 1, size)]
 
 
 def _part_with_tone(windows: list[Sound], rate: int) -> float:
-    """How many of these windows have a tone, 0..1; NaN of none."""
+    """The part of these windows that has a tone, 0..1; NaN if there are none."""
     return sum(not math.isnan(pitch(piece, rate)) for piece in windows) / len(windows) if windows else math.nan

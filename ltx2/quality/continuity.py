@@ -1,4 +1,4 @@
-"""How well a film's segments join: what changes at a join, measured against what changes within segments."""
+"""Continuity of a film: changes at its joins, compared with changes inside its segments."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ltx2.quality.audio_metrics import Sound, SoundAtSeam, heard
+from ltx2.quality.audio_metrics import Sound, SoundAtSeam, measure_sound
 from ltx2.quality.shape_continuity import ShapeAtSeam, across, appeared, colour_change, pairs
 from ltx2.quality.shape_tracking import Track, track
 from ltx2.timeline import SegmentTiming, film_samples, sound_spans
@@ -24,10 +24,10 @@ MOST_COLOUR = 45.0
 
 @dataclass(frozen=True, slots=True)
 class Seam:
-    """One join, before film frame `frame`, where segment `segment`, counted from 0, begins; `cut` where it may be seen.
+    """One join: `segment`, counted from 0, begins at film frame `frame`. cut: whether it is meant to be visible.
 
-    change: mean difference of pixels at the join, 0..255; usual_change, largest_change: the median and the largest from
-    frame to frame in both segments. new_shapes: how many are there at once that were not there before.
+    change: mean pixel difference at the join, 0..255. usual_change, largest_change: the median and the largest from
+    frame to frame in both segments. new_shapes: how many shapes appear at the join.
     """
 
     segment: int
@@ -43,8 +43,11 @@ class Seam:
 
 @dataclass(frozen=True, slots=True)
 class SegmentFigures:
-    """One segment by itself: the film's frame with which it begins, the change from each of its frames to the next,
-    `[T - 1]`, and its shapes."""
+    """Measures of one segment.
+
+    first_frame: film frame with which it begins. changes: mean pixel difference from each frame to the next, `[T - 1]`.
+    tracks: its shapes.
+    """
 
     segment: int
     first_frame: int
@@ -54,7 +57,7 @@ class SegmentFigures:
 
 @dataclass(frozen=True, slots=True)
 class Continuity:
-    """A film's segments, and what is between them."""
+    """Measures of a film's segments and of the joins between them."""
 
     segments: list[SegmentFigures]
     seams: list[Seam]
@@ -63,28 +66,30 @@ class Continuity:
 def continuity(
     pieces: Iterable[NDArray[np.uint8]], sound: Sound, rate: int, timings: Sequence[SegmentTiming]
 ) -> Continuity:
-    """Measure a film: per timing the new frames `[T, H, W, 3]` of a segment, and the sound `[C, n]`, `rate` samples a
-    second. Two segments' frames are held at a time.
+    """Measure a film. At most two segments' frames are in memory at a time.
 
-    ValueError: frames or sound that are not those of these timings.
+    pieces: per timing, the new frames `[T, H, W, 3]` of the segment. sound: `[C, n]`, `rate` samples per second.
+
+    Raises:
+        ValueError: the number of frames or samples does not match the timings.
     """
     total = sum(timing.new_frames for timing in timings)
     samples = film_samples(total, timings[0].shape.fps, rate)
     if sound.shape[1] != samples:
-        raise ValueError(f"{sound.shape[1]} samples of sound; these segments have {samples}")
+        raise ValueError(f"{sound.shape[1]} samples of sound; these segments must have {samples}")
     spans, found, before = sound_spans(timings, rate), Continuity([], []), None
     for number, (timing, span, piece) in enumerate(zip(timings, spans, pieces, strict=True)):
         if len(piece) != timing.new_frames:
-            raise ValueError(f"{len(piece)} frames of segment {number}; it has {timing.new_frames}")
+            raise ValueError(f"{len(piece)} frames of segment {number}; it must have {timing.new_frames}")
         earlier = found.segments[-1].tracks if found.segments and timing.continued else []
         first = timing.first_frame - timings[0].first_frame
         found.segments.append(
             SegmentFigures(number, first, _changes(piece), track(piece, [one.colour for one in earlier]))
         )
         if before is not None:
-            listened = heard(sound, rate, span.film_start, span.film_start + span.fade_in)
+            at_seam = measure_sound(sound, rate, span.film_start, span.film_start + span.fade_in)
             one, other = found.segments[-2:]
-            found.seams.append(_seam(timing, one, other, np.stack([before, piece[0]]), listened))
+            found.seams.append(_seam(timing, one, other, np.stack([before, piece[0]]), at_seam))
         before = piece[-1]
     return found
 
@@ -111,14 +116,14 @@ def _seam(
 
 
 def _changes(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """The mean difference of pixels from each frame to the next, `[T - 1]`."""
+    """Mean pixel difference from each frame to the next, `[T - 1]`."""
     return np.array(
         [np.abs(after.astype(np.int16) - before).mean() for before, after in itertools.pairwise(frames)], np.float64
     )
 
 
 def broken(found: Sequence[Seam]) -> list[str]:
-    """What is wrong at joins that should not be seen or heard, in words; cuts are not judged."""
+    """Descriptions of all measures that are out of bounds at joins, except cuts."""
     return [f"segment {seam.segment}: {what}" for seam in found if not seam.cut for what in _broken(seam)]
 
 
@@ -130,11 +135,9 @@ def _broken(seam: Seam) -> list[str]:
 def _picture(seam: Seam) -> list[str]:
     wrong = []
     if seam.change > CHANGE_FACTOR * seam.largest_change + CHANGE_SLACK:
-        wrong.append(f"the picture changes by {seam.change:.1f} where {seam.largest_change:.1f} is the most")
+        wrong.append(f"the picture changes by {seam.change:.1f}, elsewhere by at most {seam.largest_change:.1f}")
     if seam.new_shapes:
-        wrong.append(
-            f"{seam.new_shapes} shapes are there at once" if seam.new_shapes > 1 else "a shape is there at once"
-        )
+        wrong.append(f"{seam.new_shapes} shapes appear" if seam.new_shapes > 1 else "a shape appears")
     return wrong
 
 
@@ -143,7 +146,7 @@ def _shape(number: int, shape: ShapeAtSeam) -> list[str]:
         return [f"shape {number} is gone"]
     wrong = []
     if shape.jump > JUMP_FACTOR * shape.usual_jump + JUMP_SLACK:
-        wrong.append(f"shape {number} jumps {shape.jump:.1f} pixels where it moves {shape.usual_jump:.1f}")
+        wrong.append(f"shape {number} jumps {shape.jump:.1f} pixels, elsewhere it moves {shape.usual_jump:.1f}")
     if shape.turned:
         wrong.append(f"shape {number} turns or stops")
     return wrong + _looks(number, shape.colour_change, shape.kinds)
@@ -154,27 +157,26 @@ def _looks(number: int, change: float, kinds: tuple[str, str]) -> list[str]:
     if change > MOST_COLOUR:
         wrong.append(f"shape {number} changes its colour by {change:.0f}")
     if all(kinds) and len(set(kinds)) > 1:
-        wrong.append(f"shape {number} was a {kinds[0]} and is a {kinds[1]}")
+        wrong.append(f"shape {number} changes from {kinds[0]} to {kinds[1]}")
     return wrong
 
 
 def _sound(sound: SoundAtSeam) -> list[str]:
     wrong = []
     if sound.click > CLICK_FACTOR * sound.usual_click + CLICK_SLACK:
-        wrong.append(f"the sound clicks: a step of {sound.click:.3f} where {sound.usual_click:.3f} is usual")
+        wrong.append(f"the sound clicks: a step of {sound.click:.3f}, elsewhere at most {sound.usual_click:.3f}")
     usual = sound.usual_loudness_step
     if abs(sound.loudness_step) > min(LOUDNESS_FACTOR * usual + LOUDNESS_SLACK_DB, usual + MOST_DB_ABOVE):
-        most = f"{usual:.1f} is the most"
-        wrong.append(f"the loudness steps by {sound.loudness_step:+.1f} dB where {most}")
+        wrong.append(f"the loudness steps by {sound.loudness_step:+.1f} dB, elsewhere by at most {usual:.1f} dB")
     if abs(sound.pitch_step) > MOST_SEMITONES:
         wrong.append(f"the pitch steps by {sound.pitch_step:+.1f} semitones")
     if set(sound.tones) == {0.0, 1.0}:
-        wrong.append("the tone is gone" if sound.tones[0] else "there is a tone at once")
+        wrong.append("the tone is gone" if sound.tones[0] else "a tone appears")
     return wrong
 
 
 def not_kept(found: Continuity) -> list[str]:
-    """What the shapes of a film's first segment, or of one after a cut, do not keep to its last one before a cut."""
+    """Descriptions of how shapes differ between the first and the last segment of the film, or between cuts."""
     begins = [0, *(index for index, seam in enumerate(found.seams, 1) if seam.cut), len(found.segments)]
     return [
         f"segment {found.segments[end - 1].segment}: {what}, compared with segment {found.segments[begin].segment}"

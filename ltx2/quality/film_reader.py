@@ -1,4 +1,4 @@
-"""A finished film, read back: its frames segment by segment, and its sound."""
+"""Reading a finished film: its frames segment by segment, and its sound."""
 
 from __future__ import annotations
 
@@ -19,22 +19,27 @@ _UNREADABLE = "cannot read the film"
 
 
 def film_sound(data: bytes, timings: Sequence[SegmentTiming]) -> tuple[NDArray[np.float32], int]:
-    """The sound `[C, n]` of an MP4 that `join_film` wrote from these timings, as long as they say, and its rate.
+    """The sound `[C, n]` of an MP4 that `join_film` wrote with these timings, with their exact length, and its rate.
 
-    MediaError: it cannot be read.
+    Raises:
+        MediaError: the film cannot be read, or its sound is too short.
     """
     with _open(data) as container:
         rate = container.streams.audio[0].rate
         blocks = [frame.to_ndarray() for frame in container.decode(audio=0)]
-    wanted = film_samples(film_frames(timings), timings[0].shape.fps, rate)
-    sound = np.concatenate(blocks, axis=1).astype(np.float32)[:, :wanted]  # AAC ends with a whole block
-    if sound.shape[1] < wanted:
-        raise MediaError(f"{_UNREADABLE}: its sound has {sound.shape[1]} of {wanted} samples")
+    expected = film_samples(film_frames(timings), timings[0].shape.fps, rate)
+    sound = np.concatenate(blocks, axis=1).astype(np.float32)[:, :expected]  # AAC pads its last block
+    if sound.shape[1] < expected:
+        raise MediaError(f"{_UNREADABLE}: its sound has {sound.shape[1]} of {expected} samples")
     return sound, rate
 
 
 def film_pieces(data: bytes, timings: Sequence[SegmentTiming]) -> Iterator[NDArray[np.uint8]]:
-    """The new frames `[T, H, W, 3]`, RGB, of each segment in turn; MediaError: it cannot be read, or is too short."""
+    """The new RGB frames `[T, H, W, 3]` of each segment in turn.
+
+    Raises:
+        MediaError: the film cannot be read, or is too short.
+    """
     with _open(data) as container:
         frames = (frame.to_ndarray(format="rgb24") for frame in container.decode(video=0))
         for timing in timings:

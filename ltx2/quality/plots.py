@@ -1,4 +1,4 @@
-"""Pictures of a film's continuity: curves with its joins marked, and a contact sheet."""
+"""Plots of a film's continuity: curves with its joins, and a contact sheet."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ class Panel:
 
 
 def panels(found: Continuity, sound: Sound, rate: int, fps: float) -> list[Panel]:
-    """Frame-to-frame change, shapes' places, pitch and loudness of a film over time; without shapes, no places."""
+    """Panels of frame-to-frame change, positions of shapes (if any), pitch and loudness of a film over time."""
     change = [np.stack([s.first_frame + 1 + np.arange(len(s.changes)), s.changes], 1) for s in found.segments]
     joins = np.array([(seam.frame, seam.change) for seam in found.seams]).reshape(-1, 2)
     moving = np.concatenate([*change, joins])
     drawn = [Panel("change from frame to frame, 0..255", {"change": _in_seconds(moving[moving[:, 0].argsort()], fps)})]
-    places = {
-        f"shape {number + 1} {'xy'[axis]}": _in_seconds(_places(found, number, axis), fps)
+    positions = {
+        f"shape {number + 1} {'xy'[axis]}": _in_seconds(_positions(found, number, axis), fps)
         for number in range(max(len(segment.tracks) for segment in found.segments))
         for axis in (0, 1)
     }
-    if places:
-        drawn.append(Panel("places, pixels", places))
+    if positions:
+        drawn.append(Panel("positions, pixels", positions))
     step = round(WINDOW_S * rate / 2)
     starts = range(0, max(1, sound.shape[1] - 2 * step), step)
     windows = [(start / rate, sound[:, start : start + 2 * step]) for start in starts]
@@ -51,7 +51,7 @@ def panels(found: Continuity, sound: Sound, rate: int, fps: float) -> list[Panel
 
 
 def chart(drawn: Sequence[Panel], found: Continuity, fps: float) -> bytes:
-    """The panels one below the other as a PNG, with a line at every join, red at cuts."""
+    """A PNG with the panels below each other, and a line at every join, red at cuts."""
     image = Image.new("RGB", (_WIDTH + 2 * _LEFT, len(drawn) * (_HEIGHT + 2 * _TOP)), "white")
     pen = ImageDraw.Draw(image)
     end = max(float(curve[-1, 0]) for panel in drawn for curve in panel.curves.values() if len(curve)) or 1.0
@@ -65,7 +65,7 @@ def chart(drawn: Sequence[Panel], found: Continuity, fps: float) -> bytes:
 
 
 def contact_sheet(pictures: Sequence[Sequence[NDArray[np.uint8]]], *, width: int = 160) -> bytes:
-    """A PNG with a row of small pictures per segment, numbered."""
+    """A PNG with a numbered row of small pictures per segment."""
     height = round(width * pictures[0][0].shape[0] / pictures[0][0].shape[1])
     columns = max(map(len, pictures))
     sheet = Image.new("RGB", (_LEFT // 2 + columns * (width + 4), len(pictures) * (height + 4)), "white")
@@ -79,17 +79,17 @@ def contact_sheet(pictures: Sequence[Sequence[NDArray[np.uint8]]], *, width: int
 
 
 def samples_of(piece: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    """Some frames of a segment for a contact sheet, the first and the last among them."""
+    """Some frames of a segment for a contact sheet, with the first and the last."""
     indices = np.unique(np.linspace(0, len(piece) - 1, _PER_SEGMENT).round().astype(int))
     return [piece[index] for index in indices]
 
 
-def _places(found: Continuity, number: int, axis: int) -> Curve:
+def _positions(found: Continuity, number: int, axis: int) -> Curve:
     parts = []
     for segment in found.segments:
         if number < len(segment.tracks):
-            places = segment.tracks[number].centres[:, axis]
-            parts.append(np.stack([segment.first_frame + np.arange(len(places)), places], 1))
+            values = segment.tracks[number].centres[:, axis]
+            parts.append(np.stack([segment.first_frame + np.arange(len(values)), values], 1))
         gap = np.array([(segment.first_frame + len(segment.changes) + 0.9, np.nan)])
         parts.append(gap)
     return np.concatenate(parts)

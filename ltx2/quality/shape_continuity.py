@@ -1,4 +1,4 @@
-"""Shapes across a join: whether each goes on where it was, the way it went, as it looked."""
+"""Continuity of shapes at a join: position, direction, colour and kind."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from numpy.typing import NDArray
 from ltx2.quality.shape_tracking import Track
 
 Velocity = tuple[float, float]
-Places = NDArray[np.float64]
+Positions = NDArray[np.float64]
 
-NOWHERE: Velocity = (math.nan, math.nan)
+UNKNOWN_VELOCITY: Velocity = (math.nan, math.nan)
 
-_NEAR = 6  # frames at either side of a join over which motion is measured
-SAME_COLOUR = 90.0  # in RGB space, up to which a colour is the same shape's
-_STANDS_STILL = 0.3  # pixels per frame
-_MOVES = 0.6
-_SAME_WAY = 0.5  # cosine of the angle up to which two ways are one: 60 degrees
-_AT_WALL = 0.03  # of the picture's width or height, from a shape's edge to the wall it may have bounced off
-_TRIANGLE = 1.26  # half its width and height, on average, over the radius of the circle of its area
+_NEAR = 6  # frames on each side of a join over which motion is measured
+SAME_COLOUR = 90.0  # largest distance in RGB space between colours of the same shape
+_MAX_RESTING_SPEED = 0.3  # pixels per frame; a slower shape rests
+_MIN_MOVING_SPEED = 0.6  # pixels per frame; a faster shape moves
+_SAME_DIRECTION = 0.5  # cosine of the largest angle between equal directions: 60 degrees
+_AT_WALL = 0.03  # part of the width or height between a shape's edge and a wall that it may have bounced off
+_TRIANGLE = 1.26  # half of a triangle's mean width and height, divided by the radius of the circle of its area
 
 
 @dataclass(frozen=True, slots=True)
 class ShapeAtSeam:
-    """One shape across a join; NaN where something hides it, and everywhere after the join where it was lost.
+    """One shape at a join. Values are NaN if the shape is hidden, and values after the join if it is lost.
 
-    jump, usual_jump: pixels it moves at the join, and from frame to frame around it. ways: its velocity before and
-    after, pixels per frame. turned: whether it goes another way, or stops, and no wall is the reason. colour_change:
-    distance in RGB, 0..441. kinds: what it looks like before and after, empty where that cannot be told. is_lost: all
-    of it was there in the last frame before, and nothing of its colour is there after.
+    jump, usual_jump: pixels that it moves at the join, and from frame to frame around it. ways: its velocity before and
+    after, pixels per frame. turned: whether it changes direction or stops with no wall near. colour_change: distance in
+    RGB, 0..441. kinds: its kind before and after, empty if unknown. is_lost: all of it was visible in the last frame
+    before, and no shape of its colour follows.
     """
 
     jump: float
@@ -45,23 +45,23 @@ class ShapeAtSeam:
 
 
 def across(before: Sequence[Track], after: Sequence[Track], size: tuple[int, int]) -> tuple[ShapeAtSeam, ...]:
-    """Each shape of `before` with the shape of its colour in `after`; size: the picture's width and height."""
-    return tuple(_lost(one) if other is None else _followed(one, other, size) for one, other in pairs(before, after))
+    """Compare each shape of `before` with the shape of its colour in `after`. size: the picture's width and height."""
+    return tuple(_lost(one) if other is None else _compared(one, other, size) for one, other in pairs(before, after))
 
 
 def appeared(before: Sequence[Track], after: Sequence[Track]) -> int:
-    """How many shapes are all there in the first frame of `after`, and were not there before."""
+    """How many shapes are whole in the first frame of `after` and match no shape of `before`."""
     known = {id(other) for _, other in pairs(before, after)}
     return sum(bool(one.whole[0]) for one in after if id(one) not in known)
 
 
 def pairs(before: Sequence[Track], after: Sequence[Track]) -> list[tuple[Track, Track | None]]:
-    """Each shape of `before` with the one of `after` that is nearest to its colour, None where none is near."""
-    left, found = list(after), []
+    """Each shape of `before` with the shape of `after` that is nearest in colour, or None if none is near."""
+    unmatched, found = list(after), []
     for one in before:
-        distances = [colour_change(one, other) for other in left]
+        distances = [colour_change(one, other) for other in unmatched]
         near = distances and min(distances) <= SAME_COLOUR
-        found.append((one, left.pop(int(np.argmin(distances))) if near else None))
+        found.append((one, unmatched.pop(int(np.argmin(distances))) if near else None))
     return found
 
 
@@ -71,12 +71,12 @@ def colour_change(one: Track, other: Track) -> float:
 
 
 def _lost(one: Track) -> ShapeAtSeam:
-    ways = _velocity(_seen(one)[-_NEAR - 1 :]), NOWHERE
+    ways = _velocity(_visible_centres(one)[-_NEAR - 1 :]), UNKNOWN_VELOCITY
     return ShapeAtSeam(math.nan, math.nan, ways, False, math.nan, (one.kind, ""), bool(one.whole[-1]))
 
 
-def _followed(one: Track, other: Track, size: tuple[int, int]) -> ShapeAtSeam:
-    last, first = _seen(one)[-_NEAR - 1 :], _seen(other)[: _NEAR + 1]
+def _compared(one: Track, other: Track, size: tuple[int, int]) -> ShapeAtSeam:
+    last, first = _visible_centres(one)[-_NEAR - 1 :], _visible_centres(other)[: _NEAR + 1]
     radius = math.sqrt(float(np.nanmax(np.concatenate([one.areas, other.areas]))) / math.pi)
     if "triangle" in (one.kind, other.kind):
         radius *= _TRIANGLE
@@ -91,38 +91,38 @@ def _followed(one: Track, other: Track, size: tuple[int, int]) -> ShapeAtSeam:
     )
 
 
-def _seen(one: Track) -> Places:
-    """Its centres `[T, 2]` where all of it is seen, else NaN."""
+def _visible_centres(one: Track) -> Positions:
+    """Its centres `[T, 2]`; NaN in frames in which not all of it is visible."""
     return np.where(one.whole[:, None], one.centres, np.nan)
 
 
-def _velocity(places: Places) -> Velocity:
-    """The straight path nearest to places `[T, 2]`, as pixels per frame; NaN where fewer than three are known."""
-    frames = np.flatnonzero(~np.isnan(places[:, 0]))
+def _velocity(positions: Positions) -> Velocity:
+    """Slope of a straight line through positions `[T, 2]`, pixels per frame; NaN if fewer than three are known."""
+    frames = np.flatnonzero(~np.isnan(positions[:, 0]))
     if len(frames) < 3:
-        return NOWHERE
-    x, y = np.polyfit(frames, places[frames], 1)[0]
+        return UNKNOWN_VELOCITY
+    x, y = np.polyfit(frames, positions[frames], 1)[0]
     return float(x), float(y)
 
 
-def _turned(last: Places, first: Places, radius: float, size: tuple[int, int]) -> bool:
-    """Whether it goes another way, or stops; along an axis whose wall is near, only its pace counts."""
+def _turned(last: Positions, first: Positions, radius: float, size: tuple[int, int]) -> bool:
+    """Whether it changes direction or stops. Along an axis with a wall near, only the speed is compared."""
     before, after = np.array(_velocity(last)), np.array(_velocity(first))
     if np.isnan(before).any() or np.isnan(after).any():
         return False
     for axis, extent in enumerate(size):
-        pace = [_median(np.abs(np.diff(places[:, axis]))) for places in (last, first)]
-        places = np.concatenate([last[:, axis], first[:, axis]])
-        reach = radius + _AT_WALL * extent + np.nanmax([0.0, *pace])
-        if np.nanmin(places) < reach or np.nanmax(places) > extent - reach:
-            before[axis], after[axis] = pace
+        speed = [_median(np.abs(np.diff(positions[:, axis]))) for positions in (last, first)]
+        positions = np.concatenate([last[:, axis], first[:, axis]])
+        reach = radius + _AT_WALL * extent + np.nanmax([0.0, *speed])
+        if np.nanmin(positions) < reach or np.nanmax(positions) > extent - reach:
+            before[axis], after[axis] = speed
     speeds = float(np.linalg.norm(before)), float(np.linalg.norm(after))
-    if min(speeds) < _STANDS_STILL:
-        return max(speeds) > _MOVES
-    return float(before @ after) < _SAME_WAY * speeds[0] * speeds[1]
+    if min(speeds) < _MAX_RESTING_SPEED:
+        return max(speeds) > _MIN_MOVING_SPEED
+    return float(before @ after) < _SAME_DIRECTION * speeds[0] * speeds[1]
 
 
-def _median(values: Places) -> float:
-    """The median of what is a number; NaN where nothing is."""
+def _median(values: Positions) -> float:
+    """The median of the values that are not NaN; NaN if there are none."""
     known = values[~np.isnan(values)]
     return float(np.median(known)) if len(known) else math.nan

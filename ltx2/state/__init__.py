@@ -1,1 +1,1 @@
-"""The continuation state: types, validation, wire encoding."""
+"""Continuation state: types, validation and wire encoding."""

@@ -1,7 +1,7 @@
-"""Arrays to bytes and back: lists of RGB frames (PNG, and the container that holds them), tensors (safetensors).
+"""Encoding and decoding of RGB frames (PNG) and tensors (safetensors).
 
-Every function raises ContinuationError, naming `field`, for values that it cannot encode or bytes that it cannot
-decode. Bytes that come in are not trusted: sizes are bounded before anything is allocated.
+Every function raises ContinuationError, naming `field`, for values it cannot encode or bytes it cannot decode. Input is
+not trusted: sizes are checked before anything is allocated.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from ltx2.errors import ContinuationError
-from ltx2.state.png import Frame, check_size, decode_png, deflated, png_of, png_size, strip_tops
+from ltx2.state.png import Frame, check_size, decode_png, deflate_strip, join_strips, png_size, strip_tops
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,7 @@ TENSOR_MIME = "application/x-fastvideo-tensor+safetensors"
 LATENTS_MIME = "application/x-longtake-latents+safetensors"
 
 MOST_FRAMES = 1024  # more than any segment has
-MOST_PIXEL_BYTES = 640 * 2**20  # of all frames of a state, decoded; 25 frames of 3840x2176 fit
+MOST_PIXEL_BYTES = 640 * 2**20  # all frames of a state, decoded; enough for 25 frames of 3840x2176
 
 _U32 = struct.Struct(">I")
 
@@ -34,34 +34,45 @@ Result = TypeVar("Result")
 
 
 def encode_frames(frames: Sequence[Frame], *, field: str = "video_frames") -> list[bytes]:
-    """One PNG per frame. TypeError: not a list of arrays. ContinuationError: not uint8 `(H, W, 3)` of one size."""
+    """Encode each frame as a PNG.
+
+    Raises:
+        TypeError: `frames` is not a list of arrays.
+        ContinuationError: a frame is not uint8 `(H, W, 3)`, or its size is too large or differs from the first.
+    """
     if not isinstance(frames, (list, tuple, np.ndarray)):
-        raise TypeError(f"{field}: a list of uint8 (H, W, 3) arrays is needed, not {type(frames).__name__}")
+        raise TypeError(f"{field}: must be a list of uint8 (H, W, 3) arrays, not {type(frames).__name__}")
     for i, frame in enumerate(frames):
         if not isinstance(frame, np.ndarray):
-            raise TypeError(f"{field}[{i}]: a uint8 (H, W, 3) array is needed, not {type(frame).__name__}")
+            raise TypeError(f"{field}[{i}]: must be a uint8 (H, W, 3) array, not {type(frame).__name__}")
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-            raise ContinuationError(f"{field}[{i}]: uint8 (H, W, 3) is needed, not {frame.dtype} {frame.shape}")
+            raise ContinuationError(f"{field}[{i}]: must be uint8 (H, W, 3), not {frame.dtype} {frame.shape}")
         try:
             check_size(frame.shape[1], frame.shape[0])
         except ValueError as error:
             raise ContinuationError(f"{field}[{i}]: {error}") from None
-    _check_together([(frame.shape[1], frame.shape[0]) for frame in frames], field)
+    _check_sizes([(frame.shape[1], frame.shape[0]) for frame in frames], field)
     strips = iter(
-        _in_threads(lambda strip: deflated(*strip), [(one, top) for one in frames for top in strip_tops(one)])
+        _in_threads(lambda strip: deflate_strip(*strip), [(one, top) for one in frames for top in strip_tops(one)])
     )
-    return [png_of(one, [next(strips) for _ in strip_tops(one)]) for one in frames]
+    return [join_strips(one, [next(strips) for _ in strip_tops(one)]) for one in frames]
 
 
 def decode_frames(pngs: Sequence[bytes], *, field: str = "video") -> list[Frame]:
-    """The uint8 `(H, W, 3)` frames in 8-bit RGB PNGs of one size; every header is checked before any is decoded."""
+    """Decode 8-bit RGB PNGs of one size to uint8 `(H, W, 3)` frames.
+
+    All headers are checked before the first PNG is decoded.
+
+    Raises:
+        ContinuationError: too many frames, too many pixels, different sizes, or an invalid PNG.
+    """
     sizes = []
     for i, png in enumerate(pngs[: MOST_FRAMES + 1]):
         try:
             sizes.append(png_size(png))
         except ValueError as error:
             raise ContinuationError(f"{field}: frame {i}: {error}") from None
-    _check_together(sizes, field)
+    _check_sizes(sizes, field)
 
     def decode(numbered: tuple[int, bytes]) -> Frame:
         i, png = numbered
@@ -74,7 +85,7 @@ def decode_frames(pngs: Sequence[bytes], *, field: str = "video") -> list[Frame]
 
 
 def _in_threads(run: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """`run` of each item, one thread per core: PNG work lets go of the GIL. The threads end with the call."""
+    """Call `run` on each item in as many threads as cores; PNG work releases the GIL. The threads end with the call."""
     threads = min(len(items), len(os.sched_getaffinity(0)))
     if threads < 2:
         return [run(item) for item in items]
@@ -82,20 +93,20 @@ def _in_threads(run: Callable[[Item], Result], items: Sequence[Item]) -> list[Re
         return list(pool.map(run, items))
 
 
-def _check_together(sizes: Sequence[tuple[int, int]], field: str) -> None:
+def _check_sizes(sizes: Sequence[tuple[int, int]], field: str) -> None:
     if len(sizes) > MOST_FRAMES:
         raise ContinuationError(f"{field}: more than {MOST_FRAMES} frames")
     for i, (width, height) in enumerate(sizes):
         if (width, height) != sizes[0]:
             first = f"{sizes[0][0]}x{sizes[0][1]}"
-            raise ContinuationError(f"{field}: frame {i} is {width}x{height}, frame 0 is {first}: one size is needed")
+            raise ContinuationError(f"{field}: frame {i} is {width}x{height}, frame 0 is {first}: sizes must be equal")
     total = sum(width * height * 3 for width, height in sizes)
     if total > MOST_PIXEL_BYTES:
-        raise ContinuationError(f"{field}: {total} bytes of pixels in all; at most {MOST_PIXEL_BYTES} are allowed")
+        raise ContinuationError(f"{field}: {total} bytes of pixels in all, the limit is {MOST_PIXEL_BYTES}")
 
 
 def pack_frames(pngs: Sequence[bytes]) -> bytes:
-    """The frame container: u32 count, then each PNG after its u32 length; big-endian."""
+    """Build the frame container: u32 count, then for each PNG its u32 length and its bytes; big-endian."""
     parts = [_U32.pack(len(pngs))]
     for png in pngs:
         parts += (_U32.pack(len(png)), png)
@@ -103,9 +114,13 @@ def pack_frames(pngs: Sequence[bytes]) -> bytes:
 
 
 def unpack_frames(data: bytes, *, field: str = "video") -> list[bytes]:
-    """The PNGs in a frame container. ContinuationError: cut short, a count or length that cannot fit, more."""
+    """Split a frame container into its PNGs.
+
+    Raises:
+        ContinuationError: the data is truncated, a count or length is too large, or bytes follow the last frame.
+    """
     if len(data) < _U32.size:
-        raise ContinuationError(f"{field}: the frame container is cut short: no frame count")
+        raise ContinuationError(f"{field}: the frame container is truncated: no frame count")
     (count,) = _U32.unpack_from(data)
     at = _U32.size
     if count * _U32.size > len(data) - at:
@@ -113,7 +128,7 @@ def unpack_frames(data: bytes, *, field: str = "video") -> list[bytes]:
     pngs = []
     for i in range(count):
         if len(data) - at < _U32.size:
-            raise ContinuationError(f"{field}: frame {i}: the container is cut short before its length")
+            raise ContinuationError(f"{field}: frame {i}: the container is truncated before its length")
         (length,) = _U32.unpack_from(data, at)
         at += _U32.size
         if length > len(data) - at:
@@ -126,25 +141,38 @@ def unpack_frames(data: bytes, *, field: str = "video") -> list[bytes]:
 
 
 def encode_tensor(tensor: Tensor, *, field: str = "audio_latents") -> bytes:
-    """Audio latents as a safetensors file with the tensor `t`. ContinuationError: not floating point or not 4-D."""
+    """Encode audio latents as a safetensors file with one tensor, `t`.
+
+    Raises:
+        TypeError: not a tensor.
+        ContinuationError: not floating point, or not 4-D.
+    """
     _check_latents(tensor, field)
     return _save({"t": tensor}, field)
 
 
 def decode_tensor(data: bytes, *, field: str = "audio") -> Tensor:
-    """The floating-point 4-D tensor `t` of a safetensors file that holds nothing else; dtype and shape exact."""
+    """Read the only tensor, `t`, of a safetensors file; dtype and shape are exact.
+
+    Raises:
+        ContinuationError: an invalid file, other tensors, or a tensor that is not floating point or not 4-D.
+    """
     tensor = _load(data, {"t"}, field)["t"]
     _check_latents(tensor, field)
     return tensor
 
 
 def encode_latents(video: Tensor, audio: Tensor) -> bytes:
-    """A segment's latents as one safetensors file with the tensors `video` and `audio`; dtype and shape exact."""
+    """Encode a segment's latents as a safetensors file with the tensors `video` and `audio`."""
     return _save({"video": video, "audio": audio}, "latents")
 
 
 def decode_latents(data: bytes) -> tuple[Tensor, Tensor]:
-    """What `encode_latents` was given: video, audio."""
+    """Decode what `encode_latents` wrote: video, audio; dtype and shape are exact.
+
+    Raises:
+        ContinuationError: an invalid file, or other tensors.
+    """
     tensors = _load(data, {"video", "audio"}, "latents")
     return tensors["video"], tensors["audio"]
 
@@ -153,11 +181,11 @@ def _check_latents(tensor: Tensor, field: str) -> None:
     import torch
 
     if not isinstance(tensor, torch.Tensor):
-        raise TypeError(f"{field}: a tensor is needed, not {type(tensor).__name__}")
+        raise TypeError(f"{field}: must be a tensor, not {type(tensor).__name__}")
     if not tensor.is_floating_point():
-        raise ContinuationError(f"{field}: floating point is needed, not {tensor.dtype}")
+        raise ContinuationError(f"{field}: must be floating point, not {tensor.dtype}")
     if tensor.ndim != 4:
-        raise ContinuationError(f"{field}: [batch, channels, time, mel] is needed, not the shape {list(tensor.shape)}")
+        raise ContinuationError(f"{field}: must be [batch, channels, time, mel], not the shape {list(tensor.shape)}")
 
 
 def _save(tensors: dict[str, Tensor], field: str) -> bytes:
@@ -165,9 +193,9 @@ def _save(tensors: dict[str, Tensor], field: str) -> bytes:
     from safetensors.torch import save
 
     try:
-        # clone: the format refuses tensors that share memory
+        # clone: the format rejects tensors that share memory
         return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
-    except (SafetensorError, KeyError, ValueError) as error:  # a dtype that the format does not know
+    except (SafetensorError, KeyError, ValueError) as error:  # a dtype that the format does not support
         raise ContinuationError(f"{field}: cannot be written as safetensors ({error})") from None
 
 
@@ -176,12 +204,12 @@ def _load(data: bytes, names: set[str], field: str) -> dict[str, Tensor]:
     from safetensors.torch import load
 
     try:
-        # names first: making a tensor of each of a hundred thousand would take seconds
+        # names first: creating a hundred thousand tensors would take seconds
         found = {name for name, _ in deserialize(data)}  # type: ignore[no-untyped-call]
         if found == names:
             return load(data)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        # a header that lies, a dtype or a shape beyond torch's
+        # a wrong header, or a dtype or shape that torch does not support
         raise ContinuationError(f"{field}: not a safetensors file that can be read ({error})") from None
     some = [name[:40] for name in sorted(found)[:3]]
-    raise ContinuationError(f"{field}: the file must hold {sorted(names)} and nothing else, not {len(found)}: {some}")
+    raise ContinuationError(f"{field}: must hold {sorted(names)} and no other tensor, not {len(found)}: {some}")

@@ -1,6 +1,6 @@
-"""What one LTX-2 segment hands to the next: the typed state, and the envelope in which it travels.
+"""The state that one LTX-2 segment passes to the next, and its JSON envelope.
 
-The envelope's payload is plain JSON. Large arrays travel inside it as base64, or outside of it in a blob store.
+The envelope's payload is plain JSON. Arrays are base64 in the payload, or blobs in a blob store.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LTX2_CONTINUATION_KIND = "ltx2.v1"
 LTX2_CONTINUATION_SCHEMA_VERSION = 1
 DEFAULT_INLINE_THRESHOLD_BYTES = 2 * 1024 * 1024
 
-# always in the payload that we write, under their own names
+# always present in an encoded payload, under these names
 _FIELDS: dict[str, Callable[[str, object], Any]] = {
     "segment_index": check.count,
     "video_conditioning_frame_idx": check.count,
@@ -46,7 +46,7 @@ _FIELDS: dict[str, Callable[[str, object], Any]] = {
 
 @dataclass
 class ContinuationState:
-    """The envelope: `kind` says how to read `payload`, a plain JSON-serialisable dict."""
+    """An envelope: `kind` names the format of `payload`, a plain JSON-serialisable dict."""
 
     kind: str
     payload: dict[str, Any]
@@ -57,18 +57,17 @@ class LTX2ContinuationState:
     """The state after one LTX-2 segment; every field is optional.
 
     segment_index: the segment just completed; the next one is `segment_index + 1`.
-    video_frames: its trailing decoded frames, uint8 `(H, W, 3)` RGB, all of one size; None when in a blob, or unset.
-    video_frames_blob_id: the blob that holds them.
-    video_conditioning_frame_idx: latent frame of the next segment with which they align.
+    video_frames: its trailing decoded frames, uint8 `(H, W, 3)` RGB, all of one size; None if unset or in a blob.
+    video_frames_blob_id: the blob with these frames.
+    video_conditioning_frame_idx: the latent frame of the next segment that these frames align with.
     video_conditioning_strength: in [0, 1]; 1 keeps the frames.
-    audio_latents: its denoised audio latents `[B, C, T, mel]`, of any float dtype; None when in a blob, or unset.
-    audio_latents_blob_id: the blob that holds them.
+    audio_latents: its denoised audio latents `[B, C, T, mel]`, any float dtype; None if unset or in a blob.
+    audio_latents_blob_id: the blob with these latents.
     audio_sample_rate: in Hz, e.g. 24000.
-    audio_conditioning_num_frames: trailing latents of the T axis that carry over as clean context.
-    audio_conditioning_strength: the mask value of that overlap, in [0, 1]: 0 keeps it entirely, 1 renoises it.
+    audio_conditioning_num_frames: how many trailing latents of the T axis the next segment keeps as clean context.
+    audio_conditioning_strength: mask value of these latents, in [0, 1]: 0 keeps them, 1 renoises them from scratch.
     video_position_offset_sec: seconds by which the next segment's video positions are shifted forward.
-    metadata: whatever else travels along, as JSON; `audio_latents_space` says "normalised" (as absence does) or
-        "denormalised".
+    metadata: other JSON data, kept unchanged; `audio_latents_space` is "normalised" (the default) or "denormalised".
     """
 
     segment_index: int = 0
@@ -87,11 +86,14 @@ class LTX2ContinuationState:
     def to_continuation_state(
         self, *, blob_store: BlobStore | None = None, inline_threshold_bytes: int = DEFAULT_INLINE_THRESHOLD_BYTES
     ) -> ContinuationState:
-        """The envelope of this state. With a store, encoded arrays of more than the threshold go into a blob each.
+        """Encode this state. With a store, an encoded array larger than the threshold becomes a blob.
 
-        An array whose blob id is set is not encoded again: the id is passed on. Nothing is stored before everything is
-        checked and encoded. ContinuationError: a field that the format cannot carry. TypeError: frames or latents that
-        are no arrays. The store's own errors pass through.
+        If a blob id is set, the id is passed on and the array is not encoded. Nothing is stored before everything is
+        checked and encoded. The store's own errors pass through.
+
+        Raises:
+            ContinuationError: a field with an invalid value; the message names it.
+            TypeError: frames or latents that are not arrays.
         """
         payload: dict[str, Any] = {"schema_version": LTX2_CONTINUATION_SCHEMA_VERSION}
         payload |= {name: checked(name, getattr(self, name)) for name, checked in _FIELDS.items()}
@@ -107,23 +109,25 @@ class LTX2ContinuationState:
         elif self.audio_latents is not None:
             tensor = encode_tensor(self.audio_latents)
         if pngs:
-            outside = sum(map(len, pngs)) > inline_threshold_bytes
-            payload["video"] = _video_part(pngs, blob_store if outside else None)
+            is_large = sum(map(len, pngs)) > inline_threshold_bytes
+            payload["video"] = _video_part(pngs, blob_store if is_large else None)
         if tensor:
-            outside = len(tensor) > inline_threshold_bytes
-            payload["audio"] = _audio_part(tensor, blob_store if outside else None)
+            is_large = len(tensor) > inline_threshold_bytes
+            payload["audio"] = _audio_part(tensor, blob_store if is_large else None)
         return ContinuationState(LTX2_CONTINUATION_KIND, payload)
 
     @classmethod
     def from_continuation_state(
         cls, state: ContinuationState, *, blob_store: BlobStore | None = None
     ) -> LTX2ContinuationState:
-        """The typed state in an envelope. With a store, blobs are read; without one their ids are kept.
+        """Decode an envelope. With a store, blobs are read; without one, their ids are kept.
 
-        ContinuationError: an envelope, kind, version or field that is not as the format has it; the message names it.
-        The store's own errors (a missing blob, a corrupt one) pass through.
+        The store's own errors, for a missing or corrupt blob, pass through.
+
+        Raises:
+            ContinuationError: an invalid envelope, kind, version or field; the message names it.
         """
-        payload = _payload_of(state)
+        payload = _checked_payload(state)
         fields = {name: checked(name, payload[name]) for name, checked in _FIELDS.items() if name in payload}
         if payload.get("audio_sample_rate") is not None:
             fields["audio_sample_rate"] = check.rate("audio_sample_rate", payload["audio_sample_rate"])
@@ -137,19 +141,19 @@ class LTX2ContinuationState:
     def _read_video(self, video: object, blob_store: BlobStore | None) -> None:
         video = check.mapping("video", video)
         if check.one_of("video", video, ("frames_b64", "blob_id")) == "frames_b64":
-            where, pngs = "video.frames_b64", _inline_pngs(video["frames_b64"])
+            name, pngs = "video.frames_b64", _inline_pngs(video["frames_b64"])
         else:
-            where, blob_id = "video.blob_id", check.text("video.blob_id", video["blob_id"])
+            name, blob_id = "video.blob_id", check.text("video.blob_id", video["blob_id"])
             declared = video.get("frame_count")
             if declared is not None:
                 check.count("video.frame_count", declared)
             if blob_store is None:
                 self.video_frames_blob_id = blob_id
                 return
-            pngs = unpack_frames(blob_store.get(blob_id), field=where)
+            pngs = unpack_frames(blob_store.get(blob_id), field=name)
             if declared is not None and declared != len(pngs):
-                raise ContinuationError(f"video.frame_count: {declared} declared, the blob holds {len(pngs)} frames")
-        self.video_frames = decode_frames(pngs, field=where) or None
+                raise ContinuationError(f"video.frame_count: {declared} declared, but the blob has {len(pngs)} frames")
+        self.video_frames = decode_frames(pngs, field=name) or None
 
     def _read_audio(self, audio: object, blob_store: BlobStore | None) -> None:
         audio = check.mapping("audio", audio)
@@ -165,16 +169,16 @@ class LTX2ContinuationState:
         self.audio_latents = decode_tensor(data, field=f"audio.{form}")
 
 
-def _payload_of(state: ContinuationState) -> dict[str, Any]:
+def _checked_payload(state: ContinuationState) -> dict[str, Any]:
     if not isinstance(state, ContinuationState):
-        raise ContinuationError(f"state: a ContinuationState is needed, not {check.shown(state)}")
+        raise ContinuationError(f"state: must be a ContinuationState, not {check.shown(state)}")
     if state.kind != LTX2_CONTINUATION_KIND:
-        raise ContinuationError(f"kind: {check.shown(state.kind)} cannot be read here, only {LTX2_CONTINUATION_KIND!r}")
+        raise ContinuationError(f"kind: {check.shown(state.kind)} is not supported, only {LTX2_CONTINUATION_KIND!r}")
     payload = dict(check.mapping("payload", state.payload))
     version = payload.get("schema_version", LTX2_CONTINUATION_SCHEMA_VERSION)
     if isinstance(version, bool) or not isinstance(version, int) or version != LTX2_CONTINUATION_SCHEMA_VERSION:
         expected = LTX2_CONTINUATION_SCHEMA_VERSION
-        raise ContinuationError(f"schema_version: {check.shown(version)} cannot be read here, only {expected}")
+        raise ContinuationError(f"schema_version: {check.shown(version)} is not supported, only {expected}")
     return payload
 
 
@@ -192,7 +196,7 @@ def _audio_part(tensor: bytes, blob_store: BlobStore | None) -> dict[str, Any]:
 
 def _inline_pngs(encoded: object) -> list[bytes]:
     if not isinstance(encoded, list):
-        raise ContinuationError(f"video.frames_b64: a list of strings is needed, not {check.shown(encoded)}")
+        raise ContinuationError(f"video.frames_b64: must be a list of strings, not {check.shown(encoded)}")
     return [check.base64_bytes(f"video.frames_b64[{i}]", item) for i, item in enumerate(encoded)]
 
 

@@ -1,6 +1,6 @@
 """Checks for the fields of a payload.
 
-Each returns the value it was given, in its plain form, or raises a ContinuationError that begins with `field`.
+Each returns its value as a plain Python type, or raises a ContinuationError that begins with `field`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LARGEST_INT = 2**63 - 1
 def count(field: str, value: object) -> int:
     """An int in 0 .. 2**63 - 1."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LARGEST_INT:
-        raise ContinuationError(f"{field}: a whole number in 0..2**63-1 is needed, not {shown(value)}")
+        raise ContinuationError(f"{field}: must be a whole number in 0..2**63-1, not {shown(value)}")
     return value
 
 
@@ -27,7 +27,7 @@ def rate(field: str, value: object) -> int:
     """An int in 1 .. 2**63 - 1."""
     number = count(field, value)
     if number == 0:
-        raise ContinuationError(f"{field}: a rate must be positive, not 0")
+        raise ContinuationError(f"{field}: must be positive, not 0")
     return number
 
 
@@ -37,24 +37,24 @@ def finite(field: str, value: object) -> float:
         if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
             return float(value)
     except OverflowError:
-        pass  # an int beyond the floats
-    raise ContinuationError(f"{field}: a finite number is needed, not {shown(value)}")
+        pass  # an int too large for a float
+    raise ContinuationError(f"{field}: must be a finite number, not {shown(value)}")
 
 
 def strength(field: str, value: object) -> float:
     """A number in [0, 1], as a float."""
     number = finite(field, value)
     if not 0 <= number <= 1:
-        raise ContinuationError(f"{field}: a number from 0 to 1 is needed, not {shown(value)}")
+        raise ContinuationError(f"{field}: must be in 0..1, not {shown(value)}")
     return number
 
 
 def metadata(field: str, value: object) -> dict[str, Any]:
-    """A mapping that JSON brings back unchanged (so no tuples, no NaN, string keys only); a deep copy of it."""
+    """A deep copy of a mapping that JSON preserves: no tuples, no NaN, string keys only. None gives an empty one."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise ContinuationError(f"{field}: a mapping is needed, not {shown(value)}")
+        raise ContinuationError(f"{field}: must be a mapping, not {shown(value)}")
     try:
         plain: dict[str, Any] = json.loads(json.dumps(dict(value), allow_nan=False))
         unchanged = plain == value
@@ -66,41 +66,41 @@ def metadata(field: str, value: object) -> dict[str, Any]:
 
 
 def text(field: str, value: object) -> str:
-    """A string that is not empty."""
+    """A non-empty string."""
     if not isinstance(value, str) or not value:
-        raise ContinuationError(f"{field}: a string that is not empty is needed, not {shown(value)}")
+        raise ContinuationError(f"{field}: must be a non-empty string, not {shown(value)}")
     return value
 
 
 def base64_bytes(field: str, value: object) -> bytes:
-    """The bytes that a string of strict base64 stands for."""
+    """The bytes that a string of strict base64 encodes."""
     encoded = text(field, value)
     try:
         data = base64.b64decode(encoded)
     except ValueError as error:
         raise ContinuationError(f"{field}: not base64 ({error})") from None
-    if base64.b64encode(data).decode("ascii") != encoded:  # b64decode passes over foreign characters and padding
-        raise ContinuationError(f"{field}: not strict base64, which has no other characters and exact padding")
+    if base64.b64encode(data).decode("ascii") != encoded:  # b64decode ignores invalid characters and padding
+        raise ContinuationError(f"{field}: not strict base64: invalid characters or wrong padding")
     return data
 
 
 def mapping(field: str, value: object) -> Mapping[str, Any]:
     """A mapping."""
     if not isinstance(value, Mapping):
-        raise ContinuationError(f"{field}: a mapping is needed, not {shown(value)}")
+        raise ContinuationError(f"{field}: must be a mapping, not {shown(value)}")
     return value
 
 
 def one_of(field: str, value: Mapping[str, Any], names: tuple[str, str]) -> str:
-    """Which of two keys the mapping `value` has; null counts as absent, having both or none is an error."""
+    """The one of two keys that the mapping `value` has. A null value counts as absent; both or neither is an error."""
     present = [name for name in names if value.get(name) is not None]
     if len(present) != 1:
-        raise ContinuationError(f"{field}: either {names[0]!r} or {names[1]!r} is needed, not {present or 'neither'}")
+        raise ContinuationError(f"{field}: must have either {names[0]!r} or {names[1]!r}, not {present or 'neither'}")
     return present[0]
 
 
 def shown(value: object) -> str:
-    """The value for an error message, never long."""
+    """A short form of the value for an error message."""
     if isinstance(value, str):
         return repr(value[:40])
     if value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**64):

@@ -71,7 +71,7 @@ def test_invalid_arguments(longtake: Command, module_settings: Settings, argumen
 
 @pytest.mark.parametrize(
     ("model", "words"),
-    [("./absent", "no such model folder: ./absent"), ("half", "names no connectors"), ("empty", "model_index.json")],
+    [("./absent", "no such model folder: ./absent"), ("half", "has no connectors"), ("empty", "model_index.json")],
 )
 def test_a_missing_or_incomplete_model(
     longtake: Command, module_settings: Settings, spec: Path, tmp_path: Path, model: str, words: str

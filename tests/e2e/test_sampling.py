@@ -104,7 +104,7 @@ def test_an_unsupported_request_fails_the_job_with_the_reason(
 
 def test_two_stages_without_an_upsampler_fail_the_job(tiny_settings: Settings, undistilled: Path) -> None:
     job: Job = submit(small_spec("a boat", model=str(undistilled), stages=2, steps=2), settings=tiny_settings)
-    with pytest.raises(JobFailedError, match=r"RequestError: stages is 2, and .* has no latent_upsampler"):
+    with pytest.raises(JobFailedError, match=r"RequestError: stages is 2, but .* has no latent_upsampler"):
         job.wait()
 
 

@@ -300,9 +300,9 @@ def never(step: int, of: int) -> bool:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"video_conditioning_frame_idx": 1}, "video_conditioning_frame_idx is 1; this engine renders 0"),
-        ({"video_conditioning_strength": 0.5}, "video_conditioning_strength is 0.5; this engine renders 1.0"),
-        ({"audio_conditioning_strength": 1.0}, "audio_conditioning_strength is 1.0; this engine renders 0.0"),
+        ({"video_conditioning_frame_idx": 1}, "video_conditioning_frame_idx is 1; this engine supports only 0"),
+        ({"video_conditioning_strength": 0.5}, "video_conditioning_strength is 0.5; this engine supports only 1.0"),
+        ({"audio_conditioning_strength": 1.0}, "audio_conditioning_strength is 1.0; this engine supports only 0.0"),
         ({"video_frames": [FRAME] * 17}, "video_frames is 17 frames; .* the overlap of 9"),
         (
             {"video_frames": [FRAME] * 8 + [FRAME[:32]]},
@@ -340,7 +340,7 @@ def test_an_unsupported_state_is_rejected_with_its_field(
 
 
 def test_a_continuation_needs_a_state(engines: dict[str, Engine]) -> None:
-    with pytest.raises(UnsupportedStateError, match="segment 1 continues another, but has no state"):
+    with pytest.raises(UnsupportedStateError, match="segment 1 is a continuation, but has no state"):
         engines["tiny"].run(request_of(SECOND))
 
 

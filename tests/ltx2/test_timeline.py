@@ -324,9 +324,9 @@ def test_an_invalid_shape_is_rejected(frames: int, fps: int, overlap: int, messa
     ("pinned", "offset", "message"),
     [
         (-1, "1", "-1 pinned audio latents"),
-        (169, "1", r"room for 0\.\.168"),
+        (169, "1", r"must be in 0\.\.168"),
         (51, "-1/100", "must not be negative"),
-        (51, "1000", "end before the picture does; about 1.667 s"),
+        (51, "1000", "end before the picture does; it should be about 1.667 s"),
     ],
 )
 def test_a_state_that_fits_no_segment_is_rejected(pinned: int, offset: str, message: str) -> None:

@@ -13,7 +13,6 @@ from torch._inductor import config as inductor
 
 from ltx2.acceleration.compile import compile_blocks, speed_up
 from ltx2.engine import Engine
-from ltx2.model.denoiser import _let_stg_perturb
 
 CPU = torch.device("cpu")
 TOKENS, LATENTS, SIGMA = 24, 10, 725.0

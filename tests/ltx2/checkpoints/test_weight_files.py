@@ -42,11 +42,11 @@ def test_complete_weights_pass_in_one_file_or_in_shards(whole: Path) -> None:
     [
         (lambda data: b"", "is incomplete: .*is empty"),
         (lambda data: POINTER, "is a Git LFS pointer, not the file itself"),
-        (lambda data: data[:7], r"its header is cut off \(7 bytes\)"),
-        (lambda data: data[:40], r"its header is cut off \(40 bytes\)"),
-        (lambda data: data[:-1], "has .* bytes, and its header promises .*: fetch it again"),
-        (lambda data: data + b"x", "has .* bytes, and its header promises"),
-        (lambda data: b"\xff" * 8 + data[8:], "its header is cut off"),
+        (lambda data: data[:7], r"its header is truncated \(7 bytes\)"),
+        (lambda data: data[:40], r"its header is truncated \(40 bytes\)"),
+        (lambda data: data[:-1], "has .* bytes, but its header declares .*: download it again"),
+        (lambda data: data + b"x", "has .* bytes, but its header declares"),
+        (lambda data: b"\xff" * 8 + data[8:], "its header is truncated"),
         (lambda data: (2).to_bytes(8, "little") + b"[]", "its header cannot be read"),
         (lambda data: (9).to_bytes(8, "little") + b'{"a": {}}', "its header cannot be read"),
         (lambda data: (9).to_bytes(8, "little") + b"\x80pickle!!", "its header cannot be read"),
@@ -72,7 +72,7 @@ def test_a_missing_or_truncated_shard_is_named(whole: Path) -> None:
     shard(whole)
     second = whole.with_name(f"{STEM}-00002-of-00002.safetensors")
     os.truncate(second, second.stat().st_size - 1)
-    with pytest.raises(CheckpointError, match=r"00002-of-00002\.safetensors has .* its header promises"):
+    with pytest.raises(CheckpointError, match=r"00002-of-00002\.safetensors has .* its header declares"):
         check_weights(whole.parent, STEM)
     second.unlink()
     with pytest.raises(CheckpointError, match=r"is incomplete: .*00002-of-00002\.safetensors is missing"):
@@ -84,9 +84,9 @@ def test_a_missing_or_truncated_shard_is_named(whole: Path) -> None:
     [
         (None, "has no weight_map"),
         ({}, "has no weight_map"),
-        ({"a": f"{STEM}-00002-of-00002.safetensors"}, "lacks a, which .* says are there"),
-        ({"a": "../a.safetensors"}, "not a file beside it"),
-        ({"a": "/etc/passwd"}, "not a file beside it"),
+        ({"a": f"{STEM}-00002-of-00002.safetensors"}, "lacks a, listed in .*index"),
+        ({"a": "../a.safetensors"}, "not a file in the same folder"),
+        ({"a": "/etc/passwd"}, "not a file in the same folder"),
     ],
 )
 def test_an_invalid_index_is_rejected(whole: Path, weight_map: object, message: str) -> None:
@@ -101,5 +101,5 @@ def test_a_single_file_next_to_shards_must_be_complete_too(whole: Path) -> None:
     whole.write_bytes(data)
     check_weights(whole.parent, STEM)
     whole.write_bytes(data[:-1])
-    with pytest.raises(CheckpointError, match="its header promises"):
+    with pytest.raises(CheckpointError, match="its header declares"):
         check_weights(whole.parent, STEM)

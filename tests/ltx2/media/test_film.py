@@ -246,18 +246,18 @@ def test_an_invalid_film_path_is_rejected(tmp_path: Path, name: str, reason: str
 @pytest.mark.parametrize(
     ("clips", "message"),
     [
-        ([], "segment 0: no clip; 2 are needed, 0 were given"),
-        ([GOOD], "segment 1: no clip; 2 are needed, 1 were given"),
-        ([GOOD, clip_of(SECOND), clip_of(SECOND)], "a clip for each"),
+        ([], "segment 0: no clip: 2 clips expected, 0 given"),
+        ([GOOD], "segment 1: no clip: 2 clips expected, 1 given"),
+        ([GOOD, clip_of(SECOND), clip_of(SECOND)], "one clip per segment"),
         ([GOOD, b"not a clip"], "segment 1: not a readable clip"),
         ([GOOD, clip_of(SECOND)[:-2000]], "segment 1: not a readable clip"),
-        ([GOOD, GOOD], "segment 1: 17 frames where its timing has 8"),
-        ([clip_of(FIRST, fps=NTSC)], "segment 0: 24000/1001 frames per second where its timing has 24"),
-        ([GOOD, clip_of(SECOND, fps=NTSC)], "segment 1: its codec parameters differ from the first segment's"),
-        ([GOOD, clip_of(SECOND, frames=np.zeros((8, 32, 96, 3), np.uint8))], r"segment 1: its height .*\(32, not 64\)"),
-        ([GOOD, clip_of(SECOND, rate=16000)], r"segment 1: its sample rate .*\(16000, not 24000\)"),
-        ([GOOD, clip_of(SECOND, channels=1)], r"segment 1: its channels .*\(1, not 2\)"),
-        ([GOOD, clip_of(SECOND, sound=np.zeros((99, 2), np.float32))], "segment 1: 99 samples of sound where"),
+        ([GOOD, GOOD], "segment 1: 17 frames, but its timing has 8"),
+        ([clip_of(FIRST, fps=NTSC)], "segment 0: 24000/1001 frames per second, but its timing has 24"),
+        ([GOOD, clip_of(SECOND, fps=NTSC)], "segment 1: differs from the first segment in codec parameters"),
+        ([GOOD, clip_of(SECOND, frames=np.zeros((8, 32, 96, 3), np.uint8))], r"segment 1: .* in height \(32, not 64\)"),
+        ([GOOD, clip_of(SECOND, rate=16000)], r"segment 1: differs .* in sample rate \(16000, not 24000\)"),
+        ([GOOD, clip_of(SECOND, channels=1)], r"segment 1: differs .* in channels \(1, not 2\)"),
+        ([GOOD, clip_of(SECOND, sound=np.zeros((99, 2), np.float32))], "segment 1: 99 samples of sound, expected"),
     ],
 )
 def test_clips_that_do_not_match_are_named_and_nothing_is_written(

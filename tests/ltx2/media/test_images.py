@@ -89,17 +89,17 @@ TWO_FRAMES = file_of(
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "no PNG, JPEG or WEBP"),
-        (b"%PDF-1.7", "no PNG, JPEG or WEBP"),
-        (file_of(Image.fromarray(picture()), "GIF"), "no PNG, JPEG or WEBP"),
-        (file_of(Image.fromarray(picture()), "TIFF"), "no PNG, JPEG or WEBP"),
+        (b"", "not a PNG, JPEG or WEBP"),
+        (b"%PDF-1.7", "not a PNG, JPEG or WEBP"),
+        (file_of(Image.fromarray(picture()), "GIF"), "not a PNG, JPEG or WEBP"),
+        (file_of(Image.fromarray(picture()), "TIFF"), "not a PNG, JPEG or WEBP"),
         (GOOD[: len(GOOD) // 2], "cannot be decoded|truncated"),
-        (declared(16_385, 1), "16385x1 pixels: sides are 1..16384"),
+        (declared(16_385, 1), "16385x1 pixels: sides must be in 1..16384"),
         (declared(8192, 8192), "8192x8192 pixels"),
-        (declared(2**31 - 1, 2**31 - 1), "too large a picture"),
+        (declared(2**31 - 1, 2**31 - 1), "the image is too large"),
         (declared(64, 32), "cannot be decoded|truncated"),
-        (TWO_FRAMES, "2 frames; one picture is needed"),
-        (file_of(Image.new("I;16", (64, 32))), "its pixels are I;16; 8 bits per channel"),
+        (TWO_FRAMES, "2 frames; it must have one"),
+        (file_of(Image.new("I;16", (64, 32))), "its pixels are I;16; it must have 8 bits per channel"),
     ],
     ids=lambda value: None if isinstance(value, str) else f"{len(value)} bytes",
 )
@@ -110,7 +110,7 @@ def test_an_invalid_image_is_a_value_error(data: bytes, message: str) -> None:
 
 def test_a_file_above_the_size_limit_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "LARGEST_FILE_BYTES", len(GOOD) - 1)
-    with pytest.raises(ValueError, match=f"{len(GOOD)} bytes; {len(GOOD) - 1} are the most"):
+    with pytest.raises(ValueError, match=f"{len(GOOD)} bytes, the limit is {len(GOOD) - 1}"):
         decode_still(GOOD, WIDTH, HEIGHT)
 
 

@@ -137,5 +137,5 @@ def test_a_crossfade_keeps_the_level() -> None:
 
 def test_too_little_sound_is_rejected() -> None:
     composer = SoundComposer([SoundSpan(0, 0, 10, 5, 0, 0)], 10, 1)
-    with pytest.raises(MediaError, match="14 samples of sound where 15 are needed"):
+    with pytest.raises(MediaError, match="14 samples of sound, expected at least 15"):
         composer.add(0, np.zeros((14, 1), np.float32))

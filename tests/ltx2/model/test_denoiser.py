@@ -180,7 +180,7 @@ def never(step: int, of: int) -> bool:
 def test_a_checkpoint_without_an_upsampler_renders_in_one_stage(copied: Path) -> None:
     shutil.rmtree(copied / "latent_upsampler")
     engine = Engine.load(str(copied), device="cpu")
-    with pytest.raises(RequestError, match=r"stages is 2, and \S+/model has no latent_upsampler: render it in one"):
+    with pytest.raises(RequestError, match=r"stages is 2, but \S+/model has no latent_upsampler: use one stage"):
         engine.run(request_of(), on_step=never)
     assert engine.run(request_of(Sampling())).frames.shape == (17, 64, 128, 3)
 
@@ -205,7 +205,7 @@ def test_an_upsampler_that_does_not_match_its_config_is_rejected(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"in_channels": 32}, "upsamples 32 channels, 2 times in space and 1 times in time; 16 channels"),
+        ({"in_channels": 32}, "upsamples 32 channels, 2 times in space and 1 times in time; it must be 16 channels"),
         ({"spatial_upsample": False, "temporal_upsample": True}, "16 channels, 1 times in space and 2 times in time"),
         ({"rational_spatial_scale": 1.5}, "16 channels, 1.5 times in space"),
     ],
@@ -219,7 +219,7 @@ def test_an_upsampler_for_another_model_is_rejected(copied: Path, settings: dict
 
 def test_a_damaged_upsampler_is_rejected(copied: Path) -> None:
     (copied / "latent_upsampler" / "diffusion_pytorch_model.safetensors").write_bytes(b"nothing")
-    with pytest.raises(CheckpointError, match=r"/latent_upsampler/diffusion_pytorch_model.safetensors is no safe"):
+    with pytest.raises(CheckpointError, match=r"/latent_upsampler/diffusion_pytorch_model.safetensors is not a safe"):
         Engine.load(str(copied), device="cpu").run(request_of(), on_step=never)
 
 
@@ -334,7 +334,7 @@ def test_a_segment_begins_with_its_image(engine: Engine, stages: int) -> None:
         ({"height": 32}, "height is 32; it must be a positive multiple of 64"),
         ({"image": picture(64, 64)}, r"image is uint8 \(64, 64, 3\); it must be uint8 \(64, 128, 3\)"),
         ({"image": picture().astype(np.float32)}, "image is float32"),
-        ({"image": picture(), "timing": SECOND}, "segment 1 continues another, and cannot begin with an image"),
+        ({"image": picture(), "timing": SECOND}, "segment 1 is a continuation and cannot begin with an image"),
     ],
 )
 def test_an_invalid_request_is_rejected(settings: dict[str, Any], message: str) -> None:

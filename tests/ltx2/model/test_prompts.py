@@ -220,7 +220,7 @@ def test_an_error_while_encoding_ahead_is_logged_and_harmless(fresh: Engine, cap
 
     # Then that is logged, and both segments are as expected
     assert [record.getMessage() for record in caplog.records] == [
-        "a prompt was not encoded ahead, and will be when it is needed: no room"
+        "a prompt could not be encoded ahead, it is encoded when needed: no room"
     ]
     assert same(first, expected[0])
     assert same(two_segments(fresh, next_prompt=None)[1], expected[1])
@@ -246,7 +246,7 @@ def test_a_prompt_encoded_while_a_call_skips_the_connectors_is_not_affected(engi
     try:
         found = encoder.encode("gulls")
     finally:
-        pipeline._put_connectors(connectors)
+        pipeline._set_connectors(connectors)
     # Then
     assert torch.equal(found.video, right.video)
     assert torch.equal(found.audio, right.audio)

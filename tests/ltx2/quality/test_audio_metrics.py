@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ltx2.quality.audio_metrics import Sound, heard, largest_step, loudness, pitch, semitones
+from ltx2.quality.audio_metrics import Sound, largest_step, loudness, measure_sound, pitch, semitones
 
 RATE = 16_000
 
@@ -56,7 +56,7 @@ def test_the_pitch_step_is_measured_in_semitones(seed: int, step: int) -> None:
     base = np.random.default_rng(seed).uniform(350, 1100)
     first, then = tone(base, 0.5), tone(base * 2 ** (step / 12), 0.5)
     # When
-    found = heard(np.concatenate([first, then], axis=1), RATE, first.shape[1], first.shape[1])
+    found = measure_sound(np.concatenate([first, then], axis=1), RATE, first.shape[1], first.shape[1])
     # Then
     # Then
     assert found.pitch_step == pytest.approx(step, abs=0.2)
@@ -69,7 +69,7 @@ def test_the_loudness_step_is_the_ratio_of_two_tones_in_decibels(before: float, 
     # Given
     sound = np.concatenate([tone(500, 0.5, level=before), tone(500, 0.5, level=after)], axis=1)
     # When
-    found = heard(sound, RATE, RATE // 2, RATE // 2)
+    found = measure_sound(sound, RATE, RATE // 2, RATE // 2)
     # Then
     assert found.loudness_step == pytest.approx(20 * np.log10(after / before), abs=0.1)
     assert found.usual_loudness_step < 0.1
@@ -77,7 +77,7 @@ def test_the_loudness_step_is_the_ratio_of_two_tones_in_decibels(before: float, 
 
 def test_inaudible_sound_has_no_loudness_step() -> None:
     sound = np.concatenate([tone(500, 0.5, level=1e-5), tone(500, 0.5, level=1e-3)], axis=1)
-    assert heard(sound, RATE, RATE // 2, RATE // 2).loudness_step == 0
+    assert measure_sound(sound, RATE, RATE // 2, RATE // 2).loudness_step == 0
 
 
 @pytest.mark.parametrize("place", [-60, 0, 60, 160 + 60])
@@ -87,7 +87,7 @@ def test_a_click_is_found_within_5_ms_of_the_change(place: int) -> None:
     usual = largest_step(sound)
     sound[:, RATE // 2 + place] += 0.5
     # When
-    found = heard(sound, RATE, RATE // 2, RATE // 2 + 160)
+    found = measure_sound(sound, RATE, RATE // 2, RATE // 2 + 160)
     # Then
     assert found.click > 0.4
     assert found.usual_click == pytest.approx(usual, rel=1e-3)
@@ -98,6 +98,6 @@ def test_any_sound_is_accepted(channels: int, samples: int, begin: int, fade: in
     # Given a join that may be at the beginning of the sound, at its end or after it
     sound = np.random.default_rng(0).normal(0, 0.1, (channels, samples)).astype(np.float32)
     # When
-    found = heard(sound, RATE, begin, begin + fade)
+    found = measure_sound(sound, RATE, begin, begin + fade)
     # Then
     assert np.isfinite([found.loudness_step, found.usual_loudness_step, found.click, found.usual_click]).all()

@@ -75,8 +75,8 @@ def test_a_frame_container_has_the_documented_bytes() -> None:
         (b"\0\0\0", "no frame count"),
         (b"\0\0\0\x01", "1 frames cannot fit"),
         (b"\xff\xff\xff\xff" + bytes(100), "4294967295 frames cannot fit"),
-        (b"\0\0\0\x02" + b"\0\0\0\x04abcd", "frame 1: the container is cut short"),
-        (b"\0\0\0\x02" + b"\0\0\0\x04abcd" + b"\0\0", "frame 1: the container is cut short"),
+        (b"\0\0\0\x02" + b"\0\0\0\x04abcd", "frame 1: the container is truncated"),
+        (b"\0\0\0\x02" + b"\0\0\0\x04abcd" + b"\0\0", "frame 1: the container is truncated"),
         (b"\0\0\0\x01" + b"\0\0\0\x05abcd", "frame 0: 5 bytes declared, 4 are left"),
         (b"\0\0\0\x01" + b"\xff\xff\xff\xffabcd", "frame 0: 4294967295 bytes declared"),
         (b"\0\0\0\x01" + b"\0\0\0\x02abcd", "2 bytes follow frame 0"),
@@ -105,7 +105,7 @@ def test_a_frame_container_truncated_anywhere_is_rejected(data: st.DataObject) -
         (np.zeros((1, 8, 12, 3), np.uint8), ContinuationError, r"\(1, 8, 12, 3\)"),
         (np.zeros((0, 12, 3), np.uint8), ContinuationError, "12x0 pixels"),
         (np.zeros((16_385, 1, 3), np.uint8), ContinuationError, "1x16385 pixels"),
-        (np.zeros((8, 16, 3), np.uint8), ContinuationError, "one size is needed"),
+        (np.zeros((8, 16, 3), np.uint8), ContinuationError, "sizes must be equal"),
         ([[[0, 0, 0]]], TypeError, "not list"),
         (b"bytes", TypeError, "not bytes"),
         (None, TypeError, "not NoneType"),
@@ -119,7 +119,7 @@ def test_an_invalid_frame_is_rejected_with_its_index(wrong: Any, error: type[Exc
 
 @pytest.mark.parametrize("wrong", ["frames", 3, {"a": 1}])
 def test_frames_must_be_a_list(wrong: Any) -> None:
-    with pytest.raises(TypeError, match=r"^video_frames: a list"):
+    with pytest.raises(TypeError, match=r"^video_frames: must be a list"):
         encode_frames(wrong)
 
 
@@ -135,7 +135,7 @@ def test_the_error_names_the_first_damaged_frame() -> None:
     # Given frames that are decoded in parallel
     good = encode_png(frames()[0])
     # When / Then
-    with pytest.raises(ContinuationError, match=r"^video: frame 2: the PNG is cut short"):
+    with pytest.raises(ContinuationError, match=r"^video: frame 2: the PNG is truncated"):
         decode_frames([good, good, good[:-1], good, good[:-1]])
 
 
@@ -231,9 +231,9 @@ def test_a_tensor_that_is_not_latents_is_rejected(tensor: Any, error: type[Excep
         (safetensors({"t": entry(), "u": entry(offsets=[4, 8])}, bytes(8)), r"must hold \['t'\]"),
         (safetensors({"t": entry(shape=[1])}, bytes(4)), "not the shape"),
         (safetensors({"t": entry(shape=[1, 1, 1, 1, 1])}, bytes(4)), "not the shape"),
-        (safetensors({"t": entry("I32")}, bytes(4)), "floating point is needed"),
-        (safetensors({"t": entry("BOOL", offsets=[0, 1])}, bytes(1)), "floating point is needed"),
-        (safetensors({"t": entry("U16", offsets=[0, 2])}, bytes(2)), "floating point is needed"),
+        (safetensors({"t": entry("I32")}, bytes(4)), "must be floating point"),
+        (safetensors({"t": entry("BOOL", offsets=[0, 1])}, bytes(1)), "must be floating point"),
+        (safetensors({"t": entry("U16", offsets=[0, 2])}, bytes(2)), "must be floating point"),
         (
             safetensors({"t": entry("F4", shape=[1, 1, 1, 2], offsets=[0, 1])}, bytes(1)),
             "not a safetensors file",

@@ -58,7 +58,7 @@ PAYLOADS: list[tuple[Any, str]] = [
     ([], "payload"),
     ("{}", "payload"),
     (7, "payload"),
-    ({"schema_version": 2}, "schema_version: 2 cannot be read here, only 1"),
+    ({"schema_version": 2}, "schema_version: 2 is not supported, only 1"),
     ({"schema_version": 0}, "schema_version"),
     ({"schema_version": -1}, "schema_version"),
     ({"schema_version": "1"}, "schema_version"),

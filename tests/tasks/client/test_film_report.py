@@ -77,7 +77,7 @@ def test_a_film_that_breaks_says_where_and_how(tmp_path: Path) -> None:
     wrong = write_report(data, timings, tmp_path / "joins")
     # Then
     assert wrong[-3:] == [
-        "segment 2: a shape is there at once",
+        "segment 2: a shape appears",
         "segment 2: shape 1 is gone",
         "segment 3: shape 1 is gone, compared with segment 0",
     ]

@@ -95,7 +95,7 @@ def test_a_job_whose_image_was_lost_ends_with_the_reason_when_it_is_needed_again
         ("absent.png", r"image: \S+/absent.png: No such file or directory"),
         ("", r"image: \S+: not a regular file"),
         ("pipe", r"image: \S+/pipe: not a regular file"),
-        ("text", r"image: '\S+/text': no PNG, JPEG or WEBP"),
+        ("text", r"image: '\S+/text': not a PNG, JPEG or WEBP"),
         ("nul\0", r"image: .*null"),
     ],
 )
