@@ -3,8 +3,8 @@
     python -m benchmarks.round_trips [--segments 40]
 
 One worker renders a job of 64x32 segments with a stand-in engine of four steps; clips and the film are included. The
-servers count: EVALSHA calls, and reads, which are round trips while blobs are small (a pipeline is one). The share of an
-idle deployment in the same time is subtracted.
+servers count EVALSHA calls and reads; reads are round trips while blobs are small, and a pipeline is one. The share of
+an idle deployment in the same time is subtracted.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from redis.retry import Retry
 
 CONNECT_TIMEOUT_S = 5.0
 REPLY_TIMEOUT_S = 30.0
-# A connection whose packets vanish, as behind a NAT that forgot it, is noticed after about half a minute. The options are
-# those that this platform has.
+# A connection whose packets vanish, as behind a NAT that forgot it, is noticed after about half a minute. Not every
+# platform has every option.
 KEEPALIVE_OPTIONS = {
     getattr(socket, name): value
     for name, value in {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 6, "TCP_USER_TIMEOUT": 30_000}.items()

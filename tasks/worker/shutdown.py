@@ -1,4 +1,4 @@
-"""Shared memory between a worker's main process and its forked children: the shutdown flag, and a child's host fault."""
+"""Memory that a worker shares with its forked children: the shutdown flag, and a child's host fault."""
 
 from __future__ import annotations
 

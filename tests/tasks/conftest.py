@@ -32,26 +32,26 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
 
 
 @pytest.fixture(scope="module")
-def here(server: RedisProcess, home: Path) -> Settings:
+def module_settings(server: RedisProcess, home: Path) -> Settings:
     return Settings(redis_url=server.url, home=home, engine=STAND_IN, lease_s=2.0, reconcile_s=0.25)
 
 
 @pytest.fixture(scope="module")
-def worker(here: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
-    worker = Worker(here, tmp_path_factory.mktemp("worker") / "worker.log").ready()
+def worker(module_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    worker = Worker(module_settings, tmp_path_factory.mktemp("worker") / "worker.log").ready()
     yield worker
     worker.stop()
 
 
 @pytest.fixture(scope="module")
-def undisturbed(here: Settings, worker: Worker) -> str:
+def reference_film(module_settings: Settings, worker: Worker) -> str:
     """The hash of the film of `spec("a", "b", "c", "d")` when nothing goes wrong."""
-    film = submit(spec("a", "b", "c", "d"), settings=here).wait().status().film
+    film = submit(spec("a", "b", "c", "d"), settings=module_settings).wait().status().film
     assert film
     return film.sha256
 
 
-def film_of(job: Job) -> str:
+def film_hash_of(job: Job) -> str:
     film = job.wait().status().film
     assert film
     return film.sha256
@@ -74,6 +74,6 @@ def own_server(tmp_path: Path) -> Iterator[RedisProcess]:
 
 
 @pytest.fixture
-def there(own_server: RedisProcess, here: Settings) -> Settings:
+def own_settings(own_server: RedisProcess, module_settings: Settings) -> Settings:
     """A deployment for one test, without a worker yet."""
-    return here.model_copy(update={"redis_url": own_server.url})
+    return module_settings.model_copy(update={"redis_url": own_server.url})

@@ -47,10 +47,10 @@ def restore(client: redis.Redis) -> None:
 
 
 @pytest.fixture
-def old(there: Settings, own_server: RedisProcess) -> Settings:
+def old(own_settings: Settings, own_server: RedisProcess) -> Settings:
     """A deployment with the records of 0.1, and the engine that made them."""
     restore(redis.Redis(port=own_server.port))
-    return there.model_copy(update={"engine": "ltx2.engine:Engine", "device": "cpu", "lease_s": 10.0})
+    return own_settings.model_copy(update={"engine": "ltx2.engine:Engine", "device": "cpu", "lease_s": 10.0})
 
 
 def test_every_job_is_listed(old: Settings) -> None:

@@ -13,6 +13,7 @@ from torch._inductor import config as inductor
 
 from ltx2.acceleration.compile import compile_blocks, speed_up
 from ltx2.engine import Engine
+from ltx2.model.denoiser import _enable_stg
 
 CPU = torch.device("cpu")
 TOKENS, LATENTS, SIGMA = 24, 10, 725.0
@@ -85,7 +86,7 @@ def error(found: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> float:
 )
 def test_fast_blocks_give_the_output_of_stock_blocks(stock: Any, more: dict[str, Any]) -> None:
     # Given
-    _let_stg_perturb(stock, (1,))  # as for every guided model; otherwise 2.0 ignores it
+    _enable_stg(stock, (1,))  # as for every guided model; otherwise 2.0 ignores it
     fast = copy.deepcopy(stock)
     speed_up(fast, float8=False, device=CPU)
     # When / Then

@@ -85,17 +85,17 @@ def test_a_film_that_breaks_says_where_and_how(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def done(here: Settings, worker: Worker) -> Job:
+def done(module_settings: Settings, worker: Worker) -> Job:
     prompts = spec("a", "b", "c")
     prompts["segments"][2]["transition"] = "cut"
-    return submit(prompts, settings=here).wait()
+    return submit(prompts, settings=module_settings).wait()
 
 
 def test_the_files_of_a_finished_film(
-    here: Settings, done: Job, longtake: Callable[..., CompletedProcess[str]], tmp_path: Path
+    module_settings: Settings, done: Job, longtake: Callable[..., CompletedProcess[str]], tmp_path: Path
 ) -> None:
     # When
-    told = longtake("report", done.id, "-o", "joins", settings=here)
+    told = longtake("report", done.id, "-o", "joins", settings=module_settings)
     # Then
     assert told.returncode == 0, told.stderr
     assert told.stdout.splitlines()[-1] == "joins/seams.png, joins/sheet.png, joins/seams.json"
@@ -117,12 +117,14 @@ def test_the_files_of_a_finished_film(
         assert sheet.height == 3 * (80 + 4)  # a row per segment
 
 
-def test_a_film_that_is_not_there_yet(here: Settings, longtake: Callable[..., CompletedProcess[str]]) -> None:
+def test_a_film_that_is_not_there_yet(
+    module_settings: Settings, longtake: Callable[..., CompletedProcess[str]]
+) -> None:
     # Given
-    job = submit(spec("a"), settings=here)
+    job = submit(spec("a"), settings=module_settings)
     job.cancel()
     # When
-    told = longtake("report", job.id, "-o", "joins", settings=here)
+    told = longtake("report", job.id, "-o", "joins", settings=module_settings)
     # Then
     assert told.returncode == 1
     assert told.stderr.startswith(f"longtake: job {job.id} is ")

@@ -21,7 +21,7 @@ from tasks.maintenance.admission import estimate_bytes
 from tasks.settings import Settings
 from tasks.spec.loader import check_spec, load_spec
 from tests.conftest import Worker
-from tests.tasks.conftest import film_of, job_store, spec
+from tests.tasks.conftest import film_hash_of, job_store, spec
 
 
 @pytest.fixture
@@ -38,15 +38,15 @@ def image_of(job: Job, settings: Settings) -> str:
     return str(job_store(settings).head(job.id).image)
 
 
-def test_the_record_holds_the_image_by_its_content(there: Settings, boat: Path, tmp_path: Path) -> None:
+def test_the_record_holds_the_image_by_its_content(own_settings: Settings, boat: Path, tmp_path: Path) -> None:
     # Given a spec in a file that names an image beside it
     (tmp_path / "job.yaml").write_text("image: pictures/boat.webp\nwidth: 64\nheight: 32\nsegments: [{prompt: a}]")
     # When it is submitted, by its path and as a mapping
-    job = submit(tmp_path / "job.yaml", settings=there)
-    same = submit({**spec("a"), "image": str(boat)}, settings=there)
+    job = submit(tmp_path / "job.yaml", settings=own_settings)
+    same = submit({**spec("a"), "image": str(boat)}, settings=own_settings)
     # Then the record names a blob that is the job's, and no path
-    blob_id, store = image_of(job, there), open_blob_store(there.blobs)
-    assert blob_id == image_of(same, there)
+    blob_id, store = image_of(job, own_settings), open_blob_store(own_settings.blobs)
+    assert blob_id == image_of(same, own_settings)
     assert blob_id.startswith("sha256:")
     assert set(store.owners()) >= {job.id, same.id}
     # And the blob is a PNG of the job's size
@@ -56,31 +56,31 @@ def test_the_record_holds_the_image_by_its_content(there: Settings, boat: Path, 
     assert int(frame[-1, 0, 0]) - int(frame[0, 0, 0]) == pytest.approx(62, abs=1)
 
 
-def test_the_first_segment_is_given_the_image(here: Settings, worker: Worker, boat: Path) -> None:
+def test_the_first_segment_is_given_the_image(module_settings: Settings, worker: Worker, boat: Path) -> None:
     # Given what comes of the spec without an image
-    without = film_of(submit(spec("a", "b"), settings=here))
+    without = film_hash_of(submit(spec("a", "b"), settings=module_settings))
     # When it has one, and when it has another
-    with_it = film_of(submit(spec("a", "b", image=str(boat)), settings=here))
+    with_it = film_hash_of(submit(spec("a", "b", image=str(boat)), settings=module_settings))
     Image.new("RGB", (64, 32), "white").save(boat)
-    with_another = film_of(submit(spec("a", "b", image=str(boat)), settings=here))
+    with_another = film_hash_of(submit(spec("a", "b", image=str(boat)), settings=module_settings))
     # Then these are three films
     assert len({without, with_it, with_another}) == 3
 
 
 def test_a_job_whose_image_was_lost_ends_with_the_reason_when_it_is_needed_again(
-    here: Settings, worker: Worker, boat: Path, tmp_path: Path
+    module_settings: Settings, worker: Worker, boat: Path, tmp_path: Path
 ) -> None:
     # Given a job whose second segment failed
-    job = submit(spec("a", f"fail until {tmp_path / 'repaired'}", image=str(boat)), settings=here)
+    job = submit(spec("a", f"fail until {tmp_path / 'repaired'}", image=str(boat)), settings=module_settings)
     with pytest.raises(JobFailedError, match="failed at segment 1"):
         job.wait()
     # And whose image and first state were lost
-    handoff, store = job_store(here).handoff(job.id, 0), open_blob_store(here.blobs)
+    handoff, store = job_store(module_settings).handoff(job.id, 0), open_blob_store(module_settings.blobs)
     assert handoff is not None
-    for blob_id in (image_of(job, here), *handoff_blobs(handoff)):
+    for blob_id in (image_of(job, module_settings), *handoff_blobs(handoff)):
         store.drop(blob_id)
     # When it is taken up again, by a worker that has long forgotten that state
-    submit(spec("c", "d", "e"), settings=here).wait()
+    submit(spec("c", "d", "e"), settings=module_settings).wait()
     job.retry()
     # Then it ends at once, and says at which segment and why
     with pytest.raises(
@@ -100,19 +100,19 @@ def test_a_job_whose_image_was_lost_ends_with_the_reason_when_it_is_needed_again
     ],
 )
 def test_an_image_that_cannot_be_is_refused_before_anything_is_queued(
-    there: Settings, tmp_path: Path, name: str, told: str
+    own_settings: Settings, tmp_path: Path, name: str, told: str
 ) -> None:
     (tmp_path / "text").write_text("a boat")
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(SpecError, match=told):
-        submit(spec("a", image=f"{tmp_path}/{name}"), settings=there)
-    assert list_jobs(settings=there) == []
-    assert not list(open_blob_store(there.blobs).owners())
+        submit(spec("a", image=f"{tmp_path}/{name}"), settings=own_settings)
+    assert list_jobs(settings=own_settings) == []
+    assert not list(open_blob_store(own_settings.blobs).owners())
 
 
-def test_an_image_and_a_state_are_two_beginnings(there: Settings, boat: Path) -> None:
+def test_an_image_and_a_state_are_two_beginnings(own_settings: Settings, boat: Path) -> None:
     with pytest.raises(SpecError, match="image: a job that continues a state starts with that state's frames"):
-        submit(spec("a", image=str(boat)), from_state={"kind": "ltx2.v1", "payload": {}}, settings=there)
+        submit(spec("a", image=str(boat)), from_state={"kind": "ltx2.v1", "payload": {}}, settings=own_settings)
 
 
 def test_a_relative_path_is_relative_to_the_spec_and_home_is_home(tmp_path: Path, boat: Path) -> None:

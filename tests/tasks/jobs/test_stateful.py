@@ -206,8 +206,8 @@ class JobMachine(RuleBasedStateMachine):
         """The film misses clips, a clip the latents of its segment, a segment the state before it."""
         held = self._pick(claim, self._with_input(self.pair.claims))
         if held.unit == FILM_UNIT:
-            there = range(self.pair.model.job(held.job_id).segments)
-            self.pair.reopen_clips(held, [index for index in there if index in lost])
+            own_settings = range(self.pair.model.job(held.job_id).segments)
+            self.pair.reopen_clips(held, [index for index in own_settings if index in lost])
         else:
             self.pair.damage(held, held.index if held.unit == clip_unit(held.index) else held.index - 1)
 

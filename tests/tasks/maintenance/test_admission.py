@@ -45,9 +45,9 @@ def test_more_of_anything_needs_more_room(width: int, height: int, eights: int, 
     assert needs(segments, **size) < needs(segments + 1, **size)
 
 
-def test_a_job_takes_no_more_than_was_reserved(here: Settings, worker: Worker) -> None:
-    job = submit(spec("a", "b", "c"), settings=here).wait()
-    assert 0 < open_blob_store(here.blobs).usage(job.id) < job.status().needs_bytes
+def test_a_job_takes_no_more_than_was_reserved(module_settings: Settings, worker: Worker) -> None:
+    job = submit(spec("a", "b", "c"), settings=module_settings).wait()
+    assert 0 < open_blob_store(module_settings.blobs).usage(job.id) < job.status().needs_bytes
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from tasks.messaging.topology import CLIP_TASK, FILM_TASK, SEGMENT_TASK
 from tasks.settings import Settings
 from tests.conftest import RedisProcess, Worker, wait_until
 from tests.ltx2.state.test_hostile import PAYLOADS, deep
-from tests.tasks.conftest import film_of, job_store, spec
+from tests.tasks.conftest import film_hash_of, job_store, spec
 from tests.tasks.messaging.wire import ABSENT, broadcast, changed, encoded, message
 
 BEYOND = 10**30
@@ -40,9 +40,9 @@ EVENT = {"type": "worker-heartbeat", "hostname": "w@h", "timestamp": 1.0, "clock
 class Watch:
     """One worker: what it has told since this was made, and whether it still works."""
 
-    def __init__(self, here: Settings, worker: Worker, queues: redis.Redis) -> None:
+    def __init__(self, module_settings: Settings, worker: Worker, queues: redis.Redis) -> None:
         self.queues = queues
-        self._here = here
+        self._here = module_settings
         self._worker = worker
         self._start = len(worker.text())
 
@@ -67,9 +67,9 @@ class Watch:
 
 
 @pytest.fixture
-def watch(here: Settings, worker: Worker, server: RedisProcess) -> Iterator[Watch]:
+def watch(module_settings: Settings, worker: Worker, server: RedisProcess) -> Iterator[Watch]:
     with redis.Redis(port=server.port) as queues:
-        yield Watch(here, worker, queues)
+        yield Watch(module_settings, worker, queues)
 
 
 def test_messages_of_ours_are_let_through(watch: Watch) -> None:
@@ -298,26 +298,30 @@ def sendable(payload: Any) -> bool:
 
 
 def test_a_hostile_state_in_a_message_does_no_harm(
-    there: Settings, own_server: RedisProcess, here: Settings, worker: Worker, start_worker: Callable[..., Worker]
+    own_settings: Settings,
+    own_server: RedisProcess,
+    module_settings: Settings,
+    worker: Worker,
+    start_worker: Callable[..., Worker],
 ) -> None:
     # Given jobs that go on from a state, and each one's message with a hostile state in its place
     hostile = [{"kind": "ltx2.v1", "payload": payload} for payload, _ in PAYLOADS if sendable(payload)]
     hostile += [{}, {"kind": 7}, deep(90), {"payload": {"__type__": "datetime", "__value__": "2000-01-01"}}]
-    state = submit(spec("a", "b", "c"), settings=here).wait().state(2)
-    jobs = [submit(spec("b"), from_state=state, settings=there) for _ in hostile]
+    state = submit(spec("a", "b", "c"), settings=module_settings).wait().state(2)
+    jobs = [submit(spec("b"), from_state=state, settings=own_settings) for _ in hostile]
     entries = redis.Redis(port=own_server.port)
     assert entries.delete(SEGMENTS) == 1
     for job, bad in zip(jobs, hostile, strict=True):
         entries.lpush(SEGMENTS, json.dumps(message(job.id, 0, 1, bad)))
-    honest = submit(spec("b"), from_state=state, settings=there)
+    honest = submit(spec("b"), from_state=state, settings=own_settings)
     # When a worker receives them
-    told = start_worker(there, "--loglevel", "WARNING")
+    told = start_worker(own_settings, "--loglevel", "WARNING")
     # Then every film is that of the record, made at the first attempt
     assert len(hostile) > 70
-    assert {film_of(job) for job in jobs} == {film_of(honest)}
+    assert {film_hash_of(job) for job in jobs} == {film_hash_of(honest)}
     assert "refused" not in told.text()
     assert "ERROR" not in told.text()
-    assert [kept.fence for job in jobs for kept in job_store(there).handoffs(job.id)] == [1] * len(jobs)
+    assert [kept.fence for job in jobs for kept in job_store(own_settings).handoffs(job.id)] == [1] * len(jobs)
 
 
 @pytest.mark.parametrize(
@@ -325,17 +329,19 @@ def test_a_hostile_state_in_a_message_does_no_harm(
     [{"__type__": "uuid", "__value__": "0" * 32}, {"__type__": "evil", "__value__": 1}, deep(99)],
     ids=["uuid", "evil", "deep"],
 )
-def test_metadata_that_no_message_can_carry_travels_whole(here: Settings, worker: Worker, note: Any) -> None:
+def test_metadata_that_no_message_can_carry_travels_whole(module_settings: Settings, worker: Worker, note: Any) -> None:
     # Given a state with metadata that looks like one of kombu's own types, or is nested deeply
-    state = submit(spec("a"), settings=here).wait().state(0)
+    state = submit(spec("a"), settings=module_settings).wait().state(0)
     state["payload"]["metadata"]["note"] = note
     # When
-    job = submit(spec("a", "b"), from_state=state, settings=here).wait()
+    job = submit(spec("a", "b"), from_state=state, settings=module_settings).wait()
     # Then
     assert job.state(1)["payload"]["metadata"]["note"] == note
 
 
-def test_the_largest_state_that_is_carried_inline_is_let_through(there: Settings, own_server: RedisProcess) -> None:
+def test_the_largest_state_that_is_carried_inline_is_let_through(
+    own_settings: Settings, own_server: RedisProcess
+) -> None:
     # Given picture, sound and metadata just below the largest threshold, as noise that does not shrink
     largest = 64 * 1024
     random = np.random.default_rng(7)
@@ -348,7 +354,7 @@ def test_the_largest_state_that_is_carried_inline_is_let_through(there: Settings
     envelope = state_wire.encode(state, blobs, inline_threshold_bytes=largest)
     assert state_wire.state_blobs(envelope) == []
     # When
-    make_app(there, results=False).send_task(SEGMENT_TASK, args=["nojob", 0, 1, envelope], queue=SEGMENTS)
+    make_app(own_settings, results=False).send_task(SEGMENT_TASK, args=["nojob", 0, 1, envelope], queue=SEGMENTS)
     [entry] = redis.Redis(port=own_server.port).lrange(SEGMENTS, 0, -1)
     # Then
     assert len(entry) > 280 * 1024
