@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import secrets
 import sys
 from dataclasses import asdict
 from datetime import datetime
@@ -280,7 +281,12 @@ def export(job: str, segment: int, out: Path | None) -> None:
     type=click.Choice(QUEUES),
     help="Take only this kind of work; may be repeated.",
 )
-@click.option("--name", default="longtake@%h", show_default=True, help="The worker's name in Flower; %h is the host.")
+@click.option(
+    "--name",
+    default=lambda: f"longtake-{secrets.token_hex(3)}@%h",
+    show_default="longtake-<random>@%h",
+    help="The worker's name in Flower, different for each; %h is the host.",
+)
 @click.option("--loglevel", default="INFO", show_default=True, help="DEBUG, INFO, WARNING or ERROR.")
 def worker(only: tuple[str, ...], name: str, loglevel: str) -> None:
     """Run a worker: segments, clips, films, and recovery.

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 from contextlib import AbstractContextManager
+
+from kombu import Queue
 
 from tasks.deployment import Deployment
 from tasks.jobs.records import Claim, UnitKind
 from tasks.logs import log_context
+from tasks.messaging.topology import sticky_queue
 from tasks.settings import Settings
 from tasks.worker.background import BackgroundThread
 from tasks.worker.engines import EngineSlot
@@ -49,8 +53,19 @@ class WorkerProcess:
     def __init__(self) -> None:
         self.shutdown = ShutdownFlag()
         self.host_fault = HostFault()
+        self.token = secrets.token_hex(4)
         self._context: WorkerContext | None = None
         os.register_at_fork(after_in_child=self._leave_context_to_parent)
+
+    def start_worker(self) -> None:
+        """Become a worker of its own: share memory and token with its future children only. Call it before the fork."""
+        self.shutdown.reset()
+        self.host_fault.reset()
+        self.token = secrets.token_hex(4)
+
+    def sticky_queue(self, worker: str) -> Queue:
+        """The sticky queue of this worker; the token makes it unique even if two workers have one name."""
+        return sticky_queue(f"{worker}.{self.token}")
 
     @property
     def context(self) -> WorkerContext:

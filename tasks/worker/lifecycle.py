@@ -25,13 +25,13 @@ from tasks.jobs.queues import CLIPS, QUEUES, SEGMENTS
 from tasks.logs import formatter_for
 from tasks.maintenance.reconciler import Reconciler
 from tasks.maintenance.server_checks import check_rights, check_server
-from tasks.messaging.topology import sticky_queue
 from tasks.settings import Settings
 from tasks.worker.app import app
 from tasks.worker.context import process
 
 log = logging.getLogger(__name__)
 HOST_FAULT_POLL_S = 0.2
+NAME_CHECK_S = 0.3
 PREFORK = "celery.concurrency.prefork.TaskPool"
 
 
@@ -105,14 +105,20 @@ def check_pool(instance: Any, **_: Any) -> None:
 @signals.celeryd_after_setup.connect
 def consume_sticky_queue(sender: str, **_: Any) -> None:
     """Consume this worker's sticky queue, too, if it takes segments."""
-    process.shutdown.reset()
-    process.host_fault.reset()
+    process.start_worker()
     threading.Thread(target=watch_for_host_fault, name="host fault", daemon=True).start()
     queues = app.amqp.queues
     if SEGMENTS in queues.consume_from:
-        sticky = sticky_queue(sender)
+        sticky = process.sticky_queue(sender)
         queues.select_add(sticky)
         sticky.exchange = Exchange()  # a binding to Celery's exchange would stay in Redis after this worker is gone
+
+
+@signals.celeryd_after_setup.connect
+def warn_of_same_name(sender: str, **_: Any) -> None:
+    """Warn when another worker has this name: Flower shows only one of them, and remote control reaches both."""
+    if app.control.inspect(destination=[sender], timeout=NAME_CHECK_S).ping():
+        log.warning("another worker has the name %s; give each its own with --name", sender)
 
 
 @signals.worker_ready.connect

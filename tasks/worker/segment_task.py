@@ -15,7 +15,7 @@ from tasks.errors import MessageError, WorkFailedError
 from tasks.failpoints import reach
 from tasks.jobs import state_wire
 from tasks.jobs.records import Claim, Handoff, Progress, UnitKind, WorkUnit, timing_after
-from tasks.messaging.topology import SEGMENT_TASK, sticky_queue
+from tasks.messaging.topology import SEGMENT_TASK
 from tasks.worker.app import app
 from tasks.worker.clip_task import make_clip_in_background
 from tasks.worker.context import WorkerContext, process
@@ -169,7 +169,7 @@ def _commit_segment(
 ) -> bool:
     """Commit, chain the next segment, and make the clip in the background; False: the claim was lost."""
     claim = lease.claim
-    sticky = None if process.shutdown.is_set() else sticky_queue(str(task.request.hostname))
+    sticky = None if process.shutdown.is_set() else process.sticky_queue(str(task.request.hostname))
     commit = context.deployment.jobs.commit_segment(claim, handoff, sticky=sticky is not None)
     if commit is None:
         return False

@@ -1,0 +1,63 @@
+"""Names of workers: unique by default, and harmless when they are not."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.settings import Settings
+from tests.conftest import environment, wait_until
+
+Start = Callable[..., Path]
+
+
+@pytest.fixture
+def start(settings: Settings, tmp_path: Path) -> Iterator[Start]:
+    """Start a worker with these arguments; returns its log once it is ready."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: str) -> Path:
+        log = tmp_path / f"{len(processes)}.log"
+        command = [sys.executable, "-m", *arguments]
+        with log.open("wb") as file:
+            processes.append(
+                subprocess.Popen(command, env=environment(settings), cwd=tmp_path, stdout=file, stderr=file)
+            )
+        wait_until(lambda: "ready." in log.read_text(), what=f"the worker of {log}")
+        return log
+
+    yield start
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    for process in processes:
+        process.wait(60)
+
+
+def name_and_sticky_queue(log: Path) -> tuple[str, str]:
+    text = log.read_text()
+    [name] = re.findall(r"\] (\S+) ready\.", text)
+    [queue] = set(re.findall(r"segments@\S+", text))
+    return name, queue
+
+
+def test_two_workers_on_one_host_have_different_names(start: Start) -> None:
+    found = [name_and_sticky_queue(start("tasks.cli", "worker")) for _ in range(2)]
+    assert len({name for name, _ in found}) == 2
+    assert len({queue for _, queue in found}) == 2
+
+
+def test_workers_of_one_name_share_no_sticky_queue_and_the_second_warns(start: Start) -> None:
+    # Given two workers with the same name, as two containers with the same host name have
+    logs = [start("celery", "-A", "tasks", "worker", "-n", "same@host", "-l", "INFO") for _ in range(2)]
+    # Then
+    found = [name_and_sticky_queue(log) for log in logs]
+    assert [name for name, _ in found] == ["same@host", "same@host"]
+    assert len({queue for _, queue in found}) == 2
+    warned = ["another worker has the name same@host" in log.read_text() for log in logs]
+    assert warned == [False, True]
