@@ -1,4 +1,4 @@
-"""Bare Celery tasks that do what a chain cannot do without: put a small state, publish the next task, end."""
+"""Bare Celery tasks with the minimum of a chain: put a small state, publish the next task, return."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ QUEUE, DONE = "bare", "bare:done"
 STATE_BYTES = 5_000
 
 app = Celery("bare", broker=os.environ.get(URL), backend=os.environ.get(URL))
-# What longtake's application sets too, where it costs something.
+# The settings of longtake's application that affect speed.
 app.conf.update(
     task_acks_late=True,
     task_default_queue=QUEUE,

@@ -1,9 +1,9 @@
-"""How long the frames between two segments take as PNG: encode, decode, and there and back through a Redis.
+"""Time of the frames between two segments as PNG: encode, decode, and the round trip through Redis.
 
     python benchmarks/codec.py [--rounds 7] [--frames 9] [--json out/codec.json]
 
-The reference is Pillow with its default settings, encode + decode without a Redis; Pillow at its quickest stands beside
-it. Everything runs in turn in each round, and medians are shown. The frames are those of benchmarks/natural.py.
+The reference is Pillow with its default settings, encode + decode without Redis. Pillow at its fastest setting is
+measured too. All variants run in turn in each round, and medians are printed. Frames are from benchmarks/natural.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, it finds the packages beside it
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it also runs as a file
 
 from benchmarks import report
 from benchmarks.natural import natural_frames
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def measure(width: int, height: int, count: int, rounds: int, store: BlobStore) -> list[dict[str, Any]]:
-    """The rows of one size; ends the program when a frame does not come back exactly."""
+    """The rows of one size. Exits if a frame is not decoded exactly."""
     frames = natural_frames(width, height, count)
     steps: dict[str, Callable[[], object]] = {}
     megabytes = {}
@@ -95,12 +95,12 @@ def pillow_decode(pngs: list[bytes]) -> list[Frame]:
 
 
 def through_redis(frames: list[Frame], store: BlobStore) -> list[Frame]:
-    """What a segment and its successor on another machine do with the frames between them."""
+    """Encode, put, get and decode frames, as a segment and the next one on another machine do."""
     return decode_frames(unpack_frames(put_and_get(pack_frames(encode_frames(frames)), store)))
 
 
 def put_and_get(data: bytes, store: BlobStore) -> bytes:
-    """`data` from the store, which then forgets it, else the next put would find it there."""
+    """Put `data`, get it and drop it, so that the next put stores it again."""
     blob_id = store.put(data, mime=FRAMES_MIME)
     try:
         return store.get(blob_id)
@@ -109,9 +109,9 @@ def put_and_get(data: bytes, store: BlobStore) -> bytes:
 
 
 def check(frames: list[Frame], decoded: list[Frame], what: str) -> None:
-    """End the program unless the frames are the same."""
+    """Exit unless the frames are equal."""
     if not np.array_equal(frames, decoded):
-        sys.exit(f"{what}: the frames do not come back as they were given")
+        sys.exit(f"{what}: the decoded frames differ from the originals")
 
 
 CODECS: dict[str, tuple[Callable[[list[Frame]], list[bytes]], Callable[[list[bytes]], list[Frame]]]] = {

@@ -1,7 +1,7 @@
-"""LTX-2.3 at full size with random weights, built where it computes: speed and memory need no downloads.
+"""LTX-2.3 at full size with random weights, to measure speed and memory without downloads.
 
-The text encoder is Gemma 3 12B with one layer's weights used 48 times, so that everything fits beside it on 80 GB: the
-same products and the same time, 23 GB less.
+The text encoder is Gemma 3 12B with one layer used 48 times, so that the model fits on an 80 GB GPU. It computes the
+same products in the same time with 23 GB less memory.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ VISION: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_hidde
 
 
 class FullSizeEngine(Engine):
-    """What `LONGTAKE_ENGINE=benchmarks.full:FullSizeEngine` gives a worker; the model's name is not looked at."""
+    """The engine for `LONGTAKE_ENGINE=benchmarks.full:FullSizeEngine`. It ignores the model's name."""
 
     @classmethod
     def load(
@@ -87,15 +87,16 @@ class FullSizeEngine(Engine):
         compiler: str = "auto",
         **_: Any,
     ) -> FullSizeEngine:
-        """The engine, built on the device; about 5 seconds without offload."""
+        """Build the engine on the device; about 5 seconds without offload."""
         target = device_of(device)
         pipeline = full_pipeline(target)
         return cls.ready(pipeline, target, precision_of(precision, target), offload=offload, compiler=compiler)
 
 
 class FilmedEngine(FullSizeEngine):
-    """As slow as its base, with frames of a film in the end: those of random weights are noise, on which codecs take
-    several times as long as on anything filmed.
+    """`FullSizeEngine` that replaces decoded frames by natural ones.
+
+    Frames from random weights are noise, on which codecs take several times as long as on natural frames.
     """
 
     _film = torch.empty(0)
@@ -105,12 +106,12 @@ class FilmedEngine(FullSizeEngine):
         count, height, width, _ = decoded.shape
         if self._film.shape != decoded.shape:
             self._film = torch.tensor(natural_film(width, height, count), device=decoded.device)
-        self._film[-1, 0, 0] = decoded[-1, 0, 0]  # so that no two segments are the same
+        self._film[-1, 0, 0] = decoded[-1, 0, 0]  # so that no two segments are equal
         return self._film
 
 
 def full_pipeline(device: torch.device, layers: int = 48) -> LongtakePipeline:
-    """The pipeline in bfloat16, 48 GB on the device with all `layers` of the transformer; the vocoder in float32."""
+    """The pipeline in bfloat16, with the vocoder in float32; 48 GB on the device with 48 transformer layers."""
     tokenizer = GemmaTokenizer.from_pretrained(str(resolve_model("tiny", default_cache())), subfolder="tokenizer")
     with _building(device, torch.bfloat16):
         parts = {
@@ -140,7 +141,7 @@ def _gemma(vocabulary: int) -> Any:
     language.layers = torch.nn.ModuleList([language.layers[0]] * GEMMA_LAYERS)
     language.config.num_hidden_layers = GEMMA_LAYERS
     language.config.layer_types = language.config.layer_types * GEMMA_LAYERS
-    language.config.use_cache = False  # one layer's cache would be that of all
+    language.config.use_cache = False  # all layers would share one cache
     return gemma
 
 

@@ -1,12 +1,12 @@
-"""What stands between two segments: a chain through real Redis and a real worker beside the same engine calls alone.
+"""The time between two segments of a chain with real Redis and a worker, compared with bare engine calls.
 
     python -m benchmarks.handoff [--segments 20] [--size 768x512] [--frames 121] [--engine module:Class] [--model MODEL]
 
-The reference is a bare loop in a process of its own: the same segments, each given the state that the one before
-returned, with no Redis, no worker and no clips. Wall times are from the start of the first engine call to the end of
-the last; each run is preceded by a short one that warms it up. Unless `--engine` names another, the engine sleeps as
-long as LTX-2.3 takes on an H200, and gives frames and latents of real size; `--scale` shortens its sleep, and then the
-chain looks worse than it is. The worker and both servers are started here.
+The reference is a bare loop in a separate process: the same segments, each with the state of the previous one, without
+Redis, worker and clips. Wall time is from the start of the first engine call to the end of the last. A short run before
+each warms it up. The default engine sleeps as long as LTX-2.3 takes on an H200, and returns arrays of real size;
+`--scale` shortens its sleep, which makes the chain look worse than it is. The program starts the worker and both
+servers.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from tasks.spec.schema import JobSpec
 from tasks.worker.engines import EngineSlot
 from tests.conftest import RedisProcess, environment
 
-WARM_UP = 2  # a first segment and a continuation: two shapes
+WARM_UP = 2  # segments: a first one and a continuation, which have two shapes
 EVENTS = "HANDOFF_EVENTS"
 LOG = "worker.log"
 HOURS_S = 4 * 3600.0
-# Each part ends at the point it is named by. While the engine makes the sound:
-BESIDE = {"encode the tail": "tail encoded", "put": "state stored"}
-# From the end of a segment's engine call to the start of the next one's:
+# Each part, with the failpoint at which it ends. While the engine decodes the sound:
+DURING_SOUND = {"encode the tail": "tail encoded", "put": "state stored"}
+# From the end of a segment's engine call to the start of the next one:
 PARTS = {
     "pin": "segment stored",
     "commit": "segment committed",
@@ -60,7 +60,7 @@ PARTS = {
 
 
 def main() -> None:
-    """Run both, and print what they took."""
+    """Run both, and print the results."""
     options = parse()
     if options.role == "bare":
         print(json.dumps(bare(options)))
@@ -70,11 +70,11 @@ def main() -> None:
         alone = json.loads(run_bare(options))
         with tempfile.TemporaryDirectory(prefix="longtake-") as folder:
             chain = run_chain(options, Path(folder))
-        tell(options, alone, chain)
+        print_results(options, alone, chain)
 
 
 def parse() -> argparse.Namespace:
-    """What the command line says; `bare` and `worker` are this program's own processes."""
+    """Parse the command line. The roles `bare` and `worker` are for child processes of this program."""
     parser = report.parser(str(__doc__), "handoff")
     parser.add_argument("role", nargs="?", default="", help=argparse.SUPPRESS)
     parser.add_argument("rest", nargs="*", help=argparse.SUPPRESS)
@@ -82,13 +82,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--size", default="768x512")
     parser.add_argument("--frames", type=int, default=121)
     parser.add_argument("--engine", default="benchmarks.sleeping:SleepingEngine", metavar="MODULE:CLASS")
-    parser.add_argument("--model", default="tiny", help="what the engine loads")
-    parser.add_argument("--scale", type=float, default=1.0, help="times the sleep of the sleeping engine")
+    parser.add_argument("--model", default="tiny", help="model that the engine loads")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor for the sleep of the sleeping engine")
     return parser.parse_args()
 
 
 def spec_of(options: argparse.Namespace, segments: int) -> JobSpec:
-    """A job of so many segments."""
+    """A job with `segments` segments."""
     width, height = map(int, options.size.split("x"))
     shape = {"width": width, "height": height, "frames": options.frames, "model": options.model}
     return check_spec({**shape, "segments": [{"prompt": f"waves on a beach, part {i}"} for i in range(segments)]})
@@ -98,14 +98,14 @@ def spec_of(options: argparse.Namespace, segments: int) -> JobSpec:
 
 
 def run_bare(options: argparse.Namespace) -> str:
-    """The bare loop in a process of its own."""
+    """Run the bare loop in a separate process."""
     command = [sys.executable, "-m", "benchmarks.handoff", "bare", *arguments(options)]
     environ = os.environ | {SCALE: str(options.scale), "PYTHONPATH": python_path()}
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environ).stdout.splitlines()[-1]
 
 
 def arguments(options: argparse.Namespace) -> list[str]:
-    """The options again, for another process."""
+    """The options as arguments for a child process."""
     names = ("segments", "size", "frames", "engine", "model", "scale")
     return [f"--{name}={getattr(options, name)}" for name in names]
 
@@ -119,7 +119,7 @@ def bare(options: argparse.Namespace) -> list[list[float]]:
 
 
 def loop(engine: Any, spec: JobSpec) -> list[list[float]]:
-    """Each segment after the other, with the state of the one before."""
+    """Render all segments in order, each with the state of the previous one."""
     times, state, timing = [], None, first_timing(spec.shape)
     for index, segment in enumerate(spec.segments):
         request = SegmentRequest(segment.prompt, spec.seed_of(index, segment), spec.width, spec.height, timing)
@@ -135,7 +135,7 @@ def loop(engine: Any, spec: JobSpec) -> list[list[float]]:
 
 
 def run_chain(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """When the segments of a job came to each point, and where they had their states from."""
+    """Run a job; return when its segments reached each point, and where they read their states from."""
     with deployment(options, folder) as (settings, worker):
         for segments in (WARM_UP, options.segments):
             job = submit(spec_of(options, segments).model_dump(), settings=settings)
@@ -147,7 +147,7 @@ def run_chain(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def deployment(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Settings, subprocess.Popen[bytes]]]:
-    """Two servers and a worker that notes what it reaches."""
+    """Two servers and a worker that records the points that it reaches."""
     servers = []
     for role in ("broker", "blobs"):
         (folder / role).mkdir()
@@ -167,8 +167,8 @@ def deployment(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Sett
 
 
 def work(rest: list[str]) -> None:
-    """Be the worker."""
-    import tasks.worker.lifecycle  # noqa: F401 - its receivers are there before Celery looks for them
+    """Run the worker."""
+    import tasks.worker.lifecycle  # noqa: F401 - its receivers must exist before Celery starts
     from ltx2.state import continuation
     from tasks import failpoints as points
     from tasks.cli import main as longtake
@@ -186,13 +186,13 @@ def work(rest: list[str]) -> None:
 
 
 def note(point: str, job_id: str, index: int) -> None:
-    """Write down that a point was reached, and when."""
+    """Record that a point was reached, and when."""
     with Path(os.environ[EVENTS]).open("a") as file:
         file.write(f"{time.time()}|{point}|{job_id}|{index}\n")
 
 
 def points_of(job: Job, events: Path) -> dict[str, list[float]]:
-    """When the job's segments came to each point, in order of their indices."""
+    """When the job's segments reached each point, in order of their indices."""
     found: dict[str, dict[int, float]] = {}
     rendered = -1
     for line in events.read_text().splitlines():
@@ -204,7 +204,7 @@ def points_of(job: Job, events: Path) -> dict[str, list[float]]:
 
 
 def sources_of(settings: Settings, job: Job) -> dict[str, int]:
-    """How many segments had their state from where."""
+    """How many segments read their state from each source."""
     client, found = connect(settings.redis_url), dict[str, int]()
     for key in client.scan_iter(f"celery-task-meta-{job.id}-segment-*"):
         source = json.loads(client.get(key))["result"].get("state", "skipped")  # type: ignore[arg-type]
@@ -212,11 +212,11 @@ def sources_of(settings: Settings, job: Job) -> dict[str, int]:
     return found
 
 
-# What is told
+# The results
 
 
-def tell(options: argparse.Namespace, alone: list[list[float]], chain: dict[str, Any]) -> None:
-    """Print and write what both took."""
+def print_results(options: argparse.Namespace, alone: list[list[float]], chain: dict[str, Any]) -> None:
+    """Print the results of both, and write them to a file."""
     points = chain["points"]
     calls = list(zip(points["segment hydrated"], points["segment rendered"], strict=True))
     rows = [row("bare loop", alone), row("chain", calls)]
@@ -227,17 +227,17 @@ def tell(options: argparse.Namespace, alone: list[list[float]], chain: dict[str,
     ]
     print(f"{options.segments} segments of {options.size}, {options.frames} frames, engine {options.engine}")
     if options.scale != 1:
-        print(f"the engine sleeps {options.scale:g} times as long as the real one takes: only the gaps mean something")
+        print(f"the engine sleeps {options.scale:g} times as long as the real one takes: only the gaps are meaningful")
     print(report.table(rows))
     print(f"wall time of the chain / bare loop: {ratio:.4f}")
-    print(f"states: {chain['sources']}; a clip is there {statistics.median(clips):.2f} s after its frames (median)\n")
+    print(f"states: {chain['sources']}; a clip is stored {statistics.median(clips):.2f} s after its frames (median)\n")
     shown = {name: getattr(options, name) for name in ("segments", "size", "frames", "engine", "scale")}
     more = {"options": shown, "runs": rows, "ratio": ratio, "sources": chain["sources"], "clip_s": clips}
     report.write("handoff", gaps, options.json, **more)
 
 
 def row(name: str, calls: list[Any]) -> dict[str, Any]:
-    """One run: its wall time, and how much of that was spent in the engine."""
+    """The row of one run: its wall time, and how much of it was spent in the engine."""
     wall = calls[-1][1] - calls[0][0]
     inside = [end - start for start, end in calls]
     return {
@@ -249,15 +249,15 @@ def row(name: str, calls: list[Any]) -> dict[str, Any]:
 
 
 def parts(points: dict[str, list[float]]) -> list[dict[str, Any]]:
-    """The parts of the gap between two engine calls, and what was done before it, in milliseconds."""
-    beside = _between(points, "state rendered", BESIDE) if "state stored" in points else []
+    """The parts of the gap between two engine calls, and the parts during the sound, in milliseconds."""
+    during = _between(points, "state rendered", DURING_SOUND) if "state stored" in points else []
     gap = _between(points, "segment rendered", PARTS)
     whole = _between(points, "segment rendered", {"in all": PARTS["hydrate"]})
-    return [row | {"when": "beside the sound"} for row in beside] + [row | {"when": "the gap"} for row in gap + whole]
+    return [row | {"when": "during the sound"} for row in during] + [row | {"when": "the gap"} for row in gap + whole]
 
 
 def _between(points: dict[str, list[float]], start: str, named: dict[str, str]) -> list[dict[str, Any]]:
-    """What passed from `start` to the first of the named points, and from each to the next."""
+    """The time from `start` to the first of the named points, and from each of them to the next."""
     of_the_next = {"segment claimed", "segment hydrated"}
     before, rows = points[start], []
     for name, point in named.items():

@@ -1,9 +1,9 @@
-"""What a deployment costs its two servers while nothing happens: commands per second.
+"""Commands per second that an idle deployment sends to its two servers.
 
     python -m benchmarks.idle [--seconds 20]
 
-With one worker: no job; then a hundred jobs that wait behind one whose segment does not end. The servers and the worker
-are started here; the engine is a stand-in, and every other setting is a user's default.
+With one worker, it measures first no job, then a hundred jobs queued behind one whose segment does not end. The program
+starts the servers and the worker. The engine is a stand-in; all other settings are the defaults.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def main() -> None:
         measure("no job", seconds, broker=broker, blobs=blobs)
         jobs = [submit(spec("a"), settings=settings) for _ in range(1 + WAITING)]
         wait_until(lambda: jobs[0].status().state == "running", what="the first job")
-        measure(f"{WAITING} jobs behind a held one", seconds, broker=broker, blobs=blobs)
+        measure(f"{WAITING} jobs behind a running one", seconds, broker=broker, blobs=blobs)
 
 
 @contextmanager
 def deployment() -> Iterator[tuple[Settings, RedisProcess, RedisProcess]]:
-    """Two servers and a worker whose segments do not end while this program runs."""
+    """Two servers and a worker whose segments do not end during the program."""
     with tempfile.TemporaryDirectory(prefix="longtake-") as name:
         folder = Path(name)
         servers = [start_server(folder / role) for role in ("broker", "blobs")]
@@ -62,18 +62,18 @@ def deployment() -> Iterator[tuple[Settings, RedisProcess, RedisProcess]]:
 
 
 def start_server(folder: Path) -> RedisProcess:
-    """A server that appends to a file, as ours should."""
+    """A server with an append-only file, as recommended."""
     folder.mkdir()
     return RedisProcess(folder, "--appendonly", "yes")
 
 
 def measure(state: str, seconds: float, **servers: RedisProcess) -> None:
-    """Count what the servers are asked for so long; commands of scripts count as well as the scripts."""
+    """Count the servers' commands for `seconds`, both scripts and the commands inside them."""
     before = {name: calls(server) for name, server in servers.items()}
     time.sleep(seconds)
     for name, server in servers.items():
         made = calls(server) - before[name]
-        made.subtract(info=1)  # this program's own
+        made.subtract(info=1)  # by this program
         most = ", ".join(f"{command} {count / seconds:.1f}" for command, count in made.most_common(SHOWN) if count > 0)
         print(f"{state:28} {name:7} {made.total() / seconds:10.1f}  {most}")
 

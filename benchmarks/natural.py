@@ -1,7 +1,7 @@
-"""Frames as natural as arithmetic gets: brightness ramps, textures of every size, camera noise, and a slow pan.
+"""Generated frames similar to natural ones: brightness ramps, textures of all sizes, noise, a slow pan.
 
-The textures' amplitudes fall with frequency to the power 1.45. Pillow's default makes 1.3 MB of each frame at 1280x704
-and takes as long for a megabyte as it does for photographs enlarged to that size.
+The textures' amplitudes fall with frequency to the power 1.45. At 1280x704, Pillow's default encodes a frame to 1.3 MB
+and takes as long per megabyte as for photographs enlarged to that size.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ltx2.state.png import Frame
 
-FALL = 1.45  # of amplitude with frequency
+FALL = 1.45  # exponent with which amplitude falls with frequency
 CONTRAST, RAMP, NOISE = 40.0, 40.0, 0.8  # standard deviations and half a range, of 255
 Plane = npt.NDArray[np.float64]
 
@@ -41,5 +41,5 @@ def natural_frames(width: int, height: int, count: int) -> list[Frame]:
 
 @lru_cache(maxsize=1)
 def natural_film(width: int, height: int, count: int) -> npt.NDArray[np.uint8]:
-    """Such frames as one array `(count, height, width, 3)`, made once: it is not to be written to."""
+    """The same frames as one cached array `(count, height, width, 3)`, which must not be changed."""
     return np.stack(natural_frames(width, height, count))

@@ -1,4 +1,4 @@
-"""An engine that does nothing: tiny arrays at once, so that what is left is what moves segments."""
+"""An engine that returns tiny arrays at once, so that only the cost of moving segments is measured."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ AUDIO_RATE = 24_000
 
 
 class NothingEngine:
-    """Gives every segment a dark picture and silence, with its seed in each, so that no two make the same blob."""
+    """Returns a dark picture and silence for every segment. Both contain the seed, so that no two blobs are equal."""
 
     audio_rate = AUDIO_RATE
 
     @classmethod
     def load(cls, model: str, **_: Any) -> Self:
-        """Ready at once."""
+        """Load nothing."""
         return cls()
 
     def run(self, request: SegmentRequest, state: LTX2ContinuationState | None = None, **_: Any) -> SegmentOutput:
-        """One segment."""
+        """Return one segment."""
         timing = request.timing
         number = request.seed % 2**24
         audio = torch.full((1, 8, timing.audio_latents, 16), float(number))
@@ -45,5 +45,5 @@ class NothingEngine:
         return SegmentOutput(frames, sound, AUDIO_RATE, torch.zeros(1, 8, 2, 1, 1), audio, following)
 
     def decode(self, video_latents: Any, audio_latents: Any) -> tuple[Any, Any]:
-        """Nothing is lost in a benchmark, so nothing is decoded again."""
+        """Not needed: a benchmark loses no blobs, so it decodes nothing again."""
         raise NotImplementedError

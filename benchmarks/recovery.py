@@ -1,9 +1,9 @@
-"""How long a segment lies after its worker was killed: seconds until it runs elsewhere, with a user's default settings.
+"""Seconds until a segment of a killed worker runs on another one, with default settings.
 
     python -m benchmarks.recovery [--tries 3]
 
-Two workers; the one that renders is killed with its child, and the time is taken until the other one is inside the
-engine with the same segment. The reference is the bound: LONGTAKE_LEASE_S plus 5 s.
+There are two workers. The one that renders is killed with its child, and the program measures the time until the other
+one runs the engine for the same segment. The reference is the bound: LONGTAKE_LEASE_S plus 5 s.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
         folder = Path(name)
         broker, blobs = start_server(folder / "broker"), start_server(folder / "blobs")
         settings = Settings(redis_url=broker.url, blob_url=blobs.url, home=folder, engine=STAND_IN)
-        os.environ[STEP_S] = "5"  # so that a cancelled one ends soon
+        os.environ[STEP_S] = "5"  # so that a cancelled segment ends soon
         workers = [Worker(settings, folder / f"worker-{number}.log").ready() for number in range(2)]
         print(f"lease {settings.lease_s:g} s, bound {settings.lease_s + 5:g} s")
         try:
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def recovery(settings: Settings, workers: list[Worker], folder: Path) -> float:
-    """Kill the worker that renders, and start another in its place; seconds until its segment runs again."""
+    """Kill the worker that renders, and return the seconds until its segment runs again. Then replace the worker."""
     job = submit(spec("a"), settings=settings)
     wait_until(lambda: unit(settings, job.id).get("engine"), what="a segment in the engine")
     held = unit(settings, job.id)
@@ -69,13 +69,13 @@ def recovery(settings: Settings, workers: list[Worker], folder: Path) -> float:
 
 
 def unit(settings: Settings, job_id: str) -> dict[str, Any]:
-    """The record of the segment in hand, or nothing."""
+    """The record of the claimed segment, or an empty one."""
     raw: Any = connect(settings.redis_url).hget(job_keys(job_id, "units")[0], "segment")
     return dict(json.loads(raw)) if raw else {}
 
 
 def runs_elsewhere(now: dict[str, Any], held: dict[str, Any]) -> bool:
-    """Whether another claim is inside the engine."""
+    """Whether a later claim is inside the engine call."""
     return bool(now.get("engine")) and now["fence"] > held["fence"]
 
 

@@ -1,6 +1,6 @@
-"""How a benchmark shows what it measured: a table for people, and JSON with the machine and the versions.
+"""Output of a benchmark: a printed table, and a JSON file with the machine and the versions.
 
-rows = [{"size": "1280x704", "encode ms": 31.2}, ...]   # one dict per line of the table, the same keys in each
+rows = [{"size": "1280x704", "encode ms": 31.2}, ...]   # one dict per line of the table, all with the same keys
 report.write("codec", rows, options.json)               # prints the table, writes out/codec.json
 """
 
@@ -24,14 +24,14 @@ OUT = Path("out")
 
 
 def parser(description: str, name: str) -> argparse.ArgumentParser:
-    """A parser that knows `--json PATH`, by default out/NAME.json; `description`'s first line is its help."""
+    """A parser with `--json PATH`, by default out/NAME.json, and the first line of `description` as its help."""
     made = argparse.ArgumentParser(description=description.splitlines()[0])
-    made.add_argument("--json", type=Path, default=OUT / f"{name}.json", metavar="PATH", help="where the figures go")
+    made.add_argument("--json", type=Path, default=OUT / f"{name}.json", metavar="PATH", help="file for the figures")
     return made
 
 
 def write(name: str, rows: Sequence[Mapping[str, Any]], path: Path, **more: Any) -> None:
-    """Print `rows` as a table, and write them to `path` with `about()` and whatever `more` a reader needs."""
+    """Print `rows` as a table, and write them to `path` with `about()` and the values in `more`."""
     print(table(rows))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"benchmark": name, **about(), **more, "rows": list(rows)}, indent=2) + "\n")
@@ -39,7 +39,7 @@ def write(name: str, rows: Sequence[Mapping[str, Any]], path: Path, **more: Any)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """`rows` as a Markdown table whose columns are the first row's keys; numbers to the right, floats in 3 digits."""
+    """`rows` as a Markdown table with the first row's keys as columns, numbers right-aligned, floats with 3 digits."""
     head = list(rows[0])
     body = [[shown(row.get(key)) for key in head] for row in rows]
     widths = [max(3, *map(len, column)) for column in zip(head, *body, strict=True)]
@@ -56,7 +56,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def shown(value: Any) -> str:
-    """`value` as the table has it: 3 digits of a float, nothing for None."""
+    """`value` as text for the table: 3 digits of a float, empty for None."""
     if value is None:
         return ""
     if isinstance(value, float):
@@ -102,9 +102,9 @@ def version(package: str) -> str | None:
 def in_turn(
     candidates: Mapping[str, Callable[[], object]], rounds: int, *, before: Callable[[], object] = lambda: None
 ) -> dict[str, list[float]]:
-    """Seconds of each candidate in each round. All of them run in every round, so that noise meets all alike.
+    """Seconds of each candidate in each round. All candidates run in every round, so that noise affects all equally.
 
-    before: called before each, untimed.
+    before: called before each, not timed.
     """
     took: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):

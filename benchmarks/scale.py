@@ -1,13 +1,13 @@
-"""What moving segments costs when rendering them costs nothing: many jobs, an engine that does nothing.
+"""The cost of moving segments: many jobs with an engine that does nothing.
 
     python benchmarks/scale.py [--jobs 1000] [--segments 100] [--workers 2] [--minutes 20] [--json out/scale.json]
 
-The reference is as many bare Celery tasks, each of which puts 5 kB into a Redis and publishes the next one; it neither
-claims nor commits anything, loses work and does it twice. Both run on two servers and with workers of their own, with a
-user's default settings, one after the other. All jobs wait in one queue, so that they go forward side by side: a tenth
-of the run is a tenth of every job. Films are joined at the end, by a worker for films alone. Processor time is that of
-the workers with their children, and of the servers; the figures are per segment, and `load` is the machine's, for
-whoever else was at work. Each of the two runs is stopped after so many minutes, which the table then says.
+The reference is the same number of bare Celery tasks, each of which puts 5 kB into Redis and publishes the next one. It
+claims and commits nothing, so it can lose work or do it twice. The two run one after the other, each with two servers
+and workers of its own, and with default settings. All jobs wait in one queue and advance together: a tenth of the run
+is a tenth of every job. Films are joined at the end by a separate worker. Processor time is that of the workers with
+their children, and of the servers. Figures are per segment; `load` is the load of the whole machine. Each run is
+stopped after `--minutes`, and the table then says so.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 import psutil
 import redis
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, it finds the packages beside it
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it also runs as a file
 
 from benchmarks import report
 from tasks.client.submit import submit
@@ -44,8 +44,8 @@ TENTHS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What had been done and used at a moment; times in seconds, sizes in bytes."""
+class Sample:
+    """Work done and resources used at one moment; times in seconds, sizes in bytes."""
 
     at: float
     load: float
@@ -59,7 +59,7 @@ class Look:
 
 
 def main() -> None:
-    """Run both, and print a line for each and a line for each tenth of each."""
+    """Run both, and print a line for each run and each tenth of it."""
     parser = report.parser(str(__doc__), "scale")
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--segments", type=int, default=100)
@@ -68,22 +68,22 @@ def main() -> None:
     options = parser.parse_args()
     bare = run_bare(options)
     ours, films = run_ours(options)
-    looks = {"bare Celery": bare, "longtake": ours}
-    rows = [row_of(name, seen, options) for name, seen in looks.items()]
-    tenths = [row for name, seen in looks.items() for row in tenths_of(name, seen)]
+    runs = {"bare Celery": bare, "longtake": ours}
+    rows = [row_of(name, samples, options) for name, samples in runs.items()]
+    tenths = [row for name, samples in runs.items() for row in tenths_of(name, samples)]
     print(report.table(tenths))
     if films:
         wall, used = films[-1].at - films[0].at, films[-1].workers_cpu - films[0].workers_cpu
         each, cpu = wall / options.jobs, used / options.jobs
-        print(f"films of {options.segments} segments: {each:.3g} s each, {cpu:.3g} s of it processor time")
-        looks["films"] = films
-    kept = {name: [asdict(look) for look in seen] for name, seen in looks.items()}
+        print(f"films of {options.segments} segments: {each:.3g} s each, of which {cpu:.3g} s are processor time")
+        runs["films"] = films
+    plain = {name: [asdict(sample) for sample in samples] for name, samples in runs.items()}
     settings = {name: getattr(options, name) for name in ("jobs", "segments", "workers", "minutes")}
-    report.write("scale", rows, options.json, tenths=tenths, looks=kept, **settings)
+    report.write("scale", rows, options.json, tenths=tenths, samples=plain, **settings)
 
 
-def run_bare(options: argparse.Namespace) -> list[Look]:
-    """The reference."""
+def run_bare(options: argparse.Namespace) -> list[Sample]:
+    """Run the reference."""
     from benchmarks import bare
 
     with servers() as (broker, blobs), tempfile.TemporaryDirectory(prefix="longtake-") as folder, ExitStack() as stack:
@@ -100,13 +100,13 @@ def run_bare(options: argparse.Namespace) -> list[Look]:
             name = ["--hostname", f"bare-{number}@test"]
             started.append(processes.start([*command, *name], log=log, environ=environ, cwd=Path(folder)))
             stack.callback(processes.stop, started[-1], signal.SIGQUIT)
-        watched = Watched(broker, blobs, [process.pid for process in started], lambda: int(client.get(bare.DONE) or 0))
+        monitor = Monitor(broker, blobs, [process.pid for process in started], lambda: int(client.get(bare.DONE) or 0))
         total = options.jobs * options.segments
-        return watched.until(lambda look: look.done >= total, options.minutes)
+        return monitor.until(lambda sample: sample.done >= total, options.minutes)
 
 
-def run_ours(options: argparse.Namespace) -> tuple[list[Look], list[Look] | None]:
-    """longtake: its segments, then its films if there was time for all segments."""
+def run_ours(options: argparse.Namespace) -> tuple[list[Sample], list[Sample] | None]:
+    """Run longtake: its segments, then its films if all segments were finished in time."""
     with servers() as (broker, blobs), tempfile.TemporaryDirectory(prefix="longtake-") as folder, ExitStack() as stack:
         settings = Settings(redis_url=broker.url, blob_url=blobs.url, home=Path(folder), engine=ENGINE)
         client = connect(settings.redis_url)
@@ -127,18 +127,18 @@ def run_ours(options: argparse.Namespace) -> tuple[list[Look], list[Look] | None
             return worker.process.pid
 
         workers = [start(f"worker-{number}", SEGMENTS, CLIPS) for number in range(options.workers)]
-        watched = Watched(broker, blobs, workers, committed)
+        monitor = Monitor(broker, blobs, workers, committed)
         total = options.jobs * options.segments
-        looks = watched.until(lambda look: look.done >= total, options.minutes)
-        if looks[-1].done < total:
-            return looks, None
-        watched.also(start("films", FILMS))
-        return looks, watched.until(lambda _: not client.exists(ACTIVE), options.minutes)
+        samples = monitor.until(lambda sample: sample.done >= total, options.minutes)
+        if samples[-1].done < total:
+            return samples, None
+        monitor.add(start("films", FILMS))
+        return samples, monitor.until(lambda _: not client.exists(ACTIVE), options.minutes)
 
 
 @contextmanager
 def servers() -> Iterator[tuple[RedisProcess, RedisProcess]]:
-    """A broker and a blob server, both appending to files, as a deployment's do."""
+    """A broker and a blob server, both with append-only files, as in a deployment."""
     with tempfile.TemporaryDirectory(prefix="longtake-") as name, ExitStack() as stack:
         started = []
         for role in ("broker", "blobs"):
@@ -149,8 +149,8 @@ def servers() -> Iterator[tuple[RedisProcess, RedisProcess]]:
         yield started[0], started[1]
 
 
-class Watched:
-    """Both servers and the workers of a run, looked at every few seconds."""
+class Monitor:
+    """Samples both servers and the workers of a run every few seconds."""
 
     def __init__(self, broker: RedisProcess, blobs: RedisProcess, pids: list[int], done: Callable[[], int]) -> None:
         self._broker, self._blobs = redis.Redis(port=broker.port), redis.Redis(port=blobs.port)
@@ -158,23 +158,23 @@ class Watched:
         self._workers = [psutil.Process(pid) for pid in pids]
         self._done = done
 
-    def also(self, pid: int) -> None:
-        """Look at one more worker."""
+    def add(self, pid: int) -> None:
+        """Add a worker."""
         self._workers.append(psutil.Process(pid))
 
-    def until(self, is_over: Callable[[Look], bool], minutes: float) -> list[Look]:
-        """What was seen from the first segments on, until it is over or the time is."""
+    def until(self, is_over: Callable[[Sample], bool], minutes: float) -> list[Sample]:
+        """The samples from the first segment on, until `is_over` or the time limit."""
         wait_until(self._done, timeout_s=300, what="the first segment")
-        looks = [self._look()]
-        while not is_over(looks[-1]) and looks[-1].at - looks[0].at < minutes * 60:
-            time.sleep(max(0.5, (looks[-1].at - looks[0].at) / 100))  # counting is work, too
-            looks.append(self._look())
-        return looks
+        samples = [self._sample()]
+        while not is_over(samples[-1]) and samples[-1].at - samples[0].at < minutes * 60:
+            time.sleep(max(0.5, (samples[-1].at - samples[0].at) / 100))  # sampling costs time, too
+            samples.append(self._sample())
+        return samples
 
-    def _look(self) -> Look:
+    def _sample(self) -> Sample:
         broker: dict[str, Any] = self._broker.info()
         family = [child for worker in self._workers for child in (worker, *worker.children(recursive=True))]
-        return Look(
+        return Sample(
             at=time.monotonic(),
             load=os.getloadavg()[0],
             done=self._done(),
@@ -188,33 +188,33 @@ class Watched:
 
 
 def seconds_of(process: psutil.Process) -> float:
-    """Processor time that a process has had."""
+    """Processor time that a process has used."""
     times = process.cpu_times()
     return times.user + times.system
 
 
-def row_of(name: str, looks: list[Look], options: argparse.Namespace) -> dict[str, Any]:
-    """What a run took as a whole."""
-    last = looks[-1]
-    if last.done == looks[0].done:
-        sys.exit(f"{name} was over before it was looked at twice: ask for more --jobs or --segments")
+def row_of(name: str, samples: list[Sample], options: argparse.Namespace) -> dict[str, Any]:
+    """The figures of a whole run."""
+    last = samples[-1]
+    if last.done == samples[0].done:
+        sys.exit(f"{name} ended before it was sampled twice: use more --jobs or --segments")
     total = options.jobs * options.segments
     return {
         "run": name,
         "segments": last.done,
-        "ended": "yes" if last.done >= total else f"stopped, {total - last.done} to go",
-        "minutes": (last.at - looks[0].at) / 60,
-        **figures(looks[0], last),
-        "broker MB": looks[-1].broker_memory / 1e6,
-        "blobs MB": looks[-1].blobs_memory / 1e6,
+        "ended": "yes" if last.done >= total else f"stopped, {total - last.done} left",
+        "minutes": (last.at - samples[0].at) / 60,
+        **figures(samples[0], last),
+        "broker MB": last.broker_memory / 1e6,
+        "blobs MB": last.blobs_memory / 1e6,
     }
 
 
-def tenths_of(name: str, looks: list[Look]) -> list[dict[str, Any]]:
-    """The same for each tenth of what was done."""
-    done = looks[-1].done - looks[0].done
+def tenths_of(name: str, samples: list[Sample]) -> list[dict[str, Any]]:
+    """The figures of each tenth of a run, by segments."""
+    done = samples[-1].done - samples[0].done
     bounds = [
-        next(look for look in looks if look.done - looks[0].done >= done * tenth / TENTHS)
+        next(sample for sample in samples if sample.done - samples[0].done >= done * tenth / TENTHS)
         for tenth in range(TENTHS + 1)
     ]
     return [
@@ -224,8 +224,8 @@ def tenths_of(name: str, looks: list[Look]) -> list[dict[str, Any]]:
     ]
 
 
-def figures(first: Look, last: Look) -> dict[str, Any]:
-    """What a segment took between two looks."""
+def figures(first: Sample, last: Sample) -> dict[str, Any]:
+    """The figures per segment between two samples."""
     done = last.done - first.done
     return {
         "load": last.load,

@@ -1,11 +1,11 @@
-"""One segment of full-size LTX-2.3 on a GPU: the transformer's forward, the segment around it, and memory.
+"""One segment of full-size LTX-2.3 on a GPU: the transformer's forward, the whole segment, and memory.
 
     python benchmarks/segment.py [--sizes 768x512 1536x1024] [--parts forward segment memory]
 
-Random weights (see benchmarks/full.py), 121 frames, a continuation, 8 distilled steps, unguided. forward: diffusers'
-transformer eager and with compiled blocks, ours in bf16 and in fp8, each against the time that its matrix products and
-attention would take at the rate of a large bf16 product. segment: state in to state out against its denoising alone,
-and the other parts of it. memory: the peak of each precision and offload.
+Random weights (see benchmarks/full.py), 121 frames, a continuation, 8 distilled steps, no guidance. forward: diffusers'
+transformer eager and with compiled blocks, longtake's in bf16 and in fp8, each compared with the time of its matrix
+products and attention at the rate of a large bf16 product. segment: from state to state, compared with the denoising,
+and the other parts. memory: the peak of each precision and offload.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Row = dict[str, Any]
 
 
 def main() -> None:
-    """Measure the parts that were asked for."""
+    """Measure the parts in `--parts`."""
     parser = report.parser(__doc__ or "", "segment")
     parser.add_argument("--sizes", nargs="+", default=["768x512", "1536x1024"], metavar="WxH")
     parser.add_argument("--parts", nargs="+", default=["forward", "segment", "memory"])
@@ -71,8 +71,10 @@ def main() -> None:
 
 
 def matmul_rates() -> tuple[float, float]:
-    """FLOP/s of a bf16 product of two 8192 x 8192 matrices: the best of several rounds on a card that was at rest, and
-    the median after seconds of it, when a card is at its power limit and its clock has come down.
+    """FLOP/s of a bf16 product of two 8192 x 8192 matrices: peak and sustained.
+
+    Peak is the best of several rounds on an idle GPU. Sustained is the median after seconds of work, when the GPU has
+    reached its power limit and lowered its clock.
     """
     one, two = (torch.randn(CEILING_SIDE, CEILING_SIDE, device=CUDA, dtype=torch.bfloat16) for _ in range(2))
 
@@ -124,14 +126,14 @@ def request_of(size: tuple[int, ...], timing: SegmentTiming) -> SegmentRequest:
 
 
 class Forward:
-    """Times the transformer's call of a continuation, as the pipeline makes it, in one variant after the other."""
+    """Times the transformer's call in a continuation, with the pipeline's arguments, for several variants."""
 
     def __init__(self, pipeline: LongtakePipeline, sizes: list[tuple[int, ...]], ceiling: float) -> None:
         self.rows: list[Row] = []
         self._transformer = pipeline.transformer
         self._calls = {size: captured(Engine(pipeline), size) for size in sizes}
         self._floor_s = {size: counted(self._transformer, call) / ceiling for size, call in self._calls.items()}
-        self._right: dict[tuple[int, ...], tuple[Tensor, ...]] = {}
+        self._reference: dict[tuple[int, ...], tuple[Tensor, ...]] = {}
 
     def measure(self, variant: str) -> None:
         """Add a row for each size."""
@@ -144,8 +146,8 @@ class Forward:
         started = timed(forward, rounds=1)
         torch.cuda.reset_peak_memory_stats()
         result = [part.float() for part in forward()]
-        right = self._right.setdefault(size, tuple(result))
-        off = [float((one - two).norm() / two.norm()) for one, two in zip(result, right, strict=True)]
+        reference = self._reference.setdefault(size, tuple(result))
+        off = [float((one - two).norm() / two.norm()) for one, two in zip(result, reference, strict=True)]
         seconds = timed(forward)
         return {
             "forward": variant,
@@ -160,7 +162,7 @@ class Forward:
 
 
 def captured(engine: Engine, size: tuple[int, ...]) -> dict[str, Any]:
-    """The arguments of the transformer's call in a continuation of that size."""
+    """The arguments of the transformer's call in a continuation of this size."""
     calls: list[dict[str, Any]] = []
 
     def keep(_: Any, __: Any, kwargs: dict[str, Any], result: Any) -> None:
@@ -173,14 +175,14 @@ def captured(engine: Engine, size: tuple[int, ...]) -> dict[str, Any]:
 
 
 def counted(transformer: Any, call: dict[str, Any]) -> int:
-    """FLOPs of the matrix products and the attention of one call."""
+    """FLOPs of the matrix products and attention of one call."""
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         transformer(**call)
     return int(counter.get_total_flops())
 
 
 def segment_row(engine: Engine, precision: str, size: tuple[int, ...]) -> Row:
-    """One row of `chained`, or of nothing when the device is too small."""
+    """One row of `chained`, without figures if the device is too small."""
     torch.cuda.empty_cache()
     row: Row = {"segment": f"longtake, {precision}", "size": f"{size[0]}x{size[1]}"}
     try:
@@ -192,7 +194,7 @@ def segment_row(engine: Engine, precision: str, size: tuple[int, ...]) -> Row:
 
 
 def chained(engine: Engine, size: tuple[int, ...]) -> Row:
-    """A chain of segments, all but the first timed; nothing may be compiled after the warm-up."""
+    """Time a chain of segments without the first. Nothing may be compiled after the warm-up."""
     timing = first_timing(SHAPE)
     engine.warm_up(request_of(size, timing))
     graphs = counters["stats"]["unique_graphs"]
@@ -220,7 +222,7 @@ def chained(engine: Engine, size: tuple[int, ...]) -> Row:
 
 
 def parts_of(pipeline: LongtakePipeline) -> dict[str, list[tuple[Any, str]]]:
-    """What a segment does on the GPU one after the other: the calls of which each part consists."""
+    """The parts of a segment on the GPU, in order, each with its calls."""
     vae, transformer = pipeline.vae, pipeline.transformer
     return {
         "frames in": [(vae, "encode")],
@@ -231,9 +233,9 @@ def parts_of(pipeline: LongtakePipeline) -> dict[str, list[tuple[Any, str]]]:
 
 
 class Marks:
-    """The GPU's own clock from before the first of some calls to after the last of them within a segment.
+    """Measures the GPU time from before the first to after the last of some calls within a segment.
 
-    Hooks would not do: they are compiled with their module.
+    Methods are wrapped, because hooks are compiled with their module.
     """
 
     def __init__(self, calls: list[tuple[Any, str]]) -> None:
@@ -257,7 +259,7 @@ class Marks:
         self._events.append(event)
 
     def seconds(self) -> float:
-        """From before the first call to after the last."""
+        """The time from before the first call to after the last, in seconds."""
         for owner, name in self._calls:
             delattr(owner, name)
         torch.cuda.synchronize()
@@ -277,7 +279,7 @@ def memory(size: tuple[int, ...], modes: list[str]) -> list[Row]:
 
 
 def memory_row(precision: str, offload: str, size: tuple[int, ...]) -> Row:
-    """The peak of a whole segment, as the driver sees it, and what the segment takes then."""
+    """Peak of reserved memory and time of a whole segment."""
     engine = FullSizeEngine.load(device="cuda", precision=precision, offload=offload, compiler="off")
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()

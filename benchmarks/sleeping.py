@@ -1,4 +1,4 @@
-"""An engine that sleeps as long as LTX-2.3 takes on an H200 and gives frames, sound and latents of real size."""
+"""An engine that sleeps as long as LTX-2.3 takes on an H200, and returns arrays of real size."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SCALE = "SLEEPING_SCALE"
 STEPS = 8
 # Denoising and decoding of 121 frames of 768x512 on one H200, seconds per pixel of a frame.
 DENOISE_S, DECODE_S = 2.7 / (768 * 512), 0.4 / (768 * 512)
-SOUND_S = 0.096  # of the decoding, in the end, whatever the size and scale
+SOUND_S = 0.096  # the last part of the decoding, the same for all sizes and scales
 VIDEO_CHANNELS, AUDIO_CHANNELS, MEL = 128, 8, 16
 AUDIO_RATE = 48_000
 
 
 class SleepingEngine:
-    """Takes the time of the real one, and none of its hardware."""
+    """Takes as long as the real engine, without a GPU."""
 
     audio_rate = AUDIO_RATE
 
@@ -34,7 +34,7 @@ class SleepingEngine:
 
     @classmethod
     def load(cls, model: str, **_: Any) -> Self:
-        """Ready at once."""
+        """Load nothing."""
         return cls()
 
     def run(
@@ -46,7 +46,7 @@ class SleepingEngine:
         on_state: OnState | None = None,
         **_: Any,
     ) -> SegmentOutput:
-        """One segment, when its time has passed."""
+        """Return one segment after the time that rendering it takes."""
         timing, pixels = request.timing, request.width * request.height
         until = time.monotonic()
         for step in range(1, STEPS + 1):
@@ -60,7 +60,7 @@ class SleepingEngine:
         video = torch.randn(1, VIDEO_CHANNELS, latent_frames(count), rows, columns, generator=noise).bfloat16()
         audio = torch.randn(1, AUDIO_CHANNELS, timing.audio_latents, MEL, generator=noise)
         frames = natural_film(request.width, request.height, count)
-        tail = frames[-timing.shape.overlap :] ^ np.uint8(request.seed & 1)  # so that no two are the same blob
+        tail = frames[-timing.shape.overlap :] ^ np.uint8(request.seed & 1)  # so that no two blobs are equal
         tail[:, 0, 0, 0] = request.seed & 255
         sound = torch.rand(int(sound_seconds(timing.audio_latents) * AUDIO_RATE), 2, generator=noise).numpy() - 0.5
         following = LTX2ContinuationState(
@@ -79,5 +79,5 @@ class SleepingEngine:
         return SegmentOutput(frames, sound, AUDIO_RATE, video, audio, following)
 
     def decode(self, video_latents: Any, audio_latents: Any) -> tuple[Any, Any]:
-        """Nothing is lost in a benchmark, so nothing is decoded again."""
+        """Not needed: a benchmark loses no blobs, so it decodes nothing again."""
         raise NotImplementedError

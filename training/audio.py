@@ -1,4 +1,4 @@
-"""The sound's autoencoder, which works on log-mel spectrograms, and the vocoder, which makes sound of them."""
+"""Training of the audio autoencoder, on log-mel spectrograms, and of the vocoder."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from training.reconstruction import reconstruction
 from training.spectrum import HOP, MARGIN, RATE, log_mel
 
 LATENTS = 20
-_VOCODED = 12  # audio latents per clip, without what is only heard around them
+_VOCODED = 12  # audio latents per clip, without context on either side
 
 
-class Heard(NamedTuple):
-    """Sound `[2, n]` at 16 kHz, and its log-mel spectrogram `[2, T, 64]`; 160 samples belong to each frame."""
+class SoundClip(NamedTuple):
+    """Sound `[2, n]` at 16 kHz and its log-mel spectrogram `[2, T, 64]`, with 160 samples per mel frame."""
 
     mel: NDArray[np.float32]
     samples: NDArray[np.float32]
 
 
-def listen(scene: world.World, start: float, frames: int) -> Heard:
-    """`frames` mel frames of a world's sound from time `start` on, and the samples that belong to them."""
+def sound_clip(scene: world.World, start: float, frames: int) -> SoundClip:
+    """`frames` mel frames of a world's sound from time `start` on, with their samples."""
     wide = scene.samples(start - MARGIN / RATE, frames * HOP + 2 * MARGIN, RATE)
-    return Heard(log_mel(torch.from_numpy(wide)).numpy(), wide[:, MARGIN:-MARGIN])
+    return SoundClip(log_mel(torch.from_numpy(wide)).numpy(), wide[:, MARGIN:-MARGIN])
 
 
 def clip(rng: np.random.Generator) -> NDArray[np.float32]:
     """The log-mel spectrogram `[2, 77, 64]` of a random world, from a random moment on."""
     scene, _ = world.draw(rng)
-    return listen(scene, rng.uniform(0, 30), 4 * LATENTS - 3).mel
+    return sound_clip(scene, rng.uniform(0, 30), 4 * LATENTS - 3).mel
 
 
 def autoencoder_stage(audio_vae: Any, *, steps: int, size: int, processes: int) -> Stage:
@@ -52,8 +52,8 @@ def autoencoder_stage(audio_vae: Any, *, steps: int, size: int, processes: int) 
 
 
 @torch.no_grad()
-def settle_statistics(audio_vae: Any, *, clips: int, seed: int = 1) -> None:
-    """Measure mean and spread of all latents, by which the transformer sees them normalised."""
+def set_statistics(audio_vae: Any, *, clips: int, seed: int = 1) -> None:
+    """Measure and set mean and standard deviation of all latents, with which latents are normalised."""
     rng, device = np.random.default_rng(seed), next(audio_vae.parameters()).device
     mels = torch.from_numpy(np.stack([clip(rng) for _ in range(clips)])).to(device)
     latents = audio_vae.encode(mels).latent_dist.mode().float()
@@ -61,19 +61,20 @@ def settle_statistics(audio_vae: Any, *, clips: int, seed: int = 1) -> None:
     audio_vae.latents_std.fill_(latents.std())
 
 
-def vocoded(rng: np.random.Generator) -> Heard:
-    """What the vocoder learns from: a spectrogram `[2, 61, 64]`, and the sound to make of 48 frames of it."""
+def vocoder_clip(rng: np.random.Generator) -> SoundClip:
+    """Input and target of the vocoder: a spectrogram `[2, 61, 64]`, and the sound of 48 of its frames."""
     scene, _ = world.draw(rng)
     start = rng.uniform(0, 30)
-    mel = listen(scene, start, 4 * _VOCODED + 13).mel
-    return Heard(mel, locked(scene, start + 5 * HOP / RATE, 4 * _VOCODED * HOP))
+    mel = sound_clip(scene, start, 4 * _VOCODED + 13).mel
+    return SoundClip(mel, periodic_sound(scene, start + 5 * HOP / RATE, 4 * _VOCODED * HOP))
 
 
-def locked(scene: world.World, start: float, count: int) -> NDArray[np.float32]:
-    """The world's sound `[2, count]` at 16 kHz, of multiples of 100 Hz alone.
+def periodic_sound(scene: world.World, start: float, count: int) -> NDArray[np.float32]:
+    """The world's sound `[2, count]` at 16 kHz, built only from multiples of 100 Hz.
 
-    A vocoder of convolutions repeats itself every 10 ms while its spectrogram stands still, so it can sound nothing
-    else. Any tone becomes the mixture of its two neighbours whose mean frequency, weighted with power, is the tone's.
+    While its spectrogram is constant, the output of a convolutional vocoder repeats every 10 ms, so it cannot produce
+    other frequencies. A tone becomes the mixture of its two neighbours whose power-weighted mean frequency is the
+    tone's.
     """
     if world.SOUNDS[scene.sound] is None:
         return np.zeros((2, count), np.float32)
@@ -85,11 +86,11 @@ def locked(scene: world.World, start: float, count: int) -> NDArray[np.float32]:
 
 
 def vocoder_stage(vocoder: Any, audio_vae: Any, *, steps: int, size: int, processes: int) -> Stage:
-    """Samples of the sound; half of the spectrograms are as the autoencoder gives them back."""
+    """Reconstruction of samples; half of the spectrograms are reconstructions of the autoencoder."""
     device = next(vocoder.parameters()).device
 
-    def step(heard: list[Tensor]) -> dict[str, Tensor]:
-        mel, samples = (part.to(device) for part in heard)
+    def step(batch: list[Tensor]) -> dict[str, Tensor]:
+        mel, samples = (part.to(device) for part in batch)
         with torch.no_grad():
             again = audio_vae.decode(audio_vae.encode(mel).latent_dist.mode()).sample.float()
         mel = torch.cat([mel[: len(mel) // 2], again[len(mel) // 2 :]])
@@ -97,5 +98,5 @@ def vocoder_stage(vocoder: Any, audio_vae: Any, *, steps: int, size: int, proces
         return {"absolute": F.l1_loss(got, samples), "squared": 10 * F.mse_loss(got, samples)}
 
     return Stage(
-        "vocoder", vocoder, step, lambda seed: batches(vocoded, seed, size=size, processes=processes), steps, 1e-3
+        "vocoder", vocoder, step, lambda seed: batches(vocoder_clip, seed, size=size, processes=processes), steps, 1e-3
     )

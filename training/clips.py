@@ -1,4 +1,4 @@
-"""Random clips of the world, made by several processes ahead of the training."""
+"""Random clips of the world, made ahead of time by several processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Clip = TypeVar("Clip")
 
 
 class Clips(IterableDataset[Any]):
-    """Without end, what `make` gives from a random generator; each process has its own randomness."""
+    """An endless stream of results of `make`, with a different random generator in each process."""
 
     def __init__(self, make: Callable[[np.random.Generator], Any], seed: int) -> None:
         self._make, self._seed = make, seed
@@ -26,15 +26,15 @@ class Clips(IterableDataset[Any]):
 
 
 def batches(make: Callable[[np.random.Generator], Any], seed: int, *, size: int, processes: int) -> Iterator[Any]:
-    """Batches of `size` clips, as torch collates them; `processes` of them make clips beside this one."""
+    """Batches of `size` clips, collated by torch and made by `processes` child processes."""
     return iter(DataLoader(Clips(make, seed), batch_size=size, num_workers=processes))
 
 
-def made(make: Callable[[np.random.Generator], Clip], seed: int, *, processes: int) -> Iterator[Clip]:
-    """What `make` gives, without end, from `processes` beside this one."""
+def stream(make: Callable[[np.random.Generator], Clip], seed: int, *, processes: int) -> Iterator[Clip]:
+    """An endless stream of results of `make`, from `processes` child processes."""
     return iter(DataLoader(Clips(make, seed), batch_size=None, num_workers=processes))
 
 
 def as_pictures(frames: torch.Tensor) -> torch.Tensor:
-    """Frames uint8 `[B, T, H, W, 3]` as a VAE takes them: `[B, 3, T, H, W]`, -1..1."""
+    """Frames uint8 `[B, T, H, W, 3]` as input of a VAE: `[B, 3, T, H, W]`, -1..1."""
     return frames.movedim(-1, 1).float() / 127.5 - 1

@@ -1,4 +1,4 @@
-"""The loss curves of every stage as one picture: `python training/curves.py out/training -o docs/training.png`."""
+"""Plot the loss curves of all stages: `python training/curves.py out/training -o docs/training.png`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, it finds the packages beside it
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it also runs as a file
 
 from ltx2.quality.continuity import Continuity
 from ltx2.quality.plots import Panel, chart
@@ -18,14 +18,14 @@ from training.loop import REPORT
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="where what was learned lies")
-    parser.add_argument("-o", "--out", type=Path, required=True, help="the picture")
-    asked = parser.parse_args()
-    stages = {path.parent.name: json.loads(path.read_text()) for path in sorted(asked.folder.glob("*/progress.json"))}
+    parser.add_argument("folder", type=Path, help="output folder of the training")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="PNG file to write")
+    options = parser.parse_args()
+    stages = {path.parent.name: json.loads(path.read_text()) for path in sorted(options.folder.glob("*/progress.json"))}
     found = {stage: progress for stage, progress in stages.items() if progress["curves"]}
     if not found:
-        raise SystemExit(f"{asked.folder} holds no stage that was trained for {REPORT} steps")
-    asked.out.write_bytes(picture(found))
+        raise SystemExit(f"{options.folder} has no stage that was trained for {REPORT} steps")
+    options.out.write_bytes(picture(found))
     for stage, progress in found.items():
         last = "  ".join(f"{name} {curve[-1]:.5f}" for name, curve in progress["curves"].items())
         print(f"{stage:12} {progress['steps']:6} steps  {progress['seconds'] / 60:5.1f} min  {last}")

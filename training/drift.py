@@ -1,7 +1,7 @@
-"""How long a film holds: `python training/drift.py` renders long ones and draws what changes from segment to segment.
+"""Measure drift: `python training/drift.py` renders long films and plots what changes from segment to segment.
 
-For each setting (conditioning frames, their strength, pinned sound): jumps at joins, colours against the first
-segment's, joins out of bounds, and how many shapes are left. Figures go to drift.json, curves to drift.png.
+For each setting (conditioning frames, their strength, pinned sound): jumps at joins, differences of colours from the
+first segment, joins out of bounds, and the number of shapes left. Writes figures to drift.json, curves to drift.png.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, it finds the packages beside it
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it also runs as a file
 
 from ltx2.engine import Engine
 from ltx2.model.pipeline import LongtakePipeline
@@ -30,8 +30,11 @@ from training.world import draw
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """overlap: conditioning frames. shorter: audio latents of 40 ms by which the pinned sound is shorter than usual.
-    strength: of the frames, 0..1; workers render 1 alone, which keeps them."""
+    """How a film is conditioned.
+
+    overlap: conditioning frames. shorter: audio latents of 40 ms by which the pinned sound is shorter than usual.
+    strength: of the frames, 0..1; workers support only 1, which keeps them.
+    """
 
     overlap: int = 9
     shorter: int = 0
@@ -51,9 +54,12 @@ SETTINGS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """Of one film, per segment after the first: pixels beyond the usual motion at its join; the mean distance of its
-    shapes' colours from those of the first segment, 0..441; shapes left; what is out of bounds."""
+class Drift:
+    """Measures of a film, per segment after the first.
+
+    excess: pixels of motion at its join beyond the usual. colours: mean distance of its shapes' colours from those of
+    the first segment, 0..441. shapes: how many are left. broken: how many measures are out of bounds.
+    """
 
     excess: list[float]
     colours: list[float]
@@ -61,8 +67,8 @@ class Held:
     broken: list[int]
 
 
-def held(found: Continuity) -> Held:
-    """What `found` says of holding on."""
+def drift_of(found: Continuity) -> Drift:
+    """The drift of a film."""
     first = [track.colour for track in found.segments[0].tracks]
     excess, colours, shapes, wrong = [], [], [], []
     for seam, segment in zip(found.seams, found.segments[1:], strict=True):
@@ -72,7 +78,7 @@ def held(found: Continuity) -> Held:
         colours.append(_mean(near))
         shapes.append(len(segment.tracks))
         wrong.append(len(broken([seam])))
-    return Held(excess, colours, shapes, wrong)
+    return Drift(excess, colours, shapes, wrong)
 
 
 def main() -> None:
@@ -81,33 +87,33 @@ def main() -> None:
     parser.add_argument("--segments", type=int, default=50)
     parser.add_argument("--films", type=int, default=3, help="worlds per setting")
     parser.add_argument("--out", type=Path, default=Path("out/drift"))
-    asked = parser.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    engine = Engine.load(asked.model)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    engine = Engine.load(options.model)
     figures, drawn = {}, []
     for setting in SETTINGS:
-        all_held = []
-        for seed in range(asked.films):
+        films = []
+        for seed in range(options.films):
             prompt = draw(np.random.default_rng(seed))[0].prompt
             with conditioned_at(setting.strength, engine.pipeline):
                 film = render(
                     engine,
-                    [prompt] * asked.segments,
+                    [prompt] * options.segments,
                     seed=1000 * seed,
                     overlap=setting.overlap,
                     shorter=setting.shorter,
                 )
-            all_held.append(held(film.continuity()))
-        figures[str(setting)] = [vars_of(one) for one in all_held]
-        drawn.append((str(setting), all_held))
-        print(_row(str(setting), all_held), flush=True)
-    (asked.out / "drift.json").write_text(json.dumps(figures, indent=1) + "\n")
-    (asked.out / "drift.png").write_bytes(chart(_panels(drawn), Continuity([], []), 1.0))
+            films.append(drift_of(film.continuity()))
+        figures[str(setting)] = [vars_of(one) for one in films]
+        drawn.append((str(setting), films))
+        print(_row(str(setting), films), flush=True)
+    (options.out / "drift.json").write_text(json.dumps(figures, indent=1) + "\n")
+    (options.out / "drift.png").write_bytes(chart(_panels(drawn), Continuity([], []), 1.0))
 
 
 @contextmanager
 def conditioned_at(strength: float, pipeline: LongtakePipeline) -> Iterator[None]:
-    """Let `pipeline` condition on frames with `strength`, whatever it is told."""
+    """Make `pipeline` condition on frames with `strength`, whatever its arguments say."""
 
     def apply(
         latents: Tensor, mask: Tensor, clean: list[Tensor], strengths: list[float], *args: Any, **kwargs: Any
@@ -122,28 +128,28 @@ def conditioned_at(strength: float, pipeline: LongtakePipeline) -> Iterator[None
         del pipeline.apply_first_frame_conditioning
 
 
-def vars_of(one: Held) -> dict[str, list[float | None]]:
-    """`one` as JSON takes it."""
+def vars_of(one: Drift) -> dict[str, list[float | None]]:
+    """`one` as plain JSON values."""
     return {
         name: [None if value != value else round(value, 3) for value in getattr(one, name)] for name in one.__slots__
     }
 
 
-def _row(name: str, films: list[Held]) -> str:
+def _row(name: str, films: list[Drift]) -> str:
     joins = [count for film in films for count in film.broken]
     good = sum(not count for count in joins) / len(joins)
     end = _mean([film.colours[-1] for film in films])
-    return f"{name:34}  joins within bounds {good:4.0%}  colour off at the end {end:5.1f}"
+    return f"{name:34}  joins within bounds {good:4.0%}  colour difference at the end {end:5.1f}"
 
 
 def _mean(values: Sequence[float]) -> float:
-    """The mean of what is a number; NaN where nothing is."""
+    """The mean of the values that are not NaN; NaN if there are none."""
     known = [float(value) for value in values if value == value]
     return sum(known) / len(known) if known else float("nan")
 
 
-def _panels(drawn: list[tuple[str, list[Held]]]) -> list[Panel]:
-    def curve(films: list[Held], name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _panels(drawn: list[tuple[str, list[Drift]]]) -> list[Panel]:
+    def curve(films: list[Drift], name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
         values = np.array([getattr(film, name) for film in films], float)
         return np.array([(join, _mean(column)) for join, column in enumerate(values.T, 1)])
 

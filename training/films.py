@@ -1,4 +1,4 @@
-"""Films that an engine renders in this process, state to state as workers hand them on, to be looked at as a whole."""
+"""Rendering of whole films in this process, with states passed from segment to segment as workers do."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Change = Callable[[int, LTX2ContinuationState], LTX2ContinuationState]
 
 
 class Renders(Protocol):
-    """What of an engine is needed here."""
+    """The part of the engine's interface that is used here."""
 
     def run(self, request: SegmentRequest, state: LTX2ContinuationState | None = None) -> SegmentOutput: ...
 
@@ -47,7 +47,7 @@ class Film:
     timings: list[SegmentTiming]
 
     def continuity(self) -> Continuity:
-        """How its segments join."""
+        """Measures of how its segments join."""
         return continuity(self.pieces, self.sound, self.rate, self.timings)
 
 
@@ -61,11 +61,11 @@ def render(
     cuts: Sequence[int] = (),
     change: Change | None = None,
 ) -> Film:
-    """One segment per prompt, 192x128.
+    """Render one segment per prompt at 192x128.
 
-    overlap: conditioning frames. shorter: by how many audio latents the pinned sound is less than usual. cuts: segments
-    that begin afresh. change: what is done to the state before a segment, for those who want to see it go wrong; what
-    the state then says of its sound and its offset is obeyed.
+    overlap: conditioning frames. shorter: audio latents by which the pinned sound is shorter than usual. cuts: segments
+    that begin at a cut. change: changes the state before a segment, for tests of broken films; the number of pinned
+    latents and the offset in the changed state are used.
     """
     timing = first_timing(SegmentShape(FRAMES, Fraction(FPS), overlap))
     outputs: list[SegmentOutput] = []
@@ -77,7 +77,7 @@ def render(
         if state and timing.continued:
             state = _shortened(state, shorter)
             state = change(index, state) if change else state
-            timing = _obeying(timing, state)
+            timing = _timing_of_state(timing, state)
         request = SegmentRequest(prompt, segment_seed(seed, index), WIDTH, HEIGHT, timing)
         outputs.append(engine.run(request, state))
         timings.append(timing)
@@ -85,7 +85,7 @@ def render(
 
 
 def _shortened(state: LTX2ContinuationState, latents: int) -> LTX2ContinuationState:
-    """The same with so many audio latents less of the past."""
+    """The state with `latents` fewer pinned audio latents."""
     return replace(
         state,
         audio_conditioning_num_frames=state.audio_conditioning_num_frames - latents,
@@ -93,8 +93,8 @@ def _shortened(state: LTX2ContinuationState, latents: int) -> LTX2ContinuationSt
     )
 
 
-def _obeying(timing: SegmentTiming, state: LTX2ContinuationState) -> SegmentTiming:
-    """The place of a continuation as `state` has it, wherever it comes from."""
+def _timing_of_state(timing: SegmentTiming, state: LTX2ContinuationState) -> SegmentTiming:
+    """The timing of a continuation with the pinned latents and the offset of `state`."""
     return continued_timing(
         timing.shape,
         pinned=state.audio_conditioning_num_frames,

@@ -1,4 +1,4 @@
-"""One stage of training, in pieces: what is learned lies in a folder between two of them, in files below 15 MB."""
+"""The training loop of one stage. It can be interrupted; progress is kept in a folder, in files below 15 MB."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from torch import Tensor, nn
 
 from training.graphs import Graphs, Step
 
-WARM_UP = 100  # steps over which the learning rate rises, in every piece: the optimizer begins each one afresh
+WARM_UP = 100  # steps over which the learning rate rises in every run, because the optimizer's state is not kept
 REPORT = 50
-"""Steps over which a point of a loss curve is the mean."""
+"""A point of a loss curve is the mean over this many steps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What one stage does. step: the losses of one batch, by name; their sum is what falls.
+    """One stage of training. step: the losses of one batch, by name; their sum is minimized.
 
-    batches: random batches without end, whose randomness follows its argument. steps: of the whole stage. average:
-    the half-life in steps of the running average of the weights that is kept beside them, 0 for none. graphs: on a GPU
-    its batches, dataclasses of tensors, are learned from by CUDA graphs, in which nothing may wait for the GPU.
+    batches: an endless stream of random batches; its argument is the seed. steps: of the whole stage. average: the
+    half-life in steps of the running average of the weights, 0 for no average. graphs: on a GPU, run steps as CUDA
+    graphs; batches are dataclasses of tensors, and a step must not wait for the GPU.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Stage:
 
 @dataclass
 class Progress:
-    """steps and seconds so far, and the loss curves: per name, the mean over every `REPORT` steps."""
+    """Steps and seconds so far, and the loss curves: per name, the mean over every `REPORT` steps."""
 
     steps: int = 0
     seconds: float = 0.0
@@ -51,7 +51,7 @@ class Progress:
 
 
 def load_weights(module: nn.Module, folder: Path) -> bool:
-    """Give `module` the weights in `folder`; False where there are none."""
+    """Load the weights in `folder` into `module`; False if there are none."""
     files = sorted(folder.glob("*.safetensors"))
     weights = {name: tensor for file in files for name, tensor in load_file(file).items()}
     if weights:
@@ -66,14 +66,14 @@ def save_weights(module: nn.Module, folder: Path) -> None:
 
 
 def run(stage: Stage, folder: Path, *, minutes: float) -> Progress:
-    """Train `stage` for `minutes`, or until it is done, from what lies in `folder`; leave there what was reached."""
+    """Train `stage` for `minutes` or until it is done. Resumes from `folder` and saves its progress there."""
     device = next(stage.module.parameters()).device
     progress = _progress(folder)
     load_weights(stage.module, folder / "weights")
     average = torch.optim.swa_utils.AveragedModel(stage.module, use_buffers=True) if stage.average else None
     if average:
         load_weights(average.module, folder / "average")
-    rate, step = _learner(stage, device)
+    rate, step = _training_step(stage, device)
     batches, began, done = stage.batches(progress.steps), time.monotonic(), 0
     losses: list[dict[str, Tensor]] = []
     stage.module.train()
@@ -81,10 +81,10 @@ def run(stage: Stage, folder: Path, *, minutes: float) -> Progress:
         rate.fill_(stage.rate * _schedule(progress.steps, stage.steps, done))
         losses.append(step(next(batches)))
         if average:
-            _follow(average.module, stage.module, 0.5 ** (1 / min(stage.average, 10 + progress.steps / 5)))
+            _update_average(average.module, stage.module, 0.5 ** (1 / min(stage.average, 10 + progress.steps / 5)))
         progress.steps, done = progress.steps + 1, done + 1
         if progress.steps % REPORT == 0:
-            _report(stage, progress, losses, time.monotonic() - began)
+            _print_losses(stage, progress, losses, time.monotonic() - began)
             losses.clear()
     progress.seconds += time.monotonic() - began
     save_weights(stage.module, folder / "weights")
@@ -94,8 +94,8 @@ def run(stage: Stage, folder: Path, *, minutes: float) -> Progress:
     return progress
 
 
-def _learner(stage: Stage, device: torch.device) -> tuple[Tensor, Step]:
-    """The learning rate, to be filled in before each step; and what learns from a batch and gives its losses."""
+def _training_step(stage: Stage, device: torch.device) -> tuple[Tensor, Step]:
+    """The learning rate, to be filled in before each step, and a function that trains on a batch."""
     rate = torch.tensor(stage.rate, device=device)
     optimizer = torch.optim.AdamW(
         stage.module.parameters(),
@@ -106,7 +106,7 @@ def _learner(stage: Stage, device: torch.device) -> tuple[Tensor, Step]:
         capturable=device.type == "cuda",
     )
 
-    def learn(batch: Any) -> dict[str, Tensor]:
+    def train(batch: Any) -> dict[str, Tensor]:
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16):
             losses = stage.step(batch)
@@ -115,16 +115,16 @@ def _learner(stage: Stage, device: torch.device) -> tuple[Tensor, Step]:
         optimizer.step()
         return {name: loss.detach() for name, loss in losses.items()}
 
-    return rate, Graphs(learn) if stage.graphs and device.type == "cuda" else learn
+    return rate, Graphs(train) if stage.graphs and device.type == "cuda" else train
 
 
-def _report(stage: Stage, progress: Progress, losses: list[dict[str, Tensor]], seconds: float) -> None:
-    """Add the means of `losses` to the curves, and print them; reading them makes a GPU wait, so not at every step."""
+def _print_losses(stage: Stage, progress: Progress, losses: list[dict[str, Tensor]], seconds: float) -> None:
+    """Add the means of `losses` to the curves and print them. This waits for the GPU, so it is not done every step."""
     means = {name: torch.stack([step[name] for step in losses]).mean().item() for name in losses[0]}
     for name, mean in means.items():
         progress.curves.setdefault(name, []).append(mean)
-    told = "  ".join(f"{name} {mean:.5f}" for name, mean in means.items())
-    print(f"{stage.name} {progress.steps}/{stage.steps}  {seconds:.0f} s  {told}", flush=True)
+    text = "  ".join(f"{name} {mean:.5f}" for name, mean in means.items())
+    print(f"{stage.name} {progress.steps}/{stage.steps}  {seconds:.0f} s  {text}", flush=True)
 
 
 def _progress(folder: Path) -> Progress:
@@ -133,10 +133,10 @@ def _progress(folder: Path) -> Progress:
 
 
 def _schedule(step: int, steps: int, since_start: int) -> float:
-    """Of the learning rate: a warm-up in every piece, and a cosine to a hundredth over the whole stage."""
+    """The learning rate's factor: a warm-up in every run, and a cosine to 0.01 over the whole stage."""
     return min(1.0, (since_start + 1) / WARM_UP) * (0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2)
 
 
-def _follow(average: nn.Module, module: nn.Module, keep: float) -> None:
-    follow = torch.optim.swa_utils.get_ema_multi_avg_fn(keep)  # type: ignore[no-untyped-call]
-    follow(list(average.parameters()), list(module.parameters()), 1)
+def _update_average(average: nn.Module, module: nn.Module, decay: float) -> None:
+    update = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    update(list(average.parameters()), list(module.parameters()), 1)

@@ -1,7 +1,7 @@
-"""The small LTX-2: the classes and the file layout of the published 2.3, distilled, in about ten million weights.
+"""The small LTX-2: classes and files as in the published 2.3, distilled, with ten million weights.
 
-What a client can see is as in `ltx2.checkpoints.random`: 32x32x8 video compression, 25 audio latents `[B, 8, T, 16]` a second, stereo
-at 48 kHz; prompts of up to 64 tokens.
+Properties that a client can observe are as in `ltx2.checkpoints.random`: 32x32x8 video compression, 25 audio latents
+`[B, 8, T, 16]` per second, stereo at 48 kHz. Prompts have up to 64 tokens.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LAYERS = 5
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """Its parts, each the class that diffusers or transformers gives it in a published checkpoint."""
+    """The components, each of the class that a published checkpoint has."""
 
     vae: Any
     audio_vae: Any
@@ -48,7 +48,7 @@ class Model:
     transformer: Any
 
     def save(self, folder: Path) -> None:
-        """Write it in bfloat16, in files below 15 MB, as a published checkpoint is laid out."""
+        """Write it in bfloat16 with the layout of a published checkpoint, in files below 15 MB."""
         scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=False, shift_terminal=None)
         parts = {name: getattr(self, name) for name in self.__slots__}
         pipeline = LTX2ConditionPipeline(scheduler=scheduler, **parts).to(torch.bfloat16)
@@ -57,7 +57,7 @@ class Model:
 
 
 def build(seed: int = 0) -> Model:
-    """The model before it has learned anything; the same weights for the same seed."""
+    """The untrained model; the same seed gives the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tokenizer = _tokenizer()
@@ -75,7 +75,7 @@ def build(seed: int = 0) -> Model:
 
 
 def vocabulary() -> list[str]:
-    """Prompts that together hold every word of the world."""
+    """Prompts that together contain every word of the world."""
     paces = [f" {pace}" if pace else "" for pace in world.PACES]
     return [
         f"a {colour} {kind} moves{pace} {way} and a {colour} {kind} moves over a {colour} background, {sound}"
@@ -124,7 +124,7 @@ def _transformer() -> LTX2VideoTransformer3DModel:
         audio_cross_attention_dim=HEADS * AUDIO_HEAD_DIM,
         num_layers=LAYERS,
         caption_channels=TEXT_DIM,
-        base_height=256,  # so that neighbours in a small picture are told apart
+        base_height=256,  # so that neighbours in a small picture have different positions
         base_width=256,
         pos_embed_max_pos=4,  # seconds; segments are short
         audio_pos_embed_max_pos=4,
@@ -155,14 +155,14 @@ def _video_vae() -> AutoencoderKLLTX2Video:
         upsample_factor=(1, 2, 1, 2),
         decoder_spatial_padding_mode="zeros",
     )
-    _begin_simple(vae)
+    _initialize(vae)
     return vae
 
 
-def _begin_simple(vae: Any) -> None:
-    """Let it begin near a linear map from latents to flat patches, which soon learns colours; by chance it does not.
+def _initialize(vae: Any) -> None:
+    """Initialize near a linear map from latents to flat patches, which learns colours fast; random weights do not.
 
-    The log-variance, the last channel of the encoder, begins low: at 0 its noise would drown what is to be learned.
+    The log-variance, the encoder's last channel, starts low: at 0, its noise would hide the signal.
     """
     for module in vae.modules():
         if isinstance(module, LTX2VideoResnetBlock3d):
@@ -177,7 +177,7 @@ def _begin_simple(vae: Any) -> None:
 
 
 def _spread(conv: Any, pixels: int) -> None:
-    """Let a convolution give each of the `pixels` of one position the same mixture of that position's channels."""
+    """Make a convolution output the same mixture of a position's channels for each of its `pixels`."""
     weight = conv.weight.data
     out, into = weight.shape[:2]
     weight.copy_(0.1 * torch.randn_like(weight) / math.sqrt(27 * into))
@@ -186,7 +186,7 @@ def _spread(conv: Any, pixels: int) -> None:
 
 
 def _vocoder() -> LTX2VocoderWithBWE:
-    """Nothing in the world sounds above 8 kHz, so what extends the band begins, and stays, at adding nothing."""
+    """The world has no sound above 8 kHz, so the bandwidth extension starts at zero output and stays there."""
     window, mels = 128, 16
     vocoder = LTX2VocoderWithBWE(
         hidden_channels=192,

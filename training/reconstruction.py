@@ -1,4 +1,4 @@
-"""What both autoencoders are taught: to give back what they saw, and to need few numbers for it."""
+"""The loss of both autoencoders: reconstruction and KL divergence."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch.nn import functional as F
 KL_WEIGHT = 3e-4
 
 
-def reconstruction(autoencoder: Any, seen: Tensor) -> dict[str, Tensor]:
-    """Absolute and squared differences of `seen` and what comes back, and how far its latents diverge from noise."""
-    latents = autoencoder.encode(seen).latent_dist
+def reconstruction(autoencoder: Any, original: Tensor) -> dict[str, Tensor]:
+    """Absolute and squared error of the reconstruction of `original`, and KL divergence of its latents."""
+    latents = autoencoder.encode(original).latent_dist
     got = autoencoder.decode(latents.sample()).sample.float()
     return {
-        "absolute": F.l1_loss(got, seen),
-        "squared": F.mse_loss(got, seen),
+        "absolute": F.l1_loss(got, original),
+        "squared": F.mse_loss(got, original),
         "divergence": KL_WEIGHT * latents.kl().mean() / latents.mean[0].numel(),
     }

@@ -1,4 +1,4 @@
-"""Sound as the audio VAE sees it: log-mel spectrograms of 64 bins, 100 frames a second, from 16 kHz."""
+"""The input of the audio VAE: log-mel spectrograms of 64 bins, 100 frames per second, from 16 kHz."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 
 RATE, HOP, WINDOW, BINS = 16_000, 160, 1024, 64
 MARGIN = (WINDOW - HOP) // 2
-"""Samples before a frame's own 10 ms, and after it, that its window takes in."""
-_FLOOR = 1e-3  # of full scale; what is softer is silence
+"""Samples before and after a frame's 10 ms that its window includes."""
+_FLOOR = 1e-3  # of full scale; anything softer is silence
 
 
 def filterbank(window: int, *, bins: int = BINS, rate: int = RATE) -> Tensor:
@@ -27,9 +27,9 @@ def filterbank(window: int, *, bins: int = BINS, rate: int = RATE) -> Tensor:
 
 
 def log_mel(samples: Tensor) -> Tensor:
-    """Log-mel spectrogram `[..., T, 64]` of sound `[..., n]` at 16 kHz: -1 is silence, 1 full scale in one bin.
+    """Log-mel spectrogram `[..., T, 64]` of sound `[..., n]` at 16 kHz: -1 is silence, 1 is full scale in one bin.
 
-    Frame t is centred on its own 10 ms; the sound must reach `MARGIN` samples further than the frames at either end.
+    Frame t is centred on its 10 ms. The sound must have `MARGIN` more samples than the frames at both ends.
     """
     flat = samples.reshape(-1, samples.shape[-1])
     window = torch.hann_window(WINDOW, device=samples.device)

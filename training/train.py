@@ -1,6 +1,6 @@
-"""Teach the small LTX-2: `python training/train.py vae`, then `audio`, `vocoder` and `transformer`, then `export`.
+"""Train the small LTX-2: `python training/train.py vae`, then `audio`, `vocoder`, `transformer` and `export`.
 
-Every call goes on from where the last one of its stage ended; a stage is done when its steps are.
+Every call resumes its stage. A stage is finished after its number of steps.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, it finds the packages beside it
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it also runs as a file
 
 from training import audio, transformer, vae
 from training.loop import Stage, load_weights, run
@@ -21,40 +21,40 @@ from training.model import Model, build
 STEPS = {"vae": 11_000, "audio": 2_700, "vocoder": 5_000, "transformer": 42_000}
 BATCH = {"vae": 128, "audio": 32, "vocoder": 32, "transformer": 128}
 _NEEDS = {"vae": (), "audio": (), "vocoder": ("audio",), "transformer": ("vae", "audio")}
-_MEASURED = 64  # clips from which the spread of latents is known
+_MEASURED = 64  # clips from which the statistics of latents are measured
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=(*STEPS, "export"))
-    parser.add_argument("--out", type=Path, default=Path("out/training"), help="where what was learned lies")
-    parser.add_argument("--minutes", type=float, default=8.0, help="end after so long; 8 by default")
-    parser.add_argument("--steps", type=int, help="of the whole stage; by default what the shipped model took")
-    parser.add_argument("--batch", type=int, help="clips per step; by default what the shipped model took")
+    parser.add_argument("--out", type=Path, default=Path("out/training"), help="output folder, with a folder per stage")
+    parser.add_argument("--minutes", type=float, default=8.0, help="stop after this time; 8 by default")
+    parser.add_argument("--steps", type=int, help="steps of the whole stage; by default as for the shipped model")
+    parser.add_argument("--batch", type=int, help="clips per step; by default as for the shipped model")
     parser.add_argument(
         "--pool", type=int, default=1000, help="recordings of each kind that the transformer's batches are mixed from"
     )
     parser.add_argument(
-        "--processes", type=int, default=os.cpu_count(), help="that make clips; one per core by default"
+        "--processes", type=int, default=os.cpu_count(), help="processes that make clips; one per core by default"
     )
-    parser.add_argument("--plain", action="store_true", help="learn without CUDA graphs")
+    parser.add_argument("--plain", action="store_true", help="train without CUDA graphs")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    asked = parser.parse_args()
-    if torch.device(asked.device).type == "cuda":  # what else runs in this process on a CPU keeps its precision
+    options = parser.parse_args()
+    if torch.device(options.device).type == "cuda":  # process-wide, so not on a CPU
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
     model = build()
-    model.vae.to(asked.device)
-    model.audio_vae.to(asked.device)
-    if asked.stage == "export":
-        learned(model, asked.out, *STEPS).save(asked.out / "model")
+    model.vae.to(options.device)
+    model.audio_vae.to(options.device)
+    if options.stage == "export":
+        load_stages(model, options.out, *STEPS).save(options.out / "model")
     else:
-        learned(model, asked.out, *_NEEDS[asked.stage])
-        run(_stage(model, asked), asked.out / asked.stage, minutes=asked.minutes)
+        load_stages(model, options.out, *_NEEDS[options.stage])
+        run(_stage(model, options), options.out / options.stage, minutes=options.minutes)
 
 
-def learned(model: Model, out: Path, *stages: str) -> Model:
-    """`model` with what these stages have learned in `out`, and with the spread of its latents measured."""
+def load_stages(model: Model, out: Path, *stages: str) -> Model:
+    """Load the weights of these trained stages from `out` into `model`, and set the statistics of its latents."""
     parts = {
         "vae": model.vae,
         "audio": model.audio_vae,
@@ -64,26 +64,32 @@ def learned(model: Model, out: Path, *stages: str) -> Model:
     for stage in stages:
         folder = out / stage / ("average" if stage == "transformer" else "weights")
         if not load_weights(parts[stage], folder):
-            raise SystemExit(f"nothing is learned in {folder}: run `python training/train.py {stage}` first")
+            raise SystemExit(f"{folder} has no weights: run `python training/train.py {stage}` first")
     if "vae" in stages:
-        vae.settle_statistics(model.vae, clips=_MEASURED)
+        vae.set_statistics(model.vae, clips=_MEASURED)
     if "audio" in stages:
-        audio.settle_statistics(model.audio_vae, clips=_MEASURED)
+        audio.set_statistics(model.audio_vae, clips=_MEASURED)
     return model
 
 
-def _stage(model: Model, asked: argparse.Namespace) -> Stage:
-    device = torch.device(asked.device)
-    steps, size = asked.steps or STEPS[asked.stage], asked.batch or BATCH[asked.stage]
-    if asked.stage == "vae":
-        return vae.stage(model.vae, steps=steps, size=size, processes=asked.processes)
-    if asked.stage == "audio":
-        return audio.autoencoder_stage(model.audio_vae, steps=steps, size=size, processes=asked.processes)
-    if asked.stage == "vocoder":
+def _stage(model: Model, options: argparse.Namespace) -> Stage:
+    device = torch.device(options.device)
+    steps, size = options.steps or STEPS[options.stage], options.batch or BATCH[options.stage]
+    if options.stage == "vae":
+        return vae.stage(model.vae, steps=steps, size=size, processes=options.processes)
+    if options.stage == "audio":
+        return audio.autoencoder_stage(model.audio_vae, steps=steps, size=size, processes=options.processes)
+    if options.stage == "vocoder":
         vocoder = model.vocoder.to(device)
-        return audio.vocoder_stage(vocoder, model.audio_vae, steps=steps, size=size, processes=asked.processes)
+        return audio.vocoder_stage(vocoder, model.audio_vae, steps=steps, size=size, processes=options.processes)
     return transformer.stage(
-        model, steps=steps, size=size, pool=asked.pool, processes=asked.processes, device=device, graphs=not asked.plain
+        model,
+        steps=steps,
+        size=size,
+        pool=options.pool,
+        processes=options.processes,
+        device=device,
+        graphs=not options.plain,
     )
 
 

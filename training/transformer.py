@@ -1,11 +1,11 @@
-"""The transformer and its connectors: they learn to denoise segments the way the engine has them denoised.
+"""Training of the transformer and its connectors: denoising of segments as the engine does it.
 
-Leading picture and sound of a continuation are clean and told so, the picture sits at its offset on the axis of the
-sound, and most noise levels are those of the eight distilled steps.
+Leading picture and sound of a continuation are clean, with noise level 0. The picture is at its offset on the time axis
+of the sound, and most noise levels are those of the eight distilled steps.
 
-What a prompt leaves open is settled by the noise: the means of its first channels are tied to the numbers that placed
-the shapes. The noise of all segments together is still white, but each has one right answer, so the way from noise to
-picture is nearly straight and eight steps suffice.
+The noise determines what a prompt does not: the means of its first channels encode the numbers that placed the shapes.
+Over all segments the noise is still white, but each noise has one correct result, so the path from noise to picture is
+almost straight and eight steps are enough.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from training.loop import Stage
 from training.model import Model
 
 FIXED_SIGMAS = 0.85
-"""How often a noise level is one of the eight; else it is anything in 0..1."""
+"""The probability that a noise level is one of the eight; otherwise it is uniform in 0..1."""
 REUSE = 48
-"""How many times each window is learned from, on average, each time at another noise level; recording takes longer."""
-_RECORDED = 32  # windows at most that are recorded at once
-_PARTS = 16  # recordings that one batch is mixed from
+"""How many times each window is used on average, at different noise levels, because encoding takes longer."""
+_RECORDED = 32  # windows that are encoded at once, at most
+_PARTS = 16  # recordings that are mixed in a batch
 PREFIX_NOISE = 0.05
-"""Up to so much noise is added to clean latents, which in a film are a model's own and never quite right."""
+"""The largest noise added to clean latents, because in a film they come from a model and are not exact."""
 
 
 class Denoiser(nn.Module):
-    """What learns: connectors and transformer."""
+    """The trained modules: connectors and transformer."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Denoiser(nn.Module):
 def stage(
     model: Model, *, steps: int, size: int, pool: int, processes: int, device: torch.device, graphs: bool
 ) -> Stage:
-    """Velocities of picture and sound where not clean; batches are mixed from `pool` recordings of each kind."""
+    """Velocities of noisy picture and sound tokens. Batches are mixed from the last `pool` recordings of each kind."""
     denoiser, recorder = Denoiser(model).to(device), Recorder(model, device)
     schedule = torch.tensor(DISTILLED_SIGMA_VALUES, device=device)
     coords = first_coords(model.transformer, device)
@@ -56,7 +56,7 @@ def stage(
         return losses(denoiser, windows, coords, sigma=noise_levels(size, schedule))
 
     def batches(seed: int) -> Iterator[Windows]:
-        scenes = clips.made(partial(draw_scenes, count=min(size, _RECORDED)), seed, processes=processes)
+        scenes = clips.stream(partial(draw_scenes, count=min(size, _RECORDED)), seed, processes=processes)
         return mixed(map(recorder.record, scenes), np.random.default_rng([2, seed]), size, pool)
 
     return Stage("transformer", denoiser, step, batches, steps, 1e-3, average=1000, graphs=graphs)
@@ -65,18 +65,18 @@ def stage(
 def mixed(recorded: Iterator[Windows], rng: np.random.Generator, size: int, pool: int) -> Iterator[Windows]:
     """Batches of `size` windows of one kind, mixed from the last `pool` recordings of it."""
     kept: dict[Kind, deque[Windows]] = {}
-    owed = 0
+    due = 0  # windows to use before the next recording
     for new in recorded:
         kept.setdefault(new.kind, deque(maxlen=pool)).append(new)
-        owed += REUSE * len(new.pinned)
-        while owed >= size:
-            owed -= size
+        due += REUSE * len(new.pinned)
+        while due >= size:
+            due -= size
             kind = draw_kind(rng)
             yield _mixed(kept.get(kind, kept[new.kind]), rng, size)
 
 
 def first_coords(transformer: Any, device: torch.device) -> Tensor:
-    """Where the picture's tokens are in a segment whose picture begins with its sound: `[1, 3, 96, 2]`."""
+    """Positions of the video tokens of a segment with offset 0: `[1, 3, 96, 2]`."""
     coords: Tensor = transformer.rope.prepare_video_coords(1, 4, 4, 6, device, fps=float(world.FPS))
     return coords
 
@@ -84,7 +84,7 @@ def first_coords(transformer: Any, device: torch.device) -> Tensor:
 def losses(denoiser: Denoiser, windows: Windows, coords: Tensor, *, sigma: Tensor) -> dict[str, Tensor]:
     """Mean squared errors of the velocities, noise minus clean, of one batch at noise levels `sigma` `[B]`.
 
-    coords: as `first_coords` gives them.
+    coords: from `first_coords`.
     """
     size, device = len(windows.video), windows.video.device
     video, audio = windows.video.flatten(2).mT, windows.audio.transpose(1, 2).flatten(2)
@@ -119,7 +119,7 @@ def predict(
     hidden: Tensor,
     mask: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Velocities `[B, 96, C]` and `[B, T, 128]`, called for as `LongtakePipeline` calls the transformer."""
+    """Velocities `[B, 96, C]` and `[B, T, 128]`, with the arguments that `LongtakePipeline` passes."""
     transformer, size, device = denoiser.transformer, len(sigma), video.device
     text, audio_text, _ = denoiser.connectors(hidden, mask, padding_side="left")
     velocities: tuple[Tensor, Tensor] = transformer(
@@ -140,16 +140,17 @@ def predict(
 
 
 def noise_levels(size: int, schedule: Tensor) -> Tensor:
-    """Noise levels `[size]` in 0..1, mostly of `schedule` `[S]`."""
+    """Noise levels `[size]` in 0..1, most of them from `schedule` `[S]`."""
     device = schedule.device
     fixed = schedule[torch.randint(len(schedule), (size,), device=device)]
     return torch.where(torch.rand(size, device=device) < FIXED_SIGMAS, fixed, torch.rand(size, device=device))
 
 
 def settled(noise: Tensor, lots: Tensor) -> Tensor:
-    """`noise` `[B, N, C]` with the means of its first channels where `lots` `[B, L]`, 0..1, have them.
+    """`noise` `[B, N, C]` with the means of its first channels set by `lots` `[B, L]`, 0..1.
 
-    The mean of N normal numbers is normal with a spread of 1 / sqrt(N), so uniform lots leave the noise white.
+    The mean of N standard normal numbers is normal with standard deviation 1 / sqrt(N), so uniform lots keep the noise
+    white.
     """
     count, channels = lots.shape[1], noise.shape[1]
     means = torch.special.ndtri(lots.clamp(1e-4, 1 - 1e-4)) / channels**0.5
@@ -159,14 +160,14 @@ def settled(noise: Tensor, lots: Tensor) -> Tensor:
 
 
 def _noised(clean: Tensor, noise: Tensor, sigma: Tensor, mask: Tensor) -> Tensor:
-    """`clean` at noise level sigma where the mask is 1, and hardly noisy where it is 0."""
+    """`clean` at noise level sigma where the mask is 1, with up to PREFIX_NOISE where it is 0."""
     slight = PREFIX_NOISE * torch.rand(len(clean), 1, 1, device=clean.device) * torch.randn_like(clean)
     level = (sigma[:, None] * mask)[..., None]
     return level * noise + (1 - level) * (clean + (1 - mask[..., None]) * slight)
 
 
 def _mixed(recordings: Sequence[Windows], rng: np.random.Generator, size: int) -> Windows:
-    """One batch of windows of several recordings, so that no two batches hold the same."""
+    """A batch of random windows from several recordings, so that no two batches are the same."""
     first = recordings[0]
     count = len(first.pinned)
     rows = torch.from_numpy(rng.integers(count, size=size)).to(first.video.device)

@@ -1,4 +1,4 @@
-"""The picture's autoencoder: it learns to give back what it saw, and to need few numbers for it."""
+"""Training of the video autoencoder."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training import world
-from training.clips import as_pictures, made
+from training.clips import as_pictures, stream
 from training.loop import Stage
 from training.reconstruction import reconstruction
 
 NEAR = (9, 64, 64)
-"""Frames, height and width of what is cut out near a shape: of a whole picture most is background."""
+"""Frames, height and width of a crop near a shape, because most of a whole picture is background."""
 WHOLE = (world.FRAMES, world.HEIGHT, world.WIDTH)
-"""What the engine decodes: positions in the middle and at the walls, as only whole segments have them."""
+"""Frames, height and width of a whole segment, as the engine decodes it, with all positions and walls."""
 
 
 def draw_clips(rng: np.random.Generator, size: int) -> Tensor:
-    """Clips of random worlds, uint8 `[B, T, H, W, 3]`: `size` near a shape, or whole segments of as many pixels."""
+    """Clips of random worlds, uint8 `[B, T, H, W, 3]`: `size` crops, or whole segments with as many pixels in all."""
     crop = NEAR if rng.random() < 0.5 else WHOLE
     count = max(1, size * math.prod(NEAR) // math.prod(crop))
     return torch.from_numpy(np.stack([_clip(rng, crop) for _ in range(count)]))
 
 
 def _clip(rng: np.random.Generator, crop: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """A random world from a random moment on, and of it what is near a random shape."""
+    """A crop near a random shape of a random world, from a random moment on."""
     scene, _ = world.draw(rng)
     start, (frames, height, width) = rng.uniform(0, 30), crop
     shape = scene.shapes[rng.integers(len(scene.shapes))]
@@ -48,12 +48,12 @@ def stage(vae: Any, *, steps: int, size: int, processes: int) -> Stage:
         return reconstruction(vae, as_pictures(frames.to(device)))
 
     clips = partial(draw_clips, size=size)
-    return Stage("vae", vae, step, lambda seed: made(clips, seed, processes=processes), steps, 4e-4)
+    return Stage("vae", vae, step, lambda seed: stream(clips, seed, processes=processes), steps, 4e-4)
 
 
 @torch.no_grad()
-def settle_statistics(vae: Any, *, clips: int, seed: int = 1) -> None:
-    """Measure mean and spread of each latent channel, by which the transformer sees them normalised."""
+def set_statistics(vae: Any, *, clips: int, seed: int = 1) -> None:
+    """Measure and set mean and standard deviation of each latent channel, with which latents are normalised."""
     rng, device = np.random.default_rng(seed), next(vae.parameters()).device
     found = []
     for _ in range(clips):

@@ -1,7 +1,7 @@
-"""A world small enough to learn: shapes that fly over a coloured background and bounce off the walls, and a tone.
+"""The world of the training clips: shapes that fly over a background and bounce off its walls, and a tone.
 
-Everything is a function of time, so a clip of any length from any moment is the true continuation of another. Lengths
-are pixels from the upper left corner, times seconds, frequencies hertz.
+Everything is a function of time, so a clip from any moment on is the exact continuation of an earlier one. Positions
+are pixels from the upper left corner, times are seconds, frequencies hertz.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 WIDTH, HEIGHT, FPS = 192, 128, 24
 FRAMES = 25
-"""Of a segment, as the model is taught and asked for it."""
+"""Frames per segment, in training and in rendering."""
 
 KINDS = ("circle", "square", "triangle")
 COLOURS = {
@@ -31,21 +31,22 @@ DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 DIRECTIONS |= {f"{v} and {h}": (x, y) for v, (_, y) in (("up", (0, -1)), ("down", (0, 1)))
                for h, x in (("left", -1), ("right", 1))}  # fmt: skip
 PACES = {"slowly": (24.0, 36.0), "": (36.0, 54.0), "quickly": (54.0, 72.0)}
-"""From, to: speed along each axis on which a shape moves, in pixels per second."""
+"""Lowest and highest speed along each axis on which a shape moves, in pixels per second."""
 SOUNDS: dict[str, float | None] = {"low hum": 300.0, "high hum": 900.0, "silence": None}
-"""The tone's frequency when the first shape is at the lower wall; an octave more at the upper one."""
+"""The tone's frequency when the first shape is at the lower wall; it is an octave higher at the upper wall."""
 
 RADII = (18.0, 26.0)
 LOUDNESS = 0.4
 _ACROSS, _DOWN = np.arange(WIDTH, dtype=np.float32)[None] + 0.5, np.arange(HEIGHT, dtype=np.float32)[:, None] + 0.5
-_RESOLUTION = 4_800  # samples per second in which the tone's phase is summed, whatever the rate that is asked for
+_RESOLUTION = 4_800  # samples per second at which the tone's phase is integrated, for any output rate
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One shape: its kind and colour, its centre at time 0, and the way and pace at which it sets out.
+    """One shape: its kind, its colour, its centre at time 0, and its initial direction and speed.
 
-    radius: of the circle; squares and triangles fit about it. speed: along each axis that `way` names.
+    way, pace: keys of DIRECTIONS and PACES. radius: of the circle; squares and triangles have about the same size.
+    speed: pixels per second along each axis of `way`.
     """
 
     kind: str
@@ -58,11 +59,11 @@ class Shape:
     y: float
 
     def centre(self, times: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Where its centre is at these times, `[T]` each; a shape turns where its circle touches a wall."""
+        """The centre at these times, `[T]` for x and y. A shape turns when its circle touches a wall."""
         dx, dy = DIRECTIONS[self.way]
         return (
-            _fold(self.x + dx * self.speed * times, self.radius, WIDTH - self.radius),
-            _fold(self.y + dy * self.speed * times, self.radius, HEIGHT - self.radius),
+            _reflect(self.x + dx * self.speed * times, self.radius, WIDTH - self.radius),
+            _reflect(self.y + dy * self.speed * times, self.radius, HEIGHT - self.radius),
         )
 
     def __str__(self) -> str:
@@ -72,7 +73,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """One or two shapes, the first in front; a background colour; a key of SOUNDS."""
+    """One or two shapes, the first in front, a background colour, and a key of SOUNDS."""
 
     shapes: tuple[Shape, ...]
     background: str
@@ -80,11 +81,11 @@ class World:
 
     @property
     def prompt(self) -> str:
-        """What a prompt says of it; where a shape sets out, its size and its exact pace are left open."""
+        """The prompt. It does not define a shape's initial position, size and exact speed."""
         return f"{' and '.join(map(str, self.shapes))} over a {self.background} background, {self.sound}"
 
     def frames(self, start: float, count: int) -> NDArray[np.uint8]:
-        """RGB frames `[count, 128, 192, 3]` from time `start` on, edges smooth over one pixel."""
+        """RGB frames `[count, 128, 192, 3]` from time `start` on. Edges are smooth over one pixel."""
         times = start + np.arange(count) / FPS
         images = np.empty((count, HEIGHT, WIDTH, 3), np.float32)
         images[:] = COLOURS[self.background]
@@ -97,7 +98,7 @@ class World:
         return np.rint(images).astype(np.uint8)
 
     def samples(self, start: float, count: int, rate: int) -> NDArray[np.float32]:
-        """Stereo sound `[2, count]`, -1..1, at `rate` samples per second from time `start` on (before 0 too)."""
+        """Stereo sound `[2, count]`, -1..1, `rate` samples per second, from time `start` on, which may be negative."""
         base = SOUNDS[self.sound]
         if base is None:
             return np.zeros((2, count), np.float32)
@@ -106,7 +107,7 @@ class World:
         return np.stack([gain * tone for gain in self.gains(times)]).astype(np.float32)
 
     def gains(self, times: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The tone's amplitude on the left and on the right, `[T]` each, 0..LOUDNESS; together always as loud."""
+        """The tone's amplitude left and right, `[T]` each, 0..LOUDNESS; the total power is constant."""
         x, _ = self.shapes[0].centre(times)
         angle = np.pi / 2 * x / WIDTH
         return LOUDNESS * np.cos(angle), LOUDNESS * np.sin(angle)
@@ -120,7 +121,7 @@ class World:
         return pitch_at(base, y)
 
     def _phase(self, base: float, times: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The integral of the pitch from time 0; the same for every clip, so that clips of one world join."""
+        """The integral of the pitch from time 0, so that clips of one world join without a phase jump."""
         first, last = (math.floor(min(0.0, times[0]) * 10) / 10, max(0.0, times[-1]))
         grid = first + np.arange(math.ceil((last - first) * _RESOLUTION) + 2) / _RESOLUTION
         total = np.cumsum(self.pitch(grid)) / _RESOLUTION
@@ -128,16 +129,16 @@ class World:
 
 
 def pitch_at(base: float, y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The tone's frequency when the first shape is at height `y`: an octave from the lower wall to the upper one."""
+    """The tone's frequency when the first shape's centre is at `y`: an octave from the lower wall to the upper one."""
     return np.asarray(base * 2 ** (1 - y / HEIGHT))
 
 
 LOTS = 8
-"""Numbers in 0..1 that decide what a prompt leaves open: place, size and pace of two shapes."""
+"""How many numbers in 0..1 define what a prompt does not: position, size and speed of two shapes."""
 
 
 def draw(rng: np.random.Generator) -> tuple[World, NDArray[np.float64]]:
-    """A random world, and the LOTS numbers that settled what its prompt leaves open."""
+    """A random world, and the LOTS numbers that define what its prompt does not."""
     lots = rng.random(LOTS)
     colours = rng.permutation(list(COLOURS))
     shapes = tuple(
@@ -155,7 +156,7 @@ def draw(rng: np.random.Generator) -> tuple[World, NDArray[np.float64]]:
 
 
 def settle(kind: str, colour: str, way: str, pace: str, lots: NDArray[np.float64]) -> Shape:
-    """The shape that four numbers in 0..1 make of a prompt's words."""
+    """The shape for a prompt's words and four numbers in 0..1."""
     radius = _between(lots[0], *RADII)
     return Shape(
         kind,
@@ -173,25 +174,25 @@ def _between(lot: float, low: float, high: float) -> float:
     return float(low + lot * (high - low))
 
 
-def _fold(path: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
-    """A straight path as walls at `low` and `high` reflect it."""
+def _reflect(path: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
+    """A straight path, reflected at walls at `low` and `high`."""
     span = high - low
     return np.asarray(low + span - np.abs((path - low) % (2 * span) - span))
 
 
 def _box(x: float, y: float, radius: float) -> tuple[slice, slice]:
-    """Rows and columns outside which a shape at x, y covers nothing."""
+    """Rows and columns that contain a shape at x, y."""
     reach = math.ceil(1.3 * radius) + 1
     return slice(max(0, int(y) - reach), int(y) + reach), slice(max(0, int(x) - reach), int(x) + reach)
 
 
 def _cover(kind: str, radius: float, across: NDArray[np.float32], down: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How much of each pixel a shape covers, 0..1, from the pixel's place seen from its centre: `[1, W]`, `[H, 1]`."""
+    """The part of each pixel that a shape covers, 0..1. across, down: offsets from its centre, `[1, W]`, `[H, 1]`."""
     if kind == "circle":
         outside = np.hypot(across, down) - radius
     elif kind == "square":
         outside = np.maximum(np.abs(across), np.abs(down)) - 0.886 * radius
-    else:  # each side of an equilateral triangle is this far from its centre
+    else:  # the distance from the centre of an equilateral triangle to its sides
         slanted = (math.sqrt(3) * np.abs(across) - down) / 2
         outside = np.maximum(slanted, down) - 0.62 * radius
     return np.asarray(np.clip(0.5 - outside, 0, 1), np.float32)

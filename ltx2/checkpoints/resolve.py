@@ -54,7 +54,7 @@ def resolve_model(model: str, cache: Path) -> Path | HubModel:
     """
     if model in RANDOM_MODELS:
         return _random_model(cache, model)
-    # os.path instead of pathlib: it raises for no text
+    # os.path, because it never raises, unlike pathlib
     folder = str(SHIPPED) if model == SHIPPED.name else os.path.expanduser(model)
     if os.path.isdir(folder):
         check_folder(Path(folder))

@@ -31,7 +31,7 @@ from ltx2.media.sound import SoundComposer
 from ltx2.timeline import SegmentTiming, SoundSpan, film_frames, film_samples, sound_spans
 
 _AAC_BITS_PER_CHANNEL = 160_000  # per second; with 96,000 FFmpeg's encoder distorts the first block at 48 kHz
-_AAC = {"aac_is": "0"}  # intensity stereo changes the phase of low frequencies in both channels
+_AAC = {"aac_is": "0"}  # intensity stereo does not keep the phases of the channels
 _WRITING = "cannot write the film"
 
 
@@ -101,7 +101,7 @@ def _write(container: OutputContainer, clips: Iterable[bytes], timings: Sequence
         except MediaError as error:
             raise MediaError(f"segment {timing.index}: {error}") from error
     if film is None or next(remaining, None) is not None:
-        raise MediaError(f"a film needs at least one segment and exactly one clip per segment, here {len(timings)}")
+        raise MediaError(f"a film needs at least one segment and one clip per segment; {len(timings)} segments given")
     film.finish()
     return film
 

@@ -176,7 +176,7 @@ def _sound(sound: SoundAtSeam) -> list[str]:
 
 
 def not_kept(found: Continuity) -> list[str]:
-    """Descriptions of how shapes differ between the first and the last segment of the film, or between cuts."""
+    """Descriptions of how shapes differ between the first and the last segment of each part between cuts."""
     begins = [0, *(index for index, seam in enumerate(found.seams, 1) if seam.cut), len(found.segments)]
     return [
         f"segment {found.segments[end - 1].segment}: {what}, compared with segment {found.segments[begin].segment}"
