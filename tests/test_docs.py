@@ -244,10 +244,10 @@ def test_flower_knows_its_options(document: Path) -> None:
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: " ".join(path) or "longtake")
 def test_help_says_what_a_command_is_for(path: tuple[str, ...]) -> None:
     # When
-    told = CliRunner().invoke(main, [*path, "--help"], prog_name="longtake")
+    shown = CliRunner().invoke(main, [*path, "--help"], prog_name="longtake")
     # Then
-    assert told.exit_code == 0
-    assert told.output.startswith(f"Usage: {' '.join(('longtake', *path))} ")
+    assert shown.exit_code == 0
+    assert shown.output.startswith(f"Usage: {' '.join(('longtake', *path))} ")
     assert COMMANDS[path].help
     for span in SPAN.findall(str(COMMANDS[path].help)):
         if span.startswith("longtake "):

@@ -70,7 +70,7 @@ class JobReader:
         return [job_id.decode() for job_id, settled in zip(ended, pipeline.execute(), strict=True) if not settled]
 
     def budget_bytes(self) -> int:
-        """The workers' budget for blobs in bytes, 0 for no limit or while none has told."""
+        """The workers' budget for blobs in bytes, 0 for no limit or while no worker has recorded one."""
         return int(cast("bytes | None", self._redis.hget(PULSE, "budget")) or 0)
 
     def waits_for_room(self) -> bool:
@@ -89,7 +89,7 @@ class JobReader:
         """One job as people see it.
 
         Raises:
-            JobNotFoundError: no such job.
+            JobNotFoundError: no such job. VersionError: a newer major version wrote it. RecordError: it is damaged.
         """
         record_key, clips_key = job_keys(check_job_id(job_id), "record", "clips")
         pipeline = self._redis.pipeline()
@@ -98,35 +98,12 @@ class JobReader:
         raw, clips = pipeline.execute()
         if not raw:
             raise _no_such_job(job_id)
-        if is_newer_major(raw[b"format"].decode() if b"format" in raw else None):
-            raise VersionError(f"job {job_id}")
-        record = {key.decode(): value for key, value in raw.items()}
-
-        def seconds(name: str) -> float | None:
-            return int(record[name]) / 1000 if name in record else None
-
-        def number(name: str) -> int | None:
-            return int(record[name]) if name in record else None
-
-        return JobStatus(
-            job_id=job_id,
-            title=record["title"].decode(),
-            state=JobState(record["state"].decode()),
-            segments=int(record["segments"]),
-            committed=int(record["cursor"]),
-            clips=clips,
-            epoch=int(record["epoch"]),
-            created_at=int(record["created_at"]) / 1000,
-            started_at=seconds("started_at"),
-            finished_at=seconds("finished_at"),
-            reason=record.get("reason", b"").decode() or None,
-            failed_segment=number("failed_segment"),
-            attempts=number("attempts"),
-            progress=Progress(*json.loads(record["progress"])) if "progress" in record else None,
-            film=FilmRecord.unpack(record["film"]) if "film" in record else None,
-            needs_bytes=int(record["needs_bytes"]),
-            admitted="admitted" in record,
-        )
+        try:
+            if is_newer_major(raw[b"format"].decode() if b"format" in raw else None):
+                raise VersionError(f"job {job_id}")
+            return _status(job_id, {key.decode(): value for key, value in raw.items()}, clips)
+        except (KeyError, TypeError, ValueError) as error:  # whatever damaged bytes provoke; UnicodeDecodeError is one
+            raise RecordError(f"the record of job {job_id} is damaged: {type(error).__name__}: {error}") from None
 
     def head(self, job_id: str) -> JobHead:
         """What all segments of the job share.
@@ -203,3 +180,31 @@ def _validated(model: type[M], data: bytes, what: str) -> M:
 
 def _no_such_job(job_id: str) -> JobNotFoundError:
     return JobNotFoundError(f"there is no job {job_id}; `longtake list` shows the jobs")
+
+
+def _status(job_id: str, record: dict[str, bytes], clips: int) -> JobStatus:
+    def seconds(name: str) -> float | None:
+        return int(record[name]) / 1000 if name in record else None
+
+    def number(name: str) -> int | None:
+        return int(record[name]) if name in record else None
+
+    return JobStatus(
+        job_id=job_id,
+        title=record["title"].decode(),
+        state=JobState(record["state"].decode()),
+        segments=int(record["segments"]),
+        committed=int(record["cursor"]),
+        clips=clips,
+        epoch=int(record["epoch"]),
+        created_at=int(record["created_at"]) / 1000,
+        started_at=seconds("started_at"),
+        finished_at=seconds("finished_at"),
+        reason=record.get("reason", b"").decode() or None,
+        failed_segment=number("failed_segment"),
+        attempts=number("attempts"),
+        progress=Progress(*json.loads(record["progress"])) if "progress" in record else None,
+        film=FilmRecord.unpack(record["film"]) if "film" in record else None,
+        needs_bytes=int(record["needs_bytes"]),
+        admitted="admitted" in record,
+    )
