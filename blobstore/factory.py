@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from blobstore.memory import InMemoryBlobStore
 from blobstore.protocol import DEFAULT_PIN_LEASE_S, DEFAULT_TTL_S, BlobStoreConfigError, ManagedBlobStore
-from blobstore.redis.client import REPLY_TIMEOUT_S, RedisURLError, open_client
+from blobstore.redis.client import REPLY_TIMEOUT_S, open_client
 from blobstore.redis.store import DEFAULT_PREFIX, RedisBlobStore
+from blobstore.redis.urls import RedisURLError
 
 RETRIES = 3
 

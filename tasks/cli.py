@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from blobstore import BlobStoreError
-from blobstore.redis.client import shown_url
+from blobstore.redis.urls import shown_url
 from ltx2.errors import LTX2Error
 from tasks.client.files import write_whole
 from tasks.client.job import Job, raise_unless_done
@@ -296,6 +296,7 @@ def worker(only: tuple[str, ...], name: str, loglevel: str) -> None:
     """
     from celery.bin.celery import celery
 
+    Settings.from_env()  # its error is one line; Celery's for an application that cannot be loaded is a traceback
     arguments = ["--app", "tasks", "worker", "--hostname", name, "--loglevel", loglevel]
     arguments += ["--queues", ",".join(only or QUEUES)]
     sys.exit(celery.main(args=arguments, standalone_mode=False))

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from blobstore.redis.client import MASK, mask_urls
+from blobstore.redis.urls import MASK, mask_urls
 from tasks.settings import Settings
 
 FIELDS = ("job", "unit", "segment", "worker", "epoch", "fence", "attempt", "seconds", "bytes", "reason")

@@ -7,18 +7,16 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from blobstore.redis.client import REPLY_TIMEOUT_S
+from blobstore.redis.urls import parse_url
 from ltx2.checkpoints.resolve import SMALL_MODELS
 from ltx2.request import SegmentRequest
 from ltx2.timeline import DEFAULT_OVERLAP, SegmentShape, exact, first_timing
 from tasks.errors import ConfigError
 from tasks.field_errors import explain, shown
-
-URL_SCHEMES = ("redis", "rediss", "unix")
 
 
 class Settings(BaseModel):
@@ -81,9 +79,9 @@ class Settings(BaseModel):
 
     @field_validator("redis_url", "blob_url")
     @classmethod
-    def _known_scheme(cls, url: str | None) -> str | None:
-        if url is not None and urlsplit(url).scheme not in URL_SCHEMES:
-            raise ValueError("must start with redis://, rediss:// or unix://")
+    def _valid_url(cls, url: str | None) -> str | None:
+        if url is not None:
+            parse_url(url)
         return url
 
     @field_validator("model_folders")
@@ -136,7 +134,7 @@ class Settings(BaseModel):
     @property
     def broker(self) -> str:
         """The URL of the broker, as Celery writes it."""
-        return celery_url(self.redis_url)
+        return parse_url(self.redis_url).for_celery
 
     @property
     def reply_timeout_s(self) -> float:
@@ -169,13 +167,3 @@ def absolute(path: str) -> str:
 def variable(name: str) -> str:
     """The environment variable of the setting `name`."""
     return f"LONGTAKE_{name.upper()}"
-
-
-def celery_url(url: str) -> str:
-    """`url` as Celery writes it: `redis+socket:` for Unix sockets, an explicit certificate check for TLS."""
-    parts = urlsplit(url)
-    if parts.scheme == "unix":
-        return f"redis+socket://{url.removeprefix('unix://').replace('db=', 'virtual_host=')}"
-    if parts.scheme == "rediss" and "ssl_cert_reqs" not in parts.query:
-        return f"{url}{'&' if parts.query else '?'}ssl_cert_reqs=required"
-    return url

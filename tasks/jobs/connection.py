@@ -9,8 +9,9 @@ from typing import TypeVar
 
 import redis
 
-from blobstore.redis.client import REPLY_TIMEOUT_S, RedisURLError, open_client
+from blobstore.redis.client import REPLY_TIMEOUT_S, open_client
 from blobstore.redis.errors import is_out_of_memory
+from blobstore.redis.urls import RedisURLError
 from tasks.errors import ServerError
 
 log = logging.getLogger(__name__)

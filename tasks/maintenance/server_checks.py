@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import redis
 
-from blobstore.redis.client import shown_url
+from blobstore.redis.urls import shown_url
 from tasks.errors import ServerError
 
 OLDEST_REDIS = (6, 2)

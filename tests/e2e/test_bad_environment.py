@@ -184,12 +184,20 @@ def test_an_invalid_setting(longtake: Command, module_settings: Settings, name: 
     check_refused(longtake("list", settings=bad), f"LONGTAKE_{name.upper()}")
 
 
-@pytest.mark.parametrize("url", ["redis://broker:port/0", "redis://127.0.0.1/0?colour=red"])
-def test_an_invalid_redis_url(longtake: Command, module_settings: Settings, url: str) -> None:
-    check_refused(
-        longtake("list", settings=module_settings.model_copy(update={"redis_url": url})),
-        "LONGTAKE_REDIS_URL: the redis: URL is not valid",
-    )
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("redis://broker:port/0", "the redis: URL is not valid"),
+        ("redis://127.0.0.1/0?colour=red", "option 'colour' of the redis: URL is not supported"),
+        ("redis://127.0.0.1/films", "the database of the redis: URL must be a number"),
+    ],
+)
+@pytest.mark.parametrize("command", [["list"], ["worker"]])
+def test_an_invalid_redis_url(
+    longtake: Command, module_settings: Settings, url: str, message: str, command: list[str]
+) -> None:
+    settings = module_settings.model_copy(update={"redis_url": url})
+    check_refused(longtake(*command, settings=settings), f"LONGTAKE_REDIS_URL: {message}")
 
 
 def test_help_works_with_invalid_settings(longtake: Command, module_settings: Settings) -> None:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from blobstore.redis.client import mask_urls, shown_url
+from blobstore.redis.urls import mask_urls, shown_url
 from tasks.logs import LogFormatter, formatter_for, log_context, secrets_in
 from tasks.settings import Settings
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from blobstore.redis.client import shown_url
+from blobstore.redis.urls import shown_url
 from tasks.errors import ConfigError
-from tasks.settings import Settings, celery_url, variable
+from tasks.settings import Settings, variable
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 
@@ -65,12 +65,6 @@ def test_the_message_for_an_invalid_value(name: str, value: str, message: str) -
     with pytest.raises(ConfigError) as error:
         Settings.from_env({name: value})
     assert str(error.value) == message
-
-
-def test_celery_spells_urls_its_own_way() -> None:
-    assert celery_url("unix:///run/r.sock?db=2") == "redis+socket:///run/r.sock?virtual_host=2"
-    assert celery_url("rediss://h:1/0") == "rediss://h:1/0?ssl_cert_reqs=required"
-    assert celery_url("redis://h:1/0") == "redis://h:1/0"
 
 
 def test_passwords_are_not_shown() -> None:
