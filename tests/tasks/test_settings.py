@@ -1,4 +1,4 @@
-"""Settings from the environment."""
+"""Settings from environment variables."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tasks.settings import Settings, variable
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 
 
-def test_defaults_need_no_environment() -> None:
+def test_an_empty_environment_gives_the_defaults() -> None:
     settings = Settings.from_env({})
     assert settings.redis_url == settings.blobs == "redis://127.0.0.1:6379/0"
 
 
-def test_settings_travel_through_the_environment() -> None:
+def test_settings_survive_a_round_trip_through_the_environment() -> None:
     # Given
     settings = Settings(redis_url="unix:///tmp/a.sock", blob_url="redis://b/1", lease_s=3, inline_threshold_bytes=0)
     # When / Then
@@ -42,7 +42,7 @@ def test_settings_travel_through_the_environment() -> None:
         ("LONGTAKE_WARM", "768x512x9@24"),
     ],
 )
-def test_a_bad_value_names_its_variable(name: str, value: str) -> None:
+def test_the_error_for_an_invalid_value_names_its_variable(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=name):
         Settings.from_env({name: value})
 
@@ -61,13 +61,13 @@ def test_a_bad_value_names_its_variable(name: str, value: str) -> None:
         ),
     ],
 )
-def test_the_message_for_an_invalid_value(name: str, value: str, message: str) -> None:
+def test_the_error_for_an_invalid_value_says_what_is_expected(name: str, value: str, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         Settings.from_env({name: value})
     assert str(error.value) == message
 
 
-def test_passwords_are_not_shown() -> None:
+def test_shown_url_hides_user_and_password() -> None:
     assert shown_url("redis://user:secret@h:1/0") == "redis://h:1/0"
 
 
@@ -76,10 +76,10 @@ def test_the_docs_list_every_setting_once() -> None:
     rows = [line.split("|")[1:4] for line in DOCS.read_text().splitlines() if line.startswith("| `LONGTAKE_")]
     listed = {cells[0].strip(" `"): (cells[1].strip(" `"), cells[2].strip()) for cells in rows}
     # When
-    known = {
+    expected = {
         variable(name): ("" if field.default is None else str(field.default), field.description)
         for name, field in Settings.model_fields.items()
     }
     # Then
-    assert listed == known
+    assert listed == expected
     assert len(rows) == len(listed)

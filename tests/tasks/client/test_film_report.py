@@ -1,4 +1,4 @@
-"""`longtake report`: figures, chart and contact sheet of a finished film, and refusals where there is none."""
+"""`longtake report`: figures, chart and contact sheet of a finished film, and its errors."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ RATE = 48_000
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """What seams.json says, if it is JSON: without NaN."""
-    found: dict[str, Any] = json.loads((folder / "seams.json").read_text(), parse_constant=pytest.fail)
-    return found
+    """The content of seams.json, which must be strict JSON without NaN."""
+    figures: dict[str, Any] = json.loads((folder / "seams.json").read_text(), parse_constant=pytest.fail)
+    return figures
 
 
-def filmed(worlds: list[World], path: Path) -> tuple[bytes, list[SegmentTiming]]:
-    """A film with one segment of each world, which goes on from the moment at which the one before ended."""
+def make_film(worlds: list[World], path: Path) -> tuple[bytes, list[SegmentTiming]]:
+    """A film with one segment of each world, each continuing at the time at which the one before ended."""
     timings = plan(SegmentShape(25, Fraction(FPS)), [False] * len(worlds))
     clips = []
     for timing, world in zip(timings, worlds, strict=True):
@@ -49,14 +49,14 @@ def filmed(worlds: list[World], path: Path) -> tuple[bytes, list[SegmentTiming]]
 
 
 @pytest.mark.parametrize("sound", ["high hum", "silence"])
-def test_a_true_film_is_within_bounds_also_when_it_was_encoded(sound: str, tmp_path: Path) -> None:
+def test_an_encoded_film_without_errors_is_within_bounds(sound: str, tmp_path: Path) -> None:
     # Given
     circle = Shape("circle", "red", "up and right", "", 16, 44, 70, 90)
-    data, timings = filmed([World((circle,), "blue", sound)] * 4, tmp_path / "film.mp4")
+    data, timings = make_film([World((circle,), "blue", sound)] * 4, tmp_path / "film.mp4")
     # When
-    wrong = write_report(data, timings, tmp_path / "joins")
+    broken = write_report(data, timings, tmp_path / "joins")
     # Then
-    assert wrong == []
+    assert broken == []
     for seam in read(tmp_path / "joins")["seams"]:
         assert seam["change"] < seam["largest_change"] + 0.5
         assert (seam["sound"]["pitch_step"] is None) == (sound == "silence")
@@ -68,20 +68,20 @@ def test_a_true_film_is_within_bounds_also_when_it_was_encoded(sound: str, tmp_p
         assert np.array(shape["centres"]) == pytest.approx(np.stack([x, y], axis=1), abs=0.5)
 
 
-def test_a_film_that_breaks_says_where_and_how(tmp_path: Path) -> None:
+def test_the_report_lists_each_broken_segment(tmp_path: Path) -> None:
     # Given a film whose circle is green from segment 2 on
     red = World((Shape("circle", "red", "up and right", "", 16, 44, 70, 90),), "blue", "high hum")
     green = replace(red, shapes=(replace(red.shapes[0], colour="green"),))
-    data, timings = filmed([red, red, green, green], tmp_path / "film.mp4")
+    data, timings = make_film([red, red, green, green], tmp_path / "film.mp4")
     # When
-    wrong = write_report(data, timings, tmp_path / "joins")
+    broken = write_report(data, timings, tmp_path / "joins")
     # Then
-    assert wrong[-3:] == [
+    assert broken[-3:] == [
         "segment 2: a shape appears",
         "segment 2: shape 1 is gone",
         "segment 3: shape 1 is gone, compared with segment 0",
     ]
-    assert read(tmp_path / "joins")["broken"] == wrong
+    assert read(tmp_path / "joins")["broken"] == broken
 
 
 @pytest.fixture(scope="module")
@@ -91,16 +91,16 @@ def done(module_settings: Settings, worker: Worker) -> Job:
     return submit(prompts, settings=module_settings).wait()
 
 
-def test_the_files_of_a_finished_film(
+def test_report_writes_figures_chart_and_sheet(
     module_settings: Settings, done: Job, longtake: Callable[..., CompletedProcess[str]], tmp_path: Path
 ) -> None:
     # When
-    told = longtake("report", done.id, "-o", "joins", settings=module_settings)
+    result = longtake("report", done.id, "-o", "joins", settings=module_settings)
     # Then
-    assert told.returncode == 0, told.stderr
-    assert told.stdout.splitlines()[-1] == "joins/seams.png, joins/sheet.png, joins/seams.json"
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "joins/seams.png, joins/sheet.png, joins/seams.json"
     figures = read(tmp_path / "joins")
-    assert told.stdout.splitlines()[:-1] == (figures["broken"] or ["every join is within bounds"])
+    assert result.stdout.splitlines()[:-1] == (figures["broken"] or ["every join is within bounds"])
     assert [(seam["segment"], seam["frame"], seam["cut"]) for seam in figures["seams"]] == [
         (1, 17, False),
         (2, 25, True),
@@ -113,27 +113,27 @@ def test_the_files_of_a_finished_film(
     ]
     with Image.open(tmp_path / "joins" / "seams.png") as chart, Image.open(tmp_path / "joins" / "sheet.png") as sheet:
         assert chart.format == sheet.format == "PNG"
-        assert len(chart.convert("RGB").getcolors(1 << 24) or []) > 5  # lines are drawn, at the join and at the cut
+        assert len(chart.convert("RGB").getcolors(1 << 24) or []) > 5  # the curves, the join and the cut are drawn
         assert sheet.height == 3 * (80 + 4)  # a row per segment
 
 
-def test_a_film_that_is_not_there_yet(
+def test_report_on_a_job_without_a_film_fails(
     module_settings: Settings, longtake: Callable[..., CompletedProcess[str]]
 ) -> None:
     # Given
     job = submit(spec("a"), settings=module_settings)
     job.cancel()
     # When
-    told = longtake("report", job.id, "-o", "joins", settings=module_settings)
+    result = longtake("report", job.id, "-o", "joins", settings=module_settings)
     # Then
-    assert told.returncode == 1
-    assert told.stderr.startswith(f"longtake: job {job.id} is ")
-    assert "only a job that is done has a film" in told.stderr
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"longtake: job {job.id} is ")
+    assert "only a job that is done has a film" in result.stderr
     with pytest.raises(JobStateError, match="only a job that is done has a film"):
         job.write_report("joins")
 
 
-def test_a_folder_that_cannot_be_made(done: Job, tmp_path: Path) -> None:
+def test_report_fails_if_its_folder_is_a_file(done: Job, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(OutputError, match=r"cannot create folder .*taken: a file with that name exists"):
         done.write_report(tmp_path / "taken")

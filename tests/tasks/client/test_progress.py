@@ -1,4 +1,4 @@
-"""What people are told while a job runs."""
+"""The progress display: description of a status, forecast, and output with and without a terminal."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def status(state: str = "running", committed: int = 0, step: int | None = None, 
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "text"),
     [
         (status("queued"), "segment 1 of 4 · waiting for a worker"),
         (status(committed=1, step=5), "segment 2 of 4 · step 5 of 8"),
@@ -42,34 +42,34 @@ def status(state: str = "running", committed: int = 0, step: int | None = None, 
         (status("failed"), "failed"),
     ],
 )
-def test_describes_where_a_job_stands(given: JobStatus, said: str) -> None:
-    assert describe(given) == said
+def test_describe(given: JobStatus, text: str) -> None:
+    assert describe(given) == text
 
 
-def test_the_forecast_goes_by_what_it_has_seen() -> None:
-    # Given a job that had half a segment behind it when first seen
+def test_the_forecast_uses_the_observed_speed() -> None:
+    # Given a job with half a segment done at the first observation
     forecast = Forecast()
     assert forecast.seconds_left(status("queued"), 0.0) is None
     assert forecast.seconds_left(status(step=4), 10.0) is None
     # When one segment took 20 s
     left = forecast.seconds_left(status(committed=1, step=4), 30.0)
-    # Then the other two and a half take 50
+    # Then the remaining two and a half take 50 s
     assert left == pytest.approx(50.0)
 
 
-def test_the_forecast_does_not_count_the_start_of_a_worker() -> None:
-    # Given a job that goes on: its worker needs 60 s to start
+def test_the_forecast_ignores_the_start_of_a_worker() -> None:
+    # Given a resumed job whose worker needs 60 s to start
     forecast = Forecast()
     for now in (0.0, 30.0):
         assert forecast.seconds_left(status(committed=1), now) is None
     assert forecast.seconds_left(status(committed=1, step=4), 60.0) is None
     # When half a segment takes 10 s
     left = forecast.seconds_left(status(committed=2), 70.0)
-    # Then the other two take 40
+    # Then the remaining two take 40 s
     assert left == pytest.approx(40.0)
 
 
-def test_the_share_is_never_more_than_all() -> None:
+def test_the_share_done_is_at_most_one() -> None:
     assert share_done(status(committed=2, step=4)) == 0.625
     assert share_done(status(committed=4, step=8)) == 1.0
 
@@ -79,12 +79,12 @@ def test_clock(seconds: float, text: str) -> None:
     assert clock(seconds) == text
 
 
-def test_without_a_terminal_each_change_is_a_line() -> None:
+def test_each_change_is_one_line_without_a_terminal() -> None:
     # Given
     out = io.StringIO()
-    show = ProgressDisplay(Console(file=out, force_terminal=False, width=80))
+    display = ProgressDisplay(Console(file=out, force_terminal=False, width=80))
     # When
-    show.follow([status("queued"), status("queued"), status(committed=1, step=1), status("done", committed=4)])
+    display.follow([status("queued"), status("queued"), status(committed=1, step=1), status("done", committed=4)])
     # Then
     assert out.getvalue().splitlines() == [
         "segment 1 of 4 · waiting for a worker",
@@ -93,8 +93,8 @@ def test_without_a_terminal_each_change_is_a_line() -> None:
     ]
 
 
-def test_on_a_terminal_there_is_a_bar() -> None:
+def test_a_terminal_shows_the_newest_status() -> None:
     out = io.StringIO()
-    show = ProgressDisplay(Console(file=out, force_terminal=True, width=80))
-    show.follow([status(committed=1, step=5), status(committed=2, step=1)])
+    display = ProgressDisplay(Console(file=out, force_terminal=True, width=80))
+    display.follow([status(committed=1, step=5), status(committed=2, step=1)])
     assert "segment 3 of 4 · step 1 of 8" in out.getvalue()

@@ -1,4 +1,4 @@
-"""A job that begins with an image, from the file to the worker. The engine is a stand-in."""
+"""Jobs that start from an image, from the file to the worker, with the stand-in engine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.tasks.conftest import film_hash_of, job_store, spec
 
 @pytest.fixture
 def boat(tmp_path: Path) -> Path:
-    """A picture of 128x128, of which a frame of 64x32 shows the middle half."""
+    """An image of 128x128 pixels; a frame of 64x32 shows the middle half of its rows."""
     shades = np.repeat(np.arange(128, dtype=np.uint8)[:, None, None], 128, axis=1).repeat(3, axis=2)
     path = tmp_path / "pictures" / "boat.webp"
     path.parent.mkdir()
@@ -38,51 +38,51 @@ def image_of(job: Job, settings: Settings) -> str:
     return str(job_store(settings).head(job.id).image)
 
 
-def test_the_record_holds_the_image_by_its_content(own_settings: Settings, boat: Path, tmp_path: Path) -> None:
-    # Given a spec in a file that names an image beside it
+def test_the_record_refers_to_the_image_by_blob_id(own_settings: Settings, boat: Path, tmp_path: Path) -> None:
+    # Given a spec file with an image path relative to it
     (tmp_path / "job.yaml").write_text("image: pictures/boat.webp\nwidth: 64\nheight: 32\nsegments: [{prompt: a}]")
-    # When it is submitted, by its path and as a mapping
+    # When it is submitted as a file and as a mapping
     job = submit(tmp_path / "job.yaml", settings=own_settings)
     same = submit({**spec("a"), "image": str(boat)}, settings=own_settings)
-    # Then the record names a blob that is the job's, and no path
+    # Then both records contain the id of the same blob, which both jobs own
     blob_id, store = image_of(job, own_settings), open_blob_store(own_settings.blobs)
     assert blob_id == image_of(same, own_settings)
     assert blob_id.startswith("sha256:")
     assert set(store.owners()) >= {job.id, same.id}
-    # And the blob is a PNG of the job's size
+    # And the blob is a PNG of the job's frame size
     frame = decode_png(store.get(blob_id))
     assert frame.shape == (32, 64, 3)
     assert frame[:, 0, 0].mean() == pytest.approx(63.5, abs=0.5)
     assert int(frame[-1, 0, 0]) - int(frame[0, 0, 0]) == pytest.approx(62, abs=1)
 
 
-def test_the_first_segment_is_given_the_image(module_settings: Settings, worker: Worker, boat: Path) -> None:
-    # Given what comes of the spec without an image
+def test_the_image_changes_the_film(module_settings: Settings, worker: Worker, boat: Path) -> None:
+    # Given the film without an image
     without = film_hash_of(submit(spec("a", "b"), settings=module_settings))
-    # When it has one, and when it has another
+    # When it is rendered from two different images
     with_it = film_hash_of(submit(spec("a", "b", image=str(boat)), settings=module_settings))
     Image.new("RGB", (64, 32), "white").save(boat)
     with_another = film_hash_of(submit(spec("a", "b", image=str(boat)), settings=module_settings))
-    # Then these are three films
+    # Then the three films differ
     assert len({without, with_it, with_another}) == 3
 
 
-def test_a_job_whose_image_was_lost_ends_with_the_reason_when_it_is_needed_again(
+def test_a_job_that_needs_its_lost_image_fails_with_the_reason(
     module_settings: Settings, worker: Worker, boat: Path, tmp_path: Path
 ) -> None:
     # Given a job whose second segment failed
     job = submit(spec("a", f"fail until {tmp_path / 'repaired'}", image=str(boat)), settings=module_settings)
     with pytest.raises(JobFailedError, match="failed at segment 1"):
         job.wait()
-    # And whose image and first state were lost
+    # And whose image and first handoff were lost
     handoff, store = job_store(module_settings).handoff(job.id, 0), open_blob_store(module_settings.blobs)
     assert handoff is not None
     for blob_id in (image_of(job, module_settings), *handoff_blobs(handoff)):
         store.drop(blob_id)
-    # When it is taken up again, by a worker that has long forgotten that state
+    # When it is retried by a worker that no longer caches that state
     submit(spec("c", "d", "e"), settings=module_settings).wait()
     job.retry()
-    # Then it ends at once, and says at which segment and why
+    # Then it fails, and the error names the segment and the reason
     with pytest.raises(
         JobFailedError, match=r"failed at segment 0 .*: the state or image that the job starts from was lost"
     ):
@@ -90,7 +90,7 @@ def test_a_job_whose_image_was_lost_ends_with_the_reason_when_it_is_needed_again
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("absent.png", r"image: \S+/absent.png: No such file or directory"),
         ("", r"image: \S+: not a regular file"),
@@ -99,38 +99,39 @@ def test_a_job_whose_image_was_lost_ends_with_the_reason_when_it_is_needed_again
         ("nul\0", r"image: .*null"),
     ],
 )
-def test_an_image_that_cannot_be_is_refused_before_anything_is_queued(
-    own_settings: Settings, tmp_path: Path, name: str, told: str
+def test_an_invalid_image_is_rejected_before_the_job_is_created(
+    own_settings: Settings, tmp_path: Path, name: str, message: str
 ) -> None:
     (tmp_path / "text").write_text("a boat")
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(SpecError, match=told):
+    with pytest.raises(SpecError, match=message):
         submit(spec("a", image=f"{tmp_path}/{name}"), settings=own_settings)
     assert list_jobs(settings=own_settings) == []
     assert not list(open_blob_store(own_settings.blobs).owners())
 
 
-def test_an_image_and_a_state_are_two_beginnings(own_settings: Settings, boat: Path) -> None:
+def test_an_image_and_a_state_exclude_each_other(own_settings: Settings, boat: Path) -> None:
     with pytest.raises(SpecError, match="image: a job that continues a state starts with that state's frames"):
         submit(spec("a", image=str(boat)), from_state={"kind": "ltx2.v1", "payload": {}}, settings=own_settings)
 
 
-def test_a_relative_path_is_relative_to_the_spec_and_home_is_home(tmp_path: Path, boat: Path) -> None:
+def test_a_tilde_in_an_image_path_is_expanded(tmp_path: Path, boat: Path) -> None:
     (tmp_path / "job.yaml").write_text("image: ~/boat.png\nsegments: [{prompt: a}]")
     assert load_spec(tmp_path / "job.yaml").image == str(Path.home() / "boat.png")
 
 
-def test_a_render_goes_on_only_with_the_same_picture(boat: Path) -> None:
-    # Given the id by which an interrupted render is found again
-    asked = check_spec(spec("a", image=str(boat)))
-    before = render_id(with_image_id(asked), "tiny", None)
-    # When the file lies elsewhere, then it is the same; when it holds another picture, then it is not
+def test_the_render_id_depends_on_the_content_of_the_image(boat: Path) -> None:
+    # Given the render id of a spec with an image
+    original = check_spec(spec("a", image=str(boat)))
+    before = render_id(with_image_id(original), "tiny", None)
+    # When the file is moved, Then the id stays
     moved = boat.rename(boat.with_name("ship.webp"))
     assert render_id(with_image_id(check_spec(spec("a", image=str(moved)))), "tiny", None) == before
+    # When the file has another content, Then the id changes
     Image.new("RGB", (64, 32), "white").save(boat)
-    assert render_id(with_image_id(asked), "tiny", None) != before
+    assert render_id(with_image_id(original), "tiny", None) != before
 
 
-def test_the_image_counts_where_room_is_reserved() -> None:
+def test_the_estimate_includes_the_image() -> None:
     with_it, without = (check_spec(spec("a", **changes)) for changes in ({"image": "boat.png"}, {}))
     assert estimate_bytes(with_it) - estimate_bytes(without) == pytest.approx(64 * 32 * 3.1, abs=1)

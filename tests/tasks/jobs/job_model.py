@@ -1,7 +1,7 @@
-"""What the job protocol promises, in plain dictionaries: what the records in Redis are compared with.
+"""A model of the job protocol in plain dictionaries, to compare with the records in Redis.
 
-Time does not pass here: a lease lives until `expire`, a moment until `linger`. A claim is known by its holder, a
-number; 0 is nobody.
+The model has no clock: a lease expires when `expired` is set, a sticky message when `expire_sticky` is called. A claim
+is identified by its holder, a number from 1; 0 means no holder.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def clip_unit(index: int) -> str:
 
 
 class Message(NamedTuple):
-    """What a broker carries, and what a publisher knows of it: `ticket` 0 is no message yet."""
+    """A message in a broker, or a publisher's view of one; `ticket` 0: no message yet."""
 
     job_id: str
     unit: str
@@ -33,7 +33,7 @@ class Message(NamedTuple):
 
 
 class Due(NamedTuple):
-    """What a survey tells, in the order of `tasks.jobs.records.Need`."""
+    """An entry of a survey, with the fields of `tasks.jobs.records.Need`."""
 
     unit: str
     index: int
@@ -52,7 +52,7 @@ class Ending(NamedTuple):
 
 @dataclass
 class Queue:
-    """The history of one queue."""
+    """The newest stamp of one queue, and the newest that was claimed."""
 
     stamp: int = 0
     claimed: int = 0
@@ -60,14 +60,14 @@ class Queue:
 
 @dataclass
 class Unit:
-    """A piece of work; `sent`: its newest message may still be on its way; `sticky`: to one worker alone."""
+    """A unit of work; `sent`: its newest message may still be delivered; `sticky`: that is in a sticky queue."""
 
     index: int
     ticket: int = 0
     stamp: int = 0
     sent: bool = False
     sticky: bool = False
-    lingered: bool = False
+    sticky_expired: bool = False
     holder: int = 0
     worker: str = ""
     expired: bool = False
@@ -78,7 +78,7 @@ class Unit:
 
 @dataclass
 class Job:
-    """One job; without a state it is one that nobody knows."""
+    """One job; an empty state means an unknown job."""
 
     state: str = ""
     segments: int = 0
@@ -114,7 +114,7 @@ class Job:
 
     @property
     def published(self) -> bool:
-        """Whether messages about it may be sent."""
+        """Whether messages about this job may be sent."""
         return self.running and self.admitted
 
     @property
@@ -122,40 +122,40 @@ class Job:
         return len(self.clips) == self.segments
 
     def held(self, name: str, holder: int) -> Unit | None:
-        """The unit, if this holder has it."""
+        """The unit, if this holder has the claim on it."""
         unit = self.units.get(name)
         return unit if unit and unit.holder == holder else None
 
-    # People
+    # Changes by a user
 
     def pause(self) -> str:
-        was = self.state
-        self.state = "paused" if self.running else was
-        return was
+        previous = self.state
+        self.state = "paused" if self.running else previous
+        return previous
 
     def resume(self) -> str:
-        was = self.state
-        self.state = self._started_or_queued() if was == "paused" else was
-        return was
+        previous = self.state
+        self.state = self._started_or_queued() if previous == "paused" else previous
+        return previous
 
     def stop(self, state: str, reason: str) -> str:
-        was = self.state
+        previous = self.state
         if self.unfinished:
             self.end(state, Ending(reason or None))
-        return was
+        return previous
 
     def end(self, state: str, ending: Ending) -> None:
         self.state, self.ending, self.progress = state, ending, None
         self.units.clear()
 
     def revive(self, state: str) -> str:
-        """What was made stands, and what was not is due."""
-        was = self.state
-        if was == state:
+        """Keep what is committed; all else is due again."""
+        previous = self.state
+        if previous == state:
             self.state, self.ending = self._started_or_queued(), Ending()
             self.admitted, self.film, self.last_commit = False, False, ("", 0)
             self.units = {clip_unit(i): Unit(i) for i in range(self.cursor) if i not in self.clips}
-        return was
+        return previous
 
     def _started_or_queued(self) -> str:
         return "running" if self.started else "queued"
@@ -177,23 +177,23 @@ class Job:
         self.tickets += 1
         queue.stamp += not sticky
         unit.ticket, unit.stamp, unit.sent = self.tickets, 0 if sticky else queue.stamp, True
-        unit.sticky, unit.lingered = sticky, False
+        unit.sticky, unit.sticky_expired = sticky, False
         return unit.ticket
 
-    def linger(self) -> None:
-        """A moment passes, for whatever waits."""
+    def expire_sticky(self) -> None:
+        """End the time that announced messages may wait in a sticky queue."""
         for unit in self.units.values():
-            unit.lingered = True
+            unit.sticky_expired = True
 
     def _is_due(self, name: str, index: int) -> bool:
-        """Whether a unit that is not there may come into being by its message."""
+        """Whether a message about a unit that does not exist may create it."""
         return (name == SEGMENT_UNIT and index == self.cursor < self.segments) or (name == FILM_UNIT and self.all_clips)
 
     def mark_chained(self, index: int) -> None:
         self.chained = max(self.chained, index)
 
     def deliver(self, message: Message, holder: int, worker: str, queue: Queue) -> Unit | int | None:
-        """The unit when it is granted, the index of a message that is missing, or nothing."""
+        """The unit when the claim is granted, the index of the segment to chain, or None when it is refused."""
         name = message.unit
         if name in (SEGMENT_UNIT, repair_unit(message.index)):
             name = repair_unit(message.index) if message.index < self.cursor else SEGMENT_UNIT
@@ -217,37 +217,37 @@ class Job:
     # Recovery
 
     def survey(self, allowed: int) -> tuple[list[Due], list[Ending]]:
-        """What is due; or, when it fails here, every reason of which one may be told."""
+        """The units that are due; if the job fails here, every reason that may be recorded."""
         if not self.published:
             return [], []
         blocked = {name for name, unit in self.units.items() if unit.after in self.units}
-        lapsed = {name: unit for name, unit in self.units.items() if unit.holder and unit.expired}
-        last = (unit for unit in lapsed.values() if unit.engine and unit.attempts + 1 >= allowed)
+        expired = {name: unit for name, unit in self.units.items() if unit.holder and unit.expired}
+        last = (unit for unit in expired.values() if unit.engine and unit.attempts + 1 >= allowed)
         endings = [Ending(f"the worker died on every attempt, last {u.worker}", u.index, u.attempts + 1) for u in last]
         if endings:
             self.end("failed", endings[0])
             return [], endings
-        for name, unit in lapsed.items():
+        for name, unit in expired.items():
             unit.attempts += unit.engine
-            self._lay_down(name, unit)
+            self._release_claim(name, unit)
         due = [self._due(name, unit) for name, unit in self.units.items() if not unit.holder and name not in blocked]
         new = [(SEGMENT_UNIT, self.cursor), (FILM_UNIT, START_INDEX)]
         due += [Due(n, i, "unannounced", 0, 0) for n, i in new if n not in self.units and self._is_due(n, i)]
         return sorted(due), []
 
-    def _lay_down(self, name: str, unit: Unit) -> None:
+    def _release_claim(self, name: str, unit: Unit) -> None:
         unit.holder, unit.engine, unit.sent = 0, False, False
         if name == SEGMENT_UNIT:
             self.progress = None
 
     def _due(self, name: str, unit: Unit) -> Due:
-        lies = unit.sent and not (unit.sticky and unit.lingered)
-        why = "waiting" if lies else "expired"
-        if lies and name == SEGMENT_UNIT and self.chained < unit.index:
+        is_waiting = unit.sent and not (unit.sticky and unit.sticky_expired)
+        why = "waiting" if is_waiting else "expired"
+        if is_waiting and name == SEGMENT_UNIT and self.chained < unit.index:
             why = "unpublished"
         return Due(name, unit.index, why, unit.stamp, unit.ticket)
 
-    # Holders
+    # Changes by a holder
 
     def renew(self, name: str, holder: int, engine: bool | None, progress: int | None) -> bool:
         unit = self.held(name, holder)
@@ -266,14 +266,14 @@ class Job:
         if reason and unit.attempts >= allowed:
             self.end("failed", Ending(reason, unit.index, unit.attempts))
             return "failed", 0
-        self._lay_down(name, unit)
+        self._release_claim(name, unit)
         return "retry", unit.ticket
 
-    def damage(self, name: str, holder: int, index: int) -> bool:
+    def report_lost(self, name: str, holder: int, index: int) -> bool:
         unit = self.held(name, holder)
         if unit is None:
             return False
-        self._lay_down(name, unit)
+        self._release_claim(name, unit)
         unit.after = repair_unit(index)
         if unit.after not in self.units:
             self.units[unit.after] = Unit(index)
@@ -291,22 +291,22 @@ class Job:
         return True
 
     def commit_segment(self, index: int, holder: int, handoff: str, queue: Queue, *, sticky: bool) -> int | None:
-        """The ticket of the next segment's message, 0 when none is due; None: the claim was lost."""
+        """The ticket of the next segment's message, 0 when none is due; None when the claim is lost."""
         if self.last_commit != (SEGMENT_UNIT, holder):
             unit = self.held(SEGMENT_UNIT, holder)
             if unit is None:
                 return None
             del self.units[SEGMENT_UNIT]
-            self._make_handoff(SEGMENT_UNIT, index, holder, handoff)
+            self._commit_handoff(SEGMENT_UNIT, index, holder, handoff)
             self.cursor = index + 1
-            self._go_on_with_clip(unit)
+            self._claim_clip(unit)
         following = self.units.get(SEGMENT_UNIT)
         if not self.published or index + 1 >= self.segments or (following and following.holder):
             return 0
         return self._reserve(SEGMENT_UNIT, index + 1, queue, sticky=sticky)
 
     def commit_repair(self, index: int, holder: int, changed: str | None, clip_lost: bool) -> tuple[bool, bool]:
-        """Whether it is accepted, and whether its holder is to make the clip."""
+        """Whether the commit is accepted, and whether its holder must encode the clip."""
         name, clip = repair_unit(index), self.units.get(clip_unit(index))
         if self.last_commit == (name, holder):
             return True, clip is not None and clip.holder == holder
@@ -315,35 +315,35 @@ class Job:
             return False, False
         del self.units[name]
         if changed is not None:
-            self._fall(index)
+            self._discard_from(index)
             self.epoch += 1
         elif clip_lost:
             self.clips.pop(index, None)
-        self._make_handoff(name, index, holder, changed or self.handoffs[index])
+        self._commit_handoff(name, index, holder, changed or self.handoffs[index])
         clip = self.units.get(clip_unit(index))
         if index in self.clips or (clip and clip.holder and not clip.expired):
             return True, False
-        self._go_on_with_clip(unit)
+        self._claim_clip(unit)
         return True, True
 
-    def _fall(self, index: int) -> None:
-        """Everything made from segment `index`, done or under way, is gone; what came before is not touched."""
+    def _discard_from(self, index: int) -> None:
+        """Discard all units, handoffs and clips from segment `index` on."""
         self.units = {n: u for n, u in self.units.items() if u.index < index and n not in (SEGMENT_UNIT, FILM_UNIT)}
         self.handoffs = {i: handoff for i, handoff in self.handoffs.items() if i < index}
         self.clips = {i: clip for i, clip in self.clips.items() if i < index}
         self.cursor, self.chained = index + 1, min(index, self.chained)
 
-    def _make_handoff(self, name: str, index: int, holder: int, handoff: str) -> None:
+    def _commit_handoff(self, name: str, index: int, holder: int, handoff: str) -> None:
         self.handoffs[index] = handoff
         self.last_commit, self.progress = (name, holder), None
         self.commits[f"handoff:{index}"] += 1
 
-    def _go_on_with_clip(self, unit: Unit) -> None:
+    def _claim_clip(self, unit: Unit) -> None:
         unit.expired, unit.engine, unit.attempts = False, False, 0
         self.units[clip_unit(unit.index)] = unit
 
     def commit_clip(self, index: int, holder: int, clip: str, queue: Queue) -> tuple[bool, int]:
-        """Whether it is accepted, and the ticket of the film's message, 0 when none is due."""
+        """Whether the commit is accepted, and the ticket of the film's message, 0 when none is due."""
         name = clip_unit(index)
         accepted = self.held(name, holder) is not None
         if accepted:
@@ -365,13 +365,13 @@ class Job:
         return True
 
     def renders_left(self) -> int:
-        """How many segments are rendered until the job is done, when nothing more goes wrong."""
+        """The number of segments to render until the job is done, if no further fault occurs."""
         return self.segments - self.cursor + sum(name == repair_unit(unit.index) for name, unit in self.units.items())
 
 
 @dataclass
 class Deployment:
-    """All jobs, and the room they share."""
+    """All jobs, and the budget of the blob store that they share, in bytes."""
 
     budget: int
     jobs: dict[str, Job] = field(default_factory=dict)
@@ -380,7 +380,7 @@ class Deployment:
     queues: dict[str, Queue] = field(default_factory=dict)
 
     def job(self, job_id: str) -> Job:
-        """The job, or one that nobody knows."""
+        """The job, or an empty one if the id is unknown."""
         return self.jobs.get(job_id) or Job()
 
     def queue(self, name: str) -> Queue:
@@ -391,7 +391,7 @@ class Deployment:
         self.waiting.add(job_id)
 
     def admit(self) -> Admission:
-        """Who came first gets room, if there is enough beside all the others; a newcomer holds up who came later."""
+        """Admit the first waiting job that fits next to what is reserved; no new job passes another."""
         blocked = False
         for job_id in [job_id for job_id in self.jobs if job_id in self.waiting]:
             job, holds = self.jobs[job_id], job_id in self.reserved
@@ -414,10 +414,10 @@ class Deployment:
             self.reserved[job_id] = used
 
     def revive(self, job_id: str, state: str) -> str:
-        was = self.job(job_id).revive(state)
-        if was == state:
+        previous = self.job(job_id).revive(state)
+        if previous == state:
             self.waiting.add(job_id)
-        return was
+        return previous
 
     def delete(self, job_id: str) -> bool:
         if self.job(job_id).unfinished:

@@ -1,4 +1,4 @@
-"""Job records in Redis and their model, side by side: every call goes to both, and what comes back must be the same."""
+"""Job records in Redis and their model: every call is made on both, and the results must be equal."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ FILM = FilmRecord("sha256:f", 9, "f", 96, 64, "24", 50, 2.0, 24000, 48000)
 
 @dataclass(frozen=True)
 class Held:
-    """A claim that was granted once, perhaps long lost, and the number by which the model knows its holder."""
+    """A claim that was granted, perhaps lost since, and the number of its holder in the model."""
 
     claim: Claim
     holder: int
@@ -65,7 +65,7 @@ class Held:
 
 
 class JobPair:
-    """See the head of this module. `views`, `messages` and `claims` are all that anybody has ever known."""
+    """A job store and its model; `views`, `messages` and `claims` hold all that ever existed, also the outdated."""
 
     def __init__(self, jobs: JobStore, client: redis.Redis, *, budget: int, attempts: int) -> None:
         self.jobs, self.redis = jobs, client
@@ -78,7 +78,7 @@ class JobPair:
         self.holders = 0
         self.renders = 0
 
-    # Jobs come and go
+    # Jobs
 
     def create(self, job_id: str, segments: int, needs: int) -> None:
         taken = job_id in self.model.jobs
@@ -89,31 +89,31 @@ class JobPair:
             self.fences[job_id] = 0
 
     def admit(self) -> bool:
-        """Whether one more job may be admitted now; one that never fits fails."""
+        """Do one step of admission: whether another may follow. A job that never fits fails."""
         found = self.jobs.admit(self.model.budget)
         assert found == self.model.admit()
         if found.outcome == AdmissionOutcome.NEVER:
-            self.stop(found.job_id, "failed", "no budget has room for it")
+            self.stop(found.job_id, "failed", "larger than the budget")
         return found.outcome != AdmissionOutcome.WAIT
 
     def stop(self, job_id: str, state: str, reason: str) -> None:
-        was = self.model.job(job_id).stop(state, reason)
-        assert self._state_before(lambda: self.jobs.stop(job_id, state, reason)) == was
+        previous = self.model.job(job_id).stop(state, reason)
+        assert self._previous_state(lambda: self.jobs.stop(job_id, state, reason)) == previous
 
     def pause(self, job_id: str) -> None:
-        was = self.model.job(job_id).pause()
-        assert self._state_before(lambda: self.jobs.pause(job_id)) == was
+        previous = self.model.job(job_id).pause()
+        assert self._previous_state(lambda: self.jobs.pause(job_id)) == previous
 
     def resume(self, job_id: str) -> None:
-        was = self.model.job(job_id).resume()
-        assert self._state_before(lambda: self.jobs.resume(job_id)) == was
+        previous = self.model.job(job_id).resume()
+        assert self._previous_state(lambda: self.jobs.resume(job_id)) == previous
 
     def revive(self, job_id: str, state: str) -> None:
-        was = self.model.revive(job_id, state)
-        assert self._state_before(lambda: self.jobs.revive(job_id, state)) == was
+        previous = self.model.revive(job_id, state)
+        assert self._previous_state(lambda: self.jobs.revive(job_id, state)) == previous
 
-    def _state_before(self, change: Callable[[], str]) -> str:
-        """The state a job was in, "" for one that nobody knows."""
+    def _previous_state(self, change: Callable[[], str]) -> str:
+        """The state before `change`, "" for an unknown job."""
         try:
             return change()
         except JobNotFoundError:
@@ -136,11 +136,11 @@ class JobPair:
     # Publishers
 
     def survey(self, job_id: str) -> list[Message]:
-        """What is due, as a publisher sees it."""
+        """The units that are due, as a publisher sees them."""
         expected, endings = self.model.job(job_id).survey(self.attempts)
         found = self.jobs.survey(job_id)
         assert sorted((n.unit.name, n.unit.index, n.why, n.stamp, n.ticket) for n in found) == expected
-        if endings:  # several units were at their last attempt
+        if endings:  # several units may be at their last attempt
             status = self.jobs.status(job_id)
             ending = Ending(status.reason, status.failed_segment, status.attempts)
             assert ending in endings
@@ -150,26 +150,27 @@ class JobPair:
         return seen
 
     def publish(
-        self, view: Message, *, sent: bool = True, marked: bool = True, own: bool = False, busy: bool = False
+        self, view: Message, *, sent: bool = True, marked: bool = True, sticky: bool = False, busy: bool = False
     ) -> Message | None:
-        """A publisher that acts on what it saw; it may die before it has sent the message, or marked that.
+        """Announce and send the message of a view.
 
-        own: its worker has a queue of its own. busy: others wait in the one that all workers share.
+        sent, marked: False when the publisher dies before it sends the message, or before it marks it as sent. sticky:
+        its worker has a sticky queue. busy: another message waits in the shared queue.
         """
         job_id, unit, index, seen = view
         queue, job = queue_of(WorkUnit.parse(unit, index)), self.model.job(job_id)
         if busy:
-            self.redis.lpush(queue, "somebody else's")
-        said = self.jobs.announce(job_id, WorkUnit.parse(unit, index), seen=seen, sticky=own)
+            self.redis.lpush(queue, "another message")
+        announced = self.jobs.announce(job_id, WorkUnit.parse(unit, index), seen=seen, sticky=sticky)
         self.redis.delete(queue)
-        ticket = job.announce(unit, index, seen, self.model.queue(queue), sticky=own and not busy)
-        assert (said.ticket if said else 0) == ticket
-        if not said or not sent:
+        ticket = job.announce(unit, index, seen, self.model.queue(queue), sticky=sticky and not busy)
+        assert (announced.ticket if announced else 0) == ticket
+        if not announced or not sent:
             return None
-        assert (said.sticky, said.segments) == (own and not busy, job.segments)
+        assert (announced.sticky, announced.segments) == (sticky and not busy, job.segments)
         message = Message(job_id, unit, index, ticket)
         self.messages.append(message)
-        self._see(True, *message)
+        self._add_view(True, *message)
         if marked:
             self.mark(message)
         return message
@@ -182,21 +183,21 @@ class JobPair:
     # Workers
 
     def deliver(self, message: Message) -> Held | None:
-        """A new worker takes a message; its claim, if it gets one."""
+        """Deliver a message to a new worker: its claim, if one is granted."""
         job_id, unit, index, ticket = message
         self.holders += 1
         worker, job = f"worker {self.holders}", self.model.job(job_id)
-        wanted = WorkUnit.parse(unit, index)
-        queue = queue_of(wanted)
+        work = WorkUnit.parse(unit, index)
+        queue = queue_of(work)
         expected = job.deliver(message, self.holders, worker, self.model.queue(queue))
-        kind = UnitKind.SEGMENT if wanted.kind == UnitKind.REPAIR else wanted.kind
+        kind = UnitKind.SEGMENT if work.kind == UnitKind.REPAIR else work.kind
         found = self.jobs.claim(job_id, kind, index, ticket, worker)
         assert self.jobs.queue_claimed(queue) == self.model.queue(queue).claimed
         if isinstance(found, Claim):
-            assert expected, "it should have been refused"
+            assert expected, "the claim should have been refused"
             return self._granted(found, job)
         assert expected == (found.next_index if isinstance(found, NotChained) else None), found
-        self._see(isinstance(found, NotChained), job_id, SEGMENT_UNIT, index + 1)
+        self._add_view(isinstance(found, NotChained), job_id, SEGMENT_UNIT, index + 1)
         return None
 
     def _granted(self, claim: Claim, job: Job) -> Held:
@@ -213,7 +214,7 @@ class JobPair:
         return self.claims[-1]
 
     def holds(self, held: Held) -> Unit | None:
-        """The unit, while the claim is not lost."""
+        """The unit, if the claim is not lost."""
         return self.model.job(held.job_id).held(held.unit, held.holder)
 
     def renew(self, held: Held, engine: bool | None, step: int | None) -> None:
@@ -230,9 +231,9 @@ class JobPair:
             entry = json.loads(self.redis.hget(key, held.unit)) | {"expires": 1}
             self.redis.hset(key, held.unit, json.dumps(entry))
 
-    def linger(self, job_id: str) -> None:
-        """Move what was announced into the past."""
-        self.model.job(job_id).linger()
+    def expire_sticky(self, job_id: str) -> None:
+        """Move the announcement times of all messages into the past."""
+        self.model.job(job_id).expire_sticky()
         key = job_keys(job_id, "units")[0]
         for name, raw in self.redis.hgetall(key).items():
             unit = json.loads(raw)
@@ -244,29 +245,31 @@ class JobPair:
         allowed = 1 if final else self.attempts
         expected = self.model.job(held.job_id).release(held.unit, held.holder, reason, allowed)
         assert (found.outcome, found.ticket) == expected
-        self._see(found.outcome == ReleaseOutcome.RETRY, held.job_id, held.unit, held.index, found.ticket)
+        self._add_view(found.outcome == ReleaseOutcome.RETRY, held.job_id, held.unit, held.index, found.ticket)
 
-    def damage(self, held: Held, index: int) -> None:
+    def report_lost(self, held: Held, index: int) -> None:
         found = self.jobs.report_lost(held.claim, [index])
-        assert found == self.model.job(held.job_id).damage(held.unit, held.holder, index)
-        self._see(found, held.job_id, repair_unit(index), index)
+        assert found == self.model.job(held.job_id).report_lost(held.unit, held.holder, index)
+        self._add_view(found, held.job_id, repair_unit(index), index)
 
     def reopen_clips(self, held: Held, indices: list[int]) -> None:
         found = self.jobs.report_lost(held.claim, indices)
         assert found == self.model.job(held.job_id).reopen_clips(held.holder, indices)
         for index in indices:
-            self._see(found, held.job_id, clip_unit(index), index)
+            self._add_view(found, held.job_id, clip_unit(index), index)
 
-    def commit(self, held: Held, *, others: bool = False, clip_lost: bool = False, sticky: bool = False) -> Held | None:
-        """Commit what a claim is about, a repair or a clip with the same or with `others`; the claim on its clip."""
+    def commit(
+        self, held: Held, *, changed: bool = False, clip_lost: bool = False, sticky: bool = False
+    ) -> Held | None:
+        """Commit the unit of a claim, a repair or a clip perhaps with `changed` bytes: the claim on the clip."""
         if held.unit == SEGMENT_UNIT:
             return self._commit_segment(held, sticky)
         if held.unit == repair_unit(held.index):
-            return self._commit_repair(held, others, clip_lost)
+            return self._commit_repair(held, changed, clip_lost)
         if held.unit == FILM_UNIT:
             assert self.jobs.commit_film(held.claim, FILM) == self.model.job(held.job_id).commit_film(held.holder)
             return None
-        self._commit_clip(held, f"sha256:{held.holder if others else held.index}")
+        self._commit_clip(held, f"sha256:{held.holder if changed else held.index}")
         return None
 
     def _commit_segment(self, held: Held, sticky: bool) -> Held | None:
@@ -279,51 +282,51 @@ class JobPair:
         assert (committed is None) == (ticket is None)
         if committed is None:
             return None
-        self._announced(held.job_id, committed.following, ticket)
-        return self._clip_of(held, committed.clip, handoff)
+        self._add_message(held.job_id, committed.following, ticket)
+        return self._add_clip_claim(held, committed.clip, handoff)
 
-    def _announced(self, job_id: str, announced: Announcement | None, ticket: int | None) -> None:
-        """The message that a commit announced; its worker may send it, or die before."""
+    def _add_message(self, job_id: str, announced: Announcement | None, ticket: int | None) -> None:
+        """Add the message that a commit announced; a worker that dies never sends it."""
         assert (announced.ticket if announced else 0) == ticket
         if announced:
             message = Message(job_id, announced.unit.name, announced.unit.index, announced.ticket)
             self.messages.append(message)
-            self._see(True, *message)
+            self._add_view(True, *message)
 
-    def _commit_repair(self, held: Held, others: bool, clip_lost: bool) -> Held | None:
+    def _commit_repair(self, held: Held, changed: bool, clip_lost: bool) -> Held | None:
         handoff = self._handoff(held)
-        changed = handoff.worker if others else None
-        accepted, goes_on = self.model.job(held.job_id).commit_repair(held.index, held.holder, changed, clip_lost)
-        committed = self.jobs.commit_repair(held.claim, handoff, changed=others, clip_lost=clip_lost)
-        assert (committed is not None, committed is not None and committed.clip is not None) == (accepted, goes_on)
-        self._see(accepted, held.job_id, SEGMENT_UNIT, held.index + 1)
-        return self._clip_of(held, committed.clip if committed else None, handoff)
+        made = handoff.worker if changed else None
+        accepted, has_clip = self.model.job(held.job_id).commit_repair(held.index, held.holder, made, clip_lost)
+        committed = self.jobs.commit_repair(held.claim, handoff, changed=changed, clip_lost=clip_lost)
+        assert (committed is not None, committed is not None and committed.clip is not None) == (accepted, has_clip)
+        self._add_view(accepted, held.job_id, SEGMENT_UNIT, held.index + 1)
+        return self._add_clip_claim(held, committed.clip if committed else None, handoff)
 
     def _commit_clip(self, held: Held, blob_id: str) -> None:
         queue = self.model.queue(queue_of(WorkUnit.film()))
         found = self.jobs.commit_clip(held.claim, ClipRecord(held.index, blob_id, 1, 1))
         accepted, ticket = self.model.job(held.job_id).commit_clip(held.index, held.holder, blob_id, queue)
         assert found.accepted == accepted
-        self._announced(held.job_id, found.film, ticket)
+        self._add_message(held.job_id, found.film, ticket)
 
     def _handoff(self, held: Held) -> Handoff:
         return Handoff(held.index, {"payload": {}}, worker=f"by {held.holder}", fence=held.claim.fence)
 
-    def _clip_of(self, held: Held, clip: Claim | None, handoff: Handoff) -> Held | None:
+    def _add_clip_claim(self, held: Held, clip: Claim | None, handoff: Handoff) -> Held | None:
         if clip is None:
             return None
         assert clip == replace(held.claim, unit=WorkUnit.clip(held.index), own=handoff)
         self.claims.append(Held(clip, held.holder))
         return self.claims[-1]
 
-    def _see(self, due: bool, job_id: str, unit: str, index: int, ticket: int = 0) -> None:
-        """Somebody saw this message, or that one is due, and may act on it now or later."""
+    def _add_view(self, due: bool, job_id: str, unit: str, index: int, ticket: int = 0) -> None:
+        """Record that a publisher saw a message, or a due unit, and may act on it at any later time."""
         if due:
             self.views.append(Message(job_id, unit, index, ticket))
 
-    # What always holds
+    # Invariants
 
-    def agree(self) -> None:
+    def compare(self) -> None:
         jobs = self.model.jobs
         in_order = [job_id for _, job_id in sorted((job.created, job_id) for job_id, job in jobs.items())]
         statuses = list(self.jobs.statuses())
@@ -331,10 +334,10 @@ class JobPair:
         assert self.jobs.active() == [job_id for job_id in in_order if jobs[job_id].unfinished]
         assert self.jobs.reserved_bytes() == sum(self.model.reserved.values()) <= self.model.budget
         for status in statuses:
-            self._agree_about(status, jobs[status.job_id])
+            self._compare_job(status, jobs[status.job_id])
 
-    def _agree_about(self, status: JobStatus, job: Job) -> None:
-        units, handoffs, clips = self._record(status.job_id)
+    def _compare_job(self, status: JobStatus, job: Job) -> None:
+        units, handoffs, clips = self._stored(status.job_id)
         assert (status.state, status.committed, status.clips) == (job.state, job.cursor, len(job.clips))
         assert (status.epoch, status.admitted, status.film) == (job.epoch, job.admitted, FILM if job.film else None)
         assert (status.reason, status.failed_segment, status.attempts) == job.ending
@@ -345,23 +348,23 @@ class JobPair:
         assert {index: ClipRecord.unpack(data).blob_id for index, data in clips.items()} == job.clips
         assert max(job.commits.values(), default=0) <= status.epoch + 1, "something was committed twice within an epoch"
         if status.finished:
-            assert not units, "an ended job has work"
+            assert not units, "an ended job has units"
         else:
-            self._has_a_way_on(job, units)
+            self._check_liveness(job, units)
 
-    def _has_a_way_on(self, job: Job, units: dict[str, dict[str, Any]]) -> None:
-        """Nothing waits for what nobody will do, and whatever is missing is somebody's work."""
+    def _check_liveness(self, job: Job, units: dict[str, dict[str, Any]]) -> None:
+        """Check that every missing result has a unit, and that some unit can run."""
         for index in range(job.cursor):
-            assert index in job.clips or clip_unit(index) in units, f"nobody makes the clip of segment {index}"
-        moves = any(unit["token"] or unit["after"] not in units for unit in units.values())
+            assert index in job.clips or clip_unit(index) in units, f"no unit makes the clip of segment {index}"
+        can_run = any(unit["token"] or unit["after"] not in units for unit in units.values())
         due = (job.cursor < job.segments and SEGMENT_UNIT not in units) or (job.all_clips and FILM_UNIT not in units)
-        assert moves or due, f"nothing can be done: {units}"
+        assert can_run or due, f"no unit can run: {units}"
 
-    def _record(self, job_id: str) -> tuple[dict[str, dict[str, Any]], dict[int, bytes], dict[int, bytes]]:
-        """The job's units, handoffs and clips as they are stored; one question instead of three."""
+    def _stored(self, job_id: str) -> tuple[dict[str, dict[str, Any]], dict[int, bytes], dict[int, bytes]]:
+        """The units, handoffs and clips of a job as they are stored, read in one round trip."""
         pipeline = self.redis.pipeline()
         for key in job_keys(job_id, "units", "handoffs", "clips"):
             pipeline.hgetall(key)
         units, handoffs, clips = pipeline.execute()
-        found = {name.decode(): json.loads(unit) for name, unit in units.items()}
-        return found, *({int(index): data for index, data in stored.items()} for stored in (handoffs, clips))
+        parsed = {name.decode(): json.loads(unit) for name, unit in units.items()}
+        return parsed, *({int(index): data for index, data in records.items()} for records in (handoffs, clips))

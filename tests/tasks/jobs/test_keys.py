@@ -1,4 +1,4 @@
-"""Every way in refuses a job id that could reach outside its keys. Messages: see test_gate."""
+"""Invalid job ids are rejected by the Python API. For messages see test_message_filter."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ HOSTILE = ["", "../../x", "A", "a:b", "a" * 41, "a\n", "*", "a b", "-o", "a\0", 
 
 
 @pytest.mark.parametrize("job_id", HOSTILE, ids=ascii)
-def test_python_refuses_it(settings: Settings, job_id: str) -> None:
+def test_api_rejects_invalid_job_ids(settings: Settings, job_id: str) -> None:
     with pytest.raises(JobNotFoundError, match="is not a job id"):
         Job(job_id, settings=settings)
-    if job_id:  # none is a new one
+    if job_id:  # "" and None mean a new id
         with pytest.raises(JobNotFoundError, match="is not a job id"):
             submit(spec("a"), settings=settings, job_id=job_id)
     assert redis.Redis.from_url(settings.redis_url).keys("*") == []
 
 
-def test_the_folder_of_a_render_is_named_by_a_hash() -> None:
+def test_render_ids_are_hashes() -> None:
     hostile = check_spec({"title": "../../x", "segments": [{"prompt": "../../x"}]})
     assert re.fullmatch("[0-9a-f]{16}", render_id(hostile, "../../x", {"kind": "../../x"}))
 
 
-def test_a_render_with_another_lora_under_the_same_name_is_another(tmp_path: Path) -> None:
+def test_render_id_depends_on_the_bytes_of_a_lora(tmp_path: Path) -> None:
     # Given
     file = tmp_path / "rain.safetensors"
     save_file({"transformer.a.lora_A.weight": torch.zeros(1, 2)}, file)

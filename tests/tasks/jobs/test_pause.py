@@ -14,7 +14,7 @@ from tasks.settings import Settings
 from tests.tasks.jobs.protocol import JOB, announce, claim, commit_all, create, due, handoff
 
 
-def test_what_is_under_way_is_committed_and_nothing_more_is_handed_out(jobs: JobStore) -> None:
+def test_a_paused_job_commits_its_running_segment_and_starts_no_other(jobs: JobStore) -> None:
     # Given
     create(jobs)
     held = claim(jobs, 0)
@@ -26,22 +26,22 @@ def test_what_is_under_way_is_committed_and_nothing_more_is_handed_out(jobs: Job
     assert jobs.announce(JOB, WorkUnit.segment(1)) is None
     assert jobs.survey(JOB) == []
     assert (jobs.status(JOB).state, jobs.status(JOB).committed) == ("paused", 1)
-    # and when it is resumed the next segment is due
+    # When it is resumed, Then the next segment is due
     assert jobs.resume(JOB) == "paused"
     assert (WorkUnit.segment(1), "unannounced") in due(jobs)
 
 
-def test_a_message_that_came_during_the_pause_is_sent_again_and_no_other(jobs: JobStore) -> None:
-    # Given a queued job whose message is still on its way
+def test_only_a_message_that_was_refused_during_the_pause_is_sent_again(jobs: JobStore) -> None:
+    # Given a queued job whose message was sent and not delivered yet
     create(jobs)
     ticket = announce(jobs, WorkUnit.segment(0))
     jobs.chained(JOB, 0)
-    # When it is paused and resumed before the message comes, Then nothing is due
+    # When it is paused and resumed before the delivery, Then its message is not sent again
     jobs.pause(JOB)
     jobs.resume(JOB)
     assert jobs.status(JOB).state == "queued"
     assert due(jobs) == [(WorkUnit.segment(0), "waiting")]
-    # When the message comes during a pause, Then it is known to be gone
+    # When the message is delivered during a pause, Then it is refused and must be sent again
     jobs.pause(JOB)
     assert jobs.claim(JOB, UnitKind.SEGMENT, 0, ticket, "w") == Refused("the job is paused")
     jobs.resume(JOB)
@@ -49,19 +49,19 @@ def test_a_message_that_came_during_the_pause_is_sent_again_and_no_other(jobs: J
     assert isinstance(claim(jobs, 0), Claim)
 
 
-def test_no_clip_and_no_film_is_handed_out_either(jobs: JobStore) -> None:
-    # Given a job of which only the film is missing, whose message is on its way
+def test_a_paused_job_does_not_assemble_its_film(jobs: JobStore) -> None:
+    # Given a job that lacks only its film, and the message for it
     create(jobs, 1)
     commit_all(jobs, 1)
     ticket = announce(jobs, WorkUnit.film())
-    # When the message comes during a pause, Then it gets nothing, and the film is due after it
+    # When the message is delivered during a pause, Then it is refused, and the film is due after the pause
     jobs.pause(JOB)
     assert jobs.claim(JOB, UnitKind.FILM, -1, ticket, "w") == Refused("the job is paused")
     jobs.resume(JOB)
     assert due(jobs) == [(WorkUnit.film(), "expired")]
 
 
-def test_a_paused_job_can_be_cancelled_but_not_forgotten(jobs: JobStore) -> None:
+def test_a_paused_job_can_be_cancelled_but_not_deleted(jobs: JobStore) -> None:
     create(jobs)
     jobs.pause(JOB)
     with pytest.raises(JobStateError):
@@ -71,7 +71,7 @@ def test_a_paused_job_can_be_cancelled_but_not_forgotten(jobs: JobStore) -> None
     jobs.delete(JOB)
 
 
-def test_only_what_makes_sense_is_done(settings: Settings, jobs: JobStore) -> None:
+def test_invalid_transitions_are_rejected(settings: Settings, jobs: JobStore) -> None:
     job = submit({"segments": [{"prompt": "a"}]}, settings=settings)
     with pytest.raises(JobStateError, match="only a paused job"):
         job.resume()

@@ -1,4 +1,4 @@
-"""Rendering one committed segment again, on a real Redis: what waits for it, what stands, and what falls."""
+"""Repair of a committed segment, on a real Redis: which work waits, which results stay, which are discarded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ UNCHANGED = RepairCommit(None)
 
 
 def repair_claim(jobs: JobStore, index: int) -> Claim:
-    return claim_unit(jobs, WorkUnit.repair(index), "mender")
+    return claim_unit(jobs, WorkUnit.repair(index), "repairer")
 
 
 def commit_repair(
@@ -30,7 +30,7 @@ def clip_of(committed: RepairCommit | None) -> Claim:
 
 @pytest.fixture
 def waiting(jobs: JobStore) -> Claim:
-    """The claim on segment 3, laid down until segment 2 is repaired."""
+    """The claim on segment 3, released until segment 2 is repaired."""
     create(jobs, 4)
     commit_all(jobs, 3)
     held = claim(jobs, 3)
@@ -38,29 +38,29 @@ def waiting(jobs: JobStore) -> Claim:
     return held
 
 
-def test_what_misses_its_input_waits_for_the_repair(jobs: JobStore, waiting: Claim) -> None:
+def test_a_segment_whose_input_is_lost_waits_for_the_repair(jobs: JobStore, waiting: Claim) -> None:
     # Then the claim is lost, and only the repair is due
     assert not jobs.renew(waiting)
     assert not jobs.report_lost(waiting, [1])
     assert due(jobs) == [(WorkUnit.repair(2), "expired")]
     assert jobs.status(JOB).epoch == 1
-    # and its message, were it to come again, gets nothing
+    # And its message is refused if it is delivered again
     assert announce(jobs, WorkUnit.segment(3)) == 0
     assert jobs.claim(JOB, UnitKind.SEGMENT, 3, 99, "w") == Refused("segment waits for repair:2")
 
 
-def test_a_repair_continues_the_state_before_it(jobs: JobStore, waiting: Claim) -> None:
+def test_a_repair_starts_from_the_handoff_before_it(jobs: JobStore, waiting: Claim) -> None:
     held = repair_claim(jobs, 2)
     assert held.is_repair
     assert held.previous == jobs.handoff(JOB, 1)
     assert held.epoch == 1
 
 
-def test_with_the_same_bytes_everything_stands(jobs: JobStore, waiting: Claim) -> None:
+def test_a_repair_with_the_same_bytes_keeps_all_commits(jobs: JobStore, waiting: Claim) -> None:
     # Given
     before = jobs.handoffs(JOB)
     held = repair_claim(jobs, 2)
-    # When, and again because the reply was lost
+    # When it is committed, and again because the reply was lost
     assert commit_repair(jobs, held, None) == UNCHANGED
     assert commit_repair(jobs, held, None) == UNCHANGED
     # Then
@@ -70,7 +70,7 @@ def test_with_the_same_bytes_everything_stands(jobs: JobStore, waiting: Claim) -
     assert claim(jobs, 3).previous == before[2]
 
 
-def test_a_lost_clip_is_made_by_the_holder_of_the_repair(jobs: JobStore, waiting: Claim) -> None:
+def test_the_holder_of_a_repair_encodes_the_lost_clip(jobs: JobStore, waiting: Claim) -> None:
     # Given
     held = repair_claim(jobs, 2)
     # When
@@ -82,8 +82,8 @@ def test_a_lost_clip_is_made_by_the_holder_of_the_repair(jobs: JobStore, waiting
     assert jobs.commit_clip(clip_claim, ClipRecord(2, "sha256:again", 1, 1)) == ClipCommit(True, None)
 
 
-def test_other_bytes_take_back_what_came_after(jobs: JobStore) -> None:
-    # Given a segment 1 whose repair, found by the holder of segment 3, comes out differently
+def test_a_repair_with_other_bytes_discards_all_later_segments(jobs: JobStore) -> None:
+    # Given the holder of segment 3, which reports segment 1 lost, and a repair with another result
     create(jobs, 4)
     commit_all(jobs, 3)
     assert jobs.report_lost(claim(jobs, 3), [1])
@@ -100,20 +100,20 @@ def test_other_bytes_take_back_what_came_after(jobs: JobStore) -> None:
     assert claim(jobs, 2).previous == changed
 
 
-def test_work_on_what_came_before_goes_on(jobs: JobStore) -> None:
-    # Given a clip of segment 0 in the making, while segment 1 is repaired
+def test_a_repair_keeps_claims_on_earlier_segments(jobs: JobStore) -> None:
+    # Given a claim on the clip of segment 0, while segment 1 is repaired
     create(jobs, 3)
     clip_claim = commit(jobs, claim(jobs, 0))
     assert jobs.commit_segment(claim(jobs, 1), handoff(1))
     assert jobs.report_lost(claim(jobs, 2), [1])
-    # When it comes out as other bytes
+    # When the repair yields other bytes
     clip_of(commit_repair(jobs, repair_claim(jobs, 1), handoff(1, worker="other")))
-    # Then the clip is taken, as nobody else would make it
+    # Then the clip can be committed, since no other worker will make it
     assert jobs.renew(clip_claim)
     assert jobs.commit_clip(clip_claim, ClipRecord(0, "sha256:c", 1, 1)) == ClipCommit(True, None)
 
 
-def test_a_late_repair_changes_nothing(jobs: JobStore, waiting: Claim) -> None:
+def test_a_repair_whose_lease_expired_changes_nothing(jobs: JobStore, waiting: Claim) -> None:
     # Given
     late = repair_claim(jobs, 2)
     expire(jobs, late)
@@ -125,7 +125,7 @@ def test_a_late_repair_changes_nothing(jobs: JobStore, waiting: Claim) -> None:
     assert [found.worker for found in jobs.handoffs(JOB)] == ["", "", ""]
 
 
-def test_a_repair_may_wait_for_another(jobs: JobStore, waiting: Claim) -> None:
+def test_a_repair_can_wait_for_another_repair(jobs: JobStore, waiting: Claim) -> None:
     # Given
     assert jobs.report_lost(repair_claim(jobs, 2), [1])
     assert due(jobs) == [(WorkUnit.repair(1), "expired")]
@@ -136,20 +136,20 @@ def test_a_repair_may_wait_for_another(jobs: JobStore, waiting: Claim) -> None:
     assert jobs.status(JOB).epoch == 2
 
 
-def test_a_clip_waits_for_its_latents(jobs: JobStore) -> None:
-    # Given the clip of segment 0 to be rebuilt, and its latents lost
+def test_a_clip_whose_latents_are_lost_waits_for_the_repair(jobs: JobStore) -> None:
+    # Given a claim on the clip of segment 0, whose latents are lost
     create(jobs, 2)
     clip_claim = commit(jobs, claim(jobs, 0))
     expire(jobs, clip_claim)
     assert jobs.report_lost(claim_unit(jobs, WorkUnit.clip(0)), [0])
     # When
     clip_again = clip_of(commit_repair(jobs, repair_claim(jobs, 0), None))
-    # Then the repair goes on with the clip, and the next segment was never disturbed
+    # Then the holder of the repair commits the clip, and the next segment is due as before
     assert jobs.commit_clip(clip_again, ClipRecord(0, "sha256:c", 1, 1)) == ClipCommit(True, None)
     assert due(jobs) == [(WorkUnit.segment(1), "unpublished")]
 
 
-def test_a_repair_that_nobody_asked_for_is_refused(jobs: JobStore) -> None:
+def test_a_repair_that_is_not_needed_is_refused(jobs: JobStore) -> None:
     create(jobs, 3)
     commit_all(jobs, 2)
     assert jobs.announce(JOB, WorkUnit.repair(0)) is None

@@ -1,7 +1,8 @@
-"""Whatever messages, workers, publishers and people do, in any order, job records agree with a model of the protocol.
+"""Job records equal a model of the protocol after any sequence of events.
 
-Messages come late, twice and in any order; publishers act on old views; holders come back after their lease; replies
-are lost and calls repeated. In the end every worker is gone, fair ones take over, and every job must come to its end.
+Messages are late, repeated and out of order; publishers act on outdated views; holders continue after their lease
+expired; replies are lost and calls repeated. At the end all workers stop, workers without faults replace them, and
+every job must finish.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ from tests.tasks.jobs.job_model import FILM_UNIT, SEGMENT_UNIT, Message, clip_un
 from tests.tasks.jobs.job_pair import FILM, Held, JobPair
 
 ATTEMPTS, BUDGET, SEGMENTS = 2, 4, 3
-LONG_LEASE_S = 3600.0  # leases end when a rule says so
-LONG_MOMENT_MS = 3_600_000  # and so do moments
-FAIR_ROUNDS = 30
+LONG_LEASE_S = 3600.0  # only rules expire leases
+LONG_STICKY_WAIT_MS = 3_600_000  # only rules expire sticky messages
+FAULT_FREE_ROUNDS = 30
 IDS = ["first", "second", "third"]
-WISHES = ["pause", "pause", "pause", "pause", "cancel", "fail", "settle", "join", "delete"]
+ACTIONS = ["pause", "pause", "pause", "pause", "cancel", "fail", "settle", "join", "delete"]
 SHORT_RUN = hypothesis_settings(
     max_examples=120,
     stateful_step_count=80,
@@ -51,19 +52,19 @@ LONG_RUN = hypothesis_settings(
     stateful_step_count=100,
 )
 T = TypeVar("T")
-Pick = tuple[bool, int]  # whether a claim that is lost, and which one
+Pick = tuple[bool, int]  # whether to pick a lost claim, and which one
 
 counts = st.sampled_from([SEGMENTS, 2, 1])
 mostly = st.sampled_from([True, True, True, False])
 places = st.sampled_from([0, 0, 0, 1, 1, 2, 3])
 few = st.integers(0, 3) | st.integers(0, 15)
 seldom = mostly.map(lambda often: not often)
-claims = st.tuples(seldom, few)
+picks = st.tuples(seldom, few)
 
 
-def newest(things: list[T], nth: int) -> T:
-    """The newest one, or one `nth` places before it."""
-    return things[-1 - nth % len(things)]
+def newest(items: list[T], nth: int) -> T:
+    """The item `nth` places before the newest."""
+    return items[-1 - nth % len(items)]
 
 
 class JobMachine(RuleBasedStateMachine):
@@ -72,10 +73,10 @@ class JobMachine(RuleBasedStateMachine):
         client.flushdb()
         self.pair = JobPair(jobs, client, budget=BUDGET, attempts=ATTEMPTS)
 
-    # People
+    # Users
 
     @initialize(segments=counts)
-    def begin(self, segments: int) -> None:
+    def create_first(self, segments: int) -> None:
         self.pair.create("first", segments, 1)
         self.pair.admit()
 
@@ -91,58 +92,59 @@ class JobMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: not all(job.running for job in self.pair.model.jobs.values()))
     @rule(place=places)
-    def go_on(self, place: int) -> None:
-        """What stands still is taken up, what cannot be is forgotten."""
-        job_id = self._job(place, in_hand=False)
+    def resume(self, place: int) -> None:
+        """Resume a job that is paused, revive one that failed, delete any other that has ended."""
+        job_id = self._job(place, active=False)
         self.pair.resume(job_id)
         self.pair.revive(job_id, "failed")
         if self.pair.model.job(job_id).ended:
             self.pair.delete(job_id)
 
-    @rule(place=places, what=st.sampled_from(WISHES), spare=st.booleans())
-    def meddle(self, place: int, what: str, spare: bool) -> None:
+    @rule(place=places, action=st.sampled_from(ACTIONS), skip=st.booleans())
+    def change_job(self, place: int, action: str, skip: bool) -> None:
         job_id, pair = self._job(place), self.pair
-        wishes: dict[str, Callable[[], None]] = {
+        actions: dict[str, Callable[[], None]] = {
             "pause": lambda: pair.pause(job_id),
-            "cancel": lambda: pair.stop(job_id, "cancelled", "enough"),
-            "fail": lambda: pair.stop(job_id, "failed", "hopeless"),
+            "cancel": lambda: pair.stop(job_id, "cancelled", "by user"),
+            "fail": lambda: pair.stop(job_id, "failed", "by worker"),
             "settle": lambda: pair.settle(job_id, pair.model.job(job_id).needs // 2),
             "join": lambda: pair.revive(job_id, "done"),
             "delete": lambda: pair.delete(job_id),
         }
-        if not spare:
-            wishes[what]()
+        if not skip:  # half of the steps change nothing
+            actions[action]()
 
-    def _job(self, place: int, *, in_hand: bool = True) -> str:
-        """One of the jobs that there are, those that are in hand (or stand still) first; or one that nobody knows."""
+    def _job(self, place: int, *, active: bool = True) -> str:
+        """The id of a job, active ones (or inactive ones) first; or an unknown id."""
         jobs = self.pair.model.jobs.items()
-        moves = {job_id: job.running if not in_hand else job.unfinished and job.admitted for job_id, job in jobs}
-        names = [*sorted(moves, key=lambda job_id: moves[job_id] != in_hand), "nobody"]
+        is_active = {job_id: job.unfinished and job.admitted if active else job.running for job_id, job in jobs}
+        names = [*sorted(is_active, key=lambda job_id: is_active[job_id] != active), "unknown"]
         return names[place if place < len(names) else 0]
 
-    def _of(self, job_id: str, things: list[Message]) -> list[Message]:
-        return [message for message in things if message.job_id == job_id] or things
+    def _of(self, job_id: str, messages: list[Message]) -> list[Message]:
+        """The messages of a job, or all if it has none."""
+        return [message for message in messages if message.job_id == job_id] or messages
 
     # Publishers
 
-    @rule(place=places, nth=few, look=mostly, sent=mostly, marked=mostly, own=st.booleans(), busy=seldom)
-    def publish(self, place: int, nth: int, look: bool, sent: bool, marked: bool, own: bool, busy: bool) -> None:
-        """By one that has just looked, or that has an old view; it may die before the message is sent, or marked."""
+    @rule(place=places, nth=few, survey=mostly, sent=mostly, marked=mostly, sticky=st.booleans(), busy=seldom)
+    def publish(self, place: int, nth: int, survey: bool, sent: bool, marked: bool, sticky: bool, busy: bool) -> None:
+        """Publish from a new survey or an outdated view."""
         job_id = self._job(place)
-        if look:
+        if survey:
             self.pair.survey(job_id)
         if self.pair.views:
             view = newest(self._of(job_id, self.pair.views), nth)
-            self.pair.publish(view, sent=sent, marked=marked, own=own, busy=busy)
+            self.pair.publish(view, sent=sent, marked=marked, sticky=sticky, busy=busy)
 
     @rule(place=places)
-    def linger(self, place: int) -> None:
-        """What was sent is not taken for a moment."""
-        self.pair.linger(self._job(place))
+    def expire_sticky(self, place: int) -> None:
+        """No worker takes the messages of a job for longer than a sticky message may wait."""
+        self.pair.expire_sticky(self._job(place))
 
     @rule(place=places, nth=few, unit=st.sampled_from(["mark", SEGMENT_UNIT, "repair", "clip", FILM_UNIT]))
-    def publish_confused(self, place: int, nth: int, unit: str) -> None:
-        """What nobody asked for, or a late mark of a message sent long ago."""
+    def publish_wrongly(self, place: int, nth: int, unit: str) -> None:
+        """Announce a unit that may not be due, or mark an old message as sent."""
         if unit != "mark":
             name = {"repair": repair_unit(nth), "clip": clip_unit(nth)}.get(unit, unit)
             self.pair.publish(Message(self._job(place), name, START_INDEX if unit == FILM_UNIT else nth, 0))
@@ -157,7 +159,7 @@ class JobMachine(RuleBasedStateMachine):
         self.pair.deliver(newest(self._of(self._job(place), self.pair.messages), nth))
 
     @rule(place=places)
-    def begin_work(self, place: int) -> None:
+    def claim_due(self, place: int) -> None:
         self._work(self._job(place), 0)
 
     @rule(place=places, steps=st.integers(1, 2))
@@ -165,78 +167,78 @@ class JobMachine(RuleBasedStateMachine):
         self._work(self._job(place), steps)
 
     def _work(self, job_id: str, steps: int) -> None:
-        """Publish all that is due and deliver it; the workers begin, or commit, or make the clip, too.
+        """Publish and deliver all due messages; without any, take the current claims of the job.
 
-        When nothing was due, those go on that have begun.
+        steps: 0 to only claim, 1 to commit, too, 2 to commit the clips, too.
         """
         sent = [self.pair.publish(view) for view in self.pair.survey(job_id)]
-        given = [self.pair.deliver(message) for message in sent if message]
-        given = given or [held for held in self._current() if held.job_id == job_id]
+        granted = [self.pair.deliver(message) for message in sent if message]
+        granted = granted or [held for held in self._current() if held.job_id == job_id]
         for _ in range(steps):
-            given = [self.pair.commit(held) for held in given if held]
+            granted = [self.pair.commit(held) for held in granted if held]
 
     @precondition(lambda self: self._current())
-    @rule(claim=claims, engine=st.none() | st.booleans(), step=st.none() | st.integers(1, 8))
-    def renew(self, claim: Pick, engine: bool | None, step: int | None) -> None:
-        self.pair.renew(self._claim(claim), engine, step)
+    @rule(pick=picks, engine=st.none() | st.booleans(), step=st.none() | st.integers(1, 8))
+    def renew(self, pick: Pick, engine: bool | None, step: int | None) -> None:
+        self.pair.renew(self._claim(pick), engine, step)
 
     @precondition(lambda self: self._current())
-    @rule(claim=claims, inside=st.booleans())
-    def vanish(self, claim: Pick, inside: bool) -> None:
-        """The holder is not heard of again, or late; it was inside the engine, or wherever it was before."""
-        held = self._claim(claim)
+    @rule(pick=picks, inside=st.booleans())
+    def expire(self, pick: Pick, inside: bool) -> None:
+        """The lease of a claim expires, `inside` the engine or where the holder was before."""
+        held = self._claim(pick)
         if inside:
             self.pair.renew(held, True, None)
         self.pair.expire(held)
 
     @precondition(lambda self: self.pair.claims)
-    @rule(claim=claims, others=st.booleans(), clip_lost=st.booleans(), sticky=st.booleans())
-    def commit(self, claim: Pick, others: bool, clip_lost: bool, sticky: bool) -> None:
-        """By the holder, by one that comes late, or again because the reply was lost."""
-        self.pair.commit(self._claim(claim), others=others, clip_lost=clip_lost, sticky=sticky)
+    @rule(pick=picks, changed=st.booleans(), clip_lost=st.booleans(), sticky=st.booleans())
+    def commit(self, pick: Pick, changed: bool, clip_lost: bool, sticky: bool) -> None:
+        """Commit by the holder or a former holder, perhaps again because the reply was lost."""
+        self.pair.commit(self._claim(pick), changed=changed, clip_lost=clip_lost, sticky=sticky)
 
     @precondition(lambda self: self._current())
-    @rule(claim=claims, reason=st.sampled_from(["", "RuntimeError: no"]), retry=mostly)
-    def release(self, claim: Pick, reason: str, retry: bool) -> None:
-        self.pair.release(self._claim(claim), reason, final=not retry)
+    @rule(pick=picks, reason=st.sampled_from(["", "RuntimeError: no"]), retry=mostly)
+    def release(self, pick: Pick, reason: str, retry: bool) -> None:
+        self.pair.release(self._claim(pick), reason, final=not retry)
 
     @precondition(lambda self: self._with_input(self._current()))
-    @rule(claim=claims, lost=st.sets(st.integers(0, SEGMENTS - 1), min_size=1))
-    def miss_input(self, claim: Pick, lost: set[int]) -> None:
-        """The film misses clips, a clip the latents of its segment, a segment the state before it."""
-        held = self._pick(claim, self._with_input(self.pair.claims))
+    @rule(pick=picks, lost=st.sets(st.integers(0, SEGMENTS - 1), min_size=1))
+    def report_lost(self, pick: Pick, lost: set[int]) -> None:
+        """Report lost clips for a film, lost latents for a clip, or a lost handoff for a segment."""
+        held = self._pick(pick, self._with_input(self.pair.claims))
         if held.unit == FILM_UNIT:
-            own_settings = range(self.pair.model.job(held.job_id).segments)
-            self.pair.reopen_clips(held, [index for index in own_settings if index in lost])
+            segments = self.pair.model.job(held.job_id).segments
+            self.pair.reopen_clips(held, [index for index in range(segments) if index in lost])
         else:
-            self.pair.damage(held, held.index if held.unit == clip_unit(held.index) else held.index - 1)
+            self.pair.report_lost(held, held.index if held.unit == clip_unit(held.index) else held.index - 1)
 
     def _with_input(self, claims: list[Held]) -> list[Held]:
-        """All but those on first segments, which begin with nothing."""
+        """The claims except those on first segments, which have no input."""
         return [held for held in claims if held.unit not in (SEGMENT_UNIT, repair_unit(0)) or held.index > 0]
 
-    def _claim(self, claim: Pick) -> Held:
-        return self._pick(claim, self.pair.claims)
+    def _claim(self, pick: Pick) -> Held:
+        return self._pick(pick, self.pair.claims)
 
-    def _pick(self, claim: Pick, claims: list[Held]) -> Held:
-        """One that is held still; or one that is lost, best one whose unit somebody else has now."""
-        late, nth = claim
+    def _pick(self, pick: Pick, claims: list[Held]) -> Held:
+        """A current claim; or a lost one, preferably one whose unit still exists."""
+        late, nth = pick
         lost = [held for held in claims if not self.pair.holds(held)]
-        rivals = [held for held in lost if held.unit in self.pair.model.job(held.job_id).units]
+        with_unit = [held for held in lost if held.unit in self.pair.model.job(held.job_id).units]
         current = [held for held in claims if self.pair.holds(held)]
-        return newest((rivals or lost if late else current) or claims, nth)
+        return newest((with_unit or lost if late else current) or claims, nth)
 
     def _current(self) -> list[Held]:
         return [held for held in self.pair.claims if self.pair.holds(held)]
 
-    # What always holds
+    # Invariants
 
     @invariant()
-    def agree(self) -> None:
-        self.pair.agree()
+    def compare(self) -> None:
+        self.pair.compare()
 
     def teardown(self) -> None:
-        """Every worker is gone; what is paused or failed is taken up, and fair workers bring all jobs to their end."""
+        """Stop all workers, resume and revive all jobs, and finish them without further faults."""
         if sys.exception() is None:
             self._finish_all()
 
@@ -259,42 +261,42 @@ class JobMachine(RuleBasedStateMachine):
                 self._finish(ready[0])
                 self.pair.delete(ready[0])
             else:
-                self._forget_one_that_keeps_room_from_another()
+                self._delete_a_revived_job()
 
-    def _forget_one_that_keeps_room_from_another(self) -> None:
-        """Jobs that were taken up again may need more than there is beside the blobs of others: a person chooses."""
-        retried = [job_id for job_id in self.pair.model.waiting if job_id in self.pair.model.reserved]
-        assert len(retried) > 1, "a job waits for room that nobody keeps from it"
-        self.pair.stop(min(retried), "cancelled", "another one is worth more")
-        self.pair.delete(min(retried))
+    def _delete_a_revived_job(self) -> None:
+        """Delete one of several revived jobs that block each other: each reserves space that another needs."""
+        revived = [job_id for job_id in self.pair.model.waiting if job_id in self.pair.model.reserved]
+        assert len(revived) > 1, "a job waits although no other job blocks it"
+        self.pair.stop(min(revived), "cancelled", "by user")
+        self.pair.delete(min(revived))
 
     def _finish(self, job_id: str) -> None:
         job = self.pair.model.job(job_id)
         fits, renders = job.unfinished, self.pair.renders + job.renders_left()
-        for _ in range(FAIR_ROUNDS):
+        for _ in range(FAULT_FREE_ROUNDS):
             if job.unfinished:
                 self._work(job_id, 2)
-                self.pair.agree()
-        assert not job.unfinished, f"there is no end in sight: {job}"
+                self.pair.compare()
+        assert not job.unfinished, f"the job does not finish: {job}"
         if fits:
             assert self.pair.jobs.status(job_id).film == FILM
             assert self.pair.renders == renders
 
 
-def check(settings: Settings, how: hypothesis_settings) -> None:
-    patient = settings.model_copy(update={"lease_s": LONG_LEASE_S, "max_attempts": ATTEMPTS})
+def check(settings: Settings, run: hypothesis_settings) -> None:
+    long_lease = settings.model_copy(update={"lease_s": LONG_LEASE_S, "max_attempts": ATTEMPTS})
     with connect(settings.redis_url) as client:
-        jobs = JobStore(client, patient)
-        jobs._sticky_wait_ms = LONG_MOMENT_MS
-        run_state_machine_as_test(lambda: JobMachine(jobs, client), settings=how)
+        jobs = JobStore(client, long_lease)
+        jobs._sticky_wait_ms = LONG_STICKY_WAIT_MS
+        run_state_machine_as_test(lambda: JobMachine(jobs, client), settings=run)
 
 
-@pytest.mark.timeout(900)  # a failure is made small before it is shown
-def test_job_records_agree_with_a_model(settings: Settings) -> None:
+@pytest.mark.timeout(900)  # hypothesis shrinks a failure before it reports it
+def test_job_records_equal_the_model(settings: Settings) -> None:
     check(settings, SHORT_RUN)
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(3600)
-def test_job_records_agree_with_a_model_for_long(settings: Settings) -> None:
+def test_job_records_equal_the_model_in_many_examples(settings: Settings) -> None:
     check(settings, LONG_RUN)

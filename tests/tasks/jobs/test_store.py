@@ -1,4 +1,4 @@
-"""Job records on a real Redis: who may do what, and what is refused."""
+"""Job records on a real Redis: permitted and refused changes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from tests.tasks.jobs.protocol import (
 )
 
 
-def test_a_job_goes_from_queued_to_done(jobs: JobStore) -> None:
+def test_a_job_changes_from_queued_to_running_to_done(jobs: JobStore) -> None:
     # Given
     create(jobs)
     assert jobs.status(JOB).state == "queued"
@@ -59,7 +59,7 @@ def test_a_job_goes_from_queued_to_done(jobs: JobStore) -> None:
     assert jobs.active() == []
 
 
-def test_an_id_is_taken_once(jobs: JobStore) -> None:
+def test_a_job_id_cannot_be_created_twice(jobs: JobStore) -> None:
     create(jobs)
     spec = check_spec({"segments": [{"prompt": "another"}]})
     assert not jobs.create(JOB, spec, model="tiny")
@@ -69,31 +69,31 @@ def test_an_id_is_taken_once(jobs: JobStore) -> None:
 
 
 @pytest.mark.parametrize("job_id", ["", "../../x", "A" * 16, "a:b", "a" * 41, "a\n", None, 7, "*"])
-def test_an_id_cannot_reach_outside_its_keys(job_id: object) -> None:
+def test_invalid_job_ids_are_rejected(job_id: object) -> None:
     with pytest.raises(JobNotFoundError):
         check_job_id(job_id)
 
 
-def test_a_held_segment_is_not_given_twice(jobs: JobStore) -> None:
+def test_a_claimed_segment_cannot_be_claimed_again(jobs: JobStore) -> None:
     # Given
     create(jobs)
     ticket = ticket_of(jobs.announce(JOB, WorkUnit.segment(0)))
     assert isinstance(jobs.claim(JOB, UnitKind.SEGMENT, 0, ticket, "first"), Claim)
-    # When the message comes again
+    # When the message is delivered again
     again = jobs.claim(JOB, UnitKind.SEGMENT, 0, ticket, "second")
     # Then
     assert again == Refused("segment 0 is held by first")
     assert jobs.announce(JOB, WorkUnit.segment(0)) is None
 
 
-def test_a_holder_that_asks_again_because_the_reply_was_lost_gets_its_claim(jobs: JobStore) -> None:
+def test_a_claim_repeated_after_a_lost_reply_is_granted(jobs: JobStore) -> None:
     create(jobs)
     held = claim(jobs, 0)
     keys = [*job_keys(JOB, "record", "units", "spec", "handoffs"), queue_key(SEGMENTS)]
     assert jobs._run("claim", keys, "segment", 0, 1, held.token, 2000, "w")[0] == b"run"
 
 
-def test_an_old_ticket_is_forgotten(jobs: JobStore) -> None:
+def test_an_old_ticket_is_refused(jobs: JobStore) -> None:
     # Given a message that was replaced by a newer one
     create(jobs)
     old = ticket_of(jobs.announce(JOB, WorkUnit.segment(0)))
@@ -104,23 +104,23 @@ def test_an_old_ticket_is_forgotten(jobs: JobStore) -> None:
     assert isinstance(jobs.claim(JOB, UnitKind.SEGMENT, 0, new, "w"), Claim)
 
 
-def test_a_segment_ahead_of_the_cursor_waits_its_turn(jobs: JobStore) -> None:
+def test_a_segment_ahead_of_the_cursor_is_refused(jobs: JobStore) -> None:
     create(jobs)
     assert jobs.announce(JOB, WorkUnit.segment(1)) is None
     assert jobs.claim(JOB, UnitKind.SEGMENT, 1, 1, "w") == Refused("the cursor is at segment 0")
 
 
-def test_fences_only_rise_and_only_the_holder_commits(jobs: JobStore) -> None:
-    # Given a claim whose lease expired, and a second one
+def test_fences_increase_and_only_the_current_holder_commits(jobs: JobStore) -> None:
+    # Given a claim whose lease expired, and a second claim
     create(jobs)
     late = claim(jobs, 0, "late")
     expire(jobs, late)
     second = claim(jobs, 0, "second")
     assert second.fence > late.fence
-    # When the late one comes back
+    # When the first holder continues, Then it is refused
     assert not jobs.renew(late)
     assert jobs.commit_segment(late, handoff(0, worker="late")) is None
-    # Then the second one's commit is the one that counts, also when its reply was lost and it asks again
+    # When the second holder commits, and again because the reply was lost, Then its handoff is stored once
     first = jobs.commit_segment(second, handoff(0, worker="second"))
     again = jobs.commit_segment(second, handoff(0, worker="second"))
     assert first
@@ -132,20 +132,20 @@ def test_fences_only_rise_and_only_the_holder_commits(jobs: JobStore) -> None:
     assert jobs.status(JOB).committed == 1
 
 
-def test_a_repeated_message_of_a_committed_segment_gets_nothing(jobs: JobStore) -> None:
+def test_a_repeated_message_of_a_committed_segment_is_refused(jobs: JobStore) -> None:
     # Given a commit whose worker died before it published the next message
     create(jobs)
     ticket = ticket_of(jobs.announce(JOB, WorkUnit.segment(0)))
     held = jobs.claim(JOB, UnitKind.SEGMENT, 0, ticket, "w")
     assert isinstance(held, Claim)
     assert jobs.commit_segment(held, handoff(0))
-    # When its message comes again
+    # When its message is delivered again, Then it is refused
     assert isinstance(jobs.claim(JOB, UnitKind.SEGMENT, 0, ticket, "w"), Refused)
-    # Then it gets nothing: the commit announced the next one, which the reconciler publishes
+    # And the next segment is due: the commit announced it, and the reconciler publishes it
     assert due(jobs) == [(WorkUnit.segment(1), "unpublished")]
 
 
-def test_nothing_is_committed_after_a_cancel(jobs: JobStore) -> None:
+def test_a_cancelled_job_accepts_no_commit(jobs: JobStore) -> None:
     # Given
     create(jobs)
     held = claim(jobs, 0)
@@ -159,7 +159,7 @@ def test_nothing_is_committed_after_a_cancel(jobs: JobStore) -> None:
     assert jobs.stop(JOB, "cancelled", "again") == "cancelled"
 
 
-def test_failed_attempts_are_counted_and_end_the_job(jobs: JobStore) -> None:
+def test_a_job_fails_after_the_last_allowed_attempt(jobs: JobStore) -> None:
     create(jobs)
     for attempt in (1, 2, 3):
         held = claim(jobs, 0)
@@ -168,19 +168,19 @@ def test_failed_attempts_are_counted_and_end_the_job(jobs: JobStore) -> None:
     assert (status.state, status.reason, status.failed_segment, status.attempts) == ("failed", "RuntimeError: no", 0, 3)
 
 
-def test_shutdowns_are_not_counted(jobs: JobStore) -> None:
+def test_a_release_without_a_reason_is_not_an_attempt(jobs: JobStore) -> None:
     create(jobs)
     for _ in range(5):
         assert jobs.release(claim(jobs, 0)).outcome == "retry"
     assert jobs.status(JOB).state == "queued" or jobs.status(JOB).state == "running"
 
 
-def test_dying_inside_the_engine_is_counted_and_elsewhere_is_not(jobs: JobStore) -> None:
+def test_only_crashes_inside_the_engine_count_as_attempts(jobs: JobStore) -> None:
     create(jobs)
-    # Given five deaths outside the engine
+    # Given five crashes outside the engine
     for _ in range(5):
         expire(jobs, claim(jobs, 0))
-    # When it dies inside three times
+    # When a worker crashes three times inside the engine
     for attempt in (1, 2, 3):
         held = claim(jobs, 0, "poisoned")
         assert jobs.renew(held, engine=True)
@@ -193,21 +193,21 @@ def test_dying_inside_the_engine_is_counted_and_elsewhere_is_not(jobs: JobStore)
     assert "poisoned" in str(jobs.status(JOB).reason)
 
 
-def test_a_death_inside_the_engine_is_counted_before_its_work_is_published_again(jobs: JobStore) -> None:
+def test_a_crash_inside_the_engine_is_counted_before_the_segment_is_published_again(jobs: JobStore) -> None:
     create(jobs)
     for _ in range(3):
-        # Given a publisher that saw the message before it was claimed
+        # Given a publisher that saw the ticket of the message before it was claimed
         ticket = announce(jobs, WorkUnit.segment(0))
         held = jobs.claim(JOB, UnitKind.SEGMENT, 0, ticket, "poisoned")
         assert isinstance(held, Claim)
-        # When the holder has died inside the engine, Then only a survey takes its claim back
+        # When the holder crashed inside the engine, Then only a survey takes its claim back
         end_lease(jobs, held, engine=True)
         assert jobs.announce(JOB, WorkUnit.segment(0), seen=ticket) is None
         jobs.survey(JOB)
     assert (jobs.status(JOB).state, jobs.status(JOB).attempts) == ("failed", 3)
 
 
-def test_survey_tells_what_lost_its_message(jobs: JobStore) -> None:
+def test_a_survey_lists_units_that_may_have_no_message(jobs: JobStore) -> None:
     create(jobs, 1)
     assert due(jobs) == [(WorkUnit.segment(0), "unannounced")]
     ticket = ticket_of(jobs.announce(JOB, WorkUnit.segment(0)))
@@ -225,8 +225,8 @@ def test_survey_tells_what_lost_its_message(jobs: JobStore) -> None:
     assert due(jobs) == [(WorkUnit.film(), "waiting")]
 
 
-def test_a_late_clip_changes_nothing(jobs: JobStore) -> None:
-    # Given a clip whose lease expired and that another worker made
+def test_a_clip_whose_lease_expired_changes_nothing(jobs: JobStore) -> None:
+    # Given a claim on a clip whose lease expired, and a second claim on it
     create(jobs, 1)
     late = commit(jobs, claim(jobs, 0))
     expire(jobs, late)
@@ -242,7 +242,7 @@ def test_a_late_clip_changes_nothing(jobs: JobStore) -> None:
     assert jobs.clips(JOB)[0].blob_id == "sha256:right"
 
 
-def test_lost_clips_are_reopened_before_the_film(jobs: JobStore) -> None:
+def test_lost_clips_are_made_again_before_the_film(jobs: JobStore) -> None:
     # Given
     create(jobs, 3)
     commit_all(jobs, 3)
@@ -256,7 +256,7 @@ def test_lost_clips_are_reopened_before_the_film(jobs: JobStore) -> None:
     assert announce(jobs, WorkUnit.film()) == 0
 
 
-def test_progress_is_shown_and_gone_after_the_commit(jobs: JobStore) -> None:
+def test_progress_is_cleared_by_the_commit(jobs: JobStore) -> None:
     create(jobs)
     held = claim(jobs, 0)
     assert jobs.renew(held, progress=Progress(0, 3, 8, 0.5))
@@ -265,7 +265,7 @@ def test_progress_is_shown_and_gone_after_the_commit(jobs: JobStore) -> None:
     assert jobs.status(JOB).progress is None
 
 
-def test_only_ended_jobs_are_forgotten_and_leave_no_key(jobs: JobStore, settings: Settings) -> None:
+def test_only_ended_jobs_can_be_deleted_and_leave_no_key(jobs: JobStore, settings: Settings) -> None:
     create(jobs, 1)
     with pytest.raises(JobStateError):
         jobs.delete(JOB)
@@ -280,25 +280,25 @@ def test_only_ended_jobs_are_forgotten_and_leave_no_key(jobs: JobStore, settings
         jobs.status(JOB)
 
 
-def test_an_unknown_job_is_told_as_such(jobs: JobStore) -> None:
-    for ask in (jobs.status, lambda job: jobs.stop(job, "cancelled", "")):
+def test_an_unknown_job_is_an_error(jobs: JobStore) -> None:
+    for call in (jobs.status, lambda job: jobs.stop(job, "cancelled", "")):
         with pytest.raises(JobNotFoundError, match="longtake list"):
-            ask("0000")
+            call("0000")
     with pytest.raises(JobNotFoundError):
         jobs.head("0000")
     assert jobs.claim("0000", UnitKind.SEGMENT, 0, 1, "w") == Refused("there is no such job")
 
 
-def test_a_handoff_from_outside_comes_before_the_first_segment(jobs: JobStore) -> None:
+def test_the_first_segment_continues_an_imported_handoff(jobs: JobStore) -> None:
     spec = check_spec({"segments": [{"prompt": "a"}]})
-    outside = handoff(-1, worker="elsewhere")
-    assert jobs.create(JOB, spec, model="tiny", start=outside)
+    imported = handoff(-1, worker="elsewhere")
+    assert jobs.create(JOB, spec, model="tiny", start=imported)
     assert jobs.admit(None).outcome == "admitted"
-    assert claim(jobs, 0).previous == outside
+    assert claim(jobs, 0).previous == imported
     assert jobs.handoffs(JOB) == []
 
 
-def test_a_failed_job_is_taken_up_where_it_failed(jobs: JobStore) -> None:
+def test_a_revived_job_continues_at_the_failed_segment(jobs: JobStore) -> None:
     # Given a job that failed at its second segment
     create(jobs)
     assert jobs.commit_segment(claim(jobs, 0), handoff(0))
@@ -316,8 +316,8 @@ def test_a_failed_job_is_taken_up_where_it_failed(jobs: JobStore) -> None:
     assert jobs.commit_segment(claim(jobs, 1), handoff(1))
 
 
-def test_a_clip_that_was_in_the_making_when_its_job_failed_is_made_after_a_retry(jobs: JobStore) -> None:
-    # Given a job that fails at its second segment while another worker makes the clip of the first
+def test_a_revived_job_makes_the_clip_that_was_claimed_when_it_failed(jobs: JobStore) -> None:
+    # Given a job that fails at its second segment while another worker holds the clip of the first
     create(jobs)
     clip_claim = commit(jobs, claim(jobs, 0))
     assert jobs.release(claim(jobs, 1), "RuntimeError: no", final=True) == Released(ReleaseOutcome.FAILED)
@@ -331,7 +331,7 @@ def test_a_clip_that_was_in_the_making_when_its_job_failed_is_made_after_a_retry
     assert jobs.commit_clip(again, ClipRecord(0, "sha256:c", 1, 1)) == ClipCommit(True, None)
 
 
-def test_a_job_that_failed_before_it_began_is_queued_again(jobs: JobStore) -> None:
+def test_a_revived_job_that_never_started_is_queued(jobs: JobStore) -> None:
     # Given
     create(jobs)
     jobs.stop(JOB, "failed", "no room")
@@ -345,7 +345,7 @@ def test_a_job_that_failed_before_it_began_is_queued_again(jobs: JobStore) -> No
     assert jobs.status(JOB).started_at is not None
 
 
-def test_only_a_job_in_that_state_is_revived(jobs: JobStore) -> None:
+def test_a_job_in_another_state_is_not_revived(jobs: JobStore) -> None:
     with pytest.raises(JobNotFoundError):
         jobs.revive(JOB, "failed")
     create(jobs)
@@ -355,7 +355,7 @@ def test_only_a_job_in_that_state_is_revived(jobs: JobStore) -> None:
     assert jobs.active() == []
 
 
-def test_a_message_of_a_committed_segment_chains_the_next_one_that_was_not_announced(jobs: JobStore) -> None:
+def test_a_repeated_message_chains_a_next_segment_that_was_not_announced(jobs: JobStore) -> None:
     # Given a segment that was committed while its job was paused
     create(jobs)
     ticket = announce(jobs, WorkUnit.segment(0))
@@ -366,13 +366,13 @@ def test_a_message_of_a_committed_segment_chains_the_next_one_that_was_not_annou
     assert committed
     assert committed.following is None
     jobs.resume(JOB)
-    # When its message comes again, Then the next segment is due
+    # When its message is delivered again, Then the next segment is due
     assert jobs.claim(JOB, UnitKind.SEGMENT, 0, ticket, "w") == NotChained(1)
 
 
 @pytest.mark.parametrize(("key", "field"), [("handoffs", "0"), ("spec", "job"), ("spec", "1")])
 def test_a_damaged_record_fails_its_job_once(jobs: JobStore, settings: Settings, key: str, field: str) -> None:
-    # Given a job at its second segment, what that reads damaged
+    # Given a job at its second segment, and damage in a record that the claim reads
     create(jobs)
     commit(jobs, claim(jobs, 0))
     ticket = announce(jobs, WorkUnit.segment(1))

@@ -1,4 +1,4 @@
-"""The reconciler against a real Redis: what it publishes again, and what it leaves alone."""
+"""The reconciler against a real Redis: which messages it publishes again, and which not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.jobs.keys import PULSE, job_keys
 from tasks.jobs.queues import SEGMENTS
 from tasks.jobs.records import Claim, Progress, UnitKind
 from tasks.jobs.store import JobStore
-from tasks.maintenance import reconciler as recovery
+from tasks.maintenance import reconciler as reconciler_module
 from tasks.maintenance.reconciler import Reconciler
 from tasks.messaging.celery_app import make_app
 from tasks.messaging.publisher import Publisher
@@ -40,13 +40,13 @@ def reconciler(client: redis.Redis, jobs: JobStore, blobs: ManagedBlobStore, set
 
 @pytest.fixture
 def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is suspected is taken for stuck at once."""
-    monkeypatch.setattr(recovery, "UNPUBLISHED_GRACE_S", 0.0)
-    monkeypatch.setattr(recovery, "LOST_MESSAGE_GRACE_S", 0.0)
+    """Without grace periods, a suspect unit is published at once."""
+    monkeypatch.setattr(reconciler_module, "UNPUBLISHED_GRACE_S", 0.0)
+    monkeypatch.setattr(reconciler_module, "LOST_MESSAGE_GRACE_S", 0.0)
 
 
 def claimed(settings: Settings, client: redis.Redis, jobs: JobStore) -> Claim:
-    """A worker's claim of segment 0 of a new job, whose message is gone."""
+    """A claim on segment 0 of a new job, whose message was consumed."""
     job = submit(SPEC, settings=settings)
     client.delete(SEGMENTS)
     claim = jobs.claim(job.id, UnitKind.SEGMENT, 0, 1, "w")
@@ -55,7 +55,7 @@ def claimed(settings: Settings, client: redis.Redis, jobs: JobStore) -> Claim:
 
 
 def expired(settings: Settings, client: redis.Redis, jobs: JobStore) -> Claim:
-    """The same once its lease has run out."""
+    """A claim on segment 0 of a new job, whose lease has expired."""
     jobs._lease_ms = 1
     claim = claimed(settings, client, jobs)
     time.sleep(0.005)
@@ -63,7 +63,7 @@ def expired(settings: Settings, client: redis.Redis, jobs: JobStore) -> Claim:
 
 
 @pytest.mark.usefixtures("no_grace")
-def test_a_hundred_queued_jobs_are_left_alone(settings: Settings, client: redis.Redis, reconciler: Reconciler) -> None:
+def test_queued_jobs_are_not_published_again(settings: Settings, client: redis.Redis, reconciler: Reconciler) -> None:
     # Given
     for _ in range(100):
         submit(SPEC, settings=settings)
@@ -72,48 +72,48 @@ def test_a_hundred_queued_jobs_are_left_alone(settings: Settings, client: redis.
     assert client.llen(SEGMENTS) == 100
 
 
-def test_an_expired_lease_is_published_once(
+def test_a_segment_whose_lease_expired_is_published_once(
     settings: Settings, client: redis.Redis, jobs: JobStore, reconciler: Reconciler
 ) -> None:
-    # Given a worker that vanished with segment 0
+    # Given a worker that died with a claim on segment 0
     expired(settings, client, jobs)
     # When / Then
     assert [reconciler.reconcile() for _ in range(3)] == [1, 0, 0]
     assert client.llen(SEGMENTS) == 1
 
 
-def test_a_lease_that_lives_is_left_alone(
+def test_a_segment_with_a_valid_lease_is_not_published(
     settings: Settings, client: redis.Redis, jobs: JobStore, reconciler: Reconciler
 ) -> None:
     claimed(settings, client, jobs)
     assert [reconciler.reconcile() for _ in range(3)] == [0, 0, 0]
 
 
-def test_a_lease_that_ran_out_in_an_outage_may_still_be_renewed(
+def test_a_lease_that_expired_in_an_outage_can_be_renewed(
     settings: Settings, client: redis.Redis, jobs: JobStore, reconciler: Reconciler
 ) -> None:
-    # Given a claim whose lease ran out while nobody reached the server
+    # Given a claim whose lease expired while the server was unreachable
     claim = expired(settings, client, jobs)
     jobs.renew(claim, engine=True)
     time.sleep(0.005)
     client.hset(PULSE, mapping={"last": 1, "silence": 1000, "quiet_from": 0, "quiet_ms": 0})
-    # When a reconciler whose call was under way comes through first
+    # When a reconciler that was in the middle of a round continues, Then it does not publish
     assert reconciler.reconcile() == 0
-    # or the next round begins
+    # When the next round starts, Then it does not publish either
     jobs.pulse(silence_s=1000, grace_s=1000, budget_bytes=None)
     assert reconciler.reconcile() == 0
-    # Then the holder still has its claim
+    # And the holder keeps its claim
     assert jobs.renew(claim)
-    # until its time is over
+    # When the lease expires after the quiet period, Then the segment is published
     time.sleep(0.005)
     client.hset(PULSE, "quiet_ms", 0)
     assert reconciler.reconcile() == 1
 
 
-def test_the_first_reconciler_of_all_takes_no_outage_for_granted(
+def test_the_first_pulse_does_not_follow_an_outage(
     settings: Settings, client: redis.Redis, jobs: JobStore, reconciler: Reconciler
 ) -> None:
-    # Given a worker that is gone before anybody looked after jobs
+    # Given a claim whose lease expired before the first reconciler ran
     expired(settings, client, jobs)
     assert not client.exists(PULSE)
     # When
@@ -122,24 +122,24 @@ def test_the_first_reconciler_of_all_takes_no_outage_for_granted(
     assert reconciler.reconcile() == 1
 
 
-def test_a_lost_message_is_suspected_before_it_is_published(
+def test_a_lost_message_is_published_again_after_a_grace_period(
     settings: Settings, client: redis.Redis, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given
     submit(SPEC, settings=settings)
     client.delete(SEGMENTS)
-    # When the queue was not empty for long enough
+    # When the grace period has not ended, Then nothing is published
     assert reconciler.reconcile() == 0
-    # Then
-    monkeypatch.setattr(recovery, "LOST_MESSAGE_GRACE_S", 0.0)
+    # When it has ended, Then the message is published once
+    monkeypatch.setattr(reconciler_module, "LOST_MESSAGE_GRACE_S", 0.0)
     assert [reconciler.reconcile() for _ in range(2)] == [1, 0]
 
 
 @pytest.mark.usefixtures("no_grace")
-def test_a_message_that_later_ones_overtook_is_published_again(
+def test_a_message_is_published_again_after_a_later_one_was_claimed(
     settings: Settings, client: redis.Redis, jobs: JobStore, reconciler: Reconciler
 ) -> None:
-    # Given two jobs; the first one's message is lost, the second one's is claimed, a third keeps the queue busy
+    # Given three jobs: the message of the first is lost, of the second claimed, of the third still queued
     first, second, _ = (submit(SPEC, settings=settings) for _ in range(3))
     assert client.rpop(SEGMENTS)
     assert client.rpop(SEGMENTS)
@@ -151,11 +151,11 @@ def test_a_message_that_later_ones_overtook_is_published_again(
 
 
 @pytest.mark.usefixtures("no_grace")
-def test_a_damaged_record_keeps_no_other_job_from_being_looked_after(
+def test_a_damaged_record_does_not_block_other_jobs(
     settings: Settings, client: redis.Redis, reconciler: Reconciler, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Given more jobs than are asked about at once, whose messages are lost, and one whose record is no hash
-    ids = [submit(SPEC, settings=settings).id for _ in range(recovery.JOBS_PER_SURVEY + 2)]
+    # Given more jobs than one survey covers, all messages lost, and one record that is not a hash
+    ids = [submit(SPEC, settings=settings).id for _ in range(reconciler_module.JOBS_PER_SURVEY + 2)]
     client.delete(SEGMENTS)
     (record,) = job_keys(ids[1], "record")
     client.delete(record)
@@ -167,18 +167,18 @@ def test_a_damaged_record_keeps_no_other_job_from_being_looked_after(
     assert error.__dict__["reason"] == "WRONGTYPE Operation against a key holding the wrong kind of value"
 
 
-def test_one_reconciler_works_at_a_time(
+def test_only_one_reconciler_holds_the_lock(
     client: redis.Redis, jobs: JobStore, blobs: ManagedBlobStore, settings: Settings, reconciler: Reconciler
 ) -> None:
     other = Reconciler(client, jobs, blobs, Publisher(make_app(settings, results=False), jobs), settings)
     assert reconciler._hold_lock()
     assert not other._hold_lock()
     assert reconciler._hold_lock()
-    client.delete(recovery.LOCK)
+    client.delete(reconciler_module.LOCK)
     assert other._hold_lock()
 
 
-def test_steps_of_a_segment_that_was_laid_down_are_shown_no_more(settings: Settings, jobs: JobStore) -> None:
+def test_releasing_a_segment_clears_its_progress(settings: Settings, jobs: JobStore) -> None:
     # Given
     job = submit(SPEC, settings=settings)
     claim = jobs.claim(job.id, UnitKind.SEGMENT, 0, 1, "w")

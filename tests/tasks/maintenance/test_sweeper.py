@@ -1,4 +1,4 @@
-"""What nobody needs any more, on a real Redis."""
+"""The sweeper on a real Redis: ended jobs, orphaned pins and unpinned blobs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def blobs(settings: Settings) -> ManagedBlobStore:
     return open_blob_store(settings.blobs)
 
 
-def test_ended_jobs_go_with_their_blobs_when_their_retention_has_passed(
+def test_ended_jobs_are_deleted_with_their_pins_after_the_retention(
     settings: Settings, jobs: JobStore, blobs: ManagedBlobStore
 ) -> None:
     # Given an ended job and a running one, both with blobs
@@ -37,9 +37,7 @@ def test_ended_jobs_go_with_their_blobs_when_their_retention_has_passed(
     assert list(blobs.owners()) == [running.id]
 
 
-def test_pins_of_a_job_that_never_came_to_be_are_freed_at_the_second_look(
-    jobs: JobStore, blobs: ManagedBlobStore
-) -> None:
+def test_orphaned_pins_are_freed_by_the_second_sweep(jobs: JobStore, blobs: ManagedBlobStore) -> None:
     blobs.pin([blobs.put(b"orphan", owner="0rphan")], "0rphan")
     sweeper = Sweeper(jobs, blobs, retention_s=3600)
     assert sweeper.sweep() == ([], [])
@@ -47,41 +45,41 @@ def test_pins_of_a_job_that_never_came_to_be_are_freed_at_the_second_look(
     assert list(blobs.owners()) == []
 
 
-def test_a_dry_run_tells_what_would_be_freed_and_frees_nothing(settings: Settings, blobs: ManagedBlobStore) -> None:
-    # Given a pinned blob of a job, one of nobody, and pins of a job that is not there
+def test_a_dry_run_reports_what_would_be_freed_and_frees_nothing(settings: Settings, blobs: ManagedBlobStore) -> None:
+    # Given a pinned blob of a job, an unpinned one, and one that is pinned by an unknown job
     job = submit(SPEC, settings=settings)
-    kept, loose = blobs.put(b"kept", owner=job.id), blobs.put(b"loose")
+    kept, unpinned = blobs.put(b"kept", owner=job.id), blobs.put(b"unpinned")
     orphan = blobs.put(b"orphan", owner="0rphan")
     # When
-    told = collect_garbage(dry_run=True, grace_s=0, settings=settings)
+    planned = collect_garbage(dry_run=True, grace_s=0, settings=settings)
     # Then
-    assert (told.jobs, told.owners) == ([], ["0rphan"])
-    assert (told.blobs.blobs, told.blobs.bytes) == (1, len(b"loose"))
+    assert (planned.jobs, planned.owners) == ([], ["0rphan"])
+    assert (planned.blobs.blobs, planned.blobs.bytes) == (1, len(b"unpinned"))
     assert kept in blobs
-    assert loose in blobs
+    assert unpinned in blobs
     # When
-    found = collect_garbage(dry_run=False, grace_s=0, settings=settings)
+    freed = collect_garbage(dry_run=False, grace_s=0, settings=settings)
     # Then
-    assert (found.jobs, found.owners) == ([], ["0rphan"])
-    assert (found.blobs.blobs, found.blobs.bytes) == (2, len(b"loose" + b"orphan"))
+    assert (freed.jobs, freed.owners) == ([], ["0rphan"])
+    assert (freed.blobs.blobs, freed.blobs.bytes) == (2, len(b"unpinned" + b"orphan"))
     assert kept in blobs
-    assert loose not in blobs
+    assert unpinned not in blobs
     assert orphan not in blobs
 
 
-def test_a_job_that_is_taken_up_again_while_it_is_swept_keeps_its_pins(
+def test_a_job_that_is_retried_during_a_sweep_keeps_its_pins(
     settings: Settings, jobs: JobStore, blobs: ManagedBlobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Given a failed job past its retention, which a person tries again just after it was looked at
+    # Given a failed job past its retention, which a user retries after the sweeper listed it
     job = submit(SPEC, settings=settings)
     blobs.pin([blobs.put(b"kept", owner=job.id)], job.id)
     jobs.stop(job.id, "failed", "a bad prompt")
 
-    def looked_at(seconds: float) -> list[str]:
+    def list_then_retry(seconds: float) -> list[str]:
         job.retry()
         return [job.id]
 
-    monkeypatch.setattr(jobs, "ended_for", looked_at)
+    monkeypatch.setattr(jobs, "ended_for", list_then_retry)
     # When / Then
     assert Sweeper(jobs, blobs, retention_s=0.001).sweep() == ([], [])
     assert blobs.pins(job.id)

@@ -1,4 +1,4 @@
-"""Specs: what users write, and what they are told when it cannot be."""
+"""Specs: parsing, defaults, and the error for every kind of invalid input."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ segments:
 """
 
 
-def test_reads_what_the_readme_shows() -> None:
+def test_parses_the_example_of_the_readme() -> None:
     # When
     spec = parse_spec(HARBOUR)
     # Then
@@ -44,28 +44,28 @@ def test_reads_what_the_readme_shows() -> None:
     assert spec.head.model_dump() == spec.model_dump(exclude={"segments"})
 
 
-def test_says_how_segments_are_sampled(tmp_path: Path) -> None:
-    # Given a spec that says all of it, and one that says nothing
+def test_a_spec_determines_sampling(tmp_path: Path) -> None:
+    # Given a spec with all sampling fields, and one with none
     (tmp_path / "job.yaml").write_text(
         "stages: 2\nsteps: 20\nnegative_prompt: fog\nguidance: {cfg: [3, 7.5], rescale: 0}\nimage: boat.png\n"
         "segments: [{prompt: a}]"
     )
-    spec, silent = load_spec(tmp_path / "job.yaml"), check_spec({"segments": [{"prompt": "a"}]})
-    # Then the engine is asked for that; also from what a job's record holds of it
-    asked = Sampling(2, 20, "fog", guidance=Scales(3, 7.5), rescale=Scales(0, 0))
-    assert spec.sampling == asked
-    assert JobHead.model_validate(msgpack.unpackb(msgpack.packb(spec.head.model_dump()))).sampling == asked
-    assert silent.sampling == Sampling()
-    # And the image lies beside the spec's file
+    spec, default = load_spec(tmp_path / "job.yaml"), check_spec({"segments": [{"prompt": "a"}]})
+    # Then the sampling has these values, also after a round trip through a job record
+    expected = Sampling(2, 20, "fog", guidance=Scales(3, 7.5), rescale=Scales(0, 0))
+    assert spec.sampling == expected
+    assert JobHead.model_validate(msgpack.unpackb(msgpack.packb(spec.head.model_dump()))).sampling == expected
+    assert default.sampling == Sampling()
+    # And the image path is relative to the spec file
     assert spec.image == str(tmp_path / "boat.png")
 
 
-def test_json_is_a_spec_too() -> None:
+def test_parses_json() -> None:
     assert parse_spec('{"segments": [{"prompt": "a"}]}').segments[0].prompt == "a"
 
 
-def test_loras_are_files_here_or_what_the_worker_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Given a file, and a folder that is called like a small model
+def test_only_paths_of_existing_loras_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a LoRA file, and a folder with the name of a built-in model
     (tmp_path / "rain.safetensors").touch()
     (tmp_path / "tiny").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -85,7 +85,7 @@ def test_ntsc_rates_are_exact() -> None:
     assert parse_spec("fps: 23.976\nsegments: [{prompt: a}]").shape.fps == Fraction(24000, 1001)
 
 
-REFUSED = {
+INVALID = {
     "title: [": ":1: not valid YAML",
     "": "must be a mapping",
     "- a\n- b": "must be a mapping",
@@ -148,24 +148,24 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("text", "told"), REFUSED.items(), ids=[repr(text)[:40] for text in REFUSED])
-def test_says_where_and_what_would_be_right(text: str, told: str) -> None:
+@pytest.mark.parametrize(("text", "message"), INVALID.items(), ids=[repr(text)[:40] for text in INVALID])
+def test_the_error_names_the_line_field_and_valid_values(text: str, message: str) -> None:
     with pytest.raises(SpecError) as error:
         parse_spec(text, source="job.yaml")
-    assert f"job.yaml{told}" in str(error.value) or told in str(error.value)
+    assert f"job.yaml{message}" in str(error.value) or message in str(error.value)
     assert str(error.value).startswith("job.yaml")
 
 
-def test_every_problem_is_told_at_once() -> None:
+def test_one_error_lists_all_invalid_fields() -> None:
     with pytest.raises(SpecError) as error:
         parse_spec("width: 100\nframes: 24\nsegments: [{prompt: a}]", source="job.yaml")
     assert [line.split(": ")[1] for line in str(error.value).splitlines()] == ["width", "frames"]
 
 
-def test_a_missing_folder_or_binary_file_is_told(tmp_path: Path) -> None:
+def test_an_unreadable_spec_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    for name, told in (("absent.yaml", "No such file"), ("binary", "not UTF-8"), (".", "Is a directory")):
-        with pytest.raises(SpecError, match=told):
+    for name, message in (("absent.yaml", "No such file"), ("binary", "not UTF-8"), (".", "Is a directory")):
+        with pytest.raises(SpecError, match=message):
             load_spec(tmp_path / name)
 
 
@@ -177,7 +177,7 @@ json_values = st.recursive(
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         ({1: 2}, "spec: 1: unknown key; the keys are title, model"),
         ({"title": b"\xff"}, "spec: title: must be valid Unicode text, not a value of type bytes"),
@@ -188,13 +188,13 @@ json_values = st.recursive(
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_invalid_mappings_from_python(data: dict[Any, Any], told: str) -> None:
-    with pytest.raises(SpecError, match=told):
+def test_invalid_mappings_are_rejected(data: dict[Any, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
         check_spec({"segments": [{"prompt": "a"}], **data})
 
 
 @given(st.dictionaries(st.sampled_from([*JobSpec.model_fields, "x"]), json_values))
-def test_anything_is_a_spec_or_one_typed_error(data: dict[str, object]) -> None:
+def test_any_mapping_is_a_spec_or_a_spec_error(data: dict[str, object]) -> None:
     message = ""
     try:
         spec = check_spec(data)
@@ -206,6 +206,6 @@ def test_anything_is_a_spec_or_one_typed_error(data: dict[str, object]) -> None:
 
 
 @given(st.text(max_size=60))
-def test_any_text_is_a_spec_or_one_typed_error(text: str) -> None:
+def test_any_invalid_text_is_a_spec_error(text: str) -> None:
     with pytest.raises(SpecError):
-        parse_spec(text + "\n  : no spec ends like this: ]")
+        parse_spec(text + "\n  : invalid YAML: ]")
