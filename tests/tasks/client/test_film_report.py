@@ -1,4 +1,4 @@
-"""`longtake report`: figures, chart and contact sheet of a finished film, and its errors."""
+"""`longtake report`: figures, chart, contact sheet, and errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def make_film(worlds: list[World], path: Path) -> tuple[bytes, list[SegmentTiming]]:
-    """A film with one segment of each world, each continuing at the time at which the one before ended."""
+    """A film with one segment of each world, in which time runs on across segments."""
     timings = plan(SegmentShape(25, Fraction(FPS)), [False] * len(worlds))
     clips = []
     for timing, world in zip(timings, worlds, strict=True):

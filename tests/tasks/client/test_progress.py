@@ -1,4 +1,4 @@
-"""The progress display: description of a status, forecast, and output with and without a terminal."""
+"""Progress display: status text, forecast, output with and without a terminal."""
 
 from __future__ import annotations
 

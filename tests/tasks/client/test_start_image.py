@@ -1,4 +1,4 @@
-"""Jobs that start from an image, from the file to the worker, with the stand-in engine."""
+"""Jobs that start from an image, with the stand-in engine."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_the_record_refers_to_the_image_by_blob_id(own_settings: Settings, boat:
 def test_the_image_changes_the_film(module_settings: Settings, worker: Worker, boat: Path) -> None:
     # Given the film without an image
     without = film_hash_of(submit(spec("a", "b"), settings=module_settings))
-    # When it is rendered from two different images
+    # When the job is rendered from two different images
     with_it = film_hash_of(submit(spec("a", "b", image=str(boat)), settings=module_settings))
     Image.new("RGB", (64, 32), "white").save(boat)
     with_another = film_hash_of(submit(spec("a", "b", image=str(boat)), settings=module_settings))

@@ -1,7 +1,7 @@
-"""A model of the job protocol in plain dictionaries, to compare with the records in Redis.
+"""A model of the job protocol in plain dictionaries.
 
-The model has no clock: a lease expires when `expired` is set, a sticky message when `expire_sticky` is called. A claim
-is identified by its holder, a number from 1; 0 means no holder.
+The records in Redis are compared with it. The model has no clock: a lease expires when `expired` is set, a sticky
+message when `expire_sticky` is called. A claim is identified by its holder, a number from 1; 0 means no holder.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def clip_unit(index: int) -> str:
 
 
 class Message(NamedTuple):
-    """A message in a broker, or a publisher's view of one; `ticket` 0: no message yet."""
+    """A message, or a publisher's view of one; `ticket` 0: no message yet."""
 
     job_id: str
     unit: str
@@ -60,7 +60,10 @@ class Queue:
 
 @dataclass
 class Unit:
-    """A unit of work; `sent`: its newest message may still be delivered; `sticky`: that is in a sticky queue."""
+    """A unit of work.
+
+    sent: its newest message may still be delivered. sticky: that message is in a sticky queue.
+    """
 
     index: int
     ticket: int = 0
@@ -193,7 +196,10 @@ class Job:
         self.chained = max(self.chained, index)
 
     def deliver(self, message: Message, holder: int, worker: str, queue: Queue) -> Unit | int | None:
-        """The unit when the claim is granted, the index of the segment to chain, or None when it is refused."""
+        """Deliver a message to a worker that claims its unit.
+
+        Returns the unit when the claim is granted, the index of a segment to chain, or None.
+        """
         name = message.unit
         if name in (SEGMENT_UNIT, repair_unit(message.index)):
             name = repair_unit(message.index) if message.index < self.cursor else SEGMENT_UNIT
@@ -217,7 +223,7 @@ class Job:
     # Recovery
 
     def survey(self, allowed: int) -> tuple[list[Due], list[Ending]]:
-        """The units that are due; if the job fails here, every reason that may be recorded."""
+        """The due units; if the job fails here, every ending that may be recorded."""
         if not self.published:
             return [], []
         blocked = {name for name, unit in self.units.items() if unit.after in self.units}
@@ -291,7 +297,7 @@ class Job:
         return True
 
     def commit_segment(self, index: int, holder: int, handoff: str, queue: Queue, *, sticky: bool) -> int | None:
-        """The ticket of the next segment's message, 0 when none is due; None when the claim is lost."""
+        """The ticket of the next message, 0 if none is due; None if the claim is lost."""
         if self.last_commit != (SEGMENT_UNIT, holder):
             unit = self.held(SEGMENT_UNIT, holder)
             if unit is None:
@@ -343,7 +349,7 @@ class Job:
         self.units[clip_unit(unit.index)] = unit
 
     def commit_clip(self, index: int, holder: int, clip: str, queue: Queue) -> tuple[bool, int]:
-        """Whether the commit is accepted, and the ticket of the film's message, 0 when none is due."""
+        """Whether the commit is accepted, and the film message's ticket, 0 for none."""
         name = clip_unit(index)
         accepted = self.held(name, holder) is not None
         if accepted:
@@ -365,7 +371,7 @@ class Job:
         return True
 
     def renders_left(self) -> int:
-        """The number of segments to render until the job is done, if no further fault occurs."""
+        """The number of segments to render until the job is done, without faults."""
         return self.segments - self.cursor + sum(name == repair_unit(unit.index) for name, unit in self.units.items())
 
 
@@ -391,7 +397,7 @@ class Deployment:
         self.waiting.add(job_id)
 
     def admit(self) -> Admission:
-        """Admit the first waiting job that fits next to what is reserved; no new job passes another."""
+        """Admit the first waiting job that fits; no new job passes another."""
         blocked = False
         for job_id in [job_id for job_id in self.jobs if job_id in self.waiting]:
             job, holds = self.jobs[job_id], job_id in self.reserved

@@ -1,4 +1,4 @@
-"""Job records in Redis and their model: every call is made on both, and the results must be equal."""
+"""Every call is made on job records and on their model, with equal results."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ FILM = FilmRecord("sha256:f", 9, "f", 96, 64, "24", 50, 2.0, 24000, 48000)
 
 @dataclass(frozen=True)
 class Held:
-    """A claim that was granted, perhaps lost since, and the number of its holder in the model."""
+    """A claim that was granted, perhaps lost since, and its holder in the model."""
 
     claim: Claim
     holder: int
@@ -65,7 +65,10 @@ class Held:
 
 
 class JobPair:
-    """A job store and its model; `views`, `messages` and `claims` hold all that ever existed, also the outdated."""
+    """A job store and its model.
+
+    `views`, `messages` and `claims` hold all that ever existed, including outdated ones.
+    """
 
     def __init__(self, jobs: JobStore, client: redis.Redis, *, budget: int, attempts: int) -> None:
         self.jobs, self.redis = jobs, client
@@ -89,7 +92,7 @@ class JobPair:
             self.fences[job_id] = 0
 
     def admit(self) -> bool:
-        """Do one step of admission: whether another may follow. A job that never fits fails."""
+        """Do one step of admission; False when no job can be admitted now."""
         found = self.jobs.admit(self.model.budget)
         assert found == self.model.admit()
         if found.outcome == AdmissionOutcome.NEVER:
@@ -152,7 +155,7 @@ class JobPair:
     def publish(
         self, view: Message, *, sent: bool = True, marked: bool = True, sticky: bool = False, busy: bool = False
     ) -> Message | None:
-        """Announce and send the message of a view.
+        """Announce and send the message of a view; returns it if it was sent.
 
         sent, marked: False when the publisher dies before it sends the message, or before it marks it as sent. sticky:
         its worker has a sticky queue. busy: another message waits in the shared queue.
@@ -183,7 +186,7 @@ class JobPair:
     # Workers
 
     def deliver(self, message: Message) -> Held | None:
-        """Deliver a message to a new worker: its claim, if one is granted."""
+        """Deliver a message to a new worker; returns its claim, if one is granted."""
         job_id, unit, index, ticket = message
         self.holders += 1
         worker, job = f"worker {self.holders}", self.model.job(job_id)
@@ -261,7 +264,10 @@ class JobPair:
     def commit(
         self, held: Held, *, changed: bool = False, clip_lost: bool = False, sticky: bool = False
     ) -> Held | None:
-        """Commit the unit of a claim, a repair or a clip perhaps with `changed` bytes: the claim on the clip."""
+        """Commit the unit of a claim; returns the claim on its clip, if any.
+
+        changed: a repair or a clip has other bytes.
+        """
         if held.unit == SEGMENT_UNIT:
             return self._commit_segment(held, sticky)
         if held.unit == repair_unit(held.index):
@@ -320,7 +326,7 @@ class JobPair:
         return self.claims[-1]
 
     def _add_view(self, due: bool, job_id: str, unit: str, index: int, ticket: int = 0) -> None:
-        """Record that a publisher saw a message, or a due unit, and may act on it at any later time."""
+        """Record what a publisher saw, so that it can act on it later."""
         if due:
             self.views.append(Message(job_id, unit, index, ticket))
 
@@ -361,7 +367,7 @@ class JobPair:
         assert can_run or due, f"no unit can run: {units}"
 
     def _stored(self, job_id: str) -> tuple[dict[str, dict[str, Any]], dict[int, bytes], dict[int, bytes]]:
-        """The units, handoffs and clips of a job as they are stored, read in one round trip."""
+        """The stored units, handoffs and clips of a job, read in one round trip."""
         pipeline = self.redis.pipeline()
         for key in job_keys(job_id, "units", "handoffs", "clips"):
             pipeline.hgetall(key)

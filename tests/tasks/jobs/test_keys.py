@@ -1,4 +1,4 @@
-"""Invalid job ids are rejected by the Python API. For messages see test_message_filter."""
+"""Rejection of invalid job ids by the API; for messages see test_message_filter."""
 
 from __future__ import annotations
 

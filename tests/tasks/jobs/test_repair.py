@@ -1,4 +1,4 @@
-"""Repair of a committed segment, on a real Redis: which work waits, which results stay, which are discarded."""
+"""Repair of a committed segment on a real Redis."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ LONG_LEASE_S = 3600.0  # only rules expire leases
 LONG_STICKY_WAIT_MS = 3_600_000  # only rules expire sticky messages
 FAULT_FREE_ROUNDS = 30
 IDS = ["first", "second", "third"]
-ACTIONS = ["pause", "pause", "pause", "pause", "cancel", "fail", "settle", "join", "delete"]
+ACTIONS = ["pause", "pause", "pause", "pause", "cancel", "fail", "settle", "revive", "delete"]
 SHORT_RUN = hypothesis_settings(
     max_examples=120,
     stateful_step_count=80,
@@ -93,7 +93,7 @@ class JobMachine(RuleBasedStateMachine):
     @precondition(lambda self: not all(job.running for job in self.pair.model.jobs.values()))
     @rule(place=places)
     def resume(self, place: int) -> None:
-        """Resume a job that is paused, revive one that failed, delete any other that has ended."""
+        """Resume a paused job, revive a failed one, delete another ended one."""
         job_id = self._job(place, active=False)
         self.pair.resume(job_id)
         self.pair.revive(job_id, "failed")
@@ -108,7 +108,7 @@ class JobMachine(RuleBasedStateMachine):
             "cancel": lambda: pair.stop(job_id, "cancelled", "by user"),
             "fail": lambda: pair.stop(job_id, "failed", "by worker"),
             "settle": lambda: pair.settle(job_id, pair.model.job(job_id).needs // 2),
-            "join": lambda: pair.revive(job_id, "done"),
+            "revive": lambda: pair.revive(job_id, "done"),
             "delete": lambda: pair.delete(job_id),
         }
         if not skip:  # half of the steps change nothing
@@ -139,7 +139,7 @@ class JobMachine(RuleBasedStateMachine):
 
     @rule(place=places)
     def expire_sticky(self, place: int) -> None:
-        """No worker takes the messages of a job for longer than a sticky message may wait."""
+        """End the time that the messages of a job may wait in a sticky queue."""
         self.pair.expire_sticky(self._job(place))
 
     @rule(place=places, nth=few, unit=st.sampled_from(["mark", SEGMENT_UNIT, "repair", "clip", FILM_UNIT]))
@@ -167,9 +167,10 @@ class JobMachine(RuleBasedStateMachine):
         self._work(self._job(place), steps)
 
     def _work(self, job_id: str, steps: int) -> None:
-        """Publish and deliver all due messages; without any, take the current claims of the job.
+        """Publish and deliver all due messages, then commit the claims.
 
-        steps: 0 to only claim, 1 to commit, too, 2 to commit the clips, too.
+        Without due messages, commit the current claims of the job.
+        steps: 0 only claims, 1 also commits, 2 also commits the clips.
         """
         sent = [self.pair.publish(view) for view in self.pair.survey(job_id)]
         granted = [self.pair.deliver(message) for message in sent if message]
@@ -185,7 +186,7 @@ class JobMachine(RuleBasedStateMachine):
     @precondition(lambda self: self._current())
     @rule(pick=picks, inside=st.booleans())
     def expire(self, pick: Pick, inside: bool) -> None:
-        """The lease of a claim expires, `inside` the engine or where the holder was before."""
+        """Expire the lease of a claim; `inside`: its holder is in the engine."""
         held = self._claim(pick)
         if inside:
             self.pair.renew(held, True, None)
@@ -194,7 +195,7 @@ class JobMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.pair.claims)
     @rule(pick=picks, changed=st.booleans(), clip_lost=st.booleans(), sticky=st.booleans())
     def commit(self, pick: Pick, changed: bool, clip_lost: bool, sticky: bool) -> None:
-        """Commit by the holder or a former holder, perhaps again because the reply was lost."""
+        """Commit by the holder or a former one, or again after a lost reply."""
         self.pair.commit(self._claim(pick), changed=changed, clip_lost=clip_lost, sticky=sticky)
 
     @precondition(lambda self: self._current())
@@ -205,7 +206,7 @@ class JobMachine(RuleBasedStateMachine):
     @precondition(lambda self: self._with_input(self._current()))
     @rule(pick=picks, lost=st.sets(st.integers(0, SEGMENTS - 1), min_size=1))
     def report_lost(self, pick: Pick, lost: set[int]) -> None:
-        """Report lost clips for a film, lost latents for a clip, or a lost handoff for a segment."""
+        """Report the lost input of a claim: clips, latents or a handoff."""
         held = self._pick(pick, self._with_input(self.pair.claims))
         if held.unit == FILM_UNIT:
             segments = self.pair.model.job(held.job_id).segments
@@ -238,7 +239,7 @@ class JobMachine(RuleBasedStateMachine):
         self.pair.compare()
 
     def teardown(self) -> None:
-        """Stop all workers, resume and revive all jobs, and finish them without further faults."""
+        """Stop all workers, then finish all jobs without further faults."""
         if sys.exception() is None:
             self._finish_all()
 
@@ -264,7 +265,7 @@ class JobMachine(RuleBasedStateMachine):
                 self._delete_a_revived_job()
 
     def _delete_a_revived_job(self) -> None:
-        """Delete one of several revived jobs that block each other: each reserves space that another needs."""
+        """Delete one of several revived jobs that block each other."""
         revived = [job_id for job_id in self.pair.model.waiting if job_id in self.pair.model.reserved]
         assert len(revived) > 1, "a job waits although no other job blocks it"
         self.pair.stop(min(revived), "cancelled", "by user")

@@ -334,7 +334,7 @@ def test_a_revived_job_makes_the_clip_that_was_claimed_when_it_failed(jobs: JobS
 def test_a_revived_job_that_never_started_is_queued(jobs: JobStore) -> None:
     # Given
     create(jobs)
-    jobs.stop(JOB, "failed", "no room")
+    jobs.stop(JOB, "failed", "no space")
     # When
     jobs.revive(JOB, "failed")
     jobs.admit(None)
@@ -372,7 +372,7 @@ def test_a_repeated_message_chains_a_next_segment_that_was_not_announced(jobs: J
 
 @pytest.mark.parametrize(("key", "field"), [("handoffs", "0"), ("spec", "job"), ("spec", "1")])
 def test_a_damaged_record_fails_its_job_once(jobs: JobStore, settings: Settings, key: str, field: str) -> None:
-    # Given a job at its second segment, and damage in a record that the claim reads
+    # Given a job at its second segment, with a damaged record that the claim must read
     create(jobs)
     commit(jobs, claim(jobs, 0))
     ticket = announce(jobs, WorkUnit.segment(1))

@@ -1,4 +1,4 @@
-"""Admission of whole jobs: estimates, order, and no two jobs that block each other."""
+"""Admission of whole jobs: estimates, order, and no deadlock between jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reconciler against a real Redis: which messages it publishes again, and which not."""
+"""The reconciler on a real Redis: which messages it publishes again."""
 
 from __future__ import annotations
 
