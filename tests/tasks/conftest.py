@@ -1,4 +1,4 @@
-"""Deployments with a worker whose engine is a stand-in, and the film of a job that nothing disturbed."""
+"""Deployments with a worker whose engine is a stand-in, and the reference film."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def film_hash_of(job: Job) -> str:
     return film.sha256
 
 
-def ticket_of(said: Announcement | None) -> int:
-    return said.ticket if said else 0
+def ticket_of(announced: Announcement | None) -> int:
+    return announced.ticket if announced else 0
 
 
 def job_store(settings: Settings) -> JobStore:

@@ -1,4 +1,4 @@
-"""What comes from a broker and is no message of ours: one line in the log, and the worker goes on."""
+"""Invalid messages from a broker: one line in the log, and the worker continues."""
 
 from __future__ import annotations
 
@@ -38,32 +38,32 @@ EVENT = {"type": "worker-heartbeat", "hostname": "w@h", "timestamp": 1.0, "clock
 
 
 class Watch:
-    """One worker: what it has told since this was made, and whether it still works."""
+    """One worker: the lines it has logged since this object was created, and whether it still works."""
 
     def __init__(self, module_settings: Settings, worker: Worker, queues: redis.Redis) -> None:
         self.queues = queues
-        self._here = module_settings
+        self._settings = module_settings
         self._worker = worker
         self._start = len(worker.text())
 
-    def complaints(self) -> list[str]:
-        """Every line but those of the ordinary life of tasks."""
+    def warnings(self) -> list[str]:
+        """Every log line above INFO."""
         return [line for line in self._worker.text()[self._start :].splitlines() if ": INFO/" not in line]
 
-    def check_lives(self) -> None:
-        """A job behind whatever was sent ends, and nothing of that stays."""
-        submit(spec("a"), settings=self._here).wait()
+    def check_works(self) -> None:
+        """A job submitted after the message becomes a film, and every queue is empty."""
+        submit(spec("a"), settings=self._settings).wait()
         assert self._worker.process.poll() is None
         wait_until(lambda: not self.queues.hlen("unacked"), what="the last acknowledgement")
         assert [self.queues.llen(queue) for queue in QUEUES] == [0, 0, 0]
 
-    def check_refused(self, *words: str) -> None:
-        """It lives, and has told what was wrong in one line."""
-        self.check_lives()
-        [told] = self.complaints()
-        assert len(told) < 500
+    def check_rejected(self, *words: str) -> None:
+        """The worker works, and has logged one line that says what was wrong."""
+        self.check_works()
+        [line] = self.warnings()
+        assert len(line) < 500
         for word in ("is refused: ", "Error: ", *words):
-            assert word in told
+            assert word in line
 
 
 @pytest.fixture
@@ -72,8 +72,8 @@ def watch(module_settings: Settings, worker: Worker, server: RedisProcess) -> It
         yield Watch(module_settings, worker, queues)
 
 
-def test_messages_of_ours_are_let_through(watch: Watch) -> None:
-    # Given one of each kind about a job that is not there
+def test_valid_messages_pass(watch: Watch) -> None:
+    # Given one valid message of each kind, about a job that does not exist
     for entry in (
         message("nojob", 0, 1, {"kind": "ltx2.v1", "payload": {}}),
         message("nojob", 99_999, 2**53 - 1, None),
@@ -85,8 +85,8 @@ def test_messages_of_ours_are_let_through(watch: Watch) -> None:
         # When
         watch.queues.lpush(queue, json.dumps(entry))
     # Then
-    watch.check_lives()
-    assert watch.complaints() == []
+    watch.check_works()
+    assert watch.warnings() == []
 
 
 @pytest.mark.parametrize(
@@ -108,15 +108,15 @@ def test_messages_of_ours_are_let_through(watch: Watch) -> None:
     ids=lambda value: repr(value)[:30],
 )
 @pytest.mark.parametrize("queue", QUEUES)
-def test_an_entry_that_is_no_message(watch: Watch, queue: str, entry: bytes, words: str) -> None:
+def test_an_entry_that_is_not_a_message_is_rejected(watch: Watch, queue: str, entry: bytes, words: str) -> None:
     watch.queues.lpush(queue, entry)
-    watch.check_refused(f"on {queue} is refused", words)
+    watch.check_rejected(f"on {queue} is refused", words)
 
 
 @pytest.mark.parametrize("priority", [3, 6, 9])
-def test_an_entry_of_a_queue_with_priority(watch: Watch, priority: int) -> None:
+def test_an_invalid_entry_of_a_priority_queue_is_rejected(watch: Watch, priority: int) -> None:
     watch.queues.lpush(f"{SEGMENTS}\x06\x16{priority}", b"garbage")
-    watch.check_refused(f"on {SEGMENTS} is refused")
+    watch.check_rejected(f"on {SEGMENTS} is refused")
 
 
 @pytest.mark.parametrize(
@@ -171,9 +171,9 @@ def test_an_entry_of_a_queue_with_priority(watch: Watch, priority: int) -> None:
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_an_envelope_that_nobody_should_send(watch: Watch, path: tuple[str, ...], value: Any) -> None:
+def test_an_invalid_envelope_is_rejected(watch: Watch, path: tuple[str, ...], value: Any) -> None:
     watch.queues.lpush(SEGMENTS, json.dumps(changed(message(), path, value)))
-    watch.check_refused("nested" if path[-1] == "traceparent" else path[0])
+    watch.check_rejected("nested" if path[-1] == "traceparent" else path[0])
 
 
 @pytest.mark.parametrize(
@@ -217,9 +217,9 @@ def test_an_envelope_that_nobody_should_send(watch: Watch, path: tuple[str, ...]
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_arguments_that_nobody_should_send(watch: Watch, body: Any, words: str) -> None:
+def test_invalid_arguments_are_rejected(watch: Watch, body: Any, words: str) -> None:
     watch.queues.lpush(SEGMENTS, json.dumps(changed(message(), ("body",), encoded(body))))
-    watch.check_refused(words)
+    watch.check_rejected(words)
 
 
 @pytest.mark.parametrize(
@@ -233,13 +233,15 @@ def test_arguments_that_nobody_should_send(watch: Watch, body: Any, words: str) 
         (FILMS, FILM_TASK, ["nojob", "1"]),
     ],
 )
-def test_the_other_queues_are_no_more_open(watch: Watch, queue: str, task: str, arguments: list[Any]) -> None:
+def test_clip_and_film_queues_reject_invalid_messages(
+    watch: Watch, queue: str, task: str, arguments: list[Any]
+) -> None:
     watch.queues.lpush(queue, json.dumps(message(*arguments, task=task, queue=queue)))
-    watch.check_refused(f"on {queue} is refused")
+    watch.check_rejected(f"on {queue} is refused")
 
 
 class Bomb:
-    """What makes a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -249,8 +251,8 @@ class Bomb:
 
 
 @pytest.mark.parametrize("content_type", ["application/x-python-serialize", "pickle", "application/json"])
-def test_a_pickle_is_never_opened(watch: Watch, tmp_path: Path, content_type: str) -> None:
-    # Given a message whose unpickling makes a file
+def test_a_pickle_is_never_loaded(watch: Watch, tmp_path: Path, content_type: str) -> None:
+    # Given a message that creates a file when it is unpickled
     bomb = pickle.dumps(Bomb(tmp_path / "opened"))
     pickle.loads(bomb)
     (tmp_path / "opened").unlink()
@@ -260,8 +262,8 @@ def test_a_pickle_is_never_opened(watch: Watch, tmp_path: Path, content_type: st
     watch.queues.lpush(SEGMENTS, json.dumps(entry))
     watch.queues.lpush(FILMS, bomb)
     # Then
-    watch.check_lives()
-    assert len(watch.complaints()) == 2
+    watch.check_works()
+    assert len(watch.warnings()) == 2
     assert not (tmp_path / "opened").exists()
 
 
@@ -285,9 +287,9 @@ def test_a_pickle_is_never_opened(watch: Watch, tmp_path: Path, content_type: st
     ],
     ids=lambda value: repr(value)[:20],
 )
-def test_remote_control_and_events_end_no_worker(watch: Watch, channel: str, data: Any) -> None:
+def test_invalid_remote_control_and_events_do_not_stop_a_worker(watch: Watch, channel: str, data: Any) -> None:
     assert watch.queues.publish(channel, data if isinstance(data, bytes) else json.dumps(data)) == 1
-    watch.check_refused(f"on {channel} is refused")
+    watch.check_rejected(f"on {channel} is refused")
 
 
 def sendable(payload: Any) -> bool:
@@ -304,7 +306,7 @@ def test_a_hostile_state_in_a_message_does_no_harm(
     worker: Worker,
     start_worker: Callable[..., Worker],
 ) -> None:
-    # Given jobs that go on from a state, and each one's message with a hostile state in its place
+    # Given jobs that continue a state, each with a hostile state in its message instead
     hostile = [{"kind": "ltx2.v1", "payload": payload} for payload, _ in PAYLOADS if sendable(payload)]
     hostile += [{}, {"kind": 7}, deep(90), {"payload": {"__type__": "datetime", "__value__": "2000-01-01"}}]
     state = submit(spec("a", "b", "c"), settings=module_settings).wait().state(2)
@@ -315,12 +317,12 @@ def test_a_hostile_state_in_a_message_does_no_harm(
         entries.lpush(SEGMENTS, json.dumps(message(job.id, 0, 1, bad)))
     honest = submit(spec("b"), from_state=state, settings=own_settings)
     # When a worker receives them
-    told = start_worker(own_settings, "--loglevel", "WARNING")
-    # Then every film is that of the record, made at the first attempt
+    hostile_worker = start_worker(own_settings, "--loglevel", "WARNING")
+    # Then every film is made from the record's state, at the first attempt
     assert len(hostile) > 70
     assert {film_hash_of(job) for job in jobs} == {film_hash_of(honest)}
-    assert "refused" not in told.text()
-    assert "ERROR" not in told.text()
+    assert "refused" not in hostile_worker.text()
+    assert "ERROR" not in hostile_worker.text()
     assert [kept.fence for job in jobs for kept in job_store(own_settings).handoffs(job.id)] == [1] * len(jobs)
 
 
@@ -329,7 +331,9 @@ def test_a_hostile_state_in_a_message_does_no_harm(
     [{"__type__": "uuid", "__value__": "0" * 32}, {"__type__": "evil", "__value__": 1}, deep(99)],
     ids=["uuid", "evil", "deep"],
 )
-def test_metadata_that_no_message_can_carry_travels_whole(module_settings: Settings, worker: Worker, note: Any) -> None:
+def test_metadata_that_json_messages_cannot_carry_is_preserved(
+    module_settings: Settings, worker: Worker, note: Any
+) -> None:
     # Given a state with metadata that looks like one of kombu's own types, or is nested deeply
     state = submit(spec("a"), settings=module_settings).wait().state(0)
     state["payload"]["metadata"]["note"] = note
@@ -339,10 +343,8 @@ def test_metadata_that_no_message_can_carry_travels_whole(module_settings: Setti
     assert job.state(1)["payload"]["metadata"]["note"] == note
 
 
-def test_the_largest_state_that_is_carried_inline_is_let_through(
-    own_settings: Settings, own_server: RedisProcess
-) -> None:
-    # Given picture, sound and metadata just below the largest threshold, as noise that does not shrink
+def test_the_largest_inline_state_passes(own_settings: Settings, own_server: RedisProcess) -> None:
+    # Given picture, sound and metadata just below the largest threshold; noise does not compress
     largest = 64 * 1024
     random = np.random.default_rng(7)
     state = LTX2ContinuationState(
@@ -361,7 +363,7 @@ def test_the_largest_state_that_is_carried_inline_is_let_through(
     check_entry(entry, SEGMENTS)
 
 
-def test_every_connection_of_the_application_is_behind_the_gate() -> None:
+def test_every_connection_of_the_application_is_filtered() -> None:
     for url in ("redis://h/0", "rediss://h/0", "unix:///tmp/r.sock"):
         app = make_app(Settings(redis_url=url))
         assert isinstance(app.amqp, AMQP)
@@ -369,12 +371,12 @@ def test_every_connection_of_the_application_is_behind_the_gate() -> None:
             assert connection.transport.Channel is Channel
 
 
-def test_a_queue_that_remote_control_has_added_is_no_way_in() -> None:
+def test_a_queue_added_by_remote_control_is_filtered() -> None:
     with pytest.raises(MessageError, match="there is no queue 'evil' here"):
         check_entry(json.dumps(message(queue="evil")).encode(), "evil")
 
 
-def test_the_queue_of_one_worker_takes_segments_for_it_alone() -> None:
+def test_a_sticky_queue_accepts_only_its_own_segments() -> None:
     own = f"{STICKY_PREFIX}gpu-0@here"
     check_entry(json.dumps(message(queue=own)).encode(), own)
     with pytest.raises(MessageError, match=r"there is no task 'longtake\.film' on queue segments@gpu-0@here"):

@@ -1,4 +1,4 @@
-"""Entries as they stand on the queues of a broker, and how they are changed into what nobody should send."""
+"""Queue entries as Celery writes them, and how tests make them invalid."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ABSENT = Ellipsis
 def message(
     *args: Any, task: str = SEGMENT_TASK, queue: str = SEGMENTS, kwargs: Any = None, embed: Any = None
 ) -> dict[str, Any]:
-    """A message as Celery publishes it; `args` default to those of a job that is not there."""
+    """A message as Celery publishes it; `args` default to those of a job that does not exist."""
     task_id = str(uuid.uuid4())
     given = list(args) or ["nojob", 0, 1, None]
     following = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
@@ -67,12 +67,12 @@ def broadcast(body: Any, exchange: str, key: str = "", headers: dict[str, Any] |
 
 
 def encoded(body: Any) -> str:
-    """A body as messages carry it."""
+    """A body as messages encode it."""
     return base64.b64encode(json.dumps(body).encode()).decode()
 
 
 def changed(message: dict[str, Any], path: Path, value: Any) -> dict[str, Any]:
-    """`message` with another value at `path`, or none there for ABSENT."""
+    """`message` with another value at `path`, or none for ABSENT."""
     result = copy.deepcopy(message)
     *parents, last = path
     inner: Any = result
