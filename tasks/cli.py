@@ -26,7 +26,7 @@ from tasks.client.state_files import read_state
 from tasks.client.submit import collect_garbage, list_jobs, submit
 from tasks.errors import LongtakeError
 from tasks.jobs.queues import QUEUES
-from tasks.jobs.records import START_INDEX
+from tasks.jobs.units import START_INDEX
 from tasks.settings import Settings
 from tasks.spec.loader import load_spec
 

@@ -16,7 +16,8 @@ from tasks.deployment import Deployment
 from tasks.errors import JobFailedError, JobStateError
 from tasks.jobs import state_wire
 from tasks.jobs.keys import check_job_id
-from tasks.jobs.records import START_INDEX, JobState, JobStatus
+from tasks.jobs.records import JobStatus
+from tasks.jobs.units import START_INDEX, JobState
 from tasks.maintenance.admission import admit_now
 from tasks.settings import Settings
 

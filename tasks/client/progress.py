@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-from tasks.jobs.records import JobState, JobStatus
+from tasks.jobs.records import JobStatus
+from tasks.jobs.units import JobState
 
 PLAIN_EVERY_S = 1.0
 

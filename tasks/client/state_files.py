@@ -10,7 +10,8 @@ from blobstore import BlobStoreError, ManagedBlobStore
 from ltx2.errors import ContinuationError, TimelineError
 from tasks.errors import SpecError
 from tasks.jobs import state_wire
-from tasks.jobs.records import START_INDEX, Handoff, timing_after
+from tasks.jobs.records import Handoff, timing_after
+from tasks.jobs.units import START_INDEX
 from tasks.spec.schema import JobSpec
 
 MAX_STATE_BYTES = 512 * 1024 * 1024

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.jobs.records import UnitKind, WorkUnit
+from tasks.jobs.units import UnitKind, WorkUnit
 
 SEGMENTS, CLIPS, FILMS = QUEUES = ("segments", "clips", "films")
 STICKY_PREFIX = f"{SEGMENTS}@"

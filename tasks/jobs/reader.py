@@ -14,17 +14,8 @@ from blobstore.stored_format import is_newer_major
 from ltx2.timeline import SegmentTiming
 from tasks.errors import JobNotFoundError, RecordError, VersionError
 from tasks.jobs.keys import ACTIVE, ENDED, JOBS, PULSE, RESERVED, WAITING, check_job_id, job_keys, queue_key
-from tasks.jobs.records import (
-    START_INDEX,
-    ClipRecord,
-    FilmRecord,
-    Handoff,
-    JobState,
-    JobStatus,
-    Progress,
-    timing_after,
-    unpack_stored,
-)
+from tasks.jobs.records import ClipRecord, FilmRecord, Handoff, JobStatus, Progress, timing_after, unpack_stored
+from tasks.jobs.units import START_INDEX, JobState
 from tasks.spec.schema import JobHead, SegmentSpec
 
 log = logging.getLogger(__name__)

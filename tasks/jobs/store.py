@@ -16,31 +16,25 @@ from tasks.jobs.connection import when_there_is_memory
 from tasks.jobs.keys import ACTIVE, ENDED, JOBS, PULSE, RESERVED, WAITING, job_keys, queue_key
 from tasks.jobs.queues import STICKY_PREFIX, queue_of
 from tasks.jobs.reader import JobReader, read_head, read_segment
-from tasks.jobs.records import (
+from tasks.jobs.records import ClipRecord, FilmRecord, Handoff, Progress, pack_stored
+from tasks.jobs.results import (
     Admission,
     AdmissionOutcome,
     Announcement,
     Claim,
     ClaimResult,
     ClipCommit,
-    ClipRecord,
-    FilmRecord,
-    Handoff,
-    JobState,
     Need,
     NeedReason,
     NotChained,
-    Progress,
     Refused,
     Released,
     ReleaseOutcome,
     RepairCommit,
     SegmentCommit,
-    UnitKind,
-    WorkUnit,
-    pack_stored,
 )
 from tasks.jobs.scripts import load_scripts
+from tasks.jobs.units import JobState, UnitKind, WorkUnit
 from tasks.settings import Settings
 from tasks.spec.schema import JobSpec
 

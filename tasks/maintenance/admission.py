@@ -12,8 +12,9 @@ import redis
 from blobstore import ManagedBlobStore
 from ltx2.timeline import SegmentShape, latent_frames
 from tasks.errors import RoomError, ServerError
-from tasks.jobs.records import AdmissionOutcome, JobState, WorkUnit
+from tasks.jobs.results import AdmissionOutcome
 from tasks.jobs.store import JobStore
+from tasks.jobs.units import JobState, WorkUnit
 from tasks.messaging.publisher import Publisher
 from tasks.settings import Settings
 from tasks.spec.schema import SPATIAL_COMPRESSION, JobSpec

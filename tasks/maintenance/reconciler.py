@@ -17,8 +17,9 @@ from blobstore import ManagedBlobStore
 from tasks.jobs.connection import RETRY_EVERY_S
 from tasks.jobs.keys import PREFIX
 from tasks.jobs.queues import queue_of
-from tasks.jobs.records import Need, NeedReason, WorkUnit
+from tasks.jobs.results import Need, NeedReason
 from tasks.jobs.store import JobStore
+from tasks.jobs.units import WorkUnit
 from tasks.maintenance.admission import admit_waiting, settle_ended
 from tasks.maintenance.sweeper import Sweeper
 from tasks.messaging.publisher import Publisher

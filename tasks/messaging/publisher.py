@@ -13,8 +13,9 @@ from tasks.errors import ServerError
 from tasks.failpoints import reach
 from tasks.jobs.connection import when_there_is_memory
 from tasks.jobs.queues import queue_of
-from tasks.jobs.records import Announcement, NeedReason, UnitKind, WorkUnit
+from tasks.jobs.results import Announcement, NeedReason
 from tasks.jobs.store import JobStore
+from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.messaging.topology import CLIP_TASK, FILM_TASK, FORMAT_HEADER, SEGMENT_TASK
 
 

@@ -15,7 +15,9 @@ from ltx2.timeline import SegmentTiming
 from tasks.deployment import Deployment
 from tasks.errors import MessageError, WorkFailedError
 from tasks.failpoints import reach
-from tasks.jobs.records import Claim, ClipRecord, UnitKind, timing_after
+from tasks.jobs.records import ClipRecord, timing_after
+from tasks.jobs.results import Claim
+from tasks.jobs.units import UnitKind
 from tasks.messaging.topology import CLIP_TASK
 from tasks.worker.app import app
 from tasks.worker.context import WorkerContext, process

@@ -10,7 +10,8 @@ from contextlib import AbstractContextManager
 from kombu import Queue
 
 from tasks.deployment import Deployment
-from tasks.jobs.records import Claim, UnitKind
+from tasks.jobs.results import Claim
+from tasks.jobs.units import UnitKind
 from tasks.logs import log_context
 from tasks.messaging.topology import sticky_queue
 from tasks.settings import Settings

@@ -22,7 +22,8 @@ from ltx2.errors import ContinuationError, RequestError, TimelineError, Unsuppor
 from tasks.errors import ServerError, SpecError, VersionError, WorkFailedError
 from tasks.jobs.connection import retry_while_full
 from tasks.jobs.queues import queue_of
-from tasks.jobs.records import START_INDEX, Claim, ReleaseOutcome, WorkUnit
+from tasks.jobs.results import Claim, ReleaseOutcome
+from tasks.jobs.units import START_INDEX, WorkUnit
 from tasks.worker.context import WorkerContext
 
 log = logging.getLogger(__name__)

@@ -14,8 +14,9 @@ from celery import Task
 from ltx2.media.film import join_film
 from tasks.errors import WorkFailedError
 from tasks.failpoints import reach
-from tasks.jobs.records import START_INDEX, ClipRecord, FilmRecord, UnitKind, WorkUnit
+from tasks.jobs.records import ClipRecord, FilmRecord
 from tasks.jobs.state_wire import is_whole
+from tasks.jobs.units import START_INDEX, UnitKind, WorkUnit
 from tasks.messaging.topology import FILM_TASK
 from tasks.worker.app import app
 from tasks.worker.clip_task import CLIP_MIME

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ltx2.state.png import Frame, decode_png
 from tasks.errors import SpecError
-from tasks.jobs.records import START_INDEX, Claim
+from tasks.jobs.results import Claim
+from tasks.jobs.units import START_INDEX
 from tasks.spec.schema import JobHead
 from tasks.worker.context import WorkerContext
 from tasks.worker.failures import reading_from

@@ -11,7 +11,8 @@ from typing import Self
 
 import redis
 
-from tasks.jobs.records import Claim, Progress
+from tasks.jobs.records import Progress
+from tasks.jobs.results import Claim
 from tasks.jobs.store import JobStore
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ from celery.exceptions import Ignore
 from ltx2.errors import SegmentCancelledError
 from tasks.errors import RecordError, VersionError, WorkFailedError
 from tasks.jobs.keys import check_job_id
-from tasks.jobs.records import Claim, NotChained, Refused, UnitKind, WorkUnit
+from tasks.jobs.results import Claim, NotChained, Refused
+from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.worker.context import WorkerContext
 from tasks.worker.failures import InputLostError, handle_failure, handle_lost_input
 from tasks.worker.lease import Lease

@@ -14,7 +14,9 @@ from ltx2.timeline import SegmentTiming
 from tasks.errors import MessageError, WorkFailedError
 from tasks.failpoints import reach
 from tasks.jobs import state_wire
-from tasks.jobs.records import Claim, Handoff, Progress, UnitKind, WorkUnit, timing_after
+from tasks.jobs.records import Handoff, Progress, timing_after
+from tasks.jobs.results import Claim
+from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.messaging.topology import SEGMENT_TASK
 from tasks.worker.app import app
 from tasks.worker.clip_task import make_clip_in_background

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from blobstore import BlobNotFoundError, BlobStoreError
 from tasks.failpoints import reach
 from tasks.jobs import state_wire
-from tasks.jobs.records import Claim
+from tasks.jobs.results import Claim
 from tasks.worker.context import WorkerContext
 from tasks.worker.failures import when_there_is_room
 

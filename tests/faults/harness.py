@@ -23,8 +23,8 @@ from tasks.client.submit import submit
 from tasks.embedded import processes
 from tasks.jobs.connection import connect
 from tasks.jobs.queues import QUEUES, STICKY_PREFIX
-from tasks.jobs.records import START_INDEX
 from tasks.jobs.store import JobStore
+from tasks.jobs.units import START_INDEX
 from tasks.settings import Settings
 from tests.conftest import STAND_IN, RedisProcess, environment, wait_until
 from tests.faults.worker import INCOMPLETE_COMMIT, hold_name

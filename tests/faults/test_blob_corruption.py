@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from tasks.errors import JobFailedError
-from tasks.jobs.records import START_INDEX
+from tasks.jobs.units import START_INDEX
 from tests.conftest import wait_until
 from tests.faults.blob_faults import KINDS, QUARANTINED_KINDS, damage, is_quarantined, segment_blobs
 from tests.faults.conftest import MakeHarness, film_of

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks.jobs.records import START_INDEX
+from tasks.jobs.units import START_INDEX
 from tests.faults.blob_faults import damage, segment_blobs
 from tests.faults.conftest import MakeHarness, film_of
 from tests.faults.harness import SEGMENTS, Harness

@@ -11,7 +11,7 @@ import pytest
 from tasks.client.job import Job
 from tasks.client.submit import submit
 from tasks.jobs.connection import connect
-from tasks.jobs.records import Announcement
+from tasks.jobs.results import Announcement
 from tasks.jobs.store import JobStore
 from tasks.settings import Settings
 from tests.conftest import STAND_IN, RedisProcess, Worker

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from tasks.client.progress import Forecast, ProgressDisplay, clock, describe, share_done
-from tasks.jobs.records import JobState, JobStatus, Progress
+from tasks.jobs.records import JobStatus, Progress
+from tasks.jobs.units import JobState
 
 
 def status(state: str = "running", committed: int = 0, step: int | None = None, **changes: Any) -> JobStatus:

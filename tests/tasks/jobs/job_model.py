@@ -10,7 +10,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from tasks.jobs.records import START_INDEX, Admission, AdmissionOutcome, JobState
+from tasks.jobs.results import Admission, AdmissionOutcome
+from tasks.jobs.units import START_INDEX, JobState
 
 SEGMENT_UNIT, FILM_UNIT = "segment", "film"
 

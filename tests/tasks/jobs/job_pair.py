@@ -13,21 +13,10 @@ import redis
 from tasks.errors import JobNotFoundError, JobStateError
 from tasks.jobs.keys import PREFIX, job_keys
 from tasks.jobs.queues import queue_of
-from tasks.jobs.records import (
-    AdmissionOutcome,
-    Announcement,
-    Claim,
-    ClipRecord,
-    FilmRecord,
-    Handoff,
-    JobStatus,
-    NotChained,
-    Progress,
-    ReleaseOutcome,
-    UnitKind,
-    WorkUnit,
-)
+from tasks.jobs.records import ClipRecord, FilmRecord, Handoff, JobStatus, Progress
+from tasks.jobs.results import AdmissionOutcome, Announcement, Claim, NotChained, ReleaseOutcome
 from tasks.jobs.store import JobStore
+from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.spec.loader import check_spec
 from tests.tasks.jobs.job_model import (
     FILM_UNIT,

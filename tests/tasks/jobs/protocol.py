@@ -5,17 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from tasks.jobs.records import (
-    Admission,
-    AdmissionOutcome,
-    Claim,
-    ClipRecord,
-    FilmRecord,
-    Handoff,
-    UnitKind,
-    WorkUnit,
-)
+from tasks.jobs.records import ClipRecord, FilmRecord, Handoff
+from tasks.jobs.results import Admission, AdmissionOutcome, Claim
 from tasks.jobs.store import JobStore
+from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.spec.loader import check_spec
 from tests.tasks.conftest import ticket_of
 

@@ -14,8 +14,8 @@ import redis
 from blobstore import open_blob_store
 from tasks.jobs.connection import connect
 from tasks.jobs.keys import PULSE, job_keys
-from tasks.jobs.records import WorkUnit
 from tasks.jobs.store import JobStore
+from tasks.jobs.units import WorkUnit
 from tasks.maintenance.reconciler import LOCK, Reconciler
 from tasks.messaging.celery_app import make_app
 from tasks.messaging.publisher import Publisher

@@ -8,8 +8,9 @@ import redis
 from tasks.client.submit import submit
 from tasks.errors import JobNotFoundError, JobStateError
 from tasks.jobs.queues import SEGMENTS
-from tasks.jobs.records import Claim, Refused, UnitKind, WorkUnit
+from tasks.jobs.results import Claim, Refused
 from tasks.jobs.store import JobStore
+from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.settings import Settings
 from tests.tasks.jobs.protocol import JOB, announce, claim, commit_all, create, due, handoff
 

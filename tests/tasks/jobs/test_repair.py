@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.jobs.records import Claim, ClipCommit, ClipRecord, Handoff, Refused, RepairCommit, UnitKind, WorkUnit
+from tasks.jobs.records import ClipRecord, Handoff
+from tasks.jobs.results import Claim, ClipCommit, Refused, RepairCommit
 from tasks.jobs.store import JobStore
+from tasks.jobs.units import UnitKind, WorkUnit
 from tests.tasks.jobs.protocol import JOB, announce, claim, claim_unit, commit, commit_all, create, due, expire, handoff
 
 UNCHANGED = RepairCommit(None)

@@ -27,8 +27,8 @@ from hypothesis.stateful import (
 )
 
 from tasks.jobs.connection import connect
-from tasks.jobs.records import START_INDEX
 from tasks.jobs.store import JobStore
+from tasks.jobs.units import START_INDEX
 from tasks.settings import Settings
 from tests.tasks.jobs.job_model import FILM_UNIT, SEGMENT_UNIT, Message, clip_unit, repair_unit
 from tests.tasks.jobs.job_pair import FILM, Held, JobPair

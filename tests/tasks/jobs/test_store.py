@@ -8,21 +8,19 @@ from tasks.errors import JobNotFoundError, JobStateError, RecordError
 from tasks.jobs.connection import connect
 from tasks.jobs.keys import check_job_id, job_keys, queue_key
 from tasks.jobs.queues import SEGMENTS
-from tasks.jobs.records import (
+from tasks.jobs.records import ClipRecord, Progress
+from tasks.jobs.results import (
     Admission,
     AdmissionOutcome,
     Claim,
     ClipCommit,
-    ClipRecord,
     NotChained,
-    Progress,
     Refused,
     Released,
     ReleaseOutcome,
-    UnitKind,
-    WorkUnit,
 )
 from tasks.jobs.store import JobStore
+from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.settings import Settings
 from tasks.spec.loader import check_spec
 from tests.tasks.conftest import ticket_of

@@ -14,9 +14,10 @@ from blobstore.stored_format import FORMAT
 from tasks.errors import VersionError
 from tasks.jobs.connection import connect
 from tasks.jobs.keys import job_keys
-from tasks.jobs.records import Claim, JobState, UnitKind, WorkUnit
+from tasks.jobs.results import Claim
 from tasks.jobs.scripts import FOLDER
 from tasks.jobs.store import JobStore
+from tasks.jobs.units import JobState, UnitKind, WorkUnit
 from tasks.settings import Settings
 from tests.tasks.jobs.protocol import JOB, announce, claim, commit, commit_all, create, handoff
 

@@ -12,8 +12,10 @@ from tasks.client.submit import submit
 from tasks.jobs.connection import connect
 from tasks.jobs.keys import PULSE, job_keys
 from tasks.jobs.queues import SEGMENTS
-from tasks.jobs.records import Claim, Progress, UnitKind
+from tasks.jobs.records import Progress
+from tasks.jobs.results import Claim
 from tasks.jobs.store import JobStore
+from tasks.jobs.units import UnitKind
 from tasks.maintenance import reconciler as reconciler_module
 from tasks.maintenance.reconciler import Reconciler
 from tasks.messaging.celery_app import make_app

@@ -11,8 +11,9 @@ from blobstore import open_blob_store
 from tasks.jobs.connection import connect
 from tasks.jobs.keys import queue_key
 from tasks.jobs.queues import SEGMENTS, STICKY_PREFIX
-from tasks.jobs.records import Claim, Refused, UnitKind, WorkUnit
+from tasks.jobs.results import Claim, Refused
 from tasks.jobs.store import STICKY_QUEUE_LIFE_S, JobStore
+from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.maintenance.reconciler import Reconciler
 from tasks.maintenance.sweeper import Sweeper
 from tasks.messaging.celery_app import make_app

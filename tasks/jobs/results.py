@@ -1,0 +1,161 @@
+"""What calls of the job store return: claims, commits, announcements, needs. No I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tasks.jobs.records import Handoff
+from tasks.jobs.units import UnitKind, WorkUnit
+from tasks.spec.schema import JobHead, SegmentSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to do one unit of work: its token, fence and lease, and what the record says about the unit.
+
+    clock_skew_s: Redis' clock minus this one's. segment, next_prompt: None for a film, next_prompt also for the last
+    segment. previous: the handoff before the segment. own: the segment's own handoff, once it is committed.
+    """
+
+    job_id: str
+    unit: WorkUnit
+    token: str
+    fence: int
+    epoch: int
+    clock_skew_s: float
+    head: JobHead
+    segment: SegmentSpec | None = None
+    next_prompt: str | None = None
+    previous: Handoff | None = None
+    own: Handoff | None = None
+
+    @property
+    def index(self) -> int:
+        """The segment that the unit is about, -1 for the film."""
+        return self.unit.index
+
+    @property
+    def is_repair(self) -> bool:
+        """Whether a committed segment is rendered again, because its blobs were lost."""
+        return self.unit.kind == UnitKind.REPAIR
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A message that gets no claim: its unit is held, done, replaced by a newer message, or its job does not run."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotChained:
+    """A message about a committed segment whose worker died before it published the next one, `next_index`."""
+
+    next_index: int
+
+
+ClaimResult = Claim | Refused | NotChained
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """A message that may be sent about `unit`.
+
+    sticky: it goes to the sticky queue of the publisher's worker. title, segments: the job's, shown in Flower.
+    """
+
+    unit: WorkUnit
+    ticket: int
+    sticky: bool
+    title: str
+    segments: int
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentCommit:
+    """A committed segment. clip: the claim on its clip. following: the message of the next segment, if one is due."""
+
+    clip: Claim
+    following: Announcement | None
+
+
+@dataclass(frozen=True, slots=True)
+class RepairCommit:
+    """A committed repair. clip: the claim on the clip, if that is to be made again."""
+
+    clip: Claim | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClipCommit:
+    """A committed clip. accepted: whether this call made it. film: the message of the film, after the last clip."""
+
+    accepted: bool
+    film: Announcement | None
+
+
+class ReleaseOutcome(StrEnum):
+    """What became of a released claim."""
+
+    RETRY = "retry"
+    """The work is due again."""
+    FAILED = "failed"
+    """The attempts were used up, and the job failed."""
+    REFUSED = "refused"
+    """The claim had been lost before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A released claim; ticket: of the unit's newest message, for RETRY."""
+
+    outcome: ReleaseOutcome
+    ticket: int = 0
+
+
+class AdmissionOutcome(StrEnum):
+    """What became of the job that waited longest for room."""
+
+    ADMITTED = "admitted"
+    GONE = "gone"
+    """It ended while it waited."""
+    NEVER = "never"
+    """It needs more than the whole budget."""
+    WAIT = "wait"
+    """No job waits, or none fits now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """One step of admission; job_id and needs_bytes are empty for WAIT."""
+
+    outcome: AdmissionOutcome
+    job_id: str = ""
+    needs_bytes: int = 0
+
+
+class NeedReason(StrEnum):
+    """Why a unit may have lost its message."""
+
+    EXPIRED = "expired"
+    """The message is known to be gone, or has waited in a sticky queue for too long."""
+    UNANNOUNCED = "unannounced"
+    """There was none."""
+    UNPUBLISHED = "unpublished"
+    """It was announced, perhaps not sent."""
+    WAITING = "waiting"
+    """It was sent, and not claimed yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """A unit of work that may have lost its message.
+
+    stamp: the message's place in its queue's history. ticket: its number within the job, 0 for none.
+    """
+
+    unit: WorkUnit
+    why: NeedReason
+    stamp: int
+    ticket: int

@@ -1,0 +1,79 @@
+"""The words of the job protocol as types: job states, and units of work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+START_INDEX = -1
+"""The segment index of what comes from outside the chain: the state a job continues, its start image, its film."""
+
+
+class JobState(StrEnum):
+    """The state of a job, as stored and shown."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job has ended."""
+        return self in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
+
+
+class UnitKind(StrEnum):
+    """The kinds of work units."""
+
+    SEGMENT = "segment"
+    REPAIR = "repair"
+    CLIP = "clip"
+    FILM = "film"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class WorkUnit:
+    """A piece of a job's work that one worker does at a time.
+
+    index: the segment it is about; -1 for the film.
+    """
+
+    kind: UnitKind
+    index: int
+
+    @classmethod
+    def segment(cls, index: int) -> Self:
+        """Rendering the segment at the cursor."""
+        return cls(UnitKind.SEGMENT, index)
+
+    @classmethod
+    def repair(cls, index: int) -> Self:
+        """Rendering a committed segment again, because its blobs were lost."""
+        return cls(UnitKind.REPAIR, index)
+
+    @classmethod
+    def clip(cls, index: int) -> Self:
+        """Making the clip of a segment."""
+        return cls(UnitKind.CLIP, index)
+
+    @classmethod
+    def film(cls) -> Self:
+        """Joining all clips."""
+        return cls(UnitKind.FILM, START_INDEX)
+
+    @classmethod
+    def parse(cls, name: str, index: int) -> Self:
+        """The unit with this name in a job's units hash."""
+        return cls(UnitKind(name.partition(":")[0]), index)
+
+    @property
+    def name(self) -> str:
+        """Its field in a job's units hash: `segment`, `repair:<i>`, `clip:<i>` or `film`."""
+        return f"{self.kind}:{self.index}" if self.kind in (UnitKind.REPAIR, UnitKind.CLIP) else str(self.kind)
+
+    def __str__(self) -> str:
+        return str(self.kind) if self.kind == UnitKind.FILM else f"{self.kind} {self.index}"
