@@ -39,7 +39,7 @@ def logged_again(harness: Harness, text: str) -> Callable[[], bool]:
 def test_blob_server_full_for_a_while(harness: Harness, film: str, failpoint: Failpoint) -> None:
     # Given
     client_of(harness.blob_server).flushall()  # the job of an earlier test stored the same blobs
-    hold, waits = harness.hold(*failpoint), logged_again(harness, "waiting for room")
+    hold, waits = harness.hold(*failpoint), logged_again(harness, "waiting for the blob store to have room")
     job = harness.submit()
     hold.wait()
     # When
