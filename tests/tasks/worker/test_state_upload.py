@@ -55,7 +55,7 @@ def output_of(state: LTX2ContinuationState) -> SegmentOutput:
 
 
 def is_pinned(stored: StoredState, blobs: CountingStore) -> bool:
-    """Whether the job pins all three blobs, and they outlive the unpinned ones."""
+    """Whether the job pins all three blobs, and they outlive the default leases."""
     blobs.now += DEFAULT_PIN_LEASE_S + DEFAULT_TTL_S + 1
     return (
         len(stored.blobs) == 3 and set(stored.blobs) == blobs.pins(JOB) and all(blob in blobs for blob in stored.blobs)
