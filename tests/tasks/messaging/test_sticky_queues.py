@@ -1,4 +1,4 @@
-"""Messages for one worker alone, on a real Redis: when there are such, and for how long they are waited for."""
+"""Sticky queues on a real Redis: when a message is sent to one, and how long it may wait there."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tasks.messaging.topology import sticky_queue
 from tasks.settings import Settings
 from tests.tasks.jobs.protocol import JOB, create, due
 
-MINE = sticky_queue("gpu-0@here")
+STICKY = sticky_queue("gpu-0@here")
 
 
 @pytest.fixture
@@ -34,22 +34,22 @@ def publisher(settings: Settings, jobs: JobStore) -> Publisher:
     return Publisher(make_app(settings, results=False), jobs)
 
 
-def test_a_message_goes_to_its_worker_alone_while_nobody_else_waits(
+def test_a_message_is_sent_to_the_sticky_queue_while_the_shared_queue_is_empty(
     jobs: JobStore, client: redis.Redis, publisher: Publisher
 ) -> None:
     # Given
     create(jobs)
     # When
-    assert publisher.publish(JOB, WorkUnit.segment(0), sticky=MINE)
-    # Then it is there, the shared queue knows nothing of it, and it is as good as any other
-    assert (client.llen(MINE.name), client.llen(SEGMENTS)) == (1, 0)
+    assert publisher.publish(JOB, WorkUnit.segment(0), sticky=STICKY)
+    # Then only the sticky queue has it, the shared queue does not count it, and it can be claimed as usual
+    assert (client.llen(STICKY.name), client.llen(SEGMENTS)) == (1, 0)
     assert not client.exists(queue_key(SEGMENTS))
     assert due(jobs) == [(WorkUnit.segment(0), "waiting")]
     assert isinstance(jobs.claim(JOB, UnitKind.SEGMENT, 0, 1, "w"), Claim)
     assert jobs.queue_claimed(SEGMENTS) == 0
 
 
-def test_it_goes_to_the_end_of_the_line_when_others_wait(
+def test_a_message_is_sent_to_the_shared_queue_while_other_messages_wait_there(
     jobs: JobStore, client: redis.Redis, publisher: Publisher
 ) -> None:
     # Given another job's segment in the shared queue
@@ -57,34 +57,32 @@ def test_it_goes_to_the_end_of_the_line_when_others_wait(
     create(jobs, job="bbbb2222")
     assert publisher.publish("bbbb2222", WorkUnit.segment(0))
     # When
-    assert publisher.publish(JOB, WorkUnit.segment(0), sticky=MINE)
+    assert publisher.publish(JOB, WorkUnit.segment(0), sticky=STICKY)
     # Then
-    assert (client.llen(MINE.name), client.llen(SEGMENTS)) == (0, 2)
+    assert (client.llen(STICKY.name), client.llen(SEGMENTS)) == (0, 2)
 
 
-def test_it_is_sent_to_everybody_when_a_moment_has_passed(
+def test_a_message_that_waits_too_long_is_sent_to_the_shared_queue(
     settings: Settings, jobs: JobStore, client: redis.Redis, publisher: Publisher
 ) -> None:
-    # Given a worker that does not come for its message
+    # Given a message in the sticky queue of a worker that does not consume it
     create(jobs)
-    assert publisher.publish(JOB, WorkUnit.segment(0), sticky=MINE)
+    assert publisher.publish(JOB, WorkUnit.segment(0), sticky=STICKY)
     reconciler = Reconciler(client, jobs, open_blob_store(settings.blobs), publisher, settings)
-    # When it is still early, Then it is left alone
+    # When it may still wait, Then nothing is published
     jobs._sticky_wait_ms = 3_600_000
     assert reconciler.reconcile() == 0
-    # When the moment has passed, Then everybody gets one, once
+    # When it has waited too long, Then one message is published on the shared queue, once
     jobs._sticky_wait_ms = 1
     time.sleep(0.005)
     assert [reconciler.reconcile() for _ in range(3)] == [1, 0, 0]
     assert client.llen(SEGMENTS) == 1
-    # and the first one comes to nothing
+    # And the first message is refused
     assert jobs.claim(JOB, UnitKind.SEGMENT, 0, 1, "late") == Refused("a newer message has replaced this one")
     assert isinstance(jobs.claim(JOB, UnitKind.SEGMENT, 0, 2, "w"), Claim)
 
 
-def test_what_waits_for_a_worker_that_is_gone_does_not_stay(
-    settings: Settings, jobs: JobStore, client: redis.Redis
-) -> None:
+def test_the_sticky_queue_of_a_dead_worker_expires(settings: Settings, jobs: JobStore, client: redis.Redis) -> None:
     # Given
     client.lpush(f"{STICKY_PREFIX}gone@nowhere", "a message")
     client.lpush(SEGMENTS, "another")
