@@ -1,4 +1,4 @@
-"""Sticky queues on a real Redis: when a message is sent to one, and how long it may wait there."""
+"""Sticky queues on a real Redis: when they are used, and for how long."""
 
 from __future__ import annotations
 
