@@ -1,4 +1,4 @@
-"""The message filter: an invalid message costs one log line, and the worker continues."""
+"""The message filter: an invalid message is logged, and the worker continues."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ EVENT = {"type": "worker-heartbeat", "hostname": "w@h", "timestamp": 1.0, "clock
 
 
 class WorkerWatch:
-    """One worker: what it has logged since the start of the watch, and whether it still works."""
+    """The log of a worker since the start of a test, and checks that it still works."""
 
     def __init__(self, module_settings: Settings, worker: Worker, queues: redis.Redis) -> None:
         self.queues = queues
@@ -47,11 +47,11 @@ class WorkerWatch:
         self._log_start = len(worker.text())
 
     def problems(self) -> list[str]:
-        """The log lines above INFO, tracebacks included."""
+        """The log lines that are not INFO, tracebacks included."""
         return [line for line in self._worker.text()[self._log_start :].splitlines() if ": INFO/" not in line]
 
     def check_alive(self) -> None:
-        """Check that the worker renders a new job, and that the queues are empty."""
+        """Check that the worker renders a new job, and that no message is left."""
         submit(spec("a"), settings=self._settings).wait()
         assert self._worker.process.poll() is None
         wait_until(lambda: not self.queues.hlen("unacked"), what="the last acknowledgement")
@@ -293,7 +293,7 @@ def test_a_worker_survives_invalid_commands_and_events(watch: WorkerWatch, chann
     watch.check_refused(f"on {channel} is refused")
 
 
-def is_json(payload: Any) -> bool:
+def is_json_serializable(payload: Any) -> bool:
     try:
         return bool(json.dumps(payload))
     except (TypeError, ValueError, RecursionError):
@@ -308,7 +308,7 @@ def test_hostile_states_in_messages_do_not_change_the_films(
     start_worker: Callable[..., Worker],
 ) -> None:
     # Given jobs that continue from a state, and their messages replaced by ones with a hostile state
-    hostile = [{"kind": "ltx2.v1", "payload": payload} for payload, _ in PAYLOADS if is_json(payload)]
+    hostile = [{"kind": "ltx2.v1", "payload": payload} for payload, _ in PAYLOADS if is_json_serializable(payload)]
     hostile += [{}, {"kind": 7}, deep(90), {"payload": {"__type__": "datetime", "__value__": "2000-01-01"}}]
     state = submit(spec("a", "b", "c"), settings=module_settings).wait().state(2)
     jobs = [submit(spec("b"), from_state=state, settings=own_settings) for _ in hostile]

@@ -18,7 +18,7 @@ ABSENT = Ellipsis
 def message(
     *args: Any, task: str = SEGMENT_TASK, queue: str = SEGMENTS, kwargs: Any = None, embed: Any = None
 ) -> dict[str, Any]:
-    """A message as Celery publishes it; the default `args` name no existing job."""
+    """A message as Celery publishes it; the default job does not exist."""
     task_id = str(uuid.uuid4())
     arguments = list(args) or ["nojob", 0, 1, None]
     no_callbacks = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}

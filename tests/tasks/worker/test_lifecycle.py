@@ -27,7 +27,7 @@ END = "end of the recording"
 
 
 class MessageRecorder:
-    """Records the messages published on the segment queues, by MONITOR of the server."""
+    """Records the messages published on the segment queues, with MONITOR."""
 
     def __init__(self, port: int) -> None:
         self.bodies: list[str] = []
