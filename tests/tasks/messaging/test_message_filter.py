@@ -1,4 +1,4 @@
-"""Invalid messages from a broker: one line in the log, and the worker continues."""
+"""The message filter: an invalid message is logged, and the worker continues."""
 
 from __future__ import annotations
 
@@ -30,50 +30,50 @@ from tests.ltx2.state.test_hostile import PAYLOADS, deep
 from tests.tasks.conftest import film_hash_of, job_store, spec
 from tests.tasks.messaging.wire import ABSENT, broadcast, changed, encoded, message
 
-BEYOND = 10**30
-NEXT = [{"task": FILM_TASK, "args": ["a", 1], "kwargs": {}, "options": {"queue": FILMS}, "immutable": True}]
+TOO_LARGE = 10**30
+SIGNATURES = [{"task": FILM_TASK, "args": ["a", 1], "kwargs": {}, "options": {"queue": FILMS}, "immutable": True}]
 COMMANDS, EVENTS = "/0.celery.pidbox", "/0.celeryev/worker.heartbeat"
 PING = {"method": "ping", "arguments": {}}
 EVENT = {"type": "worker-heartbeat", "hostname": "w@h", "timestamp": 1.0, "clock": 1}
 
 
-class Watch:
-    """One worker: the lines it has logged since this object was created, and whether it still works."""
+class WorkerWatch:
+    """The log of a worker since the start of a test, and checks that it still works."""
 
     def __init__(self, module_settings: Settings, worker: Worker, queues: redis.Redis) -> None:
         self.queues = queues
         self._settings = module_settings
         self._worker = worker
-        self._start = len(worker.text())
+        self._log_start = len(worker.text())
 
-    def warnings(self) -> list[str]:
-        """Every log line above INFO."""
-        return [line for line in self._worker.text()[self._start :].splitlines() if ": INFO/" not in line]
+    def problems(self) -> list[str]:
+        """The log lines that are not INFO, tracebacks included."""
+        return [line for line in self._worker.text()[self._log_start :].splitlines() if ": INFO/" not in line]
 
-    def check_works(self) -> None:
-        """A job submitted after the message becomes a film, and every queue is empty."""
+    def check_alive(self) -> None:
+        """Check that the worker renders a new job, and that no message is left."""
         submit(spec("a"), settings=self._settings).wait()
         assert self._worker.process.poll() is None
         wait_until(lambda: not self.queues.hlen("unacked"), what="the last acknowledgement")
         assert [self.queues.llen(queue) for queue in QUEUES] == [0, 0, 0]
 
-    def check_rejected(self, *words: str) -> None:
-        """The worker works, and has logged one line that says what was wrong."""
-        self.check_works()
-        [line] = self.warnings()
+    def check_refused(self, *words: str) -> None:
+        """Check that the worker is alive, and that one log line says what was wrong."""
+        self.check_alive()
+        [line] = self.problems()
         assert len(line) < 500
         for word in ("is refused: ", "Error: ", *words):
             assert word in line
 
 
 @pytest.fixture
-def watch(module_settings: Settings, worker: Worker, server: RedisProcess) -> Iterator[Watch]:
+def watch(module_settings: Settings, worker: Worker, server: RedisProcess) -> Iterator[WorkerWatch]:
     with redis.Redis(port=server.port) as queues:
-        yield Watch(module_settings, worker, queues)
+        yield WorkerWatch(module_settings, worker, queues)
 
 
-def test_valid_messages_pass(watch: Watch) -> None:
-    # Given one valid message of each kind, about a job that does not exist
+def test_valid_messages_pass_the_filter(watch: WorkerWatch) -> None:
+    # Given messages of each kind for a job that does not exist
     for entry in (
         message("nojob", 0, 1, {"kind": "ltx2.v1", "payload": {}}),
         message("nojob", 99_999, 2**53 - 1, None),
@@ -85,8 +85,8 @@ def test_valid_messages_pass(watch: Watch) -> None:
         # When
         watch.queues.lpush(queue, json.dumps(entry))
     # Then
-    watch.check_works()
-    assert watch.warnings() == []
+    watch.check_alive()
+    assert watch.problems() == []
 
 
 @pytest.mark.parametrize(
@@ -108,13 +108,13 @@ def test_valid_messages_pass(watch: Watch) -> None:
     ids=lambda value: repr(value)[:30],
 )
 @pytest.mark.parametrize("queue", QUEUES)
-def test_an_entry_that_is_not_a_message_is_rejected(watch: Watch, queue: str, entry: bytes, words: str) -> None:
+def test_an_entry_that_is_not_a_message_is_refused(watch: WorkerWatch, queue: str, entry: bytes, words: str) -> None:
     watch.queues.lpush(queue, entry)
     watch.check_rejected(f"on {queue} is refused", words)
 
 
 @pytest.mark.parametrize("priority", [3, 6, 9])
-def test_an_invalid_entry_of_a_priority_queue_is_rejected(watch: Watch, priority: int) -> None:
+def test_an_invalid_entry_on_a_priority_queue_is_refused(watch: WorkerWatch, priority: int) -> None:
     watch.queues.lpush(f"{SEGMENTS}\x06\x16{priority}", b"garbage")
     watch.check_rejected(f"on {SEGMENTS} is refused")
 
@@ -157,7 +157,7 @@ def test_an_invalid_entry_of_a_priority_queue_is_rejected(watch: Watch, priority
         (("headers", "shadow"), "x" * 100_000),
         (("headers", "compression"), "application/x-gzip"),
         (("headers", "stamps"), {"a": "b"}),
-        (("headers", "chain"), NEXT),
+        (("headers", "chain"), SIGNATURES),
         (("headers", "get"), 7),
         (("headers", "traceparent"), deep(100)),
         (("properties",), ABSENT),
@@ -167,11 +167,11 @@ def test_an_invalid_entry_of_a_priority_queue_is_rejected(watch: Watch, priority
         (("properties", "delivery_info"), None),
         (("properties", "delivery_info"), {"exchange": "", "routing_key": FILMS}),
         (("properties", "body_encoding"), "evil"),
-        (("properties", "priority"), BEYOND),
+        (("properties", "priority"), TOO_LARGE),
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_an_invalid_envelope_is_rejected(watch: Watch, path: tuple[str, ...], value: Any) -> None:
+def test_an_invalid_envelope_is_refused(watch: WorkerWatch, path: tuple[str, ...], value: Any) -> None:
     watch.queues.lpush(SEGMENTS, json.dumps(changed(message(), path, value)))
     watch.check_rejected("nested" if path[-1] == "traceparent" else path[0])
 
@@ -186,11 +186,11 @@ def test_an_invalid_envelope_is_rejected(watch: Watch, path: tuple[str, ...], va
         ([["nojob", 0, 1, None], [], {}], "body.kwargs"),
         ([["nojob", 0, 1, None], {"evil": 1}, {}], "body.kwargs"),
         ([["nojob", 0, 1, None], {}, [1]], "body.embed"),
-        ([["nojob", 0, 1, None], {}, {"callbacks": NEXT}], "body.embed.callbacks"),
-        ([["nojob", 0, 1, None], {}, {"errbacks": NEXT}], "body.embed.errbacks"),
-        ([["nojob", 0, 1, None], {}, {"chain": NEXT}], "body.embed.chain"),
-        ([["nojob", 0, 1, None], {}, {"chord": NEXT[0]}], "body.embed.chord"),
-        ([["nojob", 0, 1, None], {}, {"link\n": NEXT}], "body.embed.link\\n"),
+        ([["nojob", 0, 1, None], {}, {"callbacks": SIGNATURES}], "body.embed.callbacks"),
+        ([["nojob", 0, 1, None], {}, {"errbacks": SIGNATURES}], "body.embed.errbacks"),
+        ([["nojob", 0, 1, None], {}, {"chain": SIGNATURES}], "body.embed.chain"),
+        ([["nojob", 0, 1, None], {}, {"chord": SIGNATURES[0]}], "body.embed.chord"),
+        ([["nojob", 0, 1, None], {}, {"link\n": SIGNATURES}], "body.embed.link\\n"),
         ([[], {}, {}], "arguments: 0 given"),
         ([["nojob", 0, 1], {}, {}], "arguments: 3 given"),
         ([["nojob", 0, 1, None, None], {}, {}], "arguments: 5 given"),
@@ -205,8 +205,8 @@ def test_an_invalid_envelope_is_rejected(watch: Watch, path: tuple[str, ...], va
         ([["nojob", True, 1, None], {}, {}], "index: must be a whole number"),
         ([["nojob", 0.0, 1, None], {}, {}], "index: must be a whole number"),
         ([["nojob", -1, 1, None], {}, {}], "index: must be a whole number"),
-        ([["nojob", BEYOND, 1, None], {}, {}], "index: must be a whole number"),
-        ([["nojob", 0, BEYOND, None], {}, {}], "ticket: must be a whole number"),
+        ([["nojob", TOO_LARGE, 1, None], {}, {}], "index: must be a whole number"),
+        ([["nojob", 0, TOO_LARGE, None], {}, {}], "ticket: must be a whole number"),
         ([["nojob", 0, 0, None], {}, {}], "ticket: must be a whole number"),
         ([["nojob", 0, None, None], {}, {}], "ticket: must be a whole number"),
         ([["nojob", 0, 1, []], {}, {}], "state: must be a mapping"),
@@ -217,7 +217,7 @@ def test_an_invalid_envelope_is_rejected(watch: Watch, path: tuple[str, ...], va
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_invalid_arguments_are_rejected(watch: Watch, body: Any, words: str) -> None:
+def test_invalid_arguments_are_refused(watch: WorkerWatch, body: Any, words: str) -> None:
     watch.queues.lpush(SEGMENTS, json.dumps(changed(message(), ("body",), encoded(body))))
     watch.check_rejected(words)
 
@@ -226,21 +226,21 @@ def test_invalid_arguments_are_rejected(watch: Watch, body: Any, words: str) -> 
     ("queue", "task", "arguments"),
     [
         (CLIPS, CLIP_TASK, ["nojob", 0]),
-        (CLIPS, CLIP_TASK, ["nojob", BEYOND, 1]),
+        (CLIPS, CLIP_TASK, ["nojob", TOO_LARGE, 1]),
         (CLIPS, SEGMENT_TASK, ["nojob", 0, 1, None]),
         (FILMS, FILM_TASK, ["nojob"]),
         (FILMS, FILM_TASK, ["../films", 1]),
         (FILMS, FILM_TASK, ["nojob", "1"]),
     ],
 )
-def test_clip_and_film_queues_reject_invalid_messages(
-    watch: Watch, queue: str, task: str, arguments: list[Any]
+def test_invalid_messages_on_clip_and_film_queues_are_refused(
+    watch: WorkerWatch, queue: str, task: str, arguments: list[Any]
 ) -> None:
     watch.queues.lpush(queue, json.dumps(message(*arguments, task=task, queue=queue)))
     watch.check_rejected(f"on {queue} is refused")
 
 
-class Bomb:
+class TouchOnUnpickle:
     """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
@@ -251,20 +251,21 @@ class Bomb:
 
 
 @pytest.mark.parametrize("content_type", ["application/x-python-serialize", "pickle", "application/json"])
-def test_a_pickle_is_never_loaded(watch: Watch, tmp_path: Path, content_type: str) -> None:
-    # Given a message that creates a file when it is unpickled
-    bomb = pickle.dumps(Bomb(tmp_path / "opened"))
-    pickle.loads(bomb)
-    (tmp_path / "opened").unlink()
-    entry = changed(message(), ("body",), base64.b64encode(bomb).decode())
+def test_a_pickle_is_never_loaded(watch: WorkerWatch, tmp_path: Path, content_type: str) -> None:
+    # Given a pickle that creates a file when it is loaded
+    unpickled = tmp_path / "unpickled"
+    data = pickle.dumps(TouchOnUnpickle(unpickled))
+    pickle.loads(data)
+    unpickled.unlink()
+    entry = changed(message(), ("body",), base64.b64encode(data).decode())
     entry |= {"content-type": content_type, "content-encoding": "binary"}
     # When
     watch.queues.lpush(SEGMENTS, json.dumps(entry))
-    watch.queues.lpush(FILMS, bomb)
+    watch.queues.lpush(FILMS, data)
     # Then
-    watch.check_works()
-    assert len(watch.warnings()) == 2
-    assert not (tmp_path / "opened").exists()
+    watch.check_alive()
+    assert len(watch.problems()) == 2
+    assert not unpickled.exists()
 
 
 @pytest.mark.parametrize(
@@ -287,43 +288,43 @@ def test_a_pickle_is_never_loaded(watch: Watch, tmp_path: Path, content_type: st
     ],
     ids=lambda value: repr(value)[:20],
 )
-def test_invalid_remote_control_and_events_do_not_stop_a_worker(watch: Watch, channel: str, data: Any) -> None:
+def test_a_worker_survives_invalid_commands_and_events(watch: WorkerWatch, channel: str, data: Any) -> None:
     assert watch.queues.publish(channel, data if isinstance(data, bytes) else json.dumps(data)) == 1
     watch.check_rejected(f"on {channel} is refused")
 
 
-def sendable(payload: Any) -> bool:
+def is_json_serializable(payload: Any) -> bool:
     try:
         return bool(json.dumps(payload))
     except (TypeError, ValueError, RecursionError):
         return False
 
 
-def test_a_hostile_state_in_a_message_does_no_harm(
+def test_hostile_states_in_messages_do_not_change_the_films(
     own_settings: Settings,
     own_server: RedisProcess,
     module_settings: Settings,
     worker: Worker,
     start_worker: Callable[..., Worker],
 ) -> None:
-    # Given jobs that continue a state, each with a hostile state in its message instead
-    hostile = [{"kind": "ltx2.v1", "payload": payload} for payload, _ in PAYLOADS if sendable(payload)]
+    # Given jobs that continue from a state, and their messages replaced by ones with a hostile state
+    hostile = [{"kind": "ltx2.v1", "payload": payload} for payload, _ in PAYLOADS if is_json_serializable(payload)]
     hostile += [{}, {"kind": 7}, deep(90), {"payload": {"__type__": "datetime", "__value__": "2000-01-01"}}]
     state = submit(spec("a", "b", "c"), settings=module_settings).wait().state(2)
     jobs = [submit(spec("b"), from_state=state, settings=own_settings) for _ in hostile]
-    entries = redis.Redis(port=own_server.port)
-    assert entries.delete(SEGMENTS) == 1
-    for job, bad in zip(jobs, hostile, strict=True):
-        entries.lpush(SEGMENTS, json.dumps(message(job.id, 0, 1, bad)))
-    honest = submit(spec("b"), from_state=state, settings=own_settings)
+    client = redis.Redis(port=own_server.port)
+    assert client.delete(SEGMENTS) == 1
+    for job, hostile_state in zip(jobs, hostile, strict=True):
+        client.lpush(SEGMENTS, json.dumps(message(job.id, 0, 1, hostile_state)))
+    reference = submit(spec("b"), from_state=state, settings=own_settings)
     # When a worker receives them
-    hostile_worker = start_worker(own_settings, "--loglevel", "WARNING")
-    # Then every film is made from the record's state, at the first attempt
+    new_worker = start_worker(own_settings, "--loglevel", "WARNING")
+    # Then every film is rendered from the job record's state, at the first attempt
     assert len(hostile) > 70
-    assert {film_hash_of(job) for job in jobs} == {film_hash_of(honest)}
-    assert "refused" not in hostile_worker.text()
-    assert "ERROR" not in hostile_worker.text()
-    assert [kept.fence for job in jobs for kept in job_store(own_settings).handoffs(job.id)] == [1] * len(jobs)
+    assert {film_hash_of(job) for job in jobs} == {film_hash_of(reference)}
+    assert "refused" not in new_worker.text()
+    assert "ERROR" not in new_worker.text()
+    assert [handoff.fence for job in jobs for handoff in job_store(own_settings).handoffs(job.id)] == [1] * len(jobs)
 
 
 @pytest.mark.parametrize(
@@ -331,10 +332,10 @@ def test_a_hostile_state_in_a_message_does_no_harm(
     [{"__type__": "uuid", "__value__": "0" * 32}, {"__type__": "evil", "__value__": 1}, deep(99)],
     ids=["uuid", "evil", "deep"],
 )
-def test_metadata_that_json_messages_cannot_carry_is_preserved(
+def test_metadata_that_a_message_cannot_carry_is_preserved(
     module_settings: Settings, worker: Worker, note: Any
 ) -> None:
-    # Given a state with metadata that looks like one of kombu's own types, or is nested deeply
+    # Given a state whose metadata looks like a type that kombu encodes, or is deeply nested
     state = submit(spec("a"), settings=module_settings).wait().state(0)
     state["payload"]["metadata"]["note"] = note
     # When
@@ -343,17 +344,17 @@ def test_metadata_that_json_messages_cannot_carry_is_preserved(
     assert job.state(1)["payload"]["metadata"]["note"] == note
 
 
-def test_the_largest_inline_state_passes(own_settings: Settings, own_server: RedisProcess) -> None:
-    # Given picture, sound and metadata just below the largest threshold; noise does not compress
-    largest = 64 * 1024
+def test_the_largest_inline_state_passes_the_filter(own_settings: Settings, own_server: RedisProcess) -> None:
+    # Given frames, sound and metadata just below the largest threshold; the frames are noise, which does not compress
+    threshold = 64 * 1024
     random = np.random.default_rng(7)
     state = LTX2ContinuationState(
         video_frames=list(random.integers(0, 256, (1, 128, 160, 3), np.uint8)),
-        audio_latents=torch.zeros(1, 8, (largest - 100) // (8 * 16 * 4), 16),
-        metadata={"note": "\u00e9" * (largest // 6 - 100)},
+        audio_latents=torch.zeros(1, 8, (threshold - 100) // (8 * 16 * 4), 16),
+        metadata={"note": "\u00e9" * (threshold // 6 - 100)},
     )
     blobs = InMemoryBlobStore()
-    envelope = state_wire.encode(state, blobs, inline_threshold_bytes=largest)
+    envelope = state_wire.encode(state, blobs, inline_threshold_bytes=threshold)
     assert state_wire.state_blobs(envelope) == []
     # When
     make_app(own_settings, results=False).send_task(SEGMENT_TASK, args=["nojob", 0, 1, envelope], queue=SEGMENTS)
@@ -363,7 +364,7 @@ def test_the_largest_inline_state_passes(own_settings: Settings, own_server: Red
     check_entry(entry, SEGMENTS)
 
 
-def test_every_connection_of_the_application_is_filtered() -> None:
+def test_every_connection_of_the_app_uses_the_filter() -> None:
     for url in ("redis://h/0", "rediss://h/0", "unix:///tmp/r.sock"):
         app = make_app(Settings(redis_url=url))
         assert isinstance(app.amqp, AMQP)
@@ -371,15 +372,16 @@ def test_every_connection_of_the_application_is_filtered() -> None:
             assert connection.transport.Channel is Channel
 
 
-def test_a_queue_added_by_remote_control_is_filtered() -> None:
+def test_a_message_on_an_unknown_queue_is_refused() -> None:
+    # Remote control can make a worker consume any queue.
     with pytest.raises(MessageError, match="there is no queue 'evil' here"):
         check_entry(json.dumps(message(queue="evil")).encode(), "evil")
 
 
-def test_a_sticky_queue_accepts_only_its_own_segments() -> None:
-    own = f"{STICKY_PREFIX}gpu-0@here"
-    check_entry(json.dumps(message(queue=own)).encode(), own)
+def test_a_sticky_queue_accepts_only_segments_addressed_to_it() -> None:
+    sticky = f"{STICKY_PREFIX}gpu-0@here"
+    check_entry(json.dumps(message(queue=sticky)).encode(), sticky)
     with pytest.raises(MessageError, match=r"there is no task 'longtake\.film' on queue segments@gpu-0@here"):
-        check_entry(json.dumps(message("nojob", 1, task=FILM_TASK, queue=own)).encode(), own)
+        check_entry(json.dumps(message("nojob", 1, task=FILM_TASK, queue=sticky)).encode(), sticky)
     with pytest.raises(MessageError, match=r"properties\.delivery_info: must be that of queue segments@gpu-0@here"):
-        check_entry(json.dumps(message()).encode(), own)
+        check_entry(json.dumps(message()).encode(), sticky)

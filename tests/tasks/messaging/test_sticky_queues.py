@@ -1,4 +1,4 @@
-"""Sticky queues on a real Redis: when a message goes there, and how long it waits."""
+"""Sticky queues on a real Redis: when they are used, and for how long."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def publisher(settings: Settings, jobs: JobStore) -> Publisher:
     return Publisher(make_app(settings, results=False), jobs)
 
 
-def test_a_message_goes_to_the_sticky_queue_while_the_shared_one_is_empty(
+def test_a_message_is_sent_to_the_sticky_queue_while_the_shared_queue_is_empty(
     jobs: JobStore, client: redis.Redis, publisher: Publisher
 ) -> None:
     # Given
     create(jobs)
     # When
     assert publisher.publish(JOB, WorkUnit.segment(0), sticky=STICKY)
-    # Then it is in the sticky queue, the shared queue has no record of it, and it can be claimed like any other
+    # Then only the sticky queue has it, the shared queue does not count it, and it can be claimed as usual
     assert (client.llen(STICKY.name), client.llen(SEGMENTS)) == (1, 0)
     assert not client.exists(queue_key(SEGMENTS))
     assert due(jobs) == [(WorkUnit.segment(0), "waiting")]
@@ -50,7 +50,7 @@ def test_a_message_goes_to_the_sticky_queue_while_the_shared_one_is_empty(
     assert jobs.queue_claimed(SEGMENTS) == 0
 
 
-def test_a_message_goes_to_the_shared_queue_when_others_wait_there(
+def test_a_message_is_sent_to_the_shared_queue_while_other_messages_wait_there(
     jobs: JobStore, client: redis.Redis, publisher: Publisher
 ) -> None:
     # Given another job's segment in the shared queue
@@ -63,29 +63,27 @@ def test_a_message_goes_to_the_shared_queue_when_others_wait_there(
     assert (client.llen(STICKY.name), client.llen(SEGMENTS)) == (0, 2)
 
 
-def test_a_sticky_message_that_waits_too_long_is_published_for_all_workers(
+def test_a_message_that_waits_too_long_is_sent_to_the_shared_queue(
     settings: Settings, jobs: JobStore, client: redis.Redis, publisher: Publisher
 ) -> None:
-    # Given a worker that does not take its message
+    # Given a message in the sticky queue of a worker that does not consume it
     create(jobs)
     assert publisher.publish(JOB, WorkUnit.segment(0), sticky=STICKY)
     reconciler = Reconciler(client, jobs, open_blob_store(settings.blobs), publisher, settings)
-    # When the wait is not over, Then nothing is published
+    # When it may still wait, Then nothing is published
     jobs._sticky_wait_ms = 3_600_000
     assert reconciler.reconcile() == 0
-    # When it is over, Then the shared queue gets one message
+    # When it has waited too long, Then one message is published on the shared queue, once
     jobs._sticky_wait_ms = 1
     time.sleep(0.005)
     assert [reconciler.reconcile() for _ in range(3)] == [1, 0, 0]
     assert client.llen(SEGMENTS) == 1
-    # and the first message gets no claim
+    # And the first message is refused
     assert jobs.claim(JOB, UnitKind.SEGMENT, 0, 1, "late") == Refused("a newer message has replaced this one")
     assert isinstance(jobs.claim(JOB, UnitKind.SEGMENT, 0, 2, "w"), Claim)
 
 
-def test_the_sticky_queue_of_a_worker_that_is_gone_expires(
-    settings: Settings, jobs: JobStore, client: redis.Redis
-) -> None:
+def test_the_sticky_queue_of_a_dead_worker_expires(settings: Settings, jobs: JobStore, client: redis.Redis) -> None:
     # Given
     client.lpush(f"{STICKY_PREFIX}gone@nowhere", "a message")
     client.lpush(SEGMENTS, "another")

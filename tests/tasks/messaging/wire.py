@@ -1,4 +1,4 @@
-"""Queue entries as Celery writes them, and how tests make them invalid."""
+"""Builders for the entries of broker queues, and for invalid variants of them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ ABSENT = Ellipsis
 def message(
     *args: Any, task: str = SEGMENT_TASK, queue: str = SEGMENTS, kwargs: Any = None, embed: Any = None
 ) -> dict[str, Any]:
-    """A message as Celery publishes it; `args` default to those of a job that does not exist."""
+    """A message as Celery publishes it; the default job does not exist."""
     task_id = str(uuid.uuid4())
-    given = list(args) or ["nojob", 0, 1, None]
-    following = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+    arguments = list(args) or ["nojob", 0, 1, None]
+    no_callbacks = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
     return {
-        "body": encoded([given, {} if kwargs is None else kwargs, following if embed is None else embed]),
+        "body": encoded([arguments, {} if kwargs is None else kwargs, no_callbacks if embed is None else embed]),
         "content-encoding": "utf-8",
         "content-type": "application/json",
         "headers": {
@@ -60,19 +60,19 @@ def message(
 
 
 def broadcast(body: Any, exchange: str, key: str = "", headers: dict[str, Any] | None = None) -> dict[str, Any]:
-    """A message of remote control or an event."""
-    found = changed(message(), ("body",), encoded(body))
-    found = changed(found, ("properties", "delivery_info"), {"exchange": exchange, "routing_key": key})
-    return {**found, "headers": headers or {}}
+    """A remote control command or an event."""
+    result = changed(message(), ("body",), encoded(body))
+    result = changed(result, ("properties", "delivery_info"), {"exchange": exchange, "routing_key": key})
+    return {**result, "headers": headers or {}}
 
 
 def encoded(body: Any) -> str:
-    """A body as messages encode it."""
+    """A message body: JSON in base64."""
     return base64.b64encode(json.dumps(body).encode()).decode()
 
 
 def changed(message: dict[str, Any], path: Path, value: Any) -> dict[str, Any]:
-    """`message` with another value at `path`, or none for ABSENT."""
+    """A copy of `message` with `value` at `path`; ABSENT removes the key."""
     result = copy.deepcopy(message)
     *parents, last = path
     inner: Any = result

@@ -1,4 +1,4 @@
-"""Work beside the main thread: in order, bounded, and ended in peace or laid down."""
+"""The background thread: order, queue limit, drain and release."""
 
 from __future__ import annotations
 
@@ -11,67 +11,67 @@ from tests.conftest import wait_until
 TIMEOUT_S = 20.0
 
 
-class Piece:
-    """Work that goes on until it is let go, if that is asked for, and notes what became of it."""
+class RecordedWork:
+    """Work that logs its run or release; it can block until `may_end` is set, and it can fail."""
 
-    def __init__(self, log: list[str], name: str, *, waits: bool = False, fails: bool = False) -> None:
-        self.begun, self.may_end = threading.Event(), threading.Event()
+    def __init__(self, log: list[str], name: str, *, blocks: bool = False, fails: bool = False) -> None:
+        self.started, self.may_end = threading.Event(), threading.Event()
         self._log, self._name, self._fails = log, name, fails
-        if not waits:
+        if not blocks:
             self.may_end.set()
 
     def run(self) -> None:
-        self.begun.set()
+        self.started.set()
         assert self.may_end.wait(TIMEOUT_S)
         self._log.append(self._name)
         if self._fails:
-            raise RuntimeError(f"{self._name} was told to fail")
+            raise RuntimeError(f"{self._name} fails on purpose")
 
     def release(self) -> None:
-        self._log.append(f"{self._name} laid down")
+        self._log.append(f"{self._name} released")
         if self._fails:
-            raise RuntimeError(f"{self._name} was told to fail")
+            raise RuntimeError(f"{self._name} fails on purpose")
 
 
-def test_work_is_done_in_order_whatever_fails() -> None:
+def test_work_runs_in_order_even_if_some_of_it_fails() -> None:
     # Given
     log: list[str] = []
     background = BackgroundThread()
     # When
     for name in "abcd":
-        background.add(Piece(log, name, fails=name == "b"))
+        background.add(RecordedWork(log, name, fails=name == "b"))
     background.drain()
     # Then
     assert log == ["a", "b", "c", "d"]
 
 
-def test_whoever_brings_a_third_piece_waits_until_there_is_room() -> None:
-    # Given as many as it takes, the first one under way
+def test_add_blocks_while_the_queue_is_full() -> None:
+    # Given a full queue, whose first work is running
     log: list[str] = []
     background = BackgroundThread()
-    first = Piece(log, "first", waits=True)
+    first = RecordedWork(log, "first", blocks=True)
     background.add(first)
     for number in range(QUEUE_LIMIT - 1):
-        background.add(Piece(log, f"next {number}"))
+        background.add(RecordedWork(log, f"next {number}"))
     # When
-    third = Piece(log, "third", waits=True)
-    bringing = threading.Thread(target=background.add, args=(third,))
-    bringing.start()
-    assert first.begun.wait(TIMEOUT_S)
-    # Then it is not taken while the first one is not done
+    third = RecordedWork(log, "third", blocks=True)
+    adding = threading.Thread(target=background.add, args=(third,))
+    adding.start()
+    assert first.started.wait(TIMEOUT_S)
+    # Then the third is not queued before the first has finished
     assert next(iter(background._queue)) is first
     assert len(background._queue) == QUEUE_LIMIT
-    assert bringing.is_alive()
+    assert adding.is_alive()
     first.may_end.set()
-    bringing.join(TIMEOUT_S)
-    assert not bringing.is_alive()
+    adding.join(TIMEOUT_S)
+    assert not adding.is_alive()
     third.may_end.set()
     background.drain()
     assert log == ["first", "next 0", "third"]
 
 
-class Fatal:
-    """Work that raises what no piece of work should."""
+class FatalWork:
+    """Work that raises an error that is not an Exception."""
 
     def run(self) -> None:
         raise KeyboardInterrupt
@@ -79,42 +79,42 @@ class Fatal:
     def release(self) -> None: ...
 
 
-def test_what_is_queue_is_laid_down() -> None:
-    # Given one under way and one that waits
+def test_release_all_releases_running_and_queued_work() -> None:
+    # Given one running and one queued
     log: list[str] = []
     background = BackgroundThread()
-    first = Piece(log, "first", waits=True, fails=True)
+    first = RecordedWork(log, "first", blocks=True, fails=True)
     background.add(first)
-    background.add(Piece(log, "second"))
+    background.add(RecordedWork(log, "second"))
     # When
     background.release_all()
-    # Then both are, although one of them cannot
-    assert log == ["first laid down", "second laid down"]
+    # Then both are released, although the first release fails
+    assert log == ["first released", "second released"]
     first.may_end.set()
     background.drain()
 
 
-def test_what_is_done_is_not_kept() -> None:
+def test_finished_work_is_freed() -> None:
     # Given
     background = BackgroundThread()
-    piece = Piece([], "large")
-    kept = weakref.ref(piece)
-    background.add(piece)
+    work = RecordedWork([], "large")
+    reference = weakref.ref(work)
+    background.add(work)
     # When
     background.drain()
-    del piece
-    # Then nothing holds it, not even a cycle that the garbage collector has yet to find
-    wait_until(lambda: kept() is None, timeout_s=5, what="the piece to be let go")
+    del work
+    # Then nothing refers to it, not even a cycle that waits for the garbage collector
+    wait_until(lambda: reference() is None, timeout_s=5, what="the work to be freed")
 
 
-def test_what_ends_its_thread_leaves_room_for_the_next() -> None:
-    # Given a piece that raises what is no Exception
+def test_work_runs_after_a_fatal_error() -> None:
+    # Given work that raises KeyboardInterrupt
     log: list[str] = []
     background = BackgroundThread()
-    background.add(Fatal())
+    background.add(FatalWork())
     # When
     background.drain()
-    background.add(Piece(log, "next"))
+    background.add(RecordedWork(log, "next"))
     background.drain()
     # Then
     assert log == ["next"]

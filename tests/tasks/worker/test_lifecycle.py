@@ -1,4 +1,4 @@
-"""Jobs through a real worker. The engine is a stand-in."""
+"""Jobs on a real worker process with a stand-in engine."""
 
 from __future__ import annotations
 
@@ -23,43 +23,43 @@ from tests.conftest import RedisProcess, Worker, wait_until
 from tests.tasks.conftest import film_hash_of, job_store, spec
 
 Start = Callable[..., Worker]
-LAST = "nothing more is listened to"
+END = "end of the recording"
 
 
-class Messages:
-    """Every message published on a queue of segments, as the server saw it."""
+class MessageRecorder:
+    """Records the messages published on the segment queues, with MONITOR."""
 
     def __init__(self, port: int) -> None:
         self.bodies: list[str] = []
         self._client = redis.Redis(port=port)
         self._monitor = self._client.monitor()
-        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread = threading.Thread(target=self._record, daemon=True)
 
-    def __enter__(self) -> Messages:
+    def __enter__(self) -> MessageRecorder:
         self._monitor.__enter__()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._client.echo(LAST)  # the server tells of it after all that came before
+        self._client.echo(END)  # the server reports commands in order, so this one last
         self._thread.join()
         self._monitor.__exit__(None, None, None)
 
-    def _listen(self) -> None:
-        for heard in self._monitor.listen():
-            name, _, rest = heard["command"].partition(" ")
+    def _record(self) -> None:
+        for event in self._monitor.listen():
+            name, _, rest = event["command"].partition(" ")
             queue, _, body = rest.partition(" ")
             if name == "LPUSH" and (queue == SEGMENTS or queue.startswith(STICKY_PREFIX)):
                 self.bodies.append(body)
-            if (name, rest) == ("ECHO", LAST):
+            if (name, rest) == ("ECHO", END):
                 return
 
 
-def test_a_job_that_waits_for_a_worker_can_be_looked_at(own_settings: Settings, longtake: Any) -> None:
+def test_status_shows_a_job_that_waits_for_a_worker(own_settings: Settings, longtake: Any) -> None:
     job = submit(spec("a"), settings=own_settings)
     assert job.summary()["segments"] == []
-    found = json.loads(longtake("status", job.id, "--json", settings=own_settings).stdout)
-    assert (found["state"], found["segments_committed"]) == ("queued", [])
+    status = json.loads(longtake("status", job.id, "--json", settings=own_settings).stdout)
+    assert (status["state"], status["segments_committed"]) == ("queued", [])
     assert "  queued: segment 1 of 1 · waiting for a worker" in longtake("status", job.id, settings=own_settings).stdout
 
 
@@ -77,66 +77,67 @@ def test_a_job_becomes_a_film(module_settings: Settings, worker: Worker, tmp_pat
     assert all(blob in store for segment in report["segments"] for blob in segment["blobs"]["handoff"])
 
 
-def test_the_engine_is_told_the_next_prompt(module_settings: Settings, worker: Worker, tmp_path: Path) -> None:
+def test_the_engine_gets_the_next_prompt(module_settings: Settings, worker: Worker, tmp_path: Path) -> None:
     # Given / When
     first, second = (f"tell {tmp_path / name}" for name in ("first", "second"))
     submit(spec(first, second), settings=module_settings).wait()
-    # Then the last segment has none
+    # Then the last segment gets none
     assert json.loads((tmp_path / "first").read_text()) == second
     assert json.loads((tmp_path / "second").read_text()) is None
 
 
-def test_every_message_stays_below_8_kb_whatever_a_state_brought_along(
+def test_messages_stay_below_8_kb_with_large_metadata(
     module_settings: Settings, worker: Worker, server: RedisProcess
 ) -> None:
-    # Given a state from elsewhere with 100 KB of metadata
+    # Given an imported state with 100 KB of metadata
     first = submit(spec("a"), settings=module_settings).wait()
     state = first.state(0)
     state["payload"]["metadata"]["note"] = "x" * 100_000
-    # When forty segments go on from it
-    with Messages(server.port) as messages:
+    # When forty segments continue from it
+    with MessageRecorder(server.port) as recorder:
         job = submit(spec(*"abcdefghij" * 4), from_state=state, settings=module_settings).wait()
     # Then
-    sizes = [len(body) for body in messages.bodies]
+    sizes = [len(body) for body in recorder.bodies]
     assert len(sizes) == 40
     assert max(sizes) < 8192
     assert max(sizes) - min(sizes) < 64
-    # and the metadata arrives whole at the end of the chain
+    # And the metadata is complete at the end of the chain
     assert job.state(39)["payload"]["metadata"]["note"] == "x" * 100_000
 
 
-def test_below_the_threshold_message_and_record_carry_the_arrays_inline(
+def test_arrays_below_the_threshold_are_inline_in_message_and_record(
     own_settings: Settings, own_server: RedisProcess, reference_film: str, start_worker: Start
 ) -> None:
-    # Given another deployment whose messages carry their arrays
+    # Given a deployment with a threshold above the size of the arrays
     inline = own_settings.model_copy(update={"inline_threshold_bytes": 2**16})
     start_worker(inline).ready()
     # When
-    with Messages(own_server.port) as messages:
+    with MessageRecorder(own_server.port) as recorder:
         job = submit(spec("a", "b", "c", "d"), settings=inline)
         film = film_hash_of(job)
     # Then
     assert film == reference_film
-    assert max(len(body) for body in messages.bodies) > 8192
+    assert max(len(body) for body in recorder.bodies) > 8192
     for handoff in job_store(inline).handoffs(job.id):
         assert set(handoff.state["payload"]["video"]) == {"frames_b64"}
         assert set(handoff.state["payload"]["audio"]) == {"safetensors_b64"}
 
 
-def test_the_record_is_right_where_a_message_differs(
+def test_the_job_record_overrides_the_state_in_a_message(
     module_settings: Settings, reference_film: str, worker: Worker
 ) -> None:
-    # Given a job whose second message claims another state
-    job = submit(spec("a", "b", "c", "d"), settings=module_settings, job_id="liar")
+    # Given
+    job = submit(spec("a", "b", "c", "d"), settings=module_settings, job_id="conflict")
     jobs, app = job_store(module_settings), make_app(module_settings, results=False)
     wait_until(lambda: job.status().committed >= 1)
-    lie = LTX2ContinuationState(segment_index=7).to_continuation_state()
-    state = {"kind": lie.kind, "payload": lie.payload}
+    wrong_state = LTX2ContinuationState(segment_index=7).to_continuation_state()
+    state = {"kind": wrong_state.kind, "payload": wrong_state.payload}
+    # When messages for each segment carry a wrong state
     for index in range(4):
-        app.send_task(SEGMENT_TASK, args=["liar", index, 10**6, state], queue=SEGMENTS)
+        app.send_task(SEGMENT_TASK, args=["conflict", index, 10**6, state], queue=SEGMENTS)
     # Then
     assert film_hash_of(job) == reference_film
-    assert jobs.status("liar").epoch == 0
+    assert jobs.status("conflict").epoch == 0
 
 
 @pytest.fixture
@@ -146,29 +147,29 @@ def blob_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProce
     server.stop()
 
 
-def test_who_goes_on_with_its_own_state_reads_nothing(
+def test_a_worker_that_continues_its_own_segment_reads_no_blobs(
     own_settings: Settings, blob_server: RedisProcess, tmp_path: Path, start_worker: Start
 ) -> None:
-    # Given a blob server of its own, and a worker that joins no films
+    # Given a separate blob server, and a worker that assembles no films
     settings = own_settings.model_copy(update={"blob_url": blob_server.url})
     first = start_worker(settings, "--only", "segments", "--only", "clips").ready()
 
     def reads() -> int:
-        # Who gets or puts a blob asks for its manifest by HGET; a new one is put in its place by RENAME.
+        # Each get or put of a blob sends one HGET for its manifest; a put of a new blob also sends one RENAME.
         stats = redis.Redis(port=blob_server.port).info("commandstats")
         return int(stats["cmdstat_hget"]["calls"] - stats["cmdstat_rename"]["calls"])
 
-    # When it renders a whole job, Then no blob was read
+    # When it renders a whole job, Then it reads no blobs
     job = submit(spec("a", "b", "c", "d"), settings=settings)
     wait_until(lambda: job.status().clips == 4)
     assert reads() == 0
-    # When another worker goes on with a job, Then it reads the state's two blobs
-    gate = tmp_path / "gate"
-    other = submit(spec("a", f"wait until {gate}", seed=9), settings=settings)
+    # When another worker continues a job, Then it reads the two blobs of the state
+    may_finish = tmp_path / "may_finish"
+    other = submit(spec("a", f"wait until {may_finish}", seed=9), settings=settings)
     wait_until(lambda: other.status().clips == 1 and other.status().progress)
     first.stop(signal.SIGQUIT)
     start_worker(settings, "--only", "segments", "--only", "clips").ready()
-    gate.touch()
+    may_finish.touch()
     wait_until(lambda: other.status().clips == 2)
     assert reads() == 2
 
@@ -183,12 +184,12 @@ def test_a_cancelled_job_stops_between_two_steps(
     # When
     job.cancel()
     committed = job.status().committed
-    # Then the worker is free for the next job, and nothing was committed after
+    # Then the worker renders the next job, and commits nothing more of the cancelled one
     submit(spec("a"), settings=own_settings).wait()
     assert (job.status().state, job.status().committed) == ("cancelled", committed)
 
 
-def test_a_forgotten_job_leaves_no_pin(module_settings: Settings, worker: Worker) -> None:
+def test_forgetting_a_job_removes_its_pins(module_settings: Settings, worker: Worker) -> None:
     # Given
     job = submit(spec("a", "b"), settings=module_settings).wait()
     store = open_blob_store(module_settings.blobs)
@@ -200,26 +201,26 @@ def test_a_forgotten_job_leaves_no_pin(module_settings: Settings, worker: Worker
     assert not job.exists()
 
 
-def test_sigquit_lays_the_segment_down_and_another_worker_takes_it_up(
+def test_sigquit_releases_the_segment_and_another_worker_renders_it(
     own_settings: Settings, reference_film: str, start_worker: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STAND_IN_STEP_S", "0.2")
     # Given a lease much longer than the test
-    patient = own_settings.model_copy(update={"lease_s": 600.0})
-    first = start_worker(patient).ready()
-    job = submit(spec("a", "b", "c", "d"), settings=patient)
+    long_lease = own_settings.model_copy(update={"lease_s": 600.0})
+    first = start_worker(long_lease).ready()
+    job = submit(spec("a", "b", "c", "d"), settings=long_lease)
     wait_until(lambda: job.status().committed == 1 and job.status().progress)
     # When
     first.stop(signal.SIGQUIT)
-    start_worker(patient).ready()
+    start_worker(long_lease).ready()
     # Then
     assert film_hash_of(job) == reference_film
 
 
-def test_a_job_is_rendered_with_its_own_loras(module_settings: Settings, worker: Worker) -> None:
-    # Given jobs that differ in their LoRAs alone, in turn on one worker
-    wanted = ([], [{"path": "owner/fog"}], [], [{"path": "owner/fog", "weight": 0.5}])
-    jobs = [submit(spec("a", loras=loras), settings=module_settings) for loras in wanted]
+def test_each_job_is_rendered_with_its_own_loras(module_settings: Settings, worker: Worker) -> None:
+    # Given jobs that differ only in their LoRAs, on one worker
+    lora_lists = ([], [{"path": "owner/fog"}], [], [{"path": "owner/fog", "weight": 0.5}])
+    jobs = [submit(spec("a", loras=loras), settings=module_settings) for loras in lora_lists]
     # When
     films = [film_hash_of(job) for job in jobs]
     # Then
