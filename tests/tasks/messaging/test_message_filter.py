@@ -110,13 +110,13 @@ def test_valid_messages_pass_the_filter(watch: WorkerWatch) -> None:
 @pytest.mark.parametrize("queue", QUEUES)
 def test_an_entry_that_is_not_a_message_is_refused(watch: WorkerWatch, queue: str, entry: bytes, words: str) -> None:
     watch.queues.lpush(queue, entry)
-    watch.check_rejected(f"on {queue} is refused", words)
+    watch.check_refused(f"on {queue} is refused", words)
 
 
 @pytest.mark.parametrize("priority", [3, 6, 9])
 def test_an_invalid_entry_on_a_priority_queue_is_refused(watch: WorkerWatch, priority: int) -> None:
     watch.queues.lpush(f"{SEGMENTS}\x06\x16{priority}", b"garbage")
-    watch.check_rejected(f"on {SEGMENTS} is refused")
+    watch.check_refused(f"on {SEGMENTS} is refused")
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_an_invalid_entry_on_a_priority_queue_is_refused(watch: WorkerWatch, pri
 )
 def test_an_invalid_envelope_is_refused(watch: WorkerWatch, path: tuple[str, ...], value: Any) -> None:
     watch.queues.lpush(SEGMENTS, json.dumps(changed(message(), path, value)))
-    watch.check_rejected("nested" if path[-1] == "traceparent" else path[0])
+    watch.check_refused("nested" if path[-1] == "traceparent" else path[0])
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_an_invalid_envelope_is_refused(watch: WorkerWatch, path: tuple[str, ...
 )
 def test_invalid_arguments_are_refused(watch: WorkerWatch, body: Any, words: str) -> None:
     watch.queues.lpush(SEGMENTS, json.dumps(changed(message(), ("body",), encoded(body))))
-    watch.check_rejected(words)
+    watch.check_refused(words)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_invalid_messages_on_clip_and_film_queues_are_refused(
     watch: WorkerWatch, queue: str, task: str, arguments: list[Any]
 ) -> None:
     watch.queues.lpush(queue, json.dumps(message(*arguments, task=task, queue=queue)))
-    watch.check_rejected(f"on {queue} is refused")
+    watch.check_refused(f"on {queue} is refused")
 
 
 class TouchOnUnpickle:
@@ -290,7 +290,7 @@ def test_a_pickle_is_never_loaded(watch: WorkerWatch, tmp_path: Path, content_ty
 )
 def test_a_worker_survives_invalid_commands_and_events(watch: WorkerWatch, channel: str, data: Any) -> None:
     assert watch.queues.publish(channel, data if isinstance(data, bytes) else json.dumps(data)) == 1
-    watch.check_rejected(f"on {channel} is refused")
+    watch.check_refused(f"on {channel} is refused")
 
 
 def is_json_serializable(payload: Any) -> bool:
