@@ -1,4 +1,7 @@
-"""URLs of Redis servers: one parser for job records, blobs and Celery. No message quotes a URL: it may hold a password."""
+"""URLs of Redis servers: one parser for job records, blobs and Celery.
+
+No message quotes a URL: any part of it may be a password.
+"""
 
 from __future__ import annotations
 

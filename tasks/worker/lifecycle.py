@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
+from billiard import active_children
 from billiard.pool import EX_OK, EX_RECYCLE
 from celery import signals
 from celery.platforms import EX_FAILURE
-from celery.worker import state
 from kombu import Exchange
 
 from blobstore import BlobStoreError, open_blob_store
@@ -62,12 +64,20 @@ reconciler_thread = ReconcilerThread()
 
 
 def watch_for_host_fault() -> None:
-    """Stop this worker, with a non-zero exit status, when a child reports that its host cannot render."""
+    """End this worker, with a non-zero exit status, when a child reports that its host cannot render.
+
+    It ends at once: a shutdown would wait for the child that replaces the one that reported. The reconciler of another
+    worker publishes a message that this one has taken.
+    """
     while not process.shutdown.is_set():
         if process.host_fault.reason:
-            log.critical("this worker stops: its host cannot render", extra={"reason": process.host_fault.reason})
-            state.should_stop = EX_FAILURE  # type: ignore[assignment]  # the stubs know None only
-            return
+            log.critical("this worker ends: its host cannot render")
+            # the last line, where supervisors and people look for the reason; Celery redirects sys.stderr
+            print(f"longtake: {process.host_fault.reason}", file=sys.__stderr__, flush=True)
+            for pid in [child.pid for child in active_children() if child.pid]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            os._exit(EX_FAILURE)
         time.sleep(HOST_FAULT_POLL_S)
 
 
@@ -139,7 +149,7 @@ def prepare_child(**_: Any) -> None:
     """Load the model, and compile it, before the first task.
 
     What fails here is a fault of this host, not of a job: its device, a library, or LONGTAKE_MODEL. The child exits
-    before it takes a message, and the worker stops; its messages return to the queue.
+    before it takes a message, and the worker ends.
     """
     if not {SEGMENTS, CLIPS} & set(app.amqp.queues.consume_from):
         return
@@ -152,13 +162,6 @@ def prepare_child(**_: Any) -> None:
         log.exception("the default model cannot be loaded")
         process.host_fault.report(f"model {context.settings.model} cannot be loaded: {type(error).__name__}: {error}")
         os._exit(EX_FAILURE)
-
-
-@signals.worker_shutdown.connect
-def say_host_fault(**_: Any) -> None:
-    """Repeat the reason in the last line, where supervisors and people look for it."""
-    if process.host_fault.reason:
-        print(f"longtake: {process.host_fault.reason}", file=sys.__stderr__, flush=True)  # Celery redirects sys.stderr
 
 
 @signals.worker_process_shutdown.connect
