@@ -33,7 +33,6 @@ from tasks.worker.context import process
 
 log = logging.getLogger(__name__)
 HOST_FAULT_POLL_S = 0.2
-NAME_CHECK_S = 0.3
 PREFORK = "celery.concurrency.prefork.TaskPool"
 
 
@@ -122,13 +121,6 @@ def consume_sticky_queue(sender: str, **_: Any) -> None:
         sticky = process.sticky_queue(sender)
         queues.select_add(sticky)
         sticky.exchange = Exchange()  # a binding to Celery's exchange would stay in Redis after this worker is gone
-
-
-@signals.celeryd_after_setup.connect
-def warn_of_same_name(sender: str, **_: Any) -> None:
-    """Warn when another worker has this name: Flower shows only one of them, and remote control reaches both."""
-    if app.control.inspect(destination=[sender], timeout=NAME_CHECK_S).ping():
-        log.warning("another worker has the name %s; give each its own with --name", sender)
 
 
 @signals.worker_ready.connect

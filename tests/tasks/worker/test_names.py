@@ -52,12 +52,10 @@ def test_two_workers_on_one_host_have_different_names(start: Start) -> None:
     assert len({queue for _, queue in found}) == 2
 
 
-def test_workers_of_one_name_share_no_sticky_queue_and_the_second_warns(start: Start) -> None:
+def test_workers_of_one_name_share_no_sticky_queue(start: Start) -> None:
     # Given two workers with the same name, as two containers with the same host name have
     logs = [start("celery", "-A", "tasks", "worker", "-n", "same@host", "-l", "INFO") for _ in range(2)]
     # Then
     found = [name_and_sticky_queue(log) for log in logs]
     assert [name for name, _ in found] == ["same@host", "same@host"]
     assert len({queue for _, queue in found}) == 2
-    warned = ["another worker has the name same@host" in log.read_text() for log in logs]
-    assert warned == [False, True]
