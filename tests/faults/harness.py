@@ -266,9 +266,14 @@ class Harness:
     def wait_idle(self, *, killed: int = 0) -> None:
         """Wait until all queues are empty and all messages acknowledged, except one per killed worker."""
         client = redis.Redis.from_url(self.settings.redis_url)
-        queues = [*QUEUES, *(f"{STICKY_PREFIX}{worker.log.stem}@test" for worker in self.workers if worker.is_alive)]
-        wait_until(lambda: not any(client.llen(queue) for queue in queues), what="empty queues")
+        wait_until(lambda: not any(map(client.llen, [*QUEUES, *self.sticky_queues()])), what="empty queues")
         wait_until(lambda: client.hlen("unacked") <= killed, what="every message to be acknowledged")
+
+    def sticky_queues(self) -> list[str]:
+        """The sticky queues of living workers that hold messages."""
+        client = redis.Redis.from_url(self.settings.redis_url)
+        names = [worker.log.stem for worker in self.workers if worker.is_alive]
+        return [key.decode() for name in names for key in client.keys(f"{STICKY_PREFIX}{name}@test.*")]
 
     def shut_down(self) -> None:
         """Send SIGQUIT to every worker; `stop` also waits."""
