@@ -79,7 +79,7 @@ def test_a_worker_that_shuts_down_uses_the_shared_queue(two_workers: Harness) ->
     hold.wait()
     # When
     worker.shut_down(signal.SIGTERM)
-    worker.wait_for_log("Warm shutdown")
+    wait_until(lambda: not worker.reconciler, what="the shutdown to begin")
     hold.release()
     worker.wait_exit()
     # Then the next segment is in the shared queue

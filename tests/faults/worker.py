@@ -5,7 +5,7 @@ Started as `python -m tests.faults.worker`, with the options of `longtake worker
   holds/<name>    created by a test: the first process to reach this failpoint stops there
   held/<name>     the same file after that, with the process id in it; the process continues when the test deletes it,
                   or when another process is held at the same failpoint
-  ready/<pid>     created when the worker consumes messages; contains the name of its reconciler
+  ready/<pid>     exists while the worker consumes messages; contains the name of its reconciler
 FAULT_CONSTANTS overrides constants: `tasks.worker.failures.FULL_STORE_PATIENCE_S=2`, several separated by spaces.
 FAULT_MESSAGE_COPIES is how many copies of every message are published.
 A name is `<failpoint with dashes>@<segment>`, for instance `segment-committed@1`.
@@ -94,6 +94,11 @@ def mark_ready(**_: Any) -> None:
     unfinished.rename(FOLDER / "ready" / str(os.getpid()))
 
 
+def mark_shutting_down(**_: Any) -> None:
+    """Delete the `ready` file of this worker; its shutdown flag is set by now."""
+    (FOLDER / "ready" / str(os.getpid())).unlink(missing_ok=True)
+
+
 def preload_modules() -> None:
     """Import before the fork, so that a new child starts fast; not for CUDA, which does not survive a fork."""
     if not os.environ["LONGTAKE_DEVICE"].startswith("cuda"):
@@ -129,13 +134,14 @@ def override_constants(changes: str) -> None:
 
 def run_worker(options: list[str]) -> None:
     """Run a worker with these options in this process."""
-    import tasks.worker.lifecycle  # noqa: F401 - first: its receiver of `worker_ready` creates the reconciler
+    import tasks.worker.lifecycle  # noqa: F401 - first: its receivers must run before those below
 
     preload_modules()
     override_constants(os.environ.get("FAULT_CONSTANTS", ""))
     if MESSAGE_COPIES in os.environ:
         Channel._put = publish_copies(int(os.environ[MESSAGE_COPIES]))
     signals.worker_ready.connect(mark_ready)
+    signals.worker_shutting_down.connect(mark_shutting_down)
     for listener in (record_event, hold, check_blobs):
         points.listeners.add(listener)
     if os.environ["LONGTAKE_ENGINE"].startswith("tests.stand_in:"):
