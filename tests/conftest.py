@@ -91,9 +91,9 @@ class RedisProcess:
 class Worker:
     """A longtake worker in its own process."""
 
-    def __init__(self, settings: Settings, log: Path, *options: str) -> None:
+    def __init__(self, settings: Settings, log: Path, *options: str, program: str = "tasks.cli") -> None:
         self.log = log
-        command = [sys.executable, "-m", "tasks.cli", "worker", "--name", f"{log.stem}@test", *options]
+        command = [sys.executable, "-m", program, "worker", "--name", f"{log.stem}@test", *options]
         with log.open("ab") as file:
             self.process = processes.start(command, log=file, environ=environment(settings), cwd=log.parent)
 
@@ -149,8 +149,8 @@ def start_worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
     """Start workers; they are stopped after the test."""
     started: list[Worker] = []
 
-    def start(settings: Settings, *options: str) -> Worker:
-        started.append(Worker(settings, tmp_path / f"worker-{len(started)}.log", *options))
+    def start(settings: Settings, *options: str, program: str = "tasks.cli") -> Worker:
+        started.append(Worker(settings, tmp_path / f"worker-{len(started)}.log", *options, program=program))
         return started[-1]
 
     yield start

@@ -7,6 +7,9 @@ So everything that a worker receives is checked here first.
 from __future__ import annotations
 
 import logging
+import math
+import threading
+import time
 from typing import Any
 
 import kombu
@@ -18,6 +21,9 @@ from tasks.errors import LongtakeError
 from tasks.messaging.schema import check_entry
 
 log = logging.getLogger(__name__)
+MINUTE_S = 60.0
+SHOWN_PER_MINUTE = 10
+COUNT_EVERY_S = 10.0
 
 
 class Channel(redis.Channel):
@@ -44,11 +50,47 @@ class Channel(redis.Channel):
         return payload
 
 
+class RefusalLog:
+    """Logs refused messages: the first of each minute with their reasons, then how many more there were."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._minute = -math.inf
+        self._shown = self._more = 0
+
+    def add(self, queue: str, error: LongtakeError) -> None:
+        """Log one refused message, or count it."""
+        with self._lock:
+            now = time.monotonic()
+            if now - self._minute >= MINUTE_S:
+                self._minute, self._shown = now, 0
+            if self._shown == SHOWN_PER_MINUTE:
+                if not self._more:
+                    self._log_count_later()
+                self._more += 1
+                return
+            self._shown += 1
+        log.warning("a message on %.100s is refused: %s: %s", queue, type(error).__name__, error)
+
+    def _log_count_later(self) -> None:
+        timer = threading.Timer(COUNT_EVERY_S, self._log_count)
+        timer.daemon = True
+        timer.start()
+
+    def _log_count(self) -> None:
+        with self._lock:
+            more, self._more = self._more, 0
+        log.warning("%d more messages were refused in the last %d s", more, COUNT_EVERY_S)
+
+
+refusals = RefusalLog()
+
+
 def _is_valid(entry: bytes, queue: str) -> bool:
     try:
         check_entry(entry, queue)
     except LongtakeError as error:
-        log.warning("a message on %.100s is refused: %s: %s", queue, type(error).__name__, error)
+        refusals.add(queue, error)
         return False
     return True
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import base64
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 from celery.app.task import Context
 from kombu.utils.json import loads
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from blobstore.stored_format import is_newer_major
 from tasks.errors import MessageError, VersionError
-from tasks.field_errors import explain, field_path, shown
+from tasks.field_errors import shown
 from tasks.jobs.json_limits import NESTING_LIMIT, nesting
 from tasks.jobs.keys import check_job_id
 from tasks.jobs.queues import CLIPS, FILMS, QUEUES, SEGMENTS, STICKY_PREFIX
+from tasks.messaging.parts import ClosedPart, Part, valid
+from tasks.messaging.remote_control import CLOCK_LIMIT, Moment, Name, check_command, check_reply
 from tasks.messaging.topology import CLIP_TASK, FILM_TASK, FORMAT_HEADER, SEGMENT_TASK
 from tasks.spec.schema import MAX_SEGMENTS
 
@@ -26,27 +28,22 @@ PARAMETERS = {
     (CLIPS, CLIP_TASK): ("job_id", "index", "ticket"),
     (FILMS, FILM_TASK): ("job_id", "ticket"),
 }
-COMMANDS, EVENTS = "celery.pidbox", "celeryev"
-P = TypeVar("P", bound="_Part")
+COMMANDS, REPLIES, EVENTS = "celery.pidbox", "reply.celery.pidbox", "celeryev"
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True)
-
-
-class _Destination(_Part):
+class _Destination(Part):
     exchange: str
     routing_key: str
 
 
-class _Properties(_Part):
+class _Properties(Part):
     delivery_tag: str = Field(min_length=1, max_length=100)
     delivery_info: _Destination
     body_encoding: Literal["base64"]
     priority: int = Field(0, ge=0, le=9)
 
 
-class _Envelope(_Part):
+class _Envelope(Part):
     """What kombu reads of every message."""
 
     body: str
@@ -56,7 +53,7 @@ class _Envelope(_Part):
     properties: _Properties
 
 
-class _TaskHeaders(_Part):
+class _TaskHeaders(Part):
     """Headers that Celery acts on.
 
     longtake uses no callbacks, groups, retries or deadlines, so they are refused.
@@ -93,78 +90,76 @@ class _TaskHeaders(_Part):
         return self
 
 
-class _Callbacks(_Part):
-    model_config = ConfigDict(extra="forbid")
-
+class _Callbacks(ClosedPart):
     callbacks: None = None
     errbacks: None = None
     chain: None = None
     chord: None = None
 
 
-class _TaskBody(_Part):
+class _TaskBody(Part):
     args: list[Any]
     kwargs: dict[str, Any] = Field(max_length=0)
     embed: _Callbacks
 
 
-class _CommandHeaders(_Part):
-    clock: int = Field(0, ge=0, lt=2**63)
-    expires: float | None = Field(None, allow_inf_nan=False)
+class _EventHeaders(Part):
+    hostname: Name
+    compression: None = None
 
 
-class _Command(_Part):
-    """A remote control command, such as Flower sends."""
-
-    method: str
-    arguments: dict[str, Any]
-    destination: list[str] | None = None
-    pattern: None = None
-    matcher: None = None
-    ticket: str | None = None
-    reply_to: _Destination | None = None
-
-
-class _EventHeaders(_Part):
-    hostname: str
-
-
-class _Event(_Part):
+class _Event(Part):
     type: str
-    hostname: str
-    timestamp: float = Field(allow_inf_nan=False)
-    clock: int = Field(ge=0, lt=2**63)
+    hostname: Name
+    timestamp: Moment
+    clock: int = Field(ge=0, lt=CLOCK_LIMIT)
+
+
+class _WorkerEvent(_Event):
+    """A heartbeat of Celery. Workers set each of its fields as an attribute, so there are no others."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["worker-online", "worker-heartbeat", "worker-offline"]
+    utcoffset: float = Field(0, ge=-24, le=24)
+    pid: int | None = None
+    freq: float = Field(2.0, gt=0, le=3600)
+    active: int | None = None
+    processed: int | None = None
+    loadavg: list[float] | None = Field(None, max_length=3)
+    sw_ident: str | None = None
+    sw_ver: str | None = None
+    sw_sys: str | None = None
 
 
 def check_entry(entry: bytes, queue: str) -> None:
     """Refuse an invalid entry of `queue`.
 
-    Of a reply to remote control only the envelope is checked.
-
     Raises:
         MessageError: names the field and what is wrong with it. JobNotFoundError: no job can have its id.
         VersionError: a newer major version sent it.
     """
-    envelope = _valid(_Envelope, _decoded(entry, "entry"))
+    envelope = valid(_Envelope, _decoded(entry, "entry"))
     body = _decoded(_bytes_of(envelope.body), "body")
     if queue in QUEUES or queue.startswith(STICKY_PREFIX):
         _check_task(envelope, body, queue)
-    elif queue.endswith(COMMANDS) and not queue.endswith(f"reply.{COMMANDS}"):
-        _valid(_CommandHeaders, envelope.headers, "headers")
-        _valid(_Command, body, "body")
+    elif queue.endswith(REPLIES):
+        check_reply(envelope.headers, body)
+    elif queue.endswith(COMMANDS):
+        check_command(envelope.headers, body)
     elif EVENTS in queue:
         if envelope.properties.delivery_info.routing_key.startswith("worker.elect"):
             raise MessageError("longtake workers hold no elections")
-        _valid(_EventHeaders, envelope.headers, "headers")
+        valid(_EventHeaders, envelope.headers, "headers")
         for event in body if isinstance(body, list) and "/task." in queue else [body]:
-            _valid(_Event, event, "body")
-    elif not queue.endswith(f"reply.{COMMANDS}"):
+            valid(_Event if "/task." in queue else _WorkerEvent, event, "body")
+    else:
         raise MessageError(f"there is no queue {shown(queue)} here")
 
 
 def _check_task(envelope: _Envelope, body: object, queue: str) -> None:
     _check_format(envelope.headers)
-    headers = _valid(_TaskHeaders, envelope.headers, "headers")
+    headers = valid(_TaskHeaders, envelope.headers, "headers")
     parameters = PARAMETERS.get((SEGMENTS if queue.startswith(STICKY_PREFIX) else queue, headers.task))
     if parameters is None:
         raise MessageError(f"headers.task: there is no task {shown(headers.task)} on queue {queue}")
@@ -172,7 +167,7 @@ def _check_task(envelope: _Envelope, body: object, queue: str) -> None:
         raise MessageError(f"properties.delivery_info: must be that of queue {queue}")
     if not isinstance(body, list) or len(body) != 3:
         raise MessageError("body: must be a list of arguments, keyword arguments and callbacks")
-    args = _valid(_TaskBody, dict(zip(("args", "kwargs", "embed"), body, strict=True)), "body").args
+    args = valid(_TaskBody, dict(zip(("args", "kwargs", "embed"), body, strict=True)), "body").args
     if len(args) != len(parameters):
         raise MessageError(f"arguments: {len(args)} given; must be {', '.join(parameters)}")
     _check_arguments(dict(zip(parameters, args, strict=True)))
@@ -220,12 +215,3 @@ def _bytes_of(body: str) -> bytes:
         return base64.b64decode(body, validate=True)
     except ValueError:
         raise MessageError(f"body: not base64: {shown(body)}") from None
-
-
-def _valid(part: type[P], value: object, where: str = "") -> P:
-    try:
-        return part.model_validate(value)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        path = field_path(((where,) if where else ()) + first["loc"])
-        raise MessageError(f"{path or 'entry'}: {explain(first)}") from None
