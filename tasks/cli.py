@@ -24,6 +24,7 @@ from tasks.client.job import Job, raise_unless_done
 from tasks.client.progress import ProgressDisplay, describe
 from tasks.client.state_files import read_state
 from tasks.client.submit import collect_garbage, list_jobs, submit
+from tasks.client.workers import describe_activity, describe_worker, list_workers
 from tasks.errors import LongtakeError
 from tasks.jobs.queues import QUEUES
 from tasks.jobs.units import START_INDEX
@@ -161,6 +162,8 @@ def status(job: str, as_json: bool) -> None:
     text = describe(status_now)
     text = text if text.startswith(status_now.state) else f"{status_now.state}: {text}"
     click.echo(f"  {text}; {status_now.committed} rendered, {status_now.clips} clips")
+    for worker in list_workers().of_job(found.id):
+        click.echo(f"  worker {worker.name}: {describe_activity(worker)}")
     if status_now.reason:
         where = "film" if status_now.failed_segment == START_INDEX else f"segment {status_now.failed_segment}"
         where = f"{where}, attempt {status_now.attempts}: " if status_now.attempts else ""
@@ -181,6 +184,21 @@ def list_() -> None:
         created = datetime.fromtimestamp(job.created_at).isoformat(" ", "seconds")
         table.add_row(job.job_id, job.state, f"{job.committed}/{job.segments}", created, job.title)
     Console(highlight=False, markup=False).print(table)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON list.")
+def workers(as_json: bool) -> None:
+    """List the workers that are alive, and those whose host failed in the last minutes."""
+    found = list_workers()
+    for problem in found.unreadable:
+        click.echo(f"longtake: worker {problem}", err=True)
+    if as_json:
+        click.echo(json.dumps([asdict(worker) for worker in found.workers], indent=2, ensure_ascii=False))
+        return
+    for worker in found.workers:
+        click.echo(describe_worker(worker))
+        click.echo(f"  {describe_activity(worker)}")
 
 
 @main.command()

@@ -1,4 +1,4 @@
-"""Redis keys of job records, and the check of job ids."""
+"""Redis keys of job records and heartbeats, and the check of job ids."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ ENDED = f"{PREFIX}ended"
 WAITING = f"{PREFIX}waiting"
 RESERVED = f"{PREFIX}reserved"
 PULSE = f"{PREFIX}pulse"
+WORKERS = f"{PREFIX}workers"
 JOB_ID = re.compile(r"[0-9a-z]{1,40}")
 
 
@@ -35,3 +36,8 @@ def job_keys(job_id: str, *names: str) -> list[str]:
 def queue_key(queue: str) -> str:
     """The key of the history of `queue`: messages announced and claimed."""
     return f"{PREFIX}queue:{queue}"
+
+
+def worker_key(token: str) -> str:
+    """The key of a worker's heartbeat."""
+    return f"{PREFIX}worker:{token}"

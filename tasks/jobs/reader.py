@@ -16,6 +16,7 @@ from tasks.errors import JobNotFoundError, RecordError, VersionError
 from tasks.jobs.keys import ACTIVE, ENDED, JOBS, PULSE, RESERVED, WAITING, check_job_id, job_keys, queue_key
 from tasks.jobs.records import ClipRecord, FilmRecord, Handoff, JobStatus, Progress, timing_after, unpack_stored
 from tasks.jobs.units import START_INDEX, JobState
+from tasks.jobs.workers import WorkerList, WorkerRegistry
 from tasks.spec.schema import JobHead, SegmentSpec
 
 log = logging.getLogger(__name__)
@@ -141,6 +142,10 @@ class JobReader:
         """Every segment's prompt by index."""
         raw = cast("dict[bytes, bytes]", self._redis.hgetall(job_keys(job_id, "spec")[0]))
         return {int(name): read_segment(data).prompt for name, data in raw.items() if name != b"job"}
+
+    def workers(self) -> WorkerList:
+        """The workers of the deployment, as their heartbeats describe them."""
+        return WorkerRegistry(self._redis).read()
 
     def queue_claimed(self, queue: str) -> int:
         """The highest stamp among the messages of `queue` that were claimed."""

@@ -15,8 +15,10 @@ from tasks.jobs.units import UnitKind
 from tasks.logs import log_context
 from tasks.messaging.topology import sticky_queue
 from tasks.settings import Settings
+from tasks.worker.activity import ActivityBoard
 from tasks.worker.background import BackgroundThread
 from tasks.worker.engines import EngineSlot
+from tasks.worker.heartbeat import Heartbeat
 from tasks.worker.shutdown import HostFault, ShutdownFlag
 from tasks.worker.state_cache import StateCache
 
@@ -54,6 +56,8 @@ class WorkerProcess:
     def __init__(self) -> None:
         self.shutdown = ShutdownFlag()
         self.host_fault = HostFault()
+        self.activity = ActivityBoard()
+        self.heartbeat: Heartbeat | None = None
         self.token = secrets.token_hex(4)
         self._context: WorkerContext | None = None
         os.register_at_fork(after_in_child=self._leave_context_to_parent)
@@ -62,6 +66,7 @@ class WorkerProcess:
         """Become a worker of its own: share memory and token with its future children only. Call it before the fork."""
         self.shutdown.reset()
         self.host_fault.reset()
+        self.activity.reset()
         self.token = secrets.token_hex(4)
 
     def sticky_queue(self, worker: str) -> Queue:

@@ -30,6 +30,8 @@ from tasks.maintenance.server_checks import check_rights, check_server
 from tasks.settings import Settings
 from tasks.worker.app import app
 from tasks.worker.context import process
+from tasks.worker.gpu import gpu_in_use
+from tasks.worker.heartbeat import Heartbeat, describe_worker
 
 log = logging.getLogger(__name__)
 HOST_FAULT_POLL_S = 0.2
@@ -76,6 +78,8 @@ def watch_for_host_fault() -> None:
             for pid in [child.pid for child in active_children() if child.pid]:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+            if process.heartbeat is not None:
+                process.heartbeat.end_by_fault(process.host_fault.reason)
             os._exit(EX_FAILURE)
         time.sleep(HOST_FAULT_POLL_S)
 
@@ -115,8 +119,10 @@ def check_pool(instance: Any, **_: Any) -> None:
 def consume_sticky_queue(sender: str, **_: Any) -> None:
     """Consume this worker's sticky queue, too, if it takes segments."""
     process.start_worker()
-    threading.Thread(target=watch_for_host_fault, name="host fault", daemon=True).start()
     queues = app.amqp.queues
+    info = describe_worker(process.context.settings, sender, process.token, queues.consume_from)
+    process.heartbeat = Heartbeat(process.context.settings, info, process.activity, process.shutdown)
+    threading.Thread(target=watch_for_host_fault, name="host fault", daemon=True).start()
     if SEGMENTS in queues.consume_from:
         sticky = process.sticky_queue(sender)
         queues.select_add(sticky)
@@ -124,9 +130,11 @@ def consume_sticky_queue(sender: str, **_: Any) -> None:
 
 
 @signals.worker_ready.connect
-def start_reconciler(**_: Any) -> None:
-    """Look for stuck jobs as long as this worker lives."""
+def start_threads(**_: Any) -> None:
+    """Look for stuck jobs, and write heartbeats, as long as this worker lives."""
     reconciler_thread.start()
+    if process.heartbeat is not None:
+        process.heartbeat.start()
 
 
 @signals.worker_shutting_down.connect
@@ -134,6 +142,13 @@ def begin_shutdown(**_: Any) -> None:
     """Set the shutdown flag for the child, and leave recovery to other workers."""
     process.shutdown.set()
     reconciler_thread.stop()
+
+
+@signals.worker_shutdown.connect
+def end_heartbeat(**_: Any) -> None:
+    """Remove this worker from the list of workers: it has finished its work."""
+    if process.heartbeat is not None:
+        process.heartbeat.stop()
 
 
 @signals.worker_process_init.connect
@@ -144,16 +159,20 @@ def prepare_child(**_: Any) -> None:
     before it takes a message, and the worker ends.
     """
     if not {SEGMENTS, CLIPS} & set(app.amqp.queues.consume_from):
+        process.activity.ready(None)
         return
     if process.host_fault.reason:  # this child replaces the one that reported it
         os._exit(EX_FAILURE)
     context = process.context
+    process.activity.loading()
     try:
         context.engines.warm_up()
+        gpu = gpu_in_use(context.settings.device)
     except Exception as error:
         log.exception("the default model cannot be loaded")
         process.host_fault.report(f"model {context.settings.model} cannot be loaded: {type(error).__name__}: {error}")
         os._exit(EX_FAILURE)
+    process.activity.ready(gpu)
 
 
 @signals.worker_process_shutdown.connect

@@ -14,7 +14,7 @@ from tasks.errors import RecordError, VersionError, WorkFailedError
 from tasks.jobs.keys import check_job_id
 from tasks.jobs.results import Claim, NotChained, Refused
 from tasks.jobs.units import UnitKind, WorkUnit
-from tasks.worker.context import WorkerContext
+from tasks.worker.context import WorkerContext, process
 from tasks.worker.failures import InputLostError, handle_failure, handle_lost_input
 from tasks.worker.lease import Lease
 
@@ -55,7 +55,7 @@ def run_claimed(
         _skip(task, claim.reason)
     if isinstance(claim, NotChained):
         return {"chained": context.deployment.publisher.publish(job_id, WorkUnit.segment(claim.next_index))}
-    with context.logging(claim), Lease(jobs, claim, context.settings.lease_s) as lease:
+    with context.logging(claim), process.activity.working(claim), Lease(jobs, claim, context.settings.lease_s) as lease:
         return _work(task, context, claim, lease, work)
 
 

@@ -25,6 +25,7 @@ SHARED = re.compile(
     r"|unacked_mutex"  # kombu's lock for redelivery
     r"|longtake:queue:(segments|clips|films)"  # number of announced and of claimed messages
     r"|longtake:(pulse|reconciler)"  # time of the last reconciler pass, and the active reconciler
+    r"|longtake:(workers|worker:\w+)"  # heartbeats
 )
 
 

@@ -1,0 +1,40 @@
+"""Lists the workers of a deployment, and says what they do."""
+
+from __future__ import annotations
+
+from tasks.client.progress import clock
+from tasks.deployment import Deployment
+from tasks.jobs.workers import ChildState, WorkerInfo, WorkerList
+from tasks.settings import Settings
+
+
+def list_workers(*, settings: Settings | None = None) -> WorkerList:
+    """The workers of the deployment as their last heartbeats said, seconds ago.
+
+    Raises:
+        redis.RedisError: the broker cannot be reached.
+    """
+    with Deployment(settings or Settings.from_env()) as deployment:
+        return deployment.jobs.workers()
+
+
+def describe_activity(worker: WorkerInfo) -> str:
+    """What a worker does, in a few words."""
+    if worker.fault is not None:
+        return f"ended: {worker.fault}"
+    working = worker.working
+    if working is not None:
+        text = f"{working.unit} of job {working.job_id} for {clock(worker.seen_at - working.since)}"
+    elif any(child.state == ChildState.IDLE for child in worker.children):
+        text = "idle"
+    else:
+        text = "loading its model"
+    return f"{text} · stops after it" if worker.stopping else text
+
+
+def describe_worker(worker: WorkerInfo) -> str:
+    """What a worker is, in one line."""
+    gpus = [child.gpu for child in worker.children if child.gpu]
+    device = ", ".join(f"{gpu.name} with {gpu.memory_bytes / 2**30:.0f} GiB" for gpu in gpus) or "no GPU"
+    process = f"process {worker.pid} on {worker.host}"
+    return f"{worker.name}  {process}, longtake {worker.versions.longtake}, model {worker.model}, {device}"

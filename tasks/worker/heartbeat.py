@@ -1,0 +1,169 @@
+"""The heartbeat of a worker: a thread of its main process that writes what the worker is and does into Redis."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import platform
+import socket
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
+
+import redis
+
+from tasks.jobs.connection import connect
+from tasks.jobs.workers import Versions, WorkerInfo, WorkerRegistry
+from tasks.settings import Settings
+from tasks.worker.activity import ActivityBoard
+from tasks.worker.shutdown import ShutdownFlag
+
+log = logging.getLogger(__name__)
+BEAT_EVERY_S = 3.0
+LIFE_S = 15.0  # how long an entry outlives its last heartbeat
+FAULT_LIFE_S = 600.0  # and that of a worker that ended by a host fault
+LAST_BEAT_TIMEOUT_S = 3.0
+LONGEST_ROUND_TRIP_S = 1.0  # a slower answer does not tell the difference of two clocks
+NAME_CHECKS = 3
+PACKAGES = ("longtake", "celery", "torch", "diffusers")
+
+
+class Heartbeat:
+    """Writes the entry of one worker every few seconds, until it ends.
+
+    Its connection is opened in its own thread once the worker is ready. One that existed at the first fork would be
+    shared with the child.
+    """
+
+    def __init__(self, settings: Settings, info: WorkerInfo, board: ActivityBoard, shutdown: ShutdownFlag) -> None:
+        self._settings = settings
+        self._info = info
+        self._board = board
+        self._shutdown = shutdown
+        self._done = threading.Event()
+        self._writing = threading.Lock()
+        self._fault: str | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Write from now on."""
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Remove the entry: the worker ends."""
+        self._done.set()
+        if self._thread is not None:
+            self._thread.join(LAST_BEAT_TIMEOUT_S)
+
+    def end_by_fault(self, reason: str) -> None:
+        """Leave an entry with the reason for some minutes; returns within seconds, also in an outage."""
+        self._fault = reason
+        self._done.set()
+        last = threading.Thread(target=self._leave_fault, name="last heartbeat", daemon=True)
+        last.start()
+        last.join(LAST_BEAT_TIMEOUT_S)
+
+    def _run(self) -> None:
+        client = self._connect()
+        registry = WorkerRegistry(client)
+        names = NameCheck(self._info)
+        is_out = False
+        while not self._done.is_set():
+            try:
+                self._beat(client, registry, life_s=LIFE_S)
+                names.check(registry)
+                is_out = False
+            except Exception as error:
+                if not is_out:
+                    log.warning("the heartbeat cannot be written, trying again: %s", error)
+                is_out = True
+            self._done.wait(BEAT_EVERY_S)
+        if self._fault is None:
+            with suppress(redis.RedisError):  # then it expires
+                registry.remove(self._info.token)
+
+    def _leave_fault(self) -> None:
+        with suppress(redis.RedisError):
+            client = self._connect()
+            self._beat(client, WorkerRegistry(client), life_s=FAULT_LIFE_S)
+
+    def _connect(self) -> redis.Redis:
+        return connect(self._settings.redis_url, reply_timeout_s=self._settings.reply_timeout_s)
+
+    def _beat(self, client: redis.Redis, registry: WorkerRegistry, *, life_s: float) -> None:
+        with self._writing:
+            asked = time.time()
+            seconds, micros = client.time()
+            now, answered = seconds + micros / 1e6, time.time()
+            offset_s = (asked + answered) / 2 - now
+            if answered - asked > LONGEST_ROUND_TRIP_S:
+                offset_s = self._info.clock_offset_s
+            self._info = replace(self._info, clock_offset_s=round(offset_s, 3))
+            info = replace(
+                self._info,
+                started_at=self._info.started_at - offset_s,
+                seen_at=now,
+                children=self._board.children(clock_offset_s=offset_s),
+                stopping=self._shutdown.is_set(),
+                fault=self._fault,
+            )
+            registry.write(info, life_s=life_s)
+
+
+class NameCheck:
+    """Warns once, soon after a worker's start, if another living worker has its name.
+
+    The entry of a worker that died under this name stays for some seconds, so one that beats again is waited for.
+    """
+
+    def __init__(self, info: WorkerInfo) -> None:
+        self._info = info
+        self._left = NAME_CHECKS
+        self._seen: dict[str, float] = {}
+
+    def check(self, registry: WorkerRegistry) -> None:
+        """Look at the others, unless that was done often enough."""
+        if not self._left:
+            return
+        self._left -= 1
+        for other in registry.read().living:
+            if other.name != self._info.name or other.token == self._info.token:
+                continue
+            if other.seen_at > self._seen.setdefault(other.token, other.seen_at):
+                log.warning(
+                    "another worker, process %d on %s, has the name %s, too: give each worker its own --name",
+                    other.pid,
+                    other.host,
+                    other.name,
+                )
+                self._left = 0
+
+
+def describe_worker(settings: Settings, name: str, token: str, queues: Iterable[str]) -> WorkerInfo:
+    """What does not change while this worker lives; times are of this host's clock."""
+    now = time.time()
+    return WorkerInfo(
+        token=token,
+        name=name,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        started_at=now,
+        seen_at=now,
+        clock_offset_s=0.0,
+        model=settings.model,
+        engine=settings.engine,
+        queues=tuple(sorted(queues)),
+        versions=Versions(python=platform.python_version(), **{name: _version(name) for name in PACKAGES}),
+    )
+
+
+def _version(package: str) -> str:
+    """The version of an installed package, read without importing it; empty if it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
