@@ -47,6 +47,13 @@ def test_an_output_that_cannot_be_written(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.fixture
+def not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands of this test are not measured: coverage could not write its file either, and would say so."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+
+
+@pytest.mark.usefixtures("not_measured")
 @pytest.mark.parametrize("command", ["save ID -o film.mp4", "state export ID --segment 0 -o state.json"])
 def test_a_full_disk(longtake: Command, module_settings: Settings, job: Job, tmp_path: Path, command: str) -> None:
     # Given
@@ -79,6 +86,7 @@ def start_slow_render(settings: Settings, spec: Path, out: Path) -> tuple[subpro
     return process, log.read_text
 
 
+@pytest.mark.usefixtures("not_measured")
 def test_a_full_disk_at_the_end_of_a_render(
     longtake: Command, module_settings: Settings, spec: Path, tmp_path: Path
 ) -> None:
