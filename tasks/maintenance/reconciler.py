@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import redis
 
@@ -19,7 +19,7 @@ from tasks.jobs.keys import PREFIX
 from tasks.jobs.queues import queue_of
 from tasks.jobs.results import Need, NeedReason
 from tasks.jobs.store import JobStore
-from tasks.jobs.units import WorkUnit
+from tasks.jobs.units import JobState, WorkUnit
 from tasks.maintenance.admission import admit_waiting, settle_ended
 from tasks.maintenance.sweeper import Sweeper
 from tasks.messaging.publisher import Publisher
@@ -34,6 +34,10 @@ SWEEP_EVERY_S = 60.0
 JOBS_PER_SURVEY = 50
 # How Redis 7 ends and Redis 6 begins the error of a script.
 SCRIPT_POSITION = re.compile(r" script: \w+, on @user_script:\d+\.?$|^Error running script \(.*?\): @user_script:\d+: ")
+# Errors that say something about the server, and nothing about the record.
+SERVER_STATE = re.compile(
+    r"\b(OOM|READONLY|MISCONF|LOADING|BUSY|NOSCRIPT|NOPERM|NOAUTH|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|EXECABORT)\b"
+)
 _Message = tuple[str, WorkUnit, int]  # job, unit, ticket
 
 
@@ -133,9 +137,8 @@ class Reconciler:
     def _reconcile_job(self, job_id: str, needs: list[Need] | Exception, seen: set[_Message], now: float) -> int:
         if isinstance(needs, Exception):  # raising it would make a reference cycle of traceback and frame
             if job_id not in self._skipped:
-                reason = SCRIPT_POSITION.sub("", str(needs))
-                log.error("cannot reconcile job %s", job_id, extra={"job": job_id, "reason": reason})
-            self._skipped.add(job_id)
+                self._skipped.add(job_id)
+                self._give_up(job_id, needs)
             return 0
         self._skipped.discard(job_id)
         published = 0
@@ -146,6 +149,14 @@ class Reconciler:
                 published += 1
                 log.warning("published again", extra={"job": job_id, "unit": need.unit, "reason": need.why})
         return published
+
+    def _give_up(self, job_id: str, error: Exception) -> None:
+        """Fail a job whose record is damaged; one that a newer version wrote is left to the workers of that version."""
+        reason = SCRIPT_POSITION.sub("", str(error))
+        log.error("cannot reconcile job %s", job_id, extra={"job": job_id, "reason": reason})
+        if isinstance(error, redis.ResponseError) and not SERVER_STATE.search(str(error)):
+            with suppress(redis.ResponseError):  # if that is damaged too, the line above is all that can be done
+                self._jobs.stop(job_id, JobState.FAILED, "its record is damaged; the log of a worker says how")
 
     def _is_stuck(self, suspect: _Message, need: Need, now: float) -> bool:
         if need.why == NeedReason.EXPIRED:

@@ -169,6 +169,22 @@ def test_a_damaged_record_does_not_block_other_jobs(
     assert error.__dict__["reason"] == "WRONGTYPE Operation against a key holding the wrong kind of value"
 
 
+@pytest.mark.parametrize("garbage", [b"\xc1garbage", b"{", b"[]", b"null", b'{"index": "x"}'])
+def test_a_job_with_a_damaged_unit_fails_once(
+    settings: Settings, client: redis.Redis, jobs: JobStore, reconciler: Reconciler, garbage: bytes
+) -> None:
+    # Given
+    damaged, other = submit(SPEC, settings=settings), submit(SPEC, settings=settings)
+    client.hset(job_keys(damaged.id, "units")[0], "segment", garbage)
+    # When
+    for _ in range(3):
+        reconciler.reconcile()
+    # Then
+    assert damaged.status().state == "failed"
+    assert damaged.status().reason == "its record is damaged; the log of a worker says how"
+    assert jobs.active() == [other.id]
+
+
 def test_only_one_reconciler_holds_the_lock(
     client: redis.Redis, jobs: JobStore, blobs: ManagedBlobStore, settings: Settings, reconciler: Reconciler
 ) -> None:
