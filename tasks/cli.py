@@ -168,6 +168,8 @@ def status(job: str, as_json: bool) -> None:
         where = "film" if status_now.failed_segment == START_INDEX else f"segment {status_now.failed_segment}"
         where = f"{where}, attempt {status_now.attempts}: " if status_now.attempts else ""
         click.echo(f"  {where}{status_now.reason}")
+    for failure in status_now.failures:
+        click.echo(f"    failed on {failure.worker}: {failure.reason}")
     for segment in found.summary()["segments"]:
         click.echo(
             f"  segment {segment['index']}  {segment['engine_s']:.1f} s  seed {segment['seed']}  {segment['prompt']}"

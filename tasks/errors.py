@@ -7,6 +7,7 @@ LongtakeError                 shown to people as one line, without a traceback
 ├── JobStateError             the job is not in a state that allows this
 ├── JobFailedError            the job ended without a film
 ├── RoomError                 a job that needs more blobs than the whole budget
+├── HostFaultError            this host cannot render: its device, a library, or LONGTAKE_MODEL
 ├── WorkFailedError           a unit of work failed; what a failed Celery task shows
 ├── MessageError              an invalid message (also a ValueError)
 ├── RecordError               a stored record that is damaged
@@ -47,6 +48,10 @@ class JobFailedError(LongtakeError):
 
 class RoomError(LongtakeError):
     """A job that needs more bytes of blobs than the whole budget; the message names both."""
+
+
+class HostFaultError(LongtakeError):
+    """This host cannot render: its device, a library, or LONGTAKE_MODEL fails. No job is to blame."""
 
 
 class WorkFailedError(LongtakeError):

@@ -22,16 +22,19 @@ from ltx2.timeline import sound_seconds
 STEPS = 4
 STEP_S = "STAND_IN_STEP_S"
 LOAD_FAILS = "STAND_IN_LOAD_FAILS"
+RUN_FAILS = "STAND_IN_RUN_FAILS"
 KILL_IN_DECODE = "STAND_IN_KILL_IN_DECODE"
 SALT = "STAND_IN_SALT"  # simulates another kind of machine, which produces other bytes
 CHANNELS, MEL = 8, 16
+poisoned = False  # as after a CUDA error: only a new process can use the device
 
 
 class StandInEngine:
     """Prompts select a fault: `fail` raises, `memory` runs out of memory, `die` kills the process.
 
     With ` until <file>`, the fault occurs only until that file exists. `wait until <file>` blocks until the file
-    exists. `tell <file>` writes the next segment's prompt to the file. Any other prompt renders.
+    exists. `poison` fails, and so does every later load of a model in this process. `tell <file>` writes the next
+    segment's prompt to the file. Any other prompt renders.
     """
 
     audio_rate = 24000
@@ -41,7 +44,7 @@ class StandInEngine:
 
     @classmethod
     def load(cls, model: str, *, loras: Sequence[Lora] = (), **_: Any) -> Self:
-        if os.environ.get(LOAD_FAILS):
+        if os.environ.get(LOAD_FAILS) or poisoned:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return cls(loras)
 
@@ -54,6 +57,8 @@ class StandInEngine:
         next_prompt: str | None = None,
         on_state: OnState | None = None,
     ) -> SegmentOutput:
+        if os.environ.get(RUN_FAILS):
+            raise RuntimeError("this host cannot render")
         _inject_fault(request, on_step)
         if request.prompt.startswith("tell "):
             Path(request.prompt.removeprefix("tell ")).write_text(json.dumps(next_prompt))
@@ -107,6 +112,10 @@ def _inject_fault(request: SegmentRequest, on_step: OnStep | None) -> None:
         time.sleep(0.02)
     if prompt.startswith("fail"):
         raise RuntimeError("the prompt requests a failure")
+    if prompt.startswith("poison"):
+        global poisoned
+        poisoned = True
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
     if prompt.startswith("memory"):
         raise EngineMemoryError("the prompt requests out of memory")
     if prompt.startswith("die"):

@@ -35,6 +35,17 @@ def device_of(name: str) -> torch.device:
     return device
 
 
+def device_works(name: str) -> bool:
+    """Whether the device `name` still computes. After a CUDA error it does not, until its process ends."""
+    try:
+        device = device_of(name)
+        return bool(torch.ones(2, device=device).sum().item() == 2)
+    except torch.OutOfMemoryError:
+        return True
+    except (RuntimeError, ValueError):
+        return False
+
+
 def precision_of(name: str, device: torch.device) -> str:
     """The precision that `name` (auto, bf16, fp8 or fp32) means. auto: bf16 on a GPU, fp32 on the CPU.
 

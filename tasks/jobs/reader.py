@@ -14,7 +14,16 @@ from blobstore.stored_format import is_newer_major
 from ltx2.timeline import SegmentTiming
 from tasks.errors import JobNotFoundError, RecordError, VersionError
 from tasks.jobs.keys import ACTIVE, ENDED, JOBS, PULSE, RESERVED, WAITING, check_job_id, job_keys, queue_key
-from tasks.jobs.records import ClipRecord, FilmRecord, Handoff, JobStatus, Progress, timing_after, unpack_stored
+from tasks.jobs.records import (
+    ClipRecord,
+    FailedAttempt,
+    FilmRecord,
+    Handoff,
+    JobStatus,
+    Progress,
+    timing_after,
+    unpack_stored,
+)
 from tasks.jobs.units import START_INDEX, JobState
 from tasks.jobs.workers import WorkerList, WorkerRegistry
 from tasks.spec.schema import JobHead, SegmentSpec
@@ -203,4 +212,8 @@ def _status(job_id: str, record: dict[str, bytes], clips: int) -> JobStatus:
         film=FilmRecord.unpack(record["film"]) if "film" in record else None,
         needs_bytes=int(record["needs_bytes"]),
         admitted="admitted" in record,
+        failures=tuple(
+            FailedAttempt(str(entry["worker"]), str(entry["reason"]), entry["at"] / 1000)
+            for entry in json.loads(record.get("failures", b"[]"))
+        ),
     )

@@ -157,8 +157,23 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class FailedAttempt:
+    """A failed attempt at a unit of work.
+
+    worker: the process that made it. at: seconds since the epoch, by Redis' clock.
+    """
+
+    worker: str
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class JobStatus:
-    """One job as people see it. Times are seconds since the epoch, None before they occur."""
+    """One job as people see it. Times are seconds since the epoch, None before they occur.
+
+    failures: the newest failed attempts at what failed the job, oldest first.
+    """
 
     job_id: str
     title: str
@@ -177,6 +192,7 @@ class JobStatus:
     film: FilmRecord | None
     needs_bytes: int = 0
     admitted: bool = True
+    failures: tuple[FailedAttempt, ...] = ()
 
     @property
     def finished(self) -> bool:

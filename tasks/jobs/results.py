@@ -55,7 +55,19 @@ class NotChained:
     next_index: int
 
 
-ClaimResult = Claim | Refused | NotChained
+@dataclass(frozen=True, slots=True)
+class FailedHere:
+    """A message whose unit failed on this worker lately, so that another one is preferred.
+
+    ticket: of the message, which is used up. nodes: the workers on which the unit failed, or from which it vanished.
+    """
+
+    unit: WorkUnit
+    ticket: int
+    nodes: frozenset[str]
+
+
+ClaimResult = Claim | Refused | NotChained | FailedHere
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from tasks.jobs.results import (
     Claim,
     ClaimResult,
     ClipCommit,
+    FailedHere,
     Need,
     NeedReason,
     NotChained,
@@ -41,6 +42,10 @@ from tasks.spec.schema import JobSpec
 # A message in a sticky queue waits no longer than this before every worker can take its unit.
 STICKY_WAIT_S = 1.0
 STICKY_QUEUE_LIFE_S = 30  # shorter than the time between two sweeps
+# A claim that expires may mean a dead worker or a lost network, so more of them are allowed than failed attempts.
+VANISHED_PER_ATTEMPT = 3
+# So long after a failure, a worker leaves the unit to others that have not failed it.
+PREFER_OTHERS_S = 60.0
 NEWER = "NEWER"
 
 
@@ -156,8 +161,21 @@ class JobStore(JobReader):
 
     # The right to work
 
-    def claim(self, job_id: str, kind: UnitKind, index: int, ticket: int, worker: str) -> ClaimResult:
+    def claim(
+        self,
+        job_id: str,
+        kind: UnitKind,
+        index: int,
+        ticket: int,
+        worker: str,
+        *,
+        node: str = "",
+        prefer_others: bool = True,
+    ) -> ClaimResult:
         """Claim what a message about a SEGMENT, CLIP or FILM is about; for a committed segment that is its repair.
+
+        worker: the name of this process. node: its worker, the same for all processes of one. prefer_others: leave a
+        unit that failed on this node lately to another one.
 
         Raises:
             VersionError: a newer major version wrote the job. Nothing was changed.
@@ -166,13 +184,17 @@ class JobStore(JobReader):
         token = secrets.token_hex(16)
         queue = queue_of(WorkUnit(kind, index))
         keys = [*job_keys(job_id, "record", "units", "spec", "handoffs"), queue_key(queue)]
-        outcome, *reply = self._run("claim", keys, kind, index, ticket, token, self._lease_ms, worker)
+        period_ms = int(PREFER_OTHERS_S * 1000) if prefer_others and node else 0
+        outcome, *reply = self._run("claim", keys, kind, index, ticket, token, self._lease_ms, worker, node, period_ms)
         if outcome == b"newer":
             raise VersionError(f"job {job_id}")
         if outcome == b"committed":
             return NotChained(index + 1) if reply[0] else Refused(f"segment {index} is committed")
         if outcome == b"refused":
             return Refused(reply[0].decode())
+        if outcome == b"failed here":
+            name, newest, *nodes = reply
+            return FailedHere(WorkUnit.parse(name.decode(), index), newest, frozenset(node.decode() for node in nodes))
         fence, epoch, now_ms, name, *packed = reply
         unit = WorkUnit.parse(name.decode(), index)
         try:
@@ -195,6 +217,20 @@ class JobStore(JobReader):
         """Release the claim; with a reason this counts as a failed attempt. final: no attempt is left."""
         allowed = 1 if final else self._attempts
         return self._release(claim.job_id, claim.unit, claim.token, reason, allowed=allowed)
+
+    def report_death(
+        self, job_id: str, kind: UnitKind, index: int, ticket: int, *, node: str, reason: str
+    ) -> tuple[WorkUnit, Released]:
+        """Report that the process of `node` that had this message died; returns the unit, and what became of it.
+
+        If it died while it loaded, rendered or encoded, that is a failed attempt, also when its lease has expired
+        meanwhile. A message that it had not claimed is due again.
+        """
+        keys = [*job_keys(job_id, "record", "units"), ACTIVE, ENDED]
+        args = (job_id, kind, index, ticket, node, reason, self._attempts)
+        outcome, newest, name = self._run("report_death", keys, *args)
+        unit = WorkUnit.parse(name.decode(), index) if name else WorkUnit(kind, index)
+        return unit, Released(ReleaseOutcome(outcome.decode()), int(newest))
 
     def commit_segment(self, claim: Claim, handoff: Handoff, *, sticky: bool = False) -> SegmentCommit | None:
         """Make the handoff real, take the lease of the clip, and announce the next segment; None: the claim was lost.
@@ -276,7 +312,7 @@ class JobStore(JobReader):
 
     def _survey_arguments(self, job_id: str) -> tuple[list[str], list[Any]]:
         keys = [*job_keys(job_id, "record", "units", "clips"), ACTIVE, ENDED, PULSE]
-        return keys, [job_id, self._attempts, self._sticky_wait_ms]
+        return keys, [job_id, VANISHED_PER_ATTEMPT * self._attempts, self._sticky_wait_ms]
 
     def _transition(self, job_id: str, action: str, state: str = "", reason: str = "") -> JobState:
         keys = [*job_keys(job_id, "record", "units", "clips"), ACTIVE, ENDED, WAITING]

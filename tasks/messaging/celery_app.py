@@ -25,6 +25,7 @@ def make_app(settings: Settings, *, results: bool = True) -> Celery:
             "tasks.worker.clip_task",
             "tasks.worker.film_task",
             "tasks.worker.lifecycle",
+            "tasks.worker.process_deaths",
         ),
         accept_content=["json"],
         task_serializer="json",

@@ -45,12 +45,12 @@ def _rebuild(context: WorkerContext, lease: Lease) -> dict[str, Any]:
     handoff = claim.own
     if handoff is None or handoff.latents is None:
         raise MessageError(f"segment {claim.index} of job {claim.job_id} is not committed, so it has no clip")
-    engine = context.engines.decoder(str(claim.head.model))
     with reading_from(claim.index):
         latents = context.deployment.blobs.get(handoff.latents)
     timing = timing_after(claim.head.shape, claim.previous, cut=not handoff.continued)
     started = time.monotonic()
     with lease.in_engine():
+        engine = context.engines.decoder(str(claim.head.model))
         data = _encoded(*engine.decode(*decode_latents(latents)), engine.audio_rate, timing)
     _store_clip(context, claim, data, timing, started)
     return {"clip": claim.index}

@@ -24,15 +24,21 @@ from tasks.worker.state_cache import StateCache
 
 
 class WorkerContext:
-    """Everything that the tasks of one process share. It lives until the process ends, or `close` is called."""
+    """Everything that the tasks of one process share. It lives until the process ends, or `close` is called.
 
-    def __init__(self, settings: Settings) -> None:
+    worker: the name of this process. node: its worker, the same for all its processes. unusable: the process takes no
+    more work, and ends at its next message: its device failed, and a new process may use it again.
+    """
+
+    def __init__(self, settings: Settings, *, node: str = "") -> None:
         self.settings = settings
         self.deployment = Deployment(settings, patient=True)
         self.engines = EngineSlot(settings)
         self.states = StateCache()
         self.background = BackgroundThread()
         self.worker = f"{socket.gethostname()}:{os.getpid()}"
+        self.node = node
+        self.unusable = False
 
     def logging(self, claim: Claim) -> AbstractContextManager[None]:
         """Add the fields of a claim to every log line inside the block."""
@@ -77,7 +83,7 @@ class WorkerProcess:
     def context(self) -> WorkerContext:
         """The context of this process, with the settings of its environment."""
         if self._context is None:
-            self._context = WorkerContext(Settings.from_env())
+            self._context = WorkerContext(Settings.from_env(), node=self.token)
         return self._context
 
     def close(self) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import importlib
+import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ltx2.checkpoints.lora import Lora
 from ltx2.request import SegmentRequest
-from tasks.errors import ConfigError
+from tasks.errors import ConfigError, HostFaultError
 from tasks.settings import Settings, warm_request
 from tasks.spec.model_policy import check_model_folders
 from tasks.spec.schema import LoraSpec
@@ -62,14 +63,19 @@ class EngineSlot:
 
         Raises:
             SpecError: `model` or a LoRA lies in a folder that specs must not name.
-            ConfigError: LONGTAKE_ENGINE names no engine.
+            HostFaultError: the default model, without LoRAs, cannot be loaded.
         """
         wanted = (model, tuple(Lora(lora.path, lora.weight) for lora in loras))
         check_model_folders(model, wanted[1], self._settings)
         if self._engine is None or self._key != wanted:
             self._key = self._engine = None
             gc.collect()  # the old engine's parts refer to each other; free them before the new one is loaded
-            self._engine = self._load(*wanted)
+            try:
+                self._engine = self._load(*wanted)
+            except Exception as error:
+                if wanted != (self._settings.model, ()):
+                    raise
+                raise HostFaultError(f"model {model} cannot be loaded: {type(error).__name__}: {error}") from error
             self._key = wanted
         return self._engine
 
@@ -84,6 +90,15 @@ class EngineSlot:
         engine = self.engine(self._settings.model)
         if self._settings.warm:
             engine.warm_up(warm_request(self._settings.warm))
+
+    def device_works(self) -> bool:
+        """Whether this process can go on rendering: after a CUDA error, no call of the process to the device works."""
+        torch = sys.modules.get("torch")
+        if torch is None or not torch.cuda.is_initialized():
+            return True
+        from ltx2.model.placement import device_works
+
+        return device_works(self._settings.device)
 
     def _load(self, model: str, loras: tuple[Lora, ...]) -> SegmentEngine:
         settings = self._settings

@@ -19,10 +19,10 @@ from blobstore import (
 )
 from blobstore.redis.errors import takes_no_writes
 from ltx2.errors import ContinuationError, RequestError, TimelineError, UnsupportedStateError
-from tasks.errors import ServerError, SpecError, VersionError, WorkFailedError
+from tasks.errors import HostFaultError, ServerError, SpecError, VersionError, WorkFailedError
 from tasks.jobs.connection import retry_while_full
 from tasks.jobs.queues import queue_of
-from tasks.jobs.results import Claim, ReleaseOutcome
+from tasks.jobs.results import Claim, Released, ReleaseOutcome
 from tasks.jobs.units import START_INDEX, WorkUnit
 from tasks.worker.context import WorkerContext
 
@@ -92,7 +92,8 @@ def handle_failure(context: WorkerContext, claim: Claim, error: Exception, *, fi
     """Release a claim whose work failed; returns the reason, and what became of the unit.
 
     An outage of a server, or data of a newer longtake, is not a failed attempt: the reconciler publishes the work
-    again. Any other error is one, and the work is published again while attempts are left; a permanent error, or
+    again. Nor is a fault of this host: a new process tries, and if that one cannot load the default model either, the
+    worker ends. Any other error is one, and the work is published again while attempts are left; a permanent error, or
     `final`, fails the job at once.
     """
     jobs = context.deployment.jobs
@@ -101,11 +102,19 @@ def handle_failure(context: WorkerContext, claim: Claim, error: Exception, *, fi
         time.sleep(OUTAGE_PAUSE_S)
         jobs.release(claim)
         return f"{error}; released, a worker tries again"
+    context.unusable |= isinstance(error, HostFaultError) or not context.engines.device_works()
+    if isinstance(error, HostFaultError):
+        log.error("released: this process cannot render", extra={"reason": str(error)})
+        _publish_again(context, claim, jobs.release(claim))
+        return f"{error}; released, a new process tries again"
     reason = f"{type(error).__name__}: {error}"
     log.error("failed", exc_info=error, extra={"reason": reason})
     released = jobs.release(claim, reason[:REASON_CHARACTERS], final=final or isinstance(error, PERMANENT))
-    if released.outcome == ReleaseOutcome.RETRY and context.deployment.publisher.publish(
-        claim.job_id, claim.unit, seen=released.ticket
-    ):
-        log.info("retried", extra={"reason": f"published to {queue_of(claim.unit)}"})
+    _publish_again(context, claim, released)
     return f"{reason}; {OUTCOMES[released.outcome]}"
+
+
+def _publish_again(context: WorkerContext, claim: Claim, released: Released) -> None:
+    publisher = context.deployment.publisher
+    if released.outcome == ReleaseOutcome.RETRY and publisher.publish(claim.job_id, claim.unit, seen=released.ticket):
+        log.info("retried", extra={"reason": f"published to {queue_of(claim.unit)}"})

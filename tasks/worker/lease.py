@@ -64,7 +64,7 @@ class Lease:
         return not self.lost
 
     def in_engine(self) -> AbstractContextManager[None]:
-        """Mark the engine call: a crash inside this block counts as an attempt."""
+        """Mark work that can end the process: a crash inside this block counts as an attempt."""
         return self._engine(True)
 
     def out_of_engine(self) -> AbstractContextManager[None]:

@@ -21,7 +21,7 @@ from kombu import Exchange
 from blobstore import BlobStoreError, open_blob_store
 from ltx2.checkpoints.resolve import resolve_model
 from ltx2.errors import LTX2Error
-from tasks.errors import LongtakeError
+from tasks.errors import HostFaultError, LongtakeError
 from tasks.jobs.connection import connect
 from tasks.jobs.queues import CLIPS, QUEUES, SEGMENTS
 from tasks.logs import formatter_for
@@ -73,13 +73,13 @@ def watch_for_host_fault() -> None:
     while not process.shutdown.is_set():
         if process.host_fault.reason:
             log.critical("this worker ends: its host cannot render")
-            # the last line, where supervisors and people look for the reason; Celery redirects sys.stderr
-            print(f"longtake: {process.host_fault.reason}", file=sys.__stderr__, flush=True)
+            logging.disable()  # so that the reason is the last line, where supervisors and people look for it
             for pid in [child.pid for child in active_children() if child.pid]:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             if process.heartbeat is not None:
                 process.heartbeat.end_by_fault(process.host_fault.reason)
+            print(f"longtake: {process.host_fault.reason}", file=sys.__stderr__, flush=True)  # not Celery's sys.stderr
             os._exit(EX_FAILURE)
         time.sleep(HOST_FAULT_POLL_S)
 
@@ -170,7 +170,8 @@ def prepare_child(**_: Any) -> None:
         gpu = gpu_in_use(context.settings.device)
     except Exception as error:
         log.exception("the default model cannot be loaded")
-        process.host_fault.report(f"model {context.settings.model} cannot be loaded: {type(error).__name__}: {error}")
+        report = str(error) if isinstance(error, HostFaultError) else f"{type(error).__name__}: {error}"
+        process.host_fault.report(report)
         os._exit(EX_FAILURE)
     process.activity.ready(gpu)
 

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from billiard.pool import EX_RECYCLE
 from celery import Task, states
 from celery.exceptions import Ignore
 
 from ltx2.errors import SegmentCancelledError
 from tasks.errors import RecordError, VersionError, WorkFailedError
 from tasks.jobs.keys import check_job_id
-from tasks.jobs.results import Claim, NotChained, Refused
+from tasks.jobs.results import Claim, ClaimResult, FailedHere, NotChained, Refused
 from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.worker.context import WorkerContext, process
 from tasks.worker.failures import InputLostError, handle_failure, handle_lost_input
 from tasks.worker.lease import Lease
+from tasks.worker.peers import has_other_worker
 
 log = logging.getLogger(__name__)
 Result = dict[str, Any]
+# Time for another worker to take a message that this one has left.
+LEAVE_TO_OTHERS_S = 2.0
 
 
 class SkippedError(Exception):
@@ -44,19 +49,35 @@ def run_claimed(
         WorkFailedError: the work failed; the claim has been released.
         Ignore: there is nothing to do; Flower shows the task as rejected, with the reason in its result.
     """
+    if context.unusable:
+        log.warning("this process ends, and is replaced: it can no longer render")
+        raise SystemExit(EX_RECYCLE)  # the worker reports it, so that the message is published again
     jobs = context.deployment.jobs
     try:
-        claim = jobs.claim(check_job_id(job_id), kind, index, ticket, context.worker)
+        claim = _claim(context, check_job_id(job_id), kind, index, ticket)
     except VersionError as error:
         _skip(task, str(error))
     except RecordError as error:
         raise WorkFailedError(f"{error}; the job has failed") from None
     if isinstance(claim, Refused):
         _skip(task, claim.reason)
+    if isinstance(claim, FailedHere):
+        context.deployment.publisher.publish(job_id, claim.unit, seen=claim.ticket)
+        time.sleep(LEAVE_TO_OTHERS_S)
+        _skip(task, "it failed on this worker; another one may try")
     if isinstance(claim, NotChained):
         return {"chained": context.deployment.publisher.publish(job_id, WorkUnit.segment(claim.next_index))}
     with context.logging(claim), process.activity.working(claim), Lease(jobs, claim, context.settings.lease_s) as lease:
         return _work(task, context, claim, lease, work)
+
+
+def _claim(context: WorkerContext, job_id: str, kind: UnitKind, index: int, ticket: int) -> ClaimResult:
+    """Claim, but leave a unit that failed on this worker to another one if there is one that did not fail it."""
+    jobs, worker, node = context.deployment.jobs, context.worker, context.node
+    claim = jobs.claim(job_id, kind, index, ticket, worker, node=node)
+    if isinstance(claim, FailedHere) and not has_other_worker(context, kind, claim.nodes):
+        return jobs.claim(job_id, kind, index, ticket, worker, node=node, prefer_others=False)
+    return claim
 
 
 def _work(
@@ -66,6 +87,7 @@ def _work(
     try:
         return work(lease)
     except SkippedError as error:
+        lease.renew()  # a lost claim did not vanish: its holder lives
         _skip(task, str(error))
     except SegmentCancelledError:
         _skip(task, "the job was stopped, or the lease was lost")

@@ -51,15 +51,15 @@ def generate_segment(
 def _render(task: Task[..., Any], context: WorkerContext, lease: Lease) -> dict[str, Any]:
     claim = lease.claim
     reach("segment claimed", claim.job_id, claim.index)
-    incoming, source = _hydrate(context, claim)
-    request = _request(context, claim)
-    engine = context.engines.engine(str(claim.head.model), claim.head.loras)
-    reach("segment hydrated", claim.job_id, claim.index)
-
     upload = StateUpload(context, claim)
-    started = time.time() + claim.clock_skew_s
-    output = _run(task, engine, lease, upload, request, incoming)
-    ended = time.time() + claim.clock_skew_s
+    with lease.in_engine():
+        incoming, source = _hydrate(context, claim)
+        request = _request(context, claim)
+        engine = context.engines.engine(str(claim.head.model), claim.head.loras)
+        reach("segment hydrated", claim.job_id, claim.index)
+        started = time.time() + claim.clock_skew_s
+        output = _run(task, engine, lease, upload, request, incoming)
+        ended = time.time() + claim.clock_skew_s
     reach("segment rendered", claim.job_id, claim.index)
 
     stored = upload.finish(output)
@@ -125,14 +125,13 @@ def _run(
         with lease.out_of_engine():
             upload.start(*early)
 
-    with lease.in_engine():
-        output: SegmentOutput = engine.run(
-            request,
-            incoming,
-            on_step=_step_reporter(task, lease),
-            next_prompt=lease.claim.next_prompt,
-            on_state=on_state,
-        )
+    output: SegmentOutput = engine.run(
+        request,
+        incoming,
+        on_step=_step_reporter(task, lease),
+        next_prompt=lease.claim.next_prompt,
+        on_state=on_state,
+    )
     return output
 
 

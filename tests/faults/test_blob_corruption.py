@@ -150,6 +150,6 @@ def test_a_clip_that_kills_its_process(make_harness: MakeHarness) -> None:
     damage(harness, segment_blobs(harness, job, 1)["clip"], "expired")
     second = harness.start_worker(STAND_IN_KILL_IN_DECODE="1")
     # When / Then the job fails, and the worker survives
-    with pytest.raises(JobFailedError, match="segment 1 after 3 attempts: the worker died on every attempt"):
+    with pytest.raises(JobFailedError, match="segment 1 after 3 attempts: its process died"):
         job.wait()
     assert second.process.poll() is None

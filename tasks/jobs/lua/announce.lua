@@ -1,6 +1,6 @@
 -- Reserve the ticket of a unit's next message, in place of the one that the caller has seen. Refused when another
 -- message was announced since, while the unit is claimed, and when the work is done or not due. A claim whose lease has
--- expired is taken back by survey.lua alone, which counts an attempt if it expired inside the engine.
+-- expired is taken back by survey.lua alone, which remembers it if it expired during work that can end its process.
 -- KEYS[1] record  hash
 -- KEYS[2] units   hash     unit name -> JSON, see prelude.lua
 -- KEYS[3] clips   hash     segment index -> msgpack

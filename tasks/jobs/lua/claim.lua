@@ -6,12 +6,28 @@
 -- KEYS[4] handoffs hash    segment index -> msgpack
 -- KEYS[5] queue    hash    'claimed': highest stamp claimed
 -- ARGV[1] 'segment', 'clip' or 'film', ARGV[2] segment index (-1 for the film), ARGV[3] ticket, ARGV[4] token,
--- ARGV[5] lease ms, ARGV[6] worker
+-- ARGV[5] lease ms, ARGV[6] worker, ARGV[7] node, ARGV[8] ms after a failure in which another node is preferred, 0 for
+-- none
 -- Returns {'run', fence, epoch, ms now, unit name, job spec, segment's spec or '', next segment's spec or '',
 --          handoff of index - 1 or '', handoff of index or ''},
 --         {'committed', 1 when the message of the next segment is missing else 0},
 --         {'newer'} when a newer major version wrote what this claim reads; nothing is changed then,
---      or {'refused', why}.
+--      or {'refused', why}, or {'failed here', unit name, ticket, node ...} with all nodes on which it failed lately.
+
+-- The nodes on which the unit failed, or vanished, in the last `period` ms.
+local function failed_lately(unit, period)
+  local nodes = {}
+  for _, list in ipairs({ unit.failures or {}, unit.vanished or {} }) do
+    for _, failure in ipairs(list) do
+      local passed = now() - failure.at
+      if passed >= 0 and passed < period then
+        nodes[#nodes + 1] = failure.node
+      end
+    end
+  end
+  return nodes
+end
+
 local state, format, cursor_text = unpack(redis.call('HMGET', KEYS[1], 'state', 'format', 'cursor'))
 if not state then
   return { 'refused', 'there is no such job' }
@@ -62,7 +78,13 @@ local why = refusal(KEYS[2], name, unit, ticket, ARGV[4])
 if why then
   return { 'refused', why }
 end
-local fence = grant(KEYS[1], KEYS[2], name, unit, ARGV[4], tonumber(ARGV[5]), ARGV[6])
+local nodes = failed_lately(unit, tonumber(ARGV[8]))
+for _, node in ipairs(nodes) do
+  if node == ARGV[7] and unit.token ~= ARGV[4] then
+    return { 'failed here', name, unit.ticket, unpack(nodes) }
+  end
+end
+local fence = grant(KEYS[1], KEYS[2], name, unit, ARGV[4], tonumber(ARGV[5]), ARGV[6], ARGV[7])
 if kind == 'segment' and state == 'queued' then
   redis.call('HSET', KEYS[1], 'state', 'running', 'started_at', now())
 end

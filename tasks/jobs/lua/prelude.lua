@@ -12,11 +12,16 @@
 --   fence      number of that claim within the job
 --   expires    ms, when the lease of that claim ends
 --   lease      ms, the length of that lease; absent in 0.1
---   engine     true while the holder is inside the engine call
+--   engine     true while the holder does work that can end its process: it loads, renders or encodes
 --   worker     the holder's name
---   attempts   how often the unit failed, or crashed its worker, inside the engine call
+--   node       the holder's worker, the same for all its processes; absent in 0.1, as the following two
+--   failures   the newest failed attempts, oldest first: {node, worker, reason, at}, at in ms
+--   vanished   claims that expired during such work, and that nobody explained yet: {node, worker, ticket, token, at}
+--   attempts   how often the unit failed, or ended its process
 --   after      the unit that must be done first, '' for none
 local FORMAT = '0.2'
+-- More would only make the entry longer.
+local FAILURES_KEPT = 10
 
 local function now()
   local time = redis.call('TIME')
@@ -65,7 +70,7 @@ end
 local function new_unit(index)
   return {
     format = FORMAT, index = index, ticket = 0, stamp = 0, announced = 0, sticky = false, token = '', fence = 0,
-    expires = 0, engine = false, worker = '', attempts = 0, after = '',
+    expires = 0, engine = false, worker = '', node = '', attempts = 0, failures = {}, vanished = {}, after = '',
   }
 end
 
@@ -149,8 +154,9 @@ local function refusal(units, name, unit, ticket, token)
 end
 
 -- Give a unit to a new holder; returns its fence.
-local function grant(record, units, name, unit, token, lease_ms, worker)
+local function grant(record, units, name, unit, token, lease_ms, worker, node)
   unit.token = token
+  unit.node = node
   unit.fence = redis.call('HINCRBY', record, 'fence', 1)
   extend_lease(unit, lease_ms)
   unit.engine = false
@@ -164,7 +170,7 @@ end
 local function grant_clip(units, index, unit, lease_ms)
   extend_lease(unit, lease_ms)
   unit.engine = false
-  unit.attempts = 0
+  unit.attempts, unit.failures, unit.vanished = 0, {}, {}
   write_unit(units, 'clip:' .. index, unit)
 end
 
@@ -186,4 +192,35 @@ local function finish(record, units, active, ended, job_id, state, reason)
   redis.call('DEL', units)
   redis.call('ZREM', active, job_id)
   redis.call('ZADD', ended, now(), job_id)
+end
+
+-- End a job as failed because of one of its units.
+local function fail(record, units, active, ended, job_id, unit, reason)
+  finish(record, units, active, ended, job_id, 'failed', reason)
+  redis.call('HSET', record, 'failed_segment', unit.index, 'attempts', unit.attempts,
+    'failures', cjson.encode(unit.failures or {}))
+end
+
+-- Count a failed attempt of a unit that `by` held; the last one allowed fails the job. Returns whether it did.
+local function count_attempt(record, units, active, ended, job_id, unit, by, reason, allowed)
+  unit.attempts = unit.attempts + 1
+  unit.failures = unit.failures or {}
+  table.insert(unit.failures, { node = by.node or '', worker = by.worker, reason = reason, at = now() })
+  if #unit.failures > FAILURES_KEPT then
+    table.remove(unit.failures, 1)
+  end
+  if unit.attempts < allowed then
+    return false
+  end
+  fail(record, units, active, ended, job_id, unit, reason)
+  return true
+end
+
+-- Take the claim out of those that vanished, for which `matches` is true; returns it, or nil.
+local function take_vanished(unit, matches)
+  for i, lost in ipairs(unit and unit.vanished or {}) do
+    if matches(lost) then
+      return table.remove(unit.vanished, i)
+    end
+  end
 end

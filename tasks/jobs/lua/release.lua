@@ -9,13 +9,9 @@ local unit = read_unit(KEYS[2], ARGV[2])
 if not unit or unit.token ~= ARGV[3] then
   return { 'refused', 0 }
 end
-if ARGV[4] ~= '' then
-  unit.attempts = unit.attempts + 1
-  if unit.attempts >= tonumber(ARGV[5]) then
-    finish(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1], 'failed', ARGV[4])
-    redis.call('HSET', KEYS[1], 'failed_segment', unit.index, 'attempts', unit.attempts)
-    return { 'failed', 0 }
-  end
+local allowed = tonumber(ARGV[5])
+if ARGV[4] ~= '' and count_attempt(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1], unit, unit, ARGV[4], allowed) then
+  return { 'failed', 0 }
 end
 release(KEYS[1], KEYS[2], ARGV[2], unit)
 return { 'retry', unit.ticket }

@@ -1,4 +1,4 @@
--- Renew the lease of a claim, and record progress.
+-- Renew the lease of a claim, and record progress. A holder that finds its claim lost lives: it did not vanish.
 -- KEYS[1] record  hash
 -- KEYS[2] units   hash
 -- ARGV[1] unit name, ARGV[2] token, ARGV[3] lease ms, ARGV[4] 'engine' (inside the engine call), 'outside' or
@@ -6,6 +6,9 @@
 -- Returns 1, or 0 if the claim is lost.
 local unit = read_unit(KEYS[2], ARGV[1])
 if not unit or unit.token ~= ARGV[2] then
+  if take_vanished(unit, function(lost) return lost.token == ARGV[2] end) then
+    write_unit(KEYS[2], ARGV[1], unit)
+  end
   return 0
 end
 extend_lease(unit, tonumber(ARGV[3]))

@@ -5,7 +5,7 @@
 -- KEYS[4] active  zset     ids of unfinished jobs
 -- KEYS[5] ended   zset     ids of ended jobs by their end, ms
 -- KEYS[6] pulse   hash     see pulse.lua
--- ARGV[1] job id, ARGV[2] attempts allowed, ARGV[3] ms that a message may wait in a sticky queue
+-- ARGV[1] job id, ARGV[2] how many claims on a unit may vanish, ARGV[3] ms that a message may wait in a sticky queue
 -- Returns a list of {unit, index, why, stamp, ticket}. why is
 --   'expired'      its lease expired, or its message is gone or has waited too long in a sticky queue,
 --   'unannounced'  no ticket was reserved for a message yet,
@@ -54,10 +54,12 @@ for name, unit in pairs(found) do
     end
   elseif not is_live(unit, now()) and not is_after_outage(KEYS[6], now()) then
     if unit.engine then
-      unit.attempts = unit.attempts + 1
-      if unit.attempts >= tonumber(ARGV[2]) then
-        finish(KEYS[1], KEYS[2], KEYS[4], KEYS[5], ARGV[1], 'failed', 'the worker died on every attempt, last ' .. unit.worker)
-        redis.call('HSET', KEYS[1], 'failed_segment', unit.index, 'attempts', unit.attempts)
+      unit.vanished = unit.vanished or {}
+      table.insert(unit.vanished,
+        { node = unit.node or '', worker = unit.worker, ticket = unit.ticket, token = unit.token, at = now() })
+      if #unit.vanished >= tonumber(ARGV[2]) then
+        local reason = 'its workers vanished ' .. #unit.vanished .. ' times, last ' .. unit.worker
+        fail(KEYS[1], KEYS[2], KEYS[4], KEYS[5], ARGV[1], unit, reason)
         return {}
       end
     end

@@ -28,7 +28,8 @@ elseif action == 'stop' and is_unfinished(KEYS[1]) then
 elseif action == 'revive' and state == ARGV[3] then
   local created, arrival, cursor = unpack(redis.call('HMGET', KEYS[1], 'created_at', 'arrival', 'cursor'))
   redis.call('HSET', KEYS[1], 'state', going)
-  redis.call('HDEL', KEYS[1], 'reason', 'finished_at', 'failed_segment', 'attempts', 'film', 'winner', 'admitted', 'settled')
+  redis.call('HDEL', KEYS[1], 'reason', 'finished_at', 'failed_segment', 'attempts', 'failures', 'film', 'winner',
+    'admitted', 'settled')
   redis.call('ZADD', KEYS[4], created, ARGV[1])
   redis.call('ZREM', KEYS[5], ARGV[1])
   redis.call('ZADD', KEYS[6], arrival, ARGV[1])

@@ -7,6 +7,7 @@ message when `expire_sticky` is called. A claim is identified by its holder, a n
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -59,6 +60,14 @@ class Queue:
     claimed: int = 0
 
 
+class Lost(NamedTuple):
+    """A claim that expired inside the engine."""
+
+    holder: int
+    ticket: int
+    node: str
+
+
 @dataclass
 class Unit:
     """A unit of work.
@@ -74,6 +83,8 @@ class Unit:
     sticky_expired: bool = False
     holder: int = 0
     worker: str = ""
+    node: str = ""
+    vanished: list[Lost] = field(default_factory=list)
     expired: bool = False
     engine: bool = False
     attempts: int = 0
@@ -196,7 +207,7 @@ class Job:
     def mark_chained(self, index: int) -> None:
         self.chained = max(self.chained, index)
 
-    def deliver(self, message: Message, holder: int, worker: str, queue: Queue) -> Unit | int | None:
+    def deliver(self, message: Message, holder: int, worker: str, node: str, queue: Queue) -> Unit | int | None:
         """Deliver a message to a worker that claims its unit.
 
         Returns the unit when the claim is granted, the index of a segment to chain, or None.
@@ -216,7 +227,8 @@ class Job:
         if message.ticket < unit.ticket or unit.holder or unit.after in self.units:
             return None
         self.fences += 1
-        unit.holder, unit.worker, unit.expired, unit.engine, unit.after = holder, worker, False, False, ""
+        unit.holder, unit.worker, unit.node = holder, worker, node
+        unit.expired, unit.engine, unit.after = False, False, ""
         if clip_unit(unit.index) != name and name != FILM_UNIT:
             self.started, self.state = True, "running"
         return unit
@@ -229,13 +241,13 @@ class Job:
             return [], []
         blocked = {name for name, unit in self.units.items() if unit.after in self.units}
         expired = {name: unit for name, unit in self.units.items() if unit.holder and unit.expired}
-        last = (unit for unit in expired.values() if unit.engine and unit.attempts + 1 >= allowed)
-        endings = [Ending(f"the worker died on every attempt, last {u.worker}", u.index, u.attempts + 1) for u in last]
+        last = (unit for unit in expired.values() if unit.engine and len(unit.vanished) + 1 >= allowed)
+        endings = [Ending(f"its workers vanished {allowed} times, last {u.worker}", u.index, u.attempts) for u in last]
         if endings:
             self.end("failed", endings[0])
             return [], endings
         for name, unit in expired.items():
-            unit.attempts += unit.engine
+            unit.vanished += [Lost(unit.holder, unit.ticket, unit.node)] if unit.engine else []
             self._release_claim(name, unit)
         due = [self._due(name, unit) for name, unit in self.units.items() if not unit.holder and name not in blocked]
         new = [(SEGMENT_UNIT, self.cursor), (FILM_UNIT, START_INDEX)]
@@ -259,6 +271,8 @@ class Job:
     def renew(self, name: str, holder: int, engine: bool | None, progress: int | None) -> bool:
         unit = self.held(name, holder)
         if unit is None:
+            if name in self.units:  # its holder lives
+                self._take_vanished(self.units[name], lambda lost: lost.holder == holder)
             return False
         unit.expired = False
         unit.engine = unit.engine if engine is None else engine
@@ -275,6 +289,31 @@ class Job:
             return "failed", 0
         self._release_claim(name, unit)
         return "retry", unit.ticket
+
+    def report_death(self, name: str, index: int, ticket: int, node: str, reason: str, allowed: int) -> tuple[str, int]:
+        """The process that had this message died; at most one attempt for one message and node."""
+        names = [name, repair_unit(index)] if name == SEGMENT_UNIT else [name]
+        for candidate in names if self.unfinished else []:
+            unit = self.units.get(candidate)
+            if unit is None or unit.index != index:
+                continue
+            held = unit.holder != 0 and (unit.ticket, unit.node) == (ticket, node)
+            lost = held or self._take_vanished(unit, lambda lost: (lost.ticket, lost.node) == (ticket, node))
+            unit.attempts += unit.engine if held else bool(lost)
+            if lost and (unit.engine or not held) and unit.attempts >= allowed:
+                self.end("failed", Ending(reason, unit.index, unit.attempts))
+                return "failed", 0
+            if held or (not unit.holder and unit.ticket == ticket):
+                self._release_claim(candidate, unit)
+                return "retry", unit.ticket
+        return "refused", 0
+
+    @staticmethod
+    def _take_vanished(unit: Unit, matches: Callable[[Lost], bool]) -> bool:
+        found = next((lost for lost in unit.vanished if matches(lost)), None)
+        if found:
+            unit.vanished.remove(found)
+        return found is not None
 
     def report_lost(self, name: str, holder: int, index: int) -> bool:
         unit = self.held(name, holder)
@@ -346,7 +385,7 @@ class Job:
         self.commits[f"handoff:{index}"] += 1
 
     def _claim_clip(self, unit: Unit) -> None:
-        unit.expired, unit.engine, unit.attempts = False, False, 0
+        unit.expired, unit.engine, unit.attempts, unit.vanished = False, False, 0, []
         self.units[clip_unit(unit.index)] = unit
 
     def commit_clip(self, index: int, holder: int, clip: str, queue: Queue) -> tuple[bool, int]:

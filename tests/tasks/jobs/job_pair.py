@@ -15,7 +15,7 @@ from tasks.jobs.keys import PREFIX, job_keys
 from tasks.jobs.queues import queue_of
 from tasks.jobs.records import ClipRecord, FilmRecord, Handoff, JobStatus, Progress
 from tasks.jobs.results import AdmissionOutcome, Announcement, Claim, NotChained, ReleaseOutcome
-from tasks.jobs.store import JobStore
+from tasks.jobs.store import VANISHED_PER_ATTEMPT, JobStore
 from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.spec.loader import check_spec
 from tests.tasks.jobs.job_model import (
@@ -30,6 +30,7 @@ from tests.tasks.jobs.job_model import (
     repair_unit,
 )
 
+DEATH = "the process died"
 FILM = FilmRecord("sha256:f", 9, "f", 96, 64, "24", 50, 2.0, 24000, 48000)
 
 
@@ -129,7 +130,7 @@ class JobPair:
 
     def survey(self, job_id: str) -> list[Message]:
         """The units that are due, as a publisher sees them."""
-        expected, endings = self.model.job(job_id).survey(self.attempts)
+        expected, endings = self.model.job(job_id).survey(VANISHED_PER_ATTEMPT * self.attempts)
         found = self.jobs.survey(job_id)
         assert sorted((n.unit.name, n.unit.index, n.why, n.stamp, n.ticket) for n in found) == expected
         if endings:  # several units may be at their last attempt
@@ -178,12 +179,12 @@ class JobPair:
         """Deliver a message to a new worker; returns its claim, if one is granted."""
         job_id, unit, index, ticket = message
         self.holders += 1
-        worker, job = f"worker {self.holders}", self.model.job(job_id)
+        worker, node, job = f"worker {self.holders}", self._node(self.holders), self.model.job(job_id)
         work = WorkUnit.parse(unit, index)
         queue = queue_of(work)
-        expected = job.deliver(message, self.holders, worker, self.model.queue(queue))
+        expected = job.deliver(message, self.holders, worker, node, self.model.queue(queue))
         kind = UnitKind.SEGMENT if work.kind == UnitKind.REPAIR else work.kind
-        found = self.jobs.claim(job_id, kind, index, ticket, worker)
+        found = self.jobs.claim(job_id, kind, index, ticket, worker, node=node, prefer_others=False)
         assert self.jobs.queue_claimed(queue) == self.model.queue(queue).claimed
         if isinstance(found, Claim):
             assert expected, "the claim should have been refused"
@@ -191,6 +192,22 @@ class JobPair:
         assert expected == (found.next_index if isinstance(found, NotChained) else None), found
         self._add_view(isinstance(found, NotChained), job_id, SEGMENT_UNIT, index + 1)
         return None
+
+    @staticmethod
+    def _node(holder: int) -> str:
+        """The worker to which a holder belongs: there are two."""
+        return f"node {holder % 2}"
+
+    def report_death(self, message: Message, holder: int) -> None:
+        """Report that the process of a holder died with this message; the reports of others change nothing."""
+        job_id, unit, index, ticket = message
+        work, node = WorkUnit.parse(unit, index), self._node(holder)
+        kind = UnitKind.SEGMENT if work.kind == UnitKind.REPAIR else work.kind
+        name = SEGMENT_UNIT if kind == UnitKind.SEGMENT else unit
+        expected = self.model.job(job_id).report_death(name, index, ticket, node, DEATH, self.attempts)
+        found, released = self.jobs.report_death(job_id, kind, index, ticket, node=node, reason=DEATH)
+        assert (released.outcome, released.ticket) == expected
+        self._add_view(released.outcome == ReleaseOutcome.RETRY, job_id, found.name, index, released.ticket)
 
     def _granted(self, claim: Claim, job: Job) -> Held:
         assert self.fences[claim.job_id] < claim.fence == job.fences

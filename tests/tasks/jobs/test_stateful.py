@@ -198,6 +198,13 @@ class JobMachine(RuleBasedStateMachine):
         """Commit by the holder or a former one, or again after a lost reply."""
         self.pair.commit(self._claim(pick), changed=changed, clip_lost=clip_lost, sticky=sticky)
 
+    @precondition(lambda self: self.pair.messages and self.pair.holders)
+    @rule(place=places, nth=few, holder=few)
+    def report_death(self, place: int, nth: int, holder: int) -> None:
+        """Report the death of a process with a message that it had, or never had."""
+        message = newest(self._of(self._job(place), self.pair.messages), nth)
+        self.pair.report_death(message, self.pair.holders - holder)
+
     @precondition(lambda self: self._current())
     @rule(pick=picks, reason=st.sampled_from(["", "RuntimeError: no"]), retry=mostly)
     def release(self, pick: Pick, reason: str, retry: bool) -> None:

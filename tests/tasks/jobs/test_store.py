@@ -34,7 +34,6 @@ from tests.tasks.jobs.protocol import (
     commit_all,
     create,
     due,
-    end_lease,
     expire,
     handoff,
 )
@@ -155,54 +154,6 @@ def test_a_cancelled_job_accepts_no_commit(jobs: JobStore) -> None:
     assert jobs.status(JOB).state == "cancelled"
     assert jobs.announce(JOB, WorkUnit.segment(0)) is None
     assert jobs.stop(JOB, "cancelled", "again") == "cancelled"
-
-
-def test_a_job_fails_after_the_last_allowed_attempt(jobs: JobStore) -> None:
-    create(jobs)
-    for attempt in (1, 2, 3):
-        held = claim(jobs, 0)
-        assert jobs.release(held, "RuntimeError: no").outcome == ("retry" if attempt < 3 else "failed")
-    status = jobs.status(JOB)
-    assert (status.state, status.reason, status.failed_segment, status.attempts) == ("failed", "RuntimeError: no", 0, 3)
-
-
-def test_a_release_without_a_reason_is_not_an_attempt(jobs: JobStore) -> None:
-    create(jobs)
-    for _ in range(5):
-        assert jobs.release(claim(jobs, 0)).outcome == "retry"
-    assert jobs.status(JOB).state == "queued" or jobs.status(JOB).state == "running"
-
-
-def test_only_crashes_inside_the_engine_count_as_attempts(jobs: JobStore) -> None:
-    create(jobs)
-    # Given five crashes outside the engine
-    for _ in range(5):
-        expire(jobs, claim(jobs, 0))
-    # When a worker crashes three times inside the engine
-    for attempt in (1, 2, 3):
-        held = claim(jobs, 0, "poisoned")
-        assert jobs.renew(held, engine=True)
-        if attempt < 3:
-            expire(jobs, held)
-    end_lease(jobs, held)
-    assert jobs.survey(JOB) == []
-    # Then
-    assert jobs.status(JOB).state == "failed"
-    assert "poisoned" in str(jobs.status(JOB).reason)
-
-
-def test_a_crash_inside_the_engine_is_counted_before_the_segment_is_published_again(jobs: JobStore) -> None:
-    create(jobs)
-    for _ in range(3):
-        # Given a publisher that saw the ticket of the message before it was claimed
-        ticket = announce(jobs, WorkUnit.segment(0))
-        held = jobs.claim(JOB, UnitKind.SEGMENT, 0, ticket, "poisoned")
-        assert isinstance(held, Claim)
-        # When the holder crashed inside the engine, Then only a survey takes its claim back
-        end_lease(jobs, held, engine=True)
-        assert jobs.announce(JOB, WorkUnit.segment(0), seen=ticket) is None
-        jobs.survey(JOB)
-    assert (jobs.status(JOB).state, jobs.status(JOB).attempts) == ("failed", 3)
 
 
 def test_a_survey_lists_units_that_may_have_no_message(jobs: JobStore) -> None:

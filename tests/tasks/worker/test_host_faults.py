@@ -9,10 +9,12 @@ import pytest
 import redis
 
 from tasks.client.submit import submit
+from tasks.client.workers import list_workers
+from tasks.errors import JobFailedError
 from tasks.jobs.queues import SEGMENTS
 from tasks.settings import Settings
 from tests.conftest import RedisProcess, Worker, wait_until
-from tests.stand_in import LOAD_FAILS
+from tests.stand_in import LOAD_FAILS, RUN_FAILS, STEP_S
 
 Start = Callable[..., Worker]
 SPEC: dict[str, Any] = {"width": 64, "height": 32, "frames": 17, "segments": [{"prompt": "a"}, {"prompt": "b"}]}
@@ -45,3 +47,37 @@ def test_a_worker_for_films_alone_needs_no_model(
 ) -> None:
     monkeypatch.setenv(LOAD_FAILS, "1")
     assert start_worker(settings, "--only", "films").ready().process.poll() is None
+
+
+def test_a_job_that_poisons_its_process_costs_no_other_job(settings: Settings, start_worker: Start) -> None:
+    # Given one worker, a job with a model of its own that makes the device useless, and one behind it
+    worker = start_worker(settings)
+    poison = submit(SPEC | {"model": "other", "segments": [{"prompt": "poison"}]}, settings=settings)
+    behind = submit(SPEC, settings=settings)
+    # When / Then the first fails after its attempts
+    with pytest.raises(JobFailedError, match="segment 0 after 3 attempts: RuntimeError: CUDA error"):
+        poison.wait()
+    # And the process is replaced: the other job becomes a film without a failed attempt, and the worker lives
+    assert behind.wait().status().film
+    assert worker.process.poll() is None
+    assert "this process ends, and is replaced" in worker.text()
+
+
+def test_a_worker_on_which_every_segment_fails_costs_no_job(
+    settings: Settings, start_worker: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a worker on which everything fails at once, a slow one that renders, and two attempts for each segment
+    settings = settings.model_copy(update={"max_attempts": 2})
+    monkeypatch.setenv(RUN_FAILS, "1")
+    sick = start_worker(settings)
+    monkeypatch.delenv(RUN_FAILS)
+    monkeypatch.setenv(STEP_S, "0.1")
+    start_worker(settings).ready()
+    sick.ready()
+    wait_until(lambda: len(list_workers(settings=settings).living) == 2, what="two heartbeats")
+    # When
+    jobs = [submit(SPEC, settings=settings) for _ in range(3)]
+    # Then every job becomes a film: each unit failed on the sick worker once at most, and was left to the other one
+    for job in jobs:
+        assert job.wait().status().film
+    assert "this host cannot render" in sick.text()

@@ -28,11 +28,12 @@ def spec(*prompts: str) -> dict[str, Any]:
 
 
 def outcomes(client: redis.Redis, job_id: str) -> dict[str, Any]:
-    """The stored result of every task of a job, by task id without the job's."""
+    """The stored result of every ended task of a job, by task id without the job's."""
     found = {}
     for key in client.scan_iter(f"celery-task-meta-{job_id}-*"):
         meta = json.loads(client.get(key) or "")
-        found[meta["task_id"].removeprefix(f"{job_id}-")] = meta
+        if meta["status"] != "STARTED":
+            found[meta["task_id"].removeprefix(f"{job_id}-")] = meta
     return found
 
 
