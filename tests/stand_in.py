@@ -22,6 +22,7 @@ from ltx2.timeline import sound_seconds
 STEPS = 4
 STEP_S = "STAND_IN_STEP_S"
 LOAD_FAILS = "STAND_IN_LOAD_FAILS"
+LOAD_DIES = "STAND_IN_LOAD_DIES"
 RUN_FAILS = "STAND_IN_RUN_FAILS"
 KILL_IN_DECODE = "STAND_IN_KILL_IN_DECODE"
 SALT = "STAND_IN_SALT"  # simulates another kind of machine, which produces other bytes
@@ -44,6 +45,8 @@ class StandInEngine:
 
     @classmethod
     def load(cls, model: str, *, loras: Sequence[Lora] = (), **_: Any) -> Self:
+        if os.environ.get(LOAD_DIES):
+            os.kill(os.getpid(), signal.SIGKILL)
         if os.environ.get(LOAD_FAILS) or poisoned:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return cls(loras)

@@ -19,7 +19,7 @@ from tasks.worker.activity import ActivityBoard
 from tasks.worker.background import BackgroundThread
 from tasks.worker.engines import EngineSlot
 from tasks.worker.heartbeat import Heartbeat
-from tasks.worker.shutdown import HostFault, ShutdownFlag
+from tasks.worker.shutdown import HostFault, LoadCount, ShutdownFlag
 from tasks.worker.state_cache import StateCache
 
 
@@ -62,6 +62,7 @@ class WorkerProcess:
     def __init__(self) -> None:
         self.shutdown = ShutdownFlag()
         self.host_fault = HostFault()
+        self.loads = LoadCount()
         self.activity = ActivityBoard()
         self.heartbeat: Heartbeat | None = None
         self.token = secrets.token_hex(4)
@@ -72,6 +73,7 @@ class WorkerProcess:
         """Become a worker of its own: share memory and token with its future children only. Call it before the fork."""
         self.shutdown.reset()
         self.host_fault.reset()
+        self.loads.reset()
         self.activity.reset()
         self.token = secrets.token_hex(4)
 

@@ -35,6 +35,7 @@ from tasks.worker.heartbeat import Heartbeat, describe_worker
 
 log = logging.getLogger(__name__)
 HOST_FAULT_POLL_S = 0.2
+LOADS_TRIED = 3  # by each child: one that dies while it loads may have been killed from outside
 PREFORK = "celery.concurrency.prefork.TaskPool"
 
 
@@ -166,13 +167,16 @@ def prepare_child(**_: Any) -> None:
     context = process.context
     process.activity.loading()
     try:
+        if process.loads.begin() >= LOADS_TRIED * app.conf.worker_concurrency:
+            raise HostFaultError(f"model {context.settings.model} cannot be loaded: its process dies every time")
         context.engines.warm_up()
         gpu = gpu_in_use(context.settings.device)
     except Exception as error:
-        log.exception("the default model cannot be loaded")
+        log.exception("this host cannot render")
         report = str(error) if isinstance(error, HostFaultError) else f"{type(error).__name__}: {error}"
         process.host_fault.report(report)
         os._exit(EX_FAILURE)
+    process.loads.succeed()
     process.activity.ready(gpu)
 
 

@@ -1,4 +1,4 @@
-"""Memory that a worker shares with its forked children: the shutdown flag, and a child's host fault."""
+"""Memory that a worker shares with its forked children: the shutdown flag, a count of loads, a child's host fault."""
 
 from __future__ import annotations
 
@@ -24,6 +24,27 @@ class ShutdownFlag:
     def is_set(self) -> bool:
         """Whether this process' worker is shutting down."""
         return bool(self._memory[0])
+
+
+class LoadCount:
+    """How many children began to load the default model since one last succeeded."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 1)
+
+    def reset(self) -> None:
+        """Start a worker: use memory that no other process shares. Call it before the worker forks."""
+        self._memory = mmap.mmap(-1, 1)
+
+    def begin(self) -> int:
+        """This child begins to load; returns how many others did before it, and neither succeeded nor reported why."""
+        others = self._memory[0]
+        self._memory[0] = min(others + 1, 255)
+        return others
+
+    def succeed(self) -> None:
+        """This child has loaded the model, so this host can."""
+        self._memory[0] = 0
 
 
 class HostFault:

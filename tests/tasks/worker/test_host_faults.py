@@ -14,27 +14,35 @@ from tasks.errors import JobFailedError
 from tasks.jobs.queues import SEGMENTS
 from tasks.settings import Settings
 from tests.conftest import RedisProcess, Worker, wait_until
-from tests.stand_in import LOAD_FAILS, RUN_FAILS, STEP_S
+from tests.stand_in import LOAD_DIES, LOAD_FAILS, RUN_FAILS, STEP_S
 
 Start = Callable[..., Worker]
 SPEC: dict[str, Any] = {"width": 64, "height": 32, "frames": 17, "segments": [{"prompt": "a"}, {"prompt": "b"}]}
 
 
+@pytest.mark.parametrize(
+    ("fault", "reason"), [(LOAD_FAILS, "RuntimeError: CUDA error"), (LOAD_DIES, "its process dies every time")]
+)
 def test_a_worker_that_cannot_load_its_model_costs_no_job(
-    settings: Settings, shared_redis: RedisProcess, start_worker: Start, monkeypatch: pytest.MonkeyPatch
+    settings: Settings,
+    shared_redis: RedisProcess,
+    start_worker: Start,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+    reason: str,
 ) -> None:
     # Given eight jobs, and a worker whose device is broken
     jobs = [submit(SPEC, settings=settings) for _ in range(8)]
-    monkeypatch.setenv(LOAD_FAILS, "1")
+    monkeypatch.setenv(fault, "1")
     sick = start_worker(settings)
     # When
     status = wait_until(lambda: sick.process.poll(), what="the end of the sick worker")
     # Then it has exited with an error whose last line is the reason, and taken no message with it
     assert status > 0
     last = sick.text().rstrip().splitlines()[-1]
-    assert last.startswith("longtake: model shapes cannot be loaded: RuntimeError: CUDA error")
+    assert last.startswith(f"longtake: model shapes cannot be loaded: {reason}")
     # When another worker is there, Then every job becomes a film, without a failed attempt
-    monkeypatch.delenv(LOAD_FAILS)
+    monkeypatch.delenv(fault)
     healthy = start_worker(settings)
     for job in jobs:
         assert job.wait().status().film
