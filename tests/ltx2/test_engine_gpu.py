@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 
 from ltx2.engine import Engine
 from ltx2.errors import EngineMemoryError
+from ltx2.model.placement import device_works
 from ltx2.request import SegmentOutput, SegmentRequest
 from ltx2.timeline import SegmentShape, exact, first_timing, next_timing
 
@@ -79,3 +82,25 @@ def test_a_segment_is_the_same_after_running_out_of_memory(models: dict[str, Pat
         torch.cuda.set_per_process_memory_fraction(1.0)
     # Then it renders the same when memory is available again
     assert (chain(engine)[1].frames == before.frames).all()
+
+
+POISONING = """
+import torch
+from ltx2.model.placement import device_works
+assert device_works("cuda")
+values, index = torch.zeros(1, device="cuda"), torch.tensor([5], device="cuda")
+try:
+    print(values[index].sum().item())
+except RuntimeError as error:
+    assert "CUDA error" in str(error), error
+print("works" if device_works("cuda") else "does not work")
+"""
+
+
+def test_a_device_that_failed_is_recognized_and_works_in_a_new_process() -> None:
+    # Given a process that reads beyond a tensor on the device
+    poisoned = subprocess.run([sys.executable, "-c", POISONING], capture_output=True, text=True, check=False)
+    # Then it knows that the device is of no use to it any more
+    assert poisoned.stdout == "does not work\n", poisoned.stderr
+    # And this process still uses it
+    assert device_works("cuda")
