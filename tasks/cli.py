@@ -28,6 +28,7 @@ from tasks.client.workers import describe_activity, describe_worker, list_worker
 from tasks.errors import LongtakeError
 from tasks.jobs.queues import QUEUES
 from tasks.jobs.units import START_INDEX
+from tasks.maintenance.doctor import examine
 from tasks.settings import Settings
 from tasks.spec.loader import load_spec
 
@@ -253,6 +254,26 @@ def gc(dry_run: bool, grace: float) -> None:
     click.echo(f"pins without a job: {len(found.owners)} {done}")
     click.echo(f"blobs without a pin: {blobs.blobs} {done}, {blobs.bytes:,} bytes")
     click.echo(f"quarantined blobs: {blobs.quarantined} {done}, {blobs.quarantined_bytes:,} bytes")
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="The findings, as one JSON list.")
+def doctor(as_json: bool) -> None:
+    """Check servers, workers, queues and jobs; say what is wrong and what to do.
+
+    Exit status 0 if nothing is wrong, else 1.
+    """
+    findings = examine(Settings.from_env())
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
+    else:
+        for finding in findings:
+            click.echo(f"{finding.severity}: {finding.about}: {finding.problem}")
+            if finding.advice:
+                click.echo(f"  {finding.advice}")
+        if not findings:
+            click.echo("nothing is wrong")
+    sys.exit(1 if findings else 0)
 
 
 @main.command()

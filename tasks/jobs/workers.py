@@ -31,10 +31,11 @@ class ChildState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A child's GPU. memory_bytes: all of it, not what is free."""
+    """A child's GPU. memory_bytes: all of it, not what is free. uuid: of the device; empty where it is not known."""
 
     name: str
     memory_bytes: int
+    uuid: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,4 +16,4 @@ def gpu_in_use(device: str) -> Gpu | None:
     if torch is None or device == "cpu" or not torch.cuda.is_initialized():
         return None
     found = torch.cuda.get_device_properties(device if device.startswith("cuda") else torch.cuda.current_device())
-    return Gpu(str(found.name), int(found.total_memory))
+    return Gpu(str(found.name), int(found.total_memory), str(getattr(found, "uuid", "")))

@@ -18,7 +18,7 @@ from celery import signals
 from celery.platforms import EX_FAILURE
 from kombu import Exchange
 
-from blobstore import BlobStoreError, open_blob_store
+from blobstore import BlobStoreError
 from ltx2.checkpoints.resolve import resolve_model
 from ltx2.errors import LTX2Error
 from tasks.errors import HostFaultError, LongtakeError
@@ -26,7 +26,7 @@ from tasks.jobs.connection import connect
 from tasks.jobs.queues import CLIPS, QUEUES, SEGMENTS
 from tasks.logs import formatter_for
 from tasks.maintenance.reconciler import Reconciler
-from tasks.maintenance.server_checks import check_rights, check_server
+from tasks.maintenance.server_findings import check_servers
 from tasks.settings import Settings
 from tasks.worker.app import app
 from tasks.worker.context import process
@@ -195,18 +195,6 @@ def finish_or_release_background_work(exitcode: int, **_: Any) -> None:
         background.release_all()
         raise
     background.release_all()
-
-
-def check_servers(settings: Settings) -> None:
-    """Refuse to start on servers that could lose work.
-
-    Raises:
-        ServerError, BlobStoreError: says which server, and what to set.
-    """
-    client = connect(settings.redis_url)
-    check_server(client, settings.redis_url)
-    check_rights(client, settings.redis_url)
-    open_blob_store(settings.blobs).check()
 
 
 def check_model(settings: Settings, queues: Iterable[str]) -> None:

@@ -141,10 +141,14 @@ def test_a_film_over_tls_with_the_documented_rights(
     assert (tmp_path / "film.mp4").stat().st_size > 1024
     wait_until(lambda: set(states(flower, LOGIN).values()) == {"SUCCESS"}, what="every task's end in Flower")
     assert len(states(flower, LOGIN)) == 3
+    # And the doctor can check everything; these servers only lack an append-only file
+    doctor = longtake("doctor", settings=tls)
+    assert doctor.stdout.count("has no append-only file") == len(doctor.stdout.splitlines()) / 2 == 2, doctor.stdout
     # And no command was refused, and no log contains a password
     worker.stop()
     assert tls_redis.admin.acl_log() == []
     logs = worker.text() + (tmp_path / "flower.log").read_text() + "".join(other.stderr for other in others)
+    logs += doctor.stdout + doctor.stderr
     check_no_password(logs)
 
 

@@ -1,0 +1,175 @@
+"""What is wrong with the job records: unreadable, stuck, or failed. Changes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import redis
+
+from blobstore.stored_format import is_newer_major
+from tasks.errors import JobNotFoundError, LongtakeError, RecordError, VersionError
+from tasks.jobs.keys import JOBS, job_keys
+from tasks.jobs.queues import QUEUES, queue_of
+from tasks.jobs.reader import JobReader
+from tasks.jobs.records import FilmRecord, Progress
+from tasks.jobs.units import JobState, WorkUnit
+from tasks.maintenance.findings import Finding, error, warning
+
+ABOUT = "jobs"
+PAGE = 500
+STUCK_S = 30.0
+"""The reconciler publishes a lost message again sooner."""
+RECENTLY_S = 86400.0
+SHOWN = 10
+NUMBERS = ("segments", "cursor", "epoch", "created_at", "needs_bytes")
+FIELDS = ("format", "state", *NUMBERS, "finished_at", "film", "admitted", "reason", "progress", "failures")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """The fields of a record that show what may be wrong; None where it has none."""
+
+    job_id: str
+    fields: dict[str, bytes | None]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it looks readable; `JobReader.status` says what is wrong with one that does not."""
+        try:
+            version = self.fields["format"]
+            if is_newer_major(version.decode() if version else None):
+                return False
+            JobState((self.fields["state"] or b"").decode())
+            for name in NUMBERS:
+                int(self.fields[name] or b"")
+            if self.fields["film"]:
+                FilmRecord.unpack(self.fields["film"])
+            Progress(*json.loads(self.fields["progress"] or b"[0, 0, 0, 0]"))
+            [entry["at"] / 1000 for entry in json.loads(self.fields["failures"] or b"[]")]
+        except (KeyError, TypeError, ValueError, LongtakeError):
+            return False
+        return True
+
+    def milliseconds(self, name: str) -> int:
+        return int(self.fields[name] or 0)
+
+    @property
+    def state(self) -> JobState:
+        return JobState((self.fields["state"] or b"").decode())
+
+
+def examine_records(client: redis.Redis, reader: JobReader) -> Iterator[Finding]:
+    """What is wrong with the job records on the broker of `client`."""
+    seconds, micros = client.time()
+    now_ms = seconds * 1000 + micros // 1000
+    odd: list[Finding] = []
+    running: list[_Record] = []
+    failed: list[_Record] = []
+    for record in _records(client):
+        if not record.is_whole:
+            odd += _unreadable(reader, record.job_id)
+        elif record.state in (JobState.QUEUED, JobState.RUNNING):
+            running.append(record)
+        elif record.state == JobState.FAILED and now_ms - record.milliseconds("finished_at") < RECENTLY_S * 1000:
+            failed.append(record)
+    yield from _first(odd, "records cannot be read")
+    yield from _first(list(_stuck(client, reader, running, now_ms)), "jobs are stuck")
+    yield from _first([_failure(record) for record in failed], "jobs failed in the last day")
+
+
+def _first(findings: list[Finding], what: str) -> Iterator[Finding]:
+    yield from findings[:SHOWN]
+    if len(findings) > SHOWN:
+        yield warning(ABOUT, f"{len(findings) - SHOWN} more {what}")
+
+
+def _records(client: redis.Redis) -> Iterator[_Record]:
+    ids = [job_id.decode(errors="replace") for job_id in cast("list[bytes]", client.zrange(JOBS, 0, -1))]
+    for page in _pages(ids):
+        with client.pipeline(transaction=False) as pipe:
+            for job_id in page:
+                pipe.hmget(job_keys(job_id, "record")[0], FIELDS)
+            replies = pipe.execute(raise_on_error=False)
+        for job_id, reply in zip(page, replies, strict=True):
+            values = reply if isinstance(reply, list) else [None] * len(FIELDS)  # a key of another type
+            yield _Record(job_id, dict(zip(FIELDS, values, strict=True)))
+
+
+def _pages(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (items[first : first + PAGE] for first in range(0, len(items), PAGE))
+
+
+def _unreadable(reader: JobReader, job_id: str) -> list[Finding]:
+    try:
+        reader.status(job_id)
+    except JobNotFoundError:
+        pass  # deleted since the list was read
+    except VersionError as newer:
+        return [warning(ABOUT, str(newer), "or let the newer workers finish it")]
+    except RecordError as damaged:
+        return [error(ABOUT, str(damaged), f"submit it again, and delete `{job_keys(job_id, 'record')[0]}`")]
+    except redis.ResponseError:
+        return [error(ABOUT, f"the record of job {job_id} is damaged: it is no hash", "submit it again, and delete it")]
+    return []
+
+
+def _failure(record: _Record) -> Finding:
+    reason = (record.fields["reason"] or b"").decode(errors="replace")
+    problem = f"job {record.job_id} has failed: {reason}"
+    return warning(ABOUT, problem, f"see `longtake status {record.job_id}`; `longtake retry` tries again")
+
+
+def _stuck(client: redis.Redis, reader: JobReader, records: list[_Record], now_ms: int) -> Iterator[Finding]:
+    """Jobs whose work nobody does and no message asks for, though the reconciler had time to publish one."""
+    queues = {queue: _Queue(client.llen(queue), reader.queue_claimed(queue)) for queue in QUEUES}
+    has_budget = bool(reader.budget_bytes())
+    old = [record for record in records if now_ms - record.milliseconds("created_at") > STUCK_S * 1000]
+    for page in _pages(old):
+        with client.pipeline(transaction=False) as pipe:
+            for record in page:
+                pipe.hgetall(job_keys(record.job_id, "units")[0])
+            replies = pipe.execute(raise_on_error=False)
+        for record, reply in zip(page, replies, strict=True):
+            if record.fields["admitted"] is None:
+                if not has_budget:
+                    problem = f"job {record.job_id} was not admitted, though no budget limits blobs"
+                    yield error(ABOUT, problem, "a living worker admits it within seconds: start one")
+                continue
+            try:
+                waiting = _waiting_unit(reply, queues, now_ms)
+            except (AttributeError, KeyError, TypeError, ValueError):
+                yield error(ABOUT, f"the units of job {record.job_id} are damaged", "cancel it and submit it again")
+                continue
+            if waiting is not None:
+                problem = f"job {record.job_id} waits for its {waiting}, and no message asks for it"
+                yield error(ABOUT, problem, "a living worker publishes it within seconds: start one, or read its log")
+
+
+@dataclass(frozen=True, slots=True)
+class _Queue:
+    """A queue: how many messages wait, and the highest stamp claimed from it."""
+
+    length: int
+    claimed: int
+
+
+def _waiting_unit(reply: Any, queues: Mapping[str, _Queue], now_ms: int) -> str | None:
+    """What a running job waits for in vain, None while its work is done or queued. reply: its units hash."""
+    units = {name.decode(): json.loads(data) for name, data in reply.items()}
+    for name, unit in units.items():
+        left = unit["expires"] - now_ms if unit["token"] else 0
+        if unit["after"] in units or 0 < left <= unit.get("lease", left):
+            continue  # it waits for another unit, or a worker has it
+        since = unit["expires"] if unit["token"] else unit["announced"]
+        if now_ms - since <= STUCK_S * 1000:
+            continue
+        work = WorkUnit.parse(name, unit["index"])
+        queue = queues[queue_of(work)]
+        is_queued = not unit["token"] and unit["announced"] and not unit["sticky"]
+        if not is_queued or not queue.length or queue.claimed > unit["stamp"]:
+            return str(work)
+    return None if units else "next unit"
