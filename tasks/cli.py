@@ -155,15 +155,17 @@ def status(job: str, as_json: bool) -> None:
     """Show the state and progress of JOB."""
     found = Job(job)
     status_now = found.status()
+    at_work = list_workers().of_job(found.id)
     if as_json:
         data = asdict(status_now) | {"segments_committed": found.summary()["segments"]}
+        data |= {"workers": [worker.name for worker in at_work]}
         click.echo(json.dumps(data, indent=2, ensure_ascii=False))
         return
     click.echo(f"{status_now.job_id}  {status_now.title}")
     text = describe(status_now)
     text = text if text.startswith(status_now.state) else f"{status_now.state}: {text}"
     click.echo(f"  {text}; {status_now.committed} rendered, {status_now.clips} clips")
-    for worker in list_workers().of_job(found.id):
+    for worker in at_work:
         click.echo(f"  worker {worker.name}: {describe_activity(worker)}")
     if status_now.reason:
         where = "film" if status_now.failed_segment == START_INDEX else f"segment {status_now.failed_segment}"

@@ -59,6 +59,8 @@ def test_a_heartbeat_says_what_a_worker_is_and_does(
     assert (working.job_id, working.unit, working.state) == (job.id, "segment 0", ChildState.WORKING)
     assert 0 <= info.seen_at - info.started_at < 60
     assert "  worker worker-0@test: segment 0 of job" in longtake("status", job.id, settings=settings).stdout
+    status = json.loads(longtake("status", job.id, "--json", settings=settings).stdout)
+    assert status["workers"] == ["worker-0@test"]
     listed = longtake("workers", settings=settings).stdout.splitlines()
     assert listed[0].startswith(f"worker-0@test  process {info.pid} on ")
     assert listed[1].startswith(f"  segment 0 of job {job.id} for 0:0")
