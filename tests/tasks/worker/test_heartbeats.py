@@ -18,6 +18,7 @@ from tasks.client.workers import list_workers
 from tasks.jobs.connection import connect
 from tasks.jobs.keys import WORKERS, worker_key
 from tasks.jobs.workers import ChildState, WorkerInfo, WorkerRegistry
+from tasks.messaging.celery_app import make_app
 from tasks.settings import Settings
 from tests.conftest import RedisProcess, Worker, wait_until
 from tests.stand_in import LOAD_FAILS
@@ -87,7 +88,7 @@ def test_the_entry_of_a_worker_ends_with_it(settings: Settings, start_worker: St
     assert not connect(settings.redis_url).keys("longtake:worker*")
 
 
-def test_a_child_that_is_killed_is_replaced_in_the_entry(settings: Settings, start_worker: Start) -> None:
+def test_the_entry_follows_the_children(settings: Settings, start_worker: Start) -> None:
     # Given
     start_worker(settings, program=PROGRAM)
     wait_until(lambda: is_idle(settings), what="an idle worker")
@@ -97,6 +98,13 @@ def test_a_child_that_is_killed_is_replaced_in_the_entry(settings: Settings, sta
     # Then
     wait_until(lambda: [child.pid for child in only_worker(settings).children] not in ([], [before.pid]))
     wait_until(lambda: is_idle(settings), what="an idle worker")
+    # When the pool grows and shrinks, Then so does the entry
+    with make_app(settings) as app:
+        app.control.pool_grow(1)
+        wait_until(lambda: len(only_worker(settings).children) == 2, what="a second child")
+        wait_until(lambda: [child.state for child in only_worker(settings).children] == ["idle", "idle"])
+        app.control.pool_shrink(1)
+        wait_until(lambda: len(only_worker(settings).children) == 1, what="the end of a child")
 
 
 def test_a_worker_that_ends_by_a_host_fault_leaves_the_reason(
