@@ -21,6 +21,7 @@ import torch
 from diffusers.pipelines.ltx2.utils import DISTILLED_SIGMA_VALUES
 from torch import Tensor, nn
 
+from ltx2.model.cross_attention import apply_cross_attention_rule
 from training import clips, world
 from training.latents import Kind, Recorder, Windows, draw_kind, draw_scenes
 from training.loop import Stage
@@ -42,6 +43,7 @@ class Denoiser(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.connectors, self.transformer = model.connectors, model.transformer
+        apply_cross_attention_rule(self.transformer)
 
 
 def stage(
@@ -133,7 +135,6 @@ def predict(
         audio_sigma=1000 * sigma,
         video_coords=coords,
         audio_coords=transformer.audio_rope.prepare_audio_coords(size, audio.shape[1], device),
-        use_cross_timestep=True,
         return_dict=False,
     )
     return velocities

@@ -19,22 +19,18 @@ MOST_SHAPES = 128
 _TIME_EMBEDDINGS: dict[str, Literal["video", "audio"]] = {
     "time_embed": "video",
     "audio_time_embed": "audio",
-    # per token only in 2.0
     "av_cross_attn_video_scale_shift": "video",
-    "av_cross_attn_video_a2v_gate": "video",
     "av_cross_attn_audio_scale_shift": "audio",
-    "av_cross_attn_audio_v2a_gate": "audio",
 }
 
 
 def speed_up(transformer: Any, *, float8: bool, device: torch.device) -> None:
     """Accelerate an `LTX2VideoTransformer3DModel` in place. Without float8, only rounding changes.
 
-    In each call, every token of a stream must have the stream's noise level or 0, clean tokens first, as conditioning
-    with strength 1 does. LoRAs must be fused before. float8: see `ltx2.acceleration.fp8`; weights are converted on
-    `device`.
+    In each call, the tokens of a stream may have two noise levels at most, in any order, as conditioning with strength
+    1 gives them. LoRAs must be fused before. float8: see `ltx2.acceleration.fp8`; weights are converted on `device`.
     """
-    levels = TokenLevels(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
+    levels = TokenLevels(torch.zeros(0, dtype=torch.bool), torch.zeros(0, dtype=torch.bool))
     for name, stream in _TIME_EMBEDDINGS.items():
         setattr(transformer, name, _LevelEmbedding(getattr(transformer, name), levels, stream))
     for block in transformer.transformer_blocks:
@@ -107,19 +103,21 @@ class _LevelEmbedding(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """timestep: `[B * T]`, or `[B]` if all tokens have the same level.
 
-        Returns the modulation `[B * 2, n * D]` (clean, then noisy) and the embedding of each token `[B * T, D]`;
-        `[B, n * D]` and `[B, D]` if all tokens have the same level.
+        Returns the modulation `[B * 2, n * D]` (the lower level, then the higher) and the embedding of each token
+        `[B * T, D]`; `[B, n * D]` and `[B, D]` if all tokens have the same level.
         """
         per_token = timestep.view(batch_size, -1)
         if per_token.shape[1] == 1:
             shared: tuple[Tensor, Tensor] = self.embedding(timestep, batch_size=batch_size, hidden_dtype=hidden_dtype)
             return shared
-        of_token = (per_token[0] > 0).to(torch.int64)
-        setattr(self.levels, self.stream, of_token)
-        noisy = per_token[:, -1:]
-        both = torch.cat([torch.zeros_like(noisy), noisy], dim=1).flatten()
-        modulation, embedded = self.embedding(both, batch_size=batch_size, hidden_dtype=hidden_dtype)
-        return modulation, embedded.view(batch_size, 2, -1)[:, of_token].flatten(0, 1)
+        low, high = per_token.aminmax(dim=1, keepdim=True)
+        is_high = (per_token == high)[..., None]
+        setattr(self.levels, self.stream, is_high)
+        modulation, embedded = self.embedding(
+            torch.cat([low, high], dim=1).flatten(), batch_size=batch_size, hidden_dtype=hidden_dtype
+        )
+        both = embedded.view(batch_size, 2, -1)
+        return modulation, torch.where(is_high, both[:, 1:], both[:, :1]).flatten(0, 1)
 
 
 class _FeedForward(nn.Module):

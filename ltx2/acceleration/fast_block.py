@@ -1,7 +1,7 @@
 """A faster transformer block: same parameters and result as diffusers' block, less memory traffic.
 
-- Every token of a stream has one of two noise levels, clean or sigma. The modulation is computed for both and selected
-  per token where it is used, instead of being written to memory for every token.
+- Every token of a stream has one of two noise levels, such as 0 and sigma. The modulation is computed for both and
+  selected per token where it is used, instead of being written to memory for every token.
 - Attention reads its inputs without copies, and the GELU is in the epilogue of its matrix product.
 """
 
@@ -23,7 +23,7 @@ _KERNELS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.E
 
 @dataclass(slots=True)
 class TokenLevels:
-    """The noise level of each token, shared by all blocks: int64 `[T]` per stream, 0 is clean and 1 is sigma."""
+    """Which tokens have the higher of the two noise levels, shared by all blocks: bool `[B, T, 1]` per stream."""
 
     video: Tensor
     audio: Tensor
@@ -135,12 +135,12 @@ class FastBlock(LTX2VideoTransformerBlock):  # type: ignore[misc]  # diffusers i
 def _modulation(table: Tensor, temb: Tensor, levels: Tensor) -> list[Tensor]:
     """The block's table plus the embedded noise levels, one `[B, T or 1, D]` per row of the table.
 
-    temb: `[B, L, n * D]`; L is 2 if tokens have different levels, otherwise 1.
+    temb: `[B, L, n * D]`; L is 2, the lower level first, if tokens have levels of their own, otherwise 1.
     """
     values = table[None, None] + temb.reshape(*temb.shape[:2], *table.shape)
     if values.shape[1] == 1:
         return list(values.unbind(2))
-    return [value[:, levels] for value in values.unbind(2)]
+    return [torch.where(levels, value[:, 1:], value[:, :1]) for value in values.unbind(2)]
 
 
 def _modulated_text(text: Tensor, table: Tensor, temb: Tensor | None) -> Tensor:

@@ -73,11 +73,6 @@ class Variant:
     layers: int = 48
 
     @property
-    def use_cross_timestep(self) -> bool:
-        """Whether each stream's cross-attention gets the other stream's noise level: in 2.3, not in 2.0."""
-        return self.version == "2.3"
-
-    @property
     def audio_rate(self) -> int:
         """Sample rate of the vocoder: 24 kHz in 2.0, 48 kHz in 2.3."""
         return 48_000 if self.version == "2.3" else 24_000

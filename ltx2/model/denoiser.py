@@ -33,6 +33,7 @@ from ltx2.checkpoints.resolve import HubModel
 from ltx2.checkpoints.variant import Variant
 from ltx2.errors import SegmentCancelledError
 from ltx2.model.conditioning import Conditioning
+from ltx2.model.cross_attention import apply_cross_attention_rule
 from ltx2.model.pipeline import AudioPrefix, LongtakePipeline
 from ltx2.model.prompts import PromptEncoder
 from ltx2.model.upsampler import LatentUpsampler
@@ -64,6 +65,7 @@ class Denoiser:
         self._prompts = prompts
         self._variant = variant
         self._upsample = LatentUpsampler(pipeline, source)
+        apply_cross_attention_rule(pipeline.transformer)
         if not variant.distilled:
             _enable_stg(pipeline.transformer, variant.stg_blocks)
 
@@ -136,7 +138,6 @@ class Denoiser:
             "conditions": _conditions(conditioning, shrink=request.width // stage.width),
             "num_inference_steps": len(stage.sigmas),
             "sigmas": stage.sigmas,
-            "use_cross_timestep": self._variant.use_cross_timestep,
             "spatio_temporal_guidance_blocks": list(self._variant.stg_blocks),
             "output_type": "latent",
             "return_dict": False,

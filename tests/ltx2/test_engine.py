@@ -205,8 +205,8 @@ def test_a_cut_uses_only_the_metadata_of_the_state(engine: Engine, first: Segmen
     assert output.state.metadata == {"kept": 1, "audio_latents_space": "normalised"}
 
 
-@pytest.mark.parametrize(("name", "cross"), [("tiny", True), ("tiny-2.0", False)])
-def test_the_transformer_is_called_once_per_step(engines: dict[str, Engine], name: str, cross: bool) -> None:
+@pytest.mark.parametrize("name", ["tiny", "tiny-2.0"])
+def test_the_transformer_is_called_once_per_step(engines: dict[str, Engine], name: str) -> None:
     # Given a hook that records the arguments of the transformer
     calls: list[dict[str, Any]] = []
 
@@ -221,9 +221,8 @@ def test_the_transformer_is_called_once_per_step(engines: dict[str, Engine], nam
     finally:
         hook.remove()
 
-    # Then there is one call for each distilled noise level, with cross timesteps in 2.3 only
+    # Then there is one call for each distilled noise level
     assert [float(call["sigma"]) / 1000 for call in calls] == pytest.approx(DISTILLED_SIGMA_VALUES)
-    assert {call["use_cross_timestep"] for call in calls} == {cross}
     assert {call["hidden_states"].shape[0] for call in calls} == {1}
 
 

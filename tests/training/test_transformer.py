@@ -75,7 +75,6 @@ def test_training_calls_the_transformer_like_the_engine(engine: Engine, windows:
         assert torch.allclose(arguments[name][:1].float(), rendered[step][name].float(), atol=1e-3), name
     for name in ("encoder_hidden_states", "audio_encoder_hidden_states"):
         assert torch.allclose(arguments[name][:1], rendered[step][name], atol=1e-4), name
-    assert arguments["use_cross_timestep"] is rendered[step]["use_cross_timestep"] is True
     for name in ("hidden_states", "audio_hidden_states"):
         assert arguments[name].shape[1:] == rendered[step][name].shape[1:]
 

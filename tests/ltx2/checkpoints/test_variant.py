@@ -53,15 +53,12 @@ def changed(version: str, component: str, **keys: Any) -> Configs:
 
 
 @pytest.mark.parametrize(
-    ("version", "rate", "cross", "blocks", "steps"),
-    [("2.0", 24_000, False, (29,), 40), ("2.3", 48_000, True, (28,), 30)],
+    ("version", "rate", "blocks", "steps"), [("2.0", 24_000, (29,), 40), ("2.3", 48_000, (28,), 30)]
 )
-def test_the_published_versions_are_recognised(
-    version: str, rate: int, cross: bool, blocks: tuple[int, ...], steps: int
-) -> None:
+def test_the_published_versions_are_recognised(version: str, rate: int, blocks: tuple[int, ...], steps: int) -> None:
     full = variant_of(PUBLISHED[version])
     assert full == Variant(version, distilled=False, layers=48)  # type: ignore[arg-type]
-    assert (full.audio_rate, full.use_cross_timestep, full.stg_blocks, full.steps) == (rate, cross, blocks, steps)
+    assert (full.audio_rate, full.stg_blocks, full.steps) == (rate, blocks, steps)
     distilled = variant_of(changed(version, "scheduler", **FIXED_SCHEDULE))
     assert distilled == Variant(version, distilled=True, layers=48)  # type: ignore[arg-type]
     assert distilled.steps == len(DISTILLED_SIGMA_VALUES)

@@ -70,7 +70,6 @@ def stock_of(engine: Engine) -> Callable[..., Any]:
     pipeline = LTX2ConditionPipeline(**engine.pipeline.components)
     pipeline.set_progress_bar_config(disable=True)
     usual = {"prompt": "a boat", "num_frames": 17, "frame_rate": 24.0, "output_type": "latent", "return_dict": False}
-    usual["use_cross_timestep"] = engine.variant.use_cross_timestep
 
     def call(**settings: Any) -> Any:
         with torch.inference_mode():
@@ -243,7 +242,6 @@ def test_a_full_model_is_guided_like_the_stock_pipeline(full: Engine) -> None:
     with calls_of(full) as calls:
         check_output(full, request_of(QUICK), *expected)
     assert [call["hidden_states"].shape[0] for call in calls] == [2, 1, 1] * 3
-    assert {call["use_cross_timestep"] for call in calls} == {full.variant.use_cross_timestep}
 
 
 def test_a_continuation_by_a_full_model_keeps_frames_and_sound(full: Engine) -> None:
