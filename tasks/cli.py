@@ -13,8 +13,6 @@ from typing import Any, NoReturn
 
 import click
 import redis
-from rich.console import Console
-from rich.table import Table
 
 from blobstore import BlobStoreError
 from blobstore.redis.urls import shown_url
@@ -23,17 +21,21 @@ from tasks.client.files import write_whole
 from tasks.client.job import Job, raise_unless_done
 from tasks.client.progress import ProgressDisplay, describe
 from tasks.client.state_files import read_state
-from tasks.client.submit import collect_garbage, list_jobs, submit
+from tasks.client.submit import collect_garbage, iterate_jobs, submit
 from tasks.client.workers import describe_activity, describe_worker, list_workers
 from tasks.errors import LongtakeError
 from tasks.jobs.queues import QUEUES
-from tasks.jobs.units import START_INDEX
+from tasks.jobs.units import START_INDEX, JobState
 from tasks.maintenance.doctor import examine
 from tasks.settings import Settings
 from tasks.spec.loader import load_spec
 
 GRACE_HELP = "Seconds without a pin after which a blob is freed; LONGTAKE_BLOB_GRACE_S at most."
+KEY_HELP = "Any text that names this submission: repeated with the same key, it returns the same job."
 FROM_STATE_HELP = "Continue this state, a file written by `longtake state export`."
+STATES = [state.value for state in JobState]
+STATE_HELP = "Only jobs in this state; may be repeated."
+LIST_ROW = "{:16}  {:9}  {:>8}  {:19}  {}"
 spec_argument = click.argument("spec", type=click.Path(path_type=Path))
 job_argument = click.argument("job")
 state_option = click.option("--from-state", "state", type=click.Path(path_type=Path), help=FROM_STATE_HELP)
@@ -132,9 +134,10 @@ def _show_report(folder: Path, faults: list[str]) -> None:
 @main.command(name="submit")
 @spec_argument
 @state_option
-def submit_(spec: Path, state: Path | None) -> None:
+@click.option("--idempotency-key", "key", help=KEY_HELP)
+def submit_(spec: Path, state: Path | None, key: str | None) -> None:
     """Queue SPEC and print the job's id."""
-    job = submit(load_spec(spec), from_state=state)
+    job = submit(load_spec(spec), from_state=state, idempotency_key=key)
     click.echo(job.id)
 
 
@@ -180,15 +183,20 @@ def status(job: str, as_json: bool) -> None:
 
 
 @main.command(name="list")
-def list_() -> None:
+@click.option("--state", "states", multiple=True, type=click.Choice(STATES), help=STATE_HELP)
+@click.option("--limit", type=click.IntRange(min=1), help="Only so many of the newest jobs, newest first.")
+@click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object per line and job.")
+def list_(states: tuple[str, ...], limit: int | None, as_json: bool) -> None:
     """List the jobs, oldest first."""
-    table = Table(box=None, pad_edge=False)
-    for heading in ("job", "state", "segments", "created", "title"):
-        table.add_column(heading, no_wrap=heading != "title")
-    for job in list_jobs():
+    if not as_json:
+        click.echo(LIST_ROW.format("job", "state", "segments", "created", "title"))
+    for job in iterate_jobs(states=states, limit=limit):
+        if as_json:
+            click.echo(json.dumps(asdict(job), ensure_ascii=False))
+            continue
         created = datetime.fromtimestamp(job.created_at).isoformat(" ", "seconds")
-        table.add_row(job.job_id, job.state, f"{job.committed}/{job.segments}", created, job.title)
-    Console(highlight=False, markup=False).print(table)
+        row = (job.job_id, job.state, f"{job.committed}/{job.segments}", created, job.title)
+        click.echo(LIST_ROW.format(*row))
 
 
 @main.command()

@@ -13,6 +13,7 @@ LongtakeError                 shown to people as one line, without a traceback
 ├── RecordError               a stored record that is damaged
 ├── VersionError              stored or sent by a newer major version
 ├── ServerError               Redis cannot be reached, started or used
+│   └── MaybeQueuedError      the reply to a submission was lost, so the job may be queued
 └── OutputError               the film cannot be written where it should go
 """
 
@@ -75,6 +76,14 @@ class VersionError(LongtakeError):
 
 class ServerError(LongtakeError):
     """Redis cannot be reached, started or used."""
+
+
+class MaybeQueuedError(ServerError):
+    """The reply to a submission was lost. job_id: the job, which may be queued."""
+
+    def __init__(self, message: str, job_id: str) -> None:
+        super().__init__(message)
+        self.job_id = job_id
 
 
 class OutputError(LongtakeError):

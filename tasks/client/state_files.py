@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from blobstore import BlobStoreError, ManagedBlobStore
+from blobstore import BlobStore, BlobStoreError
 from ltx2.errors import ContinuationError, TimelineError
 from tasks.errors import SpecError
 from tasks.jobs import state_wire
@@ -36,17 +36,14 @@ def read_state(path: Path) -> dict[str, Any]:
     return data
 
 
-def start_handoff(
-    envelope: dict[str, Any], spec: JobSpec, blobs: ManagedBlobStore, *, owner: str, inline_threshold_bytes: int
-) -> Handoff:
-    """Make the handoff (index -1) that a job continues; pin its blobs for `owner`.
+def start_handoff(envelope: dict[str, Any], spec: JobSpec, blobs: BlobStore, *, inline_threshold_bytes: int) -> Handoff:
+    """Make the handoff (index -1) that a job continues; its arrays and metadata are put into `blobs`.
 
     Raises:
         SpecError: not a state, or it does not match the spec; names the field.
     """
-    owned = blobs.owned_by(owner)
     try:
-        state = state_wire.decode(envelope, owned)
+        state = state_wire.decode(envelope, blobs)
         if state.video_frames is None and state.audio_latents is None:
             raise ContinuationError("video, audio: the state has neither, so there is nothing to continue")
         for frame in state.video_frames or []:
@@ -58,10 +55,9 @@ def start_handoff(
             raise ContinuationError(
                 f"video: it has {len(state.video_frames)} frames, the spec's overlap is {spec.overlap}"
             )
-        encoded = state_wire.encode(state, owned, inline_threshold_bytes=inline_threshold_bytes)
+        encoded = state_wire.encode(state, blobs, inline_threshold_bytes=inline_threshold_bytes)
         handoff = Handoff(index=START_INDEX, state=encoded)
         timing_after(spec.shape, handoff)
     except (ContinuationError, TimelineError, BlobStoreError) as error:
         raise SpecError(f"the state to continue cannot be used: {error}") from None
-    blobs.pin(state_wire.state_blobs(encoded), owner)
     return handoff

@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
+import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import redis
+
+from blobstore import BlobStoreError
+from blobstore.redis.errors import takes_no_writes
 from tasks.client.job import Job
 from tasks.client.start_image import IMAGE_MIME, read_image
 from tasks.client.state_files import read_state, start_handoff
 from tasks.deployment import Deployment
-from tasks.errors import JobStateError, SpecError
-from tasks.jobs.records import Handoff, JobStatus
+from tasks.errors import JobStateError, MaybeQueuedError, SpecError
+from tasks.jobs.keys import submission_owner
+from tasks.jobs.records import JobStatus, Submission
+from tasks.jobs.results import CreateOutcome, Creation
+from tasks.jobs.state_wire import state_blobs
 from tasks.jobs.store import new_job_id
+from tasks.jobs.units import JobState
 from tasks.maintenance.admission import admit_now, check_room, estimate_bytes
+from tasks.maintenance.submissions import complete_submission, complete_submissions
 from tasks.maintenance.sweeper import Sweeper, SweepResult
 from tasks.settings import Settings
 from tasks.spec.loader import check_spec, load_spec
 from tasks.spec.model_policy import check_model_folders
 from tasks.spec.schema import JobSpec
 
+log = logging.getLogger(__name__)
 SECOND_LOOK_S = 2.0
+LONGEST_KEY = 200
 
 
 def submit(
@@ -31,17 +48,23 @@ def submit(
     from_state: Path | Mapping[str, Any] | None = None,
     settings: Settings | None = None,
     job_id: str | None = None,
+    idempotency_key: str | None = None,
 ) -> Job:
     """Queue a job.
 
-    spec: a spec, a mapping or a file. from_state: the state to continue, a mapping or a file.
+    spec: a spec, a mapping or a file. from_state: the state to continue, a mapping or a file. idempotency_key: 1 to 200
+    printable characters that name this submission: while the job has a record, the same key with the same spec, image
+    and state returns the same job.
 
     Raises:
-        SpecError: an invalid spec, state or image. RoomError: it needs more than the whole blob budget.
-        JobStateError: `job_id` is taken. ServerError, redis.RedisError: a server cannot be reached.
+        SpecError: an invalid spec, state, image or key. RoomError: it needs more than the whole blob budget.
+        JobStateError: `job_id` is taken, or the key was used with another spec. ServerError, redis.RedisError: a server
+        cannot be reached. MaybeQueuedError, a ServerError: the reply was lost; names the job, which may be queued.
     """
     if not isinstance(spec, JobSpec):
         spec = check_spec(spec) if isinstance(spec, Mapping) else load_spec(Path(spec))
+    if idempotency_key is not None:
+        _check_key(idempotency_key, job_id)
     job = Job(job_id or new_job_id(), settings=settings)
     deployment = job._deployment
     spec = spec.with_absolute_paths()  # workers run elsewhere
@@ -51,31 +74,136 @@ def submit(
     if from_state is not None and spec.image is not None:
         raise SpecError("image: a job that continues a state starts with that state's frames; remove one of the two")
     image = read_image(spec)
+    envelope = from_state if from_state is None or isinstance(from_state, Mapping) else read_state(Path(from_state))
     needs = estimate_bytes(spec)
     check_room(needs, deployment.jobs.budget_bytes() or deployment.settings.blob_budget_bytes)
-    start: Handoff | None = None
-    if from_state is not None:
-        envelope = from_state if isinstance(from_state, Mapping) else read_state(Path(from_state))
-        start = start_handoff(
-            dict(envelope),
-            spec,
-            deployment.blobs,
-            owner=job.id,
-            inline_threshold_bytes=deployment.settings.inline_threshold_bytes,
-        )
-    if image is not None:
-        spec = spec.model_copy(update={"image": deployment.store_for_job(job.id, image, IMAGE_MIME)})
-    model = spec.model or deployment.settings.model
-    if not deployment.jobs.create(job.id, spec, model=model, needs_bytes=needs, start=start):
+    creation = _create(job, spec, image, envelope, needs_bytes=needs, idempotency_key=idempotency_key)
+    if creation.outcome == CreateOutcome.TAKEN:
         raise JobStateError(f"job {job.id} already exists")
-    admit_now(deployment.jobs, deployment.publisher, deployment.settings)
+    if creation.outcome == CreateOutcome.OTHER:
+        raise JobStateError(
+            f"the idempotency key {idempotency_key!r:.60} belongs to job {creation.job_id}, which was submitted with "
+            "another spec; use another key for another job"
+        )
+    job.id = creation.job_id
+    if image is None and envelope is None and creation.outcome == CreateOutcome.CREATED:
+        admit_now(deployment.jobs, deployment.publisher, deployment.settings)
+    else:
+        _complete_and_admit(job)
     return job
 
 
-def list_jobs(*, settings: Settings | None = None) -> list[JobStatus]:
-    """Every job of the deployment, oldest first."""
+def _check_key(key: str, job_id: str | None) -> None:
+    if not isinstance(key, str) or not 1 <= len(key) <= LONGEST_KEY or not key.isprintable():
+        raise SpecError(f"idempotency key: {key!r:.60} must have 1 to {LONGEST_KEY} printable characters")
+    if job_id is not None:
+        raise SpecError("idempotency key: it excludes an id; give one of the two")
+
+
+def _create(
+    job: Job,
+    spec: JobSpec,
+    image: bytes | None,
+    envelope: Mapping[str, Any] | None,
+    *,
+    needs_bytes: int,
+    idempotency_key: str | None,
+) -> Creation:
+    """Put what the job starts from and create its record.
+
+    Until then, a submission owner pins the blobs provisionally: nothing is pinned for a job without a record.
+    """
+    deployment, settings = job._deployment, job._deployment.settings
+    request = secrets.token_hex(16)
+    owner = submission_owner(request)
+    blob_ids: list[str] = []
+    start, may_exist = None, False
+    try:
+        if envelope is not None:
+            owned = deployment.blobs.owned_by(owner)
+            threshold = settings.inline_threshold_bytes
+            start = start_handoff(dict(envelope), spec, owned, inline_threshold_bytes=threshold)
+            blob_ids = state_blobs(start.state)
+        if image is not None:
+            blob_ids = [deployment.blobs.put(image, mime=IMAGE_MIME, owner=owner)]
+            spec = spec.model_copy(update={"image": blob_ids[0]})
+        digest = _digest(spec, envelope) if idempotency_key else ""
+        submission = Submission(request, blob_ids, idempotency_key or "", digest)
+        model = spec.model or settings.model
+        may_exist = True
+        creation = deployment.jobs.create(
+            job.id, spec, model=model, needs_bytes=needs_bytes, start=start, submission=submission
+        )
+        may_exist = creation.outcome == CreateOutcome.CREATED
+        return creation
+    except redis.RedisError as error:
+        may_exist = may_exist and _is_lost_reply(error)
+        if not may_exist:
+            raise
+        raise MaybeQueuedError(_may_be_queued(job.id, error, has_key=bool(idempotency_key)), job.id) from error
+    finally:
+        if not may_exist and (image is not None or envelope is not None):
+            with suppress(BlobStoreError):  # the pins expire
+                deployment.blobs.release(owner)
+
+
+def _may_be_queued(job_id: str, error: redis.RedisError, *, has_key: bool) -> str:
+    repeat = "submit it again with the same idempotency key, which is safe"
+    if not has_key:
+        repeat = "submit it again only if there is no such job (with an idempotency key, that is safe at any time)"
+    return (
+        f"job {job_id} may be queued: the reply to its submission was lost ({error}). "
+        f"See `longtake status {job_id}`, or {repeat}"
+    )
+
+
+def _is_lost_reply(error: redis.RedisError) -> bool:
+    """Whether the server may have run the command: it did not answer, or it was demoted before it was asked again."""
+    return isinstance(error, redis.ConnectionError | redis.TimeoutError) or takes_no_writes(error)
+
+
+def _digest(spec: JobSpec, envelope: Mapping[str, Any] | None) -> str:
+    """The hash of what was submitted. Values that are the defaults do not count, so that new keys change nothing."""
+    text = json.dumps([spec.model_dump(mode="json", exclude_defaults=True), envelope], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _complete_and_admit(job: Job) -> None:
+    """Complete the submission of a job with blobs, or of one that another client began, and admit the job.
+
+    What fails here, a worker does later.
+    """
+    deployment = job._deployment
+    try:
+        complete_submission(deployment.jobs, deployment.blobs, job.id)
+    except (BlobStoreError, redis.RedisError) as error:
+        log.warning("job %s is queued; a worker completes its submission: %s", job.id, error)
+        return
+    admit_now(deployment.jobs, deployment.publisher, deployment.settings)
+
+
+def list_jobs(
+    *, settings: Settings | None = None, states: Collection[JobState | str] = (), limit: int | None = None
+) -> list[JobStatus]:
+    """The jobs of the deployment, oldest first; with a limit, so many of the newest, newest first.
+
+    states: only jobs in one of these, such as "running".
+
+    Raises:
+        ValueError: an unknown state, or a limit below 1.
+    """
+    return list(iterate_jobs(settings=settings, states=states, limit=limit))
+
+
+def iterate_jobs(
+    *, settings: Settings | None = None, states: Collection[JobState | str] = (), limit: int | None = None
+) -> Iterator[JobStatus]:
+    """The same as `list_jobs`, read page by page."""
+    wanted = {JobState(state) for state in states}
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; it must be at least 1")
     with Deployment(settings or Settings.from_env()) as deployment:
-        return list(deployment.jobs.statuses())
+        yield from islice(deployment.jobs.statuses(wanted, newest_first=limit is not None), limit)
 
 
 def collect_garbage(*, dry_run: bool, grace_s: float, settings: Settings | None = None) -> SweepResult:
@@ -88,6 +216,9 @@ def collect_garbage(*, dry_run: bool, grace_s: float, settings: Settings | None 
         sweeper = Sweeper(deployment.jobs, deployment.blobs, retention_s=deployment.settings.retention_s)
         if dry_run:
             return sweeper.preview(grace_s=grace_s)
+        for job_id, error in complete_submissions(deployment.jobs, deployment.blobs):
+            if error is not None:
+                log.warning("the submission of job %s cannot be completed: %s", job_id, error)
         ended, _ = sweeper.sweep()
         time.sleep(SECOND_LOOK_S)
         found = sweeper.collect(grace_s=grace_s)

@@ -11,10 +11,13 @@ JOBS = f"{PREFIX}jobs"
 ACTIVE = f"{PREFIX}active"
 ENDED = f"{PREFIX}ended"
 WAITING = f"{PREFIX}waiting"
+SUBMITTING = f"{PREFIX}submitting"
+IDEMPOTENCY = f"{PREFIX}idempotency"
 RESERVED = f"{PREFIX}reserved"
 PULSE = f"{PREFIX}pulse"
 WORKERS = f"{PREFIX}workers"
 JOB_ID = re.compile(r"[0-9a-z]{1,40}")
+SUBMISSION = "submission:"  # no job id can begin with it
 
 
 def check_job_id(job_id: object) -> str:
@@ -41,3 +44,13 @@ def queue_key(queue: str) -> str:
 def worker_key(token: str) -> str:
     """The key of a worker's heartbeat."""
     return f"{PREFIX}worker:{token}"
+
+
+def submission_owner(request: str) -> str:
+    """The owner that pins a job's blobs, provisionally, until the job has a record; `request` is its create's token."""
+    return f"{SUBMISSION}{request}"
+
+
+def is_submission(owner: str) -> bool:
+    """Whether `owner` is one of `submission_owner`, whose pins expire by themselves."""
+    return owner.startswith(SUBMISSION)

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
-from typing import TypeVar, cast
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, TypeVar, cast
 
 import redis
 from pydantic import BaseModel, ValidationError
+from redis.client import Pipeline
 
 from blobstore.stored_format import is_newer_major
 from ltx2.timeline import SegmentTiming
 from tasks.errors import JobNotFoundError, RecordError, VersionError
-from tasks.jobs.keys import ACTIVE, ENDED, JOBS, PULSE, RESERVED, WAITING, check_job_id, job_keys, queue_key
+from tasks.jobs.keys import (
+    ACTIVE,
+    ENDED,
+    JOBS,
+    PULSE,
+    RESERVED,
+    SUBMITTING,
+    WAITING,
+    check_job_id,
+    job_keys,
+    queue_key,
+    submission_owner,
+)
 from tasks.jobs.records import (
     ClipRecord,
     FailedAttempt,
@@ -24,12 +38,14 @@ from tasks.jobs.records import (
     timing_after,
     unpack_stored,
 )
+from tasks.jobs.results import Unpinned
 from tasks.jobs.units import START_INDEX, JobState
 from tasks.jobs.workers import WorkerList, WorkerRegistry
 from tasks.spec.schema import JobHead, SegmentSpec
 
 log = logging.getLogger(__name__)
 M = TypeVar("M", bound=BaseModel)
+JOBS_PER_PAGE = 100
 
 
 class JobReader:
@@ -46,15 +62,21 @@ class JobReader:
         """The ids of unfinished jobs, oldest first."""
         return [job_id.decode() for job_id in cast(list[bytes], self._redis.zrange(ACTIVE, 0, -1))]
 
-    def statuses(self) -> Iterator[JobStatus]:
-        """Every job, oldest first."""
-        for job_id in cast("list[bytes]", self._redis.zrange(JOBS, 0, -1)):
-            try:
-                yield self.status(job_id.decode())
-            except JobNotFoundError:
-                continue  # deleted since the list was read
-            except (RecordError, VersionError) as error:
-                log.warning("skipped in the list: %s", error)
+    def statuses(self, states: Collection[JobState] = (), *, newest_first: bool = False) -> Iterator[JobStatus]:
+        """The jobs in these states, oldest first; default: every job. Only a page of records is in memory at a time."""
+        unfinished = bool(states) and not any(state.is_final for state in states)
+        ids = cast("list[bytes]", self._redis.zrange(ACTIVE if unfinished else JOBS, 0, -1, desc=newest_first))
+        for page in _pages([job_id.decode() for job_id in ids]):
+            for job_id, (raw, clips) in zip(page, self._each(page, _queue_status), strict=True):
+                try:
+                    status = _read_status(job_id, raw, clips)
+                except JobNotFoundError:
+                    continue  # deleted since the list was read
+                except (RecordError, VersionError) as error:
+                    log.warning("skipped in the list: %s", error)
+                    continue
+                if not states or status.state in states:
+                    yield status
 
     def ended_for(self, seconds: float) -> list[str]:
         """The ids of jobs that ended at least so long ago, by Redis' clock."""
@@ -64,11 +86,37 @@ class JobReader:
 
     def unsettled(self) -> list[str]:
         """The ids of ended jobs for which their whole estimate is still reserved."""
-        ended = cast("list[bytes]", self._redis.zrange(ENDED, 0, -1))
-        pipeline = self._redis.pipeline()
-        for job_id in ended:
-            pipeline.hexists(job_keys(job_id.decode(), "record")[0], "settled")
-        return [job_id.decode() for job_id, settled in zip(ended, pipeline.execute(), strict=True) if not settled]
+        ended = [job_id.decode() for job_id in cast("list[bytes]", self._redis.zrange(ENDED, 0, -1))]
+
+        def queue(pipe: Pipeline, job_id: str) -> None:
+            pipe.hexists(job_keys(job_id, "record")[0], "settled")
+
+        replies = [reply for page in _pages(ended) for reply in self._each(page, queue)]
+        return [job_id for job_id, (settled,) in zip(ended, replies, strict=True) if not settled]
+
+    def submitting(self) -> list[str]:
+        """The ids of jobs whose blobs are not pinned yet: their clients are at it, or have died."""
+        return sorted(job_id.decode() for job_id in cast("set[bytes]", self._redis.smembers(SUBMITTING)))
+
+    def unpinned(self, job_id: str) -> Unpinned | None:
+        """What a job that is being submitted still has to pin; None: nothing, or there is no such job.
+
+        Raises:
+            RecordError: the record is damaged. VersionError: a newer major version wrote it.
+        """
+        names = ("format", "unpinned", "request")
+        found = self._redis.hmget(job_keys(job_id, "record")[0], *names)
+        version, blobs, request = cast("list[bytes | None]", found)
+        try:
+            if is_newer_major(None if version is None else version.decode()):
+                raise VersionError(f"job {job_id}")
+            if blobs is None:
+                return None
+            return Unpinned(
+                [str(blob_id) for blob_id in json.loads(blobs)], submission_owner((request or b"").decode())
+            )
+        except (TypeError, ValueError) as error:
+            raise _damaged(job_id, error) from None
 
     def budget_bytes(self) -> int:
         """The workers' budget for blobs in bytes, 0 for no limit or while no worker has recorded one."""
@@ -86,25 +134,25 @@ class JobReader:
         """Whether there is such a job."""
         return bool(self._redis.exists(*job_keys(job_id, "record")))
 
+    def missing(self, job_ids: Iterable[str]) -> set[str]:
+        """Those of `job_ids` without a record."""
+
+        def queue(pipe: Pipeline, job_id: str) -> None:
+            pipe.exists(*job_keys(job_id, "record"))
+
+        pages = _pages(list(job_ids))
+        pairs = (pair for page in pages for pair in zip(page, self._each(page, queue), strict=True))
+        return {job_id for job_id, (exists,) in pairs if not exists}
+
     def status(self, job_id: str) -> JobStatus:
         """One job as people see it.
 
         Raises:
             JobNotFoundError: no such job. VersionError: a newer major version wrote it. RecordError: it is damaged.
         """
-        record_key, clips_key = job_keys(check_job_id(job_id), "record", "clips")
-        pipeline = self._redis.pipeline()
-        pipeline.hgetall(record_key)
-        pipeline.hlen(clips_key)
-        raw, clips = pipeline.execute()
-        if not raw:
-            raise _no_such_job(job_id)
-        try:
-            if is_newer_major(raw[b"format"].decode() if b"format" in raw else None):
-                raise VersionError(f"job {job_id}")
-            return _status(job_id, {key.decode(): value for key, value in raw.items()}, clips)
-        except (KeyError, TypeError, ValueError) as error:  # whatever damaged bytes provoke; UnicodeDecodeError is one
-            raise RecordError(f"the record of job {job_id} is damaged: {type(error).__name__}: {error}") from None
+        with self._redis.pipeline() as pipe:
+            _queue_status(pipe, check_job_id(job_id))
+            return _read_status(job_id, *pipe.execute())
 
     def head(self, job_id: str) -> JobHead:
         """What all segments of the job share.
@@ -160,6 +208,17 @@ class JobReader:
         """The highest stamp among the messages of `queue` that were claimed."""
         return int(cast("bytes | None", self._redis.hget(queue_key(queue), "claimed")) or 0)
 
+    def _each(self, job_ids: Sequence[str], queue: Callable[[Pipeline, str], None]) -> list[tuple[Any, ...]]:
+        """The replies to what `queue` asks about each job, in one round trip. An error reply is among them."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            counts = []
+            for job_id in job_ids:
+                before = len(pipe)
+                queue(pipe, job_id)
+                counts.append(len(pipe) - before)
+            replies = iter(pipe.execute(raise_on_error=False))
+        return [tuple(islice(replies, count)) for count in counts]
+
 
 def read_head(data: bytes) -> JobHead:
     """What all segments of a job share, as stored; keys that this version does not know are ignored.
@@ -183,8 +242,37 @@ def _validated(model: type[M], data: bytes, what: str) -> M:
         raise RecordError(f"{what} is damaged: {field}") from None
 
 
+def _pages(job_ids: list[str]) -> Iterator[list[str]]:
+    return (job_ids[first : first + JOBS_PER_PAGE] for first in range(0, len(job_ids), JOBS_PER_PAGE))
+
+
+def _damaged(job_id: str, error: Exception) -> RecordError:
+    return RecordError(f"the record of job {job_id} is damaged: {type(error).__name__}: {error}")
+
+
 def _no_such_job(job_id: str) -> JobNotFoundError:
     return JobNotFoundError(f"there is no job {job_id}; `longtake list` shows the jobs")
+
+
+def _queue_status(pipe: Pipeline, job_id: str) -> None:
+    record, clips = job_keys(job_id, "record", "clips")
+    pipe.hgetall(record)
+    pipe.hlen(clips)
+
+
+def _read_status(job_id: str, raw: Any, clips: Any) -> JobStatus:
+    """The status in the replies to `_queue_status`. Raises what `JobReader.status` raises."""
+    for reply in (raw, clips):
+        if isinstance(reply, Exception):  # a key of another type
+            raise _damaged(job_id, reply)
+    if not raw:
+        raise _no_such_job(job_id)
+    try:
+        if is_newer_major(raw[b"format"].decode() if b"format" in raw else None):
+            raise VersionError(f"job {job_id}")
+        return _status(job_id, {key.decode(): value for key, value in raw.items()}, clips)
+    except (KeyError, TypeError, ValueError) as error:  # whatever damaged bytes provoke; UnicodeDecodeError is one
+        raise _damaged(job_id, error) from None
 
 
 def _status(job_id: str, record: dict[str, bytes], clips: int) -> JobStatus:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 import msgpack
@@ -53,7 +53,7 @@ class _Record:
         """
         name = cls.__name__.removesuffix("Record").lower()
         value = cls._upgraded(unpack_stored(data, f"a {name} record"))
-        known = {field.name for field in fields(cls)}
+        known = {known.name for known in fields(cls)}
         try:
             return cls(**{key: entry for key, entry in value.items() if key in known})
         except (TypeError, ValueError) as error:
@@ -118,6 +118,20 @@ def timing_after(shape: SegmentShape, previous: Handoff | None, *, cut: bool = F
         index=index,
         first_frame=first_frame,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What identifies a request to create a job.
+
+    request: a random token; the same request again has the same one. blobs: what the job starts from; it is admitted
+    once they are pinned. key, digest: the user's idempotency key and the hash of what was submitted; '' without a key.
+    """
+
+    request: str
+    blobs: list[str] = field(default_factory=list)
+    key: str = ""
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,35 @@ class Released:
     ticket: int = 0
 
 
+class CreateOutcome(StrEnum):
+    """What became of a request to create a job."""
+
+    CREATED = "created"
+    """The job is new, or this is the same request again."""
+    SAME = "same"
+    """The idempotency key belongs to a job that was submitted with the same spec."""
+    OTHER = "other"
+    """The idempotency key belongs to a job that was submitted with another spec."""
+    TAKEN = "taken"
+    """Another request created a job with this id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Creation:
+    """The reply to a request to create a job. job_id: the job that the outcome is about."""
+
+    outcome: CreateOutcome
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unpinned:
+    """What a job that is being submitted still has to pin. owner: who pins these blobs until then."""
+
+    blobs: list[str]
+    owner: str
+
+
 class AdmissionOutcome(StrEnum):
     """What became of the job that waited longest for room."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 import time
@@ -13,10 +14,21 @@ import redis
 
 from tasks.errors import JobNotFoundError, JobStateError, RecordError, VersionError
 from tasks.jobs.connection import when_there_is_memory
-from tasks.jobs.keys import ACTIVE, ENDED, JOBS, PULSE, RESERVED, WAITING, job_keys, queue_key
+from tasks.jobs.keys import (
+    ACTIVE,
+    ENDED,
+    IDEMPOTENCY,
+    JOBS,
+    PULSE,
+    RESERVED,
+    SUBMITTING,
+    WAITING,
+    job_keys,
+    queue_key,
+)
 from tasks.jobs.queues import STICKY_PREFIX, queue_of
 from tasks.jobs.reader import JobReader, read_head, read_segment
-from tasks.jobs.records import ClipRecord, FilmRecord, Handoff, Progress, pack_stored
+from tasks.jobs.records import ClipRecord, FilmRecord, Handoff, Progress, Submission, pack_stored
 from tasks.jobs.results import (
     Admission,
     AdmissionOutcome,
@@ -24,6 +36,8 @@ from tasks.jobs.results import (
     Claim,
     ClaimResult,
     ClipCommit,
+    CreateOutcome,
+    Creation,
     FailedHere,
     Need,
     NeedReason,
@@ -71,19 +85,44 @@ class JobStore(JobReader):
     # Creating and ending jobs
 
     def create(
-        self, job_id: str, spec: JobSpec, *, model: str, needs_bytes: int = 0, start: Handoff | None = None
-    ) -> bool:
-        """Write the record of a new job that renders with `model`; False when the id is taken.
+        self,
+        job_id: str,
+        spec: JobSpec,
+        *,
+        model: str,
+        needs_bytes: int = 0,
+        start: Handoff | None = None,
+        submission: Submission | None = None,
+    ) -> Creation:
+        """Write the record of a new job that renders with `model`, unless the id or the idempotency key is taken.
 
-        It waits to be admitted: `needs_bytes` of the blob store are what it may use.
+        It waits to be admitted: `needs_bytes` of the blob store are what it may use. If the submission names blobs, it
+        does so only after `submitted`. submission: default: a request that is never repeated.
         """
-        record = {"title": spec.title, "segments": len(spec.segments), "needs_bytes": needs_bytes}
+        submission = submission or Submission(_token())
+        record: dict[str, Any] = {"title": spec.title, "segments": len(spec.segments), "needs_bytes": needs_bytes}
+        record |= {"request": submission.request}
+        if submission.key:
+            record |= {"idempotency": hashlib.sha256(submission.key.encode()).hexdigest(), "digest": submission.digest}
+        if submission.blobs:
+            record |= {"unpinned": json.dumps(submission.blobs)}
         head = spec.head.model_copy(update={"model": model})
         fields = {"job": pack_stored(head.model_dump())}
         fields |= {str(i): pack_stored(segment.model_dump()) for i, segment in enumerate(spec.segments)}
         pairs = [part for item in (record | fields).items() for part in item]
-        keys = [*job_keys(job_id, "record", "spec", "handoffs"), JOBS, ACTIVE, WAITING]
-        return bool(self._run("create", keys, job_id, start.pack() if start else b"", len(record), *pairs))
+        keys = [*job_keys(job_id, "record", "spec", "handoffs"), JOBS, ACTIVE, WAITING, SUBMITTING, IDEMPOTENCY]
+        prefix, suffix = job_keys("*", "record")[0].split("*")
+        packed = start.pack() if start else b""
+        outcome, known = self._run("create", keys, job_id, packed, prefix, suffix, len(record), *pairs)
+        return Creation(CreateOutcome(outcome.decode()), known.decode())
+
+    def submitted(self, job_id: str) -> None:
+        """Have a job whose blobs are pinned wait for its admission.
+
+        Raises:
+            JobNotFoundError: no such job.
+        """
+        self._transition(job_id, "submit")
 
     def admit(self, budget_bytes: int | None) -> Admission:
         """Give room to the job that has waited for it longest; call it again until the outcome is WAIT."""
@@ -95,37 +134,48 @@ class JobStore(JobReader):
         """Reduce what is reserved for an ended job to what its blobs take."""
         self._run("settle", [*job_keys(job_id, "record"), RESERVED], job_id, used_bytes)
 
-    def stop(self, job_id: str, state: JobState, reason: str) -> JobState:
+    # Each of these has a random token, and the record keeps the recent ones: a request that is sent again, because its
+    # reply was lost, changes nothing and gets the same answer.
+
+    def stop(self, job_id: str, state: JobState, reason: str, *, request: str = "") -> JobState:
         """End an unfinished job as `state`; returns the state it was in.
 
+        request: the token of a request that may be made again; default: a new one.
+
         Raises:
             JobNotFoundError: no such job.
         """
-        return self._transition(job_id, "stop", state, reason)
+        return self._transition(job_id, "stop", state, reason, request=request or _token())
 
-    def pause(self, job_id: str) -> JobState:
+    def pause(self, job_id: str, *, request: str = "") -> JobState:
         """Hand out no more work of a queued or running job; returns the state it was in.
 
+        request: see `stop`.
+
         Raises:
             JobNotFoundError: no such job.
         """
-        return self._transition(job_id, "pause")
+        return self._transition(job_id, "pause", request=request or _token())
 
-    def resume(self, job_id: str) -> JobState:
+    def resume(self, job_id: str, *, request: str = "") -> JobState:
         """Hand out the work of a paused job again; returns the state it was in.
 
+        request: see `stop`.
+
         Raises:
             JobNotFoundError: no such job.
         """
-        return self._transition(job_id, "resume")
+        return self._transition(job_id, "resume", request=request or _token())
 
-    def revive(self, job_id: str, state: JobState) -> JobState:
+    def revive(self, job_id: str, state: JobState, *, request: str = "") -> JobState:
         """Continue a job that ended as `state` where it ended; returns the state it was in.
 
+        request: see `stop`.
+
         Raises:
             JobNotFoundError: no such job.
         """
-        return self._transition(job_id, "revive", state)
+        return self._transition(job_id, "revive", state, request=request or _token())
 
     def delete(self, job_id: str) -> None:
         """Delete the record of a job that has ended.
@@ -134,6 +184,7 @@ class JobStore(JobReader):
             JobStateError: it is unfinished.
         """
         keys = [*job_keys(job_id, "record", "spec", "units", "handoffs", "clips"), JOBS, ENDED, WAITING, RESERVED]
+        keys += [SUBMITTING, IDEMPOTENCY]
         if not self._run("delete", keys, job_id):
             raise JobStateError(f"job {job_id} has not ended; cancel it first")
 
@@ -181,7 +232,7 @@ class JobStore(JobReader):
             VersionError: a newer major version wrote the job. Nothing was changed.
             RecordError: what the claim reads is damaged; the job has failed.
         """
-        token = secrets.token_hex(16)
+        token = _token()
         queue = queue_of(WorkUnit(kind, index))
         keys = [*job_keys(job_id, "record", "units", "spec", "handoffs"), queue_key(queue)]
         period_ms = int(PREFER_OTHERS_S * 1000) if prefer_others and node else 0
@@ -314,9 +365,11 @@ class JobStore(JobReader):
         keys = [*job_keys(job_id, "record", "units", "clips"), ACTIVE, ENDED, PULSE]
         return keys, [job_id, VANISHED_PER_ATTEMPT * self._attempts, self._sticky_wait_ms]
 
-    def _transition(self, job_id: str, action: str, state: str = "", reason: str = "") -> JobState:
-        keys = [*job_keys(job_id, "record", "units", "clips"), ACTIVE, ENDED, WAITING]
-        was = cast("bytes", self._run("transition", keys, job_id, action, state, reason)).decode()
+    def _transition(
+        self, job_id: str, action: str, state: str = "", reason: str = "", *, request: str = ""
+    ) -> JobState:
+        keys = [*job_keys(job_id, "record", "units", "clips"), ACTIVE, ENDED, WAITING, SUBMITTING]
+        was = cast("bytes", self._run("transition", keys, job_id, action, state, reason, request)).decode()
         if not was:
             raise JobNotFoundError(f"there is no job {job_id}; `longtake list` shows the jobs")
         return JobState(was)
@@ -333,6 +386,10 @@ class JobStore(JobReader):
             if not _is_newer_reply(error):
                 raise
             raise VersionError("this job") from None
+
+
+def _token() -> str:
+    return secrets.token_hex(16)
 
 
 def _is_newer_reply(reply: object) -> bool:

@@ -21,6 +21,7 @@ from tasks.jobs.results import Need, NeedReason
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import JobState, WorkUnit
 from tasks.maintenance.admission import admit_waiting, settle_ended
+from tasks.maintenance.submissions import complete_submissions
 from tasks.maintenance.sweeper import Sweeper
 from tasks.messaging.publisher import Publisher
 from tasks.settings import Settings
@@ -98,6 +99,8 @@ class Reconciler:
         published = 0
         seen: set[_Message] = set()
         self._queues.clear()
+        with _isolated("jobs that are being submitted"):
+            self._complete_submissions()
         with _isolated("jobs that wait for admission"):
             self._admit()
         active = self._jobs.active()
@@ -117,6 +120,16 @@ class Reconciler:
         self._jobs.pulse(silence_s=silence_s, grace_s=grace_s, budget_bytes=budget)
         self._pulsed = time.monotonic()
 
+    def _complete_submissions(self) -> None:
+        """Complete what a client began; it is no harm if the client is still at it."""
+        for job_id, error in complete_submissions(self._jobs, self._blobs):
+            what = f"complete the submission of job {job_id}"
+            if error is not None:
+                self._skip(job_id, what, error)
+                continue
+            log.info("its submission was completed", extra={"job": job_id})
+            self._skipped.discard(what)
+
     def _admit(self) -> None:
         if not self._jobs.waits_for_room():
             return
@@ -135,12 +148,12 @@ class Reconciler:
             self._blobs.collect(grace_s=0)
 
     def _reconcile_job(self, job_id: str, needs: list[Need] | Exception, seen: set[_Message], now: float) -> int:
+        what = f"reconcile job {job_id}"
         if isinstance(needs, Exception):  # raising it would make a reference cycle of traceback and frame
-            if job_id not in self._skipped:
-                self._skipped.add(job_id)
-                self._give_up(job_id, needs)
+            if self._skip(job_id, what, needs):
+                self._fail_if_damaged(job_id, needs)
             return 0
-        self._skipped.discard(job_id)
+        self._skipped.discard(what)
         published = 0
         for need in needs:
             suspect = (job_id, need.unit, need.ticket)
@@ -150,12 +163,18 @@ class Reconciler:
                 log.warning("published again", extra={"job": job_id, "unit": need.unit, "reason": need.why})
         return published
 
-    def _give_up(self, job_id: str, error: Exception) -> None:
+    def _skip(self, job_id: str, what: str, error: Exception) -> bool:
+        """Log once why something cannot be done for a job, and return whether it is new; each round tries again."""
+        is_new = what not in self._skipped
+        if is_new:
+            log.error("cannot %s", what, extra={"job": job_id, "reason": SCRIPT_POSITION.sub("", str(error))})
+        self._skipped.add(what)
+        return is_new
+
+    def _fail_if_damaged(self, job_id: str, error: Exception) -> None:
         """Fail a job whose record is damaged; one that a newer version wrote is left to the workers of that version."""
-        reason = SCRIPT_POSITION.sub("", str(error))
-        log.error("cannot reconcile job %s", job_id, extra={"job": job_id, "reason": reason})
         if isinstance(error, redis.ResponseError) and not SERVER_STATE.search(str(error)):
-            with suppress(redis.ResponseError):  # if that is damaged too, the line above is all that can be done
+            with suppress(redis.ResponseError):  # if that is damaged too, the log line is all that can be done
                 self._jobs.stop(job_id, JobState.FAILED, "its record is damaged; the log of a worker says how")
 
     def _is_stuck(self, suspect: _Message, need: Need, now: float) -> bool:

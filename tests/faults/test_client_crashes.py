@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tasks import failpoints as points
 from tasks.client import submit as client
@@ -13,7 +15,7 @@ from tasks.client.submit import submit
 from tasks.jobs.store import new_job_id
 from tasks.messaging.publisher import Publisher
 from tests.faults.pool import WorkerPool
-from tests.tasks.conftest import spec
+from tests.tasks.conftest import film_hash_of, spec
 
 
 def crash(*_: Any, **__: Any) -> None:
@@ -43,6 +45,25 @@ def test_a_client_that_crashes_after(
     job = submit_and_crash(pool)
     # Then the workers finish the job
     pool.verify(job, undisturbed)
+    pool.wait_idle()
+
+
+def test_a_client_that_crashes_before_its_image_is_pinned(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # Given the film of a job that starts from an image
+    Image.new("RGB", (64, 32), "white").save(tmp_path / "boat.png")
+    with_image = spec("a", "b", "c", image=str(tmp_path / "boat.png"))
+    film = film_hash_of(submit(with_image, settings=pool.settings))
+    # And a client that crashes after it created the record of another one
+    job = Job(new_job_id(), settings=pool.settings)
+    monkeypatch.setattr(client, "complete_submission", crash)
+    # When
+    pool.mark_fault()
+    with pytest.raises(KeyboardInterrupt):
+        submit(with_image, settings=pool.settings, job_id=job.id)
+    # Then the workers finish the job
+    pool.verify(job, film)
     pool.wait_idle()
 
 

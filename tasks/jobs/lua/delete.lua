@@ -8,6 +8,8 @@
 -- KEYS[7] ended    zset
 -- KEYS[8] waiting  zset
 -- KEYS[9] reserved hash
+-- KEYS[10] submitting  set
+-- KEYS[11] idempotency hash     hash of an idempotency key -> job id
 -- ARGV[1] job id
 -- Returns 1, or 0 when the job is unfinished.
 if is_newer_record(KEYS[1]) then
@@ -16,9 +18,14 @@ end
 if is_unfinished(KEYS[1]) then
   return 0
 end
+local key = redis.call('HGET', KEYS[1], 'idempotency')
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5])
 redis.call('ZREM', KEYS[6], ARGV[1])
 redis.call('ZREM', KEYS[7], ARGV[1])
 redis.call('ZREM', KEYS[8], ARGV[1])
 redis.call('HDEL', KEYS[9], ARGV[1])
+redis.call('SREM', KEYS[10], ARGV[1])
+if key and redis.call('HGET', KEYS[11], key) == ARGV[1] then
+  redis.call('HDEL', KEYS[11], key)
+end
 return 1

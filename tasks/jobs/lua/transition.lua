@@ -4,19 +4,48 @@
 --   stop    an unfinished job ends as cancelled or failed
 --   revive  a job that ended in the given state continues where it ended: what was committed stays, attempts are
 --           forgotten, clips that were missing at the end are due, and it waits for room at its old place in the line
+--   submit  a job whose blobs are pinned waits for room
+-- The record keeps the tokens of the last requests with their replies: the same request again changes nothing.
 -- KEYS[1] record  hash
 -- KEYS[2] units   hash
 -- KEYS[3] clips   hash     segment index -> msgpack
 -- KEYS[4] active  zset     ids of unfinished jobs by creation, ms
 -- KEYS[5] ended   zset     ids of ended jobs by their end, ms
 -- KEYS[6] waiting zset     ids of jobs that wait for room by arrival, us
--- ARGV[1] job id, ARGV[2] 'pause', 'resume', 'stop' or 'revive', ARGV[3] for stop the state to end in, for revive the
--- state it must be in, else '', ARGV[4] for stop the reason, else ''
+-- KEYS[7] submitting set    ids of jobs whose blobs are not pinned yet
+-- ARGV[1] job id, ARGV[2] 'pause', 'resume', 'stop', 'revive' or 'submit', ARGV[3] for stop the state to end in, for
+-- revive the state it must be in, else '', ARGV[4] for stop the reason, else '', ARGV[5] token of the request, '' for
+-- submit, which may be repeated without one
 -- Returns the state the job was in, or '' when there is no such job.
 if is_newer_record(KEYS[1]) then
   return refuse_newer()
 end
+local REQUESTS_KEPT = 16
+
+-- The recent requests of a record: {token, reply} each, oldest first. Damaged ones are forgotten.
+local function read_requests(record)
+  local readable, requests = pcall(cjson.decode, redis.call('HGET', record, 'requests') or '[]')
+  return readable and type(requests) == 'table' and requests or {}
+end
+
+local function note_request(record, requests, token, reply)
+  requests[#requests + 1] = { token, reply }
+  if #requests > REQUESTS_KEPT then
+    table.remove(requests, 1)
+  end
+  redis.call('HSET', record, 'requests', cjson.encode(requests))
+end
+
 local state, started = unpack(redis.call('HMGET', KEYS[1], 'state', 'started_at'))
+if state and ARGV[5] ~= '' then
+  local requests = read_requests(KEYS[1])
+  for _, request in ipairs(requests) do
+    if type(request) == 'table' and request[1] == ARGV[5] then
+      return request[2]
+    end
+  end
+  note_request(KEYS[1], requests, ARGV[5], state)
+end
 local going = started and 'running' or 'queued'
 local action = ARGV[2]
 if action == 'pause' and is_running_state(state) then
@@ -37,6 +66,11 @@ elseif action == 'revive' and state == ARGV[3] then
     if redis.call('HEXISTS', KEYS[3], index) == 0 then
       write_unit(KEYS[2], 'clip:' .. index, new_unit(index))
     end
+  end
+elseif action == 'submit' then
+  redis.call('SREM', KEYS[7], ARGV[1])
+  if redis.call('HDEL', KEYS[1], 'unpinned') == 1 and is_unfinished(KEYS[1]) then
+    redis.call('ZADD', KEYS[6], redis.call('HGET', KEYS[1], 'arrival'), ARGV[1])
   end
 end
 return state or ''

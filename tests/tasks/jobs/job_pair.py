@@ -14,7 +14,7 @@ from tasks.errors import JobNotFoundError, JobStateError
 from tasks.jobs.keys import PREFIX, job_keys
 from tasks.jobs.queues import queue_of
 from tasks.jobs.records import ClipRecord, FilmRecord, Handoff, JobStatus, Progress
-from tasks.jobs.results import AdmissionOutcome, Announcement, Claim, NotChained, ReleaseOutcome
+from tasks.jobs.results import AdmissionOutcome, Announcement, Claim, CreateOutcome, NotChained, ReleaseOutcome
 from tasks.jobs.store import VANISHED_PER_ATTEMPT, JobStore
 from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.spec.loader import check_spec
@@ -70,13 +70,15 @@ class JobPair:
         self.fences: dict[str, int] = {}
         self.holders = 0
         self.renders = 0
+        self.requests = 0
 
     # Jobs
 
     def create(self, job_id: str, segments: int, needs: int) -> None:
         taken = job_id in self.model.jobs
         spec = check_spec({"segments": [{"prompt": str(i)} for i in range(segments)]})
-        assert self.jobs.create(job_id, spec, model="tiny", needs_bytes=needs) != taken
+        created = self.jobs.create(job_id, spec, model="tiny", needs_bytes=needs)
+        assert created.outcome == (CreateOutcome.TAKEN if taken else CreateOutcome.CREATED)
         if not taken:
             self.model.create(job_id, segments, needs, self.jobs.status(job_id).created_at)
             self.fences[job_id] = 0
@@ -91,24 +93,27 @@ class JobPair:
 
     def stop(self, job_id: str, state: str, reason: str) -> None:
         previous = self.model.job(job_id).stop(state, reason)
-        assert self._previous_state(lambda: self.jobs.stop(job_id, state, reason)) == previous
+        assert self._previous_state(lambda token: self.jobs.stop(job_id, state, reason, request=token)) == previous
 
     def pause(self, job_id: str) -> None:
         previous = self.model.job(job_id).pause()
-        assert self._previous_state(lambda: self.jobs.pause(job_id)) == previous
+        assert self._previous_state(lambda token: self.jobs.pause(job_id, request=token)) == previous
 
     def resume(self, job_id: str) -> None:
         previous = self.model.job(job_id).resume()
-        assert self._previous_state(lambda: self.jobs.resume(job_id)) == previous
+        assert self._previous_state(lambda token: self.jobs.resume(job_id, request=token)) == previous
 
     def revive(self, job_id: str, state: str) -> None:
         previous = self.model.revive(job_id, state)
-        assert self._previous_state(lambda: self.jobs.revive(job_id, state)) == previous
+        assert self._previous_state(lambda token: self.jobs.revive(job_id, state, request=token)) == previous
 
-    def _previous_state(self, change: Callable[[], str]) -> str:
-        """The state before `change`, "" for an unknown job."""
+    def _previous_state(self, change: Callable[[str], str]) -> str:
+        """The state before `change`, "" for an unknown job. The same request again gets the same answer."""
+        self.requests += 1
         try:
-            return change()
+            previous = change(str(self.requests))
+            assert change(str(self.requests)) == previous
+            return previous
         except JobNotFoundError:
             return ""
 

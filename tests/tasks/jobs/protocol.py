@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from tasks.jobs.records import ClipRecord, FilmRecord, Handoff
-from tasks.jobs.results import Admission, AdmissionOutcome, Claim
+from tasks.jobs.results import Admission, AdmissionOutcome, Claim, CreateOutcome, Creation
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.spec.loader import check_spec
@@ -24,7 +24,7 @@ def handoff(index: int, **changes: Any) -> Handoff:
 def create(jobs: JobStore, segments: int = 2, job: str = JOB) -> None:
     """A job that was admitted."""
     spec = check_spec({"title": "harbour", "segments": [{"prompt": str(i)} for i in range(segments)]})
-    assert jobs.create(job, spec, model="tiny")
+    assert jobs.create(job, spec, model="tiny") == Creation(CreateOutcome.CREATED, job)
     assert jobs.admit(None) == Admission(AdmissionOutcome.ADMITTED, job, 0)
 
 

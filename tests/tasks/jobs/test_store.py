@@ -14,6 +14,8 @@ from tasks.jobs.results import (
     AdmissionOutcome,
     Claim,
     ClipCommit,
+    CreateOutcome,
+    Creation,
     NotChained,
     Refused,
     Released,
@@ -59,7 +61,7 @@ def test_a_job_changes_from_queued_to_running_to_done(jobs: JobStore) -> None:
 def test_a_job_id_cannot_be_created_twice(jobs: JobStore) -> None:
     create(jobs)
     spec = check_spec({"segments": [{"prompt": "another"}]})
-    assert not jobs.create(JOB, spec, model="tiny")
+    assert jobs.create(JOB, spec, model="tiny") == Creation(CreateOutcome.TAKEN, JOB)
     held = claim(jobs, 0)
     assert held.segment
     assert (held.head.title, held.segment.prompt, held.next_prompt) == ("harbour", "0", "1")
@@ -241,7 +243,7 @@ def test_an_unknown_job_is_an_error(jobs: JobStore) -> None:
 def test_the_first_segment_continues_an_imported_handoff(jobs: JobStore) -> None:
     spec = check_spec({"segments": [{"prompt": "a"}]})
     imported = handoff(-1, worker="elsewhere")
-    assert jobs.create(JOB, spec, model="tiny", start=imported)
+    jobs.create(JOB, spec, model="tiny", start=imported)
     assert jobs.admit(None).outcome == "admitted"
     assert claim(jobs, 0).previous == imported
     assert jobs.handoffs(JOB) == []

@@ -120,7 +120,7 @@ def test_a_job_larger_than_the_budget_is_rejected_with_both_sizes(small: Setting
 def test_a_queued_job_larger_than_the_budget_fails_and_blocks_no_other_job(small: Settings) -> None:
     # Given a job queued by a client without a budget, and then one that fits
     jobs = Deployment(small).jobs
-    assert jobs.create("large", check_spec(job_spec(40)), model="tiny", needs_bytes=needs(40))
+    jobs.create("large", check_spec(job_spec(40)), model="tiny", needs_bytes=needs(40))
     (good,) = queue(small, job_spec())
     # When / Then
     assert jobs.status("large").state == "failed"
