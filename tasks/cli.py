@@ -8,6 +8,7 @@ import secrets
 import sys
 from dataclasses import asdict
 from datetime import datetime
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -188,9 +189,11 @@ def status(job: str, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object per line and job.")
 def list_(states: tuple[str, ...], limit: int | None, as_json: bool) -> None:
     """List the jobs, oldest first."""
+    jobs = iterate_jobs(states=states, limit=limit)
+    first = list(islice(jobs, 1))  # an error here comes before any output
     if not as_json:
         click.echo(LIST_ROW.format("job", "state", "segments", "created", "title"))
-    for job in iterate_jobs(states=states, limit=limit):
+    for job in chain(first, jobs):
         if as_json:
             click.echo(json.dumps(asdict(job), ensure_ascii=False))
             continue

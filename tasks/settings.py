@@ -106,7 +106,11 @@ class Settings(BaseModel):
     @field_validator("home")
     @classmethod
     def _absolute(cls, home: Path) -> Path:
-        return home.expanduser().absolute()
+        expanded = Path(os.path.expanduser(home))  # unlike pathlib, it never raises
+        if str(home).startswith("~") and not expanded.is_absolute():
+            why = _why_no_home(home.parts[0])
+            raise ValueError(f"{why}, so {home} names no folder; set LONGTAKE_HOME to one that can be written")
+        return expanded.absolute()
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -145,6 +149,13 @@ class Settings(BaseModel):
         """The variables that give another process these settings."""
         values = {variable(name): getattr(self, name) for name in type(self).model_fields}
         return {name: str(value) for name, value in values.items() if value is not None}
+
+
+def _why_no_home(tilde: str) -> str:
+    if tilde != "~":
+        return f"there is no user {shown(tilde[1:])}"
+    named = os.environ.get("HOME")
+    return "this user has no home folder" if named is None else f"HOME is {shown(named)}, which is not absolute"
 
 
 def warm_request(warm: str) -> SegmentRequest:

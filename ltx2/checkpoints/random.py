@@ -75,7 +75,10 @@ def ensure(cache: Path, name: str = "tiny") -> Path:
                 if not folder.is_dir():
                     build(folder, version=VERSIONS[name])
     except OSError as exc:
-        raise CheckpointError(f"cannot build the small checkpoint in {folder}: {exc}") from exc
+        raise CheckpointError(
+            f"cannot build the small checkpoint in {folder}: {exc.strerror or exc}; "
+            "LONGTAKE_HOME must be a folder that can be written"
+        ) from exc
     return folder
 
 

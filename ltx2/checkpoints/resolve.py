@@ -40,8 +40,16 @@ class HubModel:
 
 
 def default_cache() -> Path:
-    """The folder of random models: `$LONGTAKE_HOME/models`, by default `~/.cache/longtake/models`."""
-    return Path(os.environ.get("LONGTAKE_HOME") or "~/.cache/longtake").expanduser() / "models"
+    """The folder of random models: `$LONGTAKE_HOME/models`, by default `~/.cache/longtake/models`.
+
+    Raises:
+        CheckpointError: there is no home folder.
+    """
+    # os.path, because it never raises, unlike pathlib
+    home = os.path.expanduser(os.environ.get("LONGTAKE_HOME") or "~/.cache/longtake")
+    if home.startswith("~"):
+        raise CheckpointError(f"LONGTAKE_HOME: this user has no home folder, so {home} names no folder; set it to one")
+    return Path(home) / "models"
 
 
 def resolve_model(model: str, cache: Path) -> Path | HubModel:
@@ -54,7 +62,6 @@ def resolve_model(model: str, cache: Path) -> Path | HubModel:
     """
     if model in RANDOM_MODELS:
         return _random_model(cache, model)
-    # os.path, because it never raises, unlike pathlib
     folder = str(SHIPPED) if model == SHIPPED.name else os.path.expanduser(model)
     if os.path.isdir(folder):
         check_folder(Path(folder))

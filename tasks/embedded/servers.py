@@ -22,7 +22,7 @@ import redis
 from ltx2.checkpoints.lora import resolve_lora
 from ltx2.checkpoints.resolve import python_path
 from tasks.embedded import processes
-from tasks.errors import JobStateError, ServerError
+from tasks.errors import ConfigError, JobStateError, ServerError
 from tasks.settings import Settings
 from tasks.spec.schema import JobSpec
 
@@ -122,12 +122,19 @@ def embedded_deployment(settings: Settings, job_id: str) -> Iterator[tuple[Setti
     Yields their settings, the worker, and the folder with all data.
 
     Raises:
-        JobStateError: the same render is running. ServerError: Redis did not start, or failed.
+        ConfigError: LONGTAKE_HOME cannot be written. JobStateError: the same render is running.
+        ServerError: Redis did not start, or failed.
     """
     folder = settings.home / "renders" / job_id
-    folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        lock = stack.enter_context((folder / "lock").open("w"))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((folder / "lock").open("w"))
+        except OSError as error:
+            raise ConfigError(
+                f"LONGTAKE_HOME: cannot write in {folder}: {error.strerror or error}; set it to a folder that can be "
+                "written"
+            ) from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

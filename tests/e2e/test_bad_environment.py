@@ -14,7 +14,7 @@ import pytest
 from tasks.client.job import Job
 from tasks.settings import Settings
 from tests.conftest import environment, free_port, wait_until
-from tests.e2e.refusals import COMMANDS, Command, check_refused
+from tests.e2e.refusals import COMMANDS, Command, Completed, check_refused
 from tests.stand_in import STEP_S
 
 # Outputs
@@ -211,3 +211,60 @@ def test_an_invalid_redis_url(
 def test_help_works_with_invalid_settings(longtake: Command, module_settings: Settings) -> None:
     result = longtake("worker", "--help", settings=module_settings.model_copy(update={"redis_url": "http://broker"}))
     assert result.returncode == 0, result.stderr
+
+
+# The home folder
+
+RENDER = "render spec.yaml -o film.mp4"
+NO_PASSWD = """
+import pwd
+def getpwuid(uid):
+    raise KeyError(f"getpwuid(): uid not found: {uid}")
+pwd.getpwuid = getpwuid
+"""
+
+
+def run_without_home(command: str, folder: Path, settings: Settings, **variables: str) -> Completed:
+    """Run a command as a user without HOME and without an entry in passwd, as a random user id of a container is."""
+    (folder / "site").mkdir(exist_ok=True)
+    (folder / "site" / "sitecustomize.py").write_text(NO_PASSWD)
+    environ = environment(settings)
+    environ["PYTHONPATH"] = f"{folder / 'site'}:{environ['PYTHONPATH']}"
+    for name in ("HOME", "LONGTAKE_HOME"):
+        environ.pop(name, None)
+    return subprocess.run(
+        [sys.executable, "-m", "tasks.cli", *command.split()],
+        env=environ | variables,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", ["list", "submit spec.yaml", "gc", RENDER, "worker"])
+def test_no_home_folder(module_settings: Settings, spec: Path, tmp_path: Path, command: str) -> None:
+    result = run_without_home(command.replace("ID", "abc"), tmp_path, module_settings)
+    check_refused(result, "LONGTAKE_HOME: this user has no home folder", "set LONGTAKE_HOME to one that can be written")
+
+
+def test_no_home_folder_but_the_setting(module_settings: Settings, spec: Path, tmp_path: Path) -> None:
+    # Given / When
+    given = {"LONGTAKE_HOME": str(tmp_path / "home"), "LONGTAKE_MODEL": "shapes"}
+    result = run_without_home("render spec.yaml -o film.mp4", tmp_path, module_settings, **given)
+    # Then
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["film.json", "film.mp4", "home", "site", "spec.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("command", "named"), [("worker", "SPEC"), (RENDER, "SPEC"), (RENDER, "/dev/null"), (RENDER, "/proc/none")]
+)
+def test_a_home_folder_that_cannot_be_used(
+    module_settings: Settings, spec: Path, tmp_path: Path, command: str, named: str
+) -> None:
+    home = named.replace("SPEC", str(spec))
+    result = run_without_home(command, tmp_path, module_settings, HOME=home, LONGTAKE_MODEL="tiny")
+    check_refused(result, "LONGTAKE_HOME", "be written")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["site", "spec.yaml"]

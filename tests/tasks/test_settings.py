@@ -67,6 +67,20 @@ def test_the_error_for_an_invalid_value_says_what_is_expected(name: str, value: 
     assert str(error.value) == message
 
 
+@pytest.mark.parametrize("home", ["relative", ".", "~", "~nobody/x"])
+def test_a_home_that_is_not_absolute_is_refused(monkeypatch: pytest.MonkeyPatch, home: str) -> None:
+    monkeypatch.setenv("HOME", home)
+    with pytest.raises(ConfigError, match=f"LONGTAKE_HOME: HOME is '{home}', which is not absolute"):
+        Settings.from_env({})
+    # And the setting is independent of it
+    assert Settings.from_env({"LONGTAKE_HOME": "/srv/longtake"}).home == Path("/srv/longtake")
+
+
+def test_the_home_of_an_unknown_user_is_refused() -> None:
+    with pytest.raises(ConfigError, match="there is no user 'nobody-has-this-name', so ~nobody-has"):
+        Settings.from_env({"LONGTAKE_HOME": "~nobody-has-this-name/x"})
+
+
 def test_shown_url_hides_user_and_password() -> None:
     assert shown_url("redis://user:secret@h:1/0") == "redis://h:1/0"
 
