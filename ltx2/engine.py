@@ -17,6 +17,7 @@ from ltx2.acceleration.compile import backend_of, compile_blocks, compile_decode
 from ltx2.checkpoints.lora import Lora
 from ltx2.checkpoints.resolve import HubModel, default_cache, resolve_model
 from ltx2.errors import CheckpointError, EngineMemoryError, UnsupportedStateError
+from ltx2.media.images import recompressed
 from ltx2.model.conditioning import AUDIO_SPACE, NORMALISED, Conditioning, conditioning_of
 from ltx2.model.denoiser import Denoiser
 from ltx2.model.loading import find_loras, fuse_loras, load_pipeline, variant_of_pipeline
@@ -220,7 +221,10 @@ class Engine:
 
     def _conditioning(self, request: SegmentRequest, state: LTX2ContinuationState | None) -> Conditioning:
         if not request.timing.continued:
-            return Conditioning(None if request.image is None else request.image[None])
+            if request.image is None:
+                return Conditioning()
+            crf = self._denoiser.plan(request.sampling).image_crf
+            return Conditioning(recompressed(request.image, crf)[None])
         if state is None:
             raise UnsupportedStateError(f"segment {request.timing.index} is a continuation, but has no state")
         size = (request.height, request.width)

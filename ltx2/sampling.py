@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 from ltx2.checkpoints.variant import Variant
 from ltx2.errors import RequestError
 
 FEWEST_STEPS, MOST_STEPS = 2, 200  # a schedule of one step cannot be shifted
+WORST_CRF = 51
 
 # diffusers reads an audio scale of 0 as "the same as for video"; this becomes 0 in every tensor dtype
 _ZERO = sys.float_info.min
@@ -42,6 +44,17 @@ _DIFFUSERS = {
 }
 
 
+def check_sigmas(sigmas: tuple[float, ...]) -> None:
+    """Check the noise levels of a first stage. ValueError: too few or many, not falling, or outside (0, 1]."""
+    if not FEWEST_STEPS <= len(sigmas) <= MOST_STEPS:
+        raise ValueError(f"there are {len(sigmas)} sigmas; there must be {FEWEST_STEPS}..{MOST_STEPS}")
+    for before, sigma in zip((math.inf, *sigmas), sigmas, strict=False):
+        if not 0 < sigma <= 1:
+            raise ValueError(f"a sigma is {sigma}; it must be above 0 and at most 1")
+        if sigma >= before:
+            raise ValueError(f"the sigma {sigma} follows {before}; sigmas must fall")
+
+
 def check_scales(knob: str, scales: Scales) -> None:
     """Check the scales of one kind of guidance. ValueError: a scale is outside RANGES."""
     low, high = RANGES[knob]
@@ -50,11 +63,23 @@ def check_scales(knob: str, scales: Scales) -> None:
             raise ValueError(f"{knob} of the {stream} is {scale}; it must be in {low:g}..{high:g}, and {low:g} is off")
 
 
+class Shift(StrEnum):
+    """How far the noise levels of a model that is not distilled are shifted upwards."""
+
+    FIXED = "fixed"
+    """By the scheduler's `max_shift`, 2.05, as the authors' command line does."""
+    TOKENS = "tokens"
+    """The more, the more tokens the picture has, without a limit, as diffusers and the authors' HQ pipeline do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """Sampling parameters of a request. None means the value that the model's authors advise, see `plan_of`.
 
     stages: 1, or 2: half the width and height first, then upsampled and refined. steps: of the first stage, 2..200.
+    sigmas: the noise level before each step of the first stage instead, falling, in (0, 1]. shift: of the noise levels
+    that `steps` gives. distilled: what the weights are; None: what the model's configs say. image_crf: a start image is
+    compressed as H.264 with this quality first, 0..51; 0 leaves it as it is.
     negative_prompt: what guidance steers away from. guidance: classifier-free (1 is off). stg: spatio-temporal (0 is
     off). modality: away from predictions of picture and sound without each other (1 is off). rescale: how far the
     standard deviation of guided predictions is rescaled to that of unguided ones, 0..1. ValueError: outside its range.
@@ -67,12 +92,22 @@ class Sampling:
     stg: Scales | None = None
     modality: Scales | None = None
     rescale: Scales | None = None
+    sigmas: tuple[float, ...] | None = None
+    shift: Shift = Shift.FIXED
+    distilled: bool | None = None
+    image_crf: int | None = None
 
     def __post_init__(self) -> None:
         if self.stages not in (1, 2):
             raise ValueError(f"stages is {self.stages}; it must be 1 or 2")
         if self.steps is not None and not FEWEST_STEPS <= self.steps <= MOST_STEPS:
             raise ValueError(f"steps is {self.steps}; it must be in {FEWEST_STEPS}..{MOST_STEPS}")
+        if self.sigmas is not None:
+            check_sigmas(self.sigmas)
+            if self.steps not in (None, len(self.sigmas)):
+                raise ValueError(f"steps is {self.steps} and there are {len(self.sigmas)} sigmas; remove one of them")
+        if self.image_crf is not None and not 0 <= self.image_crf <= WORST_CRF:
+            raise ValueError(f"image_crf is {self.image_crf}; it must be in 0..{WORST_CRF}, and 0 is off")
         for knob in RANGES:
             if (scales := getattr(self, knob)) is not None:
                 check_scales(knob, scales)
@@ -80,12 +115,19 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A `Sampling` with the defaults of a model filled in, except an unset negative prompt."""
+    """A `Sampling` with the defaults of a model filled in, except an unset negative prompt.
+
+    sigmas: of the first stage, if the request or a distilled model fixes them.
+    """
 
     stages: int
     steps: int
     negative_prompt: str | None
     guidance: dict[str, Scales]
+    sigmas: tuple[float, ...] | None
+    shift: Shift
+    distilled: bool
+    image_crf: int
 
     @property
     def is_guided(self) -> bool:
@@ -120,9 +162,12 @@ def plan_of(sampling: Sampling, variant: Variant) -> Plan:
         RequestError: steps or guidance for a distilled model, or a negative prompt without classifier-free guidance;
             the message names the parameter.
     """
-    if variant.distilled and sampling.steps not in (None, variant.steps):
+    if sampling.distilled is not None:
+        variant = replace(variant, distilled=sampling.distilled)
+    if variant.distilled and sampling.sigmas is None and sampling.steps not in (None, variant.steps):
         raise RequestError(
-            f"steps is {sampling.steps}; {variant}, has a fixed schedule of {variant.steps} steps: remove it"
+            f"steps is {sampling.steps}; {variant}, has a fixed schedule of {variant.steps} steps: remove it, or give "
+            "sigmas"
         )
     advised = OFF if variant.distilled else ADVISED
     guidance = {knob: getattr(sampling, knob) or advised[knob] for knob in RANGES}
@@ -132,7 +177,16 @@ def plan_of(sampling: Sampling, variant: Variant) -> Plan:
                 f"{knob} is {scales.video:g} for the picture and {scales.audio:g} for the sound; {variant}, was "
                 "trained to be rendered without guidance: remove it, or use a model that is not distilled"
             )
-    plan = Plan(sampling.stages, sampling.steps or variant.steps, sampling.negative_prompt, guidance)
+    plan = Plan(
+        stages=sampling.stages,
+        steps=len(sampling.sigmas) if sampling.sigmas else sampling.steps or variant.steps,
+        negative_prompt=sampling.negative_prompt,
+        guidance=guidance,
+        sigmas=sampling.sigmas,
+        shift=sampling.shift,
+        distilled=variant.distilled,
+        image_crf=variant.image_crf if sampling.image_crf is None else sampling.image_crf,
+    )
     if sampling.negative_prompt and not plan.is_guided:
         raise RequestError(
             f"a negative prompt changes nothing without classifier-free guidance, which is off ({variant}): remove it"

@@ -78,6 +78,11 @@ class Variant:
         return 48_000 if self.version == "2.3" else 24_000
 
     @property
+    def image_crf(self) -> int:
+        """The H.264 quality of the pictures that the model was trained to continue."""
+        return 33
+
+    @property
     def stg_blocks(self) -> tuple[int, ...]:
         """The blocks that spatio-temporal guidance perturbs, as the model's authors advise; at most the last block."""
         return (min(28 if self.version == "2.3" else 29, self.layers - 1),)

@@ -8,7 +8,6 @@ pinned audio latents.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -38,8 +37,15 @@ from ltx2.model.pipeline import AudioPrefix, LongtakePipeline
 from ltx2.model.prompts import PromptEncoder
 from ltx2.model.upsampler import LatentUpsampler
 from ltx2.request import OnStep, SegmentRequest
-from ltx2.sampling import Plan, Sampling, plan_of
+from ltx2.sampling import Plan, Sampling, Shift, plan_of
 from ltx2.timeline import SegmentTiming, latent_frames
+
+SHIFT_TERMINAL = 0.1  # in the scheduler of every published model that is not distilled
+NEGATIVE_PROMPT = (
+    "has_subtitles, has_blurbox, transition from black, transition to black, speech_ending_short, "
+    + DEFAULT_NEGATIVE_PROMPT
+)
+"""The default of the model's authors since August 2026; diffusers 0.42.1 lacks the first five."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +72,7 @@ class Denoiser:
         self._variant = variant
         self._upsample = LatentUpsampler(pipeline, source)
         apply_cross_attention_rule(pipeline.transformer)
-        if not variant.distilled:
-            _enable_stg(pipeline.transformer, variant.stg_blocks)
+        _enable_stg(pipeline.transformer, variant.stg_blocks)
 
     def plan(self, sampling: Sampling) -> Plan:
         """The plan of this model for `sampling`. Loads the upsampler if the plan needs it.
@@ -126,7 +131,7 @@ class Denoiser:
     def _arguments(
         self, request: SegmentRequest, plan: Plan, stage: Stage, conditioning: Conditioning
     ) -> dict[str, Any]:
-        negative = DEFAULT_NEGATIVE_PROMPT if plan.negative_prompt is None else plan.negative_prompt
+        negative = NEGATIVE_PROMPT if plan.negative_prompt is None else plan.negative_prompt
         return {
             "prompts": self._prompts,
             "prompt": request.prompt,
@@ -153,17 +158,18 @@ class Denoiser:
         width, height, frames = request.width, request.height, request.timing.shape.frames
 
         def schedule(width: int, height: int) -> list[float]:
-            if self._variant.distilled:
+            if plan.distilled:
                 return list(DISTILLED_SIGMA_VALUES)
             tokens = latent_frames(frames) * (width // 32) * (height // 32)
-            return shifted_sigmas(self._pipeline.scheduler, plan.steps, tokens)
+            return shifted_sigmas(self._pipeline.scheduler, plan.steps, tokens, plan.shift)
 
+        first = None if plan.sigmas is None else list(plan.sigmas)
         if plan.stages == 1:
-            return [Stage(width, height, schedule(width, height))]
+            return [Stage(width, height, first or schedule(width, height))]
         begin = STAGE_2_DISTILLED_SIGMA_VALUES[0]
         refining = [begin, *(sigma for sigma in schedule(width, height) if sigma < begin)]
         half = (width // 2, height // 2)
-        return [Stage(*half, schedule(*half)), Stage(width, height, refining)]
+        return [Stage(*half, first or schedule(*half)), Stage(width, height, refining)]
 
     def _audio_prefix(self, timing: SegmentTiming, conditioning: Conditioning) -> AudioPrefix:
         channels, mel = self._pipeline.audio_shape
@@ -174,12 +180,20 @@ class Denoiser:
         return AudioPrefix(latents, mask, float(timing.offset))
 
 
-def shifted_sigmas(scheduler: FlowMatchEulerDiscreteScheduler, steps: int, tokens: int) -> list[float]:
-    """The noise levels of `steps` steps, shifted by the number of video tokens as `scheduler` does it."""
-    own, config = copy.deepcopy(scheduler), scheduler.config
-    mu = calculate_shift(
-        tokens, config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift
+def shifted_sigmas(scheduler: FlowMatchEulerDiscreteScheduler, steps: int, tokens: int, shift: Shift) -> list[float]:
+    """The noise levels of `steps` steps of a model that is not distilled.
+
+    tokens: of the video. The scheduler may be that of a distilled model, whose config differs in two keys.
+    """
+    config = scheduler.config
+    own = FlowMatchEulerDiscreteScheduler.from_config(
+        config, use_dynamic_shifting=True, shift_terminal=config.shift_terminal or SHIFT_TERMINAL
     )
+    mu = config.max_shift
+    if shift == Shift.TOKENS:
+        mu = calculate_shift(
+            tokens, config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift
+        )
     own.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu)
     sigmas: list[float] = own.sigmas[:-1].tolist()
     return sigmas

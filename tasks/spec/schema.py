@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from ltx2.sampling import FEWEST_STEPS, MOST_STEPS, Sampling
+from ltx2.sampling import FEWEST_STEPS, MOST_STEPS, WORST_CRF, Sampling, Shift, check_sigmas
 from ltx2.timeline import DEFAULT_OVERLAP, SegmentShape, exact, segment_seed
 from tasks.settings import absolute
 from tasks.spec.guidance import GuidanceSpec
@@ -61,9 +61,13 @@ class JobHead(_Strict):
     seed: Seed = 0
     stages: int = Field(1, ge=1, le=2, strict=True)
     steps: int | None = Field(None, ge=FEWEST_STEPS, le=MOST_STEPS, strict=True)
+    sigmas: tuple[float, ...] | None = Field(None, max_length=MOST_STEPS)
+    shift: Literal["fixed", "tokens"] = "fixed"
+    distilled: bool | None = Field(None, strict=True)
     negative_prompt: str | None = Field(None, max_length=8000)
     guidance: GuidanceSpec = GuidanceSpec()
     image: str | None = Field(None, min_length=1, max_length=4096)
+    image_crf: int | None = Field(None, ge=0, le=WORST_CRF, strict=True)
 
     @field_validator("width", "height")
     @classmethod
@@ -92,6 +96,15 @@ class JobHead(_Strict):
                 raise ValueError(f"{stages} needs a {name} that is a multiple of {step}, not {size}; try {nearest}")
         return stages
 
+    @field_validator("sigmas")
+    @classmethod
+    def _sigmas_fall(cls, sigmas: tuple[float, ...] | None, info: ValidationInfo) -> tuple[float, ...] | None:
+        if sigmas is not None:
+            check_sigmas(sigmas)
+            if info.data.get("steps") not in (None, len(sigmas)):
+                raise ValueError(f"there are {len(sigmas)} and steps is {info.data['steps']}; remove one of the two")
+        return sigmas
+
     @field_validator("title")
     @classmethod
     def _one_line(cls, title: str) -> str:
@@ -113,7 +126,16 @@ class JobHead(_Strict):
     @property
     def sampling(self) -> Sampling:
         """The sampling parameters of every segment."""
-        return Sampling(self.stages, self.steps, self.negative_prompt, **self.guidance.scales)
+        return Sampling(
+            self.stages,
+            self.steps,
+            self.negative_prompt,
+            **self.guidance.scales,
+            sigmas=self.sigmas,
+            shift=Shift(self.shift),
+            distilled=self.distilled,
+            image_crf=self.image_crf,
+        )
 
     def seed_of(self, index: int, segment: SegmentSpec) -> int:
         """The seed of `segment`: its own if it has one, else the job's plus `index`."""

@@ -99,6 +99,12 @@ def test_a_negative_prompt_needs_guidance() -> None:
         ({"guidance": Scales(0.5, 1)}, r"guidance of the picture is 0.5; it must be in 1\.\.30, and 1 is off"),
         ({"stg": Scales(1, -1)}, "stg of the sound is -1"),
         ({"modality": Scales(float("nan"), 1)}, "modality of the picture is nan"),
+        ({"sigmas": (1.0,)}, r"there are 1 sigmas; there must be 2\.\.200"),
+        ({"sigmas": (1.0, 0.5, 0.5)}, "the sigma 0.5 follows 0.5; sigmas must fall"),
+        ({"sigmas": (1.0, float("nan"))}, "a sigma is nan"),
+        ({"sigmas": (1.0, 0.0)}, r"a sigma is 0\.0; it must be above 0"),
+        ({"sigmas": (1.0, 0.5), "steps": 3}, "steps is 3 and there are 2 sigmas"),
+        ({"image_crf": 52}, r"image_crf is 52; it must be in 0\.\.51"),
         ({"rescale": Scales(1, 1.5)}, r"rescale of the sound is 1.5; it must be in 0\.\.1, and 0 is off"),
     ],
 )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ltx2.media import images
-from ltx2.media.images import decode_still
+from ltx2.media.images import decode_still, recompressed
 
 WIDTH, HEIGHT = 64, 32
 
@@ -126,3 +126,15 @@ def test_a_damaged_image_is_decoded_or_a_value_error(kind: str, data: st.DataObj
     except ValueError:
         return
     assert frame.shape == (HEIGHT, WIDTH, 3)
+
+
+def test_a_start_image_is_compressed_like_a_frame_of_a_film() -> None:
+    # Given a picture with fine detail
+    noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    # When / Then less quality removes more of it, 0 leaves it alone, and the result is always the same
+    differences = [np.abs(recompressed(noise, crf).astype(int) - noise).mean() for crf in (0, 18, 33, 51)]
+    assert differences[0] == 0
+    assert differences == sorted(differences)
+    assert 1 < differences[1] < differences[2]
+    assert np.array_equal(recompressed(noise, 33), recompressed(noise, 33))
+    assert recompressed(noise, 33).shape == noise.shape

@@ -13,20 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import LTX2ConditionPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, LTX2ConditionPipeline
 from diffusers.pipelines.ltx2 import LTX2LatentUpsamplePipeline, LTX2LatentUpsamplerModel
-from diffusers.pipelines.ltx2.utils import (
-    DEFAULT_NEGATIVE_PROMPT,
-    DISTILLED_SIGMA_VALUES,
-    STAGE_2_DISTILLED_SIGMA_VALUES,
-)
+from diffusers.pipelines.ltx2.utils import DISTILLED_SIGMA_VALUES, STAGE_2_DISTILLED_SIGMA_VALUES
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ltx2.engine import Engine
 from ltx2.errors import CheckpointError, RequestError, SegmentCancelledError
+from ltx2.media.images import recompressed
+from ltx2.model.denoiser import NEGATIVE_PROMPT, shifted_sigmas
 from ltx2.request import SegmentRequest
-from ltx2.sampling import ADVISED, NO_GUIDANCE, OFF, Sampling, Scales, guidance_arguments
+from ltx2.sampling import ADVISED, NO_GUIDANCE, OFF, Sampling, Scales, Shift, guidance_arguments
 from ltx2.timeline import next_timing
 from tests.ltx2.test_engine import FIRST, SECOND, SHAPE, same
 
@@ -235,13 +233,39 @@ def test_a_full_model_is_guided_like_the_stock_pipeline(full: Engine) -> None:
     # Given the stock pipeline with the advised guidance and the schedule of its scheduler
     advised = {**guidance_arguments(ADVISED), "spatio_temporal_guidance_blocks": [1]}
     generator = torch.Generator().manual_seed(3)
-    settings = {"width": 128, "height": 64, "num_inference_steps": 3, "negative_prompt": DEFAULT_NEGATIVE_PROMPT}
+    settings = {"width": 128, "height": 64, "num_inference_steps": 3, "negative_prompt": NEGATIVE_PROMPT}
     expected = stock_of(full)(generator=generator, **settings, **advised)
 
-    # When / Then the engine does the same by default, with three calls per step, the first with both prompts
+    # When / Then the engine does the same, with three calls per step, the first with both prompts
     with calls_of(full) as calls:
-        check_output(full, request_of(QUICK), *expected)
+        check_output(full, request_of(Sampling(steps=3, shift=Shift.TOKENS)), *expected)
     assert [call["hidden_states"].shape[0] for call in calls] == [2, 1, 1] * 3
+
+
+def test_the_noise_levels_of_a_full_model_are_shifted_as_the_authors_command_line_does() -> None:
+    # Given the scheduler of either published model
+    published = {"base_shift": 0.95, "max_shift": 2.05, "base_image_seq_len": 1024, "max_image_seq_len": 4096}
+    distilled = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=False, shift_terminal=None, **published)
+    full = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.1, **published)
+    for scheduler in (distilled, full):
+        # Then the levels do not depend on the picture's size, unless that is asked for
+        small, large = (shifted_sigmas(scheduler, 30, tokens, Shift.FIXED) for tokens in (96, 24_576))
+        assert small == large
+        assert (small[0], small[15], small[-1]) == pytest.approx((1.0, 0.8699, 0.1), abs=1e-3)
+        assert shifted_sigmas(scheduler, 30, 24_576, Shift.TOKENS)[15] > 0.95
+    assert shifted_sigmas(distilled, 30, 96, Shift.FIXED) == shifted_sigmas(full, 30, 96, Shift.FIXED)
+
+
+def test_a_request_says_what_the_configs_of_a_model_do_not(engine: Engine) -> None:
+    # Given a model whose configs say that it is distilled
+    steps: list[tuple[int, int]] = []
+    report = lambda step, of: steps.append((step, of))  # noqa: E731
+    # When a request says that it is not, and sets its noise levels, Then it is guided at these levels
+    with calls_of(engine) as calls:
+        engine.run(request_of(Sampling(distilled=False, sigmas=(1.0, 0.8, 0.3))), on_step=report)
+    assert [round(float(call["sigma"][0])) for call in calls[::3]] == [1000, 800, 300]
+    assert [call["hidden_states"].shape[0] for call in calls] == [2, 1, 1] * 3
+    assert steps == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_a_continuation_by_a_full_model_keeps_frames_and_sound(full: Engine) -> None:
@@ -316,13 +340,18 @@ def test_a_distilled_model_rejects_guidance_before_it_runs(engine: Engine) -> No
 @pytest.mark.parametrize("stages", [1, 2])
 def test_a_segment_begins_with_its_image(engine: Engine, stages: int) -> None:
     # When a first segment has an image
-    output = engine.run(request_of(Sampling(stages=stages), image=picture()))
+    exact = Sampling(stages=stages, image_crf=0)
+    output = engine.run(request_of(exact, image=picture()))
 
     # Then its first latents are the encoded image, and the rest depends on it
     torch.testing.assert_close(output.video_latents[:, :, :1], encoded(engine, picture()[None]), rtol=0, atol=2e-6)
-    other = engine.run(request_of(Sampling(stages=stages), image=255 - picture()))
+    other = engine.run(request_of(exact, image=255 - picture()))
     assert not torch.equal(output.video_latents[:, :, 1:], other.video_latents[:, :, 1:])
     assert not np.array_equal(output.sound, other.sound)
+    # And by default they are the image as the model saw pictures in its training
+    usual = engine.run(request_of(Sampling(stages=stages), image=picture()))
+    shown = encoded(engine, recompressed(picture(), 33)[None])
+    torch.testing.assert_close(usual.video_latents[:, :, :1], shown, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ltx2.sampling import Sampling, Scales
+from ltx2.sampling import Sampling, Scales, Shift
 from tasks.errors import SpecError
 from tasks.spec.loader import check_spec, load_spec, parse_spec
 from tasks.spec.schema import JobHead, JobSpec
@@ -48,11 +48,13 @@ def test_a_spec_determines_sampling(tmp_path: Path) -> None:
     # Given a spec with all sampling fields, and one with none
     (tmp_path / "job.yaml").write_text(
         "stages: 2\nsteps: 20\nnegative_prompt: fog\nguidance: {cfg: [3, 7.5], rescale: 0}\nimage: boat.png\n"
+        "shift: tokens\ndistilled: false\nimage_crf: 0\n"
         "segments: [{prompt: a}]"
     )
     spec, default = load_spec(tmp_path / "job.yaml"), check_spec({"segments": [{"prompt": "a"}]})
     # Then the sampling has these values, also after a round trip through a job record
-    expected = Sampling(2, 20, "fog", guidance=Scales(3, 7.5), rescale=Scales(0, 0))
+    guidance = {"guidance": Scales(3, 7.5), "rescale": Scales(0, 0)}
+    expected = Sampling(2, 20, "fog", **guidance, shift=Shift.TOKENS, distilled=False, image_crf=0)
     assert spec.sampling == expected
     assert JobHead.model_validate(msgpack.unpackb(msgpack.packb(spec.head.model_dump()))).sampling == expected
     assert default.sampling == Sampling()
