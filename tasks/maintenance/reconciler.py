@@ -173,7 +173,8 @@ class Reconciler:
 
     def _fail_if_damaged(self, job_id: str, error: Exception) -> None:
         """Fail a job whose record is damaged; one that a newer version wrote is left to the workers of that version."""
-        if isinstance(error, redis.ResponseError) and not SERVER_STATE.search(str(error)):
+        # a subclass says something about the server, such as a script that it has forgotten
+        if type(error) is redis.ResponseError and not SERVER_STATE.search(str(error)):
             with suppress(redis.ResponseError):  # if that is damaged too, the log line is all that can be done
                 self._jobs.stop(job_id, JobState.FAILED, "its record is damaged; the log of a worker says how")
 

@@ -4,45 +4,48 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
 from collections.abc import Sequence
 from typing import Any
 
 from billiard.exceptions import WorkerLostError
 from celery import Task, signals
 
-from tasks.jobs.results import ReleaseOutcome
+from tasks.jobs.connection import connect
+from tasks.jobs.store import JobStore
 from tasks.jobs.units import START_INDEX, UnitKind
 from tasks.messaging.topology import CLIP_TASK, FILM_TASK, SEGMENT_TASK
 from tasks.worker.context import process
+from tasks.worker.failures import OUTCOMES
 
 log = logging.getLogger(__name__)
+TIMEOUT_S = 1.0
 KINDS = {SEGMENT_TASK: UnitKind.SEGMENT, CLIP_TASK: UnitKind.CLIP, FILM_TASK: UnitKind.FILM}
 
 
 @signals.task_failure.connect
 def report_death(sender: Task[..., Any], exception: BaseException, args: Sequence[Any], **_: Any) -> None:
-    """Report it from a thread: the main process must not wait for a server.
+    """Report it at once, and in a second: a thread would hold locks while the pool forks the next child.
 
-    Celery calls this in the main process when a child has died. A child that a shutdown ends is not reported: its
-    claim is released, or its lease expires.
+    Celery calls this in the main process when a child has died. The reconciler publishes the work again. A child that a
+    shutdown ends is not reported: its claim is released, or its lease expires.
     """
     if isinstance(exception, WorkerLostError) and sender.name in KINDS and not process.shutdown.is_set():
         job_id, *index, ticket = args[: 2 if sender.name == FILM_TASK else 3]
         unit = (KINDS[sender.name], index[0] if index else START_INDEX, ticket)
         how = re.search(r"signal \d+ \(\w+\)|exitcode \d+", str(exception))
         reason = f"its process died ({how[0]})" if how else "its process died"
-        threading.Thread(target=_report, args=(job_id, *unit, reason), name="report a death", daemon=True).start()
+        _report(job_id, *unit, reason)
 
 
 def _report(job_id: str, kind: UnitKind, index: int, ticket: int, reason: str) -> None:
-    deployment = process.context.deployment
+    settings = process.context.settings
     try:
-        unit, released = deployment.jobs.report_death(job_id, kind, index, ticket, node=process.token, reason=reason)
-        if released.outcome == ReleaseOutcome.RETRY:
-            deployment.publisher.publish(job_id, unit, seen=released.ticket)
+        with connect(settings.redis_url, reply_timeout_s=TIMEOUT_S) as client:
+            _, released = JobStore(client, settings).report_death(
+                job_id, kind, index, ticket, node=process.token, reason=reason
+            )
     except Exception as error:
         log.warning("a dead process could not be reported; its lease will expire", extra={"reason": str(error)})
         return
-    fields = {"job": job_id, "unit": str(unit.kind), "segment": index, "reason": str(released.outcome)}
+    fields = {"job": job_id, "unit": str(kind), "segment": index, "reason": OUTCOMES[released.outcome]}
     log.warning("a process died with its work", extra=fields)

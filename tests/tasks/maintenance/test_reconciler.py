@@ -185,6 +185,26 @@ def test_a_job_with_a_damaged_unit_fails_once(
     assert jobs.active() == [other.id]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        redis.exceptions.NoScriptError("No matching script. Please use EVAL."),
+        redis.exceptions.NoPermissionError("this user has no permissions to run the 'hset' command"),
+        redis.ResponseError("READONLY You can't write against a read only replica. script: 1, on @user_script:7."),
+        redis.ResponseError("BUSY Redis is busy running a script."),
+    ],
+    ids=str,
+)
+def test_an_error_of_the_server_fails_no_job(
+    settings: Settings, jobs: JobStore, reconciler: Reconciler, error: redis.RedisError
+) -> None:
+    # Given a job whose survey met an error that says nothing about its record
+    job = submit(SPEC, settings=settings)
+    # When / Then
+    assert reconciler._reconcile_job(job.id, error, set(), time.monotonic()) == 0
+    assert jobs.active() == [job.id]
+
+
 def test_only_one_reconciler_holds_the_lock(
     client: redis.Redis, jobs: JobStore, blobs: ManagedBlobStore, settings: Settings, reconciler: Reconciler
 ) -> None:
