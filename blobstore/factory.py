@@ -8,7 +8,7 @@ from blobstore.redis.client import REPLY_TIMEOUT_S, open_client
 from blobstore.redis.store import DEFAULT_PREFIX, RedisBlobStore
 from blobstore.redis.urls import RedisURLError
 
-RETRIES = 3
+PATIENCE_S = 2.0
 
 
 def open_blob_store(
@@ -17,14 +17,14 @@ def open_blob_store(
     prefix: str = DEFAULT_PREFIX,
     ttl_s: float = DEFAULT_TTL_S,
     pin_lease_s: float = DEFAULT_PIN_LEASE_S,
-    retries: int = RETRIES,
+    patience_s: float = PATIENCE_S,
     reply_timeout_s: float = REPLY_TIMEOUT_S,
 ) -> ManagedBlobStore:
-    """The store at `url`: `memory:`, or a Redis server as `redis://`, `rediss://` or `unix://`.
+    """The store at `url`: `memory:`, or a Redis server as `redis://`, `rediss://`, `unix://` or `sentinel://`.
 
     It does not connect; `check()` does. `memory:` is a new, empty store at each call; other processes cannot see it.
-    prefix: the start of all keys on a Redis server. ttl_s, pin_lease_s: see `ManagedBlobStore`. retries: attempts after
-    a lost connection, up to a second apart.
+    prefix: the start of all keys on a Redis server. ttl_s, pin_lease_s: see `ManagedBlobStore`. patience_s: how
+    long a call waits in an outage.
 
     Raises:
         BlobStoreConfigError: any other URL. The message does not quote it.
@@ -32,7 +32,7 @@ def open_blob_store(
     if url == "memory:":
         return InMemoryBlobStore(ttl_s=ttl_s, pin_lease_s=pin_lease_s)
     try:
-        client = open_client(url, retries=retries, reply_timeout_s=reply_timeout_s)
+        client = open_client(url, patience_s=patience_s, reply_timeout_s=reply_timeout_s)
     except RedisURLError as error:
         raise BlobStoreConfigError(f"cannot open a blob store: {error} (or memory:, for one process)") from None
     return RedisBlobStore(client, prefix=prefix, ttl_s=ttl_s, pin_lease_s=pin_lease_s)

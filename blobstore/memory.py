@@ -154,6 +154,11 @@ class InMemoryBlobStore:
     def check(self) -> None:
         """Do nothing: memory is always available."""
 
+    def check_writable(self) -> None:
+        """See `ManagedBlobStore.check_writable`."""
+        with self._lock:
+            self._reserve(0)
+
     def close(self) -> None:
         """Do nothing: there are no connections."""
 

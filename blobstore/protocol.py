@@ -198,8 +198,17 @@ class ManagedBlobStore(BlobStore, Protocol):
         """Check that the store can be used.
 
         Raises:
-            BlobStoreUnavailableError: the server cannot be reached.
+            BlobStoreUnavailableError: the server cannot be reached, or takes no writes.
             BlobStoreConfigError: a server setting is wrong; says what to set.
+        """
+        ...
+
+    def check_writable(self) -> None:
+        """Check that a put would be taken now, at the cost of one small write.
+
+        Raises:
+            BlobStoreUnavailableError: the server cannot be reached, or takes no writes.
+            BlobStoreFullError: it is full.
         """
         ...
 

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from blobstore import ManagedBlobStore, open_blob_store
-from tasks.jobs.connection import connect, retries
+from tasks.jobs.connection import connect, patience_s
 from tasks.jobs.store import JobStore
 from tasks.messaging.celery_app import make_app
 from tasks.messaging.publisher import Publisher
@@ -44,7 +44,7 @@ class Deployment:
         return open_blob_store(
             self.settings.blobs,
             ttl_s=self.settings.blob_grace_s,
-            retries=retries(patient=self._patient),
+            patience_s=patience_s(patient=self._patient),
             reply_timeout_s=self.settings.reply_timeout_s,
         )
 

@@ -70,7 +70,7 @@ def secrets_in(url: str) -> list[str]:
     """The passwords in `url`, as written and decoded: in the user part, and in `password` and `username` options."""
     parts = urlsplit(url)
     raw = parts.netloc.rpartition("@")[0].partition(":")[2]
-    options = [value for name, value in parse_qsl(parts.query) if name == "password"]
+    options = [value for name, value in parse_qsl(parts.query) if name in ("password", "sentinel_password")]
     return [secret for secret in {raw, unquote(raw), *options} if len(secret) > 2]
 
 

@@ -6,10 +6,12 @@ import socket
 from typing import Any
 
 import redis
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.backoff import NoBackoff
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
-from blobstore.redis.urls import RedisURLError, parse_url
+from blobstore.redis.outages import DeadlineRetry, health_of, watched
+from blobstore.redis.urls import RedisAddress, RedisURLError, Sentinels, parse_url
 
 CONNECT_TIMEOUT_S = 5.0
 REPLY_TIMEOUT_S = 30.0
@@ -20,7 +22,7 @@ KEEPALIVE_OPTIONS = {
     for name, value in {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 6, "TCP_USER_TIMEOUT": 30_000}.items()
     if hasattr(socket, name)
 }
-FIRST_RETRY_S = 0.1
+SENTINEL_TIMEOUT_S = 1.0
 
 
 def keepalive(url: str) -> dict[str, Any]:
@@ -30,35 +32,75 @@ def keepalive(url: str) -> dict[str, Any]:
     return {"socket_keepalive": True, "socket_keepalive_options": KEEPALIVE_OPTIONS}
 
 
+def sentinel_options(sentinels: Sentinels) -> dict[str, Any]:
+    """The arguments of connections to Sentinels: one that is down is passed over soon."""
+    return {
+        "username": sentinels.username or None,
+        "password": sentinels.password or None,
+        "socket_connect_timeout": SENTINEL_TIMEOUT_S,
+        "socket_timeout": SENTINEL_TIMEOUT_S,
+        "retry": Retry(NoBackoff(), 0),
+    }
+
+
 def open_client(
     url: str,
     *,
-    retries: int,
-    retry_every_s: float = 1.0,
+    patience_s: float,
+    pause_s: float = 1.0,
     health_check_interval_s: int = 0,
     reply_timeout_s: float = REPLY_TIMEOUT_S,
 ) -> redis.Redis:
     """A client for `url`; it connects on the first command.
 
-    retries: attempts after a lost connection, at most `retry_every_s` apart. health_check_interval_s: connections that
-    were idle for longer are checked before use; 0 for never. reply_timeout_s: a reply that takes longer is a lost
-    connection.
+    patience_s: how long a call is repeated in an outage, with pauses of at most `pause_s`. health_check_interval_s:
+    connections that were idle for longer are checked before use; 0 for never. reply_timeout_s: a reply that takes
+    longer is a lost connection.
 
     Raises:
         RedisURLError: `url` has another scheme or unknown options, or is malformed.
     """
     address = parse_url(url)
+    options: dict[str, Any] = {
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "socket_timeout": reply_timeout_s,
+        **keepalive(url),
+        "health_check_interval": health_check_interval_s,
+        "retry": DeadlineRetry(patience_s, pause_s),
+    }
     try:
-        client = redis.Redis.from_url(
-            address.for_redis,
-            socket_connect_timeout=CONNECT_TIMEOUT_S,
-            socket_timeout=reply_timeout_s,
-            **keepalive(url),
-            health_check_interval=health_check_interval_s,
-            retry=Retry(ExponentialWithJitterBackoff(cap=retry_every_s, base=FIRST_RETRY_S), retries),
-        )
+        client = _sentinel_client(address, options) if address.sentinels else _client(address, options)
         pool = client.connection_pool
+        pool.connection_class = watched(pool.connection_class)
+        pool.connection_kwargs["health"] = health_of(address.shown)
         pool.connection_class(**pool.connection_kwargs)  # does not connect; fails for bad values of TLS options
     except (TypeError, ValueError, redis.RedisError):
         raise RedisURLError(f"the TLS options of the {address.scheme}: URL are not valid") from None
     return client
+
+
+def _client(address: RedisAddress, options: dict[str, Any]) -> redis.Redis:
+    return redis.Redis.from_url(address.for_redis, **options)
+
+
+def _sentinel_client(address: RedisAddress, options: dict[str, Any]) -> redis.Redis:
+    assert address.sentinels
+    sentinel = Sentinel(  # type: ignore[no-untyped-call]
+        address.sentinels.hosts, sentinel_kwargs=sentinel_options(address.sentinels)
+    )
+    login = {"username": address.username or None, "password": address.password or None}
+    client: redis.Redis = sentinel.master_for(  # type: ignore[no-untyped-call]
+        address.sentinels.master_name, db=address.db, **login, **options
+    )
+    return client
+
+
+def server_of(client: redis.Redis) -> str:
+    """The server of a client, as messages name it."""
+    where = client.connection_pool.connection_kwargs
+    health = where.get("health")
+    return (
+        health.server
+        if health
+        else str(where.get("path") or f"{where.get('host', 'localhost')}:{where.get('port', 6379)}")
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import redis
@@ -14,11 +15,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     return by_script or isinstance(error, redis.OutOfMemoryError)
 
 
-def takes_no_writes(error: BaseException) -> bool:
-    """Whether Redis refuses writes for now: its disk is full, or it is a replica."""
-    text = str(error)
-    by_script = isinstance(error, redis.ResponseError) and ("MISCONF" in text or "READONLY" in text)
-    return by_script or isinstance(error, redis.ReadOnlyError)
+def lacks_password(error: BaseException) -> bool:
+    """Whether the server asks for a password and the URL has none."""
+    return isinstance(error, redis.AuthenticationError) and bool(re.search("HELLO must|required", str(error)))
 
 
 def results_of(pipe: Pipeline) -> list[Any]:

@@ -43,7 +43,10 @@ from blobstore.protocol import (
     not_found,
 )
 from blobstore.redis.chunks import STAGING_MS, Chunks
-from blobstore.redis.errors import is_out_of_memory, results_of, takes_no_writes
+from blobstore.redis.client import server_of
+from blobstore.redis.errors import is_out_of_memory, lacks_password, results_of
+from blobstore.redis.outages import PROBE_KEY, REFUSALS, refusal_of
+from blobstore.redis.server_info import server_info
 from blobstore.stored_format import MAJOR
 
 DEFAULT_PREFIX = "longtake:"
@@ -183,26 +186,35 @@ class RedisBlobStore:
         return OwnedBlobStore(self, owner)
 
     def check(self) -> None:
-        """Check that the server responds, that this user may run the scripts, and that no live key can be evicted.
+        """Check that the server takes writes, that this user may run the scripts, and that no live key can be evicted.
 
         Raises:
-            BlobStoreUnavailableError: the server cannot be reached. BlobStoreError: the user has too few rights.
-            BlobStoreConfigError: its eviction policy is not `noeviction`. It is not checked where CONFIG is forbidden.
+            BlobStoreUnavailableError: the server cannot be reached, or takes no writes. BlobStoreError: the user has
+            too few rights. BlobStoreConfigError: it is a Redis Cluster, or its eviction policy is not `noeviction`.
+            The policy is not checked where INFO is forbidden.
         """
         with self._translated_errors():
-            self._redis.ping()
-            empty = blob_id_of(b"")
-            self._run("hold", self._hold_keys(empty, None), self._hold_args(empty, None))
-            try:
-                policy = self._redis.config_get("maxmemory-policy").get("maxmemory-policy")
-            except redis.ResponseError:
-                return
-        # volatile policies also evict blobs in use: a provisional pin is a key that expires
-        if policy not in (None, "noeviction"):
+            info = server_info(self._redis)
+        if info.is_cluster:
             raise BlobStoreConfigError(
-                f"Redis at {self._address()} has maxmemory-policy {policy}, which can drop blobs in use; "
+                f"Redis at {self._address()} is a Redis Cluster, which cannot run scripts on the keys of a blob; "
+                "use one server, or Sentinel for failover"
+            )
+        # volatile policies also evict blobs in use: a provisional pin is a key that expires
+        if info.eviction not in ("", "noeviction"):
+            raise BlobStoreConfigError(
+                f"Redis at {self._address()} has maxmemory-policy {info.eviction}, which can drop blobs in use; "
                 "set maxmemory-policy to noeviction"
             )
+        with self._translated_errors():
+            empty = blob_id_of(b"")
+            self._run("hold", self._hold_keys(empty, None), self._hold_args(empty, None))
+        self.check_writable()
+
+    def check_writable(self) -> None:
+        """See `ManagedBlobStore.check_writable`: writes one small key, which expires."""
+        with self._translated_errors():
+            self._redis.set(self._prefix + PROBE_KEY.partition(":")[2], "", px=1000)
 
     def close(self) -> None:
         """Close the connections; a later call opens new ones."""
@@ -214,9 +226,11 @@ class RedisBlobStore:
         key = self._key("staging", uuid.uuid4().hex)
         try:
             yield key
-        except BaseException:
-            with suppress(redis.RedisError):  # without this, the chunks stay until they expire
-                self._redis.unlink(key)
+        except BaseException as error:
+            # the chunks would stay until they expire; in an outage they must, as this call has waited long enough
+            if not isinstance(error, (redis.ConnectionError, redis.TimeoutError)):
+                with suppress(redis.RedisError):
+                    self._redis.unlink(key)
             raise
 
     def _begin(self, blob_id: str, data: memoryview, staging: str) -> bool:
@@ -373,18 +387,23 @@ class RedisBlobStore:
             return once()
 
     def _address(self) -> str:
-        where = self._redis.connection_pool.connection_kwargs
-        return str(where.get("path") or f"{where.get('host', 'localhost')}:{where.get('port', 6379)}")
+        return server_of(self._redis)
 
     @contextmanager
     def _translated_errors(self) -> Iterator[None]:
         try:
             yield
         except (redis.ConnectionError, redis.TimeoutError) as error:
+            if lacks_password(error):
+                raise BlobStoreUnavailableError(
+                    f"Redis at {self._address()} asks for a password; put it into the URL of the blob store"
+                ) from None
             raise BlobStoreUnavailableError(f"Redis at {self._address()} cannot be used: {error}") from error
         except redis.RedisError as error:
-            if takes_no_writes(error):
-                raise BlobStoreUnavailableError(f"Redis at {self._address()} takes no writes: {error}") from error
+            if refused := refusal_of(error):  # of a client that was not opened by `open_client`
+                raise BlobStoreUnavailableError(
+                    f"Redis at {self._address()} cannot be used: {REFUSALS[refused]} ({refused})"
+                ) from error
             if is_out_of_memory(error):
                 raise BlobStoreFullError(
                     f"Redis at {self._address()} is full; free blobs or raise its maxmemory"

@@ -9,15 +9,25 @@ import re
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
-FORMS = "redis://[user:password@]host[:port][/db], rediss://... (the same with TLS) or unix:///path[?db=n]"
+FORMS = (
+    "redis://[user:password@]host[:port][/db], rediss://... (the same with TLS), unix:///path[?db=n] or "
+    "sentinel://[user:password@]host[:port],host[:port],.../db?master_name=name"
+)
 DEFAULT_PORT = 6379
+SENTINEL_PORT = 26379
 MASK = "***"
 _TLS_OPTIONS = ("ssl_cert_reqs", "ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname")
 _PLAIN_OPTIONS = ("db", "username", "password")
-_OPTIONS = {"redis": _PLAIN_OPTIONS, "unix": _PLAIN_OPTIONS, "rediss": (*_PLAIN_OPTIONS, *_TLS_OPTIONS)}
+_SENTINEL_OPTIONS = ("master_name", "sentinel_username", "sentinel_password")
+_OPTIONS = {
+    "redis": _PLAIN_OPTIONS,
+    "unix": _PLAIN_OPTIONS,
+    "rediss": (*_PLAIN_OPTIONS, *_TLS_OPTIONS),
+    "sentinel": (*_PLAIN_OPTIONS, *_SENTINEL_OPTIONS),
+}
 # Up to the last @ before white space: a password may hold unescaped @, # and / by mistake.
 _USER_PART = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)[^\s'\"<>]*@", re.IGNORECASE)
-_SECRET_OPTION = re.compile(r"(?P<name>[?&](?:password|username))=[^&\s'\"<>]*", re.IGNORECASE)
+_SECRET_OPTION = re.compile(r"(?P<name>[?&](?:sentinel_)?(?:password|username))=[^&\s'\"<>]*", re.IGNORECASE)
 
 
 class RedisURLError(ValueError):
@@ -25,8 +35,21 @@ class RedisURLError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Sentinels:
+    """Redis Sentinels that know where the master `master_name` is; user and password are their own."""
+
+    hosts: tuple[tuple[str, int], ...]
+    master_name: str
+    username: str = ""
+    password: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class RedisAddress:
-    """A parsed URL. host: empty for a Unix socket; path: empty for TCP. tls: options of `ssl_`, empty without TLS."""
+    """A parsed URL. host: empty for a Unix socket; path: empty for TCP. tls: options of `ssl_`, empty without TLS.
+
+    sentinels: where to ask for the server; `host` and `port` are then those of the first one.
+    """
 
     scheme: str
     host: str
@@ -36,10 +59,19 @@ class RedisAddress:
     username: str
     password: str
     tls: tuple[tuple[str, str], ...] = ()
+    sentinels: Sentinels | None = None
+
+    @property
+    def shown(self) -> str:
+        """The server as messages name it."""
+        if self.sentinels:
+            asked = ", ".join(f"{host}:{port}" for host, port in self.sentinels.hosts)
+            return f"{self.sentinels.master_name} of the Sentinels {asked}"
+        return self.path or f"{self.host}:{self.port}"
 
     @property
     def for_redis(self) -> str:
-        """The URL as redis-py reads it."""
+        """The URL as redis-py reads it; not for Sentinels, for which redis-py has no URL."""
         if self.scheme == "unix":
             return f"unix://{self._userinfo}{quote(self.path)}?db={self.db}"
         query = f"?{urlencode(self.tls)}" if self.tls else ""
@@ -47,7 +79,13 @@ class RedisAddress:
 
     @property
     def for_celery(self) -> str:
-        """The URL as Celery reads it: `redis+socket:` for Unix sockets, an explicit certificate check for TLS."""
+        """The URL as Celery reads it: `redis+socket:` for Unix sockets, an explicit certificate check for TLS.
+
+        One URL per Sentinel, separated by `;`; Celery takes the name of the master from its transport options.
+        """
+        if self.sentinels:
+            hosts = self.sentinels.hosts
+            return ";".join(f"sentinel://{self._userinfo}{_in_url(host)}:{port}/{self.db}" for host, port in hosts)
         if self.scheme == "unix":
             return f"redis+socket://{self._userinfo}{quote(self.path)}?virtual_host={self.db}"
         tls = dict(self.tls)
@@ -73,7 +111,10 @@ def parse_url(url: str) -> RedisAddress:
     scheme, separator, _ = url.partition("://")
     if not separator or scheme not in _OPTIONS:
         raise RedisURLError(f"{scheme[:20]!r} is not a Redis URL scheme; the URL must be {FORMS}")
+    hosts: tuple[tuple[str, int], ...] = ()
     try:
+        if scheme == "sentinel":
+            url, hosts = _split_hosts(url)
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or DEFAULT_PORT
     except ValueError:
@@ -92,16 +133,50 @@ def parse_url(url: str) -> RedisAddress:
     db = options.get("db") or ("" if scheme == "unix" else parts.path.strip("/"))
     if db and not re.fullmatch(r"[0-9]{1,5}", db):
         raise RedisURLError(f"the database of the {scheme}: URL must be a number, such as /0")
+    if scheme == "sentinel" and not options.get("master_name"):
+        raise RedisURLError("the sentinel: URL must name the master, such as ?master_name=mymaster")
     return RedisAddress(
         scheme=scheme,
-        host=f"[{host}]" if ":" in host else host,
+        host=_in_url(host),
         port=port,
         path=unquote(parts.path) if scheme == "unix" else "",
         db=int(db or 0),
         username=options.get("username") or unquote(parts.username or ""),
         password=options.get("password") or unquote(parts.password or ""),
         tls=tuple((name, options[name]) for name in _TLS_OPTIONS if name in options),
+        sentinels=_sentinels(hosts, options) if hosts else None,
     )
+
+
+def _split_hosts(url: str) -> tuple[str, tuple[tuple[str, int], ...]]:
+    """A sentinel URL with its first host only, and all its hosts.
+
+    Hosts are separated by `,`, or as Celery writes them: `sentinel://a:1/0;sentinel://b:2/0`. Options, user and
+    database are those of the first URL that has them.
+    """
+    body, _, query = url.partition("?")
+    first, *others = body.split(";")
+    head, at, rest = first.removeprefix("sentinel://").rpartition("@")
+    netloc, slash, path = rest.partition("/")
+    names = netloc.split(",") + [other.removeprefix("sentinel://").rpartition("@")[2] for other in others]
+    found = [urlsplit(f"sentinel://{name}") for name in names]
+    if not all(part.hostname for part in found):
+        raise ValueError("a host is missing")
+    hosts = tuple((part.hostname or "", part.port or SENTINEL_PORT) for part in found)
+    path = slash + path or next((part.path for part in found if part.path), "")
+    host, port = hosts[0]
+    return f"sentinel://{head}{at}{_in_url(host)}:{port}{path}?{query}", hosts
+
+
+def _sentinels(hosts: tuple[tuple[str, int], ...], options: dict[str, str]) -> Sentinels:
+    return Sentinels(
+        hosts, options["master_name"], options.get("sentinel_username", ""), options.get("sentinel_password", "")
+    )
+
+
+def _in_url(host: str) -> str:
+    """A host as a URL writes it: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def mask_urls(text: str) -> str:
@@ -114,7 +189,8 @@ def shown_url(url: str) -> str:
     """`url` as messages show it: scheme, host, port and path, without user, password and query."""
     scheme, _, rest = url.partition("://")
     rest = re.split(r"\?\w+=", rest)[0]
-    return f"{scheme}://{rest.rpartition('@')[2]}"
+    hosts = (part.rpartition("@")[2] for part in rest.split(f";{scheme}://"))
+    return f"{scheme}://{','.join(hosts)}"
 
 
 def _malformed(scheme: str) -> str:

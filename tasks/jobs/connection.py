@@ -9,23 +9,26 @@ from typing import TypeVar
 
 import redis
 
+from blobstore import BlobStoreUnavailableError
 from blobstore.redis.client import REPLY_TIMEOUT_S, open_client
 from blobstore.redis.errors import is_out_of_memory
 from blobstore.redis.urls import RedisURLError
 from tasks.errors import ServerError
 
 log = logging.getLogger(__name__)
-PATIENT_RETRIES = 40
-IMPATIENT_RETRIES = 3
+PATIENCE_S = 60.0
+IMPATIENCE_S = 2.0
 RETRY_EVERY_S = 2.0
 HEALTH_CHECK_S = 30
 FULL_PATIENCE_S = 60.0
 FULL_PAUSE_S = 1.0
+# The connections log an outage; who waits for its end need not.
+OUTAGES = (BlobStoreUnavailableError, ServerError, redis.ConnectionError, redis.TimeoutError)
 T = TypeVar("T")
 
 
 def connect(url: str, *, patient: bool = False, reply_timeout_s: float = REPLY_TIMEOUT_S) -> redis.Redis:
-    """A client for `url`. A patient one keeps trying for about a minute, the other for about a second.
+    """A client for `url`. A patient one keeps trying for a minute, the other for two seconds.
 
     Raises:
         ServerError: `url` is not a valid Redis URL.
@@ -33,8 +36,8 @@ def connect(url: str, *, patient: bool = False, reply_timeout_s: float = REPLY_T
     try:
         return open_client(
             url,
-            retries=retries(patient=patient),
-            retry_every_s=RETRY_EVERY_S,
+            patience_s=patience_s(patient=patient),
+            pause_s=RETRY_EVERY_S,
             health_check_interval_s=HEALTH_CHECK_S,
             reply_timeout_s=reply_timeout_s,
         )
@@ -42,9 +45,9 @@ def connect(url: str, *, patient: bool = False, reply_timeout_s: float = REPLY_T
         raise ServerError(f"LONGTAKE_REDIS_URL: {error}") from None
 
 
-def retries(*, patient: bool) -> int:
-    """How often a lost connection is tried again."""
-    return PATIENT_RETRIES if patient else IMPATIENT_RETRIES
+def patience_s(*, patient: bool) -> float:
+    """How many seconds a call waits in an outage."""
+    return PATIENCE_S if patient else IMPATIENCE_S
 
 
 def retry_while_full(
@@ -54,14 +57,17 @@ def retry_while_full(
 
     Any other error is raised at once, and lack of room when `patience_s` is over.
     """
-    end = time.monotonic() + patience_s
+    start = time.monotonic()
+    waits = False
     while True:
         try:
             return call()
         except Exception as error:
-            if not is_full(error) or time.monotonic() >= end:
+            if not is_full(error) or time.monotonic() >= start + patience_s:
                 raise
-            log.warning("waiting for %s: %s", wanted, error)
+            if not waits:
+                log.warning("waiting for %s: %s", wanted, error)
+            waits = True
         time.sleep(FULL_PAUSE_S)
 
 

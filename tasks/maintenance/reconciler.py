@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 
 import redis
 
-from blobstore import ManagedBlobStore
-from tasks.jobs.connection import RETRY_EVERY_S
+from blobstore import BlobStoreUnavailableError, ManagedBlobStore
+from tasks.jobs.connection import OUTAGES, RETRY_EVERY_S
 from tasks.jobs.keys import PREFIX
 from tasks.jobs.queues import queue_of
 from tasks.jobs.results import Need, NeedReason
@@ -44,10 +44,12 @@ _Message = tuple[str, WorkUnit, int]  # job, unit, ticket
 
 @contextmanager
 def _isolated(what: str) -> Iterator[None]:
-    """Log errors in this block, except a lost connection, to reconcile other jobs."""
+    """Log errors in this block, except an outage of the broker, to reconcile other jobs."""
     try:
         yield
-    except redis.ConnectionError:
+    except BlobStoreUnavailableError:
+        pass  # the connection has logged it
+    except (*OUTAGES, redis.OutOfMemoryError):
         raise
     except Exception:
         log.exception("cannot reconcile %s", what)
@@ -86,6 +88,10 @@ class Reconciler:
                 if self._hold_lock():
                     self.reconcile()
                     self._sweep_if_due()
+            except OUTAGES:
+                pass  # the connection has logged it
+            except redis.OutOfMemoryError as error:
+                log.warning("reconciling failed, trying again: %s", error)
             except Exception:
                 log.exception("reconciling failed, trying again")
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import redis
 
+from blobstore.redis.errors import lacks_password
+from blobstore.redis.outages import RefusedError
+from blobstore.redis.server_info import server_info
 from blobstore.redis.urls import shown_url
 from tasks.errors import ServerError
 
@@ -13,23 +16,27 @@ CELERY_KEYS = ("segments", "clips", "films", "unacked", "_kombu.check", "celery-
 
 
 def check_server(client: redis.Redis, url: str) -> None:
-    """Refuse a server that cannot be reached, is too old, or may evict queued work.
+    """Refuse a server that cannot be reached, is too old, is a cluster, or may evict queued work.
 
     Raises:
         ServerError: says what to set.
     """
     try:
-        version = str(client.info("server")["redis_version"])
-        if tuple(map(int, version.split(".")[:2])) < OLDEST_REDIS:
-            raise ServerError(f"Redis at {shown_url(url)} is version {version}; longtake needs 6.2 or later")
-        policy = client.config_get("maxmemory-policy").get("maxmemory-policy", "noeviction")
-    except redis.ResponseError:
-        return  # this user may not run CONFIG: the operator's choice
+        info = server_info(client)
     except redis.RedisError as error:
-        raise ServerError(f"Redis at {shown_url(url)} cannot be reached: {error}") from None
-    if policy != "noeviction":
+        raise ServerError(_unreachable(url, error)) from None
+    if info.is_cluster:
         raise ServerError(
-            f"Redis at {shown_url(url)} has maxmemory-policy {policy}, which can drop queued work; set it to noeviction"
+            f"Redis at {shown_url(url)} is a Redis Cluster, which cannot run scripts on the keys of a job; "
+            "use one server, or Sentinel for failover"
+        )
+    if info.version and info.version < OLDEST_REDIS:
+        version = ".".join(map(str, info.version))
+        raise ServerError(f"Redis at {shown_url(url)} is version {version}; longtake needs 6.2 or later")
+    if info.eviction not in ("", "noeviction"):
+        raise ServerError(
+            f"Redis at {shown_url(url)} has maxmemory-policy {info.eviction}, which can drop queued work; "
+            "set it to noeviction"
         )
 
 
@@ -53,4 +60,12 @@ def check_rights(client: redis.Redis, url: str) -> None:
             f"Redis at {shown_url(url)} denies its user what a worker needs: {error}; see the ACL in docs/operations.md"
         ) from None
     except redis.RedisError as error:
-        raise ServerError(f"Redis at {shown_url(url)} cannot be reached: {error}") from None
+        raise ServerError(_unreachable(url, error)) from None
+
+
+def _unreachable(url: str, error: redis.RedisError) -> str:
+    if isinstance(error, RefusedError):
+        return f"Redis at {shown_url(url)} cannot be used: {error}"
+    if lacks_password(error):
+        return f"Redis at {shown_url(url)} asks for a password; put it into LONGTAKE_REDIS_URL"
+    return f"Redis at {shown_url(url)} cannot be reached: {error}"

@@ -61,7 +61,7 @@ def _examine_broker(settings: Settings) -> list[Finding]:
 def _examine_blob_server(settings: Settings) -> list[Finding]:
     url = settings.blobs
     try:
-        client = open_client(url, retries=1, reply_timeout_s=settings.reply_timeout_s)
+        client = open_client(url, patience_s=1.0, reply_timeout_s=settings.reply_timeout_s)
     except RedisURLError as invalid:
         return [error(BLOB_SERVER, f"LONGTAKE_BLOB_URL: {invalid}")]
     with closing(client):

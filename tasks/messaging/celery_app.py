@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from celery import Celery
 from kombu import Queue
 
-from blobstore.redis.client import keepalive
+from blobstore.redis.client import CONNECT_TIMEOUT_S, keepalive, sentinel_options
+from blobstore.redis.urls import parse_url
 from tasks.jobs.queues import QUEUES, SEGMENTS
 from tasks.settings import Settings
 
 DAY_S = 86400
+# kombu drops a connection whose reply is overdue for this long: a worker is not deaf for longer than twice that.
+HEALTH_CHECK_S = 5
 
 
 def make_app(settings: Settings, *, results: bool = True) -> Celery:
@@ -17,8 +22,15 @@ def make_app(settings: Settings, *, results: bool = True) -> Celery:
 
     results: False for an application that only publishes. With results, a client subscribes to each task that it sends.
     """
-    backend = settings.broker if results else "disabled://"
-    app = Celery("longtake", broker=settings.broker, backend=backend, amqp="tasks.messaging.message_filter:AMQP")
+    address = parse_url(settings.redis_url)
+    server: dict[str, Any] = {"server": address.shown}
+    if address.sentinels:
+        server |= {
+            "master_name": address.sentinels.master_name,
+            "sentinel_kwargs": sentinel_options(address.sentinels),
+        }
+    backend = _result_backend(address.for_celery) if results else "disabled://"
+    app = Celery("longtake", broker=address.for_celery, backend=backend, amqp="tasks.messaging.transport:AMQP")
     app.conf.update(
         imports=(
             "tasks.worker.segment_task",
@@ -47,13 +59,21 @@ def make_app(settings: Settings, *, results: bool = True) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_transport_options={
             "visibility_timeout": settings.visibility_timeout_s,
-            "socket_timeout": None,
-            "health_check_interval": 30,
+            "socket_timeout": settings.reply_timeout_s,
+            "socket_connect_timeout": CONNECT_TIMEOUT_S,
+            "health_check_interval": HEALTH_CHECK_S,
             **keepalive(settings.redis_url),
+            **server,
         },
-        redis_socket_timeout=30.0,
-        redis_socket_keepalive=not settings.redis_url.startswith("unix:"),
-        redis_retry_on_timeout=True,
+        broker_connection_max_retries=None,  # an outage of any length ends no worker
+        redis_socket_timeout=settings.reply_timeout_s,
+        redis_socket_connect_timeout=CONNECT_TIMEOUT_S,
+        # the connection itself waits for the end of an outage
+        result_backend_transport_options={
+            "retry_policy": {"max_retries": 0},
+            "keepalive": keepalive(settings.redis_url),
+            **server,
+        },
         # A result names its job, so it expires no later than the job's record.
         result_expires=max(1, min(DAY_S, int(settings.retention_s))),
         # For Flower: queued tasks, and the progress of running ones.
@@ -62,3 +82,9 @@ def make_app(settings: Settings, *, results: bool = True) -> Celery:
         task_track_started=True,
     )
     return app
+
+
+def _result_backend(url: str) -> str:
+    """The URL of a result backend, which names its class."""
+    name = "SentinelBackend" if url.startswith("sentinel:") else "RedisBackend"
+    return f"tasks.messaging.result_backend:{name}+{url.removeprefix('redis+')}"

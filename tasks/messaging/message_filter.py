@@ -12,9 +12,6 @@ import threading
 import time
 from typing import Any
 
-import kombu
-from celery.app import amqp
-from kombu.transport import redis
 from kombu.utils.encoding import bytes_to_str
 
 from tasks.errors import LongtakeError
@@ -26,8 +23,10 @@ SHOWN_PER_MINUTE = 10
 COUNT_EVERY_S = 10.0
 
 
-class Channel(redis.Channel):
-    """A channel that delivers only entries that pass `check_entry`."""
+class MessageFilter:
+    """A base of kombu's Redis channels: they deliver only entries that pass `check_entry`."""
+
+    sep: str
 
     def _create_client(self, asynchronous: bool = False) -> Any:
         client = super()._create_client(asynchronous)  # type: ignore[misc]  # not in the stubs
@@ -93,23 +92,3 @@ def _is_valid(entry: bytes, queue: str) -> bool:
         refusals.add(queue, error)
         return False
     return True
-
-
-class Transport(redis.Transport):
-    """kombu's Redis transport with the filter."""
-
-    Channel = Channel
-
-
-class Connection(kombu.Connection):
-    """A connection that uses the filter for every URL scheme."""
-
-    def get_transport_cls(self) -> type[Transport]:
-        """The transport with the filter."""
-        return Transport
-
-
-class AMQP(amqp.AMQP):
-    """Celery's AMQP class with connections that use the filter."""
-
-    Connection = Connection

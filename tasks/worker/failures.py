@@ -14,13 +14,11 @@ from blobstore import (
     BlobCorruptError,
     BlobNotFoundError,
     BlobStoreFullError,
-    BlobStoreUnavailableError,
     BlobStoreVersionError,
 )
-from blobstore.redis.errors import takes_no_writes
 from ltx2.errors import ContinuationError, RequestError, TimelineError, UnsupportedStateError
-from tasks.errors import HostFaultError, ServerError, SpecError, VersionError, WorkFailedError
-from tasks.jobs.connection import retry_while_full
+from tasks.errors import HostFaultError, SpecError, VersionError, WorkFailedError
+from tasks.jobs.connection import OUTAGES, retry_while_full
 from tasks.jobs.queues import queue_of
 from tasks.jobs.results import Claim, Released, ReleaseOutcome
 from tasks.jobs.units import START_INDEX, WorkUnit
@@ -30,7 +28,7 @@ log = logging.getLogger(__name__)
 # Errors that no other attempt and no other host can change.
 PERMANENT = (ContinuationError, RequestError, SpecError, TimelineError, UnsupportedStateError)
 NEWER = (BlobStoreVersionError, VersionError)
-OUTAGES = (BlobStoreUnavailableError, ServerError, redis.ConnectionError, redis.TimeoutError, redis.OutOfMemoryError)
+RELEASED = (*OUTAGES, *NEWER, redis.OutOfMemoryError)
 OUTAGE_PAUSE_S = 5.0
 FULL_STORE_PATIENCE_S = 60.0
 REASON_CHARACTERS = 500
@@ -97,7 +95,7 @@ def handle_failure(context: WorkerContext, claim: Claim, error: Exception, *, fi
     `final`, fails the job at once.
     """
     jobs = context.deployment.jobs
-    if isinstance(error, (*OUTAGES, *NEWER)) or takes_no_writes(error):
+    if isinstance(error, RELEASED):
         log.warning("released", extra={"reason": str(error)})
         time.sleep(OUTAGE_PAUSE_S)
         jobs.release(claim)

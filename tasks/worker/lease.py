@@ -11,6 +11,7 @@ from typing import Self
 
 import redis
 
+from tasks.jobs.connection import OUTAGES
 from tasks.jobs.records import Progress
 from tasks.jobs.results import Claim
 from tasks.jobs.store import JobStore
@@ -88,5 +89,7 @@ class Lease:
         while not self._done.wait(self._interval):
             try:
                 self.renew()
+            except OUTAGES:
+                pass  # the connection has logged it
             except redis.RedisError as error:
                 log.warning("cannot renew the lease of job %s, %s: %s", self.claim.job_id, self.claim.unit, error)

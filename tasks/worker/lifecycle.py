@@ -32,6 +32,7 @@ from tasks.worker.app import app
 from tasks.worker.context import process
 from tasks.worker.gpu import gpu_in_use
 from tasks.worker.heartbeat import Heartbeat, describe_worker
+from tasks.worker.outage_lines import is_news
 
 log = logging.getLogger(__name__)
 HOST_FAULT_POLL_S = 0.2
@@ -100,10 +101,11 @@ def check_at_start(options: Mapping[str, Any], **_: Any) -> None:
 @signals.after_setup_logger.connect
 @signals.after_setup_task_logger.connect
 def format_log_lines(logger: logging.Logger, **_: Any) -> None:
-    """Write log lines in the format that LONGTAKE_LOG names, without secrets."""
+    """Write log lines in the format that LONGTAKE_LOG names, without secrets, and an outage only once."""
     formatter = formatter_for(process.context.settings)
     for handler in logger.handlers:
         handler.setFormatter(formatter)
+        handler.addFilter(is_news)
 
 
 @signals.celeryd_after_setup.connect

@@ -21,7 +21,7 @@ from tasks.messaging.topology import SEGMENT_TASK
 from tasks.worker.app import app
 from tasks.worker.clip_task import make_clip_in_background
 from tasks.worker.context import WorkerContext, process
-from tasks.worker.failures import reading_from
+from tasks.worker.failures import reading_from, when_there_is_room
 from tasks.worker.first_frame import first_frame
 from tasks.worker.lease import Lease
 from tasks.worker.run_claimed import SkippedError, run_claimed
@@ -51,6 +51,7 @@ def generate_segment(
 def _render(task: Task[..., Any], context: WorkerContext, lease: Lease) -> dict[str, Any]:
     claim = lease.claim
     reach("segment claimed", claim.job_id, claim.index)
+    when_there_is_room(context.deployment.blobs.check_writable)  # what cannot be stored is not rendered
     upload = StateUpload(context, claim)
     with lease.in_engine():
         incoming, source = _hydrate(context, claim)

@@ -40,8 +40,12 @@ class RedisServer:
         self._command = [executable, *where, *options]
         self.start()
 
-    def start(self) -> None:
+    def launch(self) -> None:
+        """Start the process, and do not wait until it has loaded its data."""
         self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+
+    def start(self) -> None:
+        self.launch()
         deadline = time.monotonic() + 10
         while True:
             try:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import ClassVar, cast
 
 import psutil
-import redis
 
 from blobstore import ManagedBlobStore, open_blob_store
 from tasks.client.job import Job
@@ -231,7 +230,7 @@ class Harness:
 
     def state_sources(self, job: Job) -> Counter[str]:
         """Where the job's segments read their states from, according to the task results."""
-        client = redis.Redis.from_url(self.settings.redis_url)
+        client = connect(self.settings.redis_url)
         found = [client.get(key) for key in client.scan_iter(f"celery-task-meta-{job.id}-segment-*")]
         results = [json.loads(cast("bytes", data))["result"] or {} for data in found]
         return Counter(result["state"] for result in results if "state" in result)
@@ -265,13 +264,13 @@ class Harness:
 
     def wait_idle(self, *, killed: int = 0) -> None:
         """Wait until all queues are empty and all messages acknowledged, except one per killed worker."""
-        client = redis.Redis.from_url(self.settings.redis_url)
+        client = connect(self.settings.redis_url)
         wait_until(lambda: not any(map(client.llen, [*QUEUES, *self.sticky_queues()])), what="empty queues")
         wait_until(lambda: client.hlen("unacked") <= killed, what="every message to be acknowledged")
 
     def sticky_queues(self) -> list[str]:
         """The sticky queues of living workers that hold messages."""
-        client = redis.Redis.from_url(self.settings.redis_url)
+        client = connect(self.settings.redis_url)
         names = [worker.log.stem for worker in self.workers if worker.is_alive]
         return [key.decode() for name in names for key in client.keys(f"{STICKY_PREFIX}{name}@test.*")]
 

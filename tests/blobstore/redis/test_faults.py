@@ -189,7 +189,7 @@ def test_connection_lost_within_an_upload(server) -> None:
         return passing if passed < 1.5 * MIB else b""
 
     with proxy(server.url, end_after_a_chunk) as url:
-        store = open_blob_store(url, retries=0)
+        store = open_blob_store(url, patience_s=0)
         with pytest.raises(BlobStoreUnavailableError):
             store.put(bytes(3 * MIB))
         store.close()
@@ -249,7 +249,7 @@ def test_damage_found_on_a_full_server(start_server) -> None:
 
 def test_server_restart(start_server) -> None:
     server = start_server()
-    store = open_blob_store(server.url)
+    store = open_blob_store(server.url, patience_s=0.2)
     blob_id = store.put(b"one")
     # When the server stops, Then every error names its address
     server.stop()
@@ -267,17 +267,4 @@ def test_server_restart(start_server) -> None:
     server.start()
     assert blob_id not in store
     assert store.get(store.put(b"one")) == b"one"
-    store.close()
-
-
-def test_read_only_server(start_server) -> None:
-    # Given a server that is now a replica
-    server = start_server()
-    store = open_blob_store(server.url)
-    server.client.execute_command("REPLICAOF", "127.0.0.1", "1")
-    # When / Then
-    with pytest.raises(BlobStoreUnavailableError, match="takes no writes"):
-        store.put(b"one")
-    server.client.execute_command("REPLICAOF", "NO", "ONE")
-    assert store.put(b"one") in store
     store.close()

@@ -18,7 +18,7 @@ from blobstore import (
     open_blob_store,
 )
 from blobstore.redis.store import BLOBS_PER_SCRIPT, CHUNK_BYTES
-from tests.conftest import wait_until
+from tests.conftest import free_port, wait_until
 
 MIB = 1024 * 1024
 TTL_S, LEASE_S = 1000, 5000
@@ -190,9 +190,32 @@ def test_eviction_policies_are_rejected(start_server, policy: str) -> None:
         open_blob_store(server.url).check()
 
 
-def test_a_user_without_config_rights_is_accepted(start_server) -> None:
+def test_a_policy_is_found_where_config_is_renamed(start_server) -> None:
+    server = start_server("--maxmemory-policy", "allkeys-lru", "--rename-command", "CONFIG", "")
+    with pytest.raises(BlobStoreConfigError, match=r"allkeys-lru.*set maxmemory-policy to noeviction"):
+        open_blob_store(server.url).check()
+
+
+def test_a_cluster_is_refused(start_server) -> None:
+    # Given a node of a Redis Cluster that has no slots yet
+    port = next(port for port in iter(free_port, None) if port < 55_000)  # the cluster also uses the port 10,000 above
+    server = start_server("--port", str(port), "--cluster-enabled", "yes")
+    is_cluster = r"is a Redis Cluster, .* use one server, or Sentinel"
+    # When / Then
+    with pytest.raises(BlobStoreConfigError, match=is_cluster):
+        open_blob_store(server.url).check()
+    # Given all slots, and a user that may not run INFO: a script on two keys tells
+    server.client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
+    wait_until(lambda: "cluster_state:ok" in str(server.client.execute_command("CLUSTER", "INFO")), what="the cluster")
+    server.client.acl_setuser("app", enabled=True, passwords=["+any"], keys=["*"], commands=["+@all", "-info"])
+    # When / Then
+    with pytest.raises(BlobStoreConfigError, match=is_cluster):
+        open_blob_store(server.url.replace("unix://", "unix://app:any@")).check()
+
+
+def test_a_user_that_may_not_read_the_policy_is_accepted(start_server) -> None:
     server = start_server("--maxmemory-policy", "allkeys-lru")
-    server.client.acl_setuser("app", enabled=True, passwords=["+s3cret"], keys=["*"], commands=["+@all", "-config"])
+    server.client.acl_setuser("app", enabled=True, passwords=["+s3cret"], keys=["*"], commands=["+@all", "-info"])
     store = open_blob_store(server.url.replace("unix://", "unix://app:s3cret@"))
     store.check()
     store.close()

@@ -43,7 +43,7 @@ def test_redis_py_and_celery_reach_the_same_database(
     theirs = Celery(broker=address.for_celery).connection_for_write()
     assert (theirs.hostname, theirs.port, int(theirs.virtual_host)) == (host, port, db)
     assert (theirs.userid or None, theirs.password or None) == (username, password)
-    client = open_client(url, retries=0)
+    client = open_client(url, patience_s=0)
     assert client.connection_pool.connection_kwargs["db"] == db
 
 
@@ -69,7 +69,7 @@ def test_a_unix_socket_keeps_its_path(tmp_path: Path, url: str, path: str, db: i
         app = Celery(broker=address.for_celery)
         app.send_task("nothing", queue="found")
         # Then it is in the database that redis-py reads
-        with open_client(f"unix://{tmp_path}{url.removeprefix('unix://')}", retries=0) as client:
+        with open_client(f"unix://{tmp_path}{url.removeprefix('unix://')}", patience_s=0) as client:
             assert client.connection_pool.connection_kwargs.get("db") == db
             assert client.llen("found") == 1
     finally:
@@ -106,7 +106,7 @@ def test_tls_options_are_kept_and_the_certificate_is_checked_by_default() -> Non
 )
 def test_a_url_that_is_not_valid_is_refused_without_its_secrets(url: str, message: str) -> None:
     with pytest.raises(RedisURLError) as caught:
-        open_client(url, retries=0)
+        open_client(url, patience_s=0)
     assert message in str(caught.value)
     assert "s3cret" not in str(caught.value)
     assert caught.value.__cause__ is None

@@ -21,9 +21,9 @@ from tasks.errors import MessageError
 from tasks.jobs import state_wire
 from tasks.jobs.queues import CLIPS, FILMS, QUEUES, SEGMENTS, STICKY_PREFIX
 from tasks.messaging.celery_app import make_app
-from tasks.messaging.message_filter import AMQP, Channel
 from tasks.messaging.schema import MESSAGE_LIMIT_BYTES, check_entry
 from tasks.messaging.topology import CLIP_TASK, FILM_TASK, SEGMENT_TASK
+from tasks.messaging.transport import AMQP, Channel, SentinelChannel
 from tasks.settings import Settings
 from tests.conftest import RedisProcess, Worker, wait_until
 from tests.ltx2.state.test_hostile import PAYLOADS, deep
@@ -368,11 +368,16 @@ def test_the_largest_inline_state_passes_the_filter(own_settings: Settings, own_
 
 
 def test_every_connection_of_the_app_uses_the_filter() -> None:
-    for url in ("redis://h/0", "rediss://h/0", "unix:///tmp/r.sock"):
+    for url, channel in (
+        ("redis://h/0", Channel),
+        ("rediss://h/0", Channel),
+        ("unix:///tmp/r.sock", Channel),
+        ("sentinel://a,b/0?master_name=m", SentinelChannel),
+    ):
         app = make_app(Settings(redis_url=url))
         assert isinstance(app.amqp, AMQP)
         for connection in (app.connection_for_read(), app.connection_for_write(), app.connection_for_read().clone()):
-            assert connection.transport.Channel is Channel
+            assert connection.transport.Channel is channel
 
 
 def test_a_message_on_an_unknown_queue_is_refused() -> None:

@@ -1,0 +1,100 @@
+"""A TCP proxy that tests put between a client and a server: it moves to another server, goes silent, and delays."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from contextlib import suppress
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Self
+
+CHUNK_BYTES = 65536
+
+
+class Proxy:
+    """A loopback port that forwards to `port`. A context manager.
+
+    delay_s: how long every chunk takes in each direction, without limiting the rate.
+    """
+
+    def __init__(self, port: int, *, delay_s: float = 0.0) -> None:
+        self._target = port
+        self._delay_s = delay_s
+        self._open = threading.Event()
+        self._open.set()
+        self._sockets: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._listener.close()
+        self._open.set()
+        self.close_connections()
+
+    def move_to(self, port: int) -> None:
+        """Forward new connections to another server; those that exist stay where they are."""
+        self._target = port
+
+    def close_connections(self) -> None:
+        """Close every connection."""
+        sockets, self._sockets = self._sockets, []
+        for each in sockets:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def cut(self) -> None:
+        """Forward nothing any more, and close nothing; new connections are accepted and get no reply."""
+        self._open.clear()
+
+    def heal(self) -> None:
+        """Forward again, also what was sent meanwhile."""
+        self._open.set()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                threading.Thread(target=self._forward, args=(near,), daemon=True).start()
+
+    def _forward(self, near: socket.socket) -> None:
+        self._open.wait()
+        with near, suppress(OSError), socket.create_connection(("127.0.0.1", self._target)) as far:
+            for each in (near, far):
+                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._sockets += [near, far]
+            back = threading.Thread(target=self._pump, args=(far, near), daemon=True)
+            back.start()
+            self._pump(near, far)
+            back.join()
+
+    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+        chunks: SimpleQueue[tuple[float, bytes]] = SimpleQueue()
+        threading.Thread(target=self._deliver, args=(chunks, target), daemon=True).start()
+        data = b"."
+        while data:
+            try:
+                data = source.recv(CHUNK_BYTES)
+            except OSError:
+                data = b""
+            chunks.put((time.monotonic() + self._delay_s, data))
+
+    def _deliver(self, chunks: SimpleQueue[tuple[float, bytes]], target: socket.socket) -> None:
+        data = b"."
+        while data:
+            due, data = chunks.get()
+            time.sleep(max(0.0, due - time.monotonic()))
+            self._open.wait()
+            with suppress(OSError):
+                if data:
+                    target.sendall(data)
+                else:
+                    target.shutdown(socket.SHUT_WR)
