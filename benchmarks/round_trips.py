@@ -1,10 +1,11 @@
 """Script calls and reads that one four-step segment costs the broker and the blob server.
 
-    python -m benchmarks.round_trips [--segments 40]
+    python -m benchmarks.round_trips [--segments 40] [--rtt-ms 80]
 
 One worker renders a job of 64x32 segments with a stand-in engine of four steps; clips and the film are included. The
 servers count EVALSHA calls and reads; reads are round trips while blobs are small, and a pipeline is one. The share of
-an idle deployment in the same time is subtracted.
+an idle deployment in the same time is subtracted. With `--rtt-ms`, proxies delay what the worker sends and receives,
+and the time per segment is measured too.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 from benchmarks.idle import calls, start_server
 from tasks import Settings, submit
 from tests.conftest import STAND_IN, RedisProcess, Worker
+from tests.proxies import Proxy
 from tests.tasks.conftest import spec
 
 IDLE_S = 10.0
@@ -30,14 +33,19 @@ def main() -> None:
     """Print one line per server."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--segments", type=int, default=40)
-    segments = parser.parse_args().segments
-    with tempfile.TemporaryDirectory(prefix="longtake-") as name:
+    parser.add_argument("--rtt-ms", type=float, default=0.0)
+    arguments = parser.parse_args()
+    segments = arguments.segments
+    with tempfile.TemporaryDirectory(prefix="longtake-") as name, ExitStack() as stack:
         folder = Path(name)
         servers = {role: start_server(folder / role) for role in ("broker", "blobs")}
         settings = Settings(
             redis_url=servers["broker"].url, blob_url=servers["blobs"].url, home=folder, engine=STAND_IN
         )
-        worker = Worker(settings, folder / "worker.log").ready()
+        delay_s = arguments.rtt_ms / 2000
+        far = {role: stack.enter_context(Proxy(server.port, delay_s=delay_s)).url for role, server in servers.items()}
+        distant = settings.model_copy(update={"redis_url": far["broker"], "blob_url": far["blobs"]})
+        worker = Worker(distant if delay_s else settings, folder / "worker.log").ready()
         try:
             submit(spec("a", "b"), settings=settings).wait()  # loads every script
             before = {role: counts(server) for role, server in servers.items()}
@@ -50,6 +58,7 @@ def main() -> None:
             for role, server in servers.items():
                 scripts, reads = (counts(server) - before[role] - idle[role] * seconds) / segments
                 print(f"{role:7} {scripts:5.1f} EVALSHA, {reads:5.1f} reads per segment")
+            print(f"{seconds / segments:.2f} s per segment")
         finally:
             worker.stop()
             for server in servers.values():

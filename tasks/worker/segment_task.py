@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
@@ -14,7 +13,7 @@ from ltx2.timeline import SegmentTiming
 from tasks.errors import MessageError, WorkFailedError
 from tasks.failpoints import reach
 from tasks.jobs import state_wire
-from tasks.jobs.records import Handoff, Progress, timing_after
+from tasks.jobs.records import Handoff, timing_after
 from tasks.jobs.results import Claim
 from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.messaging.topology import SEGMENT_TASK
@@ -26,12 +25,12 @@ from tasks.worker.first_frame import first_frame
 from tasks.worker.lease import Lease
 from tasks.worker.run_claimed import SkippedError, run_claimed
 from tasks.worker.state_upload import StateUpload
+from tasks.worker.step_reporter import StepReporter
 
 if TYPE_CHECKING:
     from ltx2 import LTX2ContinuationState
 
 log = logging.getLogger(__name__)
-REPORT_EVERY_S = 0.25
 
 
 @app.task(bind=True, name=SEGMENT_TASK, throws=(WorkFailedError,))
@@ -126,39 +125,15 @@ def _run(
         with lease.out_of_engine():
             upload.start(*early)
 
-    output: SegmentOutput = engine.run(
-        request,
-        incoming,
-        on_step=_step_reporter(task, lease),
-        next_prompt=lease.claim.next_prompt,
-        on_state=on_state,
-    )
+    with StepReporter(task, lease) as reporter:
+        output: SegmentOutput = engine.run(
+            request,
+            incoming,
+            on_step=reporter.on_step,
+            next_prompt=lease.claim.next_prompt,
+            on_state=on_state,
+        )
     return output
-
-
-def _step_reporter(task: Task[..., Any], lease: Lease) -> Callable[[int, int], bool]:
-    started = time.monotonic()
-    reported = started
-
-    def on_step(step: int, steps: int) -> bool:
-        nonlocal reported
-        now = time.monotonic()
-        progress = Progress(lease.claim.index, step, steps, (now - started) / step)
-        if now - reported >= REPORT_EVERY_S or step in (1, steps):
-            reported = now
-            _send_progress(task, {"segment": progress.index, "step": step, "steps": steps})
-        return lease.renew(progress=progress)
-
-    return on_step
-
-
-def _send_progress(task: Task[..., Any], meta: dict[str, Any]) -> None:
-    """Show progress in Flower. An error here is no reason to lose a render."""
-    try:
-        task.update_state(state="PROGRESS", meta=meta)
-        task.send_event("task-progress", retry=False, **meta)
-    except Exception as error:
-        log.warning("progress could not be sent", extra={"reason": str(error)})
 
 
 def _commit_segment(
