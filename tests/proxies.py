@@ -1,4 +1,4 @@
-"""A TCP proxy that tests put between a client and a server: it moves to another server, goes silent, and delays."""
+"""A TCP proxy of tests: it moves to another server, delays, goes silent and forgets connections."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ class Proxy:
         self._open = threading.Event()
         self._open.set()
         self._sockets: list[socket.socket] = []
+        self._forgotten = 0
+        self._accepted = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.url = f"redis://127.0.0.1:{self.port}/0"
@@ -59,6 +61,10 @@ class Proxy:
         """Forward again, also what was sent meanwhile."""
         self._open.set()
 
+    def forget(self) -> None:
+        """Drop what is sent on every connection so far, and close nothing, as a firewall does; new ones work."""
+        self._forgotten = self._accepted
+
     def _accept(self) -> None:
         with suppress(OSError):
             while True:
@@ -71,14 +77,16 @@ class Proxy:
             for each in (near, far):
                 each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._sockets += [near, far]
-            back = threading.Thread(target=self._pump, args=(far, near), daemon=True)
+            self._accepted += 1
+            number = self._accepted
+            back = threading.Thread(target=self._pump, args=(far, near, number), daemon=True)
             back.start()
-            self._pump(near, far)
+            self._pump(near, far, number)
             back.join()
 
-    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+    def _pump(self, source: socket.socket, target: socket.socket, number: int) -> None:
         chunks: SimpleQueue[tuple[float, bytes]] = SimpleQueue()
-        threading.Thread(target=self._deliver, args=(chunks, target), daemon=True).start()
+        threading.Thread(target=self._deliver, args=(chunks, target, number), daemon=True).start()
         data = b"."
         while data:
             try:
@@ -87,12 +95,14 @@ class Proxy:
                 data = b""
             chunks.put((time.monotonic() + self._delay_s, data))
 
-    def _deliver(self, chunks: SimpleQueue[tuple[float, bytes]], target: socket.socket) -> None:
+    def _deliver(self, chunks: SimpleQueue[tuple[float, bytes]], target: socket.socket, number: int) -> None:
         data = b"."
         while data:
             due, data = chunks.get()
             time.sleep(max(0.0, due - time.monotonic()))
             self._open.wait()
+            if number <= self._forgotten:
+                continue
             with suppress(OSError):
                 if data:
                     target.sendall(data)

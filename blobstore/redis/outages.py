@@ -169,6 +169,9 @@ class _WatchedConnection(AbstractConnection):
         """The reply; RefusedError for one that is an outage."""
         try:
             response = super().read_response(*args, **options)
+        except redis.TimeoutError:
+            self._health.generation += 1  # a firewall that forgot this connection has forgotten the idle ones, too
+            raise
         except redis.RedisError as error:
             # a connection of Sentinel hides the reply of a replica behind an error of its own
             code = refusal_of(error) or refusal_of(error.__context__)

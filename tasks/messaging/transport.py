@@ -6,7 +6,9 @@ from typing import Any
 
 import kombu
 from celery.app import amqp
+from kombu import connection
 from kombu.transport import redis
+from redis.exceptions import ConnectionError
 
 from blobstore.redis.outages import health_of, watched
 from tasks.jobs.connection import RETRY_EVERY_S
@@ -19,8 +21,11 @@ class _WatchedChannel:
     """A base of kombu's Redis channels. server: the broker as messages name it, a transport option."""
 
     server = "the broker"
+    connection: Any
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        if self.connection is None:  # kombu would raise an AttributeError, which no publisher repeats
+            raise ConnectionError("this channel was closed with its connection")
         options: dict[str, Any] = super()._connparams(asynchronous)  # type: ignore[misc]  # of the channel
         connection_class = watched(options["connection_class"])
         return {**options, "connection_class": connection_class, "health": health_of(self.server)}
@@ -50,8 +55,10 @@ class SentinelTransport(redis.SentinelTransport):
     Channel = SentinelChannel
 
 
-class Connection(kombu.Connection):
-    """A connection that uses these transports for every URL scheme."""
+class _ChoosesTransport:
+    """A base of kombu's connections: they use these transports for every URL scheme."""
+
+    transport_cls: str
 
     def get_transport_cls(self) -> type[Transport | SentinelTransport]:
         """The transport for the scheme of the URL."""
@@ -61,7 +68,27 @@ class Connection(kombu.Connection):
         """Connect as kombu does, with pauses that stay short: a worker takes work soon after an outage."""
         if len(args) < INTERVAL_MAX:
             options.setdefault("interval_max", RETRY_EVERY_S)
-        return super()._ensure_connection(*args, **options)
+        return super()._ensure_connection(*args, **options)  # type: ignore[misc]  # of the connection
+
+
+class Connection(_ChoosesTransport, kombu.Connection):
+    """A connection of its own, such as the one that a worker consumes from."""
+
+    def Pool(self, limit: int | None = None, **_: Any) -> ConnectionPool:
+        """A pool of connections like this one."""
+        return ConnectionPool(self, limit)
+
+
+class PooledConnection(_ChoosesTransport, connection.PooledConnection):
+    """A connection of a pool, which publishers use."""
+
+
+class ConnectionPool(connection.ConnectionPool):
+    """kombu's pool, with these connections."""
+
+    def new(self) -> Any:
+        """Another connection."""
+        return PooledConnection(self, **dict(self.connection._info(resolve=False)))
 
 
 class AMQP(amqp.AMQP):

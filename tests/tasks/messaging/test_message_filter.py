@@ -376,8 +376,9 @@ def test_every_connection_of_the_app_uses_the_filter() -> None:
     ):
         app = make_app(Settings(redis_url=url))
         assert isinstance(app.amqp, AMQP)
-        for connection in (app.connection_for_read(), app.connection_for_write(), app.connection_for_read().clone()):
-            assert connection.transport.Channel is channel
+        with app.pool.acquire() as pooled:
+            for connection in (app.connection_for_read(), app.connection_for_write().clone(), pooled):
+                assert connection.transport.Channel is channel
 
 
 def test_a_message_on_an_unknown_queue_is_refused() -> None:
