@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import redis
 
-from tasks.jobs.connection import connect
+from tasks.jobs.connection import OUTAGES, connect
 from tasks.jobs.workers import Versions, WorkerInfo, WorkerRegistry
 from tasks.settings import Settings
 from tasks.worker.activity import ActivityBoard
@@ -77,6 +77,8 @@ class Heartbeat:
                 self._beat(client, registry, life_s=LIFE_S)
                 names.check(registry)
                 is_out = False
+            except OUTAGES:
+                pass  # the connection has logged it
             except Exception as error:
                 if not is_out:
                     log.warning("the heartbeat cannot be written, trying again: %s", error)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from celery import Celery
 from redis.connection import parse_url as parse_for_redis
 
 from blobstore.redis.client import open_client
-from blobstore.redis.urls import RedisURLError, parse_url
+from blobstore.redis.urls import RedisURLError, Sentinels, mask_urls, parse_url, shown_url
 from tasks.embedded import processes
 from tasks.embedded.servers import find_redis_server
 from tests.conftest import wait_until
@@ -84,8 +85,38 @@ def test_tls_options_are_kept_and_the_certificate_is_checked_by_default() -> Non
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "sentinel://user:p%40w@a:1,b,[::1]:3/2?master_name=films&sentinel_username=s&sentinel_password=t%26",
+        "sentinel://user:p%40w@a:1/2;sentinel://user:p%40w@b/2;sentinel://user:p%40w@[::1]:3/2"
+        "?master_name=films&sentinel_username=s&sentinel_password=t%26",
+    ],
+)
+def test_sentinels_in_both_forms(url: str) -> None:
+    # Given the form of most clients, and that of Celery
+    address = parse_url(url)
+    # Then redis-py and Celery get the same
+    assert address.sentinels == Sentinels((("a", 1), ("b", 26379), ("::1", 3)), "films", "s", "t&")
+    theirs = Celery(broker=address.for_celery).connection_for_write()
+    assert [urlsplit(one).port for one in theirs.alt] == [1, 26379, 3]
+    assert (theirs.hostname, theirs.userid, theirs.password, theirs.virtual_host) == ("a", "user", "p@w", "2")
+    with open_client(url, patience_s=0) as client:
+        given = client.connection_pool.connection_kwargs
+        assert (given["username"], given["password"], given["db"]) == ("user", "p@w", 2)
+    # and messages show neither password
+    assert shown_url(url).startswith("sentinel://a:1")
+    for secret in ("p%40w", "t%26"):
+        assert secret not in shown_url(url) + mask_urls(f"at {url} failed")
+
+
+@pytest.mark.parametrize(
     ("url", "message"),
     [
+        ("sentinel://a/0", "the sentinel: URL must name the master, such as ?master_name=mymaster"),
+        ("sentinel://:s3cret@a,,b/0?master_name=m", "the sentinel: URL is not valid"),
+        ("sentinel://a/films?master_name=m", "the database of the sentinel: URL must be a number"),
+        ("sentinel://a?master_name=m&ssl_ca_certs=a", "option 'ssl_ca_certs'"),
+        ("redis://h?master_name=m", "option 'master_name'"),
         ("http://:s3cret@h/", "'http' is not a Redis URL scheme"),
         ("redis", "'redis' is not a Redis URL scheme"),
         ("redis:h", "is not a Redis URL scheme"),
