@@ -17,7 +17,6 @@ from typing import Any
 import redis
 
 from blobstore import BlobStoreError
-from blobstore.redis.errors import takes_no_writes
 from tasks.client.job import Job
 from tasks.client.start_image import IMAGE_MIME, read_image
 from tasks.client.state_files import read_state, start_handoff
@@ -159,7 +158,7 @@ def _may_be_queued(job_id: str, error: redis.RedisError, *, has_key: bool) -> st
 
 def _is_lost_reply(error: redis.RedisError) -> bool:
     """Whether the server may have run the command: it did not answer, or it was demoted before it was asked again."""
-    return isinstance(error, redis.ConnectionError | redis.TimeoutError) or takes_no_writes(error)
+    return isinstance(error, redis.ConnectionError | redis.TimeoutError)
 
 
 def _digest(spec: JobSpec, envelope: Mapping[str, Any] | None) -> str:

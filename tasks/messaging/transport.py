@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import kombu
 from celery.app import amqp
 from kombu import connection
 from kombu.transport import redis
+from redis.backoff import NoBackoff
+from redis.client import PubSub
 from redis.exceptions import ConnectionError
+from redis.retry import Retry
 
 from blobstore.redis.outages import health_of, watched
 from tasks.jobs.connection import RETRY_EVERY_S
 from tasks.messaging.message_filter import MessageFilter
 
 INTERVAL_MAX = 5  # its position among the arguments of kombu's `_ensure_connection`
+
+
+class _PolledPubSub(PubSub):
+    """Commands and events, read when the event loop says that there are some.
+
+    redis-py would read without a time limit, also from a connection that it has just made in place of a lost one, and
+    the worker would be deaf until another worker sends an event.
+    """
+
+    def parse_response(self, block: bool = True, timeout: float = 0) -> Any:
+        """What has arrived, or None."""
+        return super().parse_response(block=False, timeout=0)  # type: ignore[no-untyped-call]
 
 
 class _WatchedChannel:
@@ -28,7 +44,14 @@ class _WatchedChannel:
             raise ConnectionError("this channel was closed with its connection")
         options: dict[str, Any] = super()._connparams(asynchronous)  # type: ignore[misc]  # of the channel
         connection_class = watched(options["connection_class"])
+        if asynchronous:  # the event loop polls this socket: one that replaced it after an error would not be polled
+            options["retry"] = Retry(NoBackoff(), 0)
         return {**options, "connection_class": connection_class, "health": health_of(self.server)}
+
+    @cached_property
+    def subclient(self) -> PubSub:
+        """The connection that receives commands and events."""
+        return _PolledPubSub(self._create_client(asynchronous=True).connection_pool)  # type: ignore[attr-defined]
 
 
 class Channel(MessageFilter, _WatchedChannel, redis.Channel):
