@@ -121,15 +121,20 @@ class _LevelEmbedding(nn.Module):
 
 
 class _FeedForward(nn.Module):
-    """diffusers' feed-forward with the GELU in the epilogue of the first matrix product."""
+    """diffusers' feed-forward with the GELU in the epilogue of the first matrix product.
+
+    The kernel with that epilogue adds a bias. Where the model has none, as in 2.5, it is given zeros.
+    """
 
     def __init__(self, stock: Any) -> None:
         super().__init__()
         self.up, self.down = stock.net[0].proj, stock.net[2]
+        if isinstance(self.up, nn.Linear) and self.up.bias is None:
+            self.up.bias = nn.Parameter(self.up.weight.new_zeros(self.up.out_features), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: `[B, T, D]`."""
-        if isinstance(self.up, nn.Linear) and self.up.bias is not None and x.is_cuda:
+        if isinstance(self.up, nn.Linear) and x.is_cuda:
             inner = linear_gelu(x.flatten(0, 1), self.up.weight, self.up.bias).view(*x.shape[:2], -1)
         else:
             inner = F.gelu(self.up(x), approximate="tanh")

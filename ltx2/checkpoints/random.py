@@ -1,7 +1,7 @@
 """Small random checkpoints: LTX-2's published layout with a million random weights, built offline.
 
 Properties that a client can observe are real: 32x32x8 video compression, 25 audio latents `[B, 8, T, 16]` per second,
-stereo at 24 kHz (2.0) or 48 kHz (2.3), prompts of up to 1024 tokens, a Gemma tokenizer.
+stereo at 24 kHz (2.0) or 48 kHz (2.3, 2.5), prompts of up to 1024 tokens, a Gemma tokenizer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers import (
@@ -33,20 +33,27 @@ from tokenizers import Tokenizer, normalizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from torch import nn
-from transformers import Gemma3Config, Gemma3ForConditionalGeneration, GemmaTokenizer
+from transformers import (
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma4UnifiedConfig,
+    Gemma4UnifiedForConditionalGeneration,
+    GemmaTokenizer,
+)
 
 from ltx2.checkpoints.progress_bars import no_progress_bars
 from ltx2.checkpoints.resolve import UPSAMPLER_FOLDER, small_folder
+from ltx2.checkpoints.variant import Version
 from ltx2.errors import CheckpointError
 
-Version = Literal["2.0", "2.3"]
-
-VERSIONS: dict[str, Version] = {"tiny": "2.3", "tiny-2.0": "2.0"}
+VERSIONS: dict[str, Version] = {"tiny": "2.3", "tiny-2.0": "2.0", "tiny-2.5": "2.5"}
 
 VIDEO_CHANNELS = 16
-TEXT_DIM, TEXT_LAYERS = 32, 2
+TEXT_DIM = 32
+TEXT_LAYERS: dict[Version, int] = {"2.0": 2, "2.3": 2, "2.5": 6}  # of Gemma 4, every sixth layer is global
 TOKENS = 1024
 VIDEO_HEADS, VIDEO_HEAD_DIM = 2, 32
+_LOUDNESS = {"2.3": 0.06, "2.5": 0.03}  # audible, and nothing clips
 AUDIO_HEADS, AUDIO_HEAD_DIM = 2, 16
 
 SPECIAL_TOKENS = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
@@ -115,13 +122,11 @@ def _components(version: Version, seed: int) -> LTX2ConditionPipeline:
             scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=False, shift_terminal=None),
             vae=_video_vae(version),
             audio_vae=_audio_vae(),
-            text_encoder=random_text_encoder(
-                len(tokenizer), width=TEXT_DIM, layers=TEXT_LAYERS, longest=TOKENS, sliding_window=512
-            ),
+            text_encoder=_text_encoder(version, len(tokenizer)),
             tokenizer=tokenizer,
             connectors=_connectors(version),
             transformer=_transformer(version),
-            vocoder=_vocoder_2_0() if version == "2.0" else _vocoder_2_3(),
+            vocoder=_vocoder_2_0() if version == "2.0" else _vocoder_with_bwe(_LOUDNESS[version]),
         )
 
 
@@ -148,11 +153,52 @@ def train_tokenizer(texts: Iterable[str], *, size: int, longest: int) -> GemmaTo
     )
 
 
+def _text_encoder(version: Version, vocabulary: int) -> Any:
+    make = _gemma_4 if version == "2.5" else random_text_encoder
+    return make(vocabulary, width=TEXT_DIM, layers=TEXT_LAYERS[version], longest=TOKENS, sliding_window=512)
+
+
 def random_text_encoder(
     vocabulary: int, *, width: int, layers: int, longest: int, sliding_window: int
 ) -> Gemma3ForConditionalGeneration:
     """A random Gemma with two heads, for prompts of up to `longest` tokens. Its vision tower is a stub."""
-    text = {
+    text = _text_settings(vocabulary, width, layers, longest, sliding_window)
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    return Gemma3ForConditionalGeneration(config)
+
+
+def _gemma_4(
+    vocabulary: int, *, width: int, layers: int, longest: int, sliding_window: int
+) -> Gemma4UnifiedForConditionalGeneration:
+    """A random Gemma 4 with two heads; in its global layers, keys are values. Its towers are stubs."""
+    text = _text_settings(vocabulary, width, layers, longest, sliding_window)
+    text |= {"global_head_dim": width, "num_global_key_value_heads": 1, "attention_k_eq_v": True}
+    vision = {
+        "patch_size": 4,
+        "pooling_kernel_size": 1,
+        "mm_embed_dim": 16,
+        "mm_posemb_size": 8,
+        "output_proj_dims": width,
+    }
+    # the tokens that stand for media must be in the vocabulary
+    media = {f"{kind}_token_id": 4 for kind in ("boi", "eoi", "image", "video", "boa", "audio")}
+    config = Gemma4UnifiedConfig(
+        text_config=text, vision_config=vision, audio_config={"audio_embed_dim": 16}, eoa_token_index=4, **media
+    )
+    config.gemma_version = "gemma4-12b-ltx-v1"
+    return Gemma4UnifiedForConditionalGeneration(config)
+
+
+def _text_settings(vocabulary: int, width: int, layers: int, longest: int, sliding_window: int) -> dict[str, Any]:
+    return {
         "vocab_size": vocabulary,
         "hidden_size": width,
         "intermediate_size": 2 * width,
@@ -166,23 +212,13 @@ def random_text_encoder(
         "eos_token_id": 1,
         "bos_token_id": 2,
     }
-    vision = {
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 1,
-        "image_size": 28,
-        "patch_size": 14,
-    }
-    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
-    return Gemma3ForConditionalGeneration(config)
 
 
 def _connectors(version: Version) -> LTX2TextConnectors:
-    """2.0 projects the text once for both streams; 2.3 once per stream, to the width of the stream."""
+    """2.0 projects the text once for both streams; others once per stream, to the width of the stream."""
     settings: dict[str, Any] = {
         "caption_channels": TEXT_DIM,
-        "text_proj_in_factor": TEXT_LAYERS + 1,
+        "text_proj_in_factor": TEXT_LAYERS[version] + 1,
         "video_connector_num_layers": 1,
         "audio_connector_num_layers": 1,
         "rope_type": "split",
@@ -214,10 +250,15 @@ def _transformer(version: Version) -> LTX2VideoTransformer3DModel:
         "caption_channels": TEXT_DIM,
         "rope_type": "split",
     }
-    if version == "2.3":
+    if version != "2.0":
         settings |= dict.fromkeys(("gated_attn", "audio_gated_attn", "cross_attn_mod", "audio_cross_attn_mod"), True)
         settings |= {"use_prompt_embeddings": False, "perturbed_attn": True}
-    return LTX2VideoTransformer3DModel(**settings)
+    if version == "2.5":
+        settings |= {"ff_bias": False, "use_keyframes_abs_pos_embedding": True}
+    transformer = LTX2VideoTransformer3DModel(**settings)
+    if version == "2.5":  # constructed as zeros, with which no test would notice a marker that is missing
+        transformer.keyframes_abs_pos_embedding.data.normal_(std=0.5)
+    return transformer
 
 
 def _video_vae(version: Version) -> AutoencoderKLLTX2Video:
@@ -285,7 +326,7 @@ def _vocoder_2_0() -> LTX2Vocoder:
     return vocoder
 
 
-def _vocoder_2_3() -> LTX2VocoderWithBWE:
+def _vocoder_with_bwe(loudness: float) -> LTX2VocoderWithBWE:
     mels, window = 16, 128
     vocoder = LTX2VocoderWithBWE(
         hidden_channels=128,
@@ -299,7 +340,7 @@ def _vocoder_2_3() -> LTX2VocoderWithBWE:
         window_length=window,
         num_mel_channels=mels,
     )
-    _set_unit_gain(vocoder.vocoder, 0.06)
+    _set_unit_gain(vocoder.vocoder, loudness)
     _set_unit_gain(vocoder.bwe_generator, 0.01)
     set_fourier_basis(vocoder, window)
     bins = torch.arange(window // 2 + 1)

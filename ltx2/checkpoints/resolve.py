@@ -16,7 +16,7 @@ from ltx2.errors import CheckpointError
 
 SHIPPED = Path(__file__).with_name("shapes")
 """The trained small model, see docs/small-model.md."""
-RANDOM_MODELS = ("tiny", "tiny-2.0")
+RANDOM_MODELS = ("tiny", "tiny-2.0", "tiny-2.5")
 SMALL_MODELS = (SHIPPED.name, *RANDOM_MODELS)
 UPSAMPLER_FOLDER = "latent_upsampler"
 SMALL_RECIPE = 2
@@ -53,7 +53,7 @@ def default_cache() -> Path:
 
 
 def resolve_model(model: str, cache: Path) -> Path | HubModel:
-    """The folder or hub id that `model` names: `shapes`, `tiny`, `tiny-2.0`, a folder, or `owner/name[@revision]`.
+    """The folder or hub id that `model` names: one of SMALL_MODELS, a folder, or `owner/name[@revision]`.
 
     A random model is built in `cache` if it does not exist.
 

@@ -1,8 +1,9 @@
 """The version of LTX-2 in a checkpoint, detected from its configs, and what depends on it.
 
 2.3 modulates the prompt's cross-attention, projects the text once per stream and has a vocoder with bandwidth
-extension. The scheduler of a distilled checkpoint does not shift sigmas; that of any other shifts them by the number of
-tokens. Names of folders and repositories are ignored.
+extension. 2.5 is a 2.3 whose picture has no biases in its feed-forward, an embedding that marks the first latent of a
+video, and another text encoder, Gemma 4. The scheduler of a distilled checkpoint does not shift sigmas; that of any
+other shifts them by the number of tokens. Names of folders and repositories are ignored.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Literal
 
 from ltx2.errors import CheckpointError
 
-Version = Literal["2.0", "2.3"]
+Version = Literal["2.0", "2.3", "2.5"]
 Config = Mapping[str, Any]
 
 # The value that longtake requires, and the value that diffusers uses if the config has none.
@@ -30,6 +31,7 @@ _FIXED: dict[str, dict[str, tuple[Any, Any]]] = {
         "audio_scale_factor": (4, 4),
         "audio_sampling_rate": (16_000, 16_000),
         "audio_hop_length": (160, 160),
+        "use_prompt_adaln_single": (True, True),
     },
     "vae": {"spatial_compression_ratio": (32, None), "temporal_compression_ratio": (8, None)},
     "audio_vae": {
@@ -57,8 +59,9 @@ _CLASSES = {
     "vocoder": ("LTX2Vocoder", "LTX2VocoderWithBWE"),
     "scheduler": ("FlowMatchEulerDiscreteScheduler",),
 }
-# Keys of LTX-2.5 that older versions do not have, with the value that they imply.
-_NEWER = {"use_keyframes_abs_pos_embedding": False, "use_prompt_adaln_single": True, "ff_bias": True}
+_TEXT_ENCODERS = ("gemma3", "gemma4_unified")
+_MARKER = "use_keyframes_abs_pos_embedding"
+_DIFFUSION_DECODERS = ("LTX2VideoDiffusionDecoderModel",)
 
 CONFIGURED = (*_CLASSES, "text_encoder")
 """The components whose configs `variant_of` reads; a loaded pipeline may lack the last one."""
@@ -74,8 +77,8 @@ class Variant:
 
     @property
     def audio_rate(self) -> int:
-        """Sample rate of the vocoder: 24 kHz in 2.0, 48 kHz in 2.3."""
-        return 48_000 if self.version == "2.3" else 24_000
+        """Sample rate of the vocoder: 24 kHz in 2.0, 48 kHz in 2.3 and 2.5."""
+        return 24_000 if self.version == "2.0" else 48_000
 
     @property
     def image_crf(self) -> int:
@@ -85,14 +88,19 @@ class Variant:
     @property
     def stg_blocks(self) -> tuple[int, ...]:
         """The blocks that spatio-temporal guidance perturbs, as the model's authors advise; at most the last block."""
-        return (min(28 if self.version == "2.3" else 29, self.layers - 1),)
+        return (min(29 if self.version == "2.0" else 28, self.layers - 1),)
 
     @property
     def steps(self) -> int:
         """Denoising steps of the first stage, as the model's authors advise."""
         if self.distilled:
             return 8
-        return 30 if self.version == "2.3" else 40
+        return 40 if self.version == "2.0" else 30
+
+    @property
+    def is_ancestral(self) -> bool:
+        """Whether the first stage renews the noise in each step, as the model's authors render the distilled 2.5."""
+        return self.distilled and self.version == "2.5"
 
     def __str__(self) -> str:
         return f"LTX-{self.version}{', distilled' if self.distilled else ''}"
@@ -102,14 +110,17 @@ def variant_of(configs: Mapping[str, Config]) -> Variant:
     """The variant that the `configs` of a checkpoint, by component (those in CONFIGURED), describe.
 
     Raises:
-        CheckpointError: not LTX-2.0 or 2.3, an unsupported value, or configs that contradict each other; the message
-            names component and key.
+        CheckpointError: not LTX-2.0, 2.3 or 2.5, an unsupported value, or configs that contradict each other; the
+            message names component and key.
     """
     for component, classes in _CLASSES.items():
         name = configs[component].get("_class_name")
+        if name in _DIFFUSION_DECODERS:
+            raise CheckpointError(
+                f"{component}/ has a {name}, a diffusion decoder; longtake supports only {classes[0]}"
+            )
         if name not in classes:
             raise CheckpointError(f"{component}/ has a {name}, not {' or '.join(classes)}: not an LTX-2 pipeline")
-    _refuse_newer(configs)
     for component, expected in _FIXED.items():
         for key, (value, default) in expected.items():
             _check(component, key, configs[component].get(key, default), value)
@@ -125,28 +136,44 @@ def variant_of(configs: Mapping[str, Config]) -> Variant:
     return variant
 
 
-def _refuse_newer(configs: Mapping[str, Config]) -> None:
-    newer = [key for key, old in _NEWER.items() if configs["transformer"].get(key, old) != old]
-    encoder = configs["text_encoder"].get("model_type") if "text_encoder" in configs else "gemma3"
-    if newer or encoder != "gemma3":
-        reason = f"its transformer has {newer[0]}" if newer else f"its text encoder is a {encoder}, not a gemma3"
-        raise CheckpointError(f"not LTX-2.0 or 2.3, the versions that longtake supports: {reason}")
-
-
 def _version(configs: Mapping[str, Config]) -> Version:
-    """The version of transformer, connectors and vocoder, which must be the same."""
+    """The version of transformer, connectors, vocoder and text encoder, which must be the same."""
+    transformer = configs["transformer"]
+    is_2_3_or_later = _agreed(
+        {
+            "transformer/: cross_attn_mod": bool(transformer.get("cross_attn_mod", False)),
+            "transformer/: audio_cross_attn_mod": bool(transformer.get("audio_cross_attn_mod", False)),
+            "connectors/: per_modality_projections": bool(configs["connectors"].get("per_modality_projections", False)),
+            "vocoder/: LTX2VocoderWithBWE": configs["vocoder"]["_class_name"] == "LTX2VocoderWithBWE",
+        },
+        "LTX-2.3",
+        "LTX-2.0",
+    )
     signs = {
-        "transformer/: cross_attn_mod": bool(configs["transformer"].get("cross_attn_mod", False)),
-        "transformer/: audio_cross_attn_mod": bool(configs["transformer"].get("audio_cross_attn_mod", False)),
-        "connectors/: per_modality_projections": bool(configs["connectors"].get("per_modality_projections", False)),
-        "vocoder/: LTX2VocoderWithBWE": configs["vocoder"]["_class_name"] == "LTX2VocoderWithBWE",
+        "transformer/: ff_bias false": not transformer.get("ff_bias", True),
+        f"transformer/: {_MARKER}": bool(transformer.get(_MARKER, False)),
     }
+    if "text_encoder" in configs:
+        encoder = configs["text_encoder"].get("model_type")
+        if encoder not in _TEXT_ENCODERS:
+            raise CheckpointError(f"text_encoder/: model_type is {encoder!r}; it must be {' or '.join(_TEXT_ENCODERS)}")
+        signs["text_encoder/: gemma4_unified"] = encoder == "gemma4_unified"
+    older: Version = "2.3" if is_2_3_or_later else "2.0"
+    if not _agreed(signs, "LTX-2.5", f"LTX-{older}"):
+        return older
+    if older == "2.0":
+        raise CheckpointError(f"components of LTX-2.5 ({', '.join(signs)}) and of LTX-2.0 are mixed")
+    return "2.5"
+
+
+def _agreed(signs: Mapping[str, bool], newer: str, older: str) -> bool:
+    """Whether all signs are those of the newer version, or none is. Raises CheckpointError if they disagree."""
     if len(set(signs.values())) > 1:
-        newer, older = ([name for name, sign in signs.items() if sign is kind] for kind in (True, False))
+        yes, no = ([name for name, sign in signs.items() if sign is kind] for kind in (True, False))
         raise CheckpointError(
-            f"components of LTX-2.3 ({', '.join(newer)}) and of LTX-2.0 (no {', no '.join(older)}) are mixed"
+            f"components of {newer} ({', '.join(yes)}) and of {older} (no {', no '.join(no)}) are mixed"
         )
-    return "2.3" if all(signs.values()) else "2.0"
+    return all(signs.values())
 
 
 def _distilled(scheduler: Config) -> bool:

@@ -31,8 +31,10 @@ from torch import Tensor
 from ltx2.checkpoints.resolve import HubModel
 from ltx2.checkpoints.variant import Variant
 from ltx2.errors import SegmentCancelledError
+from ltx2.model.ancestral import AncestralScheduler
 from ltx2.model.conditioning import Conditioning
 from ltx2.model.cross_attention import apply_cross_attention_rule
+from ltx2.model.first_latent import mark_first_latents
 from ltx2.model.pipeline import AudioPrefix, LongtakePipeline
 from ltx2.model.prompts import PromptEncoder
 from ltx2.model.upsampler import LatentUpsampler
@@ -72,6 +74,7 @@ class Denoiser:
         self._variant = variant
         self._upsample = LatentUpsampler(pipeline, source)
         apply_cross_attention_rule(pipeline.transformer)
+        mark_first_latents(pipeline.transformer)
         _enable_stg(pipeline.transformer, variant.stg_blocks)
 
     def plan(self, sampling: Sampling) -> Plan:
@@ -117,7 +120,8 @@ class Denoiser:
         for stage in stages:
             start = None if video is None else self._upsample(video)
             call = self._arguments(request, plan, stage, conditioning)
-            with _unshifted(self._pipeline):
+            ancestral = self._variant.is_ancestral and stage is stages[0]
+            with _unshifted(self._pipeline, ancestral_seed=request.seed if ancestral else None):
                 video, audio = self._pipeline(
                     latents=start, audio_prefix=prefix, generator=generator, callback_on_step_end=report, **call
                 )
@@ -200,12 +204,15 @@ def shifted_sigmas(scheduler: FlowMatchEulerDiscreteScheduler, steps: int, token
 
 
 @contextmanager
-def _unshifted(pipeline: LongtakePipeline) -> Iterator[None]:
-    """Make the pipeline use sigmas unchanged."""
+def _unshifted(pipeline: LongtakePipeline, ancestral_seed: int | None) -> Iterator[None]:
+    """Make the pipeline use sigmas unchanged, in ancestral steps of this seed, or in plain ones."""
     published = pipeline.scheduler
-    pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config(
-        published.config, use_dynamic_shifting=False, shift_terminal=None
-    )
+    if ancestral_seed is None:
+        pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config(
+            published.config, use_dynamic_shifting=False, shift_terminal=None
+        )
+    else:
+        pipeline.scheduler = AncestralScheduler.seeded(published.config, ancestral_seed)
     try:
         yield
     finally:

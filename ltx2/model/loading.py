@@ -15,8 +15,9 @@ from diffusers import (
 )
 from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder, LTX2VocoderWithBWE
 from diffusers.utils import is_accelerate_available
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import Gemma3ForConditionalGeneration, GemmaTokenizer
+from transformers import Gemma3ForConditionalGeneration, Gemma4UnifiedConfig, Gemma4UnifiedModel, GemmaTokenizer
 
 from ltx2.checkpoints.hub import fetch_lora, fetch_model
 from ltx2.checkpoints.lora import Lora, resolve_lora
@@ -30,6 +31,12 @@ from ltx2.model.pipeline import LongtakePipeline
 
 # Gemma's vision tower is not used for prompts, and some published checkpoints lack it.
 _UNUSED = ("vision_tower.", "multi_modal_projector.")
+
+
+class _Gemma4(Gemma4UnifiedModel):  # type: ignore[misc]  # transformers has it as Any
+    """Gemma 4 without the head that predicts tokens; loaded without what embeds pictures and sound."""
+
+    _keys_to_ignore_on_load_unexpected = (r"\b(embed_vision|embed_audio|vision_embedder|lm_head)\.",)
 
 
 def load_pipeline(source: Path | HubModel, dtype: torch.dtype) -> LongtakePipeline:
@@ -49,7 +56,9 @@ def load_pipeline(source: Path | HubModel, dtype: torch.dtype) -> LongtakePipeli
         return LongtakePipeline(scheduler=scheduler, tokenizer=tokenizer, **parts)
     except (torch.OutOfMemoryError, MemoryError) as exc:
         raise EngineMemoryError(f"{folder} does not fit into memory: {exc}") from exc
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as exc:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as exc:
+        raise CheckpointError(f"cannot load {folder}: {exc}") from exc
+    except (SafetensorError, StrictDataclassError) as exc:  # derived from Exception alone
         raise CheckpointError(f"cannot load {folder}: {exc}") from exc
 
 
@@ -59,8 +68,8 @@ def _classes(variant: Variant) -> dict[str, Any]:
         "vae": AutoencoderKLLTX2Video,
         "audio_vae": AutoencoderKLLTX2Audio,
         "connectors": LTX2TextConnectors,
-        "vocoder": LTX2VocoderWithBWE if variant.version == "2.3" else LTX2Vocoder,
-        "text_encoder": Gemma3ForConditionalGeneration,
+        "vocoder": LTX2Vocoder if variant.version == "2.0" else LTX2VocoderWithBWE,
+        "text_encoder": _Gemma4 if variant.version == "2.5" else Gemma3ForConditionalGeneration,
     }
 
 
@@ -68,6 +77,10 @@ def _load(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     """Load one component, with every tensor from its files."""
     name = folder.name
     options: dict[str, Any] = {"dtype": torch.float32 if name == "vocoder" else dtype}
+    if kind is _Gemma4:
+        config = Gemma4UnifiedConfig.from_pretrained(folder)
+        config.vision_config = config.audio_config = None  # prompts are text
+        options["config"] = config
     if name != "text_encoder":
         options["low_cpu_mem_usage"] = is_accelerate_available()
     # use_safetensors: otherwise pickled weights are loaded where there are no others

@@ -5,7 +5,7 @@ the picture to its place on the time axis of the sound. Both are done in one cal
 
 - audio latents start as noise where the mask is 1, and as the clean latents where it is 0;
 - each audio token gets its own noise level, sigma times its mask, and each video token its time plus the offset;
-- each step keeps the masked latents, see `PrefixScheduler`.
+- each step keeps the masked latents, see `PrefixScheduler`, or `AncestralScheduler` where that is the pipeline's.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
+from ltx2.model.ancestral import AncestralScheduler
 from ltx2.model.prompts import PromptedPipeline
 
 
@@ -105,6 +106,14 @@ class LongtakePipeline(PromptedPipeline):
         levels = torch.from_numpy(frames[0][:count]).to(device).permute(3, 0, 1, 2)[None].contiguous()
         return [(levels.float() / 127.5 - 1).to(self.vae.dtype)], [conditions[0].strength], [0], [count]
 
+    def prepare_latents(self, *args: Any, **kwargs: Any) -> Any:
+        """Stock results, which an `AncestralScheduler` needs, too."""
+        prepared = super().prepare_latents(*args, **kwargs)
+        if isinstance(self.scheduler, AncestralScheduler):
+            _, pinned, self.scheduler.clean, _ = prepared
+            self.scheduler.mask = 1 - pinned
+        return prepared
+
     def prepare_audio_latents(self, *args: Any, **kwargs: Any) -> Tensor:
         """Stock noise mixed with the start latents where the mask is 1, clean latents where it is 0."""
         prefix = self._prefix
@@ -134,7 +143,10 @@ class LongtakePipeline(PromptedPipeline):
 
         stock_scheduler = self.audio_scheduler
         hook = self.transformer.register_forward_pre_hook(condition, with_kwargs=True)
-        self.audio_scheduler = PrefixScheduler.from_config(self.scheduler.config)
+        if isinstance(self.scheduler, AncestralScheduler):
+            self.audio_scheduler = self.scheduler.like_this()
+        else:
+            self.audio_scheduler = PrefixScheduler.from_config(self.scheduler.config)
         self._prefix = prefix
         try:
             yield

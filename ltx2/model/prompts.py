@@ -45,6 +45,19 @@ class EncodedPrompt:
     mask: Tensor | None
 
 
+def with_one_bos(tokenizer: Any, text: str) -> str:
+    """`text` such that its tokens begin with exactly one `<bos>`, as Gemma was trained, before they are cut to length.
+
+    Not every tokenizer of Gemma 4 puts it there.
+    """
+    bos: str = tokenizer.bos_token
+    text = text.strip()
+    while text.startswith(bos):
+        text = text.removeprefix(bos).lstrip()
+    adds_it = tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
+    return text if adds_it else bos + text
+
+
 class PromptEncoder:
     """Encodes prompts with one loaded pipeline and caches the `KEPT` used last. For one thread at a time.
 
@@ -115,7 +128,8 @@ class PromptEncoder:
         pipeline = self._pipeline
         with torch.inference_mode():  # each thread has its own mode
             length = min(LONGEST, pipeline.tokenizer.model_max_length)
-            hidden, valid = pipeline._get_gemma_prompt_embeds(text, max_sequence_length=length)
+            prompt = with_one_bos(pipeline.tokenizer, text)
+            hidden, valid = pipeline._get_gemma_prompt_embeds(prompt, max_sequence_length=length)
             video, audio, mask = self._connectors(hidden, valid, padding_side=pipeline.tokenizer_padding_side)
             return EncodedPrompt(video, audio, None if bool(mask.all()) else mask)
 

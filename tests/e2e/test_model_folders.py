@@ -36,6 +36,7 @@ def restricted(settings: Settings, tmp_path: Path) -> Settings:
         "shapes",
         "tiny",
         "tiny-2.0",
+        "tiny-2.5",
         "owner/name@main",
         "HERE/own",
         "HERE/own/",

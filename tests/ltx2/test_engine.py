@@ -69,7 +69,7 @@ def test_a_segment_has_exactly_its_frames_and_sound(engine: Engine, first: Segme
 
 def test_frames_vary_and_sound_is_audible_without_clipping(first: SegmentOutput) -> None:
     assert 15 < first.frames.std() < 90
-    assert 0.02 < first.sound.std() < 0.3
+    assert 0.02 < first.sound.std() < 0.4
     assert (np.abs(first.sound) == 1).mean() < 0.001
 
 
@@ -205,7 +205,7 @@ def test_a_cut_uses_only_the_metadata_of_the_state(engine: Engine, first: Segmen
     assert output.state.metadata == {"kept": 1, "audio_latents_space": "normalised"}
 
 
-@pytest.mark.parametrize("name", ["tiny", "tiny-2.0"])
+@pytest.mark.parametrize("name", ["tiny", "tiny-2.0", "tiny-2.5"])
 def test_the_transformer_is_called_once_per_step(engines: dict[str, Engine], name: str) -> None:
     # Given a hook that records the arguments of the transformer
     calls: list[dict[str, Any]] = []

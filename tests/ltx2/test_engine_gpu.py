@@ -29,7 +29,7 @@ def chain(engine: Engine) -> tuple[SegmentOutput, SegmentOutput]:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", ["tiny", "tiny-2.0"])
+@pytest.mark.parametrize("name", ["tiny", "tiny-2.0", "tiny-2.5"])
 def test_the_same_seed_gives_the_same_bytes_and_latents_decode_to_them(
     models: dict[str, Path], name: str, precision: str
 ) -> None:
@@ -45,7 +45,7 @@ def test_the_same_seed_gives_the_same_bytes_and_latents_decode_to_them(
     assert (sound == one.sound).all()
 
 
-@pytest.mark.parametrize("name", ["tiny", "tiny-2.0"])
+@pytest.mark.parametrize("name", ["tiny", "tiny-2.0", "tiny-2.5"])
 def test_the_pinned_sound_is_preserved(models: dict[str, Path], name: str) -> None:
     first, second = chain(Engine.load(str(models[name]), device="cuda", precision="bf16"))
     kept = first.state.audio_conditioning_num_frames
@@ -53,7 +53,7 @@ def test_the_pinned_sound_is_preserved(models: dict[str, Path], name: str) -> No
     assert float(error) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["tiny", "tiny-2.0"])
+@pytest.mark.parametrize("name", ["tiny", "tiny-2.0", "tiny-2.5"])
 def test_float32_agrees_with_the_cpu(models: dict[str, Path], name: str) -> None:
     # Given
     torch.backends.cuda.matmul.allow_tf32 = False

@@ -15,15 +15,16 @@ from ltx2.acceleration.compile import compile_blocks, speed_up
 from ltx2.engine import Engine
 from ltx2.model.cross_attention import apply_cross_attention_rule
 from ltx2.model.denoiser import _enable_stg
+from ltx2.model.first_latent import mark_first_latents
 
 CPU = torch.device("cpu")
 TOKENS, LATENTS, SIGMA = 24, 10, 725.0
 
 
-@pytest.fixture(params=["2.0", "2.3", "2.3 interleaved"])
+@pytest.fixture(params=["2.0", "2.3", "2.3 interleaved", "2.5"])
 def stock(request: pytest.FixtureRequest, engines: dict[str, Engine]) -> Any:
     """diffusers' transformer of each kind, with weights so large that every term of a block matters."""
-    engine = engines["tiny" if request.param.startswith("2.3") else "tiny-2.0"]
+    engine = engines[{"2.0": "tiny-2.0", "2.5": "tiny-2.5"}.get(request.param, "tiny")]
     settings = dict(engine.pipeline.transformer.config)
     if "interleaved" in request.param:
         settings["rope_type"] = "interleaved"
@@ -33,6 +34,7 @@ def stock(request: pytest.FixtureRequest, engines: dict[str, Engine]) -> Any:
         for weights in transformer.parameters():
             weights.normal_(0, 0.2)
     apply_cross_attention_rule(transformer)
+    mark_first_latents(transformer)
     return transformer
 
 

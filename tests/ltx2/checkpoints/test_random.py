@@ -37,7 +37,7 @@ def test_every_file_is_world_readable_and_the_total_is_small(models: dict[str, P
         assert sum(path.stat().st_size for path in files) < 8 * 2**20
 
 
-@pytest.mark.parametrize(("name", "rate"), [("tiny", 48_000), ("tiny-2.0", 24_000)])
+@pytest.mark.parametrize(("name", "rate"), [("tiny", 48_000), ("tiny-2.0", 24_000), ("tiny-2.5", 48_000)])
 def test_the_stock_pipeline_loads_the_published_geometry(models: dict[str, Path], name: str, rate: int) -> None:
     # When diffusers loads it by its model index
     pipeline = LTX2ConditionPipeline.from_pretrained(models[name], low_cpu_mem_usage=False)
@@ -97,5 +97,5 @@ def test_a_failed_build_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_an_unknown_name_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"'huge'.*tiny, tiny-2\.0"):
+    with pytest.raises(CheckpointError, match=r"'huge'.*tiny, tiny-2\.0, tiny-2\.5"):
         tiny.ensure(tmp_path, "huge")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import Gemma4UnifiedForConditionalGeneration
 
 from ltx2.checkpoints.resolve import COMPONENTS, WEIGHTS, HubModel, default_cache, resolve_model
 from ltx2.engine import Engine
@@ -172,6 +173,48 @@ def test_weights_must_match_their_config(
     """diffusers and transformers only warn, and fill missing tensors with random numbers."""
     rewrite(folder / f"{name}.safetensors", change)
     with pytest.raises(CheckpointError, match=message):
+        Engine.load(str(folder), device="cpu")
+
+
+def test_gemma_4_is_loaded_without_what_embeds_media_and_without_its_head(
+    models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Given the hidden states of the whole model, for a padded prompt
+    folder = shutil.copytree(models["tiny-2.5"], tmp_path / "model-2.5")
+    whole = Gemma4UnifiedForConditionalGeneration.from_pretrained(folder / "text_encoder")
+    tokens = {
+        "input_ids": torch.tensor([[0, 0, 0, 2, 270, 280, 300]]),
+        "attention_mask": torch.tensor([[0, 0, 0, 1, 1, 1, 1]]),
+    }
+    with torch.no_grad():
+        expected = whole(**tokens, output_hidden_states=True).hidden_states
+    capsys.readouterr()
+    weights = folder / "text_encoder/model.safetensors"
+    for cut in (False, True):  # with all weights, and then without those that are not needed
+        if cut:
+            rewrite(weights, lambda t: [t.pop(name) for name in list(t) if ".embed_vision" in name or "audio" in name])
+        # When
+        engine = Engine.load(str(folder), device="cpu")
+        # Then they are the same, nothing else is in memory, and nothing is reported
+        encoder = engine.pipeline.text_encoder
+        with torch.no_grad():
+            found = encoder(**tokens, output_hidden_states=True).hidden_states
+        assert len(found) == 7
+        assert all(torch.equal(one, right) for one, right in zip(found, expected, strict=True))
+        assert all(name.startswith("language_model.") for name, _ in encoder.named_parameters())
+        assert capsys.readouterr().err == ""
+    # And one that is needed must be there
+    rewrite(weights, lambda t: t.pop("model.language_model.norm.weight"))
+    with pytest.raises(CheckpointError, match=r"text_encoder: its files lack .*norm\.weight"):
+        Engine.load(str(folder), device="cpu")
+
+
+def test_a_text_encoder_whose_config_does_not_fit_its_class_is_rejected(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(models["tiny-2.5"], tmp_path / "model-2.5")
+    edit(folder / "text_encoder/config.json", text_config={"hidden_size": "wide"})
+    with pytest.raises(CheckpointError, match=r"cannot load .*hidden_size"):
         Engine.load(str(folder), device="cpu")
 
 

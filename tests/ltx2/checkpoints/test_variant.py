@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from diffusers.pipelines.ltx2.utils import DISTILLED_SIGMA_VALUES
 
+from ltx2.checkpoints import random as tiny
 from ltx2.checkpoints.variant import CONFIGURED, Variant, variant_of
 from ltx2.engine import Engine
 from ltx2.errors import CheckpointError
@@ -43,6 +44,10 @@ PUBLISHED["2.3"] = PUBLISHED["2.0"] | {
     "connectors": PUBLISHED["2.0"]["connectors"] | {"per_modality_projections": True},
     "vocoder": {"_class_name": "LTX2VocoderWithBWE", "output_sampling_rate": 48_000},
 }
+PUBLISHED["2.5"] = PUBLISHED["2.3"] | {
+    "transformer": PUBLISHED["2.3"]["transformer"] | {"ff_bias": False, "use_keyframes_abs_pos_embedding": True},
+    "text_encoder": {"model_type": "gemma4_unified"},
+}
 FIXED_SCHEDULE = {"use_dynamic_shifting": False, "shift_terminal": None}
 
 
@@ -53,7 +58,8 @@ def changed(version: str, component: str, **keys: Any) -> Configs:
 
 
 @pytest.mark.parametrize(
-    ("version", "rate", "blocks", "steps"), [("2.0", 24_000, (29,), 40), ("2.3", 48_000, (28,), 30)]
+    ("version", "rate", "blocks", "steps"),
+    [("2.0", 24_000, (29,), 40), ("2.3", 48_000, (28,), 30), ("2.5", 48_000, (28,), 30)],
 )
 def test_the_published_versions_are_recognised(version: str, rate: int, blocks: tuple[int, ...], steps: int) -> None:
     full = variant_of(PUBLISHED[version])
@@ -62,6 +68,7 @@ def test_the_published_versions_are_recognised(version: str, rate: int, blocks: 
     distilled = variant_of(changed(version, "scheduler", **FIXED_SCHEDULE))
     assert distilled == Variant(version, distilled=True, layers=48)  # type: ignore[arg-type]
     assert distilled.steps == len(DISTILLED_SIGMA_VALUES)
+    assert (full.is_ancestral, distilled.is_ancestral) == (False, version == "2.5")
     assert [str(full), str(distilled)] == [f"LTX-{version}", f"LTX-{version}, distilled"]
 
 
@@ -74,7 +81,7 @@ def test_a_loaded_model_has_the_variant_of_its_files(models: dict[str, Path], en
         files = {part: next((folder / part).glob("*config.json")) for part in CONFIGURED if part != "text_encoder"}
         files["text_encoder"] = folder / "text_encoder/config.json"
         read = variant_of({part: json.loads(path.read_text()) for part, path in files.items()})
-        assert engines[name].variant == read == Variant("2.0" if name == "tiny-2.0" else "2.3", True, layers=2)
+        assert engines[name].variant == read == Variant(tiny.VERSIONS[name], True, layers=2)
 
 
 @pytest.mark.parametrize(
@@ -85,10 +92,14 @@ def test_a_loaded_model_has_the_variant_of_its_files(models: dict[str, Path], en
         ("vae", {"_class_name": "AutoencoderKLLTXVideo"}, "vae/ has a AutoencoderKLLTXVideo, not AutoencoderKLLTX2V"),
         ("vocoder", {"_class_name": "BigVGAN"}, "not LTX2Vocoder or LTX2VocoderWithBWE"),
         ("scheduler", {"_class_name": "UniPCMultistepScheduler"}, "scheduler/ has a UniPC"),
-        ("transformer", {"use_keyframes_abs_pos_embedding": True}, "not LTX-2.0 or 2.3.*has use_keyframes_abs"),
-        ("transformer", {"use_prompt_adaln_single": False}, "not LTX-2.0 or 2.3.*has use_prompt_adaln_single"),
-        ("text_encoder", {"model_type": "gemma4_unified"}, "its text encoder is a gemma4_unified, not a gemma3"),
-        ("text_encoder", {"model_type": None}, "its text encoder is a None"),
+        ("vae", {"_class_name": "LTX2VideoDiffusionDecoderModel"}, "vae/ has a .*, a diffusion decoder; longtake supp"),
+        ("transformer", {"use_prompt_adaln_single": False}, "transformer/: use_prompt_adaln_single is False"),
+        (
+            "text_encoder",
+            {"model_type": "gemma4"},
+            "text_encoder/: model_type is 'gemma4'; it must be gemma3 or gemma4_u",
+        ),
+        ("text_encoder", {"model_type": None}, "text_encoder/: model_type is None"),
         ("vae", {"spatial_compression_ratio": 16}, "vae/: spatial_compression_ratio is 16.*only 32"),
         ("vae", {"spatial_compression_ratio": None}, "vae/: spatial_compression_ratio is None.*only 32"),
         ("vae", {"temporal_compression_ratio": 4}, "vae/: temporal_compression_ratio is 4.*only 8"),
@@ -114,7 +125,44 @@ def test_an_unsupported_config_is_rejected(component: str, keys: dict[str, Any],
         variant_of(changed("2.0", component, **keys))
 
 
-@pytest.mark.parametrize(("name", "steps"), [("tiny", 30), ("tiny-2.0", 40)])
+@pytest.mark.parametrize(
+    ("component", "keys", "message"),
+    [
+        (
+            "transformer",
+            {"ff_bias": True},
+            r"2.5 \(.*: use_keyframes_abs.*, text_enc.* of LTX-2.3 \(no .*: ff_bias false\)",
+        ),
+        (
+            "transformer",
+            {"use_keyframes_abs_pos_embedding": False},
+            r"LTX-2.3 \(no transformer/: use_keyframes_abs_pos",
+        ),
+        ("text_encoder", {"model_type": "gemma3"}, r"LTX-2.5 \(transformer/: ff.*\(no text_encoder/: gemma4_unified\)"),
+    ],
+)
+def test_the_signs_of_2_5_must_agree(component: str, keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        variant_of(changed("2.5", component, **keys))
+    # a loaded pipeline whose text encoder was left out has the other two
+    assert (
+        variant_of({name: part for name, part in PUBLISHED["2.5"].items() if name != "text_encoder"}).version == "2.5"
+    )
+
+
+def test_a_2_5_with_the_other_components_of_2_0_is_rejected() -> None:
+    mixed = PUBLISHED["2.5"] | {
+        "transformer": PUBLISHED["2.5"]["transformer"] | {"cross_attn_mod": False, "audio_cross_attn_mod": False},
+        "connectors": PUBLISHED["2.0"]["connectors"],
+        "vocoder": PUBLISHED["2.0"]["vocoder"],
+    }
+    with pytest.raises(
+        CheckpointError, match=r"components of LTX-2.5 \(transformer/: ff_bias.* and of LTX-2.0 are mixed"
+    ):
+        variant_of(mixed)
+
+
+@pytest.mark.parametrize(("name", "steps"), [("tiny", 30), ("tiny-2.0", 40), ("tiny-2.5", 30)])
 def test_without_distillation_the_scheduler_sets_the_noise_levels(
     models: dict[str, Path], tmp_path: Path, name: str, steps: int
 ) -> None:

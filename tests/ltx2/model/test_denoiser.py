@@ -19,9 +19,11 @@ from diffusers.pipelines.ltx2.utils import DISTILLED_SIGMA_VALUES, STAGE_2_DISTI
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ltx2.checkpoints import random as tiny
 from ltx2.engine import Engine
 from ltx2.errors import CheckpointError, RequestError, SegmentCancelledError
 from ltx2.media.images import recompressed
+from ltx2.model.ancestral import AncestralScheduler
 from ltx2.model.denoiser import NEGATIVE_PROMPT, shifted_sigmas
 from ltx2.request import SegmentRequest
 from ltx2.sampling import ADVISED, NO_GUIDANCE, OFF, Sampling, Scales, Shift, guidance_arguments
@@ -63,9 +65,18 @@ def calls_of(engine: Engine) -> Iterator[list[dict[str, Any]]]:
         hook.remove()
 
 
-def stock_of(engine: Engine) -> Callable[..., Any]:
+def ancestral_schedulers(engine: Engine, seed: int) -> dict[str, Any]:
+    """Schedulers for the stock pipeline without pinned tokens: ancestral steps of a segment with this seed."""
+    picture = AncestralScheduler.seeded(engine.pipeline.scheduler.config, seed)
+    schedulers = {"scheduler": picture, "audio_scheduler": picture.like_this()}
+    for scheduler in schedulers.values():
+        scheduler.mask, scheduler.clean = torch.ones(()), torch.zeros(())
+    return schedulers
+
+
+def stock_of(engine: Engine, **components: Any) -> Callable[..., Any]:
     """The stock pipeline with the same weights; its calls return video and audio latents."""
-    pipeline = LTX2ConditionPipeline(**engine.pipeline.components)
+    pipeline = LTX2ConditionPipeline(**(engine.pipeline.components | components))
     pipeline.set_progress_bar_config(disable=True)
     usual = {"prompt": "a boat", "num_frames": 17, "frame_rate": 24.0, "output_type": "latent", "return_dict": False}
 
@@ -88,12 +99,13 @@ def check_output(engine: Engine, request: SegmentRequest, video: Tensor, audio: 
 
 def test_two_stages_render_like_the_documented_stock_pipelines(engine: Engine, models: dict[str, Path]) -> None:
     # Given the stock pipelines, called as their documentation says
-    name = "tiny" if engine.variant.version == "2.3" else "tiny-2.0"
+    name = next(name for name, version in tiny.VERSIONS.items() if version == engine.variant.version)
     upsampler = LTX2LatentUpsamplerModel.from_pretrained(models[name], subfolder="latent_upsampler")
     upsample = LTX2LatentUpsamplePipeline(vae=engine.pipeline.vae, latent_upsampler=upsampler)
     stock, generator = stock_of(engine), torch.Generator().manual_seed(3)
     unguided = {**NO_GUIDANCE, "generator": generator}
-    half, audio = stock(width=64, height=32, sigmas=DISTILLED_SIGMA_VALUES, num_inference_steps=8, **unguided)
+    first = stock_of(engine, **ancestral_schedulers(engine, seed=3)) if engine.variant.is_ancestral else stock
+    half, audio = first(width=64, height=32, sigmas=DISTILLED_SIGMA_VALUES, num_inference_steps=8, **unguided)
     start = upsample(latents=half, height=32, width=64, num_frames=17, output_type="latent", return_dict=False)[0]
     refining = {"sigmas": STAGE_2_DISTILLED_SIGMA_VALUES, "noise_scale": START, "num_inference_steps": 3}
     expected = stock(latents=start, audio_latents=audio, width=128, height=64, **refining, **unguided)
@@ -223,7 +235,7 @@ def test_a_damaged_upsampler_is_rejected(copied: Path) -> None:
 # Guidance
 
 
-@pytest.fixture(params=["tiny", "tiny-2.0"])
+@pytest.fixture(params=["tiny", "tiny-2.0", "tiny-2.5"])
 def full(request: pytest.FixtureRequest, full_engines: dict[str, Engine]) -> Engine:
     """An engine of each version, with a model that is not distilled."""
     return full_engines[request.param]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import pytest
 import torch
 from diffusers import LTX2ConditionPipeline
 from torch import nn
+from transformers import GemmaTokenizer
 
 from ltx2.engine import Engine
 from ltx2.errors import EngineMemoryError
@@ -136,6 +138,33 @@ def test_leaving_out_a_mask_that_hides_nothing_changes_nothing(
         torch.testing.assert_close(value, right, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("adds_it", [True, False])
+def test_the_model_is_given_exactly_one_bos(engines: dict[str, Engine], tmp_path: Path, adds_it: bool) -> None:
+    # Given tokenizers that put it in front, and that do not, as Gemma 4's
+    pipeline = engines["tiny-2.5"].pipeline
+    pipeline.tokenizer.save_pretrained(tmp_path)
+    if not adds_it:
+        path = tmp_path / "tokenizer.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": None}))
+    tokenizer = GemmaTokenizer.from_pretrained(tmp_path)
+    assert (tokenizer("a boat").input_ids[0] == tokenizer.bos_token_id) == adds_it
+    changed = LongtakePipeline(**pipeline.components | {"tokenizer": tokenizer})
+    right = pipeline.tokenizer("a boat").input_ids
+    long = "a boat leaves the harbour " * 500
+    for text, expected in (
+        ("a boat", right),
+        (" <bos> <bos>a boat ", right),
+        ("", right[:1]),
+        (long, pipeline.tokenizer(long.strip()).input_ids[:1024]),
+    ):
+        # When
+        with calls_of(pipeline.text_encoder) as seen:
+            PromptEncoder(changed).encode(text)
+        # Then it is in front of the prompt, which is cut at its end
+        valid = seen[0]["input_ids"][seen[0]["attention_mask"] == 1]
+        assert valid.tolist() == expected
+
+
 def test_a_text_is_encoded_once_and_the_least_recently_used_is_evicted(
     pipeline: LongtakePipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,7 +284,7 @@ def test_a_prompt_encoded_while_a_call_skips_the_connectors_is_not_affected(engi
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("default")  # warnings of the compiler
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", ["tiny", "tiny-2.0"])
+@pytest.mark.parametrize("name", ["tiny", "tiny-2.0", "tiny-2.5"])
 def test_on_cuda_a_second_thread_encodes_during_the_steps(models: dict[str, Path], name: str, precision: str) -> None:
     # Given
     engine = Engine.load(str(models[name]), device="cuda", precision=precision)
