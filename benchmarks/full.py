@@ -1,7 +1,7 @@
-"""LTX-2.3 at full size with random weights, to measure speed and memory without downloads.
+"""LTX-2.3 or 2.5 at full size with random weights, to measure speed and memory without downloads.
 
 The text encoder is Gemma 3 12B with one layer used 48 times, so that the model fits on an 80 GB GPU. It computes the
-same products in the same time with 23 GB less memory.
+same products in the same time with 23 GB less memory. That of 2.5 is Gemma 4 12B with six layers used eight times.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ from diffusers import (
 from diffusers.pipelines.ltx2 import LTX2TextConnectors
 from diffusers.pipelines.ltx2.vocoder import LTX2VocoderWithBWE
 from torch import Tensor
-from transformers import Gemma3Config, Gemma3ForConditionalGeneration, GemmaTokenizer
+from transformers import (
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma4UnifiedConfig,
+    Gemma4UnifiedModel,
+    GemmaTokenizer,
+)
 
 from benchmarks.natural import natural_film
 from ltx2.checkpoints.resolve import default_cache, resolve_model
@@ -34,6 +40,7 @@ TRANSFORMER: dict[str, Any] = {
     "perturbed_attn": True,
     **dict.fromkeys(("gated_attn", "audio_gated_attn", "cross_attn_mod", "audio_cross_attn_mod"), True),
 }
+TRANSFORMER_2_5 = TRANSFORMER | {"ff_bias": False, "use_keyframes_abs_pos_embedding": True}
 VAE: dict[str, Any] = {
     "block_out_channels": (256, 512, 1024, 1024),
     "layers_per_block": (4, 6, 4, 2, 2),
@@ -69,12 +76,13 @@ GEMMA: dict[str, Any] = {
     "head_dim": 256,
     "sliding_window": 1024,
 }
+GEMMA_4 = GEMMA | {"global_head_dim": 512, "num_global_key_value_heads": 1, "attention_k_eq_v": True}
 GEMMA_LAYERS = 48
 VISION: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
 
 
 class FullSizeEngine(Engine):
-    """The engine for `LONGTAKE_ENGINE=benchmarks.full:FullSizeEngine`. It ignores the model's name."""
+    """The engine for `LONGTAKE_ENGINE=benchmarks.full:FullSizeEngine`. A model named 2.5 is one; all others are 2.3."""
 
     @classmethod
     def load(
@@ -89,7 +97,7 @@ class FullSizeEngine(Engine):
     ) -> FullSizeEngine:
         """Build the engine on the device; about 5 seconds without offload."""
         target = device_of(device)
-        pipeline = full_pipeline(target)
+        pipeline = full_pipeline(target, version="2.5" if model == "2.5" else "2.3")
         return cls.ready(pipeline, target, precision_of(precision, target), offload=offload, compiler=compiler)
 
 
@@ -110,16 +118,17 @@ class FilmedEngine(FullSizeEngine):
         return self._film
 
 
-def full_pipeline(device: torch.device, layers: int = 48) -> LongtakePipeline:
+def full_pipeline(device: torch.device, layers: int = 48, version: str = "2.3") -> LongtakePipeline:
     """The pipeline in bfloat16, with the vocoder in float32; 48 GB on the device with 48 transformer layers."""
     tokenizer = GemmaTokenizer.from_pretrained(str(resolve_model("tiny", default_cache())), subfolder="tokenizer")
+    settings = TRANSFORMER_2_5 if version == "2.5" else TRANSFORMER
     with _building(device, torch.bfloat16):
         parts = {
-            "transformer": LTX2VideoTransformer3DModel(num_layers=layers, **TRANSFORMER),
+            "transformer": LTX2VideoTransformer3DModel(num_layers=layers, **settings),
             "vae": AutoencoderKLLTX2Video(**VAE),
             "audio_vae": AutoencoderKLLTX2Audio(),
             "connectors": LTX2TextConnectors(**CONNECTORS),
-            "text_encoder": _gemma(len(tokenizer)),
+            "text_encoder": (_gemma_4 if version == "2.5" else _gemma)(len(tokenizer)),
         }
     with _building(device, torch.float32):
         parts["vocoder"] = LTX2VocoderWithBWE()
@@ -137,12 +146,27 @@ def _gemma(vocabulary: int) -> Any:
         mm_tokens_per_image=4,
     )
     gemma = Gemma3ForConditionalGeneration(config)
-    language = gemma.model.language_model
-    language.layers = torch.nn.ModuleList([language.layers[0]] * GEMMA_LAYERS)
-    language.config.num_hidden_layers = GEMMA_LAYERS
-    language.config.layer_types = language.config.layer_types * GEMMA_LAYERS
-    language.config.use_cache = False  # all layers would share one cache
+    _repeat_layers(gemma.model.language_model)
     return gemma
+
+
+def _gemma_4(vocabulary: int) -> Any:
+    """Its sixth layer is a global one, which is as many as the pattern has."""
+    text = GEMMA_4 | {"num_hidden_layers": 6, "vocab_size": vocabulary, "max_position_embeddings": 1024}
+    media = {f"{kind}_token_id": 4 for kind in ("boi", "eoi", "image", "video", "boa", "audio")}
+    config = Gemma4UnifiedConfig(text_config=text, eoa_token_index=4, **media)
+    config.vision_config = config.audio_config = None
+    gemma = Gemma4UnifiedModel(config)
+    _repeat_layers(gemma.language_model)
+    return gemma
+
+
+def _repeat_layers(language: Any) -> None:
+    times = GEMMA_LAYERS // len(language.layers)
+    language.layers = torch.nn.ModuleList([*language.layers] * times)
+    language.config.num_hidden_layers = GEMMA_LAYERS
+    language.config.layer_types = language.config.layer_types * times
+    language.config.use_cache = False  # all layers would share one cache
 
 
 @contextmanager

@@ -1,6 +1,6 @@
-"""One segment of full-size LTX-2.3 on a GPU: the transformer's forward, the whole segment, and memory.
+"""One segment of full-size LTX-2.3 or 2.5 on a GPU: the transformer's forward, the whole segment, and memory.
 
-    python benchmarks/segment.py [--sizes 768x512 1536x1024] [--parts forward segment memory]
+    python benchmarks/segment.py [--version 2.3] [--sizes 768x512 1536x1024] [--parts forward segment memory]
 
 Random weights (see benchmarks/full.py), 121 frames, a continuation, 8 distilled steps, no guidance. forward: diffusers'
 transformer eager and with compiled blocks, longtake's in bf16 and in fp8, each compared with the time of its matrix
@@ -50,6 +50,7 @@ def main() -> None:
     """Measure the parts in `--parts`."""
     parser = report.parser(__doc__ or "", "segment")
     parser.add_argument("--sizes", nargs="+", default=["768x512", "1536x1024"], metavar="WxH")
+    parser.add_argument("--version", choices=["2.3", "2.5"], default="2.3")
     parser.add_argument("--parts", nargs="+", default=["forward", "segment", "memory"])
     parser.add_argument("--memory", nargs="+", default=MEMORY, metavar="PRECISION/OFFLOAD")
     options = parser.parse_args()
@@ -60,13 +61,13 @@ def main() -> None:
     print(f"a large product: {ceiling / 1e12:.0f} TFLOP/s, {sustained / 1e12:.0f} after {SUSTAINED_S:g} s", flush=True)
     sizes = [tuple(int(side) for side in size.split("x")) for size in options.sizes]
     if {"forward", "segment"} & set(options.parts):
-        forward, segment = measured(sizes, ceiling, options.parts)
+        forward, segment = measured(options.version, sizes, ceiling, options.parts)
         for rows in (forward, segment):
             print(report.table(rows) if rows else "")
         more = {"ceiling_tflops": ceiling / 1e12, "sustained_tflops": sustained / 1e12, "segments": segment}
         report.write("segment", forward or segment, options.json, **more)
     if "memory" in options.parts:
-        rows = memory(sizes[0], options.memory)
+        rows = memory(options.version, sizes[0], options.memory)
         report.write("segment-memory", rows, options.json.with_name("segment-memory.json"))
 
 
@@ -88,9 +89,11 @@ def matmul_rates() -> tuple[float, float]:
     return 2 * CEILING_SIDE**3 / best, 2 * CEILING_SIDE**3 / statistics.median(seconds() for _ in range(ROUNDS))
 
 
-def measured(sizes: list[tuple[int, ...]], ceiling: float, parts: list[str]) -> tuple[list[Row], list[Row]]:
+def measured(
+    version: str, sizes: list[tuple[int, ...]], ceiling: float, parts: list[str]
+) -> tuple[list[Row], list[Row]]:
     """One row per size and variant of the forward, and one per size and precision of the whole segment."""
-    pipeline = full_pipeline(CUDA)
+    pipeline = full_pipeline(CUDA, version=version)
     transformer = pipeline.transformer
     forward = Forward(pipeline, sizes, ceiling) if "forward" in parts else None
     segments: list[Row] = []
@@ -266,21 +269,21 @@ class Marks:
         return self._events[0].elapsed_time(self._events[-1]) / 1000
 
 
-def memory(size: tuple[int, ...], modes: list[str]) -> list[Row]:
+def memory(version: str, size: tuple[int, ...], modes: list[str]) -> list[Row]:
     """One row for each precision and offload."""
     rows = []
     for mode in modes:
         precision, _, offload = mode.partition("/")
-        rows.append(memory_row(precision, offload, size))
+        rows.append(memory_row(version, precision, offload, size))
         print(rows[-1], flush=True)
         gc.collect()
         torch.cuda.empty_cache()
     return rows
 
 
-def memory_row(precision: str, offload: str, size: tuple[int, ...]) -> Row:
+def memory_row(version: str, precision: str, offload: str, size: tuple[int, ...]) -> Row:
     """Peak of reserved memory and time of a whole segment."""
-    engine = FullSizeEngine.load(device="cuda", precision=precision, offload=offload, compiler="off")
+    engine = FullSizeEngine.load(version, device="cuda", precision=precision, offload=offload, compiler="off")
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     request = request_of(size, first_timing(SHAPE))
