@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import redis
 from PIL import Image
 
 from ltx2.checkpoints.random import ensure
@@ -71,6 +72,22 @@ def test_two_stages_with_a_start_image(tiny_settings: Settings, tmp_path: Path) 
     frame = decode_png(deployment.blobs.get(str(job_store(tiny_settings).head(job.id).image)))
     assert np.array_equal(latents[0][:, :, :1].numpy(), encoded(deployment.settings, frame))
     assert str(tmp_path) not in json.dumps(report)
+
+
+def test_a_lost_film_of_2_5_is_rendered_again_with_the_same_bytes(tiny_settings: Settings) -> None:
+    # Given a film that has new noise in each step
+    job = submit(small_spec("a boat", "gulls", model="tiny-2.5"), settings=tiny_settings).wait()
+    film = job.status().film
+    assert film is not None
+    # When it is lost, with all states, latents and clips
+    blobs = redis.Redis.from_url(tiny_settings.blobs)
+    for key in blobs.scan_iter("longtake:blob:*"):
+        blobs.pexpireat(key, 1)  # in the past
+    job.retry()
+    # Then
+    again = job.wait().status().film
+    assert again is not None
+    assert again.sha256 == film.sha256
 
 
 def encoded(settings: Settings, frame: np.ndarray[Any, np.dtype[np.uint8]]) -> Any:
