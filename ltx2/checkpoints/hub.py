@@ -10,24 +10,33 @@ from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
 from ltx2.checkpoints.lora import HubLora, single_weights_file
 from ltx2.checkpoints.resolve import WEIGHTS, HubModel, check_configs
+from ltx2.checkpoints.weight_files import shards_of
 from ltx2.errors import CheckpointError
 
 CONFIGS = ["model_index.json", "scheduler/*.json", "tokenizer/*", *(f"{name}/config.json" for name in WEIGHTS)]
-_FORMS = ("{}.safetensors", "{}.safetensors.index.json", "{}-?????-of-?????.safetensors")  # one file, or shards
-FILES = [f"{name}/{form.format(stem)}" for name, stem in WEIGHTS.items() for form in _FORMS]
+INDEXES = [f"{name}/{stem}.safetensors.index.json" for name, stem in WEIGHTS.items()]
 
 
 def fetch_model(model: HubModel) -> Path:
     """Fetch the files of `model` that are read, and return their folder. Weights are fetched after the configs pass.
 
+    Where weights are sharded, those that the index names are fetched: a repository may hold the same weights twice.
+
     Raises:
         CheckpointError: the model cannot be fetched, or longtake does not support its configs.
     """
     with _fetch_errors(model.repository):
-        folder = Path(snapshot_download(model.repository, revision=model.revision, allow_patterns=CONFIGS))
+        few = CONFIGS + INDEXES
+        folder = Path(snapshot_download(model.repository, revision=model.revision, allow_patterns=few))
     check_configs(folder)
+    weights = [f"{name}/{file}" for name, stem in WEIGHTS.items() for file in _weight_files(folder / name, stem)]
     with _fetch_errors(model.repository):
-        return Path(snapshot_download(model.repository, revision=model.revision, allow_patterns=CONFIGS + FILES))
+        return Path(snapshot_download(model.repository, revision=model.revision, allow_patterns=few + weights))
+
+
+def _weight_files(folder: Path, stem: str) -> list[str]:
+    index = folder / f"{stem}.safetensors.index.json"
+    return list(shards_of(index)) if index.is_file() else [f"{stem}.safetensors"]
 
 
 def fetch_folder(model: HubModel, name: str) -> Path:

@@ -61,16 +61,27 @@ def check_weights(folder: Path, stem: str) -> None:
         return
     if single.is_file():
         tensor_shapes(single)
+    for shard, listed in shards_of(index).items():
+        inside = tensor_shapes(folder / shard)
+        if absent := [name for name in listed if name not in inside]:
+            raise CheckpointError(f"{folder / shard} lacks {summary(absent)}, listed in {index.name}")
+
+
+def shards_of(index: Path) -> dict[str, list[str]]:
+    """The shards that `index` names, files in its folder, with the tensors of each.
+
+    Raises:
+        CheckpointError: the index is unreadable, lists nothing, or names something else than a file in its folder.
+    """
     where = read_json(index).get("weight_map")
     if not isinstance(where, dict) or not where:
         raise CheckpointError(f"{index} has no weight_map")
-    for shard in sorted(set(map(str, where.values()))):
-        if Path(shard).name != shard:
+    shards: dict[str, list[str]] = {}
+    for name, shard in sorted(where.items(), key=lambda item: str(item[1])):
+        if Path(str(shard)).name != shard:
             raise CheckpointError(f"{index} names a shard {shard!r:.200} that is not a file in the same folder")
-        inside = tensor_shapes(folder / shard)
-        absent = [name for name, file in where.items() if file == shard and name not in inside]
-        if absent:
-            raise CheckpointError(f"{folder / shard} lacks {summary(absent)}, listed in {index.name}")
+        shards.setdefault(shard, []).append(name)
+    return shards
 
 
 def tensor_shapes(path: Path) -> Shapes:

@@ -26,7 +26,7 @@ from ltx2.model.upsampler import LatentUpsampler
 from ltx2.request import SegmentRequest
 from ltx2.sampling import Sampling
 from ltx2.timeline import SegmentShape, first_timing
-from tests.ltx2.checkpoint_files import edit
+from tests.ltx2.checkpoint_files import edit, shard
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -112,6 +112,23 @@ def test_only_the_files_of_the_model_are_fetched(
     assert fetch_model(HubModel("owner/name", "v1")).name == COMMIT
 
 
+def test_only_the_shards_that_the_index_names_are_fetched(hub: Hub, models: dict[str, Path]) -> None:
+    # Given a repository that has the same weights as shards, as other shards, and as a single file
+    shutil.copytree(models["tiny-2.5"], hub.folder)
+    single = hub.folder / "transformer/diffusion_pytorch_model.safetensors"
+    weights = single.read_bytes()
+    shard(single)
+    for name in (single.name, *(f"diffusion_pytorch_model-0000{number}-of-00003.safetensors" for number in (1, 2, 3))):
+        single.with_name(name).write_bytes(weights)
+    # When
+    engine = Engine.load("owner/name", device="cpu")
+    # Then
+    assert engine.variant.version == "2.5"
+    assert {name for name in hub.requested if name.startswith("transformer/") and name.endswith(".safetensors")} == {
+        f"transformer/diffusion_pytorch_model-0000{number}-of-00002.safetensors" for number in (1, 2)
+    }
+
+
 def test_an_upsampler_is_fetched_when_it_is_needed(hub: Hub, models: dict[str, Path]) -> None:
     # Given a model from a hub, whose upsampler is not fetched at first
     shutil.copytree(models["tiny"], hub.folder)
@@ -136,7 +153,7 @@ def test_a_repository_without_an_upsampler_is_an_error(hub: Hub, engines: dict[s
 def test_the_weights_of_an_unsupported_model_are_not_fetched(hub: Hub, models: dict[str, Path]) -> None:
     shutil.copytree(models["tiny"], hub.folder)
     edit(hub.folder / "transformer/config.json", use_keyframes_abs_pos_embedding=True)
-    with pytest.raises(CheckpointError, match=r"not LTX-2\.0 or 2\.3"):
+    with pytest.raises(CheckpointError, match=r"components of LTX-2\.5 .* are mixed"):
         fetch_model(HubModel("owner/name"))
     assert hub.requested
     assert not [name for name in hub.requested if name.endswith(".safetensors")]
