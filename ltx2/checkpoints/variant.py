@@ -83,7 +83,7 @@ class Variant:
     @property
     def image_crf(self) -> int:
         """The H.264 quality of the pictures that the model was trained to continue."""
-        return 33
+        return 18 if self.version == "2.5" else 33
 
     @property
     def stg_blocks(self) -> tuple[int, ...]:

@@ -120,7 +120,7 @@ class Denoiser:
         for stage in stages:
             start = None if video is None else self._upsample(video)
             call = self._arguments(request, plan, stage, conditioning)
-            ancestral = self._variant.is_ancestral and stage is stages[0]
+            ancestral = replace(self._variant, distilled=plan.distilled).is_ancestral and stage is stages[0]
             with _unshifted(self._pipeline, ancestral_seed=request.seed if ancestral else None):
                 video, audio = self._pipeline(
                     latents=start, audio_prefix=prefix, generator=generator, callback_on_step_end=report, **call

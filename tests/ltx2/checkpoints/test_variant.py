@@ -68,6 +68,7 @@ def test_the_published_versions_are_recognised(version: str, rate: int, blocks: 
     distilled = variant_of(changed(version, "scheduler", **FIXED_SCHEDULE))
     assert distilled == Variant(version, distilled=True, layers=48)  # type: ignore[arg-type]
     assert distilled.steps == len(DISTILLED_SIGMA_VALUES)
+    assert full.image_crf == (18 if version == "2.5" else 33)
     assert (full.is_ancestral, distilled.is_ancestral) == (False, version == "2.5")
     assert [str(full), str(distilled)] == [f"LTX-{version}", f"LTX-{version}, distilled"]
 

@@ -129,3 +129,12 @@ def test_a_continuation_has_exactly_the_pinned_latents_at_every_step(engines: di
     engine.run(request_of(Sampling(), seed=9))
     assert same(engine.run(request_of(Sampling(), SECOND), state), second)
     assert not same(engine.run(request_of(Sampling(), SECOND, seed=4), state), second)
+
+
+def test_the_request_may_say_that_the_weights_are_distilled(
+    engines: dict[str, Engine], full_engines: dict[str, Engine]
+) -> None:
+    # Given a checkpoint with the same weights, and a scheduler that says that they are not distilled
+    expected = engines["tiny-2.5"].run(request_of(Sampling()))
+    # When / Then
+    assert same(full_engines["tiny-2.5"].run(request_of(Sampling(distilled=True))), expected)

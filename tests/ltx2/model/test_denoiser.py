@@ -362,7 +362,7 @@ def test_a_segment_begins_with_its_image(engine: Engine, stages: int) -> None:
     assert not np.array_equal(output.sound, other.sound)
     # And by default they are the image as the model saw pictures in its training
     usual = engine.run(request_of(Sampling(stages=stages), image=picture()))
-    shown = encoded(engine, recompressed(picture(), 33)[None])
+    shown = encoded(engine, recompressed(picture(), engine.variant.image_crf)[None])
     torch.testing.assert_close(usual.video_latents[:, :, :1], shown, rtol=0, atol=2e-6)
 
 
