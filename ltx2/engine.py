@@ -13,14 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ltx2.acceleration.compile import backend_of, compile_blocks, compile_decoder, speed_up
+from ltx2.acceleration.compile import accelerated_name, backend_of, compile_blocks, compile_decoder, speed_up
 from ltx2.checkpoints.lora import Lora
 from ltx2.checkpoints.resolve import HubModel, default_cache, resolve_model
 from ltx2.errors import CheckpointError, EngineMemoryError, UnsupportedStateError
 from ltx2.media.images import recompressed
 from ltx2.model.conditioning import AUDIO_SPACE, NORMALISED, Conditioning, conditioning_of
 from ltx2.model.denoiser import Denoiser
-from ltx2.model.loading import find_loras, fuse_loras, load_pipeline, variant_of_pipeline
+from ltx2.model.loading import find_loras, load_pipeline, variant_of_pipeline
+from ltx2.model.lora_fusion import LoraFusion
 from ltx2.model.pipeline import LongtakePipeline
 from ltx2.model.placement import PRECISIONS, device_of, place, precision_of
 from ltx2.model.prompts import PromptEncoder, new_stream
@@ -36,7 +37,8 @@ class Engine:
     """A loaded LTX-2 model, which renders one segment at a time.
 
     source: the checkpoint of `pipeline`; without one, two stages are not possible. encode_ahead: see `PromptEncoder`.
-    compiled: whether parts of the model are compiled, so that new shapes are warmed up first.
+    compiled: whether parts of the model are compiled, so that new shapes are warmed up first. fusion: the LoRAs in the
+    pipeline's weights, if they can be changed.
     """
 
     def __init__(
@@ -46,13 +48,17 @@ class Engine:
         *,
         encode_ahead: bool = True,
         compiled: bool = False,
+        fusion: LoraFusion | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.variant = variant_of_pipeline(pipeline)
         self.audio_rate = self.variant.audio_rate
         self.prompts = PromptEncoder(pipeline, ahead=encode_ahead)
+        if fusion is not None:
+            self.prompts.use_weights(fusion.of_connectors)
         self._denoiser = Denoiser(pipeline, self.variant, self.prompts, source)
         self._compiled = compiled
+        self._fusion = fusion
         self._warm: set[tuple[object, ...]] = set()
         self._stream = new_stream(self._device, priority=-1)  # goes before the encoding of the next prompt
         self._copies = new_stream(self._device)
@@ -84,9 +90,14 @@ class Engine:
         found = find_loras(loras)
         source = resolve_model(model, default_cache())
         pipeline = load_pipeline(source, PRECISIONS[actual_precision])
+        fusion = LoraFusion(pipeline, target)
         with _memory_errors(f"{model} on {target}"):
-            fuse_loras(pipeline, found, target if offload == "none" else torch.device("cpu"))
-            return cls.ready(pipeline, target, actual_precision, offload=offload, compiler=compiler, source=source)
+            if found and offload == "none":  # alone first: large LoRAs do not fit together with the text encoder
+                pipeline.transformer.to(target)
+            fusion.fuse(found)
+            return cls.ready(
+                pipeline, target, actual_precision, offload=offload, compiler=compiler, source=source, fusion=fusion
+            )
 
     @classmethod
     def ready(
@@ -98,11 +109,14 @@ class Engine:
         offload: str,
         compiler: str,
         source: Path | HubModel | None = None,
+        fusion: LoraFusion | None = None,
     ) -> Self:
         """An engine with a loaded `pipeline`, accelerated and placed on its device; settings as in `load`."""
         backend = backend_of(compiler, device, offload)
         if device.type == "cuda" or backend or precision == "fp8":
             speed_up(pipeline.transformer, float8=precision == "fp8", device=device)
+            if fusion is not None:
+                fusion.renamed = accelerated_name
         place(pipeline, device, offload)
         if backend:
             kernels = default_cache().parent / "kernels"
@@ -111,7 +125,27 @@ class Engine:
                 compile_decoder(pipeline.vae, backend, kernels)
         # blocks that are not compiled select attention kernels with process-wide switches
         ahead = offload == "none" and (backend is not None or device.type == "cpu")
-        return cls(pipeline, source, encode_ahead=ahead, compiled=backend is not None)
+        changeable = fusion if offload != "sequential" else None  # which keeps copies of weights
+        return cls(pipeline, source, encode_ahead=ahead, compiled=backend is not None, fusion=changeable)
+
+    def set_loras(self, loras: Sequence[Lora]) -> bool:
+        """Change to `loras`; every later segment has the bytes that a newly loaded engine gives with them.
+
+        Only weights that the old or the new LoRAs touch are read from the checkpoint again. Returns False if that is
+        not possible, and the model must be loaded again: with sequential offload, or if its files have changed. After
+        an error, segments must not be rendered before a later call succeeds.
+
+        Raises:
+            CheckpointError, EngineMemoryError: as `load`.
+        """
+        if self._fusion is None or not self._fusion.can_change:
+            return False
+        found = find_loras(loras)
+        self.prompts.finish()
+        with _render_context("changing LoRAs", self._stream):
+            self._fusion.fuse(found)
+        self.prompts.use_weights(self._fusion.of_connectors)
+        return True
 
     def warm_up(self, request: SegmentRequest) -> None:
         """Compile all that a job of segments like `request` needs, if it is not compiled.

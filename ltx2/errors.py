@@ -6,6 +6,7 @@ LTX2Error
 ├── UnsupportedStateError  a valid state that this engine cannot render (also a ValueError)
 ├── RequestError           a request that the model cannot fulfil (also a ValueError)
 ├── CheckpointError        a model that is missing, incomplete or unsupported
+│   └── UnsupportedModelError  a model or LoRA whose files are of a kind that cannot be used
 ├── EngineMemoryError      out of (GPU) memory; the caller may retry
 ├── SegmentCancelledError  the caller stopped the segment between two denoising steps
 └── MediaError             a clip or film that cannot be encoded, read or joined
@@ -36,6 +37,10 @@ class RequestError(LTX2Error, ValueError):
 
 class CheckpointError(LTX2Error):
     """A model that is missing, incomplete or of an unsupported kind."""
+
+
+class UnsupportedModelError(CheckpointError):
+    """A model or LoRA whose files are of a kind that cannot be used; another attempt cannot succeed."""
 
 
 class EngineMemoryError(LTX2Error):

@@ -51,6 +51,10 @@ class StandInEngine:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return cls(loras)
 
+    def set_loras(self, loras: Sequence[Lora]) -> bool:
+        self.loras = loras
+        return True
+
     def run(
         self,
         request: SegmentRequest,

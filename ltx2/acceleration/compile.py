@@ -28,7 +28,7 @@ def speed_up(transformer: Any, *, float8: bool, device: torch.device) -> None:
     """Accelerate an `LTX2VideoTransformer3DModel` in place. Without float8, only rounding changes.
 
     In each call, the tokens of a stream may have two noise levels at most, in any order, as conditioning with strength
-    1 gives them. LoRAs must be fused before. float8: see `ltx2.acceleration.fp8`; weights are converted on `device`.
+    1 gives them. float8: see `ltx2.acceleration.fp8`; weights are converted on `device`.
     """
     levels = TokenLevels(torch.zeros(0, dtype=torch.bool), torch.zeros(0, dtype=torch.bool))
     for name, stream in _TIME_EMBEDDINGS.items():
@@ -39,6 +39,14 @@ def speed_up(transformer: Any, *, float8: bool, device: torch.device) -> None:
         block.ff, block.audio_ff = _FeedForward(block.ff), _FeedForward(block.audio_ff)
         if float8:
             quantize(block, device)
+
+
+def accelerated_name(layer: str) -> str:
+    """The name that a linear layer of the transformer has after `speed_up`."""
+    first, _, rest = layer.partition(".")
+    if first in _TIME_EMBEDDINGS:
+        return f"{first}.embedding.{rest}"
+    return layer.replace("ff.net.0.proj", "ff.up").replace("ff.net.2", "ff.down")
 
 
 def backend_of(compiler: str, device: torch.device, offload: str) -> str | None:

@@ -39,6 +39,12 @@ class Float8Linear(nn.Module):
         bias = None if linear.bias is None else linear.bias.detach()
         return cls(scaled.to(original), scale.t().contiguous().to(original), bias)
 
+    def store(self, weight: Tensor) -> None:
+        """Convert another `weight` `[out, in]` as `of` does, on its device, and put it in place of the present one."""
+        scaled, scale = to_float8(weight)
+        self.weight.copy_(scaled)
+        self.weight_scale.copy_(scale.t())
+
     def forward(self, x: Tensor) -> Tensor:
         """x: `[..., in]`, bfloat16 on a GPU."""
         rows, row_scale = to_float8(x.flatten(0, -2))

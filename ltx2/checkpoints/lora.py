@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ltx2.checkpoints.lora_file import read_lora
 from ltx2.checkpoints.resolve import HUB_ID
-from ltx2.checkpoints.weight_files import summary, tensor_shapes
+from ltx2.checkpoints.weight_files import summary
 from ltx2.errors import CheckpointError
 
 SUFFIX = ".safetensors"
@@ -36,7 +37,7 @@ def resolve_lora(path: str) -> Path | HubLora:
     """The file or hub id that `path` names: a .safetensors file, a folder with one, `owner/name[@revision][:file]`.
 
     Raises:
-        CheckpointError: `path` is none of these, or the file is damaged.
+        CheckpointError: `path` is none of these, or the file is damaged. UnsupportedModelError: see `read_lora`.
     """
     local = os.path.expanduser(path)
     if os.path.isdir(local):
@@ -44,7 +45,7 @@ def resolve_lora(path: str) -> Path | HubLora:
     if os.path.isfile(local):
         if not local.endswith(SUFFIX):
             raise CheckpointError(f"a LoRA must be a {SUFFIX} file, not {path:.200}")
-        tensor_shapes(Path(local))
+        read_lora(Path(local))
         return Path(local)
     named, _, file = path.partition(":")
     is_local = path.startswith(("/", ".", "~")) or ".." in file
@@ -55,6 +56,15 @@ def resolve_lora(path: str) -> Path | HubLora:
         )
     repository, _, revision = named.partition("@")
     return HubLora(repository, revision or None, file or None)
+
+
+def stamp_of(path: str) -> tuple[int, int] | None:
+    """Size and modification time (ns) of a LoRA's file, which tell whether it was replaced; None for one on the hub.
+
+    Raises the errors of `resolve_lora`.
+    """
+    file = resolve_lora(path)
+    return (file.stat().st_size, file.stat().st_mtime_ns) if isinstance(file, Path) else None
 
 
 def single_weights_file(place: str, names: Iterable[str]) -> str:

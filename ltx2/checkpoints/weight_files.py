@@ -8,12 +8,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ltx2.errors import CheckpointError
 
 Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor in a file. dtype: as the format names it, such as BF16. size: in bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The header of a safetensors file. metadata: text by key, as its writer left it."""
+
+    tensors: dict[str, StoredTensor]
+    metadata: dict[str, str]
+
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 _POINTER = b"version https://git-lfs"
@@ -85,7 +104,12 @@ def shards_of(index: Path) -> dict[str, list[str]]:
 
 
 def tensor_shapes(path: Path) -> Shapes:
-    """Names and shapes of the tensors in the safetensors file `path`.
+    """Names and shapes of the tensors in the safetensors file `path`. Raises the errors of `read_header`."""
+    return {name: tensor.shape for name, tensor in read_header(path).tensors.items()}
+
+
+def read_header(path: Path) -> Header:
+    """The header of the safetensors file `path`.
 
     Raises:
         CheckpointError: the file is missing or damaged, or its size is not what its header declares.
@@ -98,15 +122,34 @@ def tensor_shapes(path: Path) -> Shapes:
             if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
                 raise CheckpointError(f"{path} is not a safetensors file, or its header is truncated ({size} bytes)")
             header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
+        metadata = header.pop("__metadata__", None)
+        tensors = {
+            name: StoredTensor(
+                str(entry["dtype"]),
+                tuple(map(int, entry["shape"])),
+                int(entry["data_offsets"][1]) - int(entry["data_offsets"][0]),
+            )
+            for name, entry in header.items()
+        }
         ends = [int(entry["data_offsets"][1]) for entry in header.values()]
-        shapes = {name: tuple(map(int, entry["shape"])) for name, entry in header.items()}
     except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as exc:
         raise CheckpointError(f"{path} is not a safetensors file: its header cannot be read ({exc})") from exc
     declared = 8 + length + max(ends, default=0)
     if size != declared:
         raise CheckpointError(f"{path} has {size} bytes, but its header declares {declared}: download it again")
-    return shapes
+    return Header(tensors, metadata if isinstance(metadata, dict) else {})
+
+
+def weight_map(folder: Path, stem: str) -> dict[str, Path]:
+    """The file of each tensor of the weights `stem` in `folder`; of an index and a single file, the index counts.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
+    if not index.is_file():
+        return dict.fromkeys(tensor_shapes(single), single)
+    return {name: folder / str(file) for name, file in read_json(index).get("weight_map", {}).items()}
 
 
 def summary(names: list[str]) -> str:

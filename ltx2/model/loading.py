@@ -26,7 +26,6 @@ from ltx2.checkpoints.resolve import HubModel, check_folder
 from ltx2.checkpoints.variant import CONFIGURED, Variant, variant_of
 from ltx2.checkpoints.weight_files import check_loaded, read_json
 from ltx2.errors import CheckpointError, EngineMemoryError
-from ltx2.model.lora_fusion import fuse
 from ltx2.model.pipeline import LongtakePipeline
 
 # Gemma's vision tower is not used for prompts, and some published checkpoints lack it.
@@ -100,18 +99,6 @@ def find_loras(loras: Sequence[Lora]) -> list[tuple[Lora, Path]]:
     """
     found = [(lora, resolve_lora(lora.path)) for lora in loras]
     return [(lora, place if isinstance(place, Path) else fetch_lora(place)) for lora, place in found]
-
-
-def fuse_loras(pipeline: LongtakePipeline, loras: Sequence[tuple[Lora, Path]], device: torch.device) -> None:
-    """Add `loras` to the weights of `pipeline` in order, and leave the transformer on `device`.
-
-    The transformer is moved alone first: fusing is slow on a CPU, and large factors do not fit together with the text
-    encoder. Raises the errors of `fuse`.
-    """
-    if loras:
-        pipeline.transformer.to(device)
-    for lora, file in loras:
-        fuse(pipeline, lora, file)
 
 
 def variant_of_pipeline(pipeline: LongtakePipeline) -> Variant:

@@ -1,64 +1,186 @@
-"""Fusing LoRAs into the weights of a loaded pipeline."""
+"""Fusing LoRAs into the weights of a loaded pipeline, and changing them later without loading it again."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
 from ltx2.checkpoints.lora import Lora
-from ltx2.checkpoints.weight_files import Shapes, summary, tensor_shapes
-from ltx2.errors import CheckpointError, EngineMemoryError
-from ltx2.model.pipeline import LongtakePipeline
+from ltx2.checkpoints.lora_file import Factors, match, read_lora
+from ltx2.checkpoints.lora_names import Layer
+from ltx2.checkpoints.resolve import WEIGHTS
+from ltx2.checkpoints.weight_files import weight_map
+from ltx2.errors import CheckpointError, EngineMemoryError, UnsupportedModelError
 
-_FACTOR = re.compile(r"(transformer|connectors)\.(.+)\.lora_([AB])\.weight")
+COMPONENTS = ("transformer", "connectors")
+
+Stamp = tuple[int, int]
 
 
-def fuse(pipeline: LongtakePipeline, lora: Lora, file: Path) -> None:
-    """Add `lora.weight` times the change in `file` to the weights of `pipeline`, in place.
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What one LoRA adds to one layer."""
 
-    The file may have the format of diffusers or that of the model's authors.
+    file: Path
+    factors: Factors
+    strength: float
 
-    Raises:
-        CheckpointError: the file cannot be read, or has factors for layers that this model does not have.
-        EngineMemoryError: it does not fit into memory.
+
+class LoraFusion:
+    """The LoRAs in a pipeline's weights. A weight depends on its checkpoint and the current LoRAs alone.
+
+    A weight is the checkpoint's plus all changes, summed in float32 and rounded once. To change the LoRAs, touched
+    weights are read from the checkpoint again; nothing is subtracted. Must be made before the pipeline is accelerated.
+    device: where weights are computed, wherever they are kept.
     """
-    import torch
-    from safetensors import SafetensorError
 
-    try:
-        _check_fit(pipeline, lora, tensor_shapes(file))
-        pipeline.load_lora_weights(file.parent, weight_name=file.name, use_safetensors=True, local_files_only=True)
-        pipeline.fuse_lora(components=["transformer", "connectors"], lora_scale=lora.weight)
-        pipeline.unload_lora_weights()
-    except (torch.OutOfMemoryError, MemoryError) as exc:
-        raise EngineMemoryError(f"the LoRA {lora.path} does not fit into memory: {exc}") from exc
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as exc:
-        raise CheckpointError(f"cannot use the LoRA {lora.path}: {exc}") from exc
+    def __init__(self, pipeline: Any, device: torch.device) -> None:
+        self._components = {name: getattr(pipeline, name) for name in COMPONENTS}
+        self._device = device
+        self._dtypes: dict[Layer, torch.dtype] = {}
+        self._shapes: dict[Layer, tuple[int, int]] = {}
+        for component, model in self._components.items():
+            for name, module in model.named_modules():
+                if isinstance(module, nn.Linear):
+                    layer = Layer(component, name)
+                    self._dtypes[layer] = module.weight.dtype
+                    self._shapes[layer] = (module.out_features, module.in_features)
+        self._stamps = self._base_stamps()
+        self._touched: set[Layer] = set()
+        self.renamed: Callable[[str], str] = str
+        """The current name of a layer of the transformer; acceleration renames some."""
+        self.of_connectors: tuple[tuple[Path, Stamp, float], ...] = ()
+        """The LoRAs that change the connectors, and thus encoded prompts."""
+
+    @property
+    def can_change(self) -> bool:
+        """Whether the files that the pipeline was loaded from are there, and the same."""
+        return bool(self._stamps) and self._base_stamps() == self._stamps
+
+    def fuse(self, loras: Sequence[tuple[Lora, Path]]) -> None:
+        """Make the weights those of the checkpoint with `loras`, whose sum does not depend on earlier ones.
+
+        After an error the weights are those of no set of LoRAs; another call makes them right.
+
+        Raises:
+            UnsupportedModelError: a LoRA is of another kind or for another model, or has numbers that are not finite.
+            CheckpointError: a file cannot be read.
+            EngineMemoryError: it does not fit into memory.
+        """
+        changes: dict[Layer, list[_Change]] = {}
+        connectors = []
+        for lora, file in loras:
+            matched = match(file, read_lora(file), self._shapes)
+            if lora.weight:
+                for layer, factors in matched.items():
+                    changes.setdefault(layer, []).append(_Change(file, factors, lora.weight))
+                if any(layer.component == "connectors" for layer in matched):
+                    connectors.append((file, _stamp(file), lora.weight))
+        threads = torch.get_num_threads()
+        if self._device.type == "cpu":
+            torch.set_num_threads(1)  # their number changes the order of sums
+        try:
+            with torch.no_grad(), ExitStack() as files:
+                read = _Reader(files)
+                for layer in sorted(self._touched | changes.keys()):
+                    self._rebuild(layer, changes.get(layer, []), read)
+        except (torch.OutOfMemoryError, MemoryError) as exc:
+            raise EngineMemoryError(f"LoRAs do not fit into memory: {exc}") from exc
+        except (OSError, SafetensorError) as exc:
+            raise CheckpointError(f"cannot read weights: {exc}") from exc
+        finally:
+            torch.set_num_threads(threads)
+        self._touched = set(changes)
+        self.of_connectors = tuple(connectors)
+
+    def _rebuild(self, layer: Layer, changes: Sequence[_Change], read: _Reader) -> None:
+        module = self._module(layer)
+        weight = self._base(layer, module, read).to(self._device)
+        if changes:
+            total = weight.to(torch.float32, copy=True)
+            for change in changes:
+                down, up = (self._finite(change.file, name, read) for name in (change.factors.down, change.factors.up))
+                scale = change.factors.scale
+                if change.factors.alpha is not None:
+                    scale = self._finite(change.file, change.factors.alpha, read).item() / change.factors.rank
+                total.addmm_(up, down, alpha=scale * change.strength)
+            weight = total.to(self._dtypes[layer])
+            if not bool(weight.isfinite().all()):
+                raise UnsupportedModelError(f"LoRAs make weights of {layer} that are not finite: {changes[-1].file}")
+        self._touched.add(layer)
+        if isinstance(module, nn.Linear):
+            module.weight.copy_(weight)
+        else:
+            module.store(weight)
+
+    def _base(self, layer: Layer, module: Any, read: _Reader) -> Tensor:
+        """The checkpoint's weight. One that no LoRA has changed is in the model already, if it is not quantized."""
+        if layer not in self._touched and isinstance(module, nn.Linear):
+            return module.weight.detach()
+        folder = self._folder(layer.component)
+        if folder is None:
+            raise CheckpointError("the model was not loaded from a folder, so its LoRAs cannot be changed")
+        tensor = read.base(folder, layer.component, f"{layer.name}.weight")
+        return tensor.to(self._dtypes[layer])
+
+    def _finite(self, file: Path, name: str, read: _Reader) -> Tensor:
+        tensor = read(file, name).to(self._device).float()
+        if not bool(tensor.isfinite().all()):
+            raise UnsupportedModelError(f"the LoRA {file} has numbers in {name} that are not finite")
+        return tensor
+
+    def _module(self, layer: Layer) -> Any:
+        name = self.renamed(layer.name) if layer.component == "transformer" else layer.name
+        return self._components[layer.component].get_submodule(name)
+
+    def _folder(self, component: str) -> Path | None:
+        named = self._components[component].config.get("_name_or_path")
+        return Path(named) if named and Path(named).is_dir() else None
+
+    def _base_stamps(self) -> dict[Path, Stamp]:
+        """Sizes and times of the files of all components; empty if one was not loaded from files."""
+        stamps: dict[Path, Stamp] = {}
+        for component in COMPONENTS:
+            folder = self._folder(component)
+            if folder is None:
+                return {}
+            try:
+                stamps |= {file: _stamp(file) for file in folder.glob("*.safetensors*")}
+            except OSError:
+                return {}
+        return stamps
 
 
-def _check_fit(pipeline: LongtakePipeline, lora: Lora, shapes: Shapes) -> None:
-    """Check that every pair of factors has a layer: diffusers drops the others, with a warning at most."""
-    import torch
+class _Reader:
+    """Reads tensors of safetensors files, each opened once."""
 
-    tensors: dict[str, Any] = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    pairs: dict[tuple[str, str], Shapes] = {}
-    for name, tensor in pipeline.lora_state_dict(tensors).items():  # drops unknown tensors
-        if factor := _FACTOR.fullmatch(name):
-            pairs.setdefault((factor[1], factor[2]), {})[factor[3]] = tuple(tensor.shape)
-    if not pairs or sum(map(len, pairs.values())) < len(tensors):
-        raise CheckpointError(f"the LoRA {lora.path} has tensors that are not pairs of factors for LTX-2")
-    unfit = [".".join(place) for place, pair in pairs.items() if not _fits(pipeline, place, pair)]
-    if unfit:
-        raise CheckpointError(
-            f"the LoRA {lora.path} is for another model: {len(unfit)} of its {len(pairs)} layers do not fit this one "
-            f"({summary(unfit)})"
-        )
+    def __init__(self, files: ExitStack) -> None:
+        self._stack = files
+        self._open: dict[Path, Any] = {}
+        self._maps: dict[Path, dict[str, Path]] = {}
+
+    def __call__(self, file: Path, tensor: str) -> Tensor:
+        if file not in self._open:
+            self._open[file] = self._stack.enter_context(safe_open(file, framework="pt"))
+        found: Tensor = self._open[file].get_tensor(tensor)
+        return found
+
+    def base(self, folder: Path, component: str, tensor: str) -> Tensor:
+        """A tensor of a component, whole or in shards."""
+        if folder not in self._maps:
+            self._maps[folder] = weight_map(folder, WEIGHTS[component])
+        if tensor not in self._maps[folder]:
+            raise CheckpointError(f"{folder} lacks {tensor}")
+        return self(self._maps[folder][tensor], tensor)
 
 
-def _fits(pipeline: LongtakePipeline, place: tuple[str, str], pair: Shapes) -> bool:
-    """Whether B `[out, rank]` times A `[rank, in]` has the shape of the layer's weight `[out, in]`."""
-    component, name = place
-    weight = dict(getattr(pipeline, component).named_parameters()).get(f"{name}.weight")
-    down, up = pair.get("A", ()), pair.get("B", ())
-    return weight is not None and len(down) == len(up) == 2 and down[0] == up[1] and weight.shape == (up[0], down[1])
+def _stamp(file: Path) -> Stamp:
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -68,19 +68,26 @@ class PromptEncoder:
         self._pipeline = pipeline
         self._connectors = pipeline.connectors  # a call that skips them replaces the pipeline's attribute
         self._ahead = ahead
-        self._cache: OrderedDict[str, EncodedPrompt] = OrderedDict()
+        self._cache: OrderedDict[tuple[Hashable, str], EncodedPrompt] = OrderedDict()
+        self._weights: Hashable = None
         self._pending: tuple[str, Future[EncodedPrompt]] | None = None
         self._stream = new_stream(pipeline.device) if ahead else None
         self._thread = ThreadPoolExecutor(1, "prompts")
 
+    def use_weights(self, weights: Hashable) -> None:
+        """Tell apart prompts that are encoded with different weights, such as by the LoRAs of the connectors."""
+        self.finish()
+        self._weights = weights
+
     def encode(self, text: str) -> EncodedPrompt:
         """The encoded `text`, for use on the current stream."""
-        if text not in self._cache:
+        key = (self._weights, text)
+        if key not in self._cache:
             self.finish()
-        if text not in self._cache:
+        if key not in self._cache:
             self._store(text, self._encode(text))
-        self._cache.move_to_end(text)
-        encoded = self._cache[text]
+        self._cache.move_to_end(key)
+        encoded = self._cache[key]
         if encoded.video.is_cuda:
             for tensor in (encoded.video, encoded.audio, encoded.mask):
                 if tensor is not None:  # its memory must not be reused while this stream reads it
@@ -93,7 +100,7 @@ class PromptEncoder:
         An error is only logged; `encode` tries again. Nothing may be compiled before `finish`: while torch traces, it
         changes how modules are called in all threads.
         """
-        if not self._ahead or self._pending or text in self._cache:
+        if not self._ahead or self._pending or (self._weights, text) in self._cache:
             return
         if self._stream is None:
             self._try_store(text, lambda: self._encode(text))
@@ -114,7 +121,7 @@ class PromptEncoder:
             log.warning("a prompt could not be encoded ahead, it is encoded when needed: %s", error)
 
     def _store(self, text: str, encoded: EncodedPrompt) -> None:
-        self._cache[text] = encoded
+        self._cache[(self._weights, text)] = encoded
         if len(self._cache) > KEPT:
             self._cache.popitem(last=False)
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import redis
 
-from ltx2.checkpoints.lora import resolve_lora
+from ltx2.checkpoints.lora import stamp_of
 from ltx2.checkpoints.resolve import python_path
 from tasks.embedded import processes
 from tasks.errors import ConfigError, JobStateError, ServerError
@@ -108,9 +108,7 @@ def render_id(spec: JobSpec, model: str, state: Mapping[str, Any] | None) -> str
 
     A LoRA file counts as the same while its size and modification time are.
     """
-    paths = [resolve_lora(lora.path) for lora in spec.loras]
-    files = [path.stat() for path in paths if isinstance(path, Path)]
-    stamps = [[file.st_size, file.st_mtime_ns] for file in files]
+    stamps = [stamp for lora in spec.loras if (stamp := stamp_of(lora.path))]
     inputs = json.dumps([spec.model_dump(), model, state, stamps], sort_keys=True)
     return hashlib.sha256(inputs.encode()).hexdigest()[:16]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import gc
 import importlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ltx2.checkpoints.lora import Lora
+from ltx2.checkpoints.lora import Lora, stamp_of
 from ltx2.request import SegmentRequest
 from tasks.errors import ConfigError, HostFaultError
 from tasks.settings import Settings, warm_request
@@ -45,43 +45,52 @@ class SegmentEngine(Protocol):
         """Frames and sound of stored latents."""
         ...
 
+    def set_loras(self, loras: Sequence[Lora]) -> bool:
+        """Change to other LoRAs, as if loaded with them; False if only loading the model again can do it."""
+        ...
+
     def warm_up(self, request: SegmentRequest) -> None:
         """Compile for segments like `request`."""
         ...
 
 
 class EngineSlot:
-    """Holds one engine. Asking for another model, or other LoRAs, frees the old engine and loads a new one."""
+    """Holds one engine. Asking for other LoRAs changes it; asking for another model frees it and loads a new one."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._key: tuple[str, tuple[Lora, ...]] | None = None
         self._engine: SegmentEngine | None = None
+        self._model: str | None = None
+        self._loras: tuple[tuple[Lora, object], ...] | None = None  # None: unknown, after a failed change
 
     def engine(self, model: str, loras: Iterable[LoraSpec] = ()) -> SegmentEngine:
-        """The engine that renders with `model` and `loras`, in this order.
+        """The engine that renders with `model` and `loras`, in this order. A LoRA file that was replaced is read again.
 
         Raises:
             SpecError: `model` or a LoRA lies in a folder that specs must not name.
             HostFaultError: the default model, without LoRAs, cannot be loaded.
         """
-        wanted = (model, tuple(Lora(lora.path, lora.weight) for lora in loras))
-        check_model_folders(model, wanted[1], self._settings)
-        if self._engine is None or self._key != wanted:
-            self._key = self._engine = None
-            gc.collect()  # the old engine's parts refer to each other; free them before the new one is loaded
-            try:
-                self._engine = self._load(*wanted)
-            except Exception as error:
-                if wanted != (self._settings.model, ()):
-                    raise
-                raise HostFaultError(f"model {model} cannot be loaded: {type(error).__name__}: {error}") from error
-            self._key = wanted
+        wanted = tuple(Lora(lora.path, lora.weight) for lora in loras)
+        check_model_folders(model, wanted, self._settings)
+        stamped = tuple((lora, stamp_of(lora.path)) for lora in wanted)
+        if self._engine is not None and (self._model, self._loras) == (model, stamped):
+            return self._engine
+        self._loras = None
+        try:
+            if self._engine is None or self._model != model or not self._engine.set_loras(wanted):
+                self._model = self._engine = None
+                gc.collect()  # the old engine's parts refer to each other; free them before the new one is loaded
+                self._engine = self._load(model, wanted)
+        except Exception as error:
+            if (model, wanted) != (self._settings.model, ()):
+                raise
+            raise HostFaultError(f"model {model} cannot be loaded: {type(error).__name__}: {error}") from error
+        self._model, self._loras = model, stamped
         return self._engine
 
     def decoder(self, model: str) -> SegmentEngine:
         """An engine that decodes latents of `model`. Decoding does not depend on LoRAs, so a loaded engine serves."""
-        if self._engine is not None and self._key is not None and self._key[0] == model:
+        if self._engine is not None and self._model == model:
             return self._engine
         return self.engine(model)
 

@@ -16,7 +16,13 @@ from blobstore import (
     BlobStoreFullError,
     BlobStoreVersionError,
 )
-from ltx2.errors import ContinuationError, RequestError, TimelineError, UnsupportedStateError
+from ltx2.errors import (
+    ContinuationError,
+    RequestError,
+    TimelineError,
+    UnsupportedModelError,
+    UnsupportedStateError,
+)
 from tasks.errors import HostFaultError, SpecError, VersionError, WorkFailedError
 from tasks.jobs.connection import OUTAGES, retry_while_full
 from tasks.jobs.queues import queue_of
@@ -26,7 +32,14 @@ from tasks.worker.context import WorkerContext
 
 log = logging.getLogger(__name__)
 # Errors that no other attempt and no other host can change.
-PERMANENT = (ContinuationError, RequestError, SpecError, TimelineError, UnsupportedStateError)
+PERMANENT = (
+    ContinuationError,
+    RequestError,
+    SpecError,
+    TimelineError,
+    UnsupportedModelError,
+    UnsupportedStateError,
+)
 NEWER = (BlobStoreVersionError, VersionError)
 RELEASED = (*OUTAGES, *NEWER, redis.OutOfMemoryError)
 OUTAGE_PAUSE_S = 5.0

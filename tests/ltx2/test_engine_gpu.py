@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from ltx2.checkpoints.lora import Lora
 from ltx2.engine import Engine
 from ltx2.errors import EngineMemoryError
 from ltx2.model.placement import device_works
@@ -104,3 +106,41 @@ def test_a_device_that_failed_is_recognized_and_works_in_a_new_process() -> None
     assert poisoned.stdout == "does not work\n", poisoned.stderr
     # And this process still uses it
     assert device_works("cuda")
+
+
+@pytest.mark.parametrize(
+    ("precision", "offload", "changes"),
+    [("bf16", "none", True), ("fp8", "none", True), ("fp8", "model", True), ("bf16", "sequential", False)],
+)
+def test_changed_loras_give_the_bytes_of_a_fresh_engine(
+    models: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    offload: str,
+    changes: bool,
+) -> None:
+    # Given a LoRA for every layer, and float8 layers even in a small model
+    monkeypatch.setattr("ltx2.acceleration.fp8.SMALLEST_SIZE", 32)
+    plain = Engine.load(str(models["tiny"]), device="cpu").pipeline
+    random, tensors = torch.Generator().manual_seed(1), {}
+    for component in ("transformer", "connectors"):
+        for name, layer in getattr(plain, component).named_modules():
+            if isinstance(layer, torch.nn.Linear):
+                down = torch.randn(4, layer.in_features, generator=random)
+                tensors[f"{component}.{name}.lora_A.weight"] = down
+                tensors[f"{component}.{name}.lora_B.weight"] = torch.randn(layer.out_features, 4, generator=random) / 8
+    save_file(tensors, tmp_path / "a.safetensors")
+    settings = {"device": "cuda", "precision": precision, "offload": offload}
+    engine = Engine.load(str(models["tiny"]), **settings)
+    chain(engine)
+    for strength in (1.0, 0.5, 0.0):
+        loras = [Lora(str(tmp_path / "a.safetensors"), strength)]
+        # When
+        assert engine.set_loras(loras) is changes
+        if not changes:
+            return
+        # Then
+        ours, right = (chain(one)[1] for one in (engine, Engine.load(str(models["tiny"]), loras=loras, **settings)))
+        assert torch.equal(ours.video_latents, right.video_latents)
+        assert (ours.sound == right.sound).all()

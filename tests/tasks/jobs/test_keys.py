@@ -39,11 +39,15 @@ def test_render_ids_are_hashes() -> None:
 def test_render_id_depends_on_the_bytes_of_a_lora(tmp_path: Path) -> None:
     # Given
     file = tmp_path / "rain.safetensors"
-    save_file({"transformer.a.lora_A.weight": torch.zeros(1, 2)}, file)
+    save_file(
+        {"transformer.a.lora_A.weight": torch.zeros(1, 2), "transformer.a.lora_B.weight": torch.zeros(2, 1)}, file
+    )
     job = check_spec(spec("a", loras=[{"path": str(file)}]))
     before = render_id(job, "tiny", None)
     assert render_id(job, "tiny", None) == before
     # When
-    save_file({"transformer.a.lora_A.weight": torch.zeros(2, 2)}, file)
+    save_file(
+        {"transformer.a.lora_A.weight": torch.zeros(2, 2), "transformer.a.lora_B.weight": torch.zeros(2, 2)}, file
+    )
     # Then
     assert render_id(job, "tiny", None) != before

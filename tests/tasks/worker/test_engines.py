@@ -3,40 +3,85 @@
 from __future__ import annotations
 
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch._dynamo.utils import counters
 
 from ltx2.engine import Engine
+from ltx2.errors import UnsupportedModelError
 from ltx2.request import SegmentRequest
 from ltx2.timeline import SegmentShape, exact, first_timing
-from tasks.errors import SpecError
+from tasks.errors import HostFaultError, SpecError
 from tasks.settings import Settings
 from tasks.spec.schema import LoraSpec
 from tasks.worker.engines import EngineSlot
 from tests.conftest import STAND_IN
+from tests.stand_in import StandInEngine
 
 FOG = LoraSpec(path="owner/fog", weight=0.5)
 RAIN = LoraSpec(path="owner/rain")
 
 
-def test_an_engine_is_reused_until_the_model_or_its_loras_change() -> None:
+def loras_of(engine: Any) -> list[LoraSpec]:
+    return [LoraSpec(path=lora.path, weight=lora.weight) for lora in engine.loras]
+
+
+def test_an_engine_is_kept_until_the_model_changes() -> None:
     # Given
     slot = EngineSlot(Settings(engine=STAND_IN))
     plain = slot.engine("tiny")
     assert slot.engine("tiny", []) is plain
-    # When the LoRAs, their order, a strength or the model change, Then another engine is loaded
-    wanted = [("tiny", [FOG]), ("tiny", [FOG, RAIN]), ("tiny", [RAIN, FOG]), ("tiny", [RAIN]), ("tiny-2.0", [RAIN])]
-    wanted.append(("tiny-2.0", [RAIN.model_copy(update={"weight": 0.9})]))
-    engines = [plain]
-    for model, loras in wanted:
-        engine = slot.engine(model, loras)
-        assert slot.engine(model, list(loras)) is engine
-        assert [(lora.path, lora.weight) for lora in engine.loras] == [(lora.path, lora.weight) for lora in loras]  # type: ignore[attr-defined]
-        engines.append(engine)
-    assert len({id(engine) for engine in engines}) == len(engines)
+    # When the LoRAs, their order or a strength change, Then the engine is changed
+    stronger = RAIN.model_copy(update={"weight": 0.9})
+    for loras in ([FOG], [FOG, RAIN], [RAIN, FOG], [RAIN], [stronger], []):
+        assert slot.engine("tiny", loras) is plain
+        assert loras_of(plain) == loras
+    # When the model changes, Then another engine is loaded
+    other = slot.engine("tiny-2.0", [RAIN])
+    assert other is not plain
+    assert loras_of(other) == [RAIN]
+
+
+def test_a_replaced_lora_file_is_read_again(tmp_path: Path) -> None:
+    # Given
+    file = tmp_path / "rain.safetensors"
+    save_file({"a.lora_A.weight": torch.ones(1, 2), "a.lora_B.weight": torch.ones(2, 1)}, file)
+    slot = EngineSlot(Settings(engine=STAND_IN))
+    engine: Any = slot.engine("tiny", [LoraSpec(path=str(file))])
+    engine.loras = ["as before"]
+    slot.engine("tiny", [LoraSpec(path=str(file))])
+    assert engine.loras == ["as before"]
+    # When
+    save_file({"a.lora_A.weight": torch.ones(3, 2), "a.lora_B.weight": torch.ones(2, 3)}, file)
+    # Then
+    assert slot.engine("tiny", [LoraSpec(path=str(file))]) is engine
+    assert engine.loras != ["as before"]
+
+
+def test_an_engine_that_cannot_change_its_loras_is_loaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given
+    slot = EngineSlot(Settings(engine=STAND_IN, model="tiny"))
+    plain = slot.engine("tiny")
+    # When it cannot, Then another one is loaded
+    monkeypatch.setattr(StandInEngine, "set_loras", lambda *_: False)
+    foggy = slot.engine("tiny", [FOG])
+    assert foggy is not plain
+    assert loras_of(foggy) == [FOG]
+
+    # When it fails, Then its weights are unknown, and even the same LoRAs are set again
+    def fail(*_: object) -> bool:
+        raise UnsupportedModelError("not finite")
+
+    monkeypatch.setattr(StandInEngine, "set_loras", fail)
+    for loras in ([RAIN], [FOG]):
+        with pytest.raises(UnsupportedModelError):
+            slot.engine("tiny", loras)
+    with pytest.raises(HostFaultError, match="model tiny cannot be loaded"):
+        slot.engine("tiny")
 
 
 @pytest.mark.parametrize("compiler", ["off", "eager"])

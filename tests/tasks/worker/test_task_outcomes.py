@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import redis
+import torch
+from safetensors.torch import save_file
 
 from tasks.client.submit import submit
 from tasks.errors import JobFailedError
@@ -54,6 +56,25 @@ def test_a_failed_segment_is_a_failed_task(settings: Settings, shared_redis: Red
     # and Celery does not call it a success, nor retry it
     assert "succeeded in" not in worker.text()
     assert "Retry in" not in worker.text()
+
+
+def test_a_lora_that_cannot_be_used_fails_its_job_at_once(
+    settings: Settings, start_worker: Start, tmp_path: Path
+) -> None:
+    # Given jobs with a DoRA, and with a file that this worker lacks
+    save_file({"proj_in.dora_scale": torch.ones(1)}, tmp_path / "dora.safetensors")
+    paths = [tmp_path / "dora.safetensors", tmp_path / "missing.safetensors"]
+    start_worker(settings)
+    # When
+    jobs = [submit(spec("a") | {"loras": [{"path": str(path)}]}, settings=settings) for path in paths]
+    for job in jobs:
+        with pytest.raises(JobFailedError):
+            job.wait()
+    # Then only what another worker may have is tried again
+    unusable, missing = (job.status() for job in jobs)
+    assert (unusable.attempts, missing.attempts) == (1, 3)
+    assert "dora.safetensors is a DoRA" in str(unusable.reason)
+    assert "no such LoRA" in str(missing.reason)
 
 
 def test_a_message_of_a_paused_job_is_ignored_with_the_reason(
