@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ltx2.checkpoints.quantized import refuse_quantized
 from ltx2.checkpoints.variant import CONFIGURED, Variant, variant_of
 from ltx2.checkpoints.weight_files import check_file, check_weights, read_json
 from ltx2.errors import CheckpointError
@@ -127,6 +128,7 @@ def check_configs(folder: Path) -> Variant:
         if not (folder / name).is_dir():
             raise CheckpointError(f"{folder} is incomplete: the folder {name} is missing")
     configs = {name: read_json(folder / name / _config_name(name)) for name in CONFIGURED}
+    refuse_quantized(folder, configs)
     try:
         return variant_of(configs)
     except CheckpointError as exc:

@@ -150,10 +150,19 @@ def test_a_repository_without_an_upsampler_is_an_error(hub: Hub, engines: dict[s
         LatentUpsampler(engines["tiny"].pipeline, HubModel("owner/name")).load()
 
 
-def test_the_weights_of_an_unsupported_model_are_not_fetched(hub: Hub, models: dict[str, Path]) -> None:
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"use_keyframes_abs_pos_embedding": True}, r"components of LTX-2\.5 .* are mixed"),
+        ({"quantization_config": {"quant_method": "sdnq"}}, "is quantized: transformer/ with SDNQ"),
+    ],
+)
+def test_the_weights_of_an_unsupported_model_are_not_fetched(
+    hub: Hub, models: dict[str, Path], keys: dict[str, object], message: str
+) -> None:
     shutil.copytree(models["tiny"], hub.folder)
-    edit(hub.folder / "transformer/config.json", use_keyframes_abs_pos_embedding=True)
-    with pytest.raises(CheckpointError, match=r"components of LTX-2\.5 .* are mixed"):
+    edit(hub.folder / "transformer/config.json", **keys)
+    with pytest.raises(CheckpointError, match=message):
         fetch_model(HubModel("owner/name"))
     assert hub.requested
     assert not [name for name in hub.requested if name.endswith(".safetensors")]

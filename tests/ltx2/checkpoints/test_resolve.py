@@ -13,7 +13,7 @@ from transformers import Gemma4UnifiedForConditionalGeneration
 
 from ltx2.checkpoints.resolve import COMPONENTS, WEIGHTS, HubModel, default_cache, resolve_model
 from ltx2.engine import Engine
-from ltx2.errors import CheckpointError
+from ltx2.errors import CheckpointError, UnsupportedModelError
 from tests.ltx2.checkpoint_files import POINTER, edit, shard
 
 
@@ -131,6 +131,31 @@ def test_an_unsupported_config_is_rejected_with_its_folder(folder: Path) -> None
     edit(folder / "vocoder/config.json", output_sampling_rate=44_100)
     with pytest.raises(CheckpointError, match=rf"{folder}: vocoder/: output_sampling_rate is 44100.*only 48000"):
         resolve_model(str(folder), folder)
+
+
+@pytest.mark.parametrize(
+    ("component", "quantization", "library"),
+    [
+        ("transformer", {"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
+        ("text_encoder", {"load_in_8bit": True}, "bitsandbytes"),
+        ("transformer", {"quant_method": "sdnq", "weights_dtype": "uint4"}, "SDNQ"),
+        ("connectors", {"quant_method": "torchao"}, "torchao"),
+        ("vae", {"quant_method": "quanto"}, "Quanto"),
+        ("audio_vae", {"quant_method": "of-next-year"}, "of-next-year"),
+        ("vocoder", ["?"], "an unknown library"),
+        ("vocoder", {"weights": 8}, "an unknown library"),
+    ],
+)
+def test_a_quantized_component_is_rejected_with_its_library(
+    folder: Path, component: str, quantization: object, library: str
+) -> None:
+    edit(folder / component / "config.json", quantization_config=quantization)
+    with pytest.raises(
+        UnsupportedModelError, match=rf"is quantized: {component}/ with {library} \(quantization_config"
+    ):
+        resolve_model(str(folder), folder)
+    edit(folder / component / "config.json", quantization_config=None)
+    assert resolve_model(str(folder), folder) == folder
 
 
 @pytest.mark.parametrize(
