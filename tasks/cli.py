@@ -311,6 +311,29 @@ def report(job: str, folder: Path) -> None:
 
 
 @main.group(no_args_is_help=False)
+def model() -> None:
+    """Models and LoRAs: folders, files and repositories."""
+
+
+@model.command()
+@click.argument("what")
+@click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
+def check(what: str, as_json: bool) -> None:
+    """Say what WHAT is, a folder, a file or a hub id, and whether it can be used.
+
+    Reads configs and headers only, and downloads no weights. Exit status 0 if a spec can name it, else 1.
+    """
+    from ltx2.checkpoints.model_check import check_model
+
+    found = check_model(what, Settings.from_env().home / "models")
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=2, ensure_ascii=False))
+    else:
+        click.echo("\n".join(found.lines()))
+    sys.exit(0 if found.usable else 1)
+
+
+@main.group(no_args_is_help=False)
 def state() -> None:
     """Continuation states as files."""
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
 from ltx2.checkpoints.lora import HubLora, single_weights_file
+from ltx2.checkpoints.recognition import SUFFIXES, layout_advice
 from ltx2.checkpoints.resolve import WEIGHTS, HubModel, check_configs
 from ltx2.checkpoints.weight_files import shards_of
-from ltx2.errors import CheckpointError
+from ltx2.errors import CheckpointError, UnsupportedModelError
 
 CONFIGS = ["model_index.json", "scheduler/*.json", "tokenizer/*", *(f"{name}/config.json" for name in WEIGHTS)]
 INDEXES = [f"{name}/{stem}.safetensors.index.json" for name, stem in WEIGHTS.items()]
@@ -23,20 +24,35 @@ def fetch_model(model: HubModel) -> Path:
     Where weights are sharded, those that the index names are fetched: a repository may hold the same weights twice.
 
     Raises:
-        CheckpointError: the model cannot be fetched, or longtake does not support its configs.
+        CheckpointError: the model cannot be fetched, or longtake does not support its configs. UnsupportedModelError:
+            it is not in the layout of diffusers.
     """
-    with _fetch_errors(model.repository):
-        few = CONFIGS + INDEXES
+    few = CONFIGS + INDEXES
+    with fetch_errors(model.repository):
         folder = Path(snapshot_download(model.repository, revision=model.revision, allow_patterns=few))
+    if not (folder / "model_index.json").is_file():
+        with fetch_errors(model.repository):
+            names = HfApi().list_repo_files(model.repository, revision=model.revision)
+        raise bare_repository(model, names)
     check_configs(folder)
-    weights = [f"{name}/{file}" for name, stem in WEIGHTS.items() for file in _weight_files(folder / name, stem)]
-    with _fetch_errors(model.repository):
+    weights = [file for name in WEIGHTS for file in weight_names(folder, name)]
+    with fetch_errors(model.repository):
         return Path(snapshot_download(model.repository, revision=model.revision, allow_patterns=few + weights))
 
 
-def _weight_files(folder: Path, stem: str) -> list[str]:
-    index = folder / f"{stem}.safetensors.index.json"
-    return list(shards_of(index)) if index.is_file() else [f"{stem}.safetensors"]
+def weight_names(folder: Path, name: str) -> list[str]:
+    """The weight files of the component `name`, as a repository has them whose configs and indexes are in `folder`."""
+    stem = WEIGHTS[name]
+    index = folder / name / f"{stem}.safetensors.index.json"
+    files = list(shards_of(index)) if index.is_file() else [f"{stem}.safetensors"]
+    return [f"{name}/{file}" for file in files]
+
+
+def bare_repository(model: HubModel, names: list[str]) -> UnsupportedModelError:
+    """The error for a repository without a model_index.json, of these files."""
+    weights = [name for name in names if name.endswith(SUFFIXES)]
+    has = f"has {len(weights)} files of weights, such as {weights[0]}" if weights else "has no weights"
+    return UnsupportedModelError(f"{model.repository} {has}, and no model_index.json: {layout_advice()}")
 
 
 def fetch_folder(model: HubModel, name: str) -> Path:
@@ -46,7 +62,7 @@ def fetch_folder(model: HubModel, name: str) -> Path:
         CheckpointError: it cannot be fetched.
     """
     files = [f"{name}/*.json", f"{name}/*.safetensors"]
-    with _fetch_errors(model.repository):
+    with fetch_errors(model.repository):
         return Path(snapshot_download(model.repository, revision=model.revision, allow_patterns=files))
 
 
@@ -56,7 +72,7 @@ def fetch_lora(lora: HubLora) -> Path:
     Raises:
         CheckpointError: it cannot be fetched, or `lora` names no file and its repository does not have exactly one.
     """
-    with _fetch_errors(lora.repository):
+    with fetch_errors(lora.repository):
         file = lora.file
         if file is None:
             names = HfApi().list_repo_files(lora.repository, revision=lora.revision)
@@ -65,7 +81,8 @@ def fetch_lora(lora: HubLora) -> Path:
 
 
 @contextmanager
-def _fetch_errors(repository: str) -> Iterator[None]:
+def fetch_errors(repository: str) -> Iterator[None]:
+    """Raise CheckpointError for every error of the hub's client in this block."""
     try:
         yield
     except CheckpointError:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ltx2.checkpoints.quantized import refuse_quantized
+from ltx2.checkpoints.recognition import SUFFIXES, layout_advice, recognize
 from ltx2.checkpoints.variant import CONFIGURED, Variant, variant_of
 from ltx2.checkpoints.weight_files import check_file, check_weights, read_json
-from ltx2.errors import CheckpointError
+from ltx2.errors import CheckpointError, UnsupportedModelError
 
 SHIPPED = Path(__file__).with_name("shapes")
 """The trained small model, see docs/small-model.md."""
@@ -67,6 +68,14 @@ def resolve_model(model: str, cache: Path) -> Path | HubModel:
     if os.path.isdir(folder):
         check_folder(Path(folder))
         return Path(folder)
+    if os.path.isfile(folder) and folder.endswith(SUFFIXES):
+        found = recognize(Path(folder))
+        raise UnsupportedModelError(f"{found}: {found.advice}")
+    return hub_model(model)
+
+
+def hub_model(model: str) -> HubModel:
+    """The hub id `owner/name[@revision]` that `model` is; CheckpointError if it is none."""
     if model.startswith(("/", ".", "~")) or not re.fullmatch(HUB_ID, model):
         raise CheckpointError(
             f"no such model folder: {model[:200]} (must be {', '.join(SMALL_MODELS)}, "
@@ -121,6 +130,7 @@ def check_configs(folder: Path) -> Variant:
     Raises:
         CheckpointError: not an LTX-2 pipeline that longtake supports, or a config or folder is missing.
     """
+    check_is_pipeline(folder)
     index = read_json(folder / "model_index.json")
     for name in COMPONENTS:
         if not _is_entry(index.get(name)):
@@ -133,6 +143,29 @@ def check_configs(folder: Path) -> Variant:
         return variant_of(configs)
     except CheckpointError as exc:
         raise CheckpointError(f"{folder}: {exc}") from exc
+
+
+def check_is_pipeline(folder: Path) -> None:
+    """Refuse a folder without a model_index.json, and say what it is if it has something else.
+
+    Raises:
+        UnsupportedModelError: a file of weights, or one component of a model.
+        CheckpointError: a folder without either.
+    """
+    if (folder / "model_index.json").is_file():
+        return
+    if (folder / "config.json").is_file():
+        config = read_json(folder / "config.json")
+        kind = config.get("_class_name") or config.get("model_type") or "something unknown"
+        raise UnsupportedModelError(
+            f"{folder} is one component, {str(kind)[:100]}, not a whole model: {layout_advice()}"
+        )
+    files = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES)
+    if not files:
+        raise CheckpointError(f"{folder} is incomplete: model_index.json is missing")
+    more = f", and {len(files) - 1} more files" if len(files) > 1 else ""
+    first = recognize(files[0])
+    raise UnsupportedModelError(f"{folder} has no model_index.json; {first}{more}: {layout_advice(first.version)}")
 
 
 def _is_entry(entry: Any) -> bool:

@@ -19,14 +19,15 @@ from safetensors.torch import save_file
 
 from ltx2.checkpoints.hub import fetch_lora, fetch_model
 from ltx2.checkpoints.lora import HubLora
-from ltx2.checkpoints.resolve import HubModel
+from ltx2.checkpoints.model_check import check_model
+from ltx2.checkpoints.resolve import WEIGHTS, HubModel
 from ltx2.engine import Engine
-from ltx2.errors import CheckpointError, RequestError
+from ltx2.errors import CheckpointError, RequestError, UnsupportedModelError
 from ltx2.model.upsampler import LatentUpsampler
 from ltx2.request import SegmentRequest
 from ltx2.sampling import Sampling
 from ltx2.timeline import SegmentShape, first_timing
-from tests.ltx2.checkpoint_files import edit, shard
+from tests.ltx2.checkpoint_files import edit, shard, sparse
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -49,7 +50,8 @@ class Hub:
         if kind or revision not in ("main", "v1", COMMIT):
             return 404, b""
         if verb == "revision":
-            siblings = [{"rfilename": name} for name in self.files()]
+            sizes = {name: (self.folder / name).stat().st_size for name in self.files()}
+            siblings = [{"rfilename": name, "size": size} for name, size in sizes.items()]
             return 200, json.dumps({"id": "owner/name", "sha": COMMIT, "siblings": siblings}).encode()
         if verb == "tree":
             tree = [{"type": "file", "path": name, "size": 1, "oid": "0" * 40} for name in self.files()]
@@ -173,6 +175,38 @@ def test_a_repository_without_weights_is_incomplete(hub: Hub, models: dict[str, 
     (hub.folder / "vae/diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"vae is incomplete: diffusion_pytorch_model\.safetensors is missing"):
         Engine.load("owner/name", device="cpu")
+
+
+def test_a_repository_is_checked_without_downloading_weights(hub: Hub, models: dict[str, Path]) -> None:
+    # Given
+    shutil.copytree(models["tiny"], hub.folder)
+    shutil.rmtree(hub.folder / "latent_upsampler")
+    # When
+    found = check_model("owner/name@v1", hub.folder)
+    # Then
+    assert (found.version, found.distilled, found.usable) == ("2.3", True, True)
+    assert [part.name for part in found.parts] == list(WEIGHTS)
+    assert found.parts[2].size == (hub.folder / "transformer/diffusion_pytorch_model.safetensors").stat().st_size
+    assert found.parts[2].precision == "F32"
+    assert found.missing[0].startswith("latent_upsampler (only `stages: 2` needs it): owner/name@v1 has none")
+    # and a part without weights is missing
+    (hub.folder / "vae/diffusion_pytorch_model.safetensors").unlink()
+    assert check_model("owner/name", hub.folder).problem == "owner/name is incomplete: vae has no weights"
+
+
+def test_a_bare_repository_is_told_what_it_is(hub: Hub) -> None:
+    # Given
+    hub.folder.mkdir()
+    sparse(hub.folder / "ltx-2.3-distilled.safetensors", {"a.lora_A.weight": ("BF16", (8, 64))})
+    # When
+    found = check_model("owner/name", hub.folder)
+    # Then
+    assert [(part.name, part.precision) for part in found.parts] == [("LoRA", "BF16")]
+    assert "owner/name has 1 files of weights, such as ltx-2.3-distilled.safetensors" in str(found.problem)
+    # and the same text refuses it at once when it is loaded
+    with pytest.raises(UnsupportedModelError) as error:
+        fetch_model(HubModel("owner/name"))
+    assert str(error.value) == found.problem
 
 
 @pytest.mark.parametrize("model", [HubModel("owner/other"), HubModel("owner/name", "v2")])

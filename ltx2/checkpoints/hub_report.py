@@ -1,0 +1,96 @@
+"""What a repository on the hub is, from its list of files, its configs and the headers of its weights."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, snapshot_download
+
+from ltx2.checkpoints.hub import CONFIGS, INDEXES, bare_repository, fetch_errors, weight_names
+from ltx2.checkpoints.recognition import (
+    DIFFUSERS_LAYOUT,
+    SUFFIXES,
+    FileKind,
+    RecognizedFile,
+    precision,
+    recognize_header,
+)
+from ltx2.checkpoints.report import ModelReport, Part, pipeline_report
+from ltx2.checkpoints.resolve import UPSAMPLER_FOLDER, WEIGHTS, HubModel, check_configs, hub_model
+from ltx2.checkpoints.variant import Variant
+from ltx2.checkpoints.weight_files import Header, StoredTensor
+from ltx2.errors import CheckpointError
+
+MOST_HEADERS = 12
+"""How many weight files of a repository without an index are looked into."""
+
+
+def report_of_repository(what: str) -> ModelReport:
+    """The report of `owner/name[@revision]`. Configs are downloaded, and of weights their headers.
+
+    Raises:
+        CheckpointError: the repository cannot be read.
+    """
+    model = hub_model(what)
+    sizes = _sizes(model)
+    if "model_index.json" not in sizes:
+        files = [name for name in sizes if name.endswith(SUFFIXES)]
+        recognized = [_recognize(model, name, sizes[name]) for name in files[:MOST_HEADERS]]
+        parts = tuple(Part(_label(one), one.path, one.size, one.precision) for one in recognized)
+        versions = {one.version for one in recognized if one.version}
+        version = versions.pop() if len(versions) == 1 else None
+        reason = str(bare_repository(model, files))
+        return ModelReport(what, "repository without a pipeline of diffusers", version, None, False, reason, parts)
+    variant: Variant | None = None
+    problem: str | None = None
+    with fetch_errors(model.repository):
+        folder = Path(snapshot_download(model.repository, revision=model.revision, allow_patterns=CONFIGS + INDEXES))
+    try:
+        variant = check_configs(folder)
+    except CheckpointError as error:
+        problem = str(error)
+    source = DIFFUSERS_LAYOUT.get(variant.version, "") if variant else " or ".join(DIFFUSERS_LAYOUT.values())
+    parts_found: list[Part] = []
+    missing: list[str] = []
+    for name in (*WEIGHTS, UPSAMPLER_FOLDER):
+        if name in WEIGHTS:
+            files = [file for file in weight_names(folder, name) if file in sizes]
+        else:
+            files = [file for file in sizes if fnmatch(file, f"{name}/*.safetensors")]
+        if files:
+            size = sum(sizes[file] for file in files)
+            parts_found.append(Part(name, f"{what}/{name}", size, precision(_header(model, files[0]))))
+        elif name == UPSAMPLER_FOLDER:
+            missing.append(f"{name} (only `stages: 2` needs it): {what} has none; get it from {source}")
+        else:
+            missing.append(f"{name}: {what} has no weights for it; get it from {source}")
+            problem = problem or f"{what} is incomplete: {name} has no weights"
+    return pipeline_report(what, variant, problem, tuple(parts_found), tuple(missing))
+
+
+def _label(found: RecognizedFile) -> str:
+    return ", ".join(found.parts) or str(found.kind)
+
+
+def _sizes(model: HubModel) -> dict[str, int]:
+    with fetch_errors(model.repository):
+        info = HfApi().model_info(model.repository, revision=model.revision or "main", files_metadata=True)
+        return {one.rfilename: int(one.size or 0) for one in info.siblings or ()}
+
+
+def _recognize(model: HubModel, name: str, size: int) -> RecognizedFile:
+    if name.endswith(".gguf"):
+        return RecognizedFile(name, FileKind.GGUF, None, (), size, "quantized")
+    return recognize_header(name, _header(model, name))
+
+
+def _header(model: HubModel, name: str) -> Header:
+    with fetch_errors(model.repository):
+        found: Any = HfApi().parse_safetensors_file_metadata(model.repository, name, revision=model.revision)
+        tensors = {
+            key: StoredTensor(str(one.dtype), tuple(one.shape), one.data_offsets[1] - one.data_offsets[0])
+            for key, one in found.tensors.items()
+        }
+        return Header(tensors, dict(found.metadata or {}))

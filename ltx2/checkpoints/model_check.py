@@ -1,0 +1,29 @@
+"""The check behind `longtake model check`: what a small model, a folder, a file or a hub id is. No torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ltx2.checkpoints.report import ModelReport, report_of_file, report_of_folder
+from ltx2.checkpoints.resolve import SMALL_MODELS, resolve_model
+
+
+def check_model(what: str, cache: Path) -> ModelReport:
+    """The report of `what`; see `resolve_model` for names and `cache`. Of a repository, only configs are downloaded.
+
+    Raises:
+        CheckpointError: it does not exist, or a file is damaged.
+    """
+    local = os.path.expanduser(what)
+    if what in SMALL_MODELS:
+        found = resolve_model(what, cache)
+        assert isinstance(found, Path)
+        return report_of_folder(what, found)
+    if os.path.isdir(local):
+        return report_of_folder(what, Path(local))
+    if os.path.isfile(local):
+        return report_of_file(what, Path(local))
+    from ltx2.checkpoints.hub_report import report_of_repository  # slow to import
+
+    return report_of_repository(what)

@@ -1,0 +1,216 @@
+"""What a file of weights is, told by its header: metadata first, then the names of its tensors."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from ltx2.checkpoints.gguf import read_gguf
+from ltx2.checkpoints.lora_file import IC_LORA_KEY
+from ltx2.checkpoints.lora_names import Role, is_dora, parse
+from ltx2.checkpoints.weight_files import Header, StoredTensor, read_header
+
+DIFFUSERS_LAYOUT = {
+    "2.0": "Lightricks/LTX-2 or rootonchair/LTX-2-19b-distilled",
+    "2.3": "diffusers/LTX-2.3-Diffusers or diffusers/LTX-2.3-Distilled-Diffusers",
+    "2.5": "Lightricks/LTX-2.5-Diffusers",
+}
+"""Repositories on the hub that have a version in the layout of diffusers."""
+SUFFIXES = (".safetensors", ".gguf")
+
+
+def layout_advice(version: str | None = None) -> str:
+    """What a model must be, with repositories of `version`."""
+    such = DIFFUSERS_LAYOUT.get(version or "", DIFFUSERS_LAYOUT["2.3"])
+    return f"a model must be a folder or repository in the layout of diffusers, such as {such}"
+
+
+def size_text(size: int) -> str:
+    """`size` in bytes as GB, or as MB below 0.1 GB."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"
+
+
+class FileKind(StrEnum):
+    """What a file of weights is for."""
+
+    MODEL = "model in one file"
+    PARTS = "part of a model"
+    LORA = "LoRA"
+    DORA = "DoRA"
+    IC_LORA = "IC-LoRA"
+    UPSAMPLER = "latent upsampler"
+    TEXT_ENCODER = "text encoder"
+    GGUF = "GGUF file"
+    LTX_VIDEO = "file of LTX-Video, the model before LTX-2"
+    UNKNOWN = "file of unknown weights"
+
+
+@dataclass(frozen=True, slots=True)
+class RecognizedFile:
+    """A file of weights. version: of LTX-2, None if the file does not tell. size: in bytes. precision: see `precision`.
+
+    parts: of the model that are in it, such as `transformer`. detail: more about its kind, or "".
+    """
+
+    path: str
+    kind: FileKind
+    version: str | None
+    parts: tuple[str, ...]
+    size: int
+    precision: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        version = f" of LTX-{self.version}" if self.version else ""
+        parts = f": {', '.join(self.parts)}" if self.parts else ""
+        detail = f", {self.detail}" if self.detail else ""
+        return f"{self.path} is a {self.kind}{version}{parts} ({size_text(self.size)}, {self.precision}{detail})"
+
+    @property
+    def advice(self) -> str:
+        """What to do with it instead of naming it as a model."""
+        if self.kind is FileKind.LORA:
+            return "name it under `loras:`, with the model that it was made for"
+        if self.kind in (FileKind.DORA, FileKind.IC_LORA):
+            return "longtake does not support this kind"
+        if self.kind is FileKind.UPSAMPLER:
+            return "it belongs into the folder latent_upsampler of a model, in the layout of diffusers"
+        if self.kind in (FileKind.LTX_VIDEO, FileKind.UNKNOWN):
+            return "it is not a part of LTX-2"
+        return layout_advice(self.version)
+
+
+def recognize(path: Path) -> RecognizedFile:
+    """What the file `path`, .safetensors or .gguf, is.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    if path.suffix == ".gguf":
+        header = read_gguf(path)
+        detail = f"architecture {header.architecture}, {header.tensors} tensors"
+        return RecognizedFile(str(path), FileKind.GGUF, None, (), path.stat().st_size, "quantized", detail)
+    return recognize_header(str(path), read_header(path))
+
+
+def recognize_header(path: str, header: Header) -> RecognizedFile:
+    """What the safetensors file `path` with this header is."""
+    names, size = header.tensors.keys(), sum(tensor.size for tensor in header.tensors.values())
+    kind, parts, detail = _kind(header)
+    version = None if kind in (FileKind.LTX_VIDEO, FileKind.UNKNOWN) else _version(header, parts)
+    if kind in (FileKind.MODEL, FileKind.PARTS) and "transformer" in parts:
+        by_name = "distilled by its name" if "distilled" in Path(path).name.lower() else ""
+        detail = by_name or "distilled or not: the file does not tell"
+    return RecognizedFile(path, kind, version, parts, size, _quantization(names) or precision(header), detail)
+
+
+def precision(*headers: Header) -> str:
+    """The dtypes of the tensors, by bytes, the largest share first; those below 1 % are left out."""
+    shares: Counter[str] = Counter()
+    for header in headers:
+        for tensor in header.tensors.values():
+            shares[tensor.dtype] += tensor.size
+    total = sum(shares.values())
+    return " and ".join(dtype for dtype, size in shares.most_common() if size * 100 >= total) or "empty"
+
+
+def _kind(header: Header) -> tuple[FileKind, tuple[str, ...], str]:
+    tensors = header.tensors
+    if IC_LORA_KEY in header.metadata:
+        return FileKind.IC_LORA, (), ""
+    if any(map(is_dora, tensors)):
+        return FileKind.DORA, (), ""
+    ranks = {tensor.shape[0] for name, tensor in tensors.items() if _is_factor(name) and tensor.shape}
+    if ranks:
+        return FileKind.LORA, (), f"rank {', '.join(map(str, sorted(ranks)[:5]))}"
+    if {"initial_conv.weight", "final_conv.weight"} <= tensors.keys():
+        return FileKind.UPSAMPLER, (), _direction(tensors)
+    parts = tuple(_parts(header))
+    if parts == ("transformer",) and not any(
+        "audio_patchify_proj" in name or "audio_proj_in" in name for name in tensors
+    ):
+        return FileKind.LTX_VIDEO, (), ""
+    if {"transformer", "vae"} <= set(parts):
+        return FileKind.MODEL, parts, ""
+    if "text_encoder" in parts:
+        return FileKind.TEXT_ENCODER, parts[1:], ""
+    return (FileKind.PARTS, parts, "") if parts else (FileKind.UNKNOWN, (), "")
+
+
+def _is_factor(name: str) -> bool:
+    parsed = parse(name)
+    return parsed is not None and parsed[1] is Role.DOWN
+
+
+def _direction(tensors: Mapping[str, StoredTensor]) -> str:
+    dims = {len(tensor.shape) for name, tensor in tensors.items() if name.startswith("upsampler.") and "weight" in name}
+    return "in time" if 5 in dims else "in space"
+
+
+def _parts(header: Header) -> Iterable[str]:
+    """The parts of a model in a file, with the text encoder first."""
+    bare = [name.removeprefix("model.diffusion_model.") for name in header.tensors]
+
+    def has(*prefixes: str) -> bool:
+        return any(name.startswith(prefixes) for name in bare)
+
+    if has("model.layers.", "model.embed_tokens.", "language_model.", "model.language_model."):
+        yield "text_encoder"
+    if has("transformer_blocks.") and has("patchify_proj.", "proj_in."):
+        yield "transformer"
+    if has("video_embeddings_connector.", "video_connector."):
+        yield "connectors"
+    if has("text_embedding_projection.", "text_proj_in.", "video_text_proj_in."):
+        yield "text projections"
+    vae = _config(header).get("vae")
+    decoder = "diffusion decoder" if isinstance(vae, dict) and "Diffusion" in str(vae.get("_class_name")) else "vae"
+    if has("vae.") or (has("encoder.", "decoder.") and has("per_channel_statistics.", "latents_mean")):
+        yield decoder
+    if has("audio_vae."):
+        yield "audio_vae"
+    if has("vocoder."):
+        yield "vocoder"
+    if has("duration_head."):
+        yield "duration_head"
+
+
+def _version(header: Header, parts: Iterable[str]) -> str | None:
+    """By `model_version`, else by the transformer's config, else by the names of its tensors."""
+    written = str(header.metadata.get("model_version", "")).replace("-", ".").split(".")
+    if len(written) >= 2 and written[0].isdigit() and written[1].isdigit():
+        return f"{written[0]}.{written[1]}"
+    config = _config(header).get("transformer")
+    if isinstance(config, dict):
+        if config.get("use_keyframes_abs_pos_embedding"):
+            return "2.5"
+        return "2.3" if config.get("cross_attention_adaln") else "2.0"
+    if "transformer" not in parts:
+        return None
+    if any(name.endswith("keyframes_abs_pos_embedding") for name in header.tensors):
+        return "2.5"
+    return "2.3" if any("prompt_adaln" in name for name in header.tensors) else "2.0"
+
+
+def _config(header: Header) -> dict[str, Any]:
+    try:
+        config = json.loads(header.metadata.get("config", "{}"))
+    except (ValueError, TypeError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _quantization(names: Iterable[str]) -> str:
+    """The kind of a quantized file; "" if it is not, or only stored in a small dtype."""
+    ends = {name.rpartition(".")[2] for name in names}
+    if "weight_scale_2" in ends:
+        return "NVFP4"
+    if "comfy_quant" in ends:
+        return "quantized for ComfyUI"
+    if "scaled_fp8" in ends or {"scale_weight"} & ends:
+        return "fp8, scaled for ComfyUI"
+    return "fp8, scaled" if "weight_scale" in ends else ""

@@ -1,0 +1,158 @@
+"""What a folder, a file or a repository is, and whether longtake can use it: `longtake model check`. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ltx2.checkpoints.lora_file import read_lora
+from ltx2.checkpoints.recognition import DIFFUSERS_LAYOUT, SUFFIXES, FileKind, precision, recognize, size_text
+from ltx2.checkpoints.resolve import (
+    UPSAMPLER_FOLDER,
+    WEIGHTS,
+    check_configs,
+    check_folder,
+    check_is_pipeline,
+)
+from ltx2.checkpoints.variant import Variant
+from ltx2.checkpoints.weight_files import Header, check_weights, read_header, weight_map
+from ltx2.errors import CheckpointError
+
+FULL_LAYERS = 48
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a model. source: a folder or file. size: in bytes. precision: dtypes, the largest share first."""
+
+    name: str
+    source: str
+    size: int
+    precision: str
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A GPU that a full-size model fits on. memory_gb: of the GPU. peak: measured, see docs/models.md."""
+
+    memory_gb: int
+    settings: str
+    peak: str
+
+
+CARDS = (
+    Card(80, "", "70 GiB at 768x512"),
+    Card(96, "", "81 GiB at 1536x1024"),
+    Card(80, "LONGTAKE_PRECISION=fp8", "57 GiB at 768x512, 68 GiB at 1536x1024"),
+    Card(48, "LONGTAKE_PRECISION=fp8 LONGTAKE_OFFLOAD=model", "not measured"),
+    Card(24, "LONGTAKE_PRECISION=fp8 LONGTAKE_OFFLOAD=sequential", "8 GiB at 768x512"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReport:
+    """What `what` is. distilled: None if that cannot be told. missing: parts, and where to get them.
+
+    usable: whether a spec can name it, as its model or, if it is a LoRA, as one of its LoRAs. problem: why not.
+    """
+
+    what: str
+    kind: str
+    version: str | None
+    distilled: bool | None
+    usable: bool
+    problem: str | None
+    parts: tuple[Part, ...] = ()
+    cards: tuple[Card, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """The report as text."""
+        version = f", LTX-{self.version}" if self.version else ""
+        distilled = {True: ", distilled", False: ", not distilled", None: ""}[self.distilled]
+        lines = [f"{self.what}: {self.kind}{version}{distilled}"]
+        lines += [
+            f"  {part.name:<17} {size_text(part.size):>10}  {part.precision:<12} {part.source}" for part in self.parts
+        ]
+        if self.parts:
+            lines.append(f"  {'together':<17} {size_text(sum(part.size for part in self.parts)):>10}")
+        lines += [f"  missing: {one}" for one in self.missing]
+        lines += [
+            f"  a GPU of {card.memory_gb} GB: {card.settings or 'no settings'} (peak {card.peak})"
+            for card in self.cards
+        ]
+        lines.append("  can be used" if self.usable else f"  cannot be used: {self.problem}")
+        return lines
+
+
+def report_of_file(what: str, file: Path) -> ModelReport:
+    """The report of one file of weights; raises CheckpointError if it is damaged, or another file."""
+    if file.suffix not in SUFFIXES:
+        raise CheckpointError(f"{file} is neither a {' nor a '.join(SUFFIXES)} file")
+    found = recognize(file)
+    problem: str | None = f"{found}: {found.advice}"
+    if found.kind is FileKind.LORA:
+        try:
+            read_lora(file)
+            problem = None
+        except CheckpointError as error:
+            problem = str(error)
+    part = Part(", ".join(found.parts) or str(found.kind), str(file), found.size, found.precision)
+    kind = f"{found.kind}, {found.detail}" if found.detail else str(found.kind)
+    return ModelReport(what, kind, found.version, None, problem is None, problem, (part,))
+
+
+def report_of_folder(what: str, folder: Path) -> ModelReport:
+    """The report of a folder: a pipeline of diffusers, or whatever else is in it."""
+    try:
+        check_is_pipeline(folder)
+    except CheckpointError as error:
+        files = [file for file in sorted(folder.iterdir()) if file.suffix in SUFFIXES]
+        recognized = [recognize(file) for file in files]
+        parts = [Part(", ".join(one.parts) or str(one.kind), one.path, one.size, one.precision) for one in recognized]
+        versions = {one.version for one in recognized if one.version}
+        version = versions.pop() if len(versions) == 1 else None
+        return ModelReport(what, "no pipeline of diffusers", version, None, False, str(error), tuple(parts))
+    problems: list[str] = []
+    variant: Variant | None = None
+    try:
+        variant = check_configs(folder)
+        check_folder(folder)
+    except CheckpointError as error:
+        problems.append(str(error))
+    source = DIFFUSERS_LAYOUT.get(variant.version, "") if variant else " or ".join(DIFFUSERS_LAYOUT.values())
+    found: list[Part] = []
+    missing: list[str] = []
+    for name in (*WEIGHTS, UPSAMPLER_FOLDER):
+        try:
+            found.append(_part(folder, name))
+        except CheckpointError as error:
+            only = " (only `stages: 2` needs it)" if name == UPSAMPLER_FOLDER else ""
+            missing.append(f"{name}{only}: {error}; get it from {source}")
+    return pipeline_report(what, variant, problems[0] if problems else None, tuple(found), tuple(missing))
+
+
+def pipeline_report(
+    what: str, variant: Variant | None, problem: str | None, parts: tuple[Part, ...], missing: tuple[str, ...]
+) -> ModelReport:
+    """The report of a pipeline in the layout of diffusers."""
+    return ModelReport(
+        what=what,
+        kind="pipeline of diffusers",
+        version=variant.version if variant else None,
+        distilled=variant.distilled if variant else None,
+        usable=problem is None,
+        problem=problem,
+        parts=parts,
+        cards=CARDS if variant and problem is None and variant.layers >= FULL_LAYERS else (),
+        missing=missing,
+    )
+
+
+def _part(folder: Path, name: str) -> Part:
+    stem = WEIGHTS.get(name, WEIGHTS["vae"])
+    check_weights(folder / name, stem)
+    headers: Mapping[Path, Header] = {file: read_header(file) for file in set(weight_map(folder / name, stem).values())}
+    size = sum(file.stat().st_size for file in headers)
+    return Part(name, str(folder / name), size, precision(*headers.values()))
