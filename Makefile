@@ -11,6 +11,10 @@ TORCH = $(shell grep '^torch==' constraints.txt)
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 SPEC ?= examples/bounce.yaml
 
+# What else the table of faults shows: random histories, host faults, clocks that jump, upgrades.
+FAULTS = $(addprefix tests/tasks/,jobs/test_stateful.py jobs/test_clock.py worker/test_host_faults.py \
+	worker/test_rolling_versions.py test_upgrade.py)
+
 # Tests spend half of their time waiting for servers and workers, so three processes suit two cores. Several torch threads
 # per process would compete for the cores.
 .PHONY: film test faults lint docs coverage clean
@@ -22,7 +26,7 @@ test: .venv/test-ready lint
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 3 --dist loadfile
 
 faults: .venv/test-ready
-	.venv/bin/python -m pytest tests/faults tests/tasks/jobs/test_stateful.py -m "not gpu" --durations 0 -s
+	.venv/bin/python -m pytest tests/faults $(FAULTS) -m "not gpu" --durations 0 -s
 
 lint: .venv/test-ready
 	.venv/bin/ruff check .
