@@ -27,6 +27,7 @@ UNSAFE = {
     *("eval", "exec", "torch.load", "torch.jit.load", "numpy.load", "np.load", "joblib.load", "pandas.read_pickle"),
     *("yaml.load", "yaml.load_all", "yaml.full_load", "yaml.full_load_all", "yaml.unsafe_load", "yaml.unsafe_load_all"),
 }
+WITHOUT_WEIGHTS = ("Tokenizer.from_pretrained", "Config.from_pretrained")
 UNSAFE_ARGUMENTS = {"allow_pickle", "trust_remote_code", "weights_only"}
 
 
@@ -108,7 +109,9 @@ def test_no_input_can_run_code() -> None:
         arguments = {word.arg: ast.unparse(word.value) for word in call.keywords}
         assert not UNSAFE_ARGUMENTS & set(arguments), f"{file}:{call.lineno}: {name}"
         assert arguments.get("Loader", "yaml.SafeLoader") == "yaml.SafeLoader", f"{file}:{call.lineno}: {name}"
-        if name.endswith(".from_pretrained") and not name.endswith("Tokenizer.from_pretrained"):
+        if name.endswith(".from_pretrained") and not name.endswith(
+            ("Tokenizer.from_pretrained", "Config.from_pretrained")
+        ):
             assert arguments["use_safetensors"] == "True", f"{file}:{call.lineno}: {name}"
 
 

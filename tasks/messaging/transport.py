@@ -14,10 +14,11 @@ from redis.client import PubSub
 from redis.exceptions import ConnectionError
 from redis.retry import Retry
 
-from blobstore.redis.outages import health_of, watched
+from blobstore.redis.outages import DeadlineRetry, health_of, watched
 from tasks.jobs.connection import RETRY_EVERY_S
 from tasks.messaging.message_filter import MessageFilter
 
+ACKNOWLEDGE_PATIENCE_S = 20.0
 INTERVAL_MAX = 5  # its position among the arguments of kombu's `_ensure_connection`
 
 
@@ -46,6 +47,8 @@ class _WatchedChannel:
         connection_class = watched(options["connection_class"])
         if asynchronous:  # the event loop polls this socket: one that replaced it after an error would not be polled
             options["retry"] = Retry(NoBackoff(), 0)
+        else:  # an acknowledgement that fails would leave the worker waiting for it for ever
+            options["retry"] = DeadlineRetry(ACKNOWLEDGE_PATIENCE_S, RETRY_EVERY_S)
         return {**options, "connection_class": connection_class, "health": health_of(self.server)}
 
     @cached_property

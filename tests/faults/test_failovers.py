@@ -111,7 +111,13 @@ def test_an_idle_worker_survives_a_broker_that_is_demoted_for_a_while(
     assert len(lines) == len(starts) + len(ends), lines
 
 
-@pytest.mark.parametrize("point", [ENGINE_STEP, "state rendered", "segment committed"])
+@pytest.mark.parametrize(
+    "point",
+    [
+        ENGINE_STEP,
+        *(pytest.param(point, marks=pytest.mark.faults) for point in ("state rendered", "segment committed")),
+    ],
+)
 @pytest.mark.parametrize("name", [BROKER, BLOBS])
 def test_failover_behind_one_address(
     harness: Harness, servers: dict[str, Replicated], film: str, name: str, point: str
