@@ -26,6 +26,7 @@ from ltx2.model.pipeline import LongtakePipeline
 from ltx2.model.placement import PRECISIONS, device_of, place, precision_of
 from ltx2.model.prompts import PromptEncoder, new_stream
 from ltx2.request import OnState, OnStep, SegmentOutput, SegmentRequest
+from ltx2.sampling import Plan
 from ltx2.state.continuation import LTX2ContinuationState
 from ltx2.timeline import SegmentTiming, first_timing, next_timing, sound_seconds
 
@@ -190,7 +191,7 @@ class Engine:
             EngineMemoryError: the device is out of memory.
         """
         plan = self._denoiser.plan(request.sampling)
-        conditioning = self._conditioning(request, state)
+        conditioning = self._conditioning(request, state, plan)
         if self._compiled:
             self.warm_up(request)
         metadata = state.metadata if state else {}
@@ -253,12 +254,11 @@ class Engine:
 
         return after_step
 
-    def _conditioning(self, request: SegmentRequest, state: LTX2ContinuationState | None) -> Conditioning:
+    def _conditioning(self, request: SegmentRequest, state: LTX2ContinuationState | None, plan: Plan) -> Conditioning:
         if not request.timing.continued:
             if request.image is None:
                 return Conditioning()
-            crf = self._denoiser.plan(request.sampling).image_crf
-            return Conditioning(recompressed(request.image, crf)[None])
+            return Conditioning(recompressed(request.image, plan.image_crf)[None])
         if state is None:
             raise UnsupportedStateError(f"segment {request.timing.index} is a continuation, but has no state")
         size = (request.height, request.width)

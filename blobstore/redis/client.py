@@ -11,7 +11,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from blobstore.redis.outages import DeadlineRetry, health_of, watched
-from blobstore.redis.urls import RedisAddress, RedisURLError, Sentinels, parse_url
+from blobstore.redis.urls import DEFAULT_PORT, RedisAddress, RedisURLError, Sentinels, parse_url
 
 CONNECT_TIMEOUT_S = 5.0
 REPLY_TIMEOUT_S = 30.0
@@ -98,9 +98,6 @@ def _sentinel_client(address: RedisAddress, options: dict[str, Any]) -> redis.Re
 def server_of(client: redis.Redis) -> str:
     """The server of a client, as messages name it."""
     where = client.connection_pool.connection_kwargs
-    health = where.get("health")
-    return (
-        health.server
-        if health
-        else str(where.get("path") or f"{where.get('host', 'localhost')}:{where.get('port', 6379)}")
-    )
+    if health := where.get("health"):
+        return str(health.server)
+    return str(where.get("path") or f"{where.get('host', 'localhost')}:{where.get('port', DEFAULT_PORT)}")

@@ -124,8 +124,8 @@ def _peft_configs(file: Path, header: Header) -> dict[str, Mapping[str, Any]]:
     diffusers writes one into the header, with the component before each key. peft writes one into a file of its own.
     """
     config: dict[str, Any] = {}
-    if file.name == _PEFT_FILE and (beside := file.with_name(_PEFT_CONFIG)).is_file():
-        config = {"": read_json(beside)}
+    if file.name == _PEFT_FILE and (config_file := file.with_name(_PEFT_CONFIG)).is_file():
+        config = {"": read_json(config_file)}
     if _PEFT_METADATA in header.metadata:
         try:
             for key, value in json.loads(header.metadata[_PEFT_METADATA]).items():

@@ -1,4 +1,4 @@
-"""What a file of weights is, told by its header: metadata first, then the names of its tensors."""
+"""What a file of weights is, as its header says: metadata first, then the names of its tensors."""
 
 from __future__ import annotations
 

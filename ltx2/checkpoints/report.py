@@ -52,7 +52,7 @@ CARDS = (
 
 @dataclass(frozen=True, slots=True)
 class ModelReport:
-    """What `what` is. distilled: None if that cannot be told. missing: parts, and where to get them.
+    """What `what` is. distilled: None if unknown. missing: parts, and where to get them.
 
     usable: whether a spec can name it, as its model or, if it is a LoRA, as one of its LoRAs. problem: why not.
     """

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 import redis
 
 from blobstore import BlobStoreUnavailableError, ManagedBlobStore
+from blobstore.redis.outages import REFUSALS
 from tasks.jobs.connection import OUTAGES, RETRY_EVERY_S
 from tasks.jobs.keys import PREFIX
 from tasks.jobs.queues import queue_of
@@ -36,9 +37,8 @@ JOBS_PER_SURVEY = 50
 # How Redis 7 ends and Redis 6 begins the error of a script.
 SCRIPT_POSITION = re.compile(r" script: \w+, on @user_script:\d+\.?$|^Error running script \(.*?\): @user_script:\d+: ")
 # Errors that say something about the server, and nothing about the record.
-SERVER_STATE = re.compile(
-    r"\b(OOM|READONLY|MISCONF|LOADING|BUSY|NOSCRIPT|NOPERM|NOAUTH|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|EXECABORT)\b"
-)
+SERVER_CODES = (*REFUSALS, "OOM", "BUSY", "NOSCRIPT", "NOPERM", "NOAUTH", "EXECABORT")
+SERVER_STATE = re.compile(rf"\b({'|'.join(SERVER_CODES)})\b")
 _Message = tuple[str, WorkUnit, int]  # job, unit, ticket
 
 
