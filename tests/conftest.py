@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from tasks.embedded.servers import find_redis_server
 from tasks.jobs.connection import connect
 from tasks.jobs.store import JobStore
 from tasks.settings import Settings
+from tests.forkserver import fork_server
 
 ROOT = Path(__file__).resolve().parents[1]
 STAND_IN = "tests.stand_in:StandInEngine"
@@ -93,9 +95,11 @@ class Worker:
 
     def __init__(self, settings: Settings, log: Path, *options: str, program: str = "tasks.cli") -> None:
         self.log = log
-        command = [sys.executable, "-m", program, "worker", "--name", f"{log.stem}@test", *options]
+        arguments = ("worker", "--name", f"{log.stem}@test", *options)
         with log.open("ab") as file:
-            self.process = processes.start(command, log=file, environ=environment(settings), cwd=log.parent)
+            self.process = fork_server().start(
+                program, *arguments, environ=environment(settings), folder=log.parent, out=file, err=file
+            )
 
     def ready(self) -> Worker:
         """Wait until it consumes messages; returns itself."""
@@ -163,15 +167,17 @@ def longtake(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the `longtake` command in the test's temporary folder."""
 
     def run(*arguments: object, settings: Settings, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "tasks.cli", *map(str, arguments)],
-            env=environment(settings),
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
+        with TemporaryFile() as out, TemporaryFile() as err:
+            process = fork_server().start(
+                "tasks.cli", *arguments, environ=environment(settings), folder=tmp_path, out=out, err=err
+            )
+            try:
+                status = process.wait(timeout_s)
+            finally:
+                processes.stop(process, signal.SIGKILL)
+            for file in (out, err):
+                file.seek(0)
+            return subprocess.CompletedProcess(arguments, status, out.read().decode(), err.read().decode())
 
     return run
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from contextlib import suppress
@@ -27,6 +25,7 @@ from tasks.jobs.units import START_INDEX
 from tasks.settings import Settings
 from tests.conftest import STAND_IN, RedisProcess, environment, wait_until
 from tests.faults.worker import INCOMPLETE_COMMIT, hold_name
+from tests.forkserver import fork_server
 from tests.tasks.conftest import spec
 
 LEASE_S = 1.0
@@ -62,15 +61,12 @@ class FaultWorker:
         self.log = folder / f"{name}.log"
         self.shutting_down = False
         self._folder = folder
-        self.process = self._start(settings, name, options, variables)
-
-    def _start(
-        self, settings: Settings, name: str, options: tuple[str, ...], variables: dict[str, str]
-    ) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "tests.faults.worker", "--name", f"{name}@test", "--loglevel", "WARNING"]
-        environ = environment(settings) | {"FAULT_FOLDER": str(self._folder)} | variables
+        arguments = ("--name", f"{name}@test", "--loglevel", "WARNING", *options)
+        environ = environment(settings) | {"FAULT_FOLDER": str(folder)} | variables
         with self.log.open("ab") as file:
-            return processes.start([*command, *options], log=file, environ=environ, cwd=self._folder)
+            self.process = fork_server().start(
+                "tests.faults.worker", *arguments, environ=environ, folder=folder, out=file, err=file
+            )
 
     @property
     def pids(self) -> list[int]:

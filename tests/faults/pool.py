@@ -1,10 +1,9 @@
-"""A harness for process faults: starts and stops workers on demand, forked from one process that is preloaded."""
+"""A harness for process faults: starts and stops workers on demand."""
 
 from __future__ import annotations
 
 import json
 import signal
-import subprocess
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,47 +14,20 @@ from tasks.jobs.keys import job_keys
 from tasks.jobs.queues import QUEUES
 from tasks.maintenance.reconciler import LOCK
 from tasks.messaging.celery_app import make_app
-from tasks.settings import Settings
-from tests.conftest import environment, wait_until
-from tests.faults.forkserver import ForkServer
+from tests.conftest import wait_until
 from tests.faults.harness import FaultWorker, Harness, Hold
-
-
-class ForkedWorker(FaultWorker):
-    """A worker that a fork server started."""
-
-    def __init__(self, settings: Settings, folder: Path, name: str, fork_server: ForkServer) -> None:
-        self._fork_server = fork_server
-        super().__init__(settings, folder, name)
-
-    def _start(self, settings: Settings, name: str, *_: Any) -> subprocess.Popen[bytes]:
-        self.log.touch()
-        return cast("subprocess.Popen[bytes]", self._fork_server.fork(f"{name}@test", self.log))
 
 
 class WorkerPool(Harness):
     """A harness whose number of workers each test sets."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._fork_server = ForkServer(self.folder, environment(self.settings) | {"FAULT_FOLDER": str(self.folder)})
-
-    def start_worker(self, *options: str, **variables: str) -> FaultWorker:
-        """Start another worker."""
-        assert not options
-        assert not variables
-        name = f"worker-{len(self.workers)}"
-        self.workers.append(ForkedWorker(self.settings, self.folder, name, self._fork_server))
-        return self.workers[-1]
-
     def stop(self) -> None:
-        """Stop every worker and the fork server."""
+        """Stop every worker."""
         for worker in self.workers:
             if worker.is_alive:
                 worker.send(signal.SIGCONT)
                 worker.shut_down(signal.SIGQUIT)
         super().stop()
-        self._fork_server.close()
 
     def reset(self) -> None:
         """Cancel jobs, release holds and clear the fault of the previous test."""

@@ -1,0 +1,171 @@
+"""A process that has imported what a command or a worker needs, and forks one process per request.
+
+Importing Celery, pydantic and torch takes seconds of a core, and tests start hundreds of processes. A forked process
+is otherwise like a new one: its own environment, working directory, session, streams and exit status. Tests of imports,
+of encodings and of the interpreter's own options start new processes.
+
+Started as `python -m tests.forkserver FD`, FD being a Unix socket. A request is a JSON object with `module`, which runs
+as with `python -m`, its `arguments`, `environ` and `folder`. Three files come with it: standard output, standard error,
+and a pipe, which gets a line with the process id and, at the end, a line with the exit status.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import io
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, cast
+
+from tasks.embedded import processes
+
+# Nothing here may read the settings of its environment, as `tasks.worker.app` does.
+PRELOADED = (
+    "celery.apps.worker",
+    "celery.bin.worker",
+    "celery.concurrency.prefork",
+    "celery.worker.consumer",
+    "kombu.transport.redis",
+    "ltx2.media.clip",
+    "ltx2.media.film",
+    "ltx2.state.continuation",
+    "tasks.cli",
+    "tasks.embedded.render",
+    "tasks.maintenance.reconciler",
+    "tasks.messaging.celery_app",
+    "tests.stand_in",
+)
+REQUEST_BYTES = 1 << 17  # an environment is a few kB
+FILES = 3  # that come with a request: standard output, standard error, and the pipe for the process id and the status
+
+
+class ForkedProcess:
+    """A process that the fork server started, with what tests need of `subprocess.Popen`."""
+
+    def __init__(self, pipe: IO[str]) -> None:
+        self.pid = int(pipe.readline())
+        self.returncode: int | None = None
+        self._ended = threading.Thread(target=self._await_status, args=(pipe,), daemon=True)
+        self._ended.start()
+
+    def _await_status(self, pipe: IO[str]) -> None:
+        with pipe:
+            line = pipe.readline()
+        self.returncode = int(line) if line else -signal.SIGKILL  # no line: it was killed with the fork server
+
+    def poll(self) -> int | None:
+        """None while it runs, then its exit status, or the number of the signal that ended it, negative."""
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until it has ended; raises `subprocess.TimeoutExpired`."""
+        self._ended.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, unless it has ended."""
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+
+class ForkServer:
+    """Client of the fork server process, which ends with this process, as do those that it started."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.forkserver", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                preexec_fn=processes.die_with_parent,
+            )
+
+    def start(
+        self, module: str, *arguments: object, environ: Mapping[str, str], folder: Path, out: IO[bytes], err: IO[bytes]
+    ) -> subprocess.Popen[bytes]:
+        """Start a process that runs `module` with these arguments in `folder`."""
+        request = {
+            "module": module,
+            "arguments": [*map(str, arguments)],
+            "environ": dict(environ),
+            "folder": str(folder),
+        }
+        ours, theirs = os.pipe()
+        try:
+            socket.send_fds(self._socket, [json.dumps(request).encode()], [out.fileno(), err.fileno(), theirs])
+        finally:
+            os.close(theirs)
+        return cast("subprocess.Popen[bytes]", ForkedProcess(os.fdopen(ours)))
+
+
+@functools.cache
+def fork_server() -> ForkServer:
+    """The fork server of this test process, started on first use."""
+    return ForkServer()
+
+
+def serve(requests: socket.socket) -> None:
+    """Fork a process for every request. Returns at the end, also in each of these processes."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the watchers
+    while True:
+        message, files, _, _ = socket.recv_fds(requests, REQUEST_BYTES, FILES)
+        if not message:
+            return None
+        if not os.fork():
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            processes.die_with_parent()
+            requests.close()
+            return watch(json.loads(message), *files)
+        for file in files:
+            os.close(file)
+
+
+def watch(request: dict[str, Any], out: int, err: int, pipe: int) -> None:
+    """Fork the requested process, and report its id and its status. Returns in that process alone."""
+    if not (pid := os.fork()):
+        os.close(pipe)
+        return become(request, out, err)
+    os.close(out)
+    os.close(err)
+    os.write(pipe, f"{pid}\n".encode())
+    _, status = os.waitpid(pid, 0)
+    os.write(pipe, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+    os._exit(0)
+
+
+def become(request: dict[str, Any], out: int, err: int) -> None:
+    """Become the requested process."""
+    os.setsid()
+    processes.die_with_parent()
+    for file, stream in ((out, 1), (err, 2)):
+        os.dup2(file, stream)
+        os.close(file)
+    sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), encoding="utf-8")  # noqa: SIM115
+    sys.stderr = io.TextIOWrapper(open(2, "wb", 0, closefd=False), "utf-8", "backslashreplace", write_through=True)  # noqa: SIM115
+    os.environ.clear()
+    os.environ.update(request["environ"])
+    os.chdir(request["folder"])
+    sys.path[0] = request["folder"]
+    sys.argv = ["", *request["arguments"]]
+    sys.modules.pop(request["module"], None)  # it runs again, as `__main__`
+    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    for name in PRELOADED:
+        importlib.import_module(name)
+    assert "tasks.worker.app" not in sys.modules
+    serve(socket.socket(fileno=int(sys.argv[1])))
