@@ -1,10 +1,11 @@
-"""A TCP proxy of tests: it moves to another server, delays, goes silent and forgets connections."""
+"""A TCP proxy of tests: it moves to another server, delays, goes silent, forgets connections and loses replies."""
 
 from __future__ import annotations
 
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
 from types import TracebackType
@@ -27,6 +28,8 @@ class Proxy:
         self._sockets: list[socket.socket] = []
         self._forgotten = 0
         self._accepted = 0
+        self._marker = b""
+        self._left = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.url = f"redis://127.0.0.1:{self.port}/0"
@@ -65,6 +68,18 @@ class Proxy:
         """Drop what is sent on every connection so far, and close nothing, as a firewall does; new ones work."""
         self._forgotten = self._accepted
 
+    def lose(self, marker: bytes, *, times: int = 1) -> None:
+        """Lose the replies to the next commands that contain `marker`: close the connection after the server ran them.
+
+        Commands, or pipelines, must fit into one packet each.
+        """
+        self._marker, self._left = marker, times
+
+    @property
+    def lost(self) -> bool:
+        """Whether every reply that was to be lost is lost."""
+        return self._left == 0
+
     def _accept(self) -> None:
         with suppress(OSError):
             while True:
@@ -79,18 +94,35 @@ class Proxy:
             self._sockets += [near, far]
             self._accepted += 1
             number = self._accepted
-            back = threading.Thread(target=self._pump, args=(far, near, number), daemon=True)
+            loses = threading.Event()  # set while the reply to the last command is one that is to be lost
+            replies = (far, near, number, lambda data: self._reply(data, near, loses))
+            back = threading.Thread(target=self._pump, args=replies, daemon=True)
             back.start()
-            self._pump(near, far, number)
+            self._pump(near, far, number, lambda data: self._command(data, loses))
             back.join()
 
-    def _pump(self, source: socket.socket, target: socket.socket, number: int) -> None:
+    def _command(self, data: bytes, loses: threading.Event) -> bytes:
+        if self._left > 0 and self._marker in data:
+            loses.set()
+        return data
+
+    def _reply(self, data: bytes, near: socket.socket, loses: threading.Event) -> bytes:
+        if not loses.is_set() or data.startswith(b"-NOSCRIPT"):
+            loses.clear()
+            return data
+        self._left -= 1
+        near.shutdown(socket.SHUT_RDWR)
+        return b""
+
+    def _pump(
+        self, source: socket.socket, target: socket.socket, number: int, change: Callable[[bytes], bytes]
+    ) -> None:
         chunks: SimpleQueue[tuple[float, bytes]] = SimpleQueue()
         threading.Thread(target=self._deliver, args=(chunks, target, number), daemon=True).start()
         data = b"."
         while data:
             try:
-                data = source.recv(CHUNK_BYTES)
+                data = change(source.recv(CHUNK_BYTES))
             except OSError:
                 data = b""
             chunks.put((time.monotonic() + self._delay_s, data))

@@ -20,20 +20,20 @@ from tasks.jobs.store import JobStore
 from tasks.jobs.units import JobState
 from tasks.settings import Settings
 from tests.conftest import RedisProcess
-from tests.tasks.client.lossy_proxy import LossyProxy, lossy_proxy
+from tests.proxies import Proxy
 from tests.tasks.conftest import spec
 
 KEY = "order 7: the harbour"
 
 
 @pytest.fixture
-def proxy(settings: Settings, shared_redis: RedisProcess) -> Iterator[LossyProxy]:
-    with lossy_proxy(shared_redis) as proxy:
+def proxy(settings: Settings, shared_redis: RedisProcess) -> Iterator[Proxy]:
+    with Proxy(shared_redis.port) as proxy:
         yield proxy
 
 
 @pytest.fixture
-def lossy(settings: Settings, proxy: LossyProxy) -> Settings:
+def lossy(settings: Settings, proxy: Proxy) -> Settings:
     """The same deployment, seen through the proxy."""
     return settings.model_copy(update={"redis_url": proxy.url})
 
@@ -47,7 +47,7 @@ def boat(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("key", [None, KEY])
 @pytest.mark.parametrize("times", [1, 3])
 def test_a_submission_whose_reply_is_lost_is_sent_again_and_is_one_job(
-    lossy: Settings, proxy: LossyProxy, boat: Path, key: str | None, times: int
+    lossy: Settings, proxy: Proxy, boat: Path, key: str | None, times: int
 ) -> None:
     proxy.lose(b"needs_bytes", times=times)
     job = submit(spec("a", image=str(boat)), settings=lossy, idempotency_key=key)
@@ -57,7 +57,7 @@ def test_a_submission_whose_reply_is_lost_is_sent_again_and_is_one_job(
 
 
 def test_a_submission_whose_replies_are_all_lost_names_the_job_that_may_be_queued(
-    settings: Settings, lossy: Settings, proxy: LossyProxy, boat: Path
+    settings: Settings, lossy: Settings, proxy: Proxy, boat: Path
 ) -> None:
     # Given a user who submits with a key, and whose replies are lost for good
     proxy.lose(b"needs_bytes", times=100)
@@ -77,7 +77,7 @@ def test_a_submission_whose_replies_are_all_lost_names_the_job_that_may_be_queue
 
 
 def test_the_command_says_that_a_job_may_be_queued(
-    lossy: Settings, proxy: LossyProxy, tmp_path: Path, longtake: Callable[..., subprocess.CompletedProcess[str]]
+    lossy: Settings, proxy: Proxy, tmp_path: Path, longtake: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     (tmp_path / "spec.yaml").write_text("segments: [{prompt: a}]")
     proxy.lose(b"needs_bytes", times=100)
@@ -109,7 +109,7 @@ REQUESTS: dict[str, tuple[list[Request], Request, JobState, bytes]] = {
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_a_request_whose_reply_is_lost_succeeds_once(lossy: Settings, proxy: LossyProxy, name: str) -> None:
+def test_a_request_whose_reply_is_lost_succeeds_once(lossy: Settings, proxy: Proxy, name: str) -> None:
     # Given
     before, request, state, marker = REQUESTS[name]
     job = submit(spec("a"), settings=lossy)
@@ -123,7 +123,7 @@ def test_a_request_whose_reply_is_lost_succeeds_once(lossy: Settings, proxy: Los
     assert job.status().state == state
 
 
-def test_deleting_a_record_whose_reply_is_lost_succeeds(lossy: Settings, proxy: LossyProxy, jobs: JobStore) -> None:
+def test_deleting_a_record_whose_reply_is_lost_succeeds(lossy: Settings, proxy: Proxy, jobs: JobStore) -> None:
     job = submit(spec("a"), settings=lossy)
     job.cancel()
     proxy.lose(b":idempotency")
