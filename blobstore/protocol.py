@@ -204,7 +204,7 @@ class ManagedBlobStore(BlobStore, Protocol):
         ...
 
     def check_writable(self) -> None:
-        """Check that a put would be taken now, at the cost of one small write.
+        """Check that a put would be taken now: at the cost of one small write, unless another one was just taken.
 
         Raises:
             BlobStoreUnavailableError: the server cannot be reached, or takes no writes.

@@ -35,13 +35,20 @@ class Chunks:
         first: list[bytes | None] = []
         for group in _groups(manifest, CHUNKS_PER_WRITE):
             with self._redis.pipeline(transaction=False) as pipe:
-                for index in group:
-                    pipe.hset(key, str(index), cast("bytes", data[manifest.span(index)]))
-                pipe.pexpire(key, STAGING_MS)
-                if group.stop == manifest.chunks:
-                    self.queue_first(pipe, key)
+                self._queue_group(pipe, key, manifest, data, group)
                 first = results_of(pipe)[-1]
         return first
+
+    def queue_write(self, pipe: Pipeline, key: str, manifest: Manifest, data: memoryview) -> None:
+        """Add to a pipeline what `write` does with a blob of at most one chunk."""
+        self._queue_group(pipe, key, manifest, data, range(manifest.chunks))
+
+    def _queue_group(self, pipe: Pipeline, key: str, manifest: Manifest, data: memoryview, group: range) -> None:
+        for index in group:
+            pipe.hset(key, str(index), cast("bytes", data[manifest.span(index)]))
+        pipe.pexpire(key, STAGING_MS)
+        if group.stop == manifest.chunks:
+            self.queue_first(pipe, key)
 
     def queue_first(self, pipe: Pipeline, key: str) -> None:
         """Add the read of the first chunks under `key` to a pipeline; missing chunks are None."""

@@ -1,12 +1,18 @@
-"""The errors of a Redis server that a blob store distinguishes."""
+"""The errors of a Redis server that a blob store distinguishes, and what it raises for them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import redis
 from redis.client import Pipeline
+
+from blobstore.protocol import BlobStoreError, BlobStoreFullError, BlobStoreUnavailableError
+from blobstore.redis.client import server_of
+from blobstore.redis.outages import REFUSALS, refusal_of
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -27,3 +33,25 @@ def results_of(pipe: Pipeline) -> list[Any]:
         if isinstance(result, redis.RedisError):
             raise result
     return results
+
+
+@contextmanager
+def translated_errors(client: redis.Redis) -> Iterator[None]:
+    """Raise the errors of `client` in this block as those of a blob store."""
+    try:
+        yield
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        if lacks_password(error):
+            raise BlobStoreUnavailableError(
+                f"Redis at {server_of(client)} asks for a password; put it into the URL of the blob store"
+            ) from None
+        raise BlobStoreUnavailableError(f"Redis at {server_of(client)} cannot be used: {error}") from error
+    except redis.RedisError as error:
+        server = server_of(client)
+        if refused := refusal_of(error):  # of a client that was not opened by `open_client`
+            raise BlobStoreUnavailableError(
+                f"Redis at {server} cannot be used: {REFUSALS[refused]} ({refused})"
+            ) from error
+        if is_out_of_memory(error):
+            raise BlobStoreFullError(f"Redis at {server} is full; free blobs or raise its maxmemory") from error
+        raise BlobStoreError(f"Redis at {server}: {error}") from error

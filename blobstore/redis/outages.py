@@ -70,6 +70,11 @@ class ServerHealth:
         self.generation = 0
         self._outage: dict[str, float] = {}  # atomic without a lock, which a fork could copy while it is held
 
+    @property
+    def is_out(self) -> bool:
+        """Whether the server is known to be out."""
+        return bool(self._outage)
+
     def refused(self, reason: str) -> None:
         """Record that the server refuses work; all its connections are stale now."""
         if not self.refuses:

@@ -9,15 +9,14 @@ The scripts in `lua/` do what must be atomic, and can be repeated after a lost r
 from __future__ import annotations
 
 import re
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import redis
 from redis.client import Pipeline
-from redis.exceptions import NoScriptError
 
 from blobstore.manifest import Manifest, NewerManifestError
 from blobstore.protocol import (
@@ -28,8 +27,6 @@ from blobstore.protocol import (
     BlobInfo,
     BlobStore,
     BlobStoreConfigError,
-    BlobStoreError,
-    BlobStoreFullError,
     BlobStoreUnavailableError,
     BlobStoreVersionError,
     Collected,
@@ -44,8 +41,9 @@ from blobstore.protocol import (
 )
 from blobstore.redis.chunks import STAGING_MS, Chunks
 from blobstore.redis.client import server_of
-from blobstore.redis.errors import is_out_of_memory, lacks_password, results_of
-from blobstore.redis.outages import PROBE_KEY, REFUSALS, refusal_of
+from blobstore.redis.errors import is_out_of_memory, translated_errors
+from blobstore.redis.outages import PROBE_KEY
+from blobstore.redis.scripts import Scripts
 from blobstore.redis.server_info import server_info
 from blobstore.stored_format import MAJOR
 
@@ -54,10 +52,9 @@ CHUNK_BYTES = 1024 * 1024 - 64  # with Redis's header it uses 1 MiB of memory; a
 BLOBS_PER_SCRIPT = 1000
 KEYS_PER_SCAN = 1000
 QUARANTINE_MS = 24 * 3600 * 1000
+PROVEN_S = 10.0  # a write proves for so long that the next one is possible, unless the server fails meanwhile
 
 T = TypeVar("T")
-
-_LUA = Path(__file__).with_name("lua")
 
 
 class RedisBlobStore:
@@ -82,41 +79,44 @@ class RedisBlobStore:
         self._ttl_ms = round(ttl_s * 1000)
         self._pin_lease_ms = round(pin_lease_s * 1000)
         self._chunk_bytes = chunk_bytes
-        prelude = (_LUA / "prelude.lua").read_text()
-        self._scripts = {
-            path.stem: client.register_script(prelude + path.read_text())
-            for path in _LUA.glob("*.lua")
-            if path.stem != "prelude"
-        }
+        self._scripts = Scripts(client)
+        self._written = float("-inf")
 
     def put(self, data: Data, *, mime: str = DEFAULT_MIME, owner: str | None = None) -> str:
         """See `ManagedBlobStore.put`. Bytes that are stored already are read back instead of sent."""
         blob_id = blob_id_of(data)
         view = memoryview(data).cast("B")
-        with self._translated_errors(), self._staging() as staging:
-            while not self._begin(blob_id, view, staging):
+        manifest = Manifest(size=view.nbytes, mime=mime, chunk_bytes=self._chunk_bytes)
+        with translated_errors(self._redis), self._staging() as staging:
+            while (first := self._begin(blob_id, manifest, view, staging)) is None:
                 # verify first: when a damaged blob cannot be replaced on a full server, no pin may stay
-                if self._run("hold", self._hold_keys(blob_id, owner), self._hold_args(blob_id, owner)):
-                    return blob_id
-            self._upload(blob_id, view, mime, owner, staging)
+                if self._scripts.run("hold", self._hold_keys(blob_id, owner), self._hold_args(blob_id, owner)):
+                    break
+            else:
+                first = first or self._chunks.write(staging, manifest, view)
+                self._check_upload(blob_id, manifest, view, staging, first)
+                args = [*self._hold_args(blob_id, owner), manifest.pack(), manifest.size, manifest.chunk_bytes]
+                if not self._scripts.run("commit", [staging, *self._hold_keys(blob_id, owner)], args):
+                    raise self._lost_part(blob_id)
+        self._written = time.monotonic()
         return blob_id
 
     def get(self, blob_id: str) -> bytes:
         """See `BlobStore.get`. A corrupt blob is quarantined for a day."""
-        with self._translated_errors():
+        with translated_errors(self._redis):
             return self._verified(blob_id, self._read)
 
     def drop(self, blob_id: str) -> None:
         """See `BlobStore.drop`."""
         if is_blob_id(blob_id):
-            with self._translated_errors():
-                if not self._run("drop", [self._key("blob", hex_of(blob_id))], [MAJOR]):
+            with translated_errors(self._redis):
+                if not self._scripts.run("drop", [self._key("blob", hex_of(blob_id))], [MAJOR]):
                     raise _version_error(blob_id)
 
     def __contains__(self, blob_id: object) -> bool:
         if not is_blob_id(blob_id):
             return False
-        with self._translated_errors():
+        with translated_errors(self._redis):
             return bool(self._redis.hexists(self._key("blob", hex_of(blob_id)), "manifest"))
 
     def pin(self, blob_ids: Iterable[str], owner: str) -> None:
@@ -128,8 +128,9 @@ class RedisBlobStore:
         keys = [self._key("owner", owner)]
         for blob_hex in hexes:
             keys += [self._key("blob", blob_hex), self._key("pins", blob_hex)]
-        with self._translated_errors():
-            missing = cast("list[bytes]", self._run("pin", keys, [owner, *hexes]))
+        with translated_errors(self._redis):
+            missing = cast("list[bytes]", self._scripts.run("pin", keys, [owner, *hexes]))
+        self._written = time.monotonic()
         if missing:
             raise not_found(id_of_hex(blob_hex.decode()) for blob_hex in missing)
 
@@ -137,38 +138,38 @@ class RedisBlobStore:
         """See `ManagedBlobStore.release`. Other clients are served in between; after an error, release again."""
         args: list[str | int] = [owner, self._ttl_ms, self._key("blob", ""), self._key("pins", ""), BLOBS_PER_SCRIPT]
         released = 0
-        with self._translated_errors():
+        with translated_errors(self._redis):
             while True:
-                count = cast("int", self._run("release", [self._key("owner", owner)], args))
+                count = cast("int", self._scripts.run("release", [self._key("owner", owner)], args))
                 released += count
                 if count < BLOBS_PER_SCRIPT:
                     return released
 
     def owners(self) -> Iterator[str]:
         """See `ManagedBlobStore.owners`."""
-        with self._translated_errors():
+        with translated_errors(self._redis):
             return iter({owner for names in self._names("owner") for owner in names})
 
     def pins(self, owner: str) -> set[str]:
         """See `ManagedBlobStore.pins`."""
-        with self._translated_errors():
+        with translated_errors(self._redis):
             return {id_of_hex(blob_hex) for blob_hex in self._pinned(owner)}
 
     def usage(self, owner: str) -> int:
         """See `ManagedBlobStore.usage`. Other clients are served in between."""
-        with self._translated_errors():
+        with translated_errors(self._redis):
             blobs = [self._key("blob", blob_hex) for blob_hex in self._pinned(owner)]
             batches = [blobs[first : first + BLOBS_PER_SCRIPT] for first in range(0, len(blobs), BLOBS_PER_SCRIPT)]
-            return sum(cast("int", self._run("usage", batch, [])) for batch in batches)
+            return sum(cast("int", self._scripts.run("usage", batch, [])) for batch in batches)
 
     def collect(self, *, grace_s: float, dry_run: bool = False) -> Collected:
         """See `ManagedBlobStore.collect`. Other clients are served in between. Foreign keys are left unchanged."""
         check_grace(grace_s, self._ttl_ms / 1000)
         limits = [round(grace_s * 1000), int(dry_run), MAJOR]
-        with self._translated_errors():
+        with translated_errors(self._redis):
             for kind in () if dry_run else ("pins", "owner"):
                 for names in self._names(kind):
-                    self._run_each("forget", [[self._key(kind, name)] for name in names], [])
+                    self._scripts.run_each("forget", [[self._key(kind, name)] for name in names], [])
             if not dry_run:
                 self._free(["staging"], [STAGING_MS, STAGING_MS, 0, MAJOR])  # only sets missing expiries
             blobs = self._free(["blob", "pins"], [self._ttl_ms, *limits])
@@ -177,7 +178,7 @@ class RedisBlobStore:
 
     def info(self, blob_id: str) -> BlobInfo:
         """See `ManagedBlobStore.info`."""
-        with self._translated_errors():
+        with translated_errors(self._redis):
             manifest = self._manifest(blob_id)[1]
         return BlobInfo(blob_id, manifest.size, manifest.mime)
 
@@ -193,7 +194,7 @@ class RedisBlobStore:
             too few rights. BlobStoreConfigError: it is a Redis Cluster, or its eviction policy is not `noeviction`.
             The policy is not checked where INFO is forbidden.
         """
-        with self._translated_errors():
+        with translated_errors(self._redis):
             info = server_info(self._redis)
         if info.is_cluster:
             raise BlobStoreConfigError(
@@ -206,14 +207,17 @@ class RedisBlobStore:
                 f"Redis at {self._address()} has maxmemory-policy {info.eviction}, which can drop blobs in use; "
                 "set maxmemory-policy to noeviction"
             )
-        with self._translated_errors():
+        with translated_errors(self._redis):
             empty = blob_id_of(b"")
-            self._run("hold", self._hold_keys(empty, None), self._hold_args(empty, None))
+            self._scripts.run("hold", self._hold_keys(empty, None), self._hold_args(empty, None))
         self.check_writable()
 
     def check_writable(self) -> None:
         """See `ManagedBlobStore.check_writable`: writes one small key, which expires."""
-        with self._translated_errors():
+        health = self._redis.connection_pool.connection_kwargs.get("health")
+        if health and not health.is_out and time.monotonic() - self._written < PROVEN_S:
+            return
+        with translated_errors(self._redis):
             self._redis.set(self._prefix + PROBE_KEY.partition(":")[2], "", px=1000)
 
     def close(self) -> None:
@@ -233,22 +237,33 @@ class RedisBlobStore:
                     self._redis.unlink(key)
             raise
 
-    def _begin(self, blob_id: str, data: memoryview, staging: str) -> bool:
-        """Begin an upload, or return False if `data` is stored already. A corrupt blob is quarantined first."""
+    def _begin(self, blob_id: str, manifest: Manifest, data: memoryview, staging: str) -> list[bytes | None] | None:
+        """Begin an upload; None if `data` is stored already. A corrupt blob is quarantined first.
+
+        A blob of one chunk is written at once, and read back; returns what was read.
+        """
         key = self._key("blob", hex_of(blob_id))
-        begin = self._scripts["begin"]
+        at_once = manifest.chunks <= 1
 
         def queue(pipe: Pipeline) -> None:
-            pipe.evalsha(begin.sha, 2, key, staging, STAGING_MS)
+            if at_once:  # before the script, which removes it if the blob is stored
+                self._chunks.queue_write(pipe, staging, manifest, data)
+            self._scripts.queue(pipe, "begin", [key, staging], [STAGING_MS])
             self._chunks.queue_first(pipe, key)
 
         while True:
-            packed, first = self._pipelined("begin", queue)
+            try:
+                *written, packed, first = self._scripts.pipelined("begin", queue)
+            except redis.RedisError as error:
+                if not at_once or not is_out_of_memory(error):
+                    raise
+                at_once = False  # a full server takes bytes that it has
+                continue
             if packed is None:
-                return True
-            manifest = self._unpacked(blob_id, packed)
-            if manifest is not None and self._is_stored(key, manifest, data, first):
-                return False
+                return written[-1] if written else []
+            found = self._unpacked(blob_id, packed)
+            if found is not None and self._is_stored(key, found, data, first):
+                return None
             with suppress(BlobCorruptError):
                 self._quarantine(blob_id, packed)
 
@@ -257,20 +272,23 @@ class RedisBlobStore:
 
     def _read(self, key: str, manifest: Manifest) -> bytes | None:
         """The bytes of the blob under `key`, or None if they do not match its id."""
-        if self._run("usage", [key], []) != manifest.size:  # a manifest can be wrong
+        if self._scripts.run("usage", [key], []) != manifest.size:  # a manifest can be wrong
             return None
         data, digest = self._chunks.read(key, manifest) or (b"", "")
         return data if key == self._key("blob", digest) else None
 
-    def _upload(self, blob_id: str, data: memoryview, mime: str, owner: str | None, staging: str) -> None:
-        manifest = Manifest(size=data.nbytes, mime=mime, chunk_bytes=self._chunk_bytes)
-        first = self._chunks.write(staging, manifest, data)
+    def _check_upload(
+        self, blob_id: str, manifest: Manifest, data: memoryview, staging: str, first: list[bytes | None]
+    ) -> None:
         differing = self._chunks.differing(staging, manifest, data, first)
-        if differing is not None and self._redis.hexists(staging, str(differing)):
+        if differing is None:
+            return
+        if self._redis.hexists(staging, str(differing)):
             raise BlobCorruptError(f"chunk {differing} of {blob_id} was damaged on the way to {self._address()}")
-        args = [*self._hold_args(blob_id, owner), manifest.pack(), manifest.size, manifest.chunk_bytes]
-        if differing is not None or not self._run("commit", [staging, *self._hold_keys(blob_id, owner)], args):
-            raise BlobStoreUnavailableError(f"{self._address()} lost a part of {blob_id} during its upload")
+        raise self._lost_part(blob_id)
+
+    def _lost_part(self, blob_id: str) -> BlobStoreUnavailableError:
+        return BlobStoreUnavailableError(f"{self._address()} lost a part of {blob_id} during its upload")
 
     def _verified(self, blob_id: str, read: Callable[[str, Manifest], T | None]) -> T:
         """The result of `read` for a blob's key and manifest. If it is None, the blob is corrupt and is quarantined.
@@ -312,7 +330,7 @@ class RedisBlobStore:
     def _quarantine(self, blob_id: str, packed: bytes) -> None:
         """Quarantine a corrupt blob and raise BlobCorruptError; do nothing if it was dropped or replaced."""
         keys = [self._key("blob", hex_of(blob_id)), self._key("quarantine", hex_of(blob_id))]
-        if self._run("quarantine", keys, [packed, QUARANTINE_MS]):
+        if self._scripts.run("quarantine", keys, [packed, QUARANTINE_MS]):
             raise BlobCorruptError(f"{blob_id} is damaged in the store; moved to {keys[1]}, put it again")
 
     def _free(self, kinds: list[str], args: list[int]) -> dict[str, int]:
@@ -320,7 +338,7 @@ class RedisBlobStore:
         freed: dict[str, int] = {}
         for hexes in self._names(kinds[0]):
             keys = [[self._key(kind, blob_hex) for kind in kinds] for blob_hex in hexes]
-            sizes = cast("list[int | None]", self._run_each("collect", keys, args))
+            sizes = cast("list[int | None]", self._scripts.run_each("collect", keys, args))
             freed.update({blob_hex: size for blob_hex, size in zip(hexes, sizes, strict=True) if size is not None})
         return freed
 
@@ -356,59 +374,8 @@ class RedisBlobStore:
     def _key(self, kind: str, name: str) -> str:
         return f"{self._prefix}{kind}:{name}"
 
-    def _run(self, script: str, keys: list[str], args: Iterable[Data | str | int]) -> object:
-        return self._scripts[script](keys=keys, args=args)
-
-    def _run_each(self, script: str, keys: list[list[str]], args: list[int]) -> list[object]:
-        """Run a script once for each list of keys; other clients are served in between."""
-        sha = self._scripts[script].sha
-
-        def queue(pipe: Pipeline) -> None:
-            for its_keys in keys:
-                pipe.evalsha(sha, len(its_keys), *its_keys, *args)
-
-        return self._pipelined(script, queue)
-
-    def _pipelined(self, script: str, queue: Callable[[Pipeline], None]) -> list[Any]:
-        """The results of a pipeline that runs `script`. If the server does not have the script, load it and run again.
-
-        redis-py would check before each pipeline, which is one more round trip.
-        """
-
-        def once() -> list[Any]:
-            with self._redis.pipeline(transaction=False) as pipe:
-                queue(pipe)
-                return results_of(pipe)
-
-        try:
-            return once()
-        except NoScriptError:
-            self._redis.script_load(self._scripts[script].script)
-            return once()
-
     def _address(self) -> str:
         return server_of(self._redis)
-
-    @contextmanager
-    def _translated_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (redis.ConnectionError, redis.TimeoutError) as error:
-            if lacks_password(error):
-                raise BlobStoreUnavailableError(
-                    f"Redis at {self._address()} asks for a password; put it into the URL of the blob store"
-                ) from None
-            raise BlobStoreUnavailableError(f"Redis at {self._address()} cannot be used: {error}") from error
-        except redis.RedisError as error:
-            if refused := refusal_of(error):  # of a client that was not opened by `open_client`
-                raise BlobStoreUnavailableError(
-                    f"Redis at {self._address()} cannot be used: {REFUSALS[refused]} ({refused})"
-                ) from error
-            if is_out_of_memory(error):
-                raise BlobStoreFullError(
-                    f"Redis at {self._address()} is full; free blobs or raise its maxmemory"
-                ) from error
-            raise BlobStoreError(f"Redis at {self._address()}: {error}") from error
 
 
 def _version_error(blob_id: str) -> BlobStoreVersionError:

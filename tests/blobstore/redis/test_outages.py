@@ -183,6 +183,30 @@ def test_a_blob_server_that_is_read_only(start_server) -> None:
     store.close()
 
 
+def test_a_write_proves_that_the_next_one_is_possible(start_server) -> None:
+    server = start_server()
+    store = open_blob_store(server.url, patience_s=0.2)
+
+    def sets() -> int:
+        return server.client.info("commandstats").get("cmdstat_set", {}).get("calls", 0)
+
+    # Given a store that has not written yet
+    store.check_writable()
+    assert sets() == 1
+    # When it has written, Then it does not write to find out whether it could
+    blob_id = store.put(b"one")
+    store.check_writable()
+    assert sets() == 1
+    # When the server refuses writes, and this was noticed, Then it does
+    server.client.execute_command("REPLICAOF", *NOWHERE)
+    store.check_writable()
+    with pytest.raises(BlobStoreUnavailableError):
+        store.pin([blob_id], "job")
+    with pytest.raises(BlobStoreUnavailableError, match="read-only replica"):
+        store.check_writable()
+    store.close()
+
+
 def test_a_server_that_asks_for_a_password(start_server) -> None:
     server = start_server()
     server.client.config_set("requirepass", "s3cret")
