@@ -62,7 +62,7 @@ def open_client(
     """
     address = parse_url(url)
     options: dict[str, Any] = {
-        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "socket_connect_timeout": min(CONNECT_TIMEOUT_S, reply_timeout_s),
         "socket_timeout": reply_timeout_s,
         **keepalive(url),
         "health_check_interval": health_check_interval_s,

@@ -13,9 +13,9 @@ from contextlib import contextmanager, suppress
 
 import redis
 
-from blobstore import BlobStoreUnavailableError, ManagedBlobStore
+from blobstore import BlobStoreUnavailableError, ManagedBlobStore, open_blob_store
 from blobstore.redis.outages import REFUSALS
-from tasks.jobs.connection import OUTAGES, RETRY_EVERY_S
+from tasks.jobs.connection import IMPATIENCE_S, OUTAGES, RETRY_EVERY_S
 from tasks.jobs.keys import PREFIX
 from tasks.jobs.queues import queue_of
 from tasks.jobs.results import Need, NeedReason
@@ -53,6 +53,15 @@ def _isolated(what: str) -> Iterator[None]:
         raise
     except Exception:
         log.exception("cannot reconcile %s", what)
+
+
+def open_reconciler_blobs(settings: Settings) -> ManagedBlobStore:
+    """The blob store for a reconciler: each call is tried once.
+
+    Stuck work waits for the end of a round, so a round must not wait for the end of an outage of the blob server.
+    """
+    timeout_s = min(settings.reply_timeout_s, IMPATIENCE_S)
+    return open_blob_store(settings.blobs, ttl_s=settings.blob_grace_s, patience_s=0.0, reply_timeout_s=timeout_s)
 
 
 class Reconciler:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from blobstore import BlobNotFoundError, BlobStoreError, ManagedBlobStore
+from blobstore import BlobNotFoundError, BlobStoreError, BlobStoreUnavailableError, ManagedBlobStore
 from tasks.errors import JobNotFoundError, RecordError, VersionError
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import JobState
@@ -40,10 +40,16 @@ def complete_submission(jobs: JobStore, blobs: ManagedBlobStore, job_id: str) ->
 
 
 def complete_submissions(jobs: JobStore, blobs: ManagedBlobStore) -> Iterator[tuple[str, Exception | None]]:
-    """Complete every submission that is not; yields each job's id and what prevented it, if anything did."""
+    """Complete every submission that is not; yields each job's id and what prevented it, if anything did.
+
+    Raises:
+        BlobStoreUnavailableError: the blob server is out; the remaining submissions are unchanged.
+    """
     for job_id in jobs.submitting():
         try:
             complete_submission(jobs, blobs, job_id)
             yield job_id, None
+        except BlobStoreUnavailableError:
+            raise
         except (BlobStoreError, VersionError) as error:
             yield job_id, error.with_traceback(None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import redis
@@ -102,16 +102,18 @@ def handle_lost_input(context: WorkerContext, claim: Claim, error: InputLostErro
 def handle_failure(context: WorkerContext, claim: Claim, error: Exception, *, final: bool = False) -> str:
     """Release a claim whose work failed; returns the reason, and what became of the unit.
 
-    An outage of a server, or data of a newer longtake, is not a failed attempt: the reconciler publishes the work
-    again. Nor is a fault of this host: a new process tries, and if that one cannot load the default model either, the
+    An outage of a server, or data of a newer longtake, is not a failed attempt: the work is published again after some
+    seconds. Nor is a fault of this host: a new process tries, and if that one cannot load the default model either, the
     worker ends. Any other error is one, and the work is published again while attempts are left; a permanent error, or
     `final`, fails the job at once.
     """
     jobs = context.deployment.jobs
     if isinstance(error, RELEASED):
-        log.warning("released", extra={"reason": str(error)})
+        if not isinstance(error, OUTAGES):  # which the connection has logged
+            log.warning("released", extra={"reason": str(error)})
         time.sleep(OUTAGE_PAUSE_S)
-        jobs.release(claim)
+        with suppress(*OUTAGES):  # then the lease expires
+            _publish_again(context, claim, jobs.release(claim))
         return f"{error}; released, a worker tries again"
     context.unusable |= isinstance(error, HostFaultError) or not context.engines.device_works()
     if isinstance(error, HostFaultError):

@@ -25,7 +25,7 @@ from tasks.errors import HostFaultError, LongtakeError
 from tasks.jobs.connection import connect
 from tasks.jobs.queues import CLIPS, QUEUES, SEGMENTS
 from tasks.logs import formatter_for
-from tasks.maintenance.reconciler import Reconciler
+from tasks.maintenance.reconciler import Reconciler, open_reconciler_blobs
 from tasks.maintenance.server_findings import check_servers
 from tasks.settings import Settings
 from tasks.worker.app import app
@@ -48,13 +48,10 @@ class ReconcilerThread:
 
     def start(self) -> None:
         """Reconcile from now on."""
-        deployment = process.context.deployment
-        client = connect(
-            deployment.settings.redis_url, patient=True, reply_timeout_s=deployment.settings.reply_timeout_s
-        )
-        self.reconciler = Reconciler(
-            client, deployment.jobs, deployment.blobs, deployment.publisher, deployment.settings
-        )
+        deployment, settings = process.context.deployment, process.context.settings
+        client = connect(settings.redis_url, patient=True, reply_timeout_s=settings.reply_timeout_s)
+        blobs = open_reconciler_blobs(settings)
+        self.reconciler = Reconciler(client, deployment.jobs, blobs, deployment.publisher, settings)
         threading.Thread(target=self.reconciler.run, name="reconciler", daemon=True).start()
 
     def stop(self) -> None:

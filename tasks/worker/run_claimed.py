@@ -10,9 +10,11 @@ from typing import Any, NoReturn
 from billiard.pool import EX_RECYCLE
 from celery import Task, states
 from celery.exceptions import Ignore
+from kombu.exceptions import OperationalError
 
 from ltx2.errors import SegmentCancelledError
 from tasks.errors import RecordError, VersionError, WorkFailedError
+from tasks.jobs.connection import OUTAGES
 from tasks.jobs.keys import check_job_id
 from tasks.jobs.results import Claim, ClaimResult, FailedHere, NotChained, Refused
 from tasks.jobs.units import UnitKind, WorkUnit
@@ -107,6 +109,8 @@ def _skip(task: Task[..., Any], reason: str) -> NoReturn:
     try:
         task.update_state(state=states.IGNORED, meta={"skipped": reason})
         task.send_event("task-rejected", requeue=False, retry=False)
+    except (*OUTAGES, OperationalError):
+        pass  # the connection has logged it
     except Exception as error:
         log.warning("the task's state could not be sent", extra={"reason": str(error)})
     raise Ignore(reason)

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from celery import Task
+from kombu.exceptions import OperationalError
 
 from tasks.jobs.connection import OUTAGES
 from tasks.jobs.records import Progress
@@ -80,5 +81,7 @@ class StepReporter:
         try:
             self._task.update_state(state="PROGRESS", meta=meta)
             self._task.send_event("task-progress", retry=False, **meta)
+        except (*OUTAGES, OperationalError):
+            pass  # the connection has logged it
         except Exception as error:
             log.warning("progress could not be sent", extra={"reason": str(error)})

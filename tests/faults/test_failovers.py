@@ -145,8 +145,11 @@ def test_nothing_is_rendered_while_the_blob_server_takes_no_writes(
     harness.mark_fault()
     with read_only(servers[BLOBS].master):
         job = harness.submit()
-        wait_until(lambda: impatient.text().count("released") >= 2, what="two releases")
+        wait_until(lambda: harness.count(job, "segment claimed").total() >= 3, what="two releases")
         # Then it is claimed and released, and not rendered
         assert not harness.count(job, "segment hydrated")
     harness.verify(job, film)
     harness.wait_idle()
+    # and the outage is two lines in the log
+    lines = [line for line in impatient.text().splitlines() if "WARNING/" in line or "ERROR/" in line]
+    assert ["waiting for it" in lines[0], "can be used again" in lines[-1], len(lines)] == [True, True, 2], lines

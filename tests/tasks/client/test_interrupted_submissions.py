@@ -260,9 +260,9 @@ def test_a_submission_is_queued_when_its_blobs_cannot_be_pinned_now(
         job = submit(with_image, settings=settings)
         reconciler.reconcile()
         reconciler.reconcile()
-    # Then the client has its job, the reconciler says once what is wrong, and completes it later
+    # Then the client has its job, and the reconciler completes it later; the connection logs an outage
     assert f"job {job.id} is queued; a worker completes its submission" in caplog.text
-    assert caplog.text.count("cannot complete the submission of job") == 1
+    assert "cannot complete the submission of job" not in caplog.text
     assert not job.status().admitted
     reconciler.reconcile()
     assert job.status().admitted

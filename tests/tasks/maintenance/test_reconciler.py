@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import socket
+import threading
 import time
+from contextlib import suppress
 
 import pytest
 import redis
@@ -10,14 +14,14 @@ import redis
 from blobstore import ManagedBlobStore, open_blob_store
 from tasks.client.submit import submit
 from tasks.jobs.connection import connect
-from tasks.jobs.keys import PULSE, job_keys
+from tasks.jobs.keys import PULSE, SUBMITTING, job_keys
 from tasks.jobs.queues import SEGMENTS
 from tasks.jobs.records import Progress
 from tasks.jobs.results import Claim
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import UnitKind
 from tasks.maintenance import reconciler as reconciler_module
-from tasks.maintenance.reconciler import Reconciler
+from tasks.maintenance.reconciler import Reconciler, open_reconciler_blobs
 from tasks.messaging.celery_app import make_app
 from tasks.messaging.publisher import Publisher
 from tasks.settings import Settings
@@ -203,6 +207,36 @@ def test_an_error_of_the_server_fails_no_job(
     # When / Then
     assert reconciler._reconcile_job(job.id, error, set(), time.monotonic()) == 0
     assert jobs.active() == [job.id]
+
+
+def test_a_round_tries_a_blob_server_that_is_out_once(
+    settings: Settings, client: redis.Redis, jobs: JobStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a server that closes every connection, two submissions to complete, and a stuck segment
+    tried: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=close_connections, args=(listener, tried), daemon=True).start()
+        blobs = open_reconciler_blobs(
+            settings.model_copy(update={"blob_url": f"redis://127.0.0.1:{listener.getsockname()[1]}/0"})
+        )
+        reconciler = Reconciler(client, jobs, blobs, Publisher(make_app(settings, results=False), jobs), settings)
+        expired(settings, client, jobs)
+        client.sadd(SUBMITTING, "one", "two")
+        # When / Then the segment is published, and each round tries the server once
+        assert [reconciler.reconcile() for _ in range(2)] == [1, 0]
+        assert len(tried) == 2
+    # and the outage is one line
+    assert [record.name for record in caplog.records if record.levelno >= logging.WARNING] == [
+        "blobstore.redis.outages",
+        "tasks.maintenance.reconciler",  # published again
+    ]
+
+
+def close_connections(listener: socket.socket, accepted: list[socket.socket]) -> None:
+    with suppress(OSError):
+        while True:
+            accepted.append(listener.accept()[0])
+            accepted[-1].close()
 
 
 def test_only_one_reconciler_holds_the_lock(
