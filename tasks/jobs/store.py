@@ -26,6 +26,7 @@ from tasks.jobs.keys import (
     job_keys,
     queue_key,
 )
+from tasks.jobs.one_way import OneWay
 from tasks.jobs.queues import STICKY_PREFIX, queue_of
 from tasks.jobs.reader import JobReader, read_head, read_segment
 from tasks.jobs.records import ClipRecord, FilmRecord, Handoff, Progress, Submission, pack_stored
@@ -61,6 +62,7 @@ VANISHED_PER_ATTEMPT = 3
 # So long after a failure, a worker leaves the unit to others that have not failed it.
 PREFER_OTHERS_S = 60.0
 NEWER = "NEWER"
+ONE_WAY = ("chained", "renew")
 
 
 def new_job_id() -> str:
@@ -78,9 +80,15 @@ class JobStore(JobReader):
         super().__init__(client)
         self.patient = patient
         self._scripts = load_scripts(client)
+        self._one_way = OneWay(client.connection_pool, [self._scripts[name].script for name in ONE_WAY])
         self._lease_ms = int(settings.lease_s * 1000)
         self._sticky_wait_ms = int(STICKY_WAIT_S * 1000)
         self._attempts = settings.max_attempts
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._one_way.close()
+        super().close()
 
     # Creating and ending jobs
 
@@ -201,9 +209,10 @@ class JobStore(JobReader):
         reply = self._run("announce", keys, unit.name, unit.index, seen, int(sticky))
         return _announcement(unit, reply)
 
-    def chained(self, job_id: str, index: int) -> None:
-        """Mark that the message of segment `index` was published."""
-        self._run("chained", job_keys(job_id, "record"), index)
+    def chained(self, job_id: str, index: int, *, wait: bool = True) -> None:
+        """Mark that the message of segment `index` was published. wait: False to return before it is recorded."""
+        mark = self._run if wait else self._send
+        mark("chained", job_keys(job_id, "record"), index)
 
     def expire_sticky_queues(self) -> None:
         """Have messages in sticky queues expire soon: their workers are gone, and other workers got the work."""
@@ -259,10 +268,16 @@ class JobStore(JobReader):
 
         engine: whether the holder is inside the engine call from now on; None: no change.
         """
+        return bool(self._run("renew", *self._renewal(claim, engine, progress)))
+
+    def mark_engine(self, claim: Claim, inside: bool) -> None:
+        """Renew as `renew(engine=inside)` does, without waiting until it is recorded."""
+        self._send("renew", *self._renewal(claim, inside))
+
+    def _renewal(self, claim: Claim, engine: bool | None, progress: Progress | None = None) -> tuple[Any, ...]:
         where = "" if engine is None else "engine" if engine else "outside"
         text = "" if progress is None else json.dumps([progress.index, progress.step, progress.steps, progress.step_s])
-        keys = job_keys(claim.job_id, "record", "units")
-        return bool(self._run("renew", keys, claim.unit.name, claim.token, self._lease_ms, where, text))
+        return job_keys(claim.job_id, "record", "units"), claim.unit.name, claim.token, self._lease_ms, where, text
 
     def release(self, claim: Claim, reason: str = "", *, final: bool = False) -> Released:
         """Release the claim; with a reason this counts as a failed attempt. final: no attempt is left."""
@@ -378,6 +393,9 @@ class JobStore(JobReader):
         keys = [*job_keys(job_id, "record", "units"), ACTIVE, ENDED]
         outcome, ticket = self._run("release", keys, job_id, unit.name, token, reason, allowed)
         return Released(ReleaseOutcome(outcome.decode()), int(ticket))
+
+    def _send(self, script: str, keys: list[str], *args: Any) -> None:
+        self._one_way.send(("EVALSHA", self._scripts[script].sha, len(keys), *keys, *args))
 
     def _run(self, script: str, keys: list[str], *args: Any) -> Any:
         try:

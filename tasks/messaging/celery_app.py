@@ -74,6 +74,7 @@ def make_app(settings: Settings, *, results: bool = True) -> Celery:
             "keepalive": keepalive(settings.redis_url),
             **server,
         },
+        result_backend_thread_safe=True,  # the thread that reports steps uses the connection of the task
         # A result names its job, so it expires no later than the job's record.
         result_expires=max(1, min(DAY_S, int(settings.retention_s))),
         # For Flower: queued tasks, and the progress of running ones.

@@ -56,11 +56,12 @@ class Publisher:
         state: dict[str, Any] | None = None,
         *,
         sticky: Queue | None = None,
+        wait: bool = True,
     ) -> None:
         """Send the message that was announced.
 
         state: for a segment, the one it continues. sticky: the queue of the worker that holds this state; the message
-        goes there if the announcement says so.
+        goes there if the announcement says so. wait: False to return before the record says that it was sent.
 
         Raises:
             ServerError: the broker takes no messages; the reconciler sends it later.
@@ -76,7 +77,7 @@ class Publisher:
             self._send(SEGMENT_TASK, queue, job_id, announced, [job_id, unit.index, ticket, state])
         reach("message sent", job_id, unit.index)
         if unit.kind == UnitKind.SEGMENT:
-            self._jobs.chained(job_id, unit.index)
+            self._jobs.chained(job_id, unit.index, wait=wait)
             reach("message chained", job_id, unit.index)
 
     def publish_due(self, job_id: str) -> None:

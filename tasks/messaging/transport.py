@@ -9,6 +9,7 @@ import kombu
 from celery.app import amqp
 from kombu import connection
 from kombu.transport import redis
+from kombu.utils.json import dumps
 from redis.backoff import NoBackoff
 from redis.client import PubSub
 from redis.exceptions import ConnectionError
@@ -16,9 +17,11 @@ from redis.retry import Retry
 
 from blobstore.redis.outages import DeadlineRetry, health_of, watched
 from tasks.jobs.connection import RETRY_EVERY_S
+from tasks.jobs.one_way import OneWay
 from tasks.messaging.message_filter import MessageFilter
 
 ACKNOWLEDGE_PATIENCE_S = 20.0
+EVENTS = "celeryev"
 INTERVAL_MAX = 5  # its position among the arguments of kombu's `_ensure_connection`
 
 
@@ -55,6 +58,24 @@ class _WatchedChannel:
     def subclient(self) -> PubSub:
         """The connection that receives commands and events."""
         return _PolledPubSub(self._create_client(asynchronous=True).connection_pool)  # type: ignore[attr-defined]
+
+    @cached_property
+    def _one_way(self) -> OneWay:
+        return OneWay(self.pool)  # type: ignore[attr-defined]
+
+    def _put_fanout(self, exchange: str, message: Any, routing_key: str, **options: Any) -> None:
+        """Publish a message for all who listen, such as Flower. Nothing waits for an event to arrive."""
+        if exchange != EVENTS:
+            super()._put_fanout(exchange, message, routing_key, **options)  # type: ignore[misc]  # of the channel
+            return
+        topics = self._get_publish_topics(exchange, routing_key)  # type: ignore[attr-defined]
+        self._one_way.send(*(("PUBLISH", topic, dumps(message)) for topic in topics))
+
+    def close(self) -> None:
+        """Close the connections."""
+        if one_way := self.__dict__.pop("_one_way", None):
+            one_way.close()
+        super().close()  # type: ignore[misc]  # of the channel
 
 
 class Channel(MessageFilter, _WatchedChannel, redis.Channel):

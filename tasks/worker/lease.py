@@ -57,10 +57,10 @@ class Lease:
             self.end()
             raise
 
-    def renew(self, *, engine: bool | None = None, progress: Progress | None = None) -> bool:
+    def renew(self, *, progress: Progress | None = None) -> bool:
         """Renew now; False if the claim is lost, and from then on."""
         claim = self.claim
-        if not self.lost and not self._jobs.renew(claim, engine=engine, progress=progress):
+        if not self.lost and not self._jobs.renew(claim, progress=progress):
             self.lost = claim is self.claim  # otherwise `move_to` replaced it meanwhile
         return not self.lost
 
@@ -74,11 +74,11 @@ class Lease:
 
     @contextmanager
     def _engine(self, inside: bool) -> Iterator[None]:
-        self.renew(engine=inside)
+        self._jobs.mark_engine(self.claim, inside)
         try:
             yield
         finally:
-            self.renew(engine=not inside)
+            self._jobs.mark_engine(self.claim, not inside)
 
     def move_to(self, claim: Claim) -> None:
         """Renew `claim` instead: after its commit, a segment's holder makes the clip."""

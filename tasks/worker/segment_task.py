@@ -153,7 +153,7 @@ def _commit_segment(
     _committed(context, claim, handoff, output)
     lease.move_to(commit.clip)
     if commit.following is not None:
-        context.deployment.publisher.send(claim.job_id, commit.following, handoff.state, sticky=sticky)
+        context.deployment.publisher.send(claim.job_id, commit.following, handoff.state, sticky=sticky, wait=False)
         log.info("chained")
     make_clip_in_background(context, commit.clip, output, timing)
     return True

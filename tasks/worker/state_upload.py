@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from blobstore import BlobNotFoundError, BlobStoreError
+from blobstore import BlobNotFoundError, BlobStore, BlobStoreError, BlobStoreUnavailableError, blob_id_of
+from blobstore.protocol import DEFAULT_MIME, Data
 from tasks.failpoints import reach
 from tasks.jobs import state_wire
 from tasks.jobs.results import Claim
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ltx2.request import SegmentOutput
 
 log = logging.getLogger(__name__)
+PUTS = 4  # at the same time: frames, sound, metadata and latents
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ class StateUpload:
         reach("state rendered", job_id, index)
         try:
             self._early = self._put(state, video_latents, audio_latents)
+        except BlobStoreUnavailableError:
+            return  # the connection has logged it
         except BlobStoreError as error:
             log.warning("the state could not be stored early", extra={"reason": str(error)})
             return
@@ -75,14 +79,40 @@ class StateUpload:
         return stored
 
     def _put(self, state: LTX2ContinuationState, video_latents: Tensor, audio_latents: Tensor) -> StoredState:
-        """Both at the same time, provisionally pinned for the job."""
+        """All blobs at the same time, provisionally pinned for the job."""
         from ltx2.state.arrays import LATENTS_MIME, encode_latents
 
-        def put_latents() -> str:
-            return blobs.put(encode_latents(video_latents, audio_latents), mime=LATENTS_MIME)
+        limit = self._context.settings.inline_threshold_bytes
+        with ThreadPoolExecutor(PUTS) as threads:
+            blobs = _ParallelPuts(self._context.deployment.blobs.owned_by(self._claim.job_id), threads)
+            latents = threads.submit(lambda: blobs.put(encode_latents(video_latents, audio_latents), mime=LATENTS_MIME))
+            stored = StoredState(state_wire.encode(state, blobs, inline_threshold_bytes=limit), latents.result())
+            blobs.wait()
+        return stored
 
-        blobs = self._context.deployment.blobs.owned_by(self._claim.job_id)
-        with ThreadPoolExecutor(1) as thread:
-            latents = thread.submit(put_latents)
-            limit = self._context.settings.inline_threshold_bytes
-            return StoredState(state_wire.encode(state, blobs, inline_threshold_bytes=limit), latents.result())
+
+class _ParallelPuts:
+    """A `BlobStore` that puts in threads: an id is known before its blob is stored."""
+
+    def __init__(self, store: BlobStore, threads: ThreadPoolExecutor) -> None:
+        self._store = store
+        self._threads = threads
+        self._puts: list[Future[str]] = []
+        self.get, self.drop = store.get, store.drop
+
+    def put(self, data: Data, *, mime: str = DEFAULT_MIME) -> str:
+        """Begin to store `data`."""
+        self._puts.append(self._threads.submit(self._store.put, data, mime=mime))
+        return blob_id_of(data)
+
+    def __contains__(self, blob_id: object) -> bool:
+        return blob_id in self._store
+
+    def wait(self) -> None:
+        """Return when all blobs are stored.
+
+        Raises:
+            BlobStoreError: one of them could not be stored.
+        """
+        for put in self._puts:
+            put.result()
