@@ -48,12 +48,27 @@ def run_claimed(
     it waits until lost input is made again; or it fails the job.
 
     Raises:
-        WorkFailedError: the work failed; the claim has been released.
+        WorkFailedError: the work failed, and the claim has been released; or a server is out, and the lease expires.
         Ignore: there is nothing to do; Flower shows the task as rejected, with the reason in its result.
     """
     if context.unusable:
         log.warning("this process ends, and is replaced: it can no longer render")
         raise SystemExit(EX_RECYCLE)  # the worker reports it, so that the message is published again
+    try:
+        return _run_claimed(task, context, job_id, kind, index, ticket, work)
+    except OUTAGES as error:  # one that lasted longer than anything waited; the connection has logged it
+        raise WorkFailedError(f"{error}; a worker tries again") from None
+
+
+def _run_claimed(
+    task: Task[..., Any],
+    context: WorkerContext,
+    job_id: str,
+    kind: UnitKind,
+    index: int,
+    ticket: int,
+    work: Callable[[Lease], Result],
+) -> Result:
     jobs = context.deployment.jobs
     try:
         claim = _claim(context, check_job_id(job_id), kind, index, ticket)
