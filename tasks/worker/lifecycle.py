@@ -137,6 +137,15 @@ def start_threads(**_: Any) -> None:
         process.heartbeat.start()
 
 
+@signals.worker_ready.connect
+def let_children_die(sender: Any, **_: Any) -> None:
+    """Go on although a child may have died already; Celery would end the worker with a traceback.
+
+    Another child tries again, and `prepare_child` gives up after a few.
+    """
+    sender.pool.did_start_ok = lambda: True
+
+
 @signals.worker_shutting_down.connect
 def begin_shutdown(**_: Any) -> None:
     """Set the shutdown flag for the child, and leave recovery to other workers."""
