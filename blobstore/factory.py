@@ -20,7 +20,7 @@ def open_blob_store(
     patience_s: float = PATIENCE_S,
     reply_timeout_s: float = REPLY_TIMEOUT_S,
 ) -> ManagedBlobStore:
-    """The store at `url`: `memory:`, or a Redis server as `redis://`, `rediss://`, `unix://` or `sentinel://`.
+    """The store at `url`: `memory:`, or a Redis server, in a form of `blobstore.redis.urls.FORMS`.
 
     It does not connect; `check()` does. `memory:` is a new, empty store at each call; other processes cannot see it.
     prefix: the start of all keys on a Redis server. ttl_s, pin_lease_s: see `ManagedBlobStore`. patience_s: how

@@ -25,7 +25,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     redis_url: str = Field(
-        "redis://127.0.0.1:6379/0", description="broker, results and job records (redis:, rediss:, unix: or sentinel:)"
+        "redis://127.0.0.1:6379/0",
+        description="broker, results and job records (redis:, rediss:, unix:, sentinel: or sentinels:)",
     )
     blob_url: str | None = Field(
         None, description="blobs; default: the server of LONGTAKE_REDIS_URL, only suitable for one machine"

@@ -78,6 +78,8 @@ class RedisProcess:
         with redis.Redis(port=self.port) as client:
             try:
                 return bool(client.ping())
+            except redis.AuthenticationError:
+                return True
             except redis.RedisError:
                 return False
 

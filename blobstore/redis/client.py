@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from typing import Any
 
 import redis
@@ -32,9 +33,10 @@ def keepalive(url: str) -> dict[str, Any]:
     return {"socket_keepalive": True, "socket_keepalive_options": KEEPALIVE_OPTIONS}
 
 
-def sentinel_options(sentinels: Sentinels) -> dict[str, Any]:
-    """The arguments of connections to Sentinels: one that is down is passed over soon."""
+def sentinel_options(sentinels: Sentinels, tls: Mapping[str, str | bool]) -> dict[str, Any]:
+    """The arguments of connections to Sentinels: one that is down is passed over soon. tls: empty without TLS."""
     return {
+        **({"ssl": True, **tls} if tls else {}),
         "username": sentinels.username or None,
         "password": sentinels.password or None,
         "socket_connect_timeout": SENTINEL_TIMEOUT_S,
@@ -86,8 +88,10 @@ def _client(address: RedisAddress, options: dict[str, Any]) -> redis.Redis:
 def _sentinel_client(address: RedisAddress, options: dict[str, Any]) -> redis.Redis:
     assert address.sentinels
     sentinel = Sentinel(  # type: ignore[no-untyped-call]
-        address.sentinels.hosts, sentinel_kwargs=sentinel_options(address.sentinels)
+        address.sentinels.hosts, sentinel_kwargs=sentinel_options(address.sentinels, address.tls_options)
     )
+    if address.tls_options:
+        options |= {"ssl": True, **address.tls_options}
     login = {"username": address.username or None, "password": address.password or None}
     client: redis.Redis = sentinel.master_for(  # type: ignore[no-untyped-call]
         address.sentinels.master_name, db=address.db, **login, **options

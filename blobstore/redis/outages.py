@@ -202,7 +202,7 @@ class _WatchedSentinelConnection(_WatchedConnection, SentinelManagedConnection):
         try:
             super()._connect_retry()  # type: ignore[no-untyped-call]
         except MasterNotFoundError:
-            reason = "no Sentinel can be reached that knows a master of this name that is up"
+            reason = _why_no_master(self.connection_pool.sentinel_manager.sentinels[0])
             self._health.failed(reason)
             raise redis.ConnectionError(reason) from None
 
@@ -211,6 +211,18 @@ class _WatchedSentinelConnection(_WatchedConnection, SentinelManagedConnection):
         if not self._sock:
             self.connect()
         super().send_packed_command(*args, **options)  # type: ignore[no-untyped-call]
+
+
+def _why_no_master(sentinel: redis.Redis) -> str:
+    """What keeps this Sentinel from naming a master; redis-py has one error for everything."""
+    try:
+        sentinel.ping()
+    except redis.AuthenticationError:
+        return "a Sentinel refuses the login; sentinel_username and sentinel_password are for it"
+    except redis.RedisError as error:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return "the certificate of a Sentinel is not valid for its address and ssl_ca_certs"
+    return "no Sentinel can be reached that knows a master of this name that is up"
 
 
 def watched(connection_class: type[Any]) -> type[Any]:

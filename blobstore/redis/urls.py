@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 FORMS = (
-    "redis://[user:password@]host[:port][/db], rediss://... (the same with TLS), unix:///path[?db=n] or "
-    "sentinel://[user:password@]host[:port],host[:port],.../db?master_name=name"
+    "redis://[user:password@]host[:port][/db], rediss://... (the same with TLS), unix:///path[?db=n], "
+    "sentinel://[user:password@]host[:port],host[:port],.../db?master_name=name or sentinels://... (the same with TLS)"
 )
 DEFAULT_PORT = 6379
 SENTINEL_PORT = 26379
@@ -24,7 +24,10 @@ _OPTIONS = {
     "unix": _PLAIN_OPTIONS,
     "rediss": (*_PLAIN_OPTIONS, *_TLS_OPTIONS),
     "sentinel": (*_PLAIN_OPTIONS, *_SENTINEL_OPTIONS),
+    "sentinels": (*_PLAIN_OPTIONS, *_SENTINEL_OPTIONS, *_TLS_OPTIONS),
 }
+_WITH_TLS = {"redis": "rediss", "sentinel": "sentinels"}
+_SENTINEL_SCHEMES = ("sentinel", "sentinels")
 # Up to the last @ before white space: a password may hold unescaped @, # and / by mistake.
 _USER_PART = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)[^\s'\"<>]*@", re.IGNORECASE)
 _SECRET_OPTION = re.compile(r"(?P<name>[?&](?:sentinel_)?(?:password|username))=[^&\s'\"<>]*", re.IGNORECASE)
@@ -46,7 +49,7 @@ class Sentinels:
 
 @dataclass(frozen=True, slots=True)
 class RedisAddress:
-    """A parsed URL. host: empty for a Unix socket; path: empty for TCP. tls: options of `ssl_`, empty without TLS.
+    """A parsed URL. host: empty for a Unix socket; path: empty for TCP. tls: the options `ssl_` that it has.
 
     sentinels: where to ask for the server; `host` and `port` are then those of the first one.
     """
@@ -70,6 +73,16 @@ class RedisAddress:
         return self.path or f"{self.host}:{self.port}"
 
     @property
+    def tls_options(self) -> dict[str, str | bool]:
+        """The TLS arguments of a connection in redis-py and Celery; empty without TLS."""
+        if self.scheme not in _WITH_TLS.values():
+            return {}
+        given: dict[str, str | bool] = {"ssl_cert_reqs": "required", **dict(self.tls)}
+        if "ssl_check_hostname" in given:
+            given["ssl_check_hostname"] = str(given["ssl_check_hostname"]).lower() not in ("false", "0", "no")
+        return given
+
+    @property
     def for_redis(self) -> str:
         """The URL as redis-py reads it; not for Sentinels, for which redis-py has no URL."""
         if self.scheme == "unix":
@@ -81,7 +94,8 @@ class RedisAddress:
     def for_celery(self) -> str:
         """The URL as Celery reads it: `redis+socket:` for Unix sockets, an explicit certificate check for TLS.
 
-        One URL per Sentinel, separated by `;`; Celery takes the name of the master from its transport options.
+        One URL per Sentinel, separated by `;`; Celery takes the name of the master from its transport options, and
+        TLS from its settings.
         """
         if self.sentinels:
             hosts = self.sentinels.hosts
@@ -113,8 +127,8 @@ def parse_url(url: str) -> RedisAddress:
         raise RedisURLError(f"{scheme[:20]!r} is not a Redis URL scheme; the URL must be {FORMS}")
     hosts: tuple[tuple[str, int], ...] = ()
     try:
-        if scheme == "sentinel":
-            url, hosts = _split_hosts(url)
+        if scheme in _SENTINEL_SCHEMES:
+            url, hosts = _split_hosts(scheme, url)
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or DEFAULT_PORT
     except ValueError:
@@ -129,12 +143,12 @@ def parse_url(url: str) -> RedisAddress:
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     unknown = sorted(set(options) - set(_OPTIONS[scheme]))
     if unknown:
-        raise RedisURLError(f"option {unknown[0][:40]!r} of the {scheme}: URL is not supported; {_known(scheme)} are")
+        raise RedisURLError(_unsupported(unknown[0], scheme))
     db = options.get("db") or ("" if scheme == "unix" else parts.path.strip("/"))
     if db and not re.fullmatch(r"[0-9]{1,5}", db):
         raise RedisURLError(f"the database of the {scheme}: URL must be a number, such as /0")
-    if scheme == "sentinel" and not options.get("master_name"):
-        raise RedisURLError("the sentinel: URL must name the master, such as ?master_name=mymaster")
+    if hosts and not options.get("master_name"):
+        raise RedisURLError(f"the {scheme}: URL must name the master, such as ?master_name=mymaster")
     return RedisAddress(
         scheme=scheme,
         host=_in_url(host),
@@ -148,24 +162,25 @@ def parse_url(url: str) -> RedisAddress:
     )
 
 
-def _split_hosts(url: str) -> tuple[str, tuple[tuple[str, int], ...]]:
+def _split_hosts(scheme: str, url: str) -> tuple[str, tuple[tuple[str, int], ...]]:
     """A sentinel URL with its first host only, and all its hosts.
 
     Hosts are separated by `,`, or as Celery writes them: `sentinel://a:1/0;sentinel://b:2/0`. Options, user and
     database are those of the first URL that has them.
     """
     body, _, query = url.partition("?")
+    start = f"{scheme}://"
     first, *others = body.split(";")
-    head, at, rest = first.removeprefix("sentinel://").rpartition("@")
+    head, at, rest = first.removeprefix(start).rpartition("@")
     netloc, slash, path = rest.partition("/")
-    names = netloc.split(",") + [other.removeprefix("sentinel://").rpartition("@")[2] for other in others]
-    found = [urlsplit(f"sentinel://{name}") for name in names]
+    names = netloc.split(",") + [other.removeprefix(start).rpartition("@")[2] for other in others]
+    found = [urlsplit(f"{start}{name}") for name in names]
     if not all(part.hostname for part in found):
         raise ValueError("a host is missing")
     hosts = tuple((part.hostname or "", part.port or SENTINEL_PORT) for part in found)
     path = slash + path or next((part.path for part in found if part.path), "")
     host, port = hosts[0]
-    return f"sentinel://{head}{at}{_in_url(host)}:{port}{path}?{query}", hosts
+    return f"{start}{head}{at}{_in_url(host)}:{port}{path}?{query}", hosts
 
 
 def _sentinels(hosts: tuple[tuple[str, int], ...], options: dict[str, str]) -> Sentinels:
@@ -197,5 +212,8 @@ def _malformed(scheme: str) -> str:
     return f"the {scheme}: URL is not valid; it must be {FORMS}, special characters in a password percent-encoded"
 
 
-def _known(scheme: str) -> str:
-    return ", ".join(_OPTIONS[scheme])
+def _unsupported(option: str, scheme: str) -> str:
+    wanted = _WITH_TLS.get(scheme)
+    if wanted and option.startswith("ssl"):
+        return f"option {option[:40]!r} is for TLS: the URL must begin with {wanted}://"
+    return f"option {option[:40]!r} of the {scheme}: URL is not supported; {', '.join(_OPTIONS[scheme])} are"

@@ -27,7 +27,7 @@ def make_app(settings: Settings, *, results: bool = True) -> Celery:
     if address.sentinels:
         server |= {
             "master_name": address.sentinels.master_name,
-            "sentinel_kwargs": sentinel_options(address.sentinels),
+            "sentinel_kwargs": sentinel_options(address.sentinels, address.tls_options),
         }
     backend = _result_backend(address.for_celery) if results else "disabled://"
     app = Celery("longtake", broker=address.for_celery, backend=backend, amqp="tasks.messaging.transport:AMQP")
@@ -82,6 +82,8 @@ def make_app(settings: Settings, *, results: bool = True) -> Celery:
         task_send_sent_event=True,
         task_track_started=True,
     )
+    if address.sentinels and address.tls_options:  # of a rediss: URL, Celery reads them itself
+        app.conf.update(broker_use_ssl=address.tls_options, redis_backend_use_ssl=address.tls_options)
     return app
 
 

@@ -1,25 +1,26 @@
-"""Both servers found through three Redis Sentinels, and a real failover."""
+"""Both servers found through three Redis Sentinels, all with TLS and passwords, and a real failover."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import pytest
 import redis
 
-from blobstore import BlobStoreUnavailableError, open_blob_store
+from blobstore import BlobStoreError, open_blob_store
 from tasks.jobs.units import JobState
 from tests.conftest import free_port, wait_until
 from tests.faults.conftest import MakeHarness, film_of
 from tests.faults.harness import SEGMENTS, FaultWorker, Harness
 from tests.faults.worker import ENGINE_STEP
-from tests.sentinels import MASTER_NAME, SentinelGroup, sentinel_group
+from tests.sentinels import MASTER_NAME, PASSWORD, SENTINEL_PASSWORD, SentinelGroup, sentinel_group
 
 
 @pytest.fixture(scope="module")
 def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelGroup]:
-    with sentinel_group(tmp_path_factory.mktemp("sentinels")) as group:
+    with sentinel_group(tmp_path_factory.mktemp("sentinels"), secure=True) as group:
         yield group
 
 
@@ -27,19 +28,22 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelGroup]:
 def harness(make_harness: MakeHarness, group: SentinelGroup) -> Harness:
     """Records and blobs on one group of servers; each URL is written in one of the two forms."""
     made = make_harness(max_attempts=1)
-    celery_form = f"{';'.join(f'sentinel://{host}/1' for host in group.hosts)}?master_name={MASTER_NAME}"
+    one_each = (f"{group.scheme}://{group.login}{host}/1" for host in group.hosts)
+    celery_form = f"{';'.join(one_each)}?{group.options}"
     made.settings = made.settings.model_copy(update={"redis_url": group.url, "blob_url": celery_form})
     return made
 
 
 @pytest.fixture(scope="module")
-def worker(harness: Harness) -> FaultWorker:
-    return harness.start_worker().ready()
+def worker(harness: Harness) -> Iterator[FaultWorker]:
+    worker = harness.start_worker().ready()
+    yield worker
+    worker.stop()  # before its servers: it would wait for them
 
 
 def test_hostile_messages_are_refused(harness: Harness, group: SentinelGroup, worker: FaultWorker) -> None:
     # Given messages and commands that would end a worker, or run something
-    with redis.Redis(port=group.master.port) as queues:
+    with group.client() as queues:
         for entry in (b"garbage", b"[]", b'{"body": 1}'):
             queues.lpush("segments", entry)
         queues.publish("/0.celery.pidbox", b"garbage")
@@ -60,7 +64,7 @@ def test_a_job_survives_a_failover(harness: Harness, group: SentinelGroup, worke
     job = harness.submit()
     hold.wait()
     old = group.master
-    with redis.Redis(port=old.port) as client:
+    with group.client() as client:
         client.wait(1, 5000)
     # When the master is killed
     old.stop(signal.SIGKILL)
@@ -72,10 +76,12 @@ def test_a_job_survives_a_failover(harness: Harness, group: SentinelGroup, worke
     harness.wait_idle()
     assert worker.is_alive
     # and so do Celery's results
-    with redis.Redis(port=group.master.port) as client:
+    with group.client() as client:
         assert list(client.scan_iter(f"celery-task-meta-{job.id}-segment-*"))
     text = worker.text()[before:]
     assert "Traceback" not in text
+    for secret in (PASSWORD, quote(PASSWORD, safe=""), SENTINEL_PASSWORD, quote(SENTINEL_PASSWORD)):
+        assert secret not in worker.text()
     # and each process has logged a start and an end for the group
     assert 1 <= text.count("cannot be used, waiting for it") == text.count("can be used again") <= 4, text
     old.start()
@@ -89,7 +95,17 @@ def is_done(harness: Harness, job_id: str) -> bool:
         return False
 
 
-def test_sentinels_that_know_no_such_master(group: SentinelGroup) -> None:
-    for url in (group.url.replace(MASTER_NAME, "other"), f"sentinel://127.0.0.1:{free_port()}?master_name=a"):
-        with pytest.raises(BlobStoreUnavailableError, match="no Sentinel can be reached that knows a master of this"):
+def test_what_is_wrong_with_a_sentinel_is_named(group: SentinelGroup) -> None:
+    no_master = "no Sentinel can be reached that knows a master of this"
+    for url, reason in (
+        (group.url.replace(f"={MASTER_NAME}", "=other"), no_master),
+        (f"sentinel://127.0.0.1:{free_port()}?master_name=a", no_master),
+        (group.url.replace("sentinel_password=", "sentinel_password=no"), "a Sentinel refuses the login"),
+        (group.url.replace("sentinel_password=", "sentinel_username="), "a Sentinel refuses the login"),
+        (group.url.partition("&ssl_ca_certs")[0], "the certificate of a Sentinel is not valid"),
+        (group.url.replace(group.login, ""), "asks for a password"),
+        (group.url.replace(group.login, ":other@"), "invalid username-password pair"),
+    ):
+        with pytest.raises(BlobStoreError, match=f"(?i){reason}") as caught:
             open_blob_store(url, patience_s=0.2).check()
+        assert quote(SENTINEL_PASSWORD) not in str(caught.value)

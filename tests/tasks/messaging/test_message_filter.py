@@ -21,20 +21,15 @@ from tasks.errors import MessageError
 from tasks.jobs import state_wire
 from tasks.jobs.queues import CLIPS, FILMS, QUEUES, SEGMENTS, STICKY_PREFIX
 from tasks.messaging.celery_app import make_app
-from tasks.messaging.schema import MESSAGE_LIMIT_BYTES, check_entry
+from tasks.messaging.schema import check_entry
 from tasks.messaging.topology import CLIP_TASK, FILM_TASK, SEGMENT_TASK
 from tasks.messaging.transport import AMQP, Channel, SentinelChannel
 from tasks.settings import Settings
 from tests.conftest import RedisProcess, Worker, wait_until
 from tests.ltx2.state.test_hostile import PAYLOADS, deep
 from tests.tasks.conftest import film_hash_of, job_store, spec
-from tests.tasks.messaging.wire import ABSENT, broadcast, changed, encoded, message
-
-TOO_LARGE = 10**30
-SIGNATURES = [{"task": FILM_TASK, "args": ["a", 1], "kwargs": {}, "options": {"queue": FILMS}, "immutable": True}]
-COMMANDS, EVENTS = "/0.celery.pidbox", "/0.celeryev/worker.heartbeat"
-PING = {"method": "ping", "arguments": {}}
-EVENT = {"type": "worker-heartbeat", "hostname": "w@h", "timestamp": 1.0, "clock": 1}
+from tests.tasks.messaging.hostile import BODIES, BROADCASTS, ENVELOPES, NOT_MESSAGES, OTHER_QUEUES, as_bytes
+from tests.tasks.messaging.wire import changed, encoded, message
 
 
 class WorkerWatch:
@@ -91,20 +86,7 @@ def test_valid_messages_pass_the_filter(watch: WorkerWatch) -> None:
 
 @pytest.mark.parametrize(
     ("entry", "words"),
-    [
-        (b"garbage", "not JSON"),
-        (b"", "not JSON"),
-        (b"\xff\xfe\0", "not JSON"),
-        (b"[" * 100_000, "not JSON (RecursionError)"),
-        (b"9" * 5000, "not JSON"),
-        (b"[" * 101 + b"]" * 101, "nested deeper than 100 levels"),
-        (b'{"__type__": "decimal", "__value__": "x"}', "not JSON"),
-        (b"[]", "must be a mapping"),
-        (b"null", "must be a mapping"),
-        (b"7", "must be a mapping"),
-        (b"{}", "body: missing"),
-        (b'"' + b"x" * MESSAGE_LIMIT_BYTES, f"the limit is {MESSAGE_LIMIT_BYTES}"),
-    ],
+    NOT_MESSAGES,
     ids=lambda value: repr(value)[:30],
 )
 @pytest.mark.parametrize("queue", QUEUES)
@@ -121,54 +103,7 @@ def test_an_invalid_entry_on_a_priority_queue_is_refused(watch: WorkerWatch, pri
 
 @pytest.mark.parametrize(
     ("path", "value"),
-    [
-        (("body",), 7),
-        (("body",), None),
-        (("body",), "!!!"),
-        (("body",), base64.b64encode(b"not JSON").decode()),
-        (("body",), base64.b64encode(b"[" * 100_000).decode()),
-        (("content-type",), "application/x-python-serialize"),
-        (("content-type",), "application/x-yaml"),
-        (("content-type",), "application/x-msgpack"),
-        (("content-type",), []),
-        (("content-encoding",), "rot13"),
-        (("content-encoding",), ABSENT),
-        (("headers",), None),
-        (("headers",), []),
-        (("headers", "task"), ABSENT),
-        (("headers", "task"), []),
-        (("headers", "task"), "os.system"),
-        (("headers", "task"), "celery.chain"),
-        (("headers", "task"), FILM_TASK),
-        (("headers", "id"), None),
-        (("headers", "id"), ["a"]),
-        (("headers", "id"), "../../a"),
-        (("headers", "id"), "a\n"),
-        (("headers", "id"), "a" * 100_000),
-        (("headers", "eta"), "9999-12-31T23:59:59"),
-        (("headers", "eta"), []),
-        (("headers", "expires"), "2000-01-01T00:00:00"),
-        (("headers", "expires"), 7),
-        (("headers", "timelimit"), [1, 2, 3]),
-        (("headers", "timelimit"), ["a", "b"]),
-        (("headers", "timelimit"), [0.1, 0.1]),
-        (("headers", "retries"), "x"),
-        (("headers", "group"), "a"),
-        (("headers", "shadow"), "x" * 100_000),
-        (("headers", "compression"), "application/x-gzip"),
-        (("headers", "stamps"), {"a": "b"}),
-        (("headers", "chain"), SIGNATURES),
-        (("headers", "get"), 7),
-        (("headers", "traceparent"), deep(100)),
-        (("properties",), ABSENT),
-        (("properties",), []),
-        (("properties", "delivery_tag"), None),
-        (("properties", "delivery_tag"), []),
-        (("properties", "delivery_info"), None),
-        (("properties", "delivery_info"), {"exchange": "", "routing_key": FILMS}),
-        (("properties", "body_encoding"), "evil"),
-        (("properties", "priority"), TOO_LARGE),
-    ],
+    ENVELOPES,
     ids=lambda value: repr(value)[:40],
 )
 def test_an_invalid_envelope_is_refused(watch: WorkerWatch, path: tuple[str, ...], value: Any) -> None:
@@ -178,43 +113,7 @@ def test_an_invalid_envelope_is_refused(watch: WorkerWatch, path: tuple[str, ...
 
 @pytest.mark.parametrize(
     ("body", "words"),
-    [
-        ({}, "must be a list of arguments"),
-        ([1], "must be a list of arguments"),
-        ([1, 2, 3], "body.args"),
-        ([{}, {}, {}], "body.args"),
-        ([["nojob", 0, 1, None], [], {}], "body.kwargs"),
-        ([["nojob", 0, 1, None], {"evil": 1}, {}], "body.kwargs"),
-        ([["nojob", 0, 1, None], {}, [1]], "body.embed"),
-        ([["nojob", 0, 1, None], {}, {"callbacks": SIGNATURES}], "body.embed.callbacks"),
-        ([["nojob", 0, 1, None], {}, {"errbacks": SIGNATURES}], "body.embed.errbacks"),
-        ([["nojob", 0, 1, None], {}, {"chain": SIGNATURES}], "body.embed.chain"),
-        ([["nojob", 0, 1, None], {}, {"chord": SIGNATURES[0]}], "body.embed.chord"),
-        ([["nojob", 0, 1, None], {}, {"link\n": SIGNATURES}], "body.embed.link\\n"),
-        ([[], {}, {}], "arguments: 0 given"),
-        ([["nojob", 0, 1], {}, {}], "arguments: 3 given"),
-        ([["nojob", 0, 1, None, None], {}, {}], "arguments: 5 given"),
-        ([[None, 0, 1, None], {}, {}], "job_id: must be text"),
-        ([[deep(90), 0, 1, None], {}, {}], "job_id: must be text"),
-        ([["../../etc", 0, 1, None], {}, {}], "JobNotFoundError: '../../etc' is not a job id"),
-        ([["*", 0, 1, None], {}, {}], "is not a job id"),
-        ([["nojob\n", 0, 1, None], {}, {}], "is not a job id"),
-        ([["", 0, 1, None], {}, {}], "is not a job id"),
-        ([["a" * 100_000, 0, 1, None], {}, {}], "is not a job id"),
-        ([["nojob", "0", 1, None], {}, {}], "index: must be a whole number"),
-        ([["nojob", True, 1, None], {}, {}], "index: must be a whole number"),
-        ([["nojob", 0.0, 1, None], {}, {}], "index: must be a whole number"),
-        ([["nojob", -1, 1, None], {}, {}], "index: must be a whole number"),
-        ([["nojob", TOO_LARGE, 1, None], {}, {}], "index: must be a whole number"),
-        ([["nojob", 0, TOO_LARGE, None], {}, {}], "ticket: must be a whole number"),
-        ([["nojob", 0, 0, None], {}, {}], "ticket: must be a whole number"),
-        ([["nojob", 0, None, None], {}, {}], "ticket: must be a whole number"),
-        ([["nojob", 0, 1, []], {}, {}], "state: must be a mapping"),
-        ([["nojob", 0, 1, "ltx2.v1"], {}, {}], "state: must be a mapping"),
-        ([["nojob", 0, 1, 7], {}, {}], "state: must be a mapping"),
-        ([["nojob", 0, 1, deep(700)], {}, {}], "nested deeper than 100 levels"),
-        ([["nojob", 0, 1, {"x": "y" * MESSAGE_LIMIT_BYTES}], {}, {}], f"the limit is {MESSAGE_LIMIT_BYTES}"),
-    ],
+    BODIES,
     ids=lambda value: repr(value)[:40],
 )
 def test_invalid_arguments_are_refused(watch: WorkerWatch, body: Any, words: str) -> None:
@@ -224,14 +123,7 @@ def test_invalid_arguments_are_refused(watch: WorkerWatch, body: Any, words: str
 
 @pytest.mark.parametrize(
     ("queue", "task", "arguments"),
-    [
-        (CLIPS, CLIP_TASK, ["nojob", 0]),
-        (CLIPS, CLIP_TASK, ["nojob", TOO_LARGE, 1]),
-        (CLIPS, SEGMENT_TASK, ["nojob", 0, 1, None]),
-        (FILMS, FILM_TASK, ["nojob"]),
-        (FILMS, FILM_TASK, ["../films", 1]),
-        (FILMS, FILM_TASK, ["nojob", "1"]),
-    ],
+    OTHER_QUEUES,
 )
 def test_invalid_messages_on_clip_and_film_queues_are_refused(
     watch: WorkerWatch, queue: str, task: str, arguments: list[Any]
@@ -270,29 +162,11 @@ def test_a_pickle_is_never_loaded(watch: WorkerWatch, tmp_path: Path, content_ty
 
 @pytest.mark.parametrize(
     ("channel", "data"),
-    [
-        (COMMANDS, b"garbage"),
-        (COMMANDS, b"[]"),
-        (COMMANDS, broadcast([], "celery.pidbox")),
-        (COMMANDS, broadcast({}, "celery.pidbox")),
-        (COMMANDS, broadcast({**PING, "arguments": [1]}, "celery.pidbox")),
-        (COMMANDS, broadcast({**PING, "destination": 7}, "celery.pidbox")),
-        (COMMANDS, broadcast({**PING, "reply_to": {"exchange": []}}, "celery.pidbox")),
-        (COMMANDS, broadcast({**PING, "pattern": "(", "matcher": "regex"}, "celery.pidbox")),
-        (COMMANDS, broadcast(PING, "celery.pidbox", headers={"clock": "x"})),
-        (EVENTS, b"7"),
-        (EVENTS, broadcast(EVENT, "celeryev", "worker.heartbeat")),
-        (EVENTS, broadcast([], "celeryev", "worker.heartbeat", {"hostname": "w@h"})),
-        (EVENTS, broadcast({**EVENT, "clock": "x"}, "celeryev", "worker.heartbeat", {"hostname": "w@h"})),
-        (EVENTS, broadcast({**EVENT, "timestamp": 1e300}, "celeryev", "worker.heartbeat", {"hostname": "w@h"})),
-        (EVENTS, broadcast({**EVENT, "freq": "x"}, "celeryev", "worker.heartbeat", {"hostname": "w@h"})),
-        (EVENTS, broadcast({**EVENT, "heartbeats": 7}, "celeryev", "worker.heartbeat", {"hostname": "w@h"})),
-        (EVENTS, broadcast(EVENT, "celeryev", "worker.elect.ack", {"hostname": "w@h"})),
-    ],
+    BROADCASTS,
     ids=lambda value: repr(value)[:20],
 )
 def test_a_worker_survives_invalid_commands_and_events(watch: WorkerWatch, channel: str, data: Any) -> None:
-    assert watch.queues.publish(channel, data if isinstance(data, bytes) else json.dumps(data)) == 1
+    assert watch.queues.publish(channel, as_bytes(data)) == 1
     watch.check_refused(f"on {channel} is refused")
 
 
