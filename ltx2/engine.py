@@ -84,7 +84,7 @@ class Engine:
         Raises:
             CheckpointError: the model or a LoRA is missing, incomplete or unsupported.
             EngineMemoryError: it does not fit.
-            ValueError: an invalid setting.
+            DeviceError: this host does not have this device or precision. ValueError: an invalid setting.
         """
         target = device_of(device)
         actual_precision = precision_of(precision, target)

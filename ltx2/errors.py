@@ -6,7 +6,9 @@ LTX2Error
 ├── UnsupportedStateError  a valid state that this engine cannot render (also a ValueError)
 ├── RequestError           a request that the model cannot fulfil (also a ValueError)
 ├── CheckpointError        a model that is missing, incomplete or unsupported
+│   ├── HubUnreachableError    a model or LoRA that cannot be fetched now; the caller may retry
 │   └── UnsupportedModelError  a model or LoRA whose files are of a kind that cannot be used
+├── DeviceError            a device or precision that this host does not have (also a ValueError)
 ├── EngineMemoryError      out of (GPU) memory; the caller may retry
 ├── SegmentCancelledError  the caller stopped the segment between two denoising steps
 └── MediaError             a clip or film that cannot be encoded, read or joined
@@ -41,6 +43,18 @@ class CheckpointError(LTX2Error):
 
 class UnsupportedModelError(CheckpointError):
     """A model or LoRA whose files are of a kind that cannot be used; another attempt cannot succeed."""
+
+
+class HubUnreachableError(CheckpointError):
+    """A model or LoRA that cannot be fetched because the hub, or the network, is out; another attempt may succeed."""
+
+
+class DeviceError(LTX2Error, ValueError):
+    """A device or precision that this host does not have. setting: "device" or "precision"."""
+
+    def __init__(self, setting: str, message: str) -> None:
+        super().__init__(f"{setting} is {message}")
+        self.setting = setting
 
 
 class EngineMemoryError(LTX2Error):

@@ -28,7 +28,7 @@ from tasks.errors import LongtakeError
 from tasks.jobs.queues import QUEUES
 from tasks.jobs.units import START_INDEX, JobState
 from tasks.maintenance.doctor import examine
-from tasks.settings import Settings
+from tasks.settings import Settings, misspelt
 from tasks.spec.loader import load_spec
 
 GRACE_HELP = "Seconds without a pin after which a blob is freed; LONGTAKE_BLOB_GRACE_S at most."
@@ -77,12 +77,16 @@ def _fail(message: str, *, status: int = 1) -> NoReturn:
 
 @click.group(cls=_Longtake, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="longtake", message="longtake %(version)s")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Render videos of any length with LTX-2, segment by segment.
 
     On one machine: `longtake render SPEC -o film.mp4`. On many: start `longtake worker` where the GPUs are,
     then `longtake submit SPEC`, `watch` and `save` from anywhere. LONGTAKE_REDIS_URL says where Redis is.
     """
+    if context.invoked_subcommand != "worker":  # which says the same when it loads the application
+        for line in misspelt():
+            click.echo(f"longtake: {line}", err=True)
 
 
 @main.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Mapping
@@ -17,6 +18,9 @@ from ltx2.request import SegmentRequest
 from ltx2.timeline import DEFAULT_OVERLAP, SegmentShape, exact, first_timing
 from tasks.errors import ConfigError
 from tasks.field_errors import explain, shown
+
+PREFIX = "LONGTAKE_"
+OTHER_VARIABLES = ("LONGTAKE_FLOWER_PASSWORD",)  # of docker-compose.yml
 
 
 class Settings(BaseModel):
@@ -170,6 +174,20 @@ def warm_request(warm: str) -> SegmentRequest:
     return SegmentRequest("", 0, int(width), int(height), first_timing(shape))
 
 
+def misspelt(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """A line for each variable in `environ` that looks like a setting and is none, with the nearest name."""
+    known = {variable(name).removeprefix(PREFIX) for name in Settings.model_fields}
+    given = sorted(name for name in environ if name.startswith(PREFIX) and name not in OTHER_VARIABLES)
+    lines = []
+    for name in given:
+        short = name.removeprefix(PREFIX)
+        if short not in known:
+            near = difflib.get_close_matches(short, known, n=1, cutoff=0.5)
+            advice = f"; did you mean {PREFIX}{near[0]}?" if near else ""
+            lines.append(f"{shown(name)} is not a setting and has no effect{advice}")
+    return lines
+
+
 def absolute(path: str) -> str:
     """The absolute path of `path` if it exists; anything else, such as a hub id, unchanged."""
     here = os.path.expanduser(path)
@@ -178,4 +196,4 @@ def absolute(path: str) -> str:
 
 def variable(name: str) -> str:
     """The environment variable of the setting `name`."""
-    return f"LONGTAKE_{name.upper()}"
+    return f"{PREFIX}{name.upper()}"

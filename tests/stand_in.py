@@ -15,7 +15,7 @@ import torch
 
 from ltx2 import LTX2ContinuationState
 from ltx2.checkpoints.lora import Lora
-from ltx2.errors import EngineMemoryError, SegmentCancelledError
+from ltx2.errors import EngineMemoryError, HubUnreachableError, SegmentCancelledError
 from ltx2.request import OnState, OnStep, SegmentOutput, SegmentRequest
 from ltx2.timeline import sound_seconds
 
@@ -24,6 +24,7 @@ STEP_S = "STAND_IN_STEP_S"
 LOAD_FAILS = "STAND_IN_LOAD_FAILS"
 LOAD_DIES = "STAND_IN_LOAD_DIES"
 RUN_FAILS = "STAND_IN_RUN_FAILS"
+HUB_IS_OUT = "STAND_IN_HUB_IS_OUT"  # a file: while it exists, only the default model can be fetched
 KILL_IN_DECODE = "STAND_IN_KILL_IN_DECODE"
 SALT = "STAND_IN_SALT"  # simulates another kind of machine, which produces other bytes
 CHANNELS, MEL = 8, 16
@@ -47,6 +48,8 @@ class StandInEngine:
     def load(cls, model: str, *, loras: Sequence[Lora] = (), **_: Any) -> Self:
         if os.environ.get(LOAD_DIES):
             os.kill(os.getpid(), signal.SIGKILL)
+        if model != "shapes" and os.path.exists(os.environ.get(HUB_IS_OUT, "")):
+            raise HubUnreachableError(f"cannot fetch {model}")
         if os.environ.get(LOAD_FAILS) or poisoned:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return cls(loras)

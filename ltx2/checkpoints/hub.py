@@ -1,23 +1,23 @@
-"""Fetching models and LoRAs from the Hugging Face hub into its cache (`HF_HOME`)."""
+"""Fetching models and LoRAs from the Hugging Face hub into its cache (`HF_HOME`); waits for a hub that is out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
+from ltx2.checkpoints.hub_outages import fetch_errors, waiting_for_hub
 from ltx2.checkpoints.lora import HubLora, single_weights_file
 from ltx2.checkpoints.recognition import SUFFIXES, layout_advice
 from ltx2.checkpoints.resolve import WEIGHTS, HubModel, check_configs
 from ltx2.checkpoints.weight_files import shards_of
-from ltx2.errors import CheckpointError, UnsupportedModelError
+from ltx2.errors import UnsupportedModelError
 
 CONFIGS = ["model_index.json", "scheduler/*.json", "tokenizer/*", *(f"{name}/config.json" for name in WEIGHTS)]
 INDEXES = [f"{name}/{stem}.safetensors.index.json" for name, stem in WEIGHTS.items()]
 
 
+@waiting_for_hub
 def fetch_model(model: HubModel) -> Path:
     """Fetch the files of `model` that are read, and return their folder. Weights are fetched after the configs pass.
 
@@ -25,7 +25,7 @@ def fetch_model(model: HubModel) -> Path:
 
     Raises:
         CheckpointError: the model cannot be fetched, or longtake does not support its configs. UnsupportedModelError:
-            it is not in the layout of diffusers.
+            it is not in the layout of diffusers. HubUnreachableError: the hub was out for a minute.
     """
     few = CONFIGS + INDEXES
     with fetch_errors(model.repository):
@@ -55,6 +55,7 @@ def bare_repository(model: HubModel, names: list[str]) -> UnsupportedModelError:
     return UnsupportedModelError(f"{model.repository} {has}, and no model_index.json: {layout_advice()}")
 
 
+@waiting_for_hub
 def fetch_folder(model: HubModel, name: str) -> Path:
     """Fetch the folder `name` of `model`'s repository, if it exists, and return its parent folder.
 
@@ -66,6 +67,7 @@ def fetch_folder(model: HubModel, name: str) -> Path:
         return Path(snapshot_download(model.repository, revision=model.revision, allow_patterns=files))
 
 
+@waiting_for_hub
 def fetch_lora(lora: HubLora) -> Path:
     """Fetch the file of `lora`.
 
@@ -78,14 +80,3 @@ def fetch_lora(lora: HubLora) -> Path:
             names = HfApi().list_repo_files(lora.repository, revision=lora.revision)
             file = single_weights_file(lora.repository, names)
         return Path(hf_hub_download(lora.repository, file, revision=lora.revision))
-
-
-@contextmanager
-def fetch_errors(repository: str) -> Iterator[None]:
-    """Raise CheckpointError for every error of the hub's client in this block."""
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except Exception as exc:  # the hub's client raises many kinds of errors without a common base class
-        raise CheckpointError(f"cannot fetch {repository}: {type(exc).__name__}: {exc}") from exc

@@ -8,7 +8,8 @@ from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download
 
-from ltx2.checkpoints.hub import CONFIGS, INDEXES, bare_repository, fetch_errors, weight_names
+from ltx2.checkpoints.hub import CONFIGS, INDEXES, bare_repository, weight_names
+from ltx2.checkpoints.hub_outages import fetch_errors
 from ltx2.checkpoints.recognition import (
     DIFFUSERS_LAYOUT,
     SUFFIXES,

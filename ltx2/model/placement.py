@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from diffusers.hooks import apply_group_offloading
 
-from ltx2.errors import EngineMemoryError
+from ltx2.errors import DeviceError, EngineMemoryError
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp8": torch.bfloat16, "fp32": torch.float32}
 """The dtype of everything that is not quantized."""
@@ -22,7 +22,7 @@ def device_of(name: str) -> torch.device:
     """The device that `name` (auto, cpu, cuda or cuda:N) means. auto: cuda if available, otherwise cpu.
 
     Raises:
-        ValueError: another name, or cuda where there is none.
+        ValueError: another name. DeviceError: cuda where there is none.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -30,8 +30,11 @@ def device_of(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"device is {name!r}; it must be auto, cpu or cuda[:number]") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {name!r}, but torch {torch.__version__} finds no CUDA device here")
+    count = torch.cuda.device_count() if device.type == "cuda" and torch.cuda.is_available() else 0
+    if device.type == "cuda" and not count:
+        raise DeviceError("device", f"{name!r}, but torch {torch.__version__} finds no CUDA device here")
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise DeviceError("device", f"{name!r}, but this host has {count} CUDA devices, counted from 0")
     return device
 
 
@@ -50,15 +53,17 @@ def precision_of(name: str, device: torch.device) -> str:
     """The precision that `name` (auto, bf16, fp8 or fp32) means. auto: bf16 on a GPU, fp32 on the CPU.
 
     Raises:
-        ValueError: another name, or fp8 on a GPU without float8.
+        ValueError: another name. DeviceError: fp8 on a CPU, or on a GPU without float8.
     """
     if name == "auto":
         name = "bf16" if device.type == "cuda" else "fp32"
     if name not in PRECISIONS:
         raise ValueError(f"precision is {name!r}; it must be auto or one of {', '.join(PRECISIONS)}")
-    if name == "fp8" and device.type == "cuda" and torch.cuda.get_device_capability(device) < FLOAT8_CAPABILITY:
+    if name == "fp8" and device.type != "cuda":
+        raise DeviceError("precision", f"fp8, which needs a GPU, but the device is {device.type}")
+    if name == "fp8" and torch.cuda.get_device_capability(device) < FLOAT8_CAPABILITY:
         card = torch.cuda.get_device_name(device)
-        raise ValueError(f"precision is fp8, but {card} has no float8 (it needs compute capability 8.9)")
+        raise DeviceError("precision", f"fp8, but {card} has no float8 (it needs compute capability 8.9)")
     return name
 
 

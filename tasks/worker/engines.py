@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ltx2.checkpoints.lora import Lora, stamp_of
+from ltx2.errors import DeviceError, HubUnreachableError
 from ltx2.request import SegmentRequest
 from tasks.errors import ConfigError, HostFaultError
 from tasks.settings import Settings, warm_request
@@ -68,7 +69,8 @@ class EngineSlot:
 
         Raises:
             SpecError: `model` or a LoRA lies in a folder that specs must not name.
-            HostFaultError: the default model, without LoRAs, cannot be loaded.
+            HostFaultError: the default model, without LoRAs, cannot be loaded; or this host lacks the device.
+            HubUnreachableError: the model or a LoRA cannot be fetched now.
         """
         wanted = tuple(Lora(lora.path, lora.weight) for lora in loras)
         check_model_folders(model, wanted, self._settings)
@@ -81,6 +83,10 @@ class EngineSlot:
                 self._model = self._engine = None
                 gc.collect()  # the old engine's parts refer to each other; free them before the new one is loaded
                 self._engine = self._load(model, wanted)
+        except DeviceError as error:
+            raise HostFaultError(f"LONGTAKE_{error.setting.upper()}: {error}") from error
+        except HubUnreachableError:
+            raise  # an outage, whichever model it is
         except Exception as error:
             if (model, wanted) != (self._settings.model, ()):
                 raise

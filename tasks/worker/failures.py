@@ -18,6 +18,7 @@ from blobstore import (
 )
 from ltx2.errors import (
     ContinuationError,
+    HubUnreachableError,
     RequestError,
     TimelineError,
     UnsupportedModelError,
@@ -41,7 +42,7 @@ PERMANENT = (
     UnsupportedStateError,
 )
 NEWER = (BlobStoreVersionError, VersionError)
-RELEASED = (*OUTAGES, *NEWER, redis.OutOfMemoryError)
+RELEASED = (*OUTAGES, *NEWER, HubUnreachableError, redis.OutOfMemoryError)
 OUTAGE_PAUSE_S = 5.0
 FULL_STORE_PATIENCE_S = 60.0
 REASON_CHARACTERS = 500

@@ -180,8 +180,11 @@ def prepare_child(**_: Any) -> None:
         context.engines.warm_up()
         gpu = gpu_in_use(context.settings.device)
     except Exception as error:
-        log.exception("this host cannot render")
         report = str(error) if isinstance(error, HostFaultError) else f"{type(error).__name__}: {error}"
+        if isinstance(error.__cause__ or error, LTX2Error):  # its message says what is wrong
+            log.critical("this host cannot render: %s", report)
+        else:
+            log.exception("this host cannot render")
         process.host_fault.report(report)
         os._exit(EX_FAILURE)
     process.loads.succeed()

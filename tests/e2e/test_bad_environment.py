@@ -208,6 +208,38 @@ def test_an_invalid_redis_url(
     check_refused(longtake(*command, settings=settings), f"LONGTAKE_REDIS_URL: {message}")
 
 
+def celery(command: str, settings: Settings, folder: Path, **variables: str) -> Completed:
+    """Run a command of Celery for longtake's application."""
+    return subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "tasks", *command.split()],
+        env=environment(settings) | variables,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", ["worker", "flower", "inspect ping", "status"])
+def test_a_command_of_celery_with_an_invalid_setting(module_settings: Settings, tmp_path: Path, command: str) -> None:
+    result = celery(command, module_settings, tmp_path, LONGTAKE_LEASE_S="soon")
+    check_refused(result, "LONGTAKE_LEASE_S: must be a number, not 'soon'")
+    assert result.returncode == 1
+
+
+def test_a_misspelt_setting_is_a_warning(module_settings: Settings, tmp_path: Path) -> None:
+    given = environment(module_settings) | {"LONGTAKE_LEASE": "5"}
+    listed = subprocess.run(
+        [sys.executable, "-m", "tasks.cli", "list"], env=given, capture_output=True, text=True, check=False
+    )
+    inspected = celery("inspect ping", module_settings, tmp_path, LONGTAKE_LEASE="5")
+    warning = "longtake: 'LONGTAKE_LEASE' is not a setting and has no effect; did you mean LONGTAKE_LEASE_S?"
+    assert listed.returncode == 0
+    assert listed.stderr.splitlines() == [warning]
+    assert inspected.stderr.count(warning) == 1
+
+
 def test_help_works_with_invalid_settings(longtake: Command, module_settings: Settings) -> None:
     result = longtake("worker", "--help", settings=module_settings.model_copy(update={"redis_url": "http://broker"}))
     assert result.returncode == 0, result.stderr

@@ -8,7 +8,7 @@ import pytest
 
 from blobstore.redis.urls import shown_url
 from tasks.errors import ConfigError
-from tasks.settings import Settings, variable
+from tasks.settings import Settings, misspelt, variable
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 
@@ -65,6 +65,20 @@ def test_the_error_for_an_invalid_value_says_what_is_expected(name: str, value: 
     with pytest.raises(ConfigError) as error:
         Settings.from_env({name: value})
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("LONGTAKE_LEASE", "; did you mean LONGTAKE_LEASE_S?"),
+        ("LONGTAKE_REDIS", "; did you mean LONGTAKE_REDIS_URL?"),
+        ("LONGTAKE_PRECISON", "; did you mean LONGTAKE_PRECISION?"),
+        ("LONGTAKE_XYZZY\n", ""),
+    ],
+)
+def test_a_misspelt_setting_is_named_with_the_nearest_one(name: str, near: str) -> None:
+    [line] = misspelt({name: "1", "LONGTAKE_HOME": "/a", "LONGTAKE_FLOWER_PASSWORD": "a", "HOME": "/b"})
+    assert line == f"{name!r} is not a setting and has no effect{near}"
 
 
 @pytest.mark.parametrize("home", ["relative", ".", "~", "~nobody/x"])

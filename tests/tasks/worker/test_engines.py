@@ -133,3 +133,21 @@ def test_warm_up_compiles_for_the_sizes_of_the_warm_setting() -> None:
     timing = first_timing(SegmentShape(17, exact(23.976)))
     slot.engine("tiny").run(SegmentRequest("a boat", 1, 96, 64, timing))
     assert counters["stats"]["unique_graphs"] == 3
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this host has a GPU")
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"device": "cuda"}, r"^LONGTAKE_DEVICE: device is 'cuda', but torch .* finds no CUDA device here$"),
+        ({"device": "cuda:3"}, "^LONGTAKE_DEVICE: device is 'cuda:3', but torch"),
+        ({"precision": "fp8"}, "^LONGTAKE_PRECISION: precision is fp8, which needs a GPU, but the device is cpu$"),
+    ],
+)
+def test_a_device_or_precision_that_this_host_lacks_is_its_fault(setting: dict[str, Any], message: str) -> None:
+    # Given the settings of a worker, also for a job with a model of its own
+    slot = EngineSlot(Settings(**{"model": "tiny", **setting}))
+    for model in ("tiny", "tiny-2.0"):
+        # When / Then
+        with pytest.raises(HostFaultError, match=message):
+            slot.engine(model)

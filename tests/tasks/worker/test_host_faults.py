@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from tasks.errors import JobFailedError
 from tasks.jobs.queues import SEGMENTS
 from tasks.settings import Settings
 from tests.conftest import RedisProcess, Worker, wait_until
-from tests.stand_in import LOAD_DIES, LOAD_FAILS, RUN_FAILS, STEP_S
+from tests.stand_in import HUB_IS_OUT, LOAD_DIES, LOAD_FAILS, RUN_FAILS, STEP_S
 
 Start = Callable[..., Worker]
 SPEC: dict[str, Any] = {"width": 64, "height": 32, "frames": 17, "segments": [{"prompt": "a"}, {"prompt": "b"}]}
@@ -69,6 +70,23 @@ def test_a_job_that_poisons_its_process_costs_no_other_job(settings: Settings, s
     assert behind.wait().status().film
     assert worker.process.poll() is None
     assert "this process ends, and is replaced" in worker.text()
+
+
+def test_a_hub_that_is_out_costs_no_attempt(
+    settings: Settings, start_worker: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a worker that cannot reach the hub, and a job whose model is there
+    out = tmp_path / "out"
+    out.touch()
+    monkeypatch.setenv(HUB_IS_OUT, str(out))
+    worker = start_worker(settings)
+    job = submit(SPEC | {"model": "owner/name"}, settings=settings.model_copy(update={"max_attempts": 1}))
+    # When
+    wait_until(lambda: "released" in worker.text(), what="a release")
+    out.unlink()
+    # Then the job becomes a film, and no attempt was counted
+    assert job.wait().status().failures == ()
+    assert "Traceback" not in worker.text()
 
 
 def test_a_worker_on_which_every_segment_fails_costs_no_job(
