@@ -7,7 +7,6 @@ import json
 import secrets
 import sys
 from dataclasses import asdict
-from datetime import datetime
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,13 +19,14 @@ from blobstore.redis.urls import shown_url
 from ltx2.errors import LTX2Error
 from tasks.client.files import write_whole
 from tasks.client.job import Job, raise_unless_done
-from tasks.client.progress import ProgressDisplay, describe
+from tasks.client.job_text import LIST_HEAD, full_json_of, json_of, lines_of, row_of
+from tasks.client.progress import ProgressDisplay
 from tasks.client.state_files import read_state
-from tasks.client.submit import collect_garbage, iterate_jobs, submit
-from tasks.client.workers import describe_activity, describe_worker, list_workers
+from tasks.client.submit import collect_garbage, iterate_waiting, submit
+from tasks.client.workers import list_workers, worker_lines, workers_json
 from tasks.errors import LongtakeError
 from tasks.jobs.queues import QUEUES
-from tasks.jobs.units import START_INDEX, JobState
+from tasks.jobs.units import JobState
 from tasks.maintenance.doctor import examine
 from tasks.settings import Settings, misspelt
 from tasks.spec.loader import load_spec
@@ -36,7 +36,6 @@ KEY_HELP = "Any text that names this submission: repeated with the same key, it 
 FROM_STATE_HELP = "Continue this state, a file written by `longtake state export`."
 STATES = [state.value for state in JobState]
 STATE_HELP = "Only jobs in this state; may be repeated."
-LIST_ROW = "{:16}  {:9}  {:>8}  {:19}  {}"
 spec_argument = click.argument("spec", type=click.Path(path_type=Path))
 job_argument = click.argument("job")
 state_option = click.option("--from-state", "state", type=click.Path(path_type=Path), help=FROM_STATE_HELP)
@@ -152,7 +151,7 @@ def watch(job: str) -> None:
     """Follow JOB until it finishes; exit status 1 unless it is done."""
     show = ProgressDisplay()
     watched = Job(job)
-    show.follow(watched.watch())
+    show.follow(watched.watch(every_poll=True), watched.waiting)
     raise_unless_done(watched.status())
 
 
@@ -161,30 +160,11 @@ def watch(job: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
 def status(job: str, as_json: bool) -> None:
     """Show the state and progress of JOB."""
-    found = Job(job)
-    status_now = found.status()
-    at_work = list_workers().of_job(found.id)
+    found, workers = Job(job), list_workers()
     if as_json:
-        data = asdict(status_now) | {"segments_committed": found.summary()["segments"]}
-        data |= {"workers": [worker.name for worker in at_work]}
-        click.echo(json.dumps(data, indent=2, ensure_ascii=False))
-        return
-    click.echo(f"{status_now.job_id}  {status_now.title}")
-    text = describe(status_now)
-    text = text if text.startswith(status_now.state) else f"{status_now.state}: {text}"
-    click.echo(f"  {text}; {status_now.committed} rendered, {status_now.clips} clips")
-    for worker in at_work:
-        click.echo(f"  worker {worker.name}: {describe_activity(worker)}")
-    if status_now.reason:
-        where = "film" if status_now.failed_segment == START_INDEX else f"segment {status_now.failed_segment}"
-        where = f"{where}, attempt {status_now.attempts}: " if status_now.attempts else ""
-        click.echo(f"  {where}{status_now.reason}")
-    for failure in status_now.failures:
-        click.echo(f"    failed on {failure.worker}: {failure.reason}")
-    for segment in found.summary()["segments"]:
-        click.echo(
-            f"  segment {segment['index']}  {segment['engine_s']:.1f} s  seed {segment['seed']}  {segment['prompt']}"
-        )
+        click.echo(json.dumps(full_json_of(found, workers), indent=2, ensure_ascii=False))
+    else:
+        click.echo("\n".join(lines_of(found, workers)))
 
 
 @main.command(name="list")
@@ -193,32 +173,26 @@ def status(job: str, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object per line and job.")
 def list_(states: tuple[str, ...], limit: int | None, as_json: bool) -> None:
     """List the jobs, oldest first."""
-    jobs = iterate_jobs(states=states, limit=limit)
+    jobs = iterate_waiting(states=states, limit=limit)
     first = list(islice(jobs, 1))  # an error here comes before any output
     if not as_json:
-        click.echo(LIST_ROW.format("job", "state", "segments", "created", "title"))
-    for job in chain(first, jobs):
-        if as_json:
-            click.echo(json.dumps(asdict(job), ensure_ascii=False))
-            continue
-        created = datetime.fromtimestamp(job.created_at).isoformat(" ", "seconds")
-        row = (job.job_id, job.state, f"{job.committed}/{job.segments}", created, job.title)
-        click.echo(LIST_ROW.format(*row))
+        click.echo(LIST_HEAD)
+    for status, wait in chain(first, jobs):
+        click.echo(json.dumps(json_of(status, wait), ensure_ascii=False) if as_json else row_of(status, wait))
 
 
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON list.")
 def workers(as_json: bool) -> None:
-    """List the workers that are alive, and those whose host failed in the last minutes."""
+    """List the workers that are alive, and those that failed or went silent in the last minutes."""
     found = list_workers()
     for problem in found.unreadable:
         click.echo(f"longtake: worker {problem}", err=True)
     if as_json:
-        click.echo(json.dumps([asdict(worker) for worker in found.workers], indent=2, ensure_ascii=False))
+        click.echo(json.dumps(workers_json(found), indent=2, ensure_ascii=False))
         return
-    for worker in found.workers:
-        click.echo(describe_worker(worker))
-        click.echo(f"  {describe_activity(worker)}")
+    for line in worker_lines(found):
+        click.echo(line)
 
 
 @main.command()

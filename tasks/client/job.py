@@ -18,6 +18,7 @@ from tasks.jobs import state_wire
 from tasks.jobs.keys import check_job_id
 from tasks.jobs.records import JobStatus
 from tasks.jobs.units import START_INDEX, JobState
+from tasks.jobs.waits import Wait
 from tasks.maintenance.admission import admit_now
 from tasks.settings import Settings
 
@@ -56,6 +57,14 @@ class Job:
             JobNotFoundError: no such job.
         """
         return self._deployment.jobs.status(self.id)
+
+    def waiting(self) -> Wait | None:
+        """What the job waits for: its turn, a worker that loads or is silent, or any worker. None while it is at work.
+
+        Raises:
+            JobNotFoundError: no such job.
+        """
+        return self._deployment.jobs.waits([self.status()]).get(self.id)
 
     def exists(self) -> bool:
         """Whether the deployment has a record of this job."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -11,8 +11,11 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from tasks.jobs.records import JobStatus
 from tasks.jobs.units import JobState
+from tasks.jobs.waits import Wait
 
+AskWait = Callable[[], Wait | None]
 PLAIN_EVERY_S = 1.0
+WAIT_EVERY_S = 2.0
 
 
 @dataclass(slots=True)
@@ -46,17 +49,19 @@ def share_done(status: JobStatus) -> float:
     return min(1.0, (status.committed + steps) / status.segments)
 
 
-def describe(status: JobStatus, seconds_left: float | None = None) -> str:
-    """The state and progress of a job in a few words."""
+def describe(status: JobStatus, seconds_left: float | None = None, wait: Wait | None = None) -> str:
+    """The state and progress of a job in a few words, or what it waits for."""
     if status.finished:
         return status.state
     if status.state == JobState.PAUSED:
         return f"paused · {status.committed} of {status.segments} segments rendered"
     if status.committed == status.segments:
-        return f"all {status.segments} segments rendered · joining the film"
+        return f"all {status.segments} segments rendered · {wait or 'joining the film'}"
     text = f"segment {status.committed + 1} of {status.segments}"
     if not status.admitted:
         return f"{text} · waiting for room for {status.needs_bytes:,} bytes of blobs"
+    if wait is not None:
+        return f"{text} · {wait}"
     if status.state == JobState.QUEUED:
         return f"{text} · waiting for a worker"
     if status.progress is not None and status.progress.index == status.committed:
@@ -81,30 +86,48 @@ class ProgressDisplay:
         """Write one line."""
         self._console.print(text, markup=False, soft_wrap=True)
 
-    def follow(self, statuses: Iterable[JobStatus]) -> None:
-        """Show each status as it arrives, until there are no more."""
+    def follow(self, statuses: Iterable[JobStatus], waiting: AskWait = lambda: None) -> None:
+        """Show each status as it arrives, until there are no more. waiting: asked for what the job waits for."""
+        asked = _AskedSometimes(waiting)
         if self._console.is_terminal:
-            self._follow_with_bar(statuses)
+            self._follow_with_bar(statuses, asked)
         else:
-            self._follow_in_lines(statuses)
+            self._follow_in_lines(statuses, asked)
 
-    def _follow_with_bar(self, statuses: Iterable[JobStatus]) -> None:
+    def _follow_with_bar(self, statuses: Iterable[JobStatus], waiting: AskWait) -> None:
         forecast = Forecast()
         columns = (SpinnerColumn(), BarColumn(), TextColumn("{task.description}", markup=False))
         with Progress(*columns, console=self._console, transient=True) as bar:
             row = bar.add_task("starting", total=1.0)
             for status in statuses:
                 left = forecast.seconds_left(status, time.monotonic())
-                bar.update(row, completed=share_done(status), description=describe(status, left))
+                bar.update(row, completed=share_done(status), description=describe(status, left, waiting()))
 
-    def _follow_in_lines(self, statuses: Iterable[JobStatus]) -> None:
+    def _follow_in_lines(self, statuses: Iterable[JobStatus], waiting: AskWait) -> None:
         forecast = Forecast()
         shown, shown_at, committed = "", 0.0, -1
         for status in statuses:
             now = time.monotonic()
             left = forecast.seconds_left(status, now)
-            text = describe(status, left)
+            wait = waiting()
+            text = describe(status, left, wait)
+            news = describe(status) + (f"{wait.reason}{wait.jobs_ahead}" if wait else "")
             due = now - shown_at >= PLAIN_EVERY_S or status.committed != committed or status.finished
-            if due and describe(status) != shown:
+            if due and news != shown:
                 self.say(text)
-                shown, shown_at, committed = describe(status), now, status.committed
+                shown, shown_at, committed = news, now, status.committed
+
+
+class _AskedSometimes:
+    """What a job waits for, asked every two seconds."""
+
+    def __init__(self, ask: AskWait) -> None:
+        self._ask = ask
+        self._asked_at = -WAIT_EVERY_S
+        self._wait: Wait | None = None
+
+    def __call__(self) -> Wait | None:
+        now = time.monotonic()
+        if now - self._asked_at >= WAIT_EVERY_S:
+            self._asked_at, self._wait = now, self._ask()
+        return self._wait

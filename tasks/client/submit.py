@@ -23,11 +23,13 @@ from tasks.client.state_files import read_state, start_handoff
 from tasks.deployment import Deployment
 from tasks.errors import JobStateError, MaybeQueuedError, SpecError
 from tasks.jobs.keys import submission_owner
+from tasks.jobs.reader import JOBS_PER_PAGE
 from tasks.jobs.records import JobStatus, Submission
 from tasks.jobs.results import CreateOutcome, Creation
 from tasks.jobs.state_wire import state_blobs
 from tasks.jobs.store import new_job_id
 from tasks.jobs.units import JobState
+from tasks.jobs.waits import Wait
 from tasks.maintenance.admission import admit_now, check_room, estimate_bytes
 from tasks.maintenance.submissions import complete_submission, complete_submissions
 from tasks.maintenance.sweeper import Sweeper, SweepResult
@@ -203,6 +205,18 @@ def iterate_jobs(
         raise ValueError(f"limit is {limit}; it must be at least 1")
     with Deployment(settings or Settings.from_env()) as deployment:
         yield from islice(deployment.jobs.statuses(wanted, newest_first=limit is not None), limit)
+
+
+def iterate_waiting(
+    *, settings: Settings | None = None, states: Collection[JobState | str] = (), limit: int | None = None
+) -> Iterator[tuple[JobStatus, Wait | None]]:
+    """The same as `iterate_jobs`, each with what the job waits for."""
+    settings = settings or Settings.from_env()
+    jobs = iterate_jobs(settings=settings, states=states, limit=limit)
+    with Deployment(settings) as deployment:
+        while page := list(islice(jobs, JOBS_PER_PAGE)):
+            waits = deployment.jobs.waits(page)
+            yield from ((status, waits.get(status.job_id)) for status in page)
 
 
 def collect_garbage(*, dry_run: bool, grace_s: float, settings: Settings | None = None) -> SweepResult:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
 from tasks.client.progress import clock
 from tasks.deployment import Deployment
 from tasks.jobs.workers import ChildState, WorkerInfo, WorkerList
@@ -38,3 +42,19 @@ def describe_worker(worker: WorkerInfo) -> str:
     device = ", ".join(f"{gpu.name} with {gpu.memory_bytes / 2**30:.0f} GiB" for gpu in gpus) or "no GPU"
     process = f"process {worker.pid} on {worker.host}"
     return f"{worker.name}  {process}, longtake {worker.versions.longtake}, model {worker.model}, {device}"
+
+
+def worker_lines(found: WorkerList) -> Iterator[str]:
+    """The lines of `longtake workers`."""
+    for worker in found.workers:
+        yield describe_worker(worker)
+        yield f"  {describe_activity(worker)}"
+    for silent in found.silent:
+        yield describe_worker(silent.worker)
+        yield f"  no word for {silent.seconds:.0f} s; last {describe_activity(silent.worker)}"
+
+
+def workers_json(found: WorkerList) -> list[dict[str, Any]]:
+    """The objects of `longtake workers --json`; `silent_s` is null for a worker that beats."""
+    beating = [asdict(worker) | {"silent_s": None} for worker in found.workers]
+    return beating + [asdict(silent.worker) | {"silent_s": silent.seconds} for silent in found.silent]

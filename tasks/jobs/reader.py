@@ -40,6 +40,7 @@ from tasks.jobs.records import (
 )
 from tasks.jobs.results import Unpinned
 from tasks.jobs.units import START_INDEX, JobState
+from tasks.jobs.waits import Wait, read_waits
 from tasks.jobs.workers import WorkerList, WorkerRegistry
 from tasks.spec.schema import JobHead, SegmentSpec
 
@@ -203,6 +204,10 @@ class JobReader:
     def workers(self) -> WorkerList:
         """The workers of the deployment, as their heartbeats describe them."""
         return WorkerRegistry(self._redis).read()
+
+    def waits(self, statuses: Sequence[JobStatus]) -> dict[str, Wait]:
+        """What these jobs wait for, by job id; without those that do not wait for a worker."""
+        return read_waits(self._redis, statuses, self.workers())
 
     def queue_claimed(self, queue: str) -> int:
         """The highest stamp among the messages of `queue` that were claimed."""

@@ -16,6 +16,8 @@ from tasks.errors import RecordError, VersionError
 from tasks.jobs.keys import WORKERS, worker_key
 
 INDEX_LIFE_S = 3600
+SILENT_KEPT_S = 300.0
+"""How long the entry of a worker is kept that gives no word, so that people can be told."""
 TEXT_LIMIT = 200
 CHILDREN_LIMIT = 16
 ENTRY_LIMIT_BYTES = 16 * 1024
@@ -66,7 +68,8 @@ class WorkerInfo:
     """A worker as its last heartbeat said. Times are in seconds since the epoch, by Redis' clock.
 
     name: its Celery node name. token: of its main process, never used twice. clock_offset_s: its clock minus Redis'.
-    fault: why its host cannot render; such a worker has ended.
+    fault: why its host cannot render; such a worker has ended. life_s: it is silent after so long without a new
+    heartbeat.
     """
 
     token: str
@@ -83,6 +86,7 @@ class WorkerInfo:
     children: tuple[ChildInfo, ...] = ()
     stopping: bool = False
     fault: str | None = None
+    life_s: float | None = None
 
     @property
     def working(self) -> ChildInfo | None:
@@ -118,11 +122,20 @@ _WORKER = TypeAdapter(WorkerInfo)
 
 
 @dataclass(frozen=True, slots=True)
+class SilentWorker:
+    """A worker that has given no word for some seconds, and did not end: it is gone, frozen or cut off."""
+
+    worker: WorkerInfo
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerList:
-    """The entries of all workers, by name. unreadable: why the others cannot be read."""
+    """The entries of all workers, by name. unreadable: why others cannot be read. silent: not among `workers`."""
 
     workers: tuple[WorkerInfo, ...] = ()
     unreadable: tuple[str, ...] = ()
+    silent: tuple[SilentWorker, ...] = ()
 
     @property
     def living(self) -> tuple[WorkerInfo, ...]:
@@ -146,9 +159,11 @@ class WorkerRegistry:
         self._redis = client
 
     def write(self, info: WorkerInfo, *, life_s: float) -> None:
-        """Write the entry of a worker; it expires after `life_s` seconds."""
+        """Write the entry of a worker, which is silent after `life_s` seconds, or gone if it ended by a fault."""
+        kept_s = 0.0 if info.fault is not None else SILENT_KEPT_S
         with self._redis.pipeline() as pipe:
-            pipe.set(worker_key(info.token), info.pack(), px=int(life_s * 1000))
+            data = replace(info, life_s=life_s).pack()
+            pipe.set(worker_key(info.token), data, px=int((life_s + kept_s) * 1000))
             pipe.sadd(WORKERS, info.token)
             pipe.expire(WORKERS, INDEX_LIFE_S)
             pipe.execute()
@@ -163,17 +178,36 @@ class WorkerRegistry:
     def read(self) -> WorkerList:
         """Every entry; the names of those that have expired are removed."""
         tokens = sorted(token.decode(errors="replace") for token in cast("set[bytes]", self._redis.smembers(WORKERS)))
-        found = cast("list[bytes | None]", self._redis.mget(map(worker_key, tokens))) if tokens else []
-        workers, unreadable = [], []
-        for token, data in zip(tokens, found, strict=True):
+        with self._redis.pipeline() as pipe:
+            for token in tokens:
+                pipe.get(worker_key(token))
+                pipe.pttl(worker_key(token))  # unlike a stored time, it is right after a jump of the clock
+            replies = pipe.execute()
+        workers, unreadable, silent = [], [], []
+        for token, data, left_ms in zip(tokens, replies[::2], replies[1::2], strict=True):
             if data is None:
                 self._redis.srem(WORKERS, token)  # if it lives after all, its next heartbeat adds it again
                 continue
             try:
-                workers.append(WorkerInfo.unpack(data))
+                info = WorkerInfo.unpack(data)
+                silence_s = _silence_s(info, left_ms)
+                if silence_s is not None and info.fault is None:
+                    silent.append(SilentWorker(info, round(silence_s, 1)))
+                else:
+                    workers.append(info)
             except (RecordError, VersionError) as error:
                 unreadable.append(f"{token[:40]}: {error}")
-        return WorkerList(tuple(sorted(workers, key=lambda info: (info.name, info.token))), tuple(unreadable))
+        workers.sort(key=lambda info: (info.name, info.token))
+        silent.sort(key=lambda one: (one.worker.name, one.worker.token))
+        return WorkerList(tuple(workers), tuple(unreadable), tuple(silent))
+
+
+def _silence_s(info: WorkerInfo, left_ms: int) -> float | None:
+    """Seconds since the last word of a worker whose entry expires in `left_ms`; None for one that is not silent."""
+    if info.life_s is None or left_ms < 0:
+        return None
+    silence_s = info.life_s + SILENT_KEPT_S - left_ms / 1000
+    return silence_s if silence_s >= info.life_s else None
 
 
 def same_name(workers: Sequence[WorkerInfo]) -> dict[str, list[WorkerInfo]]:

@@ -20,6 +20,10 @@ def examine_workers(workers: WorkerList) -> Iterator[Finding]:
     for ended in workers.ended:
         problem = f"worker {ended.name} on {ended.host} has ended because its host cannot render: {ended.fault}"
         yield error(WORKERS, problem, "repair the host and start the worker again")
+    for silent in workers.silent:
+        who = f"worker {silent.worker.name}, process {silent.worker.pid} on {silent.worker.host}"
+        problem = f"no word from {who}, for {silent.seconds:.0f} s"
+        yield warning(WORKERS, problem, "it was killed, is frozen, or cannot reach the broker: look at its log")
     for unreadable in workers.unreadable:
         yield warning(WORKERS, f"the heartbeat of a worker cannot be read: {unreadable}", "give all one version")
     for name, sharing in same_name(living).items():

@@ -1,4 +1,4 @@
-"""`longtake worker` with heartbeats five times a second; an entry expires after a second."""
+"""`longtake worker` with heartbeats five times a second; a worker is silent after a second."""
 
 from __future__ import annotations
 

@@ -81,12 +81,19 @@ def test_the_entry_of_a_worker_ends_with_it(settings: Settings, start_worker: St
     # When one is shut down, Then its entry is removed at once
     stopped.stop()
     assert only_worker(settings).pid == killed.process.pid
-    # When the other is killed, Then its entry expires, and no key of it is left
+    # When the other is killed, Then it is silent
     for child in psutil.Process(killed.process.pid).children():
         child.kill()
     os.kill(killed.process.pid, signal.SIGKILL)
-    wait_until(lambda: not list_workers(settings=settings).workers, what="the end of the entry")
-    assert not connect(settings.redis_url).keys("longtake:worker*")
+    wait_until(lambda: not list_workers(settings=settings).workers, what="its silence")
+    [silent] = list_workers(settings=settings).silent
+    assert silent.worker.pid == killed.process.pid
+    assert 1 <= silent.seconds < 60
+    # When its entry expires, Then no key of it is left
+    client = connect(settings.redis_url)
+    client.pexpire(worker_key(silent.worker.token), 1)
+    wait_until(lambda: not list_workers(settings=settings).silent, what="the end of the entry")
+    assert not client.keys("longtake:worker*")
 
 
 def test_the_entry_follows_the_children(settings: Settings, start_worker: Start) -> None:

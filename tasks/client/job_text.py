@@ -1,0 +1,56 @@
+"""Jobs as the command line shows them: lines of text and JSON objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from tasks.client.job import Job
+from tasks.client.progress import describe
+from tasks.client.workers import describe_activity
+from tasks.jobs.records import JobStatus
+from tasks.jobs.units import START_INDEX
+from tasks.jobs.waits import Wait
+from tasks.jobs.workers import WorkerList
+
+LIST_ROW = "{:16}  {:9}  {:>8}  {:19}  {}"
+LIST_HEAD = LIST_ROW.format("job", "state", "segments", "created", "title")
+
+
+def json_of(status: JobStatus, wait: Wait | None) -> dict[str, Any]:
+    """A job of `longtake list --json`."""
+    return asdict(status) | {"waiting": None if wait is None else {"text": str(wait), **asdict(wait)}}
+
+
+def row_of(status: JobStatus, wait: Wait | None) -> str:
+    """A row of `longtake list`."""
+    created = datetime.fromtimestamp(status.created_at).isoformat(" ", "seconds")
+    title = status.title if wait is None else f"{status.title} ({wait})"
+    return LIST_ROW.format(status.job_id, status.state, f"{status.committed}/{status.segments}", created, title)
+
+
+def full_json_of(job: Job, workers: WorkerList) -> Mapping[str, Any]:
+    """The object of `longtake status --json`."""
+    data = json_of(job.status(), job.waiting()) | {"segments_committed": job.summary()["segments"]}
+    return data | {"workers": [worker.name for worker in workers.of_job(job.id)]}
+
+
+def lines_of(job: Job, workers: WorkerList) -> Iterator[str]:
+    """The lines of `longtake status`."""
+    status = job.status()
+    yield f"{status.job_id}  {status.title}"
+    text = describe(status, wait=job.waiting())
+    text = text if text.startswith(status.state) else f"{status.state}: {text}"
+    yield f"  {text}; {status.committed} rendered, {status.clips} clips"
+    for worker in workers.of_job(job.id):
+        yield f"  worker {worker.name}: {describe_activity(worker)}"
+    if status.reason:
+        where = "film" if status.failed_segment == START_INDEX else f"segment {status.failed_segment}"
+        where = f"{where}, attempt {status.attempts}: " if status.attempts else ""
+        yield f"  {where}{status.reason}"
+    for failure in status.failures:
+        yield f"    failed on {failure.worker}: {failure.reason}"
+    for segment in job.summary()["segments"]:
+        yield f"  segment {segment['index']}  {segment['engine_s']:.1f} s  seed {segment['seed']}  {segment['prompt']}"

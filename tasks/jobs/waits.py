@@ -1,0 +1,121 @@
+"""What a job that makes no progress waits for, as queues and heartbeats say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, cast
+
+import redis
+
+from tasks.jobs.keys import job_keys, queue_key
+from tasks.jobs.queues import QUEUES, SEGMENTS, queue_of
+from tasks.jobs.records import JobStatus
+from tasks.jobs.units import JobState, WorkUnit
+from tasks.jobs.workers import ChildState, SilentWorker, WorkerInfo, WorkerList
+
+
+class WaitReason(StrEnum):
+    """Why a job waits."""
+
+    QUEUE = "queue"
+    LOADING = "loading"
+    SILENT = "silent"
+    NO_WORKER = "no worker"
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What a job waits for. queue: that of its message. worker: one that loads its model, or that is silent.
+
+    silent_s: seconds since the last word of that worker. jobs_ahead: messages that are taken before this job's.
+    """
+
+    reason: WaitReason
+    queue: str = SEGMENTS
+    worker: str | None = None
+    silent_s: float | None = None
+    jobs_ahead: int | None = None
+
+    def __str__(self) -> str:
+        if self.reason == WaitReason.QUEUE:
+            ahead = self.jobs_ahead or 0
+            return f"waiting in queue, {ahead} job{'s' if ahead > 1 else ''} ahead" if ahead else "next in queue"
+        if self.reason == WaitReason.LOADING:
+            return f"worker {self.worker} is loading the model"
+        silence = f"no word from {self.worker} for {self.silent_s:.0f} s" if self.silent_s is not None else ""
+        if self.reason == WaitReason.SILENT:
+            return silence
+        nobody = "no worker is online" + (f" for {self.queue}" if self.queue != SEGMENTS else "")
+        return f"{nobody}; {silence}" if silence else nobody
+
+
+@dataclass(frozen=True, slots=True)
+class _Queue:
+    """A queue: how many messages wait, and the highest stamp claimed from it."""
+
+    length: int
+    claimed: int
+
+
+def read_waits(client: redis.Redis, statuses: Sequence[JobStatus], workers: WorkerList) -> dict[str, Wait]:
+    """What these jobs wait for, by job id; without those that are at work, or wait for something else than a worker."""
+    waiting = [status for status in statuses if status.admitted and status.state in (JobState.QUEUED, JobState.RUNNING)]
+    if not waiting:
+        return {}
+    with client.pipeline(transaction=False) as pipe:
+        for queue in QUEUES:
+            pipe.llen(queue)
+            pipe.hget(queue_key(queue), "claimed")
+        for status in waiting:
+            pipe.hgetall(job_keys(status.job_id, "units")[0])
+        replies = pipe.execute(raise_on_error=False)
+    try:
+        queues = {
+            queue: _Queue(int(replies[2 * number]), int(replies[2 * number + 1] or 0))
+            for number, queue in enumerate(QUEUES)
+        }
+    except (TypeError, ValueError):  # a key of another type
+        return {}
+    found = {}
+    for status, units in zip(waiting, replies[2 * len(QUEUES) :], strict=True):
+        try:
+            wait = _wait(cast("Any", units), queues, workers)
+        except (AttributeError, KeyError, TypeError, ValueError):  # damaged: other commands say so
+            continue
+        if wait is not None:
+            found[status.job_id] = wait
+    return found
+
+
+def _wait(reply: Mapping[bytes, bytes], queues: Mapping[str, _Queue], workers: WorkerList) -> Wait | None:
+    units = {name.decode(): json.loads(data) for name, data in reply.items()}
+    living = {worker.token for worker in workers.living}
+    silent = {one.worker.token: one for one in workers.silent}
+    free = [(name, unit) for name, unit in units.items() if unit.get("after", "") not in units]
+    if any(unit["token"] and unit["node"] in living for _, unit in free):
+        return None
+    lost = next((silent[unit["node"]] for _, unit in free if unit["token"] and unit["node"] in silent), None)
+    wanted = [(queue_of(WorkUnit.parse(name, unit["index"])), unit) for name, unit in free]
+    queue, unit = wanted[0] if wanted else (SEGMENTS, None)
+    takers = [worker for worker in workers.living if queue in worker.queues and not worker.stopping]
+    if not takers:
+        return _silence(WaitReason.NO_WORKER, queue, lost)
+    if lost is not None:
+        return _silence(WaitReason.SILENT, queue, lost)
+    if all(_is_loading(worker) for worker in takers):
+        return Wait(WaitReason.LOADING, queue, worker=takers[0].name)
+    if unit is None or unit["token"] or unit["sticky"] or not unit["announced"]:
+        return None
+    ahead = min(unit["stamp"] - queues[queue].claimed, queues[queue].length) - 1
+    return Wait(WaitReason.QUEUE, queue, jobs_ahead=max(0, ahead))
+
+
+def _silence(reason: WaitReason, queue: str, lost: SilentWorker | None) -> Wait:
+    return Wait(reason, queue, lost.worker.name if lost else None, lost.seconds if lost else None)
+
+
+def _is_loading(worker: WorkerInfo) -> bool:
+    return all(child.state == ChildState.LOADING for child in worker.children)
