@@ -254,7 +254,8 @@ def doctor(as_json: bool) -> None:
 
     Exit status 0 if nothing is wrong, else 1.
     """
-    findings = examine(Settings.from_env())
+    examined = examine(Settings.from_env())
+    findings = examined.findings
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
     else:
@@ -264,6 +265,7 @@ def doctor(as_json: bool) -> None:
                 click.echo(f"  {finding.advice}")
         if not findings:
             click.echo("nothing is wrong")
+        click.echo(str(examined.read))
     sys.exit(1 if findings else 0)
 
 

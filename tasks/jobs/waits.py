@@ -6,13 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import redis
 
 from tasks.jobs.keys import job_keys, queue_key
 from tasks.jobs.queues import QUEUES, SEGMENTS, queue_of
-from tasks.jobs.records import JobStatus
 from tasks.jobs.units import JobState, WorkUnit
 from tasks.jobs.workers import ChildState, SilentWorker, WorkerInfo, WorkerList
 
@@ -60,7 +59,20 @@ class _Queue:
     claimed: int
 
 
-def read_waits(client: redis.Redis, statuses: Sequence[JobStatus], workers: WorkerList) -> dict[str, Wait]:
+class Waiter(Protocol):
+    """A job that may wait, such as a JobStatus."""
+
+    @property
+    def job_id(self) -> str: ...
+
+    @property
+    def state(self) -> JobState: ...
+
+    @property
+    def admitted(self) -> bool: ...
+
+
+def read_waits(client: redis.Redis, statuses: Sequence[Waiter], workers: WorkerList) -> dict[str, Wait]:
     """What these jobs wait for, by job id; without those that are at work, or wait for something else than a worker."""
     waiting = [status for status in statuses if status.admitted and status.state in (JobState.QUEUED, JobState.RUNNING)]
     if not waiting:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 
 import redis
 
@@ -11,6 +12,7 @@ from blobstore.redis.urls import shown_url
 from tasks.jobs.connection import connect
 from tasks.jobs.reader import JobReader
 from tasks.maintenance.findings import Finding, Severity, error, has_error
+from tasks.maintenance.part_findings import PartsRead, examine_parts
 from tasks.maintenance.queue_findings import examine_queues
 from tasks.maintenance.record_findings import examine_records
 from tasks.maintenance.server_findings import BROKER, examine_servers
@@ -18,26 +20,34 @@ from tasks.maintenance.worker_findings import examine_workers
 from tasks.settings import Settings
 
 
-def examine(settings: Settings) -> list[Finding]:
-    """Everything that is wrong with the deployment of `settings`, errors first; changes nothing but a blob it removes.
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """Everything that is wrong, errors first, with every secret masked; and how much of the records was read."""
 
-    Every secret is masked.
-    """
+    findings: list[Finding]
+    read: PartsRead
+
+
+def examine(settings: Settings) -> Examination:
+    """Examine the deployment of `settings`; changes nothing but a blob that it removes."""
+    read = PartsRead()
     found = examine_servers(settings)
     if not has_error(finding for finding in found if finding.about == BROKER):
-        found += _examine_broker_data(settings)
+        found += _examine_broker_data(settings, read)
     urls = (settings.redis_url, settings.blobs)
     order = list(Severity)
-    return sorted((finding.masked(urls) for finding in found), key=lambda finding: order.index(finding.severity))
+    masked = sorted((finding.masked(urls) for finding in found), key=lambda finding: order.index(finding.severity))
+    return Examination(masked, read)
 
 
-def _examine_broker_data(settings: Settings) -> Iterator[Finding]:
+def _examine_broker_data(settings: Settings, read: PartsRead) -> Iterator[Finding]:
     with closing(connect(settings.redis_url, reply_timeout_s=settings.reply_timeout_s)) as client:
         reader = JobReader(client)
         try:
             workers = reader.workers()
             yield from examine_workers(workers)
             yield from examine_queues(client, workers.living)
-            yield from examine_records(client, reader)
+            yield from examine_records(client, reader, workers)
+            yield from examine_parts(client, read)
         except redis.RedisError as failed:
             yield error(BROKER, f"Redis at {shown_url(settings.redis_url)} cannot be used: {failed}")

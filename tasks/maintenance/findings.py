@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from blobstore.redis.urls import MASK, mask_urls
 from tasks.logs import secrets_in
+
+SHOWN = 10
 
 
 class Severity(StrEnum):
@@ -52,6 +54,13 @@ def error(about: str, problem: str, advice: str = "") -> Finding:
 def warning(about: str, problem: str, advice: str = "") -> Finding:
     """A finding that may cost work later."""
     return Finding(Severity.WARNING, about, problem, advice)
+
+
+def first_few(findings: list[Finding], about: str, what: str) -> Iterator[Finding]:
+    """The first of these findings, and how many more there are. what: they, and what is wrong with them."""
+    yield from findings[:SHOWN]
+    if len(findings) > SHOWN:
+        yield warning(about, f"{len(findings) - SHOWN} more {what}")
 
 
 def has_error(findings: Iterable[Finding]) -> bool:

@@ -16,14 +16,15 @@ from tasks.jobs.queues import QUEUES, queue_of
 from tasks.jobs.reader import JobReader
 from tasks.jobs.records import FilmRecord, Progress
 from tasks.jobs.units import JobState, WorkUnit
-from tasks.maintenance.findings import Finding, error, warning
+from tasks.jobs.waits import WaitReason, read_waits
+from tasks.jobs.workers import WorkerList
+from tasks.maintenance.findings import Finding, error, first_few, warning
 
 ABOUT = "jobs"
 PAGE = 500
 STUCK_S = 30.0
 """The reconciler publishes a lost message again sooner."""
 RECENTLY_S = 86400.0
-SHOWN = 10
 NUMBERS = ("segments", "cursor", "epoch", "created_at", "needs_bytes")
 FIELDS = ("format", "state", *NUMBERS, "finished_at", "film", "admitted", "reason", "progress", "failures")
 T = TypeVar("T")
@@ -58,12 +59,16 @@ class _Record:
         return int(self.fields[name] or 0)
 
     @property
+    def admitted(self) -> bool:
+        return self.fields["admitted"] is not None
+
+    @property
     def state(self) -> JobState:
         return JobState((self.fields["state"] or b"").decode())
 
 
-def examine_records(client: redis.Redis, reader: JobReader) -> Iterator[Finding]:
-    """What is wrong with the job records on the broker of `client`."""
+def examine_records(client: redis.Redis, reader: JobReader, workers: WorkerList) -> Iterator[Finding]:
+    """What is wrong with the job records on the broker of `client`, for these workers."""
     seconds, micros = client.time()
     now_ms = seconds * 1000 + micros // 1000
     odd: list[Finding] = []
@@ -76,15 +81,11 @@ def examine_records(client: redis.Redis, reader: JobReader) -> Iterator[Finding]
             running.append(record)
         elif record.state == JobState.FAILED and now_ms - record.milliseconds("finished_at") < RECENTLY_S * 1000:
             failed.append(record)
-    yield from _first(odd, "records cannot be read")
-    yield from _first(list(_stuck(client, reader, running, now_ms)), "jobs are stuck")
-    yield from _first([_failure(record) for record in failed], "jobs failed in the last day")
-
-
-def _first(findings: list[Finding], what: str) -> Iterator[Finding]:
-    yield from findings[:SHOWN]
-    if len(findings) > SHOWN:
-        yield warning(ABOUT, f"{len(findings) - SHOWN} more {what}")
+    yield from first_few(odd, ABOUT, "records cannot be read")
+    yield from first_few(list(_stuck(client, reader, running, now_ms)), ABOUT, "jobs are stuck")
+    yield from first_few(_incomplete(reader, running, now_ms), ABOUT, "submissions are not complete")
+    yield from _unserved(client, running, workers)
+    yield from first_few([_failure(record) for record in failed], ABOUT, "jobs failed in the last day")
 
 
 def _records(client: redis.Redis) -> Iterator[_Record]:
@@ -123,11 +124,35 @@ def _failure(record: _Record) -> Finding:
     return warning(ABOUT, problem, f"see `longtake status {record.job_id}`; `longtake retry` tries again")
 
 
+def _incomplete(reader: JobReader, records: list[_Record], now_ms: int) -> list[Finding]:
+    """Jobs whose client died before it had pinned what they start from, though a worker had time to do it."""
+    submitting = set(reader.submitting())
+    late = [record.job_id for record in records if record.job_id in submitting and _is_old(record, now_ms)]
+    advice = "a living worker completes it within seconds: start one, or check the blob server"
+    return [error(ABOUT, f"the submission of job {job_id} is not complete", advice) for job_id in late]
+
+
+def _is_old(record: _Record, now_ms: int) -> bool:
+    return now_ms - record.milliseconds("created_at") > STUCK_S * 1000
+
+
+def _unserved(client: redis.Redis, records: list[_Record], workers: WorkerList) -> Iterator[Finding]:
+    """Jobs that wait for a kind of work that no worker takes; waiting messages are found with their queue."""
+    if not workers.living:
+        return
+    waits = [wait for page in _pages(records) for wait in read_waits(client, page, workers).items()]
+    for queue in QUEUES:
+        ids = [job_id for job_id, wait in waits if (wait.reason, wait.queue) == (WaitReason.NO_WORKER, queue)]
+        if ids and not client.llen(queue):
+            problem = f"no living worker takes {queue}, and {len(ids)} jobs wait for one, such as {ids[0]}"
+            yield error(ABOUT, problem, "start `longtake worker`")
+
+
 def _stuck(client: redis.Redis, reader: JobReader, records: list[_Record], now_ms: int) -> Iterator[Finding]:
     """Jobs whose work nobody does and no message asks for, though the reconciler had time to publish one."""
     queues = {queue: _Queue(client.llen(queue), reader.queue_claimed(queue)) for queue in QUEUES}
     has_budget = bool(reader.budget_bytes())
-    old = [record for record in records if now_ms - record.milliseconds("created_at") > STUCK_S * 1000]
+    old = [record for record in records if _is_old(record, now_ms)]
     for page in _pages(old):
         with client.pipeline(transaction=False) as pipe:
             for record in page:

@@ -21,8 +21,8 @@ from tasks.jobs.units import JobState
 from tasks.jobs.workers import ChildInfo, ChildState, Gpu, Versions, WorkerInfo, WorkerRegistry
 from tasks.maintenance import server_findings
 from tasks.maintenance.doctor import examine
-from tasks.maintenance.findings import Severity
-from tasks.maintenance.record_findings import SHOWN, STUCK_S
+from tasks.maintenance.findings import SHOWN, Severity
+from tasks.maintenance.record_findings import STUCK_S
 from tasks.maintenance.server_findings import examine_info
 from tasks.settings import Settings
 from tests.conftest import ROOT, STAND_IN, RedisProcess, Worker, free_port, wait_until
@@ -97,7 +97,7 @@ def another(**changes: Any) -> WorkerInfo:
 
 
 def texts(settings: Settings) -> list[str]:
-    return [f"{finding.severity}: {finding.about}: {finding}" for finding in examine(settings)]
+    return [f"{finding.severity}: {finding.about}: {finding}" for finding in examine(settings).findings]
 
 
 def only(settings: Settings) -> str:
@@ -115,7 +115,8 @@ def test_nothing_is_wrong_with_a_healthy_deployment(
     # When
     shown = longtake("doctor", settings=healthy)
     # Then
-    assert (shown.stdout, shown.stderr, shown.returncode) == ("nothing is wrong\n", "", 0)
+    assert (shown.stderr, shown.returncode) == ("", 0)
+    assert shown.stdout == "nothing is wrong\nread 2 stored parts of 1 jobs\n"
     assert not list(client.scan_iter("longtake:blob:*"))
     # When a real worker does the job
     client.delete(worker_key(HEALTHY.token), worker_key("second"))
@@ -130,7 +131,11 @@ def test_findings_are_lines_and_objects(client: redis.Redis, kept: RedisProcess,
     lines, objects = longtake("doctor", settings=settings), longtake("doctor", "--json", settings=settings)
     # Then
     assert (lines.returncode, objects.returncode) == (1, 1)
-    assert lines.stdout == "error: workers: no worker is alive\n  start `longtake worker` on a machine with a GPU\n"
+    assert lines.stdout.splitlines() == [
+        "error: workers: no worker is alive",
+        "  start `longtake worker` on a machine with a GPU",
+        "read 0 stored parts of 0 jobs",
+    ]
     [finding] = json.loads(objects.stdout)
     assert (finding["severity"], finding["about"], finding["problem"]) == ("error", "workers", "no worker is alive")
     assert finding["advice"] == "start `longtake worker` on a machine with a GPU"
@@ -227,7 +232,7 @@ def test_a_server_without_persistence_is_a_warning(healthy: Settings, start_serv
 
 def test_a_full_blob_server_is_a_warning(healthy: Settings, start_server: Start) -> None:
     settings = healthy.model_copy(update={"blob_url": start_server("--appendonly", "yes", "--maxmemory", "1mb").url})
-    assert [finding.severity for finding in examine(settings)] == [Severity.WARNING] * 2
+    assert [finding.severity for finding in examine(settings).findings] == [Severity.WARNING] * 2
     assert any("is full; free blobs or raise its maxmemory" in text for text in texts(settings))
     assert any("bytes of memory; free blobs with `longtake gc`, or raise maxmemory" in text for text in texts(settings))
 
