@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
@@ -17,16 +18,20 @@ from tasks.jobs.results import Claim
 from tasks.jobs.store import JobStore
 
 log = logging.getLogger(__name__)
+RENEWALS = 6
+"""Per lease. A worker whose words arrive, but that hears nothing, vanishes with its last renewal."""
+OVERDUE_S = 1.0
 
 
 class Lease:
-    """A claim whose lease a thread renews, three times per lease. A context manager."""
+    """A claim whose lease a thread renews. A context manager."""
 
     def __init__(self, jobs: JobStore, claim: Claim, lease_s: float) -> None:
         self.claim = claim
         self.lost = False
         self._jobs = jobs
-        self._interval = lease_s / 3
+        self._interval = lease_s / RENEWALS
+        self._asked: float | None = None
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._renew_until_done, name="lease", daemon=True)
 
@@ -58,7 +63,13 @@ class Lease:
             raise
 
     def renew(self, *, progress: Progress | None = None) -> bool:
-        """Renew now; False if the claim is lost, and from then on."""
+        """Renew now; False if the claim is lost, and from then on.
+
+        Progress is not sent while the thread waits for a reply: in an outage, it would only lengthen the lease.
+        """
+        asked = self._asked
+        if progress is not None and asked is not None and time.monotonic() - asked > OVERDUE_S:
+            return not self.lost
         claim = self.claim
         if not self.lost and not self._jobs.renew(claim, progress=progress):
             self.lost = claim is self.claim  # otherwise `move_to` replaced it meanwhile
@@ -87,9 +98,12 @@ class Lease:
 
     def _renew_until_done(self) -> None:
         while not self._done.wait(self._interval):
+            self._asked = time.monotonic()
             try:
                 self.renew()
             except OUTAGES:
                 pass  # the connection has logged it
             except redis.RedisError as error:
                 log.warning("cannot renew the lease of job %s, %s: %s", self.claim.job_id, self.claim.unit, error)
+            finally:
+                self._asked = None

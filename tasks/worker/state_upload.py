@@ -48,14 +48,18 @@ class StateUpload:
         self._early: StoredState | None = None
 
     def start(self, state: LTX2ContinuationState, video_latents: Tensor, audio_latents: Tensor) -> None:
-        """Upload while the engine still runs; an `ltx2.request.OnState`. `finish` handles errors of the blob store."""
+        """Upload while the engine still runs; an `ltx2.request.OnState`. `finish` handles errors of the blob store.
+
+        Raises:
+            BlobStoreUnavailableError: the store was out for as long as work waits; `finish` would wait as long again.
+        """
         job_id, index = self._claim.job_id, self._claim.index
         self._early = None
         reach("state rendered", job_id, index)
         try:
             self._early = self._put(state, video_latents, audio_latents)
         except BlobStoreUnavailableError:
-            return  # the connection has logged it
+            raise
         except BlobStoreError as error:
             log.warning("the state could not be stored early", extra={"reason": str(error)})
             return

@@ -90,3 +90,18 @@ def test_a_cancelled_job_is_noticed_between_steps(near: JobStore, lease: Lease, 
         near.stop(JOB, JobState.CANCELLED, "cancelled by user")
         # Then
         wait_until(lambda: not reporter.on_step(2, STEPS), what="the end of the claim")
+
+
+def test_progress_is_not_sent_while_a_renewal_waits_for_its_reply(
+    near: JobStore, proxy: Proxy, lease: Lease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a lease whose renewal gets no reply
+    monkeypatch.setattr("tasks.worker.lease.OVERDUE_S", 0.0)
+    proxy.cut()
+    lease.start()
+    wait_until(lambda: lease._asked, what="a renewal")
+    # When progress is reported, Then it is left out: what still arrives would only lengthen the lease
+    assert lease.renew(progress=Progress(0, 1, STEPS, 0.1))
+    lease.end()
+    proxy.heal()
+    assert near.status(JOB).progress is None
