@@ -8,9 +8,14 @@ There are two workers, each behind a proxy. A row is a fault, a column a try:
 - silent cut: nothing from or to the worker that renders arrives; the same.
 - forgotten: the connections of both idle workers go silent, new ones work; until a new job is in the engine.
 - healed: nothing arrives for a minute, then everything does; the same, from there.
-- failover: the broker is killed and its replica takes its place behind the same addresses; the same.
+- clock ahead: the broker's clock is set one hour ahead, the worker that renders is killed, and 12 s later the clock is
+  set back; until the other one runs the engine for the same segment.
+- clock back: the clock is one hour ahead for 12 s, and the worker is killed when it is set back; the same, from there.
+- failover: the broker is killed and its replica takes its place behind the same addresses; until a new job is in the
+  engine.
 
-The bound is LONGTAKE_LEASE_S plus 5 s; 35 s for `forgotten`, and 10 s for `healed`.
+The clock is that of the broker alone, changed by clock_shift.c, which needs a C compiler. The bound is LONGTAKE_LEASE_S
+plus 5 s; 35 s for `forgotten`, and 10 s for `healed`.
 """
 
 from __future__ import annotations
@@ -18,14 +23,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
+import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 import redis
@@ -41,18 +49,41 @@ from tests.stand_in import STEP_S
 from tests.tasks.conftest import spec
 
 CUT_S = 60.0
+HOUR_S, AHEAD_S = 3600, 12.0
+
+
+class Deployed(Protocol):
+    """A deployment whose work is watched. pids: the main processes of its workers."""
+
+    settings: Settings
+
+    @property
+    def pids(self) -> list[int]: ...
 
 
 @dataclass
 class Fleet:
-    """Workers, the proxy to the broker that each has, and the servers. settings: without a proxy, for clients."""
+    """Workers, the proxy to the broker that each has, and the servers. settings: without a proxy, for clients.
+
+    clock: the file with the seconds by which the broker's clock is ahead, None where it cannot be changed.
+    """
 
     folder: Path
     settings: Settings
     broker: RedisProcess
     proxies: list[Proxy]
     workers: list[Worker]
+    clock: Path | None = None
     started: int = 0
+
+    @property
+    def pids(self) -> list[int]:
+        return [worker.process.pid for worker in self.workers]
+
+    def shift_clock(self, seconds: int) -> None:
+        """Set the broker's clock."""
+        assert self.clock
+        self.clock.write_text(str(seconds))
 
     def start(self, number: int) -> None:
         """Start a worker, or replace one that is gone."""
@@ -72,39 +103,80 @@ def main() -> None:
     os.environ[STEP_S] = "5"  # so that a cancelled segment ends soon
     with tempfile.TemporaryDirectory(prefix="longtake-") as name, fleet(Path(name)) as made:
         print(f"lease {made.settings.lease_s:g} s, bound {made.settings.lease_s + 5:g} s")
-        for fault in (killed, silent_cut, forgotten, healed, failover):
+        clocks = (clock_ahead, clock_back) if made.clock else ()
+        for fault in (killed, silent_cut, forgotten, healed, *clocks, failover):
             print(f"{fault.__name__.replace('_', ' '):12}", end="", flush=True)
             for _ in range(1 if fault is failover else tries):
                 print(f"{fault(made):7.1f}", end="", flush=True)
             print()
+        if not clocks:
+            print("the clock cannot be changed here: no C compiler `cc` on PATH")
 
 
 @contextmanager
 def fleet(folder: Path) -> Iterator[Fleet]:
     """Two workers on two servers."""
     with ExitStack() as stack:
-        broker, blobs = start_server(folder / "broker"), start_server(folder / "blobs")
+        clock = prepare_clock(folder)
+        try:
+            broker = start_server(folder / "broker")
+        finally:
+            os.environ.pop("LD_PRELOAD", None)
+        blobs = start_server(folder / "blobs")
         stack.callback(broker.stop)
         stack.callback(blobs.stop)
         settings = Settings(redis_url=broker.url, blob_url=blobs.url, home=folder, engine=STAND_IN)
         proxies = [stack.enter_context(Proxy(broker.port)) for _ in range(2)]
-        made = Fleet(folder, settings, broker, proxies, [])
+        made = Fleet(folder, settings, broker, proxies, [], clock)
         stack.callback(lambda: [worker.stop(signal.SIGQUIT) for worker in made.workers])
         made.start(0)
         made.start(1)
         yield made
 
 
-def killed(made: Fleet) -> float:
+def prepare_clock(folder: Path) -> Path | None:
+    """Let the next server that is started have a clock of its own; None without a C compiler."""
+    if shutil.which("cc") is None:
+        return None
+    library, clock = folder / "clock_shift.so", folder / "clock"
+    source = Path(__file__).with_name("clock_shift.c")
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+    clock.write_text("0")
+    os.environ |= {"LD_PRELOAD": str(library), "CLOCK_SHIFT": str(clock)}
+    return clock
+
+
+def killed(made: Fleet, prepare: Callable[[], None] = lambda: None) -> float:
     """Kill the worker that renders."""
 
     def kill(holder: int, pid: int) -> None:
-        for process in (pid, made.workers[holder].process.pid):
+        for process in (pid, made.pids[holder]):
             os.kill(process, signal.SIGKILL)
 
-    holder, took = until_elsewhere(made, kill)
+    holder, took = until_elsewhere(made, kill, prepare)
     made.start(holder)
     return took
+
+
+def clock_ahead(made: Fleet) -> float:
+    """Kill the worker that renders when the clock is set ahead, and set it back later."""
+
+    def ahead() -> None:
+        made.shift_clock(HOUR_S)
+        threading.Timer(AHEAD_S, made.shift_clock, [0]).start()
+
+    return killed(made, ahead)
+
+
+def clock_back(made: Fleet) -> float:
+    """Kill the worker that renders when a clock that was ahead is set back."""
+
+    def ahead_and_back() -> None:
+        made.shift_clock(HOUR_S)
+        time.sleep(AHEAD_S)
+        made.shift_clock(0)
+
+    return killed(made, ahead_and_back)
 
 
 def silent_cut(made: Fleet) -> float:
@@ -151,22 +223,36 @@ def failover(made: Fleet) -> float:
         replica.stop()
 
 
-def until_elsewhere(made: Fleet, fault: Callable[[int, int], None]) -> tuple[int, float]:
-    """The worker that renders a segment at the time of the fault, and the seconds until the other one runs it."""
+def until_elsewhere(
+    made: Deployed,
+    fault: Callable[[int, int], None],
+    prepare: Callable[[], None] = lambda: None,
+    watch: Callable[[int], None] = lambda _: None,
+) -> tuple[int, float]:
+    """The worker that renders a segment at the time of the fault, and the seconds until the other one runs it.
+
+    watch: called with that worker until then.
+    """
     job = submit(spec("a"), settings=made.settings)
     wait_until(lambda: unit(made.settings, job.id).get("engine"), what="a segment in the engine")
+    prepare()
     held = unit(made.settings, job.id)
     pid = int(held["worker"].rpartition(":")[2])
-    holder = next(number for number, worker in enumerate(made.workers) if pid in children(worker))
-    before = time.monotonic()
+    holder = next(number for number, worker in enumerate(made.pids) if pid in children(worker))
     fault(holder, pid)
-    wait_until(lambda: runs_elsewhere(unit(made.settings, job.id), held), timeout_s=120, what="the segment elsewhere")
+    before = time.monotonic()
+
+    def runs() -> bool:
+        watch(holder)
+        return runs_elsewhere(unit(made.settings, job.id), held)
+
+    wait_until(runs, timeout_s=180, what="the segment elsewhere")
     took = time.monotonic() - before
     end(made, job)
     return holder, took
 
 
-def until_in_engine(made: Fleet) -> float:
+def until_in_engine(made: Deployed) -> float:
     """Seconds until a job that is submitted now is in the engine."""
     before = time.monotonic()
     job = submit(spec("a"), settings=made.settings)
@@ -176,7 +262,7 @@ def until_in_engine(made: Fleet) -> float:
     return took
 
 
-def end(made: Fleet, job: Any) -> None:
+def end(made: Deployed, job: Any) -> None:
     """Cancel a job, and wait until its worker is idle."""
     job.cancel()
     time.sleep(6)  # one step, after which a cancelled segment ends
@@ -193,9 +279,9 @@ def runs_elsewhere(now: dict[str, Any], held: dict[str, Any]) -> bool:
     return bool(now.get("engine")) and now["fence"] > held["fence"]
 
 
-def children(worker: Worker) -> list[int]:
-    """The ids of a worker's child processes."""
-    return [child.pid for child in psutil.Process(worker.process.pid).children()]
+def children(worker: int) -> list[int]:
+    """The ids of the child processes of a worker's main process."""
+    return [child.pid for child in psutil.Process(worker).children()]
 
 
 if __name__ == "__main__":

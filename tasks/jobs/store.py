@@ -349,12 +349,14 @@ class JobStore(JobReader):
 
     # Recovery
 
-    def pulse(self, *, silence_s: float, grace_s: float, budget_bytes: int | None) -> None:
-        """Record that this process reaches Redis; after `silence_s` without a pulse, no lease ends for `grace_s`.
+    def pulse(self, *, silence_s: float, grace_s: float, budget_bytes: int | None, after_outage: bool = False) -> bool:
+        """Record that this process reaches Redis; returns whether no process did for `silence_s`.
 
-        The budget for blobs is recorded too, so that clients use that of the workers.
+        After that, or with `after_outage`, no lease ends for `grace_s`. The budget for blobs is recorded too, so that
+        clients use that of the workers.
         """
-        self._run("pulse", [PULSE], int(silence_s * 1000), int(grace_s * 1000), budget_bytes or 0)
+        arguments = (int(silence_s * 1000), int(grace_s * 1000), budget_bytes or 0, int(after_outage))
+        return bool(self._run("pulse", [PULSE], *arguments))
 
     def survey(self, job_id: str) -> list[Need]:
         """What an unfinished job needs."""

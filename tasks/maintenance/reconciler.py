@@ -87,10 +87,13 @@ class Reconciler:
         self._queues: dict[str, tuple[int, int]] = {}
         self._sweeper = Sweeper(jobs, blobs, retention_s=settings.retention_s)
         self._swept = self._pulsed = time.monotonic()
+        self._reached: float | None = None
         self._stop = threading.Event()
 
     def run(self) -> None:
         """Reconcile until `stop` is called; keeps trying while Redis is unreachable."""
+        with suppress(*OUTAGES, redis.RedisError):  # the loop tries again
+            self._pulse()  # so that the first gap is known for a jump of the clock or an outage
         while not self._stop.wait(self._settings.reconcile_s):
             try:
                 self._pulse()
@@ -129,11 +132,20 @@ class Reconciler:
         return published
 
     def _pulse(self) -> None:
-        """Record that Redis is reachable; after a gap (an outage), leases get extra time."""
+        """Record that Redis is reachable; after a gap, leases get extra time.
+
+        A gap without an outage for this process is a jump of Redis' clock: holders renew their leases as usual.
+        """
+        before, last = time.monotonic(), self._reached
         silence_s = max(self._settings.lease_s / 3, 2 * self._settings.reconcile_s)
-        grace_s, budget = self._settings.lease_s + RETRY_EVERY_S, self._settings.blob_budget_bytes
-        self._jobs.pulse(silence_s=silence_s, grace_s=grace_s, budget_bytes=budget)
-        self._pulsed = time.monotonic()
+        is_unbroken = last is not None and before - last <= silence_s
+        outage_grace_s = self._settings.lease_s + RETRY_EVERY_S
+        grace_s = self._settings.lease_s / 3 + RETRY_EVERY_S if is_unbroken else outage_grace_s
+        budget = self._settings.blob_budget_bytes
+        found_gap = self._jobs.pulse(silence_s=silence_s, grace_s=grace_s, budget_bytes=budget)
+        if found_gap and is_unbroken and time.monotonic() - before > silence_s:  # the call itself waited for the server
+            self._jobs.pulse(silence_s=silence_s, grace_s=outage_grace_s, budget_bytes=budget, after_outage=True)
+        self._reached = self._pulsed = time.monotonic()
 
     def _complete_submissions(self) -> None:
         """Complete what a client began; it is no harm if the client is still at it."""

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from blobstore import open_blob_store
-from tasks.jobs.connection import connect
+from tasks.jobs.connection import RETRY_EVERY_S, connect
 from tasks.jobs.keys import PULSE, job_keys
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import WorkUnit
@@ -101,6 +101,28 @@ def test_a_sticky_message_from_a_clock_ahead_does_not_wait_an_hour(jobs: JobStor
     shift_unit(client, "segment", "announced")
     assert due(jobs) == [(WorkUnit.segment(0), "expired")]
     assert announce(jobs, WorkUnit.segment(0))
+
+
+@pytest.mark.parametrize("shift_ms", [HOUR_MS, -HOUR_MS])
+def test_a_jump_of_the_clock_costs_less_than_an_outage(
+    settings: Settings, jobs: JobStore, client: redis.Redis, shift_ms: int
+) -> None:
+    # Given a reconciler that reaches the server, and one that has just started
+    publisher = Publisher(make_app(settings, results=False), jobs)
+    steady, new = (Reconciler(client, jobs, open_blob_store(settings.blobs), publisher, settings) for _ in range(2))
+    steady._pulse()
+    # When the clock jumps, Then leases are extended by the time in which holders renew them
+    client.hincrby(PULSE, "last", -shift_ms)
+    steady._pulse()
+    assert quiet_s(client) == settings.lease_s / 3 + RETRY_EVERY_S
+    # When nobody could reach the server, as far as is known, Then by a whole lease
+    client.hincrby(PULSE, "last", -shift_ms)
+    new._pulse()
+    assert quiet_s(client) == settings.lease_s + RETRY_EVERY_S
+
+
+def quiet_s(client: redis.Redis) -> float:
+    return pytest.approx(int(client.hget(PULSE, "quiet_ms") or 0) / 1000, abs=0.002)  # type: ignore[no-any-return]
 
 
 def test_the_reconciler_lock_of_a_clock_ahead_passes_on(
