@@ -13,7 +13,9 @@ import redis
 from blobstore import (
     BlobCorruptError,
     BlobNotFoundError,
+    BlobStoreError,
     BlobStoreFullError,
+    BlobStoreUnavailableError,
     BlobStoreVersionError,
 )
 from ltx2.errors import (
@@ -29,7 +31,7 @@ from tasks.jobs.connection import OUTAGES, retry_while_full
 from tasks.jobs.queues import queue_of
 from tasks.jobs.results import Claim, Released, ReleaseOutcome
 from tasks.jobs.units import START_INDEX, WorkUnit
-from tasks.worker.context import WorkerContext
+from tasks.worker.context import WorkerContext, process
 
 log = logging.getLogger(__name__)
 # Errors that no other attempt and no other host can change.
@@ -112,9 +114,13 @@ def handle_failure(context: WorkerContext, claim: Claim, error: Exception, *, fi
     if isinstance(error, RELEASED):
         if not isinstance(error, OUTAGES):  # which the connection has logged
             log.warning("released", extra={"reason": str(error)})
-        time.sleep(OUTAGE_PAUSE_S)
+        is_of_blobs = isinstance(error, BlobStoreUnavailableError)
+        if not is_of_blobs:
+            time.sleep(OUTAGE_PAUSE_S)
         with suppress(*OUTAGES):  # then the lease expires
             _publish_again(context, claim, jobs.release(claim))
+        if is_of_blobs:
+            _wait_for_blobs(context)
         return f"{error}; released, a worker tries again"
     context.unusable |= isinstance(error, HostFaultError) or not context.engines.device_works()
     if isinstance(error, HostFaultError):
@@ -126,6 +132,18 @@ def handle_failure(context: WorkerContext, claim: Claim, error: Exception, *, fi
     released = jobs.release(claim, reason[:REASON_CHARACTERS], final=final or isinstance(error, PERMANENT))
     _publish_again(context, claim, released)
     return f"{reason}; {OUTCOMES[released.outcome]}"
+
+
+def _wait_for_blobs(context: WorkerContext) -> None:
+    """Take no other work while the blob store is out: another worker may reach it, and this one would take it again."""
+    while not process.shutdown.is_set():
+        try:
+            context.deployment.blobs.check_writable()
+            return
+        except BlobStoreUnavailableError:
+            time.sleep(OUTAGE_PAUSE_S)
+        except BlobStoreError:
+            return  # the next unit meets it, too
 
 
 def _publish_again(context: WorkerContext, claim: Claim, released: Released) -> None:

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 import pytest
 import redis
 
+from tasks.client.job import Job
+from tasks.jobs.connection import connect
+from tasks.jobs.queues import SEGMENTS as SEGMENTS_QUEUE
 from tests.conftest import RedisProcess, wait_until
 from tests.faults.conftest import MakeHarness, film_of
 from tests.faults.harness import SEGMENTS, FaultWorker, Harness
@@ -145,7 +148,7 @@ def test_nothing_is_rendered_while_the_blob_server_takes_no_writes(
     harness.mark_fault()
     with read_only(servers[BLOBS].master):
         job = harness.submit()
-        wait_until(lambda: harness.count(job, "segment claimed").total() >= 3, what="two releases")
+        wait_until(lambda: is_released(harness, job), what="the release")
         # Then it is claimed and released, and not rendered
         assert not harness.count(job, "segment hydrated")
     harness.verify(job, film)
@@ -153,3 +156,35 @@ def test_nothing_is_rendered_while_the_blob_server_takes_no_writes(
     # and the outage is two lines in the log
     lines = [line for line in impatient.text().splitlines() if "WARNING/" in line or "ERROR/" in line]
     assert ["waiting for it" in lines[0], "can be used again" in lines[-1], len(lines)] == [True, True, 2], lines
+    impatient.stop()
+
+
+def test_a_worker_that_is_cut_off_from_the_blobs_leaves_the_work_to_others(
+    harness: Harness, servers: dict[str, Replicated], film: str
+) -> None:
+    # Given a job that was released by a worker to which nothing from the blob server arrives
+    shared = harness.settings
+    with Proxy(servers[BLOBS].proxy.port) as proxy:
+        harness.settings = shared.model_copy(update={"blob_url": proxy.url})
+        cut_off = harness.start_worker(**LONGER_THAN_PATIENCE).ready()
+        harness.settings = shared
+        proxy.cut()
+        harness.mark_fault()
+        job = harness.submit()
+        wait_until(lambda: is_released(harness, job), what="the release")
+        # When another worker is there
+        other = harness.start_worker()
+        # Then it does the work, and the first one takes none
+        harness.verify(job, film)
+        assert harness.count(job, "segment claimed")[0] == 2
+        # And when the blob server is back, both end as usual
+        proxy.heal()
+        harness.wait_idle()
+        cut_off.stop()
+        other.stop()
+
+
+def is_released(harness: Harness, job: Job) -> bool:
+    """Whether a segment was claimed and released, and its message waits."""
+    with connect(harness.settings.redis_url) as client:
+        return bool(harness.count(job, "segment claimed")) and client.llen(SEGMENTS_QUEUE) == 1
