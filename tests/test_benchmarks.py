@@ -42,3 +42,13 @@ def test_a_benchmark_without_its_gpu_fails_with_the_reason(tmp_path: Path) -> No
     # Then
     assert done.returncode == 1
     assert "needs a CUDA device" in done.stderr
+
+
+def test_hosts_cannot_be_made_without_their_tools(tmp_path: Path) -> None:
+    # When
+    command = [sys.executable, "-m", "benchmarks.network"]
+    environ = {"PYTHONPATH": str(BENCHMARKS.parent), "PATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environ)
+    # Then
+    assert done.returncode == 1
+    assert done.stderr == "benchmarks.network needs root, and `ip` (Debian: iproute2), to make network namespaces\n"
