@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -14,8 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ltx2.acceleration.compile import accelerated_name, backend_of, compile_blocks, compile_decoder, speed_up
+from ltx2.acceleration.int8 import quantize_linears
 from ltx2.checkpoints.lora import Lora
 from ltx2.checkpoints.resolve import HubModel, default_cache, resolve_model
+from ltx2.checkpoints.variant import Variant
 from ltx2.errors import CheckpointError, EngineMemoryError, UnsupportedStateError
 from ltx2.media.images import recompressed
 from ltx2.model.conditioning import AUDIO_SPACE, NORMALISED, Conditioning, conditioning_of
@@ -25,6 +28,7 @@ from ltx2.model.lora_fusion import LoraFusion
 from ltx2.model.pipeline import LongtakePipeline
 from ltx2.model.placement import PRECISIONS, device_of, place, precision_of
 from ltx2.model.prompts import PromptEncoder, new_stream
+from ltx2.model.text_encoder import TextEncoder, TextEncoderMode, text_encoder_mode, weights_of
 from ltx2.request import OnState, OnStep, SegmentOutput, SegmentRequest
 from ltx2.sampling import Plan
 from ltx2.state.continuation import LTX2ContinuationState
@@ -37,9 +41,10 @@ HostCopy = Callable[[], Tensor]
 class Engine:
     """A loaded LTX-2 model, which renders one segment at a time.
 
-    source: the checkpoint of `pipeline`; without one, two stages are not possible. encode_ahead: see `PromptEncoder`.
-    compiled: whether parts of the model are compiled, so that new shapes are warmed up first. fusion: the LoRAs in the
-    pipeline's weights, if they can be changed.
+    source: the checkpoint of `pipeline`; without one, two stages are not possible. variant, text_encoder: default: the
+    pipeline's. encode_ahead: see `PromptEncoder`. compiled: whether parts of the model are compiled, so that new shapes
+    are warmed up first. fusion: the LoRAs in the pipeline's weights, if they can be changed. made_with: the settings
+    that a segment's bytes may depend on.
     """
 
     def __init__(
@@ -47,14 +52,18 @@ class Engine:
         pipeline: LongtakePipeline,
         source: Path | HubModel | None = None,
         *,
+        variant: Variant | None = None,
+        text_encoder: TextEncoder | None = None,
         encode_ahead: bool = True,
         compiled: bool = False,
         fusion: LoraFusion | None = None,
+        made_with: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.pipeline = pipeline
-        self.variant = variant_of_pipeline(pipeline)
+        self.variant = variant or variant_of_pipeline(pipeline)
         self.audio_rate = self.variant.audio_rate
-        self.prompts = PromptEncoder(pipeline, ahead=encode_ahead)
+        self.made_with = dict(made_with)
+        self.prompts = PromptEncoder(pipeline, text_encoder, ahead=encode_ahead)
         if fusion is not None:
             self.prompts.use_weights(fusion.of_connectors)
         self._denoiser = Denoiser(pipeline, self.variant, self.prompts, source)
@@ -74,12 +83,13 @@ class Engine:
         device: str = "auto",
         precision: str = "auto",
         offload: str = "none",
+        text_encoder: str = "auto",
         compiler: str = "auto",
     ) -> Engine:
         """Load `model` (see `resolve_model`), fuse `loras` (see `resolve_lora`), and place it on a device.
 
-        device, precision, offload: see `ltx2.model.placement`. compiler: see `backend_of` in
-        `ltx2.acceleration.compile`.
+        device, precision, offload: see `ltx2.model.placement`. text_encoder: see `text_encoder_mode`. compiler: see
+        `backend_of` in `ltx2.acceleration.compile`.
 
         Raises:
             CheckpointError: the model or a LoRA is missing, incomplete or unsupported.
@@ -97,7 +107,14 @@ class Engine:
                 pipeline.transformer.to(target)
             fusion.fuse(found)
             return cls.ready(
-                pipeline, target, actual_precision, offload=offload, compiler=compiler, source=source, fusion=fusion
+                pipeline,
+                target,
+                actual_precision,
+                offload=offload,
+                text_encoder=text_encoder,
+                compiler=compiler,
+                source=source,
+                fusion=fusion,
             )
 
     @classmethod
@@ -108,6 +125,7 @@ class Engine:
         precision: str,
         *,
         offload: str,
+        text_encoder: str = "auto",
         compiler: str,
         source: Path | HubModel | None = None,
         fusion: LoraFusion | None = None,
@@ -118,16 +136,28 @@ class Engine:
             speed_up(pipeline.transformer, float8=precision == "fp8", device=device)
             if fusion is not None:
                 fusion.renamed = accelerated_name
-        place(pipeline, device, offload)
+        variant = variant_of_pipeline(pipeline)
+        mode = text_encoder_mode(text_encoder, device, offload=offload, weights=weights_of(pipeline))
+        if mode == TextEncoderMode.EIGHT_BIT:
+            quantize_linears(pipeline.text_encoder.language_model.layers, device)
+        encoder = place(pipeline, device, offload, mode)
         if backend:
             kernels = default_cache().parent / "kernels"
             compile_blocks(pipeline.transformer, backend, kernels)
             if offload == "none":  # otherwise it decodes in tiles
                 compile_decoder(pipeline.vae, backend, kernels)
         # blocks that are not compiled select attention kernels with process-wide switches
-        ahead = offload == "none" and (backend is not None or device.type == "cpu")
-        changeable = fusion if offload != "sequential" else None  # which keeps copies of weights
-        return cls(pipeline, source, encode_ahead=ahead, compiled=backend is not None, fusion=changeable)
+        apart = offload == "none" or mode in (TextEncoderMode.CPU, TextEncoderMode.OFFLOAD)
+        return cls(
+            pipeline,
+            source,
+            variant=variant,
+            text_encoder=encoder,
+            encode_ahead=apart and (backend is not None or device.type == "cpu"),
+            compiled=backend is not None,
+            fusion=fusion if offload != "sequential" else None,  # which keeps copies of weights
+            made_with={"precision": precision, "offload": offload, "text_encoder": str(mode)},
+        )
 
     def set_loras(self, loras: Sequence[Lora]) -> bool:
         """Change to `loras`; every later segment has the bytes that a newly loaded engine gives with them.
@@ -160,6 +190,7 @@ class Engine:
             size = (request.width, request.height, timing.shape.frames, timing.audio_latents)
             shape = (*size, plan.stages, str(plan.guidance))
             if shape not in self._warm:
+                self.prompts.finish()  # nothing may be encoded while something is compiled
                 like = replace(request, timing=timing, image=None)
                 with _render_context("warming up", self._stream):
                     latents, _ = self._denoiser.denoise(like, plan, Conditioning(), first_steps=True)
@@ -211,9 +242,10 @@ class Engine:
                     video_latents=video_latents(),
                     audio_latents=audio_latents(),
                     state=following,
+                    made_with=self.made_with,
                 )
             finally:
-                self.prompts.finish()
+                self.prompts.end_segment()
 
     def decode(self, video_latents: Tensor, audio_latents: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Frames and sound of a `SegmentOutput`'s latents: the same bytes as in that output."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -57,7 +57,8 @@ class SegmentOutput:
 
     frames: uint8 `[n, H, W, 3]`, with the repeated ones. sound: float32 `[samples, channels]` in [-1, 1] at
     `audio_rate`, (4T - 3) * 10 ms long. video_latents: `[1, C, F, H/32, W/32]` as the VAE decodes them. audio_latents:
-    `[1, 8, T, 16]`, normalised. state: the state for the next segment.
+    `[1, 8, T, 16]`, normalised. state: the state for the next segment. made_with: settings of the engine that the bytes
+    may depend on, for the record.
     """
 
     frames: NDArray[np.uint8]
@@ -66,3 +67,4 @@ class SegmentOutput:
     video_latents: Tensor
     audio_latents: Tensor
     state: LTX2ContinuationState
+    made_with: Mapping[str, str] = field(default_factory=dict)

@@ -50,6 +50,11 @@ class Settings(BaseModel):
     offload: Literal["none", "model", "sequential"] = Field(
         "none", description="keep weights in main memory: `none`, `model` (by component) or `sequential` (by block)"
     )
+    text_encoder: Literal["auto", "gpu", "cpu", "offload", "8bit"] = Field(
+        "auto",
+        description="where prompts are encoded: `gpu`, `cpu`, `offload` (weights in main memory) or `8bit` (int8, on "
+        "the GPU); `auto`: gpu if the GPU is large enough for all, else offload",
+    )
     compiler: str = Field(
         "auto",
         pattern=r"^\w+$",

@@ -17,7 +17,7 @@ from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder, LTX2Vocode
 from diffusers.utils import is_accelerate_available
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import Gemma3ForConditionalGeneration, Gemma4UnifiedConfig, Gemma4UnifiedModel, GemmaTokenizer
+from transformers import GemmaTokenizer
 
 from ltx2.checkpoints.hub import fetch_lora, fetch_model
 from ltx2.checkpoints.lora import Lora, resolve_lora
@@ -26,16 +26,8 @@ from ltx2.checkpoints.resolve import HubModel, check_folder
 from ltx2.checkpoints.variant import CONFIGURED, Variant, variant_of
 from ltx2.checkpoints.weight_files import check_loaded, read_json
 from ltx2.errors import CheckpointError, EngineMemoryError
+from ltx2.model.gemma import Gemma3, Gemma4
 from ltx2.model.pipeline import LongtakePipeline
-
-# Gemma's vision tower is not used for prompts, and some published checkpoints lack it.
-_UNUSED = ("vision_tower.", "multi_modal_projector.")
-
-
-class _Gemma4(Gemma4UnifiedModel):  # type: ignore[misc]  # transformers has it as Any
-    """Gemma 4 without the head that predicts tokens; loaded without what embeds pictures and sound."""
-
-    _keys_to_ignore_on_load_unexpected = (r"\b(embed_vision|embed_audio|vision_embedder|lm_head)\.",)
 
 
 def load_pipeline(source: Path | HubModel, dtype: torch.dtype) -> LongtakePipeline:
@@ -68,7 +60,7 @@ def _classes(variant: Variant) -> dict[str, Any]:
         "audio_vae": AutoencoderKLLTX2Audio,
         "connectors": LTX2TextConnectors,
         "vocoder": LTX2Vocoder if variant.version == "2.0" else LTX2VocoderWithBWE,
-        "text_encoder": _Gemma4 if variant.version == "2.5" else Gemma3ForConditionalGeneration,
+        "text_encoder": Gemma4 if variant.version == "2.5" else Gemma3,
     }
 
 
@@ -76,17 +68,14 @@ def _load(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     """Load one component, with every tensor from its files."""
     name = folder.name
     options: dict[str, Any] = {"dtype": torch.float32 if name == "vocoder" else dtype}
-    if kind is _Gemma4:
-        config = Gemma4UnifiedConfig.from_pretrained(folder)
-        config.vision_config = config.audio_config = None  # prompts are text
-        options["config"] = config
-    if name != "text_encoder":
+    if name == "text_encoder":
+        options |= kind.options(folder)
+    else:
         options["low_cpu_mem_usage"] = is_accelerate_available()
     # use_safetensors: otherwise pickled weights are loaded where there are no others
     model, info = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
     if name == "text_encoder":
-        needed = [key for key in info["missing_keys"] if not any(part in key for part in _UNUSED)]
-        info = {"missing_keys": needed, "mismatched_keys": info["mismatched_keys"]}
+        info = {key: info[key] for key in ("missing_keys", "mismatched_keys")}
     check_loaded(folder, info)
     return model
 

@@ -6,23 +6,25 @@ The cache has the output of the connectors: 12 MB per prompt at full size, inste
 from __future__ import annotations
 
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers import LTX2ConditionPipeline
 from torch import Tensor, nn
 
+from ltx2.model.text_encoder import EncodedPrompt, TextEncoder, TextEncoderMode
+
 log = logging.getLogger(__name__)
 
 KEPT = 16
 """How many prompts an encoder caches; 200 MB at full size."""
 
-LONGEST = 1024
-"""Maximum tokens of a prompt; a checkpoint's tokenizer can set a lower limit."""
+LONG_WAIT_S = 5.0
+"""A segment that waits longer for its prompt says so in the log."""
 
 _NO_MASKS = {"encoder_attention_mask": None, "audio_encoder_attention_mask": None}
 
@@ -32,46 +34,24 @@ def new_stream(device: torch.device, *, priority: int = 0) -> torch.cuda.Stream 
     return torch.cuda.Stream(device, priority=priority) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedPrompt:
-    """An encoded prompt, as the transformer attends to it, on the pipeline's device.
-
-    video, audio: `[1, L, D]`, each in the width of its stream. mask: int64 `[1, L]`, 1 for tokens to attend to; None if
-    that is all of them, as the connectors replace padding with learned registers.
-    """
-
-    video: Tensor
-    audio: Tensor
-    mask: Tensor | None
-
-
-def with_one_bos(tokenizer: Any, text: str) -> str:
-    """`text` such that its tokens begin with exactly one `<bos>`, as Gemma was trained, before they are cut to length.
-
-    Not every tokenizer of Gemma 4 puts it there.
-    """
-    bos: str = tokenizer.bos_token
-    text = text.strip()
-    while text.startswith(bos):
-        text = text.removeprefix(bos).lstrip()
-    adds_it = tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
-    return text if adds_it else bos + text
-
-
 class PromptEncoder:
-    """Encodes prompts with one loaded pipeline and caches the `KEPT` used last. For one thread at a time.
+    """Encodes prompts for one loaded pipeline and caches the `KEPT` used last. For one thread at a time.
 
-    ahead: whether `prepare` encodes. False with offloading, because two threads must not move weights at once.
+    text_encoder: default: the pipeline's own. ahead: whether `prepare` encodes. False where two threads would move the
+    same weights, or one would change the attention kernels of the other.
     """
 
-    def __init__(self, pipeline: PromptedPipeline, *, ahead: bool = True) -> None:
-        self._pipeline = pipeline
-        self._connectors = pipeline.connectors  # a call that skips them replaces the pipeline's attribute
+    def __init__(
+        self, pipeline: PromptedPipeline, text_encoder: TextEncoder | None = None, *, ahead: bool = True
+    ) -> None:
+        self._device: torch.device = pipeline._execution_device
+        self.text_encoder = text_encoder or TextEncoder.placed(pipeline, self._device, TextEncoderMode.GPU)
         self._ahead = ahead
+        self._in_background = self._device.type == "cuda"
         self._cache: OrderedDict[tuple[Hashable, str], EncodedPrompt] = OrderedDict()
         self._weights: Hashable = None
         self._pending: tuple[str, Future[EncodedPrompt]] | None = None
-        self._stream = new_stream(pipeline.device) if ahead else None
+        self._stream = new_stream(self.text_encoder.device) if ahead else None
         self._thread = ThreadPoolExecutor(1, "prompts")
 
     def use_weights(self, weights: Hashable) -> None:
@@ -83,9 +63,12 @@ class PromptEncoder:
         """The encoded `text`, for use on the current stream."""
         key = (self._weights, text)
         if key not in self._cache:
+            began = time.monotonic()
             self.finish()
-        if key not in self._cache:
-            self._store(text, self._encode(text))
+            if key not in self._cache:
+                self._store(text, self._encode(text))
+            if (waited := time.monotonic() - began) > LONG_WAIT_S:
+                log.warning("a segment waited %.0f s for its prompt; text encoder: %s", waited, self.text_encoder.mode)
         self._cache.move_to_end(key)
         encoded = self._cache[key]
         if encoded.video.is_cuda:
@@ -95,18 +78,24 @@ class PromptEncoder:
         return encoded
 
     def prepare(self, text: str) -> None:
-        """Encode `text` ahead of time: on CUDA in a background thread, until `finish`; on the CPU at once.
+        """Encode `text` ahead of time: for a GPU in a background thread, until `finish`; on the CPU at once.
 
         An error is only logged; `encode` tries again. Nothing may be compiled before `finish`: while torch traces, it
         changes how modules are called in all threads.
         """
         if not self._ahead or self._pending or (self._weights, text) in self._cache:
             return
-        if self._stream is None:
+        if not self._in_background:
             self._try_store(text, lambda: self._encode(text))
-        else:
+            return
+        if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))  # for the weights
-            self._pending = text, self._thread.submit(self._encode_on, self._stream, text)
+        self._pending = text, self._thread.submit(self._encode_on, self._stream, text)
+
+    def end_segment(self) -> None:
+        """Wait as `finish` does, unless the CPU encodes: the segment does not wait for it, only the next one may."""
+        if self.text_encoder.mode != TextEncoderMode.CPU:
+            self.finish()
 
     def finish(self) -> None:
         """Wait for the prompt that `prepare` started to encode."""
@@ -125,20 +114,15 @@ class PromptEncoder:
         if len(self._cache) > KEPT:
             self._cache.popitem(last=False)
 
-    def _encode_on(self, stream: torch.cuda.Stream, text: str) -> EncodedPrompt:
+    def _encode_on(self, stream: torch.cuda.Stream | None, text: str) -> EncodedPrompt:
         with torch.cuda.stream(stream):
             encoded = self._encode(text)
-        stream.synchronize()  # the result is ready for all streams, and errors are raised here
+        if stream is not None:
+            stream.synchronize()  # the result is ready for all streams, and errors are raised here
         return encoded
 
     def _encode(self, text: str) -> EncodedPrompt:
-        pipeline = self._pipeline
-        with torch.inference_mode():  # each thread has its own mode
-            length = min(LONGEST, pipeline.tokenizer.model_max_length)
-            prompt = with_one_bos(pipeline.tokenizer, text)
-            hidden, valid = pipeline._get_gemma_prompt_embeds(prompt, max_sequence_length=length)
-            video, audio, mask = self._connectors(hidden, valid, padding_side=pipeline.tokenizer_padding_side)
-            return EncodedPrompt(video, audio, None if bool(mask.all()) else mask)
+        return self.text_encoder.encode(text, self._device)
 
 
 class PromptedPipeline(LTX2ConditionPipeline):  # type: ignore[misc]  # diffusers is untyped

@@ -39,6 +39,7 @@ def film_summary(jobs: JobReader, job_id: str) -> dict[str, Any]:
                 "seed": handoff.seed,
                 "prompt": prompts[handoff.index],
                 "engine_s": round(handoff.engine_ended - handoff.engine_started, 3),
+                **({"made_with": handoff.made_with} if handoff.made_with else {}),  # 0.1 did not record it
                 "handoff_s": None if after is None else round(after.engine_started - handoff.engine_ended, 3),
                 "blobs": {"handoff": handoff_blobs(handoff), "clip": clip.blob_id if clip else None},
             }

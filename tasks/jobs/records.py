@@ -72,7 +72,8 @@ class Handoff(_Record):
     state: the continuation state as the next message carries it, `kind` and `payload`. latents: the blob from which the
     clip can be made again. continued, first_frame: whether the segment continues the one before, and the film index of
     its first new frame; the rest of its timing follows from the state before it. engine_started, engine_ended: seconds
-    since the epoch, by Redis' clock.
+    since the epoch, by Redis' clock. made_with: the engine's settings that its bytes may depend on, such as precision
+    and text encoder.
     """
 
     index: int
@@ -86,6 +87,7 @@ class Handoff(_Record):
     worker: str = ""
     engine_started: float = 0.0
     engine_ended: float = 0.0
+    made_with: dict[str, str] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:

@@ -128,6 +128,7 @@ class EngineSlot:
             device=settings.device,
             precision=settings.precision,
             offload=settings.offload,
+            text_encoder=settings.text_encoder,
             compiler=settings.compiler,
         )
         return engine

@@ -76,6 +76,7 @@ def _render(task: Task[..., Any], context: WorkerContext, lease: Lease) -> dict[
         worker=context.worker,
         engine_started=started,
         engine_ended=ended,
+        made_with=dict(output.made_with),
     )
     commit = _commit_repair if claim.is_repair else _commit_segment
     if not commit(task, context, lease, handoff, output, request.timing):

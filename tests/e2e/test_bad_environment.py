@@ -179,6 +179,7 @@ def test_an_unreachable_blob_server(longtake: Command, module_settings: Settings
         ("lease_s", "soon"),
         ("precision", "float8"),
         ("offload", "some"),
+        ("text_encoder", "4bit"),
         ("compiler", "gcc -O2"),
         ("warm", "768x512"),
         ("device", "tpu"),

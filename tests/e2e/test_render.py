@@ -77,6 +77,8 @@ def test_the_example_in_the_readme_renders_the_same_film_twice(
     assert report["sha256"] == hashlib.sha256(film.read_bytes()).hexdigest()
     assert report["audio_samples"] == round(66 / 24 * report["audio_sample_rate"])
     assert [segment["prompt"] for segment in report["segments"]][1] == "gulls follow the boat"
+    with_what = {"precision": "fp32", "offload": "none", "text_encoder": "cpu"}
+    assert [segment["made_with"] for segment in report["segments"]] == [with_what] * 3
     assert list((user_settings.home / "renders").iterdir()) == []
     # When it is rendered again
     again = longtake("render", HARBOUR, "-o", "out/film.mp4", settings=user_settings)

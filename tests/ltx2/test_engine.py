@@ -375,6 +375,7 @@ def test_a_segment_prints_nothing(engine: Engine, capfd: pytest.CaptureFixture[s
         ({"device": "cuda:99"}, "device is 'cuda:99'"),
         ({"precision": "int8"}, "precision is 'int8'"),
         ({"offload": "disk"}, "offload is 'disk'"),
+        ({"text_encoder": "4bit"}, "text encoder is '4bit'; it must be one of auto, gpu, cpu, offload, 8bit"),
         ({"compiler": "gcc"}, "compiler is 'gcc'"),
     ],
 )

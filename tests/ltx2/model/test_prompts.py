@@ -19,7 +19,8 @@ from transformers import GemmaTokenizer
 from ltx2.engine import Engine
 from ltx2.errors import EngineMemoryError
 from ltx2.model.pipeline import LongtakePipeline
-from ltx2.model.prompts import EncodedPrompt, PromptEncoder
+from ltx2.model.prompts import PromptEncoder
+from ltx2.model.text_encoder import EncodedPrompt
 from ltx2.request import SegmentOutput, SegmentRequest
 from ltx2.sampling import NO_GUIDANCE
 from ltx2.timeline import SegmentShape, first_timing, next_timing
