@@ -20,17 +20,12 @@ from diffusers import (
 from diffusers.pipelines.ltx2 import LTX2TextConnectors
 from diffusers.pipelines.ltx2.vocoder import LTX2VocoderWithBWE
 from torch import Tensor
-from transformers import (
-    Gemma3Config,
-    Gemma3ForConditionalGeneration,
-    Gemma4UnifiedConfig,
-    Gemma4UnifiedModel,
-    GemmaTokenizer,
-)
+from transformers import Gemma3Config, Gemma4UnifiedConfig, GemmaTokenizer
 
 from benchmarks.natural import natural_film
 from ltx2.checkpoints.resolve import default_cache, resolve_model
 from ltx2.engine import Engine
+from ltx2.model.gemma import Gemma3, Gemma4
 from ltx2.model.pipeline import LongtakePipeline
 from ltx2.model.placement import device_of, precision_of
 
@@ -77,8 +72,8 @@ GEMMA: dict[str, Any] = {
     "sliding_window": 1024,
 }
 GEMMA_4 = GEMMA | {"global_head_dim": 512, "num_global_key_value_heads": 1, "attention_k_eq_v": True}
-GEMMA_LAYERS = 48
-VISION: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+GEMMA_LAYERS, GEMMA_WORDS = 48, 262_144
+VISION: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
 
 
 class FullSizeEngine(Engine):
@@ -92,13 +87,15 @@ class FullSizeEngine(Engine):
         device: str = "auto",
         precision: str = "auto",
         offload: str = "none",
+        text_encoder: str = "auto",
         compiler: str = "auto",
         **_: Any,
     ) -> FullSizeEngine:
         """Build the engine on the device; about 5 seconds without offload."""
         target = device_of(device)
         pipeline = full_pipeline(target, version="2.5" if model == "2.5" else "2.3")
-        return cls.ready(pipeline, target, precision_of(precision, target), offload=offload, compiler=compiler)
+        settings = {"offload": offload, "text_encoder": text_encoder, "compiler": compiler}
+        return cls.ready(pipeline, target, precision_of(precision, target), **settings)
 
 
 class FilmedEngine(FullSizeEngine):
@@ -118,8 +115,13 @@ class FilmedEngine(FullSizeEngine):
         return self._film
 
 
-def full_pipeline(device: torch.device, layers: int = 48, version: str = "2.3") -> LongtakePipeline:
-    """The pipeline in bfloat16, with the vocoder in float32; 48 GB on the device with 48 transformer layers."""
+def full_pipeline(
+    device: torch.device, layers: int = 48, version: str = "2.3", *, whole_text_encoder: bool = False
+) -> LongtakePipeline:
+    """The pipeline in bfloat16, with the vocoder in float32; 48 GB on the device with 48 transformer layers.
+
+    whole_text_encoder: one with as many layers and words as the real one, for 23 GB more.
+    """
     tokenizer = GemmaTokenizer.from_pretrained(str(resolve_model("tiny", default_cache())), subfolder="tokenizer")
     settings = TRANSFORMER_2_5 if version == "2.5" else TRANSFORMER
     with _building(device, torch.bfloat16):
@@ -128,7 +130,7 @@ def full_pipeline(device: torch.device, layers: int = 48, version: str = "2.3") 
             "vae": AutoencoderKLLTX2Video(**VAE),
             "audio_vae": AutoencoderKLLTX2Audio(),
             "connectors": LTX2TextConnectors(**CONNECTORS),
-            "text_encoder": (_gemma_4 if version == "2.5" else _gemma)(len(tokenizer)),
+            "text_encoder": (_gemma_4 if version == "2.5" else _gemma)(len(tokenizer), whole_text_encoder),
         }
     with _building(device, torch.float32):
         parts["vocoder"] = LTX2VocoderWithBWE()
@@ -139,26 +141,27 @@ def full_pipeline(device: torch.device, layers: int = 48, version: str = "2.3") 
     return pipeline
 
 
-def _gemma(vocabulary: int) -> Any:
-    config = Gemma3Config(
-        text_config=GEMMA | {"num_hidden_layers": 1, "vocab_size": vocabulary, "max_position_embeddings": 1024},
-        vision_config=VISION | {"image_size": 28, "patch_size": 14},
-        mm_tokens_per_image=4,
-    )
-    gemma = Gemma3ForConditionalGeneration(config)
-    _repeat_layers(gemma.model.language_model)
+def _gemma(vocabulary: int, whole: bool) -> Any:
+    config = Gemma3Config(text_config=GEMMA | _size(vocabulary, whole, 1), vision_config=VISION)
+    gemma = Gemma3(config)
+    _repeat_layers(gemma.language_model)
     return gemma
 
 
-def _gemma_4(vocabulary: int) -> Any:
+def _gemma_4(vocabulary: int, whole: bool) -> Any:
     """Its sixth layer is a global one, which is as many as the pattern has."""
-    text = GEMMA_4 | {"num_hidden_layers": 6, "vocab_size": vocabulary, "max_position_embeddings": 1024}
+    text = GEMMA_4 | _size(vocabulary, whole, 6)
     media = {f"{kind}_token_id": 4 for kind in ("boi", "eoi", "image", "video", "boa", "audio")}
     config = Gemma4UnifiedConfig(text_config=text, eoa_token_index=4, **media)
     config.vision_config = config.audio_config = None
-    gemma = Gemma4UnifiedModel(config)
+    gemma = Gemma4(config)
     _repeat_layers(gemma.language_model)
     return gemma
+
+
+def _size(vocabulary: int, whole: bool, layers: int) -> dict[str, Any]:
+    words, layers = (GEMMA_WORDS, GEMMA_LAYERS) if whole else (vocabulary, layers)
+    return {"vocab_size": words, "num_hidden_layers": layers, "max_position_embeddings": 1024}
 
 
 def _repeat_layers(language: Any) -> None:

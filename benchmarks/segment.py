@@ -5,12 +5,11 @@
 Random weights (see benchmarks/full.py), 121 frames, a continuation, 8 distilled steps, no guidance. forward: diffusers'
 transformer eager and with compiled blocks, longtake's in bf16 and in fp8, each compared with the time of its matrix
 products and attention at the rate of a large bf16 product. segment: from state to state, compared with the denoising,
-and the other parts. memory: the peak of each precision and offload.
+and the other parts. memory: the peak with the settings for each card, see benchmarks/memory.py.
 """
 
 from __future__ import annotations
 
-import gc
 import statistics
 import sys
 import time
@@ -26,7 +25,8 @@ from torch._dynamo.utils import counters
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import report
-from benchmarks.full import FullSizeEngine, full_pipeline
+from benchmarks.full import full_pipeline
+from benchmarks.memory import FullModels, memory_of_cards
 from ltx2.acceleration.compile import compile_blocks, compile_decoder, speed_up
 from ltx2.acceleration.fp8 import quantize
 from ltx2.checkpoints.resolve import default_cache
@@ -42,7 +42,6 @@ ROUNDS = 5
 SEGMENTS = 3
 CEILING_SIDE = 8192
 SUSTAINED_S = 3.0
-MEMORY = ("bf16/none", "fp8/none", "bf16/model", "fp8/model", "bf16/sequential", "fp8/sequential")
 Row = dict[str, Any]
 
 
@@ -52,22 +51,21 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["768x512", "1536x1024"], metavar="WxH")
     parser.add_argument("--version", choices=["2.3", "2.5"], default="2.3")
     parser.add_argument("--parts", nargs="+", default=["forward", "segment", "memory"])
-    parser.add_argument("--memory", nargs="+", default=MEMORY, metavar="PRECISION/OFFLOAD")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("benchmarks/segment.py needs a CUDA device: it measures the full-size model")
-    ceiling, sustained = matmul_rates()
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
-    print(f"a large product: {ceiling / 1e12:.0f} TFLOP/s, {sustained / 1e12:.0f} after {SUSTAINED_S:g} s", flush=True)
     sizes = [tuple(int(side) for side in size.split("x")) for size in options.sizes]
     if {"forward", "segment"} & set(options.parts):
+        ceiling, sustained = matmul_rates()
+        print(f"a large product: {ceiling / 1e12:.0f} TFLOP/s, {sustained / 1e12:.0f} after {SUSTAINED_S:g} s")
         forward, segment = measured(options.version, sizes, ceiling, options.parts)
         for rows in (forward, segment):
             print(report.table(rows) if rows else "")
         more = {"ceiling_tflops": ceiling / 1e12, "sustained_tflops": sustained / 1e12, "segments": segment}
         report.write("segment", forward or segment, options.json, **more)
     if "memory" in options.parts:
-        rows = memory(options.version, sizes[0], options.memory)
+        rows = memory_of_cards(FullModels(options.version))
         report.write("segment-memory", rows, options.json.with_name("segment-memory.json"))
 
 
@@ -267,34 +265,6 @@ class Marks:
             delattr(owner, name)
         torch.cuda.synchronize()
         return self._events[0].elapsed_time(self._events[-1]) / 1000
-
-
-def memory(version: str, size: tuple[int, ...], modes: list[str]) -> list[Row]:
-    """One row for each precision and offload."""
-    rows = []
-    for mode in modes:
-        precision, _, offload = mode.partition("/")
-        rows.append(memory_row(version, precision, offload, size))
-        print(rows[-1], flush=True)
-        gc.collect()
-        torch.cuda.empty_cache()
-    return rows
-
-
-def memory_row(version: str, precision: str, offload: str, size: tuple[int, ...]) -> Row:
-    """Peak of reserved memory and time of a whole segment."""
-    engine = FullSizeEngine.load(version, device="cuda", precision=precision, offload=offload, compiler="off")
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    request = request_of(size, first_timing(SHAPE))
-    seconds = timed(lambda: engine.run(request), rounds=1)
-    return {
-        "precision": precision,
-        "offload": offload,
-        "size": f"{size[0]}x{size[1]}",
-        "peak GiB": torch.cuda.max_memory_reserved() / 2**30,
-        "segment s": seconds,
-    }
 
 
 def timed(work: Callable[[], Any], rounds: int = ROUNDS) -> float:

@@ -140,7 +140,8 @@ class Engine:
         mode = text_encoder_mode(text_encoder, device, offload=offload, weights=weights_of(pipeline))
         if mode == TextEncoderMode.EIGHT_BIT:
             quantize_linears(pipeline.text_encoder.language_model.layers, device)
-        encoder = place(pipeline, device, offload, mode)
+        encoder = TextEncoder.placed(pipeline, device, mode)
+        place(pipeline, device, offload)
         if backend:
             kernels = default_cache().parent / "kernels"
             compile_blocks(pipeline.transformer, backend, kernels)

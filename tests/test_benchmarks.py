@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+PROMPT = "a red circle moves left over a blue background, low hum"
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
@@ -20,6 +21,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
         ("blobs", ["--rounds=1", "--sizes", "1"]),
         ("handoff", ["--segments=3", "--size=64x64", "--frames=17", "--scale=0"]),
         ("scale", ["--jobs=20", "--segments=10", "--workers=1"]),
+        ("memory", ["--device=cpu"]),
     ],
 )
 def test_a_benchmark_prints_a_table_and_writes_its_figures(name: str, options: list[str], tmp_path: Path) -> None:
@@ -31,6 +33,20 @@ def test_a_benchmark_prints_a_table_and_writes_its_figures(name: str, options: l
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["rows"]
     assert f"| {next(iter(figures['rows'][0]))} |" in re.sub(" +", " ", done.stdout)
+
+
+def test_the_check_of_a_model_renders_two_segments_and_says_whether_they_join(tmp_path: Path) -> None:
+    # When
+    options = ["shapes", "--size=192x128", "--frames=25", f"--prompt={PROMPT}"]
+    command = [sys.executable, str(BENCHMARKS / "real.py"), *options, f"--json={tmp_path / 'figures.json'}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    # Then
+    assert done.returncode == 0, done.stderr + done.stdout
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert [row["part"] for row in figures["rows"]] == ["load", "segment 0", "segment 1"]
+    assert (figures["broken"], figures["variant"]) == ([], "LTX-2.3, distilled")
+    assert len(json.loads((tmp_path / "joins/seams.json").read_text())["seams"]) == 1
+    assert (tmp_path / "real.mp4").stat().st_size > 1000
 
 
 def test_a_benchmark_without_its_gpu_fails_with_the_reason(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ltx2.checkpoints.cards import CARDS, Card
 from ltx2.checkpoints.lora_file import read_lora
 from ltx2.checkpoints.recognition import DIFFUSERS_LAYOUT, SUFFIXES, FileKind, precision, recognize, size_text
 from ltx2.checkpoints.resolve import (
@@ -30,24 +31,6 @@ class Part:
     source: str
     size: int
     precision: str
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """A GPU that a full-size model fits on. memory_gb: of the GPU. peak: measured, see docs/models.md."""
-
-    memory_gb: int
-    settings: str
-    peak: str
-
-
-CARDS = (
-    Card(80, "", "70 GiB at 768x512"),
-    Card(96, "", "81 GiB at 1536x1024"),
-    Card(80, "LONGTAKE_PRECISION=fp8", "57 GiB at 768x512, 68 GiB at 1536x1024"),
-    Card(48, "LONGTAKE_PRECISION=fp8 LONGTAKE_OFFLOAD=model", "not measured"),
-    Card(24, "LONGTAKE_PRECISION=fp8 LONGTAKE_OFFLOAD=sequential", "8 GiB at 768x512"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +61,7 @@ class ModelReport:
         if self.parts:
             lines.append(f"  {'together':<17} {size_text(sum(part.size for part in self.parts)):>10}")
         lines += [f"  missing: {one}" for one in self.missing]
-        lines += [
-            f"  a GPU of {card.memory_gb} GB: {card.settings or 'no settings'} (peak {card.peak})"
-            for card in self.cards
-        ]
+        lines += [f"  {card}" for card in self.cards]
         lines.append("  can be used" if self.usable else f"  cannot be used: {self.problem}")
         return lines
 

@@ -8,7 +8,6 @@ import torch
 from diffusers.hooks import apply_group_offloading
 
 from ltx2.errors import DeviceError, EngineMemoryError
-from ltx2.model.text_encoder import TextEncoder, TextEncoderMode
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp8": torch.bfloat16, "fp32": torch.float32}
 """The dtype of everything that is not quantized."""
@@ -68,13 +67,13 @@ def precision_of(name: str, device: torch.device) -> str:
     return name
 
 
-def place(pipeline: Any, device: torch.device, offload: str, text_encoder: TextEncoderMode) -> TextEncoder:
-    """Place a pipeline's weights, and return its text encoder. The rest of it computes on `device`.
+def place(pipeline: Any, device: torch.device, offload: str) -> None:
+    """Place a pipeline's weights as `offload` says. It always computes on `device`.
 
     none: all weights on the device. model: weights in main memory, each component on the device while it runs.
     sequential: the transformer in main memory, with only the running and the next block on the device. model and
-    sequential decode pictures in tiles, which lowers the peak for large ones. text_encoder: see `TextEncoderMode`; what
-    it leaves in the pipeline is placed with the rest.
+    sequential decode pictures in tiles, which lowers the peak for large ones. What encodes prompts is placed before,
+    see `TextEncoder.placed`; if it is still in the pipeline, it is placed with the rest.
 
     Raises:
         ValueError: another name.
@@ -83,20 +82,16 @@ def place(pipeline: Any, device: torch.device, offload: str, text_encoder: TextE
     if offload not in OFFLOADS:
         raise ValueError(f"offload is {offload!r}; it must be one of {', '.join(OFFLOADS)}")
     try:
-        placed = TextEncoder.placed(pipeline, device, text_encoder)
         if offload == "none" or device.type == "cpu":
             pipeline.to(device)
-            return placed
+            return
         pipeline.vae.enable_tiling()
         if offload == "model":
             pipeline.enable_model_cpu_offload(device=device)
         else:
             _offload_blocks(pipeline, device)
     except torch.OutOfMemoryError as exc:
-        raise EngineMemoryError(
-            f"the model does not fit on {device} with offload {offload}, text encoder {text_encoder}: {exc}"
-        ) from exc
-    return placed
+        raise EngineMemoryError(f"the model does not fit on {device} with offload {offload}: {exc}") from exc
 
 
 def _offload_blocks(pipeline: Any, device: torch.device) -> None:

@@ -75,9 +75,14 @@ class HostEmbedding(nn.Module):
         self._held = (embedding.cpu(),)  # in a tuple, so that it is no part of the model, which is moved
         self._device = device
 
+    @property
+    def embedding(self) -> nn.Embedding:
+        """The table."""
+        return self._held[0]
+
     def forward(self, ids: Tensor) -> Tensor:
         """ids: `[B, L]`; the result `[B, L, D]` is on the device."""
-        rows: Tensor = self._held[0](ids.cpu())
+        rows: Tensor = self.embedding(ids.cpu())
         return rows.to(self._device)
 
 

@@ -128,6 +128,12 @@ class TextEncoder:
         computes_on = torch.device("cpu") if mode == TextEncoderMode.CPU else device
         return cls(gemma, connectors, pipeline.tokenizer, computes_on, mode)
 
+    @property
+    def models(self) -> tuple[Any, ...]:
+        """All that has weights."""
+        held = (part for part in self._gemma.modules() if isinstance(part, HostEmbedding))
+        return (self._gemma, self.connectors, *(part.embedding for part in held))
+
     def encode(self, text: str, device: torch.device) -> EncodedPrompt:
         """`text` encoded, on `device`."""
         with torch.inference_mode():  # each thread has its own mode

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,8 +12,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from ltx2.checkpoints.cards import CARDS
 from ltx2.checkpoints.model_check import check_model
-from ltx2.checkpoints.report import CARDS, ModelReport
+from ltx2.checkpoints.report import ModelReport
 from ltx2.checkpoints.resolve import WEIGHTS, resolve_model
 from ltx2.errors import CheckpointError
 from tasks.cli import main
@@ -52,7 +54,7 @@ def test_a_full_size_model_fits_on_cards(folder: Path) -> None:
     found = check(folder)
     # Then
     assert found.cards == CARDS
-    assert "a GPU of 24 GB: LONGTAKE_PRECISION=fp8 LONGTAKE_OFFLOAD=sequential (peak 8 GiB" in "\n".join(found.lines())
+    assert "  a GPU of 24 GB: LONGTAKE_PRECISION=fp8 LONGTAKE_OFFLOAD=sequential (" in "\n".join(found.lines())
     assert abs(found.parts[2].size - before[2].size) < 10_000  # headers only
     [missing] = found.missing
     assert missing.startswith("latent_upsampler (only `stages: 2` needs it)")
@@ -103,6 +105,20 @@ def test_a_lora_can_be_used_if_it_is_one(tmp_path: Path) -> None:
     found = check(sparse(tmp_path / "b.safetensors", pair | {"x.lora_A.weight": ("BF16", (8, 64))}))
     assert not found.usable
     assert "only one factor of a pair for x" in str(found.problem)
+
+
+def test_the_cards_are_those_of_the_documentation() -> None:
+    text = (ROOT / "docs/models.md").read_text()
+    [rows] = re.findall(r"^\| GPU memory .*\n\|[-:|]+\|\n((?:\|.*\n)+)", text, re.MULTILINE)
+    assert rows.splitlines() == [
+        f"| {card.memory_gb} GB | {f'`{card.settings}`' if card.settings else 'none'} | {card.text_encoder} "
+        f"| {card.size} | {shown(card.peak_gib)} | {shown(card.main_gib)} |"
+        for card in CARDS
+    ]
+
+
+def shown(gib: float | None) -> str:
+    return "not measured" if gib is None else f"{gib:g}"
 
 
 def test_what_is_nothing_is_an_error(tmp_path: Path) -> None:

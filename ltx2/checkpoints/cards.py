@@ -1,0 +1,45 @@
+"""The GPUs that a full-size model fits on, with which settings. docs/models.md has the same rows; a test compares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A way to render a full-size model on a GPU. `benchmarks/segment.py --parts memory` measures it.
+
+    memory_gb: of the GPU. settings: environment variables. text_encoder: what LONGTAKE_TEXT_ENCODER=auto means there.
+    size: of 121 frames. peak_gib: of the GPU's memory; main_gib: weights in main memory; None if not measured.
+    """
+
+    memory_gb: int
+    settings: str
+    text_encoder: str
+    size: str
+    peak_gib: float | None = None
+    main_gib: float | None = None
+
+    def setting(self, name: str, default: str) -> str:
+        """The value of a variable in `settings`."""
+        found = dict(pair.split("=") for pair in self.settings.split())
+        return found.get(f"LONGTAKE_{name}", default)
+
+    def __str__(self) -> str:
+        peak = "not measured" if self.peak_gib is None else f"peak {self.peak_gib:g} GiB"
+        return f"a GPU of {self.memory_gb} GB: {self.settings or 'no settings'} ({peak} at {self.size})"
+
+
+FP8 = "LONGTAKE_PRECISION=fp8"
+SEQUENTIAL = f"{FP8} LONGTAKE_OFFLOAD=sequential"
+
+CARDS = (
+    Card(96, "", "gpu", "1536x1024"),
+    Card(80, "", "offload", "1536x1024"),
+    Card(80, FP8, "gpu", "1536x1024"),
+    Card(48, FP8, "offload", "768x512"),
+    Card(48, FP8, "offload", "1536x1024"),
+    Card(32, FP8, "offload", "768x512"),
+    Card(24, SEQUENTIAL, "offload", "768x512"),
+    Card(24, SEQUENTIAL, "offload", "1536x1024"),
+)
