@@ -142,7 +142,7 @@ CHAINS = (
         Way("fp8", "none", "offload"),
         Way("fp8", "sequential", "offload"),
     ),
-    (Way("fp8", "none", "gpu"),),
+    (Way("fp8", "none", "gpu"), Way("fp8", "model", "offload")),
 )
 """Each way can be made from the one before."""
 
@@ -173,7 +173,7 @@ class Placed:
 
     def engine(self) -> Engine:
         """An engine without prompts. It encodes ahead, as with compiled blocks, so that this is part of the peak."""
-        ahead = self.way.offload == "none"
+        ahead = self.way.offload != "sequential"
         return Engine(self._pipeline, variant=self._variant, text_encoder=self._encoder, encode_ahead=ahead)
 
 
@@ -182,11 +182,13 @@ def _row(model: Placed, card: Card) -> Row:
     models, way, engine = model.models, model.way, model.engine()
     width, height = models.size or tuple(int(side) for side in card.size.split("x"))
     row: Row = {"card GB": card.memory_gb, **asdict(way), "size": f"{width}x{height}"}
-    row |= dict.fromkeys(("peak GiB", "a prompt s", "two segments s"))
+    row |= dict.fromkeys(("peak GiB", "allocated GiB", "a prompt s", "two segments s"))
     with capped(models.device, USABLE_GIB[card.memory_gb]):
         try:
             row |= _timed(models, engine, (width, height))
-            row["peak GiB"] = torch.cuda.max_memory_reserved() / GIB if models.device.type == "cuda" else 0.0
+            on_gpu = models.device.type == "cuda"
+            row["peak GiB"] = torch.cuda.max_memory_reserved() / GIB if on_gpu else 0.0
+            row["allocated GiB"] = torch.cuda.max_memory_allocated() / GIB if on_gpu else 0.0
         except (EngineMemoryError, torch.OutOfMemoryError) as error:
             print(f"{card.memory_gb} GB, {way}: {error}", flush=True)
     row["weights in main memory GiB"] = main_memory(engine)

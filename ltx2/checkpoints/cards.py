@@ -10,7 +10,8 @@ class Card:
     """A way to render a full-size model on a GPU. `benchmarks/segment.py --parts memory` measures it.
 
     memory_gb: of the GPU. settings: environment variables. text_encoder: what LONGTAKE_TEXT_ENCODER=auto means there.
-    size: of 121 frames. peak_gib: of the GPU's memory; main_gib: weights in main memory; None if not measured.
+    size: of 121 frames. peak_gib: what torch reserved when it could reserve no more than the card has. main_gib: of
+    weights in main memory. None: not measured.
     """
 
     memory_gb: int
@@ -31,15 +32,15 @@ class Card:
 
 
 FP8 = "LONGTAKE_PRECISION=fp8"
-SEQUENTIAL = f"{FP8} LONGTAKE_OFFLOAD=sequential"
+MODEL, SEQUENTIAL = f"{FP8} LONGTAKE_OFFLOAD=model", f"{FP8} LONGTAKE_OFFLOAD=sequential"
 
 CARDS = (
-    Card(96, "", "gpu", "1536x1024"),
-    Card(80, "", "offload", "1536x1024"),
+    Card(96, "", "gpu", "1536x1024", 93.0, 0.0),
+    Card(80, "", "offload", "1536x1024", 75.2, 27.8),
     Card(80, FP8, "gpu", "1536x1024"),
-    Card(48, FP8, "offload", "768x512"),
-    Card(48, FP8, "offload", "1536x1024"),
-    Card(32, FP8, "offload", "768x512"),
-    Card(24, SEQUENTIAL, "offload", "768x512"),
+    Card(48, FP8, "offload", "768x512", 43.5, 27.8),
+    Card(48, FP8, "offload", "1536x1024", 43.4, 27.8),
+    Card(32, MODEL, "offload", "768x512"),
+    Card(24, SEQUENTIAL, "offload", "768x512", 21.0, 49.7),
     Card(24, SEQUENTIAL, "offload", "1536x1024"),
 )

@@ -19,21 +19,26 @@ class StreamedWeights:
     they may be changed there between two calls. For one thread at a time.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, device: torch.device, stream: torch.cuda.Stream | None = None) -> None:
+        """stream: for copies to a CUDA device; models that run one after the other share it, and so its memory."""
         self._device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._stream = stream
         self._layers = _layers(model)
         self._host = [[(one, self._pinned(one.data)) for one in _tensors(layer)] for layer in self._layers]
         self._next: tuple[int, list[Tensor]] | None = None
-        model.to(device)
+        streamed = {id(tensor) for layer in self._host for tensor, _ in layer}
+        for tensor in _tensors(model):
+            if id(tensor) not in streamed:
+                tensor.data = tensor.data.to(device)
+        model.register_forward_hook(self._forget, always_call=True)
         for number, layer in enumerate(self._layers):
             self._restore(number)
             layer.register_forward_pre_hook(self._before(number))
             layer.register_forward_hook(self._after(number), always_call=True)
 
     def _pinned(self, tensor: Tensor) -> Tensor:
-        on_host = tensor.cpu()
-        return on_host if self._stream is None else on_host.pin_memory()
+        on_host = torch.empty_like(tensor, device="cpu", pin_memory=self._stream is not None)
+        return on_host.copy_(tensor)
 
     def _restore(self, number: int) -> None:
         for tensor, host in self._host[number]:
@@ -59,6 +64,9 @@ class StreamedWeights:
                 self._next = number + 1, self._copied(number + 1)
 
         return hook
+
+    def _forget(self, *_: Any) -> None:
+        self._next = None  # weights may change until the next call
 
     def _after(self, number: int) -> Any:
         def hook(*_: Any) -> None:

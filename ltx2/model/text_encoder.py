@@ -123,8 +123,9 @@ class TextEncoder:
         if mode in (TextEncoderMode.OFFLOAD, TextEncoderMode.CPU):
             pipeline.text_encoder = pipeline.connectors = None
         if mode == TextEncoderMode.OFFLOAD:
+            copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             for model in (gemma, connectors):
-                StreamedWeights(model, device)
+                StreamedWeights(model, device, copies)
         computes_on = torch.device("cpu") if mode == TextEncoderMode.CPU else device
         return cls(gemma, connectors, pipeline.tokenizer, computes_on, mode)
 

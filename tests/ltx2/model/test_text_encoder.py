@@ -70,6 +70,20 @@ def test_8bit_takes_less_memory_and_changes_a_prompt_a_little(
     assert output.made_with["text_encoder"] == "8bit"
 
 
+def test_a_text_encoder_need_not_be_part_of_the_pipeline(models: dict[str, Path], engines: dict[str, Engine]) -> None:
+    # Given an engine whose pipeline has no text encoder, as where it is kept in main memory
+    engine = Engine.load(str(models["tiny"]), device="cpu")
+    encoder, pipeline, variant = engine.prompts.text_encoder, engine.pipeline, engine.variant
+    pipeline.text_encoder = pipeline.connectors = None
+    apart = Engine(pipeline, variant=variant, text_encoder=encoder)
+    # When
+    request = SegmentRequest("a boat", 3, 96, 64, FIRST)
+    ours, right = apart.run(request, next_prompt="gulls"), engines["tiny"].run(request)
+    # Then
+    assert (ours.frames == right.frames).all()
+    assert pipeline.connectors is None
+
+
 class SlowEncoder(TextEncoder):
     """Encodes nothing until it may."""
 
