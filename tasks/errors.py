@@ -6,6 +6,7 @@ LongtakeError                 shown to people as one line, without a traceback
 ├── JobNotFoundError          no job has this id (also a KeyError)
 ├── JobStateError             the job is not in a state that allows this
 ├── JobFailedError            the job ended without a film
+├── WaitTimeoutError          the job is not done after the time to wait (also a TimeoutError)
 ├── RoomError                 a job that needs more blobs than the whole budget
 ├── HostFaultError            this host cannot render: its device, a library, or LONGTAKE_MODEL
 ├── WorkFailedError           a unit of work failed; what a failed Celery task shows
@@ -45,6 +46,10 @@ class JobStateError(LongtakeError):
 
 class JobFailedError(LongtakeError):
     """The job ended without a film."""
+
+
+class WaitTimeoutError(LongtakeError, TimeoutError):
+    """The job is not done after the time to wait; it goes on."""
 
 
 class RoomError(LongtakeError):

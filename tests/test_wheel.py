@@ -70,6 +70,6 @@ def test_the_installed_wheel_renders_a_film(wheel: Path, tmp_path: Path) -> None
     run(installed / "bin" / "longtake", "render", "spec.yaml", "-o", "film.mp4")
     # Then the packages are those of the wheel, and there is a film
     assert origins.split() == [f"['{installed / package}']" for package in PACKAGES]
-    summary = json.loads((folder / "film.json").read_text())
+    summary = json.loads((folder / "film.report.json").read_text())
     assert (summary["model"], summary["frames"]) == ("shapes", 9)
     assert (folder / "film.mp4").stat().st_size > 1024

@@ -1,54 +1,14 @@
-"""Writes films and other files, each completely or not at all."""
+"""Writes files, each completely or not at all."""
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 from tasks.errors import OutputError
-
-
-def check_output(out: Path) -> None:
-    """Create the folder of `out`; check that film and summary can be written there.
-
-    Raises:
-        OutputError: they cannot; says why.
-    """
-    if out.is_dir():
-        raise OutputError(f"{out} is a folder; name a file, such as -o {out / 'film.mp4'}")
-    summary = out.with_suffix(".json")
-    if out == summary:
-        raise OutputError(
-            f"{out} is reserved for the film summary; name the film, such as -o {out.with_suffix('.mp4')}"
-        )
-    for path in (out, summary):
-        if path.exists() and not path.is_file():
-            raise OutputError(f"{path} exists and is not a regular file; choose another name")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out.parent):
-            pass
-    except FileExistsError:
-        raise OutputError(f"{out} cannot be written: {out.parent} is not a folder") from None
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error.strerror or error}") from None
-
-
-def write_film(out: Path, data: bytes, summary: dict[str, Any]) -> Path:
-    """Write the film to `out` and its summary next to it as .json: both or neither.
-
-    Raises:
-        OutputError: the disk is full, or the folder cannot be written.
-    """
-    check_output(out)
-    text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
-    write_whole({out: data, out.with_suffix(".json"): text.encode()})
-    return out
 
 
 def make_folder(folder: Path) -> None:
@@ -66,14 +26,14 @@ def make_folder(folder: Path) -> None:
 
 
 def write_whole(files: Mapping[Path, bytes]) -> None:
-    """Write all files or none: each gets its name when all are on the disk.
+    """Write all files or none: each gets its name when all are on the disk, the first one last.
 
     Raises:
         OutputError: the disk is full, or a folder cannot be written; names the file.
     """
     with ExitStack() as stack:
         names = [(_write_temporary(path, data, stack), path) for path, data in files.items()]
-        for name, path in names:
+        for name, path in reversed(names):
             with _naming(path):
                 os.replace(name, path)
 

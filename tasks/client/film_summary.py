@@ -1,4 +1,4 @@
-"""The film summary: what `film.json` says about a job."""
+"""The film summary: what `NAME.report.json` says about a job."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tasks.jobs.state_wire import handoff_blobs
 
 
 def film_summary(jobs: JobReader, job_id: str) -> dict[str, Any]:
-    """The content of `film.json`. The film's own fields are present once the job is done. Times are in seconds.
+    """The content of `NAME.report.json`. The film's own fields are present once the job is done. Times are in seconds.
 
     `handoff_s` is the time from a segment's engine end to the next segment's engine start, None for the last one.
     """

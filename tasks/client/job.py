@@ -9,11 +9,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from blobstore import BlobCorruptError, BlobNotFoundError
-from tasks.client.files import write_film
+from tasks.client.film_output import FilmOutput
 from tasks.client.film_report import write_report
 from tasks.client.film_summary import film_summary
 from tasks.deployment import Deployment
-from tasks.errors import JobFailedError, JobStateError
+from tasks.errors import JobFailedError, JobNotFoundError, JobStateError, WaitTimeoutError
 from tasks.jobs import state_wire
 from tasks.jobs.keys import check_job_id
 from tasks.jobs.records import JobStatus
@@ -23,6 +23,7 @@ from tasks.maintenance.admission import admit_now
 from tasks.settings import Settings
 
 POLL_S = 0.2
+MOST_SHOWN = 5
 
 
 class Job:
@@ -82,15 +83,19 @@ class Job:
                 return
             time.sleep(poll_s)
 
-    def wait(self) -> Self:
-        """Return when the film is done.
+    def wait(self, timeout: float | None = None) -> Self:
+        """Return when the film is done. timeout: seconds to wait at most; the job goes on.
 
         Raises:
             JobFailedError: the job failed or was cancelled; says which segment and why.
+            WaitTimeoutError: it is not done after `timeout` seconds.
         """
-        for status in self.watch():
+        end = None if timeout is None else time.monotonic() + timeout
+        for status in self.watch(every_poll=True):
             if status.finished:
                 raise_unless_done(status)
+            elif end is not None and time.monotonic() > end:
+                raise WaitTimeoutError(f"job {self.id} is {status.state} after {timeout:g} s; it goes on")
         return self
 
     def cancel(self) -> None:
@@ -137,12 +142,26 @@ class Job:
         admit_now(self._deployment.jobs, self._deployment.publisher, self._deployment.settings)
 
     def save(self, out: Path | str) -> Path:
-        """Write the film to `out`, and its summary next to it as JSON: both whole, or neither.
+        """Write the film to `out`, and its summary next to it as `NAME.report.json`: both whole, or neither.
+
+        Replaces existing files.
 
         Raises:
-            JobStateError: the film is not done. OutputError: `out` cannot be written.
+            JobStateError: the film is not done. OutputError: `out` does not end in .mp4, or cannot be written.
         """
-        return write_film(Path(out), self._film(), self.summary())
+        self.write_film(FilmOutput.of(out, overwrite=True))
+        return Path(out)
+
+    def write_film(self, output: FilmOutput) -> dict[str, Any]:
+        """Write the film and its summary to `output`; returns the summary.
+
+        Raises:
+            JobStateError: the film is not done. OutputError: it cannot be written, or would replace another film.
+        """
+        film, summary = self._film(), self.summary()
+        output.check(self.id)
+        output.write(film, summary)
+        return summary
 
     def write_report(self, folder: Path | str) -> list[str]:
         """Write a report on how well the film's segments join: seams.json, seams.png and sheet.png in `folder`.
@@ -155,7 +174,7 @@ class Job:
         return write_report(self._film(), self._deployment.jobs.timings(self.id), Path(folder))
 
     def summary(self) -> dict[str, Any]:
-        """The content of `film.json`: the film, and seed, prompt, times and blobs of every committed segment."""
+        """The film summary: the film, and seed, prompt, times and blobs of every committed segment."""
         return film_summary(self._deployment.jobs, self.id)
 
     def state(self, segment: int) -> dict[str, Any]:
@@ -191,6 +210,24 @@ class Job:
             raise JobStateError(
                 f"the film of job {self.id} is missing or damaged in the blob store; `longtake retry` rebuilds it"
             ) from None
+
+
+def find_job(text: str, *, settings: Settings | None = None) -> Job:
+    """The job with this id, or the only one whose id begins with `text`.
+
+    Raises:
+        JobNotFoundError: there is none, or more than one.
+    """
+    job = Job(text, settings=settings)
+    if job.exists():
+        return job
+    found = job._deployment.jobs.ids_starting_with(text)
+    if len(found) > 1:
+        some = ", ".join(found[:MOST_SHOWN]) + (", ..." if len(found) > MOST_SHOWN else "")
+        raise JobNotFoundError(f"{len(found)} jobs begin with {text!r}: {some}; give more of the id")
+    if found:
+        job.id = found[0]
+    return job
 
 
 def raise_unless_done(status: JobStatus) -> None:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from ltx2.checkpoints.lora import resolve_lora
 from ltx2.checkpoints.resolve import SMALL_MODELS, resolve_model
-from tasks.client.files import check_output, make_folder
+from tasks.client.files import make_folder
+from tasks.client.film_output import FilmOutput
 from tasks.client.job import Job, raise_unless_done
 from tasks.client.progress import ProgressDisplay
 from tasks.client.start_image import with_image_id
 from tasks.client.submit import submit
 from tasks.embedded import processes, servers
+from tasks.embedded.locks import locked
 from tasks.errors import ServerError
 from tasks.jobs.records import JobStatus
 from tasks.settings import Settings
@@ -26,37 +29,64 @@ from tasks.spec.schema import JobSpec
 
 def render(
     spec: JobSpec,
-    out: Path,
+    output: FilmOutput,
     *,
+    inputs: Iterable[Path],
     state: Mapping[str, Any] | None,
     report_folder: Path | None,
     settings: Settings,
     show: ProgressDisplay,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Render `spec` to the film `out` and its summary, or resume such a render.
+    """Render `spec` to `output`, or resume such a render. `inputs` are the files that the spec and the state came from.
 
     Returns the summary and, with a `report_folder` for the continuity report, the faults that it found.
 
     Raises:
-        OutputError: `out` cannot be written. SpecError: the image cannot be read.
+        OutputError: the output cannot be written. SpecError: the image cannot be read.
         CheckpointError: the model is missing or incomplete. JobFailedError: the job failed; says why.
-        JobStateError: the same render is running. ServerError: Redis or the worker failed.
+        JobStateError: this film is being rendered already. ServerError: Redis or the worker failed.
     """
-    check_output(out)
+    spec, job_id = check_inputs(spec, output, inputs=inputs, state=state, settings=settings)
     if report_folder:
         make_folder(report_folder)
-    spec = _with_model(spec, settings)
     _handle_interruptions()
-    job_id = servers.render_id(with_image_id(spec), spec.model or settings.model, state)
-    with servers.embedded_deployment(settings, job_id) as (embedded, worker, folder):
+    folder = servers.render_folder(settings, job_id, output.film)
+    with _film_locked(output, folder), servers.embedded_deployment(settings, folder) as (embedded, worker):
         job = _start_or_resume(job_id, spec, state, embedded, show)
         show.follow(watch_with(job, worker, folder / "worker.log"))
         raise_unless_done(job.status())
-        job.save(out)
+        summary = job.write_film(output)
         faults = job.write_report(report_folder) if report_folder else []
-        summary = job.summary()
     shutil.rmtree(folder)
     return summary, faults
+
+
+def check_inputs(
+    spec: JobSpec,
+    output: FilmOutput,
+    *,
+    inputs: Iterable[Path],
+    state: Mapping[str, Any] | None,
+    settings: Settings,
+) -> tuple[JobSpec, str]:
+    """Check everything that can be checked before a render. Returns the spec with its model and the job's id.
+
+    Raises:
+        OutputError, SpecError, CheckpointError: as `render`.
+    """
+    spec = _with_model(spec, settings)
+    job_id = servers.render_id(with_image_id(spec), spec.model or settings.model, state)
+    named = [spec.image, *(lora.path for lora in spec.loras)]
+    output.check(job_id, [*inputs, *(Path(name) for name in named if name)])
+    return spec, job_id
+
+
+def _film_locked(output: FilmOutput, folder: Path) -> AbstractContextManager[None]:
+    """Keep other renders, of whatever spec and user, from this film."""
+    if output.film is None:
+        return nullcontext()
+    lock = output.film.with_name(f".{output.film.name}.lock")
+    return locked(lock, str(output.film), folder=folder)
 
 
 def _with_model(spec: JobSpec, settings: Settings) -> JobSpec:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -22,7 +21,8 @@ import redis
 from ltx2.checkpoints.lora import stamp_of
 from ltx2.checkpoints.resolve import python_path
 from tasks.embedded import processes
-from tasks.errors import ConfigError, JobStateError, ServerError
+from tasks.embedded.locks import locked
+from tasks.errors import ConfigError, ServerError
 from tasks.settings import Settings
 from tasks.spec.schema import JobSpec
 
@@ -109,38 +109,39 @@ def render_id(spec: JobSpec, model: str, state: Mapping[str, Any] | None) -> str
     A LoRA file counts as the same while its size and modification time are.
     """
     stamps = [stamp for lora in spec.loras if (stamp := stamp_of(lora.path))]
-    inputs = json.dumps([spec.model_dump(), model, state, stamps], sort_keys=True)
-    return hashlib.sha256(inputs.encode()).hexdigest()[:16]
+    return _short_hash([spec.model_dump(), model, state, stamps])
+
+
+def render_folder(settings: Settings, job_id: str, film: Path | None) -> Path:
+    """The folder with all data of a render of this job to this film; None is standard output."""
+    return settings.home / "renders" / _short_hash([job_id, film and str(film.resolve())])
+
+
+def _short_hash(inputs: Any) -> str:
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @contextmanager
-def embedded_deployment(settings: Settings, job_id: str) -> Iterator[tuple[Settings, subprocess.Popen[bytes], Path]]:
-    """Run Redis and a worker for one render.
-
-    Yields their settings, the worker, and the folder with all data.
+def embedded_deployment(settings: Settings, folder: Path) -> Iterator[tuple[Settings, subprocess.Popen[bytes]]]:
+    """Run Redis and a worker for one render, with all their data in `folder`. Yields their settings and the worker.
 
     Raises:
         ConfigError: LONGTAKE_HOME cannot be written. JobStateError: the same render is running.
         ServerError: Redis did not start, or failed.
     """
-    folder = settings.home / "renders" / job_id
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context((folder / "lock").open("w"))
+            stack.enter_context(locked(folder / "lock", "this film", folder=folder))
         except OSError as error:
             raise ConfigError(
                 f"LONGTAKE_HOME: cannot write in {folder}: {error.strerror or error}; set it to a folder that can be "
                 "written"
             ) from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise JobStateError(f"this spec is already being rendered (lock {folder / 'lock'})") from None
         url = stack.enter_context(redis_server(folder))
         embedded = settings.model_copy(update={"redis_url": url, "blob_url": url})
         process = stack.enter_context(worker(embedded, folder / "worker.log"))
         try:
-            yield embedded, process, folder
+            yield embedded, process
         except redis.RedisError as error:
             raise ServerError(f"the Redis of this render has failed: {error} (see {folder / 'redis.log'})") from None

@@ -63,6 +63,11 @@ class JobReader:
         """The ids of unfinished jobs, oldest first."""
         return [job_id.decode() for job_id in cast(list[bytes], self._redis.zrange(ACTIVE, 0, -1))]
 
+    def ids_starting_with(self, text: str) -> list[str]:
+        """The ids of jobs that begin with `text`, oldest first."""
+        found = cast("list[bytes]", self._redis.zrange(JOBS, 0, -1))
+        return [job_id.decode() for job_id in found if job_id.startswith(text.encode())]
+
     def statuses(self, states: Collection[JobState] = (), *, newest_first: bool = False) -> Iterator[JobStatus]:
         """The jobs in these states, oldest first; default: every job. Only a page of records is in memory at a time."""
         unfinished = bool(states) and not any(state.is_final for state in states)

@@ -20,15 +20,18 @@ if TYPE_CHECKING:
 
 MAX_SPEC_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 8
+STANDARD_INPUT = "-"
 Location = tuple[str | int, ...]
 
 
 def load_spec(path: Path) -> JobSpec:
-    """Read the spec in the file `path`; its image path is relative to that file.
+    """Read the spec in the file `path`, or on standard input for `-`. Its image path is relative to that file.
 
     Raises:
         SpecError: one line per problem, each with file, line and field.
     """
+    if str(path) == STANDARD_INPUT:
+        path = Path("/dev/stdin")
     try:
         if path.stat().st_size > MAX_SPEC_BYTES:
             raise SpecError(f"{path}: larger than {MAX_SPEC_BYTES:,} bytes, the limit for a spec")
@@ -83,6 +86,16 @@ def check_spec(
             field = field_path(problem["loc"])
             problems.append(f"{source}{line}: {field + ': ' if field else ''}{_explain(problem)}")
         raise SpecError("\n".join(problems)) from None
+
+
+def changed_spec(spec: JobSpec, **changes: Any) -> JobSpec:
+    """`spec` with some fields changed; a change to None is none.
+
+    Raises:
+        SpecError: an invalid value.
+    """
+    given = {name: value for name, value in changes.items() if value is not None}
+    return check_spec(spec.model_dump(exclude_unset=True) | given, source="options") if given else spec
 
 
 def _explain(problem: ErrorDetails) -> str:

@@ -17,34 +17,7 @@ from tests.conftest import environment, free_port, wait_until
 from tests.e2e.refusals import COMMANDS, Command, Completed, check_refused
 from tests.stand_in import STEP_S
 
-# Outputs
-
-
-@pytest.mark.parametrize(
-    ("out", "words"),
-    [
-        ("folder", "folder is a folder"),
-        ("spec.yaml/film.mp4", "spec.yaml is not a folder"),
-        ("/proc/film.mp4", "/proc/film.mp4 cannot be written"),
-        ("film.json", "is reserved for the film summary"),
-        ("taken.mp4", "taken.json exists"),
-    ],
-)
-def test_an_output_that_cannot_be_written(
-    longtake: Command, module_settings: Settings, job: Job, spec: Path, tmp_path: Path, out: str, words: str
-) -> None:
-    # Given
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "taken.json").mkdir()
-    before = sorted(tmp_path.rglob("*"))
-    fresh = module_settings.model_copy(update={"home": tmp_path / "home"})
-    # When
-    save = longtake("save", job.id, "-o", out, settings=module_settings)
-    render = longtake("render", spec, "-o", out, settings=fresh)
-    # Then
-    check_refused(save, words)
-    check_refused(render, words)
-    assert sorted(tmp_path.rglob("*")) == before
+# Disks
 
 
 @pytest.fixture
@@ -107,7 +80,7 @@ def test_a_full_disk_at_the_end_of_a_render(
     again = longtake("render", spec, "-o", out, settings=settings)
     assert again.returncode == 0, again.stderr
     assert "resuming: 2 of 2 segments already rendered" in again.stderr
-    assert sorted(path.name for path in out.parent.iterdir()) == ["film.json", "film.mp4"]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["film.mp4", "film.report.json"]
 
 
 def test_a_full_disk_behind_standard_output(module_settings: Settings, job: Job, tmp_path: Path) -> None:
@@ -288,7 +261,8 @@ def test_no_home_folder_but_the_setting(module_settings: Settings, spec: Path, t
     result = run_without_home("render spec.yaml -o film.mp4", tmp_path, module_settings, **given)
     # Then
     assert result.returncode == 0, result.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["film.json", "film.mp4", "home", "site", "spec.yaml"]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["film.mp4", "film.report.json", "home", "site", "spec.yaml"]
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def test_a_model_folder_relative_to_the_working_directory(
     result = longtake("render", spec, "-o", "film.mp4", settings=settings)
     # Then
     assert result.returncode == 0, result.stderr
-    assert json.loads((tmp_path / "film.json").read_text())["model"] == str(tmp_path / "model")
+    assert json.loads((tmp_path / "film.report.json").read_text())["model"] == str(tmp_path / "model")
 
 
 # Jobs

@@ -231,7 +231,9 @@ def test_film_through_every_service(
     assert abs(lengths[0] - lengths[1]) <= Fraction(1, 24)
 
     # And its clips are on the blob server only, each task ran on the right worker, and Flower shows it
-    clips = [segment["blobs"]["clip"] for segment in json.loads(film.with_suffix(".json").read_text())["segments"]]
+    clips = [
+        segment["blobs"]["clip"] for segment in json.loads(film.with_suffix(".report.json").read_text())["segments"]
+    ]
     broker, blobs = open_blob_store(settings.redis_url), open_blob_store(settings.blobs)
     assert [(clip in broker, clip in blobs) for clip in clips] == [(False, True)] * 3
     workers = {f"harbour at dawn · segment {number} of 3": "gpu" for number in (1, 2, 3)} | {

@@ -69,7 +69,7 @@ def test_the_example_in_the_readme_renders_the_same_film_twice(
     # Then
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "out/joins/seams.png, out/joins/sheet.png, out/joins/seams.json"
-    film, report = tmp_path / "out" / "film.mp4", json.loads((tmp_path / "out" / "film.json").read_text())
+    film, report = tmp_path / "out" / "film.mp4", json.loads((tmp_path / "out" / "film.report.json").read_text())
     facts = film_facts(film)
     assert (facts["frames"], facts["size"], facts["codec"]) == (66, (96, 64), "h264")
     assert abs(facts["ends"][0] - facts["ends"][1]) < 1 / 24
@@ -85,7 +85,7 @@ def test_the_example_in_the_readme_renders_the_same_film_twice(
     # Then the film is the same
     assert again.returncode == 0, again.stderr
     assert again.stdout == ""
-    assert json.loads((tmp_path / "out" / "film.json").read_text())["sha256"] == report["sha256"]
+    assert json.loads((tmp_path / "out" / "film.report.json").read_text())["sha256"] == report["sha256"]
 
 
 def test_a_start_image_is_relative_to_its_spec(user_settings: Settings, longtake: Longtake, tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_an_interrupted_render_leaves_no_process_and_resumes(
     assert second.returncode == 0, errors
     done = int(re.findall(rb"resuming: (\d) of 4 segments already rendered", errors)[0])
     assert 1 <= done < 4  # a second segment may finish before the signal arrives
-    report = json.loads(out.with_suffix(".json").read_text())
+    report = json.loads(out.with_suffix(".report.json").read_text())
     assert [segment["engine_s"] > 1 for segment in report["segments"]] == [True] * done + [False] * (4 - done)
 
 
@@ -171,21 +171,6 @@ def test_a_killed_render_leaves_no_process_and_resumes(user_settings: Settings, 
     _, errors = second.communicate(timeout=60)
     assert second.returncode == 0, errors
     assert film_facts(out)["frames"] == 17 + 3 * 8
-
-
-def test_a_render_that_runs_already_is_refused(user_settings: Settings, tmp_path: Path, longtake: Longtake) -> None:
-    # Given a running render
-    spec = tmp_path / "slow.yaml"
-    spec.write_text(SLOW)
-    first = start_render(user_settings, spec, tmp_path / "film.mp4", step_s=0.3)
-    wait_committed(first, 0)
-    # When
-    second = longtake("render", spec, "-o", "other.mp4", settings=user_settings)
-    # Then
-    assert second.returncode == 1
-    assert "is already being rendered" in second.stderr
-    first.send_signal(signal.SIGINT)
-    first.communicate(timeout=30)
 
 
 def test_a_render_ignores_the_servers_in_its_environment(

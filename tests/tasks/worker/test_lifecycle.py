@@ -68,7 +68,7 @@ def test_a_job_becomes_a_film(module_settings: Settings, worker: Worker, tmp_pat
     job = submit(spec("a", "b", "c"), settings=module_settings).wait()
     job.save(tmp_path / "film.mp4")
     # Then
-    report = json.loads((tmp_path / "film.json").read_text())
+    report = json.loads((tmp_path / "film.report.json").read_text())
     assert report["frames"] == 17 + 8 + 8
     assert [segment["seed"] for segment in report["segments"]] == [3, 4, 5]
     assert report["segments"][-1]["handoff_s"] is None

@@ -1,0 +1,132 @@
+"""Commands for whoever runs a deployment: workers, checks, cleaning up, models."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+from dataclasses import asdict
+
+import click
+
+from tasks.cli.command import main
+from tasks.client.submit import collect_garbage
+from tasks.client.workers import list_workers, worker_lines, workers_json
+from tasks.embedded.leftovers import delete_renders, unfinished_renders
+from tasks.jobs.queues import QUEUES
+from tasks.maintenance.doctor import examine
+from tasks.settings import Settings
+
+GRACE_HELP = "Seconds without a pin after which a blob is freed; LONGTAKE_BLOB_GRACE_S at most."
+
+
+@main.command()
+@click.option(
+    "--only",
+    multiple=True,
+    type=click.Choice(QUEUES),
+    help="Take only this kind of work; may be repeated.",
+)
+@click.option(
+    "--name",
+    default=lambda: f"longtake-{secrets.token_hex(3)}@%h",
+    show_default="longtake-<random>@%h",
+    help="The worker's name in Flower, different for each; %h is the host.",
+)
+@click.option("--loglevel", default="INFO", show_default=True, help="DEBUG, INFO, WARNING or ERROR.")
+def worker(only: tuple[str, ...], name: str, loglevel: str) -> None:
+    """Run a worker: segments, clips, films, and recovery.
+
+    Start one per GPU, each with its own CUDA_VISIBLE_DEVICES. SIGTERM lets a running segment finish, SIGQUIT returns
+    it to the queue.
+    """
+    from celery.bin.celery import celery
+
+    Settings.from_env()  # its error is one line; Celery's for an application that cannot be loaded is a traceback
+    arguments = ["--app", "tasks", "worker", "--hostname", name, "--loglevel", loglevel]
+    arguments += ["--queues", ",".join(only or QUEUES)]
+    sys.exit(celery.main(args=arguments, standalone_mode=False))
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON list.")
+def workers(as_json: bool) -> None:
+    """List the workers that are alive, and those that failed or went silent in the last minutes."""
+    found = list_workers()
+    for problem in found.unreadable:
+        click.echo(f"longtake: worker {problem}", err=True)
+    if as_json:
+        click.echo(json.dumps(workers_json(found), indent=2, ensure_ascii=False))
+        return
+    for line in worker_lines(found):
+        click.echo(line)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="The findings, as one JSON list.")
+def doctor(as_json: bool) -> None:
+    """Check servers, workers, queues and jobs; say what is wrong and what to do.
+
+    Exit status 0 if nothing is wrong, else 1.
+    """
+    examined = examine(Settings.from_env())
+    findings = examined.findings
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
+    else:
+        for finding in findings:
+            click.echo(f"{finding.severity}: {finding.about}: {finding.problem}")
+            if finding.advice:
+                click.echo(f"  {finding.advice}")
+        if not findings:
+            click.echo("nothing is wrong")
+        click.echo(str(examined.read))
+    sys.exit(1 if findings else 0)
+
+
+@main.command()
+@click.option("--dry-run", is_flag=True, help="Only show what would be freed.")
+@click.option("--grace", type=click.FloatRange(min=0), default=3600.0, show_default=True, help=GRACE_HELP)
+@click.option("--renders", is_flag=True, help="Delete the unfinished renders of this user, and nothing else.")
+def gc(dry_run: bool, grace: float, renders: bool) -> None:
+    """Free what no job needs: jobs past their retention, pins without a job, blobs without a pin.
+
+    Workers do the same regularly; they free blobs after LONGTAKE_BLOB_GRACE_S. Unfinished renders under LONGTAKE_HOME
+    are listed, and stay unless --renders is given.
+    """
+    unfinished = unfinished_renders(Settings.from_env())
+    gone = delete_renders(unfinished) if renders and not dry_run else []
+    for render in unfinished:
+        click.echo(f"unfinished render: {render.folder}, {render.bytes:,} bytes{', deleted' if render in gone else ''}")
+    if renders:
+        return
+    found = collect_garbage(dry_run=dry_run, grace_s=grace)
+    blobs = found.blobs
+    done = "would be freed" if dry_run else "freed"
+    click.echo(f"jobs past their retention: {len(found.jobs)} {done}")
+    click.echo(f"pins without a job: {len(found.owners)} {done}")
+    click.echo(f"blobs without a pin: {blobs.blobs} {done}, {blobs.bytes:,} bytes")
+    click.echo(f"quarantined blobs: {blobs.quarantined} {done}, {blobs.quarantined_bytes:,} bytes")
+
+
+@main.group(no_args_is_help=False)
+def model() -> None:
+    """Models and LoRAs: folders, files and repositories."""
+
+
+@model.command()
+@click.argument("what")
+@click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
+def check(what: str, as_json: bool) -> None:
+    """Say what WHAT is, a folder, a file or a hub id, and whether it can be used.
+
+    Reads configs and headers only, and downloads no weights. Exit status 0 if a spec can name it, else 1.
+    """
+    from ltx2.checkpoints.model_check import check_model
+
+    found = check_model(what, Settings.from_env().home / "models")
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=2, ensure_ascii=False))
+    else:
+        click.echo("\n".join(found.lines()))
+    sys.exit(0 if found.usable else 1)

@@ -1,0 +1,150 @@
+"""Commands for films: render one here, save one, judge its joins, and start a spec."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tasks.cli.command import (
+    force_option,
+    job_argument,
+    main,
+    model_option,
+    out_option,
+    seed_option,
+    spec_argument,
+    state_option,
+    summary_option,
+)
+from tasks.client.files import write_whole
+from tasks.client.film_output import STREAM, FilmOutput
+from tasks.client.job import find_job
+from tasks.client.plan import plan_lines
+from tasks.client.progress import ProgressDisplay
+from tasks.client.state_files import read_state
+from tasks.errors import OutputError
+from tasks.settings import Settings
+from tasks.spec.loader import changed_spec, load_spec
+
+STARTER = """\
+title: my first film
+model: shapes         # small; understands moving shapes. Or LTX-2: a folder or a hub id
+width: 192            # pixels, multiples of 32
+height: 128
+frames: 25            # per segment, 8k+1
+fps: 24
+seed: 1
+segments:             # each continues the one before, unless it says `transition: cut`
+  - prompt: a red circle moves left over a blue background, low hum
+  - prompt: a red circle moves left over a blue background, low hum
+"""
+
+
+@main.command()
+@spec_argument
+@out_option
+@summary_option
+@state_option
+@click.option("--report", "folder", type=click.Path(path_type=Path), help="Write a continuity report into this folder.")
+@model_option
+@seed_option
+@force_option
+@click.option("--dry-run", is_flag=True, help="Only check everything, and say what would be rendered.")
+def render(
+    spec: Path,
+    out: str,
+    summary: Path | None,
+    state: Path | None,
+    folder: Path | None,
+    model: str | None,
+    seed: int | None,
+    force: bool,
+    dry_run: bool,
+) -> None:
+    """Render SPEC on this machine, with its own Redis and worker. SPEC is a file; - is standard input.
+
+    If interrupted, run the same command again to resume. A summary of the film is written next to it.
+    """
+    from tasks.embedded.render import check_inputs
+    from tasks.embedded.render import render as render_here
+
+    show = ProgressDisplay()
+    job = changed_spec(load_spec(spec), model=model, seed=seed)
+    output = FilmOutput.of(out, summary=summary, overwrite=force)
+    settings = Settings.from_env()
+    inputs = [path for path in (spec, state) if path and str(path) != STREAM]
+    given = read_state(state) if state else None
+    if dry_run:
+        check_inputs(job, output, inputs=inputs, state=given, settings=settings)
+        for line in plan_lines(job, continues=state is not None):
+            show.say(line)
+        return
+    try:
+        written, faults = render_here(
+            job, output, inputs=inputs, state=given, report_folder=folder, settings=settings, show=show
+        )
+    except KeyboardInterrupt:
+        show.say("Interrupted. Run the same command again to resume.")
+        sys.exit(130)
+    _show_summary(show, output, written)
+    if folder:
+        _show_report(folder, faults, to_stderr=output.film is None)
+
+
+def _show_summary(show: ProgressDisplay, output: FilmOutput, summary: dict[str, Any]) -> None:
+    segments = summary["segments"]
+    engine = sum(segment["engine_s"] for segment in segments)
+    waits = [segment["handoff_s"] for segment in segments if segment["handoff_s"] is not None]
+    _show_written(show, output, summary)
+    count = f"{len(segments)} segment{'s' if len(segments) > 1 else ''}, {summary['frames']} frames"
+    show.say(f"{count}: {engine:.1f} s rendering, {sum(waits):.1f} s between segments")
+
+
+def _show_written(show: ProgressDisplay, output: FilmOutput, summary: dict[str, Any]) -> None:
+    size = f"  {output.film.stat().st_size:,} bytes" if output.film else ""
+    name = output.film or "standard output"
+    show.say(f"{name}  {summary['duration_s']:.2f} s  {summary['width']}x{summary['height']}{size}")
+
+
+def _show_report(folder: Path, faults: list[str], *, to_stderr: bool = False) -> None:
+    click.echo("\n".join(faults) or "every join is within bounds", err=to_stderr)
+    click.echo(f"{folder / 'seams.png'}, {folder / 'sheet.png'}, {folder / 'seams.json'}", err=to_stderr)
+
+
+@main.command()
+@job_argument
+@out_option
+@summary_option
+@force_option
+def save(job: str, out: str, summary: Path | None, force: bool) -> None:
+    """Write the film of JOB, and its summary next to it."""
+    found = find_job(job)
+    output = FilmOutput.of(out, summary=summary, overwrite=force)
+    _show_written(ProgressDisplay(), output, found.write_film(output))
+
+
+@main.command()
+@job_argument
+@click.option(
+    "-o", "--output", "folder", type=click.Path(path_type=Path), required=True, help="The folder for the files."
+)
+def report(job: str, folder: Path) -> None:
+    """Check how well the segments of JOB's film join; write a chart, a contact sheet and all figures.
+
+    Measures change between frames, loudness, pitch and clicks; in simple pictures it also follows shapes.
+    """
+    _show_report(folder, find_job(job).write_report(folder))
+
+
+@main.command()
+@click.argument("spec", type=click.Path(path_type=Path), default=Path("film.yaml"))
+@force_option
+def init(spec: Path, force: bool) -> None:
+    """Write a small SPEC to start from; default: film.yaml."""
+    if spec.exists() and not force:
+        raise OutputError(f"{spec} exists; choose another name, or replace it with --force")
+    write_whole({spec: STARTER.encode()})
+    click.echo(f"{spec}: a spec of two segments. Next: longtake render {spec} -o {spec.with_suffix('.mp4')}", err=True)

@@ -1,0 +1,150 @@
+"""Commands for jobs of a deployment: submit, follow, steer."""
+
+from __future__ import annotations
+
+import json
+import sys
+from itertools import chain, islice
+from pathlib import Path
+
+import click
+
+from tasks.cli.command import (
+    force_option,
+    job_argument,
+    main,
+    model_option,
+    seed_option,
+    spec_argument,
+    state_option,
+)
+from tasks.client.files import write_whole
+from tasks.client.job import find_job, raise_unless_done
+from tasks.client.job_text import LIST_HEAD, full_json_of, json_of, lines_of, row_of
+from tasks.client.plan import plan_lines
+from tasks.client.progress import ProgressDisplay
+from tasks.client.submit import iterate_waiting, submit
+from tasks.client.workers import list_workers
+from tasks.errors import OutputError
+from tasks.jobs.units import JobState
+from tasks.spec.loader import changed_spec, load_spec
+
+KEY_HELP = "Any text that names this submission: repeated with the same key, it returns the same job."
+STATES = [state.value for state in JobState]
+STATE_HELP = "Only jobs in this state; may be repeated."
+
+
+@main.command(name="submit")
+@spec_argument
+@state_option
+@click.option("--idempotency-key", "key", help=KEY_HELP)
+@model_option
+@seed_option
+@click.option("--dry-run", is_flag=True, help="Only check the spec, and say what would be rendered.")
+def submit_(
+    spec: Path, state: Path | None, key: str | None, model: str | None, seed: int | None, dry_run: bool
+) -> None:
+    """Queue SPEC and print the job's id. SPEC is a file; - is standard input."""
+    wanted = changed_spec(load_spec(spec), model=model, seed=seed)
+    if dry_run:
+        click.echo("\n".join(plan_lines(wanted, continues=state is not None)), err=True)
+        return
+    job = submit(wanted, from_state=state, idempotency_key=key)
+    click.echo(job.id)
+    click.echo(f"Next: longtake watch {job.id}; longtake save {job.id} -o film.mp4", err=True)
+
+
+@main.command()
+@job_argument
+def watch(job: str) -> None:
+    """Follow JOB until it finishes; exit status 1 unless it is done."""
+    show = ProgressDisplay()
+    watched = find_job(job)
+    try:
+        show.follow(watched.watch(every_poll=True), watched.waiting)
+    except KeyboardInterrupt:
+        show.say(f"Stopped watching. The job goes on; `longtake cancel {watched.id}` stops it.")
+        sys.exit(130)
+    raise_unless_done(watched.status())
+
+
+@main.command()
+@job_argument
+@click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
+def status(job: str, as_json: bool) -> None:
+    """Show the state and progress of JOB."""
+    found, workers = find_job(job), list_workers()
+    if as_json:
+        click.echo(json.dumps(full_json_of(found, workers), indent=2, ensure_ascii=False))
+    else:
+        click.echo("\n".join(lines_of(found, workers)))
+
+
+@main.command(name="list")
+@click.option("--state", "states", multiple=True, type=click.Choice(STATES), help=STATE_HELP)
+@click.option("--limit", type=click.IntRange(min=1), help="Only so many of the newest jobs, newest first.")
+@click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object per line and job.")
+def list_(states: tuple[str, ...], limit: int | None, as_json: bool) -> None:
+    """List the jobs, oldest first."""
+    jobs = iterate_waiting(states=states, limit=limit)
+    first = list(islice(jobs, 1))  # an error here comes before any output
+    if not as_json:
+        click.echo(LIST_HEAD)
+    for status, wait in chain(first, jobs):
+        click.echo(json.dumps(json_of(status, wait), ensure_ascii=False) if as_json else row_of(status, wait))
+
+
+@main.command()
+@job_argument
+def cancel(job: str) -> None:
+    """Stop JOB; rendered segments stay until its retention ends, and can be exported."""
+    find_job(job).cancel()
+
+
+@main.command()
+@job_argument
+def pause(job: str) -> None:
+    """Pause JOB: running segments finish, no new ones start."""
+    find_job(job).pause()
+
+
+@main.command()
+@job_argument
+def resume(job: str) -> None:
+    """Resume a paused JOB."""
+    find_job(job).resume()
+
+
+@main.command()
+@job_argument
+def retry(job: str) -> None:
+    """Retry a failed JOB from the failed segment, or rebuild a lost film."""
+    find_job(job).retry()
+
+
+@main.command()
+@job_argument
+def forget(job: str) -> None:
+    """Delete the record of an ended JOB. Its blobs are freed later, or at once by `longtake gc --grace 0`."""
+    find_job(job).forget()
+
+
+@main.group(no_args_is_help=False)
+def state() -> None:
+    """Continuation states as files."""
+
+
+@state.command()
+@job_argument
+@click.option("--segment", type=click.IntRange(min=0), required=True, help="After which segment, from 0.")
+@click.option("-o", "--output", "out", type=click.Path(path_type=Path), help="The file; default: standard output.")
+@force_option
+def export(job: str, segment: int, out: Path | None, force: bool) -> None:
+    """Write the state of JOB after a segment; another job can continue it."""
+    text = json.dumps(find_job(job).state(segment)) + "\n"
+    if out is None or str(out) == "-":
+        click.echo(text, nl=False)
+        return
+    if out.exists() and not force:
+        raise OutputError(f"{out} exists; choose another name, or replace it with --force")
+    write_whole({out: text.encode()})

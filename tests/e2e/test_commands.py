@@ -1,0 +1,103 @@
+"""Small helps of the command line: ids by their beginning, specs on standard input, hints, dry runs, a first spec."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks.client.job import Job
+from tasks.client.submit import list_jobs, submit
+from tasks.errors import WaitTimeoutError
+from tasks.settings import Settings
+from tests.conftest import environment, wait_until
+from tests.e2e.refusals import SPEC, Command, check_refused
+
+
+@pytest.fixture
+def queued(module_settings: Settings, spec: Path) -> Job:
+    """A job that no worker takes."""
+    return submit(spec, settings=module_settings)
+
+
+def run(settings: Settings, folder: Path, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tasks", *arguments]
+    return subprocess.run(
+        command, env=environment(settings), cwd=folder, input=text, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_beginning_of_an_id_names_a_job(longtake: Command, module_settings: Settings, job: Job) -> None:
+    # When / Then
+    found = longtake("status", job.id[:12], settings=module_settings)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.startswith(job.id)
+    # Given two jobs that begin alike
+    for job_id in ("zz1", "zz2"):
+        submit({"segments": [{"prompt": "a"}]}, settings=module_settings, job_id=job_id)
+    # When / Then
+    check_refused(longtake("cancel", "zz", settings=module_settings), "2 jobs begin with 'zz': zz1, zz2; give more")
+    check_refused(longtake("cancel", "zz3", settings=module_settings), "zz3")
+
+
+def test_a_spec_on_standard_input_and_options_instead_of_its_keys(module_settings: Settings, tmp_path: Path) -> None:
+    # When
+    done = run(module_settings, tmp_path, "submit", "-", "--model", "tiny", "--seed", "7", text=SPEC)
+    # Then
+    assert done.returncode == 0, done.stderr
+    job_id = done.stdout.strip()
+    assert done.stderr == f"Next: longtake watch {job_id}; longtake save {job_id} -o film.mp4\n"
+    head = Job(job_id, settings=module_settings)._deployment.jobs.head(job_id)
+    assert (head.model, head.seed, head.title) == ("tiny", 7, "harbour")
+    # When / Then
+    refused = run(module_settings, tmp_path, "submit", "-", "--seed", "-1", text=SPEC)
+    check_refused(refused, "options: seed: ")
+
+
+def test_a_dry_run_checks_and_renders_nothing(longtake: Command, module_settings: Settings, spec: Path) -> None:
+    # Given
+    jobs = list_jobs(settings=module_settings)
+    fresh = module_settings.model_copy(update={"home": spec.parent / "home"})
+    # When
+    render = longtake("render", spec, "-o", "film.mp4", "--dry-run", settings=fresh)
+    queue = longtake("submit", spec, "--dry-run", settings=module_settings)
+    # Then
+    for result in (render, queue):
+        assert result.returncode == 0, result.stderr
+        assert result.stderr.startswith("harbour: 1.04 s, 25 frames, 64x32, 2 segments of 17 frames\nblobs: at most ")
+    assert list_jobs(settings=module_settings) == jobs
+    assert [path.name for path in spec.parent.iterdir()] == [spec.name]
+
+
+def test_a_first_spec_can_be_rendered_as_it_is(longtake: Command, module_settings: Settings, tmp_path: Path) -> None:
+    # When
+    made = longtake("init", settings=module_settings)
+    # Then
+    assert made.stderr.endswith("Next: longtake render film.yaml -o film.mp4\n")
+    planned = longtake("render", "film.yaml", "-o", "film.mp4", "--dry-run", settings=module_settings)
+    assert planned.returncode == 0, planned.stderr
+    # When / Then
+    check_refused(longtake("init", settings=module_settings), "film.yaml exists", "--force")
+
+
+def test_interrupting_a_watch_says_that_the_job_goes_on(module_settings: Settings, queued: Job, tmp_path: Path) -> None:
+    # Given
+    log = tmp_path / "log"
+    command = [sys.executable, "-m", "tasks", "watch", queued.id]
+    with log.open("wb") as file:
+        watching = subprocess.Popen(command, env=environment(module_settings), stderr=file, start_new_session=True)
+    wait_until(lambda: "segment 1 of 2" in log.read_text(), what="the first line")
+    # When
+    watching.send_signal(signal.SIGINT)
+    # Then
+    assert watching.wait(30) == 130
+    assert f"The job goes on; `longtake cancel {queued.id}` stops it." in log.read_text()
+    assert not queued.status().finished
+
+
+def test_waiting_ends_after_its_timeout(queued: Job) -> None:
+    with pytest.raises(WaitTimeoutError, match=rf"job {queued.id} is queued after 0.1 s; it goes on"):
+        queued.wait(timeout=0.1)
