@@ -154,6 +154,7 @@ def _gemma_4(vocabulary: int, whole: bool) -> Any:
     media = {f"{kind}_token_id": 4 for kind in ("boi", "eoi", "image", "video", "boa", "audio")}
     config = Gemma4UnifiedConfig(text_config=text, eoa_token_index=4, **media)
     config.vision_config = config.audio_config = None
+    config.gemma_version = "gemma4-12b-ltx-v1"
     gemma = Gemma4(config)
     _repeat_layers(gemma.language_model)
     return gemma

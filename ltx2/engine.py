@@ -17,9 +17,10 @@ from torch import Tensor
 from ltx2.acceleration.compile import accelerated_name, backend_of, compile_blocks, compile_decoder, speed_up
 from ltx2.acceleration.int8 import quantize_linears
 from ltx2.checkpoints.lora import Lora
+from ltx2.checkpoints.positions import problem_with_length
 from ltx2.checkpoints.resolve import HubModel, default_cache, resolve_model
 from ltx2.checkpoints.variant import Variant
-from ltx2.errors import CheckpointError, EngineMemoryError, UnsupportedStateError
+from ltx2.errors import CheckpointError, EngineMemoryError, RequestError, UnsupportedStateError
 from ltx2.media.images import recompressed
 from ltx2.model.conditioning import AUDIO_SPACE, NORMALISED, Conditioning, conditioning_of
 from ltx2.model.denoiser import Denoiser
@@ -222,6 +223,9 @@ class Engine:
             SegmentCancelledError: `on_step` returned False.
             EngineMemoryError: the device is out of memory.
         """
+        shape = request.timing.shape
+        if problem := problem_with_length(shape.frames, shape.fps, self.variant.positions_s):
+            raise RequestError(f"frames: {problem}")
         plan = self._denoiser.plan(request.sampling)
         conditioning = self._conditioning(request, state, plan)
         if self._compiled:

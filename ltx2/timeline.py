@@ -19,6 +19,8 @@ from ltx2.errors import TimelineError
 
 AUDIO_LATENTS_PER_SECOND = 25
 TEMPORAL_COMPRESSION = 8
+POSITIONS_S = 20
+"""Seconds up to which a published LTX-2 has positions, as its config says: `pos_embed_max_pos`."""
 DEFAULT_OVERLAP = 9
 
 _LATENT = Fraction(1, AUDIO_LATENTS_PER_SECOND)
@@ -62,6 +64,15 @@ def round_half_up(x: Fraction) -> int:
 def segment_seed(seed: int, index: int) -> int:
     """The seed of segment `index` of a job, different for each segment, in 0 .. 2**63 - 1."""
     return (seed + index) % 2**63
+
+
+def longest_frames(fps: Fraction) -> int:
+    """The most frames, 8k+1, whose positions LTX-2 knows at this rate: up to 20 fps + 4.
+
+    Its positions are times up to POSITIONS_S, and that of the last latent is 4 frames before the end.
+    """
+    most = POSITIONS_S * fps + TEMPORAL_COMPRESSION // 2
+    return int((most - 1) // TEMPORAL_COMPRESSION) * TEMPORAL_COMPRESSION + 1
 
 
 def latent_frames(frames: int) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ltx2.errors import CheckpointError
+from ltx2.timeline import POSITIONS_S
 
 Version = Literal["2.0", "2.3", "2.5"]
 Config = Mapping[str, Any]
@@ -60,6 +61,7 @@ _CLASSES = {
     "scheduler": ("FlowMatchEulerDiscreteScheduler",),
 }
 _TEXT_ENCODERS = ("gemma3", "gemma4_unified")
+_GEMMA_4 = "gemma4-12b-ltx-v1"
 _MARKER = "use_keyframes_abs_pos_embedding"
 _DIFFUSION_DECODERS = ("LTX2VideoDiffusionDecoderModel",)
 
@@ -69,11 +71,15 @@ CONFIGURED = (*_CLASSES, "text_encoder")
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A variant of LTX-2. distilled: 8 fixed sigmas, no guidance. layers: transformer blocks, 48 at full size."""
+    """A variant of LTX-2. distilled: 8 fixed sigmas, no guidance. layers: transformer blocks, 48 at full size.
+
+    positions_s: seconds up to which it has positions, POSITIONS_S in every published model.
+    """
 
     version: Version
     distilled: bool
     layers: int = 48
+    positions_s: int = POSITIONS_S
 
     @property
     def audio_rate(self) -> int:
@@ -130,7 +136,8 @@ def variant_of(configs: Mapping[str, Config]) -> Variant:
     layers = configs["transformer"].get("num_layers", 48)
     if not isinstance(layers, int) or layers < 1:
         raise CheckpointError(f"transformer/: num_layers is {layers!r}; it must be at least 1")
-    variant = Variant(_version(configs), _distilled(configs["scheduler"]), layers)
+    positions_s = configs["transformer"].get("pos_embed_max_pos", POSITIONS_S)
+    variant = Variant(_version(configs), _distilled(configs["scheduler"]), layers, positions_s)
     rate = configs["vocoder"].get("output_sampling_rate", variant.audio_rate)
     _check("vocoder", "output_sampling_rate", rate, variant.audio_rate)
     return variant
@@ -158,6 +165,8 @@ def _version(configs: Mapping[str, Config]) -> Version:
         if encoder not in _TEXT_ENCODERS:
             raise CheckpointError(f"text_encoder/: model_type is {encoder!r}; it must be {' or '.join(_TEXT_ENCODERS)}")
         signs["text_encoder/: gemma4_unified"] = encoder == "gemma4_unified"
+        if signs["text_encoder/: gemma4_unified"]:
+            _check_gemma(configs["text_encoder"].get("gemma_version"))
     older: Version = "2.3" if is_2_3_or_later else "2.0"
     if not _agreed(signs, "LTX-2.5", f"LTX-{older}"):
         return older
@@ -174,6 +183,16 @@ def _agreed(signs: Mapping[str, bool], newer: str, older: str) -> bool:
             f"components of {newer} ({', '.join(yes)}) and of {older} (no {', no '.join(no)}) are mixed"
         )
     return all(signs.values())
+
+
+def _check_gemma(gemma_version: Any) -> None:
+    """Refuse a Gemma 4 other than the one that the model's authors trained further for LTX-2.5."""
+    if gemma_version != _GEMMA_4:
+        found = "a stock Gemma 4" if gemma_version is None else f"Gemma 4 {str(gemma_version)!r:.100}"
+        raise CheckpointError(
+            f"text_encoder/: gemma_version is {gemma_version!r:.100}, {found}; LTX-2.5 was trained with {_GEMMA_4}, "
+            "which is in the text_encoder folder of Lightricks/LTX-2.5-Diffusers"
+        )
 
 
 def _distilled(scheduler: Config) -> bool:

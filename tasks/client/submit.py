@@ -69,7 +69,12 @@ def submit(
     job = Job(job_id or new_job_id(), settings=settings)
     deployment = job._deployment
     spec = spec.with_absolute_paths()  # workers run elsewhere
-    check_model_folders(spec.model or deployment.settings.model, spec.loras, deployment.settings)
+    model = spec.model or deployment.settings.model
+    check_model_folders(model, spec.loras, deployment.settings)
+    try:
+        spec.check_length(model)
+    except ValueError as error:
+        raise SpecError(str(error)) from None
     if from_state is not None and spec.segments[0].transition == "cut":
         raise SpecError("segments.0.transition: a job that continues a state cannot start with a cut")
     if from_state is not None and spec.image is not None:

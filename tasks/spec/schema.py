@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from ltx2.checkpoints.positions import positions_s, problem_with_length
 from ltx2.sampling import FEWEST_STEPS, MOST_STEPS, WORST_CRF, Sampling, Shift, check_sigmas
 from ltx2.timeline import DEFAULT_OVERLAP, SegmentShape, exact, segment_seed
 from tasks.settings import absolute
@@ -146,6 +147,17 @@ class JobSpec(JobHead):
     """One long video: what all segments share, and the segments."""
 
     segments: list[SegmentSpec] = Field(min_length=1, max_length=MAX_SEGMENTS)
+
+    @model_validator(mode="after")
+    def _positions_reach(self) -> Self:
+        if self.model is not None:  # otherwise it is known where the job is submitted
+            self.check_length(self.model)
+        return self
+
+    def check_length(self, model: str) -> None:
+        """Check that `model` has positions for all frames of a segment. ValueError: it has not."""
+        if problem := problem_with_length(self.frames, exact(self.fps), positions_s(model)):
+            raise ValueError(f"frames: {problem}")
 
     def with_absolute_paths(self) -> Self:
         """The spec with absolute paths of model and LoRAs that exist here, not hub ids."""

@@ -18,7 +18,7 @@ from ltx2.state.arrays import decode_latents
 from ltx2.state.png import decode_png
 from tasks.client.job import Job
 from tasks.client.submit import submit
-from tasks.errors import JobFailedError
+from tasks.errors import JobFailedError, SpecError
 from tasks.settings import Settings
 from tests.conftest import RedisProcess, Worker
 from tests.ltx2.checkpoint_files import edit
@@ -72,6 +72,11 @@ def test_two_stages_with_a_start_image(tiny_settings: Settings, tmp_path: Path) 
     frame = decode_png(deployment.blobs.get(str(job_store(tiny_settings).head(job.id).image)))
     assert np.array_equal(latents[0][:, :, :1].numpy(), encoded(deployment.settings, frame))
     assert str(tmp_path) not in json.dumps(report)
+
+
+def test_a_segment_longer_than_the_positions_of_the_default_model_is_not_queued(tiny_settings: Settings) -> None:
+    with pytest.raises(SpecError, match=r"^frames: 489 at 24 per second are 20\.4 s; LTX-2 has positions up to 20 s"):
+        submit(small_spec("a boat", frames=489), settings=tiny_settings)
 
 
 def test_a_lost_film_of_2_5_is_rendered_again_with_the_same_bytes(tiny_settings: Settings) -> None:

@@ -22,6 +22,7 @@ from ltx2.timeline import (
     film_samples,
     first_timing,
     latent_frames,
+    longest_frames,
     next_timing,
     plan,
     round_half_up,
@@ -31,6 +32,14 @@ from ltx2.timeline import (
 )
 
 RATES = ["23.976", "24", "25", "29.97", "30", "48", "50", "59.94", "60"]
+
+
+def test_the_longest_segment_ends_at_the_last_position() -> None:
+    for rate, frames in {"24": 481, "23.976": 481, "25": 497, "30": 601, "48": 961, "60": 1201, "1": 17}.items():
+        fps = exact(rate)
+        assert longest_frames(fps) == frames
+        # the middle of the last latent, which stands for 8 frames
+        assert (frames - 4) / fps <= 20 < (frames + 8 - 4) / fps
 
 
 @st.composite

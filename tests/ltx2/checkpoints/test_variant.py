@@ -46,7 +46,7 @@ PUBLISHED["2.3"] = PUBLISHED["2.0"] | {
 }
 PUBLISHED["2.5"] = PUBLISHED["2.3"] | {
     "transformer": PUBLISHED["2.3"]["transformer"] | {"ff_bias": False, "use_keyframes_abs_pos_embedding": True},
-    "text_encoder": {"model_type": "gemma4_unified"},
+    "text_encoder": {"model_type": "gemma4_unified", "gemma_version": "gemma4-12b-ltx-v1"},
 }
 FIXED_SCHEDULE = {"use_dynamic_shifting": False, "shift_terminal": None}
 
@@ -140,6 +140,16 @@ def test_an_unsupported_config_is_rejected(component: str, keys: dict[str, Any],
             r"LTX-2.3 \(no transformer/: use_keyframes_abs_pos",
         ),
         ("text_encoder", {"model_type": "gemma3"}, r"LTX-2.5 \(transformer/: ff.*\(no text_encoder/: gemma4_unified\)"),
+        (
+            "text_encoder",
+            {"gemma_version": None},
+            r"^text_encoder/: gemma_version is None, a stock Gemma 4; LTX-2.5 was ",
+        ),
+        (
+            "text_encoder",
+            {"gemma_version": "gemma4-12b-ltx-v2"},
+            "gemma_version is 'gemma4-12b-ltx-v2', Gemma 4 'gemma4",
+        ),
     ],
 )
 def test_the_signs_of_2_5_must_agree(component: str, keys: dict[str, Any], message: str) -> None:

@@ -121,6 +121,8 @@ INVALID = {
     "segments: [{prompt: a}]\nframes: 24": ":2: frames: 24 is not of the form 8k+1; the nearest are 17 and 25",
     "segments: [{prompt: a}]\noverlap: 8": ":2: overlap: 8 is not of the form 8k+1; the nearest are 1 and 9",
     "segments: [{prompt: a}]\nframes: 9": "overlap 9 must be smaller than frames 9",
+    "segments: [{prompt: a}]\nmodel: owner/name\nframes: 489": "frames: 489 at 24 per second are 20.4 s; LTX-2",
+    "segments: [{prompt: a}]\nmodel: tiny\nfps: 12\nframes: 249": "up to 20 s, and thus at most 241 frames",
     "segments: [{prompt: a}]\nfps: 0": ":2: fps: must be at least 1, not 0",
     "segments: [{prompt: a}]\nfps: .nan": ":2: fps: must be a finite number, not nan",
     "segments: [{prompt: a}]\nseed: -1": ":2: seed: must be at least 0, not -1",
@@ -211,3 +213,19 @@ def test_any_mapping_is_a_spec_or_a_spec_error(data: dict[str, object]) -> None:
 def test_any_invalid_text_is_a_spec_error(text: str) -> None:
     with pytest.raises(SpecError):
         parse_spec(text + "\n  : invalid YAML: ]")
+
+
+def test_a_segment_is_as_long_as_the_positions_of_its_model(tmp_path: Path) -> None:
+    # Given a folder with a small model that has other positions, as the shipped one has
+    config = tmp_path / "transformer" / "config.json"
+    config.parent.mkdir()
+    config.write_text('{"pos_embed_max_pos": 4}')
+    long = {"segments": [{"prompt": "a"}], "frames": 1017}
+    for model in (None, "shapes", str(tmp_path)):
+        assert check_spec({**long, "model": model}).frames == 1017
+    # Then others are held to those of LTX-2
+    config.write_text("{}")
+    for model in (str(tmp_path), "owner/name@main", "tiny-2.0"):
+        with pytest.raises(SpecError, match=r"spec: frames: 1017 at 24 per second are 42\.4 s; LTX-2 has positions"):
+            check_spec({**long, "model": model})
+        assert check_spec({**long, "model": model, "frames": 481}).frames == 481
