@@ -28,6 +28,7 @@ from ltx2.engine import Engine
 from ltx2.model.gemma import Gemma3, Gemma4
 from ltx2.model.pipeline import LongtakePipeline
 from ltx2.model.placement import device_of, precision_of
+from ltx2.request import Decoding
 
 TRANSFORMER: dict[str, Any] = {
     "rope_type": "split",
@@ -106,8 +107,8 @@ class FilmedEngine(FullSizeEngine):
 
     _film = torch.empty(0)
 
-    def _pictures(self, latents: Tensor) -> Tensor:
-        decoded = super()._pictures(latents)
+    def _pictures(self, latents: Tensor, decoding: Decoding) -> Tensor:
+        decoded = super()._pictures(latents, decoding)
         count, height, width, _ = decoded.shape
         if self._film.shape != decoded.shape:
             self._film = torch.tensor(natural_film(width, height, count), device=decoded.device)

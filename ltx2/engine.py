@@ -26,12 +26,14 @@ from ltx2.model.conditioning import AUDIO_SPACE, NORMALISED, Conditioning, condi
 from ltx2.model.denoiser import Denoiser
 from ltx2.model.loading import find_loras, load_pipeline, variant_of_pipeline
 from ltx2.model.lora_fusion import LoraFusion
+from ltx2.model.picture_decoder import PictureDecoder
 from ltx2.model.pipeline import LongtakePipeline
 from ltx2.model.placement import PRECISIONS, device_of, place, precision_of
 from ltx2.model.prompts import PromptEncoder, new_stream
+from ltx2.model.stage_loras import StageLoras
 from ltx2.model.text_encoder import TextEncoder, TextEncoderMode, text_encoder_mode, weights_of
-from ltx2.request import OnState, OnStep, SegmentOutput, SegmentRequest
-from ltx2.sampling import Plan
+from ltx2.request import Decoding, OnState, OnStep, SegmentOutput, SegmentRequest
+from ltx2.sampling import Decoder, Plan
 from ltx2.state.continuation import LTX2ContinuationState
 from ltx2.timeline import SegmentTiming, first_timing, next_timing, sound_seconds
 
@@ -65,11 +67,10 @@ class Engine:
         self.audio_rate = self.variant.audio_rate
         self.made_with = dict(made_with)
         self.prompts = PromptEncoder(pipeline, text_encoder, ahead=encode_ahead)
-        if fusion is not None:
-            self.prompts.use_weights(fusion.of_connectors)
-        self._denoiser = Denoiser(pipeline, self.variant, self.prompts, source)
+        self._loras = StageLoras(fusion, self.prompts)
+        self._denoiser = Denoiser(pipeline, self.variant, self.prompts, self._loras, source)
+        self._picture_decoder = PictureDecoder(pipeline, source)
         self._compiled = compiled
-        self._fusion = fusion
         self._warm: set[tuple[object, ...]] = set()
         self._stream = new_stream(self._device, priority=-1)  # goes before the encoding of the next prompt
         self._copies = new_stream(self._device)
@@ -171,14 +172,8 @@ class Engine:
         Raises:
             CheckpointError, EngineMemoryError: as `load`.
         """
-        if self._fusion is None or not self._fusion.can_change:
-            return False
-        found = find_loras(loras)
-        self.prompts.finish()
         with _render_context("changing LoRAs", self._stream):
-            self._fusion.fuse(found)
-        self.prompts.use_weights(self._fusion.of_connectors)
-        return True
+            return self._loras.set_job(loras)
 
     def warm_up(self, request: SegmentRequest) -> None:
         """Compile all that a job of segments like `request` needs, if it is not compiled.
@@ -190,14 +185,16 @@ class Engine:
         first = first_timing(request.timing.shape)
         for timing in (first, next_timing(first)):
             size = (request.width, request.height, timing.shape.frames, timing.audio_latents)
-            shape = (*size, plan.stages, str(plan.guidance))
+            shape = (*size, plan.stages, str(plan.guidance), plan.stage2_lora is None)
             if shape not in self._warm:
                 self.prompts.finish()  # nothing may be encoded while something is compiled
                 like = replace(request, timing=timing, image=None)
                 with _render_context("warming up", self._stream):
                     latents, _ = self._denoiser.denoise(like, plan, Conditioning(), first_steps=True)
-                    if timing is first:  # the pictures of both have the same shape
-                        self._pictures(latents)
+                    decoding = self._picture_decoder.decoding_of(like)
+                    # the pictures of both have the same shape, and the diffusion decoder is not compiled
+                    if timing is first and decoding.decoder == Decoder.CONVOLUTIONAL:
+                        self._pictures(latents, decoding)
                 self._warm.add(shape)
 
     def run(
@@ -227,6 +224,7 @@ class Engine:
         if problem := problem_with_length(shape.frames, shape.fps, self.variant.positions_s):
             raise RequestError(f"frames: {problem}")
         plan = self._denoiser.plan(request.sampling)
+        decoding = self._picture_decoder.decoding_of(request)
         conditioning = self._conditioning(request, state, plan)
         if self._compiled:
             self.warm_up(request)
@@ -235,7 +233,7 @@ class Engine:
             try:
                 latents = self._denoiser.denoise(request, plan, conditioning, self._with_prepare(next_prompt, on_step))
                 video_latents, audio_latents = (self._start_copy(part) for part in latents)
-                pictures, sound = self._start_decoding(*latents)
+                pictures, sound = self._start_decoding(*latents, decoding)
                 frames = pictures().numpy()
                 following = self._next_state(request.timing, frames, audio_latents(), metadata)
                 if on_state is not None:
@@ -248,19 +246,28 @@ class Engine:
                     audio_latents=audio_latents(),
                     state=following,
                     made_with=self.made_with,
+                    decoding=decoding,
                 )
             finally:
                 self.prompts.end_segment()
 
-    def decode(self, video_latents: Tensor, audio_latents: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Frames and sound of a `SegmentOutput`'s latents: the same bytes as in that output."""
+    def decode(
+        self, video_latents: Tensor, audio_latents: Tensor, decoding: Decoding | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Frames and sound of a `SegmentOutput`'s latents: with its `decoding`, the same bytes as in that output.
+
+        None: by the convolutional decoder, without noise.
+        """
         with _render_context("decoding", self._stream):
-            pictures, sound = self._start_decoding(video_latents.to(self._device), audio_latents.to(self._device))
+            on_device = (video_latents.to(self._device), audio_latents.to(self._device))
+            pictures, sound = self._start_decoding(*on_device, decoding or Decoding())
             return pictures().numpy(), sound().numpy()
 
-    def _start_decoding(self, video_latents: Tensor, audio_latents: Tensor) -> tuple[HostCopy, HostCopy]:
+    def _start_decoding(
+        self, video_latents: Tensor, audio_latents: Tensor, decoding: Decoding
+    ) -> tuple[HostCopy, HostCopy]:
         """Start to decode latents on the device to frames and sound, without waiting for the GPU."""
-        return self._start_copy(self._pictures(video_latents)), self._start_copy(self._sound(audio_latents))
+        return self._start_copy(self._pictures(video_latents, decoding)), self._start_copy(self._sound(audio_latents))
 
     def _start_copy(self, tensor: Tensor) -> HostCopy:
         """Start to copy `tensor` to the host, in parallel to later GPU work."""
@@ -307,11 +314,8 @@ class Engine:
         device: torch.device = self.pipeline._execution_device
         return device
 
-    def _pictures(self, latents: Tensor) -> Tensor:
-        vae = self.pipeline.vae
-        pixels = vae.decode(latents.to(vae.dtype)).sample[0].float()
-        levels: Tensor = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        return levels.permute(1, 2, 3, 0).contiguous()
+    def _pictures(self, latents: Tensor, decoding: Decoding) -> Tensor:
+        return self._picture_decoder(latents, decoding)
 
     def _sound(self, latents: Tensor) -> Tensor:
         pipeline = self.pipeline

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ltx2.sampling import Sampling
+from ltx2.sampling import Decoder, Sampling
 from ltx2.state.continuation import LTX2ContinuationState
 from ltx2.timeline import SegmentTiming
 
@@ -52,13 +52,21 @@ class SegmentRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Decoding:
+    """How latents became frames. noise_seed: of the noise that the decoder was given; None: it was given none."""
+
+    decoder: Decoder = Decoder.CONVOLUTIONAL
+    noise_seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SegmentOutput:
     """One rendered segment, on the CPU.
 
     frames: uint8 `[n, H, W, 3]`, with the repeated ones. sound: float32 `[samples, channels]` in [-1, 1] at
     `audio_rate`, (4T - 3) * 10 ms long. video_latents: `[1, C, F, H/32, W/32]` as the VAE decodes them. audio_latents:
     `[1, 8, T, 16]`, normalised. state: the state for the next segment. made_with: settings of the engine that the bytes
-    may depend on, for the record.
+    may depend on, for the record. decoding: of all frames, those of the state too.
     """
 
     frames: NDArray[np.uint8]
@@ -68,3 +76,4 @@ class SegmentOutput:
     audio_latents: Tensor
     state: LTX2ContinuationState
     made_with: Mapping[str, str] = field(default_factory=dict)
+    decoding: Decoding = Decoding()

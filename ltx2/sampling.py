@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from ltx2.checkpoints.lora import Lora
 from ltx2.checkpoints.variant import Variant
 from ltx2.errors import RequestError
 
@@ -63,6 +64,13 @@ def check_scales(knob: str, scales: Scales) -> None:
             raise ValueError(f"{knob} of the {stream} is {scale}; it must be in {low:g}..{high:g}, and {low:g} is off")
 
 
+def check_for_two_stages(stages: int, **settings: object) -> None:
+    """Check that `settings`, by name, which only two stages use, are None with one. ValueError: names the first."""
+    for name, value in settings.items():
+        if value is not None and stages == 1:
+            raise ValueError(f"{name} is used with two stages only: remove it, or set stages to 2")
+
+
 class Shift(StrEnum):
     """How far the noise levels of a model that is not distilled are shifted upwards."""
 
@@ -70,6 +78,15 @@ class Shift(StrEnum):
     """By the scheduler's `max_shift`, 2.05, as the authors' command line does."""
     TOKENS = "tokens"
     """The more, the more tokens the picture has, without a limit, as diffusers and the authors' HQ pipeline do."""
+
+
+class Decoder(StrEnum):
+    """What decodes pictures."""
+
+    CONVOLUTIONAL = "convolutional"
+    """The decoder of the video VAE."""
+    DIFFUSION = "diffusion"
+    """The diffusion decoder of LTX-2.5."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +97,10 @@ class Sampling:
     sigmas: the noise level before each step of the first stage instead, falling, in (0, 1]. shift: of the noise levels
     that `steps` gives. distilled: what the weights are; None: what the model's configs say. image_crf: a start image is
     compressed as H.264 with this quality first, 0..51; 0 leaves it as it is.
+    sound_stage: the stage whose sound is kept. upsampler: what upsamples between two stages, see `resolve_upsampler`;
+    None: the model's own. stage2_lora: for models that are not distilled; fused in addition to the model's LoRAs in the
+    second stage, which then has the distilled schedule and no guidance.
+    decoder: of the pictures.
     negative_prompt: what guidance steers away from. guidance: classifier-free (1 is off). stg: spatio-temporal (0 is
     off). modality: away from predictions of picture and sound without each other (1 is off). rescale: how far the
     standard deviation of guided predictions is rescaled to that of unguided ones, 0..1. ValueError: outside its range.
@@ -96,10 +117,19 @@ class Sampling:
     shift: Shift = Shift.FIXED
     distilled: bool | None = None
     image_crf: int | None = None
+    sound_stage: int | None = None
+    upsampler: str | None = None
+    stage2_lora: Lora | None = None
+    decoder: Decoder = Decoder.CONVOLUTIONAL
 
     def __post_init__(self) -> None:
         if self.stages not in (1, 2):
             raise ValueError(f"stages is {self.stages}; it must be 1 or 2")
+        check_for_two_stages(
+            self.stages, sound_stage=self.sound_stage, upsampler=self.upsampler, stage2_lora=self.stage2_lora
+        )
+        if self.sound_stage not in (None, 1, 2):
+            raise ValueError(f"sound_stage is {self.sound_stage}; it must be 1 or 2")
         if self.steps is not None and not FEWEST_STEPS <= self.steps <= MOST_STEPS:
             raise ValueError(f"steps is {self.steps}; it must be in {FEWEST_STEPS}..{MOST_STEPS}")
         if self.sigmas is not None:
@@ -117,7 +147,7 @@ class Sampling:
 class Plan:
     """A `Sampling` with the defaults of a model filled in, except an unset negative prompt.
 
-    sigmas: of the first stage, if the request or a distilled model fixes them.
+    sigmas: of the first stage, if the request or a distilled model fixes them. upsampler, stage2_lora: as requested.
     """
 
     stages: int
@@ -128,6 +158,9 @@ class Plan:
     shift: Shift
     distilled: bool
     image_crf: int
+    sound_stage: int = 1
+    upsampler: str | None = None
+    stage2_lora: Lora | None = None
 
     @property
     def is_guided(self) -> bool:
@@ -156,11 +189,12 @@ NO_GUIDANCE = guidance_arguments(OFF)
 def plan_of(sampling: Sampling, variant: Variant) -> Plan:
     """The plan of a model of this `variant` for `sampling`.
 
-    A distilled model has a fixed schedule and was trained to be rendered without guidance.
+    A distilled model has a fixed schedule and was trained to be rendered without guidance. Of two stages, it keeps the
+    sound of the second; other models keep that of the first, as the authors' pipelines do.
 
     Raises:
-        RequestError: steps or guidance for a distilled model, or a negative prompt without classifier-free guidance;
-            the message names the parameter.
+        RequestError: steps, guidance or a LoRA of the second stage for a distilled model, or a negative prompt without
+            classifier-free guidance; the message names the parameter.
     """
     if sampling.distilled is not None:
         variant = replace(variant, distilled=sampling.distilled)
@@ -177,6 +211,11 @@ def plan_of(sampling: Sampling, variant: Variant) -> Plan:
                 f"{knob} is {scales.video:g} for the picture and {scales.audio:g} for the sound; {variant}, was "
                 "trained to be rendered without guidance: remove it, or use a model that is not distilled"
             )
+    if variant.distilled and sampling.stage2_lora is not None:
+        raise RequestError(
+            f"stage2_lora makes the second stage distilled, which {variant}, is already: remove it, or use a model "
+            "that is not distilled"
+        )
     plan = Plan(
         stages=sampling.stages,
         steps=len(sampling.sigmas) if sampling.sigmas else sampling.steps or variant.steps,
@@ -186,6 +225,9 @@ def plan_of(sampling: Sampling, variant: Variant) -> Plan:
         shift=sampling.shift,
         distilled=variant.distilled,
         image_crf=variant.image_crf if sampling.image_crf is None else sampling.image_crf,
+        sound_stage=min(sampling.stages, sampling.sound_stage or (2 if variant.distilled else 1)),
+        upsampler=sampling.upsampler,
+        stage2_lora=sampling.stage2_lora,
     )
     if sampling.negative_prompt and not plan.is_guided:
         raise RequestError(

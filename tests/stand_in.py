@@ -16,7 +16,7 @@ import torch
 from ltx2 import LTX2ContinuationState
 from ltx2.checkpoints.lora import Lora
 from ltx2.errors import EngineMemoryError, HubUnreachableError, SegmentCancelledError
-from ltx2.request import OnState, OnStep, SegmentOutput, SegmentRequest
+from ltx2.request import Decoding, OnState, OnStep, SegmentOutput, SegmentRequest
 from ltx2.timeline import sound_seconds
 
 STEPS = 4
@@ -100,7 +100,7 @@ class StandInEngine:
             on_state(following, video, audio)
         return SegmentOutput(frames, sound, self.audio_rate, video, audio, following)
 
-    def decode(self, video_latents: Any, audio_latents: Any) -> tuple[Any, Any]:
+    def decode(self, video_latents: Any, audio_latents: Any, decoding: Decoding | None = None) -> tuple[Any, Any]:
         if KILL_IN_DECODE in os.environ:
             os.kill(os.getpid(), signal.SIGKILL)
         width, height, count = (int(video_latents[0, channel, 0, 0, 0]) for channel in range(3))

@@ -7,9 +7,10 @@ from pathlib import Path
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
 from ltx2.checkpoints.hub_outages import fetch_errors, waiting_for_hub
-from ltx2.checkpoints.lora import HubLora, single_weights_file
+from ltx2.checkpoints.lora import HubFile, single_weights_file
 from ltx2.checkpoints.recognition import SUFFIXES, layout_advice
 from ltx2.checkpoints.resolve import WEIGHTS, HubModel, check_configs
+from ltx2.checkpoints.upsampler_files import names_in_repository, upsampler_config, upsampler_in
 from ltx2.checkpoints.weight_files import shards_of
 from ltx2.errors import UnsupportedModelError
 
@@ -68,7 +69,7 @@ def fetch_folder(model: HubModel, name: str) -> Path:
 
 
 @waiting_for_hub
-def fetch_lora(lora: HubLora) -> Path:
+def fetch_lora(lora: HubFile) -> Path:
     """Fetch the file of `lora`.
 
     Raises:
@@ -80,3 +81,21 @@ def fetch_lora(lora: HubLora) -> Path:
             names = HfApi().list_repo_files(lora.repository, revision=lora.revision)
             file = single_weights_file(lora.repository, names)
         return Path(hf_hub_download(lora.repository, file, revision=lora.revision))
+
+
+@waiting_for_hub
+def fetch_upsampler(upsampler: HubFile) -> Path:
+    """Fetch an upsampler of its own, and return its folder or file.
+
+    Raises:
+        CheckpointError: it cannot be fetched, or the repository does not have exactly one.
+    """
+    repository, revision, files = upsampler.repository, upsampler.revision, [upsampler.file or ""]
+    with fetch_errors(repository):
+        if upsampler.file is None:
+            files = names_in_repository(repository, HfApi().list_repo_files(repository, revision=revision))
+        if len(files) > 1:
+            return upsampler_in(Path(snapshot_download(repository, revision=revision, allow_patterns=files)))
+        file = Path(hf_hub_download(repository, files[0], revision=revision))
+    upsampler_config(file)
+    return file

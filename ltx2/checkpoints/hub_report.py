@@ -20,6 +20,7 @@ from ltx2.checkpoints.recognition import (
 )
 from ltx2.checkpoints.report import ModelReport, Part, pipeline_report
 from ltx2.checkpoints.resolve import UPSAMPLER_FOLDER, WEIGHTS, HubModel, check_configs, hub_model
+from ltx2.checkpoints.upsampler_files import problem_with_file
 from ltx2.checkpoints.variant import Variant
 from ltx2.checkpoints.weight_files import Header, StoredTensor
 from ltx2.errors import CheckpointError
@@ -42,7 +43,10 @@ def report_of_repository(what: str) -> ModelReport:
         parts = tuple(Part(_label(one), one.path, one.size, one.precision) for one in recognized)
         versions = {one.version for one in recognized if one.version}
         version = versions.pop() if len(versions) == 1 else None
-        reason = str(bare_repository(model, files))
+        reason: str | None = str(bare_repository(model, files))
+        if [one.kind for one in recognized] == [FileKind.UPSAMPLER]:
+            reason = problem_with_file(_header(model, files[0]))
+            return ModelReport(what, str(FileKind.UPSAMPLER), version, None, reason is None, reason, parts)
         return ModelReport(what, "repository without a pipeline of diffusers", version, None, False, reason, parts)
     variant: Variant | None = None
     problem: str | None = None

@@ -25,15 +25,15 @@ class Lora:
 
 
 @dataclass(frozen=True, slots=True)
-class HubLora:
-    """A LoRA on the Hugging Face hub. file: None means the only one in the repository."""
+class HubFile:
+    """A file of weights on the Hugging Face hub. file: None means the only one in the repository."""
 
     repository: str
     revision: str | None = None
     file: str | None = None
 
 
-def resolve_lora(path: str) -> Path | HubLora:
+def resolve_lora(path: str) -> Path | HubFile:
     """The file or hub id that `path` names: a .safetensors file, a folder with one, `owner/name[@revision][:file]`.
 
     Raises:
@@ -47,15 +47,23 @@ def resolve_lora(path: str) -> Path | HubLora:
             raise CheckpointError(f"a LoRA must be a {SUFFIX} file, not {path:.200}")
         read_lora(Path(local))
         return Path(local)
-    named, _, file = path.partition(":")
-    is_local = path.startswith(("/", ".", "~")) or ".." in file
-    if is_local or not re.fullmatch(HUB_ID, named) or not re.fullmatch(rf"([\w./-]+{re.escape(SUFFIX)})?", file):
+    found = hub_file(path)
+    if found is None:
         raise CheckpointError(
             f"no such LoRA: {path:.200} (must be a {SUFFIX} file, a folder with one, or a hub id "
             f"owner/name[@revision][:file{SUFFIX}])"
         )
+    return found
+
+
+def hub_file(path: str) -> HubFile | None:
+    """What `path` names on the hub, `owner/name[@revision][:file]`; None if it is no such name."""
+    named, _, file = path.partition(":")
+    is_local = path.startswith(("/", ".", "~")) or ".." in file
+    if is_local or not re.fullmatch(HUB_ID, named) or not re.fullmatch(rf"([\w./-]+{re.escape(SUFFIX)})?", file):
+        return None
     repository, _, revision = named.partition("@")
-    return HubLora(repository, revision or None, file or None)
+    return HubFile(repository, revision or None, file or None)
 
 
 def stamp_of(path: str) -> tuple[int, int] | None:

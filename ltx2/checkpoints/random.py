@@ -21,6 +21,7 @@ from diffusers import (
     AutoencoderKLLTX2Video,
     FlowMatchEulerDiscreteScheduler,
     LTX2ConditionPipeline,
+    LTX2VideoDiffusionDecoderModel,
     LTX2VideoTransformer3DModel,
 )
 from diffusers.pipelines.ltx2 import (
@@ -41,6 +42,7 @@ from transformers import (
     GemmaTokenizer,
 )
 
+from ltx2.checkpoints.diffusion_decoder import DIFFUSION_FOLDER
 from ltx2.checkpoints.progress_bars import no_progress_bars
 from ltx2.checkpoints.resolve import UPSAMPLER_FOLDER, small_folder
 from ltx2.checkpoints.variant import Version
@@ -100,6 +102,8 @@ def build(folder: Path, *, version: Version = "2.3", seed: int = 0) -> Path:
         with no_progress_bars():
             _components(version, seed).save_pretrained(partial)
             _upsampler(seed).save_pretrained(partial / UPSAMPLER_FOLDER)
+            if version == "2.5":
+                _diffusion_decoder(seed).save_pretrained(partial / DIFFUSION_FOLDER)
         make_readable(partial)
         partial.rename(folder)
     except BaseException:
@@ -134,6 +138,22 @@ def _upsampler(seed: int) -> LTX2LatentUpsamplerModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LTX2LatentUpsamplerModel(in_channels=VIDEO_CHANNELS, mid_channels=32, num_blocks_per_stage=1)
+
+
+def _diffusion_decoder(seed: int) -> LTX2VideoDiffusionDecoderModel:
+    """Its windows are small enough for pictures of 64x32 pixels and 9 frames."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LTX2VideoDiffusionDecoderModel(
+            latent_channels=VIDEO_CHANNELS,
+            decoder_head_dim=16,
+            decoder_stage_channels=(64, 32, 16, 16, 16),
+            decoder_stage_depths=(1, 1, 1, 1, 1),
+            decoder_stage_kernels=((3, 1, 2), (3, 2, 3), (3, 2, 3), (3, 3, 3)),
+            decoder_upsample_channel_reductions=(2, 2, 1, 1),
+            decoder_stage5_kernel=(3, 3, 3),
+            decoder_t_emb_dim=32,
+        )
 
 
 def train_tokenizer(texts: Iterable[str], *, size: int, longest: int) -> GemmaTokenizer:

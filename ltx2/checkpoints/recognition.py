@@ -79,7 +79,7 @@ class RecognizedFile:
         if self.kind in (FileKind.DORA, FileKind.IC_LORA):
             return "longtake does not support this kind"
         if self.kind is FileKind.UPSAMPLER:
-            return "it belongs into the folder latent_upsampler of a model, in the layout of diffusers"
+            return "name it as the `upsampler:` of a spec with `stages: 2`"
         if self.kind in (FileKind.LTX_VIDEO, FileKind.UNKNOWN):
             return "it is not a part of LTX-2"
         return layout_advice(self.version)

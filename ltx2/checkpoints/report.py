@@ -16,8 +16,9 @@ from ltx2.checkpoints.resolve import (
     check_folder,
     check_is_pipeline,
 )
+from ltx2.checkpoints.upsampler_files import is_upsampler, problem_with_file, problem_with_upsampler
 from ltx2.checkpoints.variant import Variant
-from ltx2.checkpoints.weight_files import Header, check_weights, read_header, weight_map
+from ltx2.checkpoints.weight_files import Header, check_weights, read_header, read_json, weight_map
 from ltx2.errors import CheckpointError
 
 FULL_LAYERS = 48
@@ -37,7 +38,7 @@ class Part:
 class ModelReport:
     """What `what` is. distilled: None if unknown. missing: parts, and where to get them.
 
-    usable: whether a spec can name it, as its model or, if it is a LoRA, as one of its LoRAs. problem: why not.
+    usable: whether a spec can name it, as its model or, if it is a LoRA or an upsampler, as that. problem: why not.
     """
 
     what: str
@@ -78,6 +79,8 @@ def report_of_file(what: str, file: Path) -> ModelReport:
             problem = None
         except CheckpointError as error:
             problem = str(error)
+    if found.kind is FileKind.UPSAMPLER:
+        problem = problem_with_file(read_header(file))
     part = Part(", ".join(found.parts) or str(found.kind), str(file), found.size, found.precision)
     kind = f"{found.kind}, {found.detail}" if found.detail else str(found.kind)
     return ModelReport(what, kind, found.version, None, problem is None, problem, (part,))
@@ -88,6 +91,8 @@ def report_of_folder(what: str, folder: Path) -> ModelReport:
     try:
         check_is_pipeline(folder)
     except CheckpointError as error:
+        if is_upsampler(folder):
+            return _report_of_upsampler(what, folder)
         files = [file for file in sorted(folder.iterdir()) if file.suffix in SUFFIXES]
         recognized = [recognize(file) for file in files]
         parts = [Part(", ".join(one.parts) or str(one.kind), one.path, one.size, one.precision) for one in recognized]
@@ -113,6 +118,16 @@ def report_of_folder(what: str, folder: Path) -> ModelReport:
     return pipeline_report(what, variant, problems[0] if problems else None, tuple(found), tuple(missing))
 
 
+def _report_of_upsampler(what: str, folder: Path) -> ModelReport:
+    parts: tuple[Part, ...] = ()
+    try:
+        parts = (Part(str(FileKind.UPSAMPLER), str(folder), *_size_and_precision(folder, WEIGHTS["vae"])),)
+        problem = problem_with_upsampler(read_json(folder / "config.json"))
+    except CheckpointError as error:
+        problem = str(error)
+    return ModelReport(what, str(FileKind.UPSAMPLER), None, None, problem is None, problem, parts)
+
+
 def pipeline_report(
     what: str, variant: Variant | None, problem: str | None, parts: tuple[Part, ...], missing: tuple[str, ...]
 ) -> ModelReport:
@@ -131,8 +146,10 @@ def pipeline_report(
 
 
 def _part(folder: Path, name: str) -> Part:
-    stem = WEIGHTS.get(name, WEIGHTS["vae"])
-    check_weights(folder / name, stem)
-    headers: Mapping[Path, Header] = {file: read_header(file) for file in set(weight_map(folder / name, stem).values())}
-    size = sum(file.stat().st_size for file in headers)
-    return Part(name, str(folder / name), size, precision(*headers.values()))
+    return Part(name, str(folder / name), *_size_and_precision(folder / name, WEIGHTS.get(name, WEIGHTS["vae"])))
+
+
+def _size_and_precision(folder: Path, stem: str) -> tuple[int, str]:
+    check_weights(folder, stem)
+    headers: Mapping[Path, Header] = {file: read_header(file) for file in set(weight_map(folder, stem).values())}
+    return sum(file.stat().st_size for file in headers), precision(*headers.values())

@@ -21,7 +21,7 @@ SHIPPED = Path(__file__).with_name("shapes")
 RANDOM_MODELS = ("tiny", "tiny-2.0", "tiny-2.5")
 SMALL_MODELS = (SHIPPED.name, *RANDOM_MODELS)
 UPSAMPLER_FOLDER = "latent_upsampler"
-SMALL_RECIPE = 2
+SMALL_RECIPE = 3
 """Increased whenever `ltx2.checkpoints.random` writes different weights, so that a cached model is never stale."""
 WEIGHTS = {
     **dict.fromkeys(("audio_vae", "connectors", "transformer", "vae", "vocoder"), "diffusion_pytorch_model"),

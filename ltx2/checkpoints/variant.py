@@ -133,6 +133,12 @@ def variant_of(configs: Mapping[str, Config]) -> Variant:
     channels = configs["vae"].get("latent_channels", 128)
     for key in ("in_channels", "out_channels"):
         _check("transformer", key, configs["transformer"].get(key, 128), channels)
+    injected = configs["vae"].get("decoder_inject_noise", False)
+    if any(injected) if isinstance(injected, list | tuple) else injected:
+        raise CheckpointError(
+            f"vae/: decoder_inject_noise is {injected!r:.100}; longtake supports only decoders that draw no noise of "
+            "their own, because the same latents must decode to the same frames again"
+        )
     layers = configs["transformer"].get("num_layers", 48)
     if not isinstance(layers, int) or layers < 1:
         raise CheckpointError(f"transformer/: num_layers is {layers!r}; it must be at least 1")

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from ltx2.checkpoints.lora import Lora
 from ltx2.checkpoints.resolve import HubModel
 from ltx2.checkpoints.variant import Variant
 from ltx2.errors import SegmentCancelledError
@@ -37,9 +38,10 @@ from ltx2.model.cross_attention import apply_cross_attention_rule
 from ltx2.model.first_latent import mark_first_latents
 from ltx2.model.pipeline import AudioPrefix, LongtakePipeline
 from ltx2.model.prompts import PromptEncoder
+from ltx2.model.stage_loras import StageLoras
 from ltx2.model.upsampler import LatentUpsampler
 from ltx2.request import OnStep, SegmentRequest
-from ltx2.sampling import Plan, Sampling, Shift, plan_of
+from ltx2.sampling import NO_GUIDANCE, Plan, Sampling, Shift, plan_of
 from ltx2.timeline import SegmentTiming, latent_frames
 
 SHIFT_TERMINAL = 0.1  # in the scheduler of every published model that is not distilled
@@ -52,11 +54,16 @@ NEGATIVE_PROMPT = (
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One run of the denoiser: size in pixels, and the noise level before each step."""
+    """One run of the denoiser: size in pixels, the noise level before each step, and whether there is guidance.
+
+    lora: fused in addition to the job's.
+    """
 
     width: int
     height: int
     sigmas: list[float]
+    is_guided: bool = True
+    lora: Lora | None = None
 
 
 class Denoiser:
@@ -67,10 +74,12 @@ class Denoiser:
         pipeline: LongtakePipeline,
         variant: Variant,
         prompts: PromptEncoder,
+        loras: StageLoras,
         source: Path | HubModel | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._prompts = prompts
+        self._loras = loras
         self._variant = variant
         self._upsample = LatentUpsampler(pipeline, source)
         apply_cross_attention_rule(pipeline.transformer)
@@ -78,15 +87,17 @@ class Denoiser:
         _enable_stg(pipeline.transformer, variant.stg_blocks)
 
     def plan(self, sampling: Sampling) -> Plan:
-        """The plan of this model for `sampling`. Loads the upsampler if the plan needs it.
+        """The plan of this model for `sampling`. Loads the upsampler, and finds the LoRA, if the plan needs them.
 
         Raises:
             RequestError: the model cannot do it.
-            CheckpointError, EngineMemoryError: the upsampler cannot be loaded.
+            CheckpointError, EngineMemoryError: the upsampler or the LoRA cannot be loaded.
         """
         plan = plan_of(sampling, self._variant)
         if plan.stages == 2:
-            self._upsample.load()
+            self._upsample.load(plan.upsampler)
+        if plan.stage2_lora is not None:
+            self._loras.find(plan.stage2_lora)
         return plan
 
     def denoise(
@@ -117,7 +128,10 @@ class Denoiser:
         prefix = self._audio_prefix(request.timing, conditioning)
         generator = torch.Generator("cpu").manual_seed(request.seed)  # the same noise on every device
         video: Tensor | None = None
+        sounds: list[Tensor] = []
         for stage in stages:
+            if not first_steps:  # compiled code does not depend on weights
+                self._loras.use(stage.lora)
             start = None if video is None else self._upsample(video)
             call = self._arguments(request, plan, stage, conditioning)
             ancestral = replace(self._variant, distilled=plan.distilled).is_ancestral and stage is stages[0]
@@ -125,12 +139,12 @@ class Denoiser:
                 video, audio = self._pipeline(
                     latents=start, audio_prefix=prefix, generator=generator, callback_on_step_end=report, **call
                 )
-            normal = self._pipeline.normalize_audio(audio)
-            prefix = replace(prefix, start=normal)
+            sounds.append(self._pipeline.normalize_audio(audio))
+            prefix = replace(prefix, start=sounds[-1])
             done += len(stage.sigmas)
         assert video is not None
         # with the memory layout that they have when read from a file
-        return video.to(self._pipeline.vae.dtype).contiguous(), normal.contiguous()
+        return video.to(self._pipeline.vae.dtype).contiguous(), sounds[plan.sound_stage - 1].contiguous()
 
     def _arguments(
         self, request: SegmentRequest, plan: Plan, stage: Stage, conditioning: Conditioning
@@ -139,7 +153,7 @@ class Denoiser:
         return {
             "prompts": self._prompts,
             "prompt": request.prompt,
-            "negative_prompt": negative if plan.is_guided else None,
+            "negative_prompt": negative if plan.is_guided and stage.is_guided else None,
             "width": stage.width,
             "height": stage.height,
             "num_frames": request.timing.shape.frames,
@@ -150,14 +164,14 @@ class Denoiser:
             "spatio_temporal_guidance_blocks": list(self._variant.stg_blocks),
             "output_type": "latent",
             "return_dict": False,
-            **plan.guidance_arguments,
+            **(plan.guidance_arguments if stage.is_guided else NO_GUIDANCE),
         }
 
     def _stages(self, request: SegmentRequest, plan: Plan) -> list[Stage]:
         """The stages of a plan.
 
-        A model that is not distilled refines with the part of its schedule below the second stage's first noise level.
-        The model's authors use the distilled LoRA for the second stage instead, which would need a second model.
+        With a LoRA for it, the second stage of a model that is not distilled is that of a distilled one, as the model's
+        authors do. Without, it has the part of the model's own schedule below the second stage's first noise level.
         """
         width, height, frames = request.width, request.height, request.timing.shape.frames
 
@@ -170,10 +184,13 @@ class Denoiser:
         first = None if plan.sigmas is None else list(plan.sigmas)
         if plan.stages == 1:
             return [Stage(width, height, first or schedule(width, height))]
+        half = Stage(width // 2, height // 2, first or schedule(width // 2, height // 2))
+        if plan.stage2_lora is not None:
+            distilled = list(STAGE_2_DISTILLED_SIGMA_VALUES)
+            return [half, Stage(width, height, distilled, is_guided=False, lora=plan.stage2_lora)]
         begin = STAGE_2_DISTILLED_SIGMA_VALUES[0]
         refining = [begin, *(sigma for sigma in schedule(width, height) if sigma < begin)]
-        half = (width // 2, height // 2)
-        return [Stage(*half, first or schedule(*half)), Stage(width, height, refining)]
+        return [half, Stage(width, height, refining)]
 
     def _audio_prefix(self, timing: SegmentTiming, conditioning: Conditioning) -> AudioPrefix:
         channels, mel = self._pipeline.audio_shape

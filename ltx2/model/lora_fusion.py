@@ -22,6 +22,8 @@ from ltx2.errors import CheckpointError, EngineMemoryError, UnsupportedModelErro
 COMPONENTS = ("transformer", "connectors")
 
 Stamp = tuple[int, int]
+Fused = tuple[tuple[Path, Stamp, float], ...]
+"""LoRAs in their order: file, which file that was, and strength."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +58,21 @@ class LoraFusion:
         self._touched: set[Layer] = set()
         self.renamed: Callable[[str], str] = str
         """The current name of a layer of the transformer; acceleration renames some."""
-        self.of_connectors: tuple[tuple[Path, Stamp, float], ...] = ()
+        self.of_connectors: Fused = ()
         """The LoRAs that change the connectors, and thus encoded prompts."""
+        self.loras: tuple[tuple[Lora, Path], ...] = ()
+        """The LoRAs that were fused last."""
+        self.current: Fused | None = ()
+        """Which files they were, and thus what the weights are; None after an error."""
 
     @property
     def can_change(self) -> bool:
         """Whether the files that the pipeline was loaded from are there, and the same."""
         return bool(self._stamps) and self._base_stamps() == self._stamps
+
+    def check(self, file: Path) -> None:
+        """Check that the LoRA in `file` is one for this model; raises the errors of `match`. Reads its header only."""
+        match(file, read_lora(file), self._shapes)
 
     def fuse(self, loras: Sequence[tuple[Lora, Path]]) -> None:
         """Make the weights those of the checkpoint with `loras`, whose sum does not depend on earlier ones.
@@ -74,8 +84,10 @@ class LoraFusion:
             CheckpointError: a file cannot be read.
             EngineMemoryError: it does not fit into memory.
         """
+        self.loras, self.current = tuple(loras), None
         changes: dict[Layer, list[_Change]] = {}
         connectors = []
+        fused = fused_of(loras)
         for lora, file in loras:
             matched = match(file, read_lora(file), self._shapes)
             if lora.weight:
@@ -99,6 +111,7 @@ class LoraFusion:
             torch.set_num_threads(threads)
         self._touched = set(changes)
         self.of_connectors = tuple(connectors)
+        self.current = fused
 
     def _rebuild(self, layer: Layer, changes: Sequence[_Change], read: _Reader) -> None:
         module = self._module(layer)
@@ -179,6 +192,14 @@ class _Reader:
         if tensor not in self._maps[folder]:
             raise CheckpointError(f"{folder} lacks {tensor}")
         return self(self._maps[folder][tensor], tensor)
+
+
+def fused_of(loras: Sequence[tuple[Lora, Path]]) -> Fused:
+    """What `LoraFusion.current` is with these LoRAs in the weights. CheckpointError: a file cannot be read."""
+    try:
+        return tuple((file, _stamp(file), lora.weight) for lora, file in loras)
+    except OSError as exc:
+        raise CheckpointError(f"cannot read a LoRA: {exc}") from exc
 
 
 def _stamp(file: Path) -> Stamp:

@@ -1,4 +1,4 @@
-"""The latent upsampler of published checkpoints, which doubles width and height of video latents."""
+"""The latent upsampler between two stages, which doubles width and height of video latents."""
 
 from __future__ import annotations
 
@@ -9,40 +9,46 @@ import torch
 from diffusers.pipelines.ltx2 import LTX2LatentUpsamplerModel
 from diffusers.utils import is_accelerate_available
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
-from ltx2.checkpoints.hub import fetch_folder
+from ltx2.checkpoints.hub import fetch_folder, fetch_upsampler
 from ltx2.checkpoints.progress_bars import no_progress_bars
 from ltx2.checkpoints.resolve import UPSAMPLER_FOLDER, WEIGHTS, HubModel
+from ltx2.checkpoints.upsampler_files import problem_with_upsampler, resolve_upsampler, upsampler_config
 from ltx2.checkpoints.weight_files import check_loaded, check_weights
 from ltx2.errors import CheckpointError, EngineMemoryError, RequestError
 from ltx2.model.pipeline import LongtakePipeline
 
 
 class LatentUpsampler:
-    """The upsampler of one checkpoint, loaded on first use: 1 GB that only two-stage segments need.
+    """The upsampler of one checkpoint, or one that a request names, loaded on first use: 1 GB.
 
-    source: the checkpoint; None is a checkpoint without an upsampler.
+    Only segments of two stages need it. source: the checkpoint; None is a checkpoint without an upsampler.
     """
 
     def __init__(self, pipeline: LongtakePipeline, source: Path | HubModel | None) -> None:
         self._pipeline = pipeline
         self._source = source
         self._model: LTX2LatentUpsamplerModel | None = None
+        self._named: str | None = None
 
-    def load(self) -> None:
-        """Load the upsampler onto the pipeline's device, if it is not loaded.
+    def load(self, named: str | None = None) -> None:
+        """Load the upsampler onto the pipeline's device, if it is not loaded, instead of any other.
+
+        named: see `resolve_upsampler`; None is the checkpoint's own.
 
         Raises:
-            RequestError: the checkpoint has none, or one that does not double width and height.
-            CheckpointError: it cannot be fetched or read.
+            RequestError: the checkpoint has none, or it does not double width and height.
+            CheckpointError: it does not exist, or cannot be fetched or read.
             EngineMemoryError: it does not fit.
         """
-        if self._model is None:
-            folder = self._folder()
-            model = _loaded(folder, self._pipeline.vae.dtype, self._pipeline._execution_device)
-            _check_config(folder, model.config, self._pipeline.vae.config.latent_channels)
-            self._model = model
+        if self._model is None or self._named != named:
+            self._model = None
+            place = self._folder() if named is None else _find(named)
+            model = _loaded(place, self._pipeline.vae.dtype, self._pipeline._execution_device)
+            _check_config(place, model.config, self._pipeline.vae.config.latent_channels)
+            self._model, self._named = model, named
 
     def __call__(self, latents: Tensor) -> Tensor:
         """Upsample VAE latents `[B, C, F, H, W]` to float32 `[B, C, F, 2H, 2W]`. `load` must be called first."""
@@ -56,38 +62,49 @@ class LatentUpsampler:
             source = fetch_folder(source, UPSAMPLER_FOLDER)
         if source is None or not (source / UPSAMPLER_FOLDER / "config.json").is_file():
             raise RequestError(
-                f"stages is 2, but {source or 'this model'} has no {UPSAMPLER_FOLDER}: use one stage, or add the "
-                f"{UPSAMPLER_FOLDER} folder of a published LTX-2 of the same version"
+                f"stages is 2, but {source or 'this model'} has no {UPSAMPLER_FOLDER}: use one stage, or name the one "
+                "of a published LTX-2 of the same version as the upsampler"
             )
         return source / UPSAMPLER_FOLDER
 
 
-def _loaded(folder: Path, dtype: torch.dtype, device: torch.device) -> LTX2LatentUpsamplerModel:
-    check_weights(folder, WEIGHTS["vae"])  # all models of diffusers have the same file names
+def _find(named: str) -> Path:
+    found = resolve_upsampler(named)
+    return found if isinstance(found, Path) else fetch_upsampler(found)
+
+
+def _loaded(place: Path, dtype: torch.dtype, device: torch.device) -> LTX2LatentUpsamplerModel:
     try:
-        with no_progress_bars():
-            model, info = LTX2LatentUpsamplerModel.from_pretrained(
-                folder,
-                torch_dtype=dtype,
-                low_cpu_mem_usage=is_accelerate_available(),
-                use_safetensors=True,
-                output_loading_info=True,
-            )
-        check_loaded(folder, info)
+        model = _from_folder(place, dtype) if place.is_dir() else _from_file(place, dtype)
         return model.eval().to(device)
     except (torch.OutOfMemoryError, MemoryError) as exc:
-        raise EngineMemoryError(f"{folder} does not fit into memory: {exc}") from exc
+        raise EngineMemoryError(f"{place} does not fit into memory: {exc}") from exc
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as exc:
-        raise CheckpointError(f"cannot load {folder}: {exc}") from exc
+        raise CheckpointError(f"cannot load {place}: {exc}") from exc
 
 
-def _check_config(folder: Path, config: Any, channels: int) -> None:
-    space = 1.0
-    if config.spatial_upsample:
-        space = config.rational_spatial_scale if config.use_rational_resampler else 2.0
-    found, time = config.in_channels, 2 if config.temporal_upsample else 1
-    if (found, space, time) != (channels, 2.0, 1):
-        raise RequestError(
-            f"stages is 2, but {folder} upsamples {found} channels, {space:g} times in space and {time} times in time; "
-            f"it must be {channels} channels, 2 times and 1 time"
+def _from_folder(folder: Path, dtype: torch.dtype) -> LTX2LatentUpsamplerModel:
+    check_weights(folder, WEIGHTS["vae"])  # all models of diffusers have the same file names
+    with no_progress_bars():
+        model, info = LTX2LatentUpsamplerModel.from_pretrained(
+            folder,
+            torch_dtype=dtype,
+            low_cpu_mem_usage=is_accelerate_available(),
+            use_safetensors=True,
+            output_loading_info=True,
         )
+    check_loaded(folder, info)
+    return model
+
+
+def _from_file(file: Path, dtype: torch.dtype) -> LTX2LatentUpsamplerModel:
+    """A single file has the names of diffusers, but no config."""
+    model = LTX2LatentUpsamplerModel(**upsampler_config(file))
+    missing, unexpected = model.load_state_dict(load_file(file), strict=False)
+    check_loaded(file, {"missing_keys": missing, "unexpected_keys": unexpected})
+    return model.to(dtype)
+
+
+def _check_config(place: Path, config: Any, channels: int) -> None:
+    if problem := problem_with_upsampler(config, channels):
+        raise RequestError(f"stages is 2, but {place} {problem}")

@@ -70,7 +70,7 @@ def submit(
     deployment = job._deployment
     spec = spec.with_absolute_paths()  # workers run elsewhere
     model = spec.model or deployment.settings.model
-    check_model_folders(model, spec.loras, deployment.settings)
+    check_model_folders(model, spec.loras, deployment.settings, spec.more_files)
     try:
         spec.check_length(model)
     except ValueError as error:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ltx2.checkpoints.lora import resolve_lora
 from ltx2.checkpoints.resolve import SMALL_MODELS, resolve_model
+from ltx2.checkpoints.upsampler_files import resolve_upsampler
 from tasks.client.files import make_folder
 from tasks.client.film_output import FilmOutput
 from tasks.client.job import Job, raise_unless_done
@@ -76,7 +77,8 @@ def check_inputs(
     """
     spec = _with_model(spec, settings)
     job_id = servers.render_id(with_image_id(spec), spec.model or settings.model, state)
-    named = [spec.image, *(lora.path for lora in spec.loras)]
+    loras = [*spec.loras, *([spec.stage2_lora] if spec.stage2_lora else [])]
+    named = [spec.image, spec.upsampler, *(lora.path for lora in loras)]
     output.check(job_id, [*inputs, *(Path(name) for name in named if name)])
     return spec, job_id
 
@@ -90,12 +92,16 @@ def _film_locked(output: FilmOutput, folder: Path) -> AbstractContextManager[Non
 
 
 def _with_model(spec: JobSpec, settings: Settings) -> JobSpec:
-    """`spec` with its model and absolute paths; checks that model and LoRAs exist."""
+    """`spec` with its model and absolute paths; checks that what it names exists."""
     spec = spec.model_copy(update={"model": spec.model or settings.model}).with_absolute_paths()
     if spec.model not in SMALL_MODELS:
         resolve_model(str(spec.model), settings.home / "models")
     for lora in spec.loras:
         resolve_lora(lora.path)
+    if spec.stage2_lora is not None:
+        resolve_lora(spec.stage2_lora.path)
+    if spec.upsampler is not None:
+        resolve_upsampler(spec.upsampler)
     return spec
 
 

@@ -10,6 +10,8 @@ from typing import Any, Self
 import msgpack
 
 from blobstore.stored_format import FORMAT, is_newer_major
+from ltx2.request import Decoding
+from ltx2.sampling import Decoder
 from ltx2.timeline import SegmentShape, SegmentTiming, continued_timing, exact, first_timing
 from tasks.errors import RecordError, VersionError
 from tasks.jobs.units import START_INDEX, JobState
@@ -71,9 +73,10 @@ class Handoff(_Record):
 
     state: the continuation state as the next message carries it, `kind` and `payload`. latents: the blob from which the
     clip can be made again. continued, first_frame: whether the segment continues the one before, and the film index of
-    its first new frame; the rest of its timing follows from the state before it. engine_started, engine_ended: seconds
-    since the epoch, by Redis' clock. made_with: the engine's settings that its bytes may depend on, such as precision
-    and text encoder.
+    its first new frame; the rest of its timing follows from the state before it. decoder, noise_seed: what decoded all
+    frames of the segment, those of the state too, and the seed of the noise that it was given; None: it was given none.
+    engine_started, engine_ended: seconds since the epoch, by Redis' clock. made_with: the engine's settings that its
+    bytes may depend on, such as precision and text encoder.
     """
 
     index: int
@@ -82,12 +85,22 @@ class Handoff(_Record):
     continued: bool = False
     first_frame: int = 0
     seed: int = 0
+    decoder: str = Decoder.CONVOLUTIONAL.value
+    noise_seed: int | None = None
     fence: int = 0
     epoch: int = 0
     worker: str = ""
     engine_started: float = 0.0
     engine_ended: float = 0.0
     made_with: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def decoding(self) -> Decoding:
+        """How the segment's latents became frames. RecordError: by a decoder that this version does not know."""
+        try:
+            return Decoding(Decoder(self.decoder), self.noise_seed)
+        except ValueError:
+            raise RecordError(f"segment {self.index} was decoded by {self.decoder!r:.60}, which is unknown") from None
 
     @property
     def digest(self) -> str:

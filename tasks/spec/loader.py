@@ -101,7 +101,12 @@ def changed_spec(spec: JobSpec, **changes: Any) -> JobSpec:
 def _explain(problem: ErrorDetails) -> str:
     text = explain(problem)
     if problem["type"] in UNKNOWN_KEY:
-        tables: dict[Any, type[BaseModel]] = {"segments": SegmentSpec, "loras": LoraSpec, "guidance": GuidanceSpec}
+        tables: dict[Any, type[BaseModel]] = {
+            "segments": SegmentSpec,
+            "loras": LoraSpec,
+            "stage2_lora": LoraSpec,
+            "guidance": GuidanceSpec,
+        }
         table = tables.get(problem["loc"][0], JobSpec) if problem["loc"][1:] else JobSpec
         text += f"; the keys are {', '.join(table.model_fields)}"
     return text

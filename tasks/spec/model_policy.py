@@ -1,10 +1,11 @@
-"""The check that a spec names only models and LoRAs in allowed folders."""
+"""The check that a spec names only models, LoRAs and parts of models in allowed folders."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from ltx2.checkpoints.lora import Lora
 from ltx2.checkpoints.resolve import SMALL_MODELS
@@ -13,10 +14,12 @@ from tasks.settings import Settings
 from tasks.spec.schema import LoraSpec
 
 
-def check_model_folders(model: str, loras: Iterable[LoraSpec | Lora], settings: Settings) -> None:
+def check_model_folders(
+    model: str, loras: Iterable[LoraSpec | Lora], settings: Settings, more: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Refuse models and LoRAs outside LONGTAKE_MODEL_FOLDERS.
 
-    Links are resolved. LONGTAKE_MODEL is always allowed.
+    Links are resolved. LONGTAKE_MODEL is always allowed. more: what else the spec names, by field.
 
     Raises:
         SpecError: names the field and the setting.
@@ -26,6 +29,8 @@ def check_model_folders(model: str, loras: Iterable[LoraSpec | Lora], settings: 
         _check_folder("model", model, settings)
     for index, lora in enumerate(loras):
         _check_folder(f"loras.{index}.path", lora.path, settings)
+    for field, path in more.items():
+        _check_folder(field, path, settings)
 
 
 def _check_folder(field: str, named: str, settings: Settings) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationInfo,
@@ -13,8 +14,18 @@ from pydantic import (
     model_validator,
 )
 
+from ltx2.checkpoints.lora import Lora
 from ltx2.checkpoints.positions import positions_s, problem_with_length
-from ltx2.sampling import FEWEST_STEPS, MOST_STEPS, WORST_CRF, Sampling, Shift, check_sigmas
+from ltx2.sampling import (
+    FEWEST_STEPS,
+    MOST_STEPS,
+    WORST_CRF,
+    Decoder,
+    Sampling,
+    Shift,
+    check_for_two_stages,
+    check_sigmas,
+)
 from ltx2.timeline import DEFAULT_OVERLAP, SegmentShape, exact, segment_seed
 from tasks.settings import absolute
 from tasks.spec.guidance import GuidanceSpec
@@ -44,6 +55,10 @@ class LoraSpec(_Strict):
     weight: float = Field(1.0, ge=-2, le=2, allow_inf_nan=False)
 
 
+def _as_lora(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
 class JobHead(_Strict):
     """What all segments of a job share.
 
@@ -61,10 +76,14 @@ class JobHead(_Strict):
     overlap: int = Field(DEFAULT_OVERLAP, ge=1, strict=True)
     seed: Seed = 0
     stages: int = Field(1, ge=1, le=2, strict=True)
+    upsampler: str | None = Field(None, min_length=1, max_length=500)
+    stage2_lora: Annotated[LoraSpec | None, BeforeValidator(_as_lora)] = None
+    sound_stage: int | None = Field(None, ge=1, le=2, strict=True)
     steps: int | None = Field(None, ge=FEWEST_STEPS, le=MOST_STEPS, strict=True)
     sigmas: tuple[float, ...] | None = Field(None, max_length=MOST_STEPS)
     shift: Literal["fixed", "tokens"] = "fixed"
     distilled: bool | None = Field(None, strict=True)
+    decoder: Literal["convolutional", "diffusion"] = "convolutional"
     negative_prompt: str | None = Field(None, max_length=8000)
     guidance: GuidanceSpec = GuidanceSpec()
     image: str | None = Field(None, min_length=1, max_length=4096)
@@ -96,6 +115,12 @@ class JobHead(_Strict):
                 nearest = " or ".join(str(low) for low in (size // step * step, size // step * step + step) if low)
                 raise ValueError(f"{stages} needs a {name} that is a multiple of {step}, not {size}; try {nearest}")
         return stages
+
+    @field_validator("upsampler", "stage2_lora", "sound_stage")
+    @classmethod
+    def _for_two_stages(cls, value: Any, info: ValidationInfo) -> Any:
+        check_for_two_stages(info.data.get("stages", 2), **{str(info.field_name): value})
+        return value
 
     @field_validator("sigmas")
     @classmethod
@@ -136,7 +161,17 @@ class JobHead(_Strict):
             shift=Shift(self.shift),
             distilled=self.distilled,
             image_crf=self.image_crf,
+            sound_stage=self.sound_stage,
+            decoder=Decoder(self.decoder),
+            upsampler=self.upsampler,
+            stage2_lora=Lora(self.stage2_lora.path, self.stage2_lora.weight) if self.stage2_lora else None,
         )
+
+    @property
+    def more_files(self) -> dict[str, str]:
+        """What the spec names in addition to its model and LoRAs, by field."""
+        named = {"upsampler": self.upsampler, "stage2_lora.path": self.stage2_lora.path if self.stage2_lora else None}
+        return {field: path for field, path in named.items() if path is not None}
 
     def seed_of(self, index: int, segment: SegmentSpec) -> int:
         """The seed of `segment`: its own if it has one, else the job's plus `index`."""
@@ -160,11 +195,21 @@ class JobSpec(JobHead):
             raise ValueError(f"frames: {problem}")
 
     def with_absolute_paths(self) -> Self:
-        """The spec with absolute paths of model and LoRAs that exist here, not hub ids."""
-        loras = tuple(lora.model_copy(update={"path": absolute(lora.path)}) for lora in self.loras)
-        return self.model_copy(update={"model": self.model and absolute(self.model), "loras": loras})
+        """The spec with absolute paths of the model, LoRAs and upsampler that exist here, not hub ids."""
+        return self.model_copy(
+            update={
+                "model": self.model and absolute(self.model),
+                "loras": tuple(_absolute(lora) for lora in self.loras),
+                "stage2_lora": self.stage2_lora and _absolute(self.stage2_lora),
+                "upsampler": self.upsampler and absolute(self.upsampler),
+            }
+        )
 
     @property
     def head(self) -> JobHead:
         """The spec without its segments."""
         return JobHead.model_validate(self.model_dump(exclude={"segments"}))
+
+
+def _absolute(lora: LoraSpec) -> LoraSpec:
+    return lora.model_copy(update={"path": absolute(lora.path)})

@@ -51,7 +51,7 @@ def _rebuild(context: WorkerContext, lease: Lease) -> dict[str, Any]:
     started = time.monotonic()
     with lease.in_engine():
         engine = context.engines.decoder(str(claim.head.model))
-        data = _encoded(*engine.decode(*decode_latents(latents)), engine.audio_rate, timing)
+        data = _encoded(*engine.decode(*decode_latents(latents), handoff.decoding), engine.audio_rate, timing)
     _store_clip(context, claim, data, timing, started)
     return {"clip": claim.index}
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import importlib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ltx2.checkpoints.lora import Lora, stamp_of
@@ -18,7 +19,7 @@ from tasks.spec.schema import LoraSpec
 
 if TYPE_CHECKING:
     from ltx2 import LTX2ContinuationState
-    from ltx2.request import OnState, OnStep, SegmentOutput
+    from ltx2.request import Decoding, OnState, OnStep, SegmentOutput
 
 
 class SegmentEngine(Protocol):
@@ -42,8 +43,8 @@ class SegmentEngine(Protocol):
         """
         ...
 
-    def decode(self, video_latents: Any, audio_latents: Any) -> tuple[Any, Any]:
-        """Frames and sound of stored latents."""
+    def decode(self, video_latents: Any, audio_latents: Any, decoding: Decoding | None = None) -> tuple[Any, Any]:
+        """Frames and sound of stored latents. decoding: that of the segment's output."""
         ...
 
     def set_loras(self, loras: Sequence[Lora]) -> bool:
@@ -64,16 +65,20 @@ class EngineSlot:
         self._model: str | None = None
         self._loras: tuple[tuple[Lora, object], ...] | None = None  # None: unknown, after a failed change
 
-    def engine(self, model: str, loras: Iterable[LoraSpec] = ()) -> SegmentEngine:
+    def engine(
+        self, model: str, loras: Iterable[LoraSpec] = (), more: Mapping[str, str] = MappingProxyType({})
+    ) -> SegmentEngine:
         """The engine that renders with `model` and `loras`, in this order. A LoRA file that was replaced is read again.
 
+        more: what else the spec names, by field, see `JobHead.more_files`; the engine finds it in its requests.
+
         Raises:
-            SpecError: `model` or a LoRA lies in a folder that specs must not name.
+            SpecError: `model`, a LoRA or one of `more` lies in a folder that specs must not name.
             HostFaultError: the default model, without LoRAs, cannot be loaded; or this host lacks the device.
             HubUnreachableError: the model or a LoRA cannot be fetched now.
         """
         wanted = tuple(Lora(lora.path, lora.weight) for lora in loras)
-        check_model_folders(model, wanted, self._settings)
+        check_model_folders(model, wanted, self._settings, more)
         stamped = tuple((lora, stamp_of(lora.path)) for lora in wanted)
         if self._engine is not None and (self._model, self._loras) == (model, stamped):
             return self._engine

@@ -55,7 +55,7 @@ def _render(task: Task[..., Any], context: WorkerContext, lease: Lease) -> dict[
     with lease.in_engine():
         incoming, source = _hydrate(context, claim)
         request = _request(context, claim)
-        engine = context.engines.engine(str(claim.head.model), claim.head.loras)
+        engine = context.engines.engine(str(claim.head.model), claim.head.loras, claim.head.more_files)
         reach("segment hydrated", claim.job_id, claim.index)
         started = time.time() + claim.clock_skew_s
         output = _run(task, engine, lease, upload, request, incoming)
@@ -71,6 +71,8 @@ def _render(task: Task[..., Any], context: WorkerContext, lease: Lease) -> dict[
         continued=request.timing.continued,
         first_frame=request.timing.first_frame,
         seed=request.seed,
+        decoder=str(output.decoding.decoder),
+        noise_seed=output.decoding.noise_seed,
         fence=claim.fence,
         epoch=claim.epoch,
         worker=context.worker,

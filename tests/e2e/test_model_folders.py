@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pytest
 from tasks.client.submit import list_jobs, submit
 from tasks.errors import JobFailedError, SpecError
 from tasks.settings import Settings
+from tasks.spec.loader import check_spec
 from tasks.spec.model_policy import check_model_folders
 from tasks.spec.schema import LoraSpec
+from tasks.worker.engines import EngineSlot
 from tests.conftest import Worker
 from tests.e2e.refusals import SPEC, Command, check_refused
 
@@ -108,6 +111,26 @@ def test_a_lora_that_specs_must_not_name(
     with pytest.raises(SpecError, match=r"^loras\.1\.path: .*LONGTAKE_MODEL_FOLDERS"):
         check_model_folders("tiny", loras, restricted)
     check_model_folders("tiny", loras, restricted.model_copy(update={"model_folders": None}))
+
+
+@pytest.mark.parametrize("key", ["upsampler", "stage2_lora"])
+def test_what_else_a_spec_names_is_held_to_the_same_folders(
+    restricted: Settings, tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given
+    monkeypatch.chdir(tmp_path)
+    two = {"stages": 2, "width": 64, "height": 64, "segments": [{"prompt": "a"}]}
+    for path in ("HERE/secret/b.safetensors", "HERE/models/b.safetensors", "models/link", "/etc", "~", "./absent"):
+        head = check_spec({**two, key: path.replace("HERE", str(tmp_path))})
+        # When / Then both the client and the worker refuse it
+        field = next(iter(head.more_files))
+        with pytest.raises(SpecError, match=rf"^{re.escape(field)}: .*LONGTAKE_MODEL_FOLDERS"):
+            submit(head, settings=restricted)
+        with pytest.raises(SpecError, match=rf"^{re.escape(field)}: .*LONGTAKE_MODEL_FOLDERS"):
+            EngineSlot(restricted).engine("tiny", (), head.more_files)
+    for path in ("HERE/models/a.safetensors", "HERE/more", "owner/name@v1:a.safetensors"):
+        head = check_spec({**two, key: path.replace("HERE", str(tmp_path))})
+        check_model_folders("tiny", [], restricted, head.more_files)
 
 
 def test_submit_refuses_a_model_elsewhere(restricted: Settings, longtake: Command, tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from ltx2.checkpoints.random import ensure
 from ltx2.state.arrays import decode_latents
@@ -95,6 +97,28 @@ def test_a_lost_film_of_2_5_is_rendered_again_with_the_same_bytes(tiny_settings:
     assert again.sha256 == film.sha256
 
 
+def test_a_clip_of_the_diffusion_decoder_is_rebuilt_with_the_same_bytes(tiny_settings: Settings) -> None:
+    # Given a film whose record says what decoded its segments, and with which noise
+    job = submit(small_spec("a boat", "gulls", model="tiny-2.5", decoder="diffusion"), settings=tiny_settings).wait()
+    store, film = job_store(tiny_settings), job.status().film
+    assert film is not None
+    handoffs = store.handoffs(job.id)
+    assert [(one.decoder, one.noise_seed) for one in handoffs] == [("diffusion", 20_003), ("diffusion", 20_004)]
+    clips = {index: clip.blob_id for index, clip in store.clips(job.id).items()}
+    # When the film and its clips are lost
+    blobs = redis.Redis.from_url(tiny_settings.blobs)
+    for blob_id in (film.blob_id, *clips.values()):
+        for key in blobs.scan_iter(f"longtake:blob:*{blob_id.removeprefix('sha256:')}*"):
+            blobs.pexpireat(key, 1)  # in the past
+    job.retry()
+    # Then the clips are decoded again from the latents, and no segment is rendered again
+    again = job.wait().status().film
+    assert again is not None
+    assert again.sha256 == film.sha256
+    assert {index: clip.blob_id for index, clip in store.clips(job.id).items()} == clips
+    assert [one.fence for one in store.handoffs(job.id)] == [one.fence for one in handoffs]
+
+
 def encoded(settings: Settings, frame: np.ndarray[Any, np.dtype[np.uint8]]) -> Any:
     """Latents of one frame from the small model's VAE, in the form in which they are stored."""
     from ltx2.checkpoints.resolve import small_folder
@@ -128,6 +152,28 @@ def test_two_stages_without_an_upsampler_fail_the_job(tiny_settings: Settings, u
     job: Job = submit(small_spec("a boat", model=str(undistilled), stages=2, steps=2), settings=tiny_settings)
     with pytest.raises(JobFailedError, match=r"RequestError: stages is 2, but .* has no latent_upsampler"):
         job.wait()
+
+
+def test_an_upsampler_and_a_lora_of_the_second_stage_are_used(
+    tiny_settings: Settings, undistilled: Path, tmp_path: Path
+) -> None:
+    # Given a model without an upsampler, and one of its own as a single file
+    upsampler = tmp_path / "x2.safetensors"
+    shutil.copy(
+        ensure(tiny_settings.home / "models") / "latent_upsampler/diffusion_pytorch_model.safetensors", upsampler
+    )
+    layer = "diffusion_model.transformer_blocks.0.attn1.to_q"
+    factors = {f"{layer}.lora_A.weight": torch.ones(1, 64), f"{layer}.lora_B.weight": torch.ones(64, 1)}
+    save_file(factors, tmp_path / "distilled.safetensors")
+    two = {"model": str(undistilled), "stages": 2, "steps": 2, "upsampler": str(upsampler)}
+    # When jobs with and without the LoRA follow each other on one worker
+    films = []
+    for changes in ({}, {"stage2_lora": str(tmp_path / "distilled.safetensors")}, {}):
+        film = submit(small_spec("a boat", "gulls", **two, **changes), settings=tiny_settings).wait().status().film
+        assert film is not None
+        films.append(film.sha256)
+    # Then
+    assert films[0] == films[2] != films[1]
 
 
 def test_a_guided_film_depends_on_its_negative_prompt_and_guidance(tiny_settings: Settings, undistilled: Path) -> None:

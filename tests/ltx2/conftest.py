@@ -48,3 +48,9 @@ def full_models(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
 def full_engines(full_models: dict[str, Path]) -> dict[str, Engine]:
     """CPU engines of models that are not distilled, by model name."""
     return {name: Engine.load(str(folder), device="cpu") for name, folder in full_models.items()}
+
+
+@pytest.fixture(params=["tiny", "tiny-2.0", "tiny-2.5"])
+def full(request: pytest.FixtureRequest, full_engines: dict[str, Engine]) -> Engine:
+    """An engine of each version, with a model that is not distilled."""
+    return full_engines[request.param]

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from ltx2.checkpoints import hub_outages
 from ltx2.checkpoints.hub import fetch_folder, fetch_lora, fetch_model
-from ltx2.checkpoints.lora import HubLora
+from ltx2.checkpoints.lora import HubFile
 from ltx2.checkpoints.model_check import check_model
 from ltx2.checkpoints.resolve import WEIGHTS, HubModel
 from ltx2.engine import Engine
@@ -152,6 +152,26 @@ def test_an_upsampler_is_fetched_when_it_is_needed(hub: Hub, models: dict[str, P
     assert [name for name in hub.requested if name.startswith("latent_upsampler/diffusion")]
 
 
+def test_an_upsampler_of_its_own_is_fetched(hub: Hub, models: dict[str, Path], engines: dict[str, Engine]) -> None:
+    # Given a repository with an upsampler and other things, and then with one as a single file
+    shutil.copytree(models["tiny"] / "latent_upsampler", hub.folder)
+    sparse(hub.folder / "more.safetensors", {"a": ("BF16", (1,))})
+    upsampler = LatentUpsampler(engines["tiny"].pipeline, None)
+    upsampler.load("owner/name")
+    assert "more.safetensors" not in hub.requested
+    (hub.folder / "diffusion_pytorch_model.safetensors").rename(hub.folder / "x2.safetensors")
+    (hub.folder / "config.json").unlink()
+    upsampler.load("owner/name@v1:x2.safetensors")
+    # Then the check knows what is alone in a repository
+    (hub.folder / "more.safetensors").rename(hub.folder / "more.txt")
+    found = check_model("owner/name", hub.folder)
+    assert (found.usable, found.kind, found.problem) == (True, "latent upsampler", None)
+    (hub.folder / "more.txt").rename(hub.folder / "more.safetensors")
+    # When it is not named, Then the error says so
+    with pytest.raises(CheckpointError, match=r"owner/name has 2 \.safetensors files, .* and 1 more: name one of them"):
+        upsampler.load("owner/name")
+
+
 def test_a_repository_without_an_upsampler_is_an_error(hub: Hub, engines: dict[str, Engine]) -> None:
     hub.folder.mkdir()
     (hub.folder / "README.md").write_text("x")
@@ -276,10 +296,10 @@ def test_a_lora_is_the_only_file_or_given_by_name(hub: Hub) -> None:
     hub.folder.mkdir()
     save_file({"a": torch.ones(1)}, hub.folder / "a.safetensors")
     (hub.folder / "README.md").write_text("x")
-    assert fetch_lora(HubLora("owner/name")).name == "a.safetensors"
+    assert fetch_lora(HubFile("owner/name")).name == "a.safetensors"
     save_file({"b": torch.ones(1)}, hub.folder / "b.safetensors")
     with pytest.raises(CheckpointError, match=r"owner/name has 2 \.safetensors files, a.* and 1 more: name one of"):
-        fetch_lora(HubLora("owner/name"))
-    assert fetch_lora(HubLora("owner/name", "v1", "b.safetensors")).name == "b.safetensors"
+        fetch_lora(HubFile("owner/name"))
+    assert fetch_lora(HubFile("owner/name", "v1", "b.safetensors")).name == "b.safetensors"
     with pytest.raises(CheckpointError, match="cannot fetch owner/name"):
-        fetch_lora(HubLora("owner/name", None, "c.safetensors"))
+        fetch_lora(HubFile("owner/name", None, "c.safetensors"))

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ltx2.acceleration.fp8 import Float8Linear
-from ltx2.checkpoints.lora import HubLora, Lora, resolve_lora
+from ltx2.checkpoints.lora import HubFile, Lora, resolve_lora
 from ltx2.checkpoints.lora_names import Layer, LayerNames
 from ltx2.engine import Engine
 from ltx2.errors import CheckpointError, UnsupportedModelError
@@ -398,8 +398,8 @@ def test_a_file_a_folder_and_a_hub_id_are_resolved(files: list[Path]) -> None:
     assert resolve_lora(str(files[0])) == files[0]
     files[1].unlink()
     assert resolve_lora(str(files[0].parent)) == files[0]
-    assert resolve_lora("owner/name") == HubLora("owner/name")
-    assert resolve_lora("owner/name@refs/pr/4:loras/a.safetensors") == HubLora(
+    assert resolve_lora("owner/name") == HubFile("owner/name")
+    assert resolve_lora("owner/name@refs/pr/4:loras/a.safetensors") == HubFile(
         "owner/name", "refs/pr/4", "loras/a.safetensors"
     )
 

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from ltx2.checkpoints.cards import CARDS
 from ltx2.checkpoints.model_check import check_model
+from ltx2.checkpoints.recognition import recognize
 from ltx2.checkpoints.report import ModelReport
 from ltx2.checkpoints.resolve import WEIGHTS, resolve_model
 from ltx2.errors import CheckpointError
@@ -119,6 +120,28 @@ def test_the_cards_are_those_of_the_documentation() -> None:
 
 def shown(gib: float | None) -> str:
     return "not measured" if gib is None else f"{gib:g}"
+
+
+def test_an_upsampler_can_be_used_if_it_doubles_width_and_height(folder: Path, tmp_path: Path) -> None:
+    # Given one in the layout of diffusers, and the same weights as a single file
+    upsampler = folder / "latent_upsampler"
+    file = shutil.copy(upsampler / "diffusion_pytorch_model.safetensors", tmp_path / "x2.safetensors")
+    # Then
+    for place in (upsampler, Path(file)):
+        found = check(place)
+        assert (found.usable, found.problem, len(found.parts)) == (True, None, 1)
+        assert found.kind.startswith("latent upsampler")
+    assert "name it as the `upsampler:` of a spec" in recognize(Path(file)).advice
+    # and others say what they do
+    edit(upsampler / "config.json", rational_spatial_scale=1.5)
+    assert check(upsampler).problem == (
+        "upsamples 16 channels, 1.5 times in space and 1 times in time; it must be 2 times and 1 time"
+    )
+    conv = ("BF16", (8, 8, 3, 3, 3))
+    found = check(sparse(tmp_path / "a.safetensors", {"initial_conv.weight": conv, "final_conv.weight": conv}))
+    assert (found.usable, found.problem) == (False, "is not a latent upsampler of LTX-2")
+    (upsampler / "diffusion_pytorch_model.safetensors").unlink()
+    assert "is incomplete" in str(check(upsampler).problem)
 
 
 def test_what_is_nothing_is_an_error(tmp_path: Path) -> None:

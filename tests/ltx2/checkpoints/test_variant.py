@@ -101,6 +101,16 @@ def test_a_loaded_model_has_the_variant_of_its_files(models: dict[str, Path], en
             "text_encoder/: model_type is 'gemma4'; it must be gemma3 or gemma4_u",
         ),
         ("text_encoder", {"model_type": None}, "text_encoder/: model_type is None"),
+        (
+            "vae",
+            {"decoder_inject_noise": [False, True, False]},
+            r"vae/: decoder_inject_noise is \[False, True, False\]",
+        ),
+        (
+            "vae",
+            {"decoder_inject_noise": True},
+            "decoder_inject_noise is True; longtake supports only decoders that draw",
+        ),
         ("vae", {"spatial_compression_ratio": 16}, "vae/: spatial_compression_ratio is 16.*only 32"),
         ("vae", {"spatial_compression_ratio": None}, "vae/: spatial_compression_ratio is None.*only 32"),
         ("vae", {"temporal_compression_ratio": 4}, "vae/: temporal_compression_ratio is 4.*only 8"),

@@ -235,12 +235,6 @@ def test_a_damaged_upsampler_is_rejected(copied: Path) -> None:
 # Guidance
 
 
-@pytest.fixture(params=["tiny", "tiny-2.0", "tiny-2.5"])
-def full(request: pytest.FixtureRequest, full_engines: dict[str, Engine]) -> Engine:
-    """An engine of each version, with a model that is not distilled."""
-    return full_engines[request.param]
-
-
 def test_a_full_model_is_guided_like_the_stock_pipeline(full: Engine) -> None:
     # Given the stock pipeline with the advised guidance and the schedule of its scheduler
     advised = {**guidance_arguments(ADVISED), "spatio_temporal_guidance_blocks": [1]}
