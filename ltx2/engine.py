@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ltx2.acceleration.compile import accelerated_name, backend_of, compile_blocks, compile_decoder, speed_up
 from ltx2.acceleration.int8 import quantize_linears
+from ltx2.checkpoints.full_weights import split_full
 from ltx2.checkpoints.lora import Lora
 from ltx2.checkpoints.positions import problem_with_length
 from ltx2.checkpoints.resolve import HubModel, default_cache, resolve_model
@@ -102,7 +103,7 @@ class Engine:
         actual_precision = precision_of(precision, target)
         found = find_loras(loras)
         source = resolve_model(model, default_cache())
-        pipeline = load_pipeline(source, PRECISIONS[actual_precision])
+        pipeline = load_pipeline(source, PRECISIONS[actual_precision], full=split_full(model)[1])
         fusion = LoraFusion(pipeline, target)
         with _memory_errors(f"{model} on {target}"):
             if found and offload == "none":  # alone first: large LoRAs do not fit together with the text encoder
@@ -185,7 +186,7 @@ class Engine:
         first = first_timing(request.timing.shape)
         for timing in (first, next_timing(first)):
             size = (request.width, request.height, timing.shape.frames, timing.audio_latents)
-            shape = (*size, plan.stages, str(plan.guidance), plan.stage2_lora is None)
+            shape = (*size, plan.stages, str(plan.guidance), plan.stage2_lora is None, request.sampling.decoder)
             if shape not in self._warm:
                 self.prompts.finish()  # nothing may be encoded while something is compiled
                 like = replace(request, timing=timing, image=None)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from blobstore.redis.client import REPLY_TIMEOUT_S
 from blobstore.redis.urls import parse_url
+from ltx2.checkpoints.full_weights import SUFFIX, split_full
 from ltx2.checkpoints.resolve import SMALL_MODELS
 from ltx2.request import SegmentRequest
 from ltx2.timeline import DEFAULT_OVERLAP, SegmentShape, exact, first_timing
@@ -194,9 +195,11 @@ def misspelt(environ: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def absolute(path: str) -> str:
-    """The absolute path of `path` if it exists; anything else, such as a hub id, unchanged."""
-    here = os.path.expanduser(path)
-    return os.path.abspath(here) if os.path.exists(here) and path not in SMALL_MODELS else path
+    """The absolute path of `path` if it exists; anything else, such as a hub id, unchanged. `#full` is kept."""
+    name, full = split_full(path)
+    here = os.path.expanduser(name)
+    found = os.path.abspath(here) if os.path.exists(here) and name not in SMALL_MODELS else name
+    return found + SUFFIX if full else found
 
 
 def variable(name: str) -> str:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
+from ltx2.checkpoints.full_weights import FOLDER, SUFFIX, folder_of, has_full, split_full
 from ltx2.checkpoints.hub_outages import fetch_errors, waiting_for_hub
 from ltx2.checkpoints.lora import HubFile, single_weights_file
 from ltx2.checkpoints.recognition import SUFFIXES, layout_advice
-from ltx2.checkpoints.resolve import WEIGHTS, HubModel, check_configs
+from ltx2.checkpoints.resolve import WEIGHTS, HubModel, check_configs, resolve_model
 from ltx2.checkpoints.upsampler_files import names_in_repository, upsampler_config, upsampler_in
 from ltx2.checkpoints.weight_files import shards_of
 from ltx2.errors import UnsupportedModelError
@@ -28,25 +29,45 @@ def fetch_model(model: HubModel) -> Path:
         CheckpointError: the model cannot be fetched, or longtake does not support its configs. UnsupportedModelError:
             it is not in the layout of diffusers. HubUnreachableError: the hub was out for a minute.
     """
-    few = CONFIGS + INDEXES
+    few = configs_of(full=model.full)
     with fetch_errors(model.repository):
         folder = Path(snapshot_download(model.repository, revision=model.revision, allow_patterns=few))
     if not (folder / "model_index.json").is_file():
         with fetch_errors(model.repository):
             names = HfApi().list_repo_files(model.repository, revision=model.revision)
         raise bare_repository(model, names)
-    check_configs(folder)
-    weights = [file for name in WEIGHTS for file in weight_names(folder, name)]
+    check_configs(folder, full=model.full)
+    weights = [file for name in WEIGHTS for file in weight_names(folder, name, full=model.full)]
     with fetch_errors(model.repository):
         return Path(snapshot_download(model.repository, revision=model.revision, allow_patterns=few + weights))
 
 
-def weight_names(folder: Path, name: str) -> list[str]:
+def configs_of(*, full: bool) -> list[str]:
+    """Patterns of the files that are fetched first. full: for the weights that are not distilled, too."""
+    index = f"{FOLDER}/{WEIGHTS['transformer']}.safetensors.index.json"
+    return CONFIGS + INDEXES + ([f"{FOLDER}/config.json", index] if full else [])
+
+
+def full_name(model: str, cache: Path) -> str:
+    """`model`, with `#full` if it has weights that are not distilled next to distilled ones; see `resolve_model`.
+
+    Raises:
+        CheckpointError: it does not exist, or its repository cannot be asked.
+    """
+    source = resolve_model(model, cache)
+    if isinstance(source, HubModel):
+        with fetch_errors(source.repository):
+            config = [f"{FOLDER}/config.json"]
+            source = Path(snapshot_download(source.repository, revision=source.revision, allow_patterns=config))
+    return model + SUFFIX if has_full(source) and not split_full(model)[1] else model
+
+
+def weight_names(folder: Path, name: str, *, full: bool = False) -> list[str]:
     """The weight files of the component `name`, as a repository has them whose configs and indexes are in `folder`."""
-    stem = WEIGHTS[name]
-    index = folder / name / f"{stem}.safetensors.index.json"
+    stem, place = WEIGHTS[name], folder_of(name, full=full)
+    index = folder / place / f"{stem}.safetensors.index.json"
     files = list(shards_of(index)) if index.is_file() else [f"{stem}.safetensors"]
-    return [f"{name}/{file}" for file in files]
+    return [f"{place}/{file}" for file in files]
 
 
 def bare_repository(model: HubModel, names: list[str]) -> UnsupportedModelError:

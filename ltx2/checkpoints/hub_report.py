@@ -8,7 +8,8 @@ from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download
 
-from ltx2.checkpoints.hub import CONFIGS, INDEXES, bare_repository, weight_names
+from ltx2.checkpoints.full_weights import FOLDER, folder_of, split_full
+from ltx2.checkpoints.hub import bare_repository, configs_of, weight_names
 from ltx2.checkpoints.hub_outages import fetch_errors
 from ltx2.checkpoints.recognition import (
     DIFFUSERS_LAYOUT,
@@ -18,7 +19,7 @@ from ltx2.checkpoints.recognition import (
     precision,
     recognize_header,
 )
-from ltx2.checkpoints.report import ModelReport, Part, pipeline_report
+from ltx2.checkpoints.report import OTHER_WEIGHTS, ModelReport, Part, pipeline_report
 from ltx2.checkpoints.resolve import UPSAMPLER_FOLDER, WEIGHTS, HubModel, check_configs, hub_model
 from ltx2.checkpoints.upsampler_files import problem_with_file
 from ltx2.checkpoints.variant import Variant
@@ -51,22 +52,26 @@ def report_of_repository(what: str) -> ModelReport:
     variant: Variant | None = None
     problem: str | None = None
     with fetch_errors(model.repository):
-        folder = Path(snapshot_download(model.repository, revision=model.revision, allow_patterns=CONFIGS + INDEXES))
+        folder = Path(
+            snapshot_download(model.repository, revision=model.revision, allow_patterns=configs_of(full=model.full))
+        )
     try:
-        variant = check_configs(folder)
+        variant = check_configs(folder, full=model.full)
     except CheckpointError as error:
         problem = str(error)
     source = DIFFUSERS_LAYOUT.get(variant.version, "") if variant else " or ".join(DIFFUSERS_LAYOUT.values())
     parts_found: list[Part] = []
     missing: list[str] = []
-    for name in (*WEIGHTS, UPSAMPLER_FOLDER):
+    others = [name for name in OTHER_WEIGHTS if f"{name}/config.json" in sizes and not (model.full and name == FOLDER)]
+    for name in (*WEIGHTS, UPSAMPLER_FOLDER, *others):
         if name in WEIGHTS:
-            files = [file for file in weight_names(folder, name) if file in sizes]
+            files = [file for file in weight_names(folder, name, full=model.full) if file in sizes]
         else:
             files = [file for file in sizes if fnmatch(file, f"{name}/*.safetensors")]
         if files:
             size = sum(sizes[file] for file in files)
-            parts_found.append(Part(name, f"{what}/{name}", size, precision(_header(model, files[0]))))
+            place = f"{split_full(what)[0]}/{folder_of(name, full=model.full)}"
+            parts_found.append(Part(name, place, size, precision(_header(model, files[0]))))
         elif name == UPSAMPLER_FOLDER:
             missing.append(f"{name} (only `stages: 2` needs it): {what} has none; get it from {source}")
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ltx2.checkpoints.full_weights import split_full
 from ltx2.checkpoints.report import ModelReport, report_of_file, report_of_folder
 from ltx2.checkpoints.resolve import SMALL_MODELS, resolve_model
 
@@ -15,13 +16,14 @@ def check_model(what: str, cache: Path) -> ModelReport:
     Raises:
         CheckpointError: it does not exist, or a file is damaged.
     """
-    local = os.path.expanduser(what)
-    if what in SMALL_MODELS:
-        found = resolve_model(what, cache)
+    name, full = split_full(what)
+    local = os.path.expanduser(name)
+    if name in SMALL_MODELS:
+        found = resolve_model(name, cache)
         assert isinstance(found, Path)
-        return report_of_folder(what, found)
+        return report_of_folder(what, found, full=full)
     if os.path.isdir(local):
-        return report_of_folder(what, Path(local))
+        return report_of_folder(what, Path(local), full=full)
     if os.path.isfile(local):
         return report_of_file(what, Path(local))
     from ltx2.checkpoints.hub_report import report_of_repository  # slow to import

@@ -43,6 +43,7 @@ from transformers import (
 )
 
 from ltx2.checkpoints.diffusion_decoder import DIFFUSION_FOLDER
+from ltx2.checkpoints.full_weights import FOLDER as FULL_FOLDER
 from ltx2.checkpoints.progress_bars import no_progress_bars
 from ltx2.checkpoints.resolve import UPSAMPLER_FOLDER, small_folder
 from ltx2.checkpoints.variant import Version
@@ -104,6 +105,7 @@ def build(folder: Path, *, version: Version = "2.3", seed: int = 0) -> Path:
             _upsampler(seed).save_pretrained(partial / UPSAMPLER_FOLDER)
             if version == "2.5":
                 _diffusion_decoder(seed).save_pretrained(partial / DIFFUSION_FOLDER)
+                _full_transformer(seed + 1).save_pretrained(partial / FULL_FOLDER)
         make_readable(partial)
         partial.rename(folder)
     except BaseException:
@@ -138,6 +140,12 @@ def _upsampler(seed: int) -> LTX2LatentUpsamplerModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LTX2LatentUpsamplerModel(in_channels=VIDEO_CHANNELS, mid_channels=32, num_blocks_per_stage=1)
+
+
+def _full_transformer(seed: int) -> LTX2VideoTransformer3DModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _transformer("2.5")
 
 
 def _diffusion_decoder(seed: int) -> LTX2VideoDiffusionDecoderModel:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ltx2.checkpoints.cards import CARDS, Card
+from ltx2.checkpoints.diffusion_decoder import DIFFUSION_FOLDER
+from ltx2.checkpoints.full_weights import FOLDER, SUFFIX, folder_of
 from ltx2.checkpoints.lora_file import read_lora
 from ltx2.checkpoints.recognition import DIFFUSERS_LAYOUT, SUFFIXES, FileKind, precision, recognize, size_text
 from ltx2.checkpoints.resolve import (
@@ -22,6 +24,9 @@ from ltx2.checkpoints.weight_files import Header, check_weights, read_header, re
 from ltx2.errors import CheckpointError
 
 FULL_LAYERS = 48
+OTHER_WEIGHTS = (DIFFUSION_FOLDER, FOLDER)
+"""What a model need not have."""
+NEEDED_BY = {UPSAMPLER_FOLDER: "`stages: 2`", DIFFUSION_FOLDER: "`decoder: diffusion`", FOLDER: f"`model: ...{SUFFIX}`"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +91,8 @@ def report_of_file(what: str, file: Path) -> ModelReport:
     return ModelReport(what, kind, found.version, None, problem is None, problem, (part,))
 
 
-def report_of_folder(what: str, folder: Path) -> ModelReport:
-    """The report of a folder: a pipeline of diffusers, or whatever else is in it."""
+def report_of_folder(what: str, folder: Path, *, full: bool = False) -> ModelReport:
+    """The report of a folder: a pipeline of diffusers, or whatever else is in it. full: see `check_folder`."""
     try:
         check_is_pipeline(folder)
     except CheckpointError as error:
@@ -102,18 +107,19 @@ def report_of_folder(what: str, folder: Path) -> ModelReport:
     problems: list[str] = []
     variant: Variant | None = None
     try:
-        variant = check_configs(folder)
-        check_folder(folder)
+        variant = check_configs(folder, full=full)
+        check_folder(folder, full=full)
     except CheckpointError as error:
         problems.append(str(error))
     source = DIFFUSERS_LAYOUT.get(variant.version, "") if variant else " or ".join(DIFFUSERS_LAYOUT.values())
     found: list[Part] = []
     missing: list[str] = []
-    for name in (*WEIGHTS, UPSAMPLER_FOLDER):
+    others = [name for name in OTHER_WEIGHTS if (folder / name).is_dir() and not (full and name == FOLDER)]
+    for name in (*WEIGHTS, UPSAMPLER_FOLDER, *others):
         try:
-            found.append(_part(folder, name))
+            found.append(_part(folder, folder_of(name, full=full)))
         except CheckpointError as error:
-            only = " (only `stages: 2` needs it)" if name == UPSAMPLER_FOLDER else ""
+            only = f" (only {NEEDED_BY[name]} needs it)" if name in NEEDED_BY else ""
             missing.append(f"{name}{only}: {error}; get it from {source}")
     return pipeline_report(what, variant, problems[0] if problems else None, tuple(found), tuple(missing))
 

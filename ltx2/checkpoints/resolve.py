@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ltx2.checkpoints.full_weights import FOLDER, SUFFIX, folder_of, has_full, scheduler_config, split_full
 from ltx2.checkpoints.quantized import refuse_quantized
-from ltx2.checkpoints.recognition import SUFFIXES, layout_advice, recognize
+from ltx2.checkpoints.recognition import DIFFUSERS_LAYOUT, SUFFIXES, layout_advice, recognize
 from ltx2.checkpoints.variant import CONFIGURED, Variant, variant_of
 from ltx2.checkpoints.weight_files import check_file, check_weights, read_json
 from ltx2.errors import CheckpointError, UnsupportedModelError
@@ -35,10 +36,14 @@ HUB_ID = r"[\w.-]+/[\w.-]+(@(?!.*\.\.)[\w./-]+)?"  # no "..": a revision becomes
 
 @dataclass(frozen=True, slots=True)
 class HubModel:
-    """A model on the Hugging Face hub. revision: a branch, a tag or a commit; None for the default branch."""
+    """A model on the Hugging Face hub. revision: a branch, a tag or a commit; None for the default branch.
+
+    full: with the weights that are not distilled, see `ltx2.checkpoints.full_weights`.
+    """
 
     repository: str
     revision: str | None = None
+    full: bool = False
 
 
 def default_cache() -> Path:
@@ -57,16 +62,21 @@ def default_cache() -> Path:
 def resolve_model(model: str, cache: Path) -> Path | HubModel:
     """The folder or hub id that `model` names: one of SMALL_MODELS, a folder, or `owner/name[@revision]`.
 
-    A random model is built in `cache` if it does not exist.
+    Each may end in `#full`, see `ltx2.checkpoints.full_weights`. A random model is built in `cache` if it does not
+    exist.
 
     Raises:
         CheckpointError: a folder is missing or incomplete, or `model` is none of these.
     """
-    if model in RANDOM_MODELS:
-        return _random_model(cache, model)
-    folder = str(SHIPPED) if model == SHIPPED.name else os.path.expanduser(model)
+    name, full = split_full(model)
+    if name in RANDOM_MODELS:
+        built = _random_model(cache, name)
+        if full:
+            check_folder(built, full=True)
+        return built
+    folder = str(SHIPPED) if name == SHIPPED.name else os.path.expanduser(name)
     if os.path.isdir(folder):
-        check_folder(Path(folder))
+        check_folder(Path(folder), full=full)
         return Path(folder)
     if os.path.isfile(folder) and folder.endswith(SUFFIXES):
         found = recognize(Path(folder))
@@ -75,14 +85,15 @@ def resolve_model(model: str, cache: Path) -> Path | HubModel:
 
 
 def hub_model(model: str) -> HubModel:
-    """The hub id `owner/name[@revision]` that `model` is; CheckpointError if it is none."""
-    if model.startswith(("/", ".", "~")) or not re.fullmatch(HUB_ID, model):
+    """The hub id `owner/name[@revision][#full]` that `model` is; CheckpointError if it is none."""
+    name, full = split_full(model)
+    if name.startswith(("/", ".", "~")) or not re.fullmatch(HUB_ID, name):
         raise CheckpointError(
             f"no such model folder: {model[:200]} (must be {', '.join(SMALL_MODELS)}, "
             "a folder with a model_index.json, or a hub id owner/name[@revision])"
         )
-    repository, _, revision = model.partition("@")
-    return HubModel(repository, revision or None)
+    repository, _, revision = name.partition("@")
+    return HubModel(repository, revision or None, full)
 
 
 def small_folder(cache: Path, name: str) -> Path:
@@ -110,22 +121,24 @@ def python_path() -> str:
     return f"{packages}{os.pathsep}{inherited}" if inherited else packages
 
 
-def check_folder(folder: Path) -> Variant:
+def check_folder(folder: Path, *, full: bool = False) -> Variant:
     """Check the checkpoint in `folder` and return its variant. Headers and sizes are read, weights are not.
+
+    full: with the weights that are not distilled.
 
     Raises:
         CheckpointError: not an LTX-2 pipeline that longtake supports, or a file is missing or has the wrong size.
     """
-    variant = check_configs(folder)
+    variant = check_configs(folder, full=full)
     for name, stem in WEIGHTS.items():
-        check_weights(folder / name, stem)
+        check_weights(folder / folder_of(name, full=full), stem)
     check_file(folder / "tokenizer" / "tokenizer_config.json")
     check_file(folder / "tokenizer" / "tokenizer.json")
     return variant
 
 
-def check_configs(folder: Path) -> Variant:
-    """Check the configs in `folder`, but not its weights, and return its variant.
+def check_configs(folder: Path, *, full: bool = False) -> Variant:
+    """Check the configs in `folder`, but not its weights, and return its variant. full: as in `check_folder`.
 
     Raises:
         CheckpointError: not an LTX-2 pipeline that longtake supports, or a config or folder is missing.
@@ -137,7 +150,13 @@ def check_configs(folder: Path) -> Variant:
             raise CheckpointError(f"{folder}/model_index.json has no {name}: not an LTX-2 pipeline")
         if not (folder / name).is_dir():
             raise CheckpointError(f"{folder} is incomplete: the folder {name} is missing")
-    configs = {name: read_json(folder / name / _config_name(name)) for name in CONFIGURED}
+    if full and not has_full(folder):
+        raise UnsupportedModelError(
+            f"{folder} has no {FOLDER}, which {SUFFIX} names: remove {SUFFIX}, or use a model that has it, such as "
+            f"{DIFFUSERS_LAYOUT['2.5']}"
+        )
+    configs = {name: read_json(folder / folder_of(name, full=full) / _config_name(name)) for name in CONFIGURED}
+    configs["scheduler"] = scheduler_config(configs["scheduler"], full=full)
     refuse_quantized(folder, configs)
     try:
         return variant_of(configs)

@@ -19,6 +19,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import GemmaTokenizer
 
+from ltx2.checkpoints.full_weights import folder_of, scheduler_config
 from ltx2.checkpoints.hub import fetch_lora, fetch_model
 from ltx2.checkpoints.lora import Lora, resolve_lora
 from ltx2.checkpoints.progress_bars import no_progress_bars
@@ -30,20 +31,26 @@ from ltx2.model.gemma import Gemma3, Gemma4
 from ltx2.model.pipeline import LongtakePipeline
 
 
-def load_pipeline(source: Path | HubModel, dtype: torch.dtype) -> LongtakePipeline:
+def load_pipeline(source: Path | HubModel, dtype: torch.dtype, *, full: bool = False) -> LongtakePipeline:
     """Load the pipeline on the CPU in `dtype`, except the vocoder: it stays float32, because bfloat16 is audible.
+
+    full: with the weights that are not distilled, see `ltx2.checkpoints.full_weights`.
 
     Raises:
         CheckpointError: files are missing, cannot be read or do not match their configs.
         EngineMemoryError: the weights do not fit into memory.
     """
     folder = fetch_model(source) if isinstance(source, HubModel) else source
-    variant = check_folder(folder)
+    variant = check_folder(folder, full=full)
     try:
         with no_progress_bars():
-            parts = {name: _load(kind, folder / name, dtype) for name, kind in _classes(variant).items()}
+            parts = {
+                name: _load(kind, folder / folder_of(name, full=full), dtype)
+                for name, kind in _classes(variant).items()
+            }
             tokenizer = GemmaTokenizer.from_pretrained(folder / "tokenizer")
-        scheduler = FlowMatchEulerDiscreteScheduler.from_config(read_json(folder / "scheduler/scheduler_config.json"))
+        published = read_json(folder / "scheduler/scheduler_config.json")
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(scheduler_config(published, full=full))
         return LongtakePipeline(scheduler=scheduler, tokenizer=tokenizer, **parts)
     except (torch.OutOfMemoryError, MemoryError) as exc:
         raise EngineMemoryError(f"{folder} does not fit into memory: {exc}") from exc

@@ -46,7 +46,8 @@ class StageLoras:
                 "stage2_lora: LoRAs cannot be switched between stages with sequential offload: remove it, or use "
                 "another offload"
             )
-        self._found = {lora: find_loras([lora])[0]}
+        if lora not in self._found:  # a repository is asked once
+            self._found = {lora: find_loras([lora])[0]}
         self._fusion.check(self._found[lora][1])
 
     def use(self, lora: Lora | None = None) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from ltx2.checkpoints.full_weights import split_full
 from ltx2.checkpoints.lora import Lora
 from ltx2.checkpoints.resolve import SMALL_MODELS
 from tasks.errors import SpecError
@@ -24,9 +25,10 @@ def check_model_folders(
     Raises:
         SpecError: names the field and the setting.
     """
-    default = _real(os.path.expanduser(settings.model))
-    if model not in (settings.model, *SMALL_MODELS) and _real(os.path.expanduser(model)) != default:
-        _check_folder("model", model, settings)
+    name, _ = split_full(model)
+    default = _real(os.path.expanduser(split_full(settings.model)[0]))
+    if name not in (settings.model, *SMALL_MODELS) and _real(os.path.expanduser(name)) != default:
+        _check_folder("model", name, settings)
     for index, lora in enumerate(loras):
         _check_folder(f"loras.{index}.path", lora.path, settings)
     for field, path in more.items():

@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from ltx2.checkpoints.full_weights import SUFFIX, split_full
 from ltx2.checkpoints.lora import Lora
 from ltx2.checkpoints.positions import positions_s, problem_with_length
 from ltx2.sampling import (
@@ -182,6 +183,12 @@ class JobSpec(JobHead):
     """One long video: what all segments share, and the segments."""
 
     segments: list[SegmentSpec] = Field(min_length=1, max_length=MAX_SEGMENTS)
+
+    @model_validator(mode="after")
+    def _full_is_not_distilled(self) -> Self:
+        if self.distilled and self.model is not None and split_full(self.model)[1]:
+            raise ValueError(f"distilled: {SUFFIX} names weights that are not distilled; remove one of the two")
+        return self
 
     @model_validator(mode="after")
     def _positions_reach(self) -> Self:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ltx2.checkpoints.full_weights import split_full
 from ltx2.checkpoints.lora import Lora, stamp_of
 from ltx2.errors import DeviceError, HubUnreachableError
 from ltx2.request import SegmentRequest
@@ -63,14 +64,21 @@ class EngineSlot:
         self._settings = settings
         self._engine: SegmentEngine | None = None
         self._model: str | None = None
+        self._full_names: dict[str, str] = {}
         self._loras: tuple[tuple[Lora, object], ...] | None = None  # None: unknown, after a failed change
 
     def engine(
-        self, model: str, loras: Iterable[LoraSpec] = (), more: Mapping[str, str] = MappingProxyType({})
+        self,
+        model: str,
+        loras: Iterable[LoraSpec] = (),
+        more: Mapping[str, str] = MappingProxyType({}),
+        *,
+        distilled: bool | None = None,
     ) -> SegmentEngine:
         """The engine that renders with `model` and `loras`, in this order. A LoRA file that was replaced is read again.
 
         more: what else the spec names, by field, see `JobHead.more_files`; the engine finds it in its requests.
+        distilled: if it is False, the model's other weights are used, if it has any, see `full_weights`.
 
         Raises:
             SpecError: `model`, a LoRA or one of `more` lies in a folder that specs must not name.
@@ -79,6 +87,8 @@ class EngineSlot:
         """
         wanted = tuple(Lora(lora.path, lora.weight) for lora in loras)
         check_model_folders(model, wanted, self._settings, more)
+        if distilled is False:
+            model = self._with_full_weights(model)
         stamped = tuple((lora, stamp_of(lora.path)) for lora in wanted)
         if self._engine is not None and (self._model, self._loras) == (model, stamped):
             return self._engine
@@ -101,7 +111,7 @@ class EngineSlot:
 
     def decoder(self, model: str) -> SegmentEngine:
         """An engine that decodes latents of `model`. Decoding does not depend on LoRAs, so a loaded engine serves."""
-        if self._engine is not None and self._model == model:
+        if self._engine is not None and self._model is not None and split_full(self._model)[0] == split_full(model)[0]:
             return self._engine
         return self.engine(model)
 
@@ -119,6 +129,13 @@ class EngineSlot:
         from ltx2.model.placement import device_works
 
         return device_works(self._settings.device)
+
+    def _with_full_weights(self, model: str) -> str:
+        from ltx2.checkpoints.hub import full_name  # slow to import
+
+        if model not in self._full_names:  # a repository is asked once
+            self._full_names[model] = full_name(model, self._settings.home / "models")
+        return self._full_names[model]
 
     def _load(self, model: str, loras: tuple[Lora, ...]) -> SegmentEngine:
         settings = self._settings

@@ -40,6 +40,10 @@ def restricted(settings: Settings, tmp_path: Path) -> Settings:
         "tiny",
         "tiny-2.0",
         "tiny-2.5",
+        "tiny-2.5#full",
+        "owner/name#full",
+        "HERE/own#full",
+        "HERE/more#full",
         "owner/name@main",
         "HERE/own",
         "HERE/own/",
@@ -71,6 +75,8 @@ def test_a_model_that_specs_may_name(restricted: Settings, tmp_path: Path, model
         "HERE/more\0/../secret",
         "models/../secret",
         "models/link",
+        "models/link#full",
+        "HERE/secret#full",
     ],
 )
 def test_a_model_that_specs_must_not_name(

@@ -97,6 +97,15 @@ def test_a_lost_film_of_2_5_is_rendered_again_with_the_same_bytes(tiny_settings:
     assert again.sha256 == film.sha256
 
 
+def test_the_full_weights_of_2_5_are_rendered_if_a_spec_says_so(tiny_settings: Settings) -> None:
+    films = []
+    for changes in ({"model": "tiny-2.5#full"}, {"model": "tiny-2.5", "distilled": False}):
+        film = submit(small_spec("a boat", steps=2, **changes), settings=tiny_settings).wait().status().film
+        assert film is not None
+        films.append(film.sha256)
+    assert films[0] == films[1]
+
+
 def test_a_clip_of_the_diffusion_decoder_is_rebuilt_with_the_same_bytes(tiny_settings: Settings) -> None:
     # Given a film whose record says what decoded its segments, and with which noise
     job = submit(small_spec("a boat", "gulls", model="tiny-2.5", decoder="diffusion"), settings=tiny_settings).wait()

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from ltx2.checkpoints import hub_outages
-from ltx2.checkpoints.hub import fetch_folder, fetch_lora, fetch_model
+from ltx2.checkpoints.hub import fetch_folder, fetch_lora, fetch_model, full_name
 from ltx2.checkpoints.lora import HubFile
 from ltx2.checkpoints.model_check import check_model
 from ltx2.checkpoints.resolve import WEIGHTS, HubModel
@@ -136,6 +136,29 @@ def test_only_the_shards_that_the_index_names_are_fetched(hub: Hub, models: dict
     assert {name for name in hub.requested if name.startswith("transformer/") and name.endswith(".safetensors")} == {
         f"transformer/diffusion_pytorch_model-0000{number}-of-00002.safetensors" for number in (1, 2)
     }
+
+
+def test_of_two_transformers_one_is_fetched(hub: Hub, models: dict[str, Path], tmp_path: Path) -> None:
+    # Given a repository with both, and the full one as shards and again as a single file
+    shutil.copytree(models["tiny-2.5"], hub.folder)
+    single = hub.folder / "transformer_full/diffusion_pytorch_model.safetensors"
+    weights = single.read_bytes()
+    shard(single)
+    single.write_bytes(weights)
+    # When
+    assert full_name("owner/name", tmp_path) == "owner/name#full"
+    found = check_model("owner/name#full", tmp_path)
+    hub.requested.clear()
+    engine = Engine.load("owner/name#full", device="cpu")
+    # Then
+    assert (str(engine.variant), found.distilled, found.usable) == ("LTX-2.5", False, True)
+    assert {name for name in hub.requested if name.startswith("transformer") and name.endswith(".safetensors")} == {
+        f"transformer_full/diffusion_pytorch_model-0000{number}-of-00002.safetensors" for number in (1, 2)
+    }
+    # and without the name, the other one
+    hub.requested.clear()
+    assert Engine.load("owner/name", device="cpu").variant.distilled
+    assert not [name for name in hub.requested if name.startswith(("transformer_full", "diffusion_decoder"))]
 
 
 def test_an_upsampler_is_fetched_when_it_is_needed(hub: Hub, models: dict[str, Path]) -> None:

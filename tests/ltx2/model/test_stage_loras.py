@@ -91,6 +91,7 @@ def test_a_segment_depends_on_its_loras_alone(
     for output, right in zip(again, (expected[1], expected[1], expected[0], expected[0]), strict=True):
         assert same(output, right)
     assert not same(*expected)
+    assert not same(engine.run(request_of(two(Lora(lora.path, 0.0)))), expected[1])
 
 
 def test_the_sound_of_the_first_stage_continues_exactly(full: Engine) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ltx2.checkpoints.lora import Lora
-from ltx2.sampling import Sampling, Scales, Shift
+from ltx2.sampling import Decoder, Sampling, Scales, Shift
 from tasks.errors import SpecError
 from tasks.spec.loader import check_spec, load_spec, parse_spec
 from tasks.spec.schema import JobHead, JobSpec
@@ -51,12 +51,13 @@ def test_a_spec_determines_sampling(tmp_path: Path) -> None:
         "stages: 2\nsteps: 20\nnegative_prompt: fog\nguidance: {cfg: [3, 7.5], rescale: 0}\nimage: boat.png\n"
         "shift: tokens\ndistilled: false\nimage_crf: 0\n"
         "upsampler: owner/x2\nstage2_lora: owner/fast\nsound_stage: 2\n"
+        "decoder: diffusion\n"
         "segments: [{prompt: a}]"
     )
     spec, default = load_spec(tmp_path / "job.yaml"), check_spec({"segments": [{"prompt": "a"}]})
     # Then the sampling has these values, also after a round trip through a job record
     guidance = {"guidance": Scales(3, 7.5), "rescale": Scales(0, 0)}
-    more = {"upsampler": "owner/x2", "stage2_lora": Lora("owner/fast"), "sound_stage": 2}
+    more = {"decoder": Decoder.DIFFUSION, "upsampler": "owner/x2", "stage2_lora": Lora("owner/fast"), "sound_stage": 2}
     expected = Sampling(2, 20, "fog", **guidance, shift=Shift.TOKENS, distilled=False, image_crf=0, **more)  # type: ignore[arg-type]
     assert spec.sampling == expected
     assert JobHead.model_validate(msgpack.unpackb(msgpack.packb(spec.head.model_dump()))).sampling == expected
@@ -84,6 +85,9 @@ def test_only_paths_of_existing_loras_become_absolute(tmp_path: Path, monkeypatc
     assert [lora.path for lora in absolute.loras] == [f"{tmp_path}/rain.safetensors", "a/b"]
     assert absolute.model == "tiny"
     assert absolute.model_copy(update={"loras": spec.loras}) == spec
+    (tmp_path / "model").mkdir()
+    full = parse_spec("model: model#full\nsegments: [{prompt: a}]").with_absolute_paths()
+    assert full.model == f"{tmp_path}/model#full"
     # and so do those of the second stage
     two = parse_spec("stages: 2\nupsampler: tiny\nstage2_lora: rain.safetensors\nsegments: [{prompt: a}]")
     assert (two.more_files["upsampler"], two.more_files["stage2_lora.path"]) == ("tiny", "rain.safetensors")
@@ -144,6 +148,8 @@ INVALID = {
     "segments: [{prompt: a}]\nstages: 2\nstage2_lora:\n  path: a\n  scale: 1": ":5: stage2_lora.scale: unknown key",
     "segments: [{prompt: a}]\nstages: 2\nstage2_lora: [a]": ":3: stage2_lora: must be a mapping, not a list",
     "segments: [{prompt: a}]\nstages: 2\nstage2_lora: {path: a, weight: 3}": ":3: stage2_lora.weight: must be at most",
+    "segments: [{prompt: a}]\nmodel: a/b#full\ndistilled: true": "distilled: #full names weights that are not dist",
+    "segments: [{prompt: a}]\ndecoder: vae": ":2: decoder: must be 'convolutional' or 'diffusion', not 'vae'",
     "segments: [{prompt: a}]\nstages: 3": ":2: stages: must be at most 2, not 3",
     "segments: [{prompt: a}]\nsteps: 1": ":2: steps: must be at least 2, not 1",
     "segments: [{prompt: a}]\nguidance: {cfg: 0.5}": ":2: guidance.cfg: guidance of the picture is 0.5; it must be in",

@@ -115,6 +115,27 @@ def test_decoding_reuses_the_loaded_model_with_any_loras() -> None:
     assert slot.decoder("tiny-2.0") is slot.engine("tiny-2.0")
 
 
+def test_a_spec_that_is_not_distilled_gets_the_full_weights_if_there_are_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given
+    loaded: list[str] = []
+    load = StandInEngine.load.__func__  # type: ignore[attr-defined]
+    monkeypatch.setattr(
+        StandInEngine, "load", classmethod(lambda kind, model, **_: loaded.append(model) or load(kind, model))
+    )
+    slot = EngineSlot(Settings(engine=STAND_IN, home=tmp_path))
+    # When
+    full = slot.engine("tiny-2.5", distilled=False)
+    assert slot.engine("tiny-2.5#full") is full
+    assert slot.decoder("tiny-2.5") is full
+    for distilled in (None, True):
+        slot.engine("tiny-2.5", distilled=distilled)
+    slot.engine("tiny", distilled=False)
+    # Then
+    assert loaded == ["tiny-2.5#full", "tiny-2.5", "tiny"]
+
+
 def test_a_lora_outside_the_model_folders_is_rejected() -> None:
     slot = EngineSlot(Settings(engine=STAND_IN, model_folders="/models"))
     with pytest.raises(SpecError, match=r"loras\.0\.path: '/etc/a\.safetensors' is not in a folder"):
