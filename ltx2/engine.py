@@ -16,10 +16,11 @@ from torch import Tensor
 
 from ltx2.acceleration.compile import accelerated_name, backend_of, compile_blocks, compile_decoder, speed_up
 from ltx2.acceleration.int8 import quantize_linears
+from ltx2.acceleration.stored_weights import StoredWeights
 from ltx2.checkpoints.full_weights import split_full
 from ltx2.checkpoints.lora import Lora
 from ltx2.checkpoints.positions import problem_with_length
-from ltx2.checkpoints.resolve import HubModel, default_cache, resolve_model
+from ltx2.checkpoints.resolve import WEIGHTS, FileModel, HubModel, default_cache, resolve_model
 from ltx2.checkpoints.variant import Variant
 from ltx2.errors import CheckpointError, EngineMemoryError, RequestError, UnsupportedStateError
 from ltx2.media.images import recompressed
@@ -29,9 +30,10 @@ from ltx2.model.loading import find_loras, load_pipeline, variant_of_pipeline
 from ltx2.model.lora_fusion import LoraFusion
 from ltx2.model.picture_decoder import PictureDecoder
 from ltx2.model.pipeline import LongtakePipeline
-from ltx2.model.placement import PRECISIONS, device_of, place, precision_of
+from ltx2.model.placement import PRECISIONS, computes_float8, device_of, place, precision_of
 from ltx2.model.prompts import PromptEncoder, new_stream
 from ltx2.model.stage_loras import StageLoras
+from ltx2.model.stored_tensors import align
 from ltx2.model.text_encoder import TextEncoder, TextEncoderMode, text_encoder_mode, weights_of
 from ltx2.request import Decoding, OnState, OnStep, SegmentOutput, SegmentRequest
 from ltx2.sampling import Decoder, Plan
@@ -88,11 +90,13 @@ class Engine:
         offload: str = "none",
         text_encoder: str = "auto",
         compiler: str = "auto",
+        encoder: str | None = None,
     ) -> Engine:
         """Load `model` (see `resolve_model`), fuse `loras` (see `resolve_lora`), and place it on a device.
 
         device, precision, offload: see `ltx2.model.placement`. text_encoder: see `text_encoder_mode`. compiler: see
-        `backend_of` in `ltx2.acceleration.compile`.
+        `backend_of` in `ltx2.acceleration.compile`. encoder: the text encoder of a model in files. Weights that its
+        files have in float8 stay so where the device computes in it and the precision is auto or fp8.
 
         Raises:
             CheckpointError: the model or a LoRA is missing, incomplete or unsupported.
@@ -102,8 +106,12 @@ class Engine:
         target = device_of(device)
         actual_precision = precision_of(precision, target)
         found = find_loras(loras)
-        source = resolve_model(model, default_cache())
-        pipeline = load_pipeline(source, PRECISIONS[actual_precision], full=split_full(model)[1])
+        source = resolve_model(model, default_cache(), encoder)
+        keep = StoredWeights(float8=actual_precision == "fp8" or (precision == "auto" and computes_float8(target)))
+        pipeline = load_pipeline(source, PRECISIONS[actual_precision], keep, full=split_full(model)[1])
+        if target.type == "cpu":
+            for component in (pipeline.components[name] for name in WEIGHTS):
+                align(component)
         fusion = LoraFusion(pipeline, target)
         with _memory_errors(f"{model} on {target}"):
             if found and offload == "none":  # alone first: large LoRAs do not fit together with the text encoder
@@ -116,7 +124,7 @@ class Engine:
                 offload=offload,
                 text_encoder=text_encoder,
                 compiler=compiler,
-                source=source,
+                source=None if isinstance(source, FileModel) else source,
                 fusion=fusion,
             )
 

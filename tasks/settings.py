@@ -36,7 +36,7 @@ class Settings(BaseModel):
     blob_url: str | None = Field(
         None, description="blobs; default: the server of LONGTAKE_REDIS_URL, only suitable for one machine"
     )
-    model: str = Field("shapes", description="model of specs that name none: a folder, a hub id or `shapes`")
+    model: str = Field("shapes", description="model of specs that name none: a folder, a file, a hub id or `shapes`")
     model_folders: str | None = Field(
         None,
         description="folders, separated by `:`, that may contain the models and LoRAs of a spec; default: any",

@@ -39,6 +39,16 @@ class Float8Linear(nn.Module):
         bias = None if linear.bias is None else linear.bias.detach()
         return cls(scaled.to(original), scale.t().contiguous().to(original), bias)
 
+    @classmethod
+    def stored(cls, weight: Tensor, scale: Tensor | None, bias: Tensor | None) -> Float8Linear:
+        """A layer with a float8 `weight` of a file. scale: one number or one per row; None is 1."""
+        return cls(weight, _of_rows(scale, weight.shape[0]), bias)
+
+    def restore(self, weight: Tensor, scale: Tensor | None) -> None:
+        """Put a weight as of `stored` in place of the present one."""
+        self.weight.copy_(weight)
+        self.weight_scale.copy_(_of_rows(scale, weight.shape[0]))
+
     def store(self, weight: Tensor) -> None:
         """Convert another `weight` `[out, in]` as `of` does, on its device, and put it in place of the present one."""
         scaled, scale = to_float8(weight)
@@ -58,6 +68,11 @@ class Float8Linear(nn.Module):
             use_fast_accum=True,
         )
         return product.view(*x.shape[:-1], -1)
+
+
+def _of_rows(scale: Tensor | None, rows: int) -> Tensor:
+    """One number or one per row as float32 `[1, rows]`; None is 1."""
+    return torch.ones(1, rows) if scale is None else scale.reshape(1, -1).expand(1, rows).contiguous()
 
 
 def to_float8(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,65 +1,120 @@
-"""The header of a GGUF file, as far as it says what the file is."""
+"""The header of a GGUF file: its metadata and where its tensors are. No tensors are read."""
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from ltx2.checkpoints.weight_files import StoredTensor
 from ltx2.errors import CheckpointError
 
 MAGIC = b"GGUF"
+ORIGINAL_SHAPE = "comfy.gguf.orig_shape."
+"""The prefix of a key that says the shape of a tensor, which was stored in another shape to be quantized."""
 _STRING, _ARRAY = 8, 9
 _FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _MOST_BYTES = 1 << 20
+_MOST_ENTRIES = 1 << 20
+_LONGEST_KEPT = 16
+
+BLOCKS = {
+    0: ("F32", 1, 4),
+    1: ("F16", 1, 2),
+    2: ("Q4_0", 32, 18),
+    3: ("Q4_1", 32, 20),
+    6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24),
+    8: ("Q8_0", 32, 34),
+    10: ("Q2_K", 256, 84),
+    11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144),
+    13: ("Q5_K", 256, 176),
+    14: ("Q6_K", 256, 210),
+    20: ("IQ4_NL", 32, 18),
+    23: ("IQ4_XS", 256, 136),
+    30: ("BF16", 1, 2),
+}
+"""The types of tensors, by their number: name, numbers in a block, and bytes of a block."""
 
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """architecture: as the file names it, such as `ltxv`; None if it does not. tensors: their number."""
+    """architecture: as the file names it, such as `ltxv`; None if it does not. tensors: by name, with their place.
+
+    A shape is that of the tensor, whatever its blocks are. metadata: the texts.
+    """
 
     architecture: str | None
-    tensors: int
+    tensors: dict[str, StoredTensor]
+    metadata: dict[str, str]
 
 
 def read_gguf(path: Path) -> GgufHeader:
-    """Read the header of `path`, up to the architecture.
+    """Read the header of `path`.
 
     Raises:
-        CheckpointError: it is not a GGUF file, or damaged.
+        CheckpointError: it is not a GGUF file, is damaged, or has a type of tensor that is not in BLOCKS.
     """
     try:
         with path.open("rb") as file:
             if file.read(4) != MAGIC:
                 raise CheckpointError(f"{path} is not a GGUF file")
-            _, tensors, keys = _unpack(file, "IQQ")
-            for _ in range(min(int(keys), 1000)):
-                name, value = _text(file), _value(file)
-                if name == "general.architecture":
-                    return GgufHeader(str(value)[:50], int(tensors))
-            return GgufHeader(None, int(tensors))
-    except (OSError, ValueError, KeyError, struct.error) as exc:
+            _, count, keys = _unpack(file, "IQQ")
+            if max(count, keys) > _MOST_ENTRIES:
+                raise ValueError(f"{max(count, keys)} entries")
+            values = {_text(file): _value(file) for _ in range(keys)}
+            entries = [_entry(file) for _ in range(count)]
+            alignment = int(str(values.get("general.alignment", 32)))
+            start = math.ceil(file.tell() / alignment) * alignment
+        tensors = {}
+        for name, shape, kind, offset in entries:
+            if kind not in BLOCKS:
+                raise CheckpointError(f"{path} stores {name:.200} in GGUF type {kind}, which longtake does not support")
+            dtype, numbers, size = BLOCKS[kind]
+            original = values.get(f"{ORIGINAL_SHAPE}{name}")
+            logical = tuple(map(int, original)) if isinstance(original, list) else shape
+            tensors[name] = StoredTensor(dtype, logical, math.prod(shape) // numbers * size, start + offset)
+        end = max((tensor.begin + tensor.size for tensor in tensors.values()), default=0)
+        if end > path.stat().st_size:
+            raise ValueError(f"its tensors end at {end}, but it has {path.stat().st_size} bytes: download it again")
+    except (OSError, ValueError, KeyError, struct.error, ZeroDivisionError) as exc:
         raise CheckpointError(f"{path} is a damaged GGUF file: {exc}") from exc
+    architecture = values.get("general.architecture")
+    texts = {name: value for name, value in values.items() if isinstance(value, str)}
+    return GgufHeader(None if architecture is None else str(architecture)[:50], tensors, texts)
+
+
+def _entry(file: BinaryIO) -> tuple[str, tuple[int, ...], int, int]:
+    """Name, shape as torch has it, type and offset of a tensor."""
+    name = _text(file)
+    (dims,) = _unpack(file, "I")
+    if dims > 8:
+        raise ValueError(f"{name:.200} has {dims} dimensions")
+    shape = tuple(reversed(_unpack(file, f"{dims}Q")))
+    kind, offset = _unpack(file, "IQ")
+    return name, shape, kind, offset
 
 
 def _value(file: BinaryIO) -> object:
+    """A text, a number, or a list of few numbers; None for other lists."""
     (kind,) = _unpack(file, "I")
     if kind == _STRING:
         return _text(file)
     if kind != _ARRAY:
-        return _unpack(file, _FORMATS[int(kind)])[0]
+        return _unpack(file, _FORMATS[kind])[0]
     inner, count = _unpack(file, "IQ")
-    for _ in range(int(count)):
-        _text(file) if inner == _STRING else _unpack(file, _FORMATS[int(inner)])
-    return None
+    values = [_text(file) if inner == _STRING else _unpack(file, _FORMATS[inner])[0] for _ in range(count)]
+    return values if inner != _STRING and count <= _LONGEST_KEPT else None
 
 
 def _text(file: BinaryIO) -> str:
     (length,) = _unpack(file, "Q")
     if length > _MOST_BYTES:
         raise ValueError(f"a text of {length} bytes")
-    return file.read(int(length)).decode(errors="replace")
+    return file.read(length).decode(errors="replace")
 
 
 def _unpack(file: BinaryIO, layout: str) -> tuple[int, ...]:

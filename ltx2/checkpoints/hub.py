@@ -10,7 +10,7 @@ from ltx2.checkpoints.full_weights import FOLDER, SUFFIX, folder_of, has_full, s
 from ltx2.checkpoints.hub_outages import fetch_errors, waiting_for_hub
 from ltx2.checkpoints.lora import HubFile, single_weights_file
 from ltx2.checkpoints.recognition import SUFFIXES, layout_advice
-from ltx2.checkpoints.resolve import WEIGHTS, HubModel, check_configs, resolve_model
+from ltx2.checkpoints.resolve import WEIGHTS, FileModel, HubModel, check_configs, resolve_model
 from ltx2.checkpoints.upsampler_files import names_in_repository, upsampler_config, upsampler_in
 from ltx2.checkpoints.weight_files import shards_of
 from ltx2.errors import UnsupportedModelError
@@ -55,6 +55,8 @@ def full_name(model: str, cache: Path) -> str:
         CheckpointError: it does not exist, or its repository cannot be asked.
     """
     source = resolve_model(model, cache)
+    if isinstance(source, FileModel):
+        return model  # the file that is named has the weights
     if isinstance(source, HubModel):
         with fetch_errors(source.repository):
             config = [f"{FOLDER}/config.json"]
@@ -74,7 +76,9 @@ def bare_repository(model: HubModel, names: list[str]) -> UnsupportedModelError:
     """The error for a repository without a model_index.json, of these files."""
     weights = [name for name in names if name.endswith(SUFFIXES)]
     has = f"has {len(weights)} files of weights, such as {weights[0]}" if weights else "has no weights"
-    return UnsupportedModelError(f"{model.repository} {has}, and no model_index.json: {layout_advice()}")
+    return UnsupportedModelError(
+        f"{model.repository} {has}, and no model_index.json: {layout_advice()}, named as {model.repository}:FILE"
+    )
 
 
 @waiting_for_hub

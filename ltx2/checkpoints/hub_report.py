@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download
 
+from ltx2.checkpoints.file_report import file_parts, files_report
 from ltx2.checkpoints.full_weights import FOLDER, folder_of, split_full
 from ltx2.checkpoints.hub import bare_repository, configs_of, weight_names
+from ltx2.checkpoints.hub_files import repository_set
+from ltx2.checkpoints.hub_headers import hub_header
 from ltx2.checkpoints.hub_outages import fetch_errors
 from ltx2.checkpoints.recognition import (
     DIFFUSERS_LAYOUT,
@@ -19,11 +21,10 @@ from ltx2.checkpoints.recognition import (
     precision,
     recognize_header,
 )
-from ltx2.checkpoints.report import OTHER_WEIGHTS, ModelReport, Part, pipeline_report
+from ltx2.checkpoints.report import OTHER_WEIGHTS, ModelReport, Part, folder_part, pipeline_report
 from ltx2.checkpoints.resolve import UPSAMPLER_FOLDER, WEIGHTS, HubModel, check_configs, hub_model
 from ltx2.checkpoints.upsampler_files import problem_with_file
 from ltx2.checkpoints.variant import Variant
-from ltx2.checkpoints.weight_files import Header, StoredTensor
 from ltx2.errors import CheckpointError
 
 MOST_HEADERS = 12
@@ -46,7 +47,7 @@ def report_of_repository(what: str) -> ModelReport:
         version = versions.pop() if len(versions) == 1 else None
         reason: str | None = str(bare_repository(model, files))
         if [one.kind for one in recognized] == [FileKind.UPSAMPLER]:
-            reason = problem_with_file(_header(model, files[0]))
+            reason = problem_with_file(hub_header(model, files[0]))
             return ModelReport(what, str(FileKind.UPSAMPLER), version, None, reason is None, reason, parts)
         return ModelReport(what, "repository without a pipeline of diffusers", version, None, False, reason, parts)
     variant: Variant | None = None
@@ -71,13 +72,31 @@ def report_of_repository(what: str) -> ModelReport:
         if files:
             size = sum(sizes[file] for file in files)
             place = f"{split_full(what)[0]}/{folder_of(name, full=model.full)}"
-            parts_found.append(Part(name, place, size, precision(_header(model, files[0]))))
+            parts_found.append(Part(name, place, size, precision(hub_header(model, files[0]))))
         elif name == UPSAMPLER_FOLDER:
             missing.append(f"{name} (only `stages: 2` needs it): {what} has none; get it from {source}")
         else:
             missing.append(f"{name}: {what} has no weights for it; get it from {source}")
             problem = problem or f"{what} is incomplete: {name} has no weights"
     return pipeline_report(what, variant, problem, tuple(parts_found), tuple(missing))
+
+
+def report_of_hub_file(what: str, encoder: Path | HubModel | None) -> ModelReport:
+    """The report of `owner/name[@revision]:file`, with the parts in other files of the repository; reads headers.
+
+    Raises:
+        CheckpointError: the repository cannot be read, or the file is no model.
+    """
+    model = hub_model(what)
+    local = encoder if isinstance(encoder, Path) else None
+    found = repository_set(model, local, has_encoder=encoder is not None)
+    problem = f"{found.main.recognized}; missing: {'; '.join(found.problems)}" if found.problems else None
+    repository = what.partition(":")[0]
+    sources = [path if path == str(local) else f"{repository}:{path}" for path in found.files]
+    parts = file_parts(found, sources)
+    if local is not None and local.is_dir():
+        parts += (folder_part(local),)
+    return files_report(what, found, None, problem, parts)
 
 
 def _label(found: RecognizedFile) -> str:
@@ -93,14 +112,4 @@ def _sizes(model: HubModel) -> dict[str, int]:
 def _recognize(model: HubModel, name: str, size: int) -> RecognizedFile:
     if name.endswith(".gguf"):
         return RecognizedFile(name, FileKind.GGUF, None, (), size, "quantized")
-    return recognize_header(name, _header(model, name))
-
-
-def _header(model: HubModel, name: str) -> Header:
-    with fetch_errors(model.repository):
-        found: Any = HfApi().parse_safetensors_file_metadata(model.repository, name, revision=model.revision)
-        tensors = {
-            key: StoredTensor(str(one.dtype), tuple(one.shape), one.data_offsets[1] - one.data_offsets[0])
-            for key, one in found.tensors.items()
-        }
-        return Header(tensors, dict(found.metadata or {}))
+    return recognize_header(name, hub_header(model, name))

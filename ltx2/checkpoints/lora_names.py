@@ -15,7 +15,7 @@ from enum import StrEnum
 PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.", "connectors.")
 FLAT_PREFIXES = ("lora_unet_", "lora_transformer_", "lycoris_")
 
-_AUTHORS_FIRST = {
+AUTHORS_FIRST = {
     "proj_in": "patchify_proj",
     "audio_proj_in": "audio_patchify_proj",
     "time_embed": "adaln_single",
@@ -103,4 +103,4 @@ def _authors_name(layer: Layer) -> str:
     first, dot, rest = layer.name.partition(".")
     if layer.component == "connectors":
         rest = rest.replace("transformer_blocks", "transformer_1d_blocks", 1)
-    return f"{_AUTHORS_FIRST.get(first, first)}{dot}{rest}"
+    return f"{AUTHORS_FIRST.get(first, first)}{dot}{rest}"

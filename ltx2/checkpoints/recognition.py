@@ -10,11 +10,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from ltx2.checkpoints.authors_configs import version_of_names
+from ltx2.checkpoints.authors_names import bare_name
+from ltx2.checkpoints.file_precision import form_of
 from ltx2.checkpoints.gguf import read_gguf
 from ltx2.checkpoints.lora_file import IC_LORA_KEY
 from ltx2.checkpoints.lora_names import Role, is_dora, parse
-from ltx2.checkpoints.weight_files import Header, StoredTensor, read_header
+from ltx2.checkpoints.weight_files import Header, StoredTensor, check_file, read_header
 
+_GEMMA_4 = "gemma4_unified"
 DIFFUSERS_LAYOUT = {
     "2.0": "Lightricks/LTX-2 or rootonchair/LTX-2-19b-distilled",
     "2.3": "diffusers/LTX-2.3-Diffusers or diffusers/LTX-2.3-Distilled-Diffusers",
@@ -22,12 +26,14 @@ DIFFUSERS_LAYOUT = {
 }
 """Repositories on the hub that have a version in the layout of diffusers."""
 SUFFIXES = (".safetensors", ".gguf")
+ARCHITECTURE = "general.architecture"
+"""The key of the metadata that every GGUF file has, and no other."""
 
 
 def layout_advice(version: str | None = None) -> str:
     """What a model must be, with repositories of `version`."""
     such = DIFFUSERS_LAYOUT.get(version or "", DIFFUSERS_LAYOUT["2.3"])
-    return f"a model must be a folder or repository in the layout of diffusers, such as {such}"
+    return f"a model must be in the layout of diffusers, such as {such}, or a file with the transformer of LTX-2"
 
 
 def size_text(size: int) -> str:
@@ -72,6 +78,11 @@ class RecognizedFile:
         return f"{self.path} is a {self.kind}{version}{parts} ({size_text(self.size)}, {self.precision}{detail})"
 
     @property
+    def is_model(self) -> bool:
+        """Whether a job can name it as its model, with the parts that it lacks next to it."""
+        return self.kind in (FileKind.MODEL, FileKind.PARTS, FileKind.GGUF) and "transformer" in self.parts
+
+    @property
     def advice(self) -> str:
         """What to do with it instead of naming it as a model."""
         if self.kind is FileKind.LORA:
@@ -82,7 +93,9 @@ class RecognizedFile:
             return "name it as the `upsampler:` of a spec with `stages: 2`"
         if self.kind in (FileKind.LTX_VIDEO, FileKind.UNKNOWN):
             return "it is not a part of LTX-2"
-        return layout_advice(self.version)
+        if self.kind is FileKind.TEXT_ENCODER:
+            return "name it as the `text_encoder` of a model"
+        return "name the file with the transformer, and keep this one next to it"
 
 
 def recognize(path: Path) -> RecognizedFile:
@@ -91,22 +104,35 @@ def recognize(path: Path) -> RecognizedFile:
     Raises:
         CheckpointError: the file is missing or damaged.
     """
-    if path.suffix == ".gguf":
-        header = read_gguf(path)
-        detail = f"architecture {header.architecture}, {header.tensors} tensors"
-        return RecognizedFile(str(path), FileKind.GGUF, None, (), path.stat().st_size, "quantized", detail)
-    return recognize_header(str(path), read_header(path))
+    return recognize_header(str(path), header_of(path))
+
+
+def header_of(path: Path) -> Header:
+    """The header of the file `path`, .safetensors or .gguf.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    if path.suffix != ".gguf":
+        return read_header(path)
+    check_file(path)
+    found = read_gguf(path)
+    return Header(found.tensors, found.metadata | {ARCHITECTURE: str(found.architecture)})
 
 
 def recognize_header(path: str, header: Header) -> RecognizedFile:
-    """What the safetensors file `path` with this header is."""
+    """What the file `path` with this header is."""
     names, size = header.tensors.keys(), sum(tensor.size for tensor in header.tensors.values())
     kind, parts, detail = _kind(header)
     version = None if kind in (FileKind.LTX_VIDEO, FileKind.UNKNOWN) else _version(header, parts)
     if kind in (FileKind.MODEL, FileKind.PARTS) and "transformer" in parts:
         by_name = "distilled by its name" if "distilled" in Path(path).name.lower() else ""
         detail = by_name or "distilled or not: the file does not tell"
-    return RecognizedFile(path, kind, version, parts, size, _quantization(names) or precision(header), detail)
+    if ARCHITECTURE in header.metadata:
+        detail = f"{detail}, " if detail else ""
+        detail += f"architecture {header.metadata[ARCHITECTURE]}, {len(names)} tensors"
+        kind = FileKind.GGUF
+    return RecognizedFile(path, kind, version, parts, size, form_of(header) or precision(header), detail)
 
 
 def precision(*headers: Header) -> str:
@@ -154,7 +180,7 @@ def _direction(tensors: Mapping[str, StoredTensor]) -> str:
 
 def _parts(header: Header) -> Iterable[str]:
     """The parts of a model in a file, with the text encoder first."""
-    bare = [name.removeprefix("model.diffusion_model.") for name in header.tensors]
+    bare = [bare_name(name) for name in header.tensors]
 
     def has(*prefixes: str) -> bool:
         return any(name.startswith(prefixes) for name in bare)
@@ -167,8 +193,9 @@ def _parts(header: Header) -> Iterable[str]:
         yield "connectors"
     if has("text_embedding_projection.", "text_proj_in.", "video_text_proj_in."):
         yield "text projections"
-    vae = _config(header).get("vae")
-    decoder = "diffusion decoder" if isinstance(vae, dict) and "Diffusion" in str(vae.get("_class_name")) else "vae"
+    vae = config_of(header).get("vae")
+    diffuses = isinstance(vae, dict) and "Diffusion" in str(vae.get("_class_name"))
+    decoder = "diffusion decoder" if diffuses or has("decoder.t_embedder.", "vae.decoder.t_embedder.") else "vae"
     if has("vae.") or (has("encoder.", "decoder.") and has("per_channel_statistics.", "latents_mean")):
         yield decoder
     if has("audio_vae."):
@@ -180,37 +207,35 @@ def _parts(header: Header) -> Iterable[str]:
 
 
 def _version(header: Header, parts: Iterable[str]) -> str | None:
-    """By `model_version`, else by the transformer's config, else by the names of its tensors."""
+    """By `model_version`, else by the transformer's config, else by the names of tensors."""
     written = str(header.metadata.get("model_version", "")).replace("-", ".").split(".")
     if len(written) >= 2 and written[0].isdigit() and written[1].isdigit():
         return f"{written[0]}.{written[1]}"
-    config = _config(header).get("transformer")
+    config = config_of(header).get("transformer")
     if isinstance(config, dict):
-        if config.get("use_keyframes_abs_pos_embedding"):
+        if config.get("use_keyframes_abs_pos_embedding") or config.get("ff_bias") is False:
             return "2.5"
         return "2.3" if config.get("cross_attention_adaln") else "2.0"
     if "transformer" not in parts:
-        return None
-    if any(name.endswith("keyframes_abs_pos_embedding") for name in header.tensors):
+        return _version_of_part(header)
+    return version_of_names(header.tensors)
+
+
+def _version_of_part(header: Header) -> str | None:
+    """What tells versions apart in parts without a transformer; None if 2.3 and 2.5 have the same, or nothing does."""
+    names = header.tensors
+    if _GEMMA_4 in header.metadata.get("gemma_config", "") or any(name.endswith(".layer_scalar") for name in names):
         return "2.5"
-    return "2.3" if any("prompt_adaln" in name for name in header.tensors) else "2.0"
+    if "text_embedding_projection.aggregate_embed.weight" in names:
+        return "2.0"
+    blocks = {name.partition("decoder.up_blocks.")[2].partition(".")[0] for name in names} & {"6", "7"}
+    return "2.0" if blocks == {"6"} or "vocoder.conv_pre.weight" in names else None
 
 
-def _config(header: Header) -> dict[str, Any]:
+def config_of(header: Header) -> dict[str, Any]:
+    """The `config` in the metadata of the authors' files, by component; empty if there is none."""
     try:
         config = json.loads(header.metadata.get("config", "{}"))
     except (ValueError, TypeError, RecursionError):
         return {}
     return config if isinstance(config, dict) else {}
-
-
-def _quantization(names: Iterable[str]) -> str:
-    """The kind of a quantized file; "" if it is not, or only stored in a small dtype."""
-    ends = {name.rpartition(".")[2] for name in names}
-    if "weight_scale_2" in ends:
-        return "NVFP4"
-    if "comfy_quant" in ends:
-        return "quantized for ComfyUI"
-    if "scaled_fp8" in ends or {"scale_weight"} & ends:
-        return "fp8, scaled for ComfyUI"
-    return "fp8, scaled" if "weight_scale" in ends else ""

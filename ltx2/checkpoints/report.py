@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ltx2.checkpoints.cards import CARDS, Card
 from ltx2.checkpoints.diffusion_decoder import DIFFUSION_FOLDER
+from ltx2.checkpoints.encoder_files import encoder_folder
 from ltx2.checkpoints.full_weights import FOLDER, SUFFIX, folder_of
 from ltx2.checkpoints.lora_file import read_lora
 from ltx2.checkpoints.recognition import DIFFUSERS_LAYOUT, SUFFIXES, FileKind, precision, recognize, size_text
@@ -117,7 +118,8 @@ def report_of_folder(what: str, folder: Path, *, full: bool = False) -> ModelRep
     others = [name for name in OTHER_WEIGHTS if (folder / name).is_dir() and not (full and name == FOLDER)]
     for name in (*WEIGHTS, UPSAMPLER_FOLDER, *others):
         try:
-            found.append(_part(folder, folder_of(name, full=full)))
+            weights = folder_of(name, full=full)
+            found.append(_part(folder / weights, weights))
         except CheckpointError as error:
             only = f" (only {NEEDED_BY[name]} needs it)" if name in NEEDED_BY else ""
             missing.append(f"{name}{only}: {error}; get it from {source}")
@@ -151,8 +153,14 @@ def pipeline_report(
     )
 
 
+def folder_part(named: Path) -> Part:
+    """The text encoder in the folder `named`, or in the folder text_encoder there."""
+    folder = encoder_folder(named) or named
+    return _part(folder, "text_encoder")
+
+
 def _part(folder: Path, name: str) -> Part:
-    return Part(name, str(folder / name), *_size_and_precision(folder / name, WEIGHTS.get(name, WEIGHTS["vae"])))
+    return Part(name, str(folder), *_size_and_precision(folder, WEIGHTS.get(name, WEIGHTS["vae"])))
 
 
 def _size_and_precision(folder: Path, stem: str) -> tuple[int, str]:

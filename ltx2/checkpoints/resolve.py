@@ -1,4 +1,4 @@
-"""Finding and checking the model that a job names: small models, local folders, hub ids. No torch."""
+"""Finding and checking the model that a job names: small models, folders, files, hub ids. No torch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ltx2.checkpoints.file_model import describe
+from ltx2.checkpoints.file_sets import local_candidates
 from ltx2.checkpoints.full_weights import FOLDER, SUFFIX, folder_of, has_full, scheduler_config, split_full
 from ltx2.checkpoints.quantized import refuse_quantized
 from ltx2.checkpoints.recognition import DIFFUSERS_LAYOUT, SUFFIXES, layout_advice, recognize
@@ -32,6 +34,7 @@ WEIGHTS = {
 COMPONENTS = (*WEIGHTS, "scheduler", "tokenizer")
 
 HUB_ID = r"[\w.-]+/[\w.-]+(@(?!.*\.\.)[\w./-]+)?"  # no "..": a revision becomes a path in the hub's cache
+_HUB_FILE = rf"{HUB_ID}:(?!.*\.\.)[\w./-]+({'|'.join(map(re.escape, SUFFIXES))})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +42,24 @@ class HubModel:
     """A model on the Hugging Face hub. revision: a branch, a tag or a commit; None for the default branch.
 
     full: with the weights that are not distilled, see `ltx2.checkpoints.full_weights`.
+    file: its file in the repository; None for a repository in the layout of diffusers.
     """
 
     repository: str
     revision: str | None = None
     full: bool = False
+    file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileModel:
+    """A model that is not in the layout of diffusers. named: a file, a folder of files, or a file on the hub.
+
+    text_encoder: a file, a folder, or on the hub a file or repository; None if it is among the other files.
+    """
+
+    named: Path | HubModel
+    text_encoder: Path | HubModel | None = None
 
 
 def default_cache() -> Path:
@@ -59,41 +75,98 @@ def default_cache() -> Path:
     return Path(home) / "models"
 
 
-def resolve_model(model: str, cache: Path) -> Path | HubModel:
-    """The folder or hub id that `model` names: one of SMALL_MODELS, a folder, or `owner/name[@revision]`.
+def resolve_model(model: str, cache: Path, text_encoder: str | None = None) -> Path | HubModel | FileModel:
+    """What `model` names: one of SMALL_MODELS, a folder, a file, `owner/name[@revision]` or that with `:file`.
 
-    Each may end in `#full`, see `ltx2.checkpoints.full_weights`. A random model is built in `cache` if it does not
-    exist.
+    Each but files may end in `#full`, see `ltx2.checkpoints.full_weights`. A random model is built in `cache` if it
+    does not exist. text_encoder: a folder, a file or a hub id, for a model in files.
 
     Raises:
-        CheckpointError: a folder is missing or incomplete, or `model` is none of these.
+        CheckpointError: a folder or file is missing or incomplete, or `model` is none of these.
+        UnsupportedModelError: what it names is not a model that longtake can use.
     """
     name, full = split_full(model)
     if name in RANDOM_MODELS:
+        _refuse_encoder(model, text_encoder)
         built = _random_model(cache, name)
         if full:
             check_folder(built, full=True)
         return built
-    folder = str(SHIPPED) if name == SHIPPED.name else os.path.expanduser(name)
-    if os.path.isdir(folder):
-        check_folder(Path(folder), full=full)
-        return Path(folder)
-    if os.path.isfile(folder) and folder.endswith(SUFFIXES):
-        found = recognize(Path(folder))
-        raise UnsupportedModelError(f"{found}: {found.advice}")
-    return hub_model(model)
+    named = str(SHIPPED) if name == SHIPPED.name else os.path.expanduser(name)
+    if is_in_files(named):
+        _refuse_full(model, full=full)
+        encoder = None if text_encoder is None else resolve_encoder(text_encoder)
+        local = encoder if isinstance(encoder, Path) else None
+        describe(Path(named), local, encoder_later=isinstance(encoder, HubModel))
+        return FileModel(Path(named), encoder)
+    if os.path.isdir(named):
+        _refuse_encoder(model, text_encoder)
+        check_folder(Path(named), full=full)
+        return Path(named)
+    found = hub_model(model)
+    if found.file is not None:
+        _refuse_full(model, full=full)
+        return FileModel(found, None if text_encoder is None else resolve_encoder(text_encoder))
+    _refuse_encoder(model, text_encoder)
+    return found
+
+
+def is_in_files(named: str) -> bool:
+    """Whether the path `named` is a file of weights, or a folder with files of weights and not of one component."""
+    path = Path(named)
+    if os.path.isfile(named):
+        return path.suffix in SUFFIXES
+    if not os.path.isdir(named) or (path / "model_index.json").is_file() or (path / "config.json").is_file():
+        return False
+    return any(one.has_transformer for one in local_candidates(path))
+
+
+def resolve_encoder(text_encoder: str) -> Path | HubModel:
+    """The folder or file `text_encoder`, or the hub id `owner/name[@revision][:file]` that it is.
+
+    Raises:
+        CheckpointError: it is none of these.
+    """
+    local = os.path.expanduser(text_encoder)
+    if os.path.isdir(local) or (os.path.isfile(local) and local.endswith(".safetensors")):
+        return Path(local)
+    try:
+        return hub_model(text_encoder)
+    except CheckpointError:
+        raise CheckpointError(
+            f"no such text encoder: {text_encoder[:200]} (must be a folder, a .safetensors file, or a hub id "
+            "owner/name[@revision][:file])"
+        ) from None
+
+
+def _refuse_encoder(model: str, text_encoder: str | None) -> None:
+    if text_encoder is not None:
+        raise UnsupportedModelError(
+            f"{model[:200]} is in the layout of diffusers and has its text encoder: remove text_encoder, which is for "
+            "models in files"
+        )
+
+
+def _refuse_full(model: str, *, full: bool) -> None:
+    if full:
+        raise UnsupportedModelError(
+            f"{model[:200]}: {SUFFIX} is for the layout of diffusers; name the file with the weights that are not "
+            "distilled"
+        )
 
 
 def hub_model(model: str) -> HubModel:
-    """The hub id `owner/name[@revision][#full]` that `model` is; CheckpointError if it is none."""
+    """The hub id `owner/name[@revision][:file][#full]` that `model` is; CheckpointError if it is none."""
     name, full = split_full(model)
-    if name.startswith(("/", ".", "~")) or not re.fullmatch(HUB_ID, name):
+    is_id = re.fullmatch(HUB_ID, name) or re.fullmatch(_HUB_FILE, name)
+    if name.startswith(("/", ".", "~")) or not is_id:
         raise CheckpointError(
             f"no such model folder: {model[:200]} (must be {', '.join(SMALL_MODELS)}, "
-            "a folder with a model_index.json, or a hub id owner/name[@revision])"
+            "a folder with a model_index.json, a .safetensors or .gguf file, or a hub id owner/name[@revision][:file])"
         )
-    repository, _, revision = name.partition("@")
-    return HubModel(repository, revision or None, full)
+    named, _, file = name.partition(":")
+    repository, _, revision = named.partition("@")
+    return HubModel(repository, revision or None, full, file or None)
 
 
 def small_folder(cache: Path, name: str) -> Path:

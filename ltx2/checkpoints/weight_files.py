@@ -19,11 +19,12 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor in a file. dtype: as the format names it, such as BF16. size: in bytes."""
+    """A tensor in a file. dtype: as the format names it, such as BF16. size: in bytes. begin: its first byte."""
 
     dtype: str
     shape: tuple[int, ...]
     size: int
+    begin: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,7 @@ def read_header(path: Path) -> Header:
                 str(entry["dtype"]),
                 tuple(map(int, entry["shape"])),
                 int(entry["data_offsets"][1]) - int(entry["data_offsets"][0]),
+                8 + length + int(entry["data_offsets"][0]),
             )
             for name, entry in header.items()
         }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,45 +20,82 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import GemmaTokenizer
 
+from ltx2.checkpoints.components import ModelFiles
 from ltx2.checkpoints.full_weights import folder_of, scheduler_config
 from ltx2.checkpoints.hub import fetch_lora, fetch_model
+from ltx2.checkpoints.hub_files import fetch_files
 from ltx2.checkpoints.lora import Lora, resolve_lora
 from ltx2.checkpoints.progress_bars import no_progress_bars
-from ltx2.checkpoints.resolve import HubModel, check_folder
+from ltx2.checkpoints.resolve import FileModel, HubModel, check_folder
 from ltx2.checkpoints.variant import CONFIGURED, Variant, variant_of
 from ltx2.checkpoints.weight_files import check_loaded, read_json
 from ltx2.errors import CheckpointError, EngineMemoryError
+from ltx2.model.file_loading import KeepQuantized, load_component, load_encoder, load_tokenizer
 from ltx2.model.gemma import Gemma3, Gemma4
 from ltx2.model.pipeline import LongtakePipeline
 
 
-def load_pipeline(source: Path | HubModel, dtype: torch.dtype, *, full: bool = False) -> LongtakePipeline:
+def load_pipeline(
+    source: Path | HubModel | FileModel, dtype: torch.dtype, keep: KeepQuantized | None = None, *, full: bool = False
+) -> LongtakePipeline:
     """Load the pipeline on the CPU in `dtype`, except the vocoder: it stays float32, because bfloat16 is audible.
 
-    full: with the weights that are not distilled, see `ltx2.checkpoints.full_weights`.
+    keep: for the quantized linear layers of a model in files. full: with the weights that are not distilled, see
+    `ltx2.checkpoints.full_weights`.
 
     Raises:
         CheckpointError: files are missing, cannot be read or do not match their configs.
         EngineMemoryError: the weights do not fit into memory.
     """
+    if isinstance(source, FileModel):
+        files = fetch_files(source)
+        with _load_errors(files.named):
+            return _load_files(files, dtype, keep)
     folder = fetch_model(source) if isinstance(source, HubModel) else source
     variant = check_folder(folder, full=full)
-    try:
-        with no_progress_bars():
-            parts = {
-                name: _load(kind, folder / folder_of(name, full=full), dtype)
-                for name, kind in _classes(variant).items()
-            }
-            tokenizer = GemmaTokenizer.from_pretrained(folder / "tokenizer")
+    with _load_errors(folder):
+        parts = {
+            name: _load(kind, folder / folder_of(name, full=full), dtype) for name, kind in _classes(variant).items()
+        }
+        tokenizer = GemmaTokenizer.from_pretrained(folder / "tokenizer")
         published = read_json(folder / "scheduler/scheduler_config.json")
         scheduler = FlowMatchEulerDiscreteScheduler.from_config(scheduler_config(published, full=full))
         return LongtakePipeline(scheduler=scheduler, tokenizer=tokenizer, **parts)
+
+
+def _load_files(files: ModelFiles, dtype: torch.dtype, keep: KeepQuantized | None) -> LongtakePipeline:
+    classes, encoder = _classes(files.variant), files.text_encoder
+    assert encoder is not None
+    parts = {
+        name: load_component(
+            classes[name],
+            component,
+            torch.float32 if name == "vocoder" else dtype,
+            keep if name == "transformer" else None,
+        )
+        for name, component in files.components.items()
+    }
+    kind = classes["text_encoder"]
+    if encoder.source.is_dir():
+        parts["text_encoder"] = _load(kind, encoder.source, dtype, "text_encoder")
+    else:
+        parts["text_encoder"], info = load_encoder(kind, encoder, dtype)
+        check_loaded(encoder.source, {key: info[key] for key in ("missing_keys", "mismatched_keys")})
+    scheduler = FlowMatchEulerDiscreteScheduler.from_config(dict(files.scheduler))
+    return LongtakePipeline(scheduler=scheduler, tokenizer=load_tokenizer(encoder), **parts)
+
+
+@contextmanager
+def _load_errors(source: Path) -> Iterator[None]:
+    try:
+        with no_progress_bars():
+            yield
     except (torch.OutOfMemoryError, MemoryError) as exc:
-        raise EngineMemoryError(f"{folder} does not fit into memory: {exc}") from exc
+        raise EngineMemoryError(f"{source} does not fit into memory: {exc}") from exc
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as exc:
-        raise CheckpointError(f"cannot load {folder}: {exc}") from exc
+        raise CheckpointError(f"cannot load {source}: {exc}") from exc
     except (SafetensorError, StrictDataclassError) as exc:  # derived from Exception alone
-        raise CheckpointError(f"cannot load {folder}: {exc}") from exc
+        raise CheckpointError(f"cannot load {source}: {exc}") from exc
 
 
 def _classes(variant: Variant) -> dict[str, Any]:
@@ -71,9 +109,9 @@ def _classes(variant: Variant) -> dict[str, Any]:
     }
 
 
-def _load(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """Load one component, with every tensor from its files."""
-    name = folder.name
+def _load(kind: Any, folder: Path, dtype: torch.dtype, name: str | None = None) -> Any:
+    """Load one component, with every tensor from its files. name: of the component, by default that of its folder."""
+    name = name or folder.name
     options: dict[str, Any] = {"dtype": torch.float32 if name == "vocoder" else dtype}
     if name == "text_encoder":
         options |= kind.options(folder)

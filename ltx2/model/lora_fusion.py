@@ -12,12 +12,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from ltx2.checkpoints.components import Component
 from ltx2.checkpoints.lora import Lora
 from ltx2.checkpoints.lora_file import Factors, match, read_lora
 from ltx2.checkpoints.lora_names import Layer
 from ltx2.checkpoints.resolve import WEIGHTS
 from ltx2.checkpoints.weight_files import weight_map
 from ltx2.errors import CheckpointError, EngineMemoryError, UnsupportedModelError
+from ltx2.model.file_loading import FLOAT8, STORED_IN
+from ltx2.model.stored_tensors import StoredTensors
 
 COMPONENTS = ("transformer", "connectors")
 
@@ -48,11 +51,18 @@ class LoraFusion:
         self._device = device
         self._dtypes: dict[Layer, torch.dtype] = {}
         self._shapes: dict[Layer, tuple[int, int]] = {}
+        self._in_blocks: set[Layer] = set()
         for component, model in self._components.items():
             for name, module in model.named_modules():
+                layer = Layer(component, name)
                 if isinstance(module, nn.Linear):
-                    layer = Layer(component, name)
                     self._dtypes[layer] = module.weight.dtype
+                    self._shapes[layer] = (module.out_features, module.in_features)
+                elif hasattr(module, "store"):  # float8, as its file has it
+                    self._dtypes[layer] = model.dtype
+                    self._shapes[layer] = tuple(module.weight.shape)
+                elif hasattr(module, "blocks"):
+                    self._in_blocks.add(layer)
                     self._shapes[layer] = (module.out_features, module.in_features)
         self._stamps = self._base_stamps()
         self._touched: set[Layer] = set()
@@ -90,6 +100,11 @@ class LoraFusion:
         fused = fused_of(loras)
         for lora, file in loras:
             matched = match(file, read_lora(file), self._shapes)
+            if fixed := sorted(self._in_blocks & matched.keys()):
+                raise UnsupportedModelError(
+                    f"the LoRA {file} changes {fixed[0]}, whose weight stays in the blocks of a GGUF file; use "
+                    "the model in bf16 or fp8"
+                )
             if lora.weight:
                 for layer, factors in matched.items():
                     changes.setdefault(layer, []).append(_Change(file, factors, lora.weight))
@@ -115,6 +130,12 @@ class LoraFusion:
 
     def _rebuild(self, layer: Layer, changes: Sequence[_Change], read: _Reader) -> None:
         module = self._module(layer)
+        stored = self._stored(layer.component)
+        if not changes and stored is not None and hasattr(module, "store"):
+            place = stored.tensors[f"{layer.name}.weight"]
+            if place.dtype == FLOAT8:  # not converted from other numbers, which would be rounded
+                module.restore(read.stored.raw(place), read.stored.scale(place))
+                return
         weight = self._base(layer, module, read).to(self._device)
         if changes:
             total = weight.to(torch.float32, copy=True)
@@ -137,11 +158,13 @@ class LoraFusion:
         """The checkpoint's weight. One that no LoRA has changed is in the model already, if it is not quantized."""
         if layer not in self._touched and isinstance(module, nn.Linear):
             return module.weight.detach()
+        name = f"{layer.name}.weight"
+        if (stored := self._stored(layer.component)) is not None:
+            return read.stored.read(stored.tensors[name], self._dtypes[layer])
         folder = self._folder(layer.component)
         if folder is None:
-            raise CheckpointError("the model was not loaded from a folder, so its LoRAs cannot be changed")
-        tensor = read.base(folder, layer.component, f"{layer.name}.weight")
-        return tensor.to(self._dtypes[layer])
+            raise CheckpointError("the model was not loaded from files, so its LoRAs cannot be changed")
+        return read.base(folder, layer.component, name).to(self._dtypes[layer])
 
     def _finite(self, file: Path, name: str, read: _Reader) -> Tensor:
         tensor = read(file, name).to(self._device).float()
@@ -153,6 +176,10 @@ class LoraFusion:
         name = self.renamed(layer.name) if layer.component == "transformer" else layer.name
         return self._components[layer.component].get_submodule(name)
 
+    def _stored(self, component: str) -> Component | None:
+        found: Component | None = getattr(self._components[component], STORED_IN, None)
+        return found
+
     def _folder(self, component: str) -> Path | None:
         named = self._components[component].config.get("_name_or_path")
         return Path(named) if named and Path(named).is_dir() else None
@@ -161,11 +188,12 @@ class LoraFusion:
         """Sizes and times of the files of all components; empty if one was not loaded from files."""
         stamps: dict[Path, Stamp] = {}
         for component in COMPONENTS:
-            folder = self._folder(component)
-            if folder is None:
+            stored, folder = self._stored(component), self._folder(component)
+            if stored is None and folder is None:
                 return {}
             try:
-                stamps |= {file: _stamp(file) for file in folder.glob("*.safetensors*")}
+                files = stored.files if stored else folder.glob("*.safetensors*") if folder else ()
+                stamps |= {file: _stamp(file) for file in files}
             except OSError:
                 return {}
         return stamps
@@ -176,6 +204,7 @@ class _Reader:
 
     def __init__(self, files: ExitStack) -> None:
         self._stack = files
+        self.stored = StoredTensors()
         self._open: dict[Path, Any] = {}
         self._maps: dict[Path, dict[str, Path]] = {}
 

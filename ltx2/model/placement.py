@@ -49,6 +49,11 @@ def device_works(name: str) -> bool:
         return False
 
 
+def computes_float8(device: torch.device) -> bool:
+    """Whether this is a GPU with float8: Ada, Hopper or later."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= FLOAT8_CAPABILITY
+
+
 def precision_of(name: str, device: torch.device) -> str:
     """The precision that `name` (auto, bf16, fp8 or fp32) means. auto: bf16 on a GPU, fp32 on the CPU.
 
@@ -61,7 +66,7 @@ def precision_of(name: str, device: torch.device) -> str:
         raise ValueError(f"precision is {name!r}; it must be auto or one of {', '.join(PRECISIONS)}")
     if name == "fp8" and device.type != "cuda":
         raise DeviceError("precision", f"fp8, which needs a GPU, but the device is {device.type}")
-    if name == "fp8" and torch.cuda.get_device_capability(device) < FLOAT8_CAPABILITY:
+    if name == "fp8" and not computes_float8(device):
         card = torch.cuda.get_device_name(device)
         raise DeviceError("precision", f"fp8, but {card} has no float8 (it needs compute capability 8.9)")
     return name

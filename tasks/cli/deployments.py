@@ -116,15 +116,16 @@ def model() -> None:
 
 @model.command()
 @click.argument("what")
+@click.option("--text-encoder", help="What the spec of a model in files names as `text_encoder`.")
 @click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
-def check(what: str, as_json: bool) -> None:
+def check(what: str, text_encoder: str | None, as_json: bool) -> None:
     """Say what WHAT is, a folder, a file or a hub id, and whether it can be used.
 
     Reads configs and headers only, and downloads no weights. Exit status 0 if a spec can name it, else 1.
     """
     from ltx2.checkpoints.model_check import check_model
 
-    found = check_model(what, Settings.from_env().home / "models")
+    found = check_model(what, Settings.from_env().home / "models", text_encoder)
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2, ensure_ascii=False))
     else:

@@ -94,8 +94,8 @@ def _film_locked(output: FilmOutput, folder: Path) -> AbstractContextManager[Non
 def _with_model(spec: JobSpec, settings: Settings) -> JobSpec:
     """`spec` with its model and absolute paths; checks that what it names exists."""
     spec = spec.model_copy(update={"model": spec.model or settings.model}).with_absolute_paths()
-    if spec.model not in SMALL_MODELS:
-        resolve_model(str(spec.model), settings.home / "models")
+    if spec.model not in SMALL_MODELS or spec.text_encoder:
+        resolve_model(str(spec.model), settings.home / "models", spec.text_encoder)
     for lora in spec.loras:
         resolve_lora(lora.path)
     if spec.stage2_lora is not None:

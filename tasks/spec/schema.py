@@ -85,6 +85,7 @@ class JobHead(_Strict):
     shift: Literal["fixed", "tokens"] = "fixed"
     distilled: bool | None = Field(None, strict=True)
     decoder: Literal["convolutional", "diffusion"] = "convolutional"
+    text_encoder: str | None = Field(None, min_length=1, max_length=500)
     negative_prompt: str | None = Field(None, max_length=8000)
     guidance: GuidanceSpec = GuidanceSpec()
     image: str | None = Field(None, min_length=1, max_length=4096)
@@ -171,7 +172,11 @@ class JobHead(_Strict):
     @property
     def more_files(self) -> dict[str, str]:
         """What the spec names in addition to its model and LoRAs, by field."""
-        named = {"upsampler": self.upsampler, "stage2_lora.path": self.stage2_lora.path if self.stage2_lora else None}
+        named = {
+            "text_encoder": self.text_encoder,
+            "upsampler": self.upsampler,
+            "stage2_lora.path": self.stage2_lora.path if self.stage2_lora else None,
+        }
         return {field: path for field, path in named.items() if path is not None}
 
     def seed_of(self, index: int, segment: SegmentSpec) -> int:
@@ -202,10 +207,11 @@ class JobSpec(JobHead):
             raise ValueError(f"frames: {problem}")
 
     def with_absolute_paths(self) -> Self:
-        """The spec with absolute paths of the model, LoRAs and upsampler that exist here, not hub ids."""
+        """The spec with absolute paths of the models, LoRAs and upsampler that exist here, not hub ids."""
         return self.model_copy(
             update={
                 "model": self.model and absolute(self.model),
+                "text_encoder": self.text_encoder and absolute(self.text_encoder),
                 "loras": tuple(_absolute(lora) for lora in self.loras),
                 "stage2_lora": self.stage2_lora and _absolute(self.stage2_lora),
                 "upsampler": self.upsampler and absolute(self.upsampler),

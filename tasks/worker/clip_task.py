@@ -50,7 +50,7 @@ def _rebuild(context: WorkerContext, lease: Lease) -> dict[str, Any]:
     timing = timing_after(claim.head.shape, claim.previous, cut=not handoff.continued)
     started = time.monotonic()
     with lease.in_engine():
-        engine = context.engines.decoder(str(claim.head.model))
+        engine = context.engines.decoder(str(claim.head.model), text_encoder=claim.head.text_encoder)
         data = _encoded(*engine.decode(*decode_latents(latents), handoff.decoding), engine.audio_rate, timing)
     _store_clip(context, claim, data, timing, started)
     return {"clip": claim.index}

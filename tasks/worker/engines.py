@@ -63,7 +63,7 @@ class EngineSlot:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._engine: SegmentEngine | None = None
-        self._model: str | None = None
+        self._model: tuple[str, str | None] | None = None  # and its text encoder
         self._full_names: dict[str, str] = {}
         self._loras: tuple[tuple[Lora, object], ...] | None = None  # None: unknown, after a failed change
 
@@ -73,47 +73,52 @@ class EngineSlot:
         loras: Iterable[LoraSpec] = (),
         more: Mapping[str, str] = MappingProxyType({}),
         *,
+        text_encoder: str | None = None,
         distilled: bool | None = None,
     ) -> SegmentEngine:
         """The engine that renders with `model` and `loras`, in this order. A LoRA file that was replaced is read again.
 
         more: what else the spec names, by field, see `JobHead.more_files`; the engine finds it in its requests.
+        text_encoder: of a model in files that does not have its own.
         distilled: if it is False, the model's other weights are used, if it has any, see `full_weights`.
 
         Raises:
-            SpecError: `model`, a LoRA or one of `more` lies in a folder that specs must not name.
+            SpecError: `model`, a LoRA, the text encoder or one of `more` lies in a folder that specs must not name.
             HostFaultError: the default model, without LoRAs, cannot be loaded; or this host lacks the device.
             HubUnreachableError: the model or a LoRA cannot be fetched now.
         """
         wanted = tuple(Lora(lora.path, lora.weight) for lora in loras)
+        more = {**more, "text_encoder": text_encoder} if text_encoder else more
         check_model_folders(model, wanted, self._settings, more)
         if distilled is False:
             model = self._with_full_weights(model)
+        named = (model, text_encoder)
         stamped = tuple((lora, stamp_of(lora.path)) for lora in wanted)
-        if self._engine is not None and (self._model, self._loras) == (model, stamped):
+        if self._engine is not None and (self._model, self._loras) == (named, stamped):
             return self._engine
         self._loras = None
         try:
-            if self._engine is None or self._model != model or not self._engine.set_loras(wanted):
+            if self._engine is None or self._model != named or not self._engine.set_loras(wanted):
                 self._model = self._engine = None
                 gc.collect()  # the old engine's parts refer to each other; free them before the new one is loaded
-                self._engine = self._load(model, wanted)
+                self._engine = self._load(model, text_encoder, wanted)
         except DeviceError as error:
             raise HostFaultError(f"LONGTAKE_{error.setting.upper()}: {error}") from error
         except HubUnreachableError:
             raise  # an outage, whichever model it is
         except Exception as error:
-            if (model, wanted) != (self._settings.model, ()):
+            if (named, wanted) != ((self._settings.model, None), ()):
                 raise
             raise HostFaultError(f"model {model} cannot be loaded: {type(error).__name__}: {error}") from error
-        self._model, self._loras = model, stamped
+        self._model, self._loras = named, stamped
         return self._engine
 
-    def decoder(self, model: str) -> SegmentEngine:
+    def decoder(self, model: str, *, text_encoder: str | None = None) -> SegmentEngine:
         """An engine that decodes latents of `model`. Decoding does not depend on LoRAs, so a loaded engine serves."""
-        if self._engine is not None and self._model is not None and split_full(self._model)[0] == split_full(model)[0]:
+        loaded, encoder = self._model or ("", None)
+        if self._engine is not None and (split_full(loaded)[0], encoder) == (split_full(model)[0], text_encoder):
             return self._engine
-        return self.engine(model)
+        return self.engine(model, text_encoder=text_encoder)
 
     def warm_up(self) -> None:
         """Load the default model, and compile for the segments of LONGTAKE_WARM."""
@@ -137,7 +142,7 @@ class EngineSlot:
             self._full_names[model] = full_name(model, self._settings.home / "models")
         return self._full_names[model]
 
-    def _load(self, model: str, loras: tuple[Lora, ...]) -> SegmentEngine:
+    def _load(self, model: str, text_encoder: str | None, loras: tuple[Lora, ...]) -> SegmentEngine:
         settings = self._settings
         module, _, name = settings.engine.partition(":")
         try:
@@ -152,5 +157,6 @@ class EngineSlot:
             offload=settings.offload,
             text_encoder=settings.text_encoder,
             compiler=settings.compiler,
+            **({} if text_encoder is None else {"encoder": text_encoder}),  # for engines that take none
         )
         return engine

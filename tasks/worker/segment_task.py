@@ -55,8 +55,9 @@ def _render(task: Task[..., Any], context: WorkerContext, lease: Lease) -> dict[
     with lease.in_engine():
         incoming, source = _hydrate(context, claim)
         request = _request(context, claim)
+        head = claim.head
         engine = context.engines.engine(
-            str(claim.head.model), claim.head.loras, claim.head.more_files, distilled=claim.head.distilled
+            str(head.model), head.loras, head.more_files, text_encoder=head.text_encoder, distilled=head.distilled
         )
         reach("segment hydrated", claim.job_id, claim.index)
         started = time.time() + claim.clock_skew_s

@@ -35,9 +35,8 @@ from tests.ltx2.checkpoints.test_recognition import (
     REST,
     TRANSFORMER,
     VAE,
-    gguf,
-    text,
 )
+from tests.ltx2.exported_files import fp8_file, gguf_file, parts_around, single_file, split_files
 
 REQUEST = SegmentRequest("a boat", 3, 96, 64, first_timing(SegmentShape(17, exact(24))))
 TINY, HEADER = "tiny model, random weights", "header of real shapes"
@@ -47,13 +46,17 @@ Build = Callable[[Models, Path], Path]
 
 @dataclass(frozen=True)
 class Artefact:
-    """A row. build: makes one. recognized: what `longtake model check` calls it. works: it loads and renders."""
+    """A row. build: makes one. recognized: what `longtake model check` calls it. works: it loads and renders.
+
+    encoder: the model whose text encoder it is given.
+    """
 
     name: str
     build: Build
     recognized: str
     works: bool
     how: str = TINY
+    encoder: str | None = None
 
     @property
     def row(self) -> str:
@@ -88,10 +91,29 @@ def lora_of(tensors: dict[str, torch.Tensor], **metadata: str) -> Build:
     return build
 
 
-def gguf_file(_: Models, folder: Path) -> Path:
-    file = folder / "a.gguf"
-    file.write_bytes(gguf(text("general.architecture") + b"\x08\0\0\0" + text("ltxv")))
-    return file
+def one_file(model: str) -> Build:
+    return lambda models, folder: single_file(models[model], folder / "a-distilled.safetensors")
+
+
+def split(models: Models, folder: Path) -> Path:
+    return split_files(models["tiny-2.5"], folder / "comfy")
+
+
+def in_fp8(form: str) -> Build:
+    def build(models: Models, folder: Path) -> Path:
+        fp8_file(models["tiny"], folder / "a-distilled.safetensors", form)
+        return folder / "a-distilled.safetensors"
+
+    return build
+
+
+def in_gguf(kind: str) -> Build:
+    def build(models: Models, folder: Path) -> Path:
+        gguf_file(models["tiny"], folder / "a-distilled.gguf", kind)
+        parts_around(models["tiny"], folder)
+        return folder / "a-distilled.gguf"
+
+    return build
 
 
 def not_distilled(folder: Path) -> None:
@@ -122,8 +144,9 @@ FOLDER = "pipeline of diffusers"
 DIFFUSERS = pair("transformer.proj_in", "lora_A", "lora_B")
 AUTHORS = pair("diffusion_model.patchify_proj", "lora_A", "lora_B")
 KOHYA = pair("lora_unet_proj_in", "lora_down", "lora_up")
-WHOLE, COMFY = TRANSFORMER | CONNECTORS | REST, FP8 | {"scaled_fp8": ("F8_E4M3", (2,))}
+WHOLE = TRANSFORMER | CONNECTORS | REST
 DECODER = {"config": DIFFUSION, "model_version": "2.5.0"}
+TWO, THREE, FOUR = (f"model in {count} files or folders" for count in (2, 3, 4))
 ONE, PART, QUANTIZED = "model in one file", "part of a model", "quantized for ComfyUI"
 
 # fmt: off
@@ -140,17 +163,28 @@ ARTEFACTS = (
     Artefact("LoRA, names of kohya", lora_of(KOHYA), "LoRA", True),
     Artefact("DoRA", lora_of(DIFFUSERS | {"transformer.proj_in.dora_scale": torch.ones(64, 1)}), "DoRA", False),
     Artefact("IC-LoRA", lora_of(DIFFUSERS, reference_downscale_factor="2"), "IC-LoRA", False),
-    Artefact("one file, LTX-2", file_of(WHOLE), f"{ONE}, LTX-2.0, BF16", False, HEADER),
-    Artefact("one file, LTX-2.3", file_of(WHOLE | NEWER), f"{ONE}, LTX-2.3, BF16", False, HEADER),
-    Artefact("split files, transformer", file_of(BARE, model_version="2.5.0"), f"{PART}, LTX-2.5, BF16", False, HEADER),
+    Artefact("one file, LTX-2", one_file("tiny-2.0"), f"{TWO}, LTX-2.0, distilled, F32", True, encoder="tiny-2.0"),
+    Artefact("one file, LTX-2.3", one_file("tiny"), f"{TWO}, LTX-2.3, distilled, F32", True, encoder="tiny"),
+    Artefact("one without a text encoder", file_of(WHOLE | NEWER), f"{ONE}, LTX-2.3, BF16", False, HEADER),
+    Artefact("split files, LTX-2.5", split, f"{FOUR}, LTX-2.5, distilled, F32", True),
+    Artefact("one without the other parts", file_of(BARE, model_version="2.5.0"),
+             f"{ONE}, LTX-2.5, BF16", False, HEADER),
     Artefact("split files, VAE", file_of(VAE), f"{PART}, BF16", False, HEADER),
     Artefact("split files, diffusion decoder", file_of(VAE, **DECODER), f"{PART}, LTX-2.5, BF16", False, HEADER),
-    Artefact("fp8 without scales", file_of(FP8), f"{PART}, LTX-2.0, F8_E4M3", False, HEADER),
-    Artefact("fp8, scaled", fp8_with("weight_scale", "F32"), f"{PART}, LTX-2.0, fp8, scaled", False, HEADER),
-    Artefact("fp8, scaled for ComfyUI", file_of(COMFY), f"{PART}, LTX-2.0, fp8, scaled for ComfyUI", False, HEADER),
-    Artefact("int8 of ComfyUI", fp8_with("comfy_quant", "U8"), f"{PART}, LTX-2.0, {QUANTIZED}", False, HEADER),
-    Artefact("NVFP4", fp8_with("weight_scale_2", "F32"), f"{PART}, LTX-2.0, NVFP4", False, HEADER),
-    Artefact("GGUF", gguf_file, "GGUF file", False, HEADER),
+    Artefact("fp8 without scales", in_fp8("plain"),
+             f"{TWO}, LTX-2.3, distilled, F32 and F8_E4M3", True, encoder="tiny"),
+    Artefact("fp8, scaled", in_fp8("authors"), f"{TWO}, LTX-2.3, distilled, fp8, scaled", True, encoder="tiny"),
+    Artefact("fp8 of ComfyUI, old", in_fp8("comfy-old"),
+             f"{TWO}, LTX-2.3, distilled, fp8, scaled for ComfyUI", True, encoder="tiny"),
+    Artefact("fp8 of ComfyUI, new", in_fp8("comfy-new"),
+             f"{TWO}, LTX-2.3, distilled, {QUANTIZED}", True, encoder="tiny"),
+    Artefact("int8 of ComfyUI", fp8_with("comfy_quant", "U8"), f"{ONE}, LTX-2.0, {QUANTIZED}", False, HEADER),
+    Artefact("NVFP4", fp8_with("weight_scale_2", "F32"), f"{ONE}, LTX-2.0, NVFP4", False, HEADER),
+    Artefact("GGUF, Q8_0", in_gguf("Q8_0"), f"{THREE}, LTX-2.3, distilled, F32 and Q8_0", True, encoder="tiny"),
+    Artefact("GGUF, Q6_K", in_gguf("Q6_K"),
+             f"{THREE}, LTX-2.3, distilled, F32 and Q8_0 and Q6_K", True, encoder="tiny"),
+    Artefact("GGUF, Q4_K", in_gguf("Q4_K"),
+             f"{THREE}, LTX-2.3, distilled, F32 and Q8_0 and Q4_K", True, encoder="tiny"),
 )
 # fmt: on
 
@@ -160,7 +194,7 @@ def recognized(report: ModelReport) -> str:
     said = [report.kind.partition(",")[0]]
     said += [f"LTX-{report.version}"] if report.version else []
     said += [] if report.distilled is None else ["distilled" if report.distilled else "not distilled"]
-    said += [report.parts[0].precision] if said[0] in (ONE, PART) else []
+    said += [report.parts[0].precision] if said[0].startswith(("model in", PART)) else []
     return ", ".join(said)
 
 
@@ -171,14 +205,20 @@ def test_an_artefact_is_recognized_and_renders_or_is_refused(
     # Given
     path = artefact.build(models, tmp_path)
     # When
-    found = check_model(str(path), default_cache())
+    encoder = str(models[artefact.encoder]) if artefact.encoder else None
+    found = check_model(str(path), default_cache(), encoder)
     # Then
     assert recognized(found) == artefact.recognized
     assert found.usable is artefact.works
     is_lora = "LoRA" in artefact.recognized or "DoRA" in artefact.recognized
     model, loras = (models["tiny"], [Lora(str(path))]) if is_lora else (path, [])
     if artefact.works:
-        assert Engine.load(str(model), loras=loras, device="cpu").run(REQUEST).frames.shape == (17, 64, 96, 3)
+        assert Engine.load(str(model), loras=loras, encoder=encoder, device="cpu").run(REQUEST).frames.shape == (
+            17,
+            64,
+            96,
+            3,
+        )
     else:
         with pytest.raises(CheckpointError):
             Engine.load(str(model), loras=loras, device="cpu")

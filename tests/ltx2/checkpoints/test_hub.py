@@ -19,7 +19,9 @@ import torch
 from safetensors.torch import save_file
 
 from ltx2.checkpoints import hub_outages
+from ltx2.checkpoints.encoder_files import encoder_in_folder
 from ltx2.checkpoints.hub import fetch_folder, fetch_lora, fetch_model, full_name
+from ltx2.checkpoints.hub_files import fetch_encoder
 from ltx2.checkpoints.lora import HubFile
 from ltx2.checkpoints.model_check import check_model
 from ltx2.checkpoints.resolve import WEIGHTS, HubModel
@@ -31,6 +33,7 @@ from ltx2.sampling import Sampling
 from ltx2.timeline import SegmentShape, first_timing
 from tests.conftest import free_port
 from tests.ltx2.checkpoint_files import edit, shard, sparse
+from tests.ltx2.exported_files import single_file, split_files
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -257,6 +260,58 @@ def test_a_bare_repository_is_told_what_it_is(hub: Hub) -> None:
     with pytest.raises(UnsupportedModelError) as error:
         fetch_model(HubModel("owner/name"))
     assert str(error.value) == found.problem
+
+
+def test_a_file_is_fetched_with_the_parts_that_it_lacks(
+    hub: Hub, models: dict[str, Path], engines: dict[str, Engine]
+) -> None:
+    # Given a repository with the files of a model, and others
+    main = split_files(models["tiny-2.5"], hub.folder).relative_to(hub.folder)
+    shutil.copy(hub.folder / main, hub.folder / "diffusion_models" / "dev.safetensors")
+    sparse(hub.folder / "loras.safetensors", {"a.lora_A.weight": ("BF16", (8, 64))})
+    int8 = {"model.layers.0.mlp.up_proj.weight": ("I8", (8, 8)), "model.layers.0.layer_scalar": ("BF16", (1,))}
+    sparse(hub.folder / "text_encoders" / "int8.safetensors", int8)
+    named = f"owner/name@v1:{main}"
+    # When
+    report = check_model(named, hub.folder)
+    # Then its parts are known from their headers
+    assert (report.version, report.distilled, report.usable, report.missing) == ("2.5", True, True, ())
+    assert {part.name: part.source for part in report.parts}["vae"] == "owner/name@v1:vae/video-vae-conv.safetensors"
+    # and what is downloaded renders as the folder does
+    engine = Engine.load(named, device="cpu")
+    request = SegmentRequest("a boat", 1, 96, 64, first_timing(SegmentShape(17, Fraction(24))))
+    latents = [one.run(request).video_latents for one in (engine, engines["tiny-2.5"])]
+    assert torch.equal(*latents)
+    # and a file that is not there, or is no model, is refused
+    with pytest.raises(UnsupportedModelError, match=r"owner/name has no file a\.safetensors"):
+        Engine.load("owner/name:a.safetensors", device="cpu")
+    with pytest.raises(UnsupportedModelError, match=r"loras\.safetensors is a LoRA"):
+        Engine.load("owner/name:loras.safetensors", device="cpu")
+
+
+def test_only_the_text_encoder_of_a_repository_is_fetched(hub: Hub, models: dict[str, Path], tmp_path: Path) -> None:
+    # Given a model in a file here, and its text encoder on the hub, in the layout of diffusers
+    shutil.copytree(models["tiny"], hub.folder)
+    shard(hub.folder / "text_encoder/model.safetensors")
+    file = single_file(models["tiny"], tmp_path / "ltx-distilled.safetensors")
+    # When
+    engine = Engine.load(str(file), device="cpu", encoder="owner/name@v1")
+    # Then
+    assert engine.variant.version == "2.3"
+    fetched = {name.partition("/")[0] for name in hub.requested if name.endswith(".safetensors")}
+    assert fetched == {"text_encoder"}
+
+
+def test_a_whole_repository_may_be_a_text_encoder(hub: Hub, models: dict[str, Path]) -> None:
+    # Given
+    shutil.copytree(models["tiny"] / "text_encoder", hub.folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(models["tiny"] / "tokenizer" / name, hub.folder)
+    # When
+    folder = fetch_encoder(HubModel("owner/name"))
+    # Then
+    assert encoder_in_folder(folder).source == folder
+    assert fetch_encoder(HubModel("owner/name", file="model.safetensors")) == folder / "model.safetensors"
 
 
 @pytest.mark.parametrize("model", [HubModel("owner/other"), HubModel("owner/name", "v2")])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ltx2.checkpoints.recognition import FileKind, recognize
+from ltx2.checkpoints.recognition import FileKind, header_of, recognize
 from ltx2.checkpoints.resolve import resolve_model
 from ltx2.errors import CheckpointError, UnsupportedModelError
 from tests.ltx2.checkpoint_files import sparse
@@ -31,6 +31,7 @@ REST: Tensors = {
 }
 BARE: Tensors = {name.removeprefix(MODEL): tensor for name, tensor in TRANSFORMER.items()}
 FP8: Tensors = {name: ("F8_E4M3", shape) for name, (_, shape) in TRANSFORMER.items()}
+INT8: Tensors = {name: ("I8", shape) for name, (_, shape) in TRANSFORMER.items()}
 VAE: Tensors = {
     "encoder.conv_in.conv.weight": ("BF16", (128, 48, 3, 3, 3)),
     "per_channel_statistics.mean-of-means": ("BF16", (128,)),
@@ -54,6 +55,7 @@ DIFFUSION = json.dumps({"vae": {"_class_name": "CausalDiffusionVAE"}})
         (FP8 | {f"{MODEL}proj.weight_scale": ("F32", ())}, {}, "PARTS", "2.0", 1, "fp8, scaled"),
         (FP8 | {"scaled_fp8": ("F8_E4M3", (2,))}, {}, "PARTS", "2.0", 1, "fp8, scaled for ComfyUI"),
         (FP8 | {f"{MODEL}proj.comfy_quant": ("U8", (9,))}, {}, "PARTS", "2.0", 1, "quantized for ComfyUI"),
+        (INT8, {}, "PARTS", "2.0", 1, "int8"),
         (FP8 | {f"{MODEL}proj.weight_scale_2": ("F32", ())}, {}, "PARTS", "2.0", 1, "NVFP4"),
         (VAE, {}, "PARTS", None, 1, "BF16"),
         (VAE, {"config": DIFFUSION, "model_version": "2.5.0"}, "PARTS", "2.5", 1, "BF16"),
@@ -84,10 +86,10 @@ def test_a_file_is_recognized_and_refused_as_a_model(
     # Then
     assert (found.kind, found.version, len(found.parts)) == (FileKind[kind], version, parts)
     assert found.precision == precision
-    # and the same text refuses it as a model, as a file and in a folder
+    # and the same text refuses it as a model, as a file and in a folder, where it is none or lacks parts
     with pytest.raises(UnsupportedModelError) as error:
         resolve_model(str(file), tmp_path)
-    assert str(error.value) == f"{found}: {found.advice}"
+    assert str(error.value).startswith(f"{found}; missing: " if found.is_model else f"{found}: {found.advice}")
     with pytest.raises(UnsupportedModelError) as error:
         resolve_model(str(tmp_path), tmp_path)
     assert str(found) in str(error.value)
@@ -100,8 +102,8 @@ def test_only_the_name_of_a_file_says_that_it_is_distilled(tmp_path: Path) -> No
     assert dev.detail == "distilled or not: the file does not tell"
 
 
-def gguf(*values: bytes) -> bytes:
-    return b"GGUF" + struct.pack("<IQQ", 3, 4349, len(values)) + b"".join(values)
+def gguf(*values: bytes, tensors: tuple[bytes, ...] = ()) -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(values)) + b"".join((*values, *tensors))
 
 
 def text(value: str) -> bytes:
@@ -115,19 +117,32 @@ def test_a_gguf_file_is_recognized_by_its_architecture(tmp_path: Path) -> None:
         text("a.list") + struct.pack("<IIQ", 9, 8, 2) + text("x") + text("y"),
         text("general.architecture") + struct.pack("<I", 8) + text("ltxv"),
     ]
-    file = tmp_path / "a.gguf"
-    file.write_bytes(gguf(*values))
+    shapes = {"patchify_proj.weight": (256, 64), "audio_patchify_proj.weight": (256, 64)}
+    shapes |= {"transformer_blocks.0.ff.net.2.weight": (256, 64), "keyframes_abs_pos_embedding": (256,)}
+    tensors = tuple(
+        text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, 12, 0) for name, shape in shapes.items()
+    )
+    file = tmp_path / "a-distilled.gguf"
+    file.write_bytes(gguf(*values, tensors=tensors) + bytes(32 + 64 * 144))
     # When / Then
     found = recognize(file)
-    assert (found.kind, found.detail) == (FileKind.GGUF, "architecture ltxv, 4349 tensors")
-    with pytest.raises(UnsupportedModelError, match=r"is a GGUF file .*: a model must be a folder or repository"):
+    assert (found.kind, found.version, found.parts, found.precision) == (FileKind.GGUF, "2.5", ("transformer",), "Q4_K")
+    assert found.detail == "distilled by its name, architecture ltxv, 4 tensors"
+    assert header_of(file).tensors["patchify_proj.weight"].shape == (64, 256)
+    with pytest.raises(UnsupportedModelError, match=r"is a GGUF file .* missing: connectors: get diffusion_models/ltx"):
         resolve_model(str(file), tmp_path)
+    # and a type that longtake does not know is named
+    file.write_bytes(gguf(*values, tensors=(text("a") + struct.pack("<IQIQ", 1, 256, 99, 0),)))
+    with pytest.raises(CheckpointError, match="stores a in GGUF type 99"):
+        recognize(file)
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"GGML", gguf()[:9], gguf(b"x"), gguf(text("a") + b"\xff" * 8), gguf(b"\xff" * 8)]
-)
+    "data",
+    [b"", b"GGML", gguf()[:9], gguf(b"x"), gguf(text("a") + b"\xff" * 8), gguf(b"\xff" * 8),
+     gguf(tensors=(text("a") + struct.pack("<IQIQ", 1, 256, 12, 0),))],
+)  # fmt: skip
 def test_a_damaged_gguf_file_is_an_error(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.gguf").write_bytes(data)
-    with pytest.raises(CheckpointError, match=r"a\.gguf is (not|a damaged) "):
+    with pytest.raises(CheckpointError, match=r"a\.gguf is (not|a damaged) |a.gguf is empty"):
         recognize(tmp_path / "a.gguf")

@@ -81,6 +81,8 @@ def test_only_paths_of_existing_loras_become_absolute(tmp_path: Path, monkeypatc
     )
     # Then
     assert [(lora.path, lora.weight) for lora in spec.loras] == [("rain.safetensors", 1.0), ("a/b", -0.5)]
+    encoded = spec.model_copy(update={"text_encoder": "rain.safetensors"})
+    assert encoded.with_absolute_paths().text_encoder == f"{tmp_path}/rain.safetensors"
     absolute = spec.with_absolute_paths()
     assert [lora.path for lora in absolute.loras] == [f"{tmp_path}/rain.safetensors", "a/b"]
     assert absolute.model == "tiny"

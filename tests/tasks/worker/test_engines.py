@@ -136,6 +136,20 @@ def test_a_spec_that_is_not_distilled_gets_the_full_weights_if_there_are_any(
     assert loaded == ["tiny-2.5#full", "tiny-2.5", "tiny"]
 
 
+def test_another_text_encoder_is_another_model() -> None:
+    # Given
+    slot = EngineSlot(Settings(engine=STAND_IN, model="tiny", model_folders="/models"))
+    plain = slot.engine("tiny")
+    # When / Then
+    other = slot.engine("tiny", text_encoder="owner/name")
+    assert other is not plain
+    assert slot.engine("tiny", [FOG], text_encoder="owner/name") is slot.decoder("tiny", text_encoder="owner/name")
+    assert slot.decoder("tiny") is not other
+    # and it must be in the folders that specs may name
+    with pytest.raises(SpecError, match=r"text_encoder: '/etc/gemma' is not in a folder"):
+        slot.engine("tiny", text_encoder="/etc/gemma")
+
+
 def test_a_lora_outside_the_model_folders_is_rejected() -> None:
     slot = EngineSlot(Settings(engine=STAND_IN, model_folders="/models"))
     with pytest.raises(SpecError, match=r"loras\.0\.path: '/etc/a\.safetensors' is not in a folder"):
