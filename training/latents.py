@@ -1,17 +1,19 @@
 """Training data of the transformer: latents of random windows of the world, with their conditioning.
 
 A window is one segment as the engine renders it: a first segment, or a continuation whose leading picture and sound are
-clean. Its positions on the time axis come from `ltx2.timeline`, as in the engine.
+clean. Its positions on the time axis come from `ltx2.timeline`, as in the engine. More of it may be given, see
+`training.patterns`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ltx2.timeline import SegmentShape, SegmentTiming, first_timing, latent_frames, next_timing
@@ -19,20 +21,29 @@ from training import world
 from training.audio import sound_clip
 from training.clips import as_pictures
 from training.model import TOKENS, Model
+from training.patterns import IMAGE, Part, Pattern, draw_parts, draw_pattern
 
 OVERLAPS = {9: 0.7, 1: 0.15, 17: 0.15}
 """Number of conditioning frames of a continuation, with its probability."""
-FIRST = 0.35
+FIRST = 0.4
 """The probability that a window is a first segment."""
+STILLS = 0.1
+"""The probability that a window has appended stills, if it is a first segment or has 9 conditioning frames."""
 _LONGEST = 40  # a window is at most this many segments into a film
 _LEAD = 16  # audio latents encoded before a window, so that it is not affected by the start of the encoder's input
+_BEFORE = 16  # frames of a segment before a film; the rest are the film's first latents
+_BEFORE_OFFSET = Fraction(1, 75)  # of its picture, so that its audio latents are those of the film
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """The kind of the windows of a batch. overlap: conditioning frames of a continuation, None for a first segment."""
+    """The kind of the windows of a batch, which have the same number of tokens.
+
+    overlap: conditioning frames of a continuation, None for a first segment. stills: frames appended as keyframes.
+    """
 
     overlap: int | None
+    stills: int = 0
 
     def timing(self, segment: int) -> SegmentTiming:
         """The timing of segment `segment` in a film of such segments."""
@@ -47,27 +58,32 @@ class Windows:
     """A batch of windows of one kind, with normalised latents.
 
     video: `[B, C, 4, 4, 6]`. audio: `[B, 8, T, 16]`. prefix: clean leading video latents `[B, C, k, 4, 6]`, decoded and
-    encoded once more in half of the batch, as the frames of a state are. pinned `[B]`: number of leading clean audio
-    latents. offset `[B]`: seconds. lots `[B, 8]`: the numbers that the noise determines. hidden `[B, 64, D * layers]`
-    and mask `[B, 64]`: prompts.
+    encoded once more in half of the batch, as the frames of a state are. stills: `[B, C, s, 4, 6]`, each encoded by
+    itself, of the frames `places` `[B, s]`. picture_mask `[B, 4]` and sound_mask `[B, T]`: 0 where a latent is given.
+    offset `[B]`: seconds. lots `[B, 8]`, and bool tied `[B, 8]`: the numbers of which the noise determines those that
+    are tied. hidden `[B, 64, D * layers]` and mask `[B, 64]`: prompts.
     """
 
     kind: Kind
     video: Tensor
     audio: Tensor
     prefix: Tensor
-    pinned: Tensor
+    stills: Tensor
+    places: Tensor
+    picture_mask: Tensor
+    sound_mask: Tensor
     offset: Tensor
     lots: Tensor
+    tied: Tensor
     hidden: Tensor
     mask: Tensor
 
 
 def draw_kind(rng: np.random.Generator) -> Kind:
-    """A first segment or a continuation, with the probabilities in FIRST and OVERLAPS."""
-    if rng.random() < FIRST:
-        return Kind(None)
-    return Kind(int(rng.choice(list(OVERLAPS), p=list(OVERLAPS.values()))))
+    """A first segment or a continuation, with the probabilities in FIRST, OVERLAPS and STILLS."""
+    overlap = None if rng.random() < FIRST else int(rng.choice(list(OVERLAPS), p=list(OVERLAPS.values())))
+    has_stills = overlap in (None, 9) and rng.random() < STILLS
+    return Kind(overlap, int(rng.integers(1, 3)) if has_stills else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,42 +91,86 @@ class Scenes:
     """A batch of windows before encoding.
 
     frames: uint8 `[B, 25, H, W, 3]`. before: uint8 `[B // 2, 25, H, W, 3]`, the previous segments of the first half.
-    mel: `[B, 2, T', 64]`, with `lead` more audio latents before the window.
+    mel: `[B, 2, T', 64]`, with `lead` more audio latents before the window. The other tensors are those of `Windows`.
     """
 
     kind: Kind
-    prompts: list[str]
+    worlds: list[world.World]
     frames: Tensor
     before: Tensor
     mel: Tensor
     lead: int
-    pinned: Tensor
+    places: Tensor
+    picture_mask: Tensor
+    sound_mask: Tensor
     offset: Tensor
     lots: Tensor
+    tied: Tensor
 
 
-def draw_scenes(rng: np.random.Generator, count: int, kind: Kind | None = None) -> Scenes:
-    """`count` windows of random worlds, all of one kind, which is random by default."""
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """A window before it is drawn: `start` is the world's time of its first frame."""
+
+    scene: world.World
+    lots: NDArray[np.float64]
+    timing: SegmentTiming
+    start: float
+    pattern: Pattern
+
+
+Draw = Callable[[np.random.Generator], tuple[world.World, NDArray[np.float64]]]
+
+
+def draw_scenes(
+    rng: np.random.Generator,
+    count: int,
+    kind: Kind | None = None,
+    parts: tuple[Part, Part] | None = None,
+    draw: Draw = world.draw,
+) -> Scenes:
+    """`count` windows of worlds that `draw` makes, all of one kind. Kind, and parts that are given, are random."""
     kind = kind or draw_kind(rng)
-    worlds, lots = zip(*(world.draw(rng) for _ in range(count)), strict=True)
-    timings = [kind.timing(int(rng.integers(1, _LONGEST))) for _ in range(count)]
-    starts = [float(timing.first_frame - timing.skipped_frames) / world.FPS for timing in timings]
+    windows = [_draw_window(rng, kind, parts or draw_parts(rng, kind.stills), draw) for _ in range(count)]
+    worlds, starts = [one.scene for one in windows], [one.start for one in windows]
     back = (world.FRAMES - (kind.overlap or world.FRAMES)) / world.FPS
     lead = _LEAD if kind.overlap else 0
     # latent l covers mel frames 4l - 3 .. 4l of 10 ms; the first one covers only frame 0
-    begins = [start - float(timing.offset) - 0.04 * lead for start, timing in zip(starts, timings, strict=True)]
-    length = 4 * (timings[0].audio_latents + lead) - 3
+    begins = [one.start - float(one.timing.offset) - 0.04 * lead for one in windows]
+    length = 4 * (windows[0].timing.audio_latents + lead) - 3
+    patterns = [one.pattern for one in windows]
     return Scenes(
         kind,
-        [one.prompt for one in worlds],
+        worlds,
         _frames(worlds, starts),
         _frames(worlds[: count // 2], [start - back for start in starts]),
         torch.from_numpy(np.stack([sound_clip(w, begin, length).mel for w, begin in zip(worlds, begins, strict=True)])),
         lead,
-        torch.tensor([timing.pinned for timing in timings]),
-        torch.tensor([float(timing.offset) for timing in timings]),
-        torch.from_numpy(np.stack(lots)).float(),
+        torch.from_numpy(np.stack([pattern.stills for pattern in patterns])),
+        torch.from_numpy(np.stack([pattern.picture for pattern in patterns])),
+        torch.from_numpy(np.stack([pattern.sound for pattern in patterns])),
+        torch.tensor([float(one.timing.offset) for one in windows]),
+        torch.from_numpy(np.stack([one.lots for one in windows])).float(),
+        torch.from_numpy(np.stack([_tied(one, kind) for one in windows])),
     )
+
+
+def _draw_window(rng: np.random.Generator, kind: Kind, parts: tuple[Part, Part], draw: Draw) -> _Window:
+    scene, lots = draw(rng)
+    timing = kind.timing(int(rng.integers(1, _LONGEST)))
+    start = float(timing.first_frame - timing.skipped_frames) / world.FPS
+    overlap = kind.overlap or int(rng.random() < IMAGE)
+    if not overlap and parts[0] == Part.END and rng.random() < 0.5:  # a segment before a film, of any moment
+        timing = replace(timing, offset=_BEFORE_OFFSET)
+        start = rng.choice([0.0, rng.uniform(0, 20)]) - _BEFORE / world.FPS
+    pattern = draw_pattern(
+        rng, parts, overlap=overlap, latents=timing.audio_latents, pinned=timing.pinned, stills=kind.stills
+    )
+    return _Window(scene, lots, timing, start, pattern)
+
+
+def _tied(window: _Window, kind: Kind) -> NDArray[np.bool_]:
+    return np.zeros(world.LOTS, bool) if kind.overlap else window.pattern.tied(window.scene)
 
 
 def _frames(worlds: Sequence[world.World], starts: Sequence[float]) -> Tensor:
@@ -149,10 +209,14 @@ class Recorder:
             video,
             self._encode_sound(scenes),
             self._prefix(scenes, video),
-            scenes.pinned.to(self._device),
+            self._stills(scenes, video),
+            scenes.places.to(self._device),
+            scenes.picture_mask.to(self._device),
+            scenes.sound_mask.to(self._device),
             scenes.offset.to(self._device),
             scenes.lots.to(self._device),
-            *self._prompts(scenes.prompts),
+            scenes.tied.to(self._device),
+            *self._prompts([one.prompt for one in scenes.worlds]),
         )
 
     def _encode(self, frames: Tensor) -> Tensor:
@@ -172,6 +236,15 @@ class Recorder:
             again = self._vae.decode(latents).sample.float()[:, :, -overlap:]
         frames = (127.5 * (again.clamp(-1, 1) + 1)).round().byte().movedim(1, -1)
         return torch.cat([self._encode(frames), video[len(frames) :, :, : latent_frames(overlap)]])
+
+    def _stills(self, scenes: Scenes, video: Tensor) -> Tensor:
+        """The latents of the appended stills."""
+        if not scenes.kind.stills:
+            return video[:, :, :0]
+        rows = torch.arange(len(video))[:, None]
+        single = scenes.frames[rows, scenes.places].flatten(0, 1)[:, None]
+        latents = self._encode(single).squeeze(2)
+        return latents.reshape(*scenes.places.shape, *latents.shape[1:]).transpose(1, 2)
 
     def _encode_sound(self, scenes: Scenes) -> Tensor:
         """Audio latents of each window; those of a continuation are encoded with the sound before it."""

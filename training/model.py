@@ -74,6 +74,12 @@ def build(seed: int = 0) -> Model:
         )
 
 
+def load(folder: Path) -> Model:
+    """A model that was saved, in float32, to train it further."""
+    pipeline = LTX2ConditionPipeline.from_pretrained(folder, dtype=torch.float32)
+    return Model(**{name: getattr(pipeline, name) for name in Model.__slots__})
+
+
 def vocabulary() -> list[str]:
     """Prompts that together contain every word of the world."""
     paces = [f" {pace}" if pace else "" for pace in world.PACES]

@@ -1,6 +1,7 @@
 """Train the small LTX-2: `python training/train.py vae`, then `audio`, `vocoder`, `transformer` and `export`.
 
-Every call resumes its stage. A stage is finished after its number of steps.
+Every call resumes its stage. A stage is finished after its number of steps. With `--start FOLDER`, the transformer of a
+trained model is trained further, and its other parts stay as they are.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it also 
 
 from training import audio, transformer, vae
 from training.loop import Stage, load_weights, run
-from training.model import Model, build
+from training.model import Model, build, load
 
 STEPS = {"vae": 11_000, "audio": 2_700, "vocoder": 5_000, "transformer": 42_000}
 BATCH = {"vae": 128, "audio": 32, "vocoder": 32, "transformer": 128}
@@ -37,19 +38,25 @@ def main() -> None:
     parser.add_argument(
         "--processes", type=int, default=os.cpu_count(), help="processes that make clips; one per core by default"
     )
+    parser.add_argument(
+        "--start", type=Path, help="a model: train its transformer and leave its other parts as they are"
+    )
+    parser.add_argument("--rate", type=float, default=1e-3, help="the transformer's highest learning rate")
     parser.add_argument("--plain", action="store_true", help="train without CUDA graphs")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     if torch.device(options.device).type == "cuda":  # process-wide, so not on a CPU
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
-    model = build()
+    model = load(options.start) if options.start else build()
     model.vae.to(options.device)
     model.audio_vae.to(options.device)
+    if options.start and options.stage not in ("transformer", "export"):
+        raise SystemExit("--start is for the stages transformer and export")
     if options.stage == "export":
-        load_stages(model, options.out, *STEPS).save(options.out / "model")
+        load_stages(model, options.out, *(["transformer"] if options.start else STEPS)).save(options.out / "model")
     else:
-        load_stages(model, options.out, *_NEEDS[options.stage])
+        load_stages(model, options.out, *([] if options.start else _NEEDS[options.stage]))
         run(_stage(model, options), options.out / options.stage, minutes=options.minutes)
 
 
@@ -89,6 +96,7 @@ def _stage(model: Model, options: argparse.Namespace) -> Stage:
         pool=options.pool,
         processes=options.processes,
         device=device,
+        rate=options.rate,
         graphs=not options.plain,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 
 from ltx2.checkpoints.resolve import check_folder
 from ltx2.engine import Engine
-from training import curves, drift, train
+from training import abilities, curves, drift, joins, train
 from training.films import render
 
 Run = Callable[..., None]
@@ -44,6 +45,26 @@ def test_every_stage_learns_a_step_and_the_model_is_exported(
         assert json.loads((tmp_path / stage / "progress.json").read_text())["steps"] == 1
 
 
+def test_the_transformer_of_a_model_is_trained_further(
+    run: Run, untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given
+    start = ("--start", untrained, "--out", tmp_path, "--device", "cpu")
+    little = ("--steps", 1, "--batch", 2, "--processes", 0, "--pool", 1)
+    # When
+    run(train.main, "transformer", *start, *little)
+    run(train.main, "export", *start)
+    # Then nothing else has changed
+    for part in ("vae", "audio_vae", "vocoder", "text_encoder", "connectors", "transformer"):
+        (old,), (new,) = (sorted((folder / part).glob("*.safetensors")) for folder in (untrained, tmp_path / "model"))
+        assert (old.read_bytes() == new.read_bytes()) == (part not in ("connectors", "transformer")), part
+
+
+def test_only_the_transformer_is_trained_further(run: Run, untrained: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="--start is for the stages transformer and export"):
+        run(train.main, "vae", "--start", untrained, "--out", tmp_path, "--device", "cpu")
+
+
 def test_a_stage_names_the_one_that_must_run_before_it(run: Run, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"has no weights: run `python training/train.py audio`"):
         run(train.main, "vocoder", "--out", tmp_path, "--device", "cpu")
@@ -68,6 +89,32 @@ def test_curves_are_printed_and_drawn(run: Run, tmp_path: Path, capsys: pytest.C
 def test_curves_without_a_trained_stage_are_an_error(run: Run, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="has no stage that was trained"):
         run(curves.main, tmp_path, "-o", tmp_path / "curves.png")
+
+
+def test_abilities_are_measured_with_and_without_what_is_given(
+    run: Run, untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Given
+    chosen = list(abilities.ABILITIES)[4:7]
+    monkeypatch.setattr(abilities, "ABILITIES", {name: abilities.ABILITIES[name] for name in chosen})
+    # When
+    run(abilities.main, "--model", untrained, "--windows", 2, "--out", tmp_path / "figures.json", "--device", "cpu")
+    # Then
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert list(figures) == chosen
+    assert all(len(values) == 2 for both in figures.values() for values in both.values())
+    assert all(name in capsys.readouterr().out for name in chosen[:1])
+
+
+def test_joins_of_random_worlds_are_measured(
+    run: Run, untrained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Given a film of one world in this process
+    monkeypatch.setattr(joins, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+    # When
+    run(joins.main, "--model", untrained, "--worlds", 1, "--segments", 2)
+    # Then
+    assert "0 of 0 films" in capsys.readouterr().out
 
 
 def test_the_conditioning_strength_changes_only_the_continuation(untrained: Path) -> None:

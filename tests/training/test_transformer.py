@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 from diffusers.pipelines.ltx2.utils import DISTILLED_SIGMA_VALUES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from ltx2.engine import Engine
+from ltx2.model.conditioning import Conditioning
+from ltx2.model.pipeline import AudioPrefix
+from ltx2.request import SegmentRequest
 from training.films import render
 from training.latents import Kind, Prompts, Recorder, Windows, draw_scenes
 from training.model import Model
-from training.transformer import REUSE, Denoiser, first_coords, losses, mixed, noise_levels, settled
+from training.patterns import Part
+from training.transformer import REUSE, Denoiser, first_coords, losses, mixed, noise_levels, settled, tokens_of
 
 PROMPT = "a red circle moves left over a blue background, low hum"
 
@@ -29,11 +34,19 @@ def model_of(engine: Engine) -> Model:
     return Model(**{name: getattr(pipeline, name) for name in Model.__slots__})
 
 
+NOTHING = (Part.NOTHING, Part.NOTHING)
+
+
+def record(engine: Engine, kind: Kind, parts: tuple[Part, Part] = NOTHING, seed: int = 0) -> Windows:
+    """Two windows of which these parts of picture and sound are given."""
+    recorder = Recorder(model_of(engine), torch.device("cpu"))
+    return recorder.record(draw_scenes(np.random.default_rng(seed), 2, kind, parts))
+
+
 @pytest.fixture(scope="module")
 def windows(engine: Engine) -> Windows:
     """Two continuations, the second at segment 1."""
-    recorder = Recorder(model_of(engine), torch.device("cpu"))
-    return recorder.record(draw_scenes(np.random.default_rng(0), 2, Kind(9)))
+    return record(engine, Kind(9))
 
 
 def arguments_of(transformer: Any, call: Callable[[], Any]) -> list[dict[str, Any]]:
@@ -53,44 +66,134 @@ def arguments_of(transformer: Any, call: Callable[[], Any]) -> list[dict[str, An
     return arguments
 
 
-def test_training_calls_the_transformer_like_the_engine(engine: Engine, windows: Windows) -> None:
-    # Given the engine's calls for a continuation
-    transformer = engine.pipeline.transformer
-    rendered = arguments_of(transformer, lambda: render(engine, [PROMPT] * 3, seed=1))[-8:]
-    timing = Kind(9).timing(2)
-    # When training uses a batch with the same timing and noise level
-    hidden, mask = Prompts(model_of(engine), torch.device("cpu"))([PROMPT] * 2)
-    windows = replace(
-        windows,
-        hidden=hidden,
-        mask=mask,
-        pinned=torch.tensor([timing.pinned] * 2),
-        offset=torch.tensor([float(timing.offset)] * 2),
+def training_arguments(engine: Engine, windows: Windows, sigma: float = 0.725) -> dict[str, Any]:
+    """The arguments of the transformer in a training step at one noise level."""
+    denoiser, coords = Denoiser(model_of(engine)), first_coords(engine.pipeline.transformer, torch.device("cpu"))
+    levels = torch.full((len(windows.video),), sigma)
+    (arguments,) = arguments_of(denoiser.transformer, lambda: losses(denoiser, windows, coords, sigma=levels))
+    return arguments
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A way to render a segment that has more given than its beginning, and the parts of such a training window."""
+
+    parts: tuple[Part, Part] = NOTHING
+    overlap: int | None = 9
+    still: int = 0  # the place of a still in latent frames, 0 for none
+
+
+EDITS = {
+    "a continuation": Edit(),
+    "a first segment": Edit(overlap=None),
+    "an end": Edit((Part.END, Part.END)),
+    "an end of a first segment": Edit((Part.END, Part.END), overlap=None),
+    "a middle": Edit((Part.MIDDLE, Part.NOTHING)),
+    "all sound": Edit((Part.NOTHING, Part.ALL)),
+    "all sound of a first segment": Edit((Part.NOTHING, Part.ALL), overlap=None),
+    "a picture for which sound is rendered": Edit((Part.ALL, Part.NOTHING)),
+    "a still": Edit(still=3),
+    "a still in a first segment, and its sound": Edit((Part.NOTHING, Part.ALL), overlap=None, still=2),
+}
+
+
+def rendered_arguments(engine: Engine, edit: Edit, windows: Windows, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The arguments of the transformer in the first step when the engine renders the first of `windows`.
+
+    Latents that its masks give are pinned, in the picture where the pipeline overwrites those of conditioning frames.
+    """
+    pipeline, denoiser = engine.pipeline, engine._denoiser
+    given, clean = (windows.picture_mask[0] == 0).repeat_interleave(24), windows.video[:1].flatten(2).mT
+    stock = pipeline.apply_first_frame_conditioning
+
+    def pin(latents: Tensor, conditioning_mask: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        latents, conditioning_mask, kept = stock(latents, conditioning_mask, *args, **kwargs)
+        latents[:, given], kept[:, given], conditioning_mask[:, given] = clean[:, given], clean[:, given], 1
+        return latents, conditioning_mask, kept
+
+    prefix = AudioPrefix(windows.audio[:1], windows.sound_mask[0], float(windows.offset[0]))
+    blank = LTX2VideoCondition(frames=np.zeros((1, 128, 192, 3), np.uint8), index=edit.still, strength=1.0, crf=0)
+    monkeypatch.setattr(pipeline, "apply_first_frame_conditioning", pin, raising=False)
+    monkeypatch.setattr(denoiser, "_audio_prefix", lambda *_: prefix, raising=False)
+    monkeypatch.setattr("ltx2.model.denoiser._conditions", lambda *_, **__: [blank] if edit.still else [])
+    request = SegmentRequest(PROMPT, 0, 192, 128, windows.kind.timing(1))
+    plan = denoiser.plan(request.sampling)
+    (arguments,) = arguments_of(
+        pipeline.transformer, lambda: denoiser.denoise(request, plan, Conditioning(), first_steps=True)
     )
-    denoiser, coords = Denoiser(model_of(engine)), first_coords(transformer, torch.device("cpu"))
-    arguments = arguments_of(transformer, lambda: losses(denoiser, windows, coords, sigma=torch.full((2,), 0.725)))[0]
+    return arguments
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_training_calls_the_transformer_like_the_engine(
+    engine: Engine, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a window for training, and the engine's first call with the same masks, timing, still and noise level
+    edit = EDITS[name]
+    windows = record(engine, Kind(edit.overlap, 1 if edit.still else 0), edit.parts, seed=5)
+    hidden, mask = Prompts(model_of(engine), torch.device("cpu"))([PROMPT] * 2)
+    windows = replace(windows, hidden=hidden, mask=mask)
+    if edit.still:
+        windows = replace(windows, places=torch.full((2, 1), 8 * (edit.still - 1) + 1))
+    rendered = rendered_arguments(engine, edit, windows, monkeypatch)
+    # When
+    arguments = training_arguments(engine, windows, sigma=DISTILLED_SIGMA_VALUES[0])
     # Then everything except the noise is the same
-    step = DISTILLED_SIGMA_VALUES.index(0.725)
-    for name in ("timestep", "audio_timestep", "sigma", "audio_sigma", "video_coords", "audio_coords"):
-        assert torch.allclose(arguments[name][:1].float(), rendered[step][name].float(), atol=1e-3), name
-    for name in ("encoder_hidden_states", "audio_encoder_hidden_states"):
-        assert torch.allclose(arguments[name][:1], rendered[step][name], atol=1e-4), name
-    for name in ("hidden_states", "audio_hidden_states"):
-        assert arguments[name].shape[1:] == rendered[step][name].shape[1:]
+    for key in ("timestep", "audio_timestep", "video_coords", "audio_coords"):
+        assert torch.allclose(arguments[key][:1].float(), rendered[key].float(), atol=1e-3), key
+    for key in ("encoder_hidden_states", "audio_encoder_hidden_states"):
+        assert torch.allclose(arguments[key][:1], rendered[key], atol=1e-4), key
+    for key in ("hidden_states", "audio_hidden_states"):
+        assert arguments[key].shape[1:] == rendered[key].shape[1:]
+    # And the sigma of a stream is 0 if all of it is given, as the model's authors have it
+    for key, part in zip(("sigma", "audio_sigma"), edit.parts, strict=True):
+        assert arguments[key][0].item() == pytest.approx(0 if part == Part.ALL else rendered[key].item())
 
 
-def test_the_prefix_is_nearly_clean_and_has_noise_level_0(engine: Engine, windows: Windows) -> None:
+def test_a_continuation_in_training_is_that_of_a_film(engine: Engine, windows: Windows) -> None:
     # Given
     transformer = engine.pipeline.transformer
-    denoiser, coords = Denoiser(model_of(engine)), first_coords(transformer, torch.device("cpu"))
+    step = DISTILLED_SIGMA_VALUES.index(0.725)
+    rendered = arguments_of(transformer, lambda: render(engine, [PROMPT] * 3, seed=1))[-8:][step]
+    timing = Kind(9).timing(2)
     # When
-    (arguments,) = arguments_of(transformer, lambda: losses(denoiser, windows, coords, sigma=torch.ones(2)))
+    sound_mask = (torch.arange(timing.audio_latents) >= timing.pinned).float()
+    arguments = training_arguments(
+        engine, replace(windows, sound_mask=sound_mask.expand(2, -1), offset=torch.full((2,), float(timing.offset)))
+    )
+    # Then
+    for name in ("timestep", "audio_timestep", "sigma", "audio_sigma", "video_coords", "audio_coords"):
+        assert torch.allclose(arguments[name][:1].float(), rendered[name].float(), atol=1e-3), name
+
+
+def test_what_is_given_is_nearly_clean_and_has_noise_level_0(engine: Engine, windows: Windows) -> None:
+    # When
+    arguments = training_arguments(engine, windows, sigma=1.0)
     # Then two latent frames of 24 tokens are nearly clean, with noise level 0, and the rest is noise
     clean = windows.prefix.flatten(2).mT
     assert (arguments["timestep"] == 0).sum(1).tolist() == [48, 48]
     assert (arguments["hidden_states"][:, :48] - clean).abs().max() < 0.3
     assert arguments["hidden_states"][:, 48:].std() == pytest.approx(1, abs=0.1)
-    assert (arguments["audio_timestep"] == 0).sum(1).tolist() == windows.pinned.tolist()
+    assert (arguments["audio_timestep"] == 0).sum(1).tolist() == (windows.sound_mask == 0).sum(1).tolist()
+
+
+def test_an_end_a_middle_and_a_still_are_nearly_clean(engine: Engine) -> None:
+    for kind, parts in (
+        (Kind(9), (Part.END, Part.END)),
+        (Kind(None), (Part.MIDDLE, Part.NOTHING)),
+        (Kind(9, 2), NOTHING),
+    ):
+        # Given
+        windows = record(engine, kind, parts)
+        tokens = tokens_of(windows, first_coords(engine.pipeline.transformer, torch.device("cpu")))
+        # When
+        arguments = training_arguments(engine, windows, sigma=1.0)
+        # Then
+        given = tokens.video_mask == 0
+        assert given.sum(1).tolist() == [24 * (4 - int(mask.sum()) + kind.stills) for mask in windows.picture_mask]
+        assert torch.equal(arguments["timestep"] == 0, given)
+        assert (arguments["hidden_states"] - tokens.video)[given].abs().max() < 0.3
+        assert torch.equal(arguments["audio_timestep"] == 0, windows.sound_mask == 0)
 
 
 def test_windows_have_the_timing_of_the_timeline() -> None:
@@ -115,7 +218,7 @@ def test_noise_encodes_what_a_prompt_leaves_open(lots: list[float], seed: int) -
     # Given
     noise = torch.randn(1, 96, 32, generator=torch.Generator().manual_seed(seed))
     # When
-    tied = settled(noise, torch.tensor([lots]))
+    tied = settled(noise, torch.tensor([lots]), torch.ones(1, 8, dtype=torch.bool), torch.ones(1, 96))
     # Then each number can be read from the mean of its channel, and nothing else has changed
     read = torch.special.ndtr(tied[0, :, :8].mean(0) * 96**0.5)
     assert torch.allclose(read, torch.tensor(lots), atol=1e-3)
@@ -123,10 +226,24 @@ def test_noise_encodes_what_a_prompt_leaves_open(lots: list[float], seed: int) -
     assert torch.allclose(tied - tied.mean(1, keepdim=True), noise - noise.mean(1, keepdim=True), atol=1e-5)
 
 
+def test_noise_encodes_nothing_that_is_given_and_only_in_tokens_that_are_rendered() -> None:
+    # Given
+    noise, lots = torch.randn(1, 96, 32, generator=torch.Generator().manual_seed(0)), torch.full((1, 8), 0.9)
+    tied, mask = torch.arange(8)[None] == 1, (torch.arange(96) >= 24).float()[None]
+    # When
+    moved = settled(noise, lots, tied, mask)
+    # Then
+    read = torch.special.ndtr(moved[0, 24:, 1].mean() * 72**0.5)
+    assert read.item() == pytest.approx(0.9, abs=1e-3)
+    assert torch.equal(moved[:, :24], noise[:, :24])
+    assert torch.equal(moved[..., 2:], noise[..., 2:])
+
+
 def test_noise_that_encodes_uniform_numbers_is_white() -> None:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(4000, 96, 8, generator=generator)
-    tied: Tensor = settled(noise, torch.rand(4000, 8, generator=generator))
+    lots, all_of_them = torch.rand(4000, 8, generator=generator), torch.ones(4000, 8, dtype=torch.bool)
+    tied: Tensor = settled(noise, lots, all_of_them, torch.ones(4000, 96))
     assert tied.mean().abs() < 0.01
     assert tied.std() == pytest.approx(1, abs=0.01)
     assert (tied.mean(1) * 96**0.5).std() == pytest.approx(1, abs=0.03)
