@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import report
 from benchmarks.sleeping import SCALE
-from ltx2.checkpoints.resolve import python_path
+from ltx2.processes import python_path
 from ltx2.request import SegmentRequest
 from ltx2.timeline import first_timing, next_timing
 from tasks.client.job import Job

@@ -76,6 +76,7 @@ NAVIGATION = """
 docs/jobs
 docs/models
 docs/settings
+docs/limits
 docs/operations
 docs/upgrading
 docs/joins

@@ -73,6 +73,12 @@ def field_path(location: Iterable[str | int]) -> str:
     return (path if path.isprintable() else repr(path)[1:-1])[:PATH_CHARACTERS]
 
 
+def shown_path(path: object) -> str:
+    """A file's name for an error message, as it is if it is printable."""
+    text = str(path)
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 def shown(value: object) -> str:
     """A value for an error message, short and without control characters."""
     if value is None:

@@ -18,7 +18,7 @@ import pytest
 import redis
 from hypothesis import settings as hypothesis_settings
 
-from ltx2.checkpoints.resolve import python_path
+from ltx2.processes import python_path
 from tasks.embedded import processes
 from tasks.embedded.servers import find_redis_server
 from tasks.jobs.connection import connect

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ _FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _MOST_BYTES = 1 << 20
 _MOST_ENTRIES = 1 << 20
 _LONGEST_KEPT = 16
+_MOST_TEXTS = 500_000  # a vocabulary
+_MOST_SKIPPED = 1 << 40
 
 BLOCKS = {
     0: ("F32", 1, 4),
@@ -106,8 +109,16 @@ def _value(file: BinaryIO) -> object:
     if kind != _ARRAY:
         return _unpack(file, _FORMATS[kind])[0]
     inner, count = _unpack(file, "IQ")
-    values = [_text(file) if inner == _STRING else _unpack(file, _FORMATS[inner])[0] for _ in range(count)]
-    return values if inner != _STRING and count <= _LONGEST_KEPT else None
+    if inner == _STRING:
+        if count > _MOST_TEXTS:
+            raise ValueError(f"a list of {count} texts")
+        for _ in range(count):
+            _text(file)
+        return None
+    if count > _LONGEST_KEPT:
+        file.seek(min(count, _MOST_SKIPPED) * struct.calcsize(_FORMATS[inner]), io.SEEK_CUR)
+        return None
+    return [_unpack(file, _FORMATS[inner])[0] for _ in range(count)]
 
 
 def _text(file: BinaryIO) -> str:

@@ -18,6 +18,7 @@ from ltx2.checkpoints.recognition import DIFFUSERS_LAYOUT, SUFFIXES, layout_advi
 from ltx2.checkpoints.variant import CONFIGURED, Variant, variant_of
 from ltx2.checkpoints.weight_files import check_file, check_weights, read_json
 from ltx2.errors import CheckpointError, UnsupportedModelError
+from ltx2.processes import python_path
 
 SHIPPED = Path(__file__).with_name("shapes")
 """The trained small model, see docs/small-model.md."""
@@ -185,13 +186,6 @@ def _random_model(cache: Path, name: str) -> Path:
             lines = built.stderr.strip().splitlines() or [f"the build process exited with {built.returncode}"]
             raise CheckpointError(lines[-1])
     return folder
-
-
-def python_path() -> str:
-    """A PYTHONPATH with which another process imports the same packages as this one, installed or not."""
-    inherited = os.environ.get("PYTHONPATH")
-    packages = str(Path(__file__).resolve().parents[2])
-    return f"{packages}{os.pathsep}{inherited}" if inherited else packages
 
 
 def check_folder(folder: Path, *, full: bool = False) -> Variant:

@@ -7,6 +7,7 @@ model is several such files (shards) and an index that maps each tensor to its f
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,9 @@ class Header:
     metadata: dict[str, str]
 
 
-MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+MAX_HEADER_BYTES = 8 * 2**20  # a full-size model has less than 2 MB
+MAX_TENSORS = 50_000  # a full-size model has 5,000
+MAX_JSON_BYTES = 8 * 2**20
 _POINTER = b"version https://git-lfs"
 
 
@@ -47,7 +50,13 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     check_file(path)
     try:
-        value = json.loads(path.read_bytes())
+        with path.open("rb") as file:
+            text = file.read(MAX_JSON_BYTES + 1)
+        if len(text) > MAX_JSON_BYTES:
+            raise CheckpointError(
+                f"{path} is larger than {MAX_JSON_BYTES:,} bytes, the limit for a JSON file of a model"
+            )
+        value = json.loads(text)
     except (OSError, ValueError, RecursionError) as exc:
         raise CheckpointError(f"cannot read {path}: {exc}") from exc
     if not isinstance(value, dict):
@@ -56,8 +65,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_file(path: Path) -> None:
-    """Raise CheckpointError if `path` is missing, unreadable, empty or a Git LFS pointer."""
+    """Raise CheckpointError if `path` is missing, unreadable, no regular file, empty or a Git LFS pointer."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a device or pipe may never end
+            raise CheckpointError(f"{path} is not a regular file")
         with path.open("rb") as file:
             start = file.read(len(_POINTER))
     except FileNotFoundError:
@@ -120,26 +131,37 @@ def read_header(path: Path) -> Header:
         size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
+            if size < 8 or length > size - 8:
                 raise CheckpointError(f"{path} is not a safetensors file, or its header is truncated ({size} bytes)")
-            header = json.loads(file.read(length))
+            if length > MAX_HEADER_BYTES:
+                raise CheckpointError(f"{path} has a header of {length:,} bytes, the limit is {MAX_HEADER_BYTES:,}")
+            text = file.read(length)
+        if (count := text.count(b'"dtype"')) > MAX_TENSORS:
+            raise CheckpointError(f"{path} has {count:,} tensors, the limit is {MAX_TENSORS:,}")
+        header = json.loads(text)
         metadata = header.pop("__metadata__", None)
-        tensors = {
-            name: StoredTensor(
-                str(entry["dtype"]),
-                tuple(map(int, entry["shape"])),
-                int(entry["data_offsets"][1]) - int(entry["data_offsets"][0]),
-                8 + length + int(entry["data_offsets"][0]),
-            )
-            for name, entry in header.items()
-        }
-        ends = [int(entry["data_offsets"][1]) for entry in header.values()]
+        tensors = {name: _tensor(entry, 8 + length) for name, entry in header.items()}
+        ends = [_whole(entry["data_offsets"][1]) for entry in header.values()]
     except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as exc:
         raise CheckpointError(f"{path} is not a safetensors file: its header cannot be read ({exc})") from exc
     declared = 8 + length + max(ends, default=0)
     if size != declared:
         raise CheckpointError(f"{path} has {size} bytes, but its header declares {declared}: download it again")
     return Header(tensors, metadata if isinstance(metadata, dict) else {})
+
+
+def _tensor(entry: Mapping[str, Any], data: int) -> StoredTensor:
+    """A tensor of a header, whose data begin at the byte `data`. Raises ValueError, TypeError, KeyError or IndexError if it is not one."""
+    start, end = map(_whole, entry["data_offsets"])
+    if start > end:
+        raise ValueError(f"data_offsets {start} and {end}")
+    return StoredTensor(str(entry["dtype"]), tuple(map(_whole, entry["shape"])), end - start, data + start)
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"a {type(value).__name__} where a whole number of at least 0 should be")
+    return value
 
 
 def weight_map(folder: Path, stem: str) -> dict[str, Path]:

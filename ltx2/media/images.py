@@ -1,46 +1,60 @@
-"""A user's image as the first frame of a segment: checked, scaled to cover the frame, and cropped."""
+"""A user's image as the first frame of a segment: decoded in a child process, and compressed as in training."""
 
 from __future__ import annotations
 
 import io
-import warnings
+import math
+import os
+import signal
+import subprocess
+import sys
 
 import av
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ltx2.state.png import Frame, check_size
+from ltx2.processes import python_path
+from ltx2.state.png import Frame
 
 LARGEST_FILE_BYTES = 64 * 1024 * 1024
-FORMATS = ("PNG", "JPEG", "WEBP")
-
-_EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+MEMORY_BYTES = 450 * 2**20
+"""What decoding an image may take in addition to the interpreter and its libraries."""
+SECONDS = 1.25
+BYTES_PER_SECOND = 8 * 2**20
+"""A file may take SECONDS of processor time, and one more for each so many bytes."""
+_WALL_S = 60.0
 
 
 def decode_still(data: bytes, width: int, height: int) -> Frame:
-    """Decode a PNG, JPEG or WebP to a uint8 `(height, width, 3)` RGB frame, cropped around its centre.
+    """Decode a PNG, JPEG or WebP to a uint8 `(height, width, 3)` RGB frame; see `ltx2.media.picture_decoder`.
 
-    EXIF orientation is applied, transparent pixels are blended with black, colour profiles are ignored.
+    A child process decodes it, with limits of memory and processor time: whatever a file makes a decoder do, it costs
+    no more.
 
     Raises:
-        ValueError: another format, a truncated, unreadable or animated file, more than 8 bits per channel, or too many
-            bytes or pixels.
+        ValueError: another format, a truncated, unreadable or animated file, too many bytes or pixels, or a file that
+            needs more memory or time than the limits.
     """
     if len(data) > LARGEST_FILE_BYTES:
         raise ValueError(f"{len(data)} bytes, the limit is {LARGEST_FILE_BYTES}")
+    seconds = SECONDS + len(data) / BYTES_PER_SECOND
+    command = [sys.executable, "-m", "ltx2.media.picture_decoder", *map(str, (width, height, MEMORY_BYTES, seconds))]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                return _fitted(_checked(image), width, height)
-    except UnidentifiedImageError:
-        raise ValueError(f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"the image is too large ({error})") from None
-    except ValueError:
-        raise
-    except Exception as error:  # Pillow's plugins raise many kinds of errors for damaged files
-        raise ValueError(f"cannot be decoded ({type(error).__name__}: {error})") from None
+        done = subprocess.run(
+            command,
+            input=data,
+            capture_output=True,
+            check=False,
+            timeout=_WALL_S + seconds,
+            env=os.environ | {"PYTHONPATH": python_path()},
+        )
+    except subprocess.TimeoutExpired:
+        raise ValueError("decoding it takes too long") from None
+    if done.returncode == 0 and len(done.stdout) == width * height * 3:
+        return np.frombuffer(done.stdout, np.uint8).reshape(height, width, 3).copy()
+    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        raise ValueError(f"decoding it takes more than {math.ceil(seconds)} s of processor time")
+    words = done.stdout.decode(errors="replace") if done.returncode == 1 else ""
+    raise ValueError(words or f"cannot be decoded (the decoder exited with {done.returncode})")
 
 
 def recompressed(frame: Frame, crf: int) -> Frame:
@@ -61,23 +75,3 @@ def recompressed(frame: Frame, crf: int) -> Frame:
     with av.open(file, "r") as container:
         shown: Frame = next(container.decode(video=0)).to_ndarray(format="rgb24").astype(np.uint8, copy=False)
     return shown
-
-
-def _checked(image: Image.Image) -> Image.Image:
-    """The same image, checked before its pixels are decoded."""
-    check_size(*image.size)
-    if getattr(image, "n_frames", 1) > 1:
-        raise ValueError(f"the image has {getattr(image, 'n_frames', 1)} frames; it must have one")
-    if image.mode not in _EIGHT_BIT_MODES:
-        raise ValueError(f"its pixels are {image.mode}; it must have 8 bits per channel")
-    return image
-
-
-def _fitted(image: Image.Image, width: int, height: int) -> Frame:
-    upright = ImageOps.exif_transpose(image)
-    if upright.has_transparency_data:
-        layer = upright.convert("RGBA")
-        upright = Image.new("RGBA", layer.size, "black")
-        upright.alpha_composite(layer)
-    fitted = ImageOps.fit(upright.convert("RGB"), (width, height), Image.Resampling.LANCZOS)
-    return np.array(fitted)

@@ -10,6 +10,7 @@ import os
 import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -25,12 +26,22 @@ TENSOR_MIME = "application/x-fastvideo-tensor+safetensors"
 LATENTS_MIME = "application/x-longtake-latents+safetensors"
 
 MOST_FRAMES = 1024  # more than any segment has
-MOST_PIXEL_BYTES = 640 * 2**20  # all frames of a state, decoded; enough for 25 frames of 3840x2176
+MOST_PIXEL_BYTES = 320 * 2**20  # all frames of a state, decoded; enough for 9 frames of 4096x2880
+MOST_HEADER_BYTES = 64 * 1024  # of a tensor file with one or two tensors
 
 _U32 = struct.Struct(">I")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class FrameFormat:
+    """What the frames of a state must be: their size in pixels, and their number."""
+
+    width: int
+    height: int
+    count: int
 
 
 def encode_frames(frames: Sequence[Frame], *, field: str = "video_frames") -> list[bytes]:
@@ -58,13 +69,13 @@ def encode_frames(frames: Sequence[Frame], *, field: str = "video_frames") -> li
     return [join_strips(one, [next(strips) for _ in strip_tops(one)]) for one in frames]
 
 
-def decode_frames(pngs: Sequence[bytes], *, field: str = "video") -> list[Frame]:
+def decode_frames(pngs: Sequence[bytes], *, field: str = "video", expected: FrameFormat | None = None) -> list[Frame]:
     """Decode 8-bit RGB PNGs of one size to uint8 `(H, W, 3)` frames.
 
-    All headers are checked before the first PNG is decoded.
+    All headers are checked before the first PNG is decoded. expected: their format, if only one is of use.
 
     Raises:
-        ContinuationError: too many frames, too many pixels, different sizes, or an invalid PNG.
+        ContinuationError: too many frames, too many pixels, different sizes, another format, or an invalid PNG.
     """
     sizes = []
     for i, png in enumerate(pngs[: MOST_FRAMES + 1]):
@@ -72,6 +83,8 @@ def decode_frames(pngs: Sequence[bytes], *, field: str = "video") -> list[Frame]
             sizes.append(png_size(png))
         except ValueError as error:
             raise ContinuationError(f"{field}: frame {i}: {error}") from None
+    if expected is not None and sizes:
+        _check_format(sizes, expected, field)
     _check_sizes(sizes, field)
 
     def decode(numbered: tuple[int, bytes]) -> Frame:
@@ -103,6 +116,15 @@ def _check_sizes(sizes: Sequence[tuple[int, int]], field: str) -> None:
     total = sum(width * height * 3 for width, height in sizes)
     if total > MOST_PIXEL_BYTES:
         raise ContinuationError(f"{field}: {total} bytes of pixels in all, the limit is {MOST_PIXEL_BYTES}")
+
+
+def _check_format(sizes: Sequence[tuple[int, int]], expected: FrameFormat, field: str) -> None:
+    for width, height in sizes:
+        if (width, height) != (expected.width, expected.height):
+            wanted = f"{expected.width}x{expected.height}"
+            raise ContinuationError(f"{field}: its frames are {width}x{height}, the spec says {wanted}")
+    if len(sizes) != expected.count:
+        raise ContinuationError(f"{field}: it has {len(sizes)} frames, the spec's overlap is {expected.count}")
 
 
 def pack_frames(pngs: Sequence[bytes]) -> bytes:
@@ -203,8 +225,13 @@ def _load(data: bytes, names: set[str], field: str) -> dict[str, Tensor]:
     from safetensors import SafetensorError, deserialize
     from safetensors.torch import load
 
+    length = int.from_bytes(data[:8], "little")
+    if length > MOST_HEADER_BYTES:
+        raise ContinuationError(
+            f"{field}: not a safetensors file that can be read (its header has {length} bytes, more than "
+            f"{MOST_HEADER_BYTES})"
+        )
     try:
-        # names first: creating a hundred thousand tensors would take seconds
         found = {name for name, _ in deserialize(data)}  # type: ignore[no-untyped-call]
         if found == names:
             return load(data)

@@ -16,6 +16,7 @@ from ltx2.state import validation as check
 from ltx2.state.arrays import (
     FRAMES_MIME,
     TENSOR_MIME,
+    FrameFormat,
     decode_frames,
     decode_tensor,
     encode_frames,
@@ -118,9 +119,15 @@ class LTX2ContinuationState:
 
     @classmethod
     def from_continuation_state(
-        cls, state: ContinuationState, *, blob_store: BlobStore | None = None
+        cls,
+        state: ContinuationState,
+        *,
+        blob_store: BlobStore | None = None,
+        frame_format: FrameFormat | None = None,
     ) -> LTX2ContinuationState:
         """Decode an envelope. With a store, blobs are read; without one, their ids are kept.
+
+        frame_format: refuse other frames by their headers, before any is decoded.
 
         The store's own errors, for a missing or corrupt blob, pass through.
 
@@ -133,12 +140,12 @@ class LTX2ContinuationState:
             fields["audio_sample_rate"] = check.rate("audio_sample_rate", payload["audio_sample_rate"])
         result = cls(**fields)
         if payload.get("video") is not None:
-            result._read_video(payload["video"], blob_store)
+            result._read_video(payload["video"], blob_store, frame_format)
         if payload.get("audio") is not None:
             result._read_audio(payload["audio"], blob_store)
         return result
 
-    def _read_video(self, video: object, blob_store: BlobStore | None) -> None:
+    def _read_video(self, video: object, blob_store: BlobStore | None, expected: FrameFormat | None) -> None:
         video = check.mapping("video", video)
         if check.one_of("video", video, ("frames_b64", "blob_id")) == "frames_b64":
             name, pngs = "video.frames_b64", _inline_pngs(video["frames_b64"])
@@ -153,7 +160,7 @@ class LTX2ContinuationState:
             pngs = unpack_frames(blob_store.get(blob_id), field=name)
             if declared is not None and declared != len(pngs):
                 raise ContinuationError(f"video.frame_count: {declared} declared, but the blob has {len(pngs)} frames")
-        self.video_frames = decode_frames(pngs, field=name) or None
+        self.video_frames = decode_frames(pngs, field=name, expected=expected) or None
 
     def _read_audio(self, audio: object, blob_store: BlobStore | None) -> None:
         audio = check.mapping("audio", audio)

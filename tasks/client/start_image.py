@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blobstore import blob_id_of
 from ltx2.media.images import LARGEST_FILE_BYTES, decode_still
 from ltx2.state.png import encode_png
 from tasks.errors import SpecError
+from tasks.field_errors import shown_path
+from tasks.spec.input_files import read_input
 
 if TYPE_CHECKING:
     from tasks.spec.schema import JobSpec
@@ -24,19 +25,11 @@ def read_image(spec: JobSpec) -> bytes | None:
     """
     if spec.image is None:
         return None
+    data = read_input(spec.image, LARGEST_FILE_BYTES, "an image", field="image")
     try:
-        path = Path(spec.image)
-        if path.exists() and not path.is_file():
-            raise SpecError(f"image: {spec.image}: not a regular file")
-        with path.open("rb") as file:
-            data = file.read(LARGEST_FILE_BYTES + 1)
         return encode_png(decode_still(data, spec.width, spec.height))
-    except OSError as error:
-        raise SpecError(f"image: {spec.image}: {error.strerror or error}") from None
     except ValueError as error:
-        if isinstance(error, SpecError):
-            raise
-        raise SpecError(f"image: {spec.image!r:.500}: {error}") from None
+        raise SpecError(f"image: {shown_path(spec.image)}: {error}") from None
 
 
 def with_image_id(spec: JobSpec) -> JobSpec:

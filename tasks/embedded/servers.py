@@ -19,7 +19,7 @@ from typing import Any
 import redis
 
 from ltx2.checkpoints.lora import stamp_of
-from ltx2.checkpoints.resolve import python_path
+from ltx2.processes import python_path
 from tasks.embedded import processes
 from tasks.embedded.locks import locked
 from tasks.errors import ConfigError, ServerError

@@ -8,6 +8,7 @@ from typing import Any
 from blobstore import BlobCorruptError, BlobNotFoundError, BlobStore
 from ltx2 import ContinuationState, LTX2ContinuationState
 from ltx2.errors import ContinuationError
+from ltx2.state.arrays import FrameFormat
 from tasks.jobs.json_limits import NESTING_LIMIT, nesting
 from tasks.jobs.records import Handoff
 
@@ -31,8 +32,10 @@ def encode(state: LTX2ContinuationState, blobs: BlobStore, *, inline_threshold_b
     return {"kind": envelope.kind, "payload": payload}
 
 
-def decode(envelope: dict[str, Any], blobs: BlobStore) -> LTX2ContinuationState:
-    """The state with its arrays.
+def decode(
+    envelope: dict[str, Any], blobs: BlobStore, *, frame_format: FrameFormat | None = None
+) -> LTX2ContinuationState:
+    """The state with its arrays. frame_format: what its frames must be; others are not decoded.
 
     Raises:
         ContinuationError: not a state; names the field.
@@ -44,7 +47,9 @@ def decode(envelope: dict[str, Any], blobs: BlobStore) -> LTX2ContinuationState:
     metadata = payload.get("metadata")
     if isinstance(metadata, dict) and set(metadata) == {METADATA_BLOB}:
         payload = {**payload, "metadata": _metadata_of(blobs.get(str(metadata[METADATA_BLOB])))}
-    return LTX2ContinuationState.from_continuation_state(ContinuationState(kind, payload), blob_store=blobs)
+    return LTX2ContinuationState.from_continuation_state(
+        ContinuationState(kind, payload), blob_store=blobs, frame_format=frame_format
+    )
 
 
 def state_blobs(envelope: dict[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from tasks.errors import SpecError
-from tasks.field_errors import UNKNOWN_KEY, explain
+from tasks.field_errors import UNKNOWN_KEY, explain, shown_path
 from tasks.spec.guidance import GuidanceSpec
+from tasks.spec.input_files import read_input, read_limited
 from tasks.spec.json_text import json_events, parse_json
 from tasks.spec.places import SpecSource, TextError
 from tasks.spec.schema import JobSpec, LoraSpec, SegmentSpec
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 MAX_SPEC_BYTES = 4 * 1024 * 1024
 STANDARD_INPUT = "-"
+MOST_PROBLEMS = 10
+"""So many problems of a spec are shown, and a count of the others."""
 _JSON_START = re.compile(r'\s*\{\s*["}]')
 
 
@@ -36,16 +40,15 @@ def load_spec(path: Path) -> JobSpec:
         SpecError: one line per problem, each with file, line and field.
     """
     if str(path) == STANDARD_INPUT:
-        path = Path("/dev/stdin")
+        path = Path("standard input")
+        data = read_limited(sys.stdin.buffer, str(path), MAX_SPEC_BYTES, "a spec")
+    else:
+        data = read_input(path, MAX_SPEC_BYTES, "a spec")
     try:
-        if path.stat().st_size > MAX_SPEC_BYTES:
-            raise SpecError(f"{path}: larger than {MAX_SPEC_BYTES:,} bytes, the limit for a spec")
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise SpecError(f"{path}: {error.strerror or error}") from None
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise SpecError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    spec = _parse(text, str(path), is_json=path.suffix.lower() == ".json")
+        raise SpecError(f"{shown_path(path)}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    spec = _parse(text, shown_path(path), is_json=path.suffix.lower() == ".json")
     if spec.image is None:
         return spec
     return spec.model_copy(update={"image": os.path.join(path.parent.absolute(), os.path.expanduser(spec.image))})
@@ -64,14 +67,18 @@ def check_spec(data: Mapping[str, Any], *, source: SpecSource | None = None) -> 
     """Make a spec of the mapping `data`; `source` gives the line of each field.
 
     Raises:
-        SpecError: one line per problem.
+        SpecError: one line per problem, MOST_PROBLEMS at most.
     """
     try:
         return JobSpec.model_validate(dict(data))
     except ValidationError as error:
+        source = source or SpecSource()
         problems = error.errors(include_url=False)
-        places = (source or SpecSource()).places([problem["loc"] for problem in problems])
-        lines = [f"{place}: {_explain(problem)}" for place, problem in zip(places, problems, strict=True)]
+        first, more = problems[:MOST_PROBLEMS], len(problems) - MOST_PROBLEMS
+        places = source.places([problem["loc"] for problem in first])
+        lines = [f"{place}: {_explain(problem)}" for place, problem in zip(places, first, strict=True)]
+        if more > 0:
+            lines.append(f"{source.name}: and {more:,} more problem{'s' if more > 1 else ''}")
         raise SpecError("\n".join(lines)) from None
 
 

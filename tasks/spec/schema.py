@@ -27,6 +27,7 @@ from ltx2.sampling import (
     check_for_two_stages,
     check_sigmas,
 )
+from ltx2.state.arrays import MOST_PIXEL_BYTES
 from ltx2.timeline import DEFAULT_OVERLAP, SegmentShape, exact, segment_seed
 from tasks.settings import absolute
 from tasks.spec.guidance import GuidanceSpec
@@ -34,7 +35,22 @@ from tasks.spec.guidance import GuidanceSpec
 SPATIAL_COMPRESSION = 32
 MAX_SEGMENTS = 100_000
 MAX_LORAS = 8
+MAX_PROMPT_CHARACTERS = 4 * 1024 * 1024
+"""Of all segments of a job together; more than a file may have."""
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+"""A finite number; true and "1" are none."""
 Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
+
+
+def _at_most(count: int) -> BeforeValidator:
+    """Refuse a list of more than `count` entries before any of them is checked."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, list | tuple) and len(value) > count:
+            raise ValueError(f"must have at most {count} entries, not {len(value)}")
+        return value
+
+    return BeforeValidator(check)
 
 
 class _Strict(BaseModel):
@@ -53,7 +69,7 @@ class LoraSpec(_Strict):
     """A LoRA that is fused into the model: its path or hub id, and its strength."""
 
     path: str = Field(min_length=1, max_length=500)
-    weight: float = Field(1.0, ge=-2, le=2, allow_inf_nan=False)
+    weight: Number = Field(1.0, ge=-2, le=2)
 
 
 def _as_lora(value: Any) -> Any:
@@ -69,11 +85,11 @@ class JobHead(_Strict):
 
     title: str = Field("untitled", min_length=1, max_length=120)
     model: str | None = Field(None, min_length=1, max_length=500)
-    loras: tuple[LoraSpec, ...] = Field((), max_length=MAX_LORAS)
+    loras: Annotated[tuple[LoraSpec, ...], _at_most(MAX_LORAS)] = ()
     width: int = Field(768, ge=32, le=4096, strict=True)
     height: int = Field(512, ge=32, le=4096, strict=True)
     frames: int = Field(121, ge=9, le=1025, strict=True)
-    fps: float = Field(24, ge=1, le=120, allow_inf_nan=False)
+    fps: Number = Field(24, ge=1, le=120)
     overlap: int = Field(DEFAULT_OVERLAP, ge=1, strict=True)
     seed: Seed = 0
     stages: int = Field(1, ge=1, le=2, strict=True)
@@ -81,7 +97,7 @@ class JobHead(_Strict):
     stage2_lora: Annotated[LoraSpec | None, BeforeValidator(_as_lora)] = None
     sound_stage: int | None = Field(None, ge=1, le=2, strict=True)
     steps: int | None = Field(None, ge=FEWEST_STEPS, le=MOST_STEPS, strict=True)
-    sigmas: tuple[float, ...] | None = Field(None, max_length=MOST_STEPS)
+    sigmas: Annotated[tuple[Number, ...] | None, _at_most(MOST_STEPS)] = None
     shift: Literal["fixed", "tokens"] = "fixed"
     distilled: bool | None = Field(None, strict=True)
     decoder: Literal["convolutional", "diffusion"] = "convolutional"
@@ -144,6 +160,12 @@ class JobHead(_Strict):
     def _overlap_fits(self) -> Self:
         if self.overlap >= self.frames:
             raise ValueError(f"overlap {self.overlap} must be smaller than frames {self.frames}")
+        pixel_bytes = self.overlap * self.width * self.height * 3
+        if pixel_bytes > MOST_PIXEL_BYTES:
+            raise ValueError(
+                f"overlap {self.overlap} is too many frames of {self.width}x{self.height}: a state may have "
+                f"{MOST_PIXEL_BYTES:,} bytes of pixels, not {pixel_bytes:,}"
+            )
         return self
 
     @property
@@ -187,7 +209,15 @@ class JobHead(_Strict):
 class JobSpec(JobHead):
     """One long video: what all segments share, and the segments."""
 
-    segments: list[SegmentSpec] = Field(min_length=1, max_length=MAX_SEGMENTS)
+    segments: Annotated[list[SegmentSpec], _at_most(MAX_SEGMENTS)] = Field(min_length=1)
+
+    @field_validator("segments")
+    @classmethod
+    def _prompts_fit(cls, segments: list[SegmentSpec]) -> list[SegmentSpec]:
+        characters = sum(len(segment.prompt) for segment in segments)
+        if characters > MAX_PROMPT_CHARACTERS:
+            raise ValueError(f"their prompts have {characters:,} characters, more than {MAX_PROMPT_CHARACTERS:,}")
+        return segments
 
     @model_validator(mode="after")
     def _full_is_not_distilled(self) -> Self:

@@ -140,6 +140,7 @@ def test_a_gguf_file_is_recognized_by_its_architecture(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "data",
     [b"", b"GGML", gguf()[:9], gguf(b"x"), gguf(text("a") + b"\xff" * 8), gguf(b"\xff" * 8),
+     gguf(text("a") + struct.pack("<IIQ", 9, 8, 2**40)),
      gguf(tensors=(text("a") + struct.pack("<IQIQ", 1, 256, 12, 0),))],
 )  # fmt: skip
 def test_a_damaged_gguf_file_is_an_error(tmp_path: Path, data: bytes) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,11 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from ltx2.checkpoints.weight_files import check_weights, tensor_shapes
+from ltx2.checkpoints.weight_files import check_weights, read_json, tensor_shapes
 from ltx2.errors import CheckpointError
 from tests.ltx2.checkpoint_files import POINTER, shard
 
 STEM = "diffusion_pytorch_model"
+
+
+def with_header(offsets: dict[str, Any]) -> bytes:
+    """A file whose header has tensors with these offsets, and no data."""
+    entries = {name: {"dtype": "F32", "shape": [1], "data_offsets": pair} for name, pair in offsets.items()}
+    header = json.dumps(entries).replace("Infinity", "1e999").encode()
+    return len(header).to_bytes(8, "little") + header
 
 
 @pytest.fixture
@@ -50,6 +58,13 @@ def test_complete_weights_pass_in_one_file_or_in_shards(whole: Path) -> None:
         (lambda data: (2).to_bytes(8, "little") + b"[]", "its header cannot be read"),
         (lambda data: (9).to_bytes(8, "little") + b'{"a": {}}', "its header cannot be read"),
         (lambda data: (9).to_bytes(8, "little") + b"\x80pickle!!", "its header cannot be read"),
+        (lambda data: with_header({"a": [0, float("inf")]}), "its header cannot be read"),
+        (lambda data: with_header({"a": [0, 10**400]}), r"has \d+ bytes, but its header declares"),
+        (lambda data: with_header({"a": [4, 0]}), "its header cannot be read"),
+        (lambda data: with_header({"a": [-4, 0]}), "its header cannot be read"),
+        (lambda data: with_header({"a": [False, 4]}), "its header cannot be read"),
+        (lambda data: with_header({f"t{i}": [0, 0] for i in range(50_001)}), "has 50,001 tensors, the limit is 50,000"),
+        (lambda data: (9 << 20).to_bytes(8, "little") + bytes(9 << 20), "has a header of 9,437,184 bytes, the limit"),
     ],
 )
 def test_a_damaged_file_is_rejected(whole: Path, damage: Callable[[bytes], bytes], message: str) -> None:
@@ -103,3 +118,12 @@ def test_a_single_file_next_to_shards_must_be_complete_too(whole: Path) -> None:
     whole.write_bytes(data[:-1])
     with pytest.raises(CheckpointError, match="its header declares"):
         check_weights(whole.parent, STEM)
+
+
+def test_only_regular_files_of_limited_size_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.json")
+    (tmp_path / "zero.json").symlink_to("/dev/zero")
+    (tmp_path / "large.json").write_bytes(b" " * (8 * 2**20 + 1))
+    for name, message in (("config", "not a regular file"), ("zero", "not a regular file"), ("large", "larger than")):
+        with pytest.raises(CheckpointError, match=message):
+            read_json(tmp_path / f"{name}.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import resource
 import struct
 import zlib
 from typing import Any
@@ -16,6 +17,7 @@ from PIL import Image
 
 from ltx2.media import images
 from ltx2.media.images import decode_still, recompressed
+from ltx2.media.picture_decoder import decode_picture
 
 WIDTH, HEIGHT = 64, 32
 
@@ -34,7 +36,7 @@ def file_of(image: Image.Image, kind: str = "PNG", **settings: Any) -> bytes:
 
 @pytest.mark.parametrize(("kind", "settings"), [("PNG", {}), ("WEBP", {"lossless": True}), ("JPEG", {"quality": 95})])
 def test_png_webp_and_jpeg_are_decoded(kind: str, settings: dict[str, Any]) -> None:
-    frame = decode_still(file_of(Image.fromarray(picture()), kind, **settings), WIDTH, HEIGHT)
+    frame = decode_picture(file_of(Image.fromarray(picture()), kind, **settings), WIDTH, HEIGHT)
     assert (frame.shape, frame.dtype) == ((HEIGHT, WIDTH, 3), np.uint8)
     error = np.abs(frame.astype(int) - picture())
     assert error.mean() < 4 if kind == "JPEG" else not error.any()
@@ -43,7 +45,7 @@ def test_png_webp_and_jpeg_are_decoded(kind: str, settings: dict[str, Any]) -> N
 @pytest.mark.parametrize("size", [(128, 64), (256, 64), (128, 256), (33, 61)])
 def test_the_largest_centred_part_that_fills_the_frame_is_shown(size: tuple[int, int]) -> None:
     # When an image of another size or aspect ratio is decoded
-    frame = decode_still(file_of(Image.fromarray(picture(*size))), WIDTH, HEIGHT).astype(float)
+    frame = decode_picture(file_of(Image.fromarray(picture(*size))), WIDTH, HEIGHT).astype(float)
 
     # Then the frame shows its centre, and the share of each side that fills the frame
     scale = min(size[0] / WIDTH, size[1] / HEIGHT)
@@ -58,16 +60,16 @@ def test_the_exif_orientation_is_applied() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # rotate by 90 degrees clockwise
     data = file_of(Image.fromarray(np.rot90(picture()).copy()), exif=exif)
-    assert np.array_equal(decode_still(data, WIDTH, HEIGHT), picture())
+    assert np.array_equal(decode_picture(data, WIDTH, HEIGHT), picture())
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA"])
 def test_every_pixel_mode_becomes_rgb_and_transparency_becomes_black(mode: str) -> None:
     image = Image.new("RGBA", (WIDTH, HEIGHT), (255, 255, 255, 255)).convert(mode)
-    assert (decode_still(file_of(image), WIDTH, HEIGHT) == 255).all()
+    assert (decode_picture(file_of(image), WIDTH, HEIGHT) == 255).all()
     if "A" in mode:
         image.putalpha(0)
-        assert not decode_still(file_of(image), WIDTH, HEIGHT).any()
+        assert not decode_picture(file_of(image), WIDTH, HEIGHT).any()
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
@@ -99,19 +101,60 @@ TWO_FRAMES = file_of(
         (declared(2**31 - 1, 2**31 - 1), "the image is too large"),
         (declared(64, 32), "cannot be decoded|truncated"),
         (TWO_FRAMES, "2 frames; it must have one"),
-        (file_of(Image.new("I;16", (64, 32))), "its pixels are I;16; it must have 8 bits per channel"),
     ],
     ids=lambda value: None if isinstance(value, str) else f"{len(value)} bytes",
 )
 def test_an_invalid_image_is_a_value_error(data: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        decode_still(data, WIDTH, HEIGHT)
+        decode_picture(data, WIDTH, HEIGHT)
 
 
 def test_a_file_above_the_size_limit_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "LARGEST_FILE_BYTES", len(GOOD) - 1)
     with pytest.raises(ValueError, match=f"{len(GOOD)} bytes, the limit is {len(GOOD) - 1}"):
         decode_still(GOOD, WIDTH, HEIGHT)
+
+
+HEAVY = {
+    # 34 bytes that declare 33 million pixels, all of one colour
+    "WebP": bytes.fromhex("524946461a000000574542505650384c0d0000002ffeffff11071011118888fe0700"),
+    "EXIF that names the same bytes again and again": file_of(Image.fromarray(picture()))[:-12]
+    + chunk(b"eXIf", b"MM\0*\0\0\0\x08\xff\xff" + struct.pack(">HHII", 0x9286, 7, 900_000, 8) * 65_535 + bytes(10**6))
+    + chunk(b"IEND", b""),
+}
+
+
+@pytest.mark.parametrize("kind", HEAVY)
+def test_decoding_has_limits_whatever_a_file_asks_for(kind: str) -> None:
+    # When a small file asks for much memory or time
+    before, frame, refusal = resource.getrusage(resource.RUSAGE_CHILDREN), picture(), "needs too much memory"
+    try:
+        frame = decode_still(HEAVY[kind], WIDTH, HEIGHT)
+    except ValueError as error:
+        refusal = str(error)
+    # Then it is refused, or what is heavy was skipped
+    assert "needs too much memory" in refusal or "processor time" in refusal
+    assert np.array_equal(frame, picture())
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_maxrss < 600 * 1024
+    assert after.ru_utime - before.ru_utime < 3
+
+
+def test_a_picture_with_ever_more_scans_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a JPEG of 8 million pixels whose last scan is repeated a thousand times
+    jpeg = file_of(Image.new("RGB", (4096, 2048), "red"), "JPEG", progressive=True)
+    scan = jpeg[jpeg.rindex(b"\xff\xda") : -2]
+    # When / Then
+    monkeypatch.setattr(images, "SECONDS", 0.0)
+    with pytest.raises(ValueError, match="more than 1 s of processor time"):
+        decode_still(jpeg[:-2] + scan * 1000 + b"\xff\xd9", WIDTH, HEIGHT)
+
+
+def test_a_child_decodes_as_this_process_does() -> None:
+    data = file_of(Image.fromarray(picture(33, 61)), "JPEG")
+    assert np.array_equal(decode_still(data, WIDTH, HEIGHT), decode_picture(data, WIDTH, HEIGHT))
+    with pytest.raises(ValueError, match="not a PNG, JPEG or WEBP file"):
+        decode_still(b"%PDF-1.7", WIDTH, HEIGHT)
 
 
 @given(st.sampled_from(["PNG", "JPEG", "WEBP"]), st.data())
@@ -122,7 +165,7 @@ def test_a_damaged_image_is_decoded_or_a_value_error(kind: str, data: st.DataObj
         file[data.draw(st.integers(0, len(file) - 1))] = data.draw(st.integers(0, 255))
     # When / Then
     try:
-        frame = decode_still(bytes(file), WIDTH, HEIGHT)
+        frame = decode_picture(bytes(file), WIDTH, HEIGHT)
     except ValueError:
         return
     assert frame.shape == (HEIGHT, WIDTH, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 from ltx2.errors import ContinuationError
 from ltx2.state.arrays import (
     MOST_FRAMES,
+    FrameFormat,
     decode_frames,
     decode_latents,
     decode_tensor,
@@ -280,3 +282,22 @@ def test_latents_that_share_memory_round_trip() -> None:
 def test_a_file_without_segment_latents_is_rejected() -> None:
     with pytest.raises(ContinuationError, match=r"^latents: .*not 1: \['t'\]"):
         decode_latents(encode_tensor(latents()))
+
+
+def test_frames_of_another_format_are_refused_by_their_headers() -> None:
+    # Given frames that take a hundred megabytes each when they are decoded, and are damaged after their headers
+    png = encode_png(np.zeros((64, 64, 3), np.uint8))
+    header = b"IHDR" + struct.pack(">IIBBBBB", 8192, 4096, 8, 2, 0, 0, 0)
+    large = png[:12] + header + struct.pack(">I", zlib.crc32(header)) + bytes(200_000)
+    # When / Then
+    with pytest.raises(ContinuationError, match=r"^video: its frames are 8192x4096, the spec says 32x32"):
+        decode_frames([large] * 6, expected=FrameFormat(32, 32, 9))
+    with pytest.raises(ContinuationError, match=r"^video: it has 6 frames, the spec's overlap is 9"):
+        decode_frames([png] * 6, expected=FrameFormat(64, 64, 9))
+    assert len(decode_frames([png] * 9, expected=FrameFormat(64, 64, 9))) == 9
+
+
+def test_a_tensor_file_that_names_many_tensors_is_refused_by_the_length_of_its_header() -> None:
+    many = {f"t{i}": entry(shape=[0], offsets=[0, 0]) for i in range(30_000)}
+    with pytest.raises(ContinuationError, match=r"its header has \d+ bytes, more than 65536"):
+        decode_tensor(safetensors(many))
