@@ -19,6 +19,7 @@ _DTYPES = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 _PEFT_FILE, _PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PEFT_METADATA = "lora_adapter_metadata"
 _SHOWN = 3
+_LARGEST_ALPHA = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ def _factors(
         raise UnsupportedModelError(f"the LoRA {file} has factors that do not fit: {layer} {list(up)} and {list(down)}")
     if Role.ALPHA in stored and math.prod(stored[Role.ALPHA].shape) != 1:
         raise UnsupportedModelError(f"the LoRA {file} has an alpha that is not a number: {names[Role.ALPHA]}")
-    scale = _peft_scale(layer, down[0], configs)
+    scale = _peft_scale(file, layer, down[0], configs)
     return Factors(names[Role.DOWN], names[Role.UP], names.get(Role.ALPHA), down[0], (up[0], down[1]), scale)
 
 
@@ -138,14 +139,18 @@ def _peft_configs(file: Path, header: Header) -> dict[str, Mapping[str, Any]]:
     return config
 
 
-def _peft_scale(layer: str, rank: int, configs: Mapping[str, Mapping[str, Any]]) -> float:
+def _peft_scale(file: Path, layer: str, rank: int, configs: Mapping[str, Mapping[str, Any]]) -> float:
     """alpha / rank by peft's config of the layer, or alpha / sqrt(rank) with rank-stabilised LoRA; 1 without one."""
     config = next((config for prefix, config in configs.items() if layer.startswith(prefix)), {})
-    patterns = config.get("alpha_pattern") or {}
+    patterns = config.get("alpha_pattern")
+    if not isinstance(patterns, dict):
+        patterns = {}
     alpha = next(
         (value for key, value in patterns.items() if re.fullmatch(rf"(.*\.)?({re.escape(key)})", layer)),
         config.get("lora_alpha"),
     )
-    if not isinstance(alpha, int | float):
+    if alpha is None:
         return 1.0
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    if type(alpha) not in (int, float) or not abs(alpha) <= _LARGEST_ALPHA:
+        raise UnsupportedModelError(f"{file} has a lora_alpha that is not a usable number for {layer:.200}")
+    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)

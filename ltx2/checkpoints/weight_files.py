@@ -151,7 +151,9 @@ def read_header(path: Path) -> Header:
 
 
 def _tensor(entry: Mapping[str, Any], data: int) -> StoredTensor:
-    """A tensor of a header, whose data begin at the byte `data`. Raises ValueError, TypeError, KeyError or IndexError if it is not one."""
+    """A tensor of a header; `data` is the byte at which the data begin. Raises ValueError, TypeError, KeyError or
+    IndexError if it is not one.
+    """
     start, end = map(_whole, entry["data_offsets"])
     if start > end:
         raise ValueError(f"data_offsets {start} and {end}")

@@ -29,6 +29,18 @@ MOST_FRAMES = 1024  # more than any segment has
 MOST_PIXEL_BYTES = 320 * 2**20  # all frames of a state, decoded; enough for 9 frames of 4096x2880
 MOST_HEADER_BYTES = 64 * 1024  # of a tensor file with one or two tensors
 
+FLOATS = (
+    "float64",
+    "float32",
+    "float16",
+    "bfloat16",
+    "float8_e4m3fn",
+    "float8_e4m3fnuz",
+    "float8_e5m2",
+    "float8_e5m2fnuz",
+)
+"""The types of latents: those that safetensors both writes and reads."""
+
 _U32 = struct.Struct(">I")
 
 Item = TypeVar("Item")
@@ -167,7 +179,7 @@ def encode_tensor(tensor: Tensor, *, field: str = "audio_latents") -> bytes:
 
     Raises:
         TypeError: not a tensor.
-        ContinuationError: not floating point, or not 4-D.
+        ContinuationError: not one of FLOATS, not 4-D, sparse, or without data.
     """
     _check_latents(tensor, field)
     return _save({"t": tensor}, field)
@@ -206,6 +218,11 @@ def _check_latents(tensor: Tensor, field: str) -> None:
         raise TypeError(f"{field}: must be a tensor, not {type(tensor).__name__}")
     if not tensor.is_floating_point():
         raise ContinuationError(f"{field}: must be floating point, not {tensor.dtype}")
+    if str(tensor.dtype).removeprefix("torch.") not in FLOATS:
+        raise ContinuationError(f"{field}: must be one of {', '.join(FLOATS)}, not {tensor.dtype}")
+    if tensor.layout is not torch.strided or tensor.is_meta:
+        kind = "on the meta device" if tensor.is_meta else f"of the layout {tensor.layout}"
+        raise ContinuationError(f"{field}: must be an ordinary tensor with data, not one {kind}")
     if tensor.ndim != 4:
         raise ContinuationError(f"{field}: must be [batch, channels, time, mel], not the shape {list(tensor.shape)}")
 

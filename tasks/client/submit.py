@@ -170,7 +170,11 @@ def _is_lost_reply(error: redis.RedisError) -> bool:
 
 def _digest(spec: JobSpec, envelope: Mapping[str, Any] | None) -> str:
     """The hash of what was submitted. Values that are the defaults do not count, so that new keys change nothing."""
-    text = json.dumps([spec.model_dump(mode="json", exclude_defaults=True), envelope], sort_keys=True)
+    submitted = [spec.model_dump(mode="json", exclude_defaults=True), envelope]
+    try:
+        text = json.dumps(submitted, sort_keys=True, default=str)
+    except (TypeError, ValueError, RecursionError) as error:  # of the state; a spec is JSON
+        raise SpecError(f"the state to continue is not JSON ({error}), so an idempotency key cannot name it") from None
     return hashlib.sha256(text.encode()).hexdigest()
 
 

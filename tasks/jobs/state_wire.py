@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgpack
+
 from blobstore import BlobCorruptError, BlobNotFoundError, BlobStore
 from ltx2 import ContinuationState, LTX2ContinuationState
 from ltx2.errors import ContinuationError
@@ -83,9 +85,19 @@ def _metadata_of(data: bytes) -> Any:
         raise ContinuationError(f"metadata.{METADATA_BLOB}: the blob it names is not JSON") from None
 
 
+def _fits_a_record(metadata: dict[str, Any]) -> bool:
+    """Whether msgpack can carry it, too: JSON has larger integers, and halves of surrogate pairs."""
+    try:
+        msgpack.packb(metadata)
+    except (OverflowError, ValueError):
+        return False
+    return True
+
+
 def _with_metadata_moved(payload: dict[str, Any], blobs: BlobStore, limit: int) -> dict[str, Any]:
     encoded = json.dumps(payload["metadata"]).encode()
     # kombu would convert a mapping with the key "__type__" into another type
-    if len(encoded) <= limit and KOMBU_TYPE not in encoded and nesting(payload["metadata"]) <= METADATA_LIMIT_LEVELS:
+    is_small = len(encoded) <= limit and nesting(payload["metadata"]) <= METADATA_LIMIT_LEVELS
+    if is_small and KOMBU_TYPE not in encoded and _fits_a_record(payload["metadata"]):
         return dict(payload)
     return {**payload, "metadata": {METADATA_BLOB: blobs.put(encoded, mime=METADATA_MIME)}}

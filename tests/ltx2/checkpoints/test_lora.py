@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ltx2.acceleration.fp8 import Float8Linear
 from ltx2.checkpoints.lora import HubFile, Lora, resolve_lora
+from ltx2.checkpoints.lora_file import read_lora
 from ltx2.checkpoints.lora_names import Layer, LayerNames
 from ltx2.engine import Engine
 from ltx2.errors import CheckpointError, UnsupportedModelError
@@ -286,6 +287,30 @@ def test_a_change_is_scaled_by_alpha_and_rank(
     changed = weights(load(models, Lora(str(tmp_path), 0.5)))["proj_in.weight"]
     # Then
     torch.testing.assert_close(changed - weights(engines["tiny"])["proj_in.weight"], torch.full((64, 16), 2 * scale))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        '{"lora_alpha": 1e999}',
+        '{"lora_alpha": NaN}',
+        '{"lora_alpha": true}',
+        '{"lora_alpha": "4"}',
+        f'{{"lora_alpha": 1{"0" * 400}}}',
+    ],
+    ids=lambda config: config[:24],
+)
+def test_an_alpha_that_is_not_a_usable_number_is_refused(tmp_path: Path, config: str) -> None:
+    # Given
+    tensors = {"transformer.proj_in.lora_down.weight": torch.ones(4, 16)}
+    tensors["transformer.proj_in.lora_up.weight"] = torch.ones(64, 4)
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(config)
+    # When / Then
+    with pytest.raises(UnsupportedModelError, match="has a lora_alpha that is not a usable number"):
+        read_lora(tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text('{"alpha_pattern": ["a"]}')
+    assert read_lora(tmp_path / "adapter_model.safetensors")
 
 
 def changing_sets(files: list[Path]) -> list[list[Lora]]:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ltx2.errors import ContinuationError
+from ltx2.state.arrays import FLOATS as FLOAT_NAMES
 from ltx2.state.arrays import (
     MOST_FRAMES,
     FrameFormat,
@@ -301,3 +302,29 @@ def test_a_tensor_file_that_names_many_tensors_is_refused_by_the_length_of_its_h
     many = {f"t{i}": entry(shape=[0], offsets=[0, 0]) for i in range(30_000)}
     with pytest.raises(ContinuationError, match=r"its header has \d+ bytes, more than 65536"):
         decode_tensor(safetensors(many))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.zeros(1, 8, 2, 16, device="meta"), "an ordinary tensor with data, not one on the meta device"),
+        (torch.zeros(1, 8, 2, 16).to_sparse(), "an ordinary tensor with data, not one of the layout torch.sparse_coo"),
+        (torch.zeros(1, 8, 2, 16, dtype=torch.uint8).view(torch.float8_e8m0fnu), "one of float64, .*float8_e8m0fnu"),
+        (
+            torch.zeros(1, 8, 2, 16, dtype=torch.uint8).view(torch.float4_e2m1fn_x2),
+            "one of float64, .*float4_e2m1fn_x2",
+        ),
+        (torch.zeros(1, 8, 2, 16, dtype=torch.complex64), "must be floating point"),
+    ],
+)
+def test_latents_that_could_not_be_read_again_are_refused(tensor: Tensor, message: str) -> None:
+    with pytest.raises(ContinuationError, match=f"^audio_latents: must be {message.removeprefix('must be ')}"):
+        encode_tensor(tensor)
+
+
+@pytest.mark.parametrize("name", FLOAT_NAMES)
+def test_every_type_of_latents_round_trips(name: str) -> None:
+    tensor = torch.ones(1, 8, 2, 16).to(getattr(torch, name))
+    decoded = decode_tensor(encode_tensor(tensor))
+    assert decoded.dtype == tensor.dtype
+    assert torch.equal(decoded.float(), tensor.float())

@@ -57,6 +57,18 @@ def test_metadata_above_1_kb_is_a_blob(size: int, moved: bool) -> None:
     assert state_wire.decode(envelope, blobs).metadata == metadata
 
 
+@pytest.mark.parametrize("value", [2**70, -(2**70), "\ud800", {"\udfff": [2**64]}, {"__type__": 1}])
+def test_metadata_that_json_alone_can_carry_is_a_blob(value: object) -> None:
+    # Given
+    blobs = InMemoryBlobStore()
+    # When
+    envelope = state_wire.encode(LTX2ContinuationState(metadata={"n": value}), blobs, inline_threshold_bytes=1024)
+    # Then a record and a message can have it, and it comes back
+    stored = Handoff.unpack(Handoff(3, json.loads(json.dumps(envelope))).pack()).state
+    assert set(stored["payload"]["metadata"]) == {state_wire.METADATA_BLOB}
+    assert state_wire.decode(stored, blobs).metadata == {"n": value}
+
+
 def test_a_state_without_arrays_has_no_blobs() -> None:
     blobs = InMemoryBlobStore()
     envelope = state_wire.encode(LTX2ContinuationState(), blobs, inline_threshold_bytes=0)
