@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 
 from ltx2.checkpoints.full_weights import FOLDER, SUFFIX, folder_of, has_full, split_full
+from ltx2.checkpoints.hub_names import HubName
 from ltx2.checkpoints.hub_outages import fetch_errors, waiting_for_hub
-from ltx2.checkpoints.lora import HubFile, single_weights_file
+from ltx2.checkpoints.lora import single_weights_file
 from ltx2.checkpoints.recognition import SUFFIXES, layout_advice
 from ltx2.checkpoints.resolve import WEIGHTS, FileModel, HubModel, check_configs, resolve_model
 from ltx2.checkpoints.upsampler_files import names_in_repository, upsampler_config, upsampler_in
 from ltx2.checkpoints.weight_files import shards_of
-from ltx2.errors import UnsupportedModelError
+from ltx2.errors import CheckpointError, UnsupportedModelError
 
 CONFIGS = ["model_index.json", "scheduler/*.json", "tokenizer/*", *(f"{name}/config.json" for name in WEIGHTS)]
 INDEXES = [f"{name}/{stem}.safetensors.index.json" for name, stem in WEIGHTS.items()]
@@ -31,7 +32,7 @@ def fetch_model(model: HubModel) -> Path:
     """
     few = configs_of(full=model.full)
     with fetch_errors(model.repository):
-        folder = Path(snapshot_download(model.repository, revision=model.revision, allow_patterns=few))
+        folder = in_cache(snapshot_download(model.repository, revision=model.revision, allow_patterns=few))
     if not (folder / "model_index.json").is_file():
         with fetch_errors(model.repository):
             names = HfApi().list_repo_files(model.repository, revision=model.revision)
@@ -39,7 +40,7 @@ def fetch_model(model: HubModel) -> Path:
     check_configs(folder, full=model.full)
     weights = [file for name in WEIGHTS for file in weight_names(folder, name, full=model.full)]
     with fetch_errors(model.repository):
-        return Path(snapshot_download(model.repository, revision=model.revision, allow_patterns=few + weights))
+        return in_cache(snapshot_download(model.repository, revision=model.revision, allow_patterns=few + weights))
 
 
 def configs_of(*, full: bool) -> list[str]:
@@ -60,7 +61,7 @@ def full_name(model: str, cache: Path) -> str:
     if isinstance(source, HubModel):
         with fetch_errors(source.repository):
             config = [f"{FOLDER}/config.json"]
-            source = Path(snapshot_download(source.repository, revision=source.revision, allow_patterns=config))
+            source = in_cache(snapshot_download(source.repository, revision=source.revision, allow_patterns=config))
     return model + SUFFIX if has_full(source) and not split_full(model)[1] else model
 
 
@@ -90,11 +91,11 @@ def fetch_folder(model: HubModel, name: str) -> Path:
     """
     files = [f"{name}/*.json", f"{name}/*.safetensors"]
     with fetch_errors(model.repository):
-        return Path(snapshot_download(model.repository, revision=model.revision, allow_patterns=files))
+        return in_cache(snapshot_download(model.repository, revision=model.revision, allow_patterns=files))
 
 
 @waiting_for_hub
-def fetch_lora(lora: HubFile) -> Path:
+def fetch_lora(lora: HubName) -> Path:
     """Fetch the file of `lora`.
 
     Raises:
@@ -105,11 +106,11 @@ def fetch_lora(lora: HubFile) -> Path:
         if file is None:
             names = HfApi().list_repo_files(lora.repository, revision=lora.revision)
             file = single_weights_file(lora.repository, names)
-        return Path(hf_hub_download(lora.repository, file, revision=lora.revision))
+        return in_cache(hf_hub_download(lora.repository, file, revision=lora.revision))
 
 
 @waiting_for_hub
-def fetch_upsampler(upsampler: HubFile) -> Path:
+def fetch_upsampler(upsampler: HubName) -> Path:
     """Fetch an upsampler of its own, and return its folder or file.
 
     Raises:
@@ -120,7 +121,19 @@ def fetch_upsampler(upsampler: HubFile) -> Path:
         if upsampler.file is None:
             files = names_in_repository(repository, HfApi().list_repo_files(repository, revision=revision))
         if len(files) > 1:
-            return upsampler_in(Path(snapshot_download(repository, revision=revision, allow_patterns=files)))
-        file = Path(hf_hub_download(repository, files[0], revision=revision))
+            return upsampler_in(in_cache(snapshot_download(repository, revision=revision, allow_patterns=files)))
+        file = in_cache(hf_hub_download(repository, files[0], revision=revision))
     upsampler_config(file)
     return file
+
+
+def in_cache(fetched: str) -> Path:
+    """The path of what was fetched.
+
+    Raises:
+        CheckpointError: it does not lie in the hub's cache.
+    """
+    path = Path(fetched)
+    if not path.resolve().is_relative_to(Path(constants.HF_HUB_CACHE).resolve()):
+        raise CheckpointError(f"{fetched:.200} is not in the hub's cache, {constants.HF_HUB_CACHE}")
+    return path

@@ -9,7 +9,7 @@ from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from ltx2.checkpoints.components import ModelFiles
 from ltx2.checkpoints.file_model import describe, described
 from ltx2.checkpoints.file_sets import TEXT_ENCODER, Candidate, FileSet, file_set, main_file
-from ltx2.checkpoints.hub import weight_names
+from ltx2.checkpoints.hub import in_cache, weight_names
 from ltx2.checkpoints.hub_headers import hub_header
 from ltx2.checkpoints.hub_outages import fetch_errors, waiting_for_hub
 from ltx2.checkpoints.recognition import header_of
@@ -46,7 +46,7 @@ def fetch_encoder(encoder: HubModel) -> Path:
     """
     with fetch_errors(encoder.repository):
         if encoder.file is not None:
-            return Path(hf_hub_download(encoder.repository, encoder.file, revision=encoder.revision))
+            return in_cache(hf_hub_download(encoder.repository, encoder.file, revision=encoder.revision))
         configs = snapshot_download(encoder.repository, revision=encoder.revision, allow_patterns=[*_ENCODER_FILES])
         if (Path(configs) / TEXT_ENCODER / "config.json").is_file():
             weights = weight_names(Path(configs), TEXT_ENCODER)
@@ -54,7 +54,7 @@ def fetch_encoder(encoder: HubModel) -> Path:
             index = Path(configs) / _INDEX
             weights = list(shards_of(index)) if index.is_file() else ["model.safetensors"]
         patterns = [*_ENCODER_FILES, *weights]
-        return Path(snapshot_download(encoder.repository, revision=encoder.revision, allow_patterns=patterns))
+        return in_cache(snapshot_download(encoder.repository, revision=encoder.revision, allow_patterns=patterns))
 
 
 def repository_set(model: HubModel, encoder: Path | None, *, has_encoder: bool) -> FileSet:
@@ -96,7 +96,7 @@ def _fetch_set(model: HubModel, encoder: Path | None) -> ModelFiles:
         place = Path(path)
         if encoder is None or path != str(encoder):
             with fetch_errors(model.repository):
-                place = Path(hf_hub_download(model.repository, path, revision=model.revision))
+                place = in_cache(hf_hub_download(model.repository, path, revision=model.revision))
         local[path] = Candidate.of(str(place), header_of(place))
     chosen = {part: local[one.path] for part, one in found.chosen.items()}
     main = local[found.main.path]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from fnmatch import fnmatch
-from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
 
 from ltx2.checkpoints.file_report import file_parts, files_report
 from ltx2.checkpoints.full_weights import FOLDER, folder_of, split_full
-from ltx2.checkpoints.hub import bare_repository, configs_of, weight_names
+from ltx2.checkpoints.hub import bare_repository, configs_of, in_cache, weight_names
 from ltx2.checkpoints.hub_files import repository_set
 from ltx2.checkpoints.hub_headers import hub_header
 from ltx2.checkpoints.hub_outages import fetch_errors
@@ -53,7 +52,7 @@ def report_of_repository(what: str) -> ModelReport:
     variant: Variant | None = None
     problem: str | None = None
     with fetch_errors(model.repository):
-        folder = Path(
+        folder = in_cache(
             snapshot_download(model.repository, revision=model.revision, allow_patterns=configs_of(full=model.full))
         )
     try:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ltx2.checkpoints.hub_names import HubName, parse_hub_name
 from ltx2.checkpoints.lora_file import read_lora
-from ltx2.checkpoints.resolve import HUB_ID
 from ltx2.checkpoints.weight_files import summary
 from ltx2.errors import CheckpointError
 
@@ -24,16 +23,7 @@ class Lora:
     weight: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class HubFile:
-    """A file of weights on the Hugging Face hub. file: None means the only one in the repository."""
-
-    repository: str
-    revision: str | None = None
-    file: str | None = None
-
-
-def resolve_lora(path: str) -> Path | HubFile:
+def resolve_lora(path: str) -> Path | HubName:
     """The file or hub id that `path` names: a .safetensors file, a folder with one, `owner/name[@revision][:file]`.
 
     Raises:
@@ -56,14 +46,10 @@ def resolve_lora(path: str) -> Path | HubFile:
     return found
 
 
-def hub_file(path: str) -> HubFile | None:
-    """What `path` names on the hub, `owner/name[@revision][:file]`; None if it is no such name."""
-    named, _, file = path.partition(":")
-    is_local = path.startswith(("/", ".", "~")) or ".." in file
-    if is_local or not re.fullmatch(HUB_ID, named) or not re.fullmatch(rf"([\w./-]+{re.escape(SUFFIX)})?", file):
-        return None
-    repository, _, revision = named.partition("@")
-    return HubFile(repository, revision or None, file or None)
+def hub_file(path: str) -> HubName | None:
+    """What `path` names on the hub, a repository or a file of weights; None if it is no such name."""
+    found = parse_hub_name(path)
+    return found if found is not None and (found.file or SUFFIX).endswith(SUFFIX) else None
 
 
 def stamp_of(path: str) -> tuple[int, int] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 from ltx2.checkpoints.file_model import describe
 from ltx2.checkpoints.file_sets import local_candidates
 from ltx2.checkpoints.full_weights import FOLDER, SUFFIX, folder_of, has_full, scheduler_config, split_full
+from ltx2.checkpoints.hub_names import parse_hub_name
 from ltx2.checkpoints.quantized import refuse_quantized
 from ltx2.checkpoints.recognition import DIFFUSERS_LAYOUT, SUFFIXES, layout_advice, recognize
 from ltx2.checkpoints.variant import CONFIGURED, Variant, variant_of
@@ -33,9 +33,6 @@ WEIGHTS = {
 }
 """The components with weights, and the names of their files; other files in their folders are not read."""
 COMPONENTS = (*WEIGHTS, "scheduler", "tokenizer")
-
-HUB_ID = r"[\w.-]+/[\w.-]+(@(?!.*\.\.)[\w./-]+)?"  # no "..": a revision becomes a path in the hub's cache
-_HUB_FILE = rf"{HUB_ID}:(?!.*\.\.)[\w./-]+({'|'.join(map(re.escape, SUFFIXES))})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,15 +156,13 @@ def _refuse_full(model: str, *, full: bool) -> None:
 def hub_model(model: str) -> HubModel:
     """The hub id `owner/name[@revision][:file][#full]` that `model` is; CheckpointError if it is none."""
     name, full = split_full(model)
-    is_id = re.fullmatch(HUB_ID, name) or re.fullmatch(_HUB_FILE, name)
-    if name.startswith(("/", ".", "~")) or not is_id:
+    found = parse_hub_name(name)
+    if found is None or not (found.file or SUFFIXES[0]).endswith(SUFFIXES):
         raise CheckpointError(
             f"no such model folder: {model[:200]} (must be {', '.join(SMALL_MODELS)}, "
             "a folder with a model_index.json, a .safetensors or .gguf file, or a hub id owner/name[@revision][:file])"
         )
-    named, _, file = name.partition(":")
-    repository, _, revision = named.partition("@")
-    return HubModel(repository, revision or None, full, file or None)
+    return HubModel(found.repository, found.revision, full, found.file)
 
 
 def small_folder(cache: Path, name: str) -> Path:

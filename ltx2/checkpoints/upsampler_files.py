@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ltx2.checkpoints.lora import HubFile, hub_file, single_weights_file
+from ltx2.checkpoints.hub_names import HubName
+from ltx2.checkpoints.lora import hub_file, single_weights_file
 from ltx2.checkpoints.resolve import UPSAMPLER_FOLDER, WEIGHTS
 from ltx2.checkpoints.weight_files import Header, read_header, read_json
 from ltx2.errors import CheckpointError, UnsupportedModelError
@@ -17,7 +18,7 @@ SUFFIX = ".safetensors"
 CLASS = "LTX2LatentUpsamplerModel"
 
 
-def resolve_upsampler(named: str) -> Path | HubFile:
+def resolve_upsampler(named: str) -> Path | HubName:
     """What `named` is: a folder with a config.json, a .safetensors file, or `owner/name[@revision][:file]`.
 
     A folder may be a model's, with the upsampler in it.

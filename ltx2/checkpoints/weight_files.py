@@ -175,7 +175,7 @@ def weight_map(folder: Path, stem: str) -> dict[str, Path]:
     index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
     if not index.is_file():
         return dict.fromkeys(tensor_shapes(single), single)
-    return {name: folder / str(file) for name, file in read_json(index).get("weight_map", {}).items()}
+    return {name: folder / shard for shard, names in shards_of(index).items() for name in names}
 
 
 def summary(names: list[str]) -> str:

@@ -25,6 +25,7 @@ from tasks.embedded.locks import locked
 from tasks.errors import ServerError
 from tasks.jobs.records import JobStatus
 from tasks.settings import Settings
+from tasks.spec.model_policy import check_model_folders
 from tasks.spec.schema import JobSpec
 
 
@@ -43,7 +44,7 @@ def render(
     Returns the summary and, with a `report_folder` for the continuity report, the faults that it found.
 
     Raises:
-        OutputError: the output cannot be written. SpecError: the image cannot be read.
+        OutputError: the output cannot be written. SpecError: the image cannot be read, or a model must not be named.
         CheckpointError: the model is missing or incomplete. JobFailedError: the job failed; says why.
         JobStateError: this film is being rendered already. ServerError: Redis or the worker failed.
     """
@@ -94,6 +95,7 @@ def _film_locked(output: FilmOutput, folder: Path) -> AbstractContextManager[Non
 def _with_model(spec: JobSpec, settings: Settings) -> JobSpec:
     """`spec` with its model and absolute paths; checks that what it names exists."""
     spec = spec.model_copy(update={"model": spec.model or settings.model}).with_absolute_paths()
+    check_model_folders(str(spec.model), spec.loras, settings, spec.more_files)
     if spec.model not in SMALL_MODELS or spec.text_encoder:
         resolve_model(str(spec.model), settings.home / "models", spec.text_encoder)
     for lora in spec.loras:

@@ -1,49 +1,90 @@
-"""The check that a spec names only models, LoRAs and parts of models in allowed folders."""
+"""The one place that decides what a spec may name: small models, names on the hub, and files in allowed folders."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 from ltx2.checkpoints.full_weights import split_full
+from ltx2.checkpoints.hub_names import parse_hub_name
 from ltx2.checkpoints.lora import Lora
 from ltx2.checkpoints.resolve import SMALL_MODELS
 from tasks.errors import SpecError
+from tasks.field_errors import shown
 from tasks.settings import Settings
 from tasks.spec.schema import LoraSpec
+
+MOST_FILES = 10_000
+"""A folder with more files is none of a model."""
 
 
 def check_model_folders(
     model: str, loras: Iterable[LoraSpec | Lora], settings: Settings, more: Mapping[str, str] = MappingProxyType({})
 ) -> None:
-    """Refuse models and LoRAs outside LONGTAKE_MODEL_FOLDERS.
+    """Refuse models, LoRAs and other parts outside LONGTAKE_MODEL_FOLDERS. LONGTAKE_MODEL is always allowed.
 
-    Links are resolved. LONGTAKE_MODEL is always allowed. more: what else the spec names, by field.
+    more: what else the spec names, by field.
 
     Raises:
         SpecError: names the field and the setting.
     """
     name, _ = split_full(model)
     default = _real(os.path.expanduser(split_full(settings.model)[0]))
+    named = {f"loras.{index}.path": lora.path for index, lora in enumerate(loras)} | dict(more)
     if name not in (settings.model, *SMALL_MODELS) and _real(os.path.expanduser(name)) != default:
-        _check_folder("model", name, settings)
-    for index, lora in enumerate(loras):
-        _check_folder(f"loras.{index}.path", lora.path, settings)
-    for field, path in more.items():
-        _check_folder(field, path, settings)
+        named = {"model": name, **named}
+    check_sources(named, settings)
 
 
-def _check_folder(field: str, named: str, settings: Settings) -> None:
+def check_sources(named: Mapping[str, str], settings: Settings) -> None:
+    """Refuse what specs must not name. named: files, folders and hub names, by the field that names them.
+
+    What is not a name on the hub is a path. It must lie in a folder of LONGTAKE_MODEL_FOLDERS once links are resolved,
+    and so must every file of a folder; these may also be links into the hub's cache.
+
+    Raises:
+        SpecError: names the field and the setting.
+    """
     if settings.model_folders is None:
         return
-    path = os.path.expanduser(named)
-    if not os.path.exists(path) and not named.startswith(("/", ".", "~")):
-        return  # a hub id
-    allowed = settings.model_folders.split(os.pathsep)
-    if not any(_real(path).is_relative_to(_real(folder)) for folder in allowed):
-        raise SpecError(f"{field}: {named!r:.200} is not in a folder that LONGTAKE_MODEL_FOLDERS allows")
+    allowed = [_real(folder) for folder in settings.model_folders.split(os.pathsep)]
+    for field, name in named.items():
+        path = os.path.expanduser(name).replace("\0", "")
+        if parse_hub_name(name) is not None and not os.path.lexists(path):
+            continue
+        if not _is_in(path, allowed):
+            raise SpecError(f"{field}: {shown(name)} is not in a folder that LONGTAKE_MODEL_FOLDERS allows")
+        for link in _links(path):
+            if not _is_in(link, [*allowed, _hub_cache()]):
+                raise SpecError(
+                    f"{field}: {shown(name)} has the link {shown(os.path.relpath(link, path))}, which leads out of the "
+                    "folders that LONGTAKE_MODEL_FOLDERS allows"
+                )
+
+
+def _links(folder: str) -> Iterator[str]:
+    """The links in `folder` and its sub-folders."""
+    seen = 0
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            seen += 1
+            if seen > MOST_FILES:
+                raise SpecError(f"{shown(folder)} has more than {MOST_FILES:,} files, so it is not a model")
+            if os.path.islink(path := os.path.join(place, name)):
+                yield path
+
+
+def _hub_cache() -> Path:
+    from huggingface_hub import constants  # slow to import
+
+    return _real(constants.HF_HUB_CACHE)
+
+
+def _is_in(path: str, folders: Iterable[Path]) -> bool:
+    real = _real(path)
+    return any(real.is_relative_to(folder) for folder in folders)
 
 
 def _real(path: str) -> Path:

@@ -22,11 +22,12 @@ from tests.e2e.refusals import SPEC, Command, check_refused
 @pytest.fixture
 def restricted(settings: Settings, tmp_path: Path) -> Settings:
     """Specs may name folders in `models` and `more`; the deployment's model is in `own`."""
-    for name in ("models/ours", "more", "secret", "models-of-others", "own"):
+    for name in ("models/ours", "models/linked/vae", "more", "secret", "models-of-others", "own"):
         (tmp_path / name).mkdir(parents=True)
     for name in ("models/a.safetensors", "secret/b.safetensors", "own/c.safetensors"):
         (tmp_path / name).touch()
     (tmp_path / "models" / "b.safetensors").symlink_to(tmp_path / "secret" / "b.safetensors")
+    (tmp_path / "models" / "linked" / "vae" / "a.safetensors").symlink_to(tmp_path / "secret" / "b.safetensors")
     (tmp_path / "models" / "link").symlink_to(tmp_path / "secret")
     (tmp_path / "shortcut").symlink_to(tmp_path / "models")
     folders = f"{tmp_path}/shortcut:{tmp_path}/more"
@@ -77,6 +78,14 @@ def test_a_model_that_specs_may_name(restricted: Settings, tmp_path: Path, model
         "models/link",
         "models/link#full",
         "HERE/secret#full",
+        "owner/name@HERE/secret",
+        "owner/name@../secret",
+        "owner/name@v1/../../secret",
+        "owner/name@v1/.hidden",
+        "owner/name@",
+        "owner/name@v1:/etc/a.safetensors",
+        "owner/name/more",
+        "HERE/models/linked",
     ],
 )
 def test_a_model_that_specs_must_not_name(
@@ -90,7 +99,9 @@ def test_a_model_that_specs_must_not_name(
     check_model_folders(model, [], restricted.model_copy(update={"model_folders": None}))
 
 
-@pytest.mark.parametrize("path", ["HERE/models/a.safetensors", "HERE/models", "owner/name@v1:b.safetensors"])
+@pytest.mark.parametrize(
+    "path", ["HERE/models/a.safetensors", "HERE/models/ours", "owner/name@refs/pr/1:x/b.safetensors"]
+)
 def test_a_lora_that_specs_may_name(restricted: Settings, tmp_path: Path, path: str) -> None:
     check_model_folders("tiny", [LoraSpec(path=path.replace("HERE", str(tmp_path)))], restricted)
 
@@ -105,6 +116,10 @@ def test_a_lora_that_specs_may_name(restricted: Settings, tmp_path: Path, path: 
         "HERE/models/../secret",
         "secret/b.safetensors",
         "~/a.safetensors",
+        "owner/name:HERE/secret/b.safetensors",
+        "owner/name@v1:../b.safetensors",
+        "owner/name@HERE/secret:b.safetensors",
+        "HERE/models/linked",
     ],
 )
 def test_a_lora_that_specs_must_not_name(

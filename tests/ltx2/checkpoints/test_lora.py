@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ltx2.acceleration.fp8 import Float8Linear
-from ltx2.checkpoints.lora import HubFile, Lora, resolve_lora
+from ltx2.checkpoints.hub_names import HubName
+from ltx2.checkpoints.lora import Lora, resolve_lora
 from ltx2.checkpoints.lora_file import read_lora
 from ltx2.checkpoints.lora_names import Layer, LayerNames
 from ltx2.engine import Engine
@@ -424,8 +425,8 @@ def test_a_file_a_folder_and_a_hub_id_are_resolved(files: list[Path]) -> None:
     assert resolve_lora(str(files[0])) == files[0]
     files[1].unlink()
     assert resolve_lora(str(files[0].parent)) == files[0]
-    assert resolve_lora("owner/name") == HubFile("owner/name")
-    assert resolve_lora("owner/name@refs/pr/4:loras/a.safetensors") == HubFile(
+    assert resolve_lora("owner/name") == HubName("owner/name")
+    assert resolve_lora("owner/name@refs/pr/4:loras/a.safetensors") == HubName(
         "owner/name", "refs/pr/4", "loras/a.safetensors"
     )
 

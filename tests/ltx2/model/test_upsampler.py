@@ -13,7 +13,7 @@ import torch
 from diffusers.pipelines.ltx2 import LTX2LatentUpsamplerModel
 from safetensors.torch import load_file, save_file
 
-from ltx2.checkpoints.lora import HubFile
+from ltx2.checkpoints.hub_names import HubName
 from ltx2.checkpoints.upsampler_files import names_in_repository, resolve_upsampler, upsampler_config
 from ltx2.engine import Engine
 from ltx2.errors import CheckpointError, RequestError
@@ -134,4 +134,4 @@ def test_the_files_of_a_repository_are_one_component_or_one_file() -> None:
     assert names_in_repository("a/b", ["README.md", "x2.safetensors"]) == ["x2.safetensors"]
     with pytest.raises(CheckpointError, match=r"a/b has 2 \.safetensors files, x1.safetensors and 1 more: name one"):
         names_in_repository("a/b", ["x2.safetensors", "x1.safetensors"])
-    assert resolve_upsampler("owner/name@v1:x2.safetensors") == HubFile("owner/name", "v1", "x2.safetensors")
+    assert resolve_upsampler("owner/name@v1:x2.safetensors") == HubName("owner/name", "v1", "x2.safetensors")
