@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sized
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,13 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 SHOWN_CHARACTERS = 60
+LINE_CHARACTERS = 2000
+# Controls, formats (bidirectional ones, too), half surrogate pairs, private characters, line and paragraph separators.
+HIDDEN_CATEGORIES = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+JOINERS = "\u200c\u200d"
+"""The only formats that are text: Persian words and joined emoji need them."""
 PATH_CHARACTERS = 100
+PATH_SHOWN_CHARACTERS = 500
 # By pydantic's type of error, with the names of its context in braces.
 MUST_BE = {
     "bool_parsing": "must be true or false",
@@ -67,16 +74,35 @@ def explain(problem: ErrorDetails) -> str:
     return f"{MUST_BE.get(kind, 'must be valid').format(**context)}, not {shown(value)}"
 
 
+def is_shown(text: str) -> bool:
+    """Whether `text` can be shown as it is: one line without characters that a terminal acts on."""
+    return text.isprintable() or not any(map(_is_hidden, text))
+
+
+def escaped(text: object, limit: int = LINE_CHARACTERS) -> str:
+    """`text` as one line that a terminal only shows: what it would act on is an escape. At most `limit` characters.
+
+    Everything that came from a user goes through here where it is shown or logged.
+    """
+    whole = str(text)
+    cut = whole if len(whole) <= limit else f"{whole[:limit]}..."
+    if is_shown(cut):
+        return cut
+    return "".join(one.encode("unicode_escape").decode() if _is_hidden(one) else one for one in cut)
+
+
+def _is_hidden(character: str) -> bool:
+    return unicodedata.category(character) in HIDDEN_CATEGORIES and character not in JOINERS
+
+
 def field_path(location: Iterable[str | int]) -> str:
     """The dotted path of a field, short and without control characters."""
-    path = ".".join(map(str, location))
-    return (path if path.isprintable() else repr(path)[1:-1])[:PATH_CHARACTERS]
+    return escaped(".".join(map(str, location))[:PATH_CHARACTERS])
 
 
 def shown_path(path: object) -> str:
-    """A file's name for an error message, as it is if it is printable."""
-    text = str(path)
-    return text if text.isprintable() else repr(text)[1:-1]
+    """A file's name for an error message."""
+    return escaped(path, PATH_SHOWN_CHARACTERS)
 
 
 def shown(value: object) -> str:

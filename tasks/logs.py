@@ -13,10 +13,13 @@ from types import MappingProxyType
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from blobstore.redis.urls import MASK, mask_urls
+from tasks.field_errors import LINE_CHARACTERS, escaped
 from tasks.settings import Settings
 
 FIELDS = ("job", "unit", "segment", "worker", "epoch", "fence", "attempt", "seconds", "bytes", "reason")
 """The fields of a line, in this order. A call passes them in `extra`, `log_context` sets them for a block."""
+
+TRACE_CHARACTERS = 20_000
 
 _context: ContextVar[Mapping[str, object]] = ContextVar("log_context", default=MappingProxyType({}))
 
@@ -42,17 +45,22 @@ class LogFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line of `record`."""
         fields = {**_context.get()} | {name: value for name, value in record.__dict__.items() if name in FIELDS}
-        known = {name: fields[name] for name in FIELDS if fields.get(name) is not None}
-        error = self.formatException(record.exc_info) if record.exc_info else ""
+        known = {name: self._field(fields[name]) for name in FIELDS if fields.get(name) is not None}
+        error = self._masked(self.formatException(record.exc_info)) if record.exc_info else ""
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         message = self._masked(record.getMessage())
         if self._as_json:
             line: dict[str, object] = {"time": time, "level": record.levelname, "logger": record.name, "event": message}
-            line |= known | ({"error": self._masked(error)} if error else {})
-            return self._masked(json.dumps(line, ensure_ascii=False, default=str))
+            line |= known | ({"error": error[-TRACE_CHARACTERS:]} if error else {})
+            return json.dumps(line, default=str)
         pairs = "".join(f" {name}={_quoted(value)}" for name, value in known.items())
-        head = f"[{time}: {record.levelname}/{record.processName}] {message}{pairs}"
-        return self._masked(f"{head}\n{error}" if error else head)
+        lines = [f"[{time}: {record.levelname}/{record.processName}] {escaped(message)}{pairs}"]
+        # indented, so that no line of an error looks like one of the log
+        lines += [f"  {escaped(part)}" for part in error[-TRACE_CHARACTERS:].split("\n") if error]
+        return "\n".join(lines)
+
+    def _field(self, value: object) -> object:
+        return self._masked(value)[:LINE_CHARACTERS] if isinstance(value, str) else value
 
     def _masked(self, text: str) -> str:
         for secret in self._secrets:
@@ -76,4 +84,4 @@ def secrets_in(url: str) -> list[str]:
 
 def _quoted(value: object) -> str:
     text = f"{value:.3f}" if isinstance(value, float) else str(value)
-    return json.dumps(text, ensure_ascii=False) if re.search(r'[\s"]', text) else text
+    return escaped(json.dumps(text, ensure_ascii=False) if re.search(r'[\s"]', text) else text)

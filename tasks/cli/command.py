@@ -13,7 +13,8 @@ import redis
 from blobstore import BlobStoreError
 from blobstore.redis.urls import shown_url
 from ltx2.errors import LTX2Error
-from tasks.errors import LongtakeError
+from tasks.client.terminal import accept_any_text, show_line
+from tasks.errors import LongtakeError, SpecError
 from tasks.settings import Settings, misspelt
 
 FROM_STATE_HELP = "Continue this state, a file written by `longtake state export`."
@@ -37,10 +38,13 @@ class _Longtake(click.Group):
     """Shows every expected error as one line on stderr, with exit status 1."""
 
     def invoke(self, context: click.Context) -> Any:
+        accept_any_text()
         try:
             return super().invoke(context)
-        except (LongtakeError, LTX2Error, BlobStoreError) as error:
+        except SpecError as error:  # the only one with several lines
             _fail(str(error))
+        except (LongtakeError, LTX2Error, BlobStoreError) as error:
+            _fail(" ".join(str(error).split("\n")))
         except redis.RedisError as error:
             _fail(f"Redis at {shown_url(Settings.from_env().redis_url)} (LONGTAKE_REDIS_URL): {error}")
         except OSError as error:
@@ -53,8 +57,8 @@ class _Longtake(click.Group):
 
 
 def _fail(message: str, *, status: int = 1) -> NoReturn:
-    for line in message.splitlines():
-        click.echo(f"longtake: {line}", err=True)
+    for line in message.split("\n"):
+        show_line(f"longtake: {line}", err=True)
     sys.exit(status)
 
 
@@ -69,4 +73,4 @@ def main(context: click.Context) -> None:
     """
     if context.invoked_subcommand != "worker":  # which says the same when it loads the application
         for line in misspelt():
-            click.echo(f"longtake: {line}", err=True)
+            show_line(f"longtake: {line}", err=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import sys
 from dataclasses import asdict
@@ -11,6 +10,7 @@ import click
 
 from tasks.cli.command import main
 from tasks.client.submit import collect_garbage
+from tasks.client.terminal import show_json, show_line, show_lines
 from tasks.client.workers import list_workers, worker_lines, workers_json
 from tasks.embedded.leftovers import delete_renders, unfinished_renders
 from tasks.jobs.queues import QUEUES
@@ -54,12 +54,12 @@ def workers(as_json: bool) -> None:
     """List the workers that are alive, and those that failed or went silent in the last minutes."""
     found = list_workers()
     for problem in found.unreadable:
-        click.echo(f"longtake: worker {problem}", err=True)
+        show_line(f"longtake: worker {problem}", err=True)
     if as_json:
-        click.echo(json.dumps(workers_json(found), indent=2, ensure_ascii=False))
+        show_json(workers_json(found))
         return
     for line in worker_lines(found):
-        click.echo(line)
+        show_line(line)
 
 
 @main.command()
@@ -72,12 +72,12 @@ def doctor(as_json: bool) -> None:
     examined = examine(Settings.from_env())
     findings = examined.findings
     if as_json:
-        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
+        show_json([asdict(finding) for finding in findings])
     else:
         for finding in findings:
-            click.echo(f"{finding.severity}: {finding.about}: {finding.problem}")
+            show_line(f"{finding.severity}: {finding.about}: {finding.problem}")
             if finding.advice:
-                click.echo(f"  {finding.advice}")
+                show_line(f"  {finding.advice}")
         if not findings:
             click.echo("nothing is wrong")
         click.echo(str(examined.read))
@@ -97,7 +97,7 @@ def gc(dry_run: bool, grace: float, renders: bool) -> None:
     unfinished = unfinished_renders(Settings.from_env())
     gone = delete_renders(unfinished) if renders and not dry_run else []
     for render in unfinished:
-        click.echo(f"unfinished render: {render.folder}, {render.bytes:,} bytes{', deleted' if render in gone else ''}")
+        show_line(f"unfinished render: {render.folder}, {render.bytes:,} bytes{', deleted' if render in gone else ''}")
     if renders:
         return
     found = collect_garbage(dry_run=dry_run, grace_s=grace)
@@ -127,7 +127,7 @@ def check(what: str, text_encoder: str | None, as_json: bool) -> None:
 
     found = check_model(what, Settings.from_env().home / "models", text_encoder)
     if as_json:
-        click.echo(json.dumps(asdict(found), indent=2, ensure_ascii=False))
+        show_json(asdict(found))
     else:
-        click.echo("\n".join(found.lines()))
+        show_lines(found.lines())
     sys.exit(0 if found.usable else 1)

@@ -25,6 +25,7 @@ from tasks.client.job import find_job
 from tasks.client.plan import plan_lines
 from tasks.client.progress import ProgressDisplay
 from tasks.client.state_files import read_state
+from tasks.client.terminal import show_line, show_lines
 from tasks.errors import OutputError
 from tasks.settings import Settings
 from tasks.spec.loader import changed_spec, load_spec
@@ -110,8 +111,8 @@ def _show_written(show: ProgressDisplay, output: FilmOutput, summary: dict[str, 
 
 
 def _show_report(folder: Path, faults: list[str], *, to_stderr: bool = False) -> None:
-    click.echo("\n".join(faults) or "every join is within bounds", err=to_stderr)
-    click.echo(f"{folder / 'seams.png'}, {folder / 'sheet.png'}, {folder / 'seams.json'}", err=to_stderr)
+    show_lines(faults or ["every join is within bounds"], err=to_stderr)
+    show_line(f"{folder / 'seams.png'}, {folder / 'sheet.png'}, {folder / 'seams.json'}", err=to_stderr)
 
 
 @main.command()
@@ -147,4 +148,4 @@ def init(spec: Path, force: bool) -> None:
     if spec.exists() and not force:
         raise OutputError(f"{spec} exists; choose another name, or replace it with --force")
     write_whole({spec: STARTER.encode()})
-    click.echo(f"{spec}: a spec of two segments. Next: longtake render {spec} -o {spec.with_suffix('.mp4')}", err=True)
+    show_line(f"{spec}: a spec of two segments. Next: longtake render {spec} -o {spec.with_suffix('.mp4')}", err=True)

@@ -24,6 +24,7 @@ from tasks.client.job_text import LIST_HEAD, full_json_of, json_of, lines_of, ro
 from tasks.client.plan import plan_lines
 from tasks.client.progress import ProgressDisplay
 from tasks.client.submit import iterate_waiting, submit
+from tasks.client.terminal import show_json, show_line, show_lines
 from tasks.client.workers import list_workers
 from tasks.errors import OutputError
 from tasks.jobs.units import JobState
@@ -47,7 +48,7 @@ def submit_(
     """Queue SPEC and print the job's id. SPEC is a file; - is standard input."""
     wanted = changed_spec(load_spec(spec), model=model, seed=seed)
     if dry_run:
-        click.echo("\n".join(plan_lines(wanted, continues=state is not None)), err=True)
+        show_lines(plan_lines(wanted, continues=state is not None), err=True)
         return
     job = submit(wanted, from_state=state, idempotency_key=key)
     click.echo(job.id)
@@ -75,9 +76,9 @@ def status(job: str, as_json: bool) -> None:
     """Show the state and progress of JOB."""
     found, workers = find_job(job), list_workers()
     if as_json:
-        click.echo(json.dumps(full_json_of(found, workers), indent=2, ensure_ascii=False))
+        show_json(full_json_of(found, workers))
     else:
-        click.echo("\n".join(lines_of(found, workers)))
+        show_lines(lines_of(found, workers))
 
 
 @main.command(name="list")
@@ -91,7 +92,10 @@ def list_(states: tuple[str, ...], limit: int | None, as_json: bool) -> None:
     if not as_json:
         click.echo(LIST_HEAD)
     for status, wait in chain(first, jobs):
-        click.echo(json.dumps(json_of(status, wait), ensure_ascii=False) if as_json else row_of(status, wait))
+        if as_json:
+            show_json(json_of(status, wait), indent=None)
+        else:
+            show_line(row_of(status, wait))
 
 
 @main.command()

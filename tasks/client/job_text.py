@@ -10,11 +10,13 @@ from typing import Any
 from tasks.client.job import Job
 from tasks.client.progress import describe
 from tasks.client.workers import describe_activity
+from tasks.field_errors import escaped
 from tasks.jobs.records import JobStatus
 from tasks.jobs.units import START_INDEX
 from tasks.jobs.waits import Wait
 from tasks.jobs.workers import WorkerList
 
+PROMPT_CHARACTERS = 200
 LIST_ROW = "{:16}  {:9}  {:>8}  {:19}  {}"
 LIST_HEAD = LIST_ROW.format("job", "state", "segments", "created", "title")
 
@@ -53,4 +55,5 @@ def lines_of(job: Job, workers: WorkerList) -> Iterator[str]:
     for failure in status.failures:
         yield f"    failed on {failure.worker}: {failure.reason}"
     for segment in job.summary()["segments"]:
-        yield f"  segment {segment['index']}  {segment['engine_s']:.1f} s  seed {segment['seed']}  {segment['prompt']}"
+        prompt = escaped(segment["prompt"], PROMPT_CHARACTERS)
+        yield f"  segment {segment['index']}  {segment['engine_s']:.1f} s  seed {segment['seed']}  {prompt}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
+from tasks.field_errors import escaped
 from tasks.jobs.records import JobStatus
 from tasks.jobs.units import JobState
 from tasks.jobs.waits import Wait
@@ -84,7 +85,7 @@ class ProgressDisplay:
 
     def say(self, text: str) -> None:
         """Write one line."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(escaped(text), markup=False, soft_wrap=True)
 
     def follow(self, statuses: Iterable[JobStatus], waiting: AskWait = lambda: None) -> None:
         """Show each status as it arrives, until there are no more. waiting: asked for what the job waits for."""

@@ -29,6 +29,7 @@ from ltx2.sampling import (
 )
 from ltx2.state.arrays import MOST_PIXEL_BYTES
 from ltx2.timeline import DEFAULT_OVERLAP, SegmentShape, exact, segment_seed
+from tasks.field_errors import is_shown
 from tasks.settings import absolute
 from tasks.spec.guidance import GuidanceSpec
 
@@ -152,7 +153,7 @@ class JobHead(_Strict):
     @field_validator("title")
     @classmethod
     def _one_line(cls, title: str) -> str:
-        if not title.isprintable():
+        if not is_shown(title):
             raise ValueError("must be one line of printable characters")
         return title
 

@@ -22,6 +22,7 @@ from blobstore import BlobStoreError
 from ltx2.checkpoints.resolve import resolve_model
 from ltx2.errors import LTX2Error
 from tasks.errors import HostFaultError, LongtakeError
+from tasks.field_errors import escaped
 from tasks.jobs.connection import connect
 from tasks.jobs.queues import CLIPS, QUEUES, SEGMENTS
 from tasks.logs import formatter_for
@@ -78,7 +79,9 @@ def watch_for_host_fault() -> None:
                     os.kill(pid, signal.SIGKILL)
             if process.heartbeat is not None:
                 process.heartbeat.end_by_fault(process.host_fault.reason)
-            print(f"longtake: {process.host_fault.reason}", file=sys.__stderr__, flush=True)  # not Celery's sys.stderr
+            print(
+                f"longtake: {escaped(process.host_fault.reason)}", file=sys.__stderr__, flush=True
+            )  # not Celery's sys.stderr
             os._exit(EX_FAILURE)
         time.sleep(HOST_FAULT_POLL_S)
 
@@ -91,7 +94,7 @@ def check_at_start(options: Mapping[str, Any], **_: Any) -> None:
         check_servers(settings)
         check_model(settings, options.get("queues") or QUEUES)
     except (LongtakeError, BlobStoreError, LTX2Error) as error:
-        print(f"longtake: {error}", file=sys.stderr)
+        print(f"longtake: {escaped(error)}", file=sys.stderr)
         raise SystemExit(1) from None
 
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from blobstore.redis.urls import mask_urls, shown_url
+from tasks.field_errors import is_shown
 from tasks.logs import LogFormatter, formatter_for, log_context, secrets_in
 from tasks.settings import Settings
 
@@ -100,3 +101,23 @@ def test_the_secrets_of_a_url(url: str, secrets: list[str]) -> None:
 )
 def test_a_url_is_shown_without_user_password_and_query(url: str, shown: str) -> None:
     assert shown_url(url) == shown
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_text_of_a_user_forges_no_line_and_does_not_act_on_a_terminal(as_json: bool) -> None:
+    # Given a message, a field and an error with a forged line and an escape sequence
+    forged = "a\n[2026-01-01T00:00:00.000+00:00: INFO/MainProcess] committed\x1b]0;x\x07\u202e"
+    try:
+        raise ValueError(forged)
+    except ValueError:
+        record = logging.getLogger("tasks").makeRecord(
+            "tasks", logging.ERROR, "f", 1, "model %s", (forged,), sys.exc_info(), extra={"reason": forged}
+        )
+    # When
+    found = LogFormatter(as_json=as_json).format(record)
+    # Then
+    lines = found.split("\n")
+    assert len([text for text in lines if not text.startswith("  ")]) == 1
+    assert all(is_shown(text) for text in lines)
+    assert len(lines) > 3 or as_json
+    assert as_json is False or json.loads(found)["event"] == f"model {forged}"
