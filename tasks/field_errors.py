@@ -51,6 +51,14 @@ MUST_HAVE = {
 UNKNOWN_KEY = ("extra_forbidden", "invalid_key")
 
 
+class FieldError(ValueError):
+    """An error of several fields together; field: the one whose line says most."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(problem)
+        self.field = field
+
+
 def explain(problem: ErrorDetails) -> str:
     """What is wrong with a field, in one line.
 

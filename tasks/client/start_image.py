@@ -25,11 +25,12 @@ def read_image(spec: JobSpec) -> bytes | None:
     """
     if spec.image is None:
         return None
-    data = read_input(spec.image, LARGEST_FILE_BYTES, "an image", field="image")
+    place = spec.source.place("image")
+    data = read_input(spec.image, LARGEST_FILE_BYTES, "an image", field=place)
     try:
         return encode_png(decode_still(data, spec.width, spec.height))
     except ValueError as error:
-        raise SpecError(f"image: {shown_path(spec.image)}: {error}") from None
+        raise SpecError(f"{place}: {shown_path(spec.image)}: {error}") from None
 
 
 def with_image_id(spec: JobSpec) -> JobSpec:

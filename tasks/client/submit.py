@@ -70,15 +70,18 @@ def submit(
     deployment = job._deployment
     spec = spec.with_absolute_paths()  # workers run elsewhere
     model = spec.model or deployment.settings.model
-    check_model_folders(model, spec.loras, deployment.settings, spec.more_files)
+    check_model_folders(model, spec.loras, deployment.settings, spec.more_files, spec.source)
     try:
         spec.check_length(model)
     except ValueError as error:
-        raise SpecError(str(error)) from None
+        raise SpecError(f"{spec.source.place('frames')}{str(error).removeprefix('frames')}") from None
     if from_state is not None and spec.segments[0].transition == "cut":
-        raise SpecError("segments.0.transition: a job that continues a state cannot start with a cut")
+        raise SpecError(
+            f"{spec.source.place('segments', 0, 'transition')}: a job that continues a state cannot start with a cut"
+        )
     if from_state is not None and spec.image is not None:
-        raise SpecError("image: a job that continues a state starts with that state's frames; remove one of the two")
+        place = spec.source.place("image")
+        raise SpecError(f"{place}: a job that continues a state starts with that state's frames; remove one of the two")
     image = read_image(spec)
     envelope = from_state if from_state is None or isinstance(from_state, Mapping) else read_state(Path(from_state))
     needs = estimate_bytes(spec)

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from ltx2.checkpoints.lora import resolve_lora
 from ltx2.checkpoints.resolve import SMALL_MODELS, resolve_model
 from ltx2.checkpoints.upsampler_files import resolve_upsampler
+from ltx2.errors import CheckpointError
 from tasks.client.files import make_folder
 from tasks.client.film_output import FilmOutput
 from tasks.client.job import Job, raise_unless_done
@@ -93,18 +94,33 @@ def _film_locked(output: FilmOutput, folder: Path) -> AbstractContextManager[Non
 
 
 def _with_model(spec: JobSpec, settings: Settings) -> JobSpec:
-    """`spec` with its model and absolute paths; checks that what it names exists."""
+    """`spec` with its model and absolute paths; checks that what it names exists, and that a spec may name it."""
+    place = spec.source.place
+    named = f"{place('model')}: " if spec.model else ""
     spec = spec.model_copy(update={"model": spec.model or settings.model}).with_absolute_paths()
-    check_model_folders(str(spec.model), spec.loras, settings, spec.more_files)
+    check_model_folders(str(spec.model), spec.loras, settings, spec.more_files, spec.source)
     if spec.model not in SMALL_MODELS or spec.text_encoder:
-        resolve_model(str(spec.model), settings.home / "models", spec.text_encoder)
-    for lora in spec.loras:
-        resolve_lora(lora.path)
+        with _naming(named):
+            resolve_model(str(spec.model), settings.home / "models", spec.text_encoder)
+    for index, lora in enumerate(spec.loras):
+        with _naming(f"{place('loras', index, 'path')}: "):
+            resolve_lora(lora.path)
     if spec.stage2_lora is not None:
-        resolve_lora(spec.stage2_lora.path)
+        with _naming(f"{place('stage2_lora', 'path')}: "):
+            resolve_lora(spec.stage2_lora.path)
     if spec.upsampler is not None:
-        resolve_upsampler(spec.upsampler)
+        with _naming(f"{place('upsampler')}: "):
+            resolve_upsampler(spec.upsampler)
     return spec
+
+
+@contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """Put `place` before the message of an error about a model or LoRA."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise type(error)(f"{place}{error}") from error
 
 
 def _start_or_resume(

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from tasks.errors import SpecError
-from tasks.field_errors import UNKNOWN_KEY, explain, shown_path
+from tasks.field_errors import UNKNOWN_KEY, FieldError, explain, shown_path
 from tasks.spec.guidance import GuidanceSpec
 from tasks.spec.input_files import read_input, read_limited
 from tasks.spec.json_text import json_events, parse_json
-from tasks.spec.places import SpecSource, TextError
+from tasks.spec.places import Location, SpecSource, TextError
 from tasks.spec.schema import JobSpec, LoraSpec, SegmentSpec
 from tasks.spec.yaml_text import parse_yaml, yaml_events
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 MAX_SPEC_BYTES = 4 * 1024 * 1024
 STANDARD_INPUT = "-"
+LONGEST_KEY = 40
 MOST_PROBLEMS = 10
 """So many problems of a spec are shown, and a count of the others."""
 _JSON_START = re.compile(r'\s*\{\s*["}]')
@@ -69,13 +71,13 @@ def check_spec(data: Mapping[str, Any], *, source: SpecSource | None = None) -> 
     Raises:
         SpecError: one line per problem, MOST_PROBLEMS at most.
     """
+    source = source or SpecSource()
     try:
-        return JobSpec.model_validate(dict(data))
+        return JobSpec.model_validate(dict(data)).written_in(source)
     except ValidationError as error:
-        source = source or SpecSource()
         problems = error.errors(include_url=False)
         first, more = problems[:MOST_PROBLEMS], len(problems) - MOST_PROBLEMS
-        places = source.places([problem["loc"] for problem in first])
+        places = source.places([_location(problem) for problem in first])
         lines = [f"{place}: {_explain(problem)}" for place, problem in zip(places, first, strict=True)]
         if more > 0:
             lines.append(f"{source.name}: and {more:,} more problem{'s' if more > 1 else ''}")
@@ -91,7 +93,7 @@ def changed_spec(spec: JobSpec, **changes: Any) -> JobSpec:
     given = {name: value for name, value in changes.items() if value is not None}
     if not given:
         return spec
-    return check_spec(spec.model_dump(exclude_unset=True) | given, source=SpecSource("options"))
+    return check_spec(spec.model_dump(exclude_unset=True) | given, source=SpecSource("options")).written_in(spec.source)
 
 
 def _parse(text: str, name: str, *, is_json: bool) -> JobSpec:
@@ -124,6 +126,11 @@ def _data(text: str, *, is_json: bool) -> tuple[Any, bool]:
             raise error from None
 
 
+def _location(problem: ErrorDetails) -> Location:
+    error = problem.get("ctx", {}).get("error")
+    return (error.field,) if isinstance(error, FieldError) else problem["loc"]
+
+
 def _explain(problem: ErrorDetails) -> str:
     text = explain(problem)
     if problem["type"] in UNKNOWN_KEY:
@@ -134,5 +141,6 @@ def _explain(problem: ErrorDetails) -> str:
             "guidance": GuidanceSpec,
         }
         table = tables.get(problem["loc"][0], JobSpec) if problem["loc"][1:] else JobSpec
-        text += f"; the keys are {', '.join(table.model_fields)}"
+        similar = get_close_matches(str(problem["loc"][-1])[:LONGEST_KEY], table.model_fields, n=1)
+        text += f"; did you mean {similar[0]}?" if similar else f"; the keys are {', '.join(table.model_fields)}"
     return text

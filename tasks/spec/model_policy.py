@@ -12,8 +12,9 @@ from ltx2.checkpoints.hub_names import parse_hub_name
 from ltx2.checkpoints.lora import Lora
 from ltx2.checkpoints.resolve import SMALL_MODELS
 from tasks.errors import SpecError
-from tasks.field_errors import shown
+from tasks.field_errors import field_path, shown
 from tasks.settings import Settings
+from tasks.spec.places import SpecSource
 from tasks.spec.schema import LoraSpec
 
 MOST_FILES = 10_000
@@ -21,20 +22,28 @@ MOST_FILES = 10_000
 
 
 def check_model_folders(
-    model: str, loras: Iterable[LoraSpec | Lora], settings: Settings, more: Mapping[str, str] = MappingProxyType({})
+    model: str,
+    loras: Iterable[LoraSpec | Lora],
+    settings: Settings,
+    more: Mapping[str, str] = MappingProxyType({}),
+    source: SpecSource | None = None,
 ) -> None:
     """Refuse models, LoRAs and other parts outside LONGTAKE_MODEL_FOLDERS. LONGTAKE_MODEL is always allowed.
 
     more: what else the spec names, by field.
+
+    source: where the spec was written, for its lines in errors.
 
     Raises:
         SpecError: names the field and the setting.
     """
     name, _ = split_full(model)
     default = _real(os.path.expanduser(split_full(settings.model)[0]))
-    named = {f"loras.{index}.path": lora.path for index, lora in enumerate(loras)} | dict(more)
+    place = source.place if source else _dotted
+    named = {place("loras", index, "path"): lora.path for index, lora in enumerate(loras)}
+    named |= {place(*field.split(".")): path for field, path in more.items()}
     if name not in (settings.model, *SMALL_MODELS) and _real(os.path.expanduser(name)) != default:
-        named = {"model": name, **named}
+        named = {place("model"): name, **named}
     check_sources(named, settings)
 
 
@@ -62,6 +71,10 @@ def check_sources(named: Mapping[str, str], settings: Settings) -> None:
                     f"{field}: {shown(name)} has the link {shown(os.path.relpath(link, path))}, which leads out of the "
                     "folders that LONGTAKE_MODEL_FOLDERS allows"
                 )
+
+
+def _dotted(*location: str | int) -> str:
+    return field_path(location)
 
 
 def _links(folder: str) -> Iterator[str]:

@@ -9,6 +9,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -29,9 +30,10 @@ from ltx2.sampling import (
 )
 from ltx2.state.arrays import MOST_PIXEL_BYTES
 from ltx2.timeline import DEFAULT_OVERLAP, SegmentShape, exact, segment_seed
-from tasks.field_errors import is_shown
+from tasks.field_errors import FieldError, is_shown
 from tasks.settings import absolute
 from tasks.spec.guidance import GuidanceSpec
+from tasks.spec.places import SpecSource
 
 SPATIAL_COMPRESSION = 32
 MAX_SEGMENTS = 100_000
@@ -160,14 +162,21 @@ class JobHead(_Strict):
     @model_validator(mode="after")
     def _overlap_fits(self) -> Self:
         if self.overlap >= self.frames:
-            raise ValueError(f"overlap {self.overlap} must be smaller than frames {self.frames}")
+            overlap, frames = (self._named(name) for name in ("overlap", "frames"))
+            field = "overlap" if "overlap" in self.model_fields_set else "frames"
+            raise FieldError(field, f"{overlap} must be smaller than {frames}")
         pixel_bytes = self.overlap * self.width * self.height * 3
         if pixel_bytes > MOST_PIXEL_BYTES:
-            raise ValueError(
-                f"overlap {self.overlap} is too many frames of {self.width}x{self.height}: a state may have "
-                f"{MOST_PIXEL_BYTES:,} bytes of pixels, not {pixel_bytes:,}"
+            raise FieldError(
+                "width" if "overlap" not in self.model_fields_set else "overlap",
+                f"{self._named('overlap')} is too many frames of {self.width}x{self.height}: a state may have "
+                f"{MOST_PIXEL_BYTES:,} bytes of pixels, not {pixel_bytes:,}",
             )
         return self
+
+    def _named(self, field: str) -> str:
+        default = "" if field in self.model_fields_set else " (the default)"
+        return f"{field} {getattr(self, field)}{default}"
 
     @property
     def shape(self) -> SegmentShape:
@@ -211,6 +220,19 @@ class JobSpec(JobHead):
     """One long video: what all segments share, and the segments."""
 
     segments: Annotated[list[SegmentSpec], _at_most(MAX_SEGMENTS)] = Field(min_length=1)
+
+    _source: SpecSource = PrivateAttr(default_factory=SpecSource)
+
+    @property
+    def source(self) -> SpecSource:
+        """Where the spec was written; errors that are found later name its lines."""
+        return self._source
+
+    def written_in(self, source: SpecSource) -> Self:
+        """The same spec, read from `source`."""
+        copy = self.model_copy()
+        copy._source = source
+        return copy
 
     @field_validator("segments")
     @classmethod

@@ -86,7 +86,7 @@ def test_a_missing_or_incomplete_model(
     render = longtake("render", spec, "-o", "film.mp4", settings=fresh)
     worker = longtake("worker", settings=fresh)
     # Then
-    check_refused(render, words)
+    check_refused(render, "spec.yaml:1: model: ", words)
     check_refused(worker, words)
     assert not (tmp_path / "home").exists()
     assert not (tmp_path / "film.mp4").exists()

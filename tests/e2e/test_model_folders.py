@@ -158,7 +158,9 @@ def test_submit_refuses_a_model_elsewhere(restricted: Settings, longtake: Comman
     # Given
     (tmp_path / "spec.yaml").write_text(f"model: models/link\n{SPEC}")
     # When / Then
-    check_refused(longtake("submit", "spec.yaml", settings=restricted), "model: ", "LONGTAKE_MODEL_FOLDERS allows")
+    check_refused(
+        longtake("submit", "spec.yaml", settings=restricted), "spec.yaml:1: model: ", "LONGTAKE_MODEL_FOLDERS allows"
+    )
     assert list(list_jobs(settings=restricted)) == []
 
 

@@ -81,7 +81,7 @@ def test_ten_problems_are_listed_and_the_others_counted() -> None:
     [
         ({"segments": [{"prompt": "a" * 8000}] * 525}, "segments: their prompts have 4,200,000 characters, more than"),
         ({"segments": [{"prompt": "a"}] * 100_001}, "segments: must have at most 100000 entries, not 100001"),
-        ({"width": 4096, "height": 4096, "overlap": 9}, "overlap 9 is too many frames of 4096x4096"),
+        ({"width": 4096, "height": 4096, "overlap": 9}, "overlap: overlap 9 is too many frames of 4096x4096"),
         ({"fps": True}, "fps: must be a number, not true"),
         ({"fps": "24"}, "fps: must be a number, not '24'"),
         ({"fps": 10**400}, "fps: must be"),

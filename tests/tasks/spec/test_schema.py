@@ -113,8 +113,8 @@ INVALID = {
     '{"segments": [\n{"prompt": "\\ud800"}]}': ":2: segments.0.prompt: must be valid Unicode text, not '\\ud800'",
     "segments: [{prompt: a}]\ntitle: 2026": ":2: title: must be text, not 2026",
     "segments: [{prompt: a}]\ntitle: " + "a" * 121: ":2: title: must have at most 120 characters, not 121",
-    "segments:\n  - prompt: a\n    transitoin: cut": ":3: segments.0.transitoin: unknown key; the keys are prompt",
-    "segments: [{prompt: a}]\nwidht: 96": ":2: widht: unknown key; the keys are title, model, loras, width",
+    "segments:\n  - prompt: a\n    transitoin: cut": ":3: segments.0.transitoin: unknown key; did you mean transition?",
+    "segments: [{prompt: a}]\nwidht: 96": ":2: widht: unknown key; did you mean width?",
     'segments: [{prompt: a}]\n"\\e[1m\\n": 1': r":2: \x1b[1m\n: unknown key; the keys are title",
     'segments: [{prompt: a}]\n"\\e": 1\n"\\e": 1': r":3: \x1b: given twice",
     "segments: [{prompt: a}]\nloras: [{weight: 1}]": ":2: loras.0.path: missing",
@@ -133,7 +133,10 @@ INVALID = {
     "segments: [{prompt: a}]\nheight: '64'": ":2: height: must be a whole number, not '64'",
     "segments: [{prompt: a}]\nframes: 24": ":2: frames: 24 is not of the form 8k+1; the nearest are 17 and 25",
     "segments: [{prompt: a}]\noverlap: 8": ":2: overlap: 8 is not of the form 8k+1; the nearest are 1 and 9",
-    "segments: [{prompt: a}]\nframes: 9": "overlap 9 must be smaller than frames 9",
+    "segments: [{prompt: a}]\nhieght: 9": ":2: hieght: unknown key; did you mean height?",
+    "segments: [{prompt: a}]\nframes: 9": ":2: frames: overlap 9 (the default) must be smaller than frames 9",
+    "overlap: 129\nsegments: [{prompt: a}]": ":1: overlap: overlap 129 must be smaller than frames 121 (the default)",
+    "overlap: 9\nframes: 9\nsegments: [{prompt: a}]": ":1: overlap: overlap 9 must be smaller than frames 9",
     "segments: [{prompt: a}]\nmodel: owner/name\nframes: 489": "frames: 489 at 24 per second are 20.4 s; LTX-2",
     "segments: [{prompt: a}]\nmodel: tiny\nfps: 12\nframes: 249": "up to 20 s, and thus at most 241 frames",
     "segments: [{prompt: a}]\nfps: 0": ":2: fps: must be at least 1, not 0",
@@ -159,7 +162,7 @@ INVALID = {
     "segments: [{prompt: a}]\nguidance: {cfg: [3, x]}": ":2: guidance.cfg: must be a number, or two: [picture, sound]",
     "segments: [{prompt: a}]\nguidance: {modality: true}": ":2: guidance.modality: must be a number",
     "segments: [{prompt: a}]\nguidance: {rescale: .nan}": ":2: guidance.rescale: rescale of the picture is nan",
-    "segments: [{prompt: a}]\nguidance: {scale: 3}": ":2: guidance.scale: unknown key; the keys are cfg, stg, moda",
+    "segments: [{prompt: a}]\nguidance: {power: 3}": ":2: guidance.power: unknown key; the keys are cfg, stg, moda",
     "segments: [{prompt: a}]\nguidance: 3": ":2: guidance: must be a mapping, not 3",
     "segments: [{prompt: a}]\nimage: ''": ":2: image: must have 1 or more characters, not 0",
     "segments: [{prompt: a}]\nnegative_prompt: [a]": ":2: negative_prompt: must be text, not a list",
@@ -250,3 +253,15 @@ def test_a_segment_is_as_long_as_the_positions_of_its_model(tmp_path: Path) -> N
         with pytest.raises(SpecError, match=r"spec: frames: 1017 at 24 per second are 42\.4 s; LTX-2 has positions"):
             check_spec({**long, "model": model})
         assert check_spec({**long, "model": model, "frames": 481}).frames == 481
+
+
+def test_a_spec_remembers_its_lines(tmp_path: Path) -> None:
+    # Given
+    (tmp_path / "job.yaml").write_text("model: tiny\nloras:\n  - path: a/b\nsegments:\n  - prompt: a\n")
+    spec = load_spec(tmp_path / "job.yaml")
+    # Then changed copies have them too, and they do not count in comparisons
+    copy = spec.model_copy(update={"seed": 1}).with_absolute_paths()
+    assert copy.source.place("loras", 0, "path") == f"{tmp_path}/job.yaml:3: loras.0.path"
+    assert copy.source.place("image") == f"{tmp_path}/job.yaml:1: image"
+    assert spec == parse_spec((tmp_path / "job.yaml").read_text())
+    assert check_spec({"segments": [{"prompt": "a"}]}).source.place("model") == "spec: model"
