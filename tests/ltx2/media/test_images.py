@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageCms
 
 from ltx2.media import images
 from ltx2.media.images import decode_still, recompressed
@@ -113,6 +113,68 @@ def test_a_file_above_the_size_limit_is_rejected(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(images, "LARGEST_FILE_BYTES", len(GOOD) - 1)
     with pytest.raises(ValueError, match=f"{len(GOOD)} bytes, the limit is {len(GOOD) - 1}"):
         decode_still(GOOD, WIDTH, HEIGHT)
+
+
+def with_chunks(png: bytes, *chunks: bytes) -> bytes:
+    """`png` with chunks after its header."""
+    return png[:33] + b"".join(chunks) + png[33:]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "LA", "RGBA"])
+def test_of_16_bits_the_upper_8_count(mode: str) -> None:
+    # Given a PNG of 16 bits per channel, in which the lower 8 are noise
+    channels = len(mode)
+    high = np.zeros((HEIGHT, WIDTH, channels), np.uint8)
+    high[:] = 255
+    high[..., 0] = picture()[..., 0]
+    values = np.stack([high, 255 - high], axis=-1).reshape(HEIGHT, -1)
+    kind = {"L": 0, "RGB": 2, "LA": 4, "RGBA": 6}[mode]
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", WIDTH, HEIGHT, 16, kind, 0, 0, 0))
+    png = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    # When / Then
+    frame = decode_picture(png, WIDTH, HEIGHT)
+    assert np.array_equal(frame[..., 0], high[..., 0])
+    assert np.array_equal(frame[..., 2], high[..., 0] if channels < 3 else high[..., 2])
+
+
+def test_the_first_picture_of_a_cameras_file_is_taken() -> None:
+    # Given a JPEG with a second picture
+    first, second = Image.fromarray(picture()), Image.new("RGB", (WIDTH, HEIGHT), "white")
+    data = file_of(first, "MPO", save_all=True, append_images=[second], quality=95)
+    # When / Then
+    assert np.abs(decode_picture(data, WIDTH, HEIGHT).astype(int) - picture()).mean() < 4
+
+
+def test_text_in_a_png_is_skipped() -> None:
+    text = chunk(b"zTXt", b"note\0\0" + zlib.compress(bytes(8 * 2**20)))
+    assert np.array_equal(decode_picture(with_chunks(GOOD, *[text] * 9), WIDTH, HEIGHT), picture())
+
+
+def test_a_colour_profile_is_converted_to_srgb() -> None:
+    # Given pictures whose profile is sRGB, another one, or damaged
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    image = Image.fromarray(picture())
+    for kind, options in (("PNG", {}), ("WEBP", {"lossless": True})):
+        same = decode_picture(file_of(image, kind, icc_profile=srgb, **options), WIDTH, HEIGHT)
+        assert np.abs(same.astype(int) - picture()).max() <= 1
+        # Then a profile for other channels than the picture's, and a damaged one, are ignored
+        for profile in (lab, b"damaged"):
+            frame = decode_picture(file_of(image, kind, icc_profile=profile, **options), WIDTH, HEIGHT)
+            assert np.array_equal(frame, picture())
+    # And a profile with a steeper curve makes the middle darker
+    steep = bytearray(srgb)
+    for tag in (b"rTRC", b"gTRC", b"bTRC"):
+        at = steep.index(tag)
+        start = struct.unpack_from(">I", steep, at + 4)[0]
+        steep[start : start + 14] = b"curv" + struct.pack(">IIH", 0, 1, 4 * 256)
+    dark = decode_picture(file_of(image, "PNG", icc_profile=bytes(steep)), WIDTH, HEIGHT)
+    assert 0 < dark[0, WIDTH // 2, 0] < picture()[0, WIDTH // 2, 0] - 50
+
+
+def test_a_damaged_exif_is_ignored() -> None:
+    assert np.array_equal(decode_picture(with_chunks(GOOD, chunk(b"eXIf", b"MM\0*damaged")), WIDTH, HEIGHT), picture())
 
 
 HEAVY = {
