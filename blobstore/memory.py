@@ -113,6 +113,16 @@ class InMemoryBlobStore:
                     blob.renewed = self._clock()
             return len(released)
 
+    def __len__(self) -> int:
+        """The number of stored blobs."""
+        with self._lock:
+            self._expire()
+            return len(self._blobs)
+
+    def __bool__(self) -> bool:
+        """A store is a store, also when it is empty."""
+        return True
+
     def owners(self) -> Iterator[str]:
         """See `ManagedBlobStore.owners`."""
         with self._lock:

@@ -15,7 +15,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeGuard
+from typing import Protocol, TypeGuard, runtime_checkable
 
 DEFAULT_MIME = "application/octet-stream"
 DEFAULT_TTL_S = 24 * 3600.0
@@ -97,6 +97,7 @@ def id_of_hex(digest: str) -> str:
     return _SCHEME + digest
 
 
+@runtime_checkable
 class BlobStore(Protocol):
     """Content-addressed bytes: what an encoder or decoder needs."""
 

@@ -24,7 +24,7 @@ from ltx2.checkpoints.resolve import WEIGHTS, FileModel, HubModel, default_cache
 from ltx2.checkpoints.variant import Variant
 from ltx2.errors import CheckpointError, EngineMemoryError, RequestError, UnsupportedStateError
 from ltx2.media.images import recompressed
-from ltx2.model.conditioning import AUDIO_SPACE, NORMALISED, Conditioning, conditioning_of
+from ltx2.model.conditioning import Conditioning, conditioning_of
 from ltx2.model.denoiser import Denoiser
 from ltx2.model.loading import find_loras, load_pipeline, variant_of_pipeline
 from ltx2.model.lora_fusion import LoraFusion
@@ -38,6 +38,7 @@ from ltx2.model.text_encoder import TextEncoder, TextEncoderMode, text_encoder_m
 from ltx2.request import Decoding, OnState, OnStep, SegmentOutput, SegmentRequest
 from ltx2.sampling import Decoder, Plan
 from ltx2.state.continuation import LTX2ContinuationState
+from ltx2.state.renderable import AUDIO_SPACE, NORMALISED
 from ltx2.timeline import SegmentTiming, first_timing, next_timing, sound_seconds
 
 HostCopy = Callable[[], Tensor]
@@ -315,7 +316,8 @@ class Engine:
         if state is None:
             raise UnsupportedStateError(f"segment {request.timing.index} is a continuation, but has no state")
         size = (request.height, request.width)
-        return conditioning_of(state, request.timing, size=size, audio_shape=self.pipeline.audio_shape)
+        shape = self.pipeline.audio_shape
+        return conditioning_of(state, request.timing, size=size, audio_shape=shape, audio_rate=self.audio_rate)
 
     @property
     def _device(self) -> torch.device:

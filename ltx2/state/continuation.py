@@ -180,12 +180,16 @@ def _checked_payload(state: ContinuationState) -> dict[str, Any]:
     if not isinstance(state, ContinuationState):
         raise ContinuationError(f"state: must be a ContinuationState, not {check.shown(state)}")
     if state.kind != LTX2_CONTINUATION_KIND:
-        raise ContinuationError(f"kind: {check.shown(state.kind)} is not supported, only {LTX2_CONTINUATION_KIND!r}")
+        raise ContinuationError(
+            f"Expected ContinuationState.kind={LTX2_CONTINUATION_KIND!r}, got {check.shown(state.kind)}"
+        )
     payload = dict(check.mapping("payload", state.payload))
     version = payload.get("schema_version", LTX2_CONTINUATION_SCHEMA_VERSION)
     if isinstance(version, bool) or not isinstance(version, int) or version != LTX2_CONTINUATION_SCHEMA_VERSION:
         expected = LTX2_CONTINUATION_SCHEMA_VERSION
-        raise ContinuationError(f"schema_version: {check.shown(version)} is not supported, only {expected}")
+        raise ContinuationError(
+            f"Unsupported LTX-2 continuation schema_version={check.shown(version)}; this build expects {expected}"
+        )
     return payload
 
 

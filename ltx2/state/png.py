@@ -35,6 +35,14 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _U32 = struct.Struct(">I")
 _HEADER = struct.Struct(">IIBBBBB")  # width, height, bit depth, colour type, compression, filter, interlace
 _RGB8 = (8, 2, 0, 0, 0)
+_PALETTE = 3
+_CHANNELS = {0: 1, 2: 3, _PALETTE: 1, 4: 2, 6: 4}  # by colour type: grey, RGB, palette, grey and alpha, RGBA
+_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), _PALETTE: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+# of each pass of an interlaced PNG: left, top, and the distances to the next pixel to the right and down
+_ADAM7 = (
+    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
+    *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
+)
 _DEFLATE_RATIO = 1032  # the largest compression ratio of deflate
 _NO_FILTER, _UP = 0, 2  # row filters: the row itself, or its difference from the row above
 _WINDOW_BITS = 9  # in rows filtered with Up, a larger window costs time and saves no bytes
@@ -113,22 +121,23 @@ def png_size(data: bytes) -> tuple[int, int]:
     """Width and height of a PNG, from its header alone.
 
     Raises:
-        ValueError: not an 8-bit RGB PNG, too large, or more pixels than its bytes can encode.
+        ValueError: not a PNG, too large, or more pixels than its bytes can encode.
     """
     kind, header = next(_chunks(data), (b"", memoryview(b"")))
     if kind != b"IHDR" or len(header) != _HEADER.size:
         raise ValueError("the PNG must begin with its header")
     width, height, *layout = _HEADER.unpack(header)
-    if tuple(layout) != _RGB8:
-        raise ValueError(f"the PNG must be 8-bit RGB, not interlaced; its header has depth, type, ... = {layout}")
+    depth, colour, compression, filtering, interlace = layout
+    if depth not in _DEPTHS.get(colour, ()) or compression or filtering or interlace not in (0, 1):
+        raise ValueError(f"no PNG has such a header: depth, type, ... = {layout}")
     check_size(width, height)
-    if _scanline_bytes(width, height) > _DEFLATE_RATIO * len(data):
+    if _scanline_bytes(width, height, layout) > _DEFLATE_RATIO * len(data):
         raise ValueError(f"the PNG declares {width}x{height} pixels, more than {len(data)} bytes can hold")
     return width, height
 
 
 def decode_png(data: bytes) -> Frame:
-    """Decode a PNG to a uint8 `(H, W, 3)` RGB frame.
+    """Decode a PNG to a uint8 `(H, W, 3)` RGB frame; of any other kind, the bytes that Pillow's `convert("RGB")` gives.
 
     Raises:
         ValueError: the PNG is damaged, truncated, animated, or rejected by `png_size`.
@@ -141,16 +150,26 @@ def decode_png(data: bytes) -> Frame:
     if b"acTL" in kinds:
         raise ValueError("the PNG is animated; it must be a single image")
     body = b"".join(body for kind, body in chunks if kind == b"IDAT")
-    scanlines = _inflate(body, _scanline_bytes(width, height))
+    header = bytes(chunks[0][1])
+    layout = _HEADER.unpack(header)[2:]
+    scanlines = _inflate(body, _scanline_bytes(width, height, layout))
+    if layout != _RGB8:
+        palette = [(kind, part) for kind, part in chunks if kind == b"PLTE"]
+        if layout[1] == _PALETTE and len(palette) != 1:
+            raise ValueError("the PNG has no palette")
+        return _by_pillow(_png(header, [zlib.compress(scanlines, 0)], palette))
     rows = np.frombuffer(scanlines, np.uint8).reshape(height, 1 + 3 * width)
     if width >= _WIDE and np.isin(rows[:, 0], (_NO_FILTER, _UP)).all():
         return _unfiltered(rows).reshape(height, width, 3)
     # level 0, so that Pillow does not decompress a second time
-    plain = _png(bytes(chunks[0][1]), [zlib.compress(scanlines, 0)])
+    return _by_pillow(_png(header, [zlib.compress(scanlines, 0)]))
+
+
+def _by_pillow(png: bytes) -> Frame:
     try:
-        with PngImageFile(io.BytesIO(plain)) as image:
-            return np.array(image)
-    except (OSError, SyntaxError) as error:  # only an undefined scanline filter can still fail
+        with PngImageFile(io.BytesIO(png)) as image:
+            return np.array(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:  # an undefined scanline filter, or a damaged palette
         raise ValueError(f"the PNG's pixels cannot be decoded ({error})") from None
 
 
@@ -162,8 +181,16 @@ def _unfiltered(rows: Frame) -> Frame:
     return pixels
 
 
-def _scanline_bytes(width: int, height: int) -> int:
-    return height * (1 + 3 * width)
+def _scanline_bytes(width: int, height: int, layout: Sequence[int]) -> int:
+    """Bytes of all scanlines, each with its filter; an interlaced PNG has seven passes."""
+    depth, colour, *_, interlace = layout
+    passes = _ADAM7 if interlace else ((0, 0, 1, 1),)
+    total = 0
+    for left, top, right, down in passes:
+        columns, rows = -(-(width - left) // right), -(-(height - top) // down)
+        if columns > 0 and rows > 0:
+            total += rows * (1 + -(-columns * depth * _CHANNELS[colour] // 8))
+    return total
 
 
 def _inflate(body: bytes, size: int) -> bytes:
@@ -197,9 +224,11 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
         raise ValueError(f"{len(data) - at} bytes after the PNG's end")
 
 
-def _png(header: bytes, body: Sequence[bytes]) -> bytes:
-    """Build a PNG from a header and the pieces of a zlib stream."""
-    parts = [_SIGNATURE]
-    for kind, content in ((b"IHDR", header), *((b"IDAT", piece) for piece in body), (b"IEND", b"")):
-        parts += (_U32.pack(len(content)), kind, content, _U32.pack(_flate.crc32(content, _flate.crc32(kind))))
+def _png(header: bytes, body: Sequence[bytes], extra: Sequence[tuple[bytes, memoryview]] = ()) -> bytes:
+    """Build a PNG from a header, the pieces of a zlib stream, and chunks between them."""
+    chunks: list[tuple[bytes, bytes | memoryview]] = [(b"IHDR", header), *extra]
+    chunks += [*((b"IDAT", piece) for piece in body), (b"IEND", b"")]
+    parts: list[bytes | memoryview] = [_SIGNATURE]
+    for kind, content in chunks:
+        parts += [_U32.pack(len(content)), kind, content, _U32.pack(_flate.crc32(content, _flate.crc32(kind)))]
     return b"".join(parts)

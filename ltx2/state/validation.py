@@ -8,8 +8,9 @@ from __future__ import annotations
 import base64
 import json
 import math
+import operator
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, SupportsFloat, SupportsIndex
 
 from ltx2.errors import ContinuationError
 
@@ -17,10 +18,32 @@ LARGEST_INT = 2**63 - 1
 
 
 def count(field: str, value: object) -> int:
-    """An int in 0 .. 2**63 - 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LARGEST_INT:
+    """A whole number in 0 .. 2**63 - 1, as an int. Anything with `__index__` is one; booleans are not."""
+    number = _index(value)
+    if number is None or not 0 <= number <= LARGEST_INT:
         raise ContinuationError(f"{field}: must be a whole number in 0..2**63-1, not {shown(value)}")
-    return value
+    return number
+
+
+def _index(value: object) -> int | None:
+    try:
+        return operator.index(value) if isinstance(value, SupportsIndex) and not _is_boolean(value) else None
+    except (TypeError, ValueError, RuntimeError):
+        return None  # an array
+
+
+def _is_boolean(value: object) -> bool:
+    return isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
+
+
+def _plain(value: object) -> int | float:
+    """A number of another library, for JSON."""
+    number = _index(value)
+    if number is not None:
+        return number
+    if isinstance(value, SupportsFloat) and not _is_boolean(value):
+        return float(value)
+    raise TypeError(f"a {type(value).__name__} is not JSON")
 
 
 def rate(field: str, value: object) -> int:
@@ -32,12 +55,12 @@ def rate(field: str, value: object) -> int:
 
 
 def finite(field: str, value: object) -> float:
-    """A finite number, as a float."""
+    """A finite number, as a float. Anything with `__float__` is a number; booleans are not."""
     try:
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
-    except OverflowError:
-        pass  # an int too large for a float
+        if isinstance(value, SupportsFloat) and not _is_boolean(value) and math.isfinite(number := float(value)):
+            return number
+    except (OverflowError, TypeError, ValueError, RuntimeError):
+        pass  # an int too large for a float, or an array
     raise ContinuationError(f"{field}: must be a finite number, not {shown(value)}")
 
 
@@ -56,9 +79,9 @@ def metadata(field: str, value: object) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise ContinuationError(f"{field}: must be a mapping, not {shown(value)}")
     try:
-        plain: dict[str, Any] = json.loads(json.dumps(dict(value), allow_nan=False))
-        unchanged = plain == value
-    except (TypeError, ValueError, RecursionError) as error:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(value), allow_nan=False, default=_plain))
+        unchanged = bool(plain == value)
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ContinuationError(f"{field}: cannot be written as JSON ({error})") from None
     if not unchanged:
         raise ContinuationError(f"{field}: JSON would change it; use lists and string keys only")

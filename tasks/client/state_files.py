@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from blobstore import BlobStore, BlobStoreError
-from ltx2.errors import ContinuationError, TimelineError
+from ltx2.checkpoints.resolve import SHIPPED, check_configs
+from ltx2.errors import CheckpointError, ContinuationError, TimelineError, UnsupportedStateError
 from ltx2.state.arrays import FrameFormat
+from ltx2.state.renderable import check_renderable
+from ltx2.state.validation import LARGEST_INT
 from tasks.errors import SpecError
 from tasks.field_errors import shown_path
 from tasks.jobs import state_wire
 from tasks.jobs.records import Handoff, timing_after
 from tasks.jobs.units import START_INDEX
+from tasks.settings import Settings
 from tasks.spec.input_files import read_input
 from tasks.spec.schema import JobSpec
 
@@ -36,8 +41,10 @@ def read_state(path: Path) -> dict[str, Any]:
     return data
 
 
-def start_handoff(envelope: dict[str, Any], spec: JobSpec, blobs: BlobStore, *, inline_threshold_bytes: int) -> Handoff:
+def start_handoff(envelope: dict[str, Any], spec: JobSpec, blobs: BlobStore, settings: Settings) -> Handoff:
     """Make the handoff (index -1) that a job continues; its arrays and metadata are put into `blobs`.
+
+    What a worker would find wrong with the state is found here, as far as the model is known here.
 
     Raises:
         SpecError: not a state, or it does not match the spec; names the field.
@@ -47,9 +54,31 @@ def start_handoff(envelope: dict[str, Any], spec: JobSpec, blobs: BlobStore, *, 
         state = state_wire.decode(envelope, blobs, frame_format=frame_format)
         if state.video_frames is None and state.audio_latents is None:
             raise ContinuationError("video, audio: the state has neither, so there is nothing to continue")
-        encoded = state_wire.encode(state, blobs, inline_threshold_bytes=inline_threshold_bytes)
+        encoded = state_wire.encode(state, blobs, inline_threshold_bytes=settings.inline_threshold_bytes)
         handoff = Handoff(index=START_INDEX, state=encoded)
-        timing_after(spec.shape, handoff)
-    except (ContinuationError, TimelineError, BlobStoreError) as error:
+        timing = timing_after(spec.shape, handoff)
+        check_renderable(
+            state,
+            overlap=spec.overlap,
+            size=(spec.height, spec.width),
+            audio_latents=timing.audio_latents,
+            audio_rate=_audio_rate(spec.model or settings.model, settings),
+        )
+        if state.segment_index + len(spec.segments) > LARGEST_INT:
+            raise ContinuationError(
+                f"segment_index: {state.segment_index} leaves no index for the segments of this job"
+            )
+    except (ContinuationError, TimelineError, UnsupportedStateError, BlobStoreError) as error:
         raise SpecError(f"the state to continue cannot be used: {error}") from None
     return handoff
+
+
+def _audio_rate(model: str, settings: Settings) -> int | None:
+    """The sample rate of a model whose folder is here; None if it is unknown, as for one on the hub."""
+    folder = SHIPPED if model == SHIPPED.name else Path(os.path.expanduser(model))
+    if settings.engine != Settings.model_fields["engine"].default or not folder.is_dir():
+        return None
+    try:
+        return check_configs(folder).audio_rate
+    except CheckpointError:
+        return None  # a worker says what is wrong with it

@@ -130,8 +130,7 @@ def _create(
     try:
         if envelope is not None:
             owned = deployment.blobs.owned_by(owner)
-            threshold = settings.inline_threshold_bytes
-            start = start_handoff(dict(envelope), spec, owned, inline_threshold_bytes=threshold)
+            start = start_handoff(dict(envelope), spec, owned, settings)
             blob_ids = state_blobs(start.state)
         if image is not None:
             blob_ids = [deployment.blobs.put(image, mime=IMAGE_MIME, owner=owner)]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from blobstore import BlobStoreFullError, InMemoryBlobStore
+from blobstore import BlobStore, BlobStoreFullError, InMemoryBlobStore
 
 
 class Clock:
@@ -74,3 +74,13 @@ def test_the_ttl_starts_at_the_last_release(clock: Clock) -> None:
     assert blob_id in store
     clock.now = 210
     assert blob_id not in store
+
+
+def test_a_store_in_memory_has_a_length_and_is_a_blob_store() -> None:
+    store = InMemoryBlobStore()
+    assert len(store) == 0
+    assert store
+    store.put(b"a")
+    assert len(store) == 1
+    assert isinstance(store, BlobStore)
+    assert not isinstance({}, BlobStore)

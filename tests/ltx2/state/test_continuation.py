@@ -277,7 +277,11 @@ def circular() -> dict[str, Any]:
         ("segment_index", True),
         ("segment_index", 1.0),
         ("segment_index", None),
-        ("segment_index", np.int64(1)),
+        ("segment_index", np.bool_(True)),
+        ("segment_index", np.zeros(2, np.int64)),
+        ("video_position_offset_sec", np.bool_(False)),
+        ("video_position_offset_sec", np.float32("nan")),
+        ("video_position_offset_sec", np.zeros(2)),
         ("video_conditioning_frame_idx", -1),
         ("video_conditioning_strength", 1.01),
         ("video_conditioning_strength", -0.01),
@@ -329,3 +333,24 @@ def test_an_array_of_the_wrong_type_is_a_type_error(field: str, value: Any) -> N
     with pytest.raises(TypeError, match=f"^{field}"):
         what.to_continuation_state(blob_store=store, inline_threshold_bytes=0)
     assert store == {}
+
+
+def test_numbers_of_numpy_and_torch_become_plain_ones() -> None:
+    # Given
+    numbers = {"n": np.int64(5), "x": [np.float32(0.5)]}
+    given = dataclasses.replace(
+        state(),
+        segment_index=np.int64(5),
+        audio_sample_rate=np.uint16(24000),
+        audio_conditioning_strength=np.float32(0.5),
+        video_position_offset_sec=torch.tensor(0.25),
+        metadata=numbers,
+    )
+    # When
+    payload = given.to_continuation_state().payload
+    # Then
+    assert json.loads(json.dumps(payload)) == payload
+    assert (payload["segment_index"], payload["audio_sample_rate"]) == (5, 24000)
+    assert (payload["audio_conditioning_strength"], payload["video_position_offset_sec"]) == (0.5, 0.25)
+    assert payload["metadata"] == {"n": 5, "x": [0.5]}
+    assert type(payload["segment_index"]) is int

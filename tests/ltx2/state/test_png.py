@@ -190,17 +190,13 @@ def test_pixels_may_be_split_into_chunks_and_other_chunks_are_ignored() -> None:
         (SIGNATURE + header(LARGEST_SIDE + 1, 1) + pixels() + END, "16385x1"),
         (SIGNATURE + header(LARGEST_SIDE, LARGEST_SIDE) + pixels() + END, "at most"),
         (SIGNATURE + header(4096, 4096) + pixels() + END, "more than .* bytes can hold"),
-        (pillow_png("L"), "8-bit RGB"),
-        (pillow_png("1"), "8-bit RGB"),
-        (pillow_png("P"), "8-bit RGB"),
-        (pillow_png("LA"), "8-bit RGB"),
-        (pillow_png("RGBA"), "8-bit RGB"),
-        (pillow_png("I;16"), "8-bit RGB"),
-        (SIGNATURE + header(depth=16) + pixels() + END, "8-bit RGB"),
-        (SIGNATURE + header(interlace=1) + pixels() + END, "not interlaced"),
+        (SIGNATURE + header(depth=16) + pixels() + END, "do not fill"),
+        (SIGNATURE + header(interlace=1) + pixels(ROW * 3) + END, "do not fill"),
+        (SIGNATURE + header(interlace=2) + pixels() + END, "no PNG has such a header"),
+        (SIGNATURE + header(depth=4) + pixels() + END, "no PNG has such a header"),
     ],
 )
-def test_anything_but_a_plain_rgb_png_is_rejected(png: ModuleType, data: bytes, message: str) -> None:
+def test_a_png_that_is_not_whole_or_not_valid_is_rejected(png: ModuleType, data: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         png.decode_png(data)
 
@@ -241,3 +237,28 @@ def test_global_settings_of_pillow_change_nothing(monkeypatch: pytest.MonkeyPatc
     assert decode_png(GOOD).shape == (HEIGHT, WIDTH, 3)
     with pytest.raises(ValueError, match="do not fill"):
         decode_png(SIGNATURE + header() + pixels(ROW * 3) + END)
+
+
+@BOTH
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "I;16"])
+def test_pngs_of_other_kinds_become_rgb_as_pillow_converts_them(png: ModuleType, mode: str) -> None:
+    data = pillow_png(mode)
+    with Image.open(io.BytesIO(data)) as image:
+        assert np.array_equal(png.decode_png(data), np.array(image.convert("RGB")))
+
+
+@BOTH
+@given(depth=st.sampled_from([8, 16]), width=st.integers(1, 20), height=st.integers(1, 20))
+def test_interlaced_pngs_are_decoded(png: ModuleType, depth: int, width: int, height: int) -> None:
+    # Given the passes of an interlaced PNG of one colour
+    layout = (depth, 2, 0, 0, 1)
+    size = png._scanline_bytes(width, height, layout)
+    rows = []
+    for left, top, right, down in png._ADAM7:
+        columns = -(-(width - left) // right)
+        lines = -(-(height - top) // down)
+        rows += [b"\0" + b"\x40" * (columns * 3 * depth // 8)] * lines if columns > 0 and lines > 0 else []
+    # When / Then
+    assert len(b"".join(rows)) == size
+    data = SIGNATURE + header(width, height, depth=depth, interlace=1) + pixels(b"".join(rows)) + END
+    assert (png.decode_png(data) == 0x40).all()
