@@ -75,7 +75,7 @@ def load_encoder(kind: Any, encoder: TextEncoder, dtype: torch.dtype) -> tuple[A
     if of_config is Gemma4UnifiedConfig:
         config.vision_config = config.audio_config = None  # prompts are text
     options = {"config": config, "state_dict": state, "dtype": dtype, "key_mapping": kind.key_mapping}
-    model, info = kind.from_pretrained(None, output_loading_info=True, **options)
+    model, info = kind.from_pretrained(None, output_loading_info=True, use_safetensors=True, **options)
     return model, info
 
 

@@ -12,7 +12,7 @@ from ltx2.checkpoints.hub_names import parse_hub_name
 from ltx2.checkpoints.lora import Lora
 from ltx2.checkpoints.resolve import SMALL_MODELS
 from tasks.errors import SpecError
-from tasks.field_errors import field_path, shown
+from tasks.field_errors import field_path, shown_path
 from tasks.settings import Settings
 from tasks.spec.places import SpecSource
 from tasks.spec.schema import LoraSpec
@@ -64,12 +64,12 @@ def check_sources(named: Mapping[str, str], settings: Settings) -> None:
         if parse_hub_name(name) is not None and not os.path.lexists(path):
             continue
         if not _is_in(path, allowed):
-            raise SpecError(f"{field}: {shown(name)} is not in a folder that LONGTAKE_MODEL_FOLDERS allows")
+            raise SpecError(f"{field}: '{shown_path(name)}' is not in a folder that LONGTAKE_MODEL_FOLDERS allows")
         for link in _links(path):
             if not _is_in(link, [*allowed, _hub_cache()]):
                 raise SpecError(
-                    f"{field}: {shown(name)} has the link {shown(os.path.relpath(link, path))}, which leads out of the "
-                    "folders that LONGTAKE_MODEL_FOLDERS allows"
+                    f"{field}: '{shown_path(name)}' has the link {shown_path(os.path.relpath(link, path))}, which "
+                    "leads out of the folders that LONGTAKE_MODEL_FOLDERS allows"
                 )
 
 
@@ -84,7 +84,7 @@ def _links(folder: str) -> Iterator[str]:
         for name in (*folders, *files):
             seen += 1
             if seen > MOST_FILES:
-                raise SpecError(f"{shown(folder)} has more than {MOST_FILES:,} files, so it is not a model")
+                raise SpecError(f"{shown_path(folder)} has more than {MOST_FILES:,} files, so it is not a model")
             if os.path.islink(path := os.path.join(place, name)):
                 yield path
 
