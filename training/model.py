@@ -76,7 +76,7 @@ def build(seed: int = 0) -> Model:
 
 def load(folder: Path) -> Model:
     """A model that was saved, in float32, to train it further."""
-    pipeline = LTX2ConditionPipeline.from_pretrained(folder, dtype=torch.float32)
+    pipeline = LTX2ConditionPipeline.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     return Model(**{name: getattr(pipeline, name) for name in Model.__slots__})
 
 
