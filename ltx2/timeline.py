@@ -263,7 +263,7 @@ def sound_spans(timings: Sequence[SegmentTiming], rate: int) -> list[SoundSpan]:
 
     A segment's position is rounded to a sample once, from its exact film time, so rounding errors do not accumulate.
     At a continuation, the sound changes 100 ms before the pinned prefix ends (later only if the prefix is shorter),
-    with a 10 ms crossfade. At a cut and at the film's end, it fades over 10 ms, and missing sound is silence.
+    with a 10 ms crossfade. At the film's start and end and at a cut, it fades over 10 ms, and missing sound is silence.
 
     Raises:
         TimelineError: the timings are not consecutive.
@@ -274,7 +274,7 @@ def sound_spans(timings: Sequence[SegmentTiming], rate: int) -> list[SoundSpan]:
     for i, timing in enumerate(timings):
         origin = _origin(timings, i, rate)
         if i == 0:
-            start, fade_in = 0, 0
+            start, fade_in = 0, fade
         elif timing.continued:
             start, fade_in = _changeover(spans[-1], timing, origin, rate), fade
             spans[-1] = _end_at(spans[-1], start + fade, fade)

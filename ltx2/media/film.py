@@ -1,7 +1,7 @@
 """Joining clips to a film: pictures are copied, sound is composed by absolute time and encoded once.
 
 One clip is in memory at a time, so memory use does not grow with the film. The file is renamed to its final name when
-it is complete.
+it is complete. What a killed process has left is deleted when the same film is joined again.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
-from uuid import uuid4
 
 import av
 import numpy as np
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 from ltx2.errors import MediaError
 from ltx2.media.container import LAYOUTS, ClipStreams, from_pcm24, media_errors, open_clip, packet_time
 from ltx2.media.sound import SoundComposer
+from ltx2.media.temporary import partial_file
 from ltx2.timeline import SegmentTiming, SoundSpan, film_frames, film_samples, sound_spans
 
 _AAC_BITS_PER_CHANNEL = 160_000  # per second; with 96,000 FFmpeg's encoder distorts the first block at 48 kHz
@@ -61,16 +61,14 @@ def join_film(clips: Iterable[bytes], timings: Sequence[SegmentTiming], out: Pat
         TimelineError: the timings are not consecutive.
     """
     out = out.absolute()
-    part = out.with_name(f".{uuid4().hex}.part")
-    try:
+    with ExitStack() as stack:
+        with media_errors(_WRITING):
+            part = stack.enter_context(partial_file(out))
         with _output(part) as container:
             film = _write(container, clips, timings)
         with media_errors(_WRITING):
             sha256 = _sync_and_hash(part)
             os.replace(part, out)
-    finally:
-        with suppress(OSError):  # already renamed, or never created
-            part.unlink()
     return film.info(sha256)
 
 

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -19,6 +18,7 @@ from typing import Any
 import redis
 
 from ltx2.checkpoints.lora import stamp_of
+from ltx2.media.temporary import temporary_folder
 from ltx2.processes import python_path
 from tasks.embedded import processes
 from tasks.embedded.locks import locked
@@ -54,7 +54,7 @@ def redis_server(folder: Path) -> Iterator[str]:
     Raises:
         ServerError: it did not start; names its log.
     """
-    with tempfile.TemporaryDirectory(prefix="longtake-") as sockets, (folder / "redis.log").open("ab") as log:
+    with temporary_folder("longtake-redis-") as sockets, (folder / "redis.log").open("ab") as log:
         socket = f"{sockets}/redis.sock"
         options = {"port": "0", "unixsocket": socket, "unixsocketperm": "600", "dir": str(folder), "save": ""}
         options |= {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction"}

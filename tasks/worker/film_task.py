@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NoReturn
 
 from celery import Task
 
 from ltx2.media.film import join_film
+from ltx2.media.temporary import temporary_folder
 from tasks.errors import WorkFailedError
 from tasks.failpoints import reach
 from tasks.jobs.records import ClipRecord, FilmRecord
@@ -26,6 +25,8 @@ from tasks.worker.lease import Lease
 from tasks.worker.run_claimed import SkippedError, run_claimed
 
 log = logging.getLogger(__name__)
+FILM_FOLDERS = "longtake-film-"
+"""Prefix of the temporary folders in which films are joined."""
 
 
 @app.task(bind=True, name=FILM_TASK, throws=(WorkFailedError,))
@@ -49,8 +50,8 @@ def _join(context: WorkerContext, lease: Lease) -> dict[str, Any]:
     claim, deployment = lease.claim, context.deployment
     started = time.monotonic()
     timings, clips = deployment.jobs.timings(claim.job_id), list(deployment.jobs.clips(claim.job_id).values())
-    with lease.in_engine(), tempfile.TemporaryDirectory(prefix="longtake-") as folder:
-        path = Path(folder) / "film.mp4"
+    with lease.in_engine(), temporary_folder(FILM_FOLDERS) as folder:
+        path = folder / "film.mp4"
         info = join_film(_read(context, clips), timings, path)
         data = path.read_bytes()
     reach("film joined", claim.job_id, START_INDEX)

@@ -21,6 +21,7 @@ from kombu import Exchange
 from blobstore import BlobStoreError
 from ltx2.checkpoints.resolve import resolve_model
 from ltx2.errors import LTX2Error
+from ltx2.media.temporary import delete_abandoned
 from tasks.errors import HostFaultError, LongtakeError
 from tasks.field_errors import escaped
 from tasks.jobs.connection import connect
@@ -31,6 +32,7 @@ from tasks.maintenance.server_findings import check_servers
 from tasks.settings import Settings
 from tasks.worker.app import app
 from tasks.worker.context import process
+from tasks.worker.film_task import FILM_FOLDERS
 from tasks.worker.gpu import gpu_in_use
 from tasks.worker.heartbeat import Heartbeat, describe_worker
 from tasks.worker.outage_lines import is_news
@@ -88,7 +90,10 @@ def watch_for_host_fault() -> None:
 
 @signals.celeryd_init.connect
 def check_at_start(options: Mapping[str, Any], **_: Any) -> None:
-    """Exit before taking work when a server could lose it, or when the model is missing."""
+    """Exit before taking work when a server could lose it, or when the model is missing.
+
+    Also deletes what a killed worker has left of a film.
+    """
     settings = process.context.settings
     try:
         check_servers(settings)
@@ -96,6 +101,7 @@ def check_at_start(options: Mapping[str, Any], **_: Any) -> None:
     except (LongtakeError, BlobStoreError, LTX2Error) as error:
         print(f"longtake: {escaped(error)}", file=sys.stderr)
         raise SystemExit(1) from None
+    delete_abandoned(FILM_FOLDERS)
 
 
 @signals.after_setup_logger.connect

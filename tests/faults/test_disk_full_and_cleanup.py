@@ -11,6 +11,7 @@ import pytest
 from blobstore import open_blob_store
 from tasks.errors import JobFailedError
 from tasks.maintenance.sweeper import Sweeper
+from tasks.worker.film_task import FILM_FOLDERS
 from tests.conftest import RedisProcess, wait_until
 from tests.faults.conftest import MakeHarness, film_of
 from tests.faults.harness import Harness
@@ -33,7 +34,8 @@ SHARED = re.compile(
 def harness(make_harness: MakeHarness) -> Harness:
     """A harness with a retention of a few seconds, and a worker with a temporary folder of its own."""
     made = make_harness(retention_s=RETENTION_S, blob_grace_s=GRACE_S)
-    (made.folder / "temporary").mkdir()
+    (made.folder / "temporary" / f"{FILM_FOLDERS}of-a-killed-worker").mkdir(parents=True)
+    (made.folder / "temporary" / f"{FILM_FOLDERS}of-a-killed-worker" / ".film.part").touch()
     made.start_worker(
         TMPDIR=str(made.folder / "temporary"), FAULT_CONSTANTS="tasks.maintenance.reconciler.SWEEP_EVERY_S=3600"
     )
@@ -56,7 +58,8 @@ def keys(server: RedisProcess) -> set[str]:
 
 
 def test_disk_full_when_the_film_is_joined(harness: Harness, film: str, longtake: Any) -> None:
-    # Given a job with all its clips
+    # Given a worker that has deleted what a killed one left, and a job with all its clips
+    assert list((harness.folder / "temporary").glob(f"{FILM_FOLDERS}*")) == []
     hold = harness.hold("film claimed", -1)
     job = harness.submit(SEGMENTS)
     pid = hold.wait()
@@ -70,7 +73,7 @@ def test_disk_full_when_the_film_is_joined(harness: Harness, film: str, longtake
         job.wait()
     assert harness.count(job, "film claimed")[-1] == 3
     assert harness.blobs.pins(job.id) == blobs
-    assert not list((harness.folder / "temporary").rglob("*.mp4"))
+    assert not list((harness.folder / "temporary").glob(f"{FILM_FOLDERS}*"))
     # When there is space again, and the job is retried
     limit_files(pid, resource.RLIM_INFINITY)
     assert longtake("retry", job.id, settings=harness.settings).returncode == 0
