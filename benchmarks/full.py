@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from benchmarks.natural import natural_film
 from ltx2.checkpoints.resolve import default_cache, resolve_model
 from ltx2.engine import Engine
 from ltx2.model.gemma import Gemma3, Gemma4
+from ltx2.model.host_copies import Checked
 from ltx2.model.pipeline import LongtakePipeline
 from ltx2.model.placement import device_of, precision_of
 from ltx2.request import Decoding
@@ -107,13 +109,13 @@ class FilmedEngine(FullSizeEngine):
 
     _film = torch.empty(0)
 
-    def _pictures(self, latents: Tensor, decoding: Decoding) -> Tensor:
+    def _pictures(self, latents: Tensor, decoding: Decoding) -> Checked:
         decoded = super()._pictures(latents, decoding)
-        count, height, width, _ = decoded.shape
-        if self._film.shape != decoded.shape:
-            self._film = torch.tensor(natural_film(width, height, count), device=decoded.device)
-        self._film[-1, 0, 0] = decoded[-1, 0, 0]  # so that no two segments are equal
-        return self._film
+        count, height, width, _ = decoded.values.shape
+        if self._film.shape != decoded.values.shape:
+            self._film = torch.tensor(natural_film(width, height, count), device=decoded.values.device)
+        self._film[-1, 0, 0] = decoded.values[-1, 0, 0]  # so that no two segments are equal
+        return replace(decoded, values=self._film)
 
 
 def full_pipeline(

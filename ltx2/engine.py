@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,11 +22,13 @@ from ltx2.checkpoints.lora import Lora
 from ltx2.checkpoints.positions import problem_with_length
 from ltx2.checkpoints.resolve import WEIGHTS, FileModel, HubModel, default_cache, resolve_model
 from ltx2.checkpoints.variant import Variant
-from ltx2.errors import CheckpointError, EngineMemoryError, RequestError, UnsupportedStateError
+from ltx2.errors import CheckpointError, EngineMemoryError, NotFiniteError, RequestError, UnsupportedStateError
 from ltx2.media.images import recompressed
 from ltx2.model.conditioning import Conditioning, conditioning_of
 from ltx2.model.denoiser import Denoiser
-from ltx2.model.loading import find_loras, load_pipeline, variant_of_pipeline
+from ltx2.model.finite import all_finite
+from ltx2.model.host_copies import Checked, HostCopies, HostCopy
+from ltx2.model.loading import check_finite, find_loras, load_pipeline, variant_of_pipeline
 from ltx2.model.lora_fusion import LoraFusion
 from ltx2.model.picture_decoder import PictureDecoder
 from ltx2.model.pipeline import LongtakePipeline
@@ -41,9 +43,6 @@ from ltx2.state.continuation import LTX2ContinuationState
 from ltx2.state.renderable import AUDIO_SPACE, NORMALISED
 from ltx2.timeline import SegmentTiming, first_timing, next_timing, sound_seconds
 
-HostCopy = Callable[[], Tensor]
-"""Waits for a copy to the host and returns it."""
-
 
 class Engine:
     """A loaded LTX-2 model, which renders one segment at a time.
@@ -51,7 +50,7 @@ class Engine:
     source: the checkpoint of `pipeline`; without one, two stages are not possible. variant, text_encoder: default: the
     pipeline's. encode_ahead: see `PromptEncoder`. compiled: whether parts of the model are compiled, so that new shapes
     are warmed up first. fusion: the LoRAs in the pipeline's weights, if they can be changed. made_with: the settings
-    that a segment's bytes may depend on.
+    that a segment's bytes may depend on. name, loras: of the model, for errors.
     """
 
     def __init__(
@@ -65,6 +64,8 @@ class Engine:
         compiled: bool = False,
         fusion: LoraFusion | None = None,
         made_with: Mapping[str, str] = MappingProxyType({}),
+        name: str = "the model",
+        loras: Sequence[Lora] = (),
     ) -> None:
         self.pipeline = pipeline
         self.variant = variant or variant_of_pipeline(pipeline)
@@ -75,9 +76,11 @@ class Engine:
         self._denoiser = Denoiser(pipeline, self.variant, self.prompts, self._loras, source)
         self._picture_decoder = PictureDecoder(pipeline, source)
         self._compiled = compiled
+        self._name = name
+        self._named_loras = tuple(loras)
         self._warm: set[tuple[object, ...]] = set()
         self._stream = new_stream(self._device, priority=-1)  # goes before the encoding of the next prompt
-        self._copies = new_stream(self._device)
+        self._copies = HostCopies(self._device, self._stream)
         pipeline.set_progress_bar_config(disable=True)
 
     @classmethod
@@ -100,7 +103,7 @@ class Engine:
         files have in float8 stay so where the device computes in it and the precision is auto or fp8.
 
         Raises:
-            CheckpointError: the model or a LoRA is missing, incomplete or unsupported.
+            CheckpointError: the model or a LoRA is missing, incomplete, unsupported, or not finite.
             EngineMemoryError: it does not fit.
             DeviceError: this host does not have this device or precision. ValueError: an invalid setting.
         """
@@ -127,6 +130,8 @@ class Engine:
                 compiler=compiler,
                 source=None if isinstance(source, FileModel) else source,
                 fusion=fusion,
+                name=model,
+                loras=loras,
             )
 
     @classmethod
@@ -141,6 +146,8 @@ class Engine:
         compiler: str,
         source: Path | HubModel | None = None,
         fusion: LoraFusion | None = None,
+        name: str = "the model",
+        loras: Sequence[Lora] = (),
     ) -> Self:
         """An engine with a loaded `pipeline`, accelerated and placed on its device; settings as in `load`."""
         backend = backend_of(compiler, device, offload)
@@ -152,8 +159,13 @@ class Engine:
         mode = text_encoder_mode(text_encoder, device, offload=offload, weights=weights_of(pipeline))
         if mode == TextEncoderMode.EIGHT_BIT:
             quantize_linears(pipeline.text_encoder.language_model.layers, device)
+        parts = set(pipeline.components)
+        stay = {"text_encoder", "connectors"} if mode != TextEncoderMode.GPU else set()
+        check_finite(pipeline, name, stay if offload == "none" else parts)  # what stays in main memory is checked there
         encoder = TextEncoder.placed(pipeline, device, mode)
         place(pipeline, device, offload)
+        if offload == "none":
+            check_finite(pipeline, name, parts - stay)
         if backend:
             kernels = default_cache().parent / "kernels"
             compile_blocks(pipeline.transformer, backend, kernels)
@@ -170,6 +182,8 @@ class Engine:
             compiled=backend is not None,
             fusion=fusion if offload != "sequential" else None,  # which keeps copies of weights
             made_with={"precision": precision, "offload": offload, "text_encoder": str(mode)},
+            name=name,
+            loras=loras,
         )
 
     def set_loras(self, loras: Sequence[Lora]) -> bool:
@@ -183,7 +197,10 @@ class Engine:
             CheckpointError, EngineMemoryError: as `load`.
         """
         with _render_context("changing LoRAs", self._stream):
-            return self._loras.set_job(loras)
+            changed = self._loras.set_job(loras)
+        if changed:
+            self._named_loras = tuple(loras)
+        return changed
 
     def warm_up(self, request: SegmentRequest) -> None:
         """Compile all that a job of segments like `request` needs, if it is not compiled.
@@ -228,6 +245,7 @@ class Engine:
             RequestError: this model cannot render the request.
             UnsupportedStateError: this engine cannot render the state.
             SegmentCancelledError: `on_step` returned False.
+            NotFiniteError: the model gave NaN or infinity; `on_state` was not called with it.
             EngineMemoryError: the device is out of memory.
         """
         shape = request.timing.shape
@@ -239,21 +257,27 @@ class Engine:
         if self._compiled:
             self.warm_up(request)
         metadata = state.metadata if state else {}
-        with _render_context(f"segment {request.timing.index}", self._stream):
+        doing = f"segment {request.timing.index}"
+        with self._naming_model(doing, request.sampling.stage2_lora), _render_context(doing, self._stream):
             try:
                 latents = self._denoiser.denoise(request, plan, conditioning, self._with_prepare(next_prompt, on_step))
-                video_latents, audio_latents = (self._start_copy(part) for part in latents)
+                checked = [
+                    Checked(part, name, all_finite(part))
+                    for part, name in zip(latents, ("video latents", "sound latents"), strict=True)
+                ]
+                copies = [self._copies.start(part) for part in checked]
                 pictures, sound = self._start_decoding(*latents, decoding)
+                video_latents, audio_latents = (copy() for copy in copies)
                 frames = pictures().numpy()
-                following = self._next_state(request.timing, frames, audio_latents(), metadata)
+                following = self._next_state(request.timing, frames, audio_latents, metadata)
                 if on_state is not None:
-                    on_state(following, video_latents(), audio_latents())
+                    on_state(following, video_latents, audio_latents)
                 return SegmentOutput(
                     frames=frames,
                     sound=sound().numpy(),
                     audio_rate=self.audio_rate,
-                    video_latents=video_latents(),
-                    audio_latents=audio_latents(),
+                    video_latents=video_latents,
+                    audio_latents=audio_latents,
                     state=following,
                     made_with=self.made_with,
                     decoding=decoding,
@@ -268,7 +292,7 @@ class Engine:
 
         None: by the convolutional decoder, without noise.
         """
-        with _render_context("decoding", self._stream):
+        with self._naming_model("decoding"), _render_context("decoding", self._stream):
             on_device = (video_latents.to(self._device), audio_latents.to(self._device))
             pictures, sound = self._start_decoding(*on_device, decoding or Decoding())
             return pictures().numpy(), sound().numpy()
@@ -277,25 +301,8 @@ class Engine:
         self, video_latents: Tensor, audio_latents: Tensor, decoding: Decoding
     ) -> tuple[HostCopy, HostCopy]:
         """Start to decode latents on the device to frames and sound, without waiting for the GPU."""
-        return self._start_copy(self._pictures(video_latents, decoding)), self._start_copy(self._sound(audio_latents))
-
-    def _start_copy(self, tensor: Tensor) -> HostCopy:
-        """Start to copy `tensor` to the host, in parallel to later GPU work."""
-        if self._stream is None or self._copies is None:
-            on_cpu = tensor.cpu()
-            return lambda: on_cpu
-        host = torch.empty_like(tensor, device="cpu", pin_memory=True)  # pinned memory is several times as fast
-        self._copies.wait_stream(self._stream)
-        with torch.cuda.stream(self._copies):
-            host.copy_(tensor, non_blocking=True)
-            done = self._copies.record_event()
-        tensor.record_stream(self._copies)
-
-        def wait() -> Tensor:
-            done.synchronize()
-            return host
-
-        return wait
+        pictures = self._copies.start(self._pictures(video_latents, decoding))
+        return pictures, self._copies.start(self._sound(audio_latents))
 
     def _with_prepare(self, prompt: str | None, on_step: OnStep | None) -> OnStep:
         """An `on_step` that also starts to encode `prompt` after the first step."""
@@ -325,21 +332,22 @@ class Engine:
         device: torch.device = self.pipeline._execution_device
         return device
 
-    def _pictures(self, latents: Tensor, decoding: Decoding) -> Tensor:
+    def _pictures(self, latents: Tensor, decoding: Decoding) -> Checked:
         return self._picture_decoder(latents, decoding)
 
-    def _sound(self, latents: Tensor) -> Tensor:
+    def _sound(self, latents: Tensor) -> Checked:
         pipeline = self.pipeline
         vae = pipeline.audio_vae
         raw = pipeline.denormalize_audio(latents.float()).to(vae.dtype)
         # transposed convolutions are not deterministic by default; without `enabled`, `flags` switches cuDNN off
         with torch.backends.cudnn.flags(enabled=True, deterministic=True):
             mel = vae.decode(raw).sample
-            wave: Tensor = pipeline.vocoder(mel.to(pipeline.vocoder.dtype))[0].float().clamp(-1, 1)
+            wave: Tensor = pipeline.vocoder(mel.to(pipeline.vocoder.dtype))[0].float()
         samples = int(sound_seconds(latents.shape[2]) * self.audio_rate)
         if wave.shape[1] < samples:
             raise CheckpointError(f"the vocoder returned {wave.shape[1]} of {samples} samples; its config is wrong")
-        return wave[:, :samples].T.contiguous()
+        finite = all_finite(mel, wave)  # the end of a vocoder may hide infinity
+        return Checked(wave[:, :samples].clamp(-1, 1).T.contiguous(), "samples of sound", finite)
 
     def _next_state(
         self,
@@ -358,6 +366,17 @@ class Engine:
             video_position_offset_sec=float(timing.next_offset),
             metadata=metadata | {AUDIO_SPACE: NORMALISED},
         )
+
+    @contextmanager
+    def _naming_model(self, doing: str, more: Lora | None = None) -> Iterator[None]:
+        """Name the model with its LoRAs in a NotFiniteError of this block. more: a LoRA of the second stage."""
+        try:
+            yield
+        except NotFiniteError as exc:
+            named = (*self._named_loras, *([more] if more else []))
+            loras = ", ".join(f"{lora.path} (weight {lora.weight:g})" for lora in named)
+            model = f"{self._name} with the LoRAs {loras}" if loras else f"{self._name} without LoRAs"
+            raise NotFiniteError(f"{doing}: {exc}; they come from the model {model}") from exc
 
 
 @contextmanager

@@ -9,6 +9,7 @@ LTX2Error
 │   ├── HubUnreachableError    a model or LoRA that cannot be fetched now; the caller may retry
 │   └── UnsupportedModelError  a model or LoRA whose files are of a kind that cannot be used
 ├── DeviceError            a device or precision that this host does not have (also a ValueError)
+├── NotFiniteError         a model that gives NaN or infinite values
 ├── EngineMemoryError      out of (GPU) memory; the caller may retry
 ├── SegmentCancelledError  the caller stopped the segment between two denoising steps
 └── MediaError             a clip or film that cannot be encoded, read or joined
@@ -55,6 +56,10 @@ class DeviceError(LTX2Error, ValueError):
     def __init__(self, setting: str, message: str) -> None:
         super().__init__(f"{setting} is {message}")
         self.setting = setting
+
+
+class NotFiniteError(LTX2Error):
+    """A model that gives NaN or infinite values; another attempt gives the same. The message says which values."""
 
 
 class EngineMemoryError(LTX2Error):

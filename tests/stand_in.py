@@ -15,7 +15,7 @@ import torch
 
 from ltx2 import LTX2ContinuationState
 from ltx2.checkpoints.lora import Lora
-from ltx2.errors import EngineMemoryError, HubUnreachableError, SegmentCancelledError
+from ltx2.errors import EngineMemoryError, HubUnreachableError, NotFiniteError, SegmentCancelledError
 from ltx2.request import Decoding, OnState, OnStep, SegmentOutput, SegmentRequest
 from ltx2.timeline import sound_seconds
 
@@ -32,7 +32,8 @@ poisoned = False  # as after a CUDA error: only a new process can use the device
 
 
 class StandInEngine:
-    """Prompts select a fault: `fail` raises, `memory` runs out of memory, `die` kills the process.
+    """Prompts select a fault: `fail` raises, `memory` runs out of memory, `nan` gives NaN, `die` kills the
+    process.
 
     With ` until <file>`, the fault occurs only until that file exists. `wait until <file>` blocks until the file
     exists. `poison` fails, and so does every later load of a model in this process. `tell <file>` writes the next
@@ -128,5 +129,7 @@ def _inject_fault(request: SegmentRequest, on_step: OnStep | None) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
     if prompt.startswith("memory"):
         raise EngineMemoryError("the prompt requests out of memory")
+    if prompt.startswith("nan"):
+        raise NotFiniteError(f"segment {request.timing.index}: the pixels are not finite")
     if prompt.startswith("die"):
         os.kill(os.getpid(), signal.SIGKILL)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder, LTX2Vocode
 from diffusers.utils import is_accelerate_available
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from torch import nn
 from transformers import GemmaTokenizer
 
 from ltx2.checkpoints.components import ModelFiles
@@ -31,6 +32,7 @@ from ltx2.checkpoints.variant import CONFIGURED, Variant, variant_of
 from ltx2.checkpoints.weight_files import check_loaded, read_json
 from ltx2.errors import CheckpointError, EngineMemoryError
 from ltx2.model.file_loading import KeepQuantized, load_component, load_encoder, load_tokenizer
+from ltx2.model.finite import check_finite_weights
 from ltx2.model.gemma import Gemma3, Gemma4
 from ltx2.model.pipeline import LongtakePipeline
 
@@ -123,6 +125,17 @@ def _load(kind: Any, folder: Path, dtype: torch.dtype, name: str | None = None) 
         info = {key: info[key] for key in ("missing_keys", "mismatched_keys")}
     check_loaded(folder, info)
     return model
+
+
+def check_finite(pipeline: LongtakePipeline, name: str, parts: Collection[str]) -> None:
+    """Check the weights of these parts of a loaded pipeline. name: of the model, for the error.
+
+    Raises:
+        UnsupportedModelError: a weight is not finite; names it.
+    """
+    for part, component in pipeline.components.items():
+        if isinstance(component, nn.Module) and part in parts:
+            check_finite_weights(component, f"{part} of {name}")
 
 
 def find_loras(loras: Sequence[Lora]) -> list[tuple[Lora, Path]]:

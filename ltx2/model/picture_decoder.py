@@ -21,6 +21,8 @@ from ltx2.checkpoints.progress_bars import no_progress_bars
 from ltx2.checkpoints.resolve import WEIGHTS, HubModel
 from ltx2.checkpoints.weight_files import check_loaded, check_weights
 from ltx2.errors import CheckpointError, EngineMemoryError, RequestError
+from ltx2.model.finite import all_finite, check_finite_weights
+from ltx2.model.host_copies import Checked
 from ltx2.model.neighborhood import NeighborhoodProcessor
 from ltx2.model.pipeline import LongtakePipeline
 from ltx2.request import Decoding, SegmentRequest
@@ -63,7 +65,7 @@ class PictureDecoder:
         needs_noise = decoder == Decoder.DIFFUSION or self._pipeline.vae.config.timestep_conditioning
         return Decoding(decoder, (request.seed + SEED_OFFSET) % 2**63 if needs_noise else None)
 
-    def __call__(self, latents: Tensor, decoding: Decoding) -> Tensor:
+    def __call__(self, latents: Tensor, decoding: Decoding) -> Checked:
         """Frames, uint8 `[n, H, W, 3]`, of latents `[1, C, F, H/32, W/32]`, on the pipeline's device."""
         if decoding.decoder == Decoder.DIFFUSION:
             model = self._load()
@@ -76,7 +78,7 @@ class PictureDecoder:
             vae = self._pipeline.vae
             pixels = vae.decode(latents.to(vae.dtype)).sample
         levels: Tensor = ((pixels[0].float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        return levels.permute(1, 2, 3, 0).contiguous()
+        return Checked(levels.permute(1, 2, 3, 0).contiguous(), "pixels", all_finite(pixels))
 
     def _noised(self, latents: Tensor, decoding: Decoding) -> Tensor:
         """Latents mixed with noise where they are normalised: NOISE_SCALE of it, and the rest of them."""
@@ -123,6 +125,7 @@ def _loaded(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
                 output_loading_info=True,
             )
         check_loaded(folder, info)
+        check_finite_weights(model, str(folder))
         model.set_attn_processor(NeighborhoodProcessor())
         model.enable_tiling()  # always, so that bytes do not depend on the memory that is free
         return model.eval().to(device)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ltx2.errors import NotFiniteError
+from ltx2.model.finite import all_finite
 from ltx2.model.streaming import HostEmbedding, StreamedWeights
 
 LONGEST = 1024
@@ -140,7 +142,10 @@ class TextEncoder:
         with torch.inference_mode():  # each thread has its own mode
             hidden, valid = self._hidden_states(text)
             video, audio, mask = self.connectors(hidden, valid, padding_side=PADDING_SIDE)
-            needed = None if bool(mask.all()) else mask.to(device)
+            everywhere, finite = torch.stack([mask.all(), all_finite(video, audio)]).tolist()  # one wait for a GPU
+            if not finite:
+                raise NotFiniteError("the text embeddings are not finite (NaN or infinite)")
+            needed = None if everywhere else mask.to(device)
             return EncodedPrompt(video.to(device), audio.to(device), needed)
 
     def _hidden_states(self, text: str) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from ltx2.checkpoints.resolve import UPSAMPLER_FOLDER, WEIGHTS, HubModel
 from ltx2.checkpoints.upsampler_files import problem_with_upsampler, resolve_upsampler, upsampler_config
 from ltx2.checkpoints.weight_files import check_loaded, check_weights
 from ltx2.errors import CheckpointError, EngineMemoryError, RequestError
+from ltx2.model.finite import check_finite_weights
 from ltx2.model.pipeline import LongtakePipeline
 
 
@@ -40,7 +41,7 @@ class LatentUpsampler:
 
         Raises:
             RequestError: the checkpoint has none, or it does not double width and height.
-            CheckpointError: it does not exist, or cannot be fetched or read.
+            CheckpointError: it does not exist, cannot be fetched or read, or has weights that are not finite.
             EngineMemoryError: it does not fit.
         """
         if self._model is None or self._named != named:
@@ -48,6 +49,7 @@ class LatentUpsampler:
             place = self._folder() if named is None else _find(named)
             model = _loaded(place, self._pipeline.vae.dtype, self._pipeline._execution_device)
             _check_config(place, model.config, self._pipeline.vae.config.latent_channels)
+            check_finite_weights(model, str(place))
             self._model, self._named = model, named
 
     def __call__(self, latents: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from blobstore import (
 from ltx2.errors import (
     ContinuationError,
     HubUnreachableError,
+    NotFiniteError,
     RequestError,
     TimelineError,
     UnsupportedModelError,
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 # Errors that no other attempt and no other host can change.
 PERMANENT = (
     ContinuationError,
+    NotFiniteError,
     RequestError,
     SpecError,
     TimelineError,

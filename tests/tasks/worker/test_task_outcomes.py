@@ -58,21 +58,24 @@ def test_a_failed_segment_is_a_failed_task(settings: Settings, shared_redis: Red
     assert "Retry in" not in worker.text()
 
 
-def test_a_lora_that_cannot_be_used_fails_its_job_at_once(
+def test_a_model_or_lora_that_cannot_be_used_fails_its_job_at_once(
     settings: Settings, start_worker: Start, tmp_path: Path
 ) -> None:
-    # Given jobs with a DoRA, and with a file that this worker lacks
+    # Given jobs with a DoRA, with values that are not finite, and with a file that this worker lacks
     save_file({"proj_in.dora_scale": torch.ones(1)}, tmp_path / "dora.safetensors")
     paths = [tmp_path / "dora.safetensors", tmp_path / "missing.safetensors"]
     start_worker(settings)
     # When
     jobs = [submit(spec("a") | {"loras": [{"path": str(path)}]}, settings=settings) for path in paths]
+    jobs.append(submit(spec("a", "nan"), settings=settings))
     for job in jobs:
         with pytest.raises(JobFailedError):
             job.wait()
     # Then only what another worker may have is tried again
-    unusable, missing = (job.status() for job in jobs)
-    assert (unusable.attempts, missing.attempts) == (1, 3)
+    unusable, missing, not_finite = (job.status() for job in jobs)
+    assert (unusable.attempts, missing.attempts, not_finite.attempts) == (1, 3, 1)
+    assert (not_finite.failed_segment, not_finite.committed) == (1, 1)
+    assert "segment 1: the pixels are not finite" in str(not_finite.reason)
     assert "dora.safetensors is a DoRA" in str(unusable.reason)
     assert "no such LoRA" in str(missing.reason)
 
