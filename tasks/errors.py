@@ -9,6 +9,7 @@ LongtakeError                 shown to people as one line, without a traceback
 ├── WaitTimeoutError          the job is not done after the time to wait (also a TimeoutError)
 ├── RoomError                 a job that needs more blobs than the whole budget
 ├── HostFaultError            this host cannot render: its device, a library, or LONGTAKE_MODEL
+├── FlatSegmentError          a segment of one colour, where LONGTAKE_FLAT_SEGMENTS is error
 ├── WorkFailedError           a unit of work failed; what a failed Celery task shows
 ├── MessageError              an invalid message (also a ValueError)
 ├── RecordError               a stored record that is damaged
@@ -58,6 +59,10 @@ class RoomError(LongtakeError):
 
 class HostFaultError(LongtakeError):
     """This host cannot render: its device, a library, or LONGTAKE_MODEL fails. No job is to blame."""
+
+
+class FlatSegmentError(LongtakeError):
+    """A continuation that has one colour after pictures that have not, where LONGTAKE_FLAT_SEGMENTS is error."""
 
 
 class WorkFailedError(LongtakeError):

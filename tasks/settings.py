@@ -73,6 +73,10 @@ class Settings(BaseModel):
     inline_threshold_bytes: int = Field(
         1024, ge=0, le=64 * 1024, description="largest array or metadata that a message carries inline, at most 65536"
     )
+    flat_segments: Literal["report", "error"] = Field(
+        "report",
+        description="a continuation of one colour after other pictures: `report`, or `error` to fail its job",
+    )
     log: Literal["text", "json"] = Field("text", description="log format: `text`, or `json` with one object per line")
     lease_s: float = Field(15.0, gt=0, le=3600, description="seconds after which a silent worker loses its segment")
     reconcile_s: float = Field(2.0, gt=0, le=60, description="seconds between two searches for stuck jobs")

@@ -37,7 +37,7 @@ class StandInEngine:
 
     With ` until <file>`, the fault occurs only until that file exists. `wait until <file>` blocks until the file
     exists. `poison` fails, and so does every later load of a model in this process. `tell <file>` writes the next
-    segment's prompt to the file. Any other prompt renders.
+    segment's prompt to the file. Any other prompt renders pictures of one colour, `striped` two.
     """
 
     audio_rate = 24000
@@ -87,6 +87,8 @@ class StandInEngine:
             video[0, 3, 0, 0, 0] = float(request.image.mean()) / 255
         audio = torch.rand(1, CHANNELS, timing.audio_latents, MEL, generator=seed)
         frames, sound = self.decode(video, audio)
+        if request.prompt == "striped":
+            frames[:, ::2] = 255 - frames[:, ::2]
         following = LTX2ContinuationState(
             segment_index=timing.index,
             video_frames=list(frames[-timing.shape.overlap :].copy()),

@@ -18,7 +18,7 @@ def all_finite(*tensors: Tensor) -> Tensor:
 
 
 def check_finite_weights(module: nn.Module, where: str) -> None:
-    """Check all weights of a module, except quantized ones, whose scales tell; waits once for its device.
+    """Check all weights of a module, except quantized ones, whose scales tell; waits for its device, usually once.
 
     where: names the module in the error.
 
@@ -31,6 +31,7 @@ def check_finite_weights(module: nn.Module, where: str) -> None:
         if tensor.is_floating_point() and tensor.itemsize > 1 and tensor.numel()
     }
     found = [_extremes(tensor) for tensor in weights.values()]
+    found = [extremes.to(found[0].device) for extremes in found]  # a table of embeddings may be in main memory
     finite = torch.stack(found).isfinite().all(dim=1).tolist() if found else []
     if wrong := [name for name, is_finite in zip(weights, finite, strict=True) if not is_finite]:
         raise UnsupportedModelError(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltx2.quality.audio_metrics import Sound, SoundAtSeam, measure_sound
+from ltx2.quality.levels import Levels, LevelStep, is_flat, levels_of, step_between
 from ltx2.quality.shape_continuity import ShapeAtSeam, across, appeared, colour_change, pairs
 from ltx2.quality.shape_tracking import Track, track
 from ltx2.timeline import SegmentTiming, film_samples, sound_spans
@@ -20,6 +21,8 @@ CLICK_FACTOR, CLICK_SLACK = 1.5, 0.01
 LOUDNESS_FACTOR, LOUDNESS_SLACK_DB, MOST_DB_ABOVE = 1.5, 3.0, 4.0
 MOST_SEMITONES = 1.0
 MOST_COLOUR = 45.0
+LEVEL_FACTOR, LEVEL_SLACK = 1.5, 4.0
+MOST_DRIFT = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,8 @@ class Seam:
     """One join: `segment`, counted from 0, begins at film frame `frame`. cut: whether it is meant to be visible.
 
     change: mean pixel difference at the join, 0..255. usual_change, largest_change: the median and the largest from
-    frame to frame in both segments. new_shapes: how many shapes appear at the join.
+    frame to frame in both segments. levels, contrast: how levels and spreads of the channels change, see
+    `ltx2.quality.levels`. shapes, new_shapes: those before, and how many appear, if both segments are simple pictures.
     """
 
     segment: int
@@ -36,6 +40,8 @@ class Seam:
     change: float
     usual_change: float
     largest_change: float
+    levels: LevelStep
+    contrast: LevelStep
     shapes: tuple[ShapeAtSeam, ...]
     new_shapes: int
     sound: SoundAtSeam
@@ -46,12 +52,16 @@ class SegmentFigures:
     """Measures of one segment.
 
     first_frame: film frame with which it begins. changes: mean pixel difference from each frame to the next, `[T - 1]`.
-    tracks: its shapes.
+    levels, spreads: of red, green and blue in each frame, `[T, 3]`. simple: whether shapes can be followed in its
+    pictures. tracks: its shapes.
     """
 
     segment: int
     first_frame: int
     changes: NDArray[np.float64]
+    levels: Levels
+    spreads: Levels
+    simple: bool
     tracks: list[Track]
 
 
@@ -83,8 +93,9 @@ def continuity(
             raise ValueError(f"{len(piece)} frames of segment {number}; it must have {timing.new_frames}")
         earlier = found.segments[-1].tracks if found.segments and timing.continued else []
         first = timing.first_frame - timings[0].first_frame
+        tracks = track(piece, [one.colour for one in earlier])
         found.segments.append(
-            SegmentFigures(number, first, _changes(piece), track(piece, [one.colour for one in earlier]))
+            SegmentFigures(number, first, _changes(piece), *levels_of(piece), tracks is not None, tracks or [])
         )
         if before is not None:
             at_seam = measure_sound(sound, rate, span.film_start, span.film_start + span.fade_in)
@@ -102,6 +113,8 @@ def _seam(
     sound: SoundAtSeam,
 ) -> Seam:
     inside = np.concatenate([one.changes, other.changes]) if len(one.changes) + len(other.changes) else np.zeros(1)
+    size = (frames.shape[2], frames.shape[1])
+    both_simple = one.simple and other.simple
     return Seam(
         segment=other.segment,
         frame=other.first_frame,
@@ -109,8 +122,10 @@ def _seam(
         change=float(_changes(frames)[0]),
         usual_change=float(np.median(inside)),
         largest_change=float(inside.max()),
-        shapes=across(one.tracks, other.tracks, (frames.shape[2], frames.shape[1])),
-        new_shapes=appeared(one.tracks, other.tracks),
+        levels=step_between(one.levels, other.levels),
+        contrast=step_between(one.spreads, other.spreads),
+        shapes=across(one.tracks, other.tracks, size) if both_simple else (),
+        new_shapes=appeared(one.tracks, other.tracks) if both_simple else 0,
         sound=sound,
     )
 
@@ -136,9 +151,21 @@ def _picture(seam: Seam) -> list[str]:
     wrong = []
     if seam.change > CHANGE_FACTOR * seam.largest_change + CHANGE_SLACK:
         wrong.append(f"the picture changes by {seam.change:.1f}, elsewhere by at most {seam.largest_change:.1f}")
+    for what, found in (("brightness", seam.levels), ("contrast", seam.contrast)):
+        if _is_step(found):
+            wrong.append(f"the {what} steps by {_rgb(found.step)}, elsewhere by at most {max(found.usual):.1f}")
     if seam.new_shapes:
         wrong.append(f"{seam.new_shapes} shapes appear" if seam.new_shapes > 1 else "a shape appears")
     return wrong
+
+
+def _is_step(found: LevelStep) -> bool:
+    pairs_of = zip(found.step, found.usual, strict=True)
+    return any(abs(step) > LEVEL_FACTOR * usual + LEVEL_SLACK for step, usual in pairs_of)
+
+
+def _rgb(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:+.1f}" for value in values) + " (red, green, blue)"
 
 
 def _shape(number: int, shape: ShapeAtSeam) -> list[str]:
@@ -176,13 +203,48 @@ def _sound(sound: SoundAtSeam) -> list[str]:
 
 
 def not_kept(found: Continuity) -> list[str]:
-    """Descriptions of how shapes differ between the first and the last segment of each part between cuts."""
+    """Descriptions of what differs between the first and the last segment of each part between cuts.
+
+    Shapes are compared. Levels and spreads are not, because a fade changes them: their steps at the joins are added up.
+    """
     begins = [0, *(index for index, seam in enumerate(found.seams, 1) if seam.cut), len(found.segments)]
-    return [
-        f"segment {found.segments[end - 1].segment}: {what}, compared with segment {found.segments[begin].segment}"
-        for begin, end in itertools.pairwise(begins)
-        for what in _compared(found.segments[begin].tracks, found.segments[end - 1].tracks)
-    ]
+    wrong = []
+    for begin, end in itertools.pairwise(begins):
+        first, last, joins = found.segments[begin], found.segments[end - 1], found.seams[begin : end - 1]
+        what = _compared(first.tracks, last.tracks) if first.simple and last.simple else []
+        what += _drift("brightness", [seam.levels for seam in joins])
+        what += _drift("contrast", [seam.contrast for seam in joins])
+        wrong += [f"segment {last.segment}: {text}, compared with segment {first.segment}" for text in what]
+    return wrong
+
+
+def of_one_colour(found: Continuity) -> list[str]:
+    """Descriptions of segments all of whose pictures have one colour, if the picture gets it, or loses it, at a join.
+
+    Cuts are joins, too. What fades to black before such a segment, or from black after it, is no fault.
+    """
+    wrong = []
+    for flat, group in itertools.groupby(found.segments, lambda segment: is_flat(segment.spreads)):
+        run = list(group)
+        edges = [seam for seam in found.seams if seam.segment in (run[0].segment, run[-1].segment + 1)]
+        if flat and any(_is_step(seam.contrast) or _is_step(seam.levels) for seam in edges):
+            wrong += [f"segment {one.segment}: {_colour(one)}, unlike the pictures around it" for one in run]
+    return wrong
+
+
+def _colour(segment: SegmentFigures) -> str:
+    red, green, blue = segment.levels.mean(0).round().astype(int).tolist()
+    return f"all of it has one colour (red {red}, green {green}, blue {blue})"
+
+
+def _drift(what: str, joins: Sequence[LevelStep]) -> list[str]:
+    """Whether steps that are too small for any join add up by more than MOST_DRIFT, and more than they do at random."""
+    small = [one for one in joins if not _is_step(one)]
+    total = np.sum([one.excess for one in small], axis=0) if small else np.zeros(3)
+    at_random = np.sqrt(np.sum([np.square(one.usual) for one in small], axis=0)) if small else np.zeros(3)
+    if (np.abs(total) <= MOST_DRIFT + at_random).all():
+        return []
+    return [f"the {what} has drifted by {_rgb(total.tolist())} at {len(small)} joins"]
 
 
 def _compared(first: Sequence[Track], last: Sequence[Track]) -> list[str]:

@@ -1,6 +1,6 @@
 """Tracking of shapes in simple pictures: one or two flat colours over a flat background.
 
-In any other picture, no shapes are found. Positions are pixels from the upper left corner, colours RGB 0..255.
+Any other picture is not simple. Positions are pixels from the upper left corner, colours RGB 0..255.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ _SMALLEST = 60  # pixels of the smallest shape
 _WHOLE = 0.93  # part of its usual area below which a shape is partly hidden
 _TOUCH = 2  # largest distance in pixels at which one shape may hide part of another
 _LARGEST = 0.35  # largest part of a picture that is foreground
-_EXPLAINED = 0.6  # smallest part of the foreground that shapes cover in a simple picture
+_EXPLAINED = 0.6  # smallest part of the foreground that shapes cover in a simple picture, and of a colour in one place
+_EVEN = 35.0  # largest distance in RGB space of most pixels of a flat colour from it
+_EVEN_BACKGROUND, _EVEN_SHAPE = (
+    0.9,
+    0.5,
+)  # parts of background and shapes that are that close; small shapes have soft edges
 _FILLS = {"triangle": (0.40, 0.68), "circle": (0.72, 0.86), "square": (0.93, 1.1)}
 """How much of its bounding box each kind fills: 1/2, pi/4 and 1, with a tolerance for soft edges."""
 
@@ -41,8 +46,8 @@ class Track:
     kind: str
 
 
-def track(frames: NDArray[np.uint8], known: Sequence[NDArray[np.float64]] = ()) -> list[Track]:
-    """The shapes in frames `[T, H, W, 3]` of one scene; none if the pictures are not simple.
+def track(frames: NDArray[np.uint8], known: Sequence[NDArray[np.float64]] = ()) -> list[Track] | None:
+    """The shapes in frames `[T, H, W, 3]` of one scene; None if the pictures are not simple.
 
     known: colours `[3]` of earlier shapes. They come first in the result, even if only a small part is visible, then
     new shapes by frequency of their colour.
@@ -50,17 +55,24 @@ def track(frames: NDArray[np.uint8], known: Sequence[NDArray[np.float64]] = ()) 
     coarse = max(1, min(frames.shape[1:3]) // _FINE)
     pixels = frames[:, ::coarse, ::coarse].astype(np.float32)
     background = _most_common(pixels.reshape(-1, 3))
-    foreground = np.linalg.norm(pixels - background, axis=-1) > _APART
-    if not 0 < foreground.mean() < _LARGEST:
+    distance = np.linalg.norm(pixels - background, axis=-1)
+    foreground = distance > _APART
+    if foreground.mean() >= _LARGEST or (distance[~foreground] < _EVEN).mean() < _EVEN_BACKGROUND:
+        return None
+    if not foreground.any():
         return []
     colours = _colours(pixels[foreground], background, [np.asarray(colour, np.float32) for colour in known])
     if not colours:
-        return []
-    nearest = np.stack([np.linalg.norm(pixels - colour, axis=-1) for colour in colours])
-    owner = np.where(foreground & (nearest.min(0) < _APART), nearest.argmin(0), -1)
-    if (owner >= 0).sum() < _EXPLAINED * foreground.sum():
-        return []
+        return None
+    distances = np.stack([np.linalg.norm(pixels - colour, axis=-1) for colour in colours])
+    nearest = distances.min(0)
+    owner = np.where(foreground & (nearest < _APART), distances.argmin(0), -1)
+    shapes = owner >= 0
+    if shapes.sum() < _EXPLAINED * foreground.sum() or (nearest[shapes] < _EVEN).mean() < _EVEN_SHAPE:
+        return None
     owned = [_without_strays(owner == index) for index in range(len(colours))]
+    if sum(mask.sum() for mask in owned) < _EXPLAINED * shapes.sum():
+        return None
     near = _touching(owned)
     return [_track(mask, near, pixels, coarse) for mask in owned if mask.any()]
 

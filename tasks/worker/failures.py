@@ -27,7 +27,7 @@ from ltx2.errors import (
     UnsupportedModelError,
     UnsupportedStateError,
 )
-from tasks.errors import HostFaultError, SpecError, VersionError, WorkFailedError
+from tasks.errors import FlatSegmentError, HostFaultError, SpecError, VersionError, WorkFailedError
 from tasks.jobs.connection import OUTAGES, retry_while_full
 from tasks.jobs.queues import queue_of
 from tasks.jobs.results import Claim, Released, ReleaseOutcome
@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 # Errors that no other attempt and no other host can change.
 PERMANENT = (
     ContinuationError,
+    FlatSegmentError,
     NotFiniteError,
     RequestError,
     SpecError,

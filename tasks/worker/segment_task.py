@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Task
 
+from ltx2.quality.levels import shows_one_colour
 from ltx2.request import SegmentOutput, SegmentRequest
 from ltx2.timeline import SegmentTiming
-from tasks.errors import MessageError, WorkFailedError
+from tasks.errors import FlatSegmentError, MessageError, WorkFailedError
 from tasks.failpoints import reach
 from tasks.jobs import state_wire
 from tasks.jobs.records import Handoff, timing_after
@@ -62,6 +63,8 @@ def _render(task: Task[..., Any], context: WorkerContext, lease: Lease) -> dict[
         reach("segment hydrated", claim.job_id, claim.index)
         started = time.time() + claim.clock_skew_s
         output = _run(task, engine, lease, upload, request, incoming)
+        if context.settings.flat_segments == "error":
+            _refuse_flat(claim.index, output, incoming)
         ended = time.time() + claim.clock_skew_s
     reach("segment rendered", claim.job_id, claim.index)
 
@@ -140,6 +143,15 @@ def _run(
             on_state=on_state,
         )
     return output
+
+
+def _refuse_flat(index: int, output: SegmentOutput, incoming: LTX2ContinuationState | None) -> None:
+    if incoming is None or not incoming.video_frames or not shows_one_colour(output.frames):
+        return
+    if not shows_one_colour(incoming.video_frames[-1:]):
+        raise FlatSegmentError(
+            f"segment {index} has one colour throughout, the picture before it has not; LONGTAKE_FLAT_SEGMENTS is error"
+        )
 
 
 def _commit_segment(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ltx2.quality.audio_metrics import SoundAtSeam
 from ltx2.quality.continuity import Continuity, Seam, broken, continuity, not_kept
+from ltx2.quality.levels import LevelStep
 from ltx2.timeline import SegmentShape, SegmentTiming, continued_timing, film_frames, film_samples, plan, sound_spans
 from training.world import FPS, SOUNDS, Shape, World, draw
 
@@ -128,8 +129,9 @@ def test_another_world_is_reported() -> None:
 
 
 def test_another_background_is_reported() -> None:
-    (wrong,) = wrong_at_join(joined(film(ONE), film(replace(ONE, background="green"))))
-    assert wrong.startswith("the picture changes by")
+    picture, brightness, *_ = wrong_at_join(joined(film(ONE), film(replace(ONE, background="green"))))
+    assert picture.startswith("the picture changes by")
+    assert brightness.startswith("the brightness steps by")
 
 
 @pytest.mark.parametrize(("way", "reported"), [("right", False), ("down and right", True), ("down and left", True)])
@@ -349,7 +351,8 @@ def seam_with(**changes: float) -> Seam:
     """A join without any change but `changes` in its sound."""
     names = ("loudness_step", "usual_loudness_step", "pitch_step", "click", "usual_click")
     sound = SoundAtSeam(tones=(0.5, 0.5), **dict.fromkeys(names, 0.0) | changes)
-    return Seam(1, 25, False, change=0, usual_change=0, largest_change=0, shapes=(), new_shapes=0, sound=sound)
+    none = LevelStep((0, 0, 0), (0, 0, 0), (0, 0, 0))
+    return Seam(1, 25, False, 0, 0, 0, levels=none, contrast=none, shapes=(), new_shapes=0, sound=sound)
 
 
 def test_bounds_of_sound() -> None:

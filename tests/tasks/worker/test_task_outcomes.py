@@ -80,6 +80,21 @@ def test_a_model_or_lora_that_cannot_be_used_fails_its_job_at_once(
     assert "no such LoRA" in str(missing.reason)
 
 
+def test_a_segment_of_one_colour_fails_its_job_where_a_setting_says_so(settings: Settings, start_worker: Start) -> None:
+    # Given
+    start_worker(settings.model_copy(update={"flat_segments": "error"}))
+    # When a job gets one colour, and others have it from their start, or from a cut on
+    becomes, is_flat, after_cut = spec("striped", "a"), spec("a", "b"), spec("striped", "a")
+    after_cut["segments"][1]["transition"] = "cut"
+    jobs = [submit(one, settings=settings) for one in (becomes, is_flat, after_cut)]
+    with pytest.raises(JobFailedError, match="segment 1 has one colour throughout"):
+        jobs[0].wait()
+    # Then only the first one fails, at its first attempt
+    assert (jobs[0].status().attempts, jobs[0].status().committed) == (1, 1)
+    for job in jobs[1:]:
+        job.wait()
+
+
 def test_a_message_of_a_paused_job_is_ignored_with_the_reason(
     settings: Settings, shared_redis: RedisProcess, start_worker: Start
 ) -> None:
