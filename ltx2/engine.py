@@ -21,6 +21,8 @@ from ltx2.checkpoints.full_weights import split_full
 from ltx2.checkpoints.lora import Lora
 from ltx2.checkpoints.positions import problem_with_length
 from ltx2.checkpoints.resolve import WEIGHTS, FileModel, HubModel, default_cache, resolve_model
+from ltx2.checkpoints.shapes_prompts import HELP as SHAPES_HELP
+from ltx2.checkpoints.shapes_prompts import is_small_model, is_understood
 from ltx2.checkpoints.variant import Variant
 from ltx2.errors import CheckpointError, EngineMemoryError, NotFiniteError, RequestError, UnsupportedStateError
 from ltx2.media.images import recompressed
@@ -76,6 +78,7 @@ class Engine:
         self._denoiser = Denoiser(pipeline, self.variant, self.prompts, self._loras, source)
         self._picture_decoder = PictureDecoder(pipeline, source)
         self._compiled = compiled
+        self._is_small_model = isinstance(source, Path) and is_small_model(source)
         self._name = name
         self._named_loras = tuple(loras)
         self._warm: set[tuple[object, ...]] = set()
@@ -281,6 +284,7 @@ class Engine:
                     state=following,
                     made_with=self.made_with,
                     decoding=decoding,
+                    warnings=self._warnings(request, plan),
                 )
             finally:
                 self.prompts.end_segment()
@@ -303,6 +307,16 @@ class Engine:
         """Start to decode latents on the device to frames and sound, without waiting for the GPU."""
         pictures = self._copies.start(self._pictures(video_latents, decoding))
         return pictures, self._copies.start(self._sound(audio_latents))
+
+    def _warnings(self, request: SegmentRequest, plan: Plan) -> tuple[str, ...]:
+        """What is wrong with the prompts of a segment that was rendered."""
+        warnings = [self.prompts.encode(request.prompt).warning]
+        if plan.is_guided and plan.negative_prompt is not None:
+            negative = self.prompts.encode(plan.negative_prompt).warning
+            warnings.append(negative and negative.replace("the prompt", "the negative prompt"))
+        if self._is_small_model and not is_understood(request.prompt):
+            warnings.append(SHAPES_HELP)
+        return tuple(warning for warning in warnings if warning)
 
     def _with_prepare(self, prompt: str | None, on_step: OnStep | None) -> OnStep:
         """An `on_step` that also starts to encode `prompt` after the first step."""

@@ -66,7 +66,8 @@ class SegmentOutput:
     frames: uint8 `[n, H, W, 3]`, with the repeated ones. sound: float32 `[samples, channels]` in [-1, 1] at
     `audio_rate`, (4T - 3) * 10 ms long. video_latents: `[1, C, F, H/32, W/32]` as the VAE decodes them. audio_latents:
     `[1, 8, T, 16]`, normalised. state: the state for the next segment. made_with: settings of the engine that the bytes
-    may depend on, for the record. decoding: of all frames, those of the state too.
+    may depend on, for the record. decoding: of all frames, those of the state too. warnings: about the request, one
+    sentence each.
     """
 
     frames: NDArray[np.uint8]
@@ -77,3 +78,4 @@ class SegmentOutput:
     state: LTX2ContinuationState
     made_with: Mapping[str, str] = field(default_factory=dict)
     decoding: Decoding = Decoding()
+    warnings: tuple[str, ...] = ()

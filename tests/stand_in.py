@@ -37,7 +37,8 @@ class StandInEngine:
 
     With ` until <file>`, the fault occurs only until that file exists. `wait until <file>` blocks until the file
     exists. `poison` fails, and so does every later load of a model in this process. `tell <file>` writes the next
-    segment's prompt to the file. Any other prompt renders pictures of one colour, `striped` two.
+    segment's prompt to the file. Any other prompt renders pictures of one colour, `striped` two;
+    `warn` comes with a warning.
     """
 
     audio_rate = 24000
@@ -101,7 +102,8 @@ class StandInEngine:
         )
         if on_state:
             on_state(following, video, audio)
-        return SegmentOutput(frames, sound, self.audio_rate, video, audio, following)
+        warnings = ("the prompt is odd",) if request.prompt == "warn" else ()
+        return SegmentOutput(frames, sound, self.audio_rate, video, audio, following, warnings=warnings)
 
     def decode(self, video_latents: Any, audio_latents: Any, decoding: Decoding | None = None) -> tuple[Any, Any]:
         if KILL_IN_DECODE in os.environ:

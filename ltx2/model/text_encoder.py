@@ -77,12 +77,22 @@ class EncodedPrompt:
     """An encoded prompt, as the transformer attends to it, on the pipeline's device.
 
     video, audio: `[1, L, D]`, each in the width of its stream. mask: int64 `[1, L]`, 1 for tokens to attend to; None if
-    that is all of them, as the connectors replace padding with learned registers.
+    that is all of them, as the connectors replace padding with learned registers. tokens: how many the prompt has, of
+    which the first `limit` were encoded.
     """
 
     video: Tensor
     audio: Tensor
     mask: Tensor | None
+    tokens: int = 0
+    limit: int = LONGEST
+
+    @property
+    def warning(self) -> str | None:
+        """Says that the prompt was cut, with both counts."""
+        if self.tokens <= self.limit:
+            return None
+        return f"the prompt has {self.tokens:,} tokens, and the model reads only the first {self.limit:,}; shorten it"
 
 
 def with_one_bos(tokenizer: Any, text: str) -> str:
@@ -140,13 +150,15 @@ class TextEncoder:
     def encode(self, text: str, device: torch.device) -> EncodedPrompt:
         """`text` encoded, on `device`."""
         with torch.inference_mode():  # each thread has its own mode
+            tokens = len(self._tokenizer(with_one_bos(self._tokenizer, text), verbose=False).input_ids)
             hidden, valid = self._hidden_states(text)
             video, audio, mask = self.connectors(hidden, valid, padding_side=PADDING_SIDE)
             everywhere, finite = torch.stack([mask.all(), all_finite(video, audio)]).tolist()  # one wait for a GPU
             if not finite:
                 raise NotFiniteError("the text embeddings are not finite (NaN or infinite)")
             needed = None if everywhere else mask.to(device)
-            return EncodedPrompt(video.to(device), audio.to(device), needed)
+            limit = min(LONGEST, self._tokenizer.model_max_length)
+            return EncodedPrompt(video.to(device), audio.to(device), needed, tokens, limit)
 
     def _hidden_states(self, text: str) -> tuple[Tensor, Tensor]:
         """Gemma's hidden states `[1, L, D * (layers + 1)]`, padded on the left, and which tokens are valid `[1, L]`."""

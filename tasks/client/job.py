@@ -177,6 +177,11 @@ class Job:
         """The film summary: the film, and seed, prompt, times and blobs of every committed segment."""
         return film_summary(self._deployment.jobs, self.id)
 
+    def warnings(self, segment: int) -> list[str]:
+        """What is wrong with the prompt of a committed segment (from 0), one sentence each; empty if nothing is."""
+        handoff = self._deployment.jobs.handoff(self.id, segment)
+        return [] if handoff is None else list(handoff.warnings)
+
     def state(self, segment: int) -> dict[str, Any]:
         """The continuation state after `segment` (from 0) with its arrays inline: `kind` and `payload`.
 

@@ -56,7 +56,7 @@ def render(
     folder = servers.render_folder(settings, job_id, output.film)
     with _film_locked(output, folder), servers.embedded_deployment(settings, folder) as (embedded, worker):
         job = _start_or_resume(job_id, spec, state, embedded, show)
-        show.follow(watch_with(job, worker, folder / "worker.log"))
+        show.follow(with_warnings(watch_with(job, worker, folder / "worker.log"), job, show))
         raise_unless_done(job.status())
         summary = job.write_film(output)
         faults = job.write_report(report_folder) if report_folder else []
@@ -147,6 +147,20 @@ def watch_with(job: Job, worker: subprocess.Popen[bytes], log: Path) -> Iterator
         if worker.poll() is not None:
             last = processes.last_lines(log, 1)
             raise ServerError(f"the worker exited with status {worker.returncode} (log: {log}): {last}")
+
+
+def with_warnings(statuses: Iterable[JobStatus], job: Job, show: ProgressDisplay) -> Iterator[JobStatus]:
+    """Show the warnings of each segment that is committed; each text once."""
+    seen: set[str] = set()
+    committed = 0
+    for status in statuses:
+        for index in range(committed, status.committed):
+            for warning in job.warnings(index):
+                if warning not in seen:
+                    show.say(f"warning: segment {index}: {warning}")
+                seen.add(warning)
+        committed = max(committed, status.committed)
+        yield status
 
 
 def _handle_interruptions() -> None:

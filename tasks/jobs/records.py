@@ -76,7 +76,7 @@ class Handoff(_Record):
     its first new frame; the rest of its timing follows from the state before it. decoder, noise_seed: what decoded all
     frames of the segment, those of the state too, and the seed of the noise that it was given; None: it was given none.
     engine_started, engine_ended: seconds since the epoch, by Redis' clock. made_with: the engine's settings that its
-    bytes may depend on, such as precision and text encoder.
+    bytes may depend on, such as precision and text encoder. warnings: about the segment's prompt, one sentence each.
     """
 
     index: int
@@ -93,6 +93,7 @@ class Handoff(_Record):
     engine_started: float = 0.0
     engine_ended: float = 0.0
     made_with: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def decoding(self) -> Decoding:

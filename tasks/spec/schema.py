@@ -67,6 +67,13 @@ class SegmentSpec(_Strict):
     seed: Seed | None = None
     transition: Literal["continue", "cut"] = "continue"
 
+    @field_validator("prompt")
+    @classmethod
+    def _not_blank(cls, prompt: str) -> str:
+        if not any(character.isprintable() and not character.isspace() for character in prompt):
+            raise ValueError("must not be blank")
+        return prompt
+
 
 class LoraSpec(_Strict):
     """A LoRA that is fused into the model: its path or hub id, and its strength."""

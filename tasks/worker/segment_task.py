@@ -85,6 +85,7 @@ def _render(task: Task[..., Any], context: WorkerContext, lease: Lease) -> dict[
         engine_started=started,
         engine_ended=ended,
         made_with=dict(output.made_with),
+        warnings=list(output.warnings),
     )
     commit = _commit_repair if claim.is_repair else _commit_segment
     if not commit(task, context, lease, handoff, output, request.timing):
@@ -210,4 +211,6 @@ def _commit_repair(
 def _committed(context: WorkerContext, claim: Claim, handoff: Handoff, output: SegmentOutput) -> None:
     reach("segment committed", claim.job_id, claim.index)
     log.info("committed", extra={"seconds": handoff.engine_ended - handoff.engine_started})
+    for warning in handoff.warnings:
+        log.warning("rendered with a warning", extra={"reason": warning})
     context.states.put(handoff.digest, output.state)

@@ -88,6 +88,21 @@ def test_the_example_in_the_readme_renders_the_same_film_twice(
     assert json.loads((tmp_path / "out" / "film.report.json").read_text())["sha256"] == report["sha256"]
 
 
+def test_a_prompt_that_the_small_model_does_not_understand_is_a_warning(
+    user_settings: Settings, longtake: Longtake, tmp_path: Path
+) -> None:
+    # Given two segments with the same prompt
+    segments = 2 * [{"prompt": "an astronaut riding a horse"}]
+    small = {"model": "shapes", "width": 64, "height": 64, "frames": 9, "overlap": 1, "segments": segments}
+    (tmp_path / "spec.json").write_text(json.dumps(small))
+    # When
+    done = longtake("render", "spec.json", "-o", "film.mp4", settings=user_settings)
+    # Then the film is made, and the warning is shown once
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("warning: segment 0: the small model `shapes` does not understand this prompt") == 1
+    assert "warning: segment 1" not in done.stderr
+
+
 def test_a_start_image_is_relative_to_its_spec(user_settings: Settings, longtake: Longtake, tmp_path: Path) -> None:
     # Given a spec outside the working directory, and a missing image
     (tmp_path / "specs").mkdir()

@@ -1,4 +1,4 @@
-"""`longtake report`: figures, chart, contact sheet, and errors."""
+"""`longtake report`: figures, chart, contact sheet, and errors; warnings of segments in `longtake status`."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_the_report_lists_each_broken_segment(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def done(module_settings: Settings, worker: Worker) -> Job:
-    prompts = spec("a", "b", "c")
+    prompts = spec("a", "warn", "c")
     prompts["segments"][2]["transition"] = "cut"
     return submit(prompts, settings=module_settings).wait()
 
@@ -115,6 +115,17 @@ def test_report_writes_figures_chart_and_sheet(
         assert chart.format == sheet.format == "PNG"
         assert len(chart.convert("RGB").getcolors(1 << 24) or []) > 5  # the curves, the join and the cut are drawn
         assert sheet.height == 3 * (80 + 4)  # a row per segment
+
+
+def test_status_and_summary_show_the_warnings_of_segments(
+    module_settings: Settings, done: Job, longtake: Callable[..., CompletedProcess[str]]
+) -> None:
+    lines = longtake("status", done.id, settings=module_settings).stdout.splitlines()
+    before = [lines[index - 1] for index, line in enumerate(lines) if line == "    warning: the prompt is odd"]
+    assert [line.split()[:2] for line in before] == [["segment", "1"]]
+    assert [segment["warnings"] for segment in done.summary()["segments"]] == [[], ["the prompt is odd"], []]
+    assert done.warnings(1) == ["the prompt is odd"]
+    assert done.warnings(7) == []
 
 
 def test_report_on_a_job_without_a_film_fails(

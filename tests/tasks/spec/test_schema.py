@@ -45,6 +45,12 @@ def test_parses_the_example_of_the_readme() -> None:
     assert spec.head.model_dump() == spec.model_dump(exclude={"segments"})
 
 
+@pytest.mark.parametrize("prompt", ["", " ", "\t\n", "\u3000", "\u200b\u2060", "\x00"])
+def test_a_blank_prompt_is_refused(prompt: str) -> None:
+    with pytest.raises(SpecError, match=r"segments\.1\.prompt: must (not be blank|have 1 or more characters)"):
+        check_spec({"segments": [{"prompt": "a"}, {"prompt": prompt}]})
+
+
 def test_a_spec_determines_sampling(tmp_path: Path) -> None:
     # Given a spec with all sampling fields, and one with none
     (tmp_path / "job.yaml").write_text(
