@@ -41,8 +41,12 @@ def read_state(path: Path) -> dict[str, Any]:
     return data
 
 
-def start_handoff(envelope: dict[str, Any], spec: JobSpec, blobs: BlobStore, settings: Settings) -> Handoff:
-    """Make the handoff (index -1) that a job continues; its arrays and metadata are put into `blobs`.
+def start_handoff(
+    envelope: dict[str, Any], spec: JobSpec, blobs: BlobStore, pending: BlobStore, settings: Settings
+) -> Handoff:
+    """Make the handoff (index -1) that a job continues, from a state whose blobs are in `blobs`.
+
+    Its arrays and metadata are put into `pending`.
 
     What a worker would find wrong with the state is found here, as far as the model is known here.
 
@@ -54,7 +58,7 @@ def start_handoff(envelope: dict[str, Any], spec: JobSpec, blobs: BlobStore, set
         state = state_wire.decode(envelope, blobs, frame_format=frame_format)
         if state.video_frames is None and state.audio_latents is None:
             raise ContinuationError("video, audio: the state has neither, so there is nothing to continue")
-        encoded = state_wire.encode(state, blobs, inline_threshold_bytes=settings.inline_threshold_bytes)
+        encoded = state_wire.encode(state, pending, inline_threshold_bytes=settings.inline_threshold_bytes)
         handoff = Handoff(index=START_INDEX, state=encoded)
         timing = timing_after(spec.shape, handoff)
         check_renderable(

@@ -16,12 +16,12 @@ from typing import Any
 
 import redis
 
-from blobstore import BlobStoreError
+from blobstore import BlobStoreError, InMemoryBlobStore
 from tasks.client.job import Job
 from tasks.client.start_image import IMAGE_MIME, read_image
 from tasks.client.state_files import read_state, start_handoff
 from tasks.deployment import Deployment
-from tasks.errors import JobStateError, MaybeQueuedError, SpecError
+from tasks.errors import JobStateError, MaybeQueuedError, RoomError, SpecError
 from tasks.jobs.keys import submission_owner
 from tasks.jobs.reader import JOBS_PER_PAGE
 from tasks.jobs.records import JobStatus, Submission
@@ -58,7 +58,8 @@ def submit(
     and state returns the same job.
 
     Raises:
-        SpecError: an invalid spec, state, image or key. RoomError: it needs more than the whole blob budget.
+        SpecError: an invalid spec, state, image or key. RoomError: it needs more than the whole blob budget, or this
+        has no room now for its image or state.
         JobStateError: `job_id` is taken, or the key was used with another spec. ServerError, redis.RedisError: a server
         cannot be reached. MaybeQueuedError, a ServerError: the reply was lost; names the job, which may be queued.
     """
@@ -84,9 +85,11 @@ def submit(
         raise SpecError(f"{place}: a job that continues a state starts with that state's frames; remove one of the two")
     image = read_image(spec)
     envelope = from_state if from_state is None or isinstance(from_state, Mapping) else read_state(Path(from_state))
-    needs = estimate_bytes(spec)
-    check_room(needs, deployment.jobs.budget_bytes() or deployment.settings.blob_budget_bytes)
-    creation = _create(job, spec, image, envelope, needs_bytes=needs, idempotency_key=idempotency_key)
+    creation = _create(job, spec, image, envelope, idempotency_key=idempotency_key)
+    if creation.outcome == CreateOutcome.FULL:
+        raise RoomError(
+            "the blob budget (LONGTAKE_BLOB_BUDGET_BYTES) has no room now for the image or state; try later"
+        )
     if creation.outcome == CreateOutcome.TAKEN:
         raise JobStateError(f"job {job.id} already exists")
     if creation.outcome == CreateOutcome.OTHER:
@@ -115,32 +118,49 @@ def _create(
     image: bytes | None,
     envelope: Mapping[str, Any] | None,
     *,
-    needs_bytes: int,
     idempotency_key: str | None,
 ) -> Creation:
-    """Put what the job starts from and create its record.
+    """Put what the job starts from and create its record; a request that is refused stores nothing.
 
     Until then, a submission owner pins the blobs provisionally: nothing is pinned for a job without a record.
     """
     deployment, settings = job._deployment, job._deployment.settings
     request = secrets.token_hex(16)
     owner = submission_owner(request)
+    pending, start = InMemoryBlobStore(), None
     blob_ids: list[str] = []
-    start, may_exist = None, False
+    if envelope is not None:
+        start = start_handoff(dict(envelope), spec, deployment.blobs, pending, settings)
+        blob_ids = state_blobs(start.state)
+    if image is not None:
+        blob_ids = [pending.put(image, mime=IMAGE_MIME)]
+        spec = spec.model_copy(update={"image": blob_ids[0]})
+    stored = sum(pending.info(blob_id).size for blob_id in set(blob_ids))
+    needs, budget = estimate_bytes(spec, stored), deployment.jobs.budget_bytes() or settings.blob_budget_bytes
+    check_room(needs, budget)
+    submission = Submission(
+        request, blob_ids, idempotency_key or "", _digest(spec, envelope) if idempotency_key else ""
+    )
+    may_exist = False
     try:
-        if envelope is not None:
-            owned = deployment.blobs.owned_by(owner)
-            start = start_handoff(dict(envelope), spec, owned, settings)
-            blob_ids = state_blobs(start.state)
-        if image is not None:
-            blob_ids = [deployment.blobs.put(image, mime=IMAGE_MIME, owner=owner)]
-            spec = spec.model_copy(update={"image": blob_ids[0]})
-        digest = _digest(spec, envelope) if idempotency_key else ""
-        submission = Submission(request, blob_ids, idempotency_key or "", digest)
-        model = spec.model or settings.model
+        if blob_ids:
+            foreseen = deployment.jobs.foresee(
+                job.id, submission, needs_bytes=needs, stored_bytes=stored, budget_bytes=budget
+            )
+            if foreseen.outcome != CreateOutcome.CREATED:
+                return foreseen
+        for blob_id in blob_ids:
+            deployment.blobs.put(pending.get(blob_id), mime=pending.info(blob_id).mime, owner=owner)
         may_exist = True
         creation = deployment.jobs.create(
-            job.id, spec, model=model, needs_bytes=needs_bytes, start=start, submission=submission
+            job.id,
+            spec,
+            model=spec.model or settings.model,
+            needs_bytes=needs,
+            stored_bytes=stored,
+            budget_bytes=budget,
+            start=start,
+            submission=submission,
         )
         may_exist = creation.outcome == CreateOutcome.CREATED
         return creation
@@ -150,7 +170,7 @@ def _create(
             raise
         raise MaybeQueuedError(_may_be_queued(job.id, error, has_key=bool(idempotency_key)), job.id) from error
     finally:
-        if not may_exist and (image is not None or envelope is not None):
+        if not may_exist and blob_ids:
             with suppress(BlobStoreError):  # the pins expire
                 deployment.blobs.release(owner)
 

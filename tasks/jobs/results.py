@@ -137,6 +137,8 @@ class CreateOutcome(StrEnum):
     """The idempotency key belongs to a job that was submitted with another spec."""
     TAKEN = "taken"
     """Another request created a job with this id."""
+    FULL = "full"
+    """The blob budget has no room now for what the job starts from."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,29 +99,47 @@ class JobStore(JobReader):
         *,
         model: str,
         needs_bytes: int = 0,
+        stored_bytes: int = 0,
+        budget_bytes: int | None = None,
         start: Handoff | None = None,
         submission: Submission | None = None,
     ) -> Creation:
         """Write the record of a new job that renders with `model`, unless the id or the idempotency key is taken.
 
         It waits to be admitted: `needs_bytes` of the blob store are what it may use. If the submission names blobs, it
-        does so only after `submitted`. submission: default: a request that is never repeated.
+        does so only after `submitted`; their `stored_bytes` are reserved at once, if `budget_bytes` (None: no limit)
+        has room. submission: default: a request that is never repeated.
         """
-        submission = submission or Submission(_token())
-        record: dict[str, Any] = {"title": spec.title, "segments": len(spec.segments), "needs_bytes": needs_bytes}
-        record |= {"request": submission.request}
-        if submission.key:
-            record |= {"idempotency": hashlib.sha256(submission.key.encode()).hexdigest(), "digest": submission.digest}
-        if submission.blobs:
-            record |= {"unpinned": json.dumps(submission.blobs)}
+        record: dict[str, Any] = {"title": spec.title, "segments": len(spec.segments)}
+        record |= _request(submission or Submission(_token()), needs_bytes, stored_bytes)
         head = spec.head.model_copy(update={"model": model})
         fields = {"job": pack_stored(head.model_dump())}
         fields |= {str(i): pack_stored(segment.model_dump()) for i, segment in enumerate(spec.segments)}
-        pairs = [part for item in (record | fields).items() for part in item]
+        return self._create(job_id, record, fields, start.pack() if start else b"", budget_bytes)
+
+    def foresee(
+        self, job_id: str, submission: Submission, *, needs_bytes: int, stored_bytes: int, budget_bytes: int | None
+    ) -> Creation:
+        """What `create` would return now; writes nothing."""
+        return self._create(
+            job_id, _request(submission, needs_bytes, stored_bytes), {}, b"", budget_bytes, dry_run=True
+        )
+
+    def _create(
+        self,
+        job_id: str,
+        record: dict[str, Any],
+        spec: dict[str, bytes],
+        start: bytes,
+        budget_bytes: int | None,
+        *,
+        dry_run: bool = False,
+    ) -> Creation:
+        pairs = [part for item in (record | spec).items() for part in item]
         keys = [*job_keys(job_id, "record", "spec", "handoffs"), JOBS, ACTIVE, WAITING, SUBMITTING, IDEMPOTENCY]
         prefix, suffix = job_keys("*", "record")[0].split("*")
-        packed = start.pack() if start else b""
-        outcome, known = self._run("create", keys, job_id, packed, prefix, suffix, len(record), *pairs)
+        args = [job_id, start, prefix, suffix, budget_bytes or 0, int(dry_run), len(record), *pairs]
+        outcome, known = self._run("create", [*keys, RESERVED], *args)
         return Creation(CreateOutcome(outcome.decode()), known.decode())
 
     def submitted(self, job_id: str) -> None:
@@ -414,6 +432,16 @@ def _token() -> str:
 
 def _is_newer_reply(reply: object) -> bool:
     return isinstance(reply, redis.ResponseError) and str(reply).startswith(NEWER)
+
+
+def _request(submission: Submission, needs_bytes: int, stored_bytes: int) -> dict[str, Any]:
+    """The fields of a record on which it depends whether the job is created."""
+    record: dict[str, Any] = {"request": submission.request, "needs_bytes": needs_bytes}
+    if submission.key:
+        record |= {"idempotency": hashlib.sha256(submission.key.encode()).hexdigest(), "digest": submission.digest}
+    if submission.blobs:
+        record |= {"unpinned": json.dumps(submission.blobs), "stored": stored_bytes}
+    return record
 
 
 def _claim(

@@ -28,8 +28,8 @@ SOUND_BYTES_PER_S = 48_000 * 2 * 3
 METADATA_BYTES = 16 * 1024
 
 
-def estimate_bytes(spec: JobSpec) -> int:
-    """Estimate the bytes of all blobs of a job while it runs.
+def estimate_bytes(spec: JobSpec, stored_bytes: int = 0) -> int:
+    """Estimate the bytes of all blobs of a job while it runs. stored_bytes: its image, or the state that it continues.
 
     Counts its image, the state, latents and clip of each segment, and the film. An upper bound, except for pictures
     that compress worse than busy footage, such as noise.
@@ -40,7 +40,9 @@ def estimate_bytes(spec: JobSpec) -> int:
     latents = VIDEO_LATENT_CHANNELS * latent_frames(spec.frames) * latent_pixels * LATENT_BYTES
     clip = spec.frames * pixels * VIDEO_BITS_PER_PIXEL / 8 + float(spec.frames / shape.fps + 4) * SOUND_BYTES_PER_S
     image = pixels * PNG_BYTES_PER_PIXEL if spec.image else 0
-    return round(image + handoff + count * (handoff + latents + 2 * clip))
+    # metadata may make a state larger; the segments pass it on, and it is stored once more with what they add
+    unusual = max(0, stored_bytes - (image or handoff))
+    return round(image + handoff + 2 * unusual + count * (handoff + latents + 2 * clip))
 
 
 def _audio_latents_bytes(shape: SegmentShape) -> int:

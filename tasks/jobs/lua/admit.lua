@@ -1,5 +1,5 @@
 -- Admit the job that has waited longest for room, if its whole estimate fits next to what is reserved. No new job passes
--- another. A revived job still holds the room that its blobs take: it blocks nobody when it does not fit, and a new job
+-- another. A new job holds the room of what it starts from. A revived job still holds the room that its blobs take: it blocks nobody when it does not fit, and a new job
 -- that does not fit does not block it. Paused jobs, and jobs of a newer major version, are skipped.
 -- KEYS[1] waiting  zset    ids of jobs that wait for room by arrival, us
 -- KEYS[2] reserved hash    job id -> bytes of the blob store that are kept for it
@@ -20,17 +20,19 @@ for _, job_id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
   end
   local held = redis.call('HGET', KEYS[2], job_id)
   local needs = tonumber(redis.call('HGET', record, 'needs_bytes'))
-  if not newer and is_running(record) and (held or not blocked) then
+  local revived = held and redis.call('HEXISTS', record, 'stored') == 0
+  if not newer and is_running(record) and (revived or not blocked) then
     if budget > 0 and needs > budget then
       return { 'never', job_id, needs }
     end
     if budget == 0 or reserved - tonumber(held or 0) + needs <= budget then
       redis.call('HSET', KEYS[2], job_id, string.format('%.0f', needs))
       redis.call('HSET', record, 'admitted', 1)
+      redis.call('HDEL', record, 'stored')
       redis.call('ZREM', KEYS[1], job_id)
       return { 'admitted', job_id, needs }
     end
-    blocked = blocked or not held
+    blocked = blocked or not revived
   end
 end
 return { 'wait', '', 0 }

@@ -1,4 +1,5 @@
--- Write a new job, unless its id or its idempotency key is taken. It waits for room, or first for its blobs to be pinned.
+-- Write a new job, unless its id or its idempotency key is taken, or there is no room for what it starts from. It waits for
+-- room for the rest, or first for its blobs to be pinned.
 -- KEYS[1] record      hash  the job's scalar fields
 -- KEYS[2] spec        hash  'job' and one field per segment, msgpack
 -- KEYS[3] handoffs    hash  '-1': the state the first segment continues, msgpack, or nothing
@@ -7,17 +8,21 @@
 -- KEYS[6] waiting     zset  ids of jobs that wait for room by arrival, us
 -- KEYS[7] submitting  set   ids of jobs whose blobs are not pinned yet
 -- KEYS[8] idempotency hash  hash of an idempotency key -> job id
+-- KEYS[9] reserved    hash  job id -> bytes of the blob store that are kept for it
 -- ARGV[1] job id, ARGV[2] start handoff or '', ARGV[3] and ARGV[4] prefix and suffix of the keys of records,
--- ARGV[5] number of record fields; then field, value pairs: record's, spec's. Fields of the record that matter here:
+-- ARGV[5] budget in bytes, 0 for no limit, ARGV[6] 1 to write nothing and only say what would become of the request,
+-- ARGV[7] number of record fields; then field, value pairs: record's, spec's. Fields of the record that matter here:
 --   request      token of this request: the same request again, because its reply was lost, gets the same reply
 --   idempotency  hash of the user's idempotency key, if there is one, and 'digest' of what was submitted with it
+--   needs_bytes  bytes of blobs that the job may need, and 'stored', if any, those that it starts from: they are reserved
+--                now, the rest when it is admitted
 --   unpinned     JSON list of the blobs that are to be pinned before the job may be admitted, if there are any
--- Returns {outcome, job id}: 'created', 'taken' when another request made this job, or for the job with this idempotency
--- key 'same' or 'other', as the digests are equal or not.
+-- Returns {outcome, job id}: 'created', 'taken' when another request made this job, for the job with this idempotency key
+-- 'same' or 'other', as the digests are equal or not, or 'full' when there is no room for what it starts from.
 local record, spec = {}, {}
-local fields = tonumber(ARGV[5])
-for i = 6, #ARGV, 2 do
-  local into = (i - 6) / 2 < fields and record or spec
+local fields = tonumber(ARGV[7])
+for i = 8, #ARGV, 2 do
+  local into = (i - 8) / 2 < fields and record or spec
   into[ARGV[i]] = ARGV[i + 1]
 end
 if redis.call('EXISTS', KEYS[1]) == 1 then
@@ -27,6 +32,31 @@ local known = record.idempotency and redis.call('HGET', KEYS[8], record.idempote
 local its_record = known and ARGV[3] .. known .. ARGV[4]
 if known and redis.call('EXISTS', its_record) == 1 then
   return { redis.call('HGET', its_record, 'digest') == record.digest and 'same' or 'other', known }
+end
+
+-- Whether the budget has room for what the job starts from, and then still for the largest job that waits: jobs that only
+-- wait must not keep each other from ever being admitted.
+local function has_room(budget, stored, needs)
+  local reserved, held, largest = stored, stored, needs - stored
+  for _, bytes in ipairs(redis.call('HVALS', KEYS[9])) do
+    reserved = reserved + tonumber(bytes)
+  end
+  for _, waiting in ipairs({ redis.call('ZRANGE', KEYS[6], 0, -1), redis.call('SMEMBERS', KEYS[7]) }) do
+    for _, job_id in ipairs(waiting) do
+      local its_bytes = tonumber(redis.call('HGET', KEYS[9], job_id) or 0)
+      local its_needs = tonumber(redis.call('HGET', ARGV[3] .. job_id .. ARGV[4], 'needs_bytes') or 0)
+      held, largest = held + its_bytes, math.max(largest, its_needs - its_bytes)
+    end
+  end
+  return math.max(reserved, held + largest) <= budget
+end
+
+local budget, stored = tonumber(ARGV[5]), tonumber(record.stored or 0)
+if budget > 0 and stored > 0 and not has_room(budget, stored, tonumber(record.needs_bytes)) then
+  return { 'full', ARGV[1] }
+end
+if ARGV[6] == '1' then
+  return { 'created', ARGV[1] }
 end
 for field, value in pairs(record) do
   redis.call('HSET', KEYS[1], field, value)
@@ -42,6 +72,9 @@ if ARGV[2] ~= '' then
 end
 redis.call('ZADD', KEYS[4], time, ARGV[1])
 redis.call('ZADD', KEYS[5], time, ARGV[1])
+if stored > 0 then
+  redis.call('HSET', KEYS[9], ARGV[1], record.stored)
+end
 if record.idempotency then
   redis.call('HSET', KEYS[8], record.idempotency, ARGV[1])
 end

@@ -59,8 +59,8 @@ def test_a_submission_whose_reply_is_lost_is_sent_again_and_is_one_job(
 def test_a_submission_whose_replies_are_all_lost_names_the_job_that_may_be_queued(
     settings: Settings, lossy: Settings, proxy: Proxy, boat: Path
 ) -> None:
-    # Given a user who submits with a key, and whose replies are lost for good
-    proxy.lose(b"needs_bytes", times=100)
+    # Given a user who submits with a key, and whose replies to the last step are lost for good
+    proxy.lose(b"title", times=100)
     # When
     with pytest.raises(MaybeQueuedError) as lost:
         submit(spec("a", image=str(boat)), settings=lossy, idempotency_key=KEY)

@@ -30,7 +30,7 @@ def start(**changes: Any) -> Any:
         setattr(state, name, value)
     envelope = state.to_continuation_state()
     raw = {"kind": envelope.kind, "payload": envelope.payload}
-    return start_handoff(raw, check_spec(SPEC), InMemoryBlobStore(), Settings())
+    return start_handoff(raw, check_spec(SPEC), InMemoryBlobStore(), InMemoryBlobStore(), Settings())
 
 
 def test_a_state_that_fits_is_a_start() -> None:

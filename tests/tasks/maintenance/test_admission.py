@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from blobstore import open_blob_store
+from ltx2 import LTX2ContinuationState
 from tasks.client.job import Job
 from tasks.client.submit import submit
 from tasks.deployment import Deployment
-from tasks.errors import RoomError
+from tasks.errors import JobStateError, RoomError
 from tasks.jobs.connection import connect
+from tasks.jobs.keys import RESERVED
 from tasks.jobs.queues import SEGMENTS
 from tasks.maintenance.admission import estimate_bytes, settle_ended
 from tasks.maintenance.reconciler import Reconciler
@@ -213,6 +218,86 @@ def test_a_client_without_a_budget_uses_that_of_the_workers(settings: Settings, 
     assert not job.status().admitted
     with pytest.raises(RoomError, match=f"is {BUDGET:,};"):
         submit(job_spec(40), settings=settings)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> str:
+    """An image of noise for jobs of 64x64."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    return str(tmp_path / "noise.png")
+
+
+def state(metadata_bytes: int) -> dict[str, Any]:
+    """A state with nine frames of 64x64, and so many bytes of metadata."""
+    made = LTX2ContinuationState(
+        video_frames=[np.zeros((64, 64, 3), np.uint8)] * 9, metadata={"notes": "x" * metadata_bytes}
+    ).to_continuation_state()
+    return {"kind": made.kind, "payload": made.payload}
+
+
+def stored(settings: Settings) -> set[bytes]:
+    """All keys of blobs and pins."""
+    client = redis.Redis.from_url(settings.blobs)
+    return {key for pattern in ("*blob:*", "*pins:*", "*owner:*", "*staging:*") for key in client.scan_iter(pattern)}
+
+
+def test_the_metadata_of_a_state_is_counted(small: Settings) -> None:
+    # Given a job that fits twice into the budget without its state
+    with pytest.raises(RoomError, match=rf"needs about \d\S+ bytes of blobs .* is {BUDGET:,};"):
+        submit(job_spec(), from_state=state(BUDGET // 2), settings=small)
+    # Then nothing is stored, and the same job with a small state is admitted with all its bytes
+    assert stored(small) == set()
+    job = submit(job_spec(), from_state=state(1_000_000), settings=small)
+    assert job.status().needs_bytes > needs() + 1_000_000
+    admit(small)
+    assert job.status().admitted
+
+
+def test_what_waiting_jobs_start_from_is_counted_when_they_are_submitted(small: Settings, picture: str) -> None:
+    # Given an admitted job
+    with_image = job_spec() | {"image": picture}
+    running = submit(job_spec(), settings=small)
+    admit(small)
+    # When jobs with images are submitted until one is refused
+    waiting: list[Job] = []
+
+    def submit_many() -> None:
+        while len(waiting) < 1000:
+            waiting.append(submit(with_image, settings=small))
+
+    with pytest.raises(RoomError, match="no room now for the image"):
+        submit_many()
+    # Then the images of those that wait are reserved, and the refused one left nothing
+    image_bytes = open_blob_store(small.blobs).usage(waiting[0].id)
+    reserved = {name: int(size) for name, size in redis.Redis.from_url(small.redis_url).hgetall(RESERVED).items()}
+    assert image_bytes > 64 * 64 * 3
+    assert all(reserved[job.id.encode()] == image_bytes for job in waiting)
+    assert sum(reserved.values()) <= BUDGET
+    assert sorted(open_blob_store(small.blobs).owners()) == sorted(job.id for job in waiting)
+    # And none keeps another one from ever being admitted
+    for job in [running, *waiting]:
+        admit(small)
+        assert job.status().admitted
+        job.cancel()
+        job.forget()
+
+
+def test_a_refused_submission_leaves_nothing(small: Settings, picture: str) -> None:
+    # Given another client's job, and one with an idempotency key
+    theirs = submit(job_spec(), settings=small)
+    submit(job_spec(), settings=small, idempotency_key="mine")
+    before = stored(small)
+    # When jobs with images and states are submitted with its id, or with the key
+    starts = (job_spec() | {"image": picture}, None), (job_spec(), state(5000))
+    for wanted, start in starts:
+        with pytest.raises(JobStateError, match="already exists"):
+            submit(wanted, from_state=start, settings=small, job_id=theirs.id)
+        with pytest.raises(JobStateError, match="was submitted with another spec"):
+            submit(wanted, from_state=start, settings=small, idempotency_key="mine")
+    # Then
+    assert stored(small) == before
+    assert open_blob_store(small.blobs).pins(theirs.id) == set()
 
 
 def test_blobs_of_a_deleted_job_are_freed_before_another_is_admitted(small: Settings) -> None:
