@@ -3,6 +3,7 @@
 # make faults    runs all fault tests and prints the cost of each fault (CHAOS_SEED, CHAOS_MINUTES)
 # make docs      builds the site in out/docs
 # make coverage  measures which code the tests run
+# make audit     looks up known vulnerabilities of what constraints.txt pins; needs network access
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 # An index for torch other than pip's default, such as PyTorch's index of CPU builds.
@@ -17,7 +18,7 @@ FAULTS = $(addprefix tests/tasks/,jobs/test_stateful.py jobs/test_clock.py worke
 
 # Tests spend half of their time waiting for servers and workers, so three processes suit two cores. Several torch threads
 # per process would compete for the cores.
-.PHONY: film test faults lint docs coverage clean
+.PHONY: film test faults lint docs coverage audit clean
 
 film: .venv/film-ready
 	.venv/bin/longtake render $(SPEC) -o out/film.mp4
@@ -44,6 +45,12 @@ coverage: .venv/test-ready
 	OMP_NUM_THREADS=1 .venv/bin/coverage run -m pytest --numprocesses 3 --dist loadfile
 	.venv/bin/coverage combine --quiet
 	.venv/bin/coverage report
+
+# In an environment of its own, because what it needs is not part of longtake; and not in CI, which must not depend on it.
+audit: .venv/film-ready
+	@test -x out/audit/bin/pip-audit || (.venv/bin/python -m venv out/audit && \
+		out/audit/bin/python -m pip install --quiet --disable-pip-version-check "pip-audit>=2.9,<3")
+	out/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 clean:
 	rm -rf .venv out

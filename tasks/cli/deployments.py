@@ -9,6 +9,7 @@ from dataclasses import asdict
 import click
 
 from tasks.cli.command import main
+from tasks.client.files import private_files
 from tasks.client.submit import collect_garbage
 from tasks.client.terminal import show_json, show_line, show_lines
 from tasks.client.workers import list_workers, worker_lines, workers_json
@@ -125,7 +126,8 @@ def check(what: str, text_encoder: str | None, as_json: bool) -> None:
     """
     from ltx2.checkpoints.model_check import check_model
 
-    found = check_model(what, Settings.from_env().home / "models", text_encoder)
+    with private_files():
+        found = check_model(what, Settings.from_env().home / "models", text_encoder)
     if as_json:
         show_json(asdict(found))
     else:

@@ -11,6 +11,16 @@ from pathlib import Path
 from tasks.errors import OutputError
 
 
+@contextmanager
+def private_files() -> Iterator[None]:
+    """Let only this user read the files and folders that are made in this block, by this process and its children."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
 def make_folder(folder: Path) -> None:
     """Create `folder` unless it exists.
 

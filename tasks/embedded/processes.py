@@ -27,8 +27,9 @@ def start(
     log: IO[bytes],
     environ: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    umask: int | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start `command` in a new session, so that Ctrl-C reaches only the parent."""
+    """Start `command` in a new session, so that Ctrl-C reaches only the parent. umask: default: this process's."""
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -38,6 +39,7 @@ def start(
         cwd=cwd,
         start_new_session=True,
         preexec_fn=die_with_parent,
+        umask=-1 if umask is None else umask,
     )
 
 

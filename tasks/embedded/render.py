@@ -15,7 +15,7 @@ from ltx2.checkpoints.lora import resolve_lora
 from ltx2.checkpoints.resolve import SMALL_MODELS, resolve_model
 from ltx2.checkpoints.upsampler_files import resolve_upsampler
 from ltx2.errors import CheckpointError
-from tasks.client.files import make_folder
+from tasks.client.files import make_folder, private_files
 from tasks.client.film_output import FilmOutput
 from tasks.client.job import Job, raise_unless_done
 from tasks.client.progress import ProgressDisplay
@@ -95,12 +95,19 @@ def _film_locked(output: FilmOutput, folder: Path) -> AbstractContextManager[Non
 
 def _with_model(spec: JobSpec, settings: Settings) -> JobSpec:
     """`spec` with its model and absolute paths; checks that what it names exists, and that a spec may name it."""
-    place = spec.source.place
-    named = f"{place('model')}: " if spec.model else ""
+    named = f"{spec.source.place('model')}: " if spec.model else ""
     spec = spec.model_copy(update={"model": spec.model or settings.model}).with_absolute_paths()
     check_model_folders(str(spec.model), spec.loras, settings, spec.more_files, spec.source)
+    with private_files():  # configs from the hub
+        _resolve_all(spec, named, settings)
+    return spec
+
+
+def _resolve_all(spec: JobSpec, model: str, settings: Settings) -> None:
+    """Check that all parts of the model exist. model: begins an error about the model itself."""
+    place = spec.source.place
     if spec.model not in SMALL_MODELS or spec.text_encoder:
-        with _naming(named):
+        with _naming(model):
             resolve_model(str(spec.model), settings.home / "models", spec.text_encoder)
     for index, lora in enumerate(spec.loras):
         with _naming(f"{place('loras', index, 'path')}: "):
@@ -111,7 +118,6 @@ def _with_model(spec: JobSpec, settings: Settings) -> JobSpec:
     if spec.upsampler is not None:
         with _naming(f"{place('upsampler')}: "):
             resolve_upsampler(spec.upsampler)
-    return spec
 
 
 @contextmanager

@@ -13,13 +13,14 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import redis
 
 from ltx2.checkpoints.lora import stamp_of
 from ltx2.media.temporary import temporary_folder
 from ltx2.processes import python_path
+from tasks.client.files import private_files
 from tasks.embedded import processes
 from tasks.embedded.locks import locked
 from tasks.errors import ConfigError, ServerError
@@ -27,6 +28,12 @@ from tasks.settings import Settings
 from tasks.spec.schema import JobSpec
 
 START_TIMEOUT_S = 20.0
+PRIVATE = 0o077  # the umask of processes that write under LONGTAKE_HOME
+
+
+def _private_log(path: Path) -> IO[bytes]:
+    with private_files():
+        return path.open("ab")
 
 
 def find_redis_server() -> str:
@@ -54,7 +61,7 @@ def redis_server(folder: Path) -> Iterator[str]:
     Raises:
         ServerError: it did not start; names its log.
     """
-    with temporary_folder("longtake-redis-") as sockets, (folder / "redis.log").open("ab") as log:
+    with temporary_folder("longtake-redis-") as sockets, _private_log(folder / "redis.log") as log:
         socket = f"{sockets}/redis.sock"
         options = {"port": "0", "unixsocket": socket, "unixsocketperm": "600", "dir": str(folder), "save": ""}
         options |= {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction"}
@@ -62,7 +69,7 @@ def redis_server(folder: Path) -> Iterator[str]:
             find_redis_server(),
             *(part for key, value in options.items() for part in (f"--{key}", value)),
         ]
-        server = processes.start(command, log=log)
+        server = processes.start(command, log=log, umask=PRIVATE)
         try:
             # redis-py keeps a client that had to retry, and its connection, in a reference cycle: close it
             with redis.Redis(unix_socket_path=socket) as client:
@@ -93,8 +100,8 @@ def worker(settings: Settings, log_path: Path) -> Iterator[subprocess.Popen[byte
     environ = os.environ | settings.environment() | {"PYTHONPATH": python_path()}
     command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "--loglevel", "WARNING"]
     command += ["--hostname", f"render-{os.getpid()}@%h", "--without-mingle", "--without-gossip"]
-    with log_path.open("ab") as log:
-        process = processes.start(command, log=log, environ=environ, cwd=log_path.parent)
+    with _private_log(log_path) as log:
+        process = processes.start(command, log=log, environ=environ, cwd=log_path.parent, umask=PRIVATE)
     number = signal.SIGQUIT
     try:
         yield process
@@ -131,8 +138,9 @@ def embedded_deployment(settings: Settings, folder: Path) -> Iterator[tuple[Sett
     """
     with ExitStack() as stack:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(folder / "lock", "this film", folder=folder))
+            with private_files():
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(folder / "lock", "this film", folder=folder))
         except OSError as error:
             raise ConfigError(
                 f"LONGTAKE_HOME: cannot write in {folder}: {error.strerror or error}; set it to a folder that can be "

@@ -92,8 +92,9 @@ def watch_for_host_fault() -> None:
 def check_at_start(options: Mapping[str, Any], **_: Any) -> None:
     """Exit before taking work when a server could lose it, or when the model is missing.
 
-    Also deletes what a killed worker has left of a film.
+    Also deletes what a killed worker has left of a film. All files of a worker are its user's alone.
     """
+    os.umask(0o077)
     settings = process.context.settings
     try:
         check_servers(settings)

