@@ -49,10 +49,12 @@ class FilmInfo:
     sha256: str
 
 
-def join_film(clips: Iterable[bytes], timings: Sequence[SegmentTiming], out: Path) -> FilmInfo:
+def join_film(
+    clips: Iterable[bytes], timings: Sequence[SegmentTiming], out: Path, *, title: str | None = None
+) -> FilmInfo:
     """Join one clip per timing to the MP4 `out` (H.264, AAC, faststart), which is replaced if it exists.
 
-    Errors of `clips` pass through. After any error, `out` is unchanged.
+    title: is shown by players. Errors of `clips` pass through. After any error, `out` is unchanged.
 
     Raises:
         MediaError: a clip is missing, unreadable, differs from the first one (size, codec parameters, sound rate,
@@ -65,6 +67,8 @@ def join_film(clips: Iterable[bytes], timings: Sequence[SegmentTiming], out: Pat
         with media_errors(_WRITING):
             part = stack.enter_context(partial_file(out))
         with _output(part) as container:
+            if title is not None:
+                container.metadata["title"] = title
             film = _write(container, clips, timings)
         with media_errors(_WRITING):
             sha256 = _sync_and_hash(part)

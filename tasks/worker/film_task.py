@@ -52,7 +52,8 @@ def _join(context: WorkerContext, lease: Lease) -> dict[str, Any]:
     timings, clips = deployment.jobs.timings(claim.job_id), list(deployment.jobs.clips(claim.job_id).values())
     with lease.in_engine(), temporary_folder(FILM_FOLDERS) as folder:
         path = folder / "film.mp4"
-        info = join_film(_read(context, clips), timings, path)
+        title = deployment.jobs.head(claim.job_id).title
+        info = join_film(_read(context, clips), timings, path, title=title)
         data = path.read_bytes()
     reach("film joined", claim.job_id, START_INDEX)
     blob_id = when_there_is_room(lambda: deployment.store_for_job(claim.job_id, data, CLIP_MIME))

@@ -173,6 +173,14 @@ def test_a_film_is_deterministic_and_its_index_precedes_its_data(tmp_path: Path)
     assert 0 < data.index(b"moov") < data.index(b"mdat")
 
 
+def test_a_film_has_its_title(tmp_path: Path) -> None:
+    # When
+    join_film(clips_of([FIRST]), [FIRST], tmp_path / "film.mp4", title="harbour at dawn 🌊")
+    # Then
+    with av.open(str(tmp_path / "film.mp4")) as film:
+        assert film.metadata["title"] == "harbour at dawn 🌊"
+
+
 def test_a_path_that_looks_like_a_url_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given
     timings = plan(SHORT, [False])
