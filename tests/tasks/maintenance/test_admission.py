@@ -255,15 +255,18 @@ def test_the_metadata_of_a_state_is_counted(small: Settings) -> None:
 
 
 def test_what_waiting_jobs_start_from_is_counted_when_they_are_submitted(small: Settings, picture: str) -> None:
-    # Given an admitted job
-    with_image = job_spec() | {"image": picture}
-    running = submit(job_spec(), settings=small)
+    # Given an admitted job, and room for few images more than for another job
+    size = {"width": 256, "height": 256, "overlap": 1}
+    budget = 2 * needs(**size) + 1
+    small = small.model_copy(update={"blob_budget_bytes": budget})
+    with_image = job_spec(**size) | {"image": picture}
+    running = submit(job_spec(**size), settings=small)
     admit(small)
     # When jobs with images are submitted until one is refused
     waiting: list[Job] = []
 
     def submit_many() -> None:
-        while len(waiting) < 1000:
+        while len(waiting) < 100:
             waiting.append(submit(with_image, settings=small))
 
     with pytest.raises(RoomError, match="no room now for the image"):
@@ -273,7 +276,7 @@ def test_what_waiting_jobs_start_from_is_counted_when_they_are_submitted(small: 
     reserved = {name: int(size) for name, size in redis.Redis.from_url(small.redis_url).hgetall(RESERVED).items()}
     assert image_bytes > 64 * 64 * 3
     assert all(reserved[job.id.encode()] == image_bytes for job in waiting)
-    assert sum(reserved.values()) <= BUDGET
+    assert sum(reserved.values()) <= budget
     assert sorted(open_blob_store(small.blobs).owners()) == sorted(job.id for job in waiting)
     # And none keeps another one from ever being admitted
     for job in [running, *waiting]:
