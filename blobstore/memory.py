@@ -94,14 +94,18 @@ class InMemoryBlobStore:
             self._expire()
             return is_blob_id(blob_id) and blob_id in self._blobs
 
-    def pin(self, blob_ids: Iterable[str], owner: str) -> None:
+    def pin(self, blob_ids: Iterable[str], owner: str, *, provisional: bool = False) -> None:
         """See `ManagedBlobStore.pin`."""
         wanted = list(blob_ids)
         with self._lock:
             self._expire()
             if absent := [blob_id for blob_id in wanted if blob_id not in self._blobs]:
                 raise not_found(absent)
-            self._pins[owner].update(dict.fromkeys(wanted, math.inf))
+            pins, now = self._pins[owner], self._clock()
+            for blob_id in wanted:
+                pins[blob_id] = max(now + self._pin_lease_s if provisional else math.inf, pins.get(blob_id, 0))
+                if provisional:
+                    self._blobs[blob_id].renewed = now
 
     def release(self, owner: str) -> int:
         """See `ManagedBlobStore.release`."""

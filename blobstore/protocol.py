@@ -136,7 +136,7 @@ class ManagedBlobStore(BlobStore, Protocol):
     """A blob store with pins, which keep blobs for their owners.
 
     An unpinned blob expires `ttl_s` seconds after its last put or release. A pin keeps it longer: a provisional pin,
-    made by a put for an owner, for `pin_lease_s`; a committed pin until its owner is released. Pins refer to ids:
+    such as a put for an owner makes, for `pin_lease_s`; a committed pin until its owner is released. Pins refer to ids:
     they stay when the bytes are dropped or found corrupt.
     """
 
@@ -144,8 +144,8 @@ class ManagedBlobStore(BlobStore, Protocol):
         """Like `BlobStore.put`; with an owner, also pin the blob provisionally."""
         ...
 
-    def pin(self, blob_ids: Iterable[str], owner: str) -> None:
-        """Commit pins of all these blobs, or of none.
+    def pin(self, blob_ids: Iterable[str], owner: str, *, provisional: bool = False) -> None:
+        """Commit pins of all these blobs, or of none; or pin them provisionally, which lowers no committed pin.
 
         Raises:
             BlobNotFoundError: names all missing blobs.

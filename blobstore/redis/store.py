@@ -119,7 +119,7 @@ class RedisBlobStore:
         with translated_errors(self._redis):
             return bool(self._redis.hexists(self._key("blob", hex_of(blob_id)), "manifest"))
 
-    def pin(self, blob_ids: Iterable[str], owner: str) -> None:
+    def pin(self, blob_ids: Iterable[str], owner: str, *, provisional: bool = False) -> None:
         """See `ManagedBlobStore.pin`."""
         wanted = list(dict.fromkeys(blob_ids))
         if not all(is_blob_id(blob_id) for blob_id in wanted):
@@ -128,8 +128,9 @@ class RedisBlobStore:
         keys = [self._key("owner", owner)]
         for blob_hex in hexes:
             keys += [self._key("blob", blob_hex), self._key("pins", blob_hex)]
+        lease_ms = self._pin_lease_ms if provisional else 0
         with translated_errors(self._redis):
-            missing = cast("list[bytes]", self._scripts.run("pin", keys, [owner, *hexes]))
+            missing = cast("list[bytes]", self._scripts.run("pin", keys, [owner, lease_ms, self._ttl_ms, *hexes]))
         self._written = time.monotonic()
         if missing:
             raise not_found(id_of_hex(blob_hex.decode()) for blob_hex in missing)

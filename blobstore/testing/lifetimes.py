@@ -107,6 +107,22 @@ class LifetimeConformance:
         assert blob_id not in short_lived
         assert untouched not in short_lived
 
+    def test_stored_blobs_are_pinned_provisionally(self, short_lived: ManagedBlobStore) -> None:
+        # Given blobs that are pinned provisionally, one of which its owner commits before or afterwards
+        blob_ids = [short_lived.put(data) for data in (b"one", b"two", b"three")]
+        short_lived.pin(blob_ids[1:2], "job")
+        short_lived.pin(blob_ids, "job", provisional=True)
+        short_lived.pin(blob_ids[2:], "job")
+        self.pass_time(short_lived, SHORT_S * 0.7)
+        assert short_lived.pins("job") == set(blob_ids)
+        # When that time is over, Then the committed ones are left
+        self.pass_time(short_lived, SHORT_S * 0.8)
+        assert short_lived.pins("job") == set(blob_ids[1:])
+        assert [blob_id in short_lived for blob_id in blob_ids] == [False, True, True]
+        with raises(BlobNotFoundError):
+            short_lived.pin(blob_ids, "other", provisional=True)
+        assert short_lived.pins("other") == set()
+
     def test_unpinned_blobs_are_collected(self, store: ManagedBlobStore) -> None:
         # Given unpinned and pinned blobs
         unpinned = [store.put(data) for data in (b"", b"loose", bytes(MIB + 1))]

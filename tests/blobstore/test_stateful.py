@@ -151,16 +151,20 @@ class BlobStoreMachine(RuleBasedStateMachine):
         self.store.drop(blob_id)
         self.model.remove(blob_id)
 
-    @rule(blob_ids=st.lists(known, max_size=3), owner=owners)
-    def pin(self, blob_ids: list[str], owner: str) -> None:
+    @rule(blob_ids=st.lists(known, max_size=3), owner=owners, provisional=st.booleans())
+    def pin(self, blob_ids: list[str], owner: str, provisional: bool) -> None:
         absent = set(blob_ids) - self.model.blobs.keys()
         if absent:
             with pytest.raises(BlobNotFoundError) as caught:
-                self.store.pin(blob_ids, owner)
+                self.store.pin(blob_ids, owner, provisional=provisional)
             assert all((blob_id in str(caught.value)) == (blob_id in absent) for blob_id in blob_ids)
         else:
-            self.store.pin(blob_ids, owner)
-            self.model.pinned[owner].update(dict.fromkeys(blob_ids, math.inf))
+            self.store.pin(blob_ids, owner, provisional=provisional)
+            pins, until_h = self.model.pinned[owner], self.model.now_h + LEASE_H if provisional else math.inf
+            for blob_id in blob_ids:
+                pins[blob_id] = max(until_h, pins.get(blob_id, 0))
+                if provisional:
+                    self.model.blobs[blob_id].renewed_h = self.model.now_h
 
     @rule(owner=owners)
     def release(self, owner: str) -> None:
