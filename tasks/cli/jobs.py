@@ -19,7 +19,7 @@ from tasks.cli.command import (
     state_option,
 )
 from tasks.client.files import write_whole
-from tasks.client.job import find_job, raise_unless_done
+from tasks.client.job import Job, find_job, raise_unless_done
 from tasks.client.job_text import LIST_HEAD, full_json_of, json_of, lines_of, row_of
 from tasks.client.plan import plan_lines
 from tasks.client.progress import ProgressDisplay
@@ -50,7 +50,10 @@ def submit_(
     if dry_run:
         show_lines(plan_lines(wanted, continues=state is not None), err=True)
         return
-    job = submit(wanted, from_state=state, idempotency_key=key)
+    _print_submitted(submit(wanted, from_state=state, idempotency_key=key))
+
+
+def _print_submitted(job: Job) -> None:
     click.echo(job.id)
     click.echo(f"Next: longtake watch {job.id}; longtake save {job.id} -o film.mp4", err=True)
 
@@ -124,6 +127,19 @@ def resume(job: str) -> None:
 def retry(job: str) -> None:
     """Retry a failed JOB from the failed segment, or rebuild a lost film."""
     find_job(job).retry()
+
+
+@main.command()
+@job_argument
+@click.argument("spec", required=False, type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--after", type=click.IntRange(min=0), required=True, help="The last segment to share, from 0.")
+def fork(job: str, spec: Path | None, after: int) -> None:
+    """Start a new job from the first segments of JOB, and print its id. They are shared, not rendered again.
+
+    It goes on with the segments of SPEC after that one; without SPEC, with the rest of JOB.
+    """
+    made = find_job(job).fork(after, load_spec(spec) if spec else None)
+    _print_submitted(made)
 
 
 @main.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,6 +12,7 @@ from blobstore import BlobCorruptError, BlobNotFoundError
 from tasks.client.film_output import FilmOutput
 from tasks.client.film_report import write_report
 from tasks.client.film_summary import film_summary
+from tasks.client.fork import fork_job
 from tasks.deployment import Deployment
 from tasks.errors import JobFailedError, JobNotFoundError, JobStateError, WaitTimeoutError
 from tasks.jobs import state_wire
@@ -21,6 +22,8 @@ from tasks.jobs.units import START_INDEX, JobState
 from tasks.jobs.waits import Wait
 from tasks.maintenance.admission import admit_now
 from tasks.settings import Settings
+from tasks.spec.loader import check_spec, load_spec
+from tasks.spec.schema import JobSpec
 
 POLL_S = 0.2
 MOST_SHOWN = 5
@@ -140,6 +143,22 @@ class Job:
         if self._deployment.jobs.revive(self.id, ended_as) != ended_as:
             raise JobStateError(f"job {self.id} is {status.state}; only a failed job can be retried")
         admit_now(self._deployment.jobs, self._deployment.publisher, self._deployment.settings)
+
+    def fork(self, after: int, spec: JobSpec | Mapping[str, Any] | Path | str | None = None) -> Self:
+        """Queue a new job that shares the segments up to `after` (from 0) and renders those that follow in `spec`.
+
+        Nothing of them is copied or rendered again, and each job keeps them by itself. spec: one of the whole film, in
+        which those up to `after` do not count; default: the rest of this job. Title and seed may differ, all other
+        fields of the job are the same.
+
+        Raises:
+            JobNotFoundError: no such job. JobStateError: that segment is not committed, or its blobs were lost.
+            SpecError: an invalid spec, a field that differs, or nothing to render. Others as `tasks.submit`.
+        """
+        if spec is not None and not isinstance(spec, JobSpec):
+            spec = check_spec(spec) if isinstance(spec, Mapping) else load_spec(Path(spec))
+        fork_id = fork_job(self._deployment, self.id, after=after, spec=spec)
+        return type(self)(fork_id, settings=self._deployment.settings)
 
     def save(self, out: Path | str) -> Path:
         """Write the film to `out`, and its summary next to it as `NAME.report.json`: both whole, or neither.

@@ -5,33 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import secrets
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import redis
-
-from blobstore import BlobStoreError, InMemoryBlobStore
+from blobstore import InMemoryBlobStore
 from tasks.client.job import Job
 from tasks.client.start_image import IMAGE_MIME, read_image
 from tasks.client.state_files import read_state, start_handoff
+from tasks.client.submission import Draft, create_job
 from tasks.deployment import Deployment
-from tasks.errors import JobStateError, MaybeQueuedError, RoomError, SpecError
-from tasks.jobs.keys import submission_owner
+from tasks.errors import JobStateError, RoomError, SpecError
 from tasks.jobs.reader import JOBS_PER_PAGE
-from tasks.jobs.records import JobStatus, Submission
-from tasks.jobs.results import CreateOutcome, Creation
+from tasks.jobs.records import Committed, JobStatus
+from tasks.jobs.results import CreateOutcome
 from tasks.jobs.state_wire import state_blobs
 from tasks.jobs.store import new_job_id
 from tasks.jobs.units import JobState
 from tasks.jobs.waits import Wait
-from tasks.maintenance.admission import admit_now, check_room, estimate_bytes
-from tasks.maintenance.submissions import complete_submission, complete_submissions
+from tasks.maintenance.submissions import complete_submissions
 from tasks.maintenance.sweeper import Sweeper, SweepResult
 from tasks.settings import Settings
 from tasks.spec.loader import check_spec, load_spec
@@ -85,7 +80,12 @@ def submit(
         raise SpecError(f"{place}: a job that continues a state starts with that state's frames; remove one of the two")
     image = read_image(spec)
     envelope = from_state if from_state is None or isinstance(from_state, Mapping) else read_state(Path(from_state))
-    creation = _create(job, spec, image, envelope, idempotency_key=idempotency_key)
+    creation = create_job(
+        deployment,
+        job.id,
+        lambda _: _draw_up(deployment, spec, image, envelope, has_key=idempotency_key is not None),
+        idempotency_key=idempotency_key,
+    )
     if creation.outcome == CreateOutcome.FULL:
         raise RoomError(
             "the blob budget (LONGTAKE_BLOB_BUDGET_BYTES) has no room now for the image or state; try later"
@@ -98,10 +98,6 @@ def submit(
             "another spec; use another key for another job"
         )
     job.id = creation.job_id
-    if image is None and envelope is None and creation.outcome == CreateOutcome.CREATED:
-        admit_now(deployment.jobs, deployment.publisher, deployment.settings)
-    else:
-        _complete_and_admit(job)
     return job
 
 
@@ -112,82 +108,24 @@ def _check_key(key: str, job_id: str | None) -> None:
         raise SpecError("idempotency key: it excludes an id; give one of the two")
 
 
-def _create(
-    job: Job,
+def _draw_up(
+    deployment: Deployment,
     spec: JobSpec,
     image: bytes | None,
     envelope: Mapping[str, Any] | None,
     *,
-    idempotency_key: str | None,
-) -> Creation:
-    """Put what the job starts from and create its record; a request that is refused stores nothing.
-
-    Until then, a submission owner pins the blobs provisionally: nothing is pinned for a job without a record.
-    """
-    deployment, settings = job._deployment, job._deployment.settings
-    request = secrets.token_hex(16)
-    owner = submission_owner(request)
+    has_key: bool,
+) -> Draft:
+    """The job as it will be created; what it starts from is in memory."""
     pending, start = InMemoryBlobStore(), None
     blob_ids: list[str] = []
     if envelope is not None:
-        start = start_handoff(dict(envelope), spec, deployment.blobs, pending, settings)
+        start = start_handoff(dict(envelope), spec, deployment.blobs, pending, deployment.settings)
         blob_ids = state_blobs(start.state)
     if image is not None:
         blob_ids = [pending.put(image, mime=IMAGE_MIME)]
         spec = spec.model_copy(update={"image": blob_ids[0]})
-    stored = sum(pending.info(blob_id).size for blob_id in set(blob_ids))
-    needs, budget = estimate_bytes(spec, stored), deployment.jobs.budget_bytes() or settings.blob_budget_bytes
-    check_room(needs, budget)
-    submission = Submission(
-        request, blob_ids, idempotency_key or "", _digest(spec, envelope) if idempotency_key else ""
-    )
-    may_exist = False
-    try:
-        if blob_ids:
-            foreseen = deployment.jobs.foresee(
-                job.id, submission, needs_bytes=needs, stored_bytes=stored, budget_bytes=budget
-            )
-            if foreseen.outcome != CreateOutcome.CREATED:
-                return foreseen
-        for blob_id in blob_ids:
-            deployment.blobs.put(pending.get(blob_id), mime=pending.info(blob_id).mime, owner=owner)
-        may_exist = True
-        creation = deployment.jobs.create(
-            job.id,
-            spec,
-            model=spec.model or settings.model,
-            needs_bytes=needs,
-            stored_bytes=stored,
-            budget_bytes=budget,
-            start=start,
-            submission=submission,
-        )
-        may_exist = creation.outcome == CreateOutcome.CREATED
-        return creation
-    except redis.RedisError as error:
-        may_exist = may_exist and _is_lost_reply(error)
-        if not may_exist:
-            raise
-        raise MaybeQueuedError(_may_be_queued(job.id, error, has_key=bool(idempotency_key)), job.id) from error
-    finally:
-        if not may_exist and blob_ids:
-            with suppress(BlobStoreError):  # the pins expire
-                deployment.blobs.release(owner)
-
-
-def _may_be_queued(job_id: str, error: redis.RedisError, *, has_key: bool) -> str:
-    repeat = "submit it again with the same idempotency key, which is safe"
-    if not has_key:
-        repeat = "submit it again only if there is no such job (with an idempotency key, that is safe at any time)"
-    return (
-        f"job {job_id} may be queued: the reply to its submission was lost ({error}). "
-        f"See `longtake status {job_id}`, or {repeat}"
-    )
-
-
-def _is_lost_reply(error: redis.RedisError) -> bool:
-    """Whether the server may have run the command: it did not answer, or it was demoted before it was asked again."""
-    return isinstance(error, redis.ConnectionError | redis.TimeoutError)
+    return Draft(spec, Committed(start), blob_ids, _digest(spec, envelope) if has_key else "", pending)
 
 
 def _digest(spec: JobSpec, envelope: Mapping[str, Any] | None) -> str:
@@ -198,20 +136,6 @@ def _digest(spec: JobSpec, envelope: Mapping[str, Any] | None) -> str:
     except (TypeError, ValueError, RecursionError) as error:  # of the state; a spec is JSON
         raise SpecError(f"the state to continue is not JSON ({error}), so an idempotency key cannot name it") from None
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _complete_and_admit(job: Job) -> None:
-    """Complete the submission of a job with blobs, or of one that another client began, and admit the job.
-
-    What fails here, a worker does later.
-    """
-    deployment = job._deployment
-    try:
-        complete_submission(deployment.jobs, deployment.blobs, job.id)
-    except (BlobStoreError, redis.RedisError) as error:
-        log.warning("job %s is queued; a worker completes its submission: %s", job.id, error)
-        return
-    admit_now(deployment.jobs, deployment.publisher, deployment.settings)
 
 
 def list_jobs(

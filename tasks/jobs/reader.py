@@ -30,6 +30,7 @@ from tasks.jobs.keys import (
 )
 from tasks.jobs.records import (
     ClipRecord,
+    Committed,
     FailedAttempt,
     FilmRecord,
     Handoff,
@@ -38,7 +39,7 @@ from tasks.jobs.records import (
     timing_after,
     unpack_stored,
 )
-from tasks.jobs.results import Unpinned
+from tasks.jobs.results import JobContents, Unpinned
 from tasks.jobs.units import START_INDEX, JobState
 from tasks.jobs.waits import Wait, read_waits
 from tasks.jobs.workers import WorkerList, WorkerRegistry
@@ -198,8 +199,28 @@ class JobReader:
 
     def clips(self, job_id: str) -> dict[int, ClipRecord]:
         """Every committed clip by segment index."""
-        raw = cast("dict[bytes, bytes]", self._redis.hgetall(job_keys(job_id, "clips")[0]))
-        return {int(index): ClipRecord.unpack(data) for index, data in sorted(raw.items(), key=lambda i: int(i[0]))}
+        return _clips(cast("dict[bytes, bytes]", self._redis.hgetall(job_keys(job_id, "clips")[0])))
+
+    def contents(self, job_id: str) -> JobContents:
+        """The job's spec and all that is committed, read at one moment.
+
+        Raises:
+            JobNotFoundError, VersionError, RecordError: as `status`.
+        """
+        with self._redis.pipeline() as pipe:
+            _queue_status(pipe, check_job_id(job_id))
+            for key in job_keys(job_id, "spec", "handoffs", "clips"):
+                pipe.hgetall(key)
+            raw, count, spec, handoffs, clips = pipe.execute()
+        status = _read_status(job_id, raw, count)
+        try:
+            segments = tuple(read_segment(spec[str(index).encode()]) for index in range(status.segments))
+            found = {int(index): Handoff.unpack(data) for index, data in handoffs.items()}
+            made = tuple(found[index] for index in range(status.committed))
+            committed = Committed(found.get(START_INDEX), made, _clips(clips))
+            return JobContents(job_id, read_head(spec[b"job"]), segments, committed)
+        except (KeyError, ValueError) as error:
+            raise _damaged(job_id, error) from None
 
     def prompts(self, job_id: str) -> dict[int, str]:
         """Every segment's prompt by index."""
@@ -250,6 +271,10 @@ def _validated(model: type[M], data: bytes, what: str) -> M:
     except ValidationError as error:
         field = ".".join(map(str, error.errors(include_url=False)[0]["loc"]))
         raise RecordError(f"{what} is damaged: {field}") from None
+
+
+def _clips(raw: dict[bytes, bytes]) -> dict[int, ClipRecord]:
+    return {int(index): ClipRecord.unpack(data) for index, data in sorted(raw.items(), key=lambda i: int(i[0]))}
 
 
 def _pages(job_ids: list[str]) -> Iterator[list[str]]:

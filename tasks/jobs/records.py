@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
@@ -158,6 +159,23 @@ class ClipRecord(_Record):
     blob_id: str
     frames: int
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What is committed of a job's first segments: the state that it continues, if any, its handoffs, and its clips.
+
+    handoffs: one for each of these segments, in order. clips: by segment; some may be missing.
+    """
+
+    start: Handoff | None = None
+    handoffs: tuple[Handoff, ...] = ()
+    clips: Mapping[int, ClipRecord] = field(default_factory=dict)
+
+    def first(self, count: int) -> Committed:
+        """The same of the first `count` segments."""
+        clips = {index: clip for index, clip in self.clips.items() if index < count}
+        return Committed(self.start, self.handoffs[:count], clips)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from tasks.jobs.records import Handoff
+from tasks.jobs.records import Committed, Handoff
 from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.spec.schema import JobHead, SegmentSpec
 
@@ -147,6 +147,16 @@ class Creation:
 
     outcome: CreateOutcome
     job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobContents:
+    """A job's spec, as its record has it, and all that is committed. head: its image is a blob id."""
+
+    job_id: str
+    head: JobHead
+    segments: tuple[SegmentSpec, ...]
+    committed: Committed
 
 
 @dataclass(frozen=True, slots=True)

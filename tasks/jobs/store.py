@@ -29,7 +29,7 @@ from tasks.jobs.keys import (
 from tasks.jobs.one_way import OneWay
 from tasks.jobs.queues import STICKY_PREFIX, queue_of
 from tasks.jobs.reader import JobReader, read_head, read_segment
-from tasks.jobs.records import ClipRecord, FilmRecord, Handoff, Progress, Submission, pack_stored
+from tasks.jobs.records import ClipRecord, Committed, FilmRecord, Handoff, Progress, Submission, pack_stored
 from tasks.jobs.results import (
     Admission,
     AdmissionOutcome,
@@ -101,45 +101,45 @@ class JobStore(JobReader):
         needs_bytes: int = 0,
         stored_bytes: int = 0,
         budget_bytes: int | None = None,
-        start: Handoff | None = None,
+        committed: Committed | None = None,
         submission: Submission | None = None,
     ) -> Creation:
         """Write the record of a new job that renders with `model`, unless the id or the idempotency key is taken.
 
         It waits to be admitted: `needs_bytes` of the blob store are what it may use. If the submission names blobs, it
         does so only after `submitted`; their `stored_bytes` are reserved at once, if `budget_bytes` (None: no limit)
-        has room. submission: default: a request that is never repeated.
+        has room. committed: what it starts from; it goes on with the segment after that. Clips that are missing there
+        are due. submission: default: a request that is never repeated.
         """
+        committed = committed or Committed()
+        cursor = len(committed.handoffs)
         record: dict[str, Any] = {"title": spec.title, "segments": len(spec.segments)}
+        record |= {"cursor": cursor, "chained": cursor - 1}
         record |= _request(submission or Submission(_token()), needs_bytes, stored_bytes)
         head = spec.head.model_copy(update={"model": model})
         fields = {"job": pack_stored(head.model_dump())}
         fields |= {str(i): pack_stored(segment.model_dump()) for i, segment in enumerate(spec.segments)}
-        return self._create(job_id, record, fields, start.pack() if start else b"", budget_bytes)
+        handoffs = [committed.start, *committed.handoffs] if committed.start else committed.handoffs
+        packed = {str(handoff.index): handoff.pack() for handoff in handoffs}
+        clips = {str(index): clip.pack() for index, clip in committed.clips.items()}
+        return self._create(job_id, [record, fields, packed, clips], budget_bytes)
 
     def foresee(
         self, job_id: str, submission: Submission, *, needs_bytes: int, stored_bytes: int, budget_bytes: int | None
     ) -> Creation:
         """What `create` would return now; writes nothing."""
-        return self._create(
-            job_id, _request(submission, needs_bytes, stored_bytes), {}, b"", budget_bytes, dry_run=True
-        )
+        record = _request(submission, needs_bytes, stored_bytes)
+        return self._create(job_id, [record, {}, {}, {}], budget_bytes, dry_run=True)
 
     def _create(
-        self,
-        job_id: str,
-        record: dict[str, Any],
-        spec: dict[str, bytes],
-        start: bytes,
-        budget_bytes: int | None,
-        *,
-        dry_run: bool = False,
+        self, job_id: str, groups: list[dict[str, Any]], budget_bytes: int | None, *, dry_run: bool = False
     ) -> Creation:
-        pairs = [part for item in (record | spec).items() for part in item]
-        keys = [*job_keys(job_id, "record", "spec", "handoffs"), JOBS, ACTIVE, WAITING, SUBMITTING, IDEMPOTENCY]
+        """Run the script with the fields of record, spec, handoffs and clips."""
+        pairs = [part for group in groups for item in group.items() for part in item]
+        keys = [*job_keys(job_id, "record", "spec", "handoffs", "clips", "units"), JOBS, ACTIVE, WAITING, SUBMITTING]
         prefix, suffix = job_keys("*", "record")[0].split("*")
-        args = [job_id, start, prefix, suffix, budget_bytes or 0, int(dry_run), len(record), *pairs]
-        outcome, known = self._run("create", [*keys, RESERVED], *args)
+        args = [job_id, prefix, suffix, budget_bytes or 0, int(dry_run), *map(len, groups), *pairs]
+        outcome, known = self._run("create", [*keys, IDEMPOTENCY, RESERVED], *args)
         return Creation(CreateOutcome(outcome.decode()), known.decode())
 
     def submitted(self, job_id: str) -> None:

@@ -14,7 +14,7 @@ from ltx2.timeline import SegmentShape, latent_frames
 from tasks.errors import RoomError, ServerError
 from tasks.jobs.results import AdmissionOutcome
 from tasks.jobs.store import JobStore
-from tasks.jobs.units import JobState, WorkUnit
+from tasks.jobs.units import JobState
 from tasks.messaging.publisher import Publisher
 from tasks.settings import Settings
 from tasks.spec.schema import SPATIAL_COMPRESSION, JobSpec
@@ -75,7 +75,7 @@ def admit_waiting(jobs: JobStore, publisher: Publisher, budget_bytes: int | None
                 jobs.stop(admission.job_id, JobState.FAILED, str(error))
         elif admission.outcome == AdmissionOutcome.ADMITTED:
             log.info("admitted", extra={"job": admission.job_id, "bytes": admission.needs_bytes})
-            publisher.publish(admission.job_id, WorkUnit.segment(0))
+            publisher.publish_due(admission.job_id)
 
 
 def admit_now(jobs: JobStore, publisher: Publisher, settings: Settings) -> None:

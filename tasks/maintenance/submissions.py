@@ -1,19 +1,22 @@
 """Submissions: pin what a new job starts from, then let it wait for its admission.
 
+What it starts from is an image, a state, or the segments that it shares with another job.
+
 The client does this after it has created the record. If it died, another client with the same idempotency key or the
 reconciler does it; each step may be repeated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from blobstore import BlobNotFoundError, BlobStoreError, BlobStoreUnavailableError, ManagedBlobStore
 from tasks.errors import JobNotFoundError, RecordError, VersionError
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import JobState
 
-LOST = "its submission was interrupted, and the image or state that it starts from was lost; submit it again"
+LOST = "its submission was interrupted, and what it starts from (image, state, segments) was lost; submit it again"
+BLOBS_PER_PIN = 1000  # so that a fork of a long job does not hold up other clients of the blob server
 
 
 def complete_submission(jobs: JobStore, blobs: ManagedBlobStore, job_id: str) -> None:
@@ -27,7 +30,7 @@ def complete_submission(jobs: JobStore, blobs: ManagedBlobStore, job_id: str) ->
         try:
             unpinned = jobs.unpinned(job_id)
             if unpinned is not None:
-                blobs.pin(unpinned.blobs, job_id)
+                pin_all(blobs, unpinned.blobs, job_id)
         except BlobNotFoundError:
             jobs.stop(job_id, JobState.FAILED, LOST)
         except RecordError as error:
@@ -37,6 +40,16 @@ def complete_submission(jobs: JobStore, blobs: ManagedBlobStore, job_id: str) ->
         blobs.release(job_id)
     if unpinned is not None:
         blobs.release(unpinned.owner)
+
+
+def pin_all(blobs: ManagedBlobStore, blob_ids: Sequence[str], owner: str, *, provisional: bool = False) -> None:
+    """Pin any number of blobs, see `ManagedBlobStore.pin`; after an error, some may be pinned.
+
+    Raises:
+        BlobNotFoundError: some are missing.
+    """
+    for first in range(0, len(blob_ids), BLOBS_PER_PIN):
+        blobs.pin(blob_ids[first : first + BLOBS_PER_PIN], owner, provisional=provisional)
 
 
 def complete_submissions(jobs: JobStore, blobs: ManagedBlobStore) -> Iterator[tuple[str, Exception | None]]:

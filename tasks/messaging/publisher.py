@@ -83,7 +83,7 @@ class Publisher:
     def publish_due(self, job_id: str) -> None:
         """Publish at once what is known to have no message, such as work that waited for a repair."""
         for need in self._jobs.survey(job_id):
-            if need.why == NeedReason.EXPIRED:
+            if need.why in (NeedReason.EXPIRED, NeedReason.UNANNOUNCED):
                 self.publish(job_id, need.unit, seen=need.ticket)
 
     def _send(self, task: str, queue: str | Queue, job_id: str, announced: Announcement, args: list[Any]) -> None:

@@ -57,6 +57,26 @@ def test_a_spec_on_standard_input_and_options_instead_of_its_keys(module_setting
     check_refused(refused, "options: seed: ")
 
 
+def test_a_fork_shares_what_is_rendered(longtake: Command, module_settings: Settings, job: Job, spec: Path) -> None:
+    # Given a spec with another prompt in the segment that is shared, too
+    spec.write_text(SPEC.replace("a boat", "a ship").replace("gulls", "fog"))
+    # When
+    forked = longtake("fork", job.id, "--after", "0", spec, settings=module_settings)
+    # Then
+    assert forked.returncode == 0, forked.stderr
+    fork_id = forked.stdout.strip()
+    warning, hint = forked.stderr.splitlines()
+    assert warning == f"segment 0 of the spec: another prompt than that of job {job.id}, which is kept"
+    assert hint == f"Next: longtake watch {fork_id}; longtake save {fork_id} -o film.mp4"
+    fork = Job(fork_id, settings=module_settings)
+    assert (fork.status().committed, fork.status().clips) == (1, 1)
+    assert fork._deployment.jobs.prompts(fork_id) == {0: "a boat", 1: "fog"}
+    # When / Then
+    spec.write_text(SPEC.replace("frames: 17", "frames: 25"))
+    refused = longtake("fork", job.id, "--after", "0", spec, settings=module_settings)
+    check_refused(refused, f"frames: must be that of job {job.id}, ", ": 25 here, 17 there")
+
+
 def test_a_dry_run_checks_and_renders_nothing(longtake: Command, module_settings: Settings, spec: Path) -> None:
     # Given
     jobs = list_jobs(settings=module_settings)

@@ -2,34 +2,41 @@
 -- room for the rest, or first for its blobs to be pinned.
 -- KEYS[1] record      hash  the job's scalar fields
 -- KEYS[2] spec        hash  'job' and one field per segment, msgpack
--- KEYS[3] handoffs    hash  '-1': the state the first segment continues, msgpack, or nothing
--- KEYS[4] jobs        zset  job id by creation, ms
--- KEYS[5] active      zset  ids of unfinished jobs by creation, ms
--- KEYS[6] waiting     zset  ids of jobs that wait for room by arrival, us
--- KEYS[7] submitting  set   ids of jobs whose blobs are not pinned yet
--- KEYS[8] idempotency hash  hash of an idempotency key -> job id
--- KEYS[9] reserved    hash  job id -> bytes of the blob store that are kept for it
--- ARGV[1] job id, ARGV[2] start handoff or '', ARGV[3] and ARGV[4] prefix and suffix of the keys of records,
--- ARGV[5] budget in bytes, 0 for no limit, ARGV[6] 1 to write nothing and only say what would become of the request,
--- ARGV[7] number of record fields; then field, value pairs: record's, spec's. Fields of the record that matter here:
+-- KEYS[3] handoffs    hash  segment index -> msgpack, of the segments that are committed from the start; '-1': the state
+--                           the first segment continues
+-- KEYS[4] clips       hash  segment index -> msgpack, of these segments
+-- KEYS[5] units       hash  the clips of these segments that are missing
+-- KEYS[6] jobs        zset  job id by creation, ms
+-- KEYS[7] active      zset  ids of unfinished jobs by creation, ms
+-- KEYS[8] waiting     zset  ids of jobs that wait for room by arrival, us
+-- KEYS[9] submitting  set   ids of jobs whose blobs are not pinned yet
+-- KEYS[10] idempotency hash hash of an idempotency key -> job id
+-- KEYS[11] reserved   hash  job id -> bytes of the blob store that are kept for it
+-- ARGV[1] job id, ARGV[2] and ARGV[3] prefix and suffix of the keys of records, ARGV[4] budget in bytes, 0 for no limit,
+-- ARGV[5] 1 to write nothing and only say what would become of the request, ARGV[6] to ARGV[9] number of fields of record,
+-- spec, handoffs and clips; then their field, value pairs. Fields of the record that matter here:
 --   request      token of this request: the same request again, because its reply was lost, gets the same reply
+--   cursor       how many segments are committed
 --   idempotency  hash of the user's idempotency key, if there is one, and 'digest' of what was submitted with it
 --   needs_bytes  bytes of blobs that the job may need, and 'stored', if any, those that it starts from: they are reserved
 --                now, the rest when it is admitted
 --   unpinned     JSON list of the blobs that are to be pinned before the job may be admitted, if there are any
 -- Returns {outcome, job id}: 'created', 'taken' when another request made this job, for the job with this idempotency key
 -- 'same' or 'other', as the digests are equal or not, or 'full' when there is no room for what it starts from.
-local record, spec = {}, {}
-local fields = tonumber(ARGV[7])
-for i = 8, #ARGV, 2 do
-  local into = (i - 8) / 2 < fields and record or spec
-  into[ARGV[i]] = ARGV[i + 1]
+local contents, at = {}, 10
+for part = 1, 4 do
+  contents[part] = {}
+  for _ = 1, tonumber(ARGV[5 + part]) do
+    contents[part][ARGV[at]] = ARGV[at + 1]
+    at = at + 2
+  end
 end
+local record = contents[1]
 if redis.call('EXISTS', KEYS[1]) == 1 then
   return { redis.call('HGET', KEYS[1], 'request') == record.request and 'created' or 'taken', ARGV[1] }
 end
-local known = record.idempotency and redis.call('HGET', KEYS[8], record.idempotency)
-local its_record = known and ARGV[3] .. known .. ARGV[4]
+local known = record.idempotency and redis.call('HGET', KEYS[10], record.idempotency)
+local its_record = known and ARGV[2] .. known .. ARGV[3]
 if known and redis.call('EXISTS', its_record) == 1 then
   return { redis.call('HGET', its_record, 'digest') == record.digest and 'same' or 'other', known }
 end
@@ -38,49 +45,50 @@ end
 -- wait must not keep each other from ever being admitted.
 local function has_room(budget, stored, needs)
   local reserved, held, largest = stored, stored, needs - stored
-  for _, bytes in ipairs(redis.call('HVALS', KEYS[9])) do
+  for _, bytes in ipairs(redis.call('HVALS', KEYS[11])) do
     reserved = reserved + tonumber(bytes)
   end
-  for _, waiting in ipairs({ redis.call('ZRANGE', KEYS[6], 0, -1), redis.call('SMEMBERS', KEYS[7]) }) do
+  for _, waiting in ipairs({ redis.call('ZRANGE', KEYS[8], 0, -1), redis.call('SMEMBERS', KEYS[9]) }) do
     for _, job_id in ipairs(waiting) do
-      local its_bytes = tonumber(redis.call('HGET', KEYS[9], job_id) or 0)
-      local its_needs = tonumber(redis.call('HGET', ARGV[3] .. job_id .. ARGV[4], 'needs_bytes') or 0)
+      local its_bytes = tonumber(redis.call('HGET', KEYS[11], job_id) or 0)
+      local its_needs = tonumber(redis.call('HGET', ARGV[2] .. job_id .. ARGV[3], 'needs_bytes') or 0)
       held, largest = held + its_bytes, math.max(largest, its_needs - its_bytes)
     end
   end
   return math.max(reserved, held + largest) <= budget
 end
 
-local budget, stored = tonumber(ARGV[5]), tonumber(record.stored or 0)
+local budget, stored = tonumber(ARGV[4]), tonumber(record.stored or 0)
 if budget > 0 and stored > 0 and not has_room(budget, stored, tonumber(record.needs_bytes)) then
   return { 'full', ARGV[1] }
 end
-if ARGV[6] == '1' then
+if ARGV[5] == '1' then
   return { 'created', ARGV[1] }
 end
-for field, value in pairs(record) do
-  redis.call('HSET', KEYS[1], field, value)
+for part = 1, 4 do
+  for field, value in pairs(contents[part]) do
+    redis.call('HSET', KEYS[part], field, value)
+  end
 end
-for field, value in pairs(spec) do
-  redis.call('HSET', KEYS[2], field, value)
+for index = 0, tonumber(record.cursor) - 1 do
+  if not contents[4][tostring(index)] then
+    write_unit(KEYS[5], 'clip:' .. index, new_unit(index))
+  end
 end
 local time, arrival = now(), string.format('%.0f', now_us())
-redis.call('HSET', KEYS[1], 'format', FORMAT, 'state', 'queued', 'cursor', 0, 'chained', -1, 'ticket', 0, 'fence', 0,
-  'epoch', 0, 'created_at', time, 'arrival', arrival)
-if ARGV[2] ~= '' then
-  redis.call('HSET', KEYS[3], '-1', ARGV[2])
-end
-redis.call('ZADD', KEYS[4], time, ARGV[1])
-redis.call('ZADD', KEYS[5], time, ARGV[1])
+redis.call('HSET', KEYS[1], 'format', FORMAT, 'state', 'queued', 'ticket', 0, 'fence', 0, 'epoch', 0,
+  'created_at', time, 'arrival', arrival)
+redis.call('ZADD', KEYS[6], time, ARGV[1])
+redis.call('ZADD', KEYS[7], time, ARGV[1])
 if stored > 0 then
-  redis.call('HSET', KEYS[9], ARGV[1], record.stored)
+  redis.call('HSET', KEYS[11], ARGV[1], record.stored)
 end
 if record.idempotency then
-  redis.call('HSET', KEYS[8], record.idempotency, ARGV[1])
+  redis.call('HSET', KEYS[10], record.idempotency, ARGV[1])
 end
 if record.unpinned then
-  redis.call('SADD', KEYS[7], ARGV[1])
+  redis.call('SADD', KEYS[9], ARGV[1])
 else
-  redis.call('ZADD', KEYS[6], arrival, ARGV[1])
+  redis.call('ZADD', KEYS[8], arrival, ARGV[1])
 end
 return { 'created', ARGV[1] }

@@ -33,11 +33,11 @@ from tests.tasks.conftest import spec
 # The steps of a submission; a client dies before each.
 STEPS = {
     "create": "tasks.jobs.store:JobStore.create",
-    "complete": "tasks.client.submit:complete_submission",
+    "complete": "tasks.client.submission:complete_submission",
     "pin": "blobstore.redis.store:RedisBlobStore.pin",
     "submitted": "tasks.jobs.store:JobStore.submitted",
     "release": "blobstore.redis.store:RedisBlobStore.release",
-    "admit": "tasks.client.submit:admit_now",
+    "admit": "tasks.client.submission:admit_now",
 }
 DYING_CLIENT = """
 import os, sys
@@ -251,7 +251,7 @@ def test_a_submission_is_queued_when_its_blobs_cannot_be_pinned_now(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     # Given a blob server that is lost after the record was written
-    def lost(*_: Any) -> None:
+    def lost(*_: Any, **__: Any) -> None:
         raise BlobStoreUnavailableError("Redis at 127.0.0.1:1 cannot be used")
 
     with monkeypatch.context() as patched:

@@ -436,6 +436,16 @@ class Deployment:
         self.jobs[job_id] = Job("queued", segments, needs, created)
         self.waiting.add(job_id)
 
+    def fork(self, job_id: str, source_id: str, count: int, segments: int, created: float) -> None:
+        """Create a job that shares the first `count` segments of another one."""
+        source = self.jobs[source_id]
+        job = Job("queued", segments, 1, created, cursor=count, chained=count - 1)
+        job.handoffs = {index: source.handoffs[index] for index in range(count)}
+        job.clips = {index: clip for index, clip in source.clips.items() if index < count}
+        job.units = {clip_unit(index): Unit(index) for index in range(count) if index not in job.clips}
+        self.jobs[job_id] = job
+        self.waiting.add(job_id)
+
     def admit(self) -> Admission:
         """Admit the first waiting job that fits; no new job passes another."""
         blocked = False

@@ -83,6 +83,21 @@ class JobPair:
             self.model.create(job_id, segments, needs, self.jobs.status(job_id).created_at)
             self.fences[job_id] = 0
 
+    def fork(self, job_id: str, source_id: str, share: int, segments: int) -> None:
+        """Share at most `share` segments of another job."""
+        if source_id not in self.model.jobs:
+            with pytest.raises(JobNotFoundError):
+                self.jobs.contents(source_id)
+            return
+        taken, count = job_id in self.model.jobs, min(share, segments, self.model.jobs[source_id].cursor)
+        committed = self.jobs.contents(source_id).committed.first(count)
+        spec = check_spec({"segments": [{"prompt": str(i)} for i in range(segments)]})
+        created = self.jobs.create(job_id, spec, model="tiny", needs_bytes=1, committed=committed)
+        assert created.outcome == (CreateOutcome.TAKEN if taken else CreateOutcome.CREATED)
+        if not taken:
+            self.model.fork(job_id, source_id, count, segments, self.jobs.status(job_id).created_at)
+            self.fences[job_id] = 0
+
     def admit(self) -> bool:
         """Do one step of admission; False when no job can be admitted now."""
         found = self.jobs.admit(self.model.budget)

@@ -85,6 +85,11 @@ class JobMachine(RuleBasedStateMachine):
     def create(self, job_id: str, segments: int, needs: int) -> None:
         self.pair.create(job_id, segments, needs)
 
+    @precondition(lambda self: len(self.pair.model.jobs) < len(IDS))
+    @rule(job_id=st.sampled_from(IDS), place=places, share=st.integers(0, SEGMENTS), segments=counts)
+    def fork(self, job_id: str, place: int, share: int, segments: int) -> None:
+        self.pair.fork(job_id, self._job(place), share, segments)
+
     @precondition(lambda self: self.pair.model.waiting)
     @rule()
     def admit(self) -> None:

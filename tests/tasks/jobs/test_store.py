@@ -8,7 +8,7 @@ from tasks.errors import JobNotFoundError, JobStateError, RecordError
 from tasks.jobs.connection import connect
 from tasks.jobs.keys import check_job_id, job_keys, queue_key
 from tasks.jobs.queues import SEGMENTS
-from tasks.jobs.records import ClipRecord, Progress
+from tasks.jobs.records import ClipRecord, Committed, Progress
 from tasks.jobs.results import (
     Admission,
     AdmissionOutcome,
@@ -243,7 +243,7 @@ def test_an_unknown_job_is_an_error(jobs: JobStore) -> None:
 def test_the_first_segment_continues_an_imported_handoff(jobs: JobStore) -> None:
     spec = check_spec({"segments": [{"prompt": "a"}]})
     imported = handoff(-1, worker="elsewhere")
-    jobs.create(JOB, spec, model="tiny", start=imported)
+    jobs.create(JOB, spec, model="tiny", committed=Committed(imported))
     assert jobs.admit(None).outcome == "admitted"
     assert claim(jobs, 0).previous == imported
     assert jobs.handoffs(JOB) == []

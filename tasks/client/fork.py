@@ -1,0 +1,147 @@
+"""Forks: new jobs that share the first segments of another one, by blob id, and render what comes after."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from blobstore import BlobNotFoundError, ManagedBlobStore
+from tasks.client.start_image import with_image_id
+from tasks.client.submission import Draft, create_job
+from tasks.deployment import Deployment
+from tasks.errors import JobStateError, SpecError
+from tasks.field_errors import shown
+from tasks.jobs.records import Committed
+from tasks.jobs.results import CreateOutcome, JobContents
+from tasks.jobs.state_wire import handoff_blobs, state_blobs
+from tasks.jobs.store import new_job_id
+from tasks.maintenance.submissions import pin_all
+from tasks.spec.schema import JobHead, JobSpec
+
+log = logging.getLogger(__name__)
+FREE_FIELDS = ("title", "seed")
+"""Fields of a spec's head that a fork may change. Seeds of shared segments are written out."""
+SHARED_FIELDS = tuple(name for name in JobHead.model_fields if name not in FREE_FIELDS)
+
+
+def fork_job(deployment: Deployment, job_id: str, *, after: int, spec: JobSpec | None) -> str:
+    """Queue a fork of `job_id` after segment `after`, see `Job.fork`; returns its id."""
+    source = deployment.jobs.contents(job_id)
+    count = after + 1
+    if not 0 < count <= len(source.committed.handoffs):
+        raise JobStateError(f"job {job_id} has no committed segment {after}, so it cannot be forked after it")
+    wanted = _checked(spec, source) if spec else spec_of(source)
+    if len(wanted.segments) <= count:
+        raise SpecError(f"segments: there is none after segment {after}, so there is nothing to render")
+    _warn_of_other_prompts(wanted, source, count)
+    fork_id = new_job_id()
+    create_fork(deployment, fork_id, source, count, wanted)
+    return fork_id
+
+
+def create_fork(deployment: Deployment, job_id: str, source: JobContents, count: int, spec: JobSpec) -> None:
+    """Queue the job `job_id`, which shares the first `count` segments of `source` and goes on with those of `spec`.
+
+    It may have no other segments. The head of `spec` equals that of `source` in SHARED_FIELDS.
+
+    Raises:
+        JobStateError: the id is taken, or a blob of these segments is missing. What `submit` raises.
+    """
+    shared = [
+        segment.model_copy(update={"seed": source.head.seed_of(index, segment)})  # a repair needs it
+        for index, segment in enumerate(source.segments[:count])
+    ]
+    segments = [*shared, *spec.segments[count:]]
+    spec = spec.model_copy(update={"model": source.head.model, "image": source.head.image, "segments": segments})
+
+    def draw_up(owner: str) -> Draft:
+        committed = _pinned(deployment.blobs, source, count, owner)
+        return Draft(spec, committed, blobs_of(source.head, committed))
+
+    creation = create_job(deployment, job_id, draw_up)
+    if creation.outcome == CreateOutcome.TAKEN:
+        raise JobStateError(f"job {job_id} already exists")
+
+
+def spec_of(source: JobContents) -> JobSpec:
+    """The whole spec of a job, with the blob id of its image."""
+    return JobSpec(**source.head.model_dump(), segments=list(source.segments))
+
+
+def blobs_of(head: JobHead, committed: Committed) -> list[str]:
+    """Every blob that a job with these segments needs."""
+    found = [] if head.image is None else [head.image]
+    if committed.start is not None:
+        found += state_blobs(committed.start.state)
+    for handoff in committed.handoffs:
+        found += handoff_blobs(handoff)
+    return list(dict.fromkeys([*found, *(clip.blob_id for clip in committed.clips.values())]))
+
+
+def whole_segments(blobs: ManagedBlobStore, source: JobContents) -> int:
+    """How many leading segments of a job can be shared: those before the first one that lost a blob."""
+    needed = blobs_of(source.head, source.committed.first(0))
+    if not all(blob_id in blobs for blob_id in needed):
+        return 0
+    for handoff in source.committed.handoffs:
+        if not all(blob_id in blobs for blob_id in handoff_blobs(handoff)):
+            return handoff.index
+    return len(source.committed.handoffs)
+
+
+def _pinned(blobs: ManagedBlobStore, source: JobContents, count: int, owner: str) -> Committed:
+    """The first segments of `source`, pinned provisionally for `owner`; without clips whose blobs are missing."""
+    committed = source.committed.first(count)
+    try:
+        pin_all(blobs, blobs_of(source.head, committed), owner, provisional=True)
+        return committed
+    except BlobNotFoundError:
+        clips = {index: clip for index, clip in committed.clips.items() if clip.blob_id in blobs}
+    committed = replace(committed, clips=clips)  # the others are made again from the latents
+    try:
+        pin_all(blobs, blobs_of(source.head, committed), owner, provisional=True)
+    except BlobNotFoundError:
+        whole = whole_segments(blobs, source)
+        advice = f"fork it after segment {whole - 1} or an earlier one" if whole else "it cannot be forked"
+        raise JobStateError(f"blobs of segment {whole} of job {source.job_id} are missing: {advice}") from None
+    return committed
+
+
+def _checked(spec: JobSpec, source: JobContents) -> JobSpec:
+    """`spec` with absolute paths and the blob id of its image.
+
+    Raises:
+        SpecError: one line for each field that differs from the job's and must not.
+    """
+    spec = spec.model_copy(update={"model": spec.model or source.head.model}).with_absolute_paths()
+    spec = with_image_id(spec)
+    differing = [name for name in SHARED_FIELDS if getattr(spec, name) != getattr(source.head, name)]
+    if not differing:
+        return spec
+    places = spec.source.places([(name,) for name in differing])
+    problems = [
+        f"{place}: must be that of job {source.job_id}, whose segments the fork shares: "
+        f"{_difference(name, getattr(spec, name), getattr(source.head, name))}"
+        for name, place in zip(differing, places, strict=True)
+    ]
+    raise SpecError("\n".join(problems))
+
+
+def _difference(name: str, here: object, there: object) -> str:
+    if name == "image":  # both are ids
+        return "it is another image"
+    if all(isinstance(value, str | int | float | None) for value in (here, there)):
+        return f"{shown(here)} here, {shown(there)} there"
+    return "it differs"
+
+
+def _warn_of_other_prompts(spec: JobSpec, source: JobContents, count: int) -> None:
+    pairs = zip(spec.segments[:count], source.segments, strict=False)
+    others = [index for index, (here, there) in enumerate(pairs) if here.prompt != there.prompt]
+    if others:
+        log.warning(
+            "segment%s %s of the spec: another prompt than that of job %s, which is kept",
+            "s" if len(others) > 1 else "",
+            ", ".join(map(str, others[:5])) + (", ..." if len(others) > 5 else ""),
+            source.job_id,
+        )

@@ -1,0 +1,134 @@
+"""Creates the record of a job, after what the job starts from was pinned for its submission."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import redis
+
+from blobstore import BlobStoreError, InMemoryBlobStore
+from tasks.deployment import Deployment
+from tasks.errors import MaybeQueuedError
+from tasks.jobs.keys import submission_owner
+from tasks.jobs.records import Committed, Submission
+from tasks.jobs.results import CreateOutcome, Creation
+from tasks.maintenance.admission import admit_now, check_room, estimate_bytes
+from tasks.maintenance.submissions import complete_submission
+from tasks.spec.schema import JobSpec
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A job before it has a record. spec: its image is a blob id. blobs: all that it starts from.
+
+    digest: the hash of what was submitted, with an idempotency key. pending: those of its blobs that are not yet stored.
+    """
+
+    spec: JobSpec
+    committed: Committed
+    blobs: list[str]
+    digest: str = ""
+    pending: InMemoryBlobStore = field(default_factory=InMemoryBlobStore)
+
+    @property
+    def pending_bytes(self) -> int:
+        """The bytes that are to be stored before the job has a record."""
+        return sum(self.pending.info(blob_id).size for blob_id in set(self.blobs) if blob_id in self.pending)
+
+
+def create_job(
+    deployment: Deployment, job_id: str, draw_up: Callable[[str], Draft], *, idempotency_key: str | None = None
+) -> Creation:
+    """Store what a job starts from, create its record, and admit it. A request that is refused stores nothing.
+
+    draw_up: pins provisionally what is stored already, for the submission's owner that it is given. Until there is a
+    record, nothing is pinned for the job.
+
+    Raises:
+        RoomError: it needs more than the whole blob budget. MaybeQueuedError: the reply was lost.
+        redis.RedisError: a server cannot be reached. What `draw_up` raises.
+    """
+    request = secrets.token_hex(16)
+    owner = submission_owner(request)
+    draft, may_exist = None, False
+    try:
+        draft = draw_up(owner)
+        stored = draft.pending_bytes
+        needs = estimate_bytes(draft.spec, stored)
+        budget = deployment.jobs.budget_bytes() or deployment.settings.blob_budget_bytes
+        check_room(needs, budget)
+        submission = Submission(request, draft.blobs, idempotency_key or "", draft.digest)
+        creation = Creation(CreateOutcome.CREATED, job_id)
+        if stored:
+            creation = deployment.jobs.foresee(
+                job_id, submission, needs_bytes=needs, stored_bytes=stored, budget_bytes=budget
+            )
+        if creation.outcome == CreateOutcome.CREATED:
+            _store(deployment, draft, owner)
+            may_exist = True
+            creation = deployment.jobs.create(
+                job_id,
+                draft.spec,
+                model=draft.spec.model or deployment.settings.model,
+                needs_bytes=needs,
+                stored_bytes=stored,
+                budget_bytes=budget,
+                committed=draft.committed,
+                submission=submission,
+            )
+            may_exist = creation.outcome == CreateOutcome.CREATED
+    except redis.RedisError as error:
+        may_exist = may_exist and _is_lost_reply(error)
+        if not may_exist:
+            raise
+        raise MaybeQueuedError(_may_be_queued(job_id, error, has_key=bool(idempotency_key)), job_id) from error
+    finally:
+        if not may_exist and (draft is None or draft.blobs):
+            with suppress(BlobStoreError):  # the pins expire
+                deployment.blobs.release(owner)
+    if creation.outcome == CreateOutcome.CREATED and not draft.blobs:
+        admit_now(deployment.jobs, deployment.publisher, deployment.settings)
+    elif creation.outcome in (CreateOutcome.CREATED, CreateOutcome.SAME):
+        _complete_and_admit(deployment, creation.job_id)
+    return creation
+
+
+def _store(deployment: Deployment, draft: Draft, owner: str) -> None:
+    """Store what is pending of a draft, pinned provisionally for `owner`."""
+    for blob_id in draft.blobs:
+        if blob_id in draft.pending:
+            deployment.blobs.put(draft.pending.get(blob_id), mime=draft.pending.info(blob_id).mime, owner=owner)
+
+
+def _complete_and_admit(deployment: Deployment, job_id: str) -> None:
+    """Complete the submission of a job with blobs, or of one that another client began, and admit the job.
+
+    What fails here, a worker does later.
+    """
+    try:
+        complete_submission(deployment.jobs, deployment.blobs, job_id)
+    except (BlobStoreError, redis.RedisError) as error:
+        log.warning("job %s is queued; a worker completes its submission: %s", job_id, error)
+        return
+    admit_now(deployment.jobs, deployment.publisher, deployment.settings)
+
+
+def _may_be_queued(job_id: str, error: redis.RedisError, *, has_key: bool) -> str:
+    repeat = "submit it again with the same idempotency key, which is safe"
+    if not has_key:
+        repeat = "submit it again only if there is no such job (with an idempotency key, that is safe at any time)"
+    return (
+        f"job {job_id} may be queued: the reply to its submission was lost ({error}). "
+        f"See `longtake status {job_id}`, or {repeat}"
+    )
+
+
+def _is_lost_reply(error: redis.RedisError) -> bool:
+    """Whether the server may have run the command: it did not answer, or it was demoted before it was asked again."""
+    return isinstance(error, redis.ConnectionError | redis.TimeoutError)
