@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 class Draft:
     """A job before it has a record. spec: its image is a blob id. blobs: all that it starts from.
 
-    digest: the hash of what was submitted, with an idempotency key. pending: those of its blobs that are not yet stored.
+    digest: the hash of what was submitted, with an idempotency key. pending: those of its blobs that are to be stored.
     """
 
     spec: JobSpec

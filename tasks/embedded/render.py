@@ -20,11 +20,13 @@ from tasks.client.film_output import FilmOutput
 from tasks.client.job import Job, raise_unless_done
 from tasks.client.progress import ProgressDisplay
 from tasks.client.start_image import with_image_id
-from tasks.client.submit import submit
 from tasks.embedded import processes, servers
+from tasks.embedded.inputs import RenderInputs, inputs_of
 from tasks.embedded.locks import locked
+from tasks.embedded.resume import start_or_resume
 from tasks.errors import ServerError
 from tasks.jobs.records import JobStatus
+from tasks.maintenance.admission import check_room, estimate_bytes
 from tasks.settings import Settings
 from tasks.spec.model_policy import check_model_folders
 from tasks.spec.schema import JobSpec
@@ -40,7 +42,9 @@ def render(
     settings: Settings,
     show: ProgressDisplay,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Render `spec` to `output`, or resume such a render. `inputs` are the files that the spec and the state came from.
+    """Render `spec` to `output`. `inputs` are the files that the spec and the state came from.
+
+    It keeps every leading segment of an interrupted render to this film whose inputs are unchanged.
 
     Returns the summary and, with a `report_folder` for the continuity report, the faults that it found.
 
@@ -49,17 +53,20 @@ def render(
         CheckpointError: the model is missing or incomplete. JobFailedError: the job failed; says why.
         JobStateError: this film is being rendered already. ServerError: Redis or the worker failed.
     """
-    spec, job_id = check_inputs(spec, output, inputs=inputs, state=state, settings=settings)
+    spec, made_from = check_inputs(spec, output, inputs=inputs, state=state, settings=settings)
     if report_folder:
         make_folder(report_folder)
     _handle_interruptions()
-    folder = servers.render_folder(settings, job_id, output.film)
-    with _film_locked(output, folder), servers.embedded_deployment(settings, folder) as (embedded, worker):
-        job = _start_or_resume(job_id, spec, state, embedded, show)
-        show.follow(with_warnings(watch_with(job, worker, folder / "worker.log"), job, show))
-        raise_unless_done(job.status())
-        summary = job.write_film(output)
-        faults = job.write_report(report_folder) if report_folder else []
+    folder, log = servers.render_folder(settings, made_from.job_id, output.film), "worker.log"
+    with _film_locked(output, folder), servers.embedded_deployment(settings, folder) as embedded:
+        job, kept = start_or_resume(spec, made_from, folder=folder, film=output.film, settings=embedded)
+        if kept:
+            show.say(kept)
+        with servers.worker(embedded, folder / log) as worker:
+            show.follow(with_warnings(watch_with(job, worker, folder / log), job, show))
+            raise_unless_done(job.status())
+            summary = job.write_film(output)
+            faults = job.write_report(report_folder) if report_folder else []
     shutil.rmtree(folder)
     return summary, faults
 
@@ -71,18 +78,19 @@ def check_inputs(
     inputs: Iterable[Path],
     state: Mapping[str, Any] | None,
     settings: Settings,
-) -> tuple[JobSpec, str]:
-    """Check everything that can be checked before a render. Returns the spec with its model and the job's id.
+) -> tuple[JobSpec, RenderInputs]:
+    """Check everything that can be checked before a render. Returns the spec with its model, and the inputs.
 
     Raises:
-        OutputError, SpecError, CheckpointError: as `render`.
+        OutputError, SpecError, CheckpointError: as `render`. RoomError: it needs more than LONGTAKE_BLOB_BUDGET_BYTES.
     """
     spec = _with_model(spec, settings)
-    job_id = servers.render_id(with_image_id(spec), spec.model or settings.model, state)
+    check_room(estimate_bytes(spec), settings.blob_budget_bytes)
+    made_from = inputs_of(with_image_id(spec), state, settings)
     loras = [*spec.loras, *([spec.stage2_lora] if spec.stage2_lora else [])]
     named = [spec.image, spec.upsampler, *(lora.path for lora in loras)]
-    output.check(job_id, [*inputs, *(Path(name) for name in named if name)])
-    return spec, job_id
+    output.check(made_from.job_id, [*inputs, *(Path(name) for name in named if name)])
+    return spec, made_from
 
 
 def _film_locked(output: FilmOutput, folder: Path) -> AbstractContextManager[None]:
@@ -127,19 +135,6 @@ def _naming(place: str) -> Iterator[None]:
         yield
     except CheckpointError as error:
         raise type(error)(f"{place}{error}") from error
-
-
-def _start_or_resume(
-    job_id: str, spec: JobSpec, state: Mapping[str, Any] | None, settings: Settings, show: ProgressDisplay
-) -> Job:
-    job = Job(job_id, settings=settings)
-    if job.exists():
-        status = job.status()
-        if status.state == "failed":
-            job.retry()
-        show.say(f"resuming: {status.committed} of {status.segments} segments already rendered")
-        return job
-    return submit(spec, from_state=state, settings=settings, job_id=job_id)
 
 
 def watch_with(job: Job, worker: subprocess.Popen[bytes], log: Path) -> Iterator[JobStatus]:

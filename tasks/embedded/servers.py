@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import redis
 
-from ltx2.checkpoints.lora import stamp_of
 from ltx2.media.temporary import temporary_folder
 from ltx2.processes import python_path
 from tasks.client.files import private_files
 from tasks.embedded import processes
+from tasks.embedded.inputs import short_hash
 from tasks.embedded.locks import locked
 from tasks.errors import ConfigError, ServerError
 from tasks.settings import Settings
-from tasks.spec.schema import JobSpec
 
 START_TIMEOUT_S = 20.0
 PRIVATE = 0o077  # the umask of processes that write under LONGTAKE_HOME
@@ -110,27 +107,16 @@ def worker(settings: Settings, log_path: Path) -> Iterator[subprocess.Popen[byte
         processes.stop(process, number)
 
 
-def render_id(spec: JobSpec, model: str, state: Mapping[str, Any] | None) -> str:
-    """The job id of a render: the same for the same inputs, so that it can resume.
-
-    A LoRA file counts as the same while its size and modification time are.
-    """
-    stamps = [stamp for lora in spec.loras if (stamp := stamp_of(lora.path))]
-    return _short_hash([spec.model_dump(), model, state, stamps])
-
-
 def render_folder(settings: Settings, job_id: str, film: Path | None) -> Path:
-    """The folder with all data of a render of this job to this film; None is standard output."""
-    return settings.home / "renders" / _short_hash([job_id, film and str(film.resolve())])
-
-
-def _short_hash(inputs: Any) -> str:
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+    """The folder with all data of renders to this film, or of this job to standard output."""
+    return settings.home / "renders" / short_hash(str(film.resolve()) if film else [job_id])
 
 
 @contextmanager
-def embedded_deployment(settings: Settings, folder: Path) -> Iterator[tuple[Settings, subprocess.Popen[bytes]]]:
-    """Run Redis and a worker for one render, with all their data in `folder`. Yields their settings and the worker.
+def embedded_deployment(settings: Settings, folder: Path) -> Iterator[Settings]:
+    """Run a Redis for one render, with all its data in `folder`. Yields the settings of its deployment.
+
+    The blob budget is not for it: it bounds a blob server that jobs share.
 
     Raises:
         ConfigError: LONGTAKE_HOME cannot be written. JobStateError: the same render is running.
@@ -147,9 +133,7 @@ def embedded_deployment(settings: Settings, folder: Path) -> Iterator[tuple[Sett
                 "written"
             ) from None
         url = stack.enter_context(redis_server(folder))
-        embedded = settings.model_copy(update={"redis_url": url, "blob_url": url})
-        process = stack.enter_context(worker(embedded, folder / "worker.log"))
         try:
-            yield embedded, process
+            yield settings.model_copy(update={"redis_url": url, "blob_url": url, "blob_budget_bytes": None})
         except redis.RedisError as error:
             raise ServerError(f"the Redis of this render has failed: {error} (see {folder / 'redis.log'})") from None

@@ -195,6 +195,31 @@ def test_an_interrupted_render_leaves_no_process_and_resumes(
     assert [segment["engine_s"] > 1 for segment in report["segments"]] == [True] * done + [False] * (4 - done)
 
 
+def test_a_render_keeps_what_is_unchanged_in_its_spec(user_settings: Settings, tmp_path: Path) -> None:
+    # Given an interrupted render with one committed segment or two
+    spec, out = tmp_path / "slow.yaml", tmp_path / "film.mp4"
+    spec.write_text(SLOW)
+    first = start_render(user_settings, spec, out, step_s=0.3)
+    wait_committed(first, 1)
+    first.send_signal(signal.SIGINT)
+    first.communicate(timeout=30)
+    [folder] = (user_settings.home / "renders").iterdir()
+    assert json.loads((folder / "render.json").read_text())["film"] == str(out)
+    # When its title, the prompt of its last segment and its number of segments change
+    spec.write_text(f"title: dusk\n{SLOW.replace('{prompt: d}', '{prompt: x}, {prompt: e}')}")
+    second = start_render(user_settings, spec, out, step_s=0.01)
+    _, errors = second.communicate(timeout=60)
+    # Then the committed segments are kept, the film has the new ones, and nothing is left behind
+    assert second.returncode == 0, errors
+    kept = int(re.findall(rb"keeping (\d) of 5 segments; segment 3's prompt changed\n", errors)[0])
+    assert 1 <= kept < 4
+    report = json.loads(out.with_suffix(".report.json").read_text())
+    assert [segment["engine_s"] > 1 for segment in report["segments"]] == [True] * kept + [False] * (5 - kept)
+    assert [segment["prompt"] for segment in report["segments"]] == ["a", "b", "c", "x", "e"]
+    assert (report["title"], film_facts(out)["frames"]) == ("dusk", 17 + 4 * 8)
+    assert list((user_settings.home / "renders").iterdir()) == []
+
+
 def test_a_killed_render_leaves_no_process_and_resumes(user_settings: Settings, tmp_path: Path) -> None:
     # Given a render with one committed segment
     spec, out = tmp_path / "slow.yaml", tmp_path / "film.mp4"

@@ -14,7 +14,7 @@ from ltx2.state.png import decode_png
 from tasks.client.job import Job
 from tasks.client.start_image import with_image_id
 from tasks.client.submit import list_jobs, submit
-from tasks.embedded.servers import render_id
+from tasks.embedded.inputs import inputs_of
 from tasks.errors import JobFailedError, SpecError
 from tasks.jobs.state_wire import handoff_blobs
 from tasks.maintenance.admission import estimate_bytes
@@ -123,13 +123,13 @@ def test_a_tilde_in_an_image_path_is_expanded(tmp_path: Path, boat: Path) -> Non
 def test_the_render_id_depends_on_the_content_of_the_image(boat: Path) -> None:
     # Given the render id of a spec with an image
     original = check_spec(spec("a", image=str(boat)))
-    before = render_id(with_image_id(original), "tiny", None)
+    before = inputs_of(with_image_id(original), None, Settings()).job_id
     # When the file is moved, Then the id stays
     moved = boat.rename(boat.with_name("ship.webp"))
-    assert render_id(with_image_id(check_spec(spec("a", image=str(moved)))), "tiny", None) == before
+    assert inputs_of(with_image_id(check_spec(spec("a", image=str(moved)))), None, Settings()).job_id == before
     # When the file has another content, Then the id changes
     Image.new("RGB", (64, 32), "white").save(boat)
-    assert render_id(with_image_id(original), "tiny", None) != before
+    assert inputs_of(with_image_id(original), None, Settings()).job_id != before
 
 
 def test_the_estimate_includes_the_image() -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from tasks.client.job import Job
 from tasks.client.submit import submit
-from tasks.embedded.servers import render_id
+from tasks.embedded.inputs import inputs_of
 from tasks.errors import JobNotFoundError
 from tasks.settings import Settings
 from tasks.spec.loader import check_spec
@@ -32,8 +32,8 @@ def test_api_rejects_invalid_job_ids(settings: Settings, job_id: str) -> None:
 
 
 def test_render_ids_are_hashes() -> None:
-    hostile = check_spec({"title": "../../x", "segments": [{"prompt": "../../x"}]})
-    assert re.fullmatch("[0-9a-f]{16}", render_id(hostile, "../../x", {"kind": "../../x"}))
+    hostile = check_spec({"model": "../../x", "title": "../../x", "segments": [{"prompt": "../../x"}]})
+    assert re.fullmatch("[0-9a-f]{16}", inputs_of(hostile, {"kind": "../../x"}, Settings()).job_id)
 
 
 def test_render_id_depends_on_the_bytes_of_a_lora(tmp_path: Path) -> None:
@@ -43,11 +43,11 @@ def test_render_id_depends_on_the_bytes_of_a_lora(tmp_path: Path) -> None:
         {"transformer.a.lora_A.weight": torch.zeros(1, 2), "transformer.a.lora_B.weight": torch.zeros(2, 1)}, file
     )
     job = check_spec(spec("a", loras=[{"path": str(file)}]))
-    before = render_id(job, "tiny", None)
-    assert render_id(job, "tiny", None) == before
+    before = inputs_of(job, None, Settings()).job_id
+    assert inputs_of(job, None, Settings()).job_id == before
     # When
     save_file(
         {"transformer.a.lora_A.weight": torch.zeros(2, 2), "transformer.a.lora_B.weight": torch.zeros(2, 2)}, file
     )
     # Then
-    assert render_id(job, "tiny", None) != before
+    assert inputs_of(job, None, Settings()).job_id != before
