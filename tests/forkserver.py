@@ -44,6 +44,8 @@ PRELOADED = (
     "tasks.messaging.celery_app",
     "tests.stand_in",
 )
+READ_AT_IMPORT = {"REMAP_SIGTERM"}
+"""Variables that modules read when they are imported: with these, a process is started anew."""
 REQUEST_BYTES = 1 << 17  # an environment is a few kB
 FILES = 3  # that come with a request: standard output, standard error, and the pipe for the process id and the status
 

@@ -35,20 +35,20 @@ def make_folder(folder: Path) -> None:
         raise OutputError(f"cannot create folder {folder}: {error.strerror or error}") from None
 
 
-def write_whole(files: Mapping[Path, bytes]) -> None:
-    """Write all files or none: each gets its name when all are on the disk, the first one last.
+def write_whole(files: Mapping[Path, bytes], *, mode: int = 0o644) -> None:
+    """Write all files or none, with these permissions. Each gets its name when all are on the disk, the first one last.
 
     Raises:
         OutputError: the disk is full, or a folder cannot be written; names the file.
     """
     with ExitStack() as stack:
-        names = [(_write_temporary(path, data, stack), path) for path, data in files.items()]
+        names = [(_write_temporary(path, data, mode, stack), path) for path, data in files.items()]
         for name, path in reversed(names):
             with _naming(path):
                 os.replace(name, path)
 
 
-def _write_temporary(path: Path, data: bytes, stack: ExitStack) -> str:
+def _write_temporary(path: Path, data: bytes, mode: int, stack: ExitStack) -> str:
     """Write a temporary file next to `path` and return its name; `stack` deletes it."""
     with _naming(path):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -57,7 +57,7 @@ def _write_temporary(path: Path, data: bytes, stack: ExitStack) -> str:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)
+        os.chmod(name, mode)
     return name
 
 

@@ -57,4 +57,4 @@ def lines_of(job: Job, workers: WorkerList) -> Iterator[str]:
     for segment in job.summary()["segments"]:
         prompt = escaped(segment["prompt"], PROMPT_CHARACTERS)
         yield f"  segment {segment['index']}  {segment['engine_s']:.1f} s  seed {segment['seed']}  {prompt}"
-        yield from (f"    warning: {escaped(warning)}" for warning in segment["warnings"])
+        yield from (f"    warning: {escaped(warning)}" for warning in segment.get("warnings", []))

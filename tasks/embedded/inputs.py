@@ -83,7 +83,7 @@ def write_note(folder: Path, film: Path | None, inputs: RenderInputs) -> None:
     """
     jobs = {**read_note(folder), inputs.job_id: inputs.made_with}
     note = {"film": film and str(film.resolve()), "jobs": jobs}
-    write_whole({folder / NOTE: (json.dumps(note, indent=2) + "\n").encode()})
+    write_whole({folder / NOTE: (json.dumps(note, indent=2) + "\n").encode()}, mode=0o600)
 
 
 def short_hash(value: Any) -> str:

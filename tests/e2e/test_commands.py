@@ -103,12 +103,23 @@ def test_a_first_spec_can_be_rendered_as_it_is(longtake: Command, module_setting
     check_refused(longtake("init", settings=module_settings), "film.yaml exists", "--force")
 
 
+def heed_interrupts() -> None:
+    """Processes that a shell starts in the background ignore Ctrl-C, and so do their children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupting_a_watch_says_that_the_job_goes_on(module_settings: Settings, queued: Job, tmp_path: Path) -> None:
     # Given
     log = tmp_path / "log"
     command = [sys.executable, "-m", "tasks", "watch", queued.id]
     with log.open("wb") as file:
-        watching = subprocess.Popen(command, env=environment(module_settings), stderr=file, start_new_session=True)
+        watching = subprocess.Popen(
+            command,
+            env=environment(module_settings),
+            stderr=file,
+            start_new_session=True,
+            preexec_fn=heed_interrupts,
+        )
     wait_until(lambda: "segment 1 of 2" in log.read_text(), what="the first line")
     # When
     watching.send_signal(signal.SIGINT)

@@ -77,7 +77,9 @@ def test_two_stages_with_a_start_image(tiny_settings: Settings, tmp_path: Path) 
 
 
 def test_a_segment_longer_than_the_positions_of_the_default_model_is_not_queued(tiny_settings: Settings) -> None:
-    with pytest.raises(SpecError, match=r"^frames: 489 at 24 per second are 20\.4 s; LTX-2 has positions up to 20 s"):
+    with pytest.raises(
+        SpecError, match=r"^spec: frames: 489 at 24 per second are 20\.4 s; LTX-2 has positions up to 20 s"
+    ):
         submit(small_spec("a boat", frames=489), settings=tiny_settings)
 
 

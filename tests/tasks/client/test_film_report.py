@@ -123,7 +123,7 @@ def test_status_and_summary_show_the_warnings_of_segments(
     lines = longtake("status", done.id, settings=module_settings).stdout.splitlines()
     before = [lines[index - 1] for index, line in enumerate(lines) if line == "    warning: the prompt is odd"]
     assert [line.split()[:2] for line in before] == [["segment", "1"]]
-    assert [segment["warnings"] for segment in done.summary()["segments"]] == [[], ["the prompt is odd"], []]
+    assert [segment.get("warnings", []) for segment in done.summary()["segments"]] == [[], ["the prompt is odd"], []]
     assert done.warnings(1) == ["the prompt is odd"]
     assert done.warnings(7) == []
 

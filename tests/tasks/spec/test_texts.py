@@ -71,11 +71,11 @@ def test_json_is_read_as_json(value: object) -> None:
 @pytest.mark.parametrize("name", ["job.json", "job.JSON", "job.yaml"])
 def test_what_json_writers_write_is_a_spec(tmp_path: Path, name: str) -> None:
     # Given an emoji as two escapes, tabs, and a byte order mark
-    spec = {"title": "a \U0001f600", "segments": [{"prompt": "\t\x1b"}]}
+    spec = {"title": "a \U0001f600", "segments": [{"prompt": "a\t\x1b"}]}
     (tmp_path / name).write_text(json.dumps(spec, indent="\t"), encoding="utf-8-sig")
     # When / Then
     loaded = load_spec(tmp_path / name)
-    assert (loaded.title, loaded.segments[0].prompt) == ("a \U0001f600", "\t\x1b")
+    assert (loaded.title, loaded.segments[0].prompt) == ("a \U0001f600", "a\t\x1b")
 
 
 INVALID_JSON = {
