@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ltx2.checkpoints.weight_files import StoredTensor
+from ltx2.checkpoints.weight_files import StoredTensor, whole
 from ltx2.errors import CheckpointError
 
 MAGIC = b"GGUF"
@@ -71,6 +71,8 @@ def read_gguf(path: Path) -> GgufHeader:
             values = {_text(file): _value(file) for _ in range(keys)}
             entries = [_entry(file) for _ in range(count)]
             alignment = int(str(values.get("general.alignment", 32)))
+            if alignment < 1:
+                raise ValueError(f"an alignment of {alignment}")
             start = math.ceil(file.tell() / alignment) * alignment
         tensors = {}
         for name, shape, kind, offset in entries:
@@ -78,12 +80,14 @@ def read_gguf(path: Path) -> GgufHeader:
                 raise CheckpointError(f"{path} stores {name:.200} in GGUF type {kind}, which longtake does not support")
             dtype, numbers, size = BLOCKS[kind]
             original = values.get(f"{ORIGINAL_SHAPE}{name}")
-            logical = tuple(map(int, original)) if isinstance(original, list) else shape
+            logical = tuple(map(whole, original)) if isinstance(original, list) else shape
+            if math.prod(logical) != math.prod(shape):
+                raise ValueError(f"{name:.200} has the shape {list(shape)}, but was {list(logical)}")
             tensors[name] = StoredTensor(dtype, logical, math.prod(shape) // numbers * size, start + offset)
         end = max((tensor.begin + tensor.size for tensor in tensors.values()), default=0)
         if end > path.stat().st_size:
             raise ValueError(f"its tensors end at {end}, but it has {path.stat().st_size} bytes: download it again")
-    except (OSError, ValueError, KeyError, struct.error, ZeroDivisionError) as exc:
+    except (OSError, ValueError, KeyError, struct.error) as exc:
         raise CheckpointError(f"{path} is a damaged GGUF file: {exc}") from exc
     architecture = values.get("general.architecture")
     texts = {name: value for name, value in values.items() if isinstance(value, str)}

@@ -141,7 +141,7 @@ def read_header(path: Path) -> Header:
         header = json.loads(text)
         metadata = header.pop("__metadata__", None)
         tensors = {name: _tensor(entry, 8 + length) for name, entry in header.items()}
-        ends = [_whole(entry["data_offsets"][1]) for entry in header.values()]
+        ends = [whole(entry["data_offsets"][1]) for entry in header.values()]
     except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as exc:
         raise CheckpointError(f"{path} is not a safetensors file: its header cannot be read ({exc})") from exc
     declared = 8 + length + max(ends, default=0)
@@ -154,13 +154,14 @@ def _tensor(entry: Mapping[str, Any], data: int) -> StoredTensor:
     """A tensor of a header; `data` is the byte at which the data begin. Raises ValueError, TypeError, KeyError or
     IndexError if it is not one.
     """
-    start, end = map(_whole, entry["data_offsets"])
+    start, end = map(whole, entry["data_offsets"])
     if start > end:
         raise ValueError(f"data_offsets {start} and {end}")
-    return StoredTensor(str(entry["dtype"]), tuple(map(_whole, entry["shape"])), end - start, data + start)
+    return StoredTensor(str(entry["dtype"]), tuple(map(whole, entry["shape"])), end - start, data + start)
 
 
-def _whole(value: object) -> int:
+def whole(value: object) -> int:
+    """`value`, a number of a header; ValueError if it is not a whole number of at least 0."""
     if type(value) is not int or value < 0:
         raise ValueError(f"a {type(value).__name__} where a whole number of at least 0 should be")
     return value

@@ -55,16 +55,17 @@ class _Record:
             VersionError: a newer major version wrote it. RecordError: it is damaged.
         """
         name = cls.__name__.removesuffix("Record").lower()
-        value = cls._upgraded(unpack_stored(data, f"a {name} record"))
+        stored = unpack_stored(data, f"a {name} record")
         known = {known.name for known in fields(cls)}
         try:
+            value = cls._upgraded(stored)
             return cls(**{key: entry for key, entry in value.items() if key in known})
         except (TypeError, ValueError) as error:
             raise RecordError(f"a {name} record is damaged: {error}") from None
 
     @classmethod
     def _upgraded(cls, value: dict[str, Any]) -> dict[str, Any]:
-        """`value`, of this or an older version, with the keys of this version."""
+        """`value`, of this or an older version, with the keys of this version. ValueError: it is damaged."""
         return value
 
 
@@ -114,6 +115,8 @@ class Handoff(_Record):
     def _upgraded(cls, value: dict[str, Any]) -> dict[str, Any]:
         # 0.1 stored the whole timing, and what follows from the state: its digest and its blobs
         timing = value.get("timing") or {}
+        if not isinstance(timing, dict):
+            raise ValueError("timing is not a mapping")
         return {"continued": timing.get("continued", False), "first_frame": timing.get("first_frame", 0), **value}
 
 

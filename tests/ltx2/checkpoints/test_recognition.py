@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from pathlib import Path
 
@@ -137,11 +138,18 @@ def test_a_gguf_file_is_recognized_by_its_architecture(tmp_path: Path) -> None:
         recognize(file)
 
 
+SHAPE_OF_A, EMPTY_A = text("comfy.gguf.orig_shape.a"), text("a") + struct.pack("<IQIQ", 1, 0, 0, 0)
+
+
 @pytest.mark.parametrize(
     "data",
     [b"", b"GGML", gguf()[:9], gguf(b"x"), gguf(text("a") + b"\xff" * 8), gguf(b"\xff" * 8),
      gguf(text("a") + struct.pack("<IIQ", 9, 8, 2**40)),
-     gguf(tensors=(text("a") + struct.pack("<IQIQ", 1, 256, 12, 0),))],
+     gguf(tensors=(text("a") + struct.pack("<IQIQ", 1, 256, 12, 0),)),
+     gguf(text("general.alignment") + struct.pack("<Ii", 5, -32)),
+     gguf(SHAPE_OF_A + struct.pack("<IIQf", 9, 6, 1, math.inf), tensors=(EMPTY_A,)) + bytes(32),
+     gguf(SHAPE_OF_A + struct.pack("<IIQii", 9, 5, 2, -1, 0), tensors=(EMPTY_A,)) + bytes(32),
+     gguf(SHAPE_OF_A + struct.pack("<IIQi", 9, 5, 1, 4), tensors=(EMPTY_A,)) + bytes(32)],
 )  # fmt: skip
 def test_a_damaged_gguf_file_is_an_error(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.gguf").write_bytes(data)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import msgpack
 import pytest
 import redis
 
 from tasks.errors import RecordError
 from tasks.jobs.connection import connect
 from tasks.jobs.keys import job_keys
+from tasks.jobs.records import Handoff
 from tasks.jobs.store import JobStore
 from tasks.settings import Settings
 from tests.tasks.jobs.protocol import JOB, claim, commit, create
@@ -50,6 +52,11 @@ def test_a_damaged_record_is_an_error_of_its_own_job_only(
         jobs.status(JOB)
     assert [status.job_id for status in jobs.statuses()] == [OTHER]
     assert "skipped in the list: " in caplog.text
+
+
+def test_a_damaged_timing_of_0_1_is_a_damaged_record() -> None:
+    with pytest.raises(RecordError, match="a handoff record is damaged: timing is not a mapping"):
+        Handoff.unpack(msgpack.packb({"index": 0, "state": {}, "timing": 7}))
 
 
 @pytest.mark.parametrize("garbage", [b"\xc1garbage", b"{", b"[]", b"null"])
