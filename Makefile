@@ -1,6 +1,7 @@
 # make film      renders a film; needs only Python 3.11 or 3.12
 # make test      runs linters and tests
 # make faults    runs all fault tests and prints the cost of each fault (CHAOS_SEED, CHAOS_MINUTES)
+# make fuzz      fuzzes every parser for a minute (FUZZ_SECONDS); needs Linux on x86-64
 # make docs      builds the site in out/docs
 # make coverage  measures which code the tests run
 # make audit     looks up known vulnerabilities of what constraints.txt pins; needs network access
@@ -18,7 +19,7 @@ FAULTS = $(addprefix tests/tasks/,jobs/test_stateful.py jobs/test_clock.py worke
 
 # Tests spend half of their time waiting for servers and workers, so three processes suit two cores. Several torch threads
 # per process would compete for the cores.
-.PHONY: film test faults lint docs coverage audit clean
+.PHONY: film test faults fuzz lint docs coverage audit clean
 
 film: .venv/film-ready
 	.venv/bin/longtake render $(SPEC) -o out/film.mp4
@@ -28,6 +29,9 @@ test: .venv/test-ready lint
 
 faults: .venv/test-ready
 	.venv/bin/python -m pytest tests/faults $(FAULTS) -m "not gpu" --durations 0 -s
+
+fuzz: .venv/fuzz-ready
+	.venv/bin/python -m tests.fuzz.run
 
 lint: .venv/test-ready
 	.venv/bin/ruff check .
@@ -65,6 +69,10 @@ clean:
 
 .venv/test-ready: .venv/film-ready
 	@$(PIP) --constraint constraints.txt --editable ".[test]"
+	@touch $@
+
+.venv/fuzz-ready: .venv/film-ready
+	@$(PIP) --constraint constraints.txt --editable ".[fuzz]"
 	@touch $@
 
 .venv/docs-ready: .venv/film-ready
