@@ -99,6 +99,17 @@ class ForkServer:
         self, module: str, *arguments: object, environ: Mapping[str, str], folder: Path, out: IO[bytes], err: IO[bytes]
     ) -> subprocess.Popen[bytes]:
         """Start a process that runs `module` with these arguments in `folder`."""
+        if READ_AT_IMPORT & environ.keys():
+            return subprocess.Popen(
+                [sys.executable, "-m", module, *map(str, arguments)],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=dict(environ),
+                cwd=folder,
+                start_new_session=True,
+                preexec_fn=processes.die_with_parent,
+            )
         request = {
             "module": module,
             "arguments": [*map(str, arguments)],

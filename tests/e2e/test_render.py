@@ -20,6 +20,7 @@ from PIL import Image
 
 from tasks.client.submit import submit
 from tasks.embedded.servers import embedded_deployment
+from tasks.embedded.servers import worker as start_worker
 from tasks.settings import Settings
 from tests.conftest import ROOT, STAND_IN, environment, wait_until
 
@@ -112,7 +113,8 @@ def test_files_under_home_are_the_users_alone(user_settings: Settings, tmp_path:
     before = os.umask(0o022)
     try:
         # When a render runs
-        with embedded_deployment(settings, settings.home / "renders" / "0123456789abcdef") as (embedded, worker):
+        folder = settings.home / "renders" / "0123456789abcdef"
+        with embedded_deployment(settings, folder) as embedded, start_worker(embedded, folder / "log") as worker:
             submit({"width": 64, "height": 32, "frames": 17, "segments": [{"prompt": "a"}]}, settings=embedded).wait()
             # Then its files and folders are the user's alone, and so is what its worker will write
             started = psutil.Process(worker.pid)
