@@ -19,7 +19,8 @@ import redis
 
 from blobstore import open_blob_store
 from tasks.jobs.connection import connect
-from tasks.jobs.store import JobStore, new_job_id
+from tasks.jobs.lifetimes import new_job_id
+from tasks.jobs.store import JobStore
 from tasks.jobs.units import JobState
 from tasks.settings import Settings
 from tasks.spec.loader import check_spec

@@ -11,10 +11,10 @@ from tasks.client.submission import Draft, create_job
 from tasks.deployment import Deployment
 from tasks.errors import JobStateError, SpecError
 from tasks.field_errors import shown
+from tasks.jobs.lifetimes import new_job_id
 from tasks.jobs.records import Committed
 from tasks.jobs.results import CreateOutcome, JobContents
 from tasks.jobs.state_wire import handoff_blobs, state_blobs
-from tasks.jobs.store import new_job_id
 from tasks.maintenance.submissions import pin_all
 from tasks.spec.schema import JobHead, JobSpec
 

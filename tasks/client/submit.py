@@ -19,11 +19,11 @@ from tasks.client.state_files import read_state, start_handoff
 from tasks.client.submission import Draft, create_job
 from tasks.deployment import Deployment
 from tasks.errors import JobStateError, RoomError, SpecError
+from tasks.jobs.lifetimes import new_job_id
 from tasks.jobs.reader import JOBS_PER_PAGE
 from tasks.jobs.records import Committed, JobStatus
 from tasks.jobs.results import CreateOutcome
 from tasks.jobs.state_wire import state_blobs
-from tasks.jobs.store import new_job_id
 from tasks.jobs.units import JobState
 from tasks.jobs.waits import Wait
 from tasks.maintenance.submissions import complete_submissions

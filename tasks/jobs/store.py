@@ -2,43 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import secrets
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import redis
 
-from tasks.errors import JobNotFoundError, JobStateError, RecordError, VersionError
-from tasks.jobs.connection import when_there_is_memory
+from tasks.errors import RecordError, VersionError
 from tasks.jobs.keys import (
     ACTIVE,
     ENDED,
-    IDEMPOTENCY,
-    JOBS,
     PULSE,
-    RESERVED,
-    SUBMITTING,
-    WAITING,
     job_keys,
     queue_key,
 )
+from tasks.jobs.lifetimes import JobLifetimes, is_newer_reply, new_token
 from tasks.jobs.one_way import OneWay
 from tasks.jobs.queues import STICKY_PREFIX, queue_of
-from tasks.jobs.reader import JobReader, read_head, read_segment
-from tasks.jobs.records import ClipRecord, Committed, FilmRecord, Handoff, Progress, Submission, pack_stored
+from tasks.jobs.reader import read_head, read_segment
+from tasks.jobs.records import ClipRecord, FilmRecord, Handoff, Progress
 from tasks.jobs.results import (
-    Admission,
-    AdmissionOutcome,
     Announcement,
     Claim,
     ClaimResult,
     ClipCommit,
-    CreateOutcome,
-    Creation,
     FailedHere,
     Need,
     NeedReason,
@@ -49,10 +38,8 @@ from tasks.jobs.results import (
     RepairCommit,
     SegmentCommit,
 )
-from tasks.jobs.scripts import load_scripts
-from tasks.jobs.units import JobState, UnitKind, WorkUnit
+from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.settings import Settings
-from tasks.spec.schema import JobSpec
 
 # A message in a sticky queue waits no longer than this before every worker can take its unit.
 STICKY_WAIT_S = 1.0
@@ -61,25 +48,14 @@ STICKY_QUEUE_LIFE_S = 30  # shorter than the time between two sweeps
 VANISHED_PER_ATTEMPT = 3
 # So long after a failure, a worker leaves the unit to others that have not failed it.
 PREFER_OTHERS_S = 60.0
-NEWER = "NEWER"
 ONE_WAY = ("chained", "renew")
 
 
-def new_job_id() -> str:
-    """A random job id, 16 characters."""
-    return secrets.token_hex(8)
-
-
-class JobStore(JobReader):
-    """The job records of one deployment. A patient one waits when Redis is full.
-
-    Every method raises VersionError, and changes nothing, for a job that a newer major version wrote.
-    """
+class JobStore(JobLifetimes):
+    """The job records of one deployment: messages, the right to work, and results."""
 
     def __init__(self, client: redis.Redis, settings: Settings, *, patient: bool = False) -> None:
-        super().__init__(client)
-        self.patient = patient
-        self._scripts = load_scripts(client)
+        super().__init__(client, patient=patient)
         self._one_way = OneWay(client.connection_pool, [self._scripts[name].script for name in ONE_WAY])
         self._lease_ms = int(settings.lease_s * 1000)
         self._sticky_wait_ms = int(STICKY_WAIT_S * 1000)
@@ -89,130 +65,6 @@ class JobStore(JobReader):
         """Close the connections."""
         self._one_way.close()
         super().close()
-
-    # Creating and ending jobs
-
-    def create(
-        self,
-        job_id: str,
-        spec: JobSpec,
-        *,
-        model: str,
-        needs_bytes: int = 0,
-        stored_bytes: int = 0,
-        budget_bytes: int | None = None,
-        committed: Committed | None = None,
-        submission: Submission | None = None,
-    ) -> Creation:
-        """Write the record of a new job that renders with `model`, unless the id or the idempotency key is taken.
-
-        It waits to be admitted: `needs_bytes` of the blob store are what it may use. If the submission names blobs, it
-        does so only after `submitted`; their `stored_bytes` are reserved at once, if `budget_bytes` (None: no limit)
-        has room. committed: what it starts from; it goes on with the segment after that. Clips that are missing there
-        are due. submission: default: a request that is never repeated.
-        """
-        committed = committed or Committed()
-        cursor = len(committed.handoffs)
-        record: dict[str, Any] = {"title": spec.title, "segments": len(spec.segments)}
-        record |= {"cursor": cursor, "chained": cursor - 1}
-        record |= _request(submission or Submission(_token()), needs_bytes, stored_bytes)
-        head = spec.head.model_copy(update={"model": model})
-        fields = {"job": pack_stored(head.model_dump())}
-        fields |= {str(i): pack_stored(segment.model_dump()) for i, segment in enumerate(spec.segments)}
-        handoffs = [committed.start, *committed.handoffs] if committed.start else committed.handoffs
-        packed = {str(handoff.index): handoff.pack() for handoff in handoffs}
-        clips = {str(index): clip.pack() for index, clip in committed.clips.items()}
-        return self._create(job_id, [record, fields, packed, clips], budget_bytes)
-
-    def foresee(
-        self, job_id: str, submission: Submission, *, needs_bytes: int, stored_bytes: int, budget_bytes: int | None
-    ) -> Creation:
-        """What `create` would return now; writes nothing."""
-        record = _request(submission, needs_bytes, stored_bytes)
-        return self._create(job_id, [record, {}, {}, {}], budget_bytes, dry_run=True)
-
-    def _create(
-        self, job_id: str, groups: list[dict[str, Any]], budget_bytes: int | None, *, dry_run: bool = False
-    ) -> Creation:
-        """Run the script with the fields of record, spec, handoffs and clips."""
-        pairs = [part for group in groups for item in group.items() for part in item]
-        keys = [*job_keys(job_id, "record", "spec", "handoffs", "clips", "units"), JOBS, ACTIVE, WAITING, SUBMITTING]
-        prefix, suffix = job_keys("*", "record")[0].split("*")
-        args = [job_id, prefix, suffix, budget_bytes or 0, int(dry_run), *map(len, groups), *pairs]
-        outcome, known = self._run("create", [*keys, IDEMPOTENCY, RESERVED], *args)
-        return Creation(CreateOutcome(outcome.decode()), known.decode())
-
-    def submitted(self, job_id: str) -> None:
-        """Have a job whose blobs are pinned wait for its admission.
-
-        Raises:
-            JobNotFoundError: no such job.
-        """
-        self._transition(job_id, "submit")
-
-    def admit(self, budget_bytes: int | None) -> Admission:
-        """Give room to the job that has waited for it longest; call it again until the outcome is WAIT."""
-        prefix, suffix = job_keys("*", "record")[0].split("*")
-        outcome, job_id, needs = self._run("admit", [WAITING, RESERVED], budget_bytes or 0, prefix, suffix)
-        return Admission(AdmissionOutcome(outcome.decode()), job_id.decode(), int(needs))
-
-    def settle(self, job_id: str, used_bytes: int) -> None:
-        """Reduce what is reserved for an ended job to what its blobs take."""
-        self._run("settle", [*job_keys(job_id, "record"), RESERVED], job_id, used_bytes)
-
-    # Each of these has a random token, and the record keeps the recent ones: a request that is sent again, because its
-    # reply was lost, changes nothing and gets the same answer.
-
-    def stop(self, job_id: str, state: JobState, reason: str, *, request: str = "") -> JobState:
-        """End an unfinished job as `state`; returns the state it was in.
-
-        request: the token of a request that may be made again; default: a new one.
-
-        Raises:
-            JobNotFoundError: no such job.
-        """
-        return self._transition(job_id, "stop", state, reason, request=request or _token())
-
-    def pause(self, job_id: str, *, request: str = "") -> JobState:
-        """Hand out no more work of a queued or running job; returns the state it was in.
-
-        request: see `stop`.
-
-        Raises:
-            JobNotFoundError: no such job.
-        """
-        return self._transition(job_id, "pause", request=request or _token())
-
-    def resume(self, job_id: str, *, request: str = "") -> JobState:
-        """Hand out the work of a paused job again; returns the state it was in.
-
-        request: see `stop`.
-
-        Raises:
-            JobNotFoundError: no such job.
-        """
-        return self._transition(job_id, "resume", request=request or _token())
-
-    def revive(self, job_id: str, state: JobState, *, request: str = "") -> JobState:
-        """Continue a job that ended as `state` where it ended; returns the state it was in.
-
-        request: see `stop`.
-
-        Raises:
-            JobNotFoundError: no such job.
-        """
-        return self._transition(job_id, "revive", state, request=request or _token())
-
-    def delete(self, job_id: str) -> None:
-        """Delete the record of a job that has ended.
-
-        Raises:
-            JobStateError: it is unfinished.
-        """
-        keys = [*job_keys(job_id, "record", "spec", "units", "handoffs", "clips"), JOBS, ENDED, WAITING, RESERVED]
-        keys += [SUBMITTING, IDEMPOTENCY]
-        if not self._run("delete", keys, job_id):
-            raise JobStateError(f"job {job_id} has not ended; cancel it first")
 
     # Messages
 
@@ -259,7 +111,7 @@ class JobStore(JobReader):
             VersionError: a newer major version wrote the job. Nothing was changed.
             RecordError: what the claim reads is damaged; the job has failed.
         """
-        token = _token()
+        token = new_token()
         queue = queue_of(WorkUnit(kind, index))
         keys = [*job_keys(job_id, "record", "units", "spec", "handoffs"), queue_key(queue)]
         period_ms = int(PREFER_OTHERS_S * 1000) if prefer_others and node else 0
@@ -389,7 +241,7 @@ class JobStore(JobReader):
                 self._scripts["survey"](keys=keys, args=args, client=pipe)
             replies = pipe.execute(raise_on_error=False)
         for job_id, reply in zip(job_ids, replies, strict=True):
-            if _is_newer_reply(reply):
+            if is_newer_reply(reply):
                 yield job_id, VersionError(f"job {job_id}")
             elif isinstance(reply, Exception):  # without its traceback, whose frames would keep it alive
                 yield job_id, reply.with_traceback(None)
@@ -400,15 +252,6 @@ class JobStore(JobReader):
         keys = [*job_keys(job_id, "record", "units", "clips"), ACTIVE, ENDED, PULSE]
         return keys, [job_id, VANISHED_PER_ATTEMPT * self._attempts, self._sticky_wait_ms]
 
-    def _transition(
-        self, job_id: str, action: str, state: str = "", reason: str = "", *, request: str = ""
-    ) -> JobState:
-        keys = [*job_keys(job_id, "record", "units", "clips"), ACTIVE, ENDED, WAITING, SUBMITTING]
-        was = cast("bytes", self._run("transition", keys, job_id, action, state, reason, request)).decode()
-        if not was:
-            raise JobNotFoundError(f"there is no job {job_id}; `longtake list` shows the jobs")
-        return JobState(was)
-
     def _release(self, job_id: str, unit: WorkUnit, token: str, reason: str, *, allowed: int) -> Released:
         keys = [*job_keys(job_id, "record", "units"), ACTIVE, ENDED]
         outcome, ticket = self._run("release", keys, job_id, unit.name, token, reason, allowed)
@@ -416,32 +259,6 @@ class JobStore(JobReader):
 
     def _send(self, script: str, keys: list[str], *args: Any) -> None:
         self._one_way.send(("EVALSHA", self._scripts[script].sha, len(keys), *keys, *args))
-
-    def _run(self, script: str, keys: list[str], *args: Any) -> Any:
-        try:
-            return when_there_is_memory(lambda: self._scripts[script](keys=keys, args=args), patient=self.patient)
-        except redis.ResponseError as error:
-            if not _is_newer_reply(error):
-                raise
-            raise VersionError("this job") from None
-
-
-def _token() -> str:
-    return secrets.token_hex(16)
-
-
-def _is_newer_reply(reply: object) -> bool:
-    return isinstance(reply, redis.ResponseError) and str(reply).startswith(NEWER)
-
-
-def _request(submission: Submission, needs_bytes: int, stored_bytes: int) -> dict[str, Any]:
-    """The fields of a record on which it depends whether the job is created."""
-    record: dict[str, Any] = {"request": submission.request, "needs_bytes": needs_bytes}
-    if submission.key:
-        record |= {"idempotency": hashlib.sha256(submission.key.encode()).hexdigest(), "digest": submission.digest}
-    if submission.blobs:
-        record |= {"unpinned": json.dumps(submission.blobs), "stored": stored_bytes}
-    return record
 
 
 def _claim(

@@ -12,7 +12,7 @@ from tasks import failpoints as points
 from tasks.client import submit as client
 from tasks.client.job import Job
 from tasks.client.submit import submit
-from tasks.jobs.store import new_job_id
+from tasks.jobs.lifetimes import new_job_id
 from tasks.messaging.publisher import Publisher
 from tests.faults.pool import WorkerPool
 from tests.tasks.conftest import film_hash_of, spec

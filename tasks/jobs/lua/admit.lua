@@ -1,6 +1,7 @@
 -- Admit the job that has waited longest for room, if its whole estimate fits next to what is reserved. No new job passes
--- another. A new job holds the room of what it starts from. A revived job still holds the room that its blobs take: it blocks nobody when it does not fit, and a new job
--- that does not fit does not block it. Paused jobs, and jobs of a newer major version, are skipped.
+-- another. A new job has reserved the bytes of what it starts from. A revived job still has reserved what its blobs take: it
+-- blocks no other job when it does not fit, and a new job that does not fit does not block it. Paused jobs, and jobs of a
+-- newer major version, are skipped.
 -- KEYS[1] waiting  zset    ids of jobs that wait for room by arrival, us
 -- KEYS[2] reserved hash    job id -> bytes of the blob store that are kept for it
 -- ARGV[1] budget in bytes, 0 for no limit, ARGV[2] and ARGV[3] prefix and suffix of the keys of records
