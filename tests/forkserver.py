@@ -91,6 +91,7 @@ class ForkServer:
                 [sys.executable, "-m", "tests.forkserver", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
+                cwd=Path(__file__).parents[1],
                 start_new_session=True,
                 preexec_fn=processes.die_with_parent,
             )

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tasks import failpoints as points
-from tasks.client import submit as client
+from tasks.client import submission as client
 from tasks.client.job import Job
 from tasks.client.submit import submit
 from tasks.jobs.lifetimes import new_job_id
