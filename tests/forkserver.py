@@ -172,7 +172,7 @@ def become(request: dict[str, Any], out: int, err: int) -> None:
     os.environ.clear()
     os.environ.update(request["environ"])
     os.chdir(request["folder"])
-    sys.path[0] = request["folder"]
+    sys.path[:1] = [request["folder"], *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     sys.argv = ["", *request["arguments"]]
     sys.modules.pop(request["module"], None)  # it runs again, as `__main__`
     runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
