@@ -27,9 +27,9 @@ from ltx2.checkpoints.hub import fetch_lora, fetch_model
 from ltx2.checkpoints.hub_files import fetch_files
 from ltx2.checkpoints.lora import Lora, resolve_lora
 from ltx2.checkpoints.progress_bars import no_progress_bars
-from ltx2.checkpoints.resolve import FileModel, HubModel, check_folder
+from ltx2.checkpoints.resolve import WEIGHTS, FileModel, HubModel, check_folder
 from ltx2.checkpoints.variant import CONFIGURED, Variant, variant_of
-from ltx2.checkpoints.weight_files import check_loaded, read_json
+from ltx2.checkpoints.weight_files import check_loaded, check_weights, read_json
 from ltx2.errors import CheckpointError, EngineMemoryError
 from ltx2.model.file_loading import KeepQuantized, load_component, load_encoder, load_tokenizer
 from ltx2.model.finite import check_finite_weights
@@ -51,11 +51,11 @@ def load_pipeline(
     """
     if isinstance(source, FileModel):
         files = fetch_files(source)
-        with _load_errors(files.named):
+        with load_errors(files.named):
             return _load_files(files, dtype, keep)
     folder = fetch_model(source) if isinstance(source, HubModel) else source
     variant = check_folder(folder, full=full)
-    with _load_errors(folder):
+    with load_errors(folder):
         parts = {
             name: _load(kind, folder / folder_of(name, full=full), dtype) for name, kind in _classes(variant).items()
         }
@@ -88,7 +88,8 @@ def _load_files(files: ModelFiles, dtype: torch.dtype, keep: KeepQuantized | Non
 
 
 @contextmanager
-def _load_errors(source: Path) -> Iterator[None]:
+def load_errors(source: Path) -> Iterator[None]:
+    """Turn errors of this block, which loads `source`, into CheckpointError and EngineMemoryError."""
     try:
         with no_progress_bars():
             yield
@@ -125,6 +126,12 @@ def _load(kind: Any, folder: Path, dtype: torch.dtype, name: str | None = None) 
         info = {key: info[key] for key in ("missing_keys", "mismatched_keys")}
     check_loaded(folder, info)
     return model
+
+
+def load_part(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """Load an optional part of a model, of the class `kind` of diffusers, from its own folder."""
+    check_weights(folder, WEIGHTS["vae"])  # all models of diffusers have the same file names
+    return _load(kind, folder, dtype, name="part")
 
 
 def check_finite(pipeline: LongtakePipeline, name: str, parts: Collection[str]) -> None:

@@ -11,18 +11,15 @@ from typing import Any
 
 import torch
 from diffusers import LTX2VideoDiffusionDecoderModel
-from diffusers.utils import is_accelerate_available
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ltx2.checkpoints.diffusion_decoder import DIFFUSION_FOLDER, check_decoder_config, smallest_picture
 from ltx2.checkpoints.hub import fetch_folder
-from ltx2.checkpoints.progress_bars import no_progress_bars
-from ltx2.checkpoints.resolve import WEIGHTS, HubModel
-from ltx2.checkpoints.weight_files import check_loaded, check_weights
-from ltx2.errors import CheckpointError, EngineMemoryError, RequestError
+from ltx2.checkpoints.resolve import HubModel
+from ltx2.errors import RequestError
 from ltx2.model.finite import all_finite, check_finite_weights
 from ltx2.model.host_copies import Checked
+from ltx2.model.loading import load_errors, load_part
 from ltx2.model.neighborhood import NeighborhoodProcessor
 from ltx2.model.pipeline import LongtakePipeline
 from ltx2.request import Decoding, SegmentRequest
@@ -114,22 +111,9 @@ def _generator(decoding: Decoding) -> torch.Generator:
 
 
 def _loaded(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
-    check_weights(folder, WEIGHTS["vae"])  # all models of diffusers have the same file names
-    try:
-        with no_progress_bars():
-            model, info = LTX2VideoDiffusionDecoderModel.from_pretrained(
-                folder,
-                torch_dtype=dtype,
-                low_cpu_mem_usage=is_accelerate_available(),
-                use_safetensors=True,
-                output_loading_info=True,
-            )
-        check_loaded(folder, info)
+    with load_errors(folder):
+        model = load_part(LTX2VideoDiffusionDecoderModel, folder, dtype)
         check_finite_weights(model, str(folder))
         model.set_attn_processor(NeighborhoodProcessor())
         model.enable_tiling()  # always, so that bytes do not depend on the memory that is free
         return model.eval().to(device)
-    except (torch.OutOfMemoryError, MemoryError) as exc:
-        raise EngineMemoryError(f"{folder} does not fit into memory: {exc}") from exc
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as exc:
-        raise CheckpointError(f"cannot load {folder}: {exc}") from exc

@@ -7,18 +7,16 @@ from typing import Any
 
 import torch
 from diffusers.pipelines.ltx2 import LTX2LatentUpsamplerModel
-from diffusers.utils import is_accelerate_available
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ltx2.checkpoints.hub import fetch_folder, fetch_upsampler
-from ltx2.checkpoints.progress_bars import no_progress_bars
-from ltx2.checkpoints.resolve import UPSAMPLER_FOLDER, WEIGHTS, HubModel
+from ltx2.checkpoints.resolve import UPSAMPLER_FOLDER, HubModel
 from ltx2.checkpoints.upsampler_files import problem_with_upsampler, resolve_upsampler, upsampler_config
-from ltx2.checkpoints.weight_files import check_loaded, check_weights
-from ltx2.errors import CheckpointError, EngineMemoryError, RequestError
+from ltx2.checkpoints.weight_files import check_loaded
+from ltx2.errors import RequestError
 from ltx2.model.finite import check_finite_weights
+from ltx2.model.loading import load_errors, load_part
 from ltx2.model.pipeline import LongtakePipeline
 
 
@@ -76,27 +74,9 @@ def _find(named: str) -> Path:
 
 
 def _loaded(place: Path, dtype: torch.dtype, device: torch.device) -> LTX2LatentUpsamplerModel:
-    try:
-        model = _from_folder(place, dtype) if place.is_dir() else _from_file(place, dtype)
+    with load_errors(place):
+        model = load_part(LTX2LatentUpsamplerModel, place, dtype) if place.is_dir() else _from_file(place, dtype)
         return model.eval().to(device)
-    except (torch.OutOfMemoryError, MemoryError) as exc:
-        raise EngineMemoryError(f"{place} does not fit into memory: {exc}") from exc
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as exc:
-        raise CheckpointError(f"cannot load {place}: {exc}") from exc
-
-
-def _from_folder(folder: Path, dtype: torch.dtype) -> LTX2LatentUpsamplerModel:
-    check_weights(folder, WEIGHTS["vae"])  # all models of diffusers have the same file names
-    with no_progress_bars():
-        model, info = LTX2LatentUpsamplerModel.from_pretrained(
-            folder,
-            torch_dtype=dtype,
-            low_cpu_mem_usage=is_accelerate_available(),
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    check_loaded(folder, info)
-    return model
 
 
 def _from_file(file: Path, dtype: torch.dtype) -> LTX2LatentUpsamplerModel:
