@@ -19,14 +19,13 @@ from tasks.cli.command import (
     state_option,
     summary_option,
 )
-from tasks.client.files import write_whole
+from tasks.client.files import write_new
 from tasks.client.film_output import STREAM, FilmOutput
 from tasks.client.job import find_job
 from tasks.client.plan import plan_lines
 from tasks.client.progress import ProgressDisplay
 from tasks.client.state_files import read_state
 from tasks.client.terminal import show_line, show_lines
-from tasks.errors import OutputError
 from tasks.settings import Settings
 from tasks.spec.loader import changed_spec, load_spec
 
@@ -145,7 +144,5 @@ def report(job: str, folder: Path) -> None:
 @force_option
 def init(spec: Path, force: bool) -> None:
     """Write a small SPEC to start from; default: film.yaml."""
-    if spec.exists() and not force:
-        raise OutputError(f"{spec} exists; choose another name, or replace it with --force")
-    write_whole({spec: STARTER.encode()})
+    write_new(spec, STARTER.encode(), overwrite=force)
     show_line(f"{spec}: a spec of two segments. Next: longtake render {spec} -o {spec.with_suffix('.mp4')}", err=True)

@@ -18,7 +18,7 @@ from tasks.cli.command import (
     spec_argument,
     state_option,
 )
-from tasks.client.files import write_whole
+from tasks.client.files import write_new
 from tasks.client.job import Job, find_job, raise_unless_done
 from tasks.client.job_text import LIST_HEAD, full_json_of, json_of, lines_of, row_of
 from tasks.client.plan import plan_lines
@@ -26,7 +26,6 @@ from tasks.client.progress import ProgressDisplay
 from tasks.client.submit import iterate_waiting, submit
 from tasks.client.terminal import show_json, show_line, show_lines
 from tasks.client.workers import list_workers
-from tasks.errors import OutputError
 from tasks.jobs.units import JobState
 from tasks.spec.loader import changed_spec, load_spec
 
@@ -165,6 +164,4 @@ def export(job: str, segment: int, out: Path | None, force: bool) -> None:
     if out is None or str(out) == "-":
         click.echo(text, nl=False)
         return
-    if out.exists() and not force:
-        raise OutputError(f"{out} exists; choose another name, or replace it with --force")
-    write_whole({out: text.encode()})
+    write_new(out, text.encode(), overwrite=force)

@@ -35,6 +35,17 @@ def make_folder(folder: Path) -> None:
         raise OutputError(f"cannot create folder {folder}: {error.strerror or error}") from None
 
 
+def write_new(path: Path, data: bytes, *, overwrite: bool) -> None:
+    """Write a file that does not exist yet, or also one that does, with `overwrite`.
+
+    Raises:
+        OutputError: it exists, or cannot be written.
+    """
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} exists; choose another name, or replace it with --force")
+    write_whole({path: data})
+
+
 def write_whole(files: Mapping[Path, bytes], *, mode: int = 0o644) -> None:
     """Write all files or none, with these permissions. Each gets its name when all are on the disk, the first one last.
 
