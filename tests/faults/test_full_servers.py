@@ -58,6 +58,7 @@ def test_blob_server_full_for_longer_than_workers_wait(harness: Harness, film: s
     hold = harness.hold("state rendered", 1)
     job = harness.submit()
     hold.wait()
+    wait_until(lambda: job.status().clips > 0, what="the clip of segment 0 to be stored")
     # When
     harness.mark_fault()
     with full(harness.blob_server):
