@@ -231,7 +231,7 @@ def test_a_server_without_persistence_is_a_warning(healthy: Settings, start_serv
 
 
 def test_a_full_blob_server_is_a_warning(healthy: Settings, start_server: Start) -> None:
-    settings = healthy.model_copy(update={"blob_url": start_server("--appendonly", "yes", "--maxmemory", "1mb").url})
+    settings = healthy.model_copy(update={"blob_url": start_server("--appendonly", "yes", "--maxmemory", "600kb").url})
     assert [finding.severity for finding in examine(settings).findings] == [Severity.WARNING] * 2
     assert any("is full; free blobs or raise its maxmemory" in text for text in texts(settings))
     assert any("bytes of memory; free blobs with `longtake gc`, or raise maxmemory" in text for text in texts(settings))
