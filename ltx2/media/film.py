@@ -13,7 +13,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
 
 import av
 import numpy as np
@@ -25,10 +24,11 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from ltx2.errors import MediaError
-from ltx2.media.container import LAYOUTS, ClipStreams, from_pcm24, media_errors, open_clip, packet_time
+from ltx2.media.clip_streams import SoundReader, check_format, pictures
+from ltx2.media.container import LAYOUTS, ClipStreams, media_errors, open_clip
 from ltx2.media.sound import SoundComposer
 from ltx2.media.temporary import partial_file
-from ltx2.timeline import SegmentTiming, SoundSpan, film_frames, film_samples, sound_spans
+from ltx2.timeline import SegmentTiming, film_frames, film_samples, sound_spans
 
 _AAC_BITS_PER_CHANNEL = 160_000  # per second; with 96,000 FFmpeg's encoder distorts the first block at 48 kHz
 _AAC = {"aac_is": "0"}  # intensity stereo does not keep the phases of the channels
@@ -124,28 +124,25 @@ class _Film:
         self._timings = timings
         self._fps = timings[0].shape.fps
         self._format = first.format
-        self._rate, self._layout = first.audio.sample_rate, LAYOUTS[first.audio.channels]
+        self._rate = first.audio.sample_rate
         self._spans = sound_spans(timings, self._rate)
         samples = film_samples(film_frames(timings), self._fps, self._rate)
         self._composer = SoundComposer(self._spans, samples, first.audio.channels)
         self._frames = self._samples = 0
-        bit_rate = _AAC_BITS_PER_CHANNEL * first.audio.channels
         with media_errors(_WRITING):
             container.options["movie_timescale"] = str(self._rate)  # the sound's length is exact to the sample
             self._video: VideoStream = container.add_stream_from_template(first.video, opaque=True)
             self._video.time_base = 1 / self._fps
-            self._audio: AudioStream = container.add_stream(
-                "aac", rate=self._rate, options=dict(_AAC), bit_rate=bit_rate, format="fltp", layout=self._layout
-            )
+            self._audio = add_sound_stream(container, self._rate, first.audio.channels)
 
     def add(self, i: int, clip: ClipStreams) -> None:
         """Append the clip of the i-th timing."""
-        for name, value in clip.format.items():
-            if value != self._format[name]:
-                detail = "" if isinstance(value, bytes) else f" ({value}, not {self._format[name]})"
-                raise MediaError(f"differs from the first segment in {name}{detail}")
-        sound = self._copy_picture(clip, self._timings[i].new_frames, self._spans[i])
-        self._encode_sound(self._composer.add(i, sound))
+        check_format(clip, self._format)
+        span = self._spans[i]
+        sound = SoundReader(clip, span.source_start + span.film_end - span.film_start)
+        for picture in pictures(clip, self._timings[i].new_frames, self._fps, sound):
+            self._mux_picture(picture)
+        self._encode_sound(self._composer.add(i, sound.samples()))
 
     def finish(self) -> None:
         """Flush the encoder."""
@@ -165,35 +162,6 @@ class _Film:
             sha256=sha256,
         )
 
-    def _copy_picture(self, clip: ClipStreams, frames: int, span: SoundSpan) -> NDArray[np.float32]:
-        """Copy the clip's `frames` frames; return its sound, decoded as far as `span` needs it."""
-        sound = [np.zeros((0, clip.audio.channels), np.float32)]
-        missing = span.source_start + span.film_end - span.film_start
-        copied, last = 0, None
-        with media_errors("not a readable clip"):
-            for packet in clip.container.demux(clip.video, clip.audio):
-                if packet.stream is clip.video and packet.size:
-                    picture = cast("Packet[VideoStream]", packet)
-                    last = self._check_order(picture, last)
-                    self._mux_picture(picture)
-                    copied += 1
-                elif packet.stream is clip.audio and missing > 0:
-                    for frame in cast("Packet[AudioStream]", packet).decode():
-                        sound.append(from_pcm24(frame))
-                        missing -= frame.samples
-        if copied != frames:
-            raise MediaError(f"{copied} frames, but its timing has {frames}")
-        return np.concatenate(sound)
-
-    def _check_order(self, packet: Packet[VideoStream], last: Fraction | None) -> Fraction:
-        """The packet's time, which must be one frame after `last`: frames are renumbered in the order of packets."""
-        time, duration = packet_time(packet)
-        if duration != 1 / self._fps:
-            raise MediaError(f"{1 / duration} frames per second, but its timing has {self._fps}")
-        if last is not None and time != last + duration:
-            raise MediaError(f"a picture at {float(time)} s follows one at {float(last)} s")
-        return time
-
     def _mux_picture(self, packet: Packet[VideoStream]) -> None:
         packet.stream = self._video
         packet.time_base = 1 / self._fps
@@ -206,9 +174,21 @@ class _Film:
     def _encode_sound(self, block: NDArray[np.float32]) -> None:
         if not len(block):
             return
-        planes = np.ascontiguousarray(block.clip(-1, 1).T)
-        frame = AudioFrame.from_ndarray(planes, format="fltp", layout=self._layout)
-        frame.sample_rate, frame.time_base, frame.pts = self._rate, Fraction(1, self._rate), self._samples
+        frame = sound_frame(block, self._rate, self._samples)
         self._samples += len(block)
         with media_errors(_WRITING):
             self._container.mux(self._audio.encode(frame))
+
+
+def add_sound_stream(container: OutputContainer, rate: int, channels: int) -> AudioStream:
+    """Add the AAC stream of a film: `rate` Hz, 1 or 2 channels."""
+    bit_rate, layout = _AAC_BITS_PER_CHANNEL * channels, LAYOUTS[channels]
+    return container.add_stream("aac", rate=rate, options=dict(_AAC), bit_rate=bit_rate, format="fltp", layout=layout)
+
+
+def sound_frame(block: NDArray[np.float32], rate: int, position: int) -> AudioFrame:
+    """Film sound [samples, channels] from sample `position` on, clipped to [-1, 1], as the AAC encoder takes it."""
+    planes = np.ascontiguousarray(block.clip(-1, 1).T)
+    frame = AudioFrame.from_ndarray(planes, format="fltp", layout=LAYOUTS[block.shape[1]])
+    frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), position
+    return frame

@@ -41,6 +41,23 @@ class SoundComposer:
         return block[:done]
 
 
+def composed(
+    spans: Sequence[SoundSpan], sounds: Sequence[NDArray[np.float32]], start: int, end: int
+) -> NDArray[np.float32]:
+    """The film's sound from sample `start` to `end`, float32 [samples, channels], of the segments that sound there.
+
+    sounds: the decoded sound of each span's segment, [samples, channels]; as far as the span needs it.
+    """
+    block = np.zeros((end - start, sounds[0].shape[1]), np.float32)
+    for span, sound in zip(spans, sounds, strict=True):
+        first, last = max(start, span.film_start), min(end, span.film_end)
+        if first < last:
+            shift = span.source_start - span.film_start
+            gain = _envelope(span)[first - span.film_start : last - span.film_start]
+            block[first - start : last - start] += sound[first + shift : last + shift] * gain
+    return block
+
+
 def _envelope(span: SoundSpan) -> NDArray[np.float32]:
     """The span's gain over time [samples, 1]; both sides of a crossfade add up to 1."""
     envelope = np.ones((span.film_end - span.film_start, 1), np.float32)

@@ -1,0 +1,188 @@
+"""Pieces of a film for players that begin before it is finished: fragmented MP4, one piece per clip.
+
+A piece has the pictures of its clip, copied, and AAC on the film's grid of 1024 samples. It is made from its own clip
+and the clips before whose sound it needs (one, unless segments are very short), so any process makes the same bytes at
+any time. Its sound ends before its pictures, because the next clip changes the last 100 ms or so.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import numpy as np
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
+from av.packet import Packet
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from ltx2.errors import MediaError
+from ltx2.media.clip_streams import SoundReader, check_format, pictures
+from ltx2.media.container import media_errors, open_clip
+from ltx2.media.film import add_sound_stream, sound_frame
+from ltx2.media.sound import composed
+from ltx2.timeline import SegmentTiming, SoundSpan, film_frames, film_samples, sound_spans
+
+_BLOCK = 1024  # samples of an AAC packet
+_LEAD = 16  # packets that are encoded and dropped: with 8 or fewer, joins can be heard
+_WRITING = "cannot write the piece"
+
+
+@dataclass(frozen=True, slots=True)
+class LivePiece:
+    """One piece. header: the same for all pieces of a film, to be played first. duration: seconds of its pictures."""
+
+    header: bytes
+    data: bytes
+    duration: Fraction
+
+
+def audio_rate_of(clip: bytes) -> int:
+    """The sample rate of a clip's sound, in Hz. MediaError: it is not a clip."""
+    with open_clip(clip) as streams:
+        return int(streams.audio.sample_rate)
+
+
+def first_clip_needed(timings: Sequence[SegmentTiming], index: int, rate: int) -> int:
+    """The first clip whose sound piece `index` needs; usually the one before. rate: of the sound, in Hz.
+
+    timings: of the whole film, as planned.
+    """
+    extent = _extent(timings, index, rate)
+    return next((i for i, span in enumerate(extent.spans) if span.film_end > extent.start), index)
+
+
+def live_piece(index: int, timings: Sequence[SegmentTiming], first: bytes, clips: Sequence[bytes]) -> LivePiece:
+    """Piece `index` of a film, counted from 0.
+
+    timings: of the whole film, as planned. first: the clip of the film's first segment, for the header. clips: those
+    from `first_clip_needed` to `index`.
+
+    Raises:
+        MediaError: a clip is damaged, or differs from the first one or from its timing. TimelineError: the timings are
+            not consecutive.
+    """
+    fps = timings[index].shape.fps
+    with open_clip(first) as model:
+        rate = int(model.audio.sample_rate)
+        extent = _extent(timings, index, rate)
+        file = io.BytesIO()
+        with _output(file, index, rate) as container:
+            with media_errors(_WRITING):
+                video = container.add_stream_from_template(model.video, opaque=True)
+                video.time_base = 1 / fps
+                audio = add_sound_stream(container, rate, model.audio.channels)
+            sounds = []
+            for i, data in enumerate(clips, index + 1 - len(clips)):
+                with open_clip(data) as clip:
+                    check_format(clip, model.format)
+                    sound = SoundReader(clip, extent.samples_of(i))
+                    packets = pictures(clip, timings[i].new_frames, fps, sound)
+                    for number, picture in enumerate(packets, timings[i].first_frame - timings[0].first_frame):
+                        if i == index:
+                            _mux_picture(container, video, picture, number, fps)
+                    sounds.append(sound.samples())
+            spans = extent.spans[index + 1 - len(clips) : index + 1]
+            with media_errors(_WRITING):
+                for packet in extent.encoded(audio, composed(spans, sounds, extent.start, extent.end)):
+                    container.mux(packet)
+    header, data = _split(file.getvalue())
+    return LivePiece(header, data, timings[index].new_frames / fps)
+
+
+@dataclass(frozen=True, slots=True)
+class _Extent:
+    """What a piece has of the film's sound.
+
+    AAC packet n has the samples 1024 (n - 2) .. 1024 n, faded over half of it; packet 0 is not in any piece. The piece
+    has the packets from `first` on, before `stop`; the encoder is given the samples from `start` to `end`.
+    """
+
+    spans: Sequence[SoundSpan]
+    first: int
+    stop: int
+    start: int
+    end: int
+    is_last: bool
+
+    def samples_of(self, i: int) -> int:
+        """How much of segment i's decoded sound its span needs."""
+        span = self.spans[i]
+        return span.source_start + span.film_end - span.film_start
+
+    def encoded(self, audio: AudioStream, block: NDArray[np.float32]) -> Iterator[Packet[AudioStream]]:
+        """The piece's packets. block: the sound from `start` to `end`."""
+        packets = audio.encode(sound_frame(block, audio.rate, 0))
+        if self.is_last:  # flushed earlier, the encoder would take what follows for silence
+            packets += audio.encode(None)
+        number = self.start // _BLOCK
+        if self.first < self.stop and number + len(packets) < self.stop:
+            raise MediaError(f"the encoder returned {len(packets)} packets of sound, too few")
+        for n, packet in enumerate(packets, number):
+            if self.first <= n < self.stop:
+                packet.pts = packet.dts = _BLOCK * (n - 1)
+                packet.time_base = Fraction(1, audio.rate)
+                yield packet
+
+
+def _extent(timings: Sequence[SegmentTiming], index: int, rate: int) -> _Extent:
+    spans = sound_spans(timings, rate)
+    is_last = index == len(timings) - 1
+    samples = film_samples(film_frames(timings), timings[0].shape.fps, rate)
+    end = samples if is_last else spans[index + 1].film_start
+    first = _final_packets(spans[index].film_start) if index else 1
+    stop = -(-samples // _BLOCK) + 1 if is_last else _final_packets(end)
+    return _Extent(spans, first, stop, _BLOCK * max(0, first - _LEAD), end, is_last)
+
+
+def _final_packets(samples: int) -> int:
+    """How many packets are final when so many samples are: the encoder looks one block beyond a packet's samples."""
+    return max(1, (samples - _BLOCK) // _BLOCK)
+
+
+@contextmanager
+def _output(file: io.BytesIO, index: int, rate: int) -> Iterator[OutputContainer]:
+    options = {
+        "fflags": "+bitexact",
+        "movflags": "empty_moov+default_base_moof+frag_custom+frag_discont+skip_trailer",
+        "use_editlist": "0",
+        "avoid_negative_ts": "disabled",  # otherwise every piece begins at time 0
+        "fragment_index": str(index + 1),
+        "movie_timescale": str(rate),
+    }
+    with media_errors(_WRITING):
+        container = av.open(file, "w", format="mp4", options=options)
+    try:
+        yield container
+        with media_errors(_WRITING):
+            container.close()
+    finally:
+        with suppress(av.FFmpegError):  # after an error, which must not be replaced by an error of close
+            container.close()
+
+
+def _mux_picture(
+    container: OutputContainer, video: VideoStream, picture: Packet[VideoStream], number: int, fps: Fraction
+) -> None:
+    picture.stream = video
+    picture.time_base = 1 / fps
+    picture.pts = picture.dts = number
+    picture.duration = 1
+    with media_errors(_WRITING):
+        container.mux(picture)
+
+
+def _split(data: bytes) -> tuple[bytes, bytes]:
+    """The boxes before the first fragment, and the fragment."""
+    at = 0
+    while data[at + 4 : at + 8] != b"moof":
+        size = int.from_bytes(data[at : at + 4])
+        if not size:
+            raise MediaError("the piece has no fragment")
+        at += size
+    return data[:at], data[at:]

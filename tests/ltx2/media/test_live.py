@@ -1,0 +1,123 @@
+"""Pieces of a film for live players: the film's pictures and sound, without gap, from any process."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ltx2.errors import MediaError
+from ltx2.media.film import join_film
+from ltx2.media.live import LivePiece, audio_rate_of, first_clip_needed, live_piece
+from ltx2.timeline import SegmentShape, SegmentTiming, film_frames, film_samples, plan
+from tests.ltx2.media.test_film import NTSC, clips_of, decoded_sound, index_of
+
+CUTS = [False, False, True, False]
+
+
+def pieces_of(timings: list[SegmentTiming], clips: list[bytes]) -> Iterator[LivePiece]:
+    """The pieces of a film in order, each made only from the clips it needs."""
+    rate = audio_rate_of(clips[0])
+    for index in range(len(timings)):
+        first = first_clip_needed(timings, index, rate)
+        yield live_piece(index, timings, clips[0], clips[first : index + 1])
+
+
+def boxes(data: bytes, *path: bytes) -> Iterator[bytes]:
+    """The contents of all boxes with this path, such as moof, traf, tfdt."""
+    at = 0
+    while at < len(data):
+        size, name = struct.unpack(">I4s", data[at : at + 8])
+        if name == path[0]:
+            content = data[at + 8 : at + size]
+            yield from boxes(content, *path[1:]) if path[1:] else [content]
+        at += size
+
+
+def decode_times(piece: LivePiece) -> list[int]:
+    """tfdt of the piece's tracks, in units of the track."""
+    return [int.from_bytes(content[4:]) for content in boxes(piece.data, b"moof", b"traf", b"tfdt")]
+
+
+def placed_sound(data: bytes, samples: int, channels: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The decoded sound, placed by its time stamps, and which samples there are."""
+    sound, there = np.zeros((samples + 4096, channels), np.float32), np.zeros(samples + 4096, bool)
+    with av.open(io.BytesIO(data)) as container:
+        for frame in container.decode(audio=0):
+            assert frame.pts is not None
+            assert frame.time_base == Fraction(1, frame.sample_rate)
+            place = slice(frame.pts, frame.pts + frame.samples)
+            assert not there[place].any()
+            sound[place], there[place] = frame.to_ndarray().T, True
+    return sound[:samples], there[:samples]
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels", "rate"),
+    [
+        (SegmentShape(49, Fraction(24)), 2, 48000),
+        (SegmentShape(25, NTSC), 1, 24000),
+        (SegmentShape(9, Fraction(24), overlap=1), 2, 48000),
+        (SegmentShape(9, Fraction(120), overlap=1), 2, 24000),
+    ],
+    ids=["usual", "ntsc", "segments shorter than the lead", "pieces of few packets"],
+)
+def test_pieces_play_as_the_film_does(tmp_path: Path, shape: SegmentShape, channels: int, rate: int) -> None:
+    # Given the clips of a film with a cut, whose frames show their film index
+    timings = plan(shape, CUTS)
+    clips = list(clips_of(timings, channels=channels, rate=rate))
+    join_film(clips, timings, tmp_path / "film.mp4")
+    # When each piece is made
+    pieces = list(pieces_of(timings, clips))
+    # Then all have the same header, and what follows it decodes to the film's pictures, at the film's times
+    assert len({piece.header for piece in pieces}) == 1
+    data = pieces[0].header + b"".join(piece.data for piece in pieces)
+    with av.open(io.BytesIO(data)) as container:
+        shown = [(frame.pts * frame.time_base, frame) for frame in container.decode(video=0)]
+    frames, samples = film_frames(timings), film_samples(film_frames(timings), shape.fps, rate)
+    assert [time for time, _ in shown] == [i / shape.fps for i in range(frames)]
+    assert [index_of(frame.to_ndarray(format="rgb24")) for _, frame in shown] == list(range(frames))
+    assert sum(piece.duration for piece in pieces) == frames / shape.fps
+    # And to its sound, without gap or lag; only the first block, whose start is missing, differs
+    sound, there = placed_sound(data, samples, channels)
+    assert there.all()
+    film = decoded_sound(tmp_path / "film.mp4", samples)
+    assert np.abs(sound - film)[1024:].max() < 0.02
+
+
+def test_a_piece_says_its_film_time_and_is_the_same_from_anywhere() -> None:
+    # Given a film
+    timings = plan(SegmentShape(49, Fraction(24)), CUTS)
+    clips = list(clips_of(timings, rate=48000))
+    # When its pieces are made twice
+    pieces, again = list(pieces_of(timings, clips)), list(pieces_of(timings, clips))
+    # Then they are the same bytes
+    assert pieces == again
+    # And each begins at its first picture's film time; its sound on the grid of 1,024 samples
+    for piece, timing in zip(pieces, timings, strict=True):
+        picture, sound = decode_times(piece)
+        assert Fraction(picture, 12288) == timing.first_frame / timing.shape.fps
+        assert sound % 1024 == 0
+        assert 0 <= Fraction(picture, 12288) - Fraction(sound, 48000) < 0.2
+    # And needs one clip before its own
+    assert [first_clip_needed(timings, index, 48000) for index in range(4)] == [0, 0, 1, 2]
+
+
+def test_clips_that_do_not_fit_are_refused() -> None:
+    # Given clips of two films
+    timings = plan(SegmentShape(17, Fraction(24)), [False, False])
+    mono, stereo = (list(clips_of(timings, channels=channels)) for channels in (1, 2))
+    # Then a piece of both, and one of a damaged clip, are refused
+    with pytest.raises(MediaError, match="differs from the first segment in channels"):
+        live_piece(1, timings, mono[0], stereo)
+    with pytest.raises(MediaError, match="not a readable clip"):
+        live_piece(1, timings, mono[0], [mono[0], b"no clip"])
+    with pytest.raises(MediaError, match="8 frames, but its timing has 17"):
+        live_piece(0, timings, mono[0], [mono[1]])
