@@ -16,6 +16,7 @@ IDEMPOTENCY = f"{PREFIX}idempotency"
 RESERVED = f"{PREFIX}reserved"
 PULSE = f"{PREFIX}pulse"
 WORKERS = f"{PREFIX}workers"
+EVENTS = f"{PREFIX}events"
 JOB_ID = re.compile(r"[0-9a-z]{1,40}")
 SUBMISSION = "submission:"  # no job id can begin with it
 

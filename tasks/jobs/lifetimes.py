@@ -99,7 +99,7 @@ class JobLifetimes(JobReader):
     def admit(self, budget_bytes: int | None) -> Admission:
         """Give room to the job that has waited for it longest; call it again until the outcome is WAIT."""
         prefix, suffix = job_keys("*", "record")[0].split("*")
-        outcome, job_id, needs = self._run("admit", [WAITING, RESERVED], budget_bytes or 0, prefix, suffix)
+        outcome, job_id, needs = self._run("admit", [WAITING, RESERVED, ACTIVE], budget_bytes or 0, prefix, suffix)
         return Admission(AdmissionOutcome(outcome.decode()), job_id.decode(), int(needs))
 
     def settle(self, job_id: str, used_bytes: int) -> None:
@@ -156,7 +156,7 @@ class JobLifetimes(JobReader):
             JobStateError: it is unfinished.
         """
         keys = [*job_keys(job_id, "record", "spec", "units", "handoffs", "clips"), JOBS, ENDED, WAITING, RESERVED]
-        keys += [SUBMITTING, IDEMPOTENCY]
+        keys += [SUBMITTING, IDEMPOTENCY, *job_keys(job_id, "events")]
         if not self._run("delete", keys, job_id):
             raise JobStateError(f"job {job_id} has not ended; cancel it first")
 

@@ -4,6 +4,7 @@
 -- newer major version, are skipped.
 -- KEYS[1] waiting  zset    ids of jobs that wait for room by arrival, us
 -- KEYS[2] reserved hash    job id -> bytes of the blob store that are kept for it
+-- KEYS[3] active   zset    ids of unfinished jobs by creation, ms
 -- ARGV[1] budget in bytes, 0 for no limit, ARGV[2] and ARGV[3] prefix and suffix of the keys of records
 -- Returns {'admitted', id, bytes it needs}, {'gone', id, 0} for one that ended while it waited, {'never', id, bytes it
 -- needs}, or {'wait', '', 0}.
@@ -31,6 +32,7 @@ for _, job_id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
       redis.call('HSET', record, 'admitted', 1)
       redis.call('HDEL', record, 'stored')
       redis.call('ZREM', KEYS[1], job_id)
+      tell(record, 'queued', { jobs_ahead = redis.call('ZRANK', KEYS[3], job_id) or 0 })
       return { 'admitted', job_id, needs }
     end
     blocked = blocked or not revived

@@ -88,5 +88,8 @@ local fence = grant(KEYS[1], KEYS[2], name, unit, ARGV[4], tonumber(ARGV[5]), AR
 if kind == 'segment' and state == 'queued' then
   redis.call('HSET', KEYS[1], 'state', 'running', 'started_at', now())
 end
+if kind == 'segment' then
+  tell(KEYS[1], 'loading', { segment = index, worker = ARGV[7] })
+end
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch'))
 return { 'run', fence, epoch, now(), name, job or '', segment or '', following or '', before or '', own or '' }

@@ -13,6 +13,7 @@ local mine = unit and unit.token == ARGV[2]
 if mine then
   redis.call('HSET', KEYS[3], ARGV[1], ARGV[3])
   redis.call('HDEL', KEYS[2], name)
+  tell(KEYS[1], 'clip', { segment = tonumber(ARGV[1]) })
 elseif unit or redis.call('HGET', KEYS[3], ARGV[1]) ~= ARGV[3] then
   return { 0 }
 end

@@ -26,7 +26,7 @@ if ARGV[3] ~= '' then
     redis.call('HDEL', KEYS[4], later)
   end
   redis.call('HSET', KEYS[3], ARGV[1], ARGV[3])
-  redis.call('HINCRBY', KEYS[1], 'epoch', 1)
+  tell(KEYS[1], 'rewound', { segment = index, epoch = redis.call('HINCRBY', KEYS[1], 'epoch', 1) })
   local chained = math.min(index, tonumber(redis.call('HGET', KEYS[1], 'chained')))
   redis.call('HSET', KEYS[1], 'cursor', index + 1, 'chained', chained)
   for _, other in ipairs(redis.call('HKEYS', KEYS[2])) do

@@ -18,6 +18,7 @@ if redis.call('HGET', KEYS[1], 'winner') ~= winner then
   redis.call('HSET', KEYS[1], 'cursor', index + 1, 'winner', winner)
   redis.call('HDEL', KEYS[1], 'progress')
   redis.call('HDEL', KEYS[2], 'segment')
+  tell(KEYS[1], 'segment', { segment = index })
   grant_clip(KEYS[2], ARGV[1], unit, tonumber(ARGV[4]))
 end
 local following = read_unit(KEYS[2], 'segment')

@@ -91,4 +91,5 @@ if record.unpinned then
 else
   redis.call('ZADD', KEYS[8], arrival, ARGV[1])
 end
+tell(KEYS[1], 'accepted', { title = record.title, segments = tonumber(record.segments) })
 return { 'created', ARGV[1] }

@@ -22,6 +22,8 @@
 local FORMAT = '0.2'
 -- More would only make the entry longer.
 local FAILURES_KEPT = 10
+-- Entries of a stream of events: of one job, and of all jobs. Older ones are trimmed.
+local EVENTS_KEPT, ALL_EVENTS_KEPT = 5000, 20000
 
 local function now()
   local time = redis.call('TIME')
@@ -56,6 +58,16 @@ end
 -- The reply of a script that must not touch a record of a newer major version.
 local function refuse_newer()
   return redis.error_reply('NEWER written by a newer longtake')
+end
+
+-- Add an event to the stream of its job, and to that of all jobs.
+-- <prefix>job:<id>:events  stream  kind, data (JSON)
+-- <prefix>events           stream  job, kind, data
+local function tell(record, kind, data)
+  local prefix, job_id = string.match(record, '^(.*)job:([^:]+):record$')
+  local text = next(data) and cjson.encode(data) or '{}'
+  redis.call('XADD', prefix .. 'job:' .. job_id .. ':events', 'MAXLEN', '~', EVENTS_KEPT, '*', 'kind', kind, 'data', text)
+  redis.call('XADD', prefix .. 'events', 'MAXLEN', '~', ALL_EVENTS_KEPT, '*', 'job', job_id, 'kind', kind, 'data', text)
 end
 
 local function read_unit(units, name)
@@ -185,18 +197,19 @@ local function release(record, units, name, unit)
   write_unit(units, name, unit)
 end
 
--- End a job: no more work is handed out, and no commit is accepted.
-local function finish(record, units, active, ended, job_id, state, reason)
+-- End a job: no more work is handed out, and no commit is accepted. index: the segment that failed it, or nil.
+local function finish(record, units, active, ended, job_id, state, reason, index)
   redis.call('HSET', record, 'state', state, 'reason', reason, 'finished_at', now())
   redis.call('HDEL', record, 'progress')
   redis.call('DEL', units)
   redis.call('ZREM', active, job_id)
   redis.call('ZADD', ended, now(), job_id)
+  tell(record, state, { reason = reason ~= '' and reason or nil, segment = index })
 end
 
 -- End a job as failed because of one of its units.
 local function fail(record, units, active, ended, job_id, unit, reason)
-  finish(record, units, active, ended, job_id, 'failed', reason)
+  finish(record, units, active, ended, job_id, 'failed', reason, unit.index)
   redis.call('HSET', record, 'failed_segment', unit.index, 'attempts', unit.attempts,
     'failures', cjson.encode(unit.failures or {}))
 end

@@ -18,5 +18,7 @@ end
 write_unit(KEYS[2], ARGV[1], unit)
 if ARGV[5] ~= '' then
   redis.call('HSET', KEYS[1], 'progress', ARGV[5])
+  local segment, step, steps, step_s = unpack(cjson.decode(ARGV[5]))
+  tell(KEYS[1], 'step', { segment = segment, step = step, steps = steps, step_s = step_s })
 end
 return 1

@@ -50,8 +50,10 @@ local going = started and 'running' or 'queued'
 local action = ARGV[2]
 if action == 'pause' and is_running_state(state) then
   redis.call('HSET', KEYS[1], 'state', 'paused')
+  tell(KEYS[1], 'paused', {})
 elseif action == 'resume' and state == 'paused' then
   redis.call('HSET', KEYS[1], 'state', going)
+  tell(KEYS[1], 'resumed', {})
 elseif action == 'stop' and is_unfinished(KEYS[1]) then
   finish(KEYS[1], KEYS[2], KEYS[4], KEYS[5], ARGV[1], ARGV[3], ARGV[4])
 elseif action == 'revive' and state == ARGV[3] then
@@ -62,6 +64,7 @@ elseif action == 'revive' and state == ARGV[3] then
   redis.call('ZADD', KEYS[4], created, ARGV[1])
   redis.call('ZREM', KEYS[5], ARGV[1])
   redis.call('ZADD', KEYS[6], arrival, ARGV[1])
+  tell(KEYS[1], 'retried', {})
   for index = 0, tonumber(cursor) - 1 do
     if redis.call('HEXISTS', KEYS[3], index) == 0 then
       write_unit(KEYS[2], 'clip:' .. index, new_unit(index))

@@ -1,0 +1,95 @@
+"""Events: what became of jobs, in Redis streams that the scripts write. They are trimmed, and go with their job."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, cast
+
+import redis
+
+from tasks.jobs.keys import EVENTS, job_keys
+
+EVENT_ID = re.compile(r"[0-9]{1,19}(-[0-9]{1,19})?")
+BEGINNING = "0"
+"""The event id before all others."""
+
+
+class EventKind(StrEnum):
+    """What happened to a job."""
+
+    ACCEPTED = "accepted"
+    QUEUED = "queued"
+    LOADING = "loading"
+    STEP = "step"
+    SEGMENT = "segment"
+    CLIP = "clip"
+    REWOUND = "rewound"
+    PAUSED = "paused"
+    RESUMED = "resumed"
+    RETRIED = "retried"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ends_job(self) -> bool:
+        """Whether the job has ended with it."""
+        return self in (EventKind.DONE, EventKind.FAILED, EventKind.CANCELLED)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event. id: its place in the stream it was read from. data: by kind, such as the segment, or the reason."""
+
+    id: str
+    job_id: str
+    kind: EventKind
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def at(self) -> float:
+        """When it happened, in seconds since the epoch by Redis' clock."""
+        return int(self.id.partition("-")[0]) / 1000
+
+
+class EventReader:
+    """The events of one deployment."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._redis = client
+
+    def after(
+        self, event_id: str, *, job_id: str | None = None, count: int = 1000, wait_s: float | None = None
+    ) -> list[Event]:
+        """The next events after this one, of a job or of all jobs, oldest first; at most `count`.
+
+        event_id: BEGINNING for all that are kept. wait_s: if there is none, wait so long for one.
+
+        Raises:
+            ValueError: `event_id` is not the id of an event.
+        """
+        if not EVENT_ID.fullmatch(event_id):
+            raise ValueError(f"{event_id!r:.60} is not the id of an event")
+        key = EVENTS if job_id is None else job_keys(job_id, "events")[0]
+        block = None if wait_s is None else max(1, int(wait_s * 1000))
+        reply = cast("list[Any]", self._redis.xread({key: event_id}, count=count, block=block))
+        found = [entry for _, entries in reply for entry in entries]
+        return [event for event_id, fields in found if (event := _event(event_id, fields, job_id))]
+
+    def newest_id(self) -> str:
+        """The id of the newest event of all jobs, or BEGINNING."""
+        found = cast("list[Any]", self._redis.xrevrange(EVENTS, count=1))
+        return found[0][0].decode() if found else BEGINNING
+
+
+def _event(event_id: bytes, fields: Mapping[bytes, bytes], job_id: str | None) -> Event | None:
+    """The event in an entry; None: of a kind that this version does not know, or damaged."""
+    try:
+        kind, data = EventKind(fields[b"kind"].decode()), json.loads(fields[b"data"])
+        return Event(event_id.decode(), job_id or fields[b"job"].decode(), kind, data)
+    except (KeyError, ValueError):
+        return None
