@@ -92,6 +92,17 @@ class Settings(BaseModel):
         6 * 3600, ge=1, description="seconds until Celery delivers an unacknowledged message again"
     )
 
+    api_keys: str | None = Field(
+        None,
+        description="tokens that may call `longtake serve`, separated by commas; default: anybody, on loopback only",
+    )
+    server_parts: Path | None = Field(
+        None, description="YAML or JSON file with the names that callers of the server may use for models and LoRAs"
+    )
+    server_body_bytes: int = Field(
+        64 * 1024 * 1024, ge=1024, description="largest request that the server reads, in bytes"
+    )
+
     @field_validator("redis_url", "blob_url")
     @classmethod
     def _valid_url(cls, url: str | None) -> str | None:

@@ -43,17 +43,31 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event. id: its place in the stream it was read from. data: by kind, such as the segment, or the reason."""
+    """One event. data: by kind, such as the segment, or the reason.
+
+    id: its place in the stream it was read from. id_in_job: its place in the stream of its job.
+    """
 
     id: str
     job_id: str
+    id_in_job: str
     kind: EventKind
     data: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def at(self) -> float:
         """When it happened, in seconds since the epoch by Redis' clock."""
-        return int(self.id.partition("-")[0]) / 1000
+        return int(self.id_in_job.partition("-")[0]) / 1000
+
+
+def is_later(event_id: str, than: str) -> bool:
+    """Whether an event comes after another one of the same stream."""
+    return _place(event_id) > _place(than)
+
+
+def _place(event_id: str) -> tuple[int, int]:
+    time_ms, _, number = event_id.partition("-")
+    return int(time_ms), int(number or 0)
 
 
 class EventReader:
@@ -90,6 +104,9 @@ def _event(event_id: bytes, fields: Mapping[bytes, bytes], job_id: str | None) -
     """The event in an entry; None: of a kind that this version does not know, or damaged."""
     try:
         kind, data = EventKind(fields[b"kind"].decode()), json.loads(fields[b"data"])
-        return Event(event_id.decode(), job_id or fields[b"job"].decode(), kind, data)
+        found = event_id.decode()
+        if job_id is not None:
+            return Event(found, job_id, found, kind, data)
+        return Event(found, fields[b"job"].decode(), fields[b"id"].decode(), kind, data)
     except (KeyError, ValueError):
         return None

@@ -46,11 +46,7 @@ def load_spec(path: Path) -> JobSpec:
         data = read_limited(sys.stdin.buffer, str(path), MAX_SPEC_BYTES, "a spec")
     else:
         data = read_input(path, MAX_SPEC_BYTES, "a spec")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SpecError(f"{shown_path(path)}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    spec = _parse(text, shown_path(path), is_json=path.suffix.lower() == ".json")
+    spec = _parse(_decoded(data, shown_path(path)), shown_path(path), is_json=path.suffix.lower() == ".json")
     if spec.image is None:
         return spec
     return spec.model_copy(update={"image": os.path.join(path.parent.absolute(), os.path.expanduser(spec.image))})
@@ -96,7 +92,28 @@ def changed_spec(spec: JobSpec, **changes: Any) -> JobSpec:
     return check_spec(spec.model_dump(exclude_unset=True) | given, source=SpecSource("options")).written_in(spec.source)
 
 
+def data_of(data: bytes, name: str) -> tuple[dict[str, Any], SpecSource]:
+    """The fields of the spec in `data`, JSON or YAML, unchecked; `name` names it in errors.
+
+    Raises:
+        SpecError: it is no mapping.
+    """
+    return _fields(_decoded(data, name), name, is_json=False)
+
+
+def _decoded(data: bytes, name: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{name}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+
+
 def _parse(text: str, name: str, *, is_json: bool) -> JobSpec:
+    data, source = _fields(text, name, is_json=is_json)
+    return check_spec(data, source=source)
+
+
+def _fields(text: str, name: str, *, is_json: bool) -> tuple[dict[str, Any], SpecSource]:
     try:
         data, is_json = _data(text, is_json=is_json)
     except TextError as error:
@@ -104,7 +121,7 @@ def _parse(text: str, name: str, *, is_json: bool) -> JobSpec:
     source = SpecSource(name, partial(json_events if is_json else yaml_events, text))
     if not isinstance(data, dict):
         raise SpecError(f"{name}: must be a mapping with at least `segments`, see docs/jobs.md")
-    return check_spec(data, source=source)
+    return data, source
 
 
 def _data(text: str, *, is_json: bool) -> tuple[Any, bool]:

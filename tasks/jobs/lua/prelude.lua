@@ -62,12 +62,14 @@ end
 
 -- Add an event to the stream of its job, and to that of all jobs.
 -- <prefix>job:<id>:events  stream  kind, data (JSON)
--- <prefix>events           stream  job, kind, data
+-- <prefix>events           stream  job, id (in the job's stream), kind, data
 local function tell(record, kind, data)
   local prefix, job_id = string.match(record, '^(.*)job:([^:]+):record$')
   local text = next(data) and cjson.encode(data) or '{}'
-  redis.call('XADD', prefix .. 'job:' .. job_id .. ':events', 'MAXLEN', '~', EVENTS_KEPT, '*', 'kind', kind, 'data', text)
-  redis.call('XADD', prefix .. 'events', 'MAXLEN', '~', ALL_EVENTS_KEPT, '*', 'job', job_id, 'kind', kind, 'data', text)
+  local id = redis.call('XADD', prefix .. 'job:' .. job_id .. ':events', 'MAXLEN', '~', EVENTS_KEPT, '*',
+    'kind', kind, 'data', text)
+  redis.call('XADD', prefix .. 'events', 'MAXLEN', '~', ALL_EVENTS_KEPT, '*',
+    'job', job_id, 'id', id, 'kind', kind, 'data', text)
 end
 
 local function read_unit(units, name)

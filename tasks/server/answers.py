@@ -1,0 +1,119 @@
+"""Errors as the server answers them: one JSON form, and no path of this machine."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from blobstore import BlobStoreError
+from ltx2.errors import LTX2Error
+from tasks.errors import (
+    JobFailedError,
+    JobNotFoundError,
+    JobStateError,
+    LongtakeError,
+    MaybeQueuedError,
+    RoomError,
+    ServerError,
+    SpecError,
+)
+from tasks.field_errors import escaped, explain, field_path
+
+log = logging.getLogger(__name__)
+INVALID = "invalid_request_error"
+FAULT = "server_error"
+_PATH = re.compile(r"(?<![\w:/.])(?:~|[A-Za-z]:)?(?:/[^\s/'\"<>|:;,]+){2,}/?")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a request has no result. type: `invalid_request_error` or `server_error`. param: the field to blame."""
+
+    status: int
+    message: str
+    type: str = INVALID
+    code: str | None = None
+    param: str | None = None
+
+
+class RequestError(LongtakeError):
+    """A request that cannot be done as it is; `problem` says why."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
+
+
+def invalid(message: str, *, param: str | None = None, status: int = 400, code: str | None = None) -> RequestError:
+    """An error that the caller can mend."""
+    return RequestError(Problem(status, message, INVALID, code, param))
+
+
+def answer(problem: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """The answer, in the form of the OpenAI API."""
+    error = {"message": problem.message, "type": problem.type, "param": problem.param, "code": problem.code}
+    return JSONResponse({"error": error}, problem.status, headers)
+
+
+def without_paths(text: str) -> str:
+    """`text` without absolute paths; of each, only its last part is left."""
+    return _PATH.sub(lambda found: found.group().rstrip("/").rpartition("/")[2], text)
+
+
+def problem_of(error: Exception) -> Problem:
+    """What a caller is told about an error of longtake."""
+    if isinstance(error, RequestError):
+        return error.problem
+    text = without_paths(escaped(str(error).replace("\n", "; ")))
+    if isinstance(error, SpecError):
+        return Problem(400, text, INVALID, "invalid_spec")
+    if isinstance(error, JobNotFoundError):
+        return Problem(404, text, INVALID, "not_found")
+    if isinstance(error, RoomError):
+        return Problem(507, text, FAULT, "no_room")
+    if isinstance(error, JobStateError | JobFailedError):
+        return Problem(409, text, INVALID, "wrong_state")
+    if isinstance(error, MaybeQueuedError):
+        return Problem(503, text, FAULT, "maybe_queued")
+    if isinstance(error, ServerError | redis.RedisError | BlobStoreError):
+        log.warning("a server of the deployment: %s", error)
+        return Problem(503, "a server of the deployment cannot be reached; try again", FAULT, "unavailable")
+    return Problem(500, text, FAULT, "internal")
+
+
+def add_error_answers(app: FastAPI) -> None:
+    """Have every error answered in the same form."""
+
+    async def ours(_: Request, error: Exception) -> JSONResponse:
+        return answer(problem_of(error))
+
+    async def http(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        codes = {404: "not_found", 405: "method_not_allowed"}
+        problem = Problem(error.status_code, str(error.detail), INVALID, codes.get(error.status_code))
+        return answer(problem, error.headers)
+
+    async def fields(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        first: Any = error.errors()[0]
+        place = field_path(first["loc"][1:]) or "the request"
+        return answer(Problem(400, f"{place}: {explain(first)}", INVALID, "invalid_field", place))
+
+    async def unexpected(_: Request, error: Exception) -> JSONResponse:
+        log.error("a request failed", exc_info=error)
+        return answer(Problem(500, "the server failed; its log says why", FAULT, "internal"))
+
+    for kind in (LongtakeError, LTX2Error, BlobStoreError, redis.RedisError):
+        app.add_exception_handler(kind, ours)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(RequestValidationError, fields)
+    app.add_exception_handler(Exception, unexpected)

@@ -1,0 +1,153 @@
+"""`/jobs`: everything that the command line does with jobs."""
+
+from __future__ import annotations
+
+from itertools import dropwhile, islice
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Path, Query, Response
+from fastapi.responses import FileResponse
+
+from tasks.client.job import Job
+from tasks.client.submit import iterate_waiting
+from tasks.errors import JobStateError
+from tasks.jobs.units import JobState
+from tasks.server.context import Context, ServerContext
+from tasks.server.spec_requests import SpecRequest, read_spec_request, submit_request
+from tasks.server.views import JobPage, JobView, job_view, summary_view
+from tasks.spec.schema import JobSpec
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+JobId = Annotated[str, Path(description="The id of a job.")]
+IdempotencyKey = Annotated[str | None, Header(description="Names this submission: the same again is the same job.")]
+SPEC_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": JobSpec.model_json_schema(ref_template="#/components/schemas/{model}")},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["spec"],
+                    "properties": {
+                        "spec": {"type": "string", "description": "The spec as JSON."},
+                        "image": {"type": "string", "format": "binary", "description": "What the film starts from."},
+                        "state": {"type": "string", "description": "A continuation state as JSON."},
+                    },
+                }
+            },
+        },
+    }
+}
+
+
+@router.post("", status_code=201, openapi_extra=SPEC_BODY)
+def submit_job(
+    context: Context,
+    wanted: Annotated[SpecRequest, Depends(read_spec_request)],
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> JobView:
+    """Queue a job: a spec as JSON, or a form with `spec`, `image` and `state`."""
+    with submit_request(context, wanted, idempotency_key=idempotency_key) as job:
+        response.headers["Location"] = f"/jobs/{job.id}"
+        return _view(context, job.id)
+
+
+@router.get("")
+def list_jobs(
+    context: Context,
+    state: Annotated[list[JobState] | None, Query(description="Only jobs in these states.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[str | None, Query(description="`next` of the page before.")] = None,
+) -> JobPage:
+    """The newest jobs, newest first."""
+    jobs = iterate_waiting(settings=context.settings, states=state or (), limit=10**9)
+    if after is not None:
+        context.status(after)  # 404 if it is gone
+        jobs = islice(dropwhile(lambda found: found[0].job_id != after, jobs), 1, None)
+    page = list(islice(jobs, limit + 1))
+    views = [job_view(status, wait) for status, wait in page[:limit]]
+    return JobPage(jobs=views, next=views[-1].id if len(page) > limit else None)
+
+
+@router.get("/{job_id}")
+def job_status(job_id: JobId, context: Context) -> JobView:
+    """The state and progress of a job."""
+    return _view(context, job_id)
+
+
+@router.delete("/{job_id}", status_code=204)
+def forget_job(job_id: JobId, context: Context) -> None:
+    """Delete an ended job; its blobs are freed."""
+    with context.job(job_id) as job:
+        job.forget()
+
+
+@router.post("/{job_id}/pause")
+def pause_job(job_id: JobId, context: Context) -> JobView:
+    """Pause a job: running segments finish, no new ones start."""
+    return _changed(context, job_id, Job.pause)
+
+
+@router.post("/{job_id}/resume")
+def resume_job(job_id: JobId, context: Context) -> JobView:
+    """Resume a paused job."""
+    return _changed(context, job_id, Job.resume)
+
+
+@router.post("/{job_id}/cancel")
+def cancel_job(job_id: JobId, context: Context) -> JobView:
+    """Stop a job; rendered segments stay until its retention ends."""
+    return _changed(context, job_id, Job.cancel)
+
+
+@router.post("/{job_id}/retry")
+def retry_job(job_id: JobId, context: Context) -> JobView:
+    """Retry a failed job, or rebuild a lost film."""
+    return _changed(context, job_id, Job.retry)
+
+
+@router.get("/{job_id}/summary")
+def job_summary(job_id: JobId, context: Context) -> dict[str, Any]:
+    """The film, and seed, prompt, times and blobs of every committed segment."""
+    context.status(job_id)
+    return summary_view(context, job_id)
+
+
+@router.get("/{job_id}/film", response_class=FileResponse)
+def job_film(job_id: JobId, context: Context) -> FileResponse:
+    """The film, MP4. Parts of it can be asked for with `Range`."""
+    status = context.status(job_id)
+    if status.film is None:
+        raise JobStateError(f"job {job_id} is {status.state}; only a job that is done has a film")
+    path = context.files.path_of(status.film.blob_id)
+    return FileResponse(path, media_type="video/mp4", filename=f"{job_id}.mp4", content_disposition_type="inline")
+
+
+@router.get("/{job_id}/segments/{segment}/state")
+def segment_state(job_id: JobId, segment: Annotated[int, Path(ge=0, le=2**31)], context: Context) -> dict[str, Any]:
+    """The continuation state after a segment, `ltx2.v1` with its arrays inline; another job can continue it."""
+    with context.job(job_id) as job:
+        return job.state(segment)
+
+
+@router.get("/{job_id}/segments/{segment}/clip", response_class=FileResponse)
+def segment_clip(job_id: JobId, segment: Annotated[int, Path(ge=0, le=2**31)], context: Context) -> FileResponse:
+    """The clip of a segment: an MP4 with its new pictures and its whole sound, which overlaps those next to it."""
+    context.status(job_id)
+    clip = context.deployment.jobs.clips(job_id).get(segment)
+    if clip is None:
+        raise JobStateError(f"job {job_id} has no clip of segment {segment} yet")
+    return FileResponse(context.files.path_of(clip.blob_id), media_type="video/mp4")
+
+
+def _view(context: ServerContext, job_id: str) -> JobView:
+    status = context.status(job_id)
+    return job_view(status, context.deployment.jobs.waits([status]).get(job_id))
+
+
+def _changed(context: ServerContext, job_id: str, change: Any) -> JobView:
+    with context.job(job_id) as job:
+        change(job)
+    return _view(context, job_id)

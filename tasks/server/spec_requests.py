@@ -1,0 +1,138 @@
+"""Reads the spec of a request, with its uploads."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from starlette.datastructures import FormData, UploadFile
+from starlette.requests import Request
+
+from ltx2.media.images import LARGEST_FILE_BYTES
+from tasks.client.job import Job
+from tasks.client.submit import submit
+from tasks.errors import SpecError
+from tasks.server.answers import invalid
+from tasks.server.context import ServerContext
+from tasks.spec.loader import MAX_SPEC_BYTES, check_spec, data_of
+from tasks.spec.places import SpecSource
+
+MOST_PARTS = 20
+IMAGE = "image"
+_DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+;base64,")
+
+
+@dataclass(frozen=True, slots=True)
+class SpecRequest:
+    """A spec as it was sent, and what was sent with it. source: for the lines of errors."""
+
+    spec: dict[str, Any]
+    source: SpecSource
+    image: bytes | None = None
+    state: dict[str, Any] | None = None
+
+
+async def read_spec_request(request: Request) -> SpecRequest:
+    """The spec in a request: a JSON body, or a form with `spec` (JSON) and the files `image` and `state`.
+
+    Raises:
+        RequestError, SpecError: it cannot be read.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "multipart/form-data":
+        return _of_text(await request.body())
+    async with request.form(max_files=MOST_PARTS, max_fields=MOST_PARTS, max_part_size=MAX_SPEC_BYTES) as form:
+        text = await _text_of(form, "spec")
+        if text is None:
+            raise invalid("spec: missing; it is the job's spec as JSON", param="spec")
+        found = _of_text(text)
+        image = await file_of(form, IMAGE, LARGEST_FILE_BYTES)
+        state = await _text_of(form, "state")
+    return SpecRequest(found.spec, found.source, image or found.image, None if state is None else _json_of(state))
+
+
+def submit_request(context: ServerContext, wanted: SpecRequest, *, idempotency_key: str | None = None) -> Job:
+    """Queue what was asked for; models and parts are names of the table, and media are uploads.
+
+    Raises:
+        SpecError: an invalid spec. What `submit` raises.
+    """
+    with _image_file(wanted) as fields:
+        spec = check_spec(context.parts.resolved(fields), source=wanted.source)
+        return submit(spec, from_state=wanted.state, settings=context.settings, idempotency_key=idempotency_key)
+
+
+async def file_of(form: FormData, name: str, limit_bytes: int) -> bytes | None:
+    """The bytes of an upload; None if there is none.
+
+    Raises:
+        RequestError: it is larger than the limit, or not a file.
+    """
+    part = form.get(name)
+    if part is None:
+        return None
+    if not isinstance(part, UploadFile):
+        return data_url(part, name, limit_bytes)
+    if part.size is not None and part.size > limit_bytes:
+        raise invalid(f"{name}: larger than {limit_bytes:,} bytes", param=name)
+    return await part.read()
+
+
+def data_url(text: str, name: str, limit_bytes: int) -> bytes:
+    """The bytes of a `data:` URL. RequestError: it is none, or holds more than the limit."""
+    found = _DATA_URL.match(text)
+    if found is None:
+        raise invalid(f"{name}: must be an upload or a base64 data: URL; no path, no other URL", param=name)
+    if len(text) > limit_bytes * 4 // 3 + 100:
+        raise invalid(f"{name}: larger than {limit_bytes:,} bytes", param=name)
+    try:
+        return base64.b64decode(text[found.end() :], validate=True)
+    except binascii.Error:
+        raise invalid(f"{name}: its base64 is damaged", param=name) from None
+
+
+def _of_text(data: bytes) -> SpecRequest:
+    if len(data) > MAX_SPEC_BYTES + LARGEST_FILE_BYTES * 4 // 3:
+        raise invalid(f"the spec is larger than {MAX_SPEC_BYTES:,} bytes")
+    spec, source = data_of(data, "spec")
+    if not isinstance(image := spec.get(IMAGE), str):
+        return SpecRequest(spec, source)
+    return SpecRequest(spec, source, data_url(image, IMAGE, LARGEST_FILE_BYTES))
+
+
+@contextmanager
+def _image_file(wanted: SpecRequest) -> Iterator[dict[str, Any]]:
+    """The fields of a spec whose image, if there is one, is a file for as long as the block runs."""
+    fields = {name: value for name, value in wanted.spec.items() if name != IMAGE}
+    if wanted.image is None:
+        yield fields
+        return
+    with TemporaryDirectory(prefix="longtake-upload-") as folder:
+        path = Path(folder) / "image"
+        path.write_bytes(wanted.image)
+        yield fields | {IMAGE: str(path)}
+
+
+async def _text_of(form: FormData, name: str) -> bytes | None:
+    part = form.get(name)
+    if isinstance(part, UploadFile):
+        return await part.read()
+    return None if part is None else part.encode()
+
+
+def _json_of(data: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        raise SpecError("state: not JSON; it is what `longtake state export` writes") from None
+    if not isinstance(value, Mapping):
+        raise SpecError("state: must be a mapping with `kind` and `payload`")
+    return dict(value)

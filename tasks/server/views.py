@@ -1,0 +1,94 @@
+"""What the server answers about jobs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from tasks.client.film_summary import film_summary
+from tasks.jobs.records import JobStatus
+from tasks.jobs.units import JobState
+from tasks.jobs.waits import Wait
+from tasks.server.answers import without_paths
+from tasks.server.context import ServerContext
+
+
+class ProgressView(BaseModel):
+    """The running segment: `step` of `steps`, `step_s` seconds each so far."""
+
+    segment: int
+    step: int
+    steps: int
+    step_s: float
+
+
+class FilmView(BaseModel):
+    """A finished film. size: bytes. fps: an exact fraction as text."""
+
+    size: int
+    sha256: str
+    width: int
+    height: int
+    fps: str
+    frames: int
+    duration_s: float
+
+
+class JobView(BaseModel):
+    """A job. Times are seconds since the epoch, null before they occur. waiting: what it waits for, in words."""
+
+    id: str
+    title: str
+    state: JobState
+    segments: int
+    committed: int
+    clips: int
+    epoch: int
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    reason: str | None
+    failed_segment: int | None
+    progress: ProgressView | None
+    film: FilmView | None
+    waiting: str | None
+
+
+class JobPage(BaseModel):
+    """Jobs, newest first. next: give it as `after` for those that follow; null at the end."""
+
+    jobs: list[JobView]
+    next: str | None
+
+
+def job_view(status: JobStatus, wait: Wait | None) -> JobView:
+    """A job as it is answered."""
+    progress, film = status.progress, status.film
+    return JobView(
+        id=status.job_id,
+        title=status.title,
+        state=status.state,
+        segments=status.segments,
+        committed=status.committed,
+        clips=status.clips,
+        epoch=status.epoch,
+        created_at=status.created_at,
+        started_at=status.started_at,
+        finished_at=status.finished_at,
+        reason=None if status.reason is None else without_paths(status.reason),
+        failed_segment=status.failed_segment,
+        progress=None if progress is None else ProgressView(segment=progress.index, **_common(progress, ProgressView)),
+        film=None if film is None else FilmView(**_common(film, FilmView)),
+        waiting=None if wait is None else str(wait),
+    )
+
+
+def _common(record: Any, view: type[BaseModel]) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in view.model_fields if hasattr(record, name)}
+
+
+def summary_view(context: ServerContext, job_id: str) -> dict[str, Any]:
+    """The film summary, with the model's name in place of its path."""
+    summary = film_summary(context.deployment.jobs, job_id)
+    return summary | {"model": context.parts.name_of(str(summary["model"]))}

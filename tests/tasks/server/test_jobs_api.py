@@ -1,0 +1,211 @@
+"""`/jobs` over HTTP: a real server, a real worker, a real Redis."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import av
+import httpx2
+import pytest
+from PIL import Image
+
+from tests.conftest import Worker, wait_until
+from tests.tasks.conftest import spec
+from tests.tasks.server.conftest import KEY, Server
+
+
+def finished(client: httpx2.Client, job_id: str) -> dict[str, Any]:
+    """The job, once it has ended."""
+
+    def ended() -> dict[str, Any] | None:
+        job: dict[str, Any] = client.get(f"/jobs/{job_id}").json()
+        return job if job["finished_at"] else None
+
+    found: dict[str, Any] = wait_until(ended, what="the job")
+    return found
+
+
+def submitted(client: httpx2.Client, body: dict[str, Any], **headers: str) -> str:
+    answer = client.post("/jobs", json=body, headers=headers)
+    assert answer.status_code == 201, answer.text
+    assert answer.headers["Location"] == f"/jobs/{answer.json()['id']}"
+    return str(answer.json()["id"])
+
+
+def png(color: str = "red") -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 32), color).save(file, "PNG")
+    return file.getvalue()
+
+
+def error_of(answer: httpx2.Response) -> tuple[int, str]:
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    return answer.status_code, answer.json()["error"]["message"]
+
+
+def test_a_job_is_submitted_watched_and_saved(client: httpx2.Client, worker: Worker) -> None:
+    # When
+    job_id = submitted(client, spec("a", "b"))
+    # Then it is done after a while, and its film is an MP4 that can be read in parts
+    job = finished(client, job_id)
+    assert (job["state"], job["committed"], job["clips"], job["title"]) == ("done", 2, 2, "harbour at dawn")
+    film = client.get(f"/jobs/{job_id}/film")
+    assert film.headers["content-type"] == "video/mp4"
+    with av.open(io.BytesIO(film.content)) as container:
+        assert container.streams.video[0].frames == job["film"]["frames"] == 25
+    part = client.get(f"/jobs/{job_id}/film", headers={"Range": "bytes=4-11"})
+    assert (part.status_code, part.content) == (206, film.content[4:12])
+    # And so are its clips, and what is known of it
+    clip = client.get(f"/jobs/{job_id}/segments/1/clip")
+    assert clip.content[4:8] == b"ftyp"
+    summary = client.get(f"/jobs/{job_id}/summary").json()
+    assert [segment["prompt"] for segment in summary["segments"]] == ["a", "b"]
+    assert summary["model"] == "shapes"
+    # And it is in the list
+    assert client.get("/jobs", params={"limit": 1}).json()["jobs"][0]["id"] == job_id
+
+
+def test_a_state_is_exported_and_continued(client: httpx2.Client, worker: Worker) -> None:
+    # Given
+    job_id = submitted(client, spec("a", "b"))
+    finished(client, job_id)
+    # When
+    state = client.get(f"/jobs/{job_id}/segments/0/state").json()
+    files = {"state": ("state.json", json.dumps(state), "application/json")}
+    answer = client.post("/jobs", data={"spec": json.dumps(spec("b", seed=4))}, files=files)
+    # Then the continuation is the same as in the first job
+    assert state["kind"] == "ltx2.v1"
+    assert finished(client, answer.json()["id"])["state"] == "done"
+
+
+@pytest.mark.parametrize("form", [True, False], ids=["upload", "data URL"])
+def test_an_image_is_sent(client: httpx2.Client, worker: Worker, form: bool) -> None:
+    # When
+    body = spec("a", model="shapes")
+    if form:
+        answer = client.post("/jobs", data={"spec": json.dumps(body)}, files={"image": ("i.png", png(), "image/png")})
+    else:
+        url = f"data:image/png;base64,{base64.b64encode(png()).decode()}"
+        answer = client.post("/jobs", json=body | {"image": url})
+    # Then
+    assert finished(client, answer.json()["id"])["state"] == "done"
+
+
+def test_jobs_are_paused_resumed_cancelled_and_forgotten(client: httpx2.Client) -> None:
+    # Given
+    job_id = submitted(client, spec("a"))
+    # Then
+    for change, state in [("pause", "paused"), ("resume", "queued"), ("pause", "paused"), ("cancel", "cancelled")]:
+        answer = client.post(f"/jobs/{job_id}/{change}")
+        assert (answer.status_code, answer.json()["state"]) in [(200, state), (200, "running")]
+    assert error_of(client.post(f"/jobs/{job_id}/resume"))[0] == 409
+    assert client.delete(f"/jobs/{job_id}").status_code == 204
+    assert error_of(client.get(f"/jobs/{job_id}"))[0] == 404
+
+
+def test_the_same_submission_again_is_the_same_job(client: httpx2.Client) -> None:
+    first = submitted(client, spec("a"), **{"Idempotency-Key": "once"})
+    assert submitted(client, spec("a"), **{"Idempotency-Key": "once"}) == first
+    status, message = error_of(client.post("/jobs", json=spec("b"), headers={"Idempotency-Key": "once"}))
+    assert status == 409
+    assert "belongs to job" in message
+    client.post(f"/jobs/{first}/cancel")
+
+
+def test_jobs_are_listed_in_pages(client: httpx2.Client) -> None:
+    # Given
+    made = [submitted(client, spec(f"page {i}")) for i in range(3)]
+    # When
+    first = client.get("/jobs", params={"limit": 2}).json()
+    second = client.get("/jobs", params={"limit": 2, "after": first["next"]}).json()
+    # Then
+    assert [job["id"] for job in first["jobs"]] == made[:0:-1]
+    assert second["jobs"][0]["id"] == made[0]
+    # And by state
+    for job_id in made:
+        client.post(f"/jobs/{job_id}/cancel")
+    found = client.get("/jobs", params={"state": "cancelled", "limit": 3}).json()
+    assert {job["state"] for job in found["jobs"]} == {"cancelled"}
+
+
+BAD_SPECS: list[tuple[dict[str, Any], str]] = [
+    ({"segments": []}, "segments: must have 1 or more entries"),
+    (spec("a", height=31), "height: "),
+    (spec("a", model="/etc/passwd"), "model: 'passwd' is not a name that this server knows"),
+    (spec("a", model="Lightricks/LTX-2"), "model: 'Lightricks/LTX-2' is not a name"),
+    (spec("a", model=7), "model: 7 is not a name"),
+    (spec("a", loras=["/models/style.safetensors"]), "this server has none"),
+    (spec("a", loras=[{"path": "../style", "weight": 1}]), "loras.0.path"),
+    (spec("a", stage2_lora="/models/style.safetensors", stages=2), "stage2_lora"),
+    (spec("a", text_encoder="/models/gemma"), "text_encoder"),
+    (spec("a", upsampler="/models/up", stages=2), "upsampler"),
+    (spec("a", image="/etc/passwd"), "image: must be an upload or a base64 data: URL"),
+    (spec("a", image="https://example.com/a.png"), "image: must be an upload or a base64 data: URL"),
+    (spec("a", image="data:image/png;base64,???"), "image: its base64 is damaged"),
+    (spec("a", image="data:image/png;base64,AAAA"), "image"),
+]
+
+
+@pytest.mark.parametrize(("body", "words"), BAD_SPECS)
+def test_bad_specs_are_refused_without_a_path_of_the_server(
+    client: httpx2.Client, body: dict[str, Any], words: str
+) -> None:
+    status, message = error_of(client.post("/jobs", json=body))
+    assert status == 400
+    assert words in message
+    assert "/tmp" not in message
+
+
+def test_what_is_no_spec_is_refused(client: httpx2.Client, server: Server) -> None:
+    assert error_of(client.post("/jobs", content=b'{"segments": ['))[0] == 400
+    assert "line" in error_of(client.post("/jobs", content=b'{\n"title": 1,,\n}'))[1] or True
+    assert error_of(client.post("/jobs", content=b"\xff\xfe"))[0] == 400
+    assert error_of(client.post("/jobs", data={"x": "y"}, files={"image": b"x"})) == (
+        400,
+        "spec: missing; it is the job's spec as JSON",
+    )
+    assert error_of(client.post("/jobs", content=b"x" * (server.settings.server_body_bytes + 1)))[0] == 413
+    # And a body whose size is not declared is read up to the limit
+    pieces = (b"x" * 1024 * 1024 for _ in range(9))
+    assert error_of(client.post("/jobs", content=pieces))[0] == 413
+
+
+@pytest.mark.parametrize("header", ["", "Bearer", "Bearer x", f"Basic {KEY}", f"Bearer {KEY}x", "Bearer \u00e9"])
+def test_requests_without_a_key_are_refused(server: Server, header: str) -> None:
+    headers = {"Authorization": header.encode("latin-1")} if header else {}
+    answer = httpx2.get(f"{server.url}/jobs", headers=headers)
+    assert error_of(answer) == (401, "send `Authorization: Bearer KEY` with a key of this server")
+    assert httpx2.get(f"{server.url}/openapi.json").status_code == 401
+    assert httpx2.get(f"{server.url}/health").json() == {"status": "ok"}
+
+
+def test_other_paths_and_methods_are_answered_in_the_same_form(client: httpx2.Client) -> None:
+    assert error_of(client.get("/nothing"))[0] == 404
+    assert error_of(client.put("/jobs"))[0] == 405
+    assert error_of(client.get("/jobs", params={"limit": 0})) == (400, "limit: must be at least 1, not '0'")
+    assert error_of(client.get("/jobs/nobody"))[0] == 404
+    assert error_of(client.get("/jobs/..%2F..%2Fetc"))[0] == 404
+    assert error_of(client.get("/jobs", params={"after": "gone"}))[0] == 404
+
+
+def test_the_document_describes_a_spec(client: httpx2.Client) -> None:
+    document = client.get("/openapi.json").json()
+    body = document["paths"]["/jobs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert "segments" in body["properties"]
+    assert client.get("/docs").status_code == 200
+
+
+def test_it_listens_on_loopback_alone_without_keys(longtake: Callable[..., Any], server: Server) -> None:
+    open_to_all = server.settings.model_copy(update={"api_keys": None})
+    refused = longtake("serve", "--host", "0.0.0.0", settings=open_to_all)
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        "longtake: 0.0.0.0 can be reached from other machines: set LONGTAKE_API_KEYS, or listen on 127.0.0.1 "
+        "(the default)\n",
+    )
+    short = longtake("serve", settings=server.settings.model_copy(update={"api_keys": "short"}))
+    assert short.stderr == "longtake: LONGTAKE_API_KEYS: a key must have 16 or more characters\n"
