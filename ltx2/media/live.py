@@ -2,7 +2,8 @@
 
 A piece has the pictures of its clip, copied, and AAC on the film's grid of 1024 samples. It is made from its own clip
 and the clips before whose sound it needs (one, unless segments are very short), so any process makes the same bytes at
-any time. Its sound ends before its pictures, because the next clip changes the last 100 ms or so.
+any time, and what follows may be unknown. Its sound ends before its pictures, because the next clip may change the last
+100 ms or so.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ltx2.media.clip_streams import SoundReader, check_format, pictures
 from ltx2.media.container import media_errors, open_clip
 from ltx2.media.film import add_sound_stream, sound_frame
 from ltx2.media.sound import composed
-from ltx2.timeline import SegmentTiming, SoundSpan, film_frames, film_samples, sound_spans
+from ltx2.timeline import SegmentTiming, SoundSpan, film_frames, film_samples, next_timing, sound_spans
 
 _BLOCK = 1024  # samples of an AAC packet
 _LEAD = 16  # packets that are encoded and dropped: with 8 or fewer, joins can be heard
@@ -48,29 +49,29 @@ def audio_rate_of(clip: bytes) -> int:
         return int(streams.audio.sample_rate)
 
 
-def first_clip_needed(timings: Sequence[SegmentTiming], index: int, rate: int) -> int:
-    """The first clip whose sound piece `index` needs; usually the one before. rate: of the sound, in Hz.
+def first_clip_needed(timings: Sequence[SegmentTiming], rate: int, *, is_last: bool) -> int:
+    """The first clip whose sound a piece needs; usually the one before. rate: of the sound, in Hz.
 
-    timings: of the whole film, as planned.
+    timings: of the film, up to the piece's own. is_last: whether the film ends with it.
     """
-    extent = _extent(timings, index, rate)
-    return next((i for i, span in enumerate(extent.spans) if span.film_end > extent.start), index)
+    extent = _extent(timings, rate, is_last=is_last)
+    return next((i for i, span in enumerate(extent.spans) if span.film_end > extent.start), len(timings) - 1)
 
 
-def live_piece(index: int, timings: Sequence[SegmentTiming], first: bytes, clips: Sequence[bytes]) -> LivePiece:
-    """Piece `index` of a film, counted from 0.
+def live_piece(timings: Sequence[SegmentTiming], first: bytes, clips: Sequence[bytes], *, is_last: bool) -> LivePiece:
+    """The piece of the last of `timings`.
 
-    timings: of the whole film, as planned. first: the clip of the film's first segment, for the header. clips: those
-    from `first_clip_needed` to `index`.
+    timings: of the film, up to the piece's own. first: the clip of the film's first segment, for the header. clips:
+    those from `first_clip_needed` to the piece's own. is_last: whether the film ends with it.
 
     Raises:
         MediaError: a clip is damaged, or differs from the first one or from its timing. TimelineError: the timings are
             not consecutive.
     """
-    fps = timings[index].shape.fps
+    index, fps = len(timings) - 1, timings[-1].shape.fps
     with open_clip(first) as model:
         rate = int(model.audio.sample_rate)
-        extent = _extent(timings, index, rate)
+        extent = _extent(timings, rate, is_last=is_last)
         file = io.BytesIO()
         with _output(file, index, rate) as container:
             with media_errors(_WRITING):
@@ -87,7 +88,7 @@ def live_piece(index: int, timings: Sequence[SegmentTiming], first: bytes, clips
                         if i == index:
                             _mux_picture(container, video, picture, number, fps)
                     sounds.append(sound.samples())
-            spans = extent.spans[index + 1 - len(clips) : index + 1]
+            spans = extent.spans[-len(clips) :]
             with media_errors(_WRITING):
                 for packet in extent.encoded(audio, composed(spans, sounds, extent.start, extent.end)):
                     container.mux(packet)
@@ -130,14 +131,18 @@ class _Extent:
                 yield packet
 
 
-def _extent(timings: Sequence[SegmentTiming], index: int, rate: int) -> _Extent:
+def _extent(timings: Sequence[SegmentTiming], rate: int, *, is_last: bool) -> _Extent:
     spans = sound_spans(timings, rate)
-    is_last = index == len(timings) - 1
     samples = film_samples(film_frames(timings), timings[0].shape.fps, rate)
-    end = samples if is_last else spans[index + 1].film_start
-    first = _final_packets(spans[index].film_start) if index else 1
+    end = samples if is_last else _final_samples(timings, rate)
+    first = _final_packets(_final_samples(timings[:-1], rate)) if timings[1:] else 1
     stop = -(-samples // _BLOCK) + 1 if is_last else _final_packets(end)
     return _Extent(spans, first, stop, _BLOCK * max(0, first - _LEAD), end, is_last)
+
+
+def _final_samples(timings: Sequence[SegmentTiming], rate: int) -> int:
+    """How many samples are known after these segments. A cut leaves more of them than the continuation assumed here."""
+    return sound_spans([*timings, next_timing(timings[-1])], rate)[-1].film_start
 
 
 def _final_packets(samples: int) -> int:

@@ -13,7 +13,7 @@ from tasks.errors import JobNotFoundError, JobStateError, VersionError
 from tasks.jobs.connection import when_there_is_memory
 from tasks.jobs.keys import ACTIVE, ENDED, IDEMPOTENCY, JOBS, RESERVED, SUBMITTING, WAITING, job_keys
 from tasks.jobs.reader import JobReader
-from tasks.jobs.records import Committed, Submission, pack_stored
+from tasks.jobs.records import Committed, PieceRecord, Submission, pack_stored
 from tasks.jobs.results import Admission, AdmissionOutcome, CreateOutcome, Creation
 from tasks.jobs.scripts import load_scripts
 from tasks.jobs.units import JobState
@@ -156,9 +156,13 @@ class JobLifetimes(JobReader):
             JobStateError: it is unfinished.
         """
         keys = [*job_keys(job_id, "record", "spec", "units", "handoffs", "clips"), JOBS, ENDED, WAITING, RESERVED]
-        keys += [SUBMITTING, IDEMPOTENCY, *job_keys(job_id, "events")]
+        keys += [SUBMITTING, IDEMPOTENCY, *job_keys(job_id, "events", "pieces")]
         if not self._run("delete", keys, job_id):
             raise JobStateError(f"job {job_id} has not ended; cancel it first")
+
+    def note_piece(self, job_id: str, name: str, piece: PieceRecord) -> bool:
+        """Record a piece for live players; False: there is no such job."""
+        return bool(self._run("note_piece", job_keys(job_id, "record", "pieces"), name, piece.pack()))
 
     def _transition(
         self, job_id: str, action: str, state: str = "", reason: str = "", *, request: str = ""

@@ -35,6 +35,7 @@ from tasks.jobs.records import (
     FilmRecord,
     Handoff,
     JobStatus,
+    PieceRecord,
     Progress,
     timing_after,
     unpack_stored,
@@ -200,6 +201,11 @@ class JobReader:
     def clips(self, job_id: str) -> dict[int, ClipRecord]:
         """Every committed clip by segment index."""
         return _clips(cast("dict[bytes, bytes]", self._redis.hgetall(job_keys(job_id, "clips")[0])))
+
+    def piece(self, job_id: str, name: str) -> PieceRecord | None:
+        """A piece for live players, if it was made."""
+        data = cast("bytes | None", self._redis.hget(job_keys(job_id, "pieces")[0], name))
+        return None if data is None else PieceRecord.unpack(data)
 
     def contents(self, job_id: str) -> JobContents:
         """The job's spec and all that is committed, read at one moment.

@@ -165,6 +165,14 @@ class ClipRecord(_Record):
 
 
 @dataclass(frozen=True, slots=True)
+class PieceRecord(_Record):
+    """A piece of a film for live players. header: the blob to be played before all pieces."""
+
+    blob_id: str
+    header: str
+
+
+@dataclass(frozen=True, slots=True)
 class Committed:
     """What is committed of a job's first segments: the state that it continues, if any, its handoffs, and its clips.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import redis
@@ -43,6 +43,7 @@ class Problem:
     type: str = INVALID
     code: str | None = None
     param: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class RequestError(LongtakeError):
@@ -53,15 +54,22 @@ class RequestError(LongtakeError):
         self.problem = problem
 
 
-def invalid(message: str, *, param: str | None = None, status: int = 400, code: str | None = None) -> RequestError:
+def invalid(
+    message: str,
+    *,
+    param: str | None = None,
+    status: int = 400,
+    code: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> RequestError:
     """An error that the caller can mend."""
-    return RequestError(Problem(status, message, INVALID, code, param))
+    return RequestError(Problem(status, message, INVALID, code, param, headers or {}))
 
 
-def answer(problem: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
+def answer(problem: Problem) -> JSONResponse:
     """The answer, in the form of the OpenAI API."""
     error = {"message": problem.message, "type": problem.type, "param": problem.param, "code": problem.code}
-    return JSONResponse({"error": error}, problem.status, headers)
+    return JSONResponse({"error": error}, problem.status, problem.headers)
 
 
 def without_paths(text: str) -> str:
@@ -99,8 +107,10 @@ def add_error_answers(app: FastAPI) -> None:
     async def http(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         codes = {404: "not_found", 405: "method_not_allowed"}
-        problem = Problem(error.status_code, str(error.detail), INVALID, codes.get(error.status_code))
-        return answer(problem, error.headers)
+        problem = Problem(
+            error.status_code, str(error.detail), INVALID, codes.get(error.status_code), None, error.headers or {}
+        )
+        return answer(problem)
 
     async def fields(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)

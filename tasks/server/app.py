@@ -15,19 +15,26 @@ from ltx2.media.temporary import temporary_folder
 from tasks.deployment import Deployment
 from tasks.jobs.connection import connect
 from tasks.jobs.events import EventReader
-from tasks.server import event_stream, jobs_api
+from tasks.server import event_stream, jobs_api, live_api
 from tasks.server.access import OPEN_PATHS, Keys
 from tasks.server.answers import INVALID, Problem, add_error_answers, answer
 from tasks.server.blob_files import BlobFiles
 from tasks.server.context import ServerContext
 from tasks.server.event_hub import EventHub
 from tasks.server.limits import BodyLimit
+from tasks.server.live import LiveFilms
 from tasks.server.parts import PartTable
 from tasks.settings import Settings
 
 FOLDERS = "longtake-server-"
 """Prefix of the temporary folders with the films that are being sent."""
-NO_KEY = Problem(401, "send `Authorization: Bearer KEY` with a key of this server", INVALID, "invalid_api_key")
+NO_KEY = Problem(
+    401,
+    "send `Authorization: Bearer KEY` with a key of this server",
+    INVALID,
+    "invalid_api_key",
+    headers={"WWW-Authenticate": "Bearer"},
+)
 
 
 class _KeyCheck:
@@ -38,10 +45,9 @@ class _KeyCheck:
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refused = (
-            scope["type"] == "http" and scope["path"] not in OPEN_PATHS and not self._keys.accept(Headers(scope=scope))
-        )
-        await (answer(NO_KEY, {"WWW-Authenticate": "Bearer"}) if refused else self._app)(scope, receive, send)
+        needs_key = scope["type"] == "http" and scope["path"] not in OPEN_PATHS
+        refused = needs_key and not self._keys.accept(Headers(scope=scope))
+        await (answer(NO_KEY) if refused else self._app)(scope, receive, send)
 
 
 def make_app(settings: Settings) -> FastAPI:
@@ -57,7 +63,8 @@ def make_app(settings: Settings) -> FastAPI:
         client = connect(settings.redis_url, reply_timeout_s=settings.reply_timeout_s)
         hub = EventHub(EventReader(client))
         with temporary_folder(FOLDERS) as folder, Deployment(settings) as deployment, client:
-            app.state.context = ServerContext(settings, deployment, parts, hub, BlobFiles(folder, deployment.blobs))
+            files, live = BlobFiles(folder, deployment.blobs), LiveFilms(deployment)
+            app.state.context = ServerContext(settings, deployment, parts, hub, files, live)
             await hub.start()
             reading = asyncio.create_task(hub.run())
             try:
@@ -78,6 +85,7 @@ def make_app(settings: Settings) -> FastAPI:
     add_error_answers(app)
     app.include_router(jobs_api.router)
     app.include_router(event_stream.router)
+    app.include_router(live_api.router)
 
     @app.get("/health", tags=["server"])
     def health() -> dict[str, str]:

@@ -13,19 +13,21 @@ from tasks.jobs.keys import check_job_id
 from tasks.jobs.records import JobStatus
 from tasks.server.blob_files import BlobFiles
 from tasks.server.event_hub import EventHub
+from tasks.server.live import LiveFilms
 from tasks.server.parts import PartTable
 from tasks.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class ServerContext:
-    """The deployment that a server shows, its table of parts, its events, and blobs as files."""
+    """The deployment that a server shows, its table of parts, its events, blobs as files, and what live players get."""
 
     settings: Settings
     deployment: Deployment
     parts: PartTable
     hub: EventHub
     files: BlobFiles
+    live: LiveFilms
 
     def job(self, job_id: str) -> Job:
         """A job of the deployment, to be closed after use."""

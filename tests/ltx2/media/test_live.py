@@ -26,8 +26,9 @@ def pieces_of(timings: list[SegmentTiming], clips: list[bytes]) -> Iterator[Live
     """The pieces of a film in order, each made only from the clips it needs."""
     rate = audio_rate_of(clips[0])
     for index in range(len(timings)):
-        first = first_clip_needed(timings, index, rate)
-        yield live_piece(index, timings, clips[0], clips[first : index + 1])
+        until, is_last = timings[: index + 1], index + 1 == len(timings)
+        first = first_clip_needed(until, rate, is_last=is_last)
+        yield live_piece(until, clips[0], clips[first : index + 1], is_last=is_last)
 
 
 def boxes(data: bytes, *path: bytes) -> Iterator[bytes]:
@@ -107,7 +108,8 @@ def test_a_piece_says_its_film_time_and_is_the_same_from_anywhere() -> None:
         assert sound % 1024 == 0
         assert 0 <= Fraction(picture, 12288) - Fraction(sound, 48000) < 0.2
     # And needs one clip before its own
-    assert [first_clip_needed(timings, index, 48000) for index in range(4)] == [0, 0, 1, 2]
+    needed = [first_clip_needed(timings[: index + 1], 48000, is_last=index == 3) for index in range(4)]
+    assert needed == [0, 0, 1, 2]
 
 
 def test_clips_that_do_not_fit_are_refused() -> None:
@@ -116,8 +118,8 @@ def test_clips_that_do_not_fit_are_refused() -> None:
     mono, stereo = (list(clips_of(timings, channels=channels)) for channels in (1, 2))
     # Then a piece of both, and one of a damaged clip, are refused
     with pytest.raises(MediaError, match="differs from the first segment in channels"):
-        live_piece(1, timings, mono[0], stereo)
+        live_piece(timings, mono[0], stereo, is_last=True)
     with pytest.raises(MediaError, match="not a readable clip"):
-        live_piece(1, timings, mono[0], [mono[0], b"no clip"])
+        live_piece(timings, mono[0], [mono[0], b"no clip"], is_last=True)
     with pytest.raises(MediaError, match="8 frames, but its timing has 17"):
-        live_piece(0, timings, mono[0], [mono[1]])
+        live_piece(timings[:1], mono[0], [mono[1]], is_last=False)

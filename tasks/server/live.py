@@ -1,0 +1,155 @@
+"""What live players get of a film that is being rendered: a list of pieces, made once each and kept as blobs.
+
+A piece is named by what it is made of: any server, at any time, makes the same bytes. The list is that of the clips
+from the first to the first that is missing. While the epoch of a job stays the same, the list only grows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from ltx2.media.live import first_clip_needed, live_piece
+from ltx2.timeline import SegmentTiming
+from tasks.deployment import Deployment
+from tasks.errors import JobNotFoundError
+from tasks.jobs.records import Handoff, JobStatus, PieceRecord
+
+PIECE_MIME = "video/mp4"
+RECIPE = "1"
+"""Raised when the bytes of pieces change for the same clips."""
+LISTS_KEPT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece that can be played. name: by what it is made of. duration: seconds of its pictures."""
+
+    index: int
+    name: str
+    duration: Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class PieceList:
+    """The pieces that can be played now. longest: seconds that a piece may have. ended: whether no more will come."""
+
+    epoch: int
+    pieces: tuple[Piece, ...]
+    longest: Fraction
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Film:
+    """A list with what its pieces are made of."""
+
+    listed: PieceList
+    timings: Sequence[SegmentTiming]
+    clips: Sequence[str]
+    starts: Sequence[int]
+
+
+class LiveFilms:
+    """Lists and pieces of the jobs of a deployment."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        self._films: OrderedDict[tuple[str, int, int, bool], _Film] = OrderedDict()
+        self._making = threading.Lock()
+
+    def pieces(self, status: JobStatus) -> PieceList:
+        """The pieces of a job."""
+        return self._film(status).listed
+
+    def piece(self, status: JobStatus, name: str) -> PieceRecord:
+        """The piece with this name; it is made if it was not.
+
+        Raises:
+            JobNotFoundError: the job has no such piece, or none any more. MediaError: a clip is damaged.
+            BlobStoreError: a clip is missing, or the store is out or full.
+        """
+        jobs = self._deployment.jobs
+        if (known := jobs.piece(status.job_id, name)) is not None:
+            return known
+        film = self._film(status)
+        found = next((piece for piece in film.listed.pieces if piece.name == name), None)
+        if found is None:
+            raise JobNotFoundError(f"job {status.job_id} has no piece {name:.40}; ask for its playlist again")
+        with self._making:  # one at a time, and each once, however many players ask for it
+            return jobs.piece(status.job_id, name) or self._make(status, film, found)
+
+    def _make(self, status: JobStatus, film: _Film, piece: Piece) -> PieceRecord:
+        blobs, index = self._deployment.blobs, piece.index
+        clips = [blobs.get(clip) for clip in film.clips[film.starts[index] : index + 1]]
+        first = clips[0] if film.starts[index] == 0 else blobs.get(film.clips[0])
+        made = live_piece(film.timings[: index + 1], first, clips, is_last=_is_last(status, index))
+        header, data = (
+            self._deployment.store_for_job(status.job_id, part, PIECE_MIME) for part in (made.header, made.data)
+        )
+        record = PieceRecord(data, header)
+        if not self._deployment.jobs.note_piece(status.job_id, piece.name, record):
+            blobs.release(status.job_id)  # the job was deleted meanwhile
+        return record
+
+    def _film(self, status: JobStatus) -> _Film:
+        key = (status.job_id, status.epoch, status.clips, status.finished)
+        film = self._films.get(key)
+        if film is None:
+            film = self._films[key] = self._read(status)
+            if len(self._films) > LISTS_KEPT:
+                self._films.popitem(last=False)
+        return film
+
+    def _read(self, status: JobStatus) -> _Film:
+        jobs = self._deployment.jobs
+        handoffs, timings = jobs.handoffs(status.job_id), jobs.timings(status.job_id)
+        records = jobs.clips(status.job_id)
+        clips: list[str] = []
+        while len(clips) in records and len(clips) < len(timings):
+            clips.append(records[len(clips)].blob_id)
+        pieces, starts = [], []
+        for index, timing in enumerate(timings[: len(clips)]):
+            is_last = _is_last(status, index)
+            start = first_clip_needed(timings[: index + 1], _rate(handoffs[0]), is_last=is_last)
+            name = _name([RECIPE, str(index), str(is_last), clips[0], *clips[start : index + 1]])
+            pieces.append(Piece(index, name, timing.new_frames / timing.shape.fps))
+            starts.append(start)
+        shape = jobs.head(status.job_id).shape
+        listed = PieceList(status.epoch, tuple(pieces), shape.frames / shape.fps, status.finished)
+        return _Film(listed, timings, clips, starts)
+
+
+def playlist(listed: PieceList, folder: str) -> str:
+    """An HLS playlist of these pieces, whose names are relative to `folder`, such as `live/0/`."""
+    longest = -(-listed.longest.numerator // listed.longest.denominator)
+    lines = [
+        "#EXTM3U",
+        "#EXT-X-VERSION:7",
+        f"#EXT-X-TARGETDURATION:{longest}",
+        "#EXT-X-MEDIA-SEQUENCE:0",
+        "#EXT-X-PLAYLIST-TYPE:EVENT",
+        "#EXT-X-INDEPENDENT-SEGMENTS",
+        f'#EXT-X-MAP:URI="{folder}{listed.pieces[0].name}.init.mp4"',
+    ]
+    for piece in listed.pieces:
+        lines += [f"#EXTINF:{float(piece.duration):.6f},", f"{folder}{piece.name}.m4s"]
+    if listed.ended:
+        lines.append("#EXT-X-ENDLIST")
+    return "\n".join(lines) + "\n"
+
+
+def _is_last(status: JobStatus, index: int) -> bool:
+    return index + 1 == status.segments
+
+
+def _rate(handoff: Handoff) -> int:
+    return int(handoff.state["payload"]["audio_sample_rate"])
+
+
+def _name(made_of: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(made_of).encode()).hexdigest()[:32]

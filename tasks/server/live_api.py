@@ -1,0 +1,92 @@
+"""Playing a film while it renders: a playlist for HLS players, its pieces, and one growing MP4."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from fastapi import APIRouter, Response
+from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
+
+from tasks.jobs.events import BEGINNING, EventKind
+from tasks.server.answers import invalid
+from tasks.server.context import Context, ServerContext
+from tasks.server.jobs_api import JobId
+from tasks.server.live import PieceList, playlist
+
+router = APIRouter(prefix="/jobs", tags=["live"])
+PLAYLIST = "application/vnd.apple.mpegurl"
+FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}
+NOT_YET = {"Retry-After": "2"}
+
+
+@router.get("/{job_id}/live.m3u8", response_class=PlainTextResponse)
+def live_playlist(job_id: JobId, context: Context) -> Response:
+    """An HLS playlist of what can be played now. It grows, and ends with the job.
+
+    Its `Content-Location` is the same list under the epoch of the job: that one never changes what it has listed, and
+    is gone when a repair has changed the film.
+    """
+    listed = _listed(context, job_id)
+    headers = {"Content-Location": f"/jobs/{job_id}/live/{listed.epoch}.m3u8"}
+    return _playlist(listed, f"live/{listed.epoch}/", headers)
+
+
+@router.get("/{job_id}/live/{epoch}.m3u8", response_class=PlainTextResponse)
+def playlist_of_epoch(job_id: JobId, epoch: int, context: Context) -> Response:
+    """The same, for as long as nothing that was listed changes."""
+    listed = _listed(context, job_id)
+    if listed.epoch != epoch:
+        raise invalid(f"the film was changed; its playlist is /jobs/{job_id}/live.m3u8", status=410, code="gone")
+    return _playlist(listed, f"{epoch}/", {})
+
+
+@router.get("/{job_id}/live/{epoch}/{name}.init.mp4", response_class=FileResponse)
+def live_header(job_id: JobId, epoch: int, name: str, context: Context) -> FileResponse:
+    """What is played before all pieces."""
+    found = context.live.piece(context.status(job_id), name)
+    return FileResponse(context.files.path_of(found.header), media_type="video/mp4", headers=FOREVER)
+
+
+@router.get("/{job_id}/live/{epoch}/{name}.m4s", response_class=FileResponse)
+def live_piece(job_id: JobId, epoch: int, name: str, context: Context) -> FileResponse:
+    """A piece: the pictures of one clip, and its sound."""
+    found = context.live.piece(context.status(job_id), name)
+    return FileResponse(context.files.path_of(found.blob_id), media_type="video/mp4", headers=FOREVER)
+
+
+@router.get("/{job_id}/live.mp4", response_class=StreamingResponse)
+async def live_film(job_id: JobId, context: Context) -> StreamingResponse:
+    """One MP4 that grows while the film renders, for players that know no playlists. It cannot be searched."""
+    listed = await asyncio.to_thread(_listed, context, job_id)
+    return StreamingResponse(_growing(context, job_id, listed.epoch), media_type="video/mp4")
+
+
+async def _growing(context: ServerContext, job_id: str, epoch: int) -> AsyncIterator[bytes]:
+    sent = 0
+    async for event in context.hub.events(job_id, BEGINNING):
+        if event.kind != EventKind.CLIP and not event.kind.ends_job:
+            continue
+        status = await asyncio.to_thread(context.status, job_id)
+        listed = await asyncio.to_thread(context.live.pieces, status)
+        if listed.epoch != epoch:
+            return
+        for piece in listed.pieces[sent:]:
+            made = await asyncio.to_thread(context.live.piece, status, piece.name)
+            if not sent:
+                yield await asyncio.to_thread(context.deployment.blobs.get, made.header)
+            yield await asyncio.to_thread(context.deployment.blobs.get, made.blob_id)
+            sent += 1
+        if listed.ended:
+            return
+
+
+def _listed(context: ServerContext, job_id: str) -> PieceList:
+    listed = context.live.pieces(context.status(job_id))
+    if not listed.pieces:
+        raise invalid(f"job {job_id} has nothing to play yet", status=404, code="nothing_yet", headers=NOT_YET)
+    return listed
+
+
+def _playlist(listed: PieceList, folder: str, headers: dict[str, str]) -> Response:
+    return Response(playlist(listed, folder), media_type=PLAYLIST, headers={"Cache-Control": "no-store", **headers})

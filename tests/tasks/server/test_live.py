@@ -1,0 +1,150 @@
+"""Playing a film while it renders: the playlist grows, never changes, and plays as the film does."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import httpx2
+import numpy as np
+import pytest
+
+from tasks.jobs.connection import connect
+from tasks.jobs.keys import job_keys
+from tasks.server.live import Piece, PieceList, playlist
+from tests.conftest import Worker
+from tests.tasks.conftest import spec
+from tests.tasks.server.conftest import Server
+from tests.tasks.server.test_jobs_api import finished, submitted
+
+
+def urls(text: str) -> list[str]:
+    """The header and the pieces of a playlist."""
+    header = re.search(r'#EXT-X-MAP:URI="(.*)"', text)
+    assert header
+    return [header[1], *(line for line in text.splitlines() if not line.startswith("#"))]
+
+
+def played(client: httpx2.Client, job_id: str) -> bytes:
+    """All that a player gets, joined."""
+    text = client.get(f"/jobs/{job_id}/live.m3u8").text
+    return b"".join(client.get(f"/jobs/{job_id}/{url}").content for url in urls(text))
+
+
+def pictures(data: bytes) -> Iterator[tuple[Fraction, bytes]]:
+    with av.open(io.BytesIO(data)) as container:
+        for frame in container.decode(video=0):
+            assert frame.pts is not None
+            assert frame.time_base is not None
+            yield frame.pts * frame.time_base, frame.to_ndarray().tobytes()
+
+
+def sound(data: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    with av.open(io.BytesIO(data)) as container:
+        return np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1)
+
+
+@pytest.fixture
+def film(client: httpx2.Client, worker: Worker) -> str:
+    """A finished job of three segments."""
+    job_id = submitted(client, spec("a", "b", "c"))
+    assert finished(client, job_id)["state"] == "done"
+    return job_id
+
+
+def test_the_pieces_play_as_the_film_does(client: httpx2.Client, film: str) -> None:
+    # When
+    answer = client.get(f"/jobs/{film}/live.m3u8")
+    # Then the playlist has a piece for each clip, and its end
+    assert answer.headers["content-type"].startswith("application/vnd.apple.mpegurl")
+    assert answer.text.splitlines()[:6] == [
+        "#EXTM3U",
+        "#EXT-X-VERSION:7",
+        "#EXT-X-TARGETDURATION:1",
+        "#EXT-X-MEDIA-SEQUENCE:0",
+        "#EXT-X-PLAYLIST-TYPE:EVENT",
+        "#EXT-X-INDEPENDENT-SEGMENTS",
+    ]
+    assert answer.text.count("#EXTINF") == 3
+    assert answer.text.endswith("#EXT-X-ENDLIST\n")
+    assert "DISCONTINUITY" not in answer.text
+    # And its pictures and their times are those of the film; the sound, too, but for the first block
+    live, whole = played(client, film), client.get(f"/jobs/{film}/film").content
+    assert list(pictures(live)) == list(pictures(whole))
+    count = sound(live).shape[1] // 1024 * 1024
+    assert np.abs(sound(live)[:, 1024:count] - sound(whole)[:, 1024:count]).max() < 0.03
+    # And the growing MP4 is the same bytes
+    assert client.get(f"/jobs/{film}/live.mp4").content == live
+
+
+def test_pieces_are_made_once_and_cached_for_ever(client: httpx2.Client, film: str, server: Server) -> None:
+    # Given
+    text = client.get(f"/jobs/{film}/live.m3u8").text
+    first = played(client, film)
+    kept = connect(server.settings.redis_url).hgetall(job_keys(film, "pieces")[0])
+    # When the server is started again
+    server.stop()
+    server.start()
+    # Then it lists the same, and nothing is made anew
+    assert client.get(f"/jobs/{film}/live.m3u8").text == text
+    assert played(client, film) == first
+    assert connect(server.settings.redis_url).hgetall(job_keys(film, "pieces")[0]) == kept
+    assert len(kept) == 3
+    piece = client.get(f"/jobs/{film}/{urls(text)[1]}", headers={"Range": "bytes=0-7"})
+    assert (piece.status_code, piece.content[4:]) == (206, b"moof")
+    assert piece.headers["cache-control"] == "public, max-age=31536000, immutable"
+    # And they go with their job
+    client.delete(f"/jobs/{film}")
+    assert not connect(server.settings.redis_url).exists(*job_keys(film, "pieces"))
+
+
+def test_the_list_grows_while_the_film_renders(client: httpx2.Client, worker: Worker) -> None:
+    # Given a job with many segments
+    job_id = submitted(client, spec(*"abcdefgh"))
+    # When its playlist is asked for until it ends
+    seen: list[str] = []
+    while not seen or "ENDLIST" not in seen[-1]:
+        answer = client.get(f"/jobs/{job_id}/live.m3u8")
+        if answer.status_code == 404:
+            assert answer.headers["retry-after"] == "2"
+        else:
+            seen.append(answer.text)
+    # Then each list begins with the one before
+    for before, after in itertools.pairwise(seen):
+        assert after.startswith(before.removesuffix("#EXT-X-ENDLIST\n"))
+    assert len(urls(seen[-1])) == 9
+    # And what the last one lists plays to the end
+    frames = list(pictures(played(client, job_id)))
+    assert [time for time, _ in frames] == [Fraction(i, 24) for i in range(17 + 7 * 8)]
+
+
+def test_a_list_under_an_old_epoch_is_gone(client: httpx2.Client, film: str, server: Server) -> None:
+    # Given
+    place = client.get(f"/jobs/{film}/live.m3u8").headers["content-location"]
+    assert client.get(place).status_code == 200
+    # When a repair has changed the film
+    connect(server.settings.redis_url).hincrby(job_keys(film, "record")[0], "epoch", 1)
+    # Then
+    assert client.get(place).status_code == 410
+    assert client.get(f"/jobs/{film}/live.m3u8").headers["content-location"] != place
+
+
+def test_nothing_else_is_a_piece(client: httpx2.Client, film: str) -> None:
+    for name in ("0" * 32, "..%2F..%2Fetc", "x"):
+        assert client.get(f"/jobs/{film}/live/0/{name}.m4s").status_code == 404
+
+
+def test_a_playlist_is_written_as_players_expect(tmp_path: Path) -> None:
+    # Given pieces of a film at 23.976 frames per second that is not done
+    fps = Fraction(24000, 1001)
+    listed = PieceList(2, (Piece(0, "aa", 25 / fps), Piece(1, "bb", 16 / fps)), 25 / fps, False)
+    # Then no duration is longer than the target, which does not depend on what is there
+    text = playlist(listed, "live/2/")
+    assert "#EXT-X-TARGETDURATION:2\n" in text
+    assert text.endswith("#EXTINF:1.042708,\nlive/2/aa.m4s\n#EXTINF:0.667333,\nlive/2/bb.m4s\n")
+    assert '#EXT-X-MAP:URI="live/2/aa.init.mp4"' in text
