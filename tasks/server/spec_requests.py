@@ -6,8 +6,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +23,7 @@ from tasks.server.answers import invalid
 from tasks.server.context import ServerContext
 from tasks.spec.loader import MAX_SPEC_BYTES, check_spec, data_of
 from tasks.spec.places import SpecSource
+from tasks.spec.schema import JobSpec
 
 MOST_PARTS = 20
 IMAGE = "image"
@@ -65,9 +65,26 @@ def submit_request(context: ServerContext, wanted: SpecRequest, *, idempotency_k
     Raises:
         SpecError: an invalid spec. What `submit` raises.
     """
-    with _image_file(wanted) as fields:
-        spec = check_spec(context.parts.resolved(fields), source=wanted.source)
-        return submit(spec, from_state=wanted.state, settings=context.settings, idempotency_key=idempotency_key)
+    fields = {name: value for name, value in wanted.spec.items() if name != IMAGE}
+    spec = check_spec(context.parts.resolved(fields), source=wanted.source)
+    return submit_spec(context, spec, wanted.image, state=wanted.state, idempotency_key=idempotency_key)
+
+
+def submit_spec(
+    context: ServerContext,
+    spec: JobSpec,
+    image: bytes | None,
+    *,
+    state: dict[str, Any] | None = None,
+    idempotency_key: str | None = None,
+) -> Job:
+    """Queue a job that starts from this image, if any. What `submit` raises."""
+    with TemporaryDirectory(prefix="longtake-upload-") as folder:
+        if image is not None:
+            path = Path(folder) / IMAGE
+            path.write_bytes(image)
+            spec = spec.model_copy(update={IMAGE: str(path)})
+        return submit(spec, from_state=state, settings=context.settings, idempotency_key=idempotency_key)
 
 
 async def file_of(form: FormData, name: str, limit_bytes: int) -> bytes | None:
@@ -106,19 +123,6 @@ def _of_text(data: bytes) -> SpecRequest:
     if not isinstance(image := spec.get(IMAGE), str):
         return SpecRequest(spec, source)
     return SpecRequest(spec, source, data_url(image, IMAGE, LARGEST_FILE_BYTES))
-
-
-@contextmanager
-def _image_file(wanted: SpecRequest) -> Iterator[dict[str, Any]]:
-    """The fields of a spec whose image, if there is one, is a file for as long as the block runs."""
-    fields = {name: value for name, value in wanted.spec.items() if name != IMAGE}
-    if wanted.image is None:
-        yield fields
-        return
-    with TemporaryDirectory(prefix="longtake-upload-") as folder:
-        path = Path(folder) / "image"
-        path.write_bytes(wanted.image)
-        yield fields | {IMAGE: str(path)}
 
 
 async def _text_of(form: FormData, name: str) -> bytes | None:

@@ -38,6 +38,7 @@ from tasks.spec.places import SpecSource
 SPATIAL_COMPRESSION = 32
 MAX_SEGMENTS = 100_000
 MAX_LORAS = 8
+MAX_LABELS = 16
 MAX_PROMPT_CHARACTERS = 4 * 1024 * 1024
 """Of all segments of a job together; more than a file may have."""
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -82,6 +83,13 @@ class LoraSpec(_Strict):
     weight: Number = Field(1.0, ge=-2, le=2)
 
 
+class CropSpec(_Strict):
+    """The middle of the rendered pictures that the film shows, in pixels, both even."""
+
+    width: int = Field(ge=2, le=4096, multiple_of=2, strict=True)
+    height: int = Field(ge=2, le=4096, multiple_of=2, strict=True)
+
+
 def _as_lora(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
 
@@ -116,6 +124,16 @@ class JobHead(_Strict):
     guidance: GuidanceSpec = GuidanceSpec()
     image: str | None = Field(None, min_length=1, max_length=4096)
     image_crf: int | None = Field(None, ge=0, le=WORST_CRF, strict=True)
+    crop: CropSpec | None = None
+    labels: Annotated[dict[str, str], Field(max_length=MAX_LABELS)] = Field(default_factory=dict)
+
+    @field_validator("labels")
+    @classmethod
+    def _short_labels(cls, labels: dict[str, str]) -> dict[str, str]:
+        for name, text in labels.items():
+            if not 1 <= len(name) <= 40 or len(text) > 200 or not is_shown(name) or not is_shown(text):
+                raise ValueError("a name has 1 to 40 and a text at most 200 printable characters")
+        return labels
 
     @field_validator("width", "height")
     @classmethod
@@ -172,6 +190,10 @@ class JobHead(_Strict):
             overlap, frames = (self._named(name) for name in ("overlap", "frames"))
             field = "overlap" if "overlap" in self.model_fields_set else "frames"
             raise FieldError(field, f"{overlap} must be smaller than {frames}")
+        if self.crop is not None:
+            for name in ("width", "height"):
+                if getattr(self.crop, name) > getattr(self, name):
+                    raise FieldError("crop", f"{name} {getattr(self.crop, name)} is more than {self._named(name)}")
         pixel_bytes = self.overlap * self.width * self.height * 3
         if pixel_bytes > MOST_PIXEL_BYTES:
             raise FieldError(

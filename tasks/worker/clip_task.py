@@ -19,6 +19,7 @@ from tasks.jobs.records import ClipRecord, timing_after
 from tasks.jobs.results import Claim
 from tasks.jobs.units import UnitKind
 from tasks.messaging.topology import CLIP_TASK
+from tasks.spec.schema import CropSpec
 from tasks.worker.app import app
 from tasks.worker.context import WorkerContext, process
 from tasks.worker.failures import handle_failure, reading_from, when_there_is_room
@@ -51,7 +52,8 @@ def _rebuild(context: WorkerContext, lease: Lease) -> dict[str, Any]:
     started = time.monotonic()
     with lease.in_engine():
         engine = context.engines.decoder(str(claim.head.model), text_encoder=claim.head.text_encoder)
-        data = _encoded(*engine.decode(*decode_latents(latents), handoff.decoding), engine.audio_rate, timing)
+        decoded = engine.decode(*decode_latents(latents), handoff.decoding)
+        data = _encoded(*decoded, engine.audio_rate, timing, claim.head.crop)
     _store_clip(context, claim, data, timing, started)
     return {"clip": claim.index}
 
@@ -80,7 +82,7 @@ class _ClipWork:
             try:
                 if self.lease.renew():  # otherwise the job was stopped, or the segment discarded, while the clip waited
                     started = time.monotonic()
-                    data = _encoded(self.frames, self.sound, self.audio_rate, self.timing)
+                    data = _encoded(self.frames, self.sound, self.audio_rate, self.timing, claim.head.crop)
                     _store_clip(self.context, claim, data, self.timing, started)
             except Exception as error:
                 handle_failure(self.context, claim, error)
@@ -92,10 +94,14 @@ class _ClipWork:
             impatient.jobs.release(self.lease.claim)
 
 
-def _encoded(frames: Any, sound: Any, audio_rate: int, timing: SegmentTiming) -> bytes:
-    """The clip of a segment: its new frames and its whole sound."""
+def _encoded(frames: Any, sound: Any, audio_rate: int, timing: SegmentTiming, crop: CropSpec | None) -> bytes:
+    """The clip of a segment: its new frames, or their middle, and its whole sound."""
+    frames = frames[timing.skipped_frames :]
+    if crop is not None:
+        top, left = (frames.shape[1] - crop.height) // 2, (frames.shape[2] - crop.width) // 2
+        frames = frames[:, top : top + crop.height, left : left + crop.width]
     return encode_clip(
-        frames[timing.skipped_frames :],
+        frames,
         sound,
         fps=timing.shape.fps,
         audio_rate=audio_rate,

@@ -1,0 +1,166 @@
+"""Videos as the OpenAI API describes them, made of jobs and back."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from ltx2.timeline import SegmentShape, film_frames, plan
+from tasks.jobs.records import JobStatus
+from tasks.jobs.units import JobState
+from tasks.server.answers import invalid, without_paths
+from tasks.server.parts import PartTable
+from tasks.spec.loader import check_spec
+from tasks.spec.places import SpecSource
+from tasks.spec.schema import SPATIAL_COMPRESSION, JobHead, JobSpec, SegmentSpec
+
+DEFAULT_SECONDS, LONGEST_SECONDS = "4", 24 * 3600
+DEFAULT_SIZE = "720x1280"
+REMIXED_FROM, SECONDS = "remixed_from_video_id", "seconds"
+"""Labels of a job that was made through this API."""
+_SIZE = re.compile(r"([1-9][0-9]{1,3})x([1-9][0-9]{1,3})")
+_SECONDS = re.compile(r"[0-9]{1,5}(\.[0-9]{1,3})?")
+
+
+class VideoError(BaseModel):
+    """Why a video could not be made."""
+
+    code: str
+    message: str
+
+
+class Video(BaseModel):
+    """A video. Times are whole seconds since the epoch. progress: percent."""
+
+    id: str
+    object: Literal["video"] = "video"
+    model: str
+    status: Literal["queued", "in_progress", "completed", "failed"]
+    progress: int
+    created_at: int
+    completed_at: int | None
+    expires_at: int | None
+    size: str
+    seconds: str
+    prompt: str | None
+    remixed_from_video_id: str | None
+    error: VideoError | None
+
+
+class VideoPage(BaseModel):
+    """A page of videos."""
+
+    object: Literal["list"] = "list"
+    data: list[Video]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class DeletedVideo(BaseModel):
+    """A video that was deleted."""
+
+    id: str
+    object: Literal["video.deleted"] = "video.deleted"
+    deleted: bool = True
+
+
+def spec_of_video(fields: Mapping[str, Any], parts: PartTable) -> JobSpec:
+    """The spec of a new video. fields: `prompt`, `model`, `seconds`, `size` and `spec`, each optional but the first.
+
+    `spec` is a whole spec, or some fields of one: what it has counts. `seconds` becomes as many segments as are needed,
+    so the film is that long or up to a segment longer. `size` is rendered as the next multiples of 32 (64 with two
+    stages), and cropped.
+
+    Raises:
+        RequestError: a field of the request is invalid. SpecError: one of the spec is.
+    """
+    given = dict(fields.get("spec") or {})
+    if "model" in fields:
+        given.setdefault("model", fields["model"])
+    resolved = parts.resolved(given)
+    if fields.get("size") is not None or not {"width", "height"} & resolved.keys():
+        resolved |= _size_fields(fields.get("size") or DEFAULT_SIZE, int(resolved.get("stages") or 1))
+    if "segments" not in resolved:
+        prompt = fields.get("prompt")
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise invalid("prompt: must be text that is not blank", param="prompt")
+        seconds = str(fields.get("seconds") or DEFAULT_SECONDS)
+        one = check_spec({**resolved, "image": None, "segments": [{"prompt": prompt}]}, source=SpecSource("request"))
+        resolved["segments"] = [{"prompt": prompt}] * segments_for(seconds, one.shape)
+        resolved["labels"] = {**(resolved.get("labels") or {}), SECONDS: seconds}
+        resolved.setdefault("title", " ".join(prompt.split())[:120] if prompt.isprintable() else "untitled")
+    return check_spec(resolved, source=SpecSource("request"))
+
+
+def segments_for(seconds: str, shape: SegmentShape, *, continued: bool = False) -> int:
+    """How many segments make a film of at least `seconds`, or make one longer by that.
+
+    Raises:
+        RequestError: not a number of seconds.
+    """
+    if not _SECONDS.fullmatch(seconds) or not 0 < float(seconds) <= LONGEST_SECONDS:
+        raise invalid(
+            f"seconds: must be a number above 0 and at most {LONGEST_SECONDS}, not {seconds!r:.40}", param="seconds"
+        )
+    new, first = shape.frames - shape.overlap, 0 if continued else shape.overlap
+    return max(1, math.ceil((float(seconds) * shape.fps - first) / new))
+
+
+def video_of(
+    status: JobStatus, head: JobHead, segments: Sequence[SegmentSpec], parts: PartTable, *, retention_s: float
+) -> Video:
+    """A job as a video."""
+    failed = status.state in (JobState.FAILED, JobState.CANCELLED)
+    frames = film_frames(plan(head.shape, [segment.transition == "cut" for segment in segments]))
+    reason = without_paths(status.reason or "cancelled")
+    shown = head.crop or head
+    return Video(
+        id=status.job_id,
+        model=parts.name_of(str(head.model)),
+        status=_STATUS[status.state],
+        progress=_progress(status),
+        created_at=int(status.created_at),
+        completed_at=int(status.finished_at) if status.finished_at and not failed else None,
+        expires_at=int(status.finished_at + retention_s) if status.finished_at else None,
+        size=f"{shown.width}x{shown.height}",
+        seconds=head.labels.get(SECONDS, f"{float(frames / head.shape.fps):g}"),
+        prompt=segments[0].prompt,
+        remixed_from_video_id=head.labels.get(REMIXED_FROM),
+        error=VideoError(code=str(status.state), message=reason) if failed else None,
+    )
+
+
+_STATUS: dict[JobState, Literal["queued", "in_progress", "completed", "failed"]] = {
+    JobState.QUEUED: "queued",
+    JobState.RUNNING: "in_progress",
+    JobState.PAUSED: "in_progress",
+    JobState.DONE: "completed",
+    JobState.FAILED: "failed",
+    JobState.CANCELLED: "failed",
+}
+
+
+def _progress(status: JobStatus) -> int:
+    if status.state == JobState.DONE:
+        return 100
+    part = status.progress.step / status.progress.steps if status.progress else 0.0
+    return min(99, int(100 * (status.committed + part) / status.segments))
+
+
+def _size_fields(size: object, stages: int) -> dict[str, Any]:
+    found = _SIZE.fullmatch(size) if isinstance(size, str) else None
+    if found is None:
+        raise invalid(f"size: must be WIDTHxHEIGHT in pixels, such as 1280x720, not {size!r:.40}", param="size")
+    width, height = int(found[1]), int(found[2])
+    if width % 2 or height % 2:
+        raise invalid(f"size: {width}x{height} must be even numbers", param="size")
+    step = SPATIAL_COMPRESSION * stages
+    fields: dict[str, Any] = {"width": -(-width // step) * step, "height": -(-height // step) * step}
+    if (fields["width"], fields["height"]) != (width, height):
+        fields["crop"] = {"width": width, "height": height}
+    return fields

@@ -1,0 +1,219 @@
+"""`/v1/videos` as the official `openai` client speaks it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import dropwhile, islice
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi.responses import FileResponse
+
+from ltx2.media.images import LARGEST_FILE_BYTES
+from tasks.client.fork import create_fork, spec_of
+from tasks.errors import JobStateError
+from tasks.jobs.lifetimes import new_job_id
+from tasks.jobs.records import JobStatus
+from tasks.server.answers import invalid
+from tasks.server.context import Context, ServerContext
+from tasks.server.pictures import spritesheet, thumbnail
+from tasks.server.spec_requests import MOST_PARTS, data_url, file_of, submit_spec
+from tasks.server.videos import (
+    DEFAULT_SECONDS,
+    REMIXED_FROM,
+    SECONDS,
+    DeletedVideo,
+    Video,
+    VideoPage,
+    segments_for,
+    spec_of_video,
+    video_of,
+)
+from tasks.spec.loader import MAX_SPEC_BYTES, data_of
+from tasks.spec.schema import JobSpec, SegmentSpec
+
+router = APIRouter(prefix="/v1/videos", tags=["videos"])
+VideoId = Annotated[str, Path(description="The id of a video: that of its job.")]
+POLL_AFTER_MS = "1000"
+OBJECTS = ("input_reference", "video")
+_BRACKETS = re.compile(r"([a-z0-9_]+)(?:\[\])*\[(.*)\]")
+
+
+@dataclass(frozen=True, slots=True)
+class VideoRequest:
+    """The fields of a request, and its uploads by field."""
+
+    fields: dict[str, Any] = field(default_factory=dict)
+    uploads: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def prompt(self) -> str:
+        """The prompt. RequestError: there is none."""
+        prompt = self.fields.get("prompt")
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise invalid("prompt: must be text that is not blank", param="prompt")
+        return prompt
+
+
+async def read_video_request(request: Request) -> VideoRequest:
+    """The fields of a request: a JSON object, or a form.
+
+    Raises:
+        RequestError: it cannot be read.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "multipart/form-data":
+        return VideoRequest(data_of(await request.body(), "request")[0])
+    wanted = VideoRequest()
+    async with request.form(max_files=MOST_PARTS, max_fields=MOST_PARTS, max_part_size=MAX_SPEC_BYTES) as form:
+        for name, part in form.multi_items():
+            if not isinstance(part, str):
+                wanted.uploads[name] = await file_of(form, name, LARGEST_FILE_BYTES) or b""
+                continue
+            inside = _BRACKETS.fullmatch(name)
+            if inside is None:
+                wanted.fields[name] = part
+            elif inside[1] in OBJECTS and inside[2].isidentifier():
+                wanted.fields.setdefault(inside[1], {})[inside[2]] = part
+            else:
+                raise invalid(
+                    f"{name[:60]}: send lists as one field `spec` of JSON, not with brackets", param=inside[1]
+                )
+    if isinstance(text := wanted.fields.get("spec"), str):
+        wanted.fields["spec"] = data_of(text.encode(), "spec")[0]
+    return wanted
+
+
+Wanted = Annotated[VideoRequest, Depends(read_video_request)]
+FORM: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            kind: {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "prompt": {"type": "string"},
+                        "model": {"type": "string"},
+                        "seconds": {"type": "string"},
+                        "size": {"type": "string", "description": "WIDTHxHEIGHT"},
+                        "spec": {"type": "string", "description": "A whole spec, or some of its fields, as JSON."},
+                    },
+                }
+            }
+            for kind in ("application/json", "multipart/form-data")
+        },
+    }
+}
+
+
+@router.post("", openapi_extra=FORM)
+def create_video(context: Context, wanted: Wanted, idempotency_key: Annotated[str | None, Header()] = None) -> Video:
+    """Make a video from a prompt, or from a whole spec in `spec`."""
+    image = _input_reference(wanted)
+    spec = spec_of_video(wanted.fields, context.parts)
+    return _submitted(context, spec, image, idempotency_key)
+
+
+@router.get("")
+def list_videos(
+    context: Context,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: Literal["asc", "desc"] = "desc",
+) -> VideoPage:
+    """Videos by creation, newest first unless `order` says otherwise."""
+    found = context.deployment.jobs.statuses(newest_first=order == "desc")
+    if after is not None:
+        context.status(after)
+        found = islice(dropwhile(lambda status: status.job_id != after, found), 1, None)
+    page = list(islice(found, limit + 1))
+    videos = [_video(context, status) for status in page[:limit]]
+    ends = (videos[0].id, videos[-1].id) if videos else (None, None)
+    return VideoPage(data=videos, first_id=ends[0], last_id=ends[1], has_more=len(page) > limit)
+
+
+@router.post("/extensions", openapi_extra=FORM)
+def extend_video(context: Context, wanted: Wanted) -> Video:
+    """Go on with a finished video: a new one, which begins with it and shares what was rendered."""
+    source = wanted.fields.get("video")
+    if not isinstance(source, Mapping) or not isinstance(source.get("id"), str):
+        raise invalid('video: must be {"id": ...} of a finished video', param="video")
+    status = context.status(source["id"])
+    if status.film is None:
+        raise JobStateError(f"video {status.job_id} is not finished")
+    contents = context.deployment.jobs.contents(status.job_id)
+    spec, seconds = spec_of(contents), str(wanted.fields.get("seconds") or DEFAULT_SECONDS)
+    more = [SegmentSpec(prompt=wanted.prompt)] * segments_for(seconds, spec.shape, continued=True)
+    labels = {name: text for name, text in spec.labels.items() if name != SECONDS}
+    longer = spec.model_copy(update={"segments": [*spec.segments, *more], "labels": labels})
+    video_id = new_job_id()
+    create_fork(context.deployment, video_id, contents, len(spec.segments), longer)
+    return _video(context, context.status(video_id))
+
+
+@router.get("/{video_id}")
+def retrieve_video(video_id: VideoId, context: Context, response: Response) -> Video:
+    """A video, and how far it is."""
+    response.headers["openai-poll-after-ms"] = POLL_AFTER_MS
+    return _video(context, context.status(video_id))
+
+
+@router.delete("/{video_id}")
+def delete_video(video_id: VideoId, context: Context) -> DeletedVideo:
+    """Stop a video if it is not finished, and delete it."""
+    with context.job(video_id) as job:
+        if not job.status().finished:
+            job.cancel()
+        job.forget()
+    return DeletedVideo(id=video_id)
+
+
+@router.get("/{video_id}/content", response_class=FileResponse)
+def download_content(
+    video_id: VideoId, context: Context, variant: Literal["video", "thumbnail", "spritesheet"] = "video"
+) -> Response:
+    """The MP4, a WebP of its first picture, or a JPEG with 25 pictures."""
+    status = context.status(video_id)
+    if status.film is None:
+        raise JobStateError(f"video {video_id} is not finished")
+    film = context.files.path_of(status.film.blob_id)
+    if variant == "video":
+        return FileResponse(film, media_type="video/mp4", filename=f"{video_id}.mp4", content_disposition_type="inline")
+    if variant == "thumbnail":
+        return Response(thumbnail(film), media_type="image/webp")
+    return Response(spritesheet(film), media_type="image/jpeg")
+
+
+@router.post("/{video_id}/remix")
+def remix_video(video_id: VideoId, context: Context, wanted: Wanted) -> Video:
+    """The same video with another prompt: size, length, seeds and start image are the same."""
+    source = context.deployment.jobs.contents(context.status(video_id).job_id)
+    segments = [segment.model_copy(update={"prompt": wanted.prompt}) for segment in source.segments]
+    labels = {name: text for name, text in source.head.labels.items() if name == SECONDS} | {REMIXED_FROM: video_id}
+    image = None if source.head.image is None else context.deployment.blobs.get(source.head.image)
+    fields = source.head.model_dump() | {"image": None, "labels": labels, "segments": segments}
+    return _submitted(context, JobSpec.model_validate(fields), image, None)
+
+
+def _submitted(context: ServerContext, spec: JobSpec, image: bytes | None, key: str | None) -> Video:
+    with submit_spec(context, spec, image, idempotency_key=key) as job:
+        return _video(context, job.status())
+
+
+def _video(context: ServerContext, status: JobStatus) -> Video:
+    contents = context.deployment.jobs.contents(status.job_id)
+    retention_s = context.settings.retention_s
+    return video_of(status, contents.head, contents.segments, context.parts, retention_s=retention_s)
+
+
+def _input_reference(wanted: VideoRequest) -> bytes | None:
+    given = wanted.uploads.get("input_reference") or wanted.fields.get("input_reference")
+    if given is None or isinstance(given, bytes):
+        return given
+    url = given.get("image_url") if isinstance(given, Mapping) else given
+    if not isinstance(url, str):
+        raise invalid("input_reference: must be an upload, or a data: URL in `image_url`", param="input_reference")
+    return data_url(url, "input_reference", LARGEST_FILE_BYTES)
