@@ -99,6 +99,9 @@ class Settings(BaseModel):
     server_parts: Path | None = Field(
         None, description="YAML or JSON file with the names that callers of the server may use for models and LoRAs"
     )
+    flower_url: str | None = Field(
+        None, pattern=r"^https?://[^\s\"'<>]+$", description="address of Flower, for the link on the server's pages"
+    )
     server_body_bytes: int = Field(
         64 * 1024 * 1024, ge=1024, description="largest request that the server reads, in bytes"
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hmac
 import ipaddress
 from collections.abc import Sequence
+from http.cookies import CookieError, SimpleCookie
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
@@ -12,8 +14,10 @@ from tasks.errors import ConfigError
 from tasks.settings import Settings
 
 SHORTEST_KEY = 16
-OPEN_PATHS = ("/health",)
+OPEN_PATHS = ("/health", "/login", "/page/page.css", "/page/page.js")
 """Paths that need no token."""
+COOKIE = "longtake_key"
+READING = ("GET", "HEAD", "OPTIONS")
 
 
 class Keys:
@@ -30,14 +34,39 @@ class Keys:
         return bool(self._keys)
 
     def accept(self, headers: Headers) -> bool:
-        """Whether a request with these headers may go on: `Authorization: Bearer KEY`."""
+        """Whether a request with these headers has a key: `Authorization: Bearer KEY`, or the cookie of a page."""
         if not self._keys:
             return True
-        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if "authorization" not in headers:
+            return self.knows(_cookie(headers))
+        scheme, _, given = headers["authorization"].partition(" ")
+        return scheme.lower() == "bearer" and self.knows(given)
+
+    def knows(self, given: str) -> bool:
+        """Whether this is a key."""
         token = given.strip().encode()
-        # every key is compared, so that the time does not tell which one was close
-        matches = [hmac.compare_digest(token, key) for key in self._keys]
-        return scheme.lower() == "bearer" and any(matches)
+        matches = [hmac.compare_digest(token, key) for key in self._keys]  # all, so that the time does not tell which
+        return any(matches)
+
+
+def _cookie(headers: Headers) -> str:
+    try:
+        found = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+    except CookieError:
+        return ""
+    return found.value if found else ""
+
+
+def is_from_elsewhere(method: str, headers: Headers, *, has_keys: bool) -> bool:
+    """Whether a page of another site may be behind a request that changes something, or that reads without a key.
+
+    A browser names the page in `Origin`, and the host that it believes to talk to in `Host`.
+    """
+    host = headers.get("host", "")
+    if not has_keys and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+        return True
+    origin = headers.get("origin")
+    return method not in READING and origin is not None and urlsplit(origin).netloc != host
 
 
 def check_host(host: str, keys: Keys) -> None:

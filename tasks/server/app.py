@@ -9,14 +9,15 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 from starlette.datastructures import Headers
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ltx2.media.temporary import temporary_folder
 from tasks.deployment import Deployment
 from tasks.jobs.connection import connect
 from tasks.jobs.events import EventReader
-from tasks.server import event_stream, jobs_api, live_api, videos_api
-from tasks.server.access import OPEN_PATHS, Keys
+from tasks.server import event_stream, jobs_api, live_api, pages, videos_api
+from tasks.server.access import OPEN_PATHS, Keys, is_from_elsewhere
 from tasks.server.answers import INVALID, Problem, add_error_answers, answer
 from tasks.server.blob_files import BlobFiles
 from tasks.server.context import ServerContext
@@ -35,19 +36,32 @@ NO_KEY = Problem(
     "invalid_api_key",
     headers={"WWW-Authenticate": "Bearer"},
 )
+ELSEWHERE = Problem(403, "a page of another site may not call this server", INVALID, "other_origin")
 
 
 class _KeyCheck:
-    """ASGI middleware that refuses requests without a key, before anything is read of them."""
+    """ASGI middleware that refuses requests without a key, and those that another site made a browser send.
+
+    Nothing is read of them.
+    """
 
     def __init__(self, app: ASGIApp, keys: Keys) -> None:
         self._app = app
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        needs_key = scope["type"] == "http" and scope["path"] not in OPEN_PATHS
-        refused = needs_key and not self._keys.accept(Headers(scope=scope))
-        await (answer(NO_KEY) if refused else self._app)(scope, receive, send)
+        await (self._refusal(scope) or self._app)(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        if scope["type"] != "http":
+            return None
+        headers = Headers(scope=scope)
+        if is_from_elsewhere(scope["method"], headers, has_keys=bool(self._keys)):
+            return answer(ELSEWHERE)
+        if scope["path"] in OPEN_PATHS or self._keys.accept(headers):
+            return None
+        is_page = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
+        return RedirectResponse("/login", 303) if is_page else answer(NO_KEY)
 
 
 def make_app(settings: Settings) -> FastAPI:
@@ -87,6 +101,8 @@ def make_app(settings: Settings) -> FastAPI:
     app.include_router(event_stream.router)
     app.include_router(live_api.router)
     app.include_router(videos_api.router)
+    app.include_router(pages.router)
+    app.mount("/page", pages.files)
 
     @app.get("/health", tags=["server"])
     def health() -> dict[str, str]:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
+from pydantic import BaseModel
 
 from tasks.jobs.events import BEGINNING, EventKind
 from tasks.server.answers import invalid
@@ -18,6 +19,32 @@ router = APIRouter(prefix="/jobs", tags=["live"])
 PLAYLIST = "application/vnd.apple.mpegurl"
 FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}
 NOT_YET = {"Retry-After": "2"}
+
+
+class LiveView(BaseModel):
+    """The same as the playlist, for scripts. header, pieces: paths of what is played, in order.
+
+    epoch: when it changes, so may what was listed. ended: no more will come.
+    """
+
+    epoch: int
+    header: str | None
+    pieces: list[str]
+    ended: bool
+
+
+@router.get("/{job_id}/live")
+def live_view(job_id: JobId, context: Context, response: Response) -> LiveView:
+    """What can be played now."""
+    response.headers["Cache-Control"] = "no-store"
+    listed = context.live.pieces(context.status(job_id))
+    places = [f"/jobs/{job_id}/live/{listed.epoch}/{piece.name}" for piece in listed.pieces]
+    return LiveView(
+        epoch=listed.epoch,
+        header=f"{places[0]}.init.mp4" if places else None,
+        pieces=[f"{place}.m4s" for place in places],
+        ended=listed.ended,
+    )
 
 
 @router.get("/{job_id}/live.m3u8", response_class=PlainTextResponse)

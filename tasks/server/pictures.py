@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +17,7 @@ from ltx2.media.container import media_errors
 
 THUMBNAIL_PIXELS, SHEET_PIXELS = 512, 240
 SHEET_COLUMNS = SHEET_ROWS = 5
+CHANGE_PIXELS = 64
 
 
 def thumbnail(film: Path) -> bytes:
@@ -36,6 +38,41 @@ def spritesheet(film: Path) -> bytes:
         row, column = divmod(place, SHEET_COLUMNS)
         sheet.paste(Image.fromarray(frame).resize((width, height)), (column * width, row * height))
     return _saved(sheet, "JPEG")
+
+
+def first_picture(clip: Path) -> bytes:
+    """The first picture of a clip as WebP. MediaError: it cannot be read."""
+    return thumbnail(clip)
+
+
+def changes(clips: Sequence[Path]) -> NDArray[np.float64]:
+    """The mean change of the picture from frame to frame in the last of these clips, 0 to 255.
+
+    clips: one, or two that follow each other: then the first change is that at their join.
+    """
+    found: list[float] = []
+    last: NDArray[np.int16] | None = None
+    for path in clips:
+        found.clear()
+        with media_errors("the clip cannot be read"), av.open(str(path), format="mp4") as container:
+            for frame in container.decode(video=0):
+                small = frame.reformat(width=CHANGE_PIXELS, height=CHANGE_PIXELS, format="gray").to_ndarray()
+                picture = small.astype(np.int16)
+                if last is not None:
+                    found.append(float(np.abs(picture - last).mean()))
+                last = picture
+    return np.array(found)
+
+
+def change_curve(values: NDArray[np.float64], width: int = 160, height: int = 32) -> bytes:
+    """A curve as SVG; its first point is marked."""
+    top = max(float(values.max(initial=0)), 1.0)
+    steps = max(1, len(values) - 1)
+    points = [(2 + i / steps * (width - 4), height - 2 - v / top * (height - 4)) for i, v in enumerate(values)]
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    dot = f'<circle cx="{points[0][0]:.1f}" cy="{points[0][1]:.1f}" r="2" fill="#ec7a3c"/>' if points else ""
+    drawn = f'<polyline points="{line}" fill="none" stroke="#7a8ad0"/>{dot}'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">{drawn}</svg>'.encode()
 
 
 def _frames(film: Path, count: int) -> list[NDArray[np.uint8]]:

@@ -78,6 +78,10 @@ def test_the_pieces_play_as_the_film_does(client: httpx2.Client, film: str) -> N
     assert list(pictures(live)) == list(pictures(whole))
     count = sound(live).shape[1] // 1024 * 1024
     assert np.abs(sound(live)[:, 1024:count] - sound(whole)[:, 1024:count]).max() < 0.03
+    # And scripts are told the same
+    view = client.get(f"/jobs/{film}/live").json()
+    assert [view["header"], *view["pieces"]] == [f"/jobs/{film}/{url}" for url in urls(answer.text)]
+    assert (view["epoch"], view["ended"]) == (0, True)
     # And the growing MP4 is the same bytes
     assert client.get(f"/jobs/{film}/live.mp4").content == live
 

@@ -1,0 +1,78 @@
+// Keeps a page of longtake true while it is looked at, and plays films that are being rendered.
+
+// Ask for the page again and replace its live part: the server has rendered it.
+async function refresh(live) {
+  const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+  if (!answer.ok) return;
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const fresh = page.querySelector("[data-live]");
+  if (fresh && !live.contains(document.activeElement)) live.innerHTML = fresh.innerHTML;
+}
+
+function follow(live, log) {
+  const events = new EventSource((live || log).dataset.live || log.dataset.log);
+  let due = null;
+  const kinds = ["accepted", "queued", "loading", "step", "segment", "clip", "rewound", "paused", "resumed", "retried",
+    "done", "failed", "cancelled"];
+  for (const kind of kinds) {
+    events.addEventListener(kind, (event) => {
+      if (log) note(log, kind, JSON.parse(event.data));
+      due = due || setTimeout(() => { due = null; refresh(live); }, 700);
+      if (log && ["done", "failed", "cancelled"].includes(kind)) events.close();
+    });
+  }
+}
+
+function note(log, kind, data) {
+  const { job, at, ...rest } = data;
+  const line = document.createElement("li");
+  const words = Object.entries(rest).map(([name, value]) => `${name} ${value}`).join(", ");
+  line.textContent = `${new Date(at * 1000).toLocaleTimeString()} ${kind} ${words}`;
+  if (kind === "step" && log.lastElementChild?.dataset.kind === "step") log.lastElementChild.remove();
+  line.dataset.kind = kind;
+  log.append(line);
+}
+
+const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+const ended = (target, name) => new Promise((resolve) => target.addEventListener(name, resolve, { once: true }));
+
+const listed = async (film) => (await fetch(`${film}/live`, { cache: "no-store" })).json();
+
+// Chromium's own HLS player fails on a short growing playlist, so the page appends the same pieces itself.
+async function play(video) {
+  const film = video.dataset.film;
+  if ("done" in video.dataset) { video.src = `${film}/film`; return; }
+  let now = await listed(film);
+  while (!now.pieces.length && !now.ended) { await wait(1000); now = await listed(film); }
+  if (!now.pieces.length) return;
+  if (!("MediaSource" in window)) { video.src = `${film}/live.m3u8`; return; }
+  const source = new MediaSource();
+  video.src = URL.createObjectURL(source);
+  await ended(source, "sourceopen");
+  const header = await (await fetch(now.header)).arrayBuffer();
+  const buffer = source.addSourceBuffer(`video/mp4; codecs="${codec(new Uint8Array(header))}, mp4a.40.2"`);
+  const append = async (data) => { buffer.appendBuffer(data); await ended(buffer, "updateend"); };
+  await append(header);
+  video.play().catch(() => {});
+  for (let done = 0, epoch = now.epoch; ; ) {
+    for (; done < now.pieces.length; done++) await append(await (await fetch(now.pieces[done])).arrayBuffer());
+    document.querySelector("[data-player]").textContent =
+      now.ended ? "The film" : `Live: ${done} segments can be played`;
+    if (now.ended) break;
+    await wait(500);
+    now = await listed(film);
+    if (now.epoch !== epoch) { location.reload(); return; }
+  }
+  source.endOfStream();
+}
+
+// The H.264 profile and level are in the avcC box.
+function codec(bytes) {
+  const at = bytes.findIndex((_, i) => [0x61, 0x76, 0x63, 0x43].every((byte, k) => bytes[i + k] === byte));
+  return `avc1.${[...bytes.slice(at + 5, at + 8)].map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
+}
+
+const live = document.querySelector("[data-live]");
+const video = document.querySelector("video[data-film]");
+if (live) follow(live, document.querySelector("[data-log]"));
+if (video) play(video);

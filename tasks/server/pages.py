@@ -1,0 +1,188 @@
+"""The pages of the server: jobs, a film with its player, a form for new films."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from itertools import dropwhile, islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import jinja2
+from fastapi import APIRouter, Form, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+from starlette.staticfiles import StaticFiles
+
+from tasks.client.job import Job
+from tasks.client.plan import plan_lines
+from tasks.client.progress import clock, describe, share_done
+from tasks.client.submit import iterate_waiting
+from tasks.errors import JobStateError, SpecError
+from tasks.jobs.records import JobStatus
+from tasks.jobs.units import JobState
+from tasks.jobs.waits import Wait
+from tasks.server.access import COOKIE, Keys
+from tasks.server.answers import RequestError, problem_of, without_paths
+from tasks.server.context import Context, ServerContext
+from tasks.server.jobs_api import JobId
+from tasks.server.pictures import change_curve, changes, first_picture
+from tasks.server.spec_requests import read_spec_request, submit_request
+from tasks.server.views import job_view
+from tasks.spec.loader import check_spec
+
+FOLDER = Path(__file__).with_name("page")
+PAGE_LENGTH = 50
+EXAMPLE = """title: my film
+width: 192
+height: 128
+frames: 25
+segments:
+  - prompt: a red circle moves right, a low hum
+  - prompt: the red circle moves right, a low hum
+"""
+ACTIONS = {
+    JobState.QUEUED: ("pause", "cancel"),
+    JobState.RUNNING: ("pause", "cancel"),
+    JobState.PAUSED: ("resume", "cancel"),
+    JobState.FAILED: ("retry",),
+}
+FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
+# Only our own files and answers are loaded, and no other site may show a page in a frame.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src 'self' blob:; "
+    "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+
+router = APIRouter(include_in_schema=False)
+files = StaticFiles(directory=FOLDER)
+_templates = jinja2.Environment(loader=jinja2.FileSystemLoader(FOLDER), autoescape=True)
+
+
+def shown(context: ServerContext, template: str, title: str, status: int = 200, **values: Any) -> HTMLResponse:
+    """A page of this template."""
+    text = _templates.get_template(template).render(title=title, flower=context.settings.flower_url, **values)
+    headers = {"Content-Security-Policy": POLICY, "Cache-Control": "no-store", "Referrer-Policy": "same-origin"}
+    return HTMLResponse(text, status, headers)
+
+
+@router.get("/")
+def jobs_page(context: Context, after: str | None = None) -> Response:
+    """The newest jobs."""
+    jobs = iterate_waiting(settings=context.settings, limit=10**9)
+    if after is not None:
+        jobs = islice(dropwhile(lambda found: found[0].job_id != after, jobs), 1, None)
+    page = list(islice(jobs, PAGE_LENGTH + 1))
+    rows = [_row(*found) for found in page[:PAGE_LENGTH]]
+    following = rows[-1]["id"] if len(page) > PAGE_LENGTH else None
+    return shown(context, "jobs.html", "Films", jobs=rows, next=following)
+
+
+@router.get("/films/{job_id}")
+def film_page(job_id: JobId, context: Context) -> Response:
+    """A job with its player, its segments and what can be done with it."""
+    return _film_page(context, job_id)
+
+
+@router.post("/films/{job_id}")
+def act(job_id: JobId, context: Context, action: Annotated[str, Form()]) -> Response:
+    """Pause, resume, cancel or retry a job."""
+    changes_of = {"pause": Job.pause, "resume": Job.resume, "cancel": Job.cancel, "retry": Job.retry}
+    try:
+        with context.job(job_id) as job:
+            changes_of.get(action, _unknown)(job)
+    except JobStateError as error:  # it ended while the page was looked at
+        return _film_page(context, job_id, problem=without_paths(str(error)), status=409)
+    return RedirectResponse(f"/films/{job_id}", 303)
+
+
+@router.get("/films/{job_id}/{segment}.webp")
+def segment_picture(job_id: JobId, segment: int, context: Context) -> Response:
+    """The first picture of a segment."""
+    clip = context.deployment.jobs.clips(job_id).get(segment)
+    if clip is None:
+        raise JobStateError(f"job {job_id} has no clip of segment {segment} yet")
+    return Response(first_picture(context.files.path_of(clip.blob_id)), media_type="image/webp", headers=FOREVER)
+
+
+@router.get("/films/{job_id}/{segment}.svg")
+def segment_changes(job_id: JobId, segment: int, context: Context) -> Response:
+    """How much the picture changes from frame to frame in a segment; the first point is its join."""
+    clips = context.deployment.jobs.clips(job_id)
+    if segment not in clips:
+        raise JobStateError(f"job {job_id} has no clip of segment {segment} yet")
+    before = clips.get(segment - 1)
+    paths = [context.files.path_of(clip.blob_id) for clip in (before, clips[segment]) if clip is not None]
+    return Response(change_curve(changes(paths)), media_type="image/svg+xml", headers=FOREVER)
+
+
+@router.get("/new")
+def new_page(context: Context) -> Response:
+    """The form for a new film."""
+    return shown(context, "new.html", "New film", spec=EXAMPLE)
+
+
+@router.post("/new")
+async def submit_page(request: Request, context: Context) -> Response:
+    """Check a spec, or submit it."""
+    form = await request.form()
+    text = str(form.get("spec", ""))
+    try:
+        wanted = await read_spec_request(request)
+        if form.get("action") != "submit":
+            fields = {name: value for name, value in wanted.spec.items() if name != "image"}
+            spec = check_spec(context.parts.resolved(fields), source=wanted.source)
+            return shown(context, "new.html", "New film", spec=text, plan=plan_lines(spec, continues=False))
+        with submit_request(context, wanted) as job:
+            return RedirectResponse(f"/films/{job.id}", 303)
+    except (SpecError, RequestError) as error:
+        problem = "\n".join(problem_of(error).message.split("; "))
+        return shown(context, "new.html", "New film", spec=text, problem=problem)
+
+
+@router.get("/login")
+def login_page(context: Context) -> Response:
+    """Asks for a key."""
+    return shown(context, "login.html", "Key")
+
+
+@router.post("/login")
+def login(request: Request, context: Context, key: Annotated[str, Form()]) -> Response:
+    """Keep the key in a cookie that scripts cannot read and other sites cannot send."""
+    if not Keys(context.settings).knows(key):
+        return shown(context, "login.html", "Key", 401, problem="This is not a key of this server.")
+    answer = RedirectResponse("/", 303)
+    secure = request.url.scheme == "https"
+    answer.set_cookie(COOKIE, key.strip(), httponly=True, samesite="strict", secure=secure, max_age=30 * 86400)
+    return answer
+
+
+def _unknown(_: Job) -> None:
+    raise JobStateError("there is no such action")
+
+
+def _film_page(context: ServerContext, job_id: str, *, problem: str | None = None, status: int = 200) -> Response:
+    found = context.status(job_id)
+    wait = context.deployment.jobs.waits([found]).get(job_id)
+    contents = context.deployment.jobs.contents(job_id)
+    handoffs, clips = contents.committed.handoffs, contents.committed.clips
+    segments = []
+    for index, segment in enumerate(contents.segments):
+        made = handoffs[index] if index < len(handoffs) else None
+        clip = clips.get(index)
+        time = f"{made.engine_ended - made.engine_started:.1f} s" if made else ""
+        seed = contents.head.seed_of(index, segment)
+        row = {"index": index, "prompt": segment.prompt, "seed": seed, "time": time}
+        segments.append(row | {"clip": clip.blob_id[-12:] if clip else None})
+    values = {"job": _row(found, wait), "segments": segments, "actions": ACTIONS.get(found.state, ())}
+    return shown(context, "film.html", found.title, status, problem=problem, **values)
+
+
+def _row(status: JobStatus, wait: Wait | None) -> dict[str, Any]:
+    share = share_done(status)
+    left = None
+    if status.started_at is not None and 0 < share < 1 and status.state == JobState.RUNNING:
+        left = (datetime.now(UTC).timestamp() - status.started_at) / share * (1 - share)
+    text = describe(status, wait=wait) + ("" if left is None else f" · {clock(left)} left")
+    created = datetime.fromtimestamp(status.created_at, UTC).isoformat(" ", "minutes").removesuffix("+00:00")
+    percent = 100 if status.state == JobState.DONE else min(99, int(share * 100))
+    view = job_view(status, wait).model_dump()
+    return view | {"text": text, "percent": percent, "created": f"{created} UTC"}

@@ -1,0 +1,130 @@
+"""The pages in a real browser: submit a film, watch it while it renders, steer it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.conftest import Worker
+from tests.tasks.conftest import spec
+from tests.tasks.server.browser import Page
+from tests.tasks.server.conftest import KEY, Server
+from tests.tasks.server.test_jobs_api import finished, submitted
+
+SPEC = """title: a film <b>& more</b>
+width: 64
+height: 32
+frames: 17
+segments:
+  - {prompt: a, seed: 1}
+  - {prompt: b}
+  - {prompt: c}
+"""
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    page = Page(tmp_path_factory.mktemp("chromium"))
+    yield page
+    page.close()
+
+
+def log_in(page: Page, server: Server) -> None:
+    page.open(f"{server.url}/login")
+    page.value(f"document.querySelector('input').value = '{KEY}'")
+    page.value("document.querySelector('button').click()")
+    page.until("location.pathname == '/' && document.readyState == 'complete'")
+
+
+def test_a_film_is_submitted_and_watched_to_its_end(page: Page, server: Server, worker: Worker) -> None:
+    # Given somebody who gave a key
+    log_in(page, server)
+    # When they check a spec with an error, and submit a right one
+    page.open(f"{server.url}/new")
+    page.value("document.querySelector('textarea').value = 'width: 33'")
+    page.value("document.querySelector('button[value=check]').click()")
+    assert "segments: missing" in page.until("document.querySelector('.problem')?.textContent")
+    page.value(f"document.querySelector('textarea').value = {SPEC!r}")
+    page.value("document.querySelector('button[value=submit]').click()")
+    page.until("location.pathname.startsWith('/films/')")
+    # Then the player advances while the film renders, and plays to its end
+    page.until("document.querySelector('video')?.currentTime > 0")
+    page.until("document.querySelector('video').ended")
+    assert page.value("document.querySelector('video').error") is None
+    assert page.value("document.querySelector('video').duration") == pytest.approx(33 / 24, abs=0.03)
+    # And the page tells what became of it, without being loaded again
+    page.until("document.querySelector('[data-live] .state').textContent == 'done'")
+    assert page.value("document.querySelectorAll('tbody img').length") == 6
+    page.until("[...document.images].every((image) => image.loading == 'lazy' || image.complete)")
+    assert "done" in page.value("document.querySelector('.events').textContent")
+    assert page.value("document.querySelector('h1').textContent") == "a film <b>& more</b>"
+    assert page.errors == []
+
+
+def test_a_job_is_paused_and_cancelled_on_its_page(page: Page, server: Server, client: httpx2.Client) -> None:
+    # Given
+    log_in(page, server)
+    job_id = submitted(client, spec(*"abcdefghijklmnopqrstuvwxyz"))
+    # When
+    page.open(f"{server.url}/films/{job_id}")
+    page.value("document.querySelector('button[value=pause]').click()")
+    # Then
+    page.until("document.querySelector('.state')?.textContent.startsWith('paused')")
+    page.value("document.querySelector('button[value=cancel]').click()")
+    page.until("document.querySelector('.state')?.textContent == 'cancelled'")
+    assert client.get(f"/jobs/{job_id}").json()["state"] == "cancelled"
+    assert page.errors == []
+
+
+def test_a_finished_film_is_listed_and_played(
+    page: Page, server: Server, client: httpx2.Client, worker: Worker
+) -> None:
+    # Given
+    log_in(page, server)
+    job_id = submitted(client, spec("a", "b"))
+    finished(client, job_id)
+    # When
+    page.open(f"{server.url}/")
+    # Then each film is a link with its state and progress, which screen readers can name
+    assert page.value(f"document.querySelector('a[href=\"/films/{job_id}\"]').textContent") == "harbour at dawn"
+    assert page.value("document.querySelector('progress').getAttribute('aria-label')") == "harbour at dawn: 100 percent"
+    # And the film can be searched
+    page.open(f"{server.url}/films/{job_id}")
+    page.until("document.querySelector('video').readyState > 0")
+    page.value("document.querySelector('video').currentTime = 0.5")
+    page.until("!document.querySelector('video').seeking && document.querySelector('video').readyState >= 2")
+    assert page.errors == []
+
+
+def test_pages_are_for_people_with_a_key_and_for_this_site(server: Server) -> None:
+    html = {"Accept": "text/html"}
+    # Given nobody, Then every page leads to the question for the key
+    assert httpx2.get(f"{server.url}/", headers=html).headers["location"] == "/login"
+    refused = httpx2.post(f"{server.url}/login", data={"key": "wrong-key-of-nobody"})
+    assert (refused.status_code, "set-cookie" in refused.headers) == (401, False)
+    # Given somebody with a cookie, When another site sends a request, Then it is refused
+    accepted = httpx2.post(f"{server.url}/login", data={"key": KEY})
+    cookie = accepted.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "samesite=strict" in cookie.lower()
+    headers = {"Cookie": f"longtake_key={KEY}", "Origin": "https://example.com"}
+    assert httpx2.post(f"{server.url}/jobs", json=spec("a"), headers=headers).status_code == 403
+    # And no page may be shown inside of another one, or run scripts that are not ours
+    policy = httpx2.get(f"{server.url}/login").headers["content-security-policy"]
+    assert "frame-ancestors 'none'" in policy
+    assert "script-src 'self'" in policy
+
+
+def test_a_server_without_keys_is_for_this_machine(server: Server, tmp_path: Path) -> None:
+    # Given a server without keys
+    open_server = Server(server.settings.model_copy(update={"api_keys": None}), tmp_path / "server.log")
+    try:
+        # Then requests that name another host, as a page of another site can make them, are refused
+        assert httpx2.get(f"{open_server.url}/jobs").status_code == 200
+        refused = httpx2.get(f"{open_server.url}/jobs", headers={"Host": "rebound.example.com"})
+        assert refused.status_code == 403
+    finally:
+        open_server.stop()
