@@ -92,6 +92,12 @@ class Settings(BaseModel):
         6 * 3600, ge=1, description="seconds until Celery delivers an unacknowledged message again"
     )
 
+    metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="port on which a worker answers Prometheus; default: none"
+    )
+    metrics_host: str = Field(
+        "127.0.0.1", min_length=1, description="address on which it does; 0.0.0.0 for every network of the host"
+    )
     api_keys: str | None = Field(
         None,
         description="tokens that may call `longtake serve`, separated by commas; default: anybody, on loopback only",

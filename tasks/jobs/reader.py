@@ -126,6 +126,14 @@ class JobReader:
         except (TypeError, ValueError) as error:
             raise _damaged(job_id, error) from None
 
+    def ended_count(self) -> int:
+        """How many jobs have ended and still have a record."""
+        return int(self._redis.zcard(ENDED))
+
+    def queue_lengths(self, queues: Sequence[str]) -> dict[str, int]:
+        """How many messages wait in each of these queues."""
+        return {queue: int(self._redis.llen(queue)) for queue in queues}
+
     def budget_bytes(self) -> int:
         """The workers' budget for blobs in bytes, 0 for no limit or while no worker has recorded one."""
         return int(cast("bytes | None", self._redis.hget(PULSE, "budget")) or 0)

@@ -16,7 +16,7 @@ from ltx2.media.temporary import temporary_folder
 from tasks.deployment import Deployment
 from tasks.jobs.connection import connect
 from tasks.jobs.events import EventReader
-from tasks.server import event_stream, jobs_api, live_api, pages, videos_api
+from tasks.server import event_stream, jobs_api, live_api, metrics, pages, videos_api
 from tasks.server.access import OPEN_PATHS, Keys, is_from_elsewhere
 from tasks.server.answers import INVALID, Problem, add_error_answers, answer
 from tasks.server.blob_files import BlobFiles
@@ -101,6 +101,7 @@ def make_app(settings: Settings) -> FastAPI:
     app.include_router(event_stream.router)
     app.include_router(live_api.router)
     app.include_router(videos_api.router)
+    app.include_router(metrics.router)
     app.include_router(pages.router)
     app.mount("/page", pages.files)
 

@@ -20,6 +20,7 @@ from tasks.jobs.results import Claim
 from tasks.jobs.units import UnitKind
 from tasks.messaging.topology import CLIP_TASK
 from tasks.spec.schema import CropSpec
+from tasks.worker import metrics
 from tasks.worker.app import app
 from tasks.worker.context import WorkerContext, process
 from tasks.worker.failures import handle_failure, reading_from, when_there_is_room
@@ -119,6 +120,7 @@ def _store_clip(context: WorkerContext, claim: Claim, data: bytes, timing: Segme
     commit = deployment.jobs.commit_clip(claim, record)
     if commit.accepted:
         reach("clip committed", claim.job_id, claim.index)
+        metrics.clip_made(len(data), time.monotonic() - started)
         log.info("clip committed", extra={"seconds": time.monotonic() - started, "bytes": len(data)})
     if commit.film is not None:
         deployment.publisher.send(claim.job_id, commit.film)

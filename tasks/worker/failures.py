@@ -32,6 +32,7 @@ from tasks.jobs.connection import OUTAGES, retry_while_full
 from tasks.jobs.queues import queue_of
 from tasks.jobs.results import Claim, Released, ReleaseOutcome
 from tasks.jobs.units import START_INDEX, WorkUnit
+from tasks.worker import metrics
 from tasks.worker.context import WorkerContext, process
 
 log = logging.getLogger(__name__)
@@ -113,7 +114,11 @@ def handle_failure(context: WorkerContext, claim: Claim, error: Exception, *, fi
     worker ends. Any other error is one, and the work is published again while attempts are left; a permanent error, or
     `final`, fails the job at once.
     """
-    jobs = context.deployment.jobs
+    jobs, kind = context.deployment.jobs, type(error).__name__
+    if isinstance(error, (*RELEASED, HostFaultError)):
+        metrics.releases.labels(kind).inc()
+    else:
+        metrics.failures.labels(str(claim.unit.kind), kind).inc()
     if isinstance(error, RELEASED):
         if not isinstance(error, OUTAGES):  # which the connection has logged
             log.warning("released", extra={"reason": str(error)})
@@ -130,7 +135,7 @@ def handle_failure(context: WorkerContext, claim: Claim, error: Exception, *, fi
         log.error("released: this process cannot render", extra={"reason": str(error)})
         _publish_again(context, claim, jobs.release(claim))
         return f"{error}; released, a new process tries again"
-    reason = f"{type(error).__name__}: {error}"
+    reason = f"{kind}: {error}"
     log.error("failed", exc_info=error, extra={"reason": reason})
     released = jobs.release(claim, reason[:REASON_CHARACTERS], final=final or isinstance(error, PERMANENT))
     _publish_again(context, claim, released)

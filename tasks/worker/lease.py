@@ -16,6 +16,7 @@ from tasks.jobs.connection import OUTAGES
 from tasks.jobs.records import Progress
 from tasks.jobs.results import Claim
 from tasks.jobs.store import JobStore
+from tasks.worker import metrics
 
 log = logging.getLogger(__name__)
 RENEWALS = 6
@@ -73,6 +74,8 @@ class Lease:
         claim = self.claim
         if not self.lost and not self._jobs.renew(claim, progress=progress):
             self.lost = claim is self.claim  # otherwise `move_to` replaced it meanwhile
+            if self.lost:
+                metrics.leases_lost.inc()
         return not self.lost
 
     def in_engine(self) -> AbstractContextManager[None]:

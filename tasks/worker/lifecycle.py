@@ -30,6 +30,7 @@ from tasks.logs import formatter_for
 from tasks.maintenance.reconciler import Reconciler, open_reconciler_blobs
 from tasks.maintenance.server_findings import check_servers
 from tasks.settings import Settings
+from tasks.worker import metrics
 from tasks.worker.app import app
 from tasks.worker.context import process
 from tasks.worker.film_task import FILM_FOLDERS
@@ -172,11 +173,15 @@ def end_heartbeat(**_: Any) -> None:
 
 @signals.worker_process_init.connect
 def prepare_child(**_: Any) -> None:
-    """Load the model, and compile it, before the first task.
+    """Load the model, and compile it, before the first task. Figures for Prometheus are those of this child.
 
     What fails here is a fault of this host, not of a job: its device, a library, or LONGTAKE_MODEL. The child exits
     before it takes a message, and the worker ends.
     """
+    try:
+        metrics.serve(process.context.settings)
+    except OSError as error:
+        log.error("no figures for Prometheus: %s", error)
     if not {SEGMENTS, CLIPS} & set(app.amqp.queues.consume_from):
         process.activity.ready(None)
         return

@@ -18,6 +18,7 @@ from tasks.jobs.records import Handoff, timing_after
 from tasks.jobs.results import Claim
 from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.messaging.topology import SEGMENT_TASK
+from tasks.worker import metrics
 from tasks.worker.app import app
 from tasks.worker.clip_task import make_clip_in_background
 from tasks.worker.context import WorkerContext, process
@@ -90,6 +91,9 @@ def _render(task: Task[..., Any], context: WorkerContext, lease: Lease) -> dict[
     commit = _commit_repair if claim.is_repair else _commit_segment
     if not commit(task, context, lease, handoff, output, request.timing):
         raise SkippedError("another worker holds this segment now")
+    metrics.segment_rendered(
+        handoff, output, request.timing, repair=claim.is_repair, before=claim.previous, incoming=incoming
+    )
     return {
         "segment": claim.index,
         "state": source,

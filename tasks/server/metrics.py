@@ -1,0 +1,83 @@
+"""Figures of a deployment for Prometheus: jobs, queues, workers. Those of a worker's work are the worker's own."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from tasks.jobs.queues import QUEUES
+from tasks.jobs.records import JobStatus
+from tasks.jobs.units import JobState
+from tasks.jobs.workers import ChildState
+from tasks.server.context import Context, ServerContext
+
+router = APIRouter(tags=["server"])
+UNFINISHED = tuple(state for state in JobState if not state.is_final)
+
+
+@router.get("/metrics")
+def metrics(context: Context) -> Response:
+    """Figures of the deployment, as Prometheus reads them."""
+    registry = CollectorRegistry()
+    registry.register(_Deployment(context))
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+class _Deployment(Collector):
+    def __init__(self, context: ServerContext) -> None:
+        self._context = context
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: the figures are read when they are asked for."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """The figures now."""
+        jobs = self._context.deployment.jobs
+        unfinished = list(jobs.statuses(UNFINISHED))
+        yield self._jobs(unfinished, jobs.ended_count())
+        yield self._queues(jobs.queue_lengths(QUEUES))
+        queued = [status.created_at for status in unfinished if status.state == JobState.QUEUED]
+        oldest = max(0.0, time.time() - min(queued)) if queued else 0.0
+        yield GaugeMetricFamily("longtake_oldest_queued_seconds", "How long the oldest queued job has waited.", oldest)
+        segments = sum(status.segments - status.committed for status in unfinished)
+        yield GaugeMetricFamily(
+            "longtake_segments_to_render", "Segments of unfinished jobs that are missing.", segments
+        )
+        reserved = jobs.reserved_bytes()
+        yield GaugeMetricFamily("longtake_blob_bytes_reserved", "Bytes of blobs that jobs have or may need.", reserved)
+        yield GaugeMetricFamily(
+            "longtake_blob_budget_bytes", "LONGTAKE_BLOB_BUDGET_BYTES; 0: none.", jobs.budget_bytes()
+        )
+        yield self._workers()
+
+    @staticmethod
+    def _jobs(unfinished: list[JobStatus], ended: int) -> Metric:
+        family = GaugeMetricFamily("longtake_jobs", "Jobs with a record, by state.", labels=["state"])
+        count = Counter(status.state for status in unfinished)
+        for state in UNFINISHED:
+            family.add_metric([state], count[state])
+        family.add_metric(["ended"], ended)
+        return family
+
+    @staticmethod
+    def _queues(lengths: dict[str, int]) -> Metric:
+        family = GaugeMetricFamily("longtake_queue_messages", "Messages that wait for any worker.", labels=["queue"])
+        for queue, length in lengths.items():
+            family.add_metric([queue], length)
+        return family
+
+    def _workers(self) -> Metric:
+        family = GaugeMetricFamily("longtake_workers", "Processes of workers, by what they do.", labels=["state"])
+        found = self._context.deployment.jobs.workers()
+        states = Counter(child.state for worker in found.workers if not worker.fault for child in worker.children)
+        for state in ChildState:
+            family.add_metric([state], states[state])
+        family.add_metric(["silent"], len(found.silent))
+        return family
