@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import difflib
 import os
 import re
@@ -105,6 +106,10 @@ class Settings(BaseModel):
     server_parts: Path | None = Field(
         None, description="YAML or JSON file with the names that callers of the server may use for models and LoRAs"
     )
+    webhook_secret: str | None = Field(
+        None, description="secret that signs webhooks, `whsec_` and 24 to 64 bytes in base64; default: not signed"
+    )
+    webhook_private: bool = Field(False, description="whether webhooks may go to private addresses: `true` or `false`")
     flower_url: str | None = Field(
         None, pattern=r"^https?://[^\s\"'<>]+$", description="address of Flower, for the link on the server's pages"
     )
@@ -118,6 +123,18 @@ class Settings(BaseModel):
         if url is not None:
             parse_url(url)
         return url
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _secret_fits(cls, secret: str | None) -> str | None:
+        if secret is not None:
+            try:
+                size = len(base64.b64decode(secret.removeprefix("whsec_"), validate=True))
+            except ValueError:
+                size = 0
+            if not 24 <= size <= 64:
+                raise ValueError("it must be `whsec_` and 24 to 64 bytes in base64")
+        return secret
 
     @field_validator("model_folders")
     @classmethod

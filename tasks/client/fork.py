@@ -19,7 +19,7 @@ from tasks.maintenance.submissions import pin_all
 from tasks.spec.schema import JobHead, JobSpec
 
 log = logging.getLogger(__name__)
-FREE_FIELDS = ("title", "seed", "labels")
+FREE_FIELDS = ("title", "seed", "labels", "webhook")
 """Fields of a spec's head that a fork may change. Seeds of shared segments are written out."""
 SHARED_FIELDS = tuple(name for name in JobHead.model_fields if name not in FREE_FIELDS)
 

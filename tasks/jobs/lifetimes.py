@@ -156,7 +156,7 @@ class JobLifetimes(JobReader):
             JobStateError: it is unfinished.
         """
         keys = [*job_keys(job_id, "record", "spec", "units", "handoffs", "clips"), JOBS, ENDED, WAITING, RESERVED]
-        keys += [SUBMITTING, IDEMPOTENCY, *job_keys(job_id, "events", "pieces")]
+        keys += [SUBMITTING, IDEMPOTENCY, *job_keys(job_id, "events", "pieces", "webhooks")]
         if not self._run("delete", keys, job_id):
             raise JobStateError(f"job {job_id} has not ended; cancel it first")
 

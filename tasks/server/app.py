@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -16,6 +16,8 @@ from ltx2.media.temporary import temporary_folder
 from tasks.deployment import Deployment
 from tasks.jobs.connection import connect
 from tasks.jobs.events import EventReader
+from tasks.jobs.lifetimes import new_token
+from tasks.jobs.outbox import Outbox
 from tasks.server import event_stream, jobs_api, live_api, metrics, pages, videos_api
 from tasks.server.access import OPEN_PATHS, Keys, is_from_elsewhere
 from tasks.server.answers import INVALID, Problem, add_error_answers, answer
@@ -25,6 +27,7 @@ from tasks.server.event_hub import EventHub
 from tasks.server.limits import BodyLimit
 from tasks.server.live import LiveFilms
 from tasks.server.parts import PartTable
+from tasks.server.webhooks import Sender
 from tasks.settings import Settings
 
 FOLDERS = "longtake-server-"
@@ -78,15 +81,17 @@ def make_app(settings: Settings) -> FastAPI:
         hub = EventHub(EventReader(client))
         with temporary_folder(FOLDERS) as folder, Deployment(settings) as deployment, client:
             files, live = BlobFiles(folder, deployment.blobs), LiveFilms(deployment)
-            app.state.context = ServerContext(settings, deployment, parts, hub, files, live)
+            outbox = Outbox(client, new_token())
+            app.state.context = ServerContext(settings, deployment, parts, hub, files, live, outbox)
+            sender = Sender(settings, deployment.jobs, EventReader(client), outbox)
             await hub.start()
-            reading = asyncio.create_task(hub.run())
+            running = [asyncio.create_task(hub.run()), asyncio.create_task(sender.run())]
             try:
                 yield
             finally:
                 hub.close()
-                with suppress(asyncio.CancelledError):
-                    await reading
+                sender.close()
+                await asyncio.gather(*running, return_exceptions=True)
 
     app = FastAPI(
         title="longtake",

@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from tasks.client.job import Job
 from tasks.deployment import Deployment
 from tasks.jobs.keys import check_job_id
+from tasks.jobs.outbox import Outbox
 from tasks.jobs.records import JobStatus
 from tasks.server.blob_files import BlobFiles
 from tasks.server.event_hub import EventHub
@@ -20,7 +21,7 @@ from tasks.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class ServerContext:
-    """The deployment that a server shows, its table of parts, its events, blobs as files, and what live players get."""
+    """The deployment that a server shows, and what it keeps in memory and on disk while it runs."""
 
     settings: Settings
     deployment: Deployment
@@ -28,6 +29,7 @@ class ServerContext:
     hub: EventHub
     files: BlobFiles
     live: LiveFilms
+    outbox: Outbox
 
     def job(self, job_id: str) -> Job:
         """A job of the deployment, to be closed after use."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from itertools import dropwhile, islice
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from tasks.errors import JobStateError
 from tasks.jobs.units import JobState
 from tasks.server.context import Context, ServerContext
 from tasks.server.spec_requests import SpecRequest, read_spec_request, submit_request
-from tasks.server.views import JobPage, JobView, job_view, summary_view
+from tasks.server.views import DeliveryView, JobPage, JobView, job_view, summary_view
 from tasks.spec.schema import JobSpec
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -113,6 +114,13 @@ def job_summary(job_id: JobId, context: Context) -> dict[str, Any]:
     """The film, and seed, prompt, times and blobs of every committed segment."""
     context.status(job_id)
     return summary_view(context, job_id)
+
+
+@router.get("/{job_id}/webhooks")
+def job_webhooks(job_id: JobId, context: Context) -> list[DeliveryView]:
+    """What was sent to the job's webhook, or is to be sent, oldest first."""
+    context.status(job_id)
+    return [DeliveryView.model_validate(asdict(delivery)) for delivery in context.outbox.of_job(job_id)]
 
 
 @router.get("/{job_id}/film", response_class=FileResponse)

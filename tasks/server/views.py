@@ -55,6 +55,18 @@ class JobView(BaseModel):
     waiting: str | None
 
 
+class DeliveryView(BaseModel):
+    """A message to a job's webhook. problem: why the last attempt failed. given_up: it is not tried any more."""
+
+    event_id: str
+    kind: str
+    at: float
+    attempts: int
+    problem: str | None
+    delivered_at: float | None
+    given_up: bool
+
+
 class JobPage(BaseModel):
     """Jobs, newest first. next: give it as `after` for those that follow; null at the end."""
 

@@ -125,6 +125,7 @@ class JobHead(_Strict):
     image: str | None = Field(None, min_length=1, max_length=4096)
     image_crf: int | None = Field(None, ge=0, le=WORST_CRF, strict=True)
     crop: CropSpec | None = None
+    webhook: str | None = Field(None, max_length=2000, pattern=r"^https?://[^\s/@]+(/\S*)?$")
     labels: Annotated[dict[str, str], Field(max_length=MAX_LABELS)] = Field(default_factory=dict)
 
     @field_validator("labels")

@@ -12,6 +12,7 @@
 -- KEYS[11] idempotency hash     hash of an idempotency key -> job id
 -- KEYS[12] events   stream
 -- KEYS[13] pieces   hash
+-- KEYS[14] webhooks hash
 -- ARGV[1] job id
 -- Returns 1, or 0 when the job is unfinished.
 if is_newer_record(KEYS[1]) then
@@ -21,7 +22,7 @@ if is_unfinished(KEYS[1]) then
   return 0
 end
 local key = redis.call('HGET', KEYS[1], 'idempotency')
-redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[12], KEYS[13])
+redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[12], KEYS[13], KEYS[14])
 redis.call('ZREM', KEYS[6], ARGV[1])
 redis.call('ZREM', KEYS[7], ARGV[1])
 redis.call('ZREM', KEYS[8], ARGV[1])

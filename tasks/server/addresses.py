@@ -1,0 +1,49 @@
+"""Which addresses webhooks may be sent to: none of private networks, unless that is allowed."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from tasks.errors import LongtakeError
+
+
+class AddressError(LongtakeError):
+    """A URL to which nothing may be sent."""
+
+
+def checked_addresses(url: str, *, allow_private: bool) -> Sequence[str]:
+    """The addresses of a URL's host, all of which may be used; it is asked for once, so that it cannot change.
+
+    Raises:
+        AddressError: not an http or https URL, its host is unknown, or one of its addresses is not public.
+    """
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        raise AddressError("its port is not a number") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+        raise AddressError("it must be an http or https URL with a host, and without a user")
+    try:
+        default = 443 if parts.scheme == "https" else 80
+        found = socket.getaddrinfo(parts.hostname, port or default, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise AddressError(f"its host {parts.hostname:.200} is unknown") from None
+    addresses = list(dict.fromkeys(str(info[4][0]) for info in found))
+    for address in addresses:
+        if not allow_private and not is_public(address):
+            raise AddressError(f"its host {parts.hostname:.200} is not a public address")
+    return addresses
+
+
+def is_public(address: str) -> bool:
+    """Whether an address is one of the public internet."""
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(parsed, ipaddress.IPv6Address):
+        inner = parsed.ipv4_mapped or parsed.sixtofour
+        if inner is not None and not inner.is_global:
+            return False
+    return parsed.is_global and not parsed.is_multicast
