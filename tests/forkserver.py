@@ -2,7 +2,8 @@
 
 Importing Celery, pydantic and torch takes seconds of a core, and tests start hundreds of processes. A forked process
 is otherwise like a new one: its own environment, working directory, session, streams and exit status. Tests of imports,
-of encodings and of the interpreter's own options start new processes.
+of encodings and of the interpreter's own options start new processes. So does `longtake render` for its worker, which
+also shows that the interpreter can end while threads run.
 
 Started as `python -m tests.forkserver FD`, FD being a Unix socket. A request is a JSON object with `module`, which runs
 as with `python -m`, its `arguments`, `environ` and `folder`. Three files come with it: standard output, standard error,
@@ -11,7 +12,9 @@ and a pipe, which gets a line with the process id and, at the end, a line with t
 
 from __future__ import annotations
 
+import atexit
 import functools
+import gc
 import importlib
 import io
 import json
@@ -175,11 +178,32 @@ def become(request: dict[str, Any], out: int, err: int) -> None:
     sys.path[:1] = [request["folder"], *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     sys.argv = ["", *request["arguments"]]
     sys.modules.pop(request["module"], None)  # it runs again, as `__main__`
-    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+    run_and_exit(request["module"])
+
+
+def run_and_exit(module: str) -> None:
+    """Run `module` as `__main__`, then end this process as the interpreter does, except that modules are not deleted.
+
+    Deleting all that the fork server has imported takes most of a second of a core. An exception that the interpreter
+    prints ends the process as usual.
+    """
+    status = 0
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if not isinstance(end.code, int | None):
+            raise
+        status = end.code or 0
+    threading._shutdown()  # waits for the threads
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":
     for name in PRELOADED:
         importlib.import_module(name)
     assert "tasks.worker.app" not in sys.modules
+    gc.freeze()  # or each process would search what was imported here for garbage, and so copy it
     serve(socket.socket(fileno=int(sys.argv[1])))
