@@ -70,10 +70,11 @@ def test_a_server_that_refuses_work_for_a_while(
     server = start_server("--repl-diskless-load", "disabled")
     with open_client(server.url, patience_s=20) as client:
         client.ping()
-        repair = fault(server)
-        threading.Timer(0.7, repair).start()
+        repairs = threading.Timer(0.7, fault(server))
+        repairs.start()
         # When
         call(client)
+        repairs.join()
         # Then the call has waited, and the log has one line for the start and one for the end
         assert client.get("key") == b"value"
     lines = [record.getMessage() for record in caplog.records if record.name == "blobstore.redis.outages"]
