@@ -125,9 +125,20 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """LONGTAKE_HOME of all tests, so that small models are built once."""
-    return tmp_path_factory.mktemp("home")
+def small_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of small models, which all processes of a run share: each model is built once, under a lock."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "models"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory, small_models: Path) -> Path:
+    """LONGTAKE_HOME of all tests of this process."""
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "models").symlink_to(small_models)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -33,7 +33,6 @@ SLOW = "segments: [{prompt: a}, {prompt: b}, {prompt: c}, {prompt: d}]\nwidth: 6
 def user_settings(tmp_path: Path, home: Path) -> Settings:
     """Settings of a user without servers; unfinished renders are separate, the small model is shared."""
     (tmp_path / "home").mkdir()
-    (home / "models").mkdir(exist_ok=True)
     (tmp_path / "home" / "models").symlink_to(home / "models")
     return Settings(redis_url="redis://127.0.0.1:1/0", home=tmp_path / "home")
 

@@ -13,10 +13,9 @@ from ltx2.engine import Engine
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def models(small_models: Path) -> dict[str, Path]:
     """Folders of the small checkpoints by name."""
-    cache = tmp_path_factory.mktemp("models")
-    return {name: tiny.ensure(cache, name) for name in tiny.VERSIONS}
+    return {name: tiny.ensure(small_models, name) for name in tiny.VERSIONS}
 
 
 @pytest.fixture(scope="session")
