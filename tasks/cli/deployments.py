@@ -45,7 +45,7 @@ def worker(only: tuple[str, ...], name: str, loglevel: str) -> None:
 
     Settings.from_env()  # its error is one line; Celery's for an application that cannot be loaded is a traceback
     arguments = ["--app", "tasks", "worker", "--hostname", name, "--loglevel", loglevel]
-    arguments += ["--queues", ",".join(only or QUEUES)]
+    arguments += ["--queues", ",".join(only or QUEUES), "--without-mingle"]  # a second spent on revoked tasks
     sys.exit(celery.main(args=arguments, standalone_mode=False))
 
 
