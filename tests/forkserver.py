@@ -99,6 +99,10 @@ class ForkServer:
                 preexec_fn=processes.die_with_parent,
             )
 
+    def fileno(self) -> int:
+        """The socket of `tests.forked_command`."""
+        return self._socket.fileno()
+
     def start(
         self, module: str, *arguments: object, environ: Mapping[str, str], folder: Path, out: IO[bytes], err: IO[bytes]
     ) -> subprocess.Popen[bytes]:

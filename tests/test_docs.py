@@ -23,6 +23,7 @@ from tasks.cli import main
 from tasks.settings import Settings, variable
 from tasks.spec.loader import parse_spec
 from tests.conftest import ROOT, RedisProcess, Worker, environment, free_port
+from tests.forkserver import fork_server
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
@@ -85,7 +86,8 @@ def desk(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     (tmp_path / "bin").mkdir()
     command = tmp_path / "bin" / "longtake"
-    command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m tasks.cli "$@"\n')
+    run = [sys.executable, "-ES", ROOT / "tests/forked_command.py", fork_server().fileno(), "tasks.cli"]
+    command.write_text(f'#!/bin/sh\nexec {shlex.join(map(str, run))} "$@"\n')
     command.chmod(0o755)
     return tmp_path
 
@@ -121,6 +123,7 @@ def test_every_block_runs(
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=[fork_server().fileno()],
         )
         try:
             status = shell.wait(TIMEOUT_S)
