@@ -26,6 +26,7 @@ from training.world import COLOURS, Shape, World
 
 MODEL = os.environ.get("CONTINUITY_MODEL", "shapes")
 SEGMENTS = 8
+FAULTY_SEGMENTS = 5  # of the model's films with a fault, which is between all of them
 MOST_TURNS = 0.1  # share of all joins: near a wall, a bounce may look like a turn
 MOST_SEMITONES = 1.0  # between sound and video
 
@@ -76,8 +77,8 @@ class MeasuredFilm:
         return [replace(seam, cut=False) for seam in self.continuity.seams]
 
 
-def job(name: str) -> Job:
-    return Job([WORLDS[name].prompt] * SEGMENTS, SEEDS[name])
+def job(name: str, segments: int = SEGMENTS) -> Job:
+    return Job([WORLDS[name].prompt] * segments, SEEDS[name])
 
 
 def measured(film: Film) -> MeasuredFilm:
@@ -125,7 +126,7 @@ def check_fault(name: str, film: MeasuredFilm, world: World) -> None:
     off = enumerate(out_of_tune(film.continuity, film.film, world))
     reports = broken(film.seams) + not_kept(film.continuity)
     reports += [f"segment {index}: out of tune by {value:.1f}" for index, value in off if value > MOST_SEMITONES]
-    assert len({text.partition(":")[0] for text in reports}) > SEGMENTS / 2, reports
+    assert len({text.partition(":")[0] for text in reports}) > len(film.film.timings) / 2, reports
     assert any(re.search(REPORTED_AS[name], text) for text in reports), reports
 
 
@@ -181,6 +182,6 @@ def test_the_sound_matches_the_video(films: Mapping[str, MeasuredFilm], name: st
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_between_segments_of_the_model_is_detected(engine: Engine, name: str) -> None:
     # Given
-    film = measured(FAULTS[name](engine, job(FAULTY), job(OTHER)))
+    film = measured(FAULTS[name](engine, job(FAULTY, FAULTY_SEGMENTS), job(OTHER)))
     # Then
     check_fault(name, film, WORLDS[FAULTY])
