@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +24,8 @@ from ltx2.checkpoints.resolve import WEIGHTS, FileModel, HubModel, default_cache
 from ltx2.checkpoints.shapes_prompts import HELP as SHAPES_HELP
 from ltx2.checkpoints.shapes_prompts import is_small_model, is_understood
 from ltx2.checkpoints.variant import Variant
-from ltx2.errors import CheckpointError, EngineMemoryError, NotFiniteError, RequestError, UnsupportedStateError
-from ltx2.media.images import recompressed
-from ltx2.model.conditioning import Conditioning, conditioning_of
+from ltx2.errors import NotFiniteError, RequestError
+from ltx2.model.conditioning import Conditioning, check_channels, conditioning_of, placeholder_images
 from ltx2.model.denoiser import Denoiser
 from ltx2.model.finite import all_finite
 from ltx2.model.host_copies import Checked, HostCopies, HostCopy
@@ -36,6 +35,8 @@ from ltx2.model.picture_decoder import PictureDecoder
 from ltx2.model.pipeline import LongtakePipeline
 from ltx2.model.placement import PRECISIONS, computes_float8, device_of, place, precision_of
 from ltx2.model.prompts import PromptEncoder, new_stream
+from ltx2.model.render_context import memory_errors, render_context
+from ltx2.model.sound_decoder import decode_sound
 from ltx2.model.stage_loras import StageLoras
 from ltx2.model.stored_tensors import align
 from ltx2.model.text_encoder import TextEncoder, TextEncoderMode, text_encoder_mode, weights_of
@@ -43,7 +44,7 @@ from ltx2.request import Decoding, OnState, OnStep, SegmentOutput, SegmentReques
 from ltx2.sampling import Decoder, Plan
 from ltx2.state.continuation import LTX2ContinuationState
 from ltx2.state.renderable import AUDIO_SPACE, NORMALISED
-from ltx2.timeline import SegmentTiming, first_timing, next_timing, sound_seconds
+from ltx2.timeline import SegmentTiming, first_timing, next_timing
 
 
 class Engine:
@@ -120,7 +121,7 @@ class Engine:
             for component in (pipeline.components[name] for name in WEIGHTS):
                 align(component)
         fusion = LoraFusion(pipeline, target)
-        with _memory_errors(f"{model} on {target}"):
+        with memory_errors(f"{model} on {target}"):
             if found and offload == "none":  # alone first: large LoRAs do not fit together with the text encoder
                 pipeline.transformer.to(target)
             fusion.fuse(found)
@@ -199,31 +200,37 @@ class Engine:
         Raises:
             CheckpointError, EngineMemoryError: as `load`.
         """
-        with _render_context("changing LoRAs", self._stream):
+        with render_context("changing LoRAs", self._stream):
             changed = self._loras.set_job(loras)
         if changed:
             self._named_loras = tuple(loras)
         return changed
 
-    def warm_up(self, request: SegmentRequest) -> None:
+    def warm_up(self, request: SegmentRequest, *, images: Collection[int] = ()) -> None:
         """Compile all that a job of segments like `request` needs, if it is not compiled.
 
         That is two shapes, for a first segment (or one after a cut) and for a continuation. One step of each stage is
-        run, and the result of the first is decoded.
+        run, and the result of the first is decoded. Each number of placed images is a shape of its own: that of
+        `request` is compiled for its timing, and those of `images` for both.
         """
         plan = self._denoiser.plan(request.sampling)
         first = first_timing(request.timing.shape)
-        for timing in (first, next_timing(first)):
-            size = (request.width, request.height, timing.shape.frames, timing.audio_latents)
+        both = (first, next_timing(first))
+        needed = [(timing, count) for count in (0, *images) for timing in both]
+        if request.images:
+            needed.append((both[request.timing.continued], len(request.images)))
+        for timing, count in needed:
+            size = (request.width, request.height, timing.shape.frames, timing.audio_latents, count)
             shape = (*size, plan.stages, str(plan.guidance), plan.stage2_lora is None, request.sampling.decoder)
             if shape not in self._warm:
                 self.prompts.finish()  # nothing may be encoded while something is compiled
-                like = replace(request, timing=timing, image=None)
-                with _render_context("warming up", self._stream):
-                    latents, _ = self._denoiser.denoise(like, plan, Conditioning(), first_steps=True)
+                like = replace(request, timing=timing, image=None, end=None, images=(), sound=None)
+                conditioning = Conditioning(images=placeholder_images(count, request.height, request.width))
+                with render_context("warming up", self._stream):
+                    latents, _ = self._denoiser.denoise(like, plan, conditioning, first_steps=True)
                     decoding = self._picture_decoder.decoding_of(like)
-                    # the pictures of both have the same shape, and the diffusion decoder is not compiled
-                    if timing is first and decoding.decoder == Decoder.CONVOLUTIONAL:
+                    # the pictures of all have the same shape, and the diffusion decoder is not compiled
+                    if timing is first and not count and decoding.decoder == Decoder.CONVOLUTIONAL:
                         self._pictures(latents, decoding)
                 self._warm.add(shape)
 
@@ -261,7 +268,7 @@ class Engine:
             self.warm_up(request)
         metadata = state.metadata if state else {}
         doing = f"segment {request.timing.index}"
-        with self._naming_model(doing, request.sampling.stage2_lora), _render_context(doing, self._stream):
+        with self._naming_model(doing, request.sampling.stage2_lora), render_context(doing, self._stream):
             try:
                 latents = self._denoiser.denoise(request, plan, conditioning, self._with_prepare(next_prompt, on_step))
                 checked = [
@@ -296,7 +303,7 @@ class Engine:
 
         None: by the convolutional decoder, without noise.
         """
-        with self._naming_model("decoding"), _render_context("decoding", self._stream):
+        with self._naming_model("decoding"), render_context("decoding", self._stream):
             on_device = (video_latents.to(self._device), audio_latents.to(self._device))
             pictures, sound = self._start_decoding(*on_device, decoding or Decoding())
             return pictures().numpy(), sound().numpy()
@@ -306,7 +313,7 @@ class Engine:
     ) -> tuple[HostCopy, HostCopy]:
         """Start to decode latents on the device to frames and sound, without waiting for the GPU."""
         pictures = self._copies.start(self._pictures(video_latents, decoding))
-        return pictures, self._copies.start(self._sound(audio_latents))
+        return pictures, self._copies.start(decode_sound(self.pipeline, audio_latents, self.audio_rate))
 
     def _warnings(self, request: SegmentRequest, plan: Plan) -> tuple[str, ...]:
         """What is wrong with the prompts of a segment that was rendered."""
@@ -330,15 +337,21 @@ class Engine:
         return after_step
 
     def _conditioning(self, request: SegmentRequest, state: LTX2ContinuationState | None, plan: Plan) -> Conditioning:
-        if not request.timing.continued:
-            if request.image is None:
-                return Conditioning()
-            return Conditioning(recompressed(request.image, plan.image_crf)[None])
-        if state is None:
-            raise UnsupportedStateError(f"segment {request.timing.index} is a continuation, but has no state")
-        size = (request.height, request.width)
-        shape = self.pipeline.audio_shape
-        return conditioning_of(state, request.timing, size=size, audio_shape=shape, audio_rate=self.audio_rate)
+        end_frames = None
+        if (end := request.end) is not None:
+            check_channels(end, self.pipeline.vae.config.latent_channels)
+            if plan.stages == 2:
+                with self._naming_model("decoding the end"), render_context("decoding the end", self._stream):
+                    pictures = self._pictures(end.video_latents.to(self._device), end.decoding)
+                    end_frames = self._copies.start(pictures)().numpy()
+        return conditioning_of(
+            request,
+            state,
+            audio_shape=self.pipeline.audio_shape,
+            audio_rate=self.audio_rate,
+            image_crf=plan.image_crf,
+            end_frames=end_frames,
+        )
 
     @property
     def _device(self) -> torch.device:
@@ -348,20 +361,6 @@ class Engine:
 
     def _pictures(self, latents: Tensor, decoding: Decoding) -> Checked:
         return self._picture_decoder(latents, decoding)
-
-    def _sound(self, latents: Tensor) -> Checked:
-        pipeline = self.pipeline
-        vae = pipeline.audio_vae
-        raw = pipeline.denormalize_audio(latents.float()).to(vae.dtype)
-        # transposed convolutions are not deterministic by default; without `enabled`, `flags` switches cuDNN off
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True):
-            mel = vae.decode(raw).sample
-            wave: Tensor = pipeline.vocoder(mel.to(pipeline.vocoder.dtype))[0].float()
-        samples = int(sound_seconds(latents.shape[2]) * self.audio_rate)
-        if wave.shape[1] < samples:
-            raise CheckpointError(f"the vocoder returned {wave.shape[1]} of {samples} samples; its config is wrong")
-        finite = all_finite(mel, wave)  # the end of a vocoder may hide infinity
-        return Checked(wave[:, :samples].clamp(-1, 1).T.contiguous(), "samples of sound", finite)
 
     def _next_state(
         self,
@@ -391,30 +390,3 @@ class Engine:
             loras = ", ".join(f"{lora.path} (weight {lora.weight:g})" for lora in named)
             model = f"{self._name} with the LoRAs {loras}" if loras else f"{self._name} without LoRAs"
             raise NotFiniteError(f"{doing}: {exc}; they come from the model {model}") from exc
-
-
-@contextmanager
-def _memory_errors(doing: str) -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as exc:
-        raise EngineMemoryError(f"{doing}: {exc}") from exc
-
-
-@contextmanager
-def _render_context(doing: str, stream: torch.cuda.Stream | None) -> Iterator[None]:
-    """No gradients, typed memory errors, this stream on CUDA, and one thread on a CPU.
-
-    The number of threads changes the order of sums, and thus the bytes of the result. Only small models run on a CPU,
-    and one thread is as fast as two for them.
-    """
-    threads = torch.get_num_threads()
-    if stream is None:
-        torch.set_num_threads(1)
-    else:
-        stream.wait_stream(torch.cuda.current_stream(stream.device))  # on which the weights were loaded
-    try:
-        with torch.inference_mode(), torch.cuda.stream(stream), _memory_errors(doing):
-            yield
-    finally:
-        torch.set_num_threads(threads)

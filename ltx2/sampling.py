@@ -168,6 +168,12 @@ class Plan:
         return max(self.guidance["guidance"]) > 1
 
     @property
+    def with_given_sound(self) -> Plan:
+        """The plan for a segment whose sound is given: guidance of the sound, which would change nothing, is off."""
+        guidance = {knob: scales._replace(audio=OFF[knob].audio) for knob, scales in self.guidance.items()}
+        return replace(self, guidance=guidance)
+
+    @property
     def guidance_arguments(self) -> dict[str, float]:
         """The arguments of a diffusers pipeline for this guidance."""
         return guidance_arguments(self.guidance)

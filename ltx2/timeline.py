@@ -86,6 +86,11 @@ def latent_frames(frames: int) -> int:
     return (frames - 1) // TEMPORAL_COMPRESSION + 1
 
 
+def latent_of(frame: int) -> int:
+    """The latent frame that holds a frame of a segment: latent l holds the frames 8l - 7 .. 8l, latent 0 frame 0."""
+    return -(-frame // TEMPORAL_COMPRESSION)
+
+
 def sound_seconds(audio_latents: int) -> Fraction:
     """The length of the sound that `audio_latents` = L latents decode to: (4L - 3) * 10 ms."""
     return Fraction(4 * audio_latents - 3, 100)

@@ -121,7 +121,7 @@ def conditioned_at(strength: float, pipeline: LongtakePipeline) -> Iterator[None
         return stock(latents, mask, clean, [strength] * len(strengths), *args, **kwargs)
 
     stock = pipeline.apply_first_frame_conditioning
-    pipeline.apply_first_frame_conditioning = apply
+    pipeline.apply_first_frame_conditioning = apply  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

@@ -2,8 +2,8 @@
 
 With two stages, the first starts from noise at half width and height. Then the video latents are upsampled, renoised to
 the noise level at which the second stage begins, and refined at full size. The audio latents are renoised and refined,
-too; their size does not change. Both stages have the same conditioning: the frames at the size of the stage, and the
-pinned audio latents.
+too; their size does not change. Both stages have the same conditioning: frames and images at the size of the stage, and
+the pinned latents. At half size, those of a pinned end are encoded from its frames.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from ltx2.model.ancestral import AncestralScheduler
 from ltx2.model.conditioning import Conditioning
 from ltx2.model.cross_attention import apply_cross_attention_rule
 from ltx2.model.first_latent import mark_first_latents
-from ltx2.model.pipeline import AudioPrefix, LongtakePipeline
+from ltx2.model.pipeline import LongtakePipeline, Pins
 from ltx2.model.prompts import PromptEncoder
 from ltx2.model.stage_loras import StageLoras
 from ltx2.model.upsampler import LatentUpsampler
 from ltx2.request import OnStep, SegmentRequest
 from ltx2.sampling import NO_GUIDANCE, Plan, Sampling, Shift, plan_of
-from ltx2.timeline import SegmentTiming, latent_frames
+from ltx2.timeline import SegmentTiming, latent_frames, latent_of
 
 SHIFT_TERMINAL = 0.1  # in the scheduler of every published model that is not distilled
 NEGATIVE_PROMPT = (
@@ -113,6 +113,8 @@ class Denoiser:
 
         first_steps: run only the first step of each stage, to compile it.
         """
+        if conditioning.sound is not None:
+            plan = plan.with_given_sound
         stages = self._stages(request, plan)
         steps = sum(len(stage.sigmas) for stage in stages)
         done = 0
@@ -125,7 +127,7 @@ class Denoiser:
             self._pipeline._interrupt = first_steps  # skips the rest of the stage
             return tensors
 
-        prefix = self._audio_prefix(request.timing, conditioning)
+        pins = self._pins(request.timing, conditioning)
         generator = torch.Generator("cpu").manual_seed(request.seed)  # the same noise on every device
         video: Tensor | None = None
         sounds: list[Tensor] = []
@@ -134,17 +136,20 @@ class Denoiser:
                 self._loras.use(stage.lora)
             start = None if video is None else self._upsample(video)
             call = self._arguments(request, plan, stage, conditioning)
+            pins = replace(pins, video_end=self._video_end(conditioning, shrink=request.width // stage.width))
             ancestral = replace(self._variant, distilled=plan.distilled).is_ancestral and stage is stages[0]
             with _unshifted(self._pipeline, ancestral_seed=request.seed if ancestral else None):
                 video, audio = self._pipeline(
-                    latents=start, audio_prefix=prefix, generator=generator, callback_on_step_end=report, **call
+                    latents=start, pins=pins, generator=generator, callback_on_step_end=report, **call
                 )
             sounds.append(self._pipeline.normalize_audio(audio))
-            prefix = replace(prefix, start=sounds[-1])
+            pins = replace(pins, audio_start=sounds[-1])
             done += len(stage.sigmas)
         assert video is not None
         # with the memory layout that they have when read from a file
-        return video.to(self._pipeline.vae.dtype).contiguous(), sounds[plan.sound_stage - 1].contiguous()
+        latents = video.to(self._pipeline.vae.dtype).contiguous(), sounds[plan.sound_stage - 1].contiguous()
+        _keep(latents, conditioning)
+        return latents
 
     def _arguments(
         self, request: SegmentRequest, plan: Plan, stage: Stage, conditioning: Conditioning
@@ -192,13 +197,29 @@ class Denoiser:
         refining = [begin, *(sigma for sigma in schedule(width, height) if sigma < begin)]
         return [half, Stage(width, height, refining)]
 
-    def _audio_prefix(self, timing: SegmentTiming, conditioning: Conditioning) -> AudioPrefix:
+    def _pins(self, timing: SegmentTiming, conditioning: Conditioning) -> Pins:
+        frames = tuple(image.frame for image in conditioning.images)
+        offset = float(timing.offset)
+        if (sound := conditioning.sound) is not None:
+            mask = torch.zeros(timing.audio_latents)
+            return Pins(sound.float(), mask, offset, sound_is_given=True, image_frames=frames)
         channels, mel = self._pipeline.audio_shape
         latents, mask = torch.zeros(1, channels, timing.audio_latents, mel), torch.ones(timing.audio_latents)
         if (kept := conditioning.audio) is not None:
             normal = kept if conditioning.audio_is_normalised else self._pipeline.normalize_audio(kept)
             latents[:, :, : kept.shape[2]], mask[: kept.shape[2]] = normal, 0
-        return AudioPrefix(latents, mask, float(timing.offset))
+        if (end := conditioning.end) is not None and end.audio_count:
+            latents[:, :, -end.audio_count :], mask[-end.audio_count :] = end.audio_latents[:, :, -end.audio_count :], 0
+        return Pins(latents, mask, offset, image_frames=frames)
+
+    def _video_end(self, conditioning: Conditioning, *, shrink: int) -> Tensor | None:
+        if (end := conditioning.end) is None:
+            return None
+        latents = end.video_latents
+        if shrink > 1:
+            assert conditioning.end_frames is not None
+            latents = self._pipeline.encode_frames(_shrunk(conditioning.end_frames, shrink))
+        return latents[:, :, -end.video_count :]
 
 
 def shifted_sigmas(scheduler: FlowMatchEulerDiscreteScheduler, steps: int, tokens: int, shift: Shift) -> list[float]:
@@ -250,10 +271,24 @@ def _enable_stg(transformer: Any, blocks: tuple[int, ...]) -> None:
 
 
 def _conditions(conditioning: Conditioning, *, shrink: int) -> list[LTX2VideoCondition]:
-    if (frames := conditioning.frames) is None:
-        return []
+    """The first frames, and the images. diffusers appends images, whose latent index only has to be above 0."""
+    given = [] if conditioning.frames is None else [(0, conditioning.frames)]
+    given += [(latent_of(image.frame), image.pixels[None]) for image in conditioning.images]
     # crf=0: otherwise diffusers compresses a single frame as H.264 first
-    return [LTX2VideoCondition(frames=_shrunk(frames, shrink), index=0, strength=1.0, crf=0)]
+    return [
+        LTX2VideoCondition(frames=_shrunk(frames, shrink), index=index, strength=1.0, crf=0) for index, frames in given
+    ]
+
+
+def _keep(latents: tuple[Tensor, Tensor], conditioning: Conditioning) -> None:
+    """Write what an end or a given sound pins into the results. Normalising and back may have changed the last bit."""
+    video, audio = latents
+    if (end := conditioning.end) is not None:
+        video[:, :, -end.video_count :] = end.video_latents[:, :, -end.video_count :].to(video)
+        if end.audio_count:
+            audio[:, :, -end.audio_count :] = end.audio_latents[:, :, -end.audio_count :].to(audio)
+    if conditioning.sound is not None:
+        audio.copy_(conditioning.sound)
 
 
 def _shrunk(frames: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ltx2.engine import Engine
 from ltx2.model.conditioning import Conditioning
-from ltx2.model.pipeline import AudioPrefix
+from ltx2.model.pipeline import Pins
 from ltx2.request import SegmentRequest
 from training.films import render
 from training.latents import Kind, Prompts, Recorder, Windows, draw_scenes
@@ -111,10 +111,10 @@ def rendered_arguments(engine: Engine, edit: Edit, windows: Windows, monkeypatch
         latents[:, given], kept[:, given], conditioning_mask[:, given] = clean[:, given], clean[:, given], 1
         return latents, conditioning_mask, kept
 
-    prefix = AudioPrefix(windows.audio[:1], windows.sound_mask[0], float(windows.offset[0]))
+    prefix = Pins(windows.audio[:1], windows.sound_mask[0], float(windows.offset[0]))
     blank = LTX2VideoCondition(frames=np.zeros((1, 128, 192, 3), np.uint8), index=edit.still, strength=1.0, crf=0)
     monkeypatch.setattr(pipeline, "apply_first_frame_conditioning", pin, raising=False)
-    monkeypatch.setattr(denoiser, "_audio_prefix", lambda *_: prefix, raising=False)
+    monkeypatch.setattr(denoiser, "_pins", lambda *_: prefix, raising=False)
     monkeypatch.setattr("ltx2.model.denoiser._conditions", lambda *_, **__: [blank] if edit.still else [])
     request = SegmentRequest(PROMPT, 0, 192, 128, windows.kind.timing(1))
     plan = denoiser.plan(request.sampling)

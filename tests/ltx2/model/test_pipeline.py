@@ -13,7 +13,7 @@ from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 from torch import Tensor, nn
 
 from ltx2.engine import Engine
-from ltx2.model.pipeline import AudioPrefix, LongtakePipeline, PrefixScheduler
+from ltx2.model.pipeline import LongtakePipeline, MaskedScheduler, Pins
 from ltx2.sampling import ADVISED, NO_GUIDANCE, guidance_arguments
 from tests.ltx2.rendering import SIGMAS, render
 
@@ -31,10 +31,10 @@ def noise(*shape: int, seed: int = 5) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def prefix_of(kept: int, offset: float = 0.0, seed: int = 5) -> AudioPrefix:
+def prefix_of(kept: int, offset: float = 0.0, seed: int = 5) -> Pins:
     mask = torch.ones(T)
     mask[:kept] = 0
-    return AudioPrefix(noise(1, 8, T, 16, seed=seed), mask, offset)
+    return Pins(noise(1, 8, T, 16, seed=seed), mask, offset)
 
 
 def relative_error(value: Tensor, expected: Tensor) -> float:
@@ -67,7 +67,7 @@ def test_an_all_ones_mask_renders_like_the_stock_pipeline(
     expected = render(stock, **guidance)
 
     # When a prefix keeps nothing, and when there is no prefix
-    masked = render(pipeline, audio_prefix=prefix_of(0), **guidance)
+    masked = render(pipeline, pins=prefix_of(0), **guidance)
     plain = render(pipeline, **guidance)
 
     # Then both outputs are those of the stock pipeline
@@ -85,10 +85,10 @@ def test_exactly_the_kept_prefix_is_preserved(
     prefix = prefix_of(kept)
 
     # When a segment continues it
-    _, audio = render(pipeline, audio_prefix=prefix, **guidance)
+    _, audio = render(pipeline, pins=prefix, **guidance)
 
     # Then its sound begins with the kept latents, and the rest is new
-    difference = (pipeline.normalize_audio(audio) - prefix.latents).abs()
+    difference = (pipeline.normalize_audio(audio) - prefix.audio).abs()
     assert difference[:, :, :kept].max() < 5e-7
     assert kept == T or difference[:, :, kept:].min(dim=1).values.max() > 0.1
 
@@ -128,8 +128,8 @@ def test_an_all_ones_mask_refines_latents_like_the_stock_pipeline(
     expected = render(stock, latents=video, audio_latents=audio, **STAGE_2, **guidance)
 
     # When a prefix keeps nothing
-    prefix = replace(prefix_of(0), start=start)
-    masked = render(pipeline, latents=video, audio_prefix=prefix, **STAGE_2, **guidance)
+    prefix = replace(prefix_of(0), audio_start=start)
+    masked = render(pipeline, latents=video, pins=prefix, **STAGE_2, **guidance)
 
     # Then the output is that of the stock pipeline
     for value, right in zip(masked, expected, strict=True):
@@ -140,19 +140,19 @@ def test_only_latents_outside_the_kept_prefix_are_renoised(pipeline: LongtakePip
     # Given a kept prefix of 7 latents, and start latents that are NaN there
     start = noise(1, 8, T, 16, seed=9)
     start[:, :, :7] = torch.nan
-    prefix = replace(prefix_of(7), start=start)
+    prefix = replace(prefix_of(7), audio_start=start)
 
     # When they are refined from a noise level of 0.9
     with inputs_of(pipeline.transformer.audio_proj_in) as seen:
-        _, audio = render(pipeline, audio_prefix=prefix, **STAGE_2)
+        _, audio = render(pipeline, pins=prefix, **STAGE_2)
 
     # Then the model gets the clean prefix, and the rest at that noise level; the prefix is preserved
-    clean = prefix.latents.transpose(1, 2).flatten(2)
+    clean = prefix.audio.transpose(1, 2).flatten(2)
     rest = (seen[0] - 0.1 * start.transpose(1, 2).flatten(2))[:, 7:] / 0.9
     assert torch.equal(seen[0][:, :7], clean[:, :7])
     assert abs(float(rest.mean())) < 0.1
     assert abs(float(rest.std()) - 1) < 0.1
-    assert (pipeline.normalize_audio(audio) - prefix.latents)[:, :, :7].abs().max() < 5e-7
+    assert (pipeline.normalize_audio(audio) - prefix.audio)[:, :, :7].abs().max() < 5e-7
 
 
 def test_audio_statistics_are_per_channel_and_mel_bin(
@@ -165,29 +165,29 @@ def test_audio_statistics_are_per_channel_and_mel_bin(
     prefix = prefix_of(7)
 
     # When a prefix is rendered, and the result is denormalised
-    _, audio = render(pipeline, audio_prefix=prefix)
+    _, audio = render(pipeline, pins=prefix)
 
     # Then each channel and mel bin is scaled by its own mean and deviation
-    expected = prefix.latents * std.view(8, 1, 16) + mean.view(8, 1, 16)
+    expected = prefix.audio * std.view(8, 1, 16) + mean.view(8, 1, 16)
     torch.testing.assert_close(audio[:, :, :7], expected[:, :, :7], rtol=0, atol=2e-6)
-    torch.testing.assert_close(pipeline.denormalize_audio(prefix.latents), expected, rtol=0, atol=2e-6)
-    torch.testing.assert_close(pipeline.normalize_audio(expected), prefix.latents, rtol=0, atol=2e-6)
+    torch.testing.assert_close(pipeline.denormalize_audio(prefix.audio), expected, rtol=0, atol=2e-6)
+    torch.testing.assert_close(pipeline.normalize_audio(expected), prefix.audio, rtol=0, atol=2e-6)
 
 
 def test_prefix_latents_that_are_not_kept_are_never_read(pipeline: LongtakePipeline) -> None:
     # Given two prefixes with the same kept latents, one of them NaN elsewhere
     prefix, other = prefix_of(7), prefix_of(7)
-    other.latents[:, :, 7:] = torch.nan
+    other.audio[:, :, 7:] = torch.nan
 
     # When / Then they render the same
-    for value, right in zip(render(pipeline, audio_prefix=other), render(pipeline, audio_prefix=prefix), strict=True):
+    for value, right in zip(render(pipeline, pins=other), render(pipeline, pins=prefix), strict=True):
         assert torch.equal(value, right)
 
 
 def test_the_prefix_and_the_offset_change_video_and_audio(pipeline: LongtakePipeline) -> None:
-    base = render(pipeline, audio_prefix=prefix_of(7, offset=0.3))
+    base = render(pipeline, pins=prefix_of(7, offset=0.3))
     for other in (prefix_of(7, offset=0.3, seed=6), prefix_of(7, offset=0.7), prefix_of(6, offset=0.3)):
-        for value, before in zip(render(pipeline, audio_prefix=other), base, strict=True):
+        for value, before in zip(render(pipeline, pins=other), base, strict=True):
             assert relative_error(value, before) > 1e-3
 
 
@@ -201,7 +201,7 @@ def test_the_offset_moves_every_video_token_in_time_only(pipeline: LongtakePipel
     coords = {}
     for offset in (0.0, 0.25):
         with inputs_of(pipeline.transformer.rope) as seen:
-            render(pipeline, conditions=conditions, audio_prefix=prefix_of(7, offset=offset))
+            render(pipeline, conditions=conditions, pins=prefix_of(7, offset=offset))
         coords[offset] = torch.stack(seen)
 
     # Then at each step all tokens, conditioned ones too, are later by the offset and at the same place
@@ -213,7 +213,7 @@ def test_the_offset_moves_every_video_token_in_time_only(pipeline: LongtakePipel
 
 def test_each_audio_token_has_its_own_noise_level(pipeline: LongtakePipeline) -> None:
     with inputs_of(pipeline.transformer.audio_time_embed) as seen:
-        render(pipeline, audio_prefix=prefix_of(7))
+        render(pipeline, pins=prefix_of(7))
     for timesteps, sigma in zip(seen, SIGMAS, strict=True):
         expected = torch.tensor([0.0] * 7 + [1000 * sigma] * (T - 7))
         torch.testing.assert_close(timesteps, expected)
@@ -222,8 +222,8 @@ def test_each_audio_token_has_its_own_noise_level(pipeline: LongtakePipeline) ->
 def test_the_model_gets_the_clean_prefix_at_every_step(pipeline: LongtakePipeline) -> None:
     prefix = prefix_of(7)
     with inputs_of(pipeline.transformer.audio_proj_in) as seen:
-        render(pipeline, audio_prefix=prefix)
-    clean = prefix.latents.transpose(1, 2).flatten(2)
+        render(pipeline, pins=prefix)
+    clean = prefix.audio.transpose(1, 2).flatten(2)
     assert len(seen) == len(SIGMAS)
     for tokens in seen:
         assert torch.equal(tokens[:, :7], clean[:, :7])
@@ -232,7 +232,7 @@ def test_the_model_gets_the_clean_prefix_at_every_step(pipeline: LongtakePipelin
 
 def test_a_step_blends_the_prediction_with_the_clean_latents() -> None:
     # Given tokens that are kept, half kept and renoised
-    scheduler = PrefixScheduler(use_dynamic_shifting=False)
+    scheduler = MaskedScheduler(use_dynamic_shifting=False)
     scheduler.set_timesteps(sigmas=SIGMAS)
     scheduler.mask = torch.tensor([0.0, 0.5, 1.0])[None, :, None]
     sample, velocity, scheduler.clean = (noise(1, 3, 128, seed=seed) for seed in (1, 2, 3))
@@ -257,9 +257,9 @@ def test_a_call_with_a_prefix_does_not_affect_the_next_one(pipeline: LongtakePip
 
     # When one call with a prefix succeeds and the next one fails after a step
     hooks = dict(pipeline.transformer._forward_pre_hooks)
-    render(pipeline, audio_prefix=prefix_of(7, offset=0.5))
+    render(pipeline, pins=prefix_of(7, offset=0.5))
     with pytest.raises(RuntimeError, match="stopped"):
-        render(pipeline, audio_prefix=prefix_of(7, offset=0.5), callback_on_step_end=fail)
+        render(pipeline, pins=prefix_of(7, offset=0.5), callback_on_step_end=fail)
 
     # Then a call without a prefix gives the same output
     assert all(torch.equal(value, right) for value, right in zip(render(pipeline), expected, strict=True))

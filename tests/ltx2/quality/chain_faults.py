@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ltx2.model.denoiser import Denoiser
-from ltx2.model.pipeline import AudioPrefix, LongtakePipeline
+from ltx2.model.pipeline import LongtakePipeline, Pins
 from ltx2.state.continuation import LTX2ContinuationState
 from training.films import Film, Renders, render
 
@@ -66,13 +66,13 @@ def with_another_jobs_state(engine: Renders, job: Job, other: Job) -> Film:
 
 def with_inverted_audio_mask(engine: Renders, job: Job, other: Job) -> Film:
     """The pinned latents are generated, and the others keep their value of 0."""
-    stock = Denoiser._audio_prefix
+    stock = Denoiser._pins
 
-    def inverted(self: Denoiser, *args: Any) -> AudioPrefix:
-        prefix = stock(self, *args)
-        return replace(prefix, mask=1 - prefix.mask) if (prefix.mask == 0).any() else prefix
+    def inverted(self: Denoiser, *args: Any) -> Pins:
+        pins = stock(self, *args)
+        return replace(pins, audio_mask=1 - pins.audio_mask) if (pins.audio_mask == 0).any() else pins
 
-    with patched(Denoiser, "_audio_prefix", inverted):
+    with patched(Denoiser, "_pins", inverted):
         return without_fault(engine, job, other)
 
 
