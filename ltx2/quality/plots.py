@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -64,18 +65,31 @@ def chart(drawn: Sequence[Panel], found: Continuity, fps: float) -> bytes:
     return _png(image)
 
 
-def contact_sheet(pictures: Sequence[Sequence[NDArray[np.uint8]]], *, width: int = 160) -> bytes:
-    """A PNG with a numbered row of small pictures per segment."""
+def contact_sheet(
+    pictures: Sequence[Sequence[NDArray[np.uint8]]], *, labels: Sequence[str] = (), width: int = 160
+) -> bytes:
+    """A PNG with a row of small pictures per segment. labels: of the rows; by default they are numbered."""
+    names = labels or [str(row) for row in range(len(pictures))]
     height = round(width * pictures[0][0].shape[0] / pictures[0][0].shape[1])
-    columns = max(map(len, pictures))
-    sheet = Image.new("RGB", (_LEFT // 2 + columns * (width + 4), len(pictures) * (height + 4)), "white")
+    columns, font = max(map(len, pictures)), ImageFont.load_default(14)
+    left = max(_LEFT // 2, *(math.ceil(font.getlength(name)) + 12 for name in names))
+    sheet = Image.new("RGB", (left + columns * (width + 4), len(pictures) * (height + 4)), "white")
     pen = ImageDraw.Draw(sheet)
-    for row, line in enumerate(pictures):
-        pen.text((6, row * (height + 4) + height // 2 - 8), str(row), fill=_INK, font=ImageFont.load_default(14))
+    for row, (name, line) in enumerate(zip(names, pictures, strict=True)):
+        pen.text((6, row * (height + 4) + height // 2 - 8), name, fill=_INK, font=font)
         for column, picture in enumerate(line):
             small = Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS)
-            sheet.paste(small, (_LEFT // 2 + column * (width + 4), row * (height + 4)))
+            sheet.paste(small, (left + column * (width + 4), row * (height + 4)))
     return _png(sheet)
+
+
+def takes_sheet(takes: Mapping[str, NDArray[np.uint8]], *, width: int = 160) -> bytes:
+    """A PNG that compares takes of one segment: a row per take, with the same frames in each column.
+
+    takes: frames `[T, H, W, 3]` by the take's name, all of one size and length.
+    """
+    rows = [samples_of(frames) for frames in takes.values()]
+    return contact_sheet(rows, labels=list(takes), width=width)
 
 
 def samples_of(piece: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:

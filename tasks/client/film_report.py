@@ -16,7 +16,8 @@ def write_report(film: bytes, timings: list[SegmentTiming], folder: Path) -> lis
     """Measure how well the segments of `film` join.
 
     Writes seams.json, seams.png and sheet.png into `folder`.
-    Returns faults at joins, what does not last, and segments of one colour, one sentence each; empty if there are none.
+    Returns faults at joins, leaps inside segments, what does not last, and segments of one colour, one sentence each;
+    empty if there are none.
 
     Raises:
         MediaError: the film cannot be read. OutputError: a file cannot be written.
@@ -24,6 +25,7 @@ def write_report(film: bytes, timings: list[SegmentTiming], folder: Path) -> lis
     # imported here: they load NumPy and PyAV, which most commands do not need
     from ltx2.quality.continuity import broken, continuity, not_kept, of_one_colour
     from ltx2.quality.film_reader import film_pieces, film_sound
+    from ltx2.quality.insides import insides, leaps
     from ltx2.quality.plots import chart, contact_sheet, panels, samples_of
     from tasks.client.files import make_folder, write_whole
 
@@ -38,8 +40,9 @@ def write_report(film: bytes, timings: list[SegmentTiming], folder: Path) -> lis
             yield piece
 
     measured = continuity(sampled_pieces(), sound, rate, timings)
-    wrong = broken(measured.seams) + not_kept(measured) + of_one_colour(measured)
-    figures = _plain({"broken": wrong, "seams": measured.seams, "segments": measured.segments})
+    inside = insides(measured)
+    wrong = broken(measured.seams) + leaps(inside) + not_kept(measured) + of_one_colour(measured)
+    figures = _plain({"broken": wrong, "seams": measured.seams, "insides": inside, "segments": measured.segments})
     write_whole(
         {
             folder / "seams.json": (json.dumps(figures, indent=2) + "\n").encode(),
