@@ -341,6 +341,8 @@ class Engine:
         if (end := request.end) is not None:
             check_channels(end, self.pipeline.vae.config.latent_channels)
             if plan.stages == 2:
+                if self._compiled:
+                    self.warm_up(request)  # which compiles the decoder while no prompt is encoded
                 with self._naming_model("decoding the end"), render_context("decoding the end", self._stream):
                     pictures = self._pictures(end.video_latents.to(self._device), end.decoding)
                     end_frames = self._copies.start(pictures)().numpy()

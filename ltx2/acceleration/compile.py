@@ -14,7 +14,7 @@ from ltx2.acceleration.fast_block import FastBlock, TokenLevels
 from ltx2.acceleration.fp8 import quantize
 
 MOST_SHAPES = 128
-"""Compiled shapes that a process keeps: two per picture size and stage, more if guidance adds calls."""
+"""Compiled shapes that a process keeps: two per size, stage and number of images, more if guidance adds calls."""
 
 _TIME_EMBEDDINGS: dict[str, Literal["video", "audio"]] = {
     "time_embed": "video",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from ltx2.checkpoints.lora import Lora
 from ltx2.engine import Engine
 from ltx2.errors import EngineMemoryError
 from ltx2.model.placement import device_works
-from ltx2.request import SegmentOutput, SegmentRequest
+from ltx2.request import PinnedEnd, PlacedImage, SegmentOutput, SegmentRequest
+from ltx2.sampling import Sampling
 from ltx2.timeline import SegmentShape, exact, first_timing, next_timing
 
 pytestmark = [
@@ -53,6 +55,26 @@ def test_the_pinned_sound_is_preserved(models: dict[str, Path], name: str) -> No
     kept = first.state.audio_conditioning_num_frames
     error = (second.audio_latents[:, :, :kept] - first.audio_latents[:, :, -kept:]).abs().max()
     assert float(error) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("precision", "offload"), [("fp32", "none"), ("bf16", "model"), ("bf16", "sequential"), ("fp8", "none")]
+)
+def test_an_end_images_and_given_sound_are_kept(models: dict[str, Path], precision: str, offload: str) -> None:
+    # Given a segment of two stages
+    engine = Engine.load(str(models["tiny"]), device="cuda", precision=precision, offload=offload)
+    request = SegmentRequest("a boat leaves", 7, 128, 64, FIRST, Sampling(stages=2))
+    old = engine.run(request)
+    end = PinnedEnd(old.video_latents, old.audio_latents, old.decoding)
+    images = (PlacedImage(3, old.frames[20]), PlacedImage(14, old.frames[5]))
+    # When it is rendered again, with its end, and with all of its sound
+    again = replace(request, seed=9, end=end, images=images)
+    new, silent = engine.run(again), engine.run(replace(again, sound=old.audio_latents))
+    # Then
+    for output, kept in ((new, 10), (silent, FIRST.audio_latents)):
+        assert torch.equal(output.video_latents[:, :, -1:], old.video_latents[:, :, -1:])
+        assert torch.equal(output.audio_latents[:, :, -kept:], old.audio_latents[:, :, -kept:])
+        assert not torch.equal(output.video_latents[:, :, 1:-1], old.video_latents[:, :, 1:-1])
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-2.0", "tiny-2.5"])

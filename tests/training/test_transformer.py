@@ -80,7 +80,7 @@ class Edit:
 
     parts: tuple[Part, Part] = NOTHING
     overlap: int | None = 9
-    still: int = 0  # the place of a still in latent frames, 0 for none
+    still: bool = False
 
 
 EDITS = {
@@ -92,8 +92,8 @@ EDITS = {
     "all sound": Edit((Part.NOTHING, Part.ALL)),
     "all sound of a first segment": Edit((Part.NOTHING, Part.ALL), overlap=None),
     "a picture for which sound is rendered": Edit((Part.ALL, Part.NOTHING)),
-    "a still": Edit(still=3),
-    "a still in a first segment, and its sound": Edit((Part.NOTHING, Part.ALL), overlap=None, still=2),
+    "a still": Edit(still=True),
+    "a still in a first segment, and its sound": Edit((Part.NOTHING, Part.ALL), overlap=None, still=True),
 }
 
 
@@ -111,10 +111,16 @@ def rendered_arguments(engine: Engine, edit: Edit, windows: Windows, monkeypatch
         latents[:, given], kept[:, given], conditioning_mask[:, given] = clean[:, given], clean[:, given], 1
         return latents, conditioning_mask, kept
 
-    prefix = Pins(windows.audio[:1], windows.sound_mask[0], float(windows.offset[0]))
-    blank = LTX2VideoCondition(frames=np.zeros((1, 128, 192, 3), np.uint8), index=edit.still, strength=1.0, crf=0)
+    pins = Pins(
+        windows.audio[:1],
+        windows.sound_mask[0],
+        float(windows.offset[0]),
+        sound_is_given=edit.parts[1] == Part.ALL,
+        image_frames=tuple(windows.places[0].tolist()),
+    )
+    blank = LTX2VideoCondition(frames=np.zeros((1, 128, 192, 3), np.uint8), index=1, strength=1.0, crf=0)
     monkeypatch.setattr(pipeline, "apply_first_frame_conditioning", pin, raising=False)
-    monkeypatch.setattr(denoiser, "_pins", lambda *_: prefix, raising=False)
+    monkeypatch.setattr(denoiser, "_pins", lambda *_: pins, raising=False)
     monkeypatch.setattr("ltx2.model.denoiser._conditions", lambda *_, **__: [blank] if edit.still else [])
     request = SegmentRequest(PROMPT, 0, 192, 128, windows.kind.timing(1))
     plan = denoiser.plan(request.sampling)
@@ -130,11 +136,9 @@ def test_training_calls_the_transformer_like_the_engine(
 ) -> None:
     # Given a window for training, and the engine's first call with the same masks, timing, still and noise level
     edit = EDITS[name]
-    windows = record(engine, Kind(edit.overlap, 1 if edit.still else 0), edit.parts, seed=5)
+    windows = record(engine, Kind(edit.overlap, int(edit.still)), edit.parts, seed=5)
     hidden, mask = Prompts(model_of(engine), torch.device("cpu"))([PROMPT] * 2)
     windows = replace(windows, hidden=hidden, mask=mask)
-    if edit.still:
-        windows = replace(windows, places=torch.full((2, 1), 8 * (edit.still - 1) + 1))
     rendered = rendered_arguments(engine, edit, windows, monkeypatch)
     # When
     arguments = training_arguments(engine, windows, sigma=DISTILLED_SIGMA_VALUES[0])
@@ -145,9 +149,11 @@ def test_training_calls_the_transformer_like_the_engine(
         assert torch.allclose(arguments[key][:1], rendered[key], atol=1e-4), key
     for key in ("hidden_states", "audio_hidden_states"):
         assert arguments[key].shape[1:] == rendered[key].shape[1:]
-    # And the sigma of a stream is 0 if all of it is given, as the model's authors have it
-    for key, part in zip(("sigma", "audio_sigma"), edit.parts, strict=True):
-        assert arguments[key][0].item() == pytest.approx(0 if part == Part.ALL else rendered[key].item())
+    # And the sigma of a stream is 0 if all of it is given, as the model's authors have it; the engine gives no pictures
+    picture, sound = (part == Part.ALL for part in edit.parts)
+    assert rendered["audio_sigma"].item() == (0 if sound else pytest.approx(1000))
+    for key, known in (("sigma", not picture), ("audio_sigma", True)):
+        assert arguments[key][0].item() == pytest.approx(rendered[key].item() if known else 0)
 
 
 def test_a_continuation_in_training_is_that_of_a_film(engine: Engine, windows: Windows) -> None:

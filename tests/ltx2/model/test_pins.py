@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -183,3 +184,18 @@ def test_an_image_is_compressed_as_in_training(engines: dict[str, Engine]) -> No
     images = (PlacedImage(24, picture()),)
     plain, usual = (engine.run(request_of(one, timing=FIRST, images=images)) for one in (EXACT, Sampling()))
     assert not np.array_equal(plain.frames, usual.frames)
+
+
+def test_what_is_given_is_kept_in_float8(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given an engine with fast blocks and float8 layers, even in a small model on a CPU
+    monkeypatch.setattr("ltx2.acceleration.fp8.SMALLEST_SIZE", 32)
+    monkeypatch.setattr("ltx2.engine.precision_of", lambda name, device: name)
+    engine = Engine.load(str(models["tiny"]), device="cpu", precision="fp8")
+    old = engine.run(request_of(timing=FIRST))
+    # When
+    given = {"timing": FIRST, "seed": 9, "end": end_of(old), "images": (PlacedImage(11, picture()),)}
+    new = engine.run(request_of(Sampling(stages=2), **given))
+    # Then
+    assert torch.equal(new.video_latents[:, :, -1:], old.video_latents[:, :, -1:])
+    assert torch.equal(new.audio_latents[:, :, -10:], old.audio_latents[:, :, -10:])
+    assert not torch.equal(new.video_latents[:, :, 1:-1], old.video_latents[:, :, 1:-1])
