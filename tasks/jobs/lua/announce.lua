@@ -22,12 +22,9 @@ if unit then
     return {}
   end
 else
-  local cursor, segments = unpack(redis.call('HMGET', KEYS[1], 'cursor', 'segments'))
-  if name == 'segment' then
-    if index ~= tonumber(cursor) or index >= tonumber(segments) then
-      return {}
-    end
-  elseif name ~= 'film' or redis.call('HLEN', KEYS[3]) ~= tonumber(segments) then
+  local extent = read_extent(KEYS[1])
+  local is_next = name == 'segment' and index == extent.cursor and is_segment_due(extent)
+  if not is_next and not (name == 'film' and is_film_due(extent, redis.call('HLEN', KEYS[3]))) then
     return {}
   end
 end

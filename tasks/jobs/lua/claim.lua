@@ -64,8 +64,7 @@ if kind == 'segment' then
     return { 'refused', 'the cursor is at segment ' .. cursor }
   end
   if not unit and index == cursor - 1 and ticket == tonumber(redis.call('HGET', KEYS[1], 'ticket')) then
-    local segments = tonumber(redis.call('HGET', KEYS[1], 'segments'))
-    local missing = cursor < segments and tonumber(redis.call('HGET', KEYS[1], 'chained')) < cursor
+    local missing = is_segment_due(read_extent(KEYS[1])) and tonumber(redis.call('HGET', KEYS[1], 'chained')) < cursor
     return { 'committed', missing and 1 or 0 }
   end
   if not unit then

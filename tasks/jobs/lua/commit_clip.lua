@@ -18,8 +18,8 @@ elseif unit or redis.call('HGET', KEYS[3], ARGV[1]) ~= ARGV[3] then
   return { 0 }
 end
 local accepted = mine and 1 or 0
-local is_last = redis.call('HLEN', KEYS[3]) == tonumber(redis.call('HGET', KEYS[1], 'segments'))
-if not is_last or not is_published(KEYS[1]) or redis.call('HEXISTS', KEYS[2], 'film') == 1 then
+local is_due = is_film_due(read_extent(KEYS[1]), redis.call('HLEN', KEYS[3]))
+if not is_due or not is_published(KEYS[1]) or redis.call('HEXISTS', KEYS[2], 'film') == 1 then
   return { accepted }
 end
 return { accepted, unpack(announce(KEYS[1], KEYS[2], KEYS[4], KEYS[5], 'film', new_unit(-1), false)) }

@@ -22,7 +22,7 @@ if redis.call('HGET', KEYS[1], 'winner') ~= winner then
   grant_clip(KEYS[2], ARGV[1], unit, tonumber(ARGV[4]))
 end
 local following = read_unit(KEYS[2], 'segment')
-if not is_published(KEYS[1]) or index + 1 >= tonumber(redis.call('HGET', KEYS[1], 'segments')) or is_claimed(following) then
+if not is_published(KEYS[1]) or not is_segment_due(read_extent(KEYS[1])) or is_claimed(following) then
   return { 1 }
 end
 following = following or new_unit(index + 1)

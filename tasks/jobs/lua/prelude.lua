@@ -127,6 +127,22 @@ local function is_published(record)
   return is_running(record) and redis.call('HEXISTS', record, 'admitted') == 1
 end
 
+-- How far a job is: its cursor, and how many segments it has.
+local function read_extent(record)
+  local cursor, segments = unpack(redis.call('HMGET', record, 'cursor', 'segments'))
+  return { cursor = tonumber(cursor), segments = tonumber(segments) }
+end
+
+-- Whether the segment at the cursor is due. Every script that announces segments asks this function.
+local function is_segment_due(extent)
+  return extent.cursor < extent.segments
+end
+
+-- Whether the film is due, when so many clips are committed. Every script that announces films asks this function.
+local function is_film_due(extent, clips)
+  return clips == extent.segments
+end
+
 -- Reserve the ticket of a unit's next message. The message goes to the sticky queue of the publisher's worker if that is
 -- wanted and no message waits in the shared queue.
 -- Returns {ticket, 1 for the sticky queue else 0, the job's title, its number of segments}.

@@ -11,7 +11,7 @@
 --   'unannounced'  no ticket was reserved for a message yet,
 --   'unpublished'  a ticket was reserved, but perhaps the message was not sent, or
 --   'waiting'      the message was sent and is not claimed yet.
--- This runs for every unfinished job every few seconds: a waiting job costs two reads.
+-- This runs for every unfinished job every few seconds: a waiting job costs three reads.
 
 -- Whether there is an outage, or one ended so recently that leases do not expire yet.
 local function is_after_outage(pulse, time)
@@ -24,14 +24,14 @@ local function is_after_outage(pulse, time)
 end
 
 local needs = {}
-local fields = redis.call('HMGET', KEYS[1], 'state', 'admitted', 'cursor', 'segments', 'chained', 'format')
-if is_newer(fields[6]) then
+local fields = redis.call('HMGET', KEYS[1], 'state', 'admitted', 'chained', 'format')
+if is_newer(fields[4]) then
   return refuse_newer()
 end
 if not is_running_state(fields[1]) or not fields[2] then
   return needs
 end
-local cursor, segments, chained = tonumber(fields[3]), tonumber(fields[4]), tonumber(fields[5])
+local chained, extent = tonumber(fields[3]), read_extent(KEYS[1])
 local entries = redis.call('HGETALL', KEYS[2])
 local found = {}
 for i = 1, #entries, 2 do
@@ -67,10 +67,10 @@ for name, unit in pairs(found) do
     needs[#needs + 1] = { name, unit.index, 'expired', unit.stamp, unit.ticket }
   end
 end
-if cursor < segments and not found['segment'] then
-  needs[#needs + 1] = { 'segment', cursor, 'unannounced', 0, 0 }
+if not found['segment'] and is_segment_due(extent) then
+  needs[#needs + 1] = { 'segment', extent.cursor, 'unannounced', 0, 0 }
 end
-if cursor == segments and not found['film'] and redis.call('HLEN', KEYS[3]) == segments then
+if not found['film'] and is_film_due(extent, redis.call('HLEN', KEYS[3])) then
   needs[#needs + 1] = { 'film', -1, 'unannounced', 0, 0 }
 end
 return needs
