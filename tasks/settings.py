@@ -85,6 +85,9 @@ class Settings(BaseModel):
     retention_s: float = Field(
         7 * 86400.0, gt=0, allow_inf_nan=False, description="seconds that a finished job and its film are kept"
     )
+    open_s: float = Field(
+        86400.0, gt=0, allow_inf_nan=False, description="seconds after which an open job without work closes itself"
+    )
     blob_budget_bytes: int | None = Field(
         None, ge=1, description="bytes of blobs that all jobs together may need; default: no limit"
     )

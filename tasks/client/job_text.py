@@ -17,7 +17,7 @@ from tasks.jobs.waits import Wait
 from tasks.jobs.workers import WorkerList
 
 PROMPT_CHARACTERS = 200
-LIST_ROW = "{:16}  {:9}  {:>8}  {:19}  {}"
+LIST_ROW = "{:16}  {:17}  {:>8}  {:19}  {}"
 LIST_HEAD = LIST_ROW.format("job", "state", "segments", "created", "title")
 
 

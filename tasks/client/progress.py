@@ -47,15 +47,20 @@ def share_done(status: JobStatus) -> float:
     steps = (
         status.progress.step / status.progress.steps if status.progress and status.committed < status.segments else 0.0
     )
-    return min(1.0, (status.committed + steps) / status.segments)
+    return min(1.0, (status.committed + steps) / max(1, status.segments))
 
 
 def describe(status: JobStatus, seconds_left: float | None = None, wait: Wait | None = None) -> str:
     """The state and progress of a job in a few words, or what it waits for."""
     if status.finished:
         return status.state
+    rendered = f"{status.committed} of {status.segments} segments rendered"
     if status.state == JobState.PAUSED:
-        return f"paused · {status.committed} of {status.segments} segments rendered"
+        return f"paused · {rendered}"
+    if status.state == JobState.AWAITING_APPROVAL:
+        return f"awaiting approval of segment {status.committed - 1} · {rendered}"
+    if status.state == JobState.OPEN:
+        return f"open: waits for segments · {rendered}"
     if status.committed == status.segments:
         return f"all {status.segments} segments rendered · {wait or 'joining the film'}"
     text = f"segment {status.committed + 1} of {status.segments}"

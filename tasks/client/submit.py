@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from blobstore import InMemoryBlobStore
+from tasks.client.idempotency import check_key
 from tasks.client.job import Job
 from tasks.client.start_image import IMAGE_MIME, read_image
 from tasks.client.state_files import read_state, start_handoff
@@ -35,7 +36,6 @@ from tasks.spec.schema import JobSpec
 
 log = logging.getLogger(__name__)
 SECOND_LOOK_S = 2.0
-LONGEST_KEY = 200
 
 
 def submit(
@@ -61,7 +61,9 @@ def submit(
     if not isinstance(spec, JobSpec):
         spec = check_spec(spec) if isinstance(spec, Mapping) else load_spec(Path(spec))
     if idempotency_key is not None:
-        _check_key(idempotency_key, job_id)
+        check_key(idempotency_key)
+        if job_id is not None:
+            raise SpecError("idempotency key: it excludes an id; give one of the two")
     job = Job(job_id or new_job_id(), settings=settings)
     deployment = job._deployment
     spec = spec.with_absolute_paths()  # workers run elsewhere
@@ -71,7 +73,7 @@ def submit(
         spec.check_length(model)
     except ValueError as error:
         raise SpecError(f"{spec.source.place('frames')}{str(error).removeprefix('frames')}") from None
-    if from_state is not None and spec.segments[0].transition == "cut":
+    if from_state is not None and spec.segments and spec.segments[0].transition == "cut":
         raise SpecError(
             f"{spec.source.place('segments', 0, 'transition')}: a job that continues a state cannot start with a cut"
         )
@@ -99,13 +101,6 @@ def submit(
         )
     job.id = creation.job_id
     return job
-
-
-def _check_key(key: str, job_id: str | None) -> None:
-    if not isinstance(key, str) or not 1 <= len(key) <= LONGEST_KEY or not key.isprintable():
-        raise SpecError(f"idempotency key: {key!r:.60} must have 1 to {LONGEST_KEY} printable characters")
-    if job_id is not None:
-        raise SpecError("idempotency key: it excludes an id; give one of the two")
 
 
 def _draw_up(

@@ -24,7 +24,7 @@ from tasks.embedded import processes, servers
 from tasks.embedded.inputs import RenderInputs, inputs_of
 from tasks.embedded.locks import locked
 from tasks.embedded.resume import start_or_resume
-from tasks.errors import ServerError
+from tasks.errors import ServerError, SpecError
 from tasks.jobs.records import JobStatus
 from tasks.maintenance.admission import check_room, estimate_bytes
 from tasks.settings import Settings
@@ -84,6 +84,10 @@ def check_inputs(
     Raises:
         OutputError, SpecError, CheckpointError: as `render`. RoomError: it needs more than LONGTAKE_BLOB_BUDGET_BYTES.
     """
+    for name in ("open", "approve"):
+        if getattr(spec, name):
+            place = spec.source.place(name)
+            raise SpecError(f"{place}: `longtake render` waits for nobody; submit the job to a deployment instead")
     spec = _with_model(spec, settings)
     check_room(estimate_bytes(spec), settings.blob_budget_bytes)
     made_from = inputs_of(with_image_id(spec), state, settings)

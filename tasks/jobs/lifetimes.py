@@ -9,10 +9,10 @@ from typing import Any, cast
 
 import redis
 
-from tasks.errors import JobNotFoundError, JobStateError, VersionError
+from tasks.errors import JobStateError, VersionError
 from tasks.jobs.connection import when_there_is_memory
 from tasks.jobs.keys import ACTIVE, ENDED, IDEMPOTENCY, JOBS, RESERVED, SUBMITTING, WAITING, job_keys
-from tasks.jobs.reader import JobReader
+from tasks.jobs.reader import JobReader, no_such_job
 from tasks.jobs.records import Committed, PieceRecord, Submission, pack_stored
 from tasks.jobs.results import Admission, AdmissionOutcome, CreateOutcome, Creation
 from tasks.jobs.scripts import load_scripts
@@ -61,6 +61,8 @@ class JobLifetimes(JobReader):
         cursor = len(committed.handoffs)
         record: dict[str, Any] = {"title": spec.title, "segments": len(spec.segments)}
         record |= {"cursor": cursor, "chained": cursor - 1}
+        record |= {"open": 1} if spec.open else {}
+        record |= {"approved": cursor} if spec.approve else {}
         record |= _request(submission or Submission(new_token()), needs_bytes, stored_bytes)
         head = spec.head.model_copy(update={"model": model})
         fields = {"job": pack_stored(head.model_dump())}
@@ -170,7 +172,7 @@ class JobLifetimes(JobReader):
         keys = [*job_keys(job_id, "record", "units", "clips"), ACTIVE, ENDED, WAITING, SUBMITTING]
         was = cast("bytes", self._run("transition", keys, job_id, action, state, reason, request)).decode()
         if not was:
-            raise JobNotFoundError(f"there is no job {job_id}; `longtake list` shows the jobs")
+            raise no_such_job(job_id)
         return JobState(was)
 
     def _run(self, script: str, keys: list[str], *args: Any) -> Any:

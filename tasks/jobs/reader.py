@@ -41,7 +41,7 @@ from tasks.jobs.records import (
     unpack_stored,
 )
 from tasks.jobs.results import JobContents, Unpinned
-from tasks.jobs.units import START_INDEX, JobState
+from tasks.jobs.units import ALL_APPROVED, START_INDEX, JobState, UnitKind, shown_state
 from tasks.jobs.waits import Wait, read_waits
 from tasks.jobs.workers import WorkerList, WorkerRegistry
 from tasks.spec.schema import JobHead, SegmentSpec
@@ -178,7 +178,7 @@ class JobReader:
         """
         data = cast("bytes | None", self._redis.hget(job_keys(job_id, "spec")[0], "job"))
         if data is None:
-            raise _no_such_job(job_id)
+            raise no_such_job(job_id)
         return read_head(data)
 
     def handoff(self, job_id: str, index: int) -> Handoff | None:
@@ -234,6 +234,15 @@ class JobReader:
             committed = Committed(found.get(START_INDEX), made, _clips(clips))
             return JobContents(job_id, read_head(spec[b"job"]), segments, committed)
         except (KeyError, ValueError) as error:
+            raise _damaged(job_id, error) from None
+
+    def begun(self, job_id: str) -> int:
+        """One more than the index of the segment that a worker has claimed; 0 if there is none."""
+        data = cast("bytes | None", self._redis.hget(job_keys(job_id, "units")[0], str(UnitKind.SEGMENT)))
+        try:
+            unit = json.loads(data or b"{}")
+            return unit["index"] + 1 if unit.get("token") else 0
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise _damaged(job_id, error) from None
 
     def prompts(self, job_id: str) -> dict[int, str]:
@@ -299,7 +308,8 @@ def _damaged(job_id: str, error: Exception) -> RecordError:
     return RecordError(f"the record of job {job_id} is damaged: {type(error).__name__}: {error}")
 
 
-def _no_such_job(job_id: str) -> JobNotFoundError:
+def no_such_job(job_id: str) -> JobNotFoundError:
+    """The error about an id without a record."""
     return JobNotFoundError(f"there is no job {job_id}; `longtake list` shows the jobs")
 
 
@@ -315,7 +325,7 @@ def _read_status(job_id: str, raw: Any, clips: Any) -> JobStatus:
         if isinstance(reply, Exception):  # a key of another type
             raise _damaged(job_id, reply)
     if not raw:
-        raise _no_such_job(job_id)
+        raise no_such_job(job_id)
     try:
         if is_newer_major(raw[b"format"].decode() if b"format" in raw else None):
             raise VersionError(f"job {job_id}")
@@ -331,12 +341,20 @@ def _status(job_id: str, record: dict[str, bytes], clips: int) -> JobStatus:
     def number(name: str) -> int | None:
         return int(record[name]) if name in record else None
 
+    committed, segments, is_open = int(record["cursor"]), int(record["segments"]), "open" in record
+    approved = None if number("approved") == ALL_APPROVED else number("approved")
     return JobStatus(
         job_id=job_id,
         title=record["title"].decode(),
-        state=JobState(record["state"].decode()),
-        segments=int(record["segments"]),
-        committed=int(record["cursor"]),
+        state=shown_state(
+            JobState(record["state"].decode()),
+            committed=committed,
+            segments=segments,
+            is_open=is_open,
+            approved=approved,
+        ),
+        segments=segments,
+        committed=committed,
         clips=clips,
         epoch=int(record["epoch"]),
         created_at=int(record["created_at"]) / 1000,
@@ -353,4 +371,6 @@ def _status(job_id: str, record: dict[str, bytes], clips: int) -> JobStatus:
             FailedAttempt(str(entry["worker"]), str(entry["reason"]), entry["at"] / 1000)
             for entry in json.loads(record.get("failures", b"[]"))
         ),
+        open=is_open,
+        approved=approved,
     )

@@ -191,7 +191,7 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class FilmRecord(_Record):
-    """The finished film. size: bytes. fps: an exact fraction as text."""
+    """The finished film. size: bytes. fps: an exact fraction as text. segments: how many; 0: all of the job's."""
 
     blob_id: str
     size: int
@@ -203,6 +203,7 @@ class FilmRecord(_Record):
     duration_s: float
     audio_sample_rate: int
     audio_samples: int
+    segments: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +232,9 @@ class FailedAttempt:
 class JobStatus:
     """One job as people see it. Times are seconds since the epoch, None before they occur.
 
-    failures: the newest failed attempts at what failed the job, oldest first.
+    failures: the newest failed attempts at what failed the job, oldest first. film: while a job is not done, the one
+    that it had before segments were appended. open: it waits for more segments at its end. approved: of how many
+    segments; None: it asks for no approval.
     """
 
     job_id: str
@@ -252,6 +255,8 @@ class JobStatus:
     needs_bytes: int = 0
     admitted: bool = True
     failures: tuple[FailedAttempt, ...] = ()
+    open: bool = False
+    approved: int | None = None
 
     @property
     def finished(self) -> bool:

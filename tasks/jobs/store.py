@@ -11,6 +11,7 @@ from typing import Any
 import redis
 
 from tasks.errors import RecordError, VersionError
+from tasks.jobs.edits import JobEdits
 from tasks.jobs.keys import (
     ACTIVE,
     ENDED,
@@ -18,7 +19,7 @@ from tasks.jobs.keys import (
     job_keys,
     queue_key,
 )
-from tasks.jobs.lifetimes import JobLifetimes, is_newer_reply, new_token
+from tasks.jobs.lifetimes import is_newer_reply, new_token
 from tasks.jobs.one_way import OneWay
 from tasks.jobs.queues import STICKY_PREFIX, queue_of
 from tasks.jobs.reader import read_head, read_segment
@@ -51,7 +52,7 @@ PREFER_OTHERS_S = 60.0
 ONE_WAY = ("chained", "renew")
 
 
-class JobStore(JobLifetimes):
+class JobStore(JobEdits):
     """The job records of one deployment: messages, the right to work, and results."""
 
     def __init__(self, client: redis.Redis, settings: Settings, *, patient: bool = False) -> None:
@@ -60,6 +61,7 @@ class JobStore(JobLifetimes):
         self._lease_ms = int(settings.lease_s * 1000)
         self._sticky_wait_ms = int(STICKY_WAIT_S * 1000)
         self._attempts = settings.max_attempts
+        self._open_ms = int(settings.open_s * 1000)
 
     def close(self) -> None:
         """Close the connections."""
@@ -250,7 +252,7 @@ class JobStore(JobLifetimes):
 
     def _survey_arguments(self, job_id: str) -> tuple[list[str], list[Any]]:
         keys = [*job_keys(job_id, "record", "units", "clips"), ACTIVE, ENDED, PULSE]
-        return keys, [job_id, VANISHED_PER_ATTEMPT * self._attempts, self._sticky_wait_ms]
+        return keys, [job_id, VANISHED_PER_ATTEMPT * self._attempts, self._sticky_wait_ms, self._open_ms]
 
     def _release(self, job_id: str, unit: WorkUnit, token: str, reason: str, *, allowed: int) -> Released:
         keys = [*job_keys(job_id, "record", "units"), ACTIVE, ENDED]

@@ -6,15 +6,21 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
+ALL_APPROVED = 1_000_000_000
+"""How many segments count as approved when all are, also those to come."""
 START_INDEX = -1
 """The segment index of what comes from outside the chain: the state a job continues, its start image, its film."""
 
 
 class JobState(StrEnum):
-    """The state of a job, as stored and shown."""
+    """The state of a job. A record stores OPEN and AWAITING_APPROVAL as what they are about, see `shown_state`."""
 
     QUEUED = "queued"
     RUNNING = "running"
+    OPEN = "open"
+    """All of its segments are rendered, and it waits for more."""
+    AWAITING_APPROVAL = "awaiting approval"
+    """It goes on once a user approves the last segment that it has rendered."""
     PAUSED = "paused"
     DONE = "done"
     FAILED = "failed"
@@ -24,6 +30,18 @@ class JobState(StrEnum):
     def is_final(self) -> bool:
         """Whether the job has ended."""
         return self in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
+
+
+def shown_state(stored: JobState, *, committed: int, segments: int, is_open: bool, approved: int | None) -> JobState:
+    """The state of a job with these fields, as the functions of `prelude.lua` decide what is due.
+
+    committed, segments: how many it has. approved: of how many; None: it asks for no approval.
+    """
+    if stored not in (JobState.QUEUED, JobState.RUNNING):
+        return stored
+    if approved is not None and approved < committed:
+        return JobState.AWAITING_APPROVAL
+    return JobState.OPEN if is_open and committed == segments else stored
 
 
 class UnitKind(StrEnum):

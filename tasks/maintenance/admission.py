@@ -17,7 +17,7 @@ from tasks.jobs.store import JobStore
 from tasks.jobs.units import JobState
 from tasks.messaging.publisher import Publisher
 from tasks.settings import Settings
-from tasks.spec.schema import SPATIAL_COMPRESSION, JobSpec
+from tasks.spec.schema import SPATIAL_COMPRESSION, JobHead, JobSpec
 
 log = logging.getLogger(__name__)
 # A PNG of noise is as large as its pixels. x264 with crf 16 takes 0.05 to 0.3 bits per pixel of camera footage.
@@ -34,15 +34,25 @@ def estimate_bytes(spec: JobSpec, stored_bytes: int = 0) -> int:
     Counts its image, the state, latents and clip of each segment, and the film. An upper bound, except for pictures
     that compress worse than busy footage, such as noise.
     """
-    shape, pixels, count = spec.shape, spec.width * spec.height, len(spec.segments)
-    handoff = spec.overlap * pixels * PNG_BYTES_PER_PIXEL + 2 * _audio_latents_bytes(shape) + METADATA_BYTES
-    latent_pixels = pixels // SPATIAL_COMPRESSION**2
-    latents = VIDEO_LATENT_CHANNELS * latent_frames(spec.frames) * latent_pixels * LATENT_BYTES
-    clip = spec.frames * pixels * VIDEO_BITS_PER_PIXEL / 8 + float(spec.frames / shape.fps + 4) * SOUND_BYTES_PER_S
-    image = pixels * PNG_BYTES_PER_PIXEL if spec.image else 0
+    handoff = _handoff_bytes(spec)
+    image = spec.width * spec.height * PNG_BYTES_PER_PIXEL if spec.image else 0
     # metadata may make a state larger; the segments pass it on, and it is stored once more with what they add
     unusual = max(0, stored_bytes - (image or handoff))
-    return round(image + handoff + 2 * unusual + count * (handoff + latents + 2 * clip))
+    return round(image + handoff + 2 * unusual) + segment_bytes(spec, len(spec.segments))
+
+
+def segment_bytes(head: JobHead, count: int) -> int:
+    """Estimate the bytes of the states, latents and clips of so many segments, and of their part of the film."""
+    pixels = head.width * head.height
+    latents = VIDEO_LATENT_CHANNELS * latent_frames(head.frames) * (pixels // SPATIAL_COMPRESSION**2) * LATENT_BYTES
+    seconds = float(head.frames / head.shape.fps + 4)
+    clip = head.frames * pixels * VIDEO_BITS_PER_PIXEL / 8 + seconds * SOUND_BYTES_PER_S
+    return round(count * (_handoff_bytes(head) + latents + 2 * clip))
+
+
+def _handoff_bytes(head: JobHead) -> float:
+    pixels = head.overlap * head.width * head.height
+    return pixels * PNG_BYTES_PER_PIXEL + 2 * _audio_latents_bytes(head.shape) + METADATA_BYTES
 
 
 def _audio_latents_bytes(shape: SegmentShape) -> int:

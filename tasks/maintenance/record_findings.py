@@ -15,7 +15,7 @@ from tasks.jobs.keys import JOBS, job_keys
 from tasks.jobs.queues import QUEUES, queue_of
 from tasks.jobs.reader import JobReader
 from tasks.jobs.records import FilmRecord, Progress
-from tasks.jobs.units import JobState, WorkUnit
+from tasks.jobs.units import JobState, WorkUnit, shown_state
 from tasks.jobs.waits import WaitReason, read_waits
 from tasks.jobs.workers import WorkerList
 from tasks.maintenance.findings import Finding, error, first_few, warning
@@ -26,7 +26,19 @@ STUCK_S = 30.0
 """The reconciler publishes a lost message again sooner."""
 RECENTLY_S = 86400.0
 NUMBERS = ("segments", "cursor", "epoch", "created_at", "needs_bytes")
-FIELDS = ("format", "state", *NUMBERS, "finished_at", "film", "admitted", "reason", "progress", "failures")
+FIELDS = (
+    "format",
+    "state",
+    *NUMBERS,
+    "finished_at",
+    "film",
+    "admitted",
+    "reason",
+    "progress",
+    "failures",
+    "open",
+    "approved",
+)
 T = TypeVar("T")
 
 
@@ -49,6 +61,7 @@ class _Record:
                 int(self.fields[name] or b"")
             if self.fields["film"]:
                 FilmRecord.unpack(self.fields["film"])
+            int(self.fields["approved"] or 0)
             Progress(*json.loads(self.fields["progress"] or b"[0, 0, 0, 0]"))
             [entry["at"] / 1000 for entry in json.loads(self.fields["failures"] or b"[]")]
         except (KeyError, TypeError, ValueError, LongtakeError):
@@ -64,7 +77,17 @@ class _Record:
 
     @property
     def state(self) -> JobState:
-        return JobState((self.fields["state"] or b"").decode())
+        return shown_state(
+            JobState((self.fields["state"] or b"").decode()),
+            committed=int(self.fields["cursor"] or 0),
+            segments=int(self.fields["segments"] or 0),
+            is_open=self.fields["open"] is not None,
+            approved=None if self.fields["approved"] is None else int(self.fields["approved"]),
+        )
+
+    @property
+    def waits_for_user(self) -> bool:
+        return self.state in (JobState.OPEN, JobState.AWAITING_APPROVAL)
 
 
 def examine_records(client: redis.Redis, reader: JobReader, workers: WorkerList) -> Iterator[Finding]:
@@ -77,7 +100,7 @@ def examine_records(client: redis.Redis, reader: JobReader, workers: WorkerList)
     for record in _records(client):
         if not record.is_whole:
             odd += _unreadable(reader, record.job_id)
-        elif record.state in (JobState.QUEUED, JobState.RUNNING):
+        elif record.state in (JobState.QUEUED, JobState.RUNNING) or record.waits_for_user:
             running.append(record)
         elif record.state == JobState.FAILED and now_ms - record.milliseconds("finished_at") < RECENTLY_S * 1000:
             failed.append(record)
@@ -165,7 +188,7 @@ def _stuck(client: redis.Redis, reader: JobReader, records: list[_Record], now_m
                     yield error(ABOUT, problem, "a living worker admits it within seconds: start one")
                 continue
             try:
-                waiting = _waiting_unit(reply, queues, now_ms)
+                waiting = _waiting_unit(reply, queues, now_ms, has_next=not record.waits_for_user)
             except (AttributeError, KeyError, TypeError, ValueError):
                 yield error(ABOUT, f"the units of job {record.job_id} are damaged", "cancel it and submit it again")
                 continue
@@ -182,8 +205,11 @@ class _Queue:
     claimed: int
 
 
-def _waiting_unit(reply: Any, queues: Mapping[str, _Queue], now_ms: int) -> str | None:
-    """What a running job waits for in vain, None while its work is done or queued. reply: its units hash."""
+def _waiting_unit(reply: Any, queues: Mapping[str, _Queue], now_ms: int, *, has_next: bool) -> str | None:
+    """What a running job waits for in vain, None while its work is done or queued.
+
+    reply: its units hash. has_next: without a unit, the next one is due.
+    """
     units = {name.decode(): json.loads(data) for name, data in reply.items()}
     for name, unit in units.items():
         left = unit["expires"] - now_ms if unit["token"] else 0
@@ -197,4 +223,4 @@ def _waiting_unit(reply: Any, queues: Mapping[str, _Queue], now_ms: int) -> str 
         is_queued = not unit["token"] and unit["announced"] and not unit["sticky"]
         if not is_queued or not queue.length or queue.claimed > unit["stamp"]:
             return str(work)
-    return None if units else "next unit"
+    return "next unit" if has_next and not units else None

@@ -39,6 +39,7 @@ SPATIAL_COMPRESSION = 32
 MAX_SEGMENTS = 100_000
 MAX_LORAS = 8
 MAX_LABELS = 16
+OPEN = "open"
 MAX_PROMPT_CHARACTERS = 4 * 1024 * 1024
 """Of all segments of a job together; more than a file may have."""
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -247,11 +248,24 @@ class JobHead(_Strict):
 
 
 class JobSpec(JobHead):
-    """One long video: what all segments share, and the segments."""
+    """One long video: what all segments share, the segments, and whether the job waits for its user.
 
-    segments: Annotated[list[SegmentSpec], _at_most(MAX_SEGMENTS)] = Field(min_length=1)
+    `open`: at its end it waits for more segments. `approve`: it waits for approval after each segment.
+    """
+
+    open: bool = Field(False, strict=True)
+    approve: bool = Field(False, strict=True)
+    segments: Annotated[list[SegmentSpec], _at_most(MAX_SEGMENTS)] = Field()
 
     _source: SpecSource = PrivateAttr(default_factory=SpecSource)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _segments_open(cls, data: Any) -> Any:
+        """`segments: open` means `open: true` and no segment yet."""
+        if isinstance(data, dict) and data.get("segments") == OPEN:
+            return {**data, "segments": [], "open": data.get("open", True)}
+        return data
 
     @property
     def source(self) -> SpecSource:
@@ -266,7 +280,9 @@ class JobSpec(JobHead):
 
     @field_validator("segments")
     @classmethod
-    def _prompts_fit(cls, segments: list[SegmentSpec]) -> list[SegmentSpec]:
+    def _prompts_fit(cls, segments: list[SegmentSpec], info: ValidationInfo) -> list[SegmentSpec]:
+        if not segments and not info.data.get("open", True):
+            raise ValueError("must have at least one, or be `open`: then segments are appended later")
         characters = sum(len(segment.prompt) for segment in segments)
         if characters > MAX_PROMPT_CHARACTERS:
             raise ValueError(f"their prompts have {characters:,} characters, more than {MAX_PROMPT_CHARACTERS:,}")
@@ -304,7 +320,7 @@ class JobSpec(JobHead):
     @property
     def head(self) -> JobHead:
         """The spec without its segments."""
-        return JobHead.model_validate(self.model_dump(exclude={"segments"}))
+        return JobHead.model_validate(self.model_dump(exclude={"segments", "open", "approve"}))
 
 
 def _absolute(lora: LoraSpec) -> LoraSpec:

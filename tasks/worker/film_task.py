@@ -69,6 +69,7 @@ def _join(context: WorkerContext, lease: Lease) -> dict[str, Any]:
         duration_s=info.duration_s,
         audio_sample_rate=info.audio_sample_rate,
         audio_samples=info.audio_samples,
+        segments=len(clips),
     )
     if not deployment.jobs.commit_film(claim, film):
         raise SkippedError("another worker holds the film now")

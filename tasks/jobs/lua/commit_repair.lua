@@ -1,5 +1,6 @@
 -- Make a repaired handoff real. With the same bytes as before, the record and everything after it stay. With other bytes
--- the epoch rises, everything made from the old ones is discarded, committed or running, and the cursor moves back here.
+-- the epoch rises, everything made from the old ones is discarded, committed, running or approved, and the cursor moves back
+-- here.
 -- Work on earlier segments continues.
 -- KEYS[1] record   hash
 -- KEYS[2] units    hash
@@ -29,6 +30,10 @@ if ARGV[3] ~= '' then
   tell(KEYS[1], 'rewound', { segment = index, epoch = redis.call('HINCRBY', KEYS[1], 'epoch', 1) })
   local chained = math.min(index, tonumber(redis.call('HGET', KEYS[1], 'chained')))
   redis.call('HSET', KEYS[1], 'cursor', index + 1, 'chained', chained)
+  local approved = read_extent(KEYS[1]).approved
+  if approved and approved ~= ALL_APPROVED then  -- nobody has seen the new bytes
+    redis.call('HSET', KEYS[1], 'approved', math.min(approved, index))
+  end
   for _, other in ipairs(redis.call('HKEYS', KEYS[2])) do
     if other == 'segment' or other == 'film' or read_unit(KEYS[2], other).index >= index then
       redis.call('HDEL', KEYS[2], other)

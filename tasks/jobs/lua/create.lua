@@ -17,6 +17,8 @@
 -- spec, handoffs and clips; then their field, value pairs. Fields of the record that matter here:
 --   request      token of this request: the same request again, because its reply was lost, gets the same reply
 --   cursor       how many segments are committed
+--   open         1 when the job waits for more segments at its end, else absent
+--   approved     how many segments count as approved, for a job that waits for approval after each, else absent
 --   idempotency  hash of the user's idempotency key, if there is one, and 'digest' of what was submitted with it
 --   needs_bytes  bytes of blobs that the job may need, and 'stored', if any, those that it starts from: they are reserved
 --                now, the rest when it is admitted
@@ -41,26 +43,12 @@ if known and redis.call('EXISTS', its_record) == 1 then
   return { redis.call('HGET', its_record, 'digest') == record.digest and 'same' or 'other', known }
 end
 
--- Whether the budget has room for what the job starts from, and then still for the largest job that waits: jobs that only
--- wait must not keep each other from ever being admitted.
-local function has_room(budget, stored, needs)
-  local reserved, held, largest = stored, stored, needs - stored
-  for _, bytes in ipairs(redis.call('HVALS', KEYS[11])) do
-    reserved = reserved + tonumber(bytes)
-  end
-  for _, waiting in ipairs({ redis.call('ZRANGE', KEYS[8], 0, -1), redis.call('SMEMBERS', KEYS[9]) }) do
-    for _, job_id in ipairs(waiting) do
-      local its_bytes = tonumber(redis.call('HGET', KEYS[11], job_id) or 0)
-      local its_needs = tonumber(redis.call('HGET', ARGV[2] .. job_id .. ARGV[3], 'needs_bytes') or 0)
-      held, largest = held + its_bytes, math.max(largest, its_needs - its_bytes)
-    end
-  end
-  return math.max(reserved, held + largest) <= budget
-end
-
 local budget, stored = tonumber(ARGV[4]), tonumber(record.stored or 0)
-if budget > 0 and stored > 0 and not has_room(budget, stored, tonumber(record.needs_bytes)) then
-  return { 'full', ARGV[1] }
+if budget > 0 and stored > 0 then
+  local needs = tonumber(record.needs_bytes)
+  if not has_room(budget, KEYS[11], KEYS[8], KEYS[9], ARGV[2], ARGV[3], ARGV[1], stored, needs) then
+    return { 'full', ARGV[1] }
+  end
 end
 if ARGV[5] == '1' then
   return { 'created', ARGV[1] }

@@ -24,6 +24,9 @@ local FORMAT = '0.2'
 local FAILURES_KEPT = 10
 -- Entries of a stream of events: of one job, and of all jobs. Older ones are trimmed.
 local EVENTS_KEPT, ALL_EVENTS_KEPT = 5000, 20000
+local REQUESTS_KEPT = 16
+-- How many segments of a job count as approved when its user has approved all, also those to come.
+local ALL_APPROVED = 1000000000
 
 local function now()
   local time = redis.call('TIME')
@@ -127,20 +130,29 @@ local function is_published(record)
   return is_running(record) and redis.call('HEXISTS', record, 'admitted') == 1
 end
 
--- How far a job is: its cursor, and how many segments it has.
+-- How far a job is: its cursor, how many segments it has, whether it is open (at its end it waits for more segments), and
+-- how many of its segments were approved; that is false when it asks for no approval.
 local function read_extent(record)
-  local cursor, segments = unpack(redis.call('HMGET', record, 'cursor', 'segments'))
-  return { cursor = tonumber(cursor), segments = tonumber(segments) }
+  local cursor, segments, open, approved = unpack(redis.call('HMGET', record, 'cursor', 'segments', 'open', 'approved'))
+  return {
+    cursor = tonumber(cursor), segments = tonumber(segments), open = open ~= false,
+    approved = approved and tonumber(approved),
+  }
+end
+
+-- Whether a job waits until a user approves what it has rendered. Clips and repairs go on meanwhile.
+local function awaits_approval(extent)
+  return extent.approved and extent.approved < extent.cursor
 end
 
 -- Whether the segment at the cursor is due. Every script that announces segments asks this function.
 local function is_segment_due(extent)
-  return extent.cursor < extent.segments
+  return extent.cursor < extent.segments and not awaits_approval(extent)
 end
 
 -- Whether the film is due, when so many clips are committed. Every script that announces films asks this function.
 local function is_film_due(extent, clips)
-  return clips == extent.segments
+  return clips == extent.segments and clips > 0 and not extent.open and not awaits_approval(extent)
 end
 
 -- Reserve the ticket of a unit's next message. The message goes to the sticky queue of the publisher's worker if that is
@@ -213,6 +225,77 @@ local function release(record, units, name, unit)
   unit.engine = false
   unit.announced = 0
   write_unit(units, name, unit)
+end
+
+-- The recent requests of a record: {token, reply} each, oldest first. Damaged ones are forgotten.
+local function read_requests(record)
+  local readable, requests = pcall(cjson.decode, redis.call('HGET', record, 'requests') or '[]')
+  return readable and type(requests) == 'table' and requests or {}
+end
+
+-- The reply to a request that the record remembers, or nil.
+local function earlier_reply(record, token)
+  for _, request in ipairs(read_requests(record)) do
+    if type(request) == 'table' and request[1] == token then
+      return request[2]
+    end
+  end
+end
+
+-- Have the record remember a request and its reply: the same request again gets the same reply and changes nothing.
+local function note_request(record, token, reply)
+  local requests = read_requests(record)
+  requests[#requests + 1] = { token, reply }
+  if #requests > REQUESTS_KEPT then
+    table.remove(requests, 1)
+  end
+  redis.call('HSET', record, 'requests', cjson.encode(requests))
+end
+
+-- Whether the budget has room for `stored` bytes of a job, and then still for the largest job that waits: jobs that only
+-- wait must not keep each other from ever being admitted. The job needs `needs` bytes in all.
+local function has_room(budget, reserved_key, waiting, submitting, prefix, suffix, job_id, stored, needs)
+  local reserved, held, largest = stored, stored, needs - stored
+  local all = redis.call('HGETALL', reserved_key)
+  for i = 1, #all, 2 do
+    reserved = reserved + (all[i] == job_id and 0 or tonumber(all[i + 1]))
+  end
+  for _, ids in ipairs({ redis.call('ZRANGE', waiting, 0, -1), redis.call('SMEMBERS', submitting) }) do
+    for _, other in ipairs(ids) do
+      if other ~= job_id then
+        local its_bytes = tonumber(redis.call('HGET', reserved_key, other) or 0)
+        local its_needs = tonumber(redis.call('HGET', prefix .. other .. suffix, 'needs_bytes') or 0)
+        held, largest = held + its_bytes, math.max(largest, its_needs - its_bytes)
+      end
+    end
+  end
+  return math.max(reserved, held + largest) <= budget
+end
+
+-- The state of a job that neither has ended nor is paused.
+local function going_state(record)
+  return redis.call('HEXISTS', record, 'started_at') == 1 and 'running' or 'queued'
+end
+
+-- Have an ended job continue where it ended: what was committed stays, attempts are forgotten, and clips that were missing
+-- at the end are due.
+local function revive(record, units, clips, active, ended, job_id)
+  local created, cursor = unpack(redis.call('HMGET', record, 'created_at', 'cursor'))
+  redis.call('HSET', record, 'state', going_state(record))
+  redis.call('HDEL', record, 'reason', 'finished_at', 'failed_segment', 'attempts', 'failures', 'winner', 'settled')
+  redis.call('ZADD', active, created, job_id)
+  redis.call('ZREM', ended, job_id)
+  for index = 0, tonumber(cursor) - 1 do
+    if redis.call('HEXISTS', clips, index) == 0 then
+      write_unit(units, 'clip:' .. index, new_unit(index))
+    end
+  end
+end
+
+-- Close an open job: no more segments are waited for.
+local function close(record)
+  redis.call('HDEL', record, 'open', 'waited_ms', 'waited_at')
+  tell(record, 'closed', {})
 end
 
 -- End a job: no more work is handed out, and no commit is accepted. index: the segment that failed it, or nil.

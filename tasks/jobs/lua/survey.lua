@@ -1,17 +1,18 @@
--- Take back expired leases of one job, and list its units that may have no message.
+-- Take back expired leases of one job, close it if it was left open, and list its units that may have no message.
 -- KEYS[1] record  hash
 -- KEYS[2] units   hash
 -- KEYS[3] clips   hash
 -- KEYS[4] active  zset     ids of unfinished jobs
 -- KEYS[5] ended   zset     ids of ended jobs by their end, ms
 -- KEYS[6] pulse   hash     see pulse.lua
--- ARGV[1] job id, ARGV[2] how many claims on a unit may vanish, ARGV[3] ms that a message may wait in a sticky queue
+-- ARGV[1] job id, ARGV[2] how many claims on a unit may vanish, ARGV[3] ms that a message may wait in a sticky queue,
+-- ARGV[4] ms after which an open job without work is closed
 -- Returns a list of {unit, index, why, stamp, ticket}. why is
 --   'expired'      its lease expired, or its message is gone or has waited too long in a sticky queue,
 --   'unannounced'  no ticket was reserved for a message yet,
 --   'unpublished'  a ticket was reserved, but perhaps the message was not sent, or
 --   'waiting'      the message was sent and is not claimed yet.
--- This runs for every unfinished job every few seconds: a waiting job costs three reads.
+-- This runs for every unfinished job every few seconds: a waiting job costs four reads.
 
 -- Whether there is an outage, or one ended so recently that leases do not expire yet.
 local function is_after_outage(pulse, time)
@@ -23,6 +24,24 @@ local function is_after_outage(pulse, time)
   return gap > tonumber(silence) or gap < 0 or (quiet >= 0 and quiet < tonumber(quiet_ms))
 end
 
+-- Count the time that an open job has waited for segments, and close it once that is `longest` ms. Only time between two
+-- rounds of a reconciler counts, at most `silence` ms: no outage, pause or jump of the clock closes a job.
+local function close_if_left(record, extent, longest, silence)
+  if not extent.open or extent.cursor < extent.segments or awaits_approval(extent) then
+    return false
+  end
+  local time, waited, at = now(), unpack(redis.call('HMGET', record, 'waited_ms', 'waited_at'))
+  local passed = time - tonumber(at or time)
+  waited = tonumber(waited or 0) + (passed > 0 and passed <= silence and passed or 0)
+  if waited < longest then
+    redis.call('HSET', record, 'waited_ms', waited, 'waited_at', time)
+    return false
+  end
+  close(record)
+  extent.open = false
+  return true
+end
+
 local needs = {}
 local fields = redis.call('HMGET', KEYS[1], 'state', 'admitted', 'chained', 'format')
 if is_newer(fields[4]) then
@@ -32,6 +51,11 @@ if not is_running_state(fields[1]) or not fields[2] then
   return needs
 end
 local chained, extent = tonumber(fields[3]), read_extent(KEYS[1])
+local silence = tonumber(redis.call('HGET', KEYS[6], 'silence') or 0)
+if close_if_left(KEYS[1], extent, tonumber(ARGV[4]), silence) and extent.segments == 0 then
+  finish(KEYS[1], KEYS[2], KEYS[4], KEYS[5], ARGV[1], 'cancelled', 'it was open for too long, and no segment was appended')
+  return needs
+end
 local entries = redis.call('HGETALL', KEYS[2])
 local found = {}
 for i = 1, #entries, 2 do

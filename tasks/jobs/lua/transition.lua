@@ -20,56 +20,28 @@
 if is_newer_record(KEYS[1]) then
   return refuse_newer()
 end
-local REQUESTS_KEPT = 16
-
--- The recent requests of a record: {token, reply} each, oldest first. Damaged ones are forgotten.
-local function read_requests(record)
-  local readable, requests = pcall(cjson.decode, redis.call('HGET', record, 'requests') or '[]')
-  return readable and type(requests) == 'table' and requests or {}
-end
-
-local function note_request(record, requests, token, reply)
-  requests[#requests + 1] = { token, reply }
-  if #requests > REQUESTS_KEPT then
-    table.remove(requests, 1)
-  end
-  redis.call('HSET', record, 'requests', cjson.encode(requests))
-end
-
-local state, started = unpack(redis.call('HMGET', KEYS[1], 'state', 'started_at'))
+local state = redis.call('HGET', KEYS[1], 'state')
 if state and ARGV[5] ~= '' then
-  local requests = read_requests(KEYS[1])
-  for _, request in ipairs(requests) do
-    if type(request) == 'table' and request[1] == ARGV[5] then
-      return request[2]
-    end
+  local reply = earlier_reply(KEYS[1], ARGV[5])
+  if reply then
+    return reply
   end
-  note_request(KEYS[1], requests, ARGV[5], state)
+  note_request(KEYS[1], ARGV[5], state)
 end
-local going = started and 'running' or 'queued'
 local action = ARGV[2]
 if action == 'pause' and is_running_state(state) then
   redis.call('HSET', KEYS[1], 'state', 'paused')
   tell(KEYS[1], 'paused', {})
 elseif action == 'resume' and state == 'paused' then
-  redis.call('HSET', KEYS[1], 'state', going)
+  redis.call('HSET', KEYS[1], 'state', going_state(KEYS[1]))
   tell(KEYS[1], 'resumed', {})
 elseif action == 'stop' and is_unfinished(KEYS[1]) then
   finish(KEYS[1], KEYS[2], KEYS[4], KEYS[5], ARGV[1], ARGV[3], ARGV[4])
 elseif action == 'revive' and state == ARGV[3] then
-  local created, arrival, cursor = unpack(redis.call('HMGET', KEYS[1], 'created_at', 'arrival', 'cursor'))
-  redis.call('HSET', KEYS[1], 'state', going)
-  redis.call('HDEL', KEYS[1], 'reason', 'finished_at', 'failed_segment', 'attempts', 'failures', 'film', 'winner',
-    'admitted', 'settled')
-  redis.call('ZADD', KEYS[4], created, ARGV[1])
-  redis.call('ZREM', KEYS[5], ARGV[1])
-  redis.call('ZADD', KEYS[6], arrival, ARGV[1])
+  revive(KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], ARGV[1])
+  redis.call('HDEL', KEYS[1], 'film', 'admitted')
+  redis.call('ZADD', KEYS[6], redis.call('HGET', KEYS[1], 'arrival'), ARGV[1])
   tell(KEYS[1], 'retried', {})
-  for index = 0, tonumber(cursor) - 1 do
-    if redis.call('HEXISTS', KEYS[3], index) == 0 then
-      write_unit(KEYS[2], 'clip:' .. index, new_unit(index))
-    end
-  end
 elseif action == 'submit' then
   redis.call('SREM', KEYS[7], ARGV[1])
   if redis.call('HDEL', KEYS[1], 'unpinned') == 1 and is_unfinished(KEYS[1]) then

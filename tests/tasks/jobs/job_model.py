@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from tasks.jobs.results import Admission, AdmissionOutcome
-from tasks.jobs.units import START_INDEX, JobState
+from tasks.jobs.units import ALL_APPROVED, START_INDEX, JobState
 
 SEGMENT_UNIT, FILM_UNIT = "segment", "film"
+LEFT_OPEN = "it was open for too long, and no segment was appended"
 
 
 def repair_unit(index: int) -> str:
@@ -108,6 +108,10 @@ class Job:
     admitted: bool = False
     ending: Ending = field(default_factory=Ending)
     film: bool = False
+    open: bool = False
+    left_open: bool = False
+    approved: int | None = None
+    prompts: dict[int, str] = field(default_factory=dict)
     progress: int | None = None
     last_commit: tuple[str, int] = ("", 0)
     units: dict[str, Unit] = field(default_factory=dict)
@@ -133,8 +137,27 @@ class Job:
         return self.running and self.admitted
 
     @property
-    def all_clips(self) -> bool:
-        return len(self.clips) == self.segments
+    def awaits_approval(self) -> bool:
+        return self.approved is not None and self.approved < self.cursor
+
+    @property
+    def segment_due(self) -> bool:
+        return self.cursor < self.segments and not self.awaits_approval
+
+    @property
+    def film_due(self) -> bool:
+        return len(self.clips) == self.segments > 0 and not self.open and not self.awaits_approval
+
+    @property
+    def waits_for_segments(self) -> bool:
+        return self.open and self.cursor == self.segments and not self.awaits_approval
+
+    @property
+    def shown(self) -> str:
+        """The state that people see."""
+        if self.running and self.awaits_approval:
+            return "awaiting approval"
+        return "open" if self.running and self.waits_for_segments else self.state
 
     def held(self, name: str, holder: int) -> Unit | None:
         """The unit, if this holder has the claim on it."""
@@ -172,6 +195,43 @@ class Job:
             self.units = {clip_unit(i): Unit(i) for i in range(self.cursor) if i not in self.clips}
         return previous
 
+    def append(self, prompts: list[str]) -> int:
+        """Returns the index of the first new segment."""
+        first = self.segments
+        if self.state == "done":
+            film = self.film
+            self.revive("done")
+            self.film, self.admitted = film, True
+        self.prompts |= dict(enumerate(prompts, first))
+        self.segments += len(prompts)
+        self.left_open = False
+        self.units.pop(FILM_UNIT, None)
+        return first
+
+    def replace_prompt(self, index: int, prompt: str) -> str:
+        if index >= self.segments:
+            return "absent"
+        if index < self.cursor:
+            return "committed"
+        unit = self.units.get(SEGMENT_UNIT)
+        if unit and unit.holder and unit.index == index:
+            return "claimed"
+        self.prompts[index] = prompt
+        return "replaced"
+
+    def close(self) -> bool:
+        closes = self.open
+        self.open = self.left_open = False
+        return closes
+
+    def approve(self, index: int | None) -> str:
+        if self.approved is None:
+            return "not asked"
+        if index is not None and index >= self.cursor:
+            return "not committed"
+        self.approved = max(self.approved, ALL_APPROVED if index is None else index + 1)
+        return "approved"
+
     def _started_or_queued(self) -> str:
         return "running" if self.started else "queued"
 
@@ -202,7 +262,9 @@ class Job:
 
     def _is_due(self, name: str, index: int) -> bool:
         """Whether a message about a unit that does not exist may create it."""
-        return (name == SEGMENT_UNIT and index == self.cursor < self.segments) or (name == FILM_UNIT and self.all_clips)
+        if name == SEGMENT_UNIT:
+            return index == self.cursor and self.segment_due
+        return name == FILM_UNIT and self.film_due
 
     def mark_chained(self, index: int) -> None:
         self.chained = max(self.chained, index)
@@ -223,7 +285,7 @@ class Job:
             return None
         if unit is None:
             newest = name == repair_unit(self.cursor - 1) and message.ticket == self.tickets
-            return self.cursor if newest and self.chained < self.cursor < self.segments else None
+            return self.cursor if newest and self.chained < self.cursor and self.segment_due else None
         if message.ticket < unit.ticket or unit.holder or unit.after in self.units:
             return None
         self.fences += 1
@@ -239,6 +301,11 @@ class Job:
         """The due units; if the job fails here, every ending that may be recorded."""
         if not self.published:
             return [], []
+        if self.left_open and self.waits_for_segments:
+            self.close()
+            if not self.segments:
+                self.end("cancelled", Ending(LEFT_OPEN))
+                return [], []
         blocked = {name for name, unit in self.units.items() if unit.after in self.units}
         expired = {name: unit for name, unit in self.units.items() if unit.holder and unit.expired}
         last = (unit for unit in expired.values() if unit.engine and len(unit.vanished) + 1 >= allowed)
@@ -347,7 +414,7 @@ class Job:
             self.cursor = index + 1
             self._claim_clip(unit)
         following = self.units.get(SEGMENT_UNIT)
-        if not self.published or index + 1 >= self.segments or (following and following.holder):
+        if not self.published or not self.segment_due or (following and following.holder):
             return 0
         return self._reserve(SEGMENT_UNIT, index + 1, queue, sticky=sticky)
 
@@ -378,6 +445,8 @@ class Job:
         self.handoffs = {i: handoff for i, handoff in self.handoffs.items() if i < index}
         self.clips = {i: clip for i, clip in self.clips.items() if i < index}
         self.cursor, self.chained = index + 1, min(index, self.chained)
+        if self.approved not in (None, ALL_APPROVED):
+            self.approved = min(int(self.approved or 0), index)
 
     def _commit_handoff(self, name: str, index: int, holder: int, handoff: str) -> None:
         self.handoffs[index] = handoff
@@ -397,7 +466,7 @@ class Job:
             self.clips[index] = clip
             self.commits[name] += 1
         is_stored = name not in self.units and self.clips.get(index) == clip
-        if not is_stored or not self.all_clips or not self.published or FILM_UNIT in self.units:
+        if not is_stored or not self.film_due or not self.published or FILM_UNIT in self.units:
             return accepted, 0
         return accepted, self._reserve(FILM_UNIT, START_INDEX, queue)
 
@@ -413,72 +482,3 @@ class Job:
     def renders_left(self) -> int:
         """The number of segments to render until the job is done, without faults."""
         return self.segments - self.cursor + sum(name == repair_unit(unit.index) for name, unit in self.units.items())
-
-
-@dataclass
-class Deployment:
-    """All jobs, and the budget of the blob store that they share, in bytes."""
-
-    budget: int
-    jobs: dict[str, Job] = field(default_factory=dict)
-    waiting: set[str] = field(default_factory=set)
-    reserved: dict[str, int] = field(default_factory=dict)
-    queues: dict[str, Queue] = field(default_factory=dict)
-
-    def job(self, job_id: str) -> Job:
-        """The job, or an empty one if the id is unknown."""
-        return self.jobs.get(job_id) or Job()
-
-    def queue(self, name: str) -> Queue:
-        return self.queues.setdefault(name, Queue())
-
-    def create(self, job_id: str, segments: int, needs: int, created: float) -> None:
-        self.jobs[job_id] = Job("queued", segments, needs, created)
-        self.waiting.add(job_id)
-
-    def fork(self, job_id: str, source_id: str, count: int, segments: int, created: float) -> None:
-        """Create a job that shares the first `count` segments of another one."""
-        source = self.jobs[source_id]
-        job = Job("queued", segments, 1, created, cursor=count, chained=count - 1)
-        job.handoffs = {index: source.handoffs[index] for index in range(count)}
-        job.clips = {index: clip for index, clip in source.clips.items() if index < count}
-        job.units = {clip_unit(index): Unit(index) for index in range(count) if index not in job.clips}
-        self.jobs[job_id] = job
-        self.waiting.add(job_id)
-
-    def admit(self) -> Admission:
-        """Admit the first waiting job that fits; no new job passes another."""
-        blocked = False
-        for job_id in [job_id for job_id in self.jobs if job_id in self.waiting]:
-            job, holds = self.jobs[job_id], job_id in self.reserved
-            if not job.unfinished:
-                self.waiting.discard(job_id)
-                return Admission(AdmissionOutcome.GONE, job_id, 0)
-            if job.state == "paused" or (blocked and not holds):
-                continue
-            if job.needs > self.budget:
-                return Admission(AdmissionOutcome.NEVER, job_id, job.needs)
-            if sum(self.reserved.values()) - self.reserved.get(job_id, 0) + job.needs <= self.budget:
-                self.waiting.discard(job_id)
-                self.reserved[job_id], job.admitted = job.needs, True
-                return Admission(AdmissionOutcome.ADMITTED, job_id, job.needs)
-            blocked = blocked or not holds
-        return Admission(AdmissionOutcome.WAIT)
-
-    def settle(self, job_id: str, used: int) -> None:
-        if self.job(job_id).ended and job_id in self.reserved:
-            self.reserved[job_id] = used
-
-    def revive(self, job_id: str, state: str) -> str:
-        previous = self.job(job_id).revive(state)
-        if previous == state:
-            self.waiting.add(job_id)
-        return previous
-
-    def delete(self, job_id: str) -> bool:
-        if self.job(job_id).unfinished:
-            return False
-        self.jobs.pop(job_id, None)
-        self.waiting.discard(job_id)
-        self.reserved.pop(job_id, None)
-        return True

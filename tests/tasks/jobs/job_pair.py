@@ -18,10 +18,11 @@ from tasks.jobs.results import AdmissionOutcome, Announcement, Claim, CreateOutc
 from tasks.jobs.store import VANISHED_PER_ATTEMPT, JobStore
 from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.spec.loader import check_spec
+from tasks.spec.schema import SegmentSpec
+from tests.tasks.jobs.deployment_model import Deployment
 from tests.tasks.jobs.job_model import (
     FILM_UNIT,
     SEGMENT_UNIT,
-    Deployment,
     Ending,
     Job,
     Message,
@@ -74,13 +75,15 @@ class JobPair:
 
     # Jobs
 
-    def create(self, job_id: str, segments: int, needs: int) -> None:
+    def create(self, job_id: str, segments: int, needs: int, *, is_open: bool = False, approve: bool = False) -> None:
         taken = job_id in self.model.jobs
-        spec = check_spec({"segments": [{"prompt": str(i)} for i in range(segments)]})
+        wanted = [{"prompt": str(i)} for i in range(segments)]
+        spec = check_spec({"segments": wanted, "open": is_open, "approve": approve})
         created = self.jobs.create(job_id, spec, model="tiny", needs_bytes=needs)
         assert created.outcome == (CreateOutcome.TAKEN if taken else CreateOutcome.CREATED)
         if not taken:
-            self.model.create(job_id, segments, needs, self.jobs.status(job_id).created_at)
+            created_at = self.jobs.status(job_id).created_at
+            self.model.create(job_id, segments, needs, created_at, is_open=is_open, approve=approve)
             self.fences[job_id] = 0
 
     def fork(self, job_id: str, source_id: str, share: int, segments: int) -> None:
@@ -131,6 +134,57 @@ class JobPair:
             return previous
         except JobNotFoundError:
             return ""
+
+    def append(self, job_id: str, count: int, needs: int) -> None:
+        """Append segments; the same request again adds nothing."""
+        self.requests += 1
+        prompts = [f"{self.requests}.{number}" for number in range(count)]
+        expected, first = self.model.append(job_id, prompts, needs)
+        segments = [SegmentSpec(prompt=prompt) for prompt in prompts]
+        for _ in range(2):
+            try:
+                found = self.jobs.append(
+                    job_id, segments, needs_bytes=needs, budget_bytes=self.model.budget, request=str(self.requests)
+                )
+                assert (found.outcome, found.first if expected == "appended" else first) == (expected, first)
+            except JobNotFoundError:
+                assert expected == "missing"
+
+    def replace_prompt(self, job_id: str, index: int) -> None:
+        self.requests += 1
+        prompt = f"another {self.requests}"
+        if job_id not in self.model.jobs:
+            return
+        expected = self.model.job(job_id).replace_prompt(index, prompt)
+        for _ in range(2):
+            outcome, at = self.jobs.replace_segments(job_id, {index: {"prompt": prompt}})
+            assert (outcome, at) == (expected, None if expected == "replaced" else index)
+
+    def close_end(self, job_id: str) -> None:
+        self.requests += 1
+        job, token = self.model.job(job_id), str(self.requests)
+        if not job.state or (job.open and not job.segments):
+            with pytest.raises((JobNotFoundError, JobStateError)):
+                self.jobs.close_end(job_id, request=token)
+            return
+        expected = job.close()
+        assert [self.jobs.close_end(job_id, request=token) for _ in range(2)] == [expected, expected]
+
+    def leave_open(self, job_id: str) -> None:
+        """Have the job wait for segments for as long as it may."""
+        job = self.model.job(job_id)
+        if job.open:
+            job.left_open = True
+            self.redis.hset(job_keys(job_id, "record")[0], "waited_ms", 10**12)
+
+    def approve(self, job_id: str, index: int | None) -> None:
+        expected = self.model.job(job_id).approve(index)
+        for _ in range(2):
+            if expected == "approved":
+                self.jobs.approve(job_id, index)
+            else:
+                with pytest.raises((JobNotFoundError, JobStateError)):
+                    self.jobs.approve(job_id, index)
 
     def settle(self, job_id: str, used: int) -> None:
         self.jobs.settle(job_id, used)
@@ -235,6 +289,9 @@ class JobPair:
         unit = job.units[claim.unit.name]
         assert unit.holder == self.holders
         assert (claim.epoch, claim.index) == (job.epoch, unit.index)
+        prompt = claim.segment.prompt if claim.segment else None
+        following = job.prompts.get(claim.index + 1) if claim.segment else None
+        assert (prompt, claim.next_prompt) == (job.prompts.get(claim.index), following)
         renders = claim.unit.kind in (UnitKind.SEGMENT, UnitKind.REPAIR)
         assert (claim.previous.worker if claim.previous else None) == job.handoffs.get(claim.index - 1)
         assert (claim.own.worker if claim.own else None) == job.handoffs.get(claim.index)
@@ -370,7 +427,8 @@ class JobPair:
 
     def _compare_job(self, status: JobStatus, job: Job) -> None:
         units, handoffs, clips = self._stored(status.job_id)
-        assert (status.state, status.committed, status.clips) == (job.state, job.cursor, len(job.clips))
+        assert (status.state, status.committed, status.clips) == (job.shown, job.cursor, len(job.clips))
+        assert (status.segments, status.needs_bytes, status.open) == (job.segments, job.needs, job.open)
         assert (status.epoch, status.admitted, status.film) == (job.epoch, job.admitted, FILM if job.film else None)
         assert (status.reason, status.failed_segment, status.attempts) == job.ending
         assert (status.started_at is not None) == job.started
@@ -389,8 +447,9 @@ class JobPair:
         for index in range(job.cursor):
             assert index in job.clips or clip_unit(index) in units, f"no unit makes the clip of segment {index}"
         can_run = any(unit["token"] or unit["after"] not in units for unit in units.values())
-        due = (job.cursor < job.segments and SEGMENT_UNIT not in units) or (job.all_clips and FILM_UNIT not in units)
-        assert can_run or due, f"no unit can run: {units}"
+        due = (job.segment_due and SEGMENT_UNIT not in units) or (job.film_due and FILM_UNIT not in units)
+        waits = job.awaits_approval or job.waits_for_segments
+        assert can_run or due or waits, f"no unit can run: {units}"
 
     def _stored(self, job_id: str) -> tuple[dict[str, dict[str, Any]], dict[int, bytes], dict[int, bytes]]:
         """The stored units, handoffs and clips of a job, read in one round trip."""

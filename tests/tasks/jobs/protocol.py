@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from tasks.jobs.edits import Appended
 from tasks.jobs.records import ClipRecord, FilmRecord, Handoff
 from tasks.jobs.results import Admission, AdmissionOutcome, Claim, CreateOutcome, Creation
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.spec.loader import check_spec
+from tasks.spec.schema import SegmentSpec
 from tests.tasks.conftest import ticket_of
 
 JOB = "aaaa1111"
@@ -83,3 +85,24 @@ def expire(jobs: JobStore, held: Claim) -> None:
     """Let the lease of `held` end, and have a survey take the claim back."""
     end_lease(jobs, held)
     assert (held.unit, "expired") in due(jobs)
+
+
+def create_with(
+    jobs: JobStore, segments: int = 2, *, needs: int = 0, budget: int | None = None, **changes: Any
+) -> None:
+    """A job with `open` or `approve`, admitted if there is room."""
+    wanted = [{"prompt": str(i)} for i in range(segments)]
+    jobs.create(JOB, check_spec({"segments": wanted, **changes}), model="tiny", needs_bytes=needs)
+    jobs.admit(budget)
+
+
+def append_prompts(
+    jobs: JobStore, *prompts: str, needs: int = 0, budget: int | None = None, **options: Any
+) -> Appended:
+    segments = [SegmentSpec(prompt=prompt) for prompt in prompts]
+    return jobs.append(JOB, segments, needs_bytes=needs, budget_bytes=budget, **options)
+
+
+def finish_film(jobs: JobStore) -> None:
+    """Commit the film."""
+    assert jobs.commit_film(claim_unit(jobs, WorkUnit.film()), FILM)

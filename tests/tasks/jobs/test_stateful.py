@@ -75,15 +75,21 @@ class JobMachine(RuleBasedStateMachine):
 
     # Users
 
-    @initialize(segments=counts)
-    def create_first(self, segments: int) -> None:
-        self.pair.create("first", segments, 1)
+    @initialize(segments=counts, is_open=seldom, approve=seldom)
+    def create_first(self, segments: int, is_open: bool, approve: bool) -> None:
+        self.pair.create("first", segments - is_open, 1, is_open=is_open, approve=approve)
         self.pair.admit()
 
     @precondition(lambda self: len(self.pair.model.jobs) < len(IDS))
-    @rule(job_id=st.sampled_from(IDS), segments=counts, needs=st.sampled_from([1, 1, 2, BUDGET, BUDGET + 1]))
-    def create(self, job_id: str, segments: int, needs: int) -> None:
-        self.pair.create(job_id, segments, needs)
+    @rule(
+        job_id=st.sampled_from(IDS),
+        segments=counts,
+        needs=st.sampled_from([1, 1, 2, BUDGET, BUDGET + 1]),
+        is_open=seldom,
+        approve=seldom,
+    )
+    def create(self, job_id: str, segments: int, needs: int, is_open: bool, approve: bool) -> None:
+        self.pair.create(job_id, segments - is_open, needs, is_open=is_open, approve=approve)
 
     @precondition(lambda self: len(self.pair.model.jobs) < len(IDS))
     @rule(job_id=st.sampled_from(IDS), place=places, share=st.integers(0, SEGMENTS), segments=counts)
@@ -118,6 +124,32 @@ class JobMachine(RuleBasedStateMachine):
         }
         if not skip:  # half of the steps change nothing
             actions[action]()
+
+    @rule(place=places, count=st.integers(1, 2), needs=st.sampled_from([0, 0, 1, BUDGET]), active=mostly)
+    def append(self, place: int, count: int, needs: int, active: bool) -> None:
+        """Append segments to a job that is active, or has ended."""
+        job_id = self._job(place, active=active)
+        if self.pair.model.job(job_id).segments <= SEGMENTS:
+            self.pair.append(job_id, count, needs)
+
+    @rule(place=places, ahead=st.integers(-1, 2))
+    def replace_prompt(self, place: int, ahead: int) -> None:
+        job_id = self._job(place)
+        self.pair.replace_prompt(job_id, max(0, self.pair.model.job(job_id).cursor + ahead))
+
+    @precondition(lambda self: any(job.approved is not None for job in self.pair.model.jobs.values()))
+    @rule(place=places, back=st.integers(0, 2), every=seldom)
+    def approve(self, place: int, back: int, every: bool) -> None:
+        """Approve what was rendered last, something before it, or what is not rendered yet."""
+        job_id = self._job(place)
+        index = self.pair.model.job(job_id).cursor + (-1, -2, 0)[back]
+        self.pair.approve(job_id, None if every else max(0, index))
+
+    @precondition(lambda self: any(job.open for job in self.pair.model.jobs.values()))
+    @rule(place=places, is_left=st.booleans())
+    def close_end(self, place: int, is_left: bool) -> None:
+        """Close an open job, or leave it open for too long."""
+        (self.pair.leave_open if is_left else self.pair.close_end)(self._job(place))
 
     def _job(self, place: int, *, active: bool = True) -> str:
         """The id of a job, active ones (or inactive ones) first; or an unknown id."""
@@ -264,6 +296,12 @@ class JobMachine(RuleBasedStateMachine):
             self.pair.survey(job_id)
             if job.needs <= BUDGET:
                 self.pair.revive(job_id, "failed")
+        for job_id, job in jobs.items():
+            if job.unfinished and job.segments:
+                self.pair.approve(job_id, None)
+                self.pair.close_end(job_id)
+            elif job.unfinished:
+                self.pair.stop(job_id, "cancelled", "by user")
         for job_id in [job_id for job_id, job in jobs.items() if not job.unfinished]:
             self.pair.delete(job_id)
         while jobs:

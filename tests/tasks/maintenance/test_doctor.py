@@ -355,8 +355,10 @@ def set_back(client: redis.Redis, job_id: str, seconds: float) -> None:
 
 
 def test_jobs_that_are_stuck(healthy: Settings, client: redis.Redis) -> None:
-    # Given a job whose message is queued for long, and one of the same age
+    # Given a job whose message is queued for long, and one of the same age; and one that waits for its user
     queued, lost = submit(spec("a"), settings=healthy), submit(spec("a"), settings=healthy)
+    waiting = submit({"segments": "open"}, settings=healthy)
+    client.hset(job_keys(waiting.id, "record")[0], "created_at", 1)
     for job in (queued, lost):
         set_back(client, job.id, STUCK_S + 1)
     assert texts(healthy) == []

@@ -1,0 +1,102 @@
+"""A model of all jobs of a deployment: creation, admission, and the budget that they share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tasks.jobs.results import Admission, AdmissionOutcome
+from tests.tasks.jobs.job_model import Job, Queue, Unit, clip_unit
+
+
+@dataclass
+class Deployment:
+    """All jobs, and the budget of the blob store that they share, in bytes."""
+
+    budget: int
+    jobs: dict[str, Job] = field(default_factory=dict)
+    waiting: set[str] = field(default_factory=set)
+    reserved: dict[str, int] = field(default_factory=dict)
+    queues: dict[str, Queue] = field(default_factory=dict)
+
+    def job(self, job_id: str) -> Job:
+        """The job, or an empty one if the id is unknown."""
+        return self.jobs.get(job_id) or Job()
+
+    def queue(self, name: str) -> Queue:
+        return self.queues.setdefault(name, Queue())
+
+    def create(self, job_id: str, segments: int, needs: int, created: float, *, is_open: bool, approve: bool) -> None:
+        prompts = {index: str(index) for index in range(segments)}
+        approved = 0 if approve else None
+        self.jobs[job_id] = Job("queued", segments, needs, created, open=is_open, approved=approved, prompts=prompts)
+        self.waiting.add(job_id)
+
+    def append(self, job_id: str, prompts: list[str], needs: int) -> tuple[str, int]:
+        """The outcome, and the index of the first new segment."""
+        job, reserved = self.job(job_id), self.reserved.get(job_id, 0)
+        if not job.state:
+            return "missing", 0
+        if job.state != "done" and not job.unfinished:
+            return "ended", 0
+        total, wanted, is_admitted = sum(self.reserved.values()), job.needs + needs, job.admitted or job.state == "done"
+        if is_admitted:
+            fits = total - reserved + wanted <= self.budget
+        else:
+            others = self.waiting - {job_id}
+            held = reserved + sum(self.reserved.get(other, 0) for other in others)
+            lacking = [self.jobs[other].needs - self.reserved.get(other, 0) for other in others]
+            fits = max(total, held + max([wanted - reserved, *lacking])) <= self.budget
+        if not fits:
+            return "full", 0
+        job.needs = wanted
+        if is_admitted:
+            self.reserved[job_id] = wanted
+        return "appended", job.append(prompts)
+
+    def fork(self, job_id: str, source_id: str, count: int, segments: int, created: float) -> None:
+        """Create a job that shares the first `count` segments of another one."""
+        source = self.jobs[source_id]
+        job = Job("queued", segments, 1, created, cursor=count, chained=count - 1)
+        job.prompts = {index: str(index) for index in range(segments)}
+        job.handoffs = {index: source.handoffs[index] for index in range(count)}
+        job.clips = {index: clip for index, clip in source.clips.items() if index < count}
+        job.units = {clip_unit(index): Unit(index) for index in range(count) if index not in job.clips}
+        self.jobs[job_id] = job
+        self.waiting.add(job_id)
+
+    def admit(self) -> Admission:
+        """Admit the first waiting job that fits; no new job passes another."""
+        blocked = False
+        for job_id in [job_id for job_id in self.jobs if job_id in self.waiting]:
+            job, holds = self.jobs[job_id], job_id in self.reserved
+            if not job.unfinished:
+                self.waiting.discard(job_id)
+                return Admission(AdmissionOutcome.GONE, job_id, 0)
+            if job.state == "paused" or (blocked and not holds):
+                continue
+            if job.needs > self.budget:
+                return Admission(AdmissionOutcome.NEVER, job_id, job.needs)
+            if sum(self.reserved.values()) - self.reserved.get(job_id, 0) + job.needs <= self.budget:
+                self.waiting.discard(job_id)
+                self.reserved[job_id], job.admitted = job.needs, True
+                return Admission(AdmissionOutcome.ADMITTED, job_id, job.needs)
+            blocked = blocked or not holds
+        return Admission(AdmissionOutcome.WAIT)
+
+    def settle(self, job_id: str, used: int) -> None:
+        if self.job(job_id).ended and job_id in self.reserved:
+            self.reserved[job_id] = used
+
+    def revive(self, job_id: str, state: str) -> str:
+        previous = self.job(job_id).revive(state)
+        if previous == state:
+            self.waiting.add(job_id)
+        return previous
+
+    def delete(self, job_id: str) -> bool:
+        if self.job(job_id).unfinished:
+            return False
+        self.jobs.pop(job_id, None)
+        self.waiting.discard(job_id)
+        self.reserved.pop(job_id, None)
+        return True
