@@ -74,6 +74,7 @@ NAVIGATION = """
 :hidden:
 :caption: Use
 docs/jobs
+docs/editing
 docs/models
 docs/settings
 docs/limits

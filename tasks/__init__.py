@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tasks.client.edit import edit
     from tasks.client.job import Job
     from tasks.client.submit import list_jobs, submit
     from tasks.errors import LongtakeError
@@ -28,6 +29,7 @@ __all__ = [
     "SegmentSpec",
     "Settings",
     "app",
+    "edit",
     "list_jobs",
     "load_spec",
     "submit",
@@ -40,6 +42,7 @@ _MODULES = {
     "SegmentSpec": "tasks.spec.schema",
     "Settings": "tasks.settings",
     "app": "tasks.worker.app",
+    "edit": "tasks.client.edit",
     "list_jobs": "tasks.client.submit",
     "load_spec": "tasks.spec.loader",
     "submit": "tasks.client.submit",

@@ -40,6 +40,7 @@ PUBLIC = {
         "SegmentSpec",
         "Settings",
         "app",
+        "edit",
         "list_jobs",
         "load_spec",
         "submit",

@@ -18,6 +18,7 @@ from tasks.cli.command import (
     spec_argument,
     state_option,
 )
+from tasks.client.edit import edit as edit_job
 from tasks.client.files import write_new
 from tasks.client.job import Job, find_job, raise_unless_done
 from tasks.client.job_text import LIST_HEAD, full_json_of, json_of, lines_of, row_of
@@ -139,6 +140,62 @@ def fork(job: str, spec: Path | None, after: int) -> None:
     """
     made = find_job(job).fork(after, load_spec(spec) if spec else None)
     _print_submitted(made)
+
+
+@main.command()
+@job_argument
+@spec_argument
+@click.option("--idempotency-key", "key", help="Any text that names this request: repeated, it adds nothing.")
+def append(job: str, spec: Path, key: str | None) -> None:
+    """Add the segments of SPEC to the end of JOB. A job that is done continues; its film stays until the next one.
+
+    What SPEC says above its segments must be as in JOB, and may be left out.
+    """
+    added = find_job(job).append(load_spec(spec), idempotency_key=key)
+    count = f"segment {added[0]}" if len(added) == 1 else f"segments {added[0]} to {added[-1]}"
+    show_line(f"appended: {count}", err=True)
+
+
+@main.command()
+@job_argument
+@click.argument("segment", type=click.IntRange(min=0))
+@click.argument("text")
+def prompt(job: str, segment: int, text: str) -> None:
+    """Give a SEGMENT of JOB (from 0) that no worker has begun the prompt TEXT."""
+    find_job(job).replace_prompt(segment, text)
+
+
+@main.command()
+@job_argument
+def close(job: str) -> None:
+    """Wait for no more segments of an open JOB, and join its film once all are rendered."""
+    find_job(job).close_end()
+
+
+@main.command()
+@job_argument
+@click.option("--segment", type=click.IntRange(min=0), help="Up to which segment, from 0; default: the awaited one.")
+@click.option("--all", "every", is_flag=True, help="All segments, also those to come.")
+def approve(job: str, segment: int | None, every: bool) -> None:
+    """Approve the segment for which JOB waits, so that it goes on."""
+    find_job(job).approve(segment, all=every)
+
+
+@main.command()
+@job_argument
+@spec_argument
+@click.option("--dry-run", is_flag=True, help="Only say what would be rendered again.")
+def edit(job: str, spec: Path, dry_run: bool) -> None:
+    """Make JOB's film that of SPEC, a changed spec of the whole film, and print the id of the job that renders it.
+
+    Says first which segments are kept and which are rendered again. That is done in JOB if nothing changes that is
+    rendered already, else in a fork or a new job.
+    """
+    found, wanted = find_job(job), load_spec(spec)
+    plan = found.plan_edit(wanted)
+    show_lines(plan.lines(), err=True)
+    if not dry_run:
+        click.echo(edit_job(found, wanted, plan=plan).id)
 
 
 @main.command()

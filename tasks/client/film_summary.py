@@ -9,8 +9,10 @@ from tasks.jobs.reader import JobReader
 from tasks.jobs.state_wire import handoff_blobs
 
 
-def film_summary(jobs: JobReader, job_id: str) -> dict[str, Any]:
+def film_summary(jobs: JobReader, job_id: str, *, of_film: bool = False) -> dict[str, Any]:
     """The content of `NAME.report.json`. The film's own fields are present once the job is done. Times are in seconds.
+
+    of_film: only the segments that are in the film; others may have been appended since.
 
     `handoff_s` is the time from a segment's engine end to the next segment's engine start, None for the last one.
     """
@@ -30,6 +32,8 @@ def film_summary(jobs: JobReader, job_id: str) -> dict[str, Any]:
             "audio_samples": film.audio_samples,
             "sha256": film.sha256,
         }
+    if of_film and status.film is not None and status.film.segments:
+        handoffs = handoffs[: status.film.segments]
     segments = []
     for handoff, after in zip(handoffs, [*handoffs[1:], None], strict=False):
         clip = clips.get(handoff.index)

@@ -6,11 +6,10 @@ import logging
 from dataclasses import replace
 
 from blobstore import BlobNotFoundError, ManagedBlobStore
-from tasks.client.start_image import with_image_id
+from tasks.client.same_head import check_same_head
 from tasks.client.submission import Draft, create_job
 from tasks.deployment import Deployment
 from tasks.errors import JobStateError, SpecError
-from tasks.field_errors import shown
 from tasks.jobs.lifetimes import new_job_id
 from tasks.jobs.records import Committed
 from tasks.jobs.results import CreateOutcome, JobContents
@@ -19,19 +18,22 @@ from tasks.maintenance.submissions import pin_all
 from tasks.spec.schema import JobHead, JobSpec
 
 log = logging.getLogger(__name__)
-FREE_FIELDS = ("title", "seed", "labels", "webhook")
-"""Fields of a spec's head that a fork may change. Seeds of shared segments are written out."""
-SHARED_FIELDS = tuple(name for name in JobHead.model_fields if name not in FREE_FIELDS)
+SHARES = "whose segments the fork shares"
 
 
-def fork_job(deployment: Deployment, job_id: str, *, after: int, spec: JobSpec | None) -> str:
-    """Queue a fork of `job_id` after segment `after`, see `Job.fork`; returns its id."""
+def fork_job(
+    deployment: Deployment, job_id: str, *, after: int, spec: JobSpec | None, may_be_whole: bool = False
+) -> str:
+    """Queue a fork of `job_id` after segment `after`, see `Job.fork`; returns its id.
+
+    may_be_whole: it may share all of its segments, and only join them.
+    """
     source = deployment.jobs.contents(job_id)
     count = after + 1
     if not 0 < count <= len(source.committed.handoffs):
         raise JobStateError(f"job {job_id} has no committed segment {after}, so it cannot be forked after it")
-    wanted = _checked(spec, source) if spec else spec_of(source)
-    if len(wanted.segments) <= count:
+    wanted = check_same_head(spec, source.head, job_id, why=SHARES) if spec else spec_of(source)
+    if len(wanted.segments) < count or (len(wanted.segments) == count and not may_be_whole):
         raise SpecError(f"segments: there is none after segment {after}, so there is nothing to render")
     _warn_of_other_prompts(wanted, source, count)
     fork_id = new_job_id()
@@ -105,34 +107,6 @@ def _pinned(blobs: ManagedBlobStore, source: JobContents, count: int, owner: str
         advice = f"fork it after segment {whole - 1} or an earlier one" if whole else "it cannot be forked"
         raise JobStateError(f"blobs of segment {whole} of job {source.job_id} are missing: {advice}") from None
     return committed
-
-
-def _checked(spec: JobSpec, source: JobContents) -> JobSpec:
-    """`spec` with absolute paths and the blob id of its image.
-
-    Raises:
-        SpecError: one line for each field that differs from the job's and must not.
-    """
-    spec = spec.model_copy(update={"model": spec.model or source.head.model}).with_absolute_paths()
-    spec = with_image_id(spec)
-    differing = [name for name in SHARED_FIELDS if getattr(spec, name) != getattr(source.head, name)]
-    if not differing:
-        return spec
-    places = spec.source.places([(name,) for name in differing])
-    problems = [
-        f"{place}: must be that of job {source.job_id}, whose segments the fork shares: "
-        f"{_difference(name, getattr(spec, name), getattr(source.head, name))}"
-        for name, place in zip(differing, places, strict=True)
-    ]
-    raise SpecError("\n".join(problems))
-
-
-def _difference(name: str, here: object, there: object) -> str:
-    if name == "image":  # both are ids
-        return "it is another image"
-    if all(isinstance(value, str | int | float | None) for value in (here, there)):
-        return f"{shown(here)} here, {shown(there)} there"
-    return "it differs"
 
 
 def _warn_of_other_prompts(spec: JobSpec, source: JobContents, count: int) -> None:

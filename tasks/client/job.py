@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from blobstore import BlobCorruptError, BlobNotFoundError
+from tasks.client.edits import GivenSpec, JobEdits, given_spec
 from tasks.client.film_output import FilmOutput
 from tasks.client.film_report import write_report
 from tasks.client.film_summary import film_summary
@@ -22,14 +23,12 @@ from tasks.jobs.units import START_INDEX, JobState
 from tasks.jobs.waits import Wait
 from tasks.maintenance.admission import admit_now
 from tasks.settings import Settings
-from tasks.spec.loader import check_spec, load_spec
-from tasks.spec.schema import JobSpec
 
 POLL_S = 0.2
 MOST_SHOWN = 5
 
 
-class Job:
+class Job(JobEdits):
     """One job of a deployment. A context manager: leaving it closes the connections, not the job.
 
     settings: those of the deployment; default: from the environment.
@@ -138,13 +137,14 @@ class Job:
             JobNotFoundError: no such job. JobStateError: it has neither failed nor lost its film.
         """
         status = self.status()
-        is_film_lost = status.film is not None and status.film.blob_id not in self._deployment.blobs
+        is_done = status.state == JobState.DONE
+        is_film_lost = is_done and status.film is not None and status.film.blob_id not in self._deployment.blobs
         ended_as = JobState.DONE if is_film_lost else JobState.FAILED
         if self._deployment.jobs.revive(self.id, ended_as) != ended_as:
             raise JobStateError(f"job {self.id} is {status.state}; only a failed job can be retried")
         admit_now(self._deployment.jobs, self._deployment.publisher, self._deployment.settings)
 
-    def fork(self, after: int, spec: JobSpec | Mapping[str, Any] | Path | str | None = None) -> Self:
+    def fork(self, after: int, spec: GivenSpec | None = None) -> Self:
         """Queue a new job that shares the segments up to `after` (from 0) and renders those that follow in `spec`.
 
         Nothing of them is copied or rendered again, and each job keeps them by itself. spec: one of the whole film, in
@@ -155,9 +155,8 @@ class Job:
             JobNotFoundError: no such job. JobStateError: that segment is not committed, or its blobs were lost.
             SpecError: an invalid spec, a field that differs, or nothing to render. Others as `tasks.submit`.
         """
-        if spec is not None and not isinstance(spec, JobSpec):
-            spec = check_spec(spec) if isinstance(spec, Mapping) else load_spec(Path(spec))
-        fork_id = fork_job(self._deployment, self.id, after=after, spec=spec)
+        wanted = None if spec is None else given_spec(spec)
+        fork_id = fork_job(self._deployment, self.id, after=after, spec=wanted)
         return type(self)(fork_id, settings=self._deployment.settings)
 
     def save(self, out: Path | str) -> Path:
@@ -177,7 +176,7 @@ class Job:
         Raises:
             JobStateError: the film is not done. OutputError: it cannot be written, or would replace another film.
         """
-        film, summary = self._film(), self.summary()
+        film, summary = self._film(), film_summary(self._deployment.jobs, self.id, of_film=True)
         output.check(self.id)
         output.write(film, summary)
         return summary
@@ -190,7 +189,9 @@ class Job:
         Raises:
             JobStateError: the film is not done. OutputError: a file cannot be written.
         """
-        return write_report(self._film(), self._deployment.jobs.timings(self.id), Path(folder))
+        film, status = self._film(), self.status()
+        count = status.film.segments if status.film and status.film.segments else status.segments
+        return write_report(film, self._deployment.jobs.timings(self.id)[:count], Path(folder))
 
     def summary(self) -> dict[str, Any]:
         """The film summary: the film, and seed, prompt, times and blobs of every committed segment."""
@@ -227,7 +228,7 @@ class Job:
     def _film(self) -> bytes:
         status = self.status()
         if status.film is None:
-            raise JobStateError(f"job {self.id} is {status.state}; only a job that is done has a film")
+            raise JobStateError(f"job {self.id} is {status.state}; only a job that was done has a film")
         try:
             return self._deployment.blobs.get(status.film.blob_id)
         except (BlobNotFoundError, BlobCorruptError):

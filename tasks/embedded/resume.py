@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.client.fork import SHARED_FIELDS, create_fork, whole_segments
+from tasks.client.fork import create_fork, whole_segments
 from tasks.client.job import Job
+from tasks.client.same_head import SHARED_FIELDS, own_inputs
 from tasks.client.submit import submit
 from tasks.deployment import Deployment
 from tasks.embedded.inputs import RenderInputs, read_note, write_note
@@ -16,7 +17,7 @@ from tasks.errors import JobNotFoundError, RecordError, VersionError
 from tasks.jobs.results import JobContents
 from tasks.jobs.units import JobState
 from tasks.settings import Settings
-from tasks.spec.schema import JobHead, JobSpec, SegmentSpec
+from tasks.spec.schema import JobSpec
 
 TEXTS = ("image", "model", "negative_prompt", "text_encoder", "upsampler")
 SUPERSEDED = "another spec is rendered to this film"
@@ -108,7 +109,7 @@ def unchanged(contents: JobContents, made_with: Mapping[str, Any], inputs: Rende
             return 0, _changed(name, getattr(head, name), getattr(spec, name))
     committed = len(contents.committed.handoffs)
     for index, (before, now) in enumerate(zip(contents.segments, spec.segments, strict=False)):
-        values = _own_inputs(head, index, before), _own_inputs(spec, index, now)
+        values = own_inputs(head, index, before), own_inputs(spec, index, now)
         for name in values[0]:
             if values[0][name] != values[1][name]:
                 return min(index, committed), f"segment {index}'s {name} changed"
@@ -119,10 +120,6 @@ def unchanged(contents: JobContents, made_with: Mapping[str, Any], inputs: Rende
     elif len(contents.segments) > same:
         change = f"segment {same} was removed"
     return min(same, committed), change
-
-
-def _own_inputs(head: JobHead, index: int, segment: SegmentSpec) -> dict[str, Any]:
-    return {"prompt": segment.prompt, "seed": head.seed_of(index, segment), "transition": segment.transition}
 
 
 def _changed(name: str, before: object, now: object) -> str:

@@ -19,6 +19,7 @@ from ltx2 import ContinuationState, LTX2ContinuationState
 from tasks.client.job import Job
 from tasks.client.submit import list_jobs, submit
 from tasks.errors import JobStateError
+from tasks.jobs.units import WorkUnit
 from tasks.settings import Settings
 from tests.conftest import ROOT, RedisProcess, Worker
 from tests.tasks.conftest import job_store
@@ -106,3 +107,12 @@ def test_a_failed_job_is_retried_and_an_ended_one_forgotten(old: Settings) -> No
     assert failed.status().state == "running"
     cancelled.forget()
     assert not cancelled.exists()
+
+
+def test_segments_are_appended_to_a_film_of_0_1(old: Settings) -> None:
+    job, film = Job("g0done", settings=old), Job("g0done", settings=old).status().film
+    first = job.status().segments
+    assert job.append([{"prompt": "a red circle"}]) == range(first, first + 1)
+    status = job.status()
+    assert (status.state, status.film, status.open, status.approved) == ("running", film, False, None)
+    assert [need.unit for need in job_store(old).survey(job.id)] == [WorkUnit.segment(first)]

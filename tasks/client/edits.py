@@ -1,0 +1,213 @@
+"""What a user changes of a job that has begun, as methods of `Job`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from tasks.client.edit_plan import EditPlan, JobNow, plan_edit
+from tasks.client.fork import whole_segments
+from tasks.client.idempotency import request_of
+from tasks.client.same_head import check_same_head, comparable
+from tasks.deployment import Deployment
+from tasks.errors import JobStateError, RoomError, ServerError, SpecError
+from tasks.jobs.edits import ANYWHERE, Appended, AppendOutcome, ReplaceOutcome
+from tasks.jobs.records import JobStatus
+from tasks.jobs.units import JobState
+from tasks.maintenance.admission import segment_bytes
+from tasks.spec.loader import check_spec, load_spec
+from tasks.spec.schema import MAX_SEGMENTS, JobSpec, SegmentSpec
+
+log = logging.getLogger(__name__)
+GivenSpec = JobSpec | Mapping[str, Any] | Path | str
+GivenSegments = Sequence[SegmentSpec | Mapping[str, Any]]
+
+
+class JobEdits:
+    """The part of `Job` that changes what is not rendered yet."""
+
+    id: str
+    _deployment: Deployment
+
+    def append(self, added: GivenSpec | GivenSegments, *, idempotency_key: str | None = None) -> range:
+        """Add segments to the end of the job; returns their indices. A job that is done continues.
+
+        added: a list of segments, or a spec whose segments are added; what it says above `segments` must be as in the
+        job. The film that the job has stays until the next one is joined. idempotency_key: any text that names this
+        request: repeated with the same key, it adds nothing. The record remembers the last sixteen requests.
+
+        Raises:
+            JobNotFoundError: no such job. JobStateError: it failed, was cancelled, or has lost blobs: fork it.
+            SpecError: an invalid segment or key, a field that differs, or too many segments. RoomError: the blob budget
+            has no room.
+        """
+        if isinstance(added, Sequence) and not isinstance(added, str):
+            added = {"segments": list(added), "open": True}  # an empty list has an error of its own below
+        spec = given_spec(added)
+        return append_segments(self._deployment, self.id, spec, request=request_of(idempotency_key))
+
+    def replace_prompt(self, index: int, prompt: str) -> None:
+        """Give a segment that no worker has claimed another prompt.
+
+        Raises:
+            JobNotFoundError: no such job. SpecError: an invalid prompt. JobStateError: there is no such segment, it is
+            rendered, or a worker renders it.
+        """
+        checked = check_spec({"segments": [{"prompt": prompt}]}).segments[0].prompt
+        replace_segments(self._deployment, self.id, {index: {"prompt": checked}})
+
+    def close_end(self) -> None:
+        """Wait for no more segments of an open job: the film is joined once all are rendered.
+
+        Raises:
+            JobNotFoundError: no such job. JobStateError: it is not open, or has no segment.
+        """
+        if not self._deployment.jobs.close_end(self.id):
+            raise JobStateError(f"job {self.id} is not open")
+        publish_now(self._deployment, self.id)
+
+    def approve(self, segment: int | None = None, *, all: bool = False) -> None:
+        """Approve a segment (from 0) and those before it; default: the one for which the job waits.
+
+        all: approve every segment, also those to come: the job waits no more. To approve again changes nothing.
+
+        Raises:
+            JobNotFoundError: no such job. JobStateError: it waits for no approval, or that segment is not rendered.
+        """
+        if segment is None and not all:
+            status = self._deployment.jobs.status(self.id)
+            if status.state != JobState.AWAITING_APPROVAL:
+                raise JobStateError(f"job {self.id} is {status.state}; it waits for no approval")
+            segment = status.committed - 1
+        if segment is not None and segment < 0:
+            raise JobStateError(f"job {self.id} has no segment {segment}")
+        self._deployment.jobs.approve(self.id, None if all else segment)
+        publish_now(self._deployment, self.id)
+
+    def plan_edit(self, spec: GivenSpec) -> EditPlan:
+        """What `tasks.edit` would do to make this job's film that of `spec`, a spec of the whole film. Changes nothing.
+
+        Raises:
+            JobNotFoundError: no such job. SpecError: an invalid spec.
+        """
+        return planned(self._deployment, self.id, given_spec(spec))
+
+
+def given_spec(spec: GivenSpec) -> JobSpec:
+    """The spec in a mapping or a file, or that is one. SpecError: it is invalid."""
+    if isinstance(spec, JobSpec):
+        return spec
+    return check_spec(spec) if isinstance(spec, Mapping) else load_spec(Path(spec))
+
+
+def append_segments(
+    deployment: Deployment, job_id: str, spec: JobSpec, *, first: int = ANYWHERE, request: str = ""
+) -> range:
+    """Append the segments of `spec`, see `JobEdits.append`. first: the index that the first one must get."""
+    if not spec.segments:
+        raise SpecError(f"{spec.source.place('segments')}: there is none, so there is nothing to append")
+    contents = deployment.jobs.contents(job_id)
+    status, head = deployment.jobs.status(job_id), contents.head
+    given = spec.model_fields_set
+    check_same_head(spec, head, job_id, why="to which its segments are appended", fields=given)
+    if first == ANYWHERE and "seed" in given and spec.seed != head.seed:
+        place = spec.source.place("seed")
+        raise SpecError(f"{place}: must be that of job {job_id}: {spec.seed} here, {head.seed} there")
+    if contents.committed.start and not contents.segments and spec.segments[0].transition == "cut":
+        place = spec.source.place("segments", 0, "transition")
+        raise SpecError(f"{place}: a job that continues a state cannot start with a cut")
+    if status.state == JobState.DONE:
+        whole = whole_segments(deployment.blobs, contents)
+        if whole < status.committed:
+            advice = f"fork it after segment {whole - 1} or an earlier one" if whole else "submit it again"
+            raise JobStateError(f"blobs of segment {whole} of job {job_id} are missing: {advice}")
+    budget = deployment.jobs.budget_bytes() or deployment.settings.blob_budget_bytes
+    old_film = status.film.size if status.film else 0
+    appended = deployment.jobs.append(
+        job_id,
+        spec.segments,
+        needs_bytes=segment_bytes(head, len(spec.segments)) + old_film,
+        budget_bytes=budget,
+        first=first,
+        request=request,
+    )
+    if appended.outcome != AppendOutcome.APPENDED:
+        raise _refusal(job_id, status, appended, len(spec.segments), budget)
+    publish_now(deployment, job_id)
+    return range(appended.first, appended.first + len(spec.segments))
+
+
+def replace_segments(deployment: Deployment, job_id: str, changes: Mapping[int, Mapping[str, object]]) -> None:
+    """Change fields of segments that no worker has claimed, all of them or none.
+
+    Raises:
+        JobNotFoundError: no such job. JobStateError: what prevents it, and where.
+    """
+    outcome, at = deployment.jobs.replace_segments(job_id, changes)
+    words = {
+        ReplaceOutcome.ABSENT: f"job {job_id} has no segment {at}",
+        ReplaceOutcome.COMMITTED: f"segment {at} of job {job_id} is rendered; fork the job to change it",
+        ReplaceOutcome.CLAIMED: f"a worker renders segment {at} of job {job_id}; fork the job to change it",
+    }
+    if outcome in words:
+        raise JobStateError(words[outcome])
+
+
+def planned(deployment: Deployment, job_id: str, spec: JobSpec) -> EditPlan:
+    """The plan of an edit, see `JobEdits.plan_edit`."""
+    contents, status = deployment.jobs.contents(job_id), deployment.jobs.status(job_id)
+    begun = max(status.committed, deployment.jobs.begun(job_id))
+    now = JobNow(
+        job_id, contents.head, contents.segments, len(contents.committed.handoffs), begun, JobState(status.state)
+    )
+    return plan_edit(now, comparable(spec, contents.head))
+
+
+def edit_in_place(deployment: Deployment, plan: EditPlan, spec: JobSpec) -> None:
+    """Replace and append what `plan`, of kind IN_PLACE, says. To repeat it changes nothing.
+
+    Raises:
+        JobStateError: the job went on since it was planned. What `append_segments` raises.
+    """
+    head = deployment.jobs.head(plan.job_id)
+    segments = spec.segments
+    if spec.seed != head.seed:  # those of the job stay as they are
+        written = [segment.model_copy(update={"seed": spec.seed_of(i, segment)}) for i, segment in enumerate(segments)]
+        segments, spec = written, spec.model_copy(update={"segments": written})
+    if plan.changed:
+        replace_segments(deployment, plan.job_id, {index: dict(segments[index]) for index in plan.changed})
+    if plan.segments > plan.before:
+        rest = spec.model_copy(update={"segments": segments[plan.before :]})
+        append_segments(deployment, plan.job_id, rest, first=plan.before)
+
+
+def publish_now(deployment: Deployment, job_id: str) -> None:
+    """Publish what is due at once; during an outage, a worker does it within seconds."""
+    try:
+        deployment.publisher.publish_due(job_id)
+    except (ServerError, redis.RedisError) as error:
+        log.warning("job %s is changed; a worker publishes what is due: %s", job_id, error)
+
+
+def _refusal(job_id: str, status: JobStatus, appended: Appended, count: int, budget: int | None) -> Exception:
+    """The error about an append that was refused."""
+    if appended.outcome == AppendOutcome.ENDED:
+        last = status.committed - 1
+        advice = f"fork it after segment {last}" if last >= 0 else "submit another one"
+        advice += ", or retry it first" if appended.state == JobState.FAILED else ""
+        return JobStateError(f"job {job_id} is {appended.state}, so nothing can be appended: {advice}")
+    if appended.outcome == AppendOutcome.LONG:
+        return SpecError(
+            f"segments: job {job_id} has {appended.first:,} and would have {appended.first + count:,}; "
+            f"a job has at most {MAX_SEGMENTS:,}"
+        )
+    if appended.outcome == AppendOutcome.MOVED:
+        return JobStateError(f"job {job_id} has {appended.first} segments now: it was changed meanwhile; try again")
+    return RoomError(
+        f"the segments need about {appended.needs_bytes:,} more bytes of blobs, and {appended.free_bytes:,} of the "
+        f"{budget or 0:,} of LONGTAKE_BLOB_BUDGET_BYTES are free; append fewer, or forget jobs that have ended"
+    )
