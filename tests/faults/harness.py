@@ -139,8 +139,13 @@ class Hold:
 
     def wait(self) -> int:
         """Wait until a process is held; returns its id."""
-        wait_until(lambda: self._held.exists() and self._held.read_text(), what=f"a process at {self._held.name}")
+        wait_until(lambda: self.is_reached, what=f"a process at {self._held.name}")
         return int(self._held.read_text())
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether a process is held."""
+        return self._held.exists() and bool(self._held.read_text())
 
     def release(self) -> None:
         """Let the process continue, or cancel the hold."""
@@ -232,10 +237,18 @@ class Harness:
         return Counter(result["state"] for result in results if "state" in result)
 
     def verify(
-        self, job: Job, film: str, *, denoised_again: int = 0, commits_lost: int = 0, blobs_lost: bool = False
+        self,
+        job: Job,
+        film: str,
+        *,
+        denoised_again: int = 0,
+        commits_lost: int = 0,
+        blobs_lost: bool = False,
+        shared: int = 0,
     ) -> Outcome:
         """Wait for the job and check every promise; at most `denoised_again` segments were rendered again.
 
+        `shared`: how many segments a fork shares with another job.
         `commits_lost`: how many accepted commits the broker lost. `blobs_lost`: the blob server lost its data, so a
         commit at that moment may name a deleted blob; otherwise every blob is complete at its commit.
         """
@@ -248,10 +261,11 @@ class Harness:
         assert max(committed.values()) <= epochs, f"a handoff was committed twice within an epoch: {committed}"
         assert max(clips.values()) <= epochs, f"a clip was committed twice within an epoch: {clips}"
         if not status.epoch:
-            fences = [handoff.fence for handoff in handoffs]
+            fences = [handoff.fence for handoff in handoffs[shared:]]
             assert fences == sorted(set(fences))
-        assert blobs_lost or not [event for event in self.events(job) if event.point == INCOMPLETE_COMMIT]
-        again = self.count(job, "segment hydrated").total() - status.segments
+        incomplete = [event for event in self.events(job) if event.point == INCOMPLETE_COMMIT]
+        assert blobs_lost or not incomplete, f"commits that name incomplete blobs: {incomplete}"
+        again = self.count(job, "segment hydrated").total() - (status.segments - shared)
         assert again <= denoised_again, f"{again} segments were denoised again, at most {denoised_again} expected"
         outcome = Outcome(again, self._recovery(job))
         self.outcomes.append(outcome)

@@ -18,12 +18,12 @@ from pathlib import Path
 import pytest
 import redis
 
-from tasks.client.job import Job
 from tasks.jobs.state_wire import handoff_blobs
-from tests.conftest import RedisProcess
+from tests.conftest import RedisProcess, wait_until
 from tests.faults.blob_faults import KINDS, damage
 from tests.faults.conftest import MakeHarness, film_of
 from tests.faults.harness import FaultWorker, Harness
+from tests.faults.steering import Steered, Way
 
 SEED = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(10**6))
 MINUTES = float(os.environ.get("CHAOS_MINUTES", "2"))
@@ -117,22 +117,25 @@ def test_chaos(make_harness: MakeHarness, tmp_path: Path) -> None:
     films = {length: film_of(reference, length) for length in LENGTHS}
     chance = random.Random(SEED)
     chaos = Chaos(harness, chance)
-    jobs: list[tuple[Job, int]] = []
+    jobs: list[Steered] = []
     end = threading.Event()
     # When faults are injected, and a new job is submitted for each that finishes
     until = time.monotonic() + MINUTES * 60
     while time.monotonic() < until:
-        unfinished = [job for job, _ in jobs if not job.status().finished]
+        unfinished = [steered for steered in jobs if not steered.step()]
         for _ in range(JOBS - len(unfinished)):
-            length = chance.choice(LENGTHS)
-            jobs.append((harness.submit(length), length))
+            source = chance.choice(jobs) if jobs else None
+            jobs.append(Steered.begin(harness, chance.choice(list(Way)), chance.choice(LENGTHS), source))
         end.wait(chance.uniform(0.2, 2))
         chaos.inject()
     chaos.restart_workers()
+    for steered in jobs:
+        wait_until(steered.step, what=f"the end of a job that is steered: {steered.way}")
     # Then every job has the right film
-    outcomes = [harness.verify(job, films[length], denoised_again=10**6) for job, length in jobs]
+    outcomes = [harness.verify(one.job, films[one.length], denoised_again=10**6, shared=one.shared) for one in jobs]
     harness.wait_idle(killed=chaos.faults.total())  # the broker redelivers those after its visibility timeout
-    again, segments = sum(outcome.denoised_again for outcome in outcomes), sum(length for _, length in jobs)
+    again, segments = sum(outcome.denoised_again for outcome in outcomes), sum(one.length for one in jobs)
     print(f"{len(jobs)} jobs, {segments} segments, {chaos.faults.total()} faults, {again} denoised again")
+    print(", ".join(f"{count} {way}" for way, count in sorted(Counter(one.way for one in jobs).items())))
     for name, count in sorted(chaos.faults.items()):
         print(f"  {count:4} x {name}")
