@@ -373,4 +373,5 @@ def _status(job_id: str, record: dict[str, bytes], clips: int) -> JobStatus:
         ),
         open=is_open,
         approved=approved,
+        grown=number("grown") or 0,
     )

@@ -234,7 +234,7 @@ class JobStatus:
 
     failures: the newest failed attempts at what failed the job, oldest first. film: while a job is not done, the one
     that it had before segments were appended. open: it waits for more segments at its end. approved: of how many
-    segments; None: it asks for no approval.
+    segments; None: it asks for no approval. grown: how often segments were appended to a film whose end was there.
     """
 
     job_id: str
@@ -257,6 +257,12 @@ class JobStatus:
     failures: tuple[FailedAttempt, ...] = ()
     open: bool = False
     approved: int | None = None
+    grown: int = 0
+
+    @property
+    def generation(self) -> int:
+        """A number that rises whenever what live players were given is not a part of the film any more."""
+        return self.epoch + self.grown
 
     @property
     def finished(self) -> bool:

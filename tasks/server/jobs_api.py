@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
 from fastapi.responses import FileResponse
+from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.client.job import Job
 from tasks.client.submit import iterate_waiting
@@ -16,7 +17,7 @@ from tasks.jobs.units import JobState
 from tasks.server.context import Context, ServerContext
 from tasks.server.spec_requests import SpecRequest, read_spec_request, submit_request
 from tasks.server.views import DeliveryView, JobPage, JobView, job_view, summary_view
-from tasks.spec.schema import JobSpec
+from tasks.spec.schema import MAX_SEGMENTS, JobSpec, SegmentSpec
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 JobId = Annotated[str, Path(description="The id of a job.")]
@@ -107,6 +108,53 @@ def cancel_job(job_id: JobId, context: Context) -> JobView:
 def retry_job(job_id: JobId, context: Context) -> JobView:
     """Retry a failed job, or rebuild a lost film."""
     return _changed(context, job_id, Job.retry)
+
+
+class NewSegments(BaseModel):
+    """Segments to append."""
+
+    model_config = ConfigDict(extra="forbid")
+    segments: Annotated[list[SegmentSpec], Field(min_length=1, max_length=MAX_SEGMENTS)]
+
+
+class NewPrompt(BaseModel):
+    """Another prompt of a segment."""
+
+    model_config = ConfigDict(extra="forbid")
+    prompt: str
+
+
+@router.post("/{job_id}/segments")
+def append_segments(
+    job_id: JobId, context: Context, added: NewSegments, idempotency_key: IdempotencyKey = None
+) -> JobView:
+    """Add segments to the end of a job. One that is done continues; its film stays until the next one."""
+    return _changed(context, job_id, lambda job: job.append(added.segments, idempotency_key=idempotency_key))
+
+
+@router.put("/{job_id}/segments/{segment}/prompt")
+def replace_prompt(
+    job_id: JobId, segment: Annotated[int, Path(ge=0, le=2**31)], context: Context, wanted: NewPrompt
+) -> JobView:
+    """Give a segment that no worker has begun another prompt."""
+    return _changed(context, job_id, lambda job: job.replace_prompt(segment, wanted.prompt))
+
+
+@router.post("/{job_id}/close")
+def close_job(job_id: JobId, context: Context) -> JobView:
+    """Wait for no more segments of an open job."""
+    return _changed(context, job_id, Job.close_end)
+
+
+@router.post("/{job_id}/approve")
+def approve_job(
+    job_id: JobId,
+    context: Context,
+    segment: Annotated[int | None, Query(ge=0, le=2**31, description="Default: the one it waits for.")] = None,
+    all: Annotated[bool, Query(description="Every segment, also those to come.")] = False,
+) -> JobView:
+    """Approve a segment, so that the job goes on."""
+    return _changed(context, job_id, lambda job: job.approve(segment, all=all))
 
 
 @router.get("/{job_id}/summary")

@@ -59,7 +59,7 @@ class LiveFilms:
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
-        self._films: OrderedDict[tuple[str, int, int, bool], _Film] = OrderedDict()
+        self._films: OrderedDict[tuple[str, int, int, int, bool, bool], _Film] = OrderedDict()
         self._making = threading.Lock()
 
     def pieces(self, status: JobStatus) -> PieceList:
@@ -97,7 +97,7 @@ class LiveFilms:
         return record
 
     def _film(self, status: JobStatus) -> _Film:
-        key = (status.job_id, status.epoch, status.clips, status.finished)
+        key = (status.job_id, status.generation, status.clips, status.segments, status.open, status.finished)
         film = self._films.get(key)
         if film is None:
             film = self._films[key] = self._read(status)
@@ -110,7 +110,8 @@ class LiveFilms:
         handoffs, timings = jobs.handoffs(status.job_id), jobs.timings(status.job_id)
         records = jobs.clips(status.job_id)
         clips: list[str] = []
-        while len(clips) in records and len(clips) < len(timings):
+        known = status.segments - status.open  # whether the last one of an open film ends it is not known
+        while len(clips) in records and len(clips) < min(known, len(timings)):
             clips.append(records[len(clips)].blob_id)
         pieces, starts = [], []
         for index, timing in enumerate(timings[: len(clips)]):
@@ -120,7 +121,7 @@ class LiveFilms:
             pieces.append(Piece(index, name, timing.new_frames / timing.shape.fps))
             starts.append(start)
         shape = jobs.head(status.job_id).shape
-        listed = PieceList(status.epoch, tuple(pieces), shape.frames / shape.fps, status.finished)
+        listed = PieceList(status.generation, tuple(pieces), shape.frames / shape.fps, status.finished)
         return _Film(listed, timings, clips, starts)
 
 

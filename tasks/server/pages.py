@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import dropwhile, islice
 from pathlib import Path
@@ -43,6 +44,8 @@ ACTIONS = {
     JobState.QUEUED: ("pause", "cancel"),
     JobState.RUNNING: ("pause", "cancel"),
     JobState.PAUSED: ("resume", "cancel"),
+    JobState.OPEN: ("close", "cancel"),
+    JobState.AWAITING_APPROVAL: ("approve", "cancel"),
     JobState.FAILED: ("retry",),
 }
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
@@ -85,7 +88,14 @@ def film_page(job_id: JobId, context: Context) -> Response:
 @router.post("/films/{job_id}")
 def act(job_id: JobId, context: Context, action: Annotated[str, Form()]) -> Response:
     """Pause, resume, cancel or retry a job."""
-    changes_of = {"pause": Job.pause, "resume": Job.resume, "cancel": Job.cancel, "retry": Job.retry}
+    changes_of: dict[str, Callable[[Job], None]] = {
+        "pause": Job.pause,
+        "resume": Job.resume,
+        "cancel": Job.cancel,
+        "retry": Job.retry,
+        "approve": Job.approve,
+        "close": Job.close_end,
+    }
     try:
         with context.job(job_id) as job:
             changes_of.get(action, _unknown)(job)

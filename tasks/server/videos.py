@@ -129,7 +129,7 @@ def video_of(
         expires_at=int(status.finished_at + retention_s) if status.finished_at else None,
         size=f"{shown.width}x{shown.height}",
         seconds=head.labels.get(SECONDS, f"{float(frames / head.shape.fps):g}"),
-        prompt=segments[0].prompt,
+        prompt=segments[0].prompt if segments else None,
         remixed_from_video_id=head.labels.get(REMIXED_FROM),
         error=VideoError(code=str(status.state), message=reason) if failed else None,
     )
@@ -139,6 +139,8 @@ _STATUS: dict[JobState, Literal["queued", "in_progress", "completed", "failed"]]
     JobState.QUEUED: "queued",
     JobState.RUNNING: "in_progress",
     JobState.PAUSED: "in_progress",
+    JobState.OPEN: "in_progress",
+    JobState.AWAITING_APPROVAL: "in_progress",
     JobState.DONE: "completed",
     JobState.FAILED: "failed",
     JobState.CANCELLED: "failed",
@@ -149,7 +151,7 @@ def _progress(status: JobStatus) -> int:
     if status.state == JobState.DONE:
         return 100
     part = status.progress.step / status.progress.steps if status.progress else 0.0
-    return min(99, int(100 * (status.committed + part) / status.segments))
+    return min(99, int(100 * (status.committed + part) / max(1, status.segments)))
 
 
 def _size_fields(size: object, stages: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from tasks.client.fork import create_fork, spec_of
 from tasks.errors import JobStateError
 from tasks.jobs.lifetimes import new_job_id
 from tasks.jobs.records import JobStatus
+from tasks.jobs.units import JobState
 from tasks.server.answers import invalid
 from tasks.server.context import Context, ServerContext
 from tasks.server.pictures import spritesheet, thumbnail
@@ -142,7 +143,7 @@ def extend_video(context: Context, wanted: Wanted) -> Video:
     if not isinstance(source, Mapping) or not isinstance(source.get("id"), str):
         raise invalid('video: must be {"id": ...} of a finished video', param="video")
     status = context.status(source["id"])
-    if status.film is None:
+    if status.state != JobState.DONE:
         raise JobStateError(f"video {status.job_id} is not finished")
     contents = context.deployment.jobs.contents(status.job_id)
     spec, seconds = spec_of(contents), str(wanted.fields.get("seconds") or DEFAULT_SECONDS)

@@ -29,7 +29,8 @@ end
 if state ~= 'done' and not is_unfinished(KEYS[1]) then
   return { 'ended', state }
 end
-local first, added = read_extent(KEYS[1]).segments, #ARGV - 8
+local extent, added = read_extent(KEYS[1]), #ARGV - 8
+local first = extent.segments
 if first + added > tonumber(ARGV[7]) then
   return { 'long', first }
 end
@@ -61,6 +62,9 @@ if is_admitted then
 end
 for number = 1, added do
   redis.call('HSET', KEYS[3], first + number - 1, ARGV[8 + number])
+end
+if not extent.open and redis.call('HEXISTS', KEYS[4], first - 1) == 1 then  -- players were shown where the film ends
+  redis.call('HINCRBY', KEYS[1], 'grown', 1)
 end
 redis.call('HDEL', KEYS[1], 'waited_ms', 'waited_at')
 redis.call('HDEL', KEYS[2], 'film')

@@ -110,6 +110,7 @@ class Job:
     film: bool = False
     open: bool = False
     left_open: bool = False
+    grown: int = 0
     approved: int | None = None
     prompts: dict[int, str] = field(default_factory=dict)
     progress: int | None = None
@@ -198,6 +199,7 @@ class Job:
     def append(self, prompts: list[str]) -> int:
         """Returns the index of the first new segment."""
         first = self.segments
+        self.grown += not self.open and first - 1 in self.clips
         if self.state == "done":
             film = self.film
             self.revive("done")

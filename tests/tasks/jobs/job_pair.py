@@ -430,6 +430,7 @@ class JobPair:
         assert (status.state, status.committed, status.clips) == (job.shown, job.cursor, len(job.clips))
         assert (status.segments, status.needs_bytes, status.open) == (job.segments, job.needs, job.open)
         assert (status.epoch, status.admitted, status.film) == (job.epoch, job.admitted, FILM if job.film else None)
+        assert status.grown == job.grown
         assert (status.reason, status.failed_segment, status.attempts) == job.ending
         assert (status.started_at is not None) == job.started
         assert (status.progress.step if status.progress else None) == job.progress

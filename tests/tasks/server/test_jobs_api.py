@@ -107,6 +107,37 @@ def test_jobs_are_paused_resumed_cancelled_and_forgotten(client: httpx2.Client) 
     assert error_of(client.get(f"/jobs/{job_id}"))[0] == 404
 
 
+def test_an_open_film_is_steered(client: httpx2.Client, worker: Worker) -> None:
+    # Given an open job that asks for approval
+    job_id = submitted(client, {**spec(), "segments": "open", "approve": True})
+    # When a segment is appended, once more because the reply was lost, and gets another prompt
+    for _ in range(2):
+        answer = client.post(
+            f"/jobs/{job_id}/segments", json={"segments": [{"prompt": "a"}]}, headers={"Idempotency-Key": "first"}
+        )
+        assert (answer.status_code, answer.json()["segments"]) == (200, 1)
+    # Then it is played once it is known whether the film ends with it
+    wait_until(lambda: client.get(f"/jobs/{job_id}").json()["clips"] == 1, what="the first clip")
+    assert client.get(f"/jobs/{job_id}").json()["state"] == "awaiting approval"
+    assert error_of(client.get(f"/jobs/{job_id}/live.m3u8"))[0] == 404
+    assert error_of(client.put(f"/jobs/{job_id}/segments/0/prompt", json={"prompt": "late"}))[0] == 409
+    assert client.post(f"/jobs/{job_id}/segments", json={"segments": [{"prompt": "b"}]}).status_code == 200
+    assert client.put(f"/jobs/{job_id}/segments/1/prompt", json={"prompt": "c"}).status_code == 200
+    assert client.get(f"/jobs/{job_id}/live.m3u8").text.count("#EXTINF") == 1
+    # When it is approved and closed
+    assert client.post(f"/jobs/{job_id}/approve", params={"segment": 0}).status_code == 200
+    assert client.post(f"/jobs/{job_id}/close").json()["state"] in ("running", "awaiting approval")
+    wait_until(lambda: client.get(f"/jobs/{job_id}").json()["committed"] == 2, what="the second segment")
+    assert client.post(f"/jobs/{job_id}/approve", params={"all": True}).status_code == 200
+    # Then it is done; segments that are appended begin another playlist
+    assert finished(client, job_id)["state"] == "done"
+    assert client.get(f"/jobs/{job_id}/summary").json()["segments"][1]["prompt"] == "c"
+    assert "live/0/" in client.get(f"/jobs/{job_id}/live.m3u8").text
+    client.post(f"/jobs/{job_id}/segments", json={"segments": [{"prompt": "d"}]})
+    assert "live/1/" in client.get(f"/jobs/{job_id}/live.m3u8").text
+    assert finished(client, job_id)["segments"] == 3
+
+
 def test_the_same_submission_again_is_the_same_job(client: httpx2.Client) -> None:
     first = submitted(client, spec("a"), **{"Idempotency-Key": "once"})
     assert submitted(client, spec("a"), **{"Idempotency-Key": "once"}) == first
