@@ -164,7 +164,7 @@ def test_jobs_are_listed_in_pages(client: httpx2.Client) -> None:
 
 
 BAD_SPECS: list[tuple[dict[str, Any], str]] = [
-    ({"segments": []}, "segments: must have 1 or more entries"),
+    ({"segments": []}, "segments: must have at least one"),
     (spec("a", height=31), "height: "),
     (spec("a", model="/etc/passwd"), "model: 'passwd' is not a name that this server knows"),
     (spec("a", model="Lightricks/LTX-2"), "model: 'Lightricks/LTX-2' is not a name"),
