@@ -85,3 +85,24 @@ def secrets_in(url: str) -> list[str]:
 def _quoted(value: object) -> str:
     text = f"{value:.3f}" if isinstance(value, float) else str(value)
     return escaped(json.dumps(text, ensure_ascii=False) if re.search(r'[\s"]', text) else text)
+
+
+class SaidOnce:
+    """Remembers what was logged, so that what is repeated is logged once."""
+
+    LIMIT = 1000
+
+    def __init__(self) -> None:
+        self._said: dict[str, None] = {}
+
+    def is_new(self, text: str) -> bool:
+        """Whether this was not said before; from now on it was."""
+        is_new = text not in self._said
+        self._said[text] = None
+        if len(self._said) > self.LIMIT:
+            del self._said[next(iter(self._said))]
+        return is_new
+
+    def forget(self, text: str) -> None:
+        """It has ended: say it the next time."""
+        self._said.pop(text, None)

@@ -19,6 +19,7 @@ FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 15.0
 TOO_MANY_REQUESTS, SERVER_ERROR = 429, 500
 T = TypeVar("T")
+_outage: dict[str, float] = {}  # of this process; its calls fail one after the other until the hub is back
 
 
 @contextmanager
@@ -59,19 +60,19 @@ def waiting_for_hub(fetch: Callable[..., T]) -> Callable[..., T]:
     def call(*args: object) -> T:
         end = time.monotonic() + PATIENCE_S
         pause_s = FIRST_PAUSE_S
-        since: float | None = None
         while True:
             try:
                 found = fetch(*args)
             except HubUnreachableError as error:
-                if since is None:
-                    since = time.monotonic()
+                now = time.monotonic()
+                if _outage.setdefault("since", now) is now:
                     log.warning("the hub cannot be reached, waiting for it: %s", error)
                 if time.monotonic() + pause_s >= end:
                     raise
                 time.sleep(pause_s)
                 pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
                 continue
+            since = _outage.pop("since", None)
             if since is not None:
                 log.warning("the hub can be reached again after %.1f s", time.monotonic() - since)
             return found

@@ -8,7 +8,7 @@ from typing import Any
 
 from tasks.client.progress import clock
 from tasks.deployment import Deployment
-from tasks.jobs.workers import ChildState, WorkerInfo, WorkerList
+from tasks.jobs.workers import WorkerInfo, WorkerList
 from tasks.settings import Settings
 
 
@@ -29,10 +29,12 @@ def describe_activity(worker: WorkerInfo) -> str:
     working = worker.working
     if working is not None:
         text = f"{working.unit} of job {working.job_id} for {clock(worker.seen_at - working.since)}"
-    elif any(child.state == ChildState.IDLE for child in worker.children):
+    elif worker.is_idle:
         text = "idle"
     else:
         text = "loading its model"
+    if worker.blob_outage_s:
+        text += f" · cannot reach the blob server for {worker.blob_outage_s:.0f} s"
     return f"{text} · stops after it" if worker.stopping else text
 
 

@@ -22,6 +22,7 @@ RETRY_EVERY_S = 2.0
 HEALTH_CHECK_S = 30
 FULL_PATIENCE_S = 60.0
 FULL_PAUSE_S = 1.0
+QUIET_S = 5.0  # without a refusal for so long, a call that succeeds proves that there is room again
 # The connections log an outage; who waits for its end need not.
 OUTAGES = (BlobStoreUnavailableError, ServerError, redis.ConnectionError, redis.TimeoutError)
 T = TypeVar("T")
@@ -50,24 +51,55 @@ def patience_s(*, patient: bool) -> float:
     return PATIENCE_S if patient else IMPATIENCE_S
 
 
+class Shortage:
+    """A server that is full. However many calls wait for room, this process logs the start and the end."""
+
+    def __init__(self, what: str, wanted: str) -> None:
+        """The lines are "waiting for `what` to have `wanted`" and "`what` has `wanted` again"."""
+        self._what = what
+        self._wanted = wanted
+        self._times: dict[str, float] = {}  # atomic without a lock, which a fork could copy while it is held
+
+    def refused(self, error: Exception) -> None:
+        """Record that a call was refused."""
+        now = self._times["last"] = time.monotonic()
+        if self._times.setdefault("since", now) is now:
+            log.warning("waiting for %s to have %s: %s", self._what, self._wanted, error)
+
+    def served(self, *, waited: bool) -> None:
+        """Record that a call succeeded. waited: it was refused before."""
+        now = time.monotonic()
+        if self._times and (waited or now - self._times["last"] > QUIET_S):
+            since = self._times.pop("since", None)
+            if since is not None:
+                log.warning("%s has %s again after %.1f s", self._what, self._wanted, now - since)
+
+
+_broker_shortage = Shortage("Redis", "memory")
+
+
 def retry_while_full(
-    call: Callable[[], T], is_full: Callable[[Exception], bool], *, patience_s: float, wanted: str
+    call: Callable[[], T], is_full: Callable[[Exception], bool], *, patience_s: float, shortage: Shortage
 ) -> T:
     """The result of `call`, repeated for up to `patience_s` while `is_full` says that it failed for lack of room.
 
     Any other error is raised at once, and lack of room when `patience_s` is over.
     """
     start = time.monotonic()
-    waits = False
+    waited = False
     while True:
         try:
-            return call()
+            result = call()
         except Exception as error:
-            if not is_full(error) or time.monotonic() >= start + patience_s:
+            if not is_full(error) or not patience_s:
                 raise
-            if not waits:
-                log.warning("waiting for %s: %s", wanted, error)
-            waits = True
+            shortage.refused(error)
+            if time.monotonic() >= start + patience_s:
+                raise
+        else:
+            shortage.served(waited=waited)
+            return result
+        waited = True
         time.sleep(FULL_PAUSE_S)
 
 
@@ -79,7 +111,7 @@ def when_there_is_memory(call: Callable[[], T], *, patient: bool) -> T:
     """
     patience_s = FULL_PATIENCE_S if patient else 0.0
     try:
-        return retry_while_full(call, is_out_of_memory, patience_s=patience_s, wanted="Redis to have memory")
+        return retry_while_full(call, is_out_of_memory, patience_s=patience_s, shortage=_broker_shortage)
     except redis.ResponseError as error:
         if not is_out_of_memory(error):
             raise

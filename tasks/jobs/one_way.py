@@ -16,6 +16,7 @@ from redis.connection import ConnectionPool
 from redis.exceptions import NoScriptError
 
 from blobstore.redis.errors import is_out_of_memory
+from tasks.logs import SaidOnce
 
 log = logging.getLogger(__name__)
 UNANSWERED_LIMIT = 1000
@@ -44,6 +45,7 @@ class OneWay:
         self._unanswered: deque[Command] = deque()
         self._sent = 0  # so many of them, on the present connection
         self._connection: Any = None  # redis-py has no types for it
+        self._said = SaidOnce()
 
     def send(self, *commands: Command) -> None:
         """Send commands. Without a connection it tries as long as the pool's connections do, then drops them.
@@ -98,7 +100,8 @@ class OneWay:
         except NoScriptError:
             raise redis.ConnectionError("the server has lost its scripts") from None
         except redis.ResponseError as error:
-            if not is_out_of_memory(error):  # the calls that wait for their reply log that
+            # the calls that wait for their reply log that the server is full
+            if not is_out_of_memory(error) and self._said.is_new(str(error)):
                 log.warning("Redis refused a command: %s", error)
         self._unanswered.popleft()
         self._sent -= 1

@@ -22,12 +22,14 @@ class WaitReason(StrEnum):
     QUEUE = "queue"
     LOADING = "loading"
     SILENT = "silent"
+    BLOBS = "blob server"
     NO_WORKER = "no worker"
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """What a job waits for. queue: that of its message. worker: one that loads its model, or that is silent.
+    """What a job waits for. queue: that of its message. worker: one that loads its model, is silent, or does
+    not reach the blob server.
 
     silent_s: seconds since the last word of that worker. jobs_ahead: messages that are taken before this job's.
     """
@@ -44,6 +46,8 @@ class Wait:
             return f"waiting in queue, {ahead} job{'s' if ahead > 1 else ''} ahead" if ahead else "next in queue"
         if self.reason == WaitReason.LOADING:
             return f"worker {self.worker} is loading the model"
+        if self.reason == WaitReason.BLOBS:
+            return f"worker {self.worker} cannot reach the blob server"
         silence = f"no word from {self.worker} for {self.silent_s:.0f} s" if self.silent_s is not None else ""
         if self.reason == WaitReason.SILENT:
             return silence
@@ -104,19 +108,23 @@ def read_waits(client: redis.Redis, statuses: Sequence[Waiter], workers: WorkerL
 
 def _wait(reply: Mapping[bytes, bytes], queues: Mapping[str, _Queue], workers: WorkerList) -> Wait | None:
     units = {name.decode(): json.loads(data) for name, data in reply.items()}
-    living = {worker.token for worker in workers.living}
+    living = {worker.token: worker for worker in workers.living}
     silent = {one.worker.token: one for one in workers.silent}
     free = [(name, unit) for name, unit in units.items() if unit.get("after", "") not in units]
-    if any(unit["token"] and unit["node"] in living for _, unit in free):
-        return None
+    holders = [living[unit["node"]] for _, unit in free if unit["token"] and unit["node"] in living]
+    if holders:
+        cut_off = next((worker.name for worker in holders if worker.blob_outage_s), None)
+        return Wait(WaitReason.BLOBS, worker=cut_off) if cut_off else None
     lost = next((silent[unit["node"]] for _, unit in free if unit["token"] and unit["node"] in silent), None)
     wanted = [(queue_of(WorkUnit.parse(name, unit["index"])), unit) for name, unit in free]
     queue, unit = wanted[0] if wanted else (SEGMENTS, None)
-    takers = [worker for worker in workers.living if queue in worker.queues and not worker.stopping]
+    takers = [worker for worker in workers.living if worker.takes(queue)]
     if not takers:
         return _silence(WaitReason.NO_WORKER, queue, lost)
     if lost is not None:
         return _silence(WaitReason.SILENT, queue, lost)
+    if all(worker.blob_outage_s for worker in takers):
+        return Wait(WaitReason.BLOBS, queue, worker=takers[0].name)
     if all(_is_loading(worker) for worker in takers):
         return Wait(WaitReason.LOADING, queue, worker=takers[0].name)
     if unit is None or unit["token"] or unit["sticky"] or not unit["announced"]:

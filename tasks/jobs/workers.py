@@ -69,7 +69,7 @@ class WorkerInfo:
 
     name: its Celery node name. token: of its main process, never used twice. clock_offset_s: its clock minus Redis'.
     fault: why its host cannot render; such a worker has ended. life_s: it is silent after so long without a new
-    heartbeat.
+    heartbeat. blob_outage_s: for how long it cannot use the blob server; 0 while it can.
     """
 
     token: str
@@ -87,11 +87,21 @@ class WorkerInfo:
     stopping: bool = False
     fault: str | None = None
     life_s: float | None = None
+    blob_outage_s: float = 0.0
 
     @property
     def working(self) -> ChildInfo | None:
         """The child that works on a job, if any does."""
         return next((child for child in self.children if child.state == ChildState.WORKING), None)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether one of its children waits for work."""
+        return any(child.state == ChildState.IDLE for child in self.children)
+
+    def takes(self, queue: str) -> bool:
+        """Whether it takes messages of this queue."""
+        return queue in self.queues and not self.stopping
 
     def pack(self) -> bytes:
         """This entry as JSON, with the format version; long texts are cut."""

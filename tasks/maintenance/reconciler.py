@@ -15,12 +15,14 @@ import redis
 
 from blobstore import BlobStoreUnavailableError, ManagedBlobStore, open_blob_store
 from blobstore.redis.outages import REFUSALS
+from tasks.errors import RecordError
 from tasks.jobs.connection import IMPATIENCE_S, OUTAGES, RETRY_EVERY_S
 from tasks.jobs.keys import PREFIX
 from tasks.jobs.queues import queue_of
 from tasks.jobs.results import Need, NeedReason
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import JobState, WorkUnit
+from tasks.logs import SaidOnce
 from tasks.maintenance.admission import admit_waiting, settle_ended
 from tasks.maintenance.submissions import complete_submissions
 from tasks.maintenance.sweeper import Sweeper
@@ -33,6 +35,7 @@ LOCK = f"{PREFIX}reconciler"
 UNPUBLISHED_GRACE_S = 3.0
 LOST_MESSAGE_GRACE_S = 5.0
 SWEEP_EVERY_S = 60.0
+FAILED = "reconciling failed, trying again"
 JOBS_PER_SURVEY = 50
 # How Redis 7 ends and Redis 6 begins the error of a script.
 SCRIPT_POSITION = re.compile(r" script: \w+, on @user_script:\d+\.?$|^Error running script \(.*?\): @user_script:\d+: ")
@@ -40,19 +43,6 @@ SCRIPT_POSITION = re.compile(r" script: \w+, on @user_script:\d+\.?$|^Error runn
 SERVER_CODES = (*REFUSALS, "OOM", "BUSY", "NOSCRIPT", "NOPERM", "NOAUTH", "EXECABORT")
 SERVER_STATE = re.compile(rf"\b({'|'.join(SERVER_CODES)})\b")
 _Message = tuple[str, WorkUnit, int]  # job, unit, ticket
-
-
-@contextmanager
-def _isolated(what: str) -> Iterator[None]:
-    """Log errors in this block, except an outage of the broker, to reconcile other jobs."""
-    try:
-        yield
-    except BlobStoreUnavailableError:
-        pass  # the connection has logged it
-    except (*OUTAGES, redis.OutOfMemoryError):
-        raise
-    except Exception:
-        log.exception("cannot reconcile %s", what)
 
 
 def open_reconciler_blobs(settings: Settings) -> ManagedBlobStore:
@@ -82,7 +72,7 @@ class Reconciler:
         self._publisher = publisher
         self._settings = settings
         self._suspects: dict[_Message, float] = {}
-        self._skipped: set[str] = set()
+        self._said = SaidOnce()
         self._reserved = sys.maxsize
         self._queues: dict[str, tuple[int, int]] = {}
         self._sweeper = Sweeper(jobs, blobs, retention_s=settings.retention_s)
@@ -100,16 +90,30 @@ class Reconciler:
                 if self._hold_lock():
                     self.reconcile()
                     self._sweep_if_due()
-            except OUTAGES:
-                pass  # the connection has logged it
-            except redis.OutOfMemoryError as error:
-                log.warning("reconciling failed, trying again: %s", error)
+                self._said.forget(FAILED)
+            except (*OUTAGES, redis.OutOfMemoryError):
+                pass  # the connection, or the wait for memory, has logged it
             except Exception:
-                log.exception("reconciling failed, trying again")
+                if self._said.is_new(FAILED):
+                    log.exception(FAILED)
 
     def stop(self) -> None:
         """End `run`."""
         self._stop.set()
+
+    @contextmanager
+    def _isolated(self, what: str) -> Iterator[None]:
+        """Log errors in this block once, except an outage of the broker, to reconcile other jobs."""
+        try:
+            yield
+            self._said.forget(what)
+        except BlobStoreUnavailableError:
+            pass  # the connection has logged it
+        except (*OUTAGES, redis.OutOfMemoryError):
+            raise
+        except Exception:
+            if self._said.is_new(what):
+                log.exception("cannot reconcile %s, trying again", what)
 
     def reconcile(self) -> int:
         """Check every unfinished job once; returns how many messages were published."""
@@ -117,16 +121,16 @@ class Reconciler:
         published = 0
         seen: set[_Message] = set()
         self._queues.clear()
-        with _isolated("jobs that are being submitted"):
+        with self._isolated("jobs that are being submitted"):
             self._complete_submissions()
-        with _isolated("jobs that wait for admission"):
+        with self._isolated("jobs that wait for admission"):
             self._admit()
         active = self._jobs.active()
         for first in range(0, len(active), JOBS_PER_SURVEY):
             if time.monotonic() - self._pulsed >= self._settings.reconcile_s:
                 self._pulse()  # so that a long round does not count as an outage
             for job_id, needs in self._jobs.surveys(active[first : first + JOBS_PER_SURVEY]):
-                with _isolated(f"job {job_id}"):
+                with self._isolated(f"job {job_id}"):
                     published += self._reconcile_job(job_id, needs, seen, now)
         self._suspects = {suspect: since for suspect, since in self._suspects.items() if suspect in seen}
         return published
@@ -155,7 +159,7 @@ class Reconciler:
                 self._skip(job_id, what, error)
                 continue
             log.info("its submission was completed", extra={"job": job_id})
-            self._skipped.discard(what)
+            self._said.forget(what)
 
     def _admit(self) -> None:
         if not self._jobs.waits_for_room():
@@ -180,22 +184,29 @@ class Reconciler:
             if self._skip(job_id, what, needs):
                 self._fail_if_damaged(job_id, needs)
             return 0
-        self._skipped.discard(what)
+        self._said.forget(what)
         published = 0
         for need in needs:
             suspect = (job_id, need.unit, need.ticket)
             seen.add(suspect)
-            if self._is_stuck(suspect, need, now) and self._publisher.publish(job_id, need.unit, seen=need.ticket):
-                published += 1
-                log.warning("published again", extra={"job": job_id, "unit": need.unit, "reason": need.why})
+            try:
+                if not self._is_stuck(suspect, need, now) or not self._publisher.publish(
+                    job_id, need.unit, seen=need.ticket
+                ):
+                    continue
+            except RecordError as error:  # its message cannot be written
+                log.error("its record is damaged", extra={"job": job_id, "reason": str(error)})
+                self._jobs.stop(job_id, JobState.FAILED, str(error))
+                return published
+            published += 1
+            log.warning("published again", extra={"job": job_id, "unit": need.unit, "reason": need.why})
         return published
 
     def _skip(self, job_id: str, what: str, error: Exception) -> bool:
         """Log once why something cannot be done for a job, and return whether it is new; each round tries again."""
-        is_new = what not in self._skipped
+        is_new = self._said.is_new(what)
         if is_new:
             log.error("cannot %s", what, extra={"job": job_id, "reason": SCRIPT_POSITION.sub("", str(error))})
-        self._skipped.add(what)
         return is_new
 
     def _fail_if_damaged(self, job_id: str, error: Exception) -> None:

@@ -34,6 +34,10 @@ def examine_workers(workers: WorkerList) -> Iterator[Finding]:
     for what, value_of in COMPARED.items():
         yield from _differences(what, renderers, value_of)
     for worker in living:
+        if worker.blob_outage_s:
+            problem = f"worker {worker.name} on {worker.host} cannot reach the blob server"
+            advice = "check LONGTAKE_BLOB_URL and the network there"
+            yield error(WORKERS, f"{problem}, for {worker.blob_outage_s:.0f} s", advice)
         if abs(worker.clock_offset_s) > CLOCK_TOLERANCE_S:
             problem = f"the clock of {worker.host} (worker {worker.name}) is off by {worker.clock_offset_s:+.1f} s"
             yield warning(WORKERS, problem, "synchronize it with that of the broker")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from celery import Task
@@ -24,6 +25,7 @@ from tasks.worker import metrics
 from tasks.worker.app import app
 from tasks.worker.context import WorkerContext, process
 from tasks.worker.failures import handle_failure, reading_from, when_there_is_room
+from tasks.worker.hand_over import hand_over
 from tasks.worker.lease import Lease
 from tasks.worker.run_claimed import run_claimed
 
@@ -61,7 +63,7 @@ def _rebuild(context: WorkerContext, lease: Lease) -> dict[str, Any]:
 
 def make_clip_in_background(context: WorkerContext, claim: Claim, output: SegmentOutput, timing: SegmentTiming) -> None:
     """Queue the clip of a segment for the background thread; blocks while two clips are queued or being made."""
-    lease = Lease(context.deployment.jobs, claim, context.settings.lease_s)
+    lease = Lease(context.deployment.jobs, claim, context.settings.lease_s, partial(hand_over, context))
     with lease.until_handed_over():
         context.background.add(_ClipWork(context, lease, output.frames, output.sound, output.audio_rate, timing))
 

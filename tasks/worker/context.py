@@ -12,14 +12,14 @@ from kombu import Queue
 from tasks.deployment import Deployment
 from tasks.jobs.results import Claim
 from tasks.jobs.units import UnitKind
-from tasks.logs import log_context
+from tasks.logs import SaidOnce, log_context
 from tasks.messaging.topology import sticky_queue
 from tasks.settings import Settings
 from tasks.worker.activity import ActivityBoard
 from tasks.worker.background import BackgroundThread
 from tasks.worker.engines import EngineSlot
 from tasks.worker.heartbeat import Heartbeat
-from tasks.worker.shutdown import HostFault, LoadCount, ShutdownFlag
+from tasks.worker.shutdown import BlobOutage, HostFault, LoadCount, ShutdownFlag
 from tasks.worker.state_cache import StateCache
 
 
@@ -27,7 +27,8 @@ class WorkerContext:
     """Everything that the tasks of one process share. It lives until the process ends, or `close` is called.
 
     worker: the name of this process. node: its worker, the same for all its processes. unusable: the process takes no
-    more work, and ends at its next message: its device failed, and a new process may use it again.
+    more work, and ends at its next message: its device failed, and a new process may use it again. released: reasons of
+    releases that were logged; they come back until another worker takes the work.
     """
 
     def __init__(self, settings: Settings, *, node: str = "") -> None:
@@ -39,6 +40,7 @@ class WorkerContext:
         self.worker = f"{socket.gethostname()}:{os.getpid()}"
         self.node = node
         self.unusable = False
+        self.released = SaidOnce()
 
     def logging(self, claim: Claim) -> AbstractContextManager[None]:
         """Add the fields of a claim to every log line inside the block."""
@@ -63,6 +65,7 @@ class WorkerProcess:
         self.shutdown = ShutdownFlag()
         self.host_fault = HostFault()
         self.loads = LoadCount()
+        self.blob_outage = BlobOutage()
         self.activity = ActivityBoard()
         self.heartbeat: Heartbeat | None = None
         self.token = secrets.token_hex(4)
@@ -74,6 +77,7 @@ class WorkerProcess:
         self.shutdown.reset()
         self.host_fault.reset()
         self.loads.reset()
+        self.blob_outage.reset()
         self.activity.reset()
         self.token = secrets.token_hex(4)
 

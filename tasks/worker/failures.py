@@ -28,7 +28,7 @@ from ltx2.errors import (
     UnsupportedStateError,
 )
 from tasks.errors import FlatSegmentError, HostFaultError, SpecError, VersionError, WorkFailedError
-from tasks.jobs.connection import OUTAGES, retry_while_full
+from tasks.jobs.connection import OUTAGES, Shortage, retry_while_full
 from tasks.jobs.queues import queue_of
 from tasks.jobs.results import Claim, Released, ReleaseOutcome
 from tasks.jobs.units import START_INDEX, WorkUnit
@@ -58,6 +58,7 @@ OUTCOMES = {
     ReleaseOutcome.REFUSED: "the claim was already lost",
 }
 T = TypeVar("T")
+_blob_shortage = Shortage("the blob store", "room")
 
 
 class InputLostError(Exception):
@@ -84,7 +85,7 @@ def when_there_is_room(store: Callable[[], T]) -> T:
     Raises:
         BlobStoreFullError: the store stayed full.
     """
-    return retry_while_full(store, _is_full, patience_s=FULL_STORE_PATIENCE_S, wanted="the blob store to have room")
+    return retry_while_full(store, _is_full, patience_s=FULL_STORE_PATIENCE_S, shortage=_blob_shortage)
 
 
 def _is_full(error: Exception) -> bool:
@@ -120,25 +121,25 @@ def handle_failure(context: WorkerContext, claim: Claim, error: Exception, *, fi
     else:
         metrics.failures.labels(str(claim.unit.kind), kind).inc()
     if isinstance(error, RELEASED):
-        if not isinstance(error, OUTAGES):  # which the connection has logged
-            log.warning("released", extra={"reason": str(error)})
+        if isinstance(error, NEWER) and context.released.is_new(f"{claim.job_id} {error}"):
+            log.warning("released", extra={"reason": str(error)})  # who waited has logged the start of any other
         is_of_blobs = isinstance(error, BlobStoreUnavailableError)
         if not is_of_blobs:
             time.sleep(OUTAGE_PAUSE_S)
         with suppress(*OUTAGES):  # then the lease expires
-            _publish_again(context, claim, jobs.release(claim))
+            publish_again(context, claim, jobs.release(claim))
         if is_of_blobs:
             _wait_for_blobs(context)
         return f"{error}; released, a worker tries again"
     context.unusable |= isinstance(error, HostFaultError) or not context.engines.device_works()
     if isinstance(error, HostFaultError):
         log.error("released: this process cannot render", extra={"reason": str(error)})
-        _publish_again(context, claim, jobs.release(claim))
+        publish_again(context, claim, jobs.release(claim))
         return f"{error}; released, a new process tries again"
     reason = f"{kind}: {error}"
     log.error("failed", exc_info=error, extra={"reason": reason})
     released = jobs.release(claim, reason[:REASON_CHARACTERS], final=final or isinstance(error, PERMANENT))
-    _publish_again(context, claim, released)
+    publish_again(context, claim, released)
     return f"{reason}; {OUTCOMES[released.outcome]}"
 
 
@@ -154,7 +155,8 @@ def _wait_for_blobs(context: WorkerContext) -> None:
             return  # the next unit meets it, too
 
 
-def _publish_again(context: WorkerContext, claim: Claim, released: Released) -> None:
+def publish_again(context: WorkerContext, claim: Claim, released: Released) -> None:
+    """Publish the work of a released claim, if it is due."""
     publisher = context.deployment.publisher
     if released.outcome == ReleaseOutcome.RETRY and publisher.publish(claim.job_id, claim.unit, seen=released.ticket):
         log.info("retried", extra={"reason": f"published to {queue_of(claim.unit)}"})

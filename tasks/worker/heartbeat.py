@@ -15,14 +15,18 @@ from dataclasses import replace
 
 import redis
 
+from blobstore import BlobStoreError, BlobStoreUnavailableError, ManagedBlobStore, open_blob_store
 from tasks.jobs.connection import OUTAGES, connect
 from tasks.jobs.workers import Versions, WorkerInfo, WorkerRegistry
 from tasks.settings import Settings
 from tasks.worker.activity import ActivityBoard
-from tasks.worker.shutdown import ShutdownFlag
+from tasks.worker.shutdown import BlobOutage, ShutdownFlag
 
 log = logging.getLogger(__name__)
 BEAT_EVERY_S = 3.0
+BEATS_PER_LEASE = 5  # at least, of a lease of five seconds or more
+SHORTEST_PAUSE_S = 1.0
+BLOB_TIMEOUT_S = 2.0
 LIFE_S = 15.0  # how long an entry outlives its last heartbeat
 FAULT_LIFE_S = 600.0  # and that of a worker that ended by a host fault
 LAST_BEAT_TIMEOUT_S = 3.0
@@ -38,11 +42,20 @@ class Heartbeat:
     shared with the child.
     """
 
-    def __init__(self, settings: Settings, info: WorkerInfo, board: ActivityBoard, shutdown: ShutdownFlag) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        info: WorkerInfo,
+        board: ActivityBoard,
+        shutdown: ShutdownFlag,
+        blob_outage: BlobOutage,
+    ) -> None:
         self._settings = settings
         self._info = info
         self._board = board
         self._shutdown = shutdown
+        self._blob_outage = blob_outage
+        self._pause_s = beat_every_s(settings.lease_s)
         self._done = threading.Event()
         self._writing = threading.Lock()
         self._fault: str | None = None
@@ -71,9 +84,11 @@ class Heartbeat:
         client = self._connect()
         registry = WorkerRegistry(client)
         names = NameCheck(self._info)
+        blobs = BlobCheck(self._settings, self._blob_outage, timeout_s=min(BLOB_TIMEOUT_S, self._pause_s))
         is_out = False
         while not self._done.is_set():
             try:
+                blobs.check()
                 self._beat(client, registry, life_s=LIFE_S)
                 names.check(registry)
                 is_out = False
@@ -83,7 +98,7 @@ class Heartbeat:
                 if not is_out:
                     log.warning("the heartbeat cannot be written, trying again: %s", error)
                 is_out = True
-            self._done.wait(BEAT_EVERY_S)
+            self._done.wait(self._pause_s)
         if self._fault is None:
             with suppress(redis.RedisError):  # then it expires
                 registry.remove(self._info.token)
@@ -111,9 +126,38 @@ class Heartbeat:
                 seen_at=now,
                 children=self._board.children(clock_offset_s=offset_s),
                 stopping=self._shutdown.is_set(),
+                blob_outage_s=round(self._blob_outage.seconds, 1),
                 fault=self._fault,
             )
             registry.write(info, life_s=life_s)
+
+
+def beat_every_s(lease_s: float) -> float:
+    """Seconds between two heartbeats."""
+    return min(BEAT_EVERY_S, max(SHORTEST_PAUSE_S, lease_s / BEATS_PER_LEASE))
+
+
+class BlobCheck:
+    """Tries with each heartbeat whether the blob server takes writes from this host; the children read the result."""
+
+    def __init__(self, settings: Settings, outage: BlobOutage, *, timeout_s: float) -> None:
+        self._blobs: ManagedBlobStore = open_blob_store(settings.blobs, patience_s=0.0, reply_timeout_s=timeout_s)
+        self._outage = outage
+        self._since: float | None = None
+
+    def check(self) -> None:
+        """Write a small key."""
+        began = time.monotonic()
+        try:
+            self._blobs.check_writable()
+        except BlobStoreUnavailableError:  # the connection has logged it
+            if self._since is None:
+                self._since = began
+            self._outage.seconds = max(time.monotonic() - self._since, 0.001)
+            return
+        except BlobStoreError:
+            pass  # it is reached; what is wrong, the next unit meets
+        self._since, self._outage.seconds = None, 0.0
 
 
 class NameCheck:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Self
 
 import redis
 
+from tasks.errors import RecordError
 from tasks.jobs.connection import OUTAGES
 from tasks.jobs.records import Progress
 from tasks.jobs.results import Claim
 from tasks.jobs.store import JobStore
+from tasks.logs import SaidOnce
 from tasks.worker import metrics
 
 log = logging.getLogger(__name__)
@@ -25,12 +27,19 @@ OVERDUE_S = 1.0
 
 
 class Lease:
-    """A claim whose lease a thread renews. A context manager."""
+    """A claim whose lease a thread renews. A context manager.
 
-    def __init__(self, jobs: JobStore, claim: Claim, lease_s: float) -> None:
+    hand_over: called after each renewal by the thread; whether it released the claim, which is lost then.
+    """
+
+    def __init__(
+        self, jobs: JobStore, claim: Claim, lease_s: float, hand_over: Callable[[Claim], bool] = lambda _: False
+    ) -> None:
         self.claim = claim
         self.lost = False
+        self._said = SaidOnce()
         self._jobs = jobs
+        self._hand_over = hand_over
         self._interval = lease_s / RENEWALS
         self._asked: float | None = None
         self._done = threading.Event()
@@ -102,11 +111,16 @@ class Lease:
     def _renew_until_done(self) -> None:
         while not self._done.wait(self._interval):
             self._asked = time.monotonic()
+            claim = self.claim
             try:
-                self.renew()
+                if self.renew() and self._hand_over(claim):
+                    self.lost = claim is self.claim
             except OUTAGES:
                 pass  # the connection has logged it
-            except redis.RedisError as error:
-                log.warning("cannot renew the lease of job %s, %s: %s", self.claim.job_id, self.claim.unit, error)
+            except redis.OutOfMemoryError:
+                pass  # the wait for memory has logged it
+            except (redis.RedisError, RecordError) as error:
+                if self._said.is_new(str(error)):
+                    log.warning("cannot renew the lease of job %s, %s: %s", claim.job_id, claim.unit, error)
             finally:
                 self._asked = None

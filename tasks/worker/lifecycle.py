@@ -132,7 +132,9 @@ def consume_sticky_queue(sender: str, **_: Any) -> None:
     process.start_worker()
     queues = app.amqp.queues
     info = describe_worker(process.context.settings, sender, process.token, queues.consume_from)
-    process.heartbeat = Heartbeat(process.context.settings, info, process.activity, process.shutdown)
+    process.heartbeat = Heartbeat(
+        process.context.settings, info, process.activity, process.shutdown, process.blob_outage
+    )
     threading.Thread(target=watch_for_host_fault, name="host fault", daemon=True).start()
     if SEGMENTS in queues.consume_from:
         sticky = process.sticky_queue(sender)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 from billiard.pool import EX_RECYCLE
@@ -20,6 +21,7 @@ from tasks.jobs.results import Claim, ClaimResult, FailedHere, NotChained, Refus
 from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.worker.context import WorkerContext, process
 from tasks.worker.failures import InputLostError, handle_failure, handle_lost_input
+from tasks.worker.hand_over import hand_over
 from tasks.worker.lease import Lease
 from tasks.worker.peers import has_other_worker
 
@@ -58,6 +60,8 @@ def run_claimed(
         return _run_claimed(task, context, job_id, kind, index, ticket, work)
     except OUTAGES as error:  # one that lasted longer than anything waited; the connection has logged it
         raise WorkFailedError(f"{error}; a worker tries again") from None
+    except RecordError as error:  # found when the claim was renewed, committed or released
+        raise WorkFailedError(f"{error}; the job fails") from None
 
 
 def _run_claimed(
@@ -84,7 +88,8 @@ def _run_claimed(
         _skip(task, "it failed on this worker; another one may try")
     if isinstance(claim, NotChained):
         return {"chained": context.deployment.publisher.publish(job_id, WorkUnit.segment(claim.next_index))}
-    with context.logging(claim), process.activity.working(claim), Lease(jobs, claim, context.settings.lease_s) as lease:
+    lease = Lease(jobs, claim, context.settings.lease_s, partial(hand_over, context))
+    with context.logging(claim), process.activity.working(claim), lease:
         return _work(task, context, claim, lease, work)
 
 
@@ -127,5 +132,6 @@ def _skip(task: Task[..., Any], reason: str) -> NoReturn:
     except (*OUTAGES, OperationalError):
         pass  # the connection has logged it
     except Exception as error:
-        log.warning("the task's state could not be sent", extra={"reason": str(error)})
+        if process.context.released.is_new(str(error)):
+            log.warning("the task's state could not be sent", extra={"reason": str(error)})
     raise Ignore(reason)

@@ -1,10 +1,12 @@
-"""Memory that a worker shares with its forked children: the shutdown flag, a count of loads, a child's host fault."""
+"""Memory that a worker shares with its forked children: shutdown, loads, a child's host fault, the blob server."""
 
 from __future__ import annotations
 
 import mmap
+import struct
 
 HOST_FAULT_BYTES = 4096
+SECONDS = struct.Struct("=d")
 
 
 class ShutdownFlag:
@@ -66,3 +68,23 @@ class HostFault:
     def reason(self) -> str:
         """The reported reason, empty while there is none."""
         return bytes(self._memory).partition(b"\0")[0].decode(errors="replace")
+
+
+class BlobOutage:
+    """For how long the blob server cannot be used from this host: written by the main process, read by its children."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, SECONDS.size)
+
+    def reset(self) -> None:
+        """Start a worker: use memory that no other process shares. Call it before the worker forks."""
+        self._memory = mmap.mmap(-1, SECONDS.size)
+
+    @property
+    def seconds(self) -> float:
+        """From the first failed attempt to use it to the newest one; 0 if the newest one succeeded."""
+        return float(SECONDS.unpack(self._memory[:])[0])
+
+    @seconds.setter
+    def seconds(self, seconds: float) -> None:
+        self._memory[:] = SECONDS.pack(seconds)

@@ -8,7 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from blobstore import BlobNotFoundError, BlobStore, BlobStoreError, BlobStoreUnavailableError, blob_id_of
+from blobstore import (
+    BlobNotFoundError,
+    BlobStore,
+    BlobStoreError,
+    BlobStoreFullError,
+    BlobStoreUnavailableError,
+    blob_id_of,
+)
 from blobstore.protocol import DEFAULT_MIME, Data
 from tasks.failpoints import reach
 from tasks.jobs import state_wire
@@ -61,7 +68,8 @@ class StateUpload:
         except BlobStoreUnavailableError:
             raise
         except BlobStoreError as error:
-            log.warning("the state could not be stored early", extra={"reason": str(error)})
+            if not isinstance(error, BlobStoreFullError):  # `finish` waits for room, and logs it
+                log.warning("the state could not be stored early", extra={"reason": str(error)})
             return
         reach("state stored", job_id, index)
 

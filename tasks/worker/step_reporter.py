@@ -12,8 +12,10 @@ from typing import Any, Self
 from celery import Task
 from kombu.exceptions import OperationalError
 
+from blobstore.redis.errors import is_out_of_memory
 from tasks.jobs.connection import OUTAGES
 from tasks.jobs.records import Progress
+from tasks.logs import SaidOnce
 from tasks.worker.lease import Lease
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,7 @@ class StepReporter:
         self._newest: Progress | None = None
         self._changed = threading.Event()
         self._done = False
+        self._said = SaidOnce()
         self._thread = threading.Thread(target=copy_context().run, args=(self._run,), name="steps", daemon=True)
 
     def __enter__(self) -> Self:
@@ -70,7 +73,7 @@ class StepReporter:
         except OUTAGES:
             return  # the thread of the lease renews it after the outage
         except Exception as error:
-            log.warning("progress could not be recorded", extra={"reason": str(error)})
+            self._warn("progress could not be recorded", error)
         now = time.monotonic()
         if now - self._shown >= SHOW_EVERY_S or progress.step in (1, progress.steps):
             self._shown = now
@@ -84,4 +87,8 @@ class StepReporter:
         except (*OUTAGES, OperationalError):
             pass  # the connection has logged it
         except Exception as error:
-            log.warning("progress could not be sent", extra={"reason": str(error)})
+            self._warn("progress could not be sent", error)
+
+    def _warn(self, what: str, error: Exception) -> None:
+        if not is_out_of_memory(error) and self._said.is_new(f"{what}: {error}"):  # the wait for memory has logged it
+            log.warning(what, extra={"reason": str(error)})

@@ -40,6 +40,7 @@ def test_blob_server_full_for_a_while(harness: Harness, film: str, failpoint: Fa
     # Given
     client_of(harness.blob_server).flushall()  # the job of an earlier test stored the same blobs
     hold, waits = harness.hold(*failpoint), logged_again(harness, "waiting for the blob store to have room")
+    ends = logged_again(harness, "the blob store has room again after ")
     job = harness.submit()
     hold.wait()
     # When
@@ -49,6 +50,7 @@ def test_blob_server_full_for_a_while(harness: Harness, film: str, failpoint: Fa
         wait_until(waits, what="the worker to wait for memory on the blob server")
     # Then nothing is rendered again
     harness.verify(job, film)
+    assert ends()
     harness.wait_idle()
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -43,11 +44,16 @@ def job(settings: Settings) -> Job:
 
 
 def beat(
-    client: redis.Redis, name: str, state: ChildState = ChildState.IDLE, queues: tuple[str, ...] = QUEUES
+    client: redis.Redis,
+    name: str,
+    state: ChildState = ChildState.IDLE,
+    queues: tuple[str, ...] = QUEUES,
+    blob_outage_s: float = 0.0,
 ) -> WorkerInfo:
     """A worker that has just given a word; its token is its name."""
     child = ChildInfo(2, state, 1.0)
-    info = WorkerInfo(name, name, "h", 1, 1.0, 2.0, 0.0, "m", "e", queues=queues, children=(child,))
+    info = WorkerInfo(name, name, "h", 1, 1.0, 2.0, 0.0, "m", "e", queues, children=(child,))
+    info = replace(info, blob_outage_s=blob_outage_s)
     WorkerRegistry(client).write(info, life_s=LIFE_S)
     return info
 
@@ -117,6 +123,23 @@ def test_a_worker_that_gives_no_word_is_named(jobs: JobStore, client: redis.Redi
     found = list_workers(settings=job._deployment.settings)
     assert [worker.name for worker in found.workers] == ["gpu-1"]
     assert [silent.worker.name for silent in found.silent] == ["gpu-0"]
+
+
+def test_workers_that_do_not_reach_the_blob_server_are_named(
+    settings: Settings, jobs: JobStore, client: redis.Redis, job: Job, longtake: Longtake
+) -> None:
+    # Given two workers, one of which cannot reach it
+    beat(client, "gpu-0", blob_outage_s=7.0)
+    beat(client, "gpu-1")
+    # When / Then the other one can take the job
+    assert str(job.waiting()) == "next in queue"
+    # When none can, or the holder cannot, Then that is said
+    beat(client, "gpu-1", blob_outage_s=7.0)
+    assert job.waiting() == Wait(WaitReason.BLOBS, worker="gpu-0")
+    claim(jobs, job, "gpu-1")
+    assert str(job.waiting()) == "worker gpu-1 cannot reach the blob server"
+    lines = longtake("workers", settings=settings).stdout.splitlines()
+    assert lines[1::2] == ["  idle · cannot reach the blob server for 7 s"] * 2
 
 
 def other_holder(client: redis.Redis, job: Job, node: str) -> str:

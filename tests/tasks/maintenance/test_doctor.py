@@ -124,6 +124,14 @@ def test_nothing_is_wrong_with_a_healthy_deployment(
     wait_until(lambda: not texts(healthy), what="nothing wrong")
 
 
+def test_a_worker_that_does_not_reach_the_blob_server(healthy: Settings, client: redis.Redis) -> None:
+    add(client, another(blob_outage_s=7.4))
+    assert only(healthy) == (
+        "error: workers: worker gpu-1@host on host cannot reach the blob server, for 7 s; "
+        "check LONGTAKE_BLOB_URL and the network there"
+    )
+
+
 def test_findings_are_lines_and_objects(client: redis.Redis, kept: RedisProcess, longtake: Longtake) -> None:
     # Given a deployment without workers
     settings = Settings(redis_url=kept.url)

@@ -14,7 +14,7 @@ import redis
 from blobstore import ManagedBlobStore, open_blob_store
 from tasks.client.submit import submit
 from tasks.jobs.connection import connect
-from tasks.jobs.keys import PULSE, SUBMITTING, job_keys
+from tasks.jobs.keys import ACTIVE, PULSE, SUBMITTING, job_keys
 from tasks.jobs.queues import SEGMENTS
 from tasks.jobs.records import Progress
 from tasks.jobs.results import Claim
@@ -25,6 +25,7 @@ from tasks.maintenance.reconciler import Reconciler, open_reconciler_blobs
 from tasks.messaging.celery_app import make_app
 from tasks.messaging.publisher import Publisher
 from tasks.settings import Settings
+from tests.conftest import wait_until
 
 SPEC = {"segments": [{"prompt": "a"}, {"prompt": "b"}]}
 
@@ -261,3 +262,35 @@ def test_releasing_a_segment_clears_its_progress(settings: Settings, jobs: JobSt
     jobs.release(claim)
     # Then
     assert job.status().progress is None
+
+
+def test_a_failure_that_goes_on_is_logged_once(
+    client: redis.Redis, reconciler: Reconciler, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a key of a wrong type, so that every round fails
+    reconciler._settings = settings.model_copy(update={"reconcile_s": 0.01})
+
+    def rounds(outcome: str) -> int:
+        found = client.info("commandstats").get("cmdstat_zrange", {"calls": 0, "failed_calls": 0})
+        return int(found["failed_calls"] if outcome == "failed" else found["calls"] - found["failed_calls"])
+
+    def wait_for_rounds(outcome: str) -> None:
+        before = rounds(outcome)
+        wait_until(lambda: rounds(outcome) > before + 3, what=f"rounds: {outcome}")
+
+    client.set(ACTIVE, "x")
+    thread = threading.Thread(target=reconciler.run, daemon=True)
+    thread.start()
+    try:
+        # When / Then it is one line
+        wait_for_rounds("failed")
+        assert [record.getMessage() for record in caplog.records] == ["reconciling failed, trying again"]
+        # When it works, and fails again, Then it is one more
+        client.delete(ACTIVE)
+        wait_for_rounds("good")
+        client.set(ACTIVE, "x")
+        wait_for_rounds("failed")
+        assert len(caplog.records) == 2
+    finally:
+        reconciler.stop()
+        thread.join()
