@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import secrets
 from typing import Any, cast
 
 import redis
 
-from tasks.errors import JobStateError, VersionError
+from tasks.errors import JobNotFoundError, JobStateError, RecordError, VersionError
 from tasks.jobs.connection import when_there_is_memory
 from tasks.jobs.keys import ACTIVE, ENDED, IDEMPOTENCY, JOBS, RESERVED, SUBMITTING, WAITING, job_keys
 from tasks.jobs.reader import JobReader, no_such_job
@@ -20,6 +21,7 @@ from tasks.jobs.units import JobState
 from tasks.spec.schema import JobSpec
 
 NEWER = "NEWER"
+DAMAGED = re.compile(r"\bDAMAGED ([^;]*);")
 
 
 def new_job_id() -> str:
@@ -179,9 +181,11 @@ class JobLifetimes(JobReader):
         try:
             return when_there_is_memory(lambda: self._scripts[script](keys=keys, args=args), patient=self.patient)
         except redis.ResponseError as error:
-            if not is_newer_reply(error):
-                raise
-            raise VersionError("this job") from None
+            if is_newer_reply(error):
+                raise VersionError("this job") from None
+            if damage := DAMAGED.search(str(error)):
+                raise RecordError(f"its record is damaged: {damage[1]}") from None
+            raise
 
 
 def new_token() -> str:

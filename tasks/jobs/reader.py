@@ -48,6 +48,7 @@ from tasks.spec.schema import JobHead, SegmentSpec
 
 log = logging.getLogger(__name__)
 M = TypeVar("M", bound=BaseModel)
+P = TypeVar("P", Handoff, ClipRecord)
 JOBS_PER_PAGE = 100
 
 
@@ -204,7 +205,7 @@ class JobReader:
 
     def _all_handoffs(self, job_id: str) -> list[Handoff]:
         raw = cast("dict[bytes, bytes]", self._redis.hgetall(job_keys(job_id, "handoffs")[0]))
-        return sorted((Handoff.unpack(data) for data in raw.values()), key=lambda handoff: handoff.index)
+        return [handoff for _, handoff in sorted(_by_index(raw, Handoff).items())]
 
     def clips(self, job_id: str) -> dict[int, ClipRecord]:
         """Every committed clip by segment index."""
@@ -229,7 +230,7 @@ class JobReader:
         status = _read_status(job_id, raw, count)
         try:
             segments = tuple(read_segment(spec[str(index).encode()]) for index in range(status.segments))
-            found = {int(index): Handoff.unpack(data) for index, data in handoffs.items()}
+            found = _by_index(handoffs, Handoff)
             made = tuple(found[index] for index in range(status.committed))
             committed = Committed(found.get(START_INDEX), made, _clips(clips))
             return JobContents(job_id, read_head(spec[b"job"]), segments, committed)
@@ -297,7 +298,17 @@ def _validated(model: type[M], data: bytes, what: str) -> M:
 
 
 def _clips(raw: dict[bytes, bytes]) -> dict[int, ClipRecord]:
-    return {int(index): ClipRecord.unpack(data) for index, data in sorted(raw.items(), key=lambda i: int(i[0]))}
+    return dict(sorted(_by_index(raw, ClipRecord).items()))
+
+
+def _by_index(raw: dict[bytes, bytes], kind: type[P]) -> dict[int, P]:
+    found = {}
+    for name, data in raw.items():
+        part = kind.unpack(data)
+        if str(part.index).encode() != name:
+            raise RecordError(f"the part {name!r:.20} of a job's record is damaged: it is about segment {part.index}")
+        found[part.index] = part
+    return found
 
 
 def _pages(job_ids: list[str]) -> Iterator[list[str]]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import cache
+from typing import Any, Self, get_type_hints
 
 import msgpack
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from blobstore.stored_format import FORMAT, is_newer_major
 from ltx2.request import Decoding
@@ -41,6 +43,17 @@ def pack_stored(value: dict[str, Any]) -> bytes:
     return bytes(msgpack.packb({"format": FORMAT, **value}))
 
 
+@cache
+def _checked_fields(kind: type[Any]) -> type[BaseModel]:
+    """A model with the fields of a dataclass, each of which must have exactly its type."""
+    hints = get_type_hints(kind)
+    wanted: dict[str, Any] = {
+        known.name: (hints[known.name], ... if known.default is known.default_factory is MISSING else None)
+        for known in fields(kind)
+    }
+    return create_model(kind.__name__, __config__=ConfigDict(strict=True, extra="ignore"), **wanted)
+
+
 @dataclass(frozen=True, slots=True)
 class _Record:
     def pack(self) -> bytes:
@@ -56,11 +69,15 @@ class _Record:
         """
         name = cls.__name__.removesuffix("Record").lower()
         stored = unpack_stored(data, f"a {name} record")
-        known = {known.name for known in fields(cls)}
         try:
-            value = cls._upgraded(stored)
-            return cls(**{key: entry for key, entry in value.items() if key in known})
-        except (TypeError, ValueError) as error:
+            checked = _checked_fields(cls).model_validate(  # type: ignore[arg-type]  # typeshed has no Self here
+                cls._upgraded(stored)
+            )
+            return cls(**{name: getattr(checked, name) for name in checked.model_fields_set})
+        except ValidationError as error:
+            field = ".".join(map(str, error.errors(include_url=False)[0]["loc"]))
+            raise RecordError(f"a {name} record is damaged: {field}") from None
+        except ValueError as error:
             raise RecordError(f"a {name} record is damaged: {error}") from None
 
     @classmethod
@@ -124,6 +141,14 @@ def timing_after(shape: SegmentShape, previous: Handoff | None, *, cut: bool = F
     """The timing of the segment after `previous`: continued from its state, or new after a cut. None: the first one."""
     if previous is None:
         return first_timing(shape)
+    try:
+        return _timing_after(shape, previous, cut=cut)
+    except (ArithmeticError, AttributeError, KeyError, TypeError) as error:
+        what = f"the state after segment {previous.index}"
+        raise RecordError(f"{what} is damaged: {type(error).__name__}: {error}") from None
+
+
+def _timing_after(shape: SegmentShape, previous: Handoff, *, cut: bool) -> SegmentTiming:
     payload = previous.state["payload"]
     index, first_frame = payload["segment_index"] + 1, 0
     if previous.index != START_INDEX:

@@ -11,6 +11,7 @@ from blobstore import BlobCorruptError, BlobNotFoundError, BlobStore
 from ltx2 import ContinuationState, LTX2ContinuationState
 from ltx2.errors import ContinuationError
 from ltx2.state.arrays import FrameFormat
+from tasks.errors import RecordError
 from tasks.jobs.json_limits import NESTING_LIMIT, nesting
 from tasks.jobs.records import Handoff
 
@@ -55,12 +56,22 @@ def decode(
 
 
 def state_blobs(envelope: dict[str, Any]) -> list[str]:
-    """Every blob that a state names."""
-    payload = envelope["payload"]
-    parts = (payload.get("video") or {}, payload.get("audio") or {})
-    found = [part["blob_id"] for part in parts if "blob_id" in part]
-    moved = (payload.get("metadata") or {}).get(METADATA_BLOB)
-    return [*found, moved] if moved else found
+    """Every blob that a state names.
+
+    Raises:
+        RecordError: it is damaged.
+    """
+    try:
+        payload = envelope["payload"]
+        parts = (payload.get("video") or {}, payload.get("audio") or {})
+        found = [part["blob_id"] for part in parts if "blob_id" in part]
+        moved = (payload.get("metadata") or {}).get(METADATA_BLOB)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise RecordError(f"a stored state is damaged: {type(error).__name__}: {error}") from None
+    blobs = [*found, moved] if moved else found
+    if not all(isinstance(blob_id, str) for blob_id in blobs):
+        raise RecordError("a stored state is damaged: the id of a blob is not a text")
+    return blobs
 
 
 def handoff_blobs(handoff: Handoff) -> list[str]:

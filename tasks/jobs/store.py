@@ -39,7 +39,7 @@ from tasks.jobs.results import (
     RepairCommit,
     SegmentCommit,
 )
-from tasks.jobs.units import UnitKind, WorkUnit
+from tasks.jobs.units import JobState, UnitKind, WorkUnit
 from tasks.settings import Settings
 
 # A message in a sticky queue waits no longer than this before every worker can take its unit.
@@ -117,7 +117,12 @@ class JobStore(JobEdits):
         queue = queue_of(WorkUnit(kind, index))
         keys = [*job_keys(job_id, "record", "units", "spec", "handoffs"), queue_key(queue)]
         period_ms = int(PREFER_OTHERS_S * 1000) if prefer_others and node else 0
-        outcome, *reply = self._run("claim", keys, kind, index, ticket, token, self._lease_ms, worker, node, period_ms)
+        args = (kind, index, ticket, token, self._lease_ms, worker, node, period_ms)
+        try:
+            outcome, *reply = self._run("claim", keys, *args)
+        except RecordError as error:
+            self.stop(job_id, JobState.FAILED, str(error))
+            raise
         if outcome == b"newer":
             raise VersionError(f"job {job_id}")
         if outcome == b"committed":

@@ -63,6 +63,9 @@ if kind == 'segment' then
   if index > cursor then
     return { 'refused', 'the cursor is at segment ' .. cursor }
   end
+  if unit and unit.index ~= index then
+    damaged('unit ' .. name .. ': index')
+  end
   if not unit and index == cursor - 1 and ticket == tonumber(redis.call('HGET', KEYS[1], 'ticket')) then
     local missing = is_segment_due(read_extent(KEYS[1])) and tonumber(redis.call('HGET', KEYS[1], 'chained')) < cursor
     return { 'committed', missing and 1 or 0 }

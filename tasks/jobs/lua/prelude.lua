@@ -7,7 +7,7 @@
 --   ticket     number of its newest message; a message with a lower one is ignored
 --   stamp      that message's place in its queue's history
 --   announced  ms, when that message was announced; 0 when the message is known to be gone
---   sticky     true when the message is in a sticky queue, which has no history: the stamp is 0 then
+--   sticky     true when the message is in a sticky queue, which has no history: the stamp is 0 then; absent in 0.1
 --   token      random, of the claim that holds the unit; '' while nobody does
 --   fence      number of that claim within the job
 --   expires    ms, when the lease of that claim ends
@@ -75,9 +75,75 @@ local function tell(record, kind, data)
     'job', job_id, 'id', id, 'kind', kind, 'data', text)
 end
 
+-- Whether a value has a type: that of Lua, or 'integer'.
+local function has_type(value, wanted)
+  if wanted == 'integer' then
+    return type(value) == 'number' and value % 1 == 0 and math.abs(value) < 2 ^ 53
+  end
+  return type(value) == wanted
+end
+
+-- The name of a field of a mapping that does not have its type, or nil.
+local function wrong_field(value, types, may_be_absent)
+  for field, wanted in pairs(types) do
+    if not has_type(value[field], wanted) and not (may_be_absent and value[field] == nil) then
+      return field
+    end
+  end
+end
+
+local UNIT_FIELDS = {
+  index = 'integer', ticket = 'integer', stamp = 'integer', announced = 'integer', token = 'string',
+  fence = 'integer', expires = 'integer', engine = 'boolean', worker = 'string', attempts = 'integer', after = 'string',
+}
+local LATER_UNIT_FIELDS = { sticky = 'boolean', lease = 'integer', node = 'string', failures = 'table', vanished = 'table' }
+local ATTEMPT_FIELDS = { node = 'string', worker = 'string', at = 'integer' }
+
+-- What is wrong with an entry of a job's units hash, or nil.
+local function wrong_unit(name, unit)
+  local number = string.match(name, '^clip:(%d+)$') or string.match(name, '^repair:(%d+)$') or name == 'film' and -1
+  if not number and name ~= 'segment' then
+    return 'name'
+  end
+  local field = wrong_field(unit, UNIT_FIELDS) or wrong_field(unit, LATER_UNIT_FIELDS, true)
+  if field then
+    return field
+  end
+  if unit.index ~= (tonumber(number) or unit.index) then
+    return 'index'
+  end
+  for _, kind in ipairs({ 'failures', 'vanished' }) do
+    for _, attempt in ipairs(unit[kind] or {}) do
+      if type(attempt) ~= 'table' or wrong_field(attempt, ATTEMPT_FIELDS) then
+        return kind
+      end
+    end
+  end
+end
+
+-- End a script because of a damaged record.
+local function damaged(what)
+  error('DAMAGED ' .. what .. ';', 0)
+end
+
+-- An entry of a job's units hash. One of a newer major version is not looked at. A damaged one is an error, for which the
+-- caller fails the job: nothing that is based on it would ever end.
+local function parse_unit(name, raw)
+  local readable, unit = pcall(cjson.decode, raw)
+  readable = readable and type(unit) == 'table'
+  if readable and is_newer(unit.format) then
+    return unit
+  end
+  local wrong = not readable and 'not a JSON object' or wrong_unit(name, unit)
+  if wrong then
+    damaged('unit ' .. name .. ': ' .. wrong)
+  end
+  return unit
+end
+
 local function read_unit(units, name)
   local raw = redis.call('HGET', units, name)
-  return raw and cjson.decode(raw) or nil
+  return raw and parse_unit(name, raw) or nil
 end
 
 local function write_unit(units, name, unit)

@@ -43,12 +43,19 @@ local function close_if_left(record, extent, longest, silence)
 end
 
 local needs = {}
-local fields = redis.call('HMGET', KEYS[1], 'state', 'admitted', 'chained', 'format')
+local fields = redis.call('HMGET', KEYS[1], 'state', 'admitted', 'chained', 'format', 'cursor', 'segments', 'epoch', 'ticket',
+  'fence')
 if is_newer(fields[4]) then
   return refuse_newer()
 end
 if not is_running_state(fields[1]) or not fields[2] then
   return needs
+end
+for i, name in pairs({ [3] = 'chained', [5] = 'cursor', [6] = 'segments', [7] = 'epoch', [8] = 'ticket', [9] = 'fence' }) do
+  local text = fields[i] or (i > 7 and '0') or ''  -- tickets and fences begin with their first use
+  if #text > 15 or not string.match(text, '^%-?%d+$') then
+    damaged('record: ' .. name)
+  end
 end
 local chained, extent = tonumber(fields[3]), read_extent(KEYS[1])
 local silence = tonumber(redis.call('HGET', KEYS[6], 'silence') or 0)
@@ -59,10 +66,16 @@ end
 local entries = redis.call('HGETALL', KEYS[2])
 local found = {}
 for i = 1, #entries, 2 do
-  found[entries[i]] = cjson.decode(entries[i + 1])
+  found[entries[i]] = parse_unit(entries[i], entries[i + 1])
   if is_newer(found[entries[i]].format) then
     return refuse_newer()
   end
+end
+if cursor < 0 or cursor > segments then
+  damaged('record: cursor')
+end
+if found.segment and found.segment.index ~= cursor then
+  damaged('unit segment: index')
 end
 for name, unit in pairs(found) do
   if not is_claimed(unit) then
@@ -93,6 +106,14 @@ for name, unit in pairs(found) do
 end
 if not found['segment'] and is_segment_due(extent) then
   needs[#needs + 1] = { 'segment', extent.cursor, 'unannounced', 0, 0 }
+end
+if extent.cursor == extent.segments and not next(found) then
+  for index = 0, extent.segments - 1 do
+    if redis.call('HEXISTS', KEYS[3], index) == 0 then  -- its record was lost
+      write_unit(KEYS[2], 'clip:' .. index, new_unit(index))
+      needs[#needs + 1] = { 'clip:' .. index, index, 'unannounced', 0, 0 }
+    end
+  end
 end
 if not found['film'] and is_film_due(extent, redis.call('HLEN', KEYS[3])) then
   needs[#needs + 1] = { 'film', -1, 'unannounced', 0, 0 }

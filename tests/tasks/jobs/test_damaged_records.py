@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
 import msgpack
 import pytest
 import redis
 
+from ltx2.timeline import SegmentShape
 from tasks.errors import RecordError
 from tasks.jobs.connection import connect
 from tasks.jobs.keys import job_keys
-from tasks.jobs.records import Handoff
+from tasks.jobs.records import ClipRecord, FilmRecord, Handoff, timing_after
+from tasks.jobs.state_wire import handoff_blobs
 from tasks.jobs.store import JobStore
+from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.settings import Settings
 from tests.tasks.jobs.protocol import JOB, claim, commit, create
 
 OTHER = "bbbb2222"
+HANDOFF = Handoff(index=0, state={"kind": "ltx2.v1", "payload": {}}, latents="blob", made_with={"precision": "bf16"})
+CLIP = ClipRecord(index=0, blob_id="blob", frames=17, size=1000)
+FILM = FilmRecord("blob", 1000, "00", 64, 32, "24", 17, 0.7, 24000, 17000)
 
 
 @pytest.fixture
@@ -52,6 +63,113 @@ def test_a_damaged_record_is_an_error_of_its_own_job_only(
         jobs.status(JOB)
     assert [status.job_id for status in jobs.statuses()] == [OTHER]
     assert "skipped in the list: " in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("record", "field", "value"),
+    [
+        (HANDOFF, "index", "0"),
+        (HANDOFF, "state", []),
+        (HANDOFF, "latents", 7),
+        (HANDOFF, "warnings", [1]),
+        (HANDOFF, "made_with", {"precision": 7}),
+        (HANDOFF, "engine_started", "now"),
+        (CLIP, "size", 1.5),
+        (CLIP, "frames", True),
+        (FILM, "fps", 24),
+        (FILM, "sha256", None),
+    ],
+)
+def test_a_stored_field_of_a_wrong_type_is_a_damaged_record(record: Any, field: str, value: object) -> None:
+    # Given a record that is read as it was written
+    assert type(record).unpack(record.pack()) == record
+    # When / Then
+    damaged = msgpack.packb(msgpack.unpackb(record.pack()) | {field: value})
+    with pytest.raises(RecordError, match=rf"a \w+ record is damaged: {field}"):
+        type(record).unpack(damaged)
+
+
+@pytest.mark.parametrize("payload", [7, {}, {"segment_index": "x"}, {"video": "x"}, {"video": {"blob_id": 7}}])
+def test_a_stored_state_of_a_wrong_form_is_a_damaged_record(payload: object) -> None:
+    handoff = replace(HANDOFF, state={"kind": "ltx2.v1", "payload": payload})
+    with pytest.raises(RecordError, match="is damaged"):
+        timing_after(SegmentShape(17, Fraction(24)), handoff), handoff_blobs(handoff)
+
+
+def test_a_clip_whose_record_was_lost_is_made_again(jobs: JobStore, client: redis.Redis) -> None:
+    # Given a job whose only segment is committed, and its clip
+    create(jobs, segments=1)
+    made = commit(jobs, claim(jobs, 0))
+    assert jobs.commit_clip(made, CLIP).accepted
+    # When both are gone, the clip and the message of the film
+    client.delete(*job_keys(JOB, "clips", "units"))
+    # Then the clip is due
+    assert [(need.unit, need.why) for need in jobs.survey(JOB)] == [(WorkUnit.clip(0), "unannounced")]
+    assert jobs.announce(JOB, WorkUnit.clip(0))
+
+
+def test_a_part_under_the_index_of_another_is_a_damaged_record(jobs: JobStore, client: redis.Redis) -> None:
+    create(jobs)
+    for what, part in (("handoffs", HANDOFF), ("clips", CLIP)):
+        client.hset(job_keys(JOB, what)[0], "1", part.pack())
+        with pytest.raises(RecordError, match=r"damaged: it is about segment 0"):
+            getattr(jobs, what)(JOB)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("index", 1),
+        ("index", "0"),
+        ("ticket", None),
+        ("stamp", 1.5),
+        ("announced", []),
+        ("token", 7),
+        ("fence", "1"),
+        ("expires", {}),
+        ("engine", "yes"),
+        ("worker", None),
+        ("attempts", "many"),
+        ("after", None),
+        ("lease", True),
+        ("node", 7),
+        ("sticky", "no"),
+        ("failures", "often"),
+        ("failures", [{"worker": "w"}]),
+        ("vanished", [7]),
+    ],
+)
+def test_a_unit_with_a_field_of_a_wrong_type_fails_its_job_once(
+    jobs: JobStore, client: redis.Redis, field: str, value: object
+) -> None:
+    # Given
+    create(jobs)
+    create(jobs, job=OTHER)
+    (units,) = job_keys(JOB, "units")
+    jobs.announce(JOB, WorkUnit.segment(0))
+    unit = json.loads(client.hget(units, "segment") or b"")
+    client.hset(units, "segment", json.dumps(unit | {field: value}))
+    # When it is looked at, Then the error names it, and the others are not affected
+    (_, error), (_, needs) = jobs.surveys([JOB, OTHER])
+    assert f"DAMAGED unit segment: {field}" in str(error)
+    assert isinstance(needs, list)
+    # When it is claimed, Then the job fails
+    with pytest.raises(RecordError, match=f"its record is damaged: unit segment: {field}"):
+        jobs.claim(JOB, UnitKind.SEGMENT, 0, unit["ticket"], "w")
+    status = jobs.status(JOB)
+    assert (status.state, status.reason) == ("failed", f"its record is damaged: unit segment: {field}")
+
+
+@pytest.mark.parametrize("name", ["cursor", "segments", "chained", "epoch", "ticket", "fence"])
+@pytest.mark.parametrize("value", [b"many", b"1.5", b"-7", b"9" * 30])
+def test_a_count_of_a_wrong_type_is_found_by_the_survey(
+    jobs: JobStore, client: redis.Redis, name: str, value: bytes
+) -> None:
+    create(jobs)
+    client.hset(job_keys(JOB, "record")[0], name, value)
+    ((_, found),) = jobs.surveys([JOB])
+    is_harmless = value == b"-7" and name not in ("cursor", "segments")
+    assert ("DAMAGED record: " in str(found)) != is_harmless
 
 
 def test_a_damaged_timing_of_0_1_is_a_damaged_record() -> None:
