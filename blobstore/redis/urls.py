@@ -130,7 +130,11 @@ def parse_url(url: str) -> RedisAddress:
         if scheme in _SENTINEL_SCHEMES:
             url, hosts = _split_hosts(scheme, url)
         parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port or DEFAULT_PORT
+        host, port = parts.hostname or "", DEFAULT_PORT if parts.port is None else parts.port
+        for name, number in hosts or ((host, port),):
+            name.encode("idna")  # as the resolver does: an empty or too long label
+            if not number or " " in name:
+                raise ValueError("the host or port is not valid")
     except ValueError:
         raise RedisURLError(_malformed(scheme)) from None
     if (
@@ -177,7 +181,7 @@ def _split_hosts(scheme: str, url: str) -> tuple[str, tuple[tuple[str, int], ...
     found = [urlsplit(f"{start}{name}") for name in names]
     if not all(part.hostname for part in found):
         raise ValueError("a host is missing")
-    hosts = tuple((part.hostname or "", part.port or SENTINEL_PORT) for part in found)
+    hosts = tuple((part.hostname or "", SENTINEL_PORT if part.port is None else part.port) for part in found)
     path = slash + path or next((part.path for part in found if part.path), "")
     host, port = hosts[0]
     return f"{start}{head}{at}{_in_url(host)}:{port}{path}?{query}", hosts

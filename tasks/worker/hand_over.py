@@ -11,7 +11,6 @@ import logging
 from tasks.jobs.results import Claim, ReleaseOutcome
 from tasks.worker.context import WorkerContext, process
 from tasks.worker.failures import publish_again
-from tasks.worker.heartbeat import beat_every_s
 from tasks.worker.peers import idle_peer_with_blobs
 
 log = logging.getLogger(__name__)
@@ -20,11 +19,9 @@ log = logging.getLogger(__name__)
 def hand_over(context: WorkerContext, claim: Claim) -> bool:
     """Release a claim if another worker can do its work and this one cannot; returns whether it was released.
 
-    It is no failed attempt. The outage must have lasted for half a lease, and for two heartbeats, so that those of the
-    others are newer than its start.
+    It is no failed attempt. The outage must have lasted for half a lease.
     """
-    lease_s = context.settings.lease_s
-    if process.blob_outage.seconds < max(lease_s / 2, 2 * beat_every_s(lease_s)):
+    if process.blob_outage.seconds < context.settings.lease_s / 2:
         return False
     peer = idle_peer_with_blobs(context, claim.unit.kind)
     if peer is None:

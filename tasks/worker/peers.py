@@ -15,7 +15,16 @@ def has_other_worker(context: WorkerContext, kind: UnitKind, failed: frozenset[s
 
 
 def idle_peer_with_blobs(context: WorkerContext, kind: UnitKind) -> WorkerInfo | None:
-    """Another worker that waits for units of this kind, and reaches the blob server; None if there is none."""
+    """Another worker that waits for units of this kind, and reaches the blob server, which this one does not.
+
+    Its heartbeat must be from the later half of this worker's outage: an older one does not tell whether the server is
+    out for both.
+    """
     queue = queue_of(WorkUnit(kind, 0))
-    others = [other for other in context.deployment.jobs.workers().living if other.token != context.node]
-    return next((one for one in others if one.takes(queue) and one.is_idle and not one.blob_outage_s), None)
+    living = context.deployment.jobs.workers().living
+    own = next((worker for worker in living if worker.token == context.node), None)
+    if own is None or not own.blob_outage_s:
+        return None
+    proof = own.seen_at - own.blob_outage_s / 2
+    others = [one for one in living if one.token != own.token and one.takes(queue) and one.is_idle]
+    return next((one for one in others if not one.blob_outage_s and one.seen_at >= proof), None)
