@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import redis
 
-from tasks.errors import JobNotFoundError, JobStateError, RecordError, VersionError
+from tasks.errors import JobStateError, RecordError, VersionError
 from tasks.jobs.connection import when_there_is_memory
 from tasks.jobs.keys import ACTIVE, ENDED, IDEMPOTENCY, JOBS, RESERVED, SUBMITTING, WAITING, job_keys
 from tasks.jobs.reader import JobReader, no_such_job

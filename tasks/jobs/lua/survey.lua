@@ -71,10 +71,10 @@ for i = 1, #entries, 2 do
     return refuse_newer()
   end
 end
-if cursor < 0 or cursor > segments then
+if extent.cursor < 0 or extent.cursor > extent.segments then
   damaged('record: cursor')
 end
-if found.segment and found.segment.index ~= cursor then
+if found.segment and found.segment.index ~= extent.cursor then
   damaged('unit segment: index')
 end
 for name, unit in pairs(found) do
