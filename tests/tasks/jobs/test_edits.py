@@ -137,6 +137,17 @@ def test_an_append_to_a_job_that_waits_for_room_must_fit_the_budget(jobs: JobSto
     assert jobs.admit(25) == Admission(AdmissionOutcome.ADMITTED, JOB, 25)
 
 
+def test_a_job_that_waits_for_another_one_may_grow_meanwhile(jobs: JobStore) -> None:
+    # Given a job that has reserved the whole budget, and one that waits for it
+    jobs.create("bbbb2222", check_spec({"segments": [{"prompt": "a"}]}), model="tiny", needs_bytes=25)
+    assert jobs.admit(25).job_id == "bbbb2222"
+    create_with(jobs, 1, needs=10, budget=25)
+    # When / Then
+    assert append_prompts(jobs, "b", needs=15, budget=25).outcome == AppendOutcome.APPENDED
+    assert append_prompts(jobs, "c", needs=1, budget=25).outcome == AppendOutcome.FULL
+    assert (jobs.status(JOB).admitted, jobs.reserved_bytes()) == (False, 25)
+
+
 def test_what_cannot_be_appended(jobs: JobStore, client: redis.Redis) -> None:
     create(jobs, 1)
     assert append_prompts(jobs, "b", first=2) == Appended(AppendOutcome.MOVED, first=1)
