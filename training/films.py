@@ -81,7 +81,7 @@ def render(
         request = SegmentRequest(prompt, segment_seed(seed, index), WIDTH, HEIGHT, timing)
         outputs.append(engine.run(request, state))
         timings.append(timing)
-    return _joined(outputs, timings)
+    return joined(outputs, timings)
 
 
 def _shortened(state: LTX2ContinuationState, latents: int) -> LTX2ContinuationState:
@@ -104,7 +104,8 @@ def _timing_of_state(timing: SegmentTiming, state: LTX2ContinuationState) -> Seg
     )
 
 
-def _joined(outputs: list[SegmentOutput], timings: list[SegmentTiming]) -> Film:
+def joined(outputs: Sequence[SegmentOutput], timings: list[SegmentTiming]) -> Film:
+    """The film of rendered segments with these timings."""
     rate = outputs[0].audio_rate
     samples = film_samples(film_frames(timings), Fraction(FPS), rate)
     composer = SoundComposer(sound_spans(timings, rate), samples, outputs[0].sound.shape[1])
