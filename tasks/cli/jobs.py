@@ -27,10 +27,18 @@ from tasks.client.progress import ProgressDisplay
 from tasks.client.submit import iterate_waiting, submit
 from tasks.client.terminal import show_json, show_line, show_lines
 from tasks.client.workers import list_workers
+from tasks.jobs.queues import Priority
 from tasks.jobs.units import JobState
 from tasks.spec.loader import changed_spec, load_spec
 
 KEY_HELP = "Any text that names this submission: repeated with the same key, it returns the same job."
+priority_option = click.option(
+    "--priority",
+    type=click.Choice([priority.value for priority in Priority]),
+    default=Priority.NORMAL.value,
+    show_default=True,
+    help="high: before the work of all jobs that are not.",
+)
 STATES = [state.value for state in JobState]
 STATE_HELP = "Only jobs in this state; may be repeated."
 
@@ -41,16 +49,24 @@ STATE_HELP = "Only jobs in this state; may be repeated."
 @click.option("--idempotency-key", "key", help=KEY_HELP)
 @model_option
 @seed_option
+@priority_option
 @click.option("--dry-run", is_flag=True, help="Only check the spec, and say what would be rendered.")
 def submit_(
-    spec: Path, state: Path | None, key: str | None, model: str | None, seed: int | None, dry_run: bool
+    spec: Path,
+    state: Path | None,
+    key: str | None,
+    model: str | None,
+    seed: int | None,
+    priority: str,
+    dry_run: bool,
 ) -> None:
     """Queue SPEC and print the job's id. SPEC is a file; - is standard input."""
     wanted = changed_spec(load_spec(spec), model=model, seed=seed)
     if dry_run:
         show_lines(plan_lines(wanted, continues=state is not None), err=True)
         return
-    _print_submitted(submit(wanted, from_state=state, idempotency_key=key))
+    job = submit(wanted, from_state=state, idempotency_key=key, priority=Priority(priority))
+    _print_submitted(job)
 
 
 def _print_submitted(job: Job) -> None:

@@ -11,6 +11,7 @@ from tasks.client.job import Job
 from tasks.client.progress import describe
 from tasks.client.workers import describe_activity
 from tasks.field_errors import escaped
+from tasks.jobs.queues import Priority
 from tasks.jobs.records import JobStatus
 from tasks.jobs.units import START_INDEX
 from tasks.jobs.waits import Wait
@@ -46,6 +47,8 @@ def lines_of(job: Job, workers: WorkerList) -> Iterator[str]:
     text = describe(status, wait=job.waiting())
     text = text if text.startswith(status.state) else f"{status.state}: {text}"
     yield f"  {text}; {status.committed} rendered, {status.clips} clips"
+    if status.priority != Priority.NORMAL:
+        yield f"  priority: {status.priority}"
     for worker in workers.of_job(job.id):
         yield f"  worker {worker.name}: {describe_activity(worker)}"
     if status.reason:

@@ -14,6 +14,7 @@ from blobstore import BlobStoreError, InMemoryBlobStore
 from tasks.deployment import Deployment
 from tasks.errors import MaybeQueuedError
 from tasks.jobs.keys import submission_owner
+from tasks.jobs.queues import Priority
 from tasks.jobs.records import Committed, Submission
 from tasks.jobs.results import CreateOutcome, Creation
 from tasks.maintenance.admission import admit_now, check_room, estimate_bytes
@@ -35,6 +36,7 @@ class Draft:
     blobs: list[str]
     digest: str = ""
     pending: InMemoryBlobStore = field(default_factory=InMemoryBlobStore)
+    priority: Priority = Priority.NORMAL
 
     @property
     def pending_bytes(self) -> int:
@@ -81,6 +83,7 @@ def create_job(
                 budget_bytes=budget,
                 committed=draft.committed,
                 submission=submission,
+                priority=draft.priority,
             )
             may_exist = creation.outcome == CreateOutcome.CREATED
     except redis.RedisError as error:

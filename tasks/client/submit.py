@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from blobstore import InMemoryBlobStore
 from tasks.client.idempotency import check_key
@@ -20,7 +20,9 @@ from tasks.client.state_files import read_state, start_handoff
 from tasks.client.submission import Draft, create_job
 from tasks.deployment import Deployment
 from tasks.errors import JobStateError, RoomError, SpecError
+from tasks.field_errors import shown
 from tasks.jobs.lifetimes import new_job_id
+from tasks.jobs.queues import Priority
 from tasks.jobs.reader import JOBS_PER_PAGE
 from tasks.jobs.records import Committed, JobStatus
 from tasks.jobs.results import CreateOutcome
@@ -45,16 +47,17 @@ def submit(
     settings: Settings | None = None,
     job_id: str | None = None,
     idempotency_key: str | None = None,
+    priority: Priority | Literal["normal", "high"] = Priority.NORMAL,
 ) -> Job:
     """Queue a job.
 
     spec: a spec, a mapping or a file. from_state: the state to continue, a mapping or a file. idempotency_key: 1 to 200
     printable characters that name this submission: while the job has a record, the same key with the same spec, image
-    and state returns the same job.
+    and state returns the same job. priority: workers take the work of `high` jobs before that of all others.
 
     Raises:
-        SpecError: an invalid spec, state, image or key. RoomError: it needs more than the whole blob budget, or this
-        has no room now for its image or state.
+        SpecError: an invalid spec, state, image, key or priority. RoomError: it needs more than the whole blob budget,
+        or this has no room now for its image or state.
         JobStateError: `job_id` is taken, or the key was used with another spec. ServerError, redis.RedisError: a server
         cannot be reached. MaybeQueuedError, a ServerError: the reply was lost; names the job, which may be queued.
     """
@@ -64,6 +67,7 @@ def submit(
         check_key(idempotency_key)
         if job_id is not None:
             raise SpecError("idempotency key: it excludes an id; give one of the two")
+    priority = _valid_priority(priority)
     job = Job(job_id or new_job_id(), settings=settings)
     deployment = job._deployment
     spec = spec.with_absolute_paths()  # workers run elsewhere
@@ -85,7 +89,7 @@ def submit(
     creation = create_job(
         deployment,
         job.id,
-        lambda _: _draw_up(deployment, spec, image, envelope, has_key=idempotency_key is not None),
+        lambda _: _draw_up(deployment, spec, image, envelope, has_key=idempotency_key is not None, priority=priority),
         idempotency_key=idempotency_key,
     )
     if creation.outcome == CreateOutcome.FULL:
@@ -103,6 +107,13 @@ def submit(
     return job
 
 
+def _valid_priority(priority: str) -> Priority:
+    try:
+        return Priority(priority)
+    except ValueError:
+        raise SpecError(f"priority: {shown(priority)} must be one of {', '.join(Priority)}") from None
+
+
 def _draw_up(
     deployment: Deployment,
     spec: JobSpec,
@@ -110,6 +121,7 @@ def _draw_up(
     envelope: Mapping[str, Any] | None,
     *,
     has_key: bool,
+    priority: Priority,
 ) -> Draft:
     """The job as it will be created; what it starts from is in memory."""
     pending, start = InMemoryBlobStore(), None
@@ -120,7 +132,7 @@ def _draw_up(
     if image is not None:
         blob_ids = [pending.put(image, mime=IMAGE_MIME)]
         spec = spec.model_copy(update={"image": blob_ids[0]})
-    return Draft(spec, Committed(start), blob_ids, _digest(spec, envelope) if has_key else "", pending)
+    return Draft(spec, Committed(start), blob_ids, _digest(spec, envelope) if has_key else "", pending, priority)
 
 
 def _digest(spec: JobSpec, envelope: Mapping[str, Any] | None) -> str:

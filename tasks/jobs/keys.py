@@ -41,7 +41,7 @@ def job_keys(job_id: str, *names: str) -> list[str]:
 
 
 def queue_key(queue: str) -> str:
-    """The key of the history of `queue`: messages announced and claimed."""
+    """The key of the history of `queue`: messages announced and claimed, by priority."""
     return f"{PREFIX}queue:{queue}"
 
 

@@ -13,6 +13,7 @@ import redis
 from tasks.errors import JobStateError, RecordError, VersionError
 from tasks.jobs.connection import when_there_is_memory
 from tasks.jobs.keys import ACTIVE, ENDED, IDEMPOTENCY, JOBS, RESERVED, SUBMITTING, WAITING, job_keys
+from tasks.jobs.queues import Priority
 from tasks.jobs.reader import JobReader, no_such_job
 from tasks.jobs.records import Committed, PieceRecord, Submission, pack_stored
 from tasks.jobs.results import Admission, AdmissionOutcome, CreateOutcome, Creation
@@ -51,13 +52,14 @@ class JobLifetimes(JobReader):
         budget_bytes: int | None = None,
         committed: Committed | None = None,
         submission: Submission | None = None,
+        priority: Priority = Priority.NORMAL,
     ) -> Creation:
         """Write the record of a new job that renders with `model`, unless the id or the idempotency key is taken.
 
         It waits to be admitted: `needs_bytes` of the blob store are what it may use. If the submission names blobs, it
         does so only after `submitted`; their `stored_bytes` are reserved at once, if `budget_bytes` (None: no limit)
         has room. committed: what it starts from; it goes on with the segment after that. Clips that are missing there
-        are due. submission: default: a request that is never repeated.
+        are due. submission: default: a request that is never repeated. priority: HIGH goes before all others.
         """
         committed = committed or Committed()
         cursor = len(committed.handoffs)
@@ -65,6 +67,7 @@ class JobLifetimes(JobReader):
         record |= {"cursor": cursor, "chained": cursor - 1}
         record |= {"open": 1} if spec.open else {}
         record |= {"approved": cursor} if spec.approve else {}
+        record |= {"priority": Priority.HIGH} if priority == Priority.HIGH else {}
         record |= _request(submission or Submission(new_token()), needs_bytes, stored_bytes)
         head = spec.head.model_copy(update={"model": model})
         fields = {"job": pack_stored(head.model_dump())}

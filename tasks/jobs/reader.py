@@ -25,9 +25,10 @@ from tasks.jobs.keys import (
     WAITING,
     check_job_id,
     job_keys,
-    queue_key,
     submission_owner,
 )
+from tasks.jobs.queue_states import QueueStates, read_queue_states
+from tasks.jobs.queues import Priority, list_key
 from tasks.jobs.records import (
     ClipRecord,
     Committed,
@@ -133,7 +134,9 @@ class JobReader:
 
     def queue_lengths(self, queues: Sequence[str]) -> dict[str, int]:
         """How many messages wait in each of these queues."""
-        return {queue: int(self._redis.llen(queue)) for queue in queues}
+        return {
+            queue: sum(int(self._redis.llen(list_key(queue, priority))) for priority in Priority) for queue in queues
+        }
 
     def budget_bytes(self) -> int:
         """The workers' budget for blobs in bytes, 0 for no limit or while no worker has recorded one."""
@@ -259,9 +262,9 @@ class JobReader:
         """What these jobs wait for, by job id; without those that do not wait for a worker."""
         return read_waits(self._redis, statuses, self.workers())
 
-    def queue_claimed(self, queue: str) -> int:
-        """The highest stamp among the messages of `queue` that were claimed."""
-        return int(cast("bytes | None", self._redis.hget(queue_key(queue), "claimed")) or 0)
+    def queue_states(self) -> QueueStates:
+        """How many messages wait in each queue, and which were claimed, by priority."""
+        return read_queue_states(self._redis)
 
     def _each(self, job_ids: Sequence[str], queue: Callable[[Pipeline, str], None]) -> list[tuple[Any, ...]]:
         """The replies to what `queue` asks about each job, in one round trip. An error reply is among them."""
@@ -377,6 +380,7 @@ def _status(job_id: str, record: dict[str, bytes], clips: int) -> JobStatus:
         progress=Progress(*json.loads(record["progress"])) if "progress" in record else None,
         film=FilmRecord.unpack(record["film"]) if "film" in record else None,
         needs_bytes=int(record["needs_bytes"]),
+        priority=Priority(record.get("priority", b"").decode() or Priority.NORMAL),
         admitted="admitted" in record,
         failures=tuple(
             FailedAttempt(str(entry["worker"]), str(entry["reason"]), entry["at"] / 1000)

@@ -17,6 +17,7 @@ from ltx2.request import Decoding
 from ltx2.sampling import Decoder
 from ltx2.timeline import SegmentShape, SegmentTiming, continued_timing, exact, first_timing
 from tasks.errors import RecordError, VersionError
+from tasks.jobs.queues import Priority
 from tasks.jobs.units import START_INDEX, JobState
 
 
@@ -280,6 +281,7 @@ class JobStatus:
     needs_bytes: int = 0
     admitted: bool = True
     failures: tuple[FailedAttempt, ...] = ()
+    priority: Priority = Priority.NORMAL
     open: bool = False
     approved: int | None = None
     grown: int = 0

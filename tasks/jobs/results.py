@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from tasks.jobs.queues import Priority
 from tasks.jobs.records import Committed, Handoff
 from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.spec.schema import JobHead, SegmentSpec
@@ -82,6 +83,7 @@ class Announcement:
     sticky: bool
     title: str
     segments: int
+    priority: Priority = Priority.NORMAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,10 +207,11 @@ class NeedReason(StrEnum):
 class Need:
     """A unit of work that may have lost its message.
 
-    stamp: the message's place in its queue's history. ticket: its number within the job, 0 for none.
+    stamp: the message's place in the history of its queue and priority. ticket: its number within the job, 0 for none.
     """
 
     unit: WorkUnit
     why: NeedReason
     stamp: int
     ticket: int
+    priority: Priority = Priority.NORMAL

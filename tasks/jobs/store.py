@@ -21,7 +21,7 @@ from tasks.jobs.keys import (
 )
 from tasks.jobs.lifetimes import is_newer_reply, new_token
 from tasks.jobs.one_way import OneWay
-from tasks.jobs.queues import STICKY_PREFIX, queue_of
+from tasks.jobs.queues import STICKY_PREFIX, Priority, list_key, queue_of
 from tasks.jobs.reader import read_head, read_segment
 from tasks.jobs.records import ClipRecord, FilmRecord, Handoff, Progress
 from tasks.jobs.results import (
@@ -76,8 +76,7 @@ class JobStore(JobEdits):
         sticky: the publisher's worker has a sticky queue and prefers it. None when no message is due, or when another
         one was announced since.
         """
-        queue = queue_of(unit)
-        keys = [*job_keys(job_id, "record", "units", "clips"), queue_key(queue), queue]
+        keys = [*job_keys(job_id, "record", "units", "clips"), *_queue_keys(unit)]
         reply = self._run("announce", keys, unit.name, unit.index, seen, int(sticky))
         return _announcement(unit, reply)
 
@@ -181,8 +180,7 @@ class JobStore(JobEdits):
         sticky: see `announce`.
         """
         following = WorkUnit.segment(claim.index + 1)
-        queue = queue_of(following)
-        keys = [*job_keys(claim.job_id, "record", "units", "handoffs"), queue_key(queue), queue]
+        keys = [*job_keys(claim.job_id, "record", "units", "handoffs"), *_queue_keys(following)]
         accepted, *reply = self._run(
             "commit_segment", keys, claim.index, claim.token, handoff.pack(), self._lease_ms, int(sticky)
         )
@@ -206,8 +204,7 @@ class JobStore(JobEdits):
     def commit_clip(self, claim: Claim, clip: ClipRecord) -> ClipCommit:
         """Make the clip real, and announce the film after the last one."""
         film = WorkUnit.film()
-        queue = queue_of(film)
-        keys = [*job_keys(claim.job_id, "record", "units", "clips"), queue_key(queue), queue]
+        keys = [*job_keys(claim.job_id, "record", "units", "clips"), *_queue_keys(film)]
         accepted, *reply = self._run("commit_clip", keys, claim.index, claim.token, clip.pack())
         return ClipCommit(bool(accepted), _announcement(film, reply))
 
@@ -287,18 +284,28 @@ def _claim(
     )
 
 
+def _queue_keys(unit: WorkUnit) -> list[str]:
+    """The keys of the queue of `unit`: its history, and its lists by priority."""
+    queue = queue_of(unit)
+    return [queue_key(queue), list_key(queue), list_key(queue, Priority.HIGH)]
+
+
 def _announcement(unit: WorkUnit, reply: list[Any]) -> Announcement | None:
     if not reply:
         return None
-    ticket, sticky, title, segments = reply
-    return Announcement(unit, ticket, bool(sticky), title.decode(), segments)
+    ticket, sticky, title, segments, priority = reply
+    return Announcement(unit, ticket, bool(sticky), title.decode(), segments, _priority(priority))
 
 
 def _needs(reply: list[Any]) -> list[Need]:
     return [
-        Need(WorkUnit.parse(name.decode(), index), NeedReason(why.decode()), stamp, ticket)
-        for name, index, why, stamp, ticket in reply
+        Need(WorkUnit.parse(name.decode(), index), NeedReason(why.decode()), stamp, ticket, _priority(priority))
+        for name, index, why, stamp, ticket, priority in reply
     ]
+
+
+def _priority(reply: bytes) -> Priority:
+    return Priority(reply.decode() or Priority.NORMAL)
 
 
 def _clip_claim(claim: Claim, handoff: Handoff) -> Claim:

@@ -10,8 +10,9 @@ from typing import Any, Protocol, cast
 
 import redis
 
-from tasks.jobs.keys import job_keys, queue_key
-from tasks.jobs.queues import QUEUES, SEGMENTS, queue_of
+from tasks.jobs import queue_states
+from tasks.jobs.keys import job_keys
+from tasks.jobs.queues import SEGMENTS, Priority, queue_of
 from tasks.jobs.units import JobState, WorkUnit
 from tasks.jobs.workers import ChildState, SilentWorker, WorkerInfo, WorkerList
 
@@ -55,14 +56,6 @@ class Wait:
         return f"{nobody}; {silence}" if silence else nobody
 
 
-@dataclass(frozen=True, slots=True)
-class _Queue:
-    """A queue: how many messages wait, and the highest stamp claimed from it."""
-
-    length: int
-    claimed: int
-
-
 class Waiter(Protocol):
     """A job that may wait, such as a JobStatus."""
 
@@ -82,21 +75,16 @@ def read_waits(client: redis.Redis, statuses: Sequence[Waiter], workers: WorkerL
     if not waiting:
         return {}
     with client.pipeline(transaction=False) as pipe:
-        for queue in QUEUES:
-            pipe.llen(queue)
-            pipe.hget(queue_key(queue), "claimed")
+        queue_states.ask(pipe)
         for status in waiting:
             pipe.hgetall(job_keys(status.job_id, "units")[0])
         replies = pipe.execute(raise_on_error=False)
     try:
-        queues = {
-            queue: _Queue(int(replies[2 * number]), int(replies[2 * number + 1] or 0))
-            for number, queue in enumerate(QUEUES)
-        }
+        queues = queue_states.states_in(replies)
     except (TypeError, ValueError):  # a key of another type
         return {}
     found = {}
-    for status, units in zip(waiting, replies[2 * len(QUEUES) :], strict=True):
+    for status, units in zip(waiting, replies[queue_states.REPLIES :], strict=True):
         try:
             wait = _wait(cast("Any", units), queues, workers)
         except (AttributeError, KeyError, TypeError, ValueError):  # damaged: other commands say so
@@ -106,7 +94,7 @@ def read_waits(client: redis.Redis, statuses: Sequence[Waiter], workers: WorkerL
     return found
 
 
-def _wait(reply: Mapping[bytes, bytes], queues: Mapping[str, _Queue], workers: WorkerList) -> Wait | None:
+def _wait(reply: Mapping[bytes, bytes], queues: queue_states.QueueStates, workers: WorkerList) -> Wait | None:
     units = {name.decode(): json.loads(data) for name, data in reply.items()}
     living = {worker.token: worker for worker in workers.living}
     silent = {one.worker.token: one for one in workers.silent}
@@ -129,8 +117,10 @@ def _wait(reply: Mapping[bytes, bytes], queues: Mapping[str, _Queue], workers: W
         return Wait(WaitReason.LOADING, queue, worker=takers[0].name)
     if unit is None or unit["token"] or unit["sticky"] or not unit["announced"]:
         return None
-    ahead = min(unit["stamp"] - queues[queue].claimed, queues[queue].length) - 1
-    return Wait(WaitReason.QUEUE, queue, jobs_ahead=max(0, ahead))
+    priority = Priority(unit.get("priority", Priority.NORMAL))
+    own = queues[queue, priority]
+    before = queues[queue, Priority.HIGH].length if priority != Priority.HIGH else 0
+    return Wait(WaitReason.QUEUE, queue, jobs_ahead=before + max(0, min(unit["stamp"] - own.claimed, own.length) - 1))
 
 
 def _silence(reason: WaitReason, queue: str, lost: SilentWorker | None) -> Wait:

@@ -8,14 +8,12 @@ from typing import cast
 import redis
 
 from tasks.errors import LongtakeError
-from tasks.jobs.queues import QUEUES, STICKY_PREFIX
+from tasks.jobs.queues import QUEUES, STICKY_PREFIX, Priority, list_key
 from tasks.jobs.workers import WorkerInfo
 from tasks.maintenance.findings import Finding, error, warning
 from tasks.messaging.schema import REPLIES, check_entry
 
 ABOUT = "queues"
-PRIORITY = "\x06\x16"
-"""Between a queue's name and a priority in the name of its key."""
 ENTRIES_CHECKED = 100
 JUNK_QUEUES_SHOWN = 10
 
@@ -25,12 +23,13 @@ def examine_queues(client: redis.Redis, workers: Sequence[WorkerInfo]) -> Iterat
     consumed = {queue for worker in workers for queue in worker.queues}
     names = sorted({key.decode(errors="replace") for key in client.scan_iter(count=1000, _type="list")})
     junk = [name for name in names if not _is_known(name)]
-    for name in names:
-        queue = name.partition(PRIORITY)[0]
-        if queue in QUEUES and queue not in consumed:
-            waiting = client.llen(name)
+    for queue in QUEUES:
+        waiting = sum(client.llen(name) for name in names if _queue_in(name) == queue)
+        if waiting and queue not in consumed:
             problem = f"no living worker takes the messages of {queue}: {waiting} wait"
             yield error(ABOUT, problem, "start `longtake worker`")
+    for name in names:
+        queue = _queue_in(name)
         if queue in QUEUES or queue.startswith(STICKY_PREFIX):
             yield from _examine_entries(client, name, queue)
     for name in junk[:JUNK_QUEUES_SHOWN]:
@@ -40,8 +39,13 @@ def examine_queues(client: redis.Redis, workers: Sequence[WorkerInfo]) -> Iterat
         yield warning(ABOUT, f"{len(junk) - JUNK_QUEUES_SHOWN} more lists are no queues of longtake")
 
 
+def _queue_in(name: str) -> str:
+    """The queue in the key of one of its lists."""
+    return name.removesuffix(list_key("", Priority.HIGH))
+
+
 def _is_known(name: str) -> bool:
-    queue = name.partition(PRIORITY)[0]
+    queue = _queue_in(name)
     return queue in QUEUES or queue.startswith(STICKY_PREFIX) or name.endswith(REPLIES)
 
 

@@ -18,6 +18,7 @@ from blobstore.redis.outages import REFUSALS
 from tasks.errors import RecordError
 from tasks.jobs.connection import IMPATIENCE_S, OUTAGES, RETRY_EVERY_S
 from tasks.jobs.keys import PREFIX
+from tasks.jobs.queue_states import QueueStates
 from tasks.jobs.queues import queue_of
 from tasks.jobs.results import Need, NeedReason
 from tasks.jobs.store import JobStore
@@ -74,7 +75,7 @@ class Reconciler:
         self._suspects: dict[_Message, float] = {}
         self._said = SaidOnce()
         self._reserved = sys.maxsize
-        self._queues: dict[str, tuple[int, int]] = {}
+        self._queues: QueueStates = {}
         self._sweeper = Sweeper(jobs, blobs, retention_s=settings.retention_s)
         self._swept = self._pulsed = time.monotonic()
         self._reached: float | None = None
@@ -120,7 +121,7 @@ class Reconciler:
         now = time.monotonic()
         published = 0
         seen: set[_Message] = set()
-        self._queues.clear()
+        self._queues = {}
         with self._isolated("jobs that are being submitted"):
             self._complete_submissions()
         with self._isolated("jobs that wait for admission"):
@@ -226,14 +227,9 @@ class Reconciler:
         return now - self._suspects.setdefault(suspect, now) >= grace
 
     def _message_is_gone(self, need: Need) -> bool:
-        length, claimed = self._queue_state(queue_of(need.unit))
-        return length == 0 or claimed > need.stamp
-
-    def _queue_state(self, queue: str) -> tuple[int, int]:
-        """Length of a queue and highest stamp claimed from it, read once per round."""
-        if queue not in self._queues:
-            self._queues[queue] = (self._redis.llen(queue), self._jobs.queue_claimed(queue))
-        return self._queues[queue]
+        if not self._queues:  # read once per round
+            self._queues = self._jobs.queue_states()
+        return self._queues[queue_of(need.unit), need.priority].has_lost(need.stamp)
 
     def _hold_lock(self) -> bool:
         """Take or renew the active reconciler's lock, which expires after three rounds."""

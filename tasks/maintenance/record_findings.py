@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -12,7 +12,8 @@ import redis
 from blobstore.stored_format import is_newer_major
 from tasks.errors import JobNotFoundError, LongtakeError, RecordError, VersionError
 from tasks.jobs.keys import JOBS, job_keys
-from tasks.jobs.queues import QUEUES, queue_of
+from tasks.jobs.queue_states import QueueStates
+from tasks.jobs.queues import QUEUES, Priority, list_key, queue_of
 from tasks.jobs.reader import JobReader
 from tasks.jobs.records import FilmRecord, Progress
 from tasks.jobs.units import JobState, WorkUnit, shown_state
@@ -166,14 +167,14 @@ def _unserved(client: redis.Redis, records: list[_Record], workers: WorkerList) 
     waits = [wait for page in _pages(records) for wait in read_waits(client, page, workers).items()]
     for queue in QUEUES:
         ids = [job_id for job_id, wait in waits if (wait.reason, wait.queue) == (WaitReason.NO_WORKER, queue)]
-        if ids and not client.llen(queue):
+        if ids and not any(client.llen(list_key(queue, priority)) for priority in Priority):
             problem = f"no living worker takes {queue}, and {len(ids)} jobs wait for one, such as {ids[0]}"
             yield error(ABOUT, problem, "start `longtake worker`")
 
 
 def _stuck(client: redis.Redis, reader: JobReader, records: list[_Record], now_ms: int) -> Iterator[Finding]:
     """Jobs whose work nobody does and no message asks for, though the reconciler had time to publish one."""
-    queues = {queue: _Queue(client.llen(queue), reader.queue_claimed(queue)) for queue in QUEUES}
+    queues = reader.queue_states()
     has_budget = bool(reader.budget_bytes())
     old = [record for record in records if _is_old(record, now_ms)]
     for page in _pages(old):
@@ -197,15 +198,7 @@ def _stuck(client: redis.Redis, reader: JobReader, records: list[_Record], now_m
                 yield error(ABOUT, problem, "a living worker publishes it within seconds: start one, or read its log")
 
 
-@dataclass(frozen=True, slots=True)
-class _Queue:
-    """A queue: how many messages wait, and the highest stamp claimed from it."""
-
-    length: int
-    claimed: int
-
-
-def _waiting_unit(reply: Any, queues: Mapping[str, _Queue], now_ms: int, *, has_next: bool) -> str | None:
+def _waiting_unit(reply: Any, queues: QueueStates, now_ms: int, *, has_next: bool) -> str | None:
     """What a running job waits for in vain, None while its work is done or queued.
 
     reply: its units hash. has_next: without a unit, the next one is due.
@@ -219,8 +212,8 @@ def _waiting_unit(reply: Any, queues: Mapping[str, _Queue], now_ms: int, *, has_
         if now_ms - since <= STUCK_S * 1000:
             continue
         work = WorkUnit.parse(name, unit["index"])
-        queue = queues[queue_of(work)]
+        queue = queues[queue_of(work), Priority(unit.get("priority", Priority.NORMAL))]
         is_queued = not unit["token"] and unit["announced"] and not unit["sticky"]
-        if not is_queued or not queue.length or queue.claimed > unit["stamp"]:
+        if not is_queued or queue.has_lost(unit["stamp"]):
             return str(work)
     return "next unit" if has_next and not units else None

@@ -12,7 +12,7 @@ from blobstore.stored_format import FORMAT
 from tasks.errors import ServerError
 from tasks.failpoints import reach
 from tasks.jobs.connection import when_there_is_memory
-from tasks.jobs.queues import queue_of
+from tasks.jobs.queues import HIGH_PRIORITY, Priority, queue_of
 from tasks.jobs.results import Announcement, NeedReason
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import UnitKind, WorkUnit
@@ -91,6 +91,7 @@ class Publisher:
         kind = UnitKind.SEGMENT if unit.kind == UnitKind.REPAIR else unit.kind
         is_film = kind == UnitKind.FILM
         name = str(kind) if is_film else f"{kind}-{unit.index}"
+        options: dict[str, Any] = {"priority": HIGH_PRIORITY} if announced.priority == Priority.HIGH else {}
         shown = str(kind) if is_film else f"{kind} {unit.index + 1} of {announced.segments}"
 
         def send() -> None:
@@ -102,6 +103,7 @@ class Publisher:
                 headers={FORMAT_HEADER: FORMAT},
                 argsrepr=f"{announced.title} · {shown}",
                 kwargsrepr="",
+                **options,
             )
 
         try:

@@ -18,6 +18,7 @@ from redis.retry import Retry
 from blobstore.redis.outages import DeadlineRetry, health_of, watched
 from tasks.jobs.connection import RETRY_EVERY_S
 from tasks.jobs.one_way import OneWay
+from tasks.jobs.queues import HIGH_PRIORITY
 from tasks.messaging.message_filter import MessageFilter
 
 ACKNOWLEDGE_PATIENCE_S = 20.0
@@ -42,6 +43,12 @@ class _WatchedChannel:
 
     server = "the broker"
     connection: Any
+    # kombu reads the lists of a queue in this order; its own one has messages without a priority first
+    priority_steps = [HIGH_PRIORITY, 0]  # noqa: RUF012 - as kombu has it
+
+    def priority(self, number: int) -> int:
+        """The step of a message with this priority."""
+        return next(step for step in self.priority_steps if number >= step)
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
         if self.connection is None:  # kombu would raise an AttributeError, which no publisher repeats

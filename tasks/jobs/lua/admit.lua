@@ -1,5 +1,5 @@
 -- Admit the job that has waited longest for room, if its whole estimate fits next to what is reserved. No new job passes
--- another. A new job has reserved the bytes of what it starts from. A revived job still has reserved what its blobs take: it
+-- another, except one of high priority, which arrives before all others. A new job has reserved the bytes of what it starts from. A revived job still has reserved what its blobs take: it
 -- blocks no other job when it does not fit, and a new job that does not fit does not block it. Paused jobs, and jobs of a
 -- newer major version, are skipped.
 -- KEYS[1] waiting  zset    ids of jobs that wait for room by arrival, us

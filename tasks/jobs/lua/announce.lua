@@ -4,11 +4,13 @@
 -- KEYS[1] record  hash
 -- KEYS[2] units   hash     unit name -> JSON, see prelude.lua
 -- KEYS[3] clips   hash     segment index -> msgpack
--- KEYS[4] queue   hash     'stamp': messages announced, 'claimed': highest stamp claimed
+-- KEYS[4] queue   hash     'stamp': messages announced, 'claimed': highest stamp claimed; of high priority 'stamp:high'
+--                          and 'claimed:high'
 -- KEYS[5] shared  list     the messages that wait in the queue for any worker
+-- KEYS[6] high    list     the same with high priority
 -- ARGV[1] unit name, ARGV[2] segment index (-1 for the film), ARGV[3] ticket of the message it replaces, 0 for none,
 -- ARGV[4] 1 when the publisher's worker has a sticky queue, which is used while the shared one is empty
--- Returns {ticket, 1 for the sticky queue else 0, the job's title, its number of segments}, or nothing.
+-- Returns {ticket, 1 for the sticky queue else 0, the job's title, its number of segments, 'high' or ''}, or nothing.
 if is_newer_record(KEYS[1]) then
   return refuse_newer()
 end
@@ -28,4 +30,4 @@ else
     return {}
   end
 end
-return announce(KEYS[1], KEYS[2], KEYS[4], KEYS[5], name, unit or new_unit(index), ARGV[4] == '1')
+return announce(KEYS[1], KEYS[2], KEYS[4], KEYS[5], KEYS[6], name, unit or new_unit(index), ARGV[4] == '1')

@@ -4,7 +4,7 @@
 -- KEYS[2] units    hash
 -- KEYS[3] spec     hash    'job' and one field per segment, msgpack
 -- KEYS[4] handoffs hash    segment index -> msgpack
--- KEYS[5] queue    hash    'claimed': highest stamp claimed
+-- KEYS[5] queue    hash    'claimed': highest stamp claimed, 'claimed:high': of high priority
 -- ARGV[1] 'segment', 'clip' or 'film', ARGV[2] segment index (-1 for the film), ARGV[3] ticket, ARGV[4] token,
 -- ARGV[5] lease ms, ARGV[6] worker, ARGV[7] node, ARGV[8] ms after a failure in which another node is preferred, 0 for
 -- none

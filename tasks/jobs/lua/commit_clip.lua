@@ -4,6 +4,7 @@
 -- KEYS[3] clips   hash     segment index -> msgpack
 -- KEYS[4] queue   hash     'stamp': messages announced, of the films
 -- KEYS[5] shared  list     the messages that wait in the queue of films
+-- KEYS[6] high    list     the same with high priority
 -- ARGV[1] index, ARGV[2] token, ARGV[3] clip
 -- Returns {1 when this call made it real else 0}, with the reply of announce.lua after it when the film is due. A caller
 -- that finds the same bytes there (the winner after a lost reply, or a late holder) changes nothing.
@@ -22,4 +23,4 @@ local is_due = is_film_due(read_extent(KEYS[1]), redis.call('HLEN', KEYS[3]))
 if not is_due or not is_published(KEYS[1]) or redis.call('HEXISTS', KEYS[2], 'film') == 1 then
   return { accepted }
 end
-return { accepted, unpack(announce(KEYS[1], KEYS[2], KEYS[4], KEYS[5], 'film', new_unit(-1), false)) }
+return { accepted, unpack(announce(KEYS[1], KEYS[2], KEYS[4], KEYS[5], KEYS[6], 'film', new_unit(-1), false)) }

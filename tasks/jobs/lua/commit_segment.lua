@@ -4,6 +4,7 @@
 -- KEYS[3] handoffs hash    segment index -> msgpack
 -- KEYS[4] queue    hash    'stamp': messages announced
 -- KEYS[5] shared   list    the messages that wait in the queue for any worker
+-- KEYS[6] high     list    the same with high priority
 -- ARGV[1] index, ARGV[2] token, ARGV[3] handoff, ARGV[4] lease ms, ARGV[5] 1 when the worker has a sticky queue
 -- Returns {1}, with the reply of announce.lua after it when a message is due; or {0} when the token is not the claim's.
 -- A repeated call of the winner's gets the same.
@@ -26,4 +27,4 @@ if not is_published(KEYS[1]) or not is_segment_due(read_extent(KEYS[1])) or is_c
   return { 1 }
 end
 following = following or new_unit(index + 1)
-return { 1, unpack(announce(KEYS[1], KEYS[2], KEYS[4], KEYS[5], 'segment', following, ARGV[5] == '1')) }
+return { 1, unpack(announce(KEYS[1], KEYS[2], KEYS[4], KEYS[5], KEYS[6], 'segment', following, ARGV[5] == '1')) }

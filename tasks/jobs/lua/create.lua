@@ -20,6 +20,7 @@
 --   open         1 when the job waits for more segments at its end, else absent
 --   approved     how many segments count as approved, for a job that waits for approval after each, else absent
 --   idempotency  hash of the user's idempotency key, if there is one, and 'digest' of what was submitted with it
+--   priority     'high' for a job that goes before others, else absent
 --   needs_bytes  bytes of blobs that the job may need, and 'stored', if any, those that it starts from: they are reserved
 --                now, the rest when it is admitted
 --   unpinned     JSON list of the blobs that are to be pinned before the job may be admitted, if there are any
@@ -63,7 +64,10 @@ for index = 0, tonumber(record.cursor) - 1 do
     write_unit(KEYS[5], 'clip:' .. index, new_unit(index))
   end
 end
-local time, arrival = now(), string.format('%.0f', now_us())
+-- Among jobs that wait for room, those of high priority come first. Such numbers are exact, and below any time.
+local BEFORE_ALL_US = 2 ^ 52
+local time, arrival = now(), now_us() - (record.priority == 'high' and BEFORE_ALL_US or 0)
+arrival = string.format('%.0f', arrival)
 redis.call('HSET', KEYS[1], 'format', FORMAT, 'state', 'queued', 'ticket', 0, 'fence', 0, 'epoch', 0,
   'created_at', time, 'arrival', arrival)
 redis.call('ZADD', KEYS[6], time, ARGV[1])

@@ -8,6 +8,8 @@
 --   stamp      that message's place in its queue's history
 --   announced  ms, when that message was announced; 0 when the message is known to be gone
 --   sticky     true when the message is in a sticky queue, which has no history: the stamp is 0 then; absent in 0.1
+--   priority   'high' when the message is among those of high priority, which have a list and stamps of their own; else
+--              absent
 --   token      random, of the claim that holds the unit; '' while nobody does
 --   fence      number of that claim within the job
 --   expires    ms, when the lease of that claim ends
@@ -96,7 +98,9 @@ local UNIT_FIELDS = {
   index = 'integer', ticket = 'integer', stamp = 'integer', announced = 'integer', token = 'string',
   fence = 'integer', expires = 'integer', engine = 'boolean', worker = 'string', attempts = 'integer', after = 'string',
 }
-local LATER_UNIT_FIELDS = { sticky = 'boolean', lease = 'integer', node = 'string', failures = 'table', vanished = 'table' }
+local LATER_UNIT_FIELDS = {
+  sticky = 'boolean', priority = 'string', lease = 'integer', node = 'string', failures = 'table', vanished = 'table',
+}
 local ATTEMPT_FIELDS = { node = 'string', worker = 'string', at = 'integer' }
 
 -- What is wrong with an entry of a job's units hash, or nil.
@@ -221,17 +225,33 @@ local function is_film_due(extent, clips)
   return clips == extent.segments and clips > 0 and not extent.open and not awaits_approval(extent)
 end
 
--- Reserve the ticket of a unit's next message. The message goes to the sticky queue of the publisher's worker if that is
--- wanted and no message waits in the shared queue.
--- Returns {ticket, 1 for the sticky queue else 0, the job's title, its number of segments}.
-local function announce(record, units, queue, shared, name, unit, wants_sticky)
+-- The field of a queue's history for messages of this priority. field: 'stamp' or 'claimed'.
+local function history_field(field, priority)
+  return priority and field .. ':' .. priority or field
+end
+
+-- The next stamp of a queue. A worker of 0.1 does not know priorities and may have raised 'claimed': a stamp is always
+-- above that, or the message would count as lost.
+local function next_stamp(queue, priority)
+  local field = history_field('stamp', priority)
+  local claimed = tonumber(redis.call('HGET', queue, history_field('claimed', priority)) or 0)
+  local stamp = redis.call('HINCRBY', queue, field, 1)
+  return stamp > claimed and stamp or redis.call('HINCRBY', queue, field, claimed - stamp + 1)
+end
+
+-- Reserve the ticket of a unit's next message, which has the priority of its job. The message goes to the sticky queue of
+-- the publisher's worker if that is wanted and no message of this priority waits in the shared queue.
+-- shared, high: the lists with the messages of the queue, and with those of high priority.
+-- Returns {ticket, 1 for the sticky queue else 0, the job's title, its number of segments, 'high' or ''}.
+local function announce(record, units, queue, shared, high, name, unit, wants_sticky)
+  local title, segments, priority = unpack(redis.call('HMGET', record, 'title', 'segments', 'priority'))
+  unit.priority = priority == 'high' and priority or nil
   unit.ticket = redis.call('HINCRBY', record, 'ticket', 1)
-  unit.sticky = wants_sticky and redis.call('LLEN', shared) == 0
-  unit.stamp = unit.sticky and 0 or redis.call('HINCRBY', queue, 'stamp', 1)
+  unit.sticky = wants_sticky and redis.call('LLEN', unit.priority and high or shared) == 0
+  unit.stamp = unit.sticky and 0 or next_stamp(queue, unit.priority)
   unit.announced = now()
   write_unit(units, name, unit)
-  local title, segments = unpack(redis.call('HMGET', record, 'title', 'segments'))
-  return { unit.ticket, unit.sticky and 1 or 0, title, tonumber(segments) }
+  return { unit.ticket, unit.sticky and 1 or 0, title, tonumber(segments), unit.priority or '' }
 end
 
 -- Record that a unit's newest message was taken from its queue. While the job is paused the message is used up.
@@ -239,8 +259,9 @@ local function note_delivery(record, units, queue, name, unit, ticket)
   if not unit or ticket ~= unit.ticket then
     return
   end
-  local claimed = tonumber(redis.call('HGET', queue, 'claimed') or 0)
-  redis.call('HSET', queue, 'claimed', math.max(claimed, unit.stamp))
+  local field = history_field('claimed', unit.priority)
+  local claimed = tonumber(redis.call('HGET', queue, field) or 0)
+  redis.call('HSET', queue, field, math.max(claimed, unit.stamp))
   if redis.call('HGET', record, 'state') == 'paused' and not is_claimed(unit) then
     unit.announced = 0
     write_unit(units, name, unit)

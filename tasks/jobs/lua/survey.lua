@@ -7,7 +7,7 @@
 -- KEYS[6] pulse   hash     see pulse.lua
 -- ARGV[1] job id, ARGV[2] how many claims on a unit may vanish, ARGV[3] ms that a message may wait in a sticky queue,
 -- ARGV[4] ms after which an open job without work is closed
--- Returns a list of {unit, index, why, stamp, ticket}. why is
+-- Returns a list of {unit, index, why, stamp, ticket, 'high' or ''}. why is
 --   'expired'      its lease expired, or its message is gone or has waited too long in a sticky queue,
 --   'unannounced'  no ticket was reserved for a message yet,
 --   'unpublished'  a ticket was reserved, but perhaps the message was not sent, or
@@ -87,7 +87,7 @@ for name, unit in pairs(found) do
       why = 'unpublished'
     end
     if not found[unit.after] then
-      needs[#needs + 1] = { name, unit.index, why, unit.stamp, unit.ticket }
+      needs[#needs + 1] = { name, unit.index, why, unit.stamp, unit.ticket, unit.priority or '' }
     end
   elseif not is_live(unit, now()) and not is_after_outage(KEYS[6], now()) then
     if unit.engine then
@@ -101,21 +101,21 @@ for name, unit in pairs(found) do
       end
     end
     release(KEYS[1], KEYS[2], name, unit)
-    needs[#needs + 1] = { name, unit.index, 'expired', unit.stamp, unit.ticket }
+    needs[#needs + 1] = { name, unit.index, 'expired', unit.stamp, unit.ticket, unit.priority or '' }
   end
 end
 if not found['segment'] and is_segment_due(extent) then
-  needs[#needs + 1] = { 'segment', extent.cursor, 'unannounced', 0, 0 }
+  needs[#needs + 1] = { 'segment', extent.cursor, 'unannounced', 0, 0, '' }
 end
 if extent.cursor == extent.segments and not next(found) then
   for index = 0, extent.segments - 1 do
     if redis.call('HEXISTS', KEYS[3], index) == 0 then  -- its record was lost
       write_unit(KEYS[2], 'clip:' .. index, new_unit(index))
-      needs[#needs + 1] = { 'clip:' .. index, index, 'unannounced', 0, 0 }
+      needs[#needs + 1] = { 'clip:' .. index, index, 'unannounced', 0, 0, '' }
     end
   end
 end
 if not found['film'] and is_film_due(extent, redis.call('HLEN', KEYS[3])) then
-  needs[#needs + 1] = { 'film', -1, 'unannounced', 0, 0 }
+  needs[#needs + 1] = { 'film', -1, 'unannounced', 0, 0, '' }
 end
 return needs

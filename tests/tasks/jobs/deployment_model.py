@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tasks.jobs.queues import Priority
 from tasks.jobs.results import Admission, AdmissionOutcome
 from tests.tasks.jobs.job_model import Job, Queue, Unit, clip_unit
 
@@ -16,19 +17,31 @@ class Deployment:
     jobs: dict[str, Job] = field(default_factory=dict)
     waiting: set[str] = field(default_factory=set)
     reserved: dict[str, int] = field(default_factory=dict)
-    queues: dict[str, Queue] = field(default_factory=dict)
+    queues: dict[tuple[str, Priority], Queue] = field(default_factory=dict)
 
     def job(self, job_id: str) -> Job:
         """The job, or an empty one if the id is unknown."""
         return self.jobs.get(job_id) or Job()
 
-    def queue(self, name: str) -> Queue:
-        return self.queues.setdefault(name, Queue())
+    def queue(self, name: str, priority: Priority) -> Queue:
+        return self.queues.setdefault((name, priority), Queue())
 
-    def create(self, job_id: str, segments: int, needs: int, created: float, *, is_open: bool, approve: bool) -> None:
+    def create(
+        self,
+        job_id: str,
+        segments: int,
+        needs: int,
+        created: float,
+        *,
+        is_open: bool,
+        approve: bool,
+        priority: Priority,
+    ) -> None:
         prompts = {index: str(index) for index in range(segments)}
         approved = 0 if approve else None
-        self.jobs[job_id] = Job("queued", segments, needs, created, open=is_open, approved=approved, prompts=prompts)
+        self.jobs[job_id] = Job(
+            "queued", segments, needs, created, priority, open=is_open, approved=approved, prompts=prompts
+        )
         self.waiting.add(job_id)
 
     def append(self, job_id: str, prompts: list[str], needs: int) -> tuple[str, int]:
@@ -65,9 +78,10 @@ class Deployment:
         self.waiting.add(job_id)
 
     def admit(self) -> Admission:
-        """Admit the first waiting job that fits; no new job passes another."""
+        """Admit the first waiting job that fits; no new job passes another, except one of high priority."""
         blocked = False
-        for job_id in [job_id for job_id in self.jobs if job_id in self.waiting]:
+        waiting = [job_id for job_id in self.jobs if job_id in self.waiting]
+        for job_id in sorted(waiting, key=lambda one: self.jobs[one].priority != Priority.HIGH):
             job, holds = self.jobs[job_id], job_id in self.reserved
             if not job.unfinished:
                 self.waiting.discard(job_id)

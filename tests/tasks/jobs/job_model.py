@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from tasks.jobs.queues import Priority
 from tasks.jobs.units import ALL_APPROVED, START_INDEX, JobState
 
 SEGMENT_UNIT, FILM_UNIT = "segment", "film"
@@ -99,6 +100,7 @@ class Job:
     segments: int = 0
     needs: int = 0
     created: float = 0.0
+    priority: Priority = Priority.NORMAL
     cursor: int = 0
     chained: int = -1
     tickets: int = 0

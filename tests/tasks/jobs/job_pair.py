@@ -12,7 +12,7 @@ import redis
 
 from tasks.errors import JobNotFoundError, JobStateError
 from tasks.jobs.keys import PREFIX, job_keys
-from tasks.jobs.queues import queue_of
+from tasks.jobs.queues import Priority, list_key, queue_of
 from tasks.jobs.records import ClipRecord, FilmRecord, Handoff, JobStatus, Progress
 from tasks.jobs.results import AdmissionOutcome, Announcement, Claim, CreateOutcome, NotChained, ReleaseOutcome
 from tasks.jobs.store import VANISHED_PER_ATTEMPT, JobStore
@@ -75,15 +75,27 @@ class JobPair:
 
     # Jobs
 
-    def create(self, job_id: str, segments: int, needs: int, *, is_open: bool = False, approve: bool = False) -> None:
+    def create(
+        self,
+        job_id: str,
+        segments: int,
+        needs: int,
+        *,
+        is_open: bool = False,
+        approve: bool = False,
+        priority: Priority = Priority.NORMAL,
+    ) -> None:
         taken = job_id in self.model.jobs
         wanted = [{"prompt": str(i)} for i in range(segments)]
         spec = check_spec({"segments": wanted, "open": is_open, "approve": approve})
-        created = self.jobs.create(job_id, spec, model="tiny", needs_bytes=needs)
+        created = self.jobs.create(job_id, spec, model="tiny", needs_bytes=needs, priority=priority)
         assert created.outcome == (CreateOutcome.TAKEN if taken else CreateOutcome.CREATED)
         if not taken:
-            created_at = self.jobs.status(job_id).created_at
-            self.model.create(job_id, segments, needs, created_at, is_open=is_open, approve=approve)
+            status = self.jobs.status(job_id)
+            assert status.priority == priority
+            self.model.create(
+                job_id, segments, needs, status.created_at, is_open=is_open, approve=approve, priority=priority
+            )
             self.fences[job_id] = 0
 
     def fork(self, job_id: str, source_id: str, share: int, segments: int) -> None:
@@ -226,15 +238,17 @@ class JobPair:
         """
         job_id, unit, index, seen = view
         queue, job = queue_of(WorkUnit.parse(unit, index)), self.model.job(job_id)
+        shared = list_key(queue, job.priority)
         if busy:
-            self.redis.lpush(queue, "another message")
+            self.redis.lpush(shared, "another message")
         announced = self.jobs.announce(job_id, WorkUnit.parse(unit, index), seen=seen, sticky=sticky)
-        self.redis.delete(queue)
-        ticket = job.announce(unit, index, seen, self.model.queue(queue), sticky=sticky and not busy)
+        self.redis.delete(shared)
+        ticket = job.announce(unit, index, seen, self.model.queue(queue, job.priority), sticky=sticky and not busy)
         assert (announced.ticket if announced else 0) == ticket
         if not announced or not sent:
             return None
         assert (announced.sticky, announced.segments) == (sticky and not busy, job.segments)
+        assert announced.priority == job.priority
         message = Message(job_id, unit, index, ticket)
         self.messages.append(message)
         self._add_view(True, *message)
@@ -256,10 +270,11 @@ class JobPair:
         worker, node, job = f"worker {self.holders}", self._node(self.holders), self.model.job(job_id)
         work = WorkUnit.parse(unit, index)
         queue = queue_of(work)
-        expected = job.deliver(message, self.holders, worker, node, self.model.queue(queue))
+        expected = job.deliver(message, self.holders, worker, node, self.model.queue(queue, job.priority))
         kind = UnitKind.SEGMENT if work.kind == UnitKind.REPAIR else work.kind
         found = self.jobs.claim(job_id, kind, index, ticket, worker, node=node, prefer_others=False)
-        assert self.jobs.queue_claimed(queue) == self.model.queue(queue).claimed
+        claimed = self.model.queue(queue, job.priority).claimed
+        assert self.jobs.queue_states()[queue, job.priority].claimed == claimed
         if isinstance(found, Claim):
             assert expected, "the claim should have been refused"
             return self._granted(found, job)
@@ -364,7 +379,7 @@ class JobPair:
     def _commit_segment(self, held: Held, sticky: bool) -> Held | None:
         handoff = self._handoff(held)
         following = WorkUnit.segment(held.index + 1)
-        queue = self.model.queue(queue_of(following))
+        queue = self.model.queue(queue_of(following), self.model.job(held.job_id).priority)
         job = self.model.job(held.job_id)
         ticket = job.commit_segment(held.index, held.holder, handoff.worker, queue, sticky=sticky)
         committed = self.jobs.commit_segment(held.claim, handoff, sticky=sticky)
@@ -392,7 +407,7 @@ class JobPair:
         return self._add_clip_claim(held, committed.clip if committed else None, handoff)
 
     def _commit_clip(self, held: Held, blob_id: str) -> None:
-        queue = self.model.queue(queue_of(WorkUnit.film()))
+        queue = self.model.queue(queue_of(WorkUnit.film()), self.model.job(held.job_id).priority)
         found = self.jobs.commit_clip(held.claim, ClipRecord(held.index, blob_id, 1, 1))
         accepted, ticket = self.model.job(held.job_id).commit_clip(held.index, held.holder, blob_id, queue)
         assert found.accepted == accepted

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from tasks.jobs.edits import Appended
+from tasks.jobs.queues import Priority
 from tasks.jobs.records import ClipRecord, FilmRecord, Handoff
 from tasks.jobs.results import Admission, AdmissionOutcome, Claim, CreateOutcome, Creation
 from tasks.jobs.store import JobStore
@@ -23,10 +24,10 @@ def handoff(index: int, **changes: Any) -> Handoff:
     return Handoff(**{"index": index, "state": {"kind": "ltx2.v1", "payload": {}}, **changes})
 
 
-def create(jobs: JobStore, segments: int = 2, job: str = JOB) -> None:
+def create(jobs: JobStore, segments: int = 2, job: str = JOB, priority: Priority = Priority.NORMAL) -> None:
     """A job that was admitted."""
     spec = check_spec({"title": "harbour", "segments": [{"prompt": str(i)} for i in range(segments)]})
-    assert jobs.create(job, spec, model="tiny") == Creation(CreateOutcome.CREATED, job)
+    assert jobs.create(job, spec, model="tiny", priority=priority) == Creation(CreateOutcome.CREATED, job)
     assert jobs.admit(None) == Admission(AdmissionOutcome.ADMITTED, job, 0)
 
 

@@ -27,6 +27,7 @@ from hypothesis.stateful import (
 )
 
 from tasks.jobs.connection import connect
+from tasks.jobs.queues import Priority
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import START_INDEX
 from tasks.settings import Settings
@@ -87,9 +88,10 @@ class JobMachine(RuleBasedStateMachine):
         needs=st.sampled_from([1, 1, 2, BUDGET, BUDGET + 1]),
         is_open=seldom,
         approve=seldom,
+        priority=st.sampled_from(Priority),
     )
-    def create(self, job_id: str, segments: int, needs: int, is_open: bool, approve: bool) -> None:
-        self.pair.create(job_id, segments - is_open, needs, is_open=is_open, approve=approve)
+    def create(self, job_id: str, segments: int, needs: int, is_open: bool, approve: bool, priority: Priority) -> None:
+        self.pair.create(job_id, segments - is_open, needs, is_open=is_open, approve=approve, priority=priority)
 
     @precondition(lambda self: len(self.pair.model.jobs) < len(IDS))
     @rule(job_id=st.sampled_from(IDS), place=places, share=st.integers(0, SEGMENTS), segments=counts)

@@ -315,8 +315,9 @@ def test_messages_that_no_worker_takes(healthy: Settings, client: redis.Redis) -
     # Given
     add(client, replace(HEALTHY, queues=(CLIPS, FILMS)))
     submit(spec("a"), settings=healthy)
+    submit(spec("a"), settings=healthy, priority="high")
     # When / Then
-    assert only(healthy).startswith(f"error: queues: no living worker takes the messages of {SEGMENTS}: 1 wait; start")
+    assert only(healthy).startswith(f"error: queues: no living worker takes the messages of {SEGMENTS}: 2 wait; start")
 
 
 def test_junk(healthy: Settings, client: redis.Redis) -> None:

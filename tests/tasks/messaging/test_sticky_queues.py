@@ -10,7 +10,7 @@ import redis
 from blobstore import open_blob_store
 from tasks.jobs.connection import connect
 from tasks.jobs.keys import queue_key
-from tasks.jobs.queues import SEGMENTS, STICKY_PREFIX
+from tasks.jobs.queues import HIGH_PRIORITY, SEGMENTS, STICKY_PREFIX, Priority, list_key
 from tasks.jobs.results import Claim, Refused
 from tasks.jobs.store import STICKY_QUEUE_LIFE_S, JobStore
 from tasks.jobs.units import UnitKind, WorkUnit
@@ -47,7 +47,7 @@ def test_a_message_is_sent_to_the_sticky_queue_while_the_shared_queue_is_empty(
     assert not client.exists(queue_key(SEGMENTS))
     assert due(jobs) == [(WorkUnit.segment(0), "waiting")]
     assert isinstance(jobs.claim(JOB, UnitKind.SEGMENT, 0, 1, "w"), Claim)
-    assert jobs.queue_claimed(SEGMENTS) == 0
+    assert jobs.queue_states()[SEGMENTS, Priority.NORMAL].claimed == 0
 
 
 def test_a_message_is_sent_to_the_shared_queue_while_other_messages_wait_there(
@@ -61,6 +61,26 @@ def test_a_message_is_sent_to_the_shared_queue_while_other_messages_wait_there(
     assert publisher.publish(JOB, WorkUnit.segment(0), sticky=STICKY)
     # Then
     assert (client.llen(STICKY.name), client.llen(SEGMENTS)) == (0, 2)
+
+
+def test_each_priority_has_its_own_shared_and_sticky_lists(
+    jobs: JobStore, client: redis.Redis, publisher: Publisher
+) -> None:
+    # Given an ordinary job whose message waits in the shared queue, and a job of high priority
+    create(jobs, job="bbbb2222")
+    assert publisher.publish("bbbb2222", WorkUnit.segment(0))
+    create(jobs, priority=Priority.HIGH)
+    # When it is published, Then the message that waits does not count: it is taken later in any case
+    assert publisher.publish(JOB, WorkUnit.segment(0), sticky=STICKY)
+    assert client.llen(f"{STICKY.name}\x06\x16{HIGH_PRIORITY}") == 1
+    # When only a message of high priority waits in the shared queue, Then an ordinary one goes to the sticky queue
+    create(jobs, job="cccc3333", priority=Priority.HIGH)
+    assert publisher.publish("cccc3333", WorkUnit.segment(0))
+    assert client.llen(list_key(SEGMENTS, Priority.HIGH)) == 1
+    client.delete(SEGMENTS)
+    create(jobs, job="dddd4444")
+    assert publisher.publish("dddd4444", WorkUnit.segment(0), sticky=STICKY)
+    assert (client.llen(STICKY.name), client.llen(SEGMENTS)) == (1, 0)
 
 
 def test_a_message_that_waits_too_long_is_sent_to_the_shared_queue(
