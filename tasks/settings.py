@@ -42,7 +42,13 @@ class Settings(BaseModel):
         None,
         description="folders, separated by `:`, that may contain the models and LoRAs of a spec; default: any",
     )
-    home: Path = Field(Path("~/.cache/longtake"), description="folder for generated models and unfinished renders")
+    home: Path = Field(Path("~/.cache/longtake"), description="folder for generated models, and for what renders left")
+    renders_budget_bytes: int = Field(
+        4 * 1024**3,
+        ge=0,
+        description="bytes under LONGTAKE_HOME that finished renders may take, so that later ones to the same film "
+        "resume; 0: none is kept",
+    )
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`"
     )

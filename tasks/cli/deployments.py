@@ -13,7 +13,7 @@ from tasks.client.files import private_files
 from tasks.client.submit import collect_garbage
 from tasks.client.terminal import show_json, show_line, show_lines
 from tasks.client.workers import list_workers, worker_lines, workers_json
-from tasks.embedded.leftovers import delete_renders, unfinished_renders
+from tasks.embedded.kept_renders import delete_renders, expired_renders, kept_renders
 from tasks.jobs.queues import QUEUES
 from tasks.maintenance.doctor import examine
 from tasks.settings import Settings
@@ -88,17 +88,19 @@ def doctor(as_json: bool) -> None:
 @main.command()
 @click.option("--dry-run", is_flag=True, help="Only show what would be freed.")
 @click.option("--grace", type=click.FloatRange(min=0), default=3600.0, show_default=True, help=GRACE_HELP)
-@click.option("--renders", is_flag=True, help="Delete the unfinished renders of this user, and nothing else.")
+@click.option("--renders", is_flag=True, help="Delete what renders of this user left, and nothing else.")
 def gc(dry_run: bool, grace: float, renders: bool) -> None:
     """Free what no job needs: jobs past their retention, pins without a job, blobs without a pin.
 
-    Workers do the same regularly; they free blobs after LONGTAKE_BLOB_GRACE_S. Unfinished renders under LONGTAKE_HOME
-    are listed, and stay unless --renders is given.
+    Workers do the same regularly; they free blobs after LONGTAKE_BLOB_GRACE_S. What renders left under LONGTAKE_HOME is
+    listed. Unfinished renders stay unless --renders is given, finished ones within LONGTAKE_RETENTION_S and
+    LONGTAKE_RENDERS_BUDGET_BYTES.
     """
-    unfinished = unfinished_renders(Settings.from_env())
-    gone = delete_renders(unfinished) if renders and not dry_run else []
-    for render in unfinished:
-        show_line(f"unfinished render: {render.folder}, {render.bytes:,} bytes{', deleted' if render in gone else ''}")
+    settings = Settings.from_env()
+    kept = kept_renders(settings)
+    gone = [] if dry_run else delete_renders(kept if renders else expired_renders(settings))
+    for render in kept:
+        show_line(f"{render}, {render.bytes:,} bytes{', deleted' if render in gone else ''}")
     if renders:
         return
     found = collect_garbage(dry_run=dry_run, grace_s=grace)

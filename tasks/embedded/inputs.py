@@ -8,11 +8,14 @@ import json
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ltx2.checkpoints.full_weights import split_full
 from ltx2.checkpoints.lora import stamp_of
+from ltx2.checkpoints.resolve import SMALL_MODELS
+from ltx2.checkpoints.stamps import stamps_of
 from tasks.client.files import write_whole
 from tasks.field_errors import shown
 from tasks.settings import Settings
@@ -44,15 +47,27 @@ class RenderInputs:
 def inputs_of(spec: JobSpec, state: Mapping[str, Any] | None, settings: Settings) -> RenderInputs:
     """The inputs of a render of `spec` with these settings on this machine. Loads neither torch nor a model.
 
-    A LoRA file counts as the same while its size and modification time are.
+    Files of LoRAs and models count as the same while their sizes and modification times are. Models that longtake has
+    or builds itself change with its version.
     """
     made_with: dict[str, Any] = {package: _version(package) for package in PACKAGES}
     made_with |= {f"LONGTAKE_{name.upper()}": getattr(settings, name) for name in SETTINGS}
     made_with |= {"the device": device_kind(settings.device)}
     loras = [*spec.loras, *([spec.stage2_lora] if spec.stage2_lora else [])]
     made_with |= {f"LoRA {shown(lora.path)}": stamp_of(lora.path) for lora in loras}
+    made_with |= {f"the {part}'s files": stamps for part, named in _parts(spec) if (stamps := _stamps(named))}
     made_with |= {"the state to continue": None if state is None else [short_hash(state)]}
     return RenderInputs(spec, state, json.loads(json.dumps(made_with)))
+
+
+def _parts(spec: JobSpec) -> list[tuple[str, str | None]]:
+    return [("model", spec.model), ("text encoder", spec.text_encoder), ("upsampler", spec.upsampler)]
+
+
+def _stamps(named: str | None) -> list[str]:
+    """A hash of the stamps of what a spec names, in a list; empty for what is not here, and for longtake's own."""
+    stamps = None if named is None or split_full(named)[0] in SMALL_MODELS else stamps_of(named)
+    return [] if stamps is None else [short_hash(stamps)]
 
 
 def device_kind(device: str, *, gpus: Path = GPUS, environ: Mapping[str, str] = os.environ) -> str:
@@ -66,24 +81,35 @@ def device_kind(device: str, *, gpus: Path = GPUS, environ: Mapping[str, str] = 
     return f"{' and '.join(names)}: {device}, CUDA_VISIBLE_DEVICES={visible or 'all'}"
 
 
-def read_note(folder: Path) -> dict[str, Mapping[str, Any]]:
-    """What each job in a render's folder was made with, by job id; empty without a readable note."""
-    try:
-        jobs = json.loads((folder / NOTE).read_bytes())["jobs"]
-        return {str(job_id): dict(made_with) for job_id, made_with in jobs.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return {}
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What a render's folder is for. film: None for standard output. jobs: what each was made with, by its id.
 
-
-def write_note(folder: Path, film: Path | None, inputs: RenderInputs) -> None:
-    """Add a job to the note in its folder.
-
-    Raises:
-        OutputError: it cannot be written.
+    finished_at: when the film was written, in seconds since the epoch; None before.
     """
-    jobs = {**read_note(folder), inputs.job_id: inputs.made_with}
-    note = {"film": film and str(film.resolve()), "jobs": jobs}
-    write_whole({folder / NOTE: (json.dumps(note, indent=2) + "\n").encode()}, mode=0o600)
+
+    film: str | None = None
+    jobs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    finished_at: float | None = None
+
+    def write(self, folder: Path) -> None:
+        """Write the note of `folder`.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        write_whole({folder / NOTE: (json.dumps(asdict(self), indent=2) + "\n").encode()}, mode=0o600)
+
+
+def read_note(folder: Path) -> Note:
+    """The note of a render's folder; an empty one if there is none, or if it is damaged."""
+    try:
+        found = json.loads((folder / NOTE).read_bytes())
+        film, jobs, finished_at = found["film"], found["jobs"], found.get("finished_at")
+        made_with = {str(job_id): dict(values) for job_id, values in jobs.items()}
+        return Note(film and str(film), made_with, None if finished_at is None else float(finished_at))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return Note()
 
 
 def short_hash(value: Any) -> str:

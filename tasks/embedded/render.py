@@ -1,4 +1,4 @@
-"""Renders a whole job in one process tree; resumes after an interruption."""
+"""Renders a whole job in one process tree; resumes what an earlier render to the same film left."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ from tasks.client.progress import ProgressDisplay
 from tasks.client.start_image import with_image_id
 from tasks.embedded import processes, servers
 from tasks.embedded.inputs import RenderInputs, inputs_of
+from tasks.embedded.kept_renders import delete_renders, expired_renders
 from tasks.embedded.locks import locked
-from tasks.embedded.resume import start_or_resume
+from tasks.embedded.resume import finish, start_or_resume
 from tasks.errors import ServerError, SpecError
 from tasks.jobs.records import JobStatus
+from tasks.jobs.units import JobState
 from tasks.maintenance.admission import check_room, estimate_bytes
 from tasks.settings import Settings
 from tasks.spec.model_policy import check_model_folders
@@ -44,7 +46,7 @@ def render(
 ) -> tuple[dict[str, Any], list[str]]:
     """Render `spec` to `output`. `inputs` are the files that the spec and the state came from.
 
-    It keeps every leading segment of an interrupted render to this film whose inputs are unchanged.
+    It keeps every leading segment of an earlier render to this film whose inputs are unchanged.
 
     Returns the summary and, with a `report_folder` for the continuity report, the faults that it found.
 
@@ -62,12 +64,17 @@ def render(
         job, kept = start_or_resume(spec, made_from, folder=folder, film=output.film, settings=embedded)
         if kept:
             show.say(kept)
-        with servers.worker(embedded, folder / log) as worker:
-            show.follow(with_warnings(watch_with(job, worker, folder / log), job, show))
-            raise_unless_done(job.status())
-            summary = job.write_film(output)
-            faults = job.write_report(report_folder) if report_folder else []
-    shutil.rmtree(folder)
+        if job.status().state != JobState.DONE:
+            with servers.worker(embedded, folder / log) as worker:
+                show.follow(with_warnings(watch_with(job, worker, folder / log), job, show))
+                raise_unless_done(job.status())
+        summary = job.write_film(output)
+        faults = job.write_report(report_folder) if report_folder else []
+        if output.film is not None:
+            finish(job, made_from, folder=folder, film=output.film)
+    if output.film is None:
+        shutil.rmtree(folder)
+    delete_renders(expired_renders(settings))
     return summary, faults
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from tasks.client.job import Job
 from tasks.client.same_head import SHARED_FIELDS, own_inputs
 from tasks.client.submit import submit
 from tasks.deployment import Deployment
-from tasks.embedded.inputs import RenderInputs, read_note, write_note
+from tasks.embedded.inputs import Note, RenderInputs, read_note
 from tasks.errors import JobNotFoundError, RecordError, VersionError
 from tasks.jobs.results import JobContents
 from tasks.jobs.units import JobState
@@ -43,10 +44,10 @@ def start_or_resume(
     Raises what `submit` raises.
     """
     job = Job(inputs.job_id, settings=settings)
-    note = {**read_note(folder), job.id: inputs.made_with}  # a job with this id has the same inputs
-    earlier = _best(job._deployment, inputs, note)
+    made_with = {**read_note(folder).jobs, job.id: inputs.made_with}  # a job with this id has the same inputs
+    earlier = _best(job._deployment, inputs, made_with)
     _stop_others(job._deployment, job.id)
-    write_note(folder, film, inputs)
+    Note(None if film is None else str(film.resolve()), made_with).write(folder)
     if job.exists():
         if earlier is None or earlier.contents.job_id == job.id:
             return job, _continue(job)
@@ -63,8 +64,25 @@ def start_or_resume(
     return job, f"keeping {earlier.kept} of {_segments(len(spec.segments))}{why}"
 
 
+def finish(job: Job, inputs: RenderInputs, *, folder: Path, film: Path) -> None:
+    """Keep of a render whose film is written what a later one to the same film may resume: this job, and no other.
+
+    The deployment in `folder` has no worker any more.
+    """
+    jobs, blobs = job._deployment.jobs, job._deployment.blobs
+    others = [status.job_id for status in jobs.statuses() if status.job_id != job.id]
+    for other in others:
+        jobs.delete(other)
+        blobs.release(other)
+    if others:
+        blobs.collect(grace_s=0)
+    Note(str(film.resolve()), {job.id: inputs.made_with}, time.time()).write(folder)
+
+
 def _continue(job: Job) -> str:
     status = job.status()
+    if status.state == JobState.DONE:
+        return f"keeping {status.segments} of {_segments(status.segments)}: the film is rendered already"
     if status.state == JobState.FAILED:
         job.retry()
     elif status.state == JobState.CANCELLED:  # by a render of another spec to the same film

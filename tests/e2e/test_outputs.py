@@ -121,9 +121,11 @@ def test_two_renders_of_one_film_exclude_each_other(
     finally:
         first.send_signal(signal.SIGINT)
         first.wait(60)
-    # Then no lock stays, and the interrupted render is listed, and deleted on request
+    # Then no lock stays, and what both renders left is listed, and deleted on request
     assert not list(tmp_path.glob(".*.lock"))
-    listed = longtake("gc", "--renders", "--dry-run", settings=own_settings)
-    assert listed.stdout.startswith("unfinished render: ")
-    assert longtake("gc", "--renders", settings=own_settings).stdout.endswith(" bytes, deleted\n")
+    listed = sorted(longtake("gc", "--renders", "--dry-run", settings=own_settings).stdout.splitlines())
+    assert listed[0].startswith(f"finished render of {tmp_path / 'second.mp4'}: {tmp_path / 'home' / 'renders'}/")
+    assert listed[1].startswith(f"unfinished render of {tmp_path / 'film.mp4'}: {tmp_path / 'home' / 'renders'}/")
+    deleted = sorted(longtake("gc", "--renders", settings=own_settings).stdout.splitlines())
+    assert deleted == [f"{line}, deleted" for line in listed]
     assert longtake("gc", "--renders", settings=own_settings).stdout == ""

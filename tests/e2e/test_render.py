@@ -82,8 +82,9 @@ def test_the_example_in_the_readme_renders_the_same_film_twice(
     assert [segment["prompt"] for segment in report["segments"]][1] == "gulls follow the boat"
     with_what = {"precision": "fp32", "offload": "none", "text_encoder": "cpu"}
     assert [segment["made_with"] for segment in report["segments"]] == [with_what] * 3
+    # When it is rendered again, without what the render left
+    assert longtake("gc", "--renders", settings=user_settings).stdout.endswith(" bytes, deleted\n")
     assert list((user_settings.home / "renders").iterdir()) == []
-    # When it is rendered again
     again = longtake("render", HARBOUR, "-o", "out/film.mp4", settings=user_settings)
     # Then the film is the same
     assert again.returncode == 0, again.stderr
@@ -210,7 +211,7 @@ def test_a_render_keeps_what_is_unchanged_in_its_spec(user_settings: Settings, t
     spec.write_text(f"title: dusk\n{SLOW.replace('{prompt: d}', '{prompt: x}, {prompt: e}')}")
     second = start_render(user_settings, spec, out, step_s=0.01)
     _, errors = second.communicate(timeout=60)
-    # Then the committed segments are kept, the film has the new ones, and nothing is left behind
+    # Then the committed segments are kept, and the film has the new ones
     assert second.returncode == 0, errors
     kept = int(re.findall(rb"keeping (\d) of 5 segments; segment 3's prompt changed\n", errors)[0])
     assert 1 <= kept < 4
@@ -218,7 +219,38 @@ def test_a_render_keeps_what_is_unchanged_in_its_spec(user_settings: Settings, t
     assert [segment["engine_s"] > 1 for segment in report["segments"]] == [True] * kept + [False] * (5 - kept)
     assert [segment["prompt"] for segment in report["segments"]] == ["a", "b", "c", "x", "e"]
     assert (report["title"], film_facts(out)["frames"]) == ("dusk", 17 + 4 * 8)
-    assert list((user_settings.home / "renders").iterdir()) == []
+
+
+def test_a_finished_render_is_kept_for_another_title_and_more_segments(
+    user_settings: Settings, longtake: Longtake, tmp_path: Path
+) -> None:
+    # Given a finished film
+    fast = user_settings.model_copy(update={"engine": STAND_IN})
+    spec, film, report = tmp_path / "spec.yaml", tmp_path / "film.mp4", tmp_path / "film.report.json"
+
+    def render(text: str, settings: Settings = fast) -> tuple[list[str], list[float]]:
+        """What a render says, and the seconds that the engine took for each segment."""
+        spec.write_text(text)
+        done = longtake("render", "spec.yaml", "-o", "film.mp4", "--force", settings=settings)
+        assert done.returncode == 0, done.stderr
+        said = [line for line in done.stderr.splitlines() if line.startswith("keeping")]
+        return said, [segment["engine_s"] for segment in json.loads(report.read_text())["segments"]]
+
+    said, first = render(SLOW)
+    assert said == []
+    [folder] = (fast.home / "renders").iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    # When it has another title and one more segment, Then only that is rendered
+    longer = f"title: dusk\n{SLOW.replace('{prompt: d}', '{prompt: d}, {prompt: e}')}"
+    said, took = render(longer)
+    assert (said, took[:4]) == (["keeping 4 of 5 segments; segment 4 is new"], first)
+    assert (json.loads(report.read_text())["title"], film_facts(film)["frames"]) == ("dusk", 17 + 4 * 8)
+    # When nothing changes, Then the film is written again; and without room for finished renders, nothing is kept
+    film.unlink()
+    said, again = render(longer, fast.model_copy(update={"renders_budget_bytes": 0}))
+    assert (said, again) == (["keeping 5 of 5 segments: the film is rendered already"], took)
+    assert film.exists()
+    assert list((fast.home / "renders").iterdir()) == []
 
 
 def test_a_killed_render_leaves_no_process_and_resumes(user_settings: Settings, tmp_path: Path) -> None:

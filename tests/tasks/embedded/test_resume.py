@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import pytest
 
 from tasks.client.job import Job
-from tasks.embedded.inputs import NOTE, RenderInputs, device_kind, inputs_of
+from tasks.embedded.inputs import NOTE, Note, RenderInputs, device_kind, inputs_of
+from tasks.embedded.kept_renders import delete_renders, expired_renders, kept_renders
+from tasks.embedded.locks import locked
 from tasks.embedded.resume import start_or_resume
 from tasks.jobs.results import Claim
 from tasks.jobs.store import JobStore
@@ -154,3 +157,42 @@ def test_the_device_kind(tmp_path: Path) -> None:
     assert kind("one") == kind("one", "cuda:1", CUDA_VISIBLE_DEVICES="1") == "NVIDIA H200"
     assert kind("none") == kind("one", "cpu") == kind("one", CUDA_VISIBLE_DEVICES="")
     assert len({kind("two", "cuda:0"), kind("two", "cuda:1"), kind("two", CUDA_VISIBLE_DEVICES="1"), kind("none")}) == 4
+
+
+def test_a_render_keeps_nothing_that_changed_files_rendered(jobs: JobStore, start: Start, tmp_path: Path) -> None:
+    # Given a model, a text encoder and an upsampler on this machine, and a render with them
+    files = {"model": "model/vae/weights", "text encoder": "encoder.safetensors", "upsampler": "upsampler/config.json"}
+    for name in files.values():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"12")
+        os.utime(tmp_path / name, ns=(1, 1))
+    parts = {"model": "model", "text_encoder": "encoder.safetensors", "upsampler": "upsampler"}
+    wanted = film_spec("a", "b", height=64, stages=2, **{key: str(tmp_path / name) for key, name in parts.items()})
+    render(jobs, start(wanted)[0], 1)
+    for part, name in files.items():
+        # When a file is replaced by one of the same size, Then nothing is kept
+        os.utime(tmp_path / name, ns=(2, 2))
+        assert start(wanted)[1] == f"keeping 0 of 2 segments; the {part}'s files changed"
+        # When it is the old one again, Then nothing was lost
+        os.utime(tmp_path / name, ns=(1, 1))
+        assert start(wanted)[1] == "resuming: 1 of 2 segments already rendered"
+
+
+def test_which_finished_renders_expire(settings: Settings, tmp_path: Path) -> None:
+    # Given renders of 1000 bytes and a note: one unfinished, four finished one after the other
+    limited = settings.model_copy(update={"home": tmp_path, "retention_s": 100.0, "renders_budget_bytes": 2999})
+    for number, finished_at in enumerate((None, 10.0, 120.0, 130.0, 140.0)):
+        folder = tmp_path / "renders" / str(number)
+        folder.mkdir(parents=True)
+        Note(f"film{number}.mp4", {}, finished_at).write(folder)
+        (folder / "data").write_bytes(bytes(1000 - (folder / NOTE).stat().st_size))
+    # When / Then the oldest is too old, the next has no room, and the unfinished one counts for nothing
+    assert [render.folder.name for render in expired_renders(limited, now=150.0)] == ["2", "1"]
+    assert str(kept_renders(limited)[0]) == f"unfinished render of film0.mp4: {tmp_path / 'renders' / '0'}"
+    # When one is in use, Then it stays
+    with locked(tmp_path / "renders" / "2" / "lock", "it", folder=tmp_path):
+        assert [render.folder.name for render in delete_renders(expired_renders(limited, now=150.0))] == ["1"]
+    assert sorted(path.name for path in (tmp_path / "renders").iterdir()) == ["0", "2", "3", "4"]
+    # When a note is damaged, Then its render counts as unfinished
+    (tmp_path / "renders" / "3" / NOTE).write_text('{"film": "x", "jobs": {}, "finished_at": "soon"}')
+    assert [render.finished_at for render in kept_renders(limited)] == [None, 120.0, None, 140.0]
