@@ -15,7 +15,7 @@ SPEC ?= examples/bounce.yaml
 
 # What else the table of faults shows: random histories, host faults, clocks that jump, upgrades.
 FAULTS = $(addprefix tests/tasks/,jobs/test_stateful.py jobs/test_clock.py worker/test_host_faults.py \
-	worker/test_rolling_versions.py test_upgrade.py)
+	worker/test_rolling_versions.py test_upgrade.py) tests/fuzz/test_large_inputs.py
 
 # Tests spend half of their time waiting for servers and workers, so four processes suit two cores. Several torch threads
 # per process would compete for the cores.
@@ -54,7 +54,7 @@ coverage: .venv/test-ready
 audit: .venv/film-ready
 	@test -x out/audit/bin/pip-audit || (.venv/bin/python -m venv out/audit && \
 		out/audit/bin/python -m pip install --quiet --disable-pip-version-check "pip-audit>=2.9,<3")
-	out/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+	out/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
 
 clean:
 	rm -rf .venv out
