@@ -68,6 +68,7 @@ def render(
 
     If interrupted, run the same command again to resume. A summary of the film is written next to it.
     """
+    from tasks.embedded.kept_renders import pace_of_renders
     from tasks.embedded.render import check_inputs
     from tasks.embedded.render import render as render_here
 
@@ -78,8 +79,9 @@ def render(
     inputs = [path for path in (spec, state) if path and str(path) != STREAM]
     given = read_state(state) if state else None
     if dry_run:
-        check_inputs(job, output, inputs=inputs, state=given, settings=settings)
-        for line in plan_lines(job, continues=state is not None):
+        named, made_from = check_inputs(job, output, inputs=inputs, state=given, settings=settings)
+        pace = pace_of_renders(settings, made_from)
+        for line in plan_lines(job, str(named.model), continues=state is not None, pace=pace):
             show.say(line)
         return
     try:

@@ -22,6 +22,7 @@ from tasks.client.edit import edit as edit_job
 from tasks.client.files import write_new
 from tasks.client.job import Job, find_job, raise_unless_done
 from tasks.client.job_text import LIST_HEAD, full_json_of, json_of, lines_of, row_of
+from tasks.client.pace import pace_in_deployment
 from tasks.client.plan import plan_lines
 from tasks.client.progress import ProgressDisplay
 from tasks.client.submit import iterate_waiting, submit
@@ -29,6 +30,7 @@ from tasks.client.terminal import show_json, show_line, show_lines
 from tasks.client.workers import list_workers
 from tasks.jobs.queues import Priority
 from tasks.jobs.units import JobState
+from tasks.settings import Settings
 from tasks.spec.loader import changed_spec, load_spec
 
 KEY_HELP = "Any text that names this submission: repeated with the same key, it returns the same job."
@@ -63,7 +65,9 @@ def submit_(
     """Queue SPEC and print the job's id. SPEC is a file; - is standard input."""
     wanted = changed_spec(load_spec(spec), model=model, seed=seed)
     if dry_run:
-        show_lines(plan_lines(wanted, continues=state is not None), err=True)
+        settings = Settings.from_env()
+        pace = pace_in_deployment(settings, wanted)
+        show_lines(plan_lines(wanted, wanted.model or settings.model, continues=state is not None, pace=pace), err=True)
         return
     job = submit(wanted, from_state=state, idempotency_key=key, priority=Priority(priority))
     _print_submitted(job)

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from ltx2.checkpoints.resolve import SMALL_MODELS
+from ltx2.checkpoints.stamps import stamps_of
 from ltx2.timeline import film_frames, plan
+from tasks.client.pace import Pace
+from tasks.client.progress import clock
 from tasks.maintenance.admission import estimate_bytes
 from tasks.spec.schema import JobSpec
 
+WEIGHTS = (".safetensors", ".gguf")
 
-def plan_lines(spec: JobSpec, *, continues: bool) -> list[str]:
-    """The film's length and size, and the room it needs in the blob store. continues: it continues a state."""
+
+def plan_lines(spec: JobSpec, model: str, *, continues: bool, pace: Pace | None) -> list[str]:
+    """The film's length and size, and the room and time it needs.
+
+    model: the spec's, or the default. continues: it continues a state. pace: of earlier segments with the same work, if
+    there were any.
+    """
     blobs = f"blobs: at most about {estimate_bytes(spec) / 1e6:,.1f} MB until the job's retention ends"
     count = len(spec.segments)
     if spec.open:
         now = f"{count or 'no'} segment{'' if count == 1 else 's'} of {spec.frames} frames now, more are appended later"
-        return [f"{spec.title}: {spec.width}x{spec.height}, {now}", blobs]
+        memory = _memory(model, spec.text_encoder)
+        return [f"{spec.title}: {spec.width}x{spec.height}, {now}", blobs, memory]
     timings = plan(spec.shape, [segment.transition == "cut" for segment in spec.segments])
     frames = film_frames(timings) - (spec.overlap if continues else 0)
     seconds = float(frames / spec.shape.fps)
@@ -21,5 +32,23 @@ def plan_lines(spec: JobSpec, *, continues: bool) -> list[str]:
         f"{spec.title}: {seconds:.2f} s, {frames} frames, {spec.width}x{spec.height}, "
         f"{count} segment{'s' if count > 1 else ''} of {spec.frames} frames",
         blobs,
-        "time: shown while the job runs, from its first step on",
+        _memory(model, spec.text_encoder),
+        _time(count, pace),
     ]
+
+
+def _memory(model: str, text_encoder: str | None) -> str:
+    if model in SMALL_MODELS:
+        return f"memory: {model} is a small model; its weights have less than 0.1 GB"
+    parts = [stamps_of(part) for part in (model, text_encoder) if part is not None]
+    if any(part is None for part in parts):
+        return "memory: unknown, because the model is not on this machine; see `longtake model check`"
+    weights = sum(size for part in parts for name, size, _ in part or () if name.endswith(WEIGHTS))
+    return f"memory: the files of weights have {weights / 1e9:,.1f} GB; settings decide how much of them is on the GPU"
+
+
+def _time(count: int, pace: Pace | None) -> str:
+    if pace is None:
+        return "time: unknown, because nothing of this model and size is on record; shown once the job runs"
+    total = clock(count * pace.segment_s)
+    return f"time: about {total} on one worker, at {pace.segment_s:.1f} s for a segment, as for {pace.source}"

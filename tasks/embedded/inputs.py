@@ -17,6 +17,7 @@ from ltx2.checkpoints.lora import stamp_of
 from ltx2.checkpoints.resolve import SMALL_MODELS
 from ltx2.checkpoints.stamps import stamps_of
 from tasks.client.files import write_whole
+from tasks.client.pace import work_of
 from tasks.field_errors import shown
 from tasks.settings import Settings
 from tasks.spec.schema import JobSpec
@@ -42,6 +43,11 @@ class RenderInputs:
     def job_id(self) -> str:
         """The id of the render's job: the same for the same inputs, so that it can resume."""
         return short_hash([self.spec.model_dump(mode="json"), self.state, self.made_with])
+
+    @property
+    def work(self) -> str:
+        """A hash of all on which the time for a segment depends."""
+        return short_hash([work_of(self.spec), self.made_with])
 
 
 def inputs_of(spec: JobSpec, state: Mapping[str, Any] | None, settings: Settings) -> RenderInputs:
@@ -85,12 +91,15 @@ def device_kind(device: str, *, gpus: Path = GPUS, environ: Mapping[str, str] = 
 class Note:
     """What a render's folder is for. film: None for standard output. jobs: what each was made with, by its id.
 
-    finished_at: when the film was written, in seconds since the epoch; None before.
+    finished_at: when the film was written, in seconds since the epoch; None before. work, segment_s: what it was, see
+    `RenderInputs.work`, and the median seconds in the engine for a segment.
     """
 
     film: str | None = None
     jobs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     finished_at: float | None = None
+    work: str | None = None
+    segment_s: float | None = None
 
     def write(self, folder: Path) -> None:
         """Write the note of `folder`.
@@ -107,7 +116,14 @@ def read_note(folder: Path) -> Note:
         found = json.loads((folder / NOTE).read_bytes())
         film, jobs, finished_at = found["film"], found["jobs"], found.get("finished_at")
         made_with = {str(job_id): dict(values) for job_id, values in jobs.items()}
-        return Note(film and str(film), made_with, None if finished_at is None else float(finished_at))
+        segment_s = found.get("segment_s")
+        return Note(
+            film and str(film),
+            made_with,
+            None if finished_at is None else float(finished_at),
+            found.get("work"),
+            None if segment_s is None else float(segment_s),
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return Note()
 

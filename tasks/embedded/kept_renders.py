@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.embedded.inputs import read_note
+from tasks.client.pace import Pace
+from tasks.embedded.inputs import RenderInputs, read_note
 from tasks.embedded.locks import locked
 from tasks.errors import JobStateError
 from tasks.settings import Settings
@@ -49,6 +50,14 @@ def expired_renders(settings: Settings, *, now: float | None = None) -> list[Kep
         else:
             room -= render.bytes
     return expired
+
+
+def pace_of_renders(settings: Settings, inputs: RenderInputs) -> Pace | None:
+    """The pace of the newest finished render that was made from the same, except prompts, seeds and start image."""
+    notes = [read_note(render.folder) for render in kept_renders(settings) if render.finished_at is not None]
+    same = [note for note in notes if note.work == inputs.work and note.segment_s is not None]
+    newest = max(same, key=lambda note: note.finished_at or 0.0, default=None)
+    return Pace(newest.segment_s, str(newest.film)) if newest and newest.segment_s is not None else None
 
 
 def delete_renders(renders: Iterable[KeptRender]) -> list[KeptRender]:

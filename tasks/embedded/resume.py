@@ -10,6 +10,7 @@ from typing import Any
 
 from tasks.client.fork import create_fork, whole_segments
 from tasks.client.job import Job
+from tasks.client.pace import seconds_of
 from tasks.client.same_head import SHARED_FIELDS, own_inputs
 from tasks.client.submit import submit
 from tasks.deployment import Deployment
@@ -76,7 +77,8 @@ def finish(job: Job, inputs: RenderInputs, *, folder: Path, film: Path) -> None:
         blobs.release(other)
     if others:
         blobs.collect(grace_s=0)
-    Note(str(film.resolve()), {job.id: inputs.made_with}, time.time()).write(folder)
+    seconds = seconds_of(jobs.handoffs(job.id))
+    Note(str(film.resolve()), {job.id: inputs.made_with}, time.time(), inputs.work, seconds).write(folder)
 
 
 def _continue(job: Job) -> str:

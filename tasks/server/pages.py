@@ -11,9 +11,11 @@ from typing import Annotated, Any
 import jinja2
 from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
+from starlette.concurrency import run_in_threadpool
 from starlette.staticfiles import StaticFiles
 
 from tasks.client.job import Job
+from tasks.client.pace import pace_in_deployment
 from tasks.client.plan import plan_lines
 from tasks.client.progress import clock, describe, share_done
 from tasks.client.submit import iterate_waiting
@@ -140,7 +142,9 @@ async def submit_page(request: Request, context: Context) -> Response:
         if form.get("action") != "submit":
             fields = {name: value for name, value in wanted.spec.items() if name != "image"}
             spec = check_spec(context.parts.resolved(fields), source=wanted.source)
-            return shown(context, "new.html", "New film", spec=text, plan=plan_lines(spec, continues=False))
+            pace = await run_in_threadpool(pace_in_deployment, context.settings, spec)
+            plan = plan_lines(spec, spec.model or context.settings.model, continues=False, pace=pace)
+            return shown(context, "new.html", "New film", spec=text, plan=plan)
         with submit_request(context, wanted) as job:
             return RedirectResponse(f"/films/{job.id}", 303)
     except (SpecError, RequestError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -77,17 +78,25 @@ def test_a_fork_shares_what_is_rendered(longtake: Command, module_settings: Sett
     check_refused(refused, f"frames: must be that of job {job.id}, ", ": 25 here, 17 there")
 
 
-def test_a_dry_run_checks_and_renders_nothing(longtake: Command, module_settings: Settings, spec: Path) -> None:
-    # Given
+def test_a_dry_run_checks_and_renders_nothing(
+    longtake: Command, module_settings: Settings, spec: Path, job: Job
+) -> None:
+    # Given a deployment that has rendered such a job, and a user who has rendered nothing
     jobs = list_jobs(settings=module_settings)
     fresh = module_settings.model_copy(update={"home": spec.parent / "home"})
     # When
     render = longtake("render", spec, "-o", "film.mp4", "--dry-run", settings=fresh)
-    queue = longtake("submit", spec, "--dry-run", settings=module_settings)
+    queue = longtake("submit", spec, "--dry-run", "--seed", "99", settings=module_settings)
+    larger = longtake("submit", spec, "--dry-run", "--model", "owner/name", settings=module_settings)
     # Then
-    for result in (render, queue):
+    for result in (render, queue, larger):
         assert result.returncode == 0, result.stderr
         assert result.stderr.startswith("harbour: 1.04 s, 25 frames, 64x32, 2 segments of 17 frames\nblobs: at most ")
+    assert "\nmemory: shapes is a small model; its weights have less than 0.1 GB\ntime: unknown, " in render.stderr
+    time = r"\ntime: about 0:\d\d on one worker, at \d+\.\d s for a segment, as for job [0-9a-f]+\n$"
+    assert re.search(time, queue.stderr), queue.stderr
+    assert "\nmemory: unknown, because the model is not on this machine; see `longtake model check`" in larger.stderr
+    assert "\ntime: unknown, " in larger.stderr
     assert list_jobs(settings=module_settings) == jobs
     assert [path.name for path in spec.parent.iterdir()] == [spec.name]
 

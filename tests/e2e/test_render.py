@@ -240,6 +240,8 @@ def test_a_finished_render_is_kept_for_another_title_and_more_segments(
     assert said == []
     [folder] = (fast.home / "renders").iterdir()
     assert folder.stat().st_mode & 0o777 == 0o700
+    planned = longtake("render", "spec.yaml", "-o", "other.mp4", "--dry-run", settings=fast).stderr
+    assert re.search(rf"\ntime: about 0:\d\d on one worker, at \d+\.\d s for a segment, as for {film}\n$", planned)
     # When it has another title and one more segment, Then only that is rendered
     longer = f"title: dusk\n{SLOW.replace('{prompt: d}', '{prompt: d}, {prompt: e}')}"
     said, took = render(longer)
