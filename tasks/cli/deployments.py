@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import sys
 from dataclasses import asdict
@@ -96,6 +97,8 @@ def gc(dry_run: bool, grace: float, renders: bool) -> None:
     listed. Unfinished renders stay unless --renders is given, finished ones within LONGTAKE_RETENTION_S and
     LONGTAKE_RENDERS_BUDGET_BYTES.
     """
+    if math.isnan(grace):  # which is in every range
+        raise click.BadParameter("nan is not a number of seconds", param_hint="--grace")
     settings = Settings.from_env()
     kept = kept_renders(settings)
     gone = [] if dry_run else delete_renders(kept if renders else expired_renders(settings))

@@ -79,7 +79,9 @@ def render(
     inputs = [path for path in (spec, state) if path and str(path) != STREAM]
     given = read_state(state) if state else None
     if dry_run:
-        named, made_from = check_inputs(job, output, inputs=inputs, state=given, settings=settings)
+        named, made_from = check_inputs(
+            job, output, inputs=inputs, state=given, report_folder=folder, settings=settings
+        )
         pace = pace_of_renders(settings, made_from)
         for line in plan_lines(job, str(named.model), continues=state is not None, pace=pace):
             show.say(line)

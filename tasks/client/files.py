@@ -41,8 +41,11 @@ def write_new(path: Path, data: bytes, *, overwrite: bool) -> None:
     Raises:
         OutputError: it exists, or cannot be written.
     """
-    if path.exists() and not overwrite:
+    with naming_errors(path):
+        exists = path.exists()
+    if exists and not overwrite:
         raise OutputError(f"{path} exists; choose another name, or replace it with --force")
+    make_folder(path.parent)
     write_whole({path: data})
 
 
@@ -55,13 +58,13 @@ def write_whole(files: Mapping[Path, bytes], *, mode: int = 0o644) -> None:
     with ExitStack() as stack:
         names = [(_write_temporary(path, data, mode, stack), path) for path, data in files.items()]
         for name, path in reversed(names):
-            with _naming(path):
+            with naming_errors(path):
                 os.replace(name, path)
 
 
 def _write_temporary(path: Path, data: bytes, mode: int, stack: ExitStack) -> str:
     """Write a temporary file next to `path` and return its name; `stack` deletes it."""
-    with _naming(path):
+    with naming_errors(path):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         stack.callback(Path(name).unlink, missing_ok=True)
         with os.fdopen(handle, "wb") as file:
@@ -73,7 +76,7 @@ def _write_temporary(path: Path, data: bytes, mode: int, stack: ExitStack) -> st
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming_errors(path: Path) -> Iterator[None]:
     """Turn an OSError in this block into an OutputError that names `path`."""
     try:
         yield

@@ -55,7 +55,9 @@ def render(
         CheckpointError: the model is missing or incomplete. JobFailedError: the job failed; says why.
         JobStateError: this film is being rendered already. ServerError: Redis or the worker failed.
     """
-    spec, made_from = check_inputs(spec, output, inputs=inputs, state=state, settings=settings)
+    spec, made_from = check_inputs(
+        spec, output, inputs=inputs, state=state, report_folder=report_folder, settings=settings
+    )
     if report_folder:
         make_folder(report_folder)
     _handle_interruptions()
@@ -84,6 +86,7 @@ def check_inputs(
     *,
     inputs: Iterable[Path],
     state: Mapping[str, Any] | None,
+    report_folder: Path | None,
     settings: Settings,
 ) -> tuple[JobSpec, RenderInputs]:
     """Check everything that can be checked before a render. Returns the spec with its model, and the inputs.
@@ -100,7 +103,8 @@ def check_inputs(
     made_from = inputs_of(with_image_id(spec), state, settings)
     loras = [*spec.loras, *([spec.stage2_lora] if spec.stage2_lora else [])]
     named = [spec.image, spec.upsampler, *(lora.path for lora in loras)]
-    output.check(made_from.job_id, [*inputs, *(Path(name) for name in named if name)])
+    files = [*inputs, *(Path(name) for name in named if name)]
+    output.check(made_from.job_id, files, report=report_folder)
     return spec, made_from
 
 
@@ -108,6 +112,7 @@ def _film_locked(output: FilmOutput, folder: Path) -> AbstractContextManager[Non
     """Keep other renders, of whatever spec and user, from this film."""
     if output.film is None:
         return nullcontext()
+    make_folder(output.film.parent)
     lock = output.film.with_name(f".{output.film.name}.lock")
     return locked(lock, str(output.film), folder=folder)
 

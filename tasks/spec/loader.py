@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from tasks.field_errors import UNKNOWN_KEY, FieldError, explain, shown_path
 from tasks.spec.guidance import GuidanceSpec
 from tasks.spec.input_files import read_input, read_limited
 from tasks.spec.json_text import json_events, parse_json
-from tasks.spec.places import Location, SpecSource, TextError
+from tasks.spec.places import OPTIONS, Location, SpecSource, TextError
 from tasks.spec.schema import JobSpec, LoraSpec, SegmentSpec
 from tasks.spec.yaml_text import parse_yaml, yaml_events
 
@@ -89,7 +90,8 @@ def changed_spec(spec: JobSpec, **changes: Any) -> JobSpec:
     given = {name: value for name, value in changes.items() if value is not None}
     if not given:
         return spec
-    return check_spec(spec.model_dump(exclude_unset=True) | given, source=SpecSource("options")).written_in(spec.source)
+    changed = check_spec(spec.model_dump(exclude_unset=True) | given, source=SpecSource(OPTIONS))
+    return changed.written_in(replace(spec.source, options=frozenset(given)))
 
 
 def data_of(data: bytes, name: str) -> tuple[dict[str, Any], SpecSource]:

@@ -38,15 +38,21 @@ class TextError(ValueError):
         self.line = line
 
 
+OPTIONS = "options"
+"""The place of values that options of the command gave."""
+
+
 @dataclass(frozen=True, slots=True)
 class SpecSource:
     """Where a spec was written. Two sources are equal, so that specs are compared by what they say.
 
-    name: of the file. events: reads the text again; it is needed only for errors.
+    name: of the file. events: reads the text again; it is needed only for errors. options: fields that options of the
+    command replaced.
     """
 
     name: str = field(default="spec", compare=False)
     events: Callable[[], Iterable[Event]] = field(default=tuple, compare=False)
+    options: frozenset[str] = field(default=frozenset(), compare=False)
 
     def places(self, locations: Collection[Location]) -> list[str]:
         """`file:line: field` of each location; the line is that of the closest container that the text has."""
@@ -59,6 +65,8 @@ class SpecSource:
         return self.places([location])[0]
 
     def _place(self, location: Location, lines: dict[Location, int]) -> str:
+        if location and location[0] in self.options:
+            return f"{OPTIONS}: {field_path(location)}"
         known = location
         while known and known not in lines:
             known = known[:-1]

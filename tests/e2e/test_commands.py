@@ -141,3 +141,14 @@ def test_interrupting_a_watch_says_that_the_job_goes_on(module_settings: Setting
 def test_waiting_ends_after_its_timeout(queued: Job) -> None:
     with pytest.raises(WaitTimeoutError, match=rf"job {queued.id} is queued after 0.1 s; it goes on"):
         queued.wait(timeout=0.1)
+
+
+def test_a_first_spec_goes_into_a_folder_that_does_not_exist(
+    longtake: Command, module_settings: Settings, tmp_path: Path
+) -> None:
+    assert longtake("init", "new/films/first.yaml", settings=module_settings).returncode == 0
+    assert (tmp_path / "new" / "films" / "first.yaml").is_file()
+
+
+def test_a_grace_that_is_no_number_is_refused(longtake: Command, module_settings: Settings) -> None:
+    check_refused(longtake("gc", "--grace", "nan", settings=module_settings), "--grace: nan is not a number")

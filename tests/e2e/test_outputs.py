@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -40,6 +42,14 @@ def own_settings(module_settings: Settings, tmp_path: Path) -> Settings:
         ("notes.mp4", "notes.report.json exists, and not from this job"),
         ("film.mp4 --summary spec.yaml", "spec.yaml is an input of this film"),
         ("film.mp4 --summary film.mp4", "film and summary need two names"),
+        ("film.mp4 --summary film.mp4/x.json", "film.mp4/x.json: film.mp4 is a file of this film"),
+        ("film.mp4 --report film.mp4", "film.mp4: film.mp4 is a file of this film"),
+        ("film.mp4 --report spec.yaml", "spec.yaml is not a folder"),
+        ("film.mp4 --report . --summary seams.json", "seams.json, a file of the report, would replace seams.json"),
+        (f"{217 * 'a'}.mp4", "is too long a name; the limit is 220 bytes"),
+        (f"{300 * 'a'}.mp4", "cannot be written: File name too long"),
+        (f"{300 * 'a'}/film.mp4", "cannot be written: File name too long"),
+        ("new/folder/film.mp4 --dry-run --model nosuch", "options: model: no such model folder: nosuch"),
     ],
 )
 def test_an_output_is_refused_before_anything_is_rendered(
@@ -99,6 +109,35 @@ def test_a_film_on_standard_output(module_settings: Settings, job: Job, tmp_path
     job.save(tmp_path / "film.mp4")
     assert result.stdout == (tmp_path / "film.mp4").read_bytes()
     assert result.stderr.startswith(b"standard output  1.04 s  64x32")
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        (">&-", "standard output is closed"),
+        ("> /dev/full", "standard output cannot be written: No space left on device"),
+    ],
+)
+def test_a_standard_output_that_takes_no_film(
+    module_settings: Settings, job: Job, tmp_path: Path, where: str, words: str
+) -> None:
+    command = f"{sys.executable} -m tasks save {job.id} -o - {where}"
+    environ = environment(module_settings)
+    result = subprocess.run(command, shell=True, env=environ, cwd=tmp_path, capture_output=True, text=True, check=False)
+    check_refused(result, words)
+
+
+def test_a_film_is_not_written_to_a_terminal(module_settings: Settings, job: Job, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    try:
+        command = [sys.executable, "-m", "tasks", "save", job.id, "-o", "-"]
+        environ = environment(module_settings)
+        result = subprocess.run(command, env=environ, cwd=tmp_path, stdout=theirs, stderr=subprocess.PIPE, check=False)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert result.returncode == 1
+    assert result.stderr.startswith(b"longtake: standard output is a terminal; redirect it, or ")
 
 
 def test_two_renders_of_one_film_exclude_each_other(
