@@ -209,16 +209,16 @@ class Engine:
     def warm_up(self, request: SegmentRequest, *, images: Collection[int] = ()) -> None:
         """Compile all that a job of segments like `request` needs, if it is not compiled.
 
-        That is two shapes, for a first segment (or one after a cut) and for a continuation. One step of each stage is
-        run, and the result of the first is decoded. Each number of placed images is a shape of its own: that of
-        `request` is compiled for its timing, and those of `images` for both.
+        That is two shapes, for a first segment (or one after a cut) and for a continuation, and that of `request` if it
+        continues a segment of another length. One step of each stage is run, and the result of the first is decoded.
+        Each number of placed images is a shape of its own: that of `request` is compiled for its timing, and those of
+        `images` for both.
         """
         plan = self._denoiser.plan(request.sampling)
         first = first_timing(request.timing.shape)
         both = (first, next_timing(first))
         needed = [(timing, count) for count in (0, *images) for timing in both]
-        if request.images:
-            needed.append((both[request.timing.continued], len(request.images)))
+        needed.append((request.timing, len(request.images)))
         for timing, count in needed:
             size = (request.width, request.height, timing.shape.frames, timing.audio_latents, count)
             shape = (*size, plan.stages, str(plan.guidance), plan.stage2_lora is None, request.sampling.decoder)
@@ -373,7 +373,7 @@ class Engine:
     ) -> LTX2ContinuationState:
         return LTX2ContinuationState(
             segment_index=timing.index,
-            video_frames=list(frames[-timing.shape.overlap :].copy()),
+            video_frames=list(frames[-timing.tail_frames :].copy()),
             audio_latents=audio_latents,
             audio_sample_rate=self.audio_rate,
             audio_conditioning_num_frames=timing.next_pinned,

@@ -92,7 +92,7 @@ class StandInEngine:
             frames[:, ::2] = 255 - frames[:, ::2]
         following = LTX2ContinuationState(
             segment_index=timing.index,
-            video_frames=list(frames[-timing.shape.overlap :].copy()),
+            video_frames=list(frames[-timing.tail_frames :].copy()),
             audio_latents=audio,
             audio_sample_rate=self.audio_rate,
             audio_conditioning_num_frames=timing.next_pinned,

@@ -140,8 +140,9 @@ class _Film:
         check_format(clip, self._format)
         span = self._spans[i]
         sound = SoundReader(clip, span.source_start + span.film_end - span.film_start)
-        for picture in pictures(clip, self._timings[i].new_frames, self._fps, sound):
-            self._mux_picture(picture)
+        for number, picture in enumerate(pictures(clip, self._timings[i].new_frames, self._fps, sound)):
+            if number < self._timings[i].shown_frames:  # no picture refers to a later one
+                self._mux_picture(picture)
         self._encode_sound(self._composer.add(i, sound.samples()))
 
     def finish(self) -> None:

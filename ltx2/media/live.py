@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import av
@@ -84,16 +84,17 @@ def live_piece(timings: Sequence[SegmentTiming], first: bytes, clips: Sequence[b
                     check_format(clip, model.format)
                     sound = SoundReader(clip, extent.samples_of(i))
                     packets = pictures(clip, timings[i].new_frames, fps, sound)
-                    for number, picture in enumerate(packets, timings[i].first_frame - timings[0].first_frame):
-                        if i == index:
-                            _mux_picture(container, video, picture, number, fps)
+                    begin = timings[i].first_frame - timings[0].first_frame
+                    for number, picture in enumerate(packets):
+                        if i == index and number < timings[i].shown_frames:
+                            _mux_picture(container, video, picture, begin + number, fps)
                     sounds.append(sound.samples())
             spans = extent.spans[-len(clips) :]
             with media_errors(_WRITING):
                 for packet in extent.encoded(audio, composed(spans, sounds, extent.start, extent.end)):
                     container.mux(packet)
     header, data = _split(file.getvalue())
-    return LivePiece(header, data, timings[index].new_frames / fps)
+    return LivePiece(header, data, timings[index].shown_frames / fps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,10 @@ def _extent(timings: Sequence[SegmentTiming], rate: int, *, is_last: bool) -> _E
 
 def _final_samples(timings: Sequence[SegmentTiming], rate: int) -> int:
     """How many samples are known after these segments. A cut leaves more of them than the continuation assumed here."""
-    return sound_spans([*timings, next_timing(timings[-1])], rate)[-1].film_start
+    last = timings[-1]
+    shape = replace(last.shape, overlap=last.tail_frames)
+    following = next_timing(last, cut=last.next_dissolve > 0, shape=shape, dissolve=last.next_dissolve)
+    return sound_spans([*timings, following], rate)[-1].film_start
 
 
 def _final_packets(samples: int) -> int:

@@ -13,7 +13,7 @@ from ltx2.quality.audio_metrics import Sound, SoundAtSeam, measure_sound
 from ltx2.quality.levels import Levels, LevelStep, is_flat, levels_of, step_between
 from ltx2.quality.shape_continuity import ShapeAtSeam, across, appeared, colour_change, pairs
 from ltx2.quality.shape_tracking import Track, track
-from ltx2.timeline import SegmentTiming, film_samples, sound_spans
+from ltx2.timeline import SegmentTiming, film_frames, film_samples, sound_spans
 
 CHANGE_FACTOR, CHANGE_SLACK = 1.5, 1.0
 JUMP_FACTOR, JUMP_SLACK = 1.5, 1.0
@@ -78,19 +78,19 @@ def continuity(
 ) -> Continuity:
     """Measure a film. At most two segments' frames are in memory at a time.
 
-    pieces: per timing, the new frames `[T, H, W, 3]` of the segment. sound: `[C, n]`, `rate` samples per second.
+    pieces: per timing, the frames `[T, H, W, 3]` that the film shows of its clip. sound: `[C, n]`, `rate` samples per
+    second.
 
     Raises:
         ValueError: the number of frames or samples does not match the timings.
     """
-    total = sum(timing.new_frames for timing in timings)
-    samples = film_samples(total, timings[0].shape.fps, rate)
+    samples = film_samples(film_frames(timings), timings[0].shape.fps, rate)
     if sound.shape[1] != samples:
         raise ValueError(f"{sound.shape[1]} samples of sound; these segments must have {samples}")
     spans, found, before = sound_spans(timings, rate), Continuity([], []), None
     for number, (timing, span, piece) in enumerate(zip(timings, spans, pieces, strict=True)):
-        if len(piece) != timing.new_frames:
-            raise ValueError(f"{len(piece)} frames of segment {number}; it must have {timing.new_frames}")
+        if len(piece) != timing.shown_frames:
+            raise ValueError(f"{len(piece)} frames of segment {number}; it must have {timing.shown_frames}")
         earlier = found.segments[-1].tracks if found.segments and timing.continued else []
         first = timing.first_frame - timings[0].first_frame
         tracks = track(piece, [one.colour for one in earlier])

@@ -35,7 +35,7 @@ def film_sound(data: bytes, timings: Sequence[SegmentTiming]) -> tuple[NDArray[n
 
 
 def film_pieces(data: bytes, timings: Sequence[SegmentTiming]) -> Iterator[NDArray[np.uint8]]:
-    """The new RGB frames `[T, H, W, 3]` of each segment in turn.
+    """The RGB frames `[T, H, W, 3]` that begin with each segment in turn. A dissolve belongs to the later one.
 
     Raises:
         MediaError: the film cannot be read, or is too short.
@@ -43,10 +43,10 @@ def film_pieces(data: bytes, timings: Sequence[SegmentTiming]) -> Iterator[NDArr
     with _open(data) as container:
         frames = (frame.to_ndarray(format="rgb24") for frame in container.decode(video=0))
         for timing in timings:
-            piece = list(islice(frames, timing.new_frames))
-            if len(piece) < timing.new_frames:
+            piece = list(islice(frames, timing.shown_frames))
+            if len(piece) < timing.shown_frames:
                 raise MediaError(
-                    f"{_UNREADABLE}: segment {timing.index} has {len(piece)} of {timing.new_frames} frames"
+                    f"{_UNREADABLE}: segment {timing.index} has {len(piece)} of {timing.shown_frames} frames"
                 )
             yield np.stack(piece)
 

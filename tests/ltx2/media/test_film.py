@@ -20,7 +20,16 @@ from numpy.typing import NDArray
 from ltx2.errors import MediaError, TimelineError
 from ltx2.media.clip import encode_clip
 from ltx2.media.film import FilmInfo, join_film
-from ltx2.timeline import SegmentShape, SegmentTiming, film_frames, film_samples, plan, sound_seconds
+from ltx2.timeline import (
+    PlannedSegment,
+    SegmentShape,
+    SegmentTiming,
+    film_frames,
+    film_samples,
+    plan,
+    plan_segments,
+    sound_seconds,
+)
 
 RATE = 24000
 HERTZ = (440.0, 330.0)  # left, right
@@ -144,6 +153,29 @@ def test_a_film_may_have_cuts_and_begin_in_the_middle_of_a_job(tmp_path: Path) -
     # Then a segment after a cut shows all its frames, and a continuation only its new ones
     assert info.frames == 8 + 17 + 8 + 17 + 8
     assert decoded_pictures(tmp_path / "film.mp4") == list(range(info.frames))
+
+
+@pytest.mark.parametrize("fps", [Fraction(24), NTSC])
+def test_unequal_segments_and_dissolves_show_each_frame_once_and_keep_the_tone(tmp_path: Path, fps: Fraction) -> None:
+    # Given segments of several lengths that repeat 1 to 17 frames, and two scenes that dissolve
+    shapes = [(25, 9), (41, 17), (17, 1), (33, 9), (25, 9), (17, 9)]
+    dissolves = {3: 8, 4: 12}
+    planned = [
+        PlannedSegment(SegmentShape(frames, fps, overlap), i in dissolves, dissolves.get(i, 0))
+        for i, (frames, overlap) in enumerate(shapes)
+    ]
+    timings = plan_segments(planned)
+    # When their clips are joined
+    info = join_film(clips_of(timings), timings, tmp_path / "film.mp4")
+    # Then each film frame is shown once, in order; frames that dissolve are taken from the later clip
+    assert info.frames == 25 + 24 + 16 + 33 + 25 + 8 - 20
+    assert decoded_pictures(tmp_path / "film.mp4") == list(range(info.frames))
+    # And the tone of film time goes on through every join, at full level, to the last sample
+    assert info.audio_samples == film_samples(info.frames, fps, RATE)
+    heard = decoded_sound(tmp_path / "film.mp4", info.audio_samples)
+    ideal = tone(np.arange(info.audio_samples) / RATE, 2)
+    whole = slice(2048, info.audio_samples - round(0.09 * RATE))
+    assert np.abs(heard - ideal)[whole].max() < 0.5 * 2 * math.pi * max(HERTZ) * 0.5 / RATE + 0.01
 
 
 def test_the_video_is_copied_not_encoded_again(tmp_path: Path) -> None:

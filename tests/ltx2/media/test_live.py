@@ -16,10 +16,27 @@ from numpy.typing import NDArray
 from ltx2.errors import MediaError
 from ltx2.media.film import join_film
 from ltx2.media.live import LivePiece, audio_rate_of, first_clip_needed, live_piece
-from ltx2.timeline import SegmentShape, SegmentTiming, film_frames, film_samples, plan
+from ltx2.timeline import (
+    PlannedSegment,
+    SegmentShape,
+    SegmentTiming,
+    film_frames,
+    film_samples,
+    plan,
+    plan_segments,
+)
 from tests.ltx2.media.test_film import NTSC, clips_of, decoded_sound, index_of
 
 CUTS = [False, False, True, False]
+UNEQUAL = plan_segments(
+    [
+        PlannedSegment(SegmentShape(49, Fraction(24))),
+        PlannedSegment(SegmentShape(25, Fraction(24), 17)),
+        PlannedSegment(SegmentShape(33, Fraction(24)), cut=True, dissolve=4),
+        PlannedSegment(SegmentShape(41, Fraction(24)), cut=True, dissolve=12),
+        PlannedSegment(SegmentShape(17, Fraction(24), 1)),
+    ]
+)
 
 
 def pieces_of(timings: list[SegmentTiming], clips: list[bytes]) -> Iterator[LivePiece]:
@@ -61,18 +78,19 @@ def placed_sound(data: bytes, samples: int, channels: int) -> tuple[NDArray[np.f
 
 
 @pytest.mark.parametrize(
-    ("shape", "channels", "rate"),
+    ("timings", "channels", "rate"),
     [
-        (SegmentShape(49, Fraction(24)), 2, 48000),
-        (SegmentShape(25, NTSC), 1, 24000),
-        (SegmentShape(9, Fraction(24), overlap=1), 2, 48000),
-        (SegmentShape(9, Fraction(120), overlap=1), 2, 24000),
+        (plan(SegmentShape(49, Fraction(24)), CUTS), 2, 48000),
+        (plan(SegmentShape(25, NTSC), CUTS), 1, 24000),
+        (plan(SegmentShape(9, Fraction(24), overlap=1), CUTS), 2, 48000),
+        (plan(SegmentShape(9, Fraction(120), overlap=1), CUTS), 2, 24000),
+        (UNEQUAL, 2, 48000),
     ],
-    ids=["usual", "ntsc", "segments shorter than the lead", "pieces of few packets"],
+    ids=["usual", "ntsc", "segments shorter than the lead", "pieces of few packets", "unequal, with dissolves"],
 )
-def test_pieces_play_as_the_film_does(tmp_path: Path, shape: SegmentShape, channels: int, rate: int) -> None:
+def test_pieces_play_as_the_film_does(tmp_path: Path, timings: list[SegmentTiming], channels: int, rate: int) -> None:
     # Given the clips of a film with a cut, whose frames show their film index
-    timings = plan(shape, CUTS)
+    shape = timings[0].shape
     clips = list(clips_of(timings, channels=channels, rate=rate))
     join_film(clips, timings, tmp_path / "film.mp4")
     # When each piece is made

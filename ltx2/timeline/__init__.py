@@ -1,0 +1,70 @@
+"""Positions of frames, audio latents and sound samples in a film: exact arithmetic, no model, no I/O.
+
+In the local time of a segment, audio latent `t` is at 0.04 t seconds and picture frame `j` at `offset + j/fps`. A
+continuation pins the last `pinned` audio latents of the previous segment (so its local time 0 is 0.04 (T - pinned) in
+that segment) and repeats its last `overlap` frames. Segments may differ in length and in how much they repeat: what a
+segment hands on is measured for the overlap of the next one. All positions are `Fraction`s, so they stay exact over any
+number of segments.
+"""
+
+from __future__ import annotations
+
+from ltx2.timeline.arithmetic import (
+    AUDIO_LATENTS_PER_SECOND,
+    POSITIONS_S,
+    TEMPORAL_COMPRESSION,
+    exact,
+    exact_seconds,
+    film_samples,
+    latent_frames,
+    latent_of,
+    longest_frames,
+    round_half_up,
+    segment_seed,
+    sound_seconds,
+)
+from ltx2.timeline.spans import (
+    SoundSpan,
+    sound_spans,
+)
+from ltx2.timeline.timings import (
+    DEFAULT_OVERLAP,
+    PlannedSegment,
+    SegmentShape,
+    SegmentTiming,
+    continued_timing,
+    film_frames,
+    first_timing,
+    handed_on,
+    next_timing,
+    plan,
+    plan_segments,
+)
+
+__all__ = [
+    "AUDIO_LATENTS_PER_SECOND",
+    "DEFAULT_OVERLAP",
+    "POSITIONS_S",
+    "TEMPORAL_COMPRESSION",
+    "PlannedSegment",
+    "SegmentShape",
+    "SegmentTiming",
+    "SoundSpan",
+    "continued_timing",
+    "exact",
+    "exact_seconds",
+    "film_frames",
+    "film_samples",
+    "first_timing",
+    "handed_on",
+    "latent_frames",
+    "latent_of",
+    "longest_frames",
+    "next_timing",
+    "plan",
+    "plan_segments",
+    "round_half_up",
+    "segment_seed",
+    "sound_seconds",
+    "sound_spans",
+]
