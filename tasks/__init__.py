@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from tasks.errors import LongtakeError
     from tasks.settings import Settings
     from tasks.spec.loader import load_spec
-    from tasks.spec.schema import JobSpec, SegmentSpec
+    from tasks.spec.schema import JobSpec
+    from tasks.spec.segments import SegmentSpec
     from tasks.worker.app import app
 
 __all__ = [
@@ -39,7 +40,7 @@ _MODULES = {
     "Job": "tasks.client.job",
     "JobSpec": "tasks.spec.schema",
     "LongtakeError": "tasks.errors",
-    "SegmentSpec": "tasks.spec.schema",
+    "SegmentSpec": "tasks.spec.segments",
     "Settings": "tasks.settings",
     "app": "tasks.worker.app",
     "edit": "tasks.client.edit",

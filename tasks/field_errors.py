@@ -52,11 +52,11 @@ UNKNOWN_KEY = ("extra_forbidden", "invalid_key")
 
 
 class FieldError(ValueError):
-    """An error of several fields together; field: the one whose line says most."""
+    """An error of several fields together; location: the path of the one whose line says most."""
 
-    def __init__(self, field: str, problem: str) -> None:
+    def __init__(self, location: str | tuple[str | int, ...], problem: str) -> None:
         super().__init__(problem)
-        self.field = field
+        self.location = (location,) if isinstance(location, str) else location
 
 
 def explain(problem: ErrorDetails) -> str:

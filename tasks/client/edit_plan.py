@@ -8,7 +8,8 @@ from enum import StrEnum
 
 from tasks.client.same_head import differences, own_inputs
 from tasks.jobs.units import JobState
-from tasks.spec.schema import JobHead, JobSpec, SegmentSpec
+from tasks.spec.schema import JobHead, JobSpec
+from tasks.spec.segments import SegmentSpec
 
 
 class EditKind(StrEnum):
@@ -85,8 +86,8 @@ class EditPlan:
 def plan_edit(job: JobNow, spec: JobSpec) -> EditPlan:
     """How to make the film of `spec`, a comparable spec of the whole film (see `same_head`), from a job."""
     head = differences(spec, job.head)
-    pairs = enumerate(zip(job.segments, spec.segments, strict=False))
-    changed = {index: names for index, (before, now) in pairs if (names := _changes(job, spec, index, before, now))}
+    both = range(min(len(job.segments), len(spec.segments)))
+    changed = {index: names for index in both if (names := _changes(job, spec, index))}
     count, before = len(spec.segments), len(job.segments)
     first = min([*changed, count, before])
     is_alive = not job.state.is_final or job.state == JobState.DONE
@@ -102,8 +103,8 @@ def plan_edit(job: JobNow, spec: JobSpec) -> EditPlan:
     return EditPlan(kind, job.job_id, kept, count, before, job.committed, head, changed)
 
 
-def _changes(job: JobNow, spec: JobSpec, index: int, before: SegmentSpec, now: SegmentSpec) -> list[str]:
-    there, here = own_inputs(job.head, index, before), own_inputs(spec, index, now)
+def _changes(job: JobNow, spec: JobSpec, index: int) -> list[str]:
+    there, here = own_inputs(job.head, index, job.segments), own_inputs(spec, index, spec.segments)
     return [name for name in here if here[name] != there[name]]
 
 

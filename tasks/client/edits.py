@@ -10,7 +10,7 @@ from typing import Any
 import redis
 
 from tasks.client.edit_plan import EditPlan, JobNow, plan_edit
-from tasks.client.fork import whole_segments
+from tasks.client.fork import check_join, whole_segments
 from tasks.client.idempotency import request_of
 from tasks.client.same_head import check_same_head, comparable
 from tasks.deployment import Deployment
@@ -20,7 +20,8 @@ from tasks.jobs.records import JobStatus
 from tasks.jobs.units import JobState
 from tasks.maintenance.admission import segment_bytes
 from tasks.spec.loader import check_spec, load_spec
-from tasks.spec.schema import MAX_SEGMENTS, JobSpec, SegmentSpec
+from tasks.spec.schema import JobSpec
+from tasks.spec.segments import MAX_SEGMENTS, SegmentSpec
 
 log = logging.getLogger(__name__)
 GivenSpec = JobSpec | Mapping[str, Any] | Path | str
@@ -120,6 +121,9 @@ def append_segments(
     if contents.committed.start and not contents.segments and spec.segments[0].transition == "cut":
         place = spec.source.place("segments", 0, "transition")
         raise SpecError(f"{place}: a job that continues a state cannot start with a cut")
+    if contents.segments:
+        longer = spec.model_copy(update={**dict(head), "segments": [*contents.segments, *spec.segments]})
+        check_join(longer, contents, len(contents.segments))
     if status.state == JobState.DONE:
         whole = whole_segments(deployment.blobs, contents)
         if whole < status.committed:
@@ -130,7 +134,7 @@ def append_segments(
     appended = deployment.jobs.append(
         job_id,
         spec.segments,
-        needs_bytes=segment_bytes(head, len(spec.segments)) + old_film,
+        needs_bytes=segment_bytes(head, spec.segments) + old_film,
         budget_bytes=budget,
         first=first,
         request=request,

@@ -6,10 +6,12 @@ import logging
 from dataclasses import replace
 
 from blobstore import BlobNotFoundError, ManagedBlobStore
+from ltx2.timeline import handed_on
 from tasks.client.same_head import check_same_head
 from tasks.client.submission import Draft, create_job
 from tasks.deployment import Deployment
 from tasks.errors import JobStateError, SpecError
+from tasks.field_errors import FieldError
 from tasks.jobs.lifetimes import new_job_id
 from tasks.jobs.records import Committed
 from tasks.jobs.results import CreateOutcome, JobContents
@@ -55,6 +57,7 @@ def create_fork(deployment: Deployment, job_id: str, source: JobContents, count:
     ]
     segments = [*shared, *spec.segments[count:]]
     spec = spec.model_copy(update={"model": source.head.model, "image": source.head.image, "segments": segments})
+    check_join(spec, source, count)
 
     def draw_up(owner: str) -> Draft:
         committed = _pinned(deployment.blobs, source, count, owner)
@@ -63,6 +66,28 @@ def create_fork(deployment: Deployment, job_id: str, source: JobContents, count:
     creation = create_job(deployment, job_id, draw_up)
     if creation.outcome == CreateOutcome.TAKEN:
         raise JobStateError(f"job {job_id} already exists")
+
+
+def check_join(spec: JobSpec, source: JobContents, count: int) -> None:
+    """Check that segment `count` of `spec` can follow the shared ones.
+
+    Raises:
+        SpecError: the state before it was made for another overlap, or the lengths of both do not fit.
+    """
+    if len(spec.segments) <= count:
+        return
+    try:
+        spec.check_neighbours()
+    except FieldError as error:
+        raise SpecError(f"{spec.source.place(*error.location)}: {error}") from None
+    before, *after = (source.head.planned(segment) for segment in source.segments[count - 1 : count + 1])
+    handed, wanted = handed_on(before, after[0] if after else None)[0] or before.shape.overlap, spec.segments[count]
+    repeated = spec.planned(wanted).shape.overlap
+    if not wanted.is_new_scene and repeated != handed:
+        raise SpecError(
+            f"{spec.source.place('segments', count, 'overlap')}: it repeats {repeated} frames; segment {count - 1} of "
+            f"job {source.job_id} hands on {handed}"
+        )
 
 
 def spec_of(source: JobContents) -> JobSpec:

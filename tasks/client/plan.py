@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ltx2.checkpoints.resolve import SMALL_MODELS
 from ltx2.checkpoints.stamps import stamps_of
-from ltx2.timeline import film_frames, plan
+from ltx2.timeline import film_frames
 from tasks.client.pace import Pace
 from tasks.client.progress import clock
 from tasks.maintenance.admission import estimate_bytes
@@ -21,16 +21,18 @@ def plan_lines(spec: JobSpec, model: str, *, continues: bool, pace: Pace | None)
     """
     blobs = f"blobs: at most about {estimate_bytes(spec) / 1e6:,.1f} MB until the job's retention ends"
     count = len(spec.segments)
+    lengths = sorted({segment.frames or spec.frames for segment in spec.segments} or {spec.frames})
+    length = str(lengths[0]) if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
     if spec.open:
-        now = f"{count or 'no'} segment{'' if count == 1 else 's'} of {spec.frames} frames now, more are appended later"
+        now = f"{count or 'no'} segment{'' if count == 1 else 's'} of {length} frames now, more are appended later"
         memory = _memory(model, spec.text_encoder)
         return [f"{spec.title}: {spec.width}x{spec.height}, {now}", blobs, memory]
-    timings = plan(spec.shape, [segment.transition == "cut" for segment in spec.segments])
-    frames = film_frames(timings) - (spec.overlap if continues else 0)
+    timings = spec.plan()
+    frames = film_frames(timings) - (timings[0].shape.overlap if continues else 0)
     seconds = float(frames / spec.shape.fps)
     return [
         f"{spec.title}: {seconds:.2f} s, {frames} frames, {spec.width}x{spec.height}, "
-        f"{count} segment{'s' if count > 1 else ''} of {spec.frames} frames",
+        f"{count} segment{'s' if count > 1 else ''} of {length} frames",
         blobs,
         _memory(model, spec.text_encoder),
         _time(count, pace),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
+from ltx2.timeline import handed_on
 from tasks.client.start_image import with_image_id
 from tasks.errors import SpecError
 from tasks.field_errors import shown
-from tasks.spec.schema import JobHead, JobSpec, SegmentSpec
+from tasks.spec.schema import JobHead, JobSpec
+from tasks.spec.segments import SegmentSpec
 
 FREE_FIELDS = ("title", "seed", "labels", "webhook")
 """Fields of a spec's head that say nothing about how a segment is rendered; seeds are compared per segment."""
@@ -29,9 +31,12 @@ def differences(spec: JobSpec, head: JobHead, fields: Collection[str] = SHARED_F
     return {name: _difference(name, here, there) for name, (here, there) in pairs.items() if here != there}
 
 
-def own_inputs(head: JobHead, index: int, segment: SegmentSpec) -> dict[str, object]:
+def own_inputs(head: JobHead, index: int, segments: Sequence[SegmentSpec]) -> dict[str, object]:
     """What a segment is rendered from in addition to what all segments share and the state before it, by name."""
-    return {"prompt": segment.prompt, "seed": head.seed_of(index, segment), "transition": segment.transition}
+    segment, following = segments[index], segments[index + 1 : index + 2]
+    tail, _ = handed_on(head.planned(segment), head.planned(following[0]) if following else None)
+    own = {name: getattr(segment, name) for name in SegmentSpec.model_fields}
+    return {**own, "seed": head.seed_of(index, segment), "tail for the next one": tail}
 
 
 def check_same_head(

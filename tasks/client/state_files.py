@@ -13,6 +13,7 @@ from ltx2.errors import CheckpointError, ContinuationError, TimelineError, Unsup
 from ltx2.state.arrays import FrameFormat
 from ltx2.state.renderable import check_renderable
 from ltx2.state.validation import LARGEST_INT
+from ltx2.timeline import PlannedSegment
 from tasks.errors import SpecError
 from tasks.field_errors import shown_path
 from tasks.jobs import state_wire
@@ -54,16 +55,17 @@ def start_handoff(
         SpecError: not a state, or it does not match the spec; names the field.
     """
     try:
-        frame_format = FrameFormat(spec.width, spec.height, spec.overlap)
+        first, *rest = [spec.planned(segment) for segment in spec.segments[:2]] or [PlannedSegment(spec.shape)]
+        frame_format = FrameFormat(spec.width, spec.height, first.shape.overlap)
         state = state_wire.decode(envelope, blobs, frame_format=frame_format)
         if state.video_frames is None and state.audio_latents is None:
             raise ContinuationError("video, audio: the state has neither, so there is nothing to continue")
         encoded = state_wire.encode(state, pending, inline_threshold_bytes=settings.inline_threshold_bytes)
         handoff = Handoff(index=START_INDEX, state=encoded)
-        timing = timing_after(spec.shape, handoff)
+        timing = timing_after(first, handoff, following=rest[0] if rest else None)
         check_renderable(
             state,
-            overlap=spec.overlap,
+            overlap=first.shape.overlap,
             size=(spec.height, spec.width),
             audio_latents=timing.audio_latents,
             audio_rate=_audio_rate(spec.model or settings.model, settings),

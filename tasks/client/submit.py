@@ -20,7 +20,7 @@ from tasks.client.state_files import read_state, start_handoff
 from tasks.client.submission import Draft, create_job
 from tasks.deployment import Deployment
 from tasks.errors import JobStateError, RoomError, SpecError
-from tasks.field_errors import shown
+from tasks.field_errors import FieldError, shown
 from tasks.jobs.lifetimes import new_job_id
 from tasks.jobs.queues import Priority
 from tasks.jobs.reader import JOBS_PER_PAGE
@@ -75,8 +75,9 @@ def submit(
     check_model_folders(model, spec.loras, deployment.settings, spec.more_files, spec.source)
     try:
         spec.check_length(model)
-    except ValueError as error:
-        raise SpecError(f"{spec.source.place('frames')}{str(error).removeprefix('frames')}") from None
+        spec.check_neighbours(continues=from_state is not None)
+    except FieldError as error:
+        raise SpecError(f"{spec.source.place(*error.location)}: {error}") from None
     if from_state is not None and spec.segments and spec.segments[0].transition == "cut":
         raise SpecError(
             f"{spec.source.place('segments', 0, 'transition')}: a job that continues a state cannot start with a cut"

@@ -114,8 +114,8 @@ def _best(deployment: Deployment, inputs: RenderInputs, note: Mapping[str, Mappi
 def unchanged(contents: JobContents, made_with: Mapping[str, Any], inputs: RenderInputs) -> tuple[int, str | None]:
     """How many leading segments of a job were made from the same inputs, and the first change, in words.
 
-    Each segment is made from all that its engine call is given: what all segments share, its own prompt, seed and
-    transition, and the state that the segment before it left. The title, and later segments, do not count.
+    Each segment is made from all that its engine call is given: what all segments share, its own values, the state that
+    the segment before it left, and how many frames the next one repeats. The title, and later segments, do not count.
     """
     spec, head = inputs.spec, contents.head
     for name, value in inputs.made_with.items():
@@ -128,8 +128,8 @@ def unchanged(contents: JobContents, made_with: Mapping[str, Any], inputs: Rende
         if getattr(spec, name) != getattr(head, name):
             return 0, _changed(name, getattr(head, name), getattr(spec, name))
     committed = len(contents.committed.handoffs)
-    for index, (before, now) in enumerate(zip(contents.segments, spec.segments, strict=False)):
-        values = own_inputs(head, index, before), own_inputs(spec, index, now)
+    for index in range(min(len(contents.segments), len(spec.segments))):
+        values = own_inputs(head, index, contents.segments), own_inputs(spec, index, spec.segments)
         for name in values[0]:
             if values[0][name] != values[1][name]:
                 return min(index, committed), f"segment {index}'s {name} changed"

@@ -11,8 +11,8 @@ from tasks.errors import JobStateError
 from tasks.jobs.keys import ACTIVE, ENDED, RESERVED, SUBMITTING, WAITING, job_keys
 from tasks.jobs.lifetimes import JobLifetimes, new_token
 from tasks.jobs.reader import no_such_job, read_segment
-from tasks.jobs.records import pack_stored
-from tasks.spec.schema import MAX_SEGMENTS, SegmentSpec
+from tasks.jobs.records import pack_segment
+from tasks.spec.segments import MAX_SEGMENTS, SegmentSpec
 
 ANYWHERE = -1
 
@@ -81,7 +81,7 @@ class JobEdits(JobLifetimes):
         keys = [*job_keys(job_id, "record", "units", "spec", "clips"), ACTIVE, ENDED, WAITING, SUBMITTING, RESERVED]
         prefix, suffix = job_keys("*", "record")[0].split("*")
         args = [job_id, prefix, suffix, request or new_token(), budget_bytes or 0, needs_bytes, MAX_SEGMENTS, first]
-        packed = [pack_stored(segment.model_dump()) for segment in segments]
+        packed = [pack_segment(segment) for segment in segments]
         outcome, *reply = self._run("append", keys, *args, *packed)
         if outcome == b"missing":
             raise no_such_job(job_id)
@@ -107,8 +107,8 @@ class JobEdits(JobLifetimes):
             stored = cast("list[bytes | None]", self._redis.hmget(spec, [str(index) for index in changes]))
             triples: list[object] = []
             for (index, values), before in zip(changes.items(), stored, strict=True):
-                after = read_segment(before).model_copy(update=dict(values)).model_dump() if before else {}
-                triples += [index, before or b"", pack_stored(after)]
+                after = pack_segment(read_segment(before).model_copy(update=dict(values))) if before else b""
+                triples += [index, before or b"", after]
             outcome, at = self._run("replace_segments", [record, units, spec], *triples)
             if outcome == b"missing":
                 raise no_such_job(job_id)

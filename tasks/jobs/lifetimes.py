@@ -15,7 +15,7 @@ from tasks.jobs.connection import when_there_is_memory
 from tasks.jobs.keys import ACTIVE, ENDED, IDEMPOTENCY, JOBS, RESERVED, SUBMITTING, WAITING, job_keys
 from tasks.jobs.queues import Priority
 from tasks.jobs.reader import JobReader, no_such_job
-from tasks.jobs.records import Committed, PieceRecord, Submission, pack_stored
+from tasks.jobs.records import Committed, PieceRecord, Submission, pack_segment, pack_stored
 from tasks.jobs.results import Admission, AdmissionOutcome, CreateOutcome, Creation
 from tasks.jobs.scripts import load_scripts
 from tasks.jobs.units import JobState
@@ -71,7 +71,7 @@ class JobLifetimes(JobReader):
         record |= _request(submission or Submission(new_token()), needs_bytes, stored_bytes)
         head = spec.head.model_copy(update={"model": model})
         fields = {"job": pack_stored(head.model_dump())}
-        fields |= {str(i): pack_stored(segment.model_dump()) for i, segment in enumerate(spec.segments)}
+        fields |= {str(i): pack_segment(segment) for i, segment in enumerate(spec.segments)}
         handoffs = [committed.start, *committed.handoffs] if committed.start else committed.handoffs
         packed = {str(handoff.index): handoff.pack() for handoff in handoffs}
         clips = {str(index): clip.pack() for index, clip in committed.clips.items()}

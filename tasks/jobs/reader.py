@@ -12,8 +12,8 @@ import redis
 from pydantic import BaseModel, ValidationError
 from redis.client import Pipeline
 
-from blobstore.stored_format import is_newer_major
-from ltx2.timeline import SegmentTiming
+from blobstore.stored_format import MAJOR_OF_JOBS, is_newer_major
+from ltx2.timeline import PlannedSegment, SegmentTiming
 from tasks.errors import JobNotFoundError, RecordError, VersionError
 from tasks.jobs.keys import (
     ACTIVE,
@@ -45,7 +45,8 @@ from tasks.jobs.results import JobContents, Unpinned
 from tasks.jobs.units import ALL_APPROVED, START_INDEX, JobState, UnitKind, shown_state
 from tasks.jobs.waits import Wait, read_waits
 from tasks.jobs.workers import WorkerList, WorkerRegistry
-from tasks.spec.schema import JobHead, SegmentSpec
+from tasks.spec.schema import JobHead
+from tasks.spec.segments import SegmentSpec
 
 log = logging.getLogger(__name__)
 M = TypeVar("M", bound=BaseModel)
@@ -118,7 +119,7 @@ class JobReader:
         found = self._redis.hmget(job_keys(job_id, "record")[0], *names)
         version, blobs, request = cast("list[bytes | None]", found)
         try:
-            if is_newer_major(None if version is None else version.decode()):
+            if is_newer_major(None if version is None else version.decode(), readable=MAJOR_OF_JOBS):
                 raise VersionError(f"job {job_id}")
             if blobs is None:
                 return None
@@ -195,16 +196,31 @@ class JobReader:
         return [handoff for handoff in self._all_handoffs(job_id) if handoff.index != START_INDEX]
 
     def timings(self, job_id: str) -> list[SegmentTiming]:
-        """Where every committed segment sits in the film."""
-        shape = self.head(job_id).shape
+        """Where every committed segment sits in the film.
+
+        Raises:
+            JobNotFoundError: no such job. RecordError: its spec lacks a committed segment.
+        """
+        planned = self.planned(job_id)
         previous: Handoff | None = None
         timings = []
         for handoff in self._all_handoffs(job_id):
-            if handoff.index != START_INDEX:
-                cut = previous is not None and not handoff.continued
-                timings.append(timing_after(shape, previous, cut=cut))
+            if (index := handoff.index) != START_INDEX:
+                if index not in planned:
+                    raise RecordError(f"the record of job {job_id} is damaged: it has no segment {index}")
+                around = {"before": planned.get(index - 1), "following": planned.get(index + 1)}
+                timings.append(timing_after(planned[index], previous, **around))
             previous = handoff
         return timings
+
+    def planned(self, job_id: str) -> dict[int, PlannedSegment]:
+        """What the spec of a job says about the place of each segment, by index.
+
+        Raises:
+            JobNotFoundError: no such job.
+        """
+        head = self.head(job_id)
+        return {index: head.planned(segment) for index, segment in self._segments(job_id).items()}
 
     def _all_handoffs(self, job_id: str) -> list[Handoff]:
         raw = cast("dict[bytes, bytes]", self._redis.hgetall(job_keys(job_id, "handoffs")[0]))
@@ -251,8 +267,11 @@ class JobReader:
 
     def prompts(self, job_id: str) -> dict[int, str]:
         """Every segment's prompt by index."""
+        return {index: segment.prompt for index, segment in self._segments(job_id).items()}
+
+    def _segments(self, job_id: str) -> dict[int, SegmentSpec]:
         raw = cast("dict[bytes, bytes]", self._redis.hgetall(job_keys(job_id, "spec")[0]))
-        return {int(name): read_segment(data).prompt for name, data in raw.items() if name != b"job"}
+        return {int(name): read_segment(data) for name, data in raw.items() if name != b"job"}
 
     def workers(self) -> WorkerList:
         """The workers of the deployment, as their heartbeats describe them."""
@@ -341,7 +360,7 @@ def _read_status(job_id: str, raw: Any, clips: Any) -> JobStatus:
     if not raw:
         raise no_such_job(job_id)
     try:
-        if is_newer_major(raw[b"format"].decode() if b"format" in raw else None):
+        if is_newer_major(raw[b"format"].decode() if b"format" in raw else None, readable=MAJOR_OF_JOBS):
             raise VersionError(f"job {job_id}")
         return _status(job_id, {key.decode(): value for key, value in raw.items()}, clips)
     except (KeyError, TypeError, ValueError) as error:  # whatever damaged bytes provoke; UnicodeDecodeError is one

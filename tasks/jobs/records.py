@@ -12,13 +12,14 @@ from typing import Any, Self, get_type_hints
 import msgpack
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from blobstore.stored_format import FORMAT, is_newer_major
+from blobstore.stored_format import FORMAT, FORMAT_OF_JOBS, MAJOR_OF_JOBS, is_newer_major
 from ltx2.request import Decoding
 from ltx2.sampling import Decoder
-from ltx2.timeline import SegmentShape, SegmentTiming, continued_timing, exact, first_timing
+from ltx2.timeline import PlannedSegment, SegmentTiming, continued_timing, exact, first_timing, handed_on
 from tasks.errors import RecordError, VersionError
 from tasks.jobs.queues import Priority
-from tasks.jobs.units import START_INDEX, JobState
+from tasks.jobs.units import JobState
+from tasks.spec.segments import SegmentSpec
 
 
 def unpack_stored(data: bytes, what: str) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def unpack_stored(data: bytes, what: str) -> dict[str, Any]:
         value = msgpack.unpackb(data)
         if not isinstance(value, dict):
             raise ValueError("not a mapping")
-        newer = is_newer_major(value.pop("format", None))
+        newer = is_newer_major(value.pop("format", None), readable=MAJOR_OF_JOBS)
     except Exception as error:  # msgpack raises whatever its input provokes
         raise RecordError(f"{what} is damaged: {type(error).__name__}") from None
     if newer:
@@ -39,9 +40,14 @@ def unpack_stored(data: bytes, what: str) -> dict[str, Any]:
     return value
 
 
-def pack_stored(value: dict[str, Any]) -> bytes:
-    """`value` in msgpack, with the format version of this longtake."""
-    return bytes(msgpack.packb({"format": FORMAT, **value}))
+def pack_stored(value: dict[str, Any], version: str = FORMAT) -> bytes:
+    """`value` in msgpack, with a format version: that of this longtake."""
+    return bytes(msgpack.packb({"format": version, **value}))
+
+
+def pack_segment(segment: SegmentSpec) -> bytes:
+    """The spec of a segment. With values of its own it has the version that workers of an earlier longtake refuse."""
+    return pack_stored(segment.model_dump(), FORMAT_OF_JOBS if segment.has_own_values else FORMAT)
 
 
 @cache
@@ -138,31 +144,54 @@ class Handoff(_Record):
         return {"continued": timing.get("continued", False), "first_frame": timing.get("first_frame", 0), **value}
 
 
-def timing_after(shape: SegmentShape, previous: Handoff | None, *, cut: bool = False) -> SegmentTiming:
-    """The timing of the segment after `previous`: continued from its state, or new after a cut. None: the first one."""
+def timing_after(
+    segment: PlannedSegment,
+    previous: Handoff | None,
+    *,
+    before: PlannedSegment | None = None,
+    following: PlannedSegment | None = None,
+) -> SegmentTiming:
+    """The timing of the segment after `previous`: continued from its state, or a new scene. None: the first one.
+
+    before, following: the segments before and after it; None: there is none, or it comes from outside.
+    """
+    overlap, dissolve = handed_on(segment, following)
     if previous is None:
-        return first_timing(shape)
+        return first_timing(segment.shape, next_overlap=overlap, next_dissolve=dissolve)
     try:
-        return _timing_after(shape, previous, cut=cut)
+        return _timing_after(segment, previous, before, overlap, dissolve)
     except (ArithmeticError, AttributeError, KeyError, TypeError) as error:
         what = f"the state after segment {previous.index}"
         raise RecordError(f"{what} is damaged: {type(error).__name__}: {error}") from None
 
 
-def _timing_after(shape: SegmentShape, previous: Handoff, *, cut: bool) -> SegmentTiming:
+def _timing_after(
+    segment: PlannedSegment, previous: Handoff, before: PlannedSegment | None, overlap: int, dissolve: int
+) -> SegmentTiming:
+    shape = segment.shape
     payload = previous.state["payload"]
     index, first_frame = payload["segment_index"] + 1, 0
-    if previous.index != START_INDEX:
-        skipped = shape.overlap if previous.continued else 0
-        first_frame = previous.first_frame + shape.frames - skipped
-    if cut:
-        return first_timing(shape, index=index, first_frame=first_frame)
+    if before is not None:
+        skipped = before.shape.overlap if previous.continued else 0
+        first_frame = previous.first_frame + before.shape.frames - skipped - segment.dissolve
+    if segment.cut:
+        return first_timing(
+            shape,
+            index=index,
+            first_frame=first_frame,
+            dissolve=segment.dissolve,
+            next_overlap=overlap,
+            next_dissolve=dissolve,
+        )
     return continued_timing(
         shape,
         pinned=payload["audio_conditioning_num_frames"],
         offset=exact(payload["video_position_offset_sec"]),
         index=index,
         first_frame=first_frame,
+        before=before.shape if before else None,
+        next_overlap=overlap,
+        next_dissolve=dissolve,
     )
 
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ltx2.timeline import SegmentTiming
+from tasks.errors import RecordError
 from tasks.jobs.queues import Priority
-from tasks.jobs.records import Committed, Handoff
+from tasks.jobs.records import Committed, Handoff, timing_after
 from tasks.jobs.units import UnitKind, WorkUnit
-from tasks.spec.schema import JobHead, SegmentSpec
+from tasks.spec.schema import JobHead
+from tasks.spec.segments import SegmentSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
     """The right to do one unit of work: its token, fence and lease, and what the record says about the unit.
 
-    clock_skew_s: Redis' clock minus this one's. segment, next_prompt: None for a film, next_prompt also for the last
-    segment. previous: the handoff before the segment. own: the segment's own handoff, once it is committed.
+    clock_skew_s: Redis' clock minus this one's. segment, before, following: the specs of the segment and of those
+    before and after it; None for a film, or if there is none. previous: the handoff before the segment. own: the
+    segment's own handoff, once it is committed.
     """
 
     job_id: str
@@ -27,7 +31,8 @@ class Claim:
     clock_skew_s: float
     head: JobHead
     segment: SegmentSpec | None = None
-    next_prompt: str | None = None
+    before: SegmentSpec | None = None
+    following: SegmentSpec | None = None
     previous: Handoff | None = None
     own: Handoff | None = None
 
@@ -35,6 +40,24 @@ class Claim:
     def index(self) -> int:
         """The segment that the unit is about, -1 for the film."""
         return self.unit.index
+
+    @property
+    def next_prompt(self) -> str | None:
+        """The prompt of the segment after this one, if there is one."""
+        return None if self.following is None else self.following.prompt
+
+    @property
+    def timing(self) -> SegmentTiming:
+        """The timing of the segment. RecordError: the claim is not about one, or the job has no such segment."""
+        if self.segment is None:
+            raise RecordError(f"job {self.job_id} has no segment {self.index}")
+        planned = self.head.planned
+        return timing_after(
+            planned(self.segment),
+            self.previous,
+            before=planned(self.before) if self.before else None,
+            following=planned(self.following) if self.following else None,
+        )
 
     @property
     def is_repair(self) -> bool:

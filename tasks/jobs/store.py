@@ -268,7 +268,7 @@ class JobStore(JobEdits):
 def _claim(
     job_id: str, unit: WorkUnit, token: str, fence: int, epoch: int, clock_skew_s: float, packed: list[bytes]
 ) -> Claim:
-    job, segment, following, before, own = packed
+    job, before, segment, following, previous, own = packed
     return Claim(
         job_id=job_id,
         unit=unit,
@@ -278,8 +278,9 @@ def _claim(
         clock_skew_s=clock_skew_s,
         head=read_head(job),
         segment=read_segment(segment) if segment else None,
-        next_prompt=read_segment(following).prompt if following else None,
-        previous=Handoff.unpack(before) if before else None,
+        before=read_segment(before) if before else None,
+        following=read_segment(following) if following else None,
+        previous=Handoff.unpack(previous) if previous else None,
         own=Handoff.unpack(own) if own else None,
     )
 

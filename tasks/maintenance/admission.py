@@ -6,11 +6,13 @@ Otherwise two jobs could each fill half of the blob store and block each other.
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from collections.abc import Sequence
 
 import redis
 
 from blobstore import ManagedBlobStore
-from ltx2.timeline import SegmentShape, latent_frames
+from ltx2.timeline import SegmentShape, handed_on, latent_frames
 from tasks.errors import RoomError, ServerError
 from tasks.jobs.results import AdmissionOutcome
 from tasks.jobs.store import JobStore
@@ -18,6 +20,7 @@ from tasks.jobs.units import JobState
 from tasks.messaging.publisher import Publisher
 from tasks.settings import Settings
 from tasks.spec.schema import SPATIAL_COMPRESSION, JobHead, JobSpec
+from tasks.spec.segments import SegmentSpec
 
 log = logging.getLogger(__name__)
 # A PNG of noise is as large as its pixels. x264 with crf 16 takes 0.05 to 0.3 bits per pixel of camera footage.
@@ -34,29 +37,40 @@ def estimate_bytes(spec: JobSpec, stored_bytes: int = 0) -> int:
     Counts its image, the state, latents and clip of each segment, and the film. An upper bound, except for pictures
     that compress worse than busy footage, such as noise.
     """
-    handoff = _handoff_bytes(spec)
-    image = spec.width * spec.height * PNG_BYTES_PER_PIXEL if spec.image else 0
+    planned = [spec.planned(segment) for segment in spec.segments]
+    first, pixels = planned[0].shape if planned else spec.shape, spec.width * spec.height
+    handoff = _handoff_bytes(first, first, first.overlap, pixels)
+    image = pixels * PNG_BYTES_PER_PIXEL if spec.image else 0
     # metadata may make a state larger; the segments pass it on, and it is stored once more with what they add
     unusual = max(0, stored_bytes - (image or handoff))
-    return round(image + handoff + 2 * unusual) + segment_bytes(spec, len(spec.segments))
+    return round(image + handoff + 2 * unusual) + segment_bytes(spec, spec.segments)
 
 
-def segment_bytes(head: JobHead, count: int) -> int:
-    """Estimate the bytes of the states, latents and clips of so many segments, and of their part of the film."""
+def segment_bytes(head: JobHead, segments: Sequence[SegmentSpec]) -> int:
+    """Estimate the bytes of the states, latents and clips of these segments, and of their part of the film."""
+    planned = [head.planned(segment) for segment in segments]
+    kinds = Counter(
+        (before.shape, one.shape, handed_on(one, following)[0] or one.shape.overlap)
+        for before, one, following in zip(planned[:1] + planned, planned, [*planned[1:], None], strict=False)
+    )
     pixels = head.width * head.height
-    latents = VIDEO_LATENT_CHANNELS * latent_frames(head.frames) * (pixels // SPATIAL_COMPRESSION**2) * LATENT_BYTES
-    seconds = float(head.frames / head.shape.fps + 4)
-    clip = head.frames * pixels * VIDEO_BITS_PER_PIXEL / 8 + seconds * SOUND_BYTES_PER_S
-    return round(count * (_handoff_bytes(head) + latents + 2 * clip))
+    return round(sum(count * _segment_bytes(*kind, pixels) for kind, count in kinds.items()))
 
 
-def _handoff_bytes(head: JobHead) -> float:
-    pixels = head.overlap * head.width * head.height
-    return pixels * PNG_BYTES_PER_PIXEL + 2 * _audio_latents_bytes(head.shape) + METADATA_BYTES
+def _segment_bytes(before: SegmentShape, shape: SegmentShape, next_overlap: int, pixels: int) -> float:
+    """What a segment leaves: a state of so many frames, its latents, and its clip, which the film copies.
+
+    before: the shape of the segment before it.
+    """
+    latent_pixels = pixels // SPATIAL_COMPRESSION**2
+    latents = VIDEO_LATENT_CHANNELS * latent_frames(shape.frames) * latent_pixels * LATENT_BYTES
+    clip = shape.frames * pixels * VIDEO_BITS_PER_PIXEL / 8 + float(shape.frames / shape.fps + 4) * SOUND_BYTES_PER_S
+    return _handoff_bytes(before, shape, next_overlap, pixels) + latents + 2 * clip
 
 
-def _audio_latents_bytes(shape: SegmentShape) -> int:
-    return AUDIO_LATENT_VALUES * LATENT_BYTES * max(shape.first_audio_latents, shape.continued_audio_latents)
+def _handoff_bytes(before: SegmentShape, shape: SegmentShape, frames: int, pixels: int) -> float:
+    audio = max(shape.first_audio_latents, shape.continued_audio_latents, shape.audio_latents_after(before))
+    return frames * pixels * PNG_BYTES_PER_PIXEL + 2 * AUDIO_LATENT_VALUES * LATENT_BYTES * audio + METADATA_BYTES
 
 
 def check_room(needs_bytes: int, budget_bytes: int | None) -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 import redis
 
-from blobstore.stored_format import is_newer_major
+from blobstore.stored_format import MAJOR_OF_JOBS, is_newer_major
 from tasks.errors import JobNotFoundError, LongtakeError, RecordError, VersionError
 from tasks.jobs.keys import JOBS, job_keys
 from tasks.jobs.queue_states import QueueStates
@@ -55,7 +55,7 @@ class _Record:
         """Whether it looks readable; `JobReader.status` says what is wrong with one that does not."""
         try:
             version = self.fields["format"]
-            if is_newer_major(version.decode() if version else None):
+            if is_newer_major(version.decode() if version else None, readable=MAJOR_OF_JOBS):
                 return False
             JobState((self.fields["state"] or b"").decode())
             for name in NUMBERS:

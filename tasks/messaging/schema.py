@@ -18,7 +18,7 @@ from tasks.jobs.queues import CLIPS, FILMS, QUEUES, SEGMENTS, STICKY_PREFIX
 from tasks.messaging.parts import ClosedPart, Part, valid
 from tasks.messaging.remote_control import CLOCK_LIMIT, Moment, Name, check_command, check_reply
 from tasks.messaging.topology import CLIP_TASK, FILM_TASK, FORMAT_HEADER, SEGMENT_TASK
-from tasks.spec.schema import MAX_SEGMENTS
+from tasks.spec.segments import MAX_SEGMENTS
 
 # A state with picture, sound and metadata inline, 64 KiB each (LONGTAKE_INLINE_THRESHOLD_BYTES), in base64 twice
 MESSAGE_LIMIT_BYTES = 1024 * 1024

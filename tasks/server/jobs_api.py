@@ -17,7 +17,8 @@ from tasks.jobs.units import JobState
 from tasks.server.context import Context, ServerContext
 from tasks.server.spec_requests import SpecRequest, read_spec_request, submit_request
 from tasks.server.views import DeliveryView, JobPage, JobView, job_view, summary_view
-from tasks.spec.schema import MAX_SEGMENTS, JobSpec, SegmentSpec
+from tasks.spec.schema import JobSpec
+from tasks.spec.segments import MAX_SEGMENTS, SegmentSpec
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 JobId = Annotated[str, Path(description="The id of a job.")]

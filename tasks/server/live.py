@@ -117,11 +117,12 @@ class LiveFilms:
         for index, timing in enumerate(timings[: len(clips)]):
             is_last = _is_last(status, index)
             start = first_clip_needed(timings[: index + 1], _rate(handoffs[0]), is_last=is_last)
-            name = _name([RECIPE, str(index), str(is_last), clips[0], *clips[start : index + 1]])
-            pieces.append(Piece(index, name, timing.new_frames / timing.shape.fps))
+            cut_off = [str(timing.next_dissolve)] if timing.next_dissolve else []
+            name = _name([RECIPE, str(index), str(is_last), *cut_off, clips[0], *clips[start : index + 1]])
+            pieces.append(Piece(index, name, timing.shown_frames / timing.shape.fps))
             starts.append(start)
-        shape = jobs.head(status.job_id).shape
-        listed = PieceList(status.generation, tuple(pieces), shape.frames / shape.fps, status.finished)
+        longest = max(segment.shape.frames / segment.shape.fps for segment in jobs.planned(status.job_id).values())
+        listed = PieceList(status.generation, tuple(pieces), longest, status.finished)
         return _Film(listed, timings, clips, starts)
 
 

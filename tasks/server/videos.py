@@ -9,14 +9,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from ltx2.timeline import SegmentShape, film_frames, plan
+from ltx2.timeline import SegmentShape, film_frames, plan_segments
 from tasks.jobs.records import JobStatus
 from tasks.jobs.units import JobState
 from tasks.server.answers import invalid, without_paths
 from tasks.server.parts import PartTable
 from tasks.spec.loader import check_spec
 from tasks.spec.places import SpecSource
-from tasks.spec.schema import SPATIAL_COMPRESSION, JobHead, JobSpec, SegmentSpec
+from tasks.spec.schema import SPATIAL_COMPRESSION, JobHead, JobSpec
+from tasks.spec.segments import SegmentSpec
 
 DEFAULT_SECONDS, LONGEST_SECONDS = "4", 24 * 3600
 DEFAULT_SIZE = "720x1280"
@@ -116,7 +117,7 @@ def video_of(
 ) -> Video:
     """A job as a video."""
     failed = status.state in (JobState.FAILED, JobState.CANCELLED)
-    frames = film_frames(plan(head.shape, [segment.transition == "cut" for segment in segments]))
+    frames = film_frames(plan_segments([head.planned(segment) for segment in segments]))
     reason = without_paths(status.reason or "cancelled")
     shown = head.crop or head
     return Video(

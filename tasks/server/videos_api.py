@@ -33,7 +33,8 @@ from tasks.server.videos import (
     video_of,
 )
 from tasks.spec.loader import MAX_SPEC_BYTES, data_of
-from tasks.spec.schema import JobSpec, SegmentSpec
+from tasks.spec.schema import JobSpec
+from tasks.spec.segments import SegmentSpec
 
 router = APIRouter(prefix="/v1/videos", tags=["videos"])
 VideoId = Annotated[str, Path(description="The id of a video: that of its job.")]

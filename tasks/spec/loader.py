@@ -20,7 +20,8 @@ from tasks.spec.guidance import GuidanceSpec
 from tasks.spec.input_files import read_input, read_limited
 from tasks.spec.json_text import json_events, parse_json
 from tasks.spec.places import OPTIONS, Location, SpecSource, TextError
-from tasks.spec.schema import JobSpec, LoraSpec, SegmentSpec
+from tasks.spec.schema import JobSpec, LoraSpec
+from tasks.spec.segments import SegmentSpec
 from tasks.spec.yaml_text import parse_yaml, yaml_events
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def check_spec(data: Mapping[str, Any], *, source: SpecSource | None = None) -> 
     """
     source = source or SpecSource()
     try:
-        return JobSpec.model_validate(dict(data)).written_in(source)
+        return JobSpec.model_validate(dict(data)).written_in(replace(source, repeats=_repeats(data)))
     except ValidationError as error:
         problems = error.errors(include_url=False)
         first, more = problems[:MOST_PROBLEMS], len(problems) - MOST_PROBLEMS
@@ -145,9 +146,16 @@ def _data(text: str, *, is_json: bool) -> tuple[Any, bool]:
             raise error from None
 
 
+def _repeats(data: Mapping[str, Any]) -> tuple[int, ...]:
+    """How often each segment of a valid spec is repeated; empty if none is."""
+    segments = data["segments"]
+    found = tuple(segment.get("repeat") or 1 if isinstance(segment, Mapping) else 1 for segment in segments)
+    return found if sum(found) > len(found) else ()
+
+
 def _location(problem: ErrorDetails) -> Location:
     error = problem.get("ctx", {}).get("error")
-    return (error.field,) if isinstance(error, FieldError) else problem["loc"]
+    return error.location if isinstance(error, FieldError) else problem["loc"]
 
 
 def _explain(problem: ErrorDetails) -> str:
@@ -160,6 +168,8 @@ def _explain(problem: ErrorDetails) -> str:
             "guidance": GuidanceSpec,
         }
         table = tables.get(problem["loc"][0], JobSpec) if problem["loc"][1:] else JobSpec
+        if table is SegmentSpec and problem["loc"][3:]:
+            table = tables.get(problem["loc"][2], SegmentSpec)
         similar = get_close_matches(str(problem["loc"][-1])[:LONGEST_KEY], table.model_fields, n=1)
         text += f"; did you mean {similar[0]}?" if similar else f"; the keys are {', '.join(table.model_fields)}"
     return text

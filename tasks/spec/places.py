@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from tasks.field_errors import field_path
@@ -47,15 +49,17 @@ class SpecSource:
     """Where a spec was written. Two sources are equal, so that specs are compared by what they say.
 
     name: of the file. events: reads the text again; it is needed only for errors. options: fields that options of the
-    command replaced.
+    command replaced. repeats: how often each segment of the text counts, once they are written out; empty: once.
     """
 
     name: str = field(default="spec", compare=False)
     events: Callable[[], Iterable[Event]] = field(default=tuple, compare=False)
     options: frozenset[str] = field(default=frozenset(), compare=False)
+    repeats: tuple[int, ...] = field(default=(), compare=False)
 
     def places(self, locations: Collection[Location]) -> list[str]:
         """`file:line: field` of each location; the line is that of the closest container that the text has."""
+        locations = [self._written(location) for location in locations]
         prefixes = {location[:length] for location in locations for length in range(len(location) + 1)}
         lines = _lines(self.events(), prefixes)
         return [self._place(location, lines) for location in locations]
@@ -63,6 +67,13 @@ class SpecSource:
     def place(self, *location: str | int) -> str:
         """`file:line: field` of one location."""
         return self.places([location])[0]
+
+    def _written(self, location: Location) -> Location:
+        """The location in the text of one in the spec, in which repeated segments are written out."""
+        if not self.repeats or location[:1] != ("segments",) or not location[1:]:
+            return location
+        ends = list(accumulate(self.repeats))
+        return ("segments", bisect_right(ends, int(location[1])), *location[2:])
 
     def _place(self, location: Location, lines: dict[Location, int]) -> str:
         if location and location[0] in self.options:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from ltx2.checkpoints.full_weights import SUFFIX, split_full
 from ltx2.checkpoints.lora import Lora
@@ -29,62 +23,48 @@ from ltx2.sampling import (
     check_sigmas,
 )
 from ltx2.state.arrays import MOST_PIXEL_BYTES
-from ltx2.timeline import DEFAULT_OVERLAP, SegmentShape, exact, segment_seed
+from ltx2.timeline import (
+    DEFAULT_OVERLAP,
+    PlannedSegment,
+    SegmentShape,
+    SegmentTiming,
+    exact,
+    plan_segments,
+    segment_seed,
+)
 from tasks.field_errors import FieldError, is_shown
 from tasks.settings import absolute
 from tasks.spec.guidance import GuidanceSpec
 from tasks.spec.places import SpecSource
+from tasks.spec.segments import (
+    MAX_LORAS,
+    MAX_SEGMENTS,
+    Frames,
+    LoraWeight,
+    Number,
+    Seed,
+    SegmentSpec,
+    SharedValues,
+    Strict,
+    at_most,
+    check_frames,
+    check_neighbours,
+    written_out,
+)
 
 SPATIAL_COMPRESSION = 32
-MAX_SEGMENTS = 100_000
-MAX_LORAS = 8
 MAX_LABELS = 16
 OPEN = "open"
-MAX_PROMPT_CHARACTERS = 4 * 1024 * 1024
-"""Of all segments of a job together; more than a file may have."""
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-"""A finite number; true and "1" are none."""
-Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 
 
-def _at_most(count: int) -> BeforeValidator:
-    """Refuse a list of more than `count` entries before any of them is checked."""
-
-    def check(value: Any) -> Any:
-        if isinstance(value, list | tuple) and len(value) > count:
-            raise ValueError(f"must have at most {count} entries, not {len(value)}")
-        return value
-
-    return BeforeValidator(check)
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SegmentSpec(_Strict):
-    """One segment, which continues the one before or, with `cut`, starts a new scene."""
-
-    prompt: str = Field(min_length=1, max_length=8000)
-    seed: Seed | None = None
-    transition: Literal["continue", "cut"] = "continue"
-
-    @field_validator("prompt")
-    @classmethod
-    def _not_blank(cls, prompt: str) -> str:
-        if not any(character.isprintable() and not character.isspace() for character in prompt):
-            raise ValueError("must not be blank")
-        return prompt
-
-
-class LoraSpec(_Strict):
+class LoraSpec(Strict):
     """A LoRA that is fused into the model: its path or hub id, and its strength."""
 
     path: str = Field(min_length=1, max_length=500)
-    weight: Number = Field(1.0, ge=-2, le=2)
+    weight: LoraWeight = 1.0
 
 
-class CropSpec(_Strict):
+class CropSpec(Strict):
     """The middle of the rendered pictures that the film shows, in pixels, both even."""
 
     width: int = Field(ge=2, le=4096, multiple_of=2, strict=True)
@@ -95,19 +75,20 @@ def _as_lora(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
 
 
-class JobHead(_Strict):
+class JobHead(Strict):
     """What all segments of a job share.
 
-    `frames` is per segment; the first `overlap` of them repeat the segment before.
+    `frames` is per segment; the first `overlap` of them repeat the segment before. Segments may have values of their
+    own.
     `image` is what the first segment starts from: a path in a spec, a blob id in a job's record.
     """
 
     title: str = Field("untitled", min_length=1, max_length=120)
     model: str | None = Field(None, min_length=1, max_length=500)
-    loras: Annotated[tuple[LoraSpec, ...], _at_most(MAX_LORAS)] = ()
+    loras: Annotated[tuple[LoraSpec, ...], at_most(MAX_LORAS)] = ()
     width: int = Field(768, ge=32, le=4096, strict=True)
     height: int = Field(512, ge=32, le=4096, strict=True)
-    frames: int = Field(121, ge=9, le=1025, strict=True)
+    frames: Frames = 121
     fps: Number = Field(24, ge=1, le=120)
     overlap: int = Field(DEFAULT_OVERLAP, ge=1, strict=True)
     seed: Seed = 0
@@ -116,7 +97,7 @@ class JobHead(_Strict):
     stage2_lora: Annotated[LoraSpec | None, BeforeValidator(_as_lora)] = None
     sound_stage: int | None = Field(None, ge=1, le=2, strict=True)
     steps: int | None = Field(None, ge=FEWEST_STEPS, le=MOST_STEPS, strict=True)
-    sigmas: Annotated[tuple[Number, ...] | None, _at_most(MOST_STEPS)] = None
+    sigmas: Annotated[tuple[Number, ...] | None, at_most(MOST_STEPS)] = None
     shift: Literal["fixed", "tokens"] = "fixed"
     distilled: bool | None = Field(None, strict=True)
     decoder: Literal["convolutional", "diffusion"] = "convolutional"
@@ -148,10 +129,7 @@ class JobHead(_Strict):
     @field_validator("frames", "overlap")
     @classmethod
     def _eight_k_plus_one(cls, frames: int) -> int:
-        low = (frames - 1) // 8 * 8 + 1
-        if frames != low:
-            raise ValueError(f"{frames} is not of the form 8k+1; the nearest are {low} and {low + 8}")
-        return frames
+        return check_frames(frames)
 
     @field_validator("stages")
     @classmethod
@@ -211,12 +189,36 @@ class JobHead(_Strict):
 
     @property
     def shape(self) -> SegmentShape:
-        """The shape of every segment. An fps of 23.976 means exactly 24000/1001."""
+        """The shape of every segment without one of its own. An fps of 23.976 means exactly 24000/1001."""
         return SegmentShape(frames=self.frames, fps=exact(self.fps), overlap=self.overlap)
 
     @property
+    def shared(self) -> SharedValues:
+        """The values that segments share."""
+        return shared_values(dict(self))
+
+    def planned(self, segment: SegmentSpec) -> PlannedSegment:
+        """The shape of `segment`, and how it begins."""
+        return self.shared.planned(segment)
+
+    def sampling_of(self, segment: SegmentSpec) -> Sampling:
+        """The sampling parameters of `segment`: its own values, and the job's for all others."""
+        own: dict[str, Any] = segment.guidance.scales if segment.guidance else {}
+        for name in ("steps", "negative_prompt"):
+            if (value := getattr(segment, name)) is not None:
+                own[name] = value
+        return replace(self.sampling, **own) if own else self.sampling
+
+    def loras_of(self, segment: SegmentSpec) -> tuple[LoraSpec, ...]:
+        """The job's LoRAs with their strengths in `segment`."""
+        if segment.loras is None:
+            return self.loras
+        pairs = zip(self.loras, segment.loras, strict=True)
+        return tuple(lora.model_copy(update={"weight": weight}) for lora, weight in pairs)
+
+    @property
     def sampling(self) -> Sampling:
-        """The sampling parameters of every segment."""
+        """The sampling parameters of every segment without some of its own."""
         return Sampling(
             self.stages,
             self.steps,
@@ -247,15 +249,24 @@ class JobHead(_Strict):
         return segment_seed(self.seed, index) if segment.seed is None else segment.seed
 
 
+def shared_values(head: Mapping[str, Any]) -> SharedValues:
+    """The values that segments share, of a head as a mapping. KeyError: one is missing."""
+    names = ("width", "height", "frames", "fps", "overlap")
+    return SharedValues(
+        **{name: head[name] for name in names}, loras=len(head["loras"]), has_sigmas=head["sigmas"] is not None
+    )
+
+
 class JobSpec(JobHead):
     """One long video: what all segments share, the segments, and whether the job waits for its user.
 
-    `open`: at its end it waits for more segments. `approve`: it waits for approval after each segment.
+    `open`: at its end it waits for more segments. `approve`: it waits for approval after each segment. Repeated
+    segments are written out.
     """
 
     open: bool = Field(False, strict=True)
     approve: bool = Field(False, strict=True)
-    segments: Annotated[list[SegmentSpec], _at_most(MAX_SEGMENTS)] = Field()
+    segments: Annotated[list[SegmentSpec], at_most(MAX_SEGMENTS)] = Field()
 
     _source: SpecSource = PrivateAttr(default_factory=SpecSource)
 
@@ -280,13 +291,14 @@ class JobSpec(JobHead):
 
     @field_validator("segments")
     @classmethod
-    def _prompts_fit(cls, segments: list[SegmentSpec], info: ValidationInfo) -> list[SegmentSpec]:
+    def _fit(cls, segments: list[SegmentSpec], info: ValidationInfo) -> list[SegmentSpec]:
         if not segments and not info.data.get("open", True):
             raise ValueError("must have at least one, or be `open`: then segments are appended later")
-        characters = sum(len(segment.prompt) for segment in segments)
-        if characters > MAX_PROMPT_CHARACTERS:
-            raise ValueError(f"their prompts have {characters:,} characters, more than {MAX_PROMPT_CHARACTERS:,}")
-        return segments
+        with suppress(KeyError):  # of a value of the job that is invalid itself
+            check_neighbours(segments, shared_values(info.data))
+            if info.data["model"] is not None:
+                _check_own_lengths(segments, info.data["fps"], info.data["model"])
+        return written_out(segments)
 
     @model_validator(mode="after")
     def _full_is_not_distilled(self) -> Self:
@@ -301,9 +313,18 @@ class JobSpec(JobHead):
         return self
 
     def check_length(self, model: str) -> None:
-        """Check that `model` has positions for all frames of a segment. ValueError: it has not."""
+        """Check that `model` has positions for all frames of each segment. FieldError: it has not."""
         if problem := problem_with_length(self.frames, exact(self.fps), positions_s(model)):
-            raise ValueError(f"frames: {problem}")
+            raise FieldError("frames", problem)
+        _check_own_lengths(self.segments, self.fps, model)
+
+    def check_neighbours(self, *, continues: bool = False) -> None:
+        """Check what depends on the segment before. continues: the first one continues a state. FieldError: where."""
+        check_neighbours(self.segments, self.shared, continues=continues)
+
+    def plan(self) -> list[SegmentTiming]:
+        """The timings of a film of these segments that continues nothing."""
+        return plan_segments([self.planned(segment) for segment in self.segments])
 
     def with_absolute_paths(self) -> Self:
         """The spec with absolute paths of the models, LoRAs and upsampler that exist here, not hub ids."""
@@ -321,6 +342,19 @@ class JobSpec(JobHead):
     def head(self) -> JobHead:
         """The spec without its segments."""
         return JobHead.model_validate(self.model_dump(exclude={"segments", "open", "approve"}))
+
+
+def _check_own_lengths(segments: Sequence[SegmentSpec], fps: float, model: str) -> None:
+    """Check that `model` has positions for all frames of segments with a length of their own."""
+    rate, positions = exact(fps), positions_s(model)
+    problems: dict[int, str | None] = {}
+    for index, segment in enumerate(segments):
+        if segment.frames is None:
+            continue
+        if segment.frames not in problems:
+            problems[segment.frames] = problem_with_length(segment.frames, rate, positions)
+        if problem := problems[segment.frames]:
+            raise FieldError(("segments", index, "frames"), problem)
 
 
 def _absolute(lora: LoraSpec) -> LoraSpec:

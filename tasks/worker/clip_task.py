@@ -16,7 +16,7 @@ from ltx2.timeline import SegmentTiming
 from tasks.deployment import Deployment
 from tasks.errors import MessageError, WorkFailedError
 from tasks.failpoints import reach
-from tasks.jobs.records import ClipRecord, timing_after
+from tasks.jobs.records import ClipRecord
 from tasks.jobs.results import Claim
 from tasks.jobs.units import UnitKind
 from tasks.messaging.topology import CLIP_TASK
@@ -24,6 +24,7 @@ from tasks.spec.schema import CropSpec
 from tasks.worker import metrics
 from tasks.worker.app import app
 from tasks.worker.context import WorkerContext, process
+from tasks.worker.dissolve import dissolved, frames_to_dissolve
 from tasks.worker.failures import handle_failure, reading_from, when_there_is_room
 from tasks.worker.hand_over import hand_over
 from tasks.worker.lease import Lease
@@ -51,12 +52,13 @@ def _rebuild(context: WorkerContext, lease: Lease) -> dict[str, Any]:
         raise MessageError(f"segment {claim.index} of job {claim.job_id} is not committed, so it has no clip")
     with reading_from(claim.index):
         latents = context.deployment.blobs.get(handoff.latents)
-    timing = timing_after(claim.head.shape, claim.previous, cut=not handoff.continued)
+    timing = claim.timing
     started = time.monotonic()
     with lease.in_engine():
         engine = context.engines.decoder(str(claim.head.model), text_encoder=claim.head.text_encoder)
-        decoded = engine.decode(*decode_latents(latents), handoff.decoding)
-        data = _encoded(*decoded, engine.audio_rate, timing, claim.head.crop)
+        frames, sound = engine.decode(*decode_latents(latents), handoff.decoding)
+        frames = dissolved(frames, frames_to_dissolve(context, claim, engine))
+        data = _encoded(frames, sound, engine.audio_rate, timing, claim.head.crop)
     _store_clip(context, claim, data, timing, started)
     return {"clip": claim.index}
 

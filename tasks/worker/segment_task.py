@@ -14,7 +14,7 @@ from ltx2.timeline import SegmentTiming
 from tasks.errors import FlatSegmentError, MessageError, WorkFailedError
 from tasks.failpoints import reach
 from tasks.jobs import state_wire
-from tasks.jobs.records import Handoff, timing_after
+from tasks.jobs.records import Handoff
 from tasks.jobs.results import Claim
 from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.messaging.topology import SEGMENT_TASK
@@ -22,6 +22,7 @@ from tasks.worker import metrics
 from tasks.worker.app import app
 from tasks.worker.clip_task import make_clip_in_background
 from tasks.worker.context import WorkerContext, process
+from tasks.worker.dissolve import frames_to_dissolve, with_dissolve
 from tasks.worker.failures import reading_from, when_there_is_room
 from tasks.worker.first_frame import first_frame
 from tasks.worker.lease import Lease
@@ -31,6 +32,7 @@ from tasks.worker.step_reporter import StepReporter
 
 if TYPE_CHECKING:
     from ltx2 import LTX2ContinuationState
+    from tasks.worker.engines import SegmentEngine
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +59,8 @@ def _render(task: Task[..., Any], context: WorkerContext, lease: Lease) -> dict[
     with lease.in_engine():
         incoming, source = _hydrate(context, claim)
         request = _request(context, claim)
-        head = claim.head
-        engine = context.engines.engine(
-            str(head.model), head.loras, head.more_files, text_encoder=head.text_encoder, distilled=head.distilled
-        )
+        engine = _engine(context, claim)
+        dissolves_from = frames_to_dissolve(context, claim, engine)
         reach("segment hydrated", claim.job_id, claim.index)
         started = time.time() + claim.clock_skew_s
         output = _run(task, engine, lease, upload, request, incoming)
@@ -89,7 +89,7 @@ def _render(task: Task[..., Any], context: WorkerContext, lease: Lease) -> dict[
         warnings=list(output.warnings),
     )
     commit = _commit_repair if claim.is_repair else _commit_segment
-    if not commit(task, context, lease, handoff, output, request.timing):
+    if not commit(task, context, lease, handoff, with_dissolve(output, dissolves_from), request.timing):
         raise SkippedError("another worker holds this segment now")
     metrics.segment_rendered(
         handoff, output, request.timing, repair=claim.is_repair, before=claim.previous, incoming=incoming
@@ -104,7 +104,7 @@ def _render(task: Task[..., Any], context: WorkerContext, lease: Lease) -> dict[
 
 def _hydrate(context: WorkerContext, claim: Claim) -> tuple[LTX2ContinuationState | None, str]:
     """The state to continue, and its source: `none`, this process (`local`), or the record (`fetched`)."""
-    if claim.previous is None or (_is_cut(claim) and claim.index > 0):
+    if claim.previous is None or (claim.index > 0 and claim.segment is not None and claim.segment.is_new_scene):
         return None, "none"
     cached = context.states.get(claim.previous.digest)
     if cached is not None:
@@ -113,18 +113,22 @@ def _hydrate(context: WorkerContext, claim: Claim) -> tuple[LTX2ContinuationStat
         return state_wire.decode(claim.previous.state, context.deployment.blobs), "fetched"
 
 
-def _is_cut(claim: Claim) -> bool:
-    return claim.segment is not None and claim.segment.transition == "cut"
-
-
 def _request(context: WorkerContext, claim: Claim) -> SegmentRequest:
     head, segment = claim.head, claim.segment
     if segment is None:
         raise MessageError(f"job {claim.job_id} has no segment {claim.index}")
-    timing = timing_after(head.shape, claim.previous, cut=_is_cut(claim))
+    timing = claim.timing
     image = first_frame(context, head, claim)
     seed = head.seed_of(claim.index, segment)
-    return SegmentRequest(segment.prompt, seed, head.width, head.height, timing, head.sampling, image)
+    return SegmentRequest(segment.prompt, seed, head.width, head.height, timing, head.sampling_of(segment), image)
+
+
+def _engine(context: WorkerContext, claim: Claim) -> SegmentEngine:
+    head = claim.head
+    loras = head.loras_of(claim.segment) if claim.segment else head.loras
+    return context.engines.engine(
+        str(head.model), loras, head.more_files, text_encoder=head.text_encoder, distilled=head.distilled
+    )
 
 
 def _run(

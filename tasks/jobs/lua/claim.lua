@@ -8,8 +8,8 @@
 -- ARGV[1] 'segment', 'clip' or 'film', ARGV[2] segment index (-1 for the film), ARGV[3] ticket, ARGV[4] token,
 -- ARGV[5] lease ms, ARGV[6] worker, ARGV[7] node, ARGV[8] ms after a failure in which another node is preferred, 0 for
 -- none
--- Returns {'run', fence, epoch, ms now, unit name, job spec, segment's spec or '', next segment's spec or '',
---          handoff of index - 1 or '', handoff of index or ''},
+-- Returns {'run', fence, epoch, ms now, unit name, job spec, spec of the segment before or '', segment's spec or '', next
+--          segment's spec or '', handoff of index - 1 or '', handoff of index or ''},
 --         {'committed', 1 when the message of the next segment is missing else 0},
 --         {'newer'} when a newer major version wrote what this claim reads; nothing is changed then,
 --      or {'refused', why}, or {'failed here', unit name, ticket, node ...} with all nodes on which it failed lately.
@@ -42,6 +42,7 @@ elseif kind == 'segment' and index < cursor then
 end
 local unit = read_unit(KEYS[2], name)
 local job, segment, following, before, own = redis.call('HGET', KEYS[3], 'job'), false, false, false, false
+local spec_before = kind ~= 'film' and redis.call('HGET', KEYS[3], tostring(index - 1))
 if kind ~= 'film' then
   segment, following = unpack(redis.call('HMGET', KEYS[3], ARGV[2], tostring(index + 1)))
   before, own = unpack(redis.call('HMGET', KEYS[4], tostring(index - 1), ARGV[2]))
@@ -49,7 +50,7 @@ end
 if is_newer(format) or (unit and is_newer(unit.format)) then
   return { 'newer' }
 end
-for _, packed in ipairs({ job or '', segment or '', following or '', before or '', own or '' }) do
+for _, packed in ipairs({ job or '', spec_before or '', segment or '', following or '', before or '', own or '' }) do
   if packed ~= '' and is_newer_packed(packed) then
     return { 'newer' }
   end
@@ -94,4 +95,6 @@ if kind == 'segment' then
   tell(KEYS[1], 'loading', { segment = index, worker = ARGV[7] })
 end
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch'))
-return { 'run', fence, epoch, now(), name, job or '', segment or '', following or '', before or '', own or '' }
+return {
+  'run', fence, epoch, now(), name, job or '', spec_before or '', segment or '', following or '', before or '', own or '',
+}

@@ -70,6 +70,9 @@ local time, arrival = now(), now_us() - (record.priority == 'high' and BEFORE_AL
 arrival = string.format('%.0f', arrival)
 redis.call('HSET', KEYS[1], 'format', FORMAT, 'state', 'queued', 'ticket', 0, 'fence', 0, 'epoch', 0,
   'created_at', time, 'arrival', arrival)
+for _, packed in pairs(contents[2]) do
+  note_format(KEYS[1], packed)
+end
 redis.call('ZADD', KEYS[6], time, ARGV[1])
 redis.call('ZADD', KEYS[7], time, ARGV[1])
 if stored > 0 then

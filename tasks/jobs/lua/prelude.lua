@@ -22,6 +22,8 @@
 --   attempts   how often the unit failed, or ended its process
 --   after      the unit that must be done first, '' for none
 local FORMAT = '0.2'
+-- Of records that say what workers of an earlier version would ignore.
+local FORMAT_OF_JOBS = '1.0'
 -- More would only make the entry longer.
 local FAILURES_KEPT = 10
 -- Entries of a stream of events: of one job, and of all jobs. Older ones are trimmed.
@@ -41,10 +43,10 @@ local function now_us()
   return time[1] * 1000000 + time[2]
 end
 
--- Whether `format` has a newer major version than this script. A newer minor version is readable.
+-- Whether `format` has a newer major version than this script reads. A newer minor version is readable.
 local function is_newer(format)
   local major = tonumber(string.match(tostring(format or ''), '^(%d+)%.'))
-  return major ~= nil and major > tonumber(string.match(FORMAT, '^%d+'))
+  return major ~= nil and major > tonumber(string.match(FORMAT_OF_JOBS, '^%d+'))
 end
 
 -- Whether msgpack bytes were written by a newer major version. Damaged bytes were not: their reader reports them.
@@ -54,6 +56,14 @@ local function is_newer_packed(packed)
   end
   local readable, value = pcall(cmsgpack.unpack, packed)
   return readable and type(value) == 'table' and is_newer(value.format)
+end
+
+-- Have a record say that workers of an earlier version must leave the job alone, if the spec of a segment says so.
+local function note_format(record, segment)
+  local readable, value = pcall(cmsgpack.unpack, segment)
+  if readable and type(value) == 'table' and value.format == FORMAT_OF_JOBS then
+    redis.call('HSET', record, 'format', FORMAT_OF_JOBS)
+  end
 end
 
 local function is_newer_record(record)

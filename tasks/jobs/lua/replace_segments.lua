@@ -33,6 +33,7 @@ for at = 1, #ARGV, 3 do
 end
 for at = 1, #ARGV, 3 do
   redis.call('HSET', KEYS[3], ARGV[at], ARGV[at + 2])
+  note_format(KEYS[1], ARGV[at + 2])
   tell(KEYS[1], 'replaced', { segment = tonumber(ARGV[at]) })
 end
 return { 'replaced', -1 }

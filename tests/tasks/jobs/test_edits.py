@@ -246,7 +246,7 @@ def test_every_change_is_an_event(jobs: JobStore, client: redis.Redis) -> None:
 )
 def test_a_job_of_a_newer_version_is_not_changed(jobs: JobStore, client: redis.Redis, call: Any) -> None:
     create_with(jobs, 2, open=True, approve=True)
-    client.hset(job_keys(JOB, "record")[0], "format", "1.0")
+    client.hset(job_keys(JOB, "record")[0], "format", "2.0")
     before = {key: client.dump(key) for key in client.scan_iter("*")}
     with pytest.raises(VersionError):
         call(jobs)

@@ -74,7 +74,7 @@ def test_a_newer_major_version_is_refused_and_nothing_is_written(
     jobs: JobStore, client: redis.Redis, ticket: int, place: str
 ) -> None:
     # Given
-    change(client, place, {"format": "1.0"})
+    change(client, place, {"format": "2.0"})
     before = dump(client)
     # When its message comes
     with pytest.raises(VersionError, match="written by a newer longtake; upgrade this worker"):
@@ -85,7 +85,7 @@ def test_a_newer_major_version_is_refused_and_nothing_is_written(
 
 @pytest.mark.parametrize("place", sorted(PART_OF_JOB))
 def test_a_reconciler_leaves_a_newer_job_alone(jobs: JobStore, client: redis.Redis, ticket: int, place: str) -> None:
-    change(client, place, {"format": "1.0"})
+    change(client, place, {"format": "2.0"})
     before = dump(client)
     with pytest.raises(VersionError):
         jobs.survey(JOB)
@@ -108,7 +108,7 @@ CALLS: dict[str, Callable[[JobStore], Any]] = {
 
 @pytest.mark.parametrize("call", CALLS)
 def test_no_call_changes_a_newer_job(jobs: JobStore, client: redis.Redis, ticket: int, call: str) -> None:
-    change(client, "record", {"format": "1.0"})
+    change(client, "record", {"format": "2.0"})
     before = dump(client)
     with pytest.raises(VersionError):
         CALLS[call](jobs)
@@ -119,7 +119,7 @@ def test_a_newer_job_is_not_in_the_list_and_others_are(
     jobs: JobStore, client: redis.Redis, ticket: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     create(jobs, job="bbbb2222")
-    change(client, "record", {"format": "1.0"})
+    change(client, "record", {"format": "2.0"})
     assert [status.job_id for status in jobs.statuses()] == ["bbbb2222"]
     assert f"job {JOB}: written by a newer longtake" in caplog.text
 
@@ -130,7 +130,7 @@ def test_a_newer_job_waits_for_room_and_blocks_nobody(jobs: JobStore, client: re
         from tasks.spec.loader import check_spec
 
         jobs.create(job_id, check_spec({"segments": [{"prompt": "a"}]}), model="tiny")
-    change(client, "record", {"format": "1.0"})
+    change(client, "record", {"format": "2.0"})
     # When / Then
     assert jobs.admit(None).job_id == "bbbb2222"
     assert jobs.admit(None).outcome == "wait"

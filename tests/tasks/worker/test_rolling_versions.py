@@ -53,7 +53,7 @@ def test_a_job_of_a_later_major_version_is_left_to_workers_that_can_read_it(
     # Given a job that a later major version wrote, whose message waits, and one of this version behind it
     newer, ours = submit(SPEC, settings=settings), submit(SPEC, settings=settings)
     record = job_keys(newer.id, "record")[0]
-    client.hset(record, "format", "1.0")
+    client.hset(record, "format", "2.0")
     before = dump_job(client, newer.id)
     # When a worker of this version runs
     worker = start_worker(settings).ready()

@@ -1,0 +1,246 @@
+"""The segments of a spec: their keys, and the rules between neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_serializer
+from pydantic_core.core_schema import SerializerFunctionWrapHandler
+
+from ltx2.sampling import FEWEST_STEPS, MOST_STEPS
+from ltx2.state.arrays import MOST_PIXEL_BYTES
+from ltx2.timeline import PlannedSegment, SegmentShape, exact, exact_seconds, round_half_up, segment_seed
+from tasks.field_errors import FieldError
+from tasks.spec.guidance import GuidanceSpec
+
+MAX_SEGMENTS = 100_000
+MAX_LORAS = 8
+MAX_PROMPT_CHARACTERS = 4 * 1024 * 1024
+"""Of all segments of a job together; more than a file may have."""
+LONGEST_FADE_S = 10
+DEFAULT_FADE_S = 0.5
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+"""A finite number; true and "1" are none."""
+Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
+LoraWeight = Annotated[Number, Field(ge=-2, le=2)]
+
+
+def at_most(count: int) -> BeforeValidator:
+    """Refuse a list of more than `count` entries before any of them is checked."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, list | tuple) and len(value) > count:
+            raise ValueError(f"must have at most {count} entries, not {len(value)}")
+        return value
+
+    return BeforeValidator(check)
+
+
+def check_frames(frames: int) -> int:
+    """Check that a number of frames is of the form 8k+1. ValueError: names the nearest."""
+    low = (frames - 1) // 8 * 8 + 1
+    if frames != low:
+        raise ValueError(f"{frames} is not of the form 8k+1; the nearest are {low} and {low + 8}")
+    return frames
+
+
+def _not_auto(value: Any) -> Any:
+    if value == "auto":
+        raise ValueError("auto is not supported: longtake has no duration head; give a number of frames, 8k+1")
+    return value
+
+
+Frames = Annotated[int, BeforeValidator(_not_auto), Field(ge=9, le=1025, strict=True)]
+
+
+class Strict(BaseModel):
+    """A table of a spec: other keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SegmentSpec(Strict):
+    """One segment, which continues the one before or, with `cut` or `fade`, starts a new scene.
+
+    Of a key that is None, the job's value is used. fade: seconds of a dissolve from the scene before. loras: strengths
+    of the job's LoRAs, in their order. repeat: so many segments; a `JobSpec` has them written out.
+    """
+
+    prompt: str = Field(min_length=1, max_length=8000)
+    seed: Seed | None = None
+    transition: Literal["continue", "cut", "fade"] = "continue"
+    fade: Number | None = Field(default=None, gt=0, le=LONGEST_FADE_S)
+    frames: Frames | None = None
+    overlap: int | None = Field(default=None, ge=1, strict=True)
+    steps: int | None = Field(default=None, ge=FEWEST_STEPS, le=MOST_STEPS, strict=True)
+    negative_prompt: str | None = Field(default=None, max_length=8000)
+    guidance: GuidanceSpec | None = None
+    loras: Annotated[tuple[LoraWeight, ...] | None, at_most(MAX_LORAS)] = None
+    repeat: int | None = Field(default=None, ge=1, le=MAX_SEGMENTS, strict=True)
+
+    @field_validator("prompt")
+    @classmethod
+    def _not_blank(cls, prompt: str) -> str:
+        if not any(character.isprintable() and not character.isspace() for character in prompt):
+            raise ValueError("must not be blank")
+        return prompt
+
+    @field_validator("frames", "overlap")
+    @classmethod
+    def _eight_k_plus_one(cls, frames: int | None) -> int | None:
+        return None if frames is None else check_frames(frames)
+
+    @field_validator("fade")
+    @classmethod
+    def _for_fades(cls, fade: float | None, info: ValidationInfo) -> float | None:
+        if fade is not None and info.data.get("transition", "fade") != "fade":
+            raise ValueError("the length of a dissolve is used with transition: fade only")
+        return fade
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Keys that 0.2 did not always have are written where they are set only, so that other records stay."""
+        always = ("prompt", "seed", "transition")
+        return {name: value for name, value in handler(self).items() if name in always or value is not None}
+
+    @property
+    def is_new_scene(self) -> bool:
+        """Whether it does not continue the segment before."""
+        return self.transition != "continue"
+
+    @property
+    def has_own_values(self) -> bool:
+        """Whether versions before 0.2 would render something else: they know no values of single segments."""
+        own = (self.frames, self.overlap, self.steps, self.negative_prompt, self.guidance, self.loras)
+        return self.transition == "fade" or any(value is not None for value in own)
+
+    def dissolve(self, fps: Fraction) -> int:
+        """Frames of the dissolve with which it begins: those of `fade`, rounded, at least one; 0 without one."""
+        if self.transition != "fade":
+            return 0
+        seconds = DEFAULT_FADE_S if self.fade is None else self.fade
+        return max(1, round_half_up(exact_seconds(seconds) * fps))
+
+
+@dataclass(frozen=True, slots=True)
+class SharedValues:
+    """The values of a job for segments that have none of their own. loras: how many it has."""
+
+    width: int
+    height: int
+    frames: int
+    fps: float
+    overlap: int
+    loras: int
+    has_sigmas: bool
+
+    def planned(self, segment: SegmentSpec) -> PlannedSegment:
+        """The place of a segment. TimelineError: it repeats all of its frames, or more."""
+        fps = exact(self.fps)
+        frames, overlap = segment.frames or self.frames, segment.overlap or self.overlap
+        if segment.is_new_scene and segment.overlap is None:
+            overlap = min(overlap, frames - 8)  # of its state alone
+        return PlannedSegment(SegmentShape(frames, fps, overlap), segment.is_new_scene, segment.dissolve(fps))
+
+
+def written_out(segments: Sequence[SegmentSpec]) -> list[SegmentSpec]:
+    """The segments, each as often as its `repeat` says.
+
+    The first of them begins as is written, the others continue it. A seed of its own is that of the first.
+
+    Raises:
+        ValueError: too many segments, or characters in their prompts.
+    """
+    count = sum(segment.repeat or 1 for segment in segments)
+    if count > MAX_SEGMENTS:
+        raise ValueError(f"with repeat, there are {count:,}, more than {MAX_SEGMENTS:,}")
+    characters = sum((segment.repeat or 1) * _characters(segment) for segment in segments)
+    if characters > MAX_PROMPT_CHARACTERS:
+        raise ValueError(f"their prompts have {characters:,} characters, more than {MAX_PROMPT_CHARACTERS:,}")
+    return [copy for segment in segments for copy in _copies(segment)]
+
+
+def check_neighbours(segments: Sequence[SegmentSpec], shared: SharedValues, *, continues: bool = False) -> None:
+    """Check what depends on the values of the job, and of the segment before.
+
+    segments: not written out, so that errors name what the user wrote. continues: the first one continues a state.
+
+    Raises:
+        FieldError: names the segment and its field.
+    """
+    for index, segment in enumerate(segments):
+        _check_own(index, segment, shared)
+        if index == 0 and segment.transition == "fade":
+            _refuse(index, "transition", "the first segment has no scene before it to fade from")
+        if index > 0:
+            before = segments[index - 1]
+            repeats = (before.repeat or 1) > 1 or not (before.is_new_scene or (index == 1 and not continues))
+            _check_after(index, before, repeats, segment, shared)
+
+
+def _check_own(index: int, segment: SegmentSpec, shared: SharedValues) -> None:
+    frames, overlap = segment.frames or shared.frames, segment.overlap or shared.overlap
+    repeats = bool(segment.overlap) or not segment.is_new_scene or (segment.repeat or 1) > 1
+    if (segment.frames or segment.overlap) and repeats and overlap >= frames:
+        field = "overlap" if segment.overlap else "frames"
+        _refuse(index, field, f"overlap {overlap} must be smaller than frames {frames}")
+    if segment.overlap and overlap * shared.width * shared.height * 3 > MOST_PIXEL_BYTES:
+        _refuse(
+            index,
+            "overlap",
+            f"{overlap} is too many frames of {shared.width}x{shared.height}: a state may have {MOST_PIXEL_BYTES:,} "
+            f"bytes of pixels, not {overlap * shared.width * shared.height * 3:,}",
+        )
+    if segment.overlap and index > 0 and segment.is_new_scene and segment.repeat in (None, 1):
+        _refuse(index, "overlap", "a new scene repeats no frames; remove it")
+    if segment.steps is not None and shared.has_sigmas:
+        _refuse(index, "steps", "the job has sigmas, which fix the steps; remove one of the two")
+    if segment.loras is not None and len(segment.loras) != shared.loras:
+        given, plural = len(segment.loras), "" if len(segment.loras) == 1 else "s"
+        _refuse(index, "loras", f"{given} strength{plural} for {shared.loras} LoRAs of the job; give one for each")
+
+
+def _check_after(index: int, before: SegmentSpec, repeats: bool, segment: SegmentSpec, shared: SharedValues) -> None:
+    """Check a segment against the one before it, of which the last copy counts. repeats: that one repeats frames."""
+    overlap, frames = segment.overlap or shared.overlap, before.frames or shared.frames
+    if not segment.is_new_scene and overlap >= frames:
+        field = (index, "overlap") if segment.overlap else (index - 1, "frames")
+        _refuse(*field, f"segment {index} repeats {overlap} frames of segment {index - 1}, which has only {frames}")
+    if segment.transition != "fade":
+        return
+    new = frames - ((before.overlap or shared.overlap) if repeats else 0)
+    most = min(new, segment.frames or shared.frames) // 2
+    wanted = segment.dissolve(exact(shared.fps))
+    if wanted > most:
+        _refuse(
+            index,
+            "fade" if segment.fade is not None else "transition",
+            f"a dissolve of {wanted} frames is too long: it may have {most}, half of the new frames of the shorter of "
+            f"segments {index - 1} and {index}",
+        )
+
+
+def _refuse(index: int, field: str, problem: str) -> None:
+    raise FieldError(("segments", index, field), problem)
+
+
+def _characters(segment: SegmentSpec) -> int:
+    return len(segment.prompt) + len(segment.negative_prompt or "")
+
+
+def _copies(segment: SegmentSpec) -> Iterable[SegmentSpec]:
+    if segment.repeat is None:
+        return [segment]
+    return _repeated(segment, segment.repeat)
+
+
+def _repeated(segment: SegmentSpec, repeat: int) -> Iterator[SegmentSpec]:
+    one = segment.model_copy(update={"repeat": None})
+    # a new scene repeats nothing; what follows in it does
+    yield one.model_copy(update={"overlap": None}) if repeat > 1 and segment.is_new_scene else one
+    for number in range(1, repeat):
+        seed = None if segment.seed is None else segment_seed(segment.seed, number)
+        yield one.model_copy(update={"transition": "continue", "fade": None, "seed": seed})
