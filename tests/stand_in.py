@@ -86,6 +86,8 @@ class StandInEngine:
         video[0, 2, 0, 0, 0] = timing.shape.frames
         if request.image is not None:
             video[0, 3, 0, 0, 0] = float(request.image.mean()) / 255
+        for placed in request.images:  # shown in place of that frame
+            video[0, 0, 1, 0, 0], video[0, 1, 1, 0, 0] = 1 + placed.frame, float(placed.pixels.mean())
         audio = torch.rand(1, CHANNELS, timing.audio_latents, MEL, generator=seed)
         frames, sound = self.decode(video, audio)
         if request.prompt == "striped":
@@ -112,6 +114,8 @@ class StandInEngine:
         shade = int(video_latents[0, 3, 0, 0, 0] * 200)
         ramp = np.arange(count, dtype=np.uint8)[:, None, None, None] + np.uint8(shade)
         frames = np.broadcast_to(ramp, (count, height, width, 3)).copy()
+        if (number := int(video_latents[0, 0, 1, 0, 0])) > 0:
+            frames[number - 1] = round(float(video_latents[0, 1, 1, 0, 0]))
         samples = int(sound_seconds(audio_latents.shape[2]) * self.audio_rate)
         sound = np.sin(np.arange(samples, dtype=np.float32) / 20)[:, None].repeat(2, axis=1) * np.float32(0.2)
         return frames, sound

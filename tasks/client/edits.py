@@ -19,6 +19,7 @@ from tasks.jobs.edits import ANYWHERE, Appended, AppendOutcome, ReplaceOutcome
 from tasks.jobs.records import JobStatus
 from tasks.jobs.units import JobState
 from tasks.maintenance.admission import segment_bytes
+from tasks.spec.images import image_paths
 from tasks.spec.loader import check_spec, load_spec
 from tasks.spec.schema import JobSpec
 from tasks.spec.segments import MAX_SEGMENTS, SegmentSpec
@@ -111,6 +112,7 @@ def append_segments(
     """Append the segments of `spec`, see `JobEdits.append`. first: the index that the first one must get."""
     if not spec.segments:
         raise SpecError(f"{spec.source.place('segments')}: there is none, so there is nothing to append")
+    _check_no_images(spec)
     contents = deployment.jobs.contents(job_id)
     status, head = deployment.jobs.status(job_id), contents.head
     given = spec.model_fields_set
@@ -145,6 +147,14 @@ def append_segments(
     return range(appended.first, appended.first + len(spec.segments))
 
 
+def _check_no_images(spec: JobSpec) -> None:
+    """Refuse images of segments that are added to a job or changed in it, which has pinned its images already."""
+    for location in image_paths(spec):
+        if location != ("image",):
+            place = spec.source.place(*location)
+            raise SpecError(f"{place}: images cannot be added to a job that exists; fork it, or submit another one")
+
+
 def replace_segments(deployment: Deployment, job_id: str, changes: Mapping[int, Mapping[str, object]]) -> None:
     """Change fields of segments that no worker has claimed, all of them or none.
 
@@ -168,7 +178,7 @@ def planned(deployment: Deployment, job_id: str, spec: JobSpec) -> EditPlan:
     now = JobNow(
         job_id, contents.head, contents.segments, len(contents.committed.handoffs), begun, JobState(status.state)
     )
-    return plan_edit(now, comparable(spec, contents.head))
+    return plan_edit(now, comparable(spec, contents.head, continues=contents.committed.start is not None))
 
 
 def edit_in_place(deployment: Deployment, plan: EditPlan, spec: JobSpec) -> None:
@@ -179,6 +189,7 @@ def edit_in_place(deployment: Deployment, plan: EditPlan, spec: JobSpec) -> None
     """
     head = deployment.jobs.head(plan.job_id)
     segments = spec.segments
+    _check_no_images(spec.model_copy(update={"segments": [segments[index] for index in plan.changed]}))
     if spec.seed != head.seed:  # those of the job stay as they are
         written = [segment.model_copy(update={"seed": spec.seed_of(i, segment)}) for i, segment in enumerate(segments)]
         segments, spec = written, spec.model_copy(update={"segments": written})

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
-from blobstore import BlobNotFoundError, ManagedBlobStore
+from blobstore import BlobNotFoundError, InMemoryBlobStore, ManagedBlobStore
 from ltx2.timeline import handed_on
 from tasks.client.same_head import check_same_head
+from tasks.client.start_image import IMAGE_MIME, read_images
 from tasks.client.submission import Draft, create_job
 from tasks.deployment import Deployment
 from tasks.errors import JobStateError, SpecError
@@ -17,6 +20,7 @@ from tasks.jobs.records import Committed
 from tasks.jobs.results import CreateOutcome, JobContents
 from tasks.jobs.state_wire import handoff_blobs, state_blobs
 from tasks.maintenance.submissions import pin_all
+from tasks.spec.images import image_paths
 from tasks.spec.schema import JobHead, JobSpec
 
 log = logging.getLogger(__name__)
@@ -34,19 +38,31 @@ def fork_job(
     count = after + 1
     if not 0 < count <= len(source.committed.handoffs):
         raise JobStateError(f"job {job_id} has no committed segment {after}, so it cannot be forked after it")
-    wanted = check_same_head(spec, source.head, job_id, why=SHARES) if spec else spec_of(source)
+    images = read_images(spec) if spec else {}
+    continues = source.committed.start is not None
+    wanted = spec_of(source)
+    if spec:
+        wanted = check_same_head(spec, source.head, job_id, why=SHARES, images=images, continues=continues)
     if len(wanted.segments) < count or (len(wanted.segments) == count and not may_be_whole):
         raise SpecError(f"segments: there is none after segment {after}, so there is nothing to render")
     _warn_of_other_prompts(wanted, source, count)
     fork_id = new_job_id()
-    create_fork(deployment, fork_id, source, count, wanted)
+    create_fork(deployment, fork_id, source, count, wanted, images)
     return fork_id
 
 
-def create_fork(deployment: Deployment, job_id: str, source: JobContents, count: int, spec: JobSpec) -> None:
+def create_fork(
+    deployment: Deployment,
+    job_id: str,
+    source: JobContents,
+    count: int,
+    spec: JobSpec,
+    images: Mapping[str, bytes] = MappingProxyType({}),
+) -> None:
     """Queue the job `job_id`, which shares the first `count` segments of `source` and goes on with those of `spec`.
 
-    It may have no other segments. The head of `spec` equals that of `source` in SHARED_FIELDS.
+    It may have no other segments. The head of `spec` equals that of `source` in SHARED_FIELDS. images: PNGs that its
+    own segments show, as `read_images` gives them.
 
     Raises:
         JobStateError: the id is taken, or a blob of these segments is missing. What `submit` raises.
@@ -60,8 +76,16 @@ def create_fork(deployment: Deployment, job_id: str, source: JobContents, count:
     check_join(spec, source, count)
 
     def draw_up(owner: str) -> Draft:
-        committed = _pinned(deployment.blobs, source, count, owner)
-        return Draft(spec, committed, blobs_of(source.head, committed))
+        committed, pending = _pinned(deployment.blobs, source, count, owner), InMemoryBlobStore()
+        for png in images.values():
+            pending.put(png, mime=IMAGE_MIME)
+        blobs, shown = blobs_of(source.head, committed), dict.fromkeys(image_paths(spec).values())
+        stored = [blob_id for blob_id in shown if blob_id not in pending and blob_id not in blobs]
+        try:
+            pin_all(deployment.blobs, stored, owner, provisional=True)
+        except BlobNotFoundError:
+            raise JobStateError(f"images of job {source.job_id} are missing, so it cannot be forked") from None
+        return Draft(spec, committed, list(dict.fromkeys([*blobs, *shown])), pending=pending)
 
     creation = create_job(deployment, job_id, draw_up)
     if creation.outcome == CreateOutcome.TAKEN:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from ltx2.timeline import handed_on
-from tasks.client.start_image import with_image_id
+from tasks.client.start_image import read_images, with_image_ids
 from tasks.errors import SpecError
 from tasks.field_errors import shown
 from tasks.spec.schema import JobHead, JobSpec
@@ -16,13 +16,19 @@ FREE_FIELDS = ("title", "seed", "labels", "webhook")
 SHARED_FIELDS = tuple(name for name in JobHead.model_fields if name not in FREE_FIELDS)
 
 
-def comparable(spec: JobSpec, head: JobHead) -> JobSpec:
-    """`spec` as a record would have it: with the job's model if it names none, absolute paths and its image's blob id.
+def comparable(
+    spec: JobSpec, head: JobHead, *, images: Mapping[str, bytes] | None = None, continues: bool = False
+) -> JobSpec:
+    """`spec` as a record would have it: with the job's model if it names none, absolute paths and blob ids of images.
+
+    images: from `read_images`, if they are read already. continues: the job continues a state.
 
     Raises:
-        SpecError: the image cannot be read.
+        SpecError: an image cannot be read, or shown where the spec says.
     """
-    return with_image_id(spec.model_copy(update={"model": spec.model or head.model}).with_absolute_paths())
+    found = read_images(spec) if images is None else images
+    whole = spec.model_copy(update={"model": spec.model or head.model}).with_absolute_paths()
+    return with_image_ids(whole, found, continues=continues)
 
 
 def differences(spec: JobSpec, head: JobHead, fields: Collection[str] = SHARED_FIELDS) -> dict[str, str]:
@@ -40,14 +46,23 @@ def own_inputs(head: JobHead, index: int, segments: Sequence[SegmentSpec]) -> di
 
 
 def check_same_head(
-    spec: JobSpec, head: JobHead, job_id: str, *, why: str, fields: Collection[str] = SHARED_FIELDS
+    spec: JobSpec,
+    head: JobHead,
+    job_id: str,
+    *,
+    why: str,
+    fields: Collection[str] = SHARED_FIELDS,
+    images: Mapping[str, bytes] | None = None,
+    continues: bool = False,
 ) -> JobSpec:
     """The comparable form of `spec`, whose head must be that of the job. why: what needs that. fields: only these.
+
+    images, continues: see `comparable`.
 
     Raises:
         SpecError: one line for each field that differs.
     """
-    spec = comparable(spec, head)
+    spec = comparable(spec, head, images=images, continues=continues)
     found = differences(spec, head, fields)
     if found:
         places = spec.source.places([(name,) for name in found])

@@ -1,14 +1,16 @@
-"""The image that a job starts from: a file, then a PNG in the blob store."""
+"""The images of a job: files, then PNGs in the blob store."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from blobstore import blob_id_of
 from ltx2.media.images import LARGEST_FILE_BYTES, decode_still
 from ltx2.state.png import encode_png
 from tasks.errors import SpecError
-from tasks.field_errors import shown_path
+from tasks.field_errors import FieldError, shown_path
+from tasks.spec.images import image_paths, placed, with_paths
 from tasks.spec.input_files import read_input
 
 if TYPE_CHECKING:
@@ -17,27 +19,36 @@ if TYPE_CHECKING:
 IMAGE_MIME = "image/png"
 
 
-def read_image(spec: JobSpec) -> bytes | None:
-    """Read the image file of `spec` as a PNG of the job's size; None if it has none.
+def read_images(spec: JobSpec) -> dict[str, bytes]:
+    """Read every image file of `spec`, once each, as a PNG of the job's size. By path.
 
     Raises:
-        SpecError: the file is missing or not an image; names it.
+        SpecError: one is missing or not an image; names it.
     """
-    if spec.image is None:
-        return None
-    place = spec.source.place("image")
-    data = read_input(spec.image, LARGEST_FILE_BYTES, "an image", field=place)
+    images: dict[str, bytes] = {}
+    for location, path in image_paths(spec).items():
+        if path in images:
+            continue
+        place = spec.source.place(*location)
+        data = read_input(path, LARGEST_FILE_BYTES, "an image", field=place)
+        try:
+            images[path] = encode_png(decode_still(data, spec.width, spec.height))
+        except ValueError as error:
+            raise SpecError(f"{place}: {shown_path(path)}: {error}") from None
+    return images
+
+
+def with_image_ids(spec: JobSpec, images: Mapping[str, bytes], *, continues: bool) -> JobSpec:
+    """`spec` with the blob ids of its images instead of their paths, each at its frame. images: from `read_images`.
+
+    continues: it continues a state.
+
+    Raises:
+        SpecError: an image cannot be where the spec says.
+    """
+    if not images:
+        return spec
     try:
-        return encode_png(decode_still(data, spec.width, spec.height))
-    except ValueError as error:
-        raise SpecError(f"{place}: {shown_path(spec.image)}: {error}") from None
-
-
-def with_image_id(spec: JobSpec) -> JobSpec:
-    """`spec` with the blob id of its image instead of its path.
-
-    Raises:
-        SpecError: see `read_image`.
-    """
-    png = read_image(spec)
-    return spec if png is None else spec.model_copy(update={"image": blob_id_of(png)})
+        return placed(with_paths(spec, {path: blob_id_of(png) for path, png in images.items()}), continues=continues)
+    except FieldError as error:
+        raise SpecError(f"{spec.source.place(*error.location)}: {error}") from None

@@ -12,10 +12,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from blobstore import InMemoryBlobStore
+from blobstore import InMemoryBlobStore, blob_id_of
 from tasks.client.idempotency import check_key
 from tasks.client.job import Job
-from tasks.client.start_image import IMAGE_MIME, read_image
+from tasks.client.start_image import IMAGE_MIME, read_images, with_image_ids
 from tasks.client.state_files import read_state, start_handoff
 from tasks.client.submission import Draft, create_job
 from tasks.deployment import Deployment
@@ -32,6 +32,7 @@ from tasks.jobs.waits import Wait
 from tasks.maintenance.submissions import complete_submissions
 from tasks.maintenance.sweeper import Sweeper, SweepResult
 from tasks.settings import Settings
+from tasks.spec.images import image_paths
 from tasks.spec.loader import check_spec, load_spec
 from tasks.spec.model_policy import check_model_folders
 from tasks.spec.schema import JobSpec
@@ -85,12 +86,12 @@ def submit(
     if from_state is not None and spec.image is not None:
         place = spec.source.place("image")
         raise SpecError(f"{place}: a job that continues a state starts with that state's frames; remove one of the two")
-    image = read_image(spec)
+    images = read_images(spec)
     envelope = from_state if from_state is None or isinstance(from_state, Mapping) else read_state(Path(from_state))
     creation = create_job(
         deployment,
         job.id,
-        lambda _: _draw_up(deployment, spec, image, envelope, has_key=idempotency_key is not None, priority=priority),
+        lambda _: _draw_up(deployment, spec, images, envelope, has_key=idempotency_key is not None, priority=priority),
         idempotency_key=idempotency_key,
     )
     if creation.outcome == CreateOutcome.FULL:
@@ -118,7 +119,7 @@ def _valid_priority(priority: str) -> Priority:
 def _draw_up(
     deployment: Deployment,
     spec: JobSpec,
-    image: bytes | None,
+    images: Mapping[str, bytes],
     envelope: Mapping[str, Any] | None,
     *,
     has_key: bool,
@@ -130,9 +131,9 @@ def _draw_up(
     if envelope is not None:
         start = start_handoff(dict(envelope), spec, deployment.blobs, pending, deployment.settings)
         blob_ids = state_blobs(start.state)
-    if image is not None:
-        blob_ids = [pending.put(image, mime=IMAGE_MIME)]
-        spec = spec.model_copy(update={"image": blob_ids[0]})
+    spec = with_image_ids(spec, images, continues=envelope is not None)
+    used = set(image_paths(spec).values())
+    blob_ids += [pending.put(png, mime=IMAGE_MIME) for png in images.values() if blob_id_of(png) in used]
     return Draft(spec, Committed(start), blob_ids, _digest(spec, envelope) if has_key else "", pending, priority)
 
 

@@ -166,7 +166,7 @@ def timing_after(
 
 
 def _timing_after(
-    segment: PlannedSegment, previous: Handoff, before: PlannedSegment | None, overlap: int, dissolve: int
+    segment: PlannedSegment, previous: Handoff, before: PlannedSegment | None, overlap: int | None, dissolve: int
 ) -> SegmentTiming:
     shape = segment.shape
     payload = previous.state["payload"]

@@ -19,6 +19,7 @@ from tasks.jobs.store import JobStore
 from tasks.jobs.units import JobState
 from tasks.messaging.publisher import Publisher
 from tasks.settings import Settings
+from tasks.spec.images import image_paths
 from tasks.spec.schema import SPATIAL_COMPRESSION, JobHead, JobSpec
 from tasks.spec.segments import SegmentSpec
 
@@ -32,15 +33,15 @@ METADATA_BYTES = 16 * 1024
 
 
 def estimate_bytes(spec: JobSpec, stored_bytes: int = 0) -> int:
-    """Estimate the bytes of all blobs of a job while it runs. stored_bytes: its image, or the state that it continues.
+    """Estimate the bytes of all blobs of a job while it runs. stored_bytes: its images, and the state it continues.
 
-    Counts its image, the state, latents and clip of each segment, and the film. An upper bound, except for pictures
+    Counts its images, the state, latents and clip of each segment, and the film. An upper bound, except for pictures
     that compress worse than busy footage, such as noise.
     """
     planned = [spec.planned(segment) for segment in spec.segments]
     first, pixels = planned[0].shape if planned else spec.shape, spec.width * spec.height
     handoff = _handoff_bytes(first, first, first.overlap, pixels)
-    image = pixels * PNG_BYTES_PER_PIXEL if spec.image else 0
+    image = len(set(image_paths(spec).values())) * pixels * PNG_BYTES_PER_PIXEL
     # metadata may make a state larger; the segments pass it on, and it is stored once more with what they add
     unusual = max(0, stored_bytes - (image or handoff))
     return round(image + handoff + 2 * unusual) + segment_bytes(spec, spec.segments)

@@ -21,6 +21,7 @@ from tasks.client.submit import submit
 from tasks.errors import SpecError
 from tasks.server.answers import invalid
 from tasks.server.context import ServerContext
+from tasks.spec.images import image_paths
 from tasks.spec.loader import MAX_SPEC_BYTES, check_spec, data_of
 from tasks.spec.places import SpecSource
 from tasks.spec.schema import JobSpec
@@ -78,7 +79,13 @@ def submit_spec(
     state: dict[str, Any] | None = None,
     idempotency_key: str | None = None,
 ) -> Job:
-    """Queue a job that starts from this image, if any. What `submit` raises."""
+    """Queue a job that starts from this image, if any.
+
+    Raises:
+        SpecError: the spec names other images, which a caller cannot upload. What `submit` raises.
+    """
+    for location in image_paths(spec):  # a path names a file of this host
+        raise SpecError(f"{spec.source.place(*location)}: only `image` can be sent, as an upload or a data: URL")
     with TemporaryDirectory(prefix="longtake-upload-") as folder:
         if image is not None:
             path = Path(folder) / IMAGE

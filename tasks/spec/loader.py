@@ -17,11 +17,12 @@ from pydantic import BaseModel, ValidationError
 from tasks.errors import SpecError
 from tasks.field_errors import UNKNOWN_KEY, FieldError, explain, shown_path
 from tasks.spec.guidance import GuidanceSpec
+from tasks.spec.images import image_paths, with_paths
 from tasks.spec.input_files import read_input, read_limited
 from tasks.spec.json_text import json_events, parse_json
 from tasks.spec.places import OPTIONS, Location, SpecSource, TextError
 from tasks.spec.schema import JobSpec, LoraSpec
-from tasks.spec.segments import SegmentSpec
+from tasks.spec.segments import FilmImage, SegmentImage, SegmentSpec
 from tasks.spec.yaml_text import parse_yaml, yaml_events
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _JSON_START = re.compile(r'\s*\{\s*["}]')
 
 
 def load_spec(path: Path) -> JobSpec:
-    """Read the spec in the file `path`, or on standard input for `-`. Its image path is relative to that file.
+    """Read the spec in the file `path`, or on standard input for `-`. Paths of images are relative to that file.
 
     It is JSON if its name ends in .json.
 
@@ -49,9 +50,9 @@ def load_spec(path: Path) -> JobSpec:
     else:
         data = read_input(path, MAX_SPEC_BYTES, "a spec")
     spec = _parse(_decoded(data, shown_path(path)), shown_path(path), is_json=path.suffix.lower() == ".json")
-    if spec.image is None:
-        return spec
-    return spec.model_copy(update={"image": os.path.join(path.parent.absolute(), os.path.expanduser(spec.image))})
+    folder = path.parent.absolute()
+    found = {name: os.path.join(folder, os.path.expanduser(name)) for name in image_paths(spec).values()}
+    return with_paths(spec, found) if found else spec
 
 
 def parse_spec(text: str, *, source: str = "spec") -> JobSpec:
@@ -161,15 +162,16 @@ def _location(problem: ErrorDetails) -> Location:
 def _explain(problem: ErrorDetails) -> str:
     text = explain(problem)
     if problem["type"] in UNKNOWN_KEY:
-        tables: dict[Any, type[BaseModel]] = {
+        tables: dict[int | str, type[BaseModel]] = {
             "segments": SegmentSpec,
             "loras": LoraSpec,
             "stage2_lora": LoraSpec,
             "guidance": GuidanceSpec,
+            "images": FilmImage,
         }
         table = tables.get(problem["loc"][0], JobSpec) if problem["loc"][1:] else JobSpec
         if table is SegmentSpec and problem["loc"][3:]:
-            table = tables.get(problem["loc"][2], SegmentSpec)
+            table = SegmentImage if problem["loc"][2] == "images" else GuidanceSpec
         similar = get_close_matches(str(problem["loc"][-1])[:LONGEST_KEY], table.model_fields, n=1)
         text += f"; did you mean {similar[0]}?" if similar else f"; the keys are {', '.join(table.model_fields)}"
     return text

@@ -7,7 +7,16 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core.core_schema import SerializerFunctionWrapHandler
 
 from ltx2.checkpoints.full_weights import SUFFIX, split_full
 from ltx2.checkpoints.lora import Lora
@@ -37,8 +46,10 @@ from tasks.settings import absolute
 from tasks.spec.guidance import GuidanceSpec
 from tasks.spec.places import SpecSource
 from tasks.spec.segments import (
+    MAX_FILM_IMAGES,
     MAX_LORAS,
     MAX_SEGMENTS,
+    FilmImage,
     Frames,
     LoraWeight,
     Number,
@@ -266,6 +277,7 @@ class JobSpec(JobHead):
 
     open: bool = Field(False, strict=True)
     approve: bool = Field(False, strict=True)
+    images: Annotated[tuple[FilmImage, ...], at_most(MAX_FILM_IMAGES)] = ()
     segments: Annotated[list[SegmentSpec], at_most(MAX_SEGMENTS)] = Field()
 
     _source: SpecSource = PrivateAttr(default_factory=SpecSource)
@@ -299,6 +311,10 @@ class JobSpec(JobHead):
             if info.data["model"] is not None:
                 _check_own_lengths(segments, info.data["fps"], info.data["model"])
         return written_out(segments)
+
+    @model_serializer(mode="wrap")
+    def _without_no_images(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if name != "images" or self.images}
 
     @model_validator(mode="after")
     def _full_is_not_distilled(self) -> Self:
@@ -341,7 +357,7 @@ class JobSpec(JobHead):
     @property
     def head(self) -> JobHead:
         """The spec without its segments."""
-        return JobHead.model_validate(self.model_dump(exclude={"segments", "open", "approve"}))
+        return JobHead.model_validate(self.model_dump(exclude={"segments", "open", "approve", "images"}))
 
 
 def _check_own_lengths(segments: Sequence[SegmentSpec], fps: float, model: str) -> None:

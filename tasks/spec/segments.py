@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_serializer
 from pydantic_core.core_schema import SerializerFunctionWrapHandler
 
+from ltx2.request import MOST_IMAGES
 from ltx2.sampling import FEWEST_STEPS, MOST_STEPS
 from ltx2.state.arrays import MOST_PIXEL_BYTES
 from ltx2.timeline import PlannedSegment, SegmentShape, exact, exact_seconds, round_half_up, segment_seed
@@ -20,12 +21,15 @@ MAX_SEGMENTS = 100_000
 MAX_LORAS = 8
 MAX_PROMPT_CHARACTERS = 4 * 1024 * 1024
 """Of all segments of a job together; more than a file may have."""
+MAX_FILM_IMAGES = 256
 LONGEST_FADE_S = 10
 DEFAULT_FADE_S = 0.5
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 """A finite number; true and "1" are none."""
 Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 LoraWeight = Annotated[Number, Field(ge=-2, le=2)]
+ImagePath = Annotated[str, Field(min_length=1, max_length=4096)]
+"""A path in a spec, a blob id in a job's record."""
 
 
 def at_most(count: int) -> BeforeValidator:
@@ -62,11 +66,34 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class SegmentImage(Strict):
+    """An image that a segment shows. frame: counted from its first new frame."""
+
+    frame: int = Field(ge=0, strict=True)
+    path: ImagePath
+
+
+class FilmImage(Strict):
+    """An image that the film shows. at: seconds from its start. strength: 1, or 0 for an image that is left out."""
+
+    at: Number = Field(ge=0)
+    path: ImagePath
+    strength: Number = 1.0
+
+    @field_validator("strength")
+    @classmethod
+    def _none_or_all(cls, strength: float) -> float:
+        if strength not in (0, 1):
+            raise ValueError(f"{strength:g} is not supported: an image is shown (1) or left out (0)")
+        return strength
+
+
 class SegmentSpec(Strict):
     """One segment, which continues the one before or, with `cut` or `fade`, starts a new scene.
 
     Of a key that is None, the job's value is used. fade: seconds of a dissolve from the scene before. loras: strengths
-    of the job's LoRAs, in their order. repeat: so many segments; a `JobSpec` has them written out.
+    of the job's LoRAs, in their order. image, end_image: what its first new frame and its last frame show. repeat: so
+    many segments; a `JobSpec` has them written out.
     """
 
     prompt: str = Field(min_length=1, max_length=8000)
@@ -79,6 +106,9 @@ class SegmentSpec(Strict):
     negative_prompt: str | None = Field(default=None, max_length=8000)
     guidance: GuidanceSpec | None = None
     loras: Annotated[tuple[LoraWeight, ...] | None, at_most(MAX_LORAS)] = None
+    image: ImagePath | None = None
+    end_image: ImagePath | None = None
+    images: Annotated[tuple[SegmentImage, ...] | None, at_most(MOST_IMAGES)] = None
     repeat: int | None = Field(default=None, ge=1, le=MAX_SEGMENTS, strict=True)
 
     @field_validator("prompt")
@@ -114,7 +144,8 @@ class SegmentSpec(Strict):
     @property
     def has_own_values(self) -> bool:
         """Whether versions before 0.2 would render something else: they know no values of single segments."""
-        own = (self.frames, self.overlap, self.steps, self.negative_prompt, self.guidance, self.loras)
+        shared = {"prompt", "seed", "transition"}
+        own = (getattr(self, name) for name in type(self).model_fields if name not in shared)
         return self.transition == "fade" or any(value is not None for value in own)
 
     def dissolve(self, fps: Fraction) -> int:
@@ -239,8 +270,13 @@ def _copies(segment: SegmentSpec) -> Iterable[SegmentSpec]:
 
 def _repeated(segment: SegmentSpec, repeat: int) -> Iterator[SegmentSpec]:
     one = segment.model_copy(update={"repeat": None})
-    # a new scene repeats nothing; what follows in it does
-    yield one.model_copy(update={"overlap": None}) if repeat > 1 and segment.is_new_scene else one
-    for number in range(1, repeat):
-        seed = None if segment.seed is None else segment_seed(segment.seed, number)
-        yield one.model_copy(update={"transition": "continue", "fade": None, "seed": seed})
+    for number in range(repeat):
+        changes: dict[str, Any] = {}
+        if number > 0:
+            seed = None if segment.seed is None else segment_seed(segment.seed, number)
+            changes = {"transition": "continue", "fade": None, "seed": seed, "image": None, "images": None}
+        elif repeat > 1 and segment.is_new_scene:  # which repeats nothing; what follows in it does
+            changes = {"overlap": None}
+        if number + 1 < repeat:
+            changes["end_image"] = None
+        yield one.model_copy(update=changes)

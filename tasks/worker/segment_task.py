@@ -24,7 +24,7 @@ from tasks.worker.clip_task import make_clip_in_background
 from tasks.worker.context import WorkerContext, process
 from tasks.worker.dissolve import frames_to_dissolve, with_dissolve
 from tasks.worker.failures import reading_from, when_there_is_room
-from tasks.worker.first_frame import first_frame
+from tasks.worker.first_frame import images_of
 from tasks.worker.lease import Lease
 from tasks.worker.run_claimed import SkippedError, run_claimed
 from tasks.worker.state_upload import StateUpload
@@ -118,9 +118,11 @@ def _request(context: WorkerContext, claim: Claim) -> SegmentRequest:
     if segment is None:
         raise MessageError(f"job {claim.job_id} has no segment {claim.index}")
     timing = claim.timing
-    image = first_frame(context, head, claim)
+    image, images = images_of(context, claim)
     seed = head.seed_of(claim.index, segment)
-    return SegmentRequest(segment.prompt, seed, head.width, head.height, timing, head.sampling_of(segment), image)
+    return SegmentRequest(
+        segment.prompt, seed, head.width, head.height, timing, head.sampling_of(segment), image, images=images
+    )
 
 
 def _engine(context: WorkerContext, claim: Claim) -> SegmentEngine:

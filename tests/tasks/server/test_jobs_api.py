@@ -176,6 +176,11 @@ BAD_SPECS: list[tuple[dict[str, Any], str]] = [
     (spec("a", upsampler="/models/up", stages=2), "upsampler"),
     (spec("a", image="/etc/passwd"), "image: must be an upload or a base64 data: URL"),
     (spec("a", image="https://example.com/a.png"), "image: must be an upload or a base64 data: URL"),
+    (spec("a", images=[{"at": 0, "path": "/etc/passwd"}]), "images.0.path: only `image` can be sent, as an upload"),
+    (
+        {**spec(), "segments": [{"prompt": "a", "end_image": "/etc/passwd"}]},
+        "segments.0.end_image: only `image` can be sent, as an upload or a data: URL",
+    ),
     (spec("a", image="data:image/png;base64,???"), "image: its base64 is damaged"),
     (spec("a", image="data:image/png;base64,AAAA"), "image"),
 ]

@@ -1,0 +1,123 @@
+"""The images of a spec: where they are named, and at which frame of which segment the film shows them."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from ltx2.request import MOST_IMAGES
+from ltx2.timeline import exact, exact_seconds
+from tasks.field_errors import FieldError
+from tasks.spec.places import Location
+from tasks.spec.schema import JobSpec
+from tasks.spec.segments import SegmentImage, SegmentSpec
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """The new frames of a segment in its film."""
+
+    first: int
+    count: int
+
+
+def image_paths(spec: JobSpec) -> dict[Location, str]:
+    """Every image of a spec by the field that names it."""
+    found: dict[Location, str] = {} if spec.image is None else {("image",): spec.image}
+    found |= {("images", number, "path"): image.path for number, image in enumerate(spec.images)}
+    for index, segment in enumerate(spec.segments):
+        found |= {("segments", index, *field): path for field, path in _paths_of(segment)}
+    return found
+
+
+def with_paths(spec: JobSpec, paths: Mapping[str, str]) -> JobSpec:
+    """The spec with other paths, or blob ids, of all its images. paths: the new ones by the old ones."""
+    segments = [_with_paths(segment, paths) if any(_paths_of(segment)) else segment for segment in spec.segments]
+    images = tuple(image.model_copy(update={"path": paths[image.path]}) for image in spec.images)
+    image = None if spec.image is None else paths[spec.image]
+    return spec.model_copy(update={"image": image, "images": images, "segments": segments})
+
+
+def placed(spec: JobSpec, *, continues: bool) -> JobSpec:
+    """The spec with all images but its start image in the `images` of their segments.
+
+    An image at a time is shown by the frame that is on screen then, the first that a dissolve blends included. It is
+    never in what a segment repeats. continues: the job continues a state, so its first segment repeats frames.
+
+    Raises:
+        FieldError: an image after the end, two at one frame, or too many in one segment.
+    """
+    if not spec.images and not any(any(_paths_of(segment)) for segment in spec.segments):
+        return spec
+    spans = _spans(spec, continues=continues)
+    at: dict[int, dict[int, str]] = {}
+
+    def put(location: Location, index: int, frame: int, path: str) -> None:
+        there = at.setdefault(index, {})
+        if frame in there or (index == frame == 0 and spec.image is not None):
+            raise FieldError(location, f"frame {frame} of segment {index} has another image already")
+        if len(there) == MOST_IMAGES:
+            raise FieldError(location, f"segment {index} would have more than {MOST_IMAGES} images")
+        there[frame] = path
+
+    for index, segment in enumerate(spec.segments):
+        for field, path in _paths_of(segment):
+            number = _frame_of(segment, field, spans[index])
+            if not number < spans[index].count:
+                problem = f"{number} is none of the {spans[index].count} new frames of segment {index}, from 0"
+                raise FieldError(("segments", index, *field[:-1], "frame"), problem)
+            put(("segments", index, *field), index, number, path)
+    firsts, fps = [span.first for span in spans], exact(spec.fps)
+    for number, image in enumerate(spec.images):
+        frame = int(exact_seconds(image.at) * fps)
+        index = bisect_right(firsts, frame) - 1
+        if frame >= spans[-1].first + spans[-1].count:
+            seconds = float((spans[-1].first + spans[-1].count) / fps)
+            raise FieldError(("images", number, "at"), f"{image.at:g} s is not in the film, which has {seconds:.3f} s")
+        if image.strength:
+            put(("images", number, "at"), index, frame - firsts[index], image.path)
+    segments = [_with_images(segment, at.get(index, {})) for index, segment in enumerate(spec.segments)]
+    return spec.model_copy(update={"images": (), "segments": segments})
+
+
+def _spans(spec: JobSpec, *, continues: bool) -> list[_Span]:
+    spans: list[_Span] = []
+    end = 0
+    for index, one in enumerate(map(spec.planned, spec.segments)):
+        repeats = not one.cut and (index > 0 or continues)
+        first = end - (one.dissolve if index else 0)
+        spans.append(_Span(first, one.shape.frames - (one.shape.overlap if repeats else 0)))
+        end = first + spans[-1].count
+    return spans
+
+
+def _paths_of(segment: SegmentSpec) -> Iterator[tuple[Location, str]]:
+    """The images of a segment, by the field within it."""
+    if segment.image is not None:
+        yield ("image",), segment.image
+    if segment.end_image is not None:
+        yield ("end_image",), segment.end_image
+    for number, image in enumerate(segment.images or ()):
+        yield ("images", number, "path"), image.path
+
+
+def _frame_of(segment: SegmentSpec, field: Location, span: _Span) -> int:
+    if field == ("image",):
+        return 0
+    if field == ("end_image",):
+        return span.count - 1
+    return (segment.images or ())[int(field[1])].frame
+
+
+def _with_paths(segment: SegmentSpec, paths: Mapping[str, str]) -> SegmentSpec:
+    named = {name: paths[path] for name in ("image", "end_image") if (path := getattr(segment, name)) is not None}
+    images = segment.images and tuple(image.model_copy(update={"path": paths[image.path]}) for image in segment.images)
+    return segment.model_copy(update={**named, "images": images})
+
+
+def _with_images(segment: SegmentSpec, images: Mapping[int, str]) -> SegmentSpec:
+    if not images:
+        return segment
+    in_order = tuple(SegmentImage(frame=frame, path=images[frame]) for frame in sorted(images))
+    return segment.model_copy(update={"image": None, "end_image": None, "images": in_order})

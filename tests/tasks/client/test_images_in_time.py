@@ -1,0 +1,167 @@
+"""Images at times of a film, and at the beginnings and ends of segments."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from blobstore import blob_id_of, open_blob_store
+from ltx2.timeline import exact, exact_seconds
+from tasks.client.start_image import read_images
+from tasks.client.submit import submit
+from tasks.errors import SpecError
+from tasks.field_errors import FieldError
+from tasks.maintenance.admission import estimate_bytes
+from tasks.settings import Settings
+from tasks.spec.images import placed
+from tasks.spec.loader import check_spec, load_spec
+from tests.conftest import Worker
+from tests.tasks.conftest import job_store, spec
+
+GREY = 240
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """An image of one bright grey."""
+    path = tmp_path / "gate.png"
+    Image.new("RGB", (64, 32), (GREY, GREY, GREY)).save(path)
+    return path
+
+
+def frames_of(**changes: Any) -> list[dict[int, str]]:
+    """The placed images of a spec, by segment and new frame."""
+    wanted = placed(check_spec({**spec(), **changes}), continues=False)
+    assert wanted.images == ()
+    return [{image.frame: image.path for image in segment.images or ()} for segment in wanted.segments]
+
+
+def test_an_image_at_a_time_is_shown_by_the_frame_on_screen_then() -> None:
+    # Given 17 frames, 8 more, and a scene of 17 that dissolves over 4 of them, at 24 per second
+    segments = [{"prompt": "a"}, {"prompt": "b"}, {"prompt": "c", "transition": "fade", "fade": 0.17}]
+    for frame, (segment, number) in {
+        0: (0, 0), 16: (0, 16), 17: (1, 0), 20: (1, 3), 21: (2, 0), 24: (2, 3), 37: (2, 16),
+    }.items():  # fmt: skip
+        for at in (frame / 24, (frame + 0.99) / 24):
+            found = frames_of(segments=segments, images=[{"at": at, "path": "gate.png"}])
+            assert found == [{number: "gate.png"} if i == segment else {} for i in range(3)], frame
+
+
+LENGTHS = st.lists(st.sampled_from([17, 25, 41]), min_size=1, max_size=9)
+
+
+@given(st.sampled_from([24, 23.976, 29.97, 60]), LENGTHS, st.data())
+def test_every_frame_of_a_film_can_show_an_image(fps: float, lengths: list[int], data: st.DataObject) -> None:
+    # Given a film of unequal segments, and one of its frames
+    segments = [{"prompt": "a", "frames": frames} for frames in lengths]
+    timings = check_spec({"fps": fps, "segments": segments}).plan()
+    frame = data.draw(st.integers(0, sum(timing.new_frames for timing in timings) - 1))
+    # When an image is placed where it begins, as a decimal number
+    at = float(exact_seconds(float(frame / exact(fps))))
+    at = at if exact_seconds(at) * exact(fps) >= frame else at + 1e-4
+    found = frames_of(fps=fps, frames=121, segments=segments, images=[{"at": at, "path": "a"}])
+    # Then the segment that has the frame shows it there, and never in what it repeats
+    [(index, number)] = [(i, n) for i, images in enumerate(found) for n in images]
+    assert timings[index].first_frame + number == frame
+    assert number < timings[index].new_frames
+
+
+def test_beginnings_and_ends_of_segments() -> None:
+    segments = [
+        {"prompt": "a", "image": "first", "end_image": "last"},
+        {"prompt": "b", "image": "new", "end_image": "end", "repeat": 2, "images": [{"frame": 3, "path": "third"}]},
+    ]
+    assert frames_of(segments=segments) == [{0: "first", 16: "last"}, {0: "new", 3: "third"}, {7: "end"}]
+    # of a job that continues a state, the first segment repeats frames, too
+    wanted = placed(check_spec({**spec(), "segments": segments}), continues=True)
+    assert [image.frame for image in wanted.segments[0].images or ()] == [0, 7]
+
+
+INVALID = {
+    "images: [{at: 0.75,\npath: a}]\n": ":1: images.0.at: 0.75 s is not in the film, which has 0.708 s",
+    "images: [{at: 0, path: a},\n{at: 0.01, path: b}]\n": ":2: images.1.at: frame 0 of segment 0 has another image",
+    "image: a\nimages: [{at: 0, path: b}]\n": ":2: images.0.at: frame 0 of segment 0 has another image already",
+}
+INVALID_SEGMENTS = {
+    "images: [{frame: 1, path: a}, {frame: 17,\npath: b}]": ":1: segments.0.images.1.frame: 17 is none of the 17 new",
+    "image: a,\nimages: [{frame: 0, path: b}]": ":2: segments.0.images.0.path: frame 0 of segment 0 has another image",
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        *((f"{head}frames: 17\nsegments: [{{prompt: a}}]", what) for head, what in INVALID.items()),
+        *((f"segments: [{{prompt: a, {own}, frames: 17}}]", what) for own, what in INVALID_SEGMENTS.items()),
+    ],
+)
+def test_an_image_that_cannot_be_shown_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "job.yaml").write_text(text)
+    wanted = load_spec(tmp_path / "job.yaml")
+    with pytest.raises(FieldError) as error:
+        placed(wanted, continues=False)
+    place = wanted.source.place(*error.value.location)
+    assert f"{place}: {error.value}".startswith(f"{tmp_path}/job.yaml{message}")
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([{"at": -1, "path": "a"}], "spec: images.0.at: must be at least 0, not -1"),
+        ([{"at": 1, "path": "a", "strength": 0.5}], "spec: images.0.strength: 0.5 is not supported: an image is shown"),
+        ([{"at": 1}], "spec: images.0.path: missing"),
+        ([{"at": 1, "pth": "a", "path": "a"}], "spec: images.0.pth: unknown key; did you mean path?"),
+        ([{"at": 0, "path": "a"}] * 257, "spec: images: must have at most 256 entries, not 257"),
+    ],
+)
+def test_an_invalid_image_is_refused(images: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        check_spec({**spec("a"), "images": images})
+
+
+def test_paths_are_relative_to_the_spec_and_each_file_is_read_once(tmp_path: Path, gate: Path) -> None:
+    # Given one image at three places, one of them left out, and a missing one
+    text = "images: [{at: 0.1, path: gate.png}, {at: 9, path: gate.png, strength: 0}]\nwidth: 64\nheight: 32\n"
+    (tmp_path / "job.yaml").write_text(f"{text}segments:\n  - prompt: a\n    end_image: gate.png\n")
+    wanted = load_spec(tmp_path / "job.yaml")
+    assert list(read_images(wanted)) == [str(gate)]
+    without = wanted.model_copy(update={"images": (), "segments": check_spec(spec("a")).segments})
+    assert estimate_bytes(wanted) - estimate_bytes(without) == pytest.approx(64 * 32 * 3.1, abs=1)
+    (tmp_path / "job.yaml").write_text(f"{text}segments:\n  - prompt: a\n    end_image: wall.png\n")
+    with pytest.raises(SpecError, match=r"job\.yaml:6: segments\.0\.end_image: .*wall\.png: No such file"):
+        read_images(load_spec(tmp_path / "job.yaml"))
+
+
+def test_the_film_shows_each_image_at_its_frame(module_settings: Settings, worker: Worker, gate: Path) -> None:
+    # Given an image a second in, in the second segment, at the end of the third, and at the beginning of the fourth
+    segments = [{"prompt": prompt} for prompt in "abcd"]
+    segments[2]["end_image"] = segments[3]["image"] = str(gate)
+    wanted = {**spec(), "images": [{"at": 1, "path": str(gate)}], "segments": segments, "fps": 20}
+    # When
+    job = submit(wanted, settings=module_settings).wait()
+    # Then those frames show it, and no other does
+    film = job.status().film
+    assert film
+    blobs = open_blob_store(module_settings.blobs)
+    with av.open(io.BytesIO(blobs.get(film.blob_id))) as container:
+        shades = [float(np.mean(frame.to_ndarray(format="rgb24"))) for frame in container.decode(video=0)]
+    assert [number for number, shade in enumerate(shades) if shade > GREY - 10] == [20, 32, 33]
+    # And the record has its blob, which the job pins
+    specs = job_store(module_settings).contents(job.id).segments
+    shown = {image.path for segment in specs for image in segment.images or ()}
+    assert shown == {blob_id_of(read_images(check_spec(wanted))[str(gate)])}
+    assert job.id in blobs.owners()
+    # And a fork shows others from where it goes on
+    fork = job.fork(1, {**wanted, "segments": [*segments[:3], {"prompt": "x"}]}).wait().status().film
+    assert fork
+    with av.open(io.BytesIO(blobs.get(fork.blob_id))) as container:
+        shades = [float(np.mean(frame.to_ndarray(format="rgb24"))) for frame in container.decode(video=0)]
+    assert [number for number, shade in enumerate(shades) if shade > GREY - 10] == [20, 32]
