@@ -30,6 +30,13 @@ def film_spec(*prompts: str, **changes: Any) -> JobSpec:
     return check_spec(spec(*prompts, **{"model": "shapes", **changes}))
 
 
+def own_values(index: int, **values: Any) -> JobSpec:
+    """The film of four segments, of which one has values of its own."""
+    wanted = spec("a", "b", "c", "d", model="shapes")
+    wanted["segments"][index] |= values
+    return check_spec(wanted)
+
+
 @pytest.fixture
 def start(settings: Settings, tmp_path: Path) -> Start:
     """Start or resume a render to the same film; returns its job and what it says."""
@@ -62,6 +69,10 @@ def render(jobs: JobStore, job: Job, count: int) -> None:
         (film_spec("a", "x", "c", "d", title="dusk"), 1, "segment 1's prompt changed"),
         (film_spec("x", "b", "c", "d"), 0, "segment 0's prompt changed"),
         (film_spec("a", "b", "c", "d", seed=4), 0, "segment 0's seed changed"),
+        (own_values(1, steps=9), 1, "segment 1's steps changed"),
+        (own_values(2, frames=25), 2, "segment 2's frames changed"),
+        (own_values(2, overlap=1), 1, "segment 1's tail for the next one changed"),
+        (own_values(2, overlap=1, transition="cut", repeat=2), 2, "segment 2's transition changed"),
         (film_spec("a", "b", "c", "d", width=96), 0, "width changed from 64 to 96"),
         (film_spec("a", "b", "c", "d", guidance={"cfg": 2}), 0, "guidance changed"),
         (film_spec("a", "b", "c", "d", negative_prompt="\x1b[2J"), 0, "negative_prompt changed"),
