@@ -309,7 +309,7 @@ def test_a_render_waits_for_nobody(name: str, tmp_path: Path, settings: Settings
     wanted = check_spec({**spec("a"), name: True})
     output = FilmOutput.of(tmp_path / "film.mp4")
     with pytest.raises(LongtakeError, match=f"{name}: `longtake render` waits for nobody; submit the job"):
-        check_inputs(wanted, output, inputs=[], state=None, settings=settings)
+        check_inputs(wanted, output, inputs=[], state=None, report_folder=None, settings=settings)
 
 
 @pytest.mark.parametrize("wanted", [{"segments": "open"}, {"open": True, "segments": [{"prompt": "a"}]}])

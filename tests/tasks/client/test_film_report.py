@@ -139,8 +139,8 @@ def test_report_on_a_job_without_a_film_fails(
     # Then
     assert result.returncode == 1
     assert result.stderr.startswith(f"longtake: job {job.id} is ")
-    assert "only a job that is done has a film" in result.stderr
-    with pytest.raises(JobStateError, match="only a job that is done has a film"):
+    assert "only a job that was done has a film" in result.stderr
+    with pytest.raises(JobStateError, match="only a job that was done has a film"):
         job.write_report("joins")
 
 
