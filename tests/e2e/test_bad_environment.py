@@ -79,7 +79,7 @@ def test_a_full_disk_at_the_end_of_a_render(
     # When there is space again, Then the same command resumes
     again = longtake("render", spec, "-o", out, settings=settings)
     assert again.returncode == 0, again.stderr
-    assert "resuming: 2 of 2 segments already rendered" in again.stderr
+    assert "keeping 2 of 2 segments: the film is rendered already" in again.stderr
     assert sorted(path.name for path in out.parent.iterdir()) == ["film.mp4", "film.report.json"]
 
 

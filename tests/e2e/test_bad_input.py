@@ -139,7 +139,7 @@ def test_a_job_in_the_wrong_state(
     queued.cancel()
     queued.forget()
     # Then
-    check_refused(save, "is queued; only a job that is done has a film")
+    check_refused(save, "is queued; only a job that was done has a film")
     check_refused(export, "has no committed segment 0")
     check_refused(beyond, "has no committed segment 2")
     check_refused(cancel, "is already done")

@@ -18,6 +18,7 @@ from typing import Any
 
 import av
 import pytest
+import redis
 import yaml
 
 from blobstore import open_blob_store
@@ -200,6 +201,8 @@ def deployment(services: dict[str, dict[str, Any]], home: Path, tmp_path: Path) 
         for worker in workers:
             wait_until(lambda worker=worker: worker.has_logged("ready."), what=worker.name)
         wait_until(lambda: flower.has_logged("") and get(ports["flower"], "/healthcheck")[0] == 200, what="Flower")
+        with redis.Redis.from_url(urls[0]) as events:  # it answers before it has subscribed
+            wait_until(events.pubsub_numpat, what="Flower's event receiver")
         yield Deployment(Settings(redis_url=urls[0], blob_url=urls[1], home=home), ports["flower"])
 
 
