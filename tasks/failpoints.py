@@ -19,6 +19,9 @@ FAILPOINTS = (
     "segment rendered",
     "segment stored",
     "segment committed",
+    # a take, after the steps of a segment up to "segment stored"
+    "take stored",
+    "take committed",
     # any message: its ticket is reserved, it is in the queue, the record says so
     "message announced",
     "message sent",

@@ -17,7 +17,7 @@ from ltx2 import LTX2ContinuationState
 from ltx2.checkpoints.lora import Lora
 from ltx2.errors import EngineMemoryError, HubUnreachableError, NotFiniteError, SegmentCancelledError
 from ltx2.request import Decoding, OnState, OnStep, SegmentOutput, SegmentRequest
-from ltx2.timeline import sound_seconds
+from ltx2.timeline import latent_frames, sound_seconds
 
 STEPS = 4
 STEP_S = "STAND_IN_STEP_S"
@@ -81,7 +81,9 @@ class StandInEngine:
         timing = request.timing
         salt = int(os.environ.get(SALT, "0")) + sum(int(1000 * lora.weight) for lora in self.loras)
         seed = torch.Generator().manual_seed(request.seed + (state.segment_index if state else 0) + salt)
-        video = torch.rand(1, 4, 3, request.height // 32, request.width // 32, generator=seed)
+        video = torch.rand(
+            1, 4, latent_frames(timing.shape.frames), request.height // 32, request.width // 32, generator=seed
+        )
         video[0, 0, 0, 0, 0], video[0, 1, 0, 0, 0] = request.width, request.height
         video[0, 2, 0, 0, 0] = timing.shape.frames
         if request.image is not None:
@@ -89,6 +91,10 @@ class StandInEngine:
         for placed in request.images:  # shown in place of that frame
             video[0, 0, 1, 0, 0], video[0, 1, 1, 0, 0] = 1 + placed.frame, float(placed.pixels.mean())
         audio = torch.rand(1, CHANNELS, timing.audio_latents, MEL, generator=seed)
+        if request.end is not None:
+            pinned, sounds = request.end.video_count, request.end.audio_count
+            video[:, :, -pinned:] = request.end.video_latents[:, :, -pinned:]
+            audio[:, :, -sounds:] = request.end.audio_latents[:, :, -sounds:]
         frames, sound = self.decode(video, audio)
         if request.prompt == "striped":
             frames[:, ::2] = 255 - frames[:, ::2]

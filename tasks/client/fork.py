@@ -15,8 +15,8 @@ from tasks.client.submission import Draft, create_job
 from tasks.deployment import Deployment
 from tasks.errors import JobStateError, SpecError
 from tasks.field_errors import FieldError
+from tasks.jobs.committed import Committed
 from tasks.jobs.lifetimes import new_job_id
-from tasks.jobs.records import Committed
 from tasks.jobs.results import CreateOutcome, JobContents
 from tasks.jobs.state_wire import handoff_blobs, state_blobs
 from tasks.maintenance.submissions import pin_all
@@ -104,6 +104,8 @@ def check_join(spec: JobSpec, source: JobContents, count: int) -> None:
         spec.check_neighbours()
     except FieldError as error:
         raise SpecError(f"{spec.source.place(*error.location)}: {error}") from None
+    if count == 0:
+        return
     before, *after = (source.head.planned(segment) for segment in source.segments[count - 1 : count + 1])
     handed, wanted = handed_on(before, after[0] if after else None)[0] or before.shape.overlap, spec.segments[count]
     repeated = spec.planned(wanted).shape.overlap
@@ -126,7 +128,11 @@ def blobs_of(head: JobHead, committed: Committed) -> list[str]:
         found += state_blobs(committed.start.state)
     for handoff in committed.handoffs:
         found += handoff_blobs(handoff)
-    return list(dict.fromkeys([*found, *(clip.blob_id for clip in committed.clips.values())]))
+    clips = list(committed.clips.values())
+    for take in committed.takes.takes.values():
+        found += handoff_blobs(take.made) if take.made else []
+        clips += [take.clip] if take.clip else []
+    return list(dict.fromkeys([*found, *(clip.blob_id for clip in clips)]))
 
 
 def whole_segments(blobs: ManagedBlobStore, source: JobContents) -> int:
@@ -148,7 +154,8 @@ def _pinned(blobs: ManagedBlobStore, source: JobContents, count: int, owner: str
         return committed
     except BlobNotFoundError:
         clips = {index: clip for index, clip in committed.clips.items() if clip.blob_id in blobs}
-    committed = replace(committed, clips=clips)  # the others are made again from the latents
+    takes = committed.takes.needed(committed.handoffs, blobs)
+    committed = replace(committed, clips=clips, takes=takes)  # other clips are made again from the latents
     try:
         pin_all(blobs, blobs_of(source.head, committed), owner, provisional=True)
     except BlobNotFoundError:

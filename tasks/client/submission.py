@@ -13,9 +13,10 @@ import redis
 from blobstore import BlobStoreError, InMemoryBlobStore
 from tasks.deployment import Deployment
 from tasks.errors import MaybeQueuedError
+from tasks.jobs.committed import Committed
 from tasks.jobs.keys import submission_owner
 from tasks.jobs.queues import Priority
-from tasks.jobs.records import Committed, Submission
+from tasks.jobs.records import Submission
 from tasks.jobs.results import CreateOutcome, Creation
 from tasks.maintenance.admission import admit_now, check_room, estimate_bytes
 from tasks.maintenance.submissions import complete_submission

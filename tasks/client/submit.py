@@ -21,10 +21,11 @@ from tasks.client.submission import Draft, create_job
 from tasks.deployment import Deployment
 from tasks.errors import JobStateError, RoomError, SpecError
 from tasks.field_errors import FieldError, shown
+from tasks.jobs.committed import Committed
 from tasks.jobs.lifetimes import new_job_id
 from tasks.jobs.queues import Priority
 from tasks.jobs.reader import JOBS_PER_PAGE
-from tasks.jobs.records import Committed, JobStatus
+from tasks.jobs.records import JobStatus
 from tasks.jobs.results import CreateOutcome
 from tasks.jobs.state_wire import state_blobs
 from tasks.jobs.units import JobState

@@ -27,6 +27,8 @@ class EventKind(StrEnum):
     STEP = "step"
     SEGMENT = "segment"
     CLIP = "clip"
+    TAKE = "take"
+    CHOSEN = "chosen"
     REWOUND = "rewound"
     PAUSED = "paused"
     RESUMED = "resumed"

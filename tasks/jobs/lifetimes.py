@@ -11,11 +11,12 @@ from typing import Any, cast
 import redis
 
 from tasks.errors import JobStateError, RecordError, VersionError
+from tasks.jobs.committed import Committed
 from tasks.jobs.connection import when_there_is_memory
 from tasks.jobs.keys import ACTIVE, ENDED, IDEMPOTENCY, JOBS, RESERVED, SUBMITTING, WAITING, job_keys
 from tasks.jobs.queues import Priority
 from tasks.jobs.reader import JobReader, no_such_job
-from tasks.jobs.records import Committed, PieceRecord, Submission, pack_segment, pack_stored
+from tasks.jobs.records import PieceRecord, Submission, pack_segment, pack_stored
 from tasks.jobs.results import Admission, AdmissionOutcome, CreateOutcome, Creation
 from tasks.jobs.scripts import load_scripts
 from tasks.jobs.units import JobState
@@ -75,24 +76,24 @@ class JobLifetimes(JobReader):
         handoffs = [committed.start, *committed.handoffs] if committed.start else committed.handoffs
         packed = {str(handoff.index): handoff.pack() for handoff in handoffs}
         clips = {str(index): clip.pack() for index, clip in committed.clips.items()}
-        return self._create(job_id, [record, fields, packed, clips], budget_bytes)
+        return self._create(job_id, [record, fields, packed, clips, committed.takes.fields()], budget_bytes)
 
     def foresee(
         self, job_id: str, submission: Submission, *, needs_bytes: int, stored_bytes: int, budget_bytes: int | None
     ) -> Creation:
         """What `create` would return now; writes nothing."""
         record = _request(submission, needs_bytes, stored_bytes)
-        return self._create(job_id, [record, {}, {}, {}], budget_bytes, dry_run=True)
+        return self._create(job_id, [record, {}, {}, {}, {}], budget_bytes, dry_run=True)
 
     def _create(
         self, job_id: str, groups: list[dict[str, Any]], budget_bytes: int | None, *, dry_run: bool = False
     ) -> Creation:
-        """Run the script with the fields of record, spec, handoffs and clips."""
+        """Run the script with the fields of record, spec, handoffs, clips and takes."""
         pairs = [part for group in groups for item in group.items() for part in item]
         keys = [*job_keys(job_id, "record", "spec", "handoffs", "clips", "units"), JOBS, ACTIVE, WAITING, SUBMITTING]
         prefix, suffix = job_keys("*", "record")[0].split("*")
         args = [job_id, prefix, suffix, budget_bytes or 0, int(dry_run), *map(len, groups), *pairs]
-        outcome, known = self._run("create", [*keys, IDEMPOTENCY, RESERVED], *args)
+        outcome, known = self._run("create", [*keys, IDEMPOTENCY, RESERVED, *job_keys(job_id, "takes")], *args)
         return Creation(CreateOutcome(outcome.decode()), known.decode())
 
     def submitted(self, job_id: str) -> None:
@@ -156,15 +157,35 @@ class JobLifetimes(JobReader):
         """
         return self._transition(job_id, "revive", state, request=request or new_token())
 
-    def delete(self, job_id: str) -> None:
-        """Delete the record of a job that has ended.
+    def keep(self, job_id: str, seconds: float | None) -> None:
+        """Keep a job `seconds` from now, also beyond its retention; None: as long as nobody says otherwise.
 
         Raises:
-            JobStateError: it is unfinished.
+            JobNotFoundError: no such job.
+        """
+        self._keep(job_id, "" if seconds is None else int(seconds * 1000))
+
+    def unkeep(self, job_id: str) -> None:
+        """Keep a job no longer than its retention.
+
+        Raises:
+            JobNotFoundError: no such job.
+        """
+        self._keep(job_id, "no")
+
+    def _keep(self, job_id: str, how_long: str | int) -> None:
+        if not self._run("keep", job_keys(job_id, "record"), how_long):
+            raise no_such_job(job_id)
+
+    def delete(self, job_id: str, *, unless_kept: bool = False) -> None:
+        """Delete the record of a job that has ended. unless_kept: not of one that is kept beyond its retention.
+
+        Raises:
+            JobStateError: it is unfinished, or kept.
         """
         keys = [*job_keys(job_id, "record", "spec", "units", "handoffs", "clips"), JOBS, ENDED, WAITING, RESERVED]
-        keys += [SUBMITTING, IDEMPOTENCY, *job_keys(job_id, "events", "pieces", "webhooks")]
-        if not self._run("delete", keys, job_id):
+        keys += [SUBMITTING, IDEMPOTENCY, *job_keys(job_id, "events", "pieces", "webhooks", "takes")]
+        if not self._run("delete", keys, job_id, int(unless_kept)):
             raise JobStateError(f"job {job_id} has not ended; cancel it first")
 
     def note_piece(self, job_id: str, name: str, piece: PieceRecord) -> bool:
@@ -175,6 +196,7 @@ class JobLifetimes(JobReader):
         self, job_id: str, action: str, state: str = "", reason: str = "", *, request: str = ""
     ) -> JobState:
         keys = [*job_keys(job_id, "record", "units", "clips"), ACTIVE, ENDED, WAITING, SUBMITTING]
+        keys += job_keys(job_id, "takes")
         was = cast("bytes", self._run("transition", keys, job_id, action, state, reason, request)).decode()
         if not was:
             raise no_such_job(job_id)

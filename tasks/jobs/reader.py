@@ -15,6 +15,7 @@ from redis.client import Pipeline
 from blobstore.stored_format import MAJOR_OF_JOBS, is_newer_major
 from ltx2.timeline import PlannedSegment, SegmentTiming
 from tasks.errors import JobNotFoundError, RecordError, VersionError
+from tasks.jobs.committed import Committed, Takes
 from tasks.jobs.keys import (
     ACTIVE,
     ENDED,
@@ -31,7 +32,6 @@ from tasks.jobs.queue_states import QueueStates, read_queue_states
 from tasks.jobs.queues import Priority, list_key
 from tasks.jobs.records import (
     ClipRecord,
-    Committed,
     FailedAttempt,
     FilmRecord,
     Handoff,
@@ -52,6 +52,8 @@ log = logging.getLogger(__name__)
 M = TypeVar("M", bound=BaseModel)
 P = TypeVar("P", Handoff, ClipRecord)
 JOBS_PER_PAGE = 100
+TAKE_UNITS = f"{UnitKind.TAKE}:".encode()
+FOREVER = b"forever"
 
 
 class JobReader:
@@ -78,9 +80,9 @@ class JobReader:
         unfinished = bool(states) and not any(state.is_final for state in states)
         ids = cast("list[bytes]", self._redis.zrange(ACTIVE if unfinished else JOBS, 0, -1, desc=newest_first))
         for page in _pages([job_id.decode() for job_id in ids]):
-            for job_id, (raw, clips) in zip(page, self._each(page, _queue_status), strict=True):
+            for job_id, replies in zip(page, self._each(page, _queue_status), strict=True):
                 try:
-                    status = _read_status(job_id, raw, clips)
+                    status = _read_status(job_id, *replies)
                 except JobNotFoundError:
                     continue  # deleted since the list was read
                 except (RecordError, VersionError) as error:
@@ -90,10 +92,17 @@ class JobReader:
                     yield status
 
     def ended_for(self, seconds: float) -> list[str]:
-        """The ids of jobs that ended at least so long ago, by Redis' clock."""
+        """The ids of jobs that ended at least so long ago, by Redis' clock, except those that are kept longer."""
         now_s, now_us = self._redis.time()
-        found = self._redis.zrangebyscore(ENDED, "-inf", now_s * 1000 + now_us / 1000 - seconds * 1000)
-        return [job_id.decode() for job_id in cast("list[bytes]", found)]
+        now_ms = now_s * 1000 + now_us / 1000
+        found = self._redis.zrangebyscore(ENDED, "-inf", now_ms - seconds * 1000)
+        ended = [job_id.decode() for job_id in cast("list[bytes]", found)]
+
+        def queue(pipe: Pipeline, job_id: str) -> None:
+            pipe.hget(job_keys(job_id, "record")[0], "kept_until")
+
+        kept = [reply for page in _pages(ended) for reply in self._each(page, queue)]
+        return [job_id for job_id, (until,) in zip(ended, kept, strict=True) if not _is_kept(until, now_ms)]
 
     def unsettled(self) -> list[str]:
         """The ids of ended jobs for which their whole estimate is still reserved."""
@@ -235,6 +244,18 @@ class JobReader:
         data = cast("bytes | None", self._redis.hget(job_keys(job_id, "pieces")[0], name))
         return None if data is None else PieceRecord.unpack(data)
 
+    def takes(self, job_id: str) -> Takes:
+        """The takes of every segment, and which ones the film shows.
+
+        Raises:
+            RecordError: the record is damaged.
+        """
+        raw = cast("dict[bytes, bytes]", self._redis.hgetall(job_keys(job_id, "takes")[0]))
+        try:
+            return Takes.read(raw)
+        except ValueError as error:
+            raise _damaged(job_id, error) from None
+
     def contents(self, job_id: str) -> JobContents:
         """The job's spec and all that is committed, read at one moment.
 
@@ -243,15 +264,15 @@ class JobReader:
         """
         with self._redis.pipeline() as pipe:
             _queue_status(pipe, check_job_id(job_id))
-            for key in job_keys(job_id, "spec", "handoffs", "clips"):
+            for key in job_keys(job_id, "spec", "handoffs", "clips", "takes"):
                 pipe.hgetall(key)
-            raw, count, spec, handoffs, clips = pipe.execute()
-        status = _read_status(job_id, raw, count)
+            *status_of, spec, handoffs, clips, takes = pipe.execute()
+        status = _read_status(job_id, *status_of)
         try:
             segments = tuple(read_segment(spec[str(index).encode()]) for index in range(status.segments))
             found = _by_index(handoffs, Handoff)
             made = tuple(found[index] for index in range(status.committed))
-            committed = Committed(found.get(START_INDEX), made, _clips(clips))
+            committed = Committed(found.get(START_INDEX), made, _clips(clips), Takes.read(takes))
             return JobContents(job_id, read_head(spec[b"job"]), segments, committed)
         except (KeyError, ValueError) as error:
             raise _damaged(job_id, error) from None
@@ -341,20 +362,31 @@ def _damaged(job_id: str, error: Exception) -> RecordError:
     return RecordError(f"the record of job {job_id} is damaged: {type(error).__name__}: {error}")
 
 
+def _kept_until(stored: bytes | None) -> float | None:
+    """Until when a job is kept, in seconds since the epoch; None: no end is known."""
+    return None if stored in (None, FOREVER) else int(stored) / 1000
+
+
+def _is_kept(stored: object, now_ms: float) -> bool:
+    """Whether the field of a record says so; not if it is damaged, which `delete` reports."""
+    return stored == FOREVER or (isinstance(stored, bytes) and stored.isdigit() and int(stored) > now_ms)
+
+
 def no_such_job(job_id: str) -> JobNotFoundError:
     """The error about an id without a record."""
     return JobNotFoundError(f"there is no job {job_id}; `longtake list` shows the jobs")
 
 
 def _queue_status(pipe: Pipeline, job_id: str) -> None:
-    record, clips = job_keys(job_id, "record", "clips")
+    record, clips, units = job_keys(job_id, "record", "clips", "units")
     pipe.hgetall(record)
     pipe.hlen(clips)
+    pipe.hkeys(units)
 
 
-def _read_status(job_id: str, raw: Any, clips: Any) -> JobStatus:
+def _read_status(job_id: str, raw: Any, clips: Any, units: Any) -> JobStatus:
     """The status in the replies to `_queue_status`. Raises what `JobReader.status` raises."""
-    for reply in (raw, clips):
+    for reply in (raw, clips, units):
         if isinstance(reply, Exception):  # a key of another type
             raise _damaged(job_id, reply)
     if not raw:
@@ -362,12 +394,12 @@ def _read_status(job_id: str, raw: Any, clips: Any) -> JobStatus:
     try:
         if is_newer_major(raw[b"format"].decode() if b"format" in raw else None, readable=MAJOR_OF_JOBS):
             raise VersionError(f"job {job_id}")
-        return _status(job_id, {key.decode(): value for key, value in raw.items()}, clips)
+        return _status(job_id, {key.decode(): value for key, value in raw.items()}, clips, units)
     except (KeyError, TypeError, ValueError) as error:  # whatever damaged bytes provoke; UnicodeDecodeError is one
         raise _damaged(job_id, error) from None
 
 
-def _status(job_id: str, record: dict[str, bytes], clips: int) -> JobStatus:
+def _status(job_id: str, record: dict[str, bytes], clips: int, units: list[bytes]) -> JobStatus:
     def seconds(name: str) -> float | None:
         return int(record[name]) / 1000 if name in record else None
 
@@ -405,6 +437,9 @@ def _status(job_id: str, record: dict[str, bytes], clips: int) -> JobStatus:
             FailedAttempt(str(entry["worker"]), str(entry["reason"]), entry["at"] / 1000)
             for entry in json.loads(record.get("failures", b"[]"))
         ),
+        takes_due=sum(unit.startswith(TAKE_UNITS) for unit in units),
+        kept="kept_until" in record,
+        kept_until=_kept_until(record.get("kept_until")),
         open=is_open,
         approved=approved,
         grown=number("grown") or 0,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from typing import Any, Self, get_type_hints
@@ -62,7 +61,9 @@ def _checked_fields(kind: type[Any]) -> type[BaseModel]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Record:
+class Record:
+    """What a job record holds in msgpack."""
+
     def pack(self) -> bytes:
         """This record in msgpack."""
         return pack_stored(asdict(self))
@@ -94,7 +95,7 @@ class _Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Handoff(_Record):
+class Handoff(Record):
     """What a committed segment leaves for the next one. A job that continues a state from outside has one of index -1.
 
     state: the continuation state as the next message carries it, `kind` and `payload`. latents: the blob from which the
@@ -103,6 +104,8 @@ class Handoff(_Record):
     frames of the segment, those of the state too, and the seed of the noise that it was given; None: it was given none.
     engine_started, engine_ended: seconds since the epoch, by Redis' clock. made_with: the engine's settings that its
     bytes may depend on, such as precision and text encoder. warnings: about the segment's prompt, one sentence each.
+    from_take: the take of the segment before that it continues. pinned_to: of a take, the take of the same segment
+    whose end it leads into, because the next segment continues that one; -1: none does.
     """
 
     index: int
@@ -120,6 +123,8 @@ class Handoff(_Record):
     engine_ended: float = 0.0
     made_with: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    from_take: int = 0
+    pinned_to: int = -1
 
     @property
     def decoding(self) -> Decoding:
@@ -210,17 +215,23 @@ class Submission:
 
 
 @dataclass(frozen=True, slots=True)
-class ClipRecord(_Record):
-    """A committed clip. size: bytes."""
+class ClipRecord(Record):
+    """A committed clip. size: bytes.
+
+    take: the take of its segment that it shows. next_take: that of the next segment, with whose first frames its end is
+    crossfaded; -1: with none.
+    """
 
     index: int
     blob_id: str
     frames: int
     size: int
+    take: int = 0
+    next_take: int = -1
 
 
 @dataclass(frozen=True, slots=True)
-class PieceRecord(_Record):
+class PieceRecord(Record):
     """A piece of a film for live players. header: the blob to be played before all pieces."""
 
     blob_id: str
@@ -228,24 +239,7 @@ class PieceRecord(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Committed:
-    """What is committed of a job's first segments: the state that it continues, if any, its handoffs, and its clips.
-
-    handoffs: one for each of these segments, in order. clips: by segment; some may be missing.
-    """
-
-    start: Handoff | None = None
-    handoffs: tuple[Handoff, ...] = ()
-    clips: Mapping[int, ClipRecord] = field(default_factory=dict)
-
-    def first(self, count: int) -> Committed:
-        """The same of the first `count` segments."""
-        clips = {index: clip for index, clip in self.clips.items() if index < count}
-        return Committed(self.start, self.handoffs[:count], clips)
-
-
-@dataclass(frozen=True, slots=True)
-class FilmRecord(_Record):
+class FilmRecord(Record):
     """The finished film. size: bytes. fps: an exact fraction as text. segments: how many; 0: all of the job's."""
 
     blob_id: str
@@ -288,8 +282,10 @@ class JobStatus:
     """One job as people see it. Times are seconds since the epoch, None before they occur.
 
     failures: the newest failed attempts at what failed the job, oldest first. film: while a job is not done, the one
-    that it had before segments were appended. open: it waits for more segments at its end. approved: of how many
-    segments; None: it asks for no approval. grown: how often segments were appended to a film whose end was there.
+    that it had before segments were appended or takes chosen. open: it waits for more segments at its end. approved: of
+    how many segments; None: it asks for no approval. grown: how often segments were appended to a film whose end was
+    there. takes_due: how many takes are to be rendered. kept, kept_until: whether it is kept beyond its retention, and
+    until when; None: as long as nobody says otherwise.
     """
 
     job_id: str
@@ -311,6 +307,9 @@ class JobStatus:
     admitted: bool = True
     failures: tuple[FailedAttempt, ...] = ()
     priority: Priority = Priority.NORMAL
+    takes_due: int = 0
+    kept: bool = False
+    kept_until: float | None = None
     open: bool = False
     approved: int | None = None
     grown: int = 0

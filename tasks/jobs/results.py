@@ -7,8 +7,9 @@ from enum import StrEnum
 
 from ltx2.timeline import SegmentTiming
 from tasks.errors import RecordError
+from tasks.jobs.committed import Committed, TakeRequest
 from tasks.jobs.queues import Priority
-from tasks.jobs.records import Committed, Handoff, timing_after
+from tasks.jobs.records import Handoff, timing_after
 from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.spec.schema import JobHead
 from tasks.spec.segments import SegmentSpec
@@ -19,8 +20,11 @@ class Claim:
     """The right to do one unit of work: its token, fence and lease, and what the record says about the unit.
 
     clock_skew_s: Redis' clock minus this one's. segment, before, following: the specs of the segment and of those
-    before and after it; None for a film, or if there is none. previous: the handoff before the segment. own: the
-    segment's own handoff, once it is committed.
+    before and after it; None for a film, or if there is none. previous: the handoff before the segment, of the take
+    that it continues, `from_take`. own: the segment's own handoff, once it is committed; for a clip that of the take
+    that it shows, for a take its former one; `own_take` is that take. other: for a take the one whose end it leads
+    into, for a clip that of the next segment with which its end is crossfaded; `other_take` is that take, -1 for none.
+    request: what was asked for of a take.
     """
 
     job_id: str
@@ -35,6 +39,11 @@ class Claim:
     following: SegmentSpec | None = None
     previous: Handoff | None = None
     own: Handoff | None = None
+    other: Handoff | None = None
+    request: TakeRequest | None = None
+    from_take: int = 0
+    own_take: int = 0
+    other_take: int = -1
 
     @property
     def index(self) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import redis
 
 from tasks.errors import RecordError, VersionError
+from tasks.jobs.committed import TakeRequest
 from tasks.jobs.edits import JobEdits
 from tasks.jobs.keys import (
     ACTIVE,
@@ -39,6 +40,7 @@ from tasks.jobs.results import (
     RepairCommit,
     SegmentCommit,
 )
+from tasks.jobs.take_store import JobTakes
 from tasks.jobs.units import JobState, UnitKind, WorkUnit
 from tasks.settings import Settings
 
@@ -52,7 +54,7 @@ PREFER_OTHERS_S = 60.0
 ONE_WAY = ("chained", "renew")
 
 
-class JobStore(JobEdits):
+class JobStore(JobEdits, JobTakes):
     """The job records of one deployment: messages, the right to work, and results."""
 
     def __init__(self, client: redis.Redis, settings: Settings, *, patient: bool = False) -> None:
@@ -100,10 +102,11 @@ class JobStore(JobEdits):
         ticket: int,
         worker: str,
         *,
+        take: int = 0,
         node: str = "",
         prefer_others: bool = True,
     ) -> ClaimResult:
-        """Claim what a message about a SEGMENT, CLIP or FILM is about; for a committed segment that is its repair.
+        """Claim what a message about a SEGMENT, TAKE, CLIP or FILM is about; for a committed segment its repair.
 
         worker: the name of this process. node: its worker, the same for all processes of one. prefer_others: leave a
         unit that failed on this node lately to another one.
@@ -114,9 +117,9 @@ class JobStore(JobEdits):
         """
         token = new_token()
         queue = queue_of(WorkUnit(kind, index))
-        keys = [*job_keys(job_id, "record", "units", "spec", "handoffs"), queue_key(queue)]
+        keys = [*job_keys(job_id, "record", "units", "spec", "handoffs"), queue_key(queue), *job_keys(job_id, "takes")]
         period_ms = int(PREFER_OTHERS_S * 1000) if prefer_others and node else 0
-        args = (kind, index, ticket, token, self._lease_ms, worker, node, period_ms)
+        args = (kind, index, ticket, token, self._lease_ms, worker, node, period_ms, take)
         try:
             outcome, *reply = self._run("claim", keys, *args)
         except RecordError as error:
@@ -131,10 +134,10 @@ class JobStore(JobEdits):
         if outcome == b"failed here":
             name, newest, *nodes = reply
             return FailedHere(WorkUnit.parse(name.decode(), index), newest, frozenset(node.decode() for node in nodes))
-        fence, epoch, now_ms, name, *packed = reply
+        fence, epoch, now_ms, name, *contents = reply
         unit = WorkUnit.parse(name.decode(), index)
         try:
-            return _claim(job_id, unit, token, fence, epoch, now_ms / 1000 - time.time(), packed)
+            return _claim(job_id, unit, token, fence, epoch, now_ms / 1000 - time.time(), contents)
         except RecordError as error:
             self._release(job_id, unit, token, str(error), allowed=1)
             raise
@@ -161,17 +164,17 @@ class JobStore(JobEdits):
         return self._release(claim.job_id, claim.unit, claim.token, reason, allowed=allowed)
 
     def report_death(
-        self, job_id: str, kind: UnitKind, index: int, ticket: int, *, node: str, reason: str
+        self, job_id: str, kind: UnitKind, index: int, ticket: int, *, take: int = 0, node: str, reason: str
     ) -> tuple[WorkUnit, Released]:
         """Report that the process of `node` that had this message died; returns the unit, and what became of it.
 
         If it died while it loaded, rendered or encoded, that is a failed attempt, also when its lease has expired
         meanwhile. A message that it had not claimed is due again.
         """
-        keys = [*job_keys(job_id, "record", "units"), ACTIVE, ENDED]
-        args = (job_id, kind, index, ticket, node, reason, self._attempts)
+        keys = [*job_keys(job_id, "record", "units"), ACTIVE, ENDED, *job_keys(job_id, "takes")]
+        args = (job_id, kind, index, ticket, node, reason, self._attempts, take)
         outcome, newest, name = self._run("report_death", keys, *args)
-        unit = WorkUnit.parse(name.decode(), index) if name else WorkUnit(kind, index)
+        unit = WorkUnit.parse(name.decode(), index) if name else WorkUnit(kind, index, take)
         return unit, Released(ReleaseOutcome(outcome.decode()), int(newest))
 
     def commit_segment(self, claim: Claim, handoff: Handoff, *, sticky: bool = False) -> SegmentCommit | None:
@@ -181,6 +184,7 @@ class JobStore(JobEdits):
         """
         following = WorkUnit.segment(claim.index + 1)
         keys = [*job_keys(claim.job_id, "record", "units", "handoffs"), *_queue_keys(following)]
+        keys += job_keys(claim.job_id, "clips", "takes")
         accepted, *reply = self._run(
             "commit_segment", keys, claim.index, claim.token, handoff.pack(), self._lease_ms, int(sticky)
         )
@@ -194,7 +198,7 @@ class JobStore(JobEdits):
         changed: its bytes are not those of before, so later commits are discarded. clip_lost: the clip is made again
         in any case.
         """
-        keys = job_keys(claim.job_id, "record", "units", "handoffs", "clips")
+        keys = job_keys(claim.job_id, "record", "units", "handoffs", "clips", "takes")
         packed = handoff.pack() if changed else b""
         reply = self._run("commit_repair", keys, claim.index, claim.token, packed, self._lease_ms, int(clip_lost))
         if not reply:
@@ -202,24 +206,39 @@ class JobStore(JobEdits):
         return RepairCommit(_clip_claim(claim, handoff) if reply == 2 else None)
 
     def commit_clip(self, claim: Claim, clip: ClipRecord) -> ClipCommit:
-        """Make the clip real, and announce the film after the last one."""
+        """Make the clip real, unless other takes were chosen, and announce the film after the last one."""
         film = WorkUnit.film()
         keys = [*job_keys(claim.job_id, "record", "units", "clips"), *_queue_keys(film)]
+        keys += job_keys(claim.job_id, "handoffs", "takes")
         accepted, *reply = self._run("commit_clip", keys, claim.index, claim.token, clip.pack())
         return ClipCommit(bool(accepted), _announcement(film, reply))
 
     def commit_film(self, claim: Claim, film: FilmRecord) -> bool:
-        """Make the film real; the job is done. False when the claim was lost."""
-        keys = [*job_keys(claim.job_id, "record", "units"), ACTIVE, ENDED]
+        """Make the film real; the job is done, unless takes are to be rendered. False when the claim was lost."""
+        keys = [*job_keys(claim.job_id, "record", "units"), ACTIVE, ENDED, *job_keys(claim.job_id, "takes")]
         return bool(self._run("commit_film", keys, claim.job_id, claim.token, film.pack()))
 
-    def report_lost(self, claim: Claim, indices: Sequence[int]) -> bool:
-        """Give the claim back until its lost input is made again; False when the claim was lost.
+    def commit_take(self, claim: Claim, made: Handoff, clip: ClipRecord, *, changed: bool) -> bool:
+        """Make a take real; False when the claim was lost.
 
-        indices: for a film, the segments whose clips were lost; otherwise the one segment whose blobs were lost.
+        changed: it was rendered again, and its bytes are not those of before, so what was made from it is discarded.
         """
+        keys = [*job_keys(claim.job_id, "record", "units", "handoffs", "clips", "takes"), ACTIVE, ENDED]
+        unit, is_same = claim.unit, int(not changed)
+        args = (claim.job_id, unit.index, unit.take, claim.token, made.pack(), clip.pack(), is_same)
+        return bool(self._run("commit_take", keys, *args))
+
+    def report_lost(self, claim: Claim, lost: WorkUnit) -> bool:
+        """Give the claim back until `lost`, a repair or a take, makes its input again; False: the claim was lost."""
+        return self._report_lost(claim, lost.index, lost.name)
+
+    def report_lost_clips(self, claim: Claim, indices: Sequence[int]) -> bool:
+        """Give the claim on a film back until the clips of these segments are made again; False: the claim was lost."""
+        return self._report_lost(claim, *indices)
+
+    def _report_lost(self, claim: Claim, *lost: str | int) -> bool:
         keys = job_keys(claim.job_id, "record", "units", "clips")
-        return bool(self._run("report_lost", keys, claim.unit.name, claim.token, *indices))
+        return bool(self._run("report_lost", keys, claim.unit.name, claim.token, *lost))
 
     # Recovery
 
@@ -253,11 +272,11 @@ class JobStore(JobEdits):
                 yield job_id, _needs(reply)
 
     def _survey_arguments(self, job_id: str) -> tuple[list[str], list[Any]]:
-        keys = [*job_keys(job_id, "record", "units", "clips"), ACTIVE, ENDED, PULSE]
+        keys = [*job_keys(job_id, "record", "units", "clips"), ACTIVE, ENDED, PULSE, *job_keys(job_id, "takes")]
         return keys, [job_id, VANISHED_PER_ATTEMPT * self._attempts, self._sticky_wait_ms, self._open_ms]
 
     def _release(self, job_id: str, unit: WorkUnit, token: str, reason: str, *, allowed: int) -> Released:
-        keys = [*job_keys(job_id, "record", "units"), ACTIVE, ENDED]
+        keys = [*job_keys(job_id, "record", "units"), ACTIVE, ENDED, *job_keys(job_id, "takes")]
         outcome, ticket = self._run("release", keys, job_id, unit.name, token, reason, allowed)
         return Released(ReleaseOutcome(outcome.decode()), int(ticket))
 
@@ -266,9 +285,10 @@ class JobStore(JobEdits):
 
 
 def _claim(
-    job_id: str, unit: WorkUnit, token: str, fence: int, epoch: int, clock_skew_s: float, packed: list[bytes]
+    job_id: str, unit: WorkUnit, token: str, fence: int, epoch: int, clock_skew_s: float, contents: list[Any]
 ) -> Claim:
-    job, before, segment, following, previous, own = packed
+    job, before, segment, following, previous, own, *more = contents
+    other, request, from_take, own_take, other_take = more
     return Claim(
         job_id=job_id,
         unit=unit,
@@ -282,6 +302,11 @@ def _claim(
         following=read_segment(following) if following else None,
         previous=Handoff.unpack(previous) if previous else None,
         own=Handoff.unpack(own) if own else None,
+        other=Handoff.unpack(other) if other else None,
+        request=TakeRequest.unpack(request) if request else None,
+        from_take=from_take,
+        own_take=own_take,
+        other_take=other_take,
     )
 
 

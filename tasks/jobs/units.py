@@ -49,6 +49,7 @@ class UnitKind(StrEnum):
 
     SEGMENT = "segment"
     REPAIR = "repair"
+    TAKE = "take"
     CLIP = "clip"
     FILM = "film"
 
@@ -57,11 +58,12 @@ class UnitKind(StrEnum):
 class WorkUnit:
     """A piece of a job's work that one worker does at a time.
 
-    index: the segment it is about; -1 for the film.
+    index: the segment it is about; -1 for the film. take: the number of a TAKE, from 1; 0 for other units.
     """
 
     kind: UnitKind
     index: int
+    take: int = 0
 
     @classmethod
     def segment(cls, index: int) -> Self:
@@ -72,6 +74,11 @@ class WorkUnit:
     def repair(cls, index: int) -> Self:
         """Rendering a committed segment again, because its blobs were lost."""
         return cls(UnitKind.REPAIR, index)
+
+    @classmethod
+    def of_take(cls, index: int, take: int) -> Self:
+        """Rendering a take of a committed segment, perhaps again; take 0 is the original, which a repair renders."""
+        return cls(UnitKind.TAKE, index, take) if take else cls.repair(index)
 
     @classmethod
     def clip(cls, index: int) -> Self:
@@ -86,12 +93,18 @@ class WorkUnit:
     @classmethod
     def parse(cls, name: str, index: int) -> Self:
         """The unit with this name in a job's units hash."""
-        return cls(UnitKind(name.partition(":")[0]), index)
+        kind, _, numbers = name.partition(":")
+        take = int(numbers.partition(":")[2]) if kind == UnitKind.TAKE else 0
+        return cls(UnitKind(kind), index, take)
 
     @property
     def name(self) -> str:
-        """Its field in a job's units hash: `segment`, `repair:<i>`, `clip:<i>` or `film`."""
+        """Its field in a job's units hash: `segment`, `repair:<i>`, `take:<i>:<n>`, `clip:<i>` or `film`."""
+        if self.kind == UnitKind.TAKE:
+            return f"{self.kind}:{self.index}:{self.take}"
         return f"{self.kind}:{self.index}" if self.kind in (UnitKind.REPAIR, UnitKind.CLIP) else str(self.kind)
 
     def __str__(self) -> str:
+        if self.kind == UnitKind.TAKE:
+            return f"take {self.take} of segment {self.index}"
         return str(self.kind) if self.kind == UnitKind.FILM else f"{self.kind} {self.index}"

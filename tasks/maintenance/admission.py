@@ -58,6 +58,17 @@ def segment_bytes(head: JobHead, segments: Sequence[SegmentSpec]) -> int:
     return round(sum(count * _segment_bytes(*kind, pixels) for kind, count in kinds.items()))
 
 
+def choice_bytes(head: JobHead, segments: Sequence[SegmentSpec]) -> int:
+    """Estimate the bytes of what a choice of a take makes again: up to two clips, and the film of these segments."""
+    pixels = head.width * head.height
+    clips = [_clip_bytes(head.planned(segment).shape, pixels) for segment in segments]
+    return round(2 * max(clips, default=0) + sum(clips))
+
+
+def _clip_bytes(shape: SegmentShape, pixels: int) -> float:
+    return shape.frames * pixels * VIDEO_BITS_PER_PIXEL / 8 + float(shape.frames / shape.fps + 4) * SOUND_BYTES_PER_S
+
+
 def _segment_bytes(before: SegmentShape, shape: SegmentShape, next_overlap: int, pixels: int) -> float:
     """What a segment leaves: a state of so many frames, its latents, and its clip, which the film copies.
 
@@ -65,8 +76,7 @@ def _segment_bytes(before: SegmentShape, shape: SegmentShape, next_overlap: int,
     """
     latent_pixels = pixels // SPATIAL_COMPRESSION**2
     latents = VIDEO_LATENT_CHANNELS * latent_frames(shape.frames) * latent_pixels * LATENT_BYTES
-    clip = shape.frames * pixels * VIDEO_BITS_PER_PIXEL / 8 + float(shape.frames / shape.fps + 4) * SOUND_BYTES_PER_S
-    return _handoff_bytes(before, shape, next_overlap, pixels) + latents + 2 * clip
+    return _handoff_bytes(before, shape, next_overlap, pixels) + latents + 2 * _clip_bytes(shape, pixels)
 
 
 def _handoff_bytes(before: SegmentShape, shape: SegmentShape, frames: int, pixels: int) -> float:

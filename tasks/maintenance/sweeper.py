@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from blobstore import Collected, ManagedBlobStore
-from tasks.errors import JobStateError
+from tasks.errors import JobStateError, VersionError
 from tasks.jobs.keys import is_submission
 from tasks.jobs.store import JobStore
 
@@ -62,9 +62,9 @@ class Sweeper:
         return SweepResult(ended, owners, self._blobs.collect(grace_s=grace_s, dry_run=True))
 
     def _delete(self, job_id: str) -> bool:
-        """Delete the record, then the pins: a job that was retried meanwhile keeps both."""
-        with suppress(JobStateError):
-            self._jobs.delete(job_id)
+        """Delete record and pins. A job that was retried or kept meanwhile, or is of a newer version, keeps both."""
+        with suppress(JobStateError, VersionError):
+            self._jobs.delete(job_id, unless_kept=True)
             self._blobs.release(job_id)
             return True
         return False

@@ -34,6 +34,7 @@ def make_app(settings: Settings, *, results: bool = True) -> Celery:
     app.conf.update(
         imports=(
             "tasks.worker.segment_task",
+            "tasks.worker.take_task",
             "tasks.worker.clip_task",
             "tasks.worker.film_task",
             "tasks.worker.lifecycle",

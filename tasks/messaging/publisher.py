@@ -8,7 +8,7 @@ from celery import Celery
 from kombu import Queue
 from kombu.exceptions import OperationalError
 
-from blobstore.stored_format import FORMAT
+from blobstore.stored_format import FORMAT, FORMAT_OF_JOBS
 from tasks.errors import ServerError
 from tasks.failpoints import reach
 from tasks.jobs.connection import when_there_is_memory
@@ -16,7 +16,7 @@ from tasks.jobs.queues import HIGH_PRIORITY, Priority, queue_of
 from tasks.jobs.results import Announcement, NeedReason
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import UnitKind, WorkUnit
-from tasks.messaging.topology import CLIP_TASK, FILM_TASK, FORMAT_HEADER, SEGMENT_TASK
+from tasks.messaging.topology import CLIP_TASK, FILM_TASK, FORMAT_HEADER, SEGMENT_TASK, TAKE_TASK
 
 
 class Publisher:
@@ -72,6 +72,8 @@ class Publisher:
             self._send(FILM_TASK, queue_of(unit), job_id, announced, [job_id, ticket])
         elif unit.kind == UnitKind.CLIP:
             self._send(CLIP_TASK, queue_of(unit), job_id, announced, [job_id, unit.index, ticket])
+        elif unit.kind == UnitKind.TAKE:
+            self._send(TAKE_TASK, queue_of(unit), job_id, announced, [job_id, unit.index, unit.take, ticket])
         else:
             queue = sticky if sticky and announced.sticky else queue_of(unit)
             self._send(SEGMENT_TASK, queue, job_id, announced, [job_id, unit.index, ticket, state])
@@ -93,6 +95,8 @@ class Publisher:
         name = str(kind) if is_film else f"{kind}-{unit.index}"
         options: dict[str, Any] = {"priority": HIGH_PRIORITY} if announced.priority == Priority.HIGH else {}
         shown = str(kind) if is_film else f"{kind} {unit.index + 1} of {announced.segments}"
+        if kind == UnitKind.TAKE:
+            name, shown = f"{name}-{unit.take}", f"take {unit.take} of segment {unit.index + 1} of {announced.segments}"
 
         def send() -> None:
             self._app.send_task(
@@ -100,7 +104,7 @@ class Publisher:
                 args=args,
                 queue=queue,  # type: ignore[arg-type]  # the stubs know names only
                 task_id=f"{job_id}-{name}-{announced.ticket}",
-                headers={FORMAT_HEADER: FORMAT},
+                headers={FORMAT_HEADER: FORMAT_OF_JOBS if kind == UnitKind.TAKE else FORMAT},
                 argsrepr=f"{announced.title} · {shown}",
                 kwargsrepr="",
                 **options,

@@ -9,7 +9,7 @@ from celery.app.task import Context
 from kombu.utils.json import loads
 from pydantic import ConfigDict, Field, model_validator
 
-from blobstore.stored_format import is_newer_major
+from blobstore.stored_format import MAJOR_OF_JOBS, is_newer_major
 from tasks.errors import MessageError, VersionError
 from tasks.field_errors import shown
 from tasks.jobs.json_limits import NESTING_LIMIT, nesting
@@ -17,7 +17,7 @@ from tasks.jobs.keys import check_job_id
 from tasks.jobs.queues import CLIPS, FILMS, QUEUES, SEGMENTS, STICKY_PREFIX
 from tasks.messaging.parts import ClosedPart, Part, valid
 from tasks.messaging.remote_control import CLOCK_LIMIT, Moment, Name, check_command, check_reply
-from tasks.messaging.topology import CLIP_TASK, FILM_TASK, FORMAT_HEADER, SEGMENT_TASK
+from tasks.messaging.topology import CLIP_TASK, FILM_TASK, FORMAT_HEADER, SEGMENT_TASK, TAKE_TASK
 from tasks.spec.segments import MAX_SEGMENTS
 
 # A state with picture, sound and metadata inline, 64 KiB each (LONGTAKE_INLINE_THRESHOLD_BYTES), in base64 twice
@@ -25,6 +25,7 @@ MESSAGE_LIMIT_BYTES = 1024 * 1024
 TICKET_LIMIT = 2**53  # integers above are not exact in Lua
 PARAMETERS = {
     (SEGMENTS, SEGMENT_TASK): ("job_id", "index", "ticket", "state"),
+    (SEGMENTS, TAKE_TASK): ("job_id", "index", "take", "ticket"),
     (CLIPS, CLIP_TASK): ("job_id", "index", "ticket"),
     (FILMS, FILM_TASK): ("job_id", "ticket"),
 }
@@ -175,7 +176,7 @@ def _check_task(envelope: _Envelope, body: object, queue: str) -> None:
 
 def _check_format(headers: dict[str, Any]) -> None:
     try:
-        newer = is_newer_major(headers.get(FORMAT_HEADER))
+        newer = is_newer_major(headers.get(FORMAT_HEADER), readable=MAJOR_OF_JOBS)
     except ValueError as error:
         raise MessageError(f"headers.{FORMAT_HEADER}: {error}") from None
     if newer:
@@ -187,6 +188,7 @@ def _check_arguments(given: dict[str, Any]) -> None:
         raise MessageError(f"job_id: must be text, not {shown(given['job_id'])}")
     check_job_id(given["job_id"])
     _check_number("index", given.get("index", 0), 0, MAX_SEGMENTS)
+    _check_number("take", given.get("take", 1), 1, TICKET_LIMIT)
     _check_number("ticket", given["ticket"], 1, TICKET_LIMIT)
     state = given.get("state")
     if state is not None and not isinstance(state, dict):

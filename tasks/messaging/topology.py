@@ -7,6 +7,7 @@ from kombu import Queue
 from tasks.jobs.queues import STICKY_PREFIX
 
 SEGMENT_TASK, CLIP_TASK, FILM_TASK = "longtake.segment", "longtake.clip", "longtake.film"
+TAKE_TASK = "longtake.take"
 FORMAT_HEADER = "longtake_format"
 
 

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 from celery import Task
 
 from ltx2.media.clip import encode_clip
+from ltx2.media.crossfade import crossfaded
 from ltx2.request import SegmentOutput
 from ltx2.timeline import SegmentTiming
 from tasks.deployment import Deployment
@@ -50,17 +52,34 @@ def _rebuild(context: WorkerContext, lease: Lease) -> dict[str, Any]:
     handoff = claim.own
     if handoff is None or handoff.latents is None:
         raise MessageError(f"segment {claim.index} of job {claim.job_id} is not committed, so it has no clip")
-    with reading_from(claim.index):
+    with reading_from(claim.index, claim.own_take):
         latents = context.deployment.blobs.get(handoff.latents)
+    following = _read_following(context, claim)
     timing = claim.timing
     started = time.monotonic()
     with lease.in_engine():
         engine = context.engines.decoder(str(claim.head.model), text_encoder=claim.head.text_encoder)
         frames, sound = engine.decode(*decode_latents(latents), handoff.decoding)
         frames = dissolved(frames, frames_to_dissolve(context, claim, engine))
-        data = _encoded(frames, sound, engine.audio_rate, timing, claim.head.crop)
+        if following is not None and claim.other is not None and claim.following is not None:
+            head, _ = engine.decode(*decode_latents(following), claim.other.decoding)
+            frames = crossfaded_into(frames, head, claim.head.planned(claim.following).shape.overlap)
+        data = encoded(frames, sound, engine.audio_rate, timing, claim.head.crop)
     _store_clip(context, claim, data, timing, started)
     return {"clip": claim.index}
+
+
+def _read_following(context: WorkerContext, claim: Claim) -> bytes | None:
+    """The latents of the next segment, if the end of this one's clip is crossfaded with its first frames."""
+    if claim.other is None or claim.other.latents is None:
+        return None
+    with reading_from(claim.index + 1, claim.other_take):
+        return context.deployment.blobs.get(claim.other.latents)
+
+
+def crossfaded_into(frames: Any, head: Any, overlap: int) -> Any:
+    """A segment's frames, uint8 `[n, H, W, 3]`, whose last `overlap` lead into the first ones of `head`."""
+    return np.concatenate([frames[:-overlap], crossfaded(frames[-overlap:], head[:overlap])])
 
 
 def make_clip_in_background(context: WorkerContext, claim: Claim, output: SegmentOutput, timing: SegmentTiming) -> None:
@@ -87,7 +106,7 @@ class _ClipWork:
             try:
                 if self.lease.renew():  # otherwise the job was stopped, or the segment discarded, while the clip waited
                     started = time.monotonic()
-                    data = _encoded(self.frames, self.sound, self.audio_rate, self.timing, claim.head.crop)
+                    data = encoded(self.frames, self.sound, self.audio_rate, self.timing, claim.head.crop)
                     _store_clip(self.context, claim, data, self.timing, started)
             except Exception as error:
                 handle_failure(self.context, claim, error)
@@ -99,7 +118,7 @@ class _ClipWork:
             impatient.jobs.release(self.lease.claim)
 
 
-def _encoded(frames: Any, sound: Any, audio_rate: int, timing: SegmentTiming, crop: CropSpec | None) -> bytes:
+def encoded(frames: Any, sound: Any, audio_rate: int, timing: SegmentTiming, crop: CropSpec | None) -> bytes:
     """The clip of a segment: its new frames, or their middle, and its whole sound."""
     frames = frames[timing.skipped_frames :]
     if crop is not None:
@@ -120,7 +139,14 @@ def _store_clip(context: WorkerContext, claim: Claim, data: bytes, timing: Segme
     reach("clip encoded", claim.job_id, claim.index)
     blob_id = when_there_is_room(lambda: deployment.store_for_job(claim.job_id, data, CLIP_MIME))
     reach("clip stored", claim.job_id, claim.index)
-    record = ClipRecord(index=claim.index, blob_id=blob_id, frames=timing.new_frames, size=len(data))
+    record = ClipRecord(
+        index=claim.index,
+        blob_id=blob_id,
+        frames=timing.new_frames,
+        size=len(data),
+        take=claim.own_take,
+        next_take=claim.other_take,
+    )
     commit = deployment.jobs.commit_clip(claim, record)
     if commit.accepted:
         reach("clip committed", claim.job_id, claim.index)

@@ -62,21 +62,23 @@ _blob_shortage = Shortage("the blob store", "room")
 
 
 class InputLostError(Exception):
-    """A blob that a unit of work reads is missing or damaged; `index` is the segment that made it."""
+    """A blob that a unit of work reads is missing or damaged; `index` and `take` say which segment made it."""
 
-    def __init__(self, index: int, cause: Exception) -> None:
-        lost = "the state or image that the job starts from" if index == START_INDEX else f"output of segment {index}"
+    def __init__(self, index: int, cause: Exception, take: int = 0) -> None:
+        made_by = f"take {take} of segment {index}" if take else f"segment {index}"
+        lost = "the state or image that the job starts from" if index == START_INDEX else f"output of {made_by}"
         super().__init__(f"{lost} was lost: {cause}")
         self.index = index
+        self.take = take
 
 
 @contextmanager
-def reading_from(index: int) -> Iterator[None]:
-    """Raise InputLostError for a lost blob inside this block, which reads the output of segment `index`."""
+def reading_from(index: int, take: int = 0) -> Iterator[None]:
+    """Raise InputLostError for a lost blob inside this block, which reads the output of a take of segment `index`."""
     try:
         yield
     except (BlobNotFoundError, BlobCorruptError) as error:
-        raise InputLostError(index, error) from error
+        raise InputLostError(index, error, take) from error
 
 
 def when_there_is_room(store: Callable[[], T]) -> T:
@@ -98,13 +100,14 @@ def handle_lost_input(context: WorkerContext, claim: Claim, error: InputLostErro
     If the input of that repair is lost too, it does the same: repairs start at the newest whole state.
 
     Raises:
-        WorkFailedError: no segment made it; the job has failed.
+        WorkFailedError: no segment made it; the job, or the take, has failed.
     """
     if error.index == START_INDEX:
         raise WorkFailedError(handle_failure(context, claim, error, final=True))
     log.warning("waiting for a repair", extra={"reason": str(error)})
-    if context.deployment.jobs.report_lost(claim, [error.index]):
-        context.deployment.publisher.publish(claim.job_id, WorkUnit.repair(error.index))
+    repair = WorkUnit.of_take(error.index, error.take)
+    if context.deployment.jobs.report_lost(claim, repair):
+        context.deployment.publisher.publish(claim.job_id, repair)
 
 
 def handle_failure(context: WorkerContext, claim: Claim, error: Exception, *, final: bool = False) -> str:

@@ -84,7 +84,7 @@ def _remake_lost_clips(context: WorkerContext, lease: Lease, error: InputLostErr
     clips = deployment.jobs.clips(claim.job_id).values()
     lost = sorted({error.index, *(clip.index for clip in clips if not is_whole(clip.blob_id, deployment.blobs))})
     log.warning("clips are made again: segments %s", lost, extra={"reason": str(error)})
-    if deployment.jobs.report_lost(claim, lost):
+    if deployment.jobs.report_lost_clips(claim, lost):
         for index in lost:
             deployment.publisher.publish(claim.job_id, WorkUnit.clip(index))
     raise SkippedError(f"waiting for lost clips: segments {lost}")

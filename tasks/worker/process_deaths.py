@@ -12,14 +12,16 @@ from celery import Task, signals
 
 from tasks.jobs.connection import connect
 from tasks.jobs.store import JobStore
-from tasks.jobs.units import START_INDEX, UnitKind
-from tasks.messaging.topology import CLIP_TASK, FILM_TASK, SEGMENT_TASK
+from tasks.jobs.units import START_INDEX, UnitKind, WorkUnit
+from tasks.messaging.topology import CLIP_TASK, FILM_TASK, SEGMENT_TASK, TAKE_TASK
 from tasks.worker.context import process
 from tasks.worker.failures import OUTCOMES
 
 log = logging.getLogger(__name__)
 TIMEOUT_S = 1.0
-KINDS = {SEGMENT_TASK: UnitKind.SEGMENT, CLIP_TASK: UnitKind.CLIP, FILM_TASK: UnitKind.FILM}
+ARGUMENTS = {UnitKind.SEGMENT: 3, UnitKind.TAKE: 4, UnitKind.CLIP: 3, UnitKind.FILM: 2}
+"""Of each kind of message, up to its ticket."""
+KINDS = {SEGMENT_TASK: UnitKind.SEGMENT, TAKE_TASK: UnitKind.TAKE, CLIP_TASK: UnitKind.CLIP, FILM_TASK: UnitKind.FILM}
 
 
 @signals.task_failure.connect
@@ -30,22 +32,22 @@ def report_death(sender: Task[..., Any], exception: BaseException, args: Sequenc
     shutdown ends is not reported: its claim is released, or its lease expires.
     """
     if isinstance(exception, WorkerLostError) and sender.name in KINDS and not process.shutdown.is_set():
-        job_id, *index, ticket = args[: 2 if sender.name == FILM_TASK else 3]
-        unit = (KINDS[sender.name], index[0] if index else START_INDEX, ticket)
+        job_id, *numbers, ticket = args[: ARGUMENTS[KINDS[sender.name]]]
+        unit = WorkUnit(KINDS[sender.name], *(numbers or [START_INDEX]))
         how = re.search(r"signal \d+ \(\w+\)|exitcode \d+", str(exception))
         reason = f"its process died ({how[0]})" if how else "its process died"
-        _report(job_id, *unit, reason)
+        _report(job_id, unit, ticket, reason)
 
 
-def _report(job_id: str, kind: UnitKind, index: int, ticket: int, reason: str) -> None:
+def _report(job_id: str, unit: WorkUnit, ticket: int, reason: str) -> None:
     settings = process.context.settings
     try:
         with connect(settings.redis_url, reply_timeout_s=TIMEOUT_S) as client:
             _, released = JobStore(client, settings).report_death(
-                job_id, kind, index, ticket, node=process.token, reason=reason
+                job_id, unit.kind, unit.index, ticket, take=unit.take, node=process.token, reason=reason
             )
     except Exception as error:
         log.warning("a dead process could not be reported; its lease will expire", extra={"reason": str(error)})
         return
-    fields = {"job": job_id, "unit": str(kind), "segment": index, "reason": OUTCOMES[released.outcome]}
+    fields = {"job": job_id, "unit": str(unit.kind), "segment": unit.index, "reason": OUTCOMES[released.outcome]}
     log.warning("a process died with its work", extra=fields)

@@ -43,11 +43,13 @@ def run_claimed(
     index: int,
     ticket: int,
     work: Callable[[Lease], Result],
+    *,
+    take: int = 0,
 ) -> Result:
     """Claim what a message is about and do `work` under its lease; returns the task's result.
 
-    kind: SEGMENT, CLIP or FILM. A claim ends in one of four ways: its work commits; it is released for another attempt;
-    it waits until lost input is made again; or it fails the job.
+    kind: SEGMENT, TAKE, CLIP or FILM. take: the number of a TAKE. A claim ends in one of four ways: its work commits;
+    it is released for another attempt; it waits until lost input is made again; or it fails the job, or the take.
 
     Raises:
         WorkFailedError: the work failed, and the claim has been released; or a server is out, and the lease expires.
@@ -57,7 +59,7 @@ def run_claimed(
         log.warning("this process ends, and is replaced: it can no longer render")
         raise SystemExit(EX_RECYCLE)  # the worker reports it, so that the message is published again
     try:
-        return _run_claimed(task, context, job_id, kind, index, ticket, work)
+        return _run_claimed(task, context, job_id, WorkUnit(kind, index, take), ticket, work)
     except OUTAGES as error:  # one that lasted longer than anything waited; the connection has logged it
         raise WorkFailedError(f"{error}; a worker tries again") from None
     except RecordError as error:  # found when the claim was renewed, committed or released
@@ -68,18 +70,17 @@ def _run_claimed(
     task: Task[..., Any],
     context: WorkerContext,
     job_id: str,
-    kind: UnitKind,
-    index: int,
+    unit: WorkUnit,
     ticket: int,
     work: Callable[[Lease], Result],
 ) -> Result:
     jobs = context.deployment.jobs
     try:
-        claim = _claim(context, check_job_id(job_id), kind, index, ticket)
+        claim = _claim(context, check_job_id(job_id), unit, ticket)
     except VersionError as error:
         _skip(task, str(error))
     except RecordError as error:
-        raise WorkFailedError(f"{error}; the job has failed") from None
+        raise WorkFailedError(f"{error}; it has failed") from None
     if isinstance(claim, Refused):
         _skip(task, claim.reason)
     if isinstance(claim, FailedHere):
@@ -93,12 +94,13 @@ def _run_claimed(
         return _work(task, context, claim, lease, work)
 
 
-def _claim(context: WorkerContext, job_id: str, kind: UnitKind, index: int, ticket: int) -> ClaimResult:
+def _claim(context: WorkerContext, job_id: str, unit: WorkUnit, ticket: int) -> ClaimResult:
     """Claim, but leave a unit that failed on this worker to another one if there is one that did not fail it."""
     jobs, worker, node = context.deployment.jobs, context.worker, context.node
-    claim = jobs.claim(job_id, kind, index, ticket, worker, node=node)
-    if isinstance(claim, FailedHere) and not has_other_worker(context, kind, claim.nodes):
-        return jobs.claim(job_id, kind, index, ticket, worker, node=node, prefer_others=False)
+    wanted = (job_id, unit.kind, unit.index, ticket, worker)
+    claim = jobs.claim(*wanted, take=unit.take, node=node)
+    if isinstance(claim, FailedHere) and not has_other_worker(context, unit.kind, claim.nodes):
+        return jobs.claim(*wanted, take=unit.take, node=node, prefer_others=False)
     return claim
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
 
 from ltx2.quality.levels import shows_one_colour
-from ltx2.request import SegmentOutput, SegmentRequest
+from ltx2.request import PinnedEnd, SegmentOutput, SegmentRequest
 from ltx2.timeline import SegmentTiming
 from tasks.errors import FlatSegmentError, MessageError, WorkFailedError
 from tasks.failpoints import reach
@@ -26,6 +27,7 @@ from tasks.worker.dissolve import frames_to_dissolve, with_dissolve
 from tasks.worker.failures import reading_from, when_there_is_room
 from tasks.worker.first_frame import images_of
 from tasks.worker.lease import Lease
+from tasks.worker.pinned_end import pinned_end
 from tasks.worker.run_claimed import SkippedError, run_claimed
 from tasks.worker.state_upload import StateUpload
 from tasks.worker.step_reporter import StepReporter
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from tasks.worker.engines import SegmentEngine
 
 log = logging.getLogger(__name__)
+Commit = Callable[["Task[..., Any]", WorkerContext, Lease, Handoff, SegmentOutput, SegmentTiming], bool]
+"""Commits what was rendered; False: the claim was lost."""
 
 
 @app.task(bind=True, name=SEGMENT_TASK, throws=(WorkFailedError,))
@@ -51,14 +55,15 @@ def generate_segment(
     )
 
 
-def _render(task: Task[..., Any], context: WorkerContext, lease: Lease) -> dict[str, Any]:
+def render(task: Task[..., Any], context: WorkerContext, lease: Lease, commit: Commit) -> dict[str, Any]:
+    """Render what a claim is about, a segment or a take, and `commit` it; returns the task's result."""
     claim = lease.claim
     reach("segment claimed", claim.job_id, claim.index)
     when_there_is_room(context.deployment.blobs.check_writable)  # what cannot be stored is not rendered
     upload = StateUpload(context, claim)
     with lease.in_engine():
         incoming, source = _hydrate(context, claim)
-        request = _request(context, claim)
+        request = _request(context, claim, pinned_end(context, claim))
         engine = _engine(context, claim)
         dissolves_from = frames_to_dissolve(context, claim, engine)
         reach("segment hydrated", claim.job_id, claim.index)
@@ -87,8 +92,9 @@ def _render(task: Task[..., Any], context: WorkerContext, lease: Lease) -> dict[
         engine_ended=ended,
         made_with=dict(output.made_with),
         warnings=list(output.warnings),
+        from_take=claim.from_take,
+        pinned_to=claim.other_take,
     )
-    commit = _commit_repair if claim.is_repair else _commit_segment
     if not commit(task, context, lease, handoff, with_dissolve(output, dissolves_from), request.timing):
         raise SkippedError("another worker holds this segment now")
     metrics.segment_rendered(
@@ -102,6 +108,10 @@ def _render(task: Task[..., Any], context: WorkerContext, lease: Lease) -> dict[
     }
 
 
+def _render(task: Task[..., Any], context: WorkerContext, lease: Lease) -> dict[str, Any]:
+    return render(task, context, lease, _commit_repair if lease.claim.is_repair else _commit_segment)
+
+
 def _hydrate(context: WorkerContext, claim: Claim) -> tuple[LTX2ContinuationState | None, str]:
     """The state to continue, and its source: `none`, this process (`local`), or the record (`fetched`)."""
     if claim.previous is None or (claim.index > 0 and claim.segment is not None and claim.segment.is_new_scene):
@@ -109,20 +119,21 @@ def _hydrate(context: WorkerContext, claim: Claim) -> tuple[LTX2ContinuationStat
     cached = context.states.get(claim.previous.digest)
     if cached is not None:
         return cached, "local"
-    with reading_from(claim.index - 1):
+    with reading_from(claim.index - 1, claim.from_take):
         return state_wire.decode(claim.previous.state, context.deployment.blobs), "fetched"
 
 
-def _request(context: WorkerContext, claim: Claim) -> SegmentRequest:
+def _request(context: WorkerContext, claim: Claim, end: PinnedEnd | None) -> SegmentRequest:
     head, segment = claim.head, claim.segment
     if segment is None:
         raise MessageError(f"job {claim.job_id} has no segment {claim.index}")
     timing = claim.timing
     image, images = images_of(context, claim)
-    seed = head.seed_of(claim.index, segment)
-    return SegmentRequest(
-        segment.prompt, seed, head.width, head.height, timing, head.sampling_of(segment), image, images=images
-    )
+    prompt, seed = segment.prompt, head.seed_of(claim.index, segment)
+    if claim.request is not None:
+        prompt, seed = claim.request.prompt_and_seed(prompt, seed, claim.unit.take)
+    size = (head.width, head.height)
+    return SegmentRequest(prompt, seed, *size, timing, head.sampling_of(segment), image, end=end, images=images)
 
 
 def _engine(context: WorkerContext, claim: Claim) -> SegmentEngine:

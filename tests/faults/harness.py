@@ -32,6 +32,7 @@ LEASE_S = 1.0
 SEGMENTS = 3
 # Failpoints at which a segment is rendered, at least in part, and not yet committed.
 BEFORE_COMMIT = ("segment hydrated", "state rendered", "state stored", "segment rendered", "segment stored")
+TAKE_FAILPOINTS = ("take stored", "take committed")
 Failpoint = tuple[str, int]  # its name and the segment's index, -1 for the film
 
 

@@ -68,7 +68,7 @@ if not extent.open and redis.call('HEXISTS', KEYS[4], first - 1) == 1 then  -- p
   redis.call('HINCRBY', KEYS[1], 'grown', 1)
 end
 redis.call('HDEL', KEYS[1], 'waited_ms', 'waited_at')
-redis.call('HDEL', KEYS[2], 'film')
+outdate_film(KEYS[1], KEYS[2])
 note_request(KEYS[1], ARGV[4], first)
 tell(KEYS[1], 'appended', { first = first, segments = first + added })
 return { 'appended', first }

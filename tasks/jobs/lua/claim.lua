@@ -5,11 +5,16 @@
 -- KEYS[3] spec     hash    'job' and one field per segment, msgpack
 -- KEYS[4] handoffs hash    segment index -> msgpack
 -- KEYS[5] queue    hash    'claimed': highest stamp claimed, 'claimed:high': of high priority
--- ARGV[1] 'segment', 'clip' or 'film', ARGV[2] segment index (-1 for the film), ARGV[3] ticket, ARGV[4] token,
+-- KEYS[6] takes    hash    see prelude_takes.lua
+-- ARGV[1] 'segment', 'take', 'clip' or 'film', ARGV[2] segment index (-1 for the film), ARGV[3] ticket, ARGV[4] token,
 -- ARGV[5] lease ms, ARGV[6] worker, ARGV[7] node, ARGV[8] ms after a failure in which another node is preferred, 0 for
--- none
+-- none, ARGV[9] number of the take
 -- Returns {'run', fence, epoch, ms now, unit name, job spec, spec of the segment before or '', segment's spec or '', next
---          segment's spec or '', handoff of index - 1 or '', handoff of index or ''},
+--          segment's spec or '', handoff of index - 1 or '', handoff of index or '', another handoff or '', what was
+--          asked for of a take or '', number of the take of each of these three handoffs, -1 for none}; the first is of
+--          the take that the segment continues, the second of the one that a clip shows, or of the take itself if it is
+--          rendered again; the third is of the take that a take leads into, or of the next segment's that a clip is
+--          crossfaded with
 --         {'committed', 1 when the message of the next segment is missing else 0},
 --         {'newer'} when a newer major version wrote what this claim reads; nothing is changed then,
 --      or {'refused', why}, or {'failed here', unit name, ticket, node ...} with all nodes on which it failed lately.
@@ -37,20 +42,37 @@ local cursor = tonumber(cursor_text)
 local name = kind
 if kind == 'clip' then
   name = 'clip:' .. ARGV[2]
+elseif kind == 'take' then
+  name = 'take:' .. ARGV[2] .. ':' .. ARGV[9]
 elseif kind == 'segment' and index < cursor then
   name = 'repair:' .. ARGV[2]
 end
 local unit = read_unit(KEYS[2], name)
 local job, segment, following, before, own = redis.call('HGET', KEYS[3], 'job'), false, false, false, false
 local spec_before = kind ~= 'film' and redis.call('HGET', KEYS[3], tostring(index - 1))
+local other, request, from_take, own_take, other_take = false, false, 0, 0, -1
 if kind ~= 'film' then
   segment, following = unpack(redis.call('HMGET', KEYS[3], ARGV[2], tostring(index + 1)))
-  before, own = unpack(redis.call('HMGET', KEYS[4], tostring(index - 1), ARGV[2]))
+  own = redis.call('HGET', KEYS[4], ARGV[2])
+  from_take = own and packed_number(own, 'from_take', 0) or shown_take(KEYS[6], index - 1)
+  before = handoff_of(KEYS[4], KEYS[6], index - 1, from_take)
+end
+if kind == 'clip' then
+  own_take, other_take = clip_shows(KEYS[2], KEYS[4], KEYS[6], index)
+  own = handoff_of(KEYS[4], KEYS[6], index, own_take)
+  other = other_take ~= -1 and handoff_of(KEYS[4], KEYS[6], index + 1, other_take)
+elseif kind == 'take' then
+  own_take = tonumber(ARGV[9])
+  request = redis.call('HGET', KEYS[6], index .. ':' .. own_take)
+  own = handoff_of(KEYS[4], KEYS[6], index, own_take)
+  other_take = own and packed_number(own, 'pinned_to', -1) or continued_take(KEYS[2], KEYS[4], index) or -1
+  other = other_take ~= -1 and handoff_of(KEYS[4], KEYS[6], index, other_take)
 end
 if is_newer(format) or (unit and is_newer(unit.format)) then
   return { 'newer' }
 end
-for _, packed in ipairs({ job or '', spec_before or '', segment or '', following or '', before or '', own or '' }) do
+for _, packed in ipairs({ job or '', spec_before or '', segment or '', following or '', before or '', own or '',
+  other or '', request or '' }) do
   if packed ~= '' and is_newer_packed(packed) then
     return { 'newer' }
   end
@@ -87,8 +109,13 @@ for _, node in ipairs(nodes) do
     return { 'failed here', name, unit.ticket, unpack(nodes) }
   end
 end
+if name == 'segment' then
+  local readable, value = pcall(cmsgpack.unpack, segment)
+  local is_cut = index == 0 or (readable and type(value) == 'table' and value.transition ~= nil and value.transition ~= 'continue')
+  unit.from_take = is_cut and -1 or from_take
+end
 local fence = grant(KEYS[1], KEYS[2], name, unit, ARGV[4], tonumber(ARGV[5]), ARGV[6], ARGV[7])
-if kind == 'segment' and state == 'queued' then
+if (kind == 'segment' or kind == 'take') and state == 'queued' then
   redis.call('HSET', KEYS[1], 'state', 'running', 'started_at', now())
 end
 if kind == 'segment' then
@@ -97,4 +124,5 @@ end
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch'))
 return {
   'run', fence, epoch, now(), name, job or '', spec_before or '', segment or '', following or '', before or '', own or '',
+  other or '', request or '', from_take, own_take, other_take,
 }

@@ -5,6 +5,8 @@
 -- KEYS[4] queue    hash    'stamp': messages announced
 -- KEYS[5] shared   list    the messages that wait in the queue for any worker
 -- KEYS[6] high     list    the same with high priority
+-- KEYS[7] clips    hash    segment index -> msgpack
+-- KEYS[8] takes    hash
 -- ARGV[1] index, ARGV[2] token, ARGV[3] handoff, ARGV[4] lease ms, ARGV[5] 1 when the worker has a sticky queue
 -- Returns {1}, with the reply of announce.lua after it when a message is due; or {0} when the token is not the claim's.
 -- A repeated call of the winner's gets the same.
@@ -15,7 +17,11 @@ if redis.call('HGET', KEYS[1], 'winner') ~= winner then
   if not unit or unit.token ~= ARGV[2] or unit.index ~= index then
     return { 0 }
   end
+  local own, crossfaded = clip_shows(KEYS[2], KEYS[3], KEYS[8], index - 1)
   redis.call('HSET', KEYS[3], ARGV[1], ARGV[3])
+  if update_clip(KEYS[2], KEYS[3], KEYS[7], KEYS[8], index - 1, own, crossfaded) then
+    redis.call('HINCRBY', KEYS[1], 'epoch', 1)
+  end
   redis.call('HSET', KEYS[1], 'cursor', index + 1, 'winner', winner)
   redis.call('HDEL', KEYS[1], 'progress')
   redis.call('HDEL', KEYS[2], 'segment')

@@ -12,9 +12,10 @@
 -- KEYS[9] submitting  set   ids of jobs whose blobs are not pinned yet
 -- KEYS[10] idempotency hash hash of an idempotency key -> job id
 -- KEYS[11] reserved   hash  job id -> bytes of the blob store that are kept for it
+-- KEYS[12] takes      hash  of these segments, see prelude_takes.lua
 -- ARGV[1] job id, ARGV[2] and ARGV[3] prefix and suffix of the keys of records, ARGV[4] budget in bytes, 0 for no limit,
--- ARGV[5] 1 to write nothing and only say what would become of the request, ARGV[6] to ARGV[9] number of fields of record,
--- spec, handoffs and clips; then their field, value pairs. Fields of the record that matter here:
+-- ARGV[5] 1 to write nothing and only say what would become of the request, ARGV[6] to ARGV[10] number of fields of record,
+-- spec, handoffs, clips and takes; then their field, value pairs. Fields of the record that matter here:
 --   request      token of this request: the same request again, because its reply was lost, gets the same reply
 --   cursor       how many segments are committed
 --   open         1 when the job waits for more segments at its end, else absent
@@ -26,8 +27,8 @@
 --   unpinned     JSON list of the blobs that are to be pinned before the job may be admitted, if there are any
 -- Returns {outcome, job id}: 'created', 'taken' when another request made this job, for the job with this idempotency key
 -- 'same' or 'other', as the digests are equal or not, or 'full' when there is no room for what it starts from.
-local contents, at = {}, 10
-for part = 1, 4 do
+local contents, at = {}, 11
+for part = 1, 5 do
   contents[part] = {}
   for _ = 1, tonumber(ARGV[5 + part]) do
     contents[part][ARGV[at]] = ARGV[at + 1]
@@ -54,9 +55,9 @@ end
 if ARGV[5] == '1' then
   return { 'created', ARGV[1] }
 end
-for part = 1, 4 do
+for part, key in ipairs({ KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[12] }) do
   for field, value in pairs(contents[part]) do
-    redis.call('HSET', KEYS[part], field, value)
+    redis.call('HSET', key, field, value)
   end
 end
 for index = 0, tonumber(record.cursor) - 1 do
@@ -68,7 +69,8 @@ end
 local BEFORE_ALL_US = 2 ^ 52
 local time, arrival = now(), now_us() - (record.priority == 'high' and BEFORE_ALL_US or 0)
 arrival = string.format('%.0f', arrival)
-redis.call('HSET', KEYS[1], 'format', FORMAT, 'state', 'queued', 'ticket', 0, 'fence', 0, 'epoch', 0,
+local format = next(contents[5]) and FORMAT_OF_JOBS or FORMAT
+redis.call('HSET', KEYS[1], 'format', format, 'state', 'queued', 'ticket', 0, 'fence', 0, 'epoch', 0,
   'created_at', time, 'arrival', arrival)
 for _, packed in pairs(contents[2]) do
   note_format(KEYS[1], packed)

@@ -1,7 +1,8 @@
 -- Prepended to every script of this folder.
 --
 -- A unit is a piece of a job's work that one worker does at a time: 'segment' (the one at the cursor), 'repair:<i>' (a
--- committed segment whose blobs were lost), 'clip:<i>' or 'film'. Its entry in a job's units hash is JSON:
+-- committed segment whose blobs were lost), 'clip:<i>', 'take:<i>:<n>' (one more take of a committed segment, or one whose
+-- blobs were lost) or 'film'. Its entry in a job's units hash is JSON:
 --   format     version of this entry; absent in 0.1
 --   index      the segment it is about, -1 for the film
 --   ticket     number of its newest message; a message with a lower one is ignored
@@ -21,6 +22,7 @@
 --   vanished   claims that expired during such work, and that nobody explained yet: {node, worker, ticket, token, at}
 --   attempts   how often the unit failed, or ended its process
 --   after      the unit that must be done first, '' for none
+--   from_take  of a claimed 'segment': the take of the segment before that it continues, -1 after a cut
 local FORMAT = '0.2'
 -- Of records that say what workers of an earlier version would ignore.
 local FORMAT_OF_JOBS = '1.0'
@@ -110,12 +112,14 @@ local UNIT_FIELDS = {
 }
 local LATER_UNIT_FIELDS = {
   sticky = 'boolean', priority = 'string', lease = 'integer', node = 'string', failures = 'table', vanished = 'table',
+  from_take = 'integer',
 }
 local ATTEMPT_FIELDS = { node = 'string', worker = 'string', at = 'integer' }
 
 -- What is wrong with an entry of a job's units hash, or nil.
 local function wrong_unit(name, unit)
-  local number = string.match(name, '^clip:(%d+)$') or string.match(name, '^repair:(%d+)$') or name == 'film' and -1
+  local number = string.match(name, '^clip:(%d+)$') or string.match(name, '^repair:(%d+)$')
+    or string.match(name, '^take:(%d+):%d+$') or name == 'film' and -1
   if not number and name ~= 'segment' then
     return 'name'
   end
@@ -210,13 +214,15 @@ local function is_published(record)
   return is_running(record) and redis.call('HEXISTS', record, 'admitted') == 1
 end
 
--- How far a job is: its cursor, how many segments it has, whether it is open (at its end it waits for more segments), and
--- how many of its segments were approved; that is false when it asks for no approval.
+-- How far a job is: its cursor, how many segments it has, whether it is open (at its end it waits for more segments), how
+-- many of its segments were approved, false when it asks for no approval, and whether its film is committed and shows all
+-- that was appended and chosen.
 local function read_extent(record)
-  local cursor, segments, open, approved = unpack(redis.call('HMGET', record, 'cursor', 'segments', 'open', 'approved'))
+  local cursor, segments, open, approved, film, outdated = unpack(
+    redis.call('HMGET', record, 'cursor', 'segments', 'open', 'approved', 'film', 'outdated'))
   return {
     cursor = tonumber(cursor), segments = tonumber(segments), open = open ~= false,
-    approved = approved and tonumber(approved),
+    approved = approved and tonumber(approved), has_film = film and not outdated,
   }
 end
 
@@ -232,7 +238,7 @@ end
 
 -- Whether the film is due, when so many clips are committed. Every script that announces films asks this function.
 local function is_film_due(extent, clips)
-  return clips == extent.segments and clips > 0 and not extent.open and not awaits_approval(extent)
+  return clips == extent.segments and clips > 0 and not extent.open and not awaits_approval(extent) and not extent.has_film
 end
 
 -- The field of a queue's history for messages of this priority. field: 'stamp' or 'claimed'.
@@ -374,57 +380,10 @@ local function going_state(record)
   return redis.call('HEXISTS', record, 'started_at') == 1 and 'running' or 'queued'
 end
 
--- Have an ended job continue where it ended: what was committed stays, attempts are forgotten, and clips that were missing
--- at the end are due.
-local function revive(record, units, clips, active, ended, job_id)
-  local created, cursor = unpack(redis.call('HMGET', record, 'created_at', 'cursor'))
-  redis.call('HSET', record, 'state', going_state(record))
-  redis.call('HDEL', record, 'reason', 'finished_at', 'failed_segment', 'attempts', 'failures', 'winner', 'settled')
-  redis.call('ZADD', active, created, job_id)
-  redis.call('ZREM', ended, job_id)
-  for index = 0, tonumber(cursor) - 1 do
-    if redis.call('HEXISTS', clips, index) == 0 then
-      write_unit(units, 'clip:' .. index, new_unit(index))
-    end
-  end
-end
-
 -- Close an open job: no more segments are waited for.
 local function close(record)
   redis.call('HDEL', record, 'open', 'waited_ms', 'waited_at')
   tell(record, 'closed', {})
-end
-
--- End a job: no more work is handed out, and no commit is accepted. index: the segment that failed it, or nil.
-local function finish(record, units, active, ended, job_id, state, reason, index)
-  redis.call('HSET', record, 'state', state, 'reason', reason, 'finished_at', now())
-  redis.call('HDEL', record, 'progress')
-  redis.call('DEL', units)
-  redis.call('ZREM', active, job_id)
-  redis.call('ZADD', ended, now(), job_id)
-  tell(record, state, { reason = reason ~= '' and reason or nil, segment = index })
-end
-
--- End a job as failed because of one of its units.
-local function fail(record, units, active, ended, job_id, unit, reason)
-  finish(record, units, active, ended, job_id, 'failed', reason, unit.index)
-  redis.call('HSET', record, 'failed_segment', unit.index, 'attempts', unit.attempts,
-    'failures', cjson.encode(unit.failures or {}))
-end
-
--- Count a failed attempt of a unit that `by` held; the last one allowed fails the job. Returns whether it did.
-local function count_attempt(record, units, active, ended, job_id, unit, by, reason, allowed)
-  unit.attempts = unit.attempts + 1
-  unit.failures = unit.failures or {}
-  table.insert(unit.failures, { node = by.node or '', worker = by.worker, reason = reason, at = now() })
-  if #unit.failures > FAILURES_KEPT then
-    table.remove(unit.failures, 1)
-  end
-  if unit.attempts < allowed then
-    return false
-  end
-  fail(record, units, active, ended, job_id, unit, reason)
-  return true
 end
 
 -- Take the claim out of those that vanished, for which `matches` is true; returns it, or nil.

@@ -16,7 +16,7 @@ if ARGV[4] ~= '' then
   unit.engine = ARGV[4] == 'engine'
 end
 write_unit(KEYS[2], ARGV[1], unit)
-if ARGV[5] ~= '' then
+if ARGV[5] ~= '' and not string.find(ARGV[1], '^take:') then -- it would hide that of the segment
   redis.call('HSET', KEYS[1], 'progress', ARGV[5])
   local segment, step, steps, step_s = unpack(cjson.decode(ARGV[5]))
   tell(KEYS[1], 'step', { segment = segment, step = step, steps = steps, step_s = step_s })

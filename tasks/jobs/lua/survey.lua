@@ -5,6 +5,7 @@
 -- KEYS[4] active  zset     ids of unfinished jobs
 -- KEYS[5] ended   zset     ids of ended jobs by their end, ms
 -- KEYS[6] pulse   hash     see pulse.lua
+-- KEYS[7] takes   hash     see prelude_takes.lua
 -- ARGV[1] job id, ARGV[2] how many claims on a unit may vanish, ARGV[3] ms that a message may wait in a sticky queue,
 -- ARGV[4] ms after which an open job without work is closed
 -- Returns a list of {unit, index, why, stamp, ticket, 'high' or ''}. why is
@@ -60,7 +61,7 @@ end
 local chained, extent = tonumber(fields[3]), read_extent(KEYS[1])
 local silence = tonumber(redis.call('HGET', KEYS[6], 'silence') or 0)
 if close_if_left(KEYS[1], extent, tonumber(ARGV[4]), silence) and extent.segments == 0 then
-  finish(KEYS[1], KEYS[2], KEYS[4], KEYS[5], ARGV[1], 'cancelled', 'it was open for too long, and no segment was appended')
+  finish(KEYS[1], KEYS[2], KEYS[7], KEYS[4], KEYS[5], ARGV[1], 'cancelled', 'it was open for too long, and no segment was appended')
   return needs
 end
 local entries = redis.call('HGETALL', KEYS[2])
@@ -96,12 +97,17 @@ for name, unit in pairs(found) do
         { node = unit.node or '', worker = unit.worker, ticket = unit.ticket, token = unit.token, at = now() })
       if #unit.vanished >= tonumber(ARGV[2]) then
         local reason = 'its workers vanished ' .. #unit.vanished .. ' times, last ' .. unit.worker
-        fail(KEYS[1], KEYS[2], KEYS[4], KEYS[5], ARGV[1], unit, reason)
-        return {}
+        fail(KEYS[1], KEYS[2], KEYS[7], KEYS[4], KEYS[5], ARGV[1], name, unit, reason)
+        if not is_unfinished(KEYS[1]) then
+          return {}
+        end
+        unit = nil
       end
     end
-    release(KEYS[1], KEYS[2], name, unit)
-    needs[#needs + 1] = { name, unit.index, 'expired', unit.stamp, unit.ticket, unit.priority or '' }
+    if unit then
+      release(KEYS[1], KEYS[2], name, unit)
+      needs[#needs + 1] = { name, unit.index, 'expired', unit.stamp, unit.ticket, unit.priority or '' }
+    end
   end
 end
 if not found['segment'] and is_segment_due(extent) then

@@ -14,10 +14,11 @@ from tasks.client import submission
 from tasks.client.job import Job
 from tasks.client.submit import collect_garbage, submit
 from tasks.errors import JobNotFoundError, JobStateError, LongtakeError, RoomError, SpecError
+from tasks.jobs.committed import Committed
 from tasks.jobs.connection import connect
 from tasks.jobs.keys import is_submission, job_keys
 from tasks.jobs.queues import CLIPS, SEGMENTS
-from tasks.jobs.records import ClipRecord, Committed, Handoff
+from tasks.jobs.records import ClipRecord, Handoff
 from tasks.jobs.state_wire import handoff_blobs
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import START_INDEX, WorkUnit

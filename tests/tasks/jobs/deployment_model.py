@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tasks.jobs.queues import Priority
 from tasks.jobs.results import Admission, AdmissionOutcome
-from tests.tasks.jobs.job_model import Job, Queue, Unit, clip_unit
+from tests.tasks.jobs import take_model
+from tests.tasks.jobs.job_model import Ending, Job, Queue, Unit, clip_unit
 
 
 @dataclass
@@ -72,7 +73,15 @@ class Deployment:
         job = Job("queued", segments, 1, created, cursor=count, chained=count - 1)
         job.prompts = {index: str(index) for index in range(segments)}
         job.handoffs = {index: source.handoffs[index] for index in range(count)}
-        job.clips = {index: clip for index, clip in source.clips.items() if index < count}
+        crossfaded = {index for index in source.clips if take_model.clip_shows(source, index)[1] != -1}
+        job.clips = {i: clip for i, clip in source.clips.items() if i < count - (count - 1 in crossfaded)}
+        job.continues = {index: source.continues[index] for index in range(count)}
+        made = {key: take for key, take in source.takes.items() if key[0] < count and take.made}
+        job.takes = {key: replace(take, failed=False) for key, take in made.items()}
+        job.shows = {index: number for index, number in source.shows.items() if index < count}
+        own_clips = source.own_clips.items()
+        job.own_clips = {key: clip for key, clip in own_clips if key[0] < count and (key in made or not key[1])}
+        job.has_takes = bool(job.takes or job.shows or job.own_clips)
         job.units = {clip_unit(index): Unit(index) for index in range(count) if index not in job.clips}
         self.jobs[job_id] = job
         self.waiting.add(job_id)
@@ -96,6 +105,42 @@ class Deployment:
                 return Admission(AdmissionOutcome.ADMITTED, job_id, job.needs)
             blocked = blocked or not holds
         return Admission(AdmissionOutcome.WAIT)
+
+    def reserve_more(self, job_id: str, needs: int) -> bool:
+        """Whether there is room for more bytes of a job."""
+        job = self.jobs[job_id]
+        if max(sum(self.reserved.values()), job.needs) + needs > self.budget:
+            return False
+        if job_id in self.reserved:
+            self.reserved[job_id] += needs
+        job.needs += needs
+        return True
+
+    def retake(self, job_id: str, index: int, count: int, needs: int) -> int | str:
+        """The number of the first take, or why there is none."""
+        job = self.jobs[job_id]
+        if index >= job.cursor:
+            return "not rendered"
+        if not take_model.can_have_takes(job):
+            return "ended"
+        if not self.reserve_more(job_id, needs):
+            return "full"
+        first = take_model.ask(job, index, count)
+        take_model.wake(job, Ending())
+        return first
+
+    def choose(self, job_id: str, index: int, number: int, needs: int) -> int | str:
+        """The take that was shown, or why the choice was refused."""
+        job = self.jobs[job_id]
+        before = take_model.shown(job, index)
+        refused = take_model.choice(job, index, number)
+        if refused or number == before:
+            return refused or before
+        if not self.reserve_more(job_id, needs):
+            return "full"
+        take_model.choose(job, index, number)
+        take_model.wake(job, Ending())
+        return before
 
     def settle(self, job_id: str, used: int) -> None:
         if self.job(job_id).ended and job_id in self.reserved:

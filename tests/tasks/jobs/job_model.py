@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 from tasks.jobs.queues import Priority
 from tasks.jobs.units import ALL_APPROVED, START_INDEX, JobState
+from tests.tasks.jobs import take_model
+from tests.tasks.jobs.take_model import FILM_UNIT, SEGMENT_UNIT, TakeOfModel
 
-SEGMENT_UNIT, FILM_UNIT = "segment", "film"
 LEFT_OPEN = "it was open for too long, and no segment was appended"
 
 
@@ -90,6 +91,7 @@ class Unit:
     engine: bool = False
     attempts: int = 0
     after: str = ""
+    from_take: int = 0
 
 
 @dataclass
@@ -110,6 +112,7 @@ class Job:
     admitted: bool = False
     ending: Ending = field(default_factory=Ending)
     film: bool = False
+    outdated: bool = False
     open: bool = False
     left_open: bool = False
     grown: int = 0
@@ -120,6 +123,11 @@ class Job:
     units: dict[str, Unit] = field(default_factory=dict)
     handoffs: dict[int, str] = field(default_factory=dict)
     clips: dict[int, str] = field(default_factory=dict)
+    takes: dict[tuple[int, int], TakeOfModel] = field(default_factory=dict)
+    shows: dict[int, int] = field(default_factory=dict)
+    continues: dict[int, int] = field(default_factory=dict)
+    own_clips: dict[tuple[int, int], str] = field(default_factory=dict)
+    has_takes: bool = False
     commits: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -139,6 +147,9 @@ class Job:
         """Whether messages about this job may be sent."""
         return self.running and self.admitted
 
+    def add_unit(self, name: str, index: int) -> None:
+        self.units[name] = Unit(index)
+
     @property
     def awaits_approval(self) -> bool:
         return self.approved is not None and self.approved < self.cursor
@@ -149,7 +160,8 @@ class Job:
 
     @property
     def film_due(self) -> bool:
-        return len(self.clips) == self.segments > 0 and not self.open and not self.awaits_approval
+        is_whole = len(self.clips) == self.segments > 0 and not self.open and not self.awaits_approval
+        return is_whole and (not self.film or self.outdated)
 
     @property
     def waits_for_segments(self) -> bool:
@@ -182,10 +194,13 @@ class Job:
     def stop(self, state: str, reason: str) -> str:
         previous = self.state
         if self.unfinished:
-            self.end(state, Ending(reason or None))
+            is_done = state == "cancelled" and self.film and not self.outdated
+            self.end("done" if is_done else state, Ending() if is_done else Ending(reason or None))
         return previous
 
     def end(self, state: str, ending: Ending) -> None:
+        for (index, number), take in self.takes.items():
+            take.failed |= take_model.take_unit(index, number) in self.units and not take.made
         self.state, self.ending, self.progress = state, ending, None
         self.units.clear()
 
@@ -194,8 +209,9 @@ class Job:
         previous = self.state
         if previous == state:
             self.state, self.ending = self._started_or_queued(), Ending()
-            self.admitted, self.film, self.last_commit = False, False, ("", 0)
-            self.units = {clip_unit(i): Unit(i) for i in range(self.cursor) if i not in self.clips}
+            self.admitted, self.film, self.last_commit = False, self.film and state != "done", ("", 0)
+            self.outdated = self.film
+            take_model.make_clips_due(self)
         return previous
 
     def append(self, prompts: list[str]) -> int:
@@ -209,7 +225,7 @@ class Job:
         self.prompts |= dict(enumerate(prompts, first))
         self.segments += len(prompts)
         self.left_open = False
-        self.units.pop(FILM_UNIT, None)
+        take_model.outdate_film(self)
         return first
 
     def replace_prompt(self, index: int, prompt: str) -> str:
@@ -293,6 +309,7 @@ class Job:
         if message.ticket < unit.ticket or unit.holder or unit.after in self.units:
             return None
         self.fences += 1
+        unit.from_take = take_model.from_take(self, unit.index)
         unit.holder, unit.worker, unit.node = holder, worker, node
         unit.expired, unit.engine, unit.after = False, False, ""
         if clip_unit(unit.index) != name and name != FILM_UNIT:
@@ -312,8 +329,13 @@ class Job:
                 return [], []
         blocked = {name for name, unit in self.units.items() if unit.after in self.units}
         expired = {name: unit for name, unit in self.units.items() if unit.holder and unit.expired}
-        last = (unit for unit in expired.values() if unit.engine and len(unit.vanished) + 1 >= allowed)
+        at_end = {n: u for n, u in expired.items() if u.engine and len(u.vanished) + 1 >= allowed}
+        last = (unit for name, unit in at_end.items() if not self._fails_alone(name))
         endings = [Ending(f"its workers vanished {allowed} times, last {u.worker}", u.index, u.attempts) for u in last]
+        for name in [name for name in at_end if self._fails_alone(name)]:
+            self._fail(name, expired.pop(name), "")
+            if not self.unfinished:
+                return [], []
         if endings:
             self.end("failed", endings[0])
             return [], endings
@@ -347,7 +369,8 @@ class Job:
             return False
         unit.expired = False
         unit.engine = unit.engine if engine is None else engine
-        self.progress = self.progress if progress is None else progress
+        if progress is not None and not name.startswith("take:"):
+            self.progress = progress
         return True
 
     def release(self, name: str, holder: int, reason: str, allowed: int) -> tuple[str, int]:
@@ -356,7 +379,7 @@ class Job:
             return "refused", 0
         unit.attempts += bool(reason)
         if reason and unit.attempts >= allowed:
-            self.end("failed", Ending(reason, unit.index, unit.attempts))
+            self._fail(name, unit, reason)
             return "failed", 0
         self._release_claim(name, unit)
         return "retry", unit.ticket
@@ -372,12 +395,25 @@ class Job:
             lost = held or self._take_vanished(unit, lambda lost: (lost.ticket, lost.node) == (ticket, node))
             unit.attempts += unit.engine if held else bool(lost)
             if lost and (unit.engine or not held) and unit.attempts >= allowed:
-                self.end("failed", Ending(reason, unit.index, unit.attempts))
+                self._fail(candidate, unit, reason)
                 return "failed", 0
             if held or (not unit.holder and unit.ticket == ticket):
                 self._release_claim(candidate, unit)
                 return "retry", unit.ticket
         return "refused", 0
+
+    def _fails_alone(self, name: str) -> bool:
+        """Whether a unit is a take that was never rendered."""
+        kind, *numbers = name.split(":")
+        return kind == "take" and not self.takes[int(numbers[0]), int(numbers[1])].made
+
+    def _fail(self, name: str, unit: Unit, reason: str) -> None:
+        if not self._fails_alone(name):
+            self.end("failed", Ending(reason, unit.index, unit.attempts))
+            return
+        self.takes[unit.index, int(name.split(":")[2])].failed = True
+        del self.units[name]
+        take_model.finish_if_done(self, Ending())
 
     @staticmethod
     def _take_vanished(unit: Unit, matches: Callable[[Lost], bool]) -> bool:
@@ -386,12 +422,12 @@ class Job:
             unit.vanished.remove(found)
         return found is not None
 
-    def report_lost(self, name: str, holder: int, index: int) -> bool:
+    def report_lost(self, name: str, holder: int, index: int, repair: str) -> bool:
         unit = self.held(name, holder)
         if unit is None:
             return False
         self._release_claim(name, unit)
-        unit.after = repair_unit(index)
+        unit.after = repair
         if unit.after not in self.units:
             self.units[unit.after] = Unit(index)
             self.epoch += 1
@@ -413,8 +449,11 @@ class Job:
             unit = self.held(SEGMENT_UNIT, holder)
             if unit is None:
                 return None
+            before = take_model.clip_shows(self, index - 1)
             del self.units[SEGMENT_UNIT]
             self._commit_handoff(SEGMENT_UNIT, index, holder, handoff)
+            self.continues[index] = unit.from_take
+            self.epoch += take_model.update_clip(self, index - 1, before)
             self.cursor = index + 1
             self._claim_clip(unit)
         following = self.units.get(SEGMENT_UNIT)
@@ -432,25 +471,18 @@ class Job:
             return False, False
         del self.units[name]
         if changed is not None:
-            self._discard_from(index)
-            self.epoch += 1
+            take_model.discard_after(self, index)
         elif clip_lost:
             self.clips.pop(index, None)
         self._commit_handoff(name, index, holder, changed or self.handoffs[index])
         clip = self.units.get(clip_unit(index))
         if index in self.clips or (clip and clip.holder and not clip.expired):
             return True, False
+        if take_model.clip_shows(self, index) != (0, -1):
+            self.units.setdefault(clip_unit(index), Unit(index))
+            return True, False
         self._claim_clip(unit)
         return True, True
-
-    def _discard_from(self, index: int) -> None:
-        """Discard all units, handoffs and clips from segment `index` on."""
-        self.units = {n: u for n, u in self.units.items() if u.index < index and n not in (SEGMENT_UNIT, FILM_UNIT)}
-        self.handoffs = {i: handoff for i, handoff in self.handoffs.items() if i < index}
-        self.clips = {i: clip for i, clip in self.clips.items() if i < index}
-        self.cursor, self.chained = index + 1, min(index, self.chained)
-        if self.approved not in (None, ALL_APPROVED):
-            self.approved = min(int(self.approved or 0), index)
 
     def _commit_handoff(self, name: str, index: int, holder: int, handoff: str) -> None:
         self.handoffs[index] = handoff
@@ -461,10 +493,13 @@ class Job:
         unit.expired, unit.engine, unit.attempts, unit.vanished = False, False, 0, []
         self.units[clip_unit(unit.index)] = unit
 
-    def commit_clip(self, index: int, holder: int, clip: str, queue: Queue) -> tuple[bool, int]:
+    def commit_clip(self, index: int, holder: int, clip: str, queue: Queue, shows: tuple[int, int]) -> tuple[bool, int]:
         """Whether the commit is accepted, and the film message's ticket, 0 for none."""
         name = clip_unit(index)
         accepted = self.held(name, holder) is not None
+        if accepted and shows != take_model.clip_shows(self, index):
+            self.units[name] = Unit(index)
+            return False, 0
         if accepted:
             del self.units[name]
             self.clips[index] = clip
@@ -479,10 +514,17 @@ class Job:
             return True
         if self.held(FILM_UNIT, holder) is None:
             return False
-        self.film, self.last_commit = True, (FILM_UNIT, holder)
-        self.end("done", Ending())
+        self.film, self.outdated, self.last_commit = True, False, (FILM_UNIT, holder)
+        del self.units[FILM_UNIT]
+        take_model.finish_if_done(self, Ending())
         return True
+
+    def commit_take(self, index: int, number: int, holder: int, made: str, pinned_to: int, changed: bool) -> bool:
+        accepted = take_model.commit_take(self, index, number, holder, made, pinned_to, changed)
+        if accepted:
+            take_model.finish_if_done(self, Ending())
+        return accepted
 
     def renders_left(self) -> int:
         """The number of segments to render until the job is done, without faults."""
-        return self.segments - self.cursor + sum(name == repair_unit(unit.index) for name, unit in self.units.items())
+        return self.segments - self.cursor + sum(name.startswith(("repair:", "take:")) for name in self.units)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import redis
 
-from tasks.errors import JobNotFoundError, JobStateError
+from tasks.errors import JobNotFoundError, JobStateError, RoomError
+from tasks.jobs.committed import TakeRequest
 from tasks.jobs.keys import PREFIX, job_keys
 from tasks.jobs.queues import Priority, list_key, queue_of
 from tasks.jobs.records import ClipRecord, FilmRecord, Handoff, JobStatus, Progress
@@ -19,6 +20,7 @@ from tasks.jobs.store import VANISHED_PER_ATTEMPT, JobStore
 from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.spec.loader import check_spec
 from tasks.spec.schema import SegmentSpec
+from tests.tasks.jobs import take_model
 from tests.tasks.jobs.deployment_model import Deployment
 from tests.tasks.jobs.job_model import (
     FILM_UNIT,
@@ -147,6 +149,32 @@ class JobPair:
         except JobNotFoundError:
             return ""
 
+    def retake(self, job_id: str, index: int, count: int, needs: int) -> None:
+        takes = [TakeRequest()] * count
+        options = {"needs_bytes": needs, "budget_bytes": self.model.budget}
+        expected = self.model.retake(job_id, index, count, needs)
+        first = self._asked(expected, lambda token: self.jobs.retake(job_id, index, takes, request=token, **options))
+        for number in range(first or 0, first + count if first else 0):
+            self._add_view(True, job_id, take_model.take_unit(index, number), index)
+
+    def choose(self, job_id: str, index: int, number: int, needs: int) -> None:
+        options = {"needs_bytes": needs, "budget_bytes": self.model.budget}
+        expected = self.model.choose(job_id, index, number, needs)
+        self._asked(expected, lambda token: self.jobs.choose(job_id, index, number, request=token, **options))
+
+    def _asked(self, expected: int | str, ask: Callable[[str], Any]) -> int | None:
+        """The reply to a request about takes, which is the same when it is repeated; None if it is refused."""
+        self.requests += 1
+        token = str(self.requests)
+        if isinstance(expected, str):
+            with pytest.raises(RoomError if expected == "full" else JobStateError):
+                ask(token)
+            return None
+        found = ask(token)
+        assert (found[0] if isinstance(found, list) else found) == expected
+        assert ask(token) == found
+        return expected
+
     def append(self, job_id: str, count: int, needs: int) -> None:
         """Append segments; the same request again adds nothing."""
         self.requests += 1
@@ -272,7 +300,7 @@ class JobPair:
         queue = queue_of(work)
         expected = job.deliver(message, self.holders, worker, node, self.model.queue(queue, job.priority))
         kind = UnitKind.SEGMENT if work.kind == UnitKind.REPAIR else work.kind
-        found = self.jobs.claim(job_id, kind, index, ticket, worker, node=node, prefer_others=False)
+        found = self.jobs.claim(job_id, kind, index, ticket, worker, take=work.take, node=node, prefer_others=False)
         claimed = self.model.queue(queue, job.priority).claimed
         assert self.jobs.queue_states()[queue, job.priority].claimed == claimed
         if isinstance(found, Claim):
@@ -294,7 +322,8 @@ class JobPair:
         kind = UnitKind.SEGMENT if work.kind == UnitKind.REPAIR else work.kind
         name = SEGMENT_UNIT if kind == UnitKind.SEGMENT else unit
         expected = self.model.job(job_id).report_death(name, index, ticket, node, DEATH, self.attempts)
-        found, released = self.jobs.report_death(job_id, kind, index, ticket, node=node, reason=DEATH)
+        report = (job_id, kind, index, ticket)
+        found, released = self.jobs.report_death(*report, take=work.take, node=node, reason=DEATH)
         assert (released.outcome, released.ticket) == expected
         self._add_view(released.outcome == ReleaseOutcome.RETRY, job_id, found.name, index, released.ticket)
 
@@ -307,12 +336,32 @@ class JobPair:
         prompt = claim.segment.prompt if claim.segment else None
         following = job.prompts.get(claim.index + 1) if claim.segment else None
         assert (prompt, claim.next_prompt) == (job.prompts.get(claim.index), following)
-        renders = claim.unit.kind in (UnitKind.SEGMENT, UnitKind.REPAIR)
-        assert (claim.previous.worker if claim.previous else None) == job.handoffs.get(claim.index - 1)
-        assert (claim.own.worker if claim.own else None) == job.handoffs.get(claim.index)
+        renders = claim.unit.kind in (UnitKind.SEGMENT, UnitKind.REPAIR, UnitKind.TAKE)
+        if claim.unit.kind != UnitKind.FILM:
+            self._check_lineage(claim, job)
         self.renders += renders
         self.claims.append(Held(claim, self.holders))
         return self.claims[-1]
+
+    def _check_lineage(self, claim: Claim, job: Job) -> None:
+        """Check which takes a claim reads."""
+        index, number = claim.index, claim.unit.take
+        own, other, other_index = job.handoffs.get(index), None, index
+        if claim.unit.kind == UnitKind.CLIP:
+            other_index = index + 1
+            assert (claim.own_take, claim.other_take) == take_model.clip_shows(job, index)
+            own = take_model.made_by(job, index, claim.own_take)
+        elif claim.unit.kind == UnitKind.TAKE:
+            own = job.takes[index, number].made or None
+            end = job.takes[index, number].pinned_to if own else take_model.continued(job, index)
+            assert claim.other_take == (-1 if end is None else end)
+            assert claim.request == TakeRequest()
+        if claim.other_take != -1:
+            other = take_model.made_by(job, other_index, claim.other_take)
+        assert claim.from_take == take_model.from_take(job, index)
+        before = take_model.made_by(job, index - 1, claim.from_take) if index else None
+        found = [handoff.worker if handoff else None for handoff in (claim.previous, claim.own, claim.other)]
+        assert found == [before, own, other]
 
     def holds(self, held: Held) -> Unit | None:
         """The unit, if the claim is not lost."""
@@ -348,13 +397,14 @@ class JobPair:
         assert (found.outcome, found.ticket) == expected
         self._add_view(found.outcome == ReleaseOutcome.RETRY, held.job_id, held.unit, held.index, found.ticket)
 
-    def report_lost(self, held: Held, index: int) -> None:
-        found = self.jobs.report_lost(held.claim, [index])
-        assert found == self.model.job(held.job_id).report_lost(held.unit, held.holder, index)
-        self._add_view(found, held.job_id, repair_unit(index), index)
+    def report_lost(self, held: Held, index: int, take: int) -> None:
+        repair = WorkUnit.of_take(index, take)
+        found = self.jobs.report_lost(held.claim, repair)
+        assert found == self.model.job(held.job_id).report_lost(held.unit, held.holder, index, repair.name)
+        self._add_view(found, held.job_id, repair.name, index)
 
     def reopen_clips(self, held: Held, indices: list[int]) -> None:
-        found = self.jobs.report_lost(held.claim, indices)
+        found = self.jobs.report_lost_clips(held.claim, indices)
         assert found == self.model.job(held.job_id).reopen_clips(held.holder, indices)
         for index in indices:
             self._add_view(found, held.job_id, clip_unit(index), index)
@@ -370,6 +420,9 @@ class JobPair:
             return self._commit_segment(held, sticky)
         if held.unit == repair_unit(held.index):
             return self._commit_repair(held, changed, clip_lost)
+        if held.claim.unit.kind == UnitKind.TAKE:
+            self._commit_take(held, changed)
+            return None
         if held.unit == FILM_UNIT:
             assert self.jobs.commit_film(held.claim, FILM) == self.model.job(held.job_id).commit_film(held.holder)
             return None
@@ -406,15 +459,28 @@ class JobPair:
         self._add_view(accepted, held.job_id, SEGMENT_UNIT, held.index + 1)
         return self._add_clip_claim(held, committed.clip if committed else None, handoff)
 
+    def _commit_take(self, held: Held, changed: bool) -> None:
+        unit, made = held.claim.unit, self._handoff(held)
+        clip = ClipRecord(unit.index, f"take {unit.take} by {held.holder}", 1, 1, take=unit.take)
+        job, former = self.model.job(held.job_id), held.claim.own
+        changed = changed and former is not None
+        if former is not None and not changed:
+            made = replace(made, worker=former.worker)
+        expected = job.commit_take(unit.index, unit.take, held.holder, made.worker, made.pinned_to, changed)
+        assert self.jobs.commit_take(held.claim, made, clip, changed=changed) == expected
+
     def _commit_clip(self, held: Held, blob_id: str) -> None:
         queue = self.model.queue(queue_of(WorkUnit.film()), self.model.job(held.job_id).priority)
-        found = self.jobs.commit_clip(held.claim, ClipRecord(held.index, blob_id, 1, 1))
-        accepted, ticket = self.model.job(held.job_id).commit_clip(held.index, held.holder, blob_id, queue)
+        shows = (held.claim.own_take, held.claim.other_take)
+        found = self.jobs.commit_clip(held.claim, ClipRecord(held.index, blob_id, 1, 1, *shows))
+        accepted, ticket = self.model.job(held.job_id).commit_clip(held.index, held.holder, blob_id, queue, shows)
         assert found.accepted == accepted
         self._add_message(held.job_id, found.film, ticket)
 
     def _handoff(self, held: Held) -> Handoff:
-        return Handoff(held.index, {"payload": {}}, worker=f"by {held.holder}", fence=held.claim.fence)
+        claim = held.claim
+        lineage = {"continued": held.index > 0, "from_take": claim.from_take, "pinned_to": claim.other_take}
+        return Handoff(held.index, {"payload": {}}, worker=f"by {held.holder}", fence=claim.fence, **lineage)
 
     def _add_clip_claim(self, held: Held, clip: Claim | None, handoff: Handoff) -> Held | None:
         if clip is None:
@@ -451,12 +517,30 @@ class JobPair:
         assert (status.progress.step if status.progress else None) == job.progress
         assert {index: Handoff.unpack(data).worker for index, data in handoffs.items()} == job.handoffs
         assert sorted(handoffs) == list(range(status.committed)), "a handoff has no predecessor"
-        assert {index: ClipRecord.unpack(data).blob_id for index, data in clips.items()} == job.clips
+        records = {index: ClipRecord.unpack(data) for index, data in clips.items()}
+        assert {index: clip.blob_id for index, clip in records.items()} == job.clips
+        for index, clip in records.items():
+            assert (clip.take, clip.next_take) == take_model.clip_shows(job, index), "a clip shows what was not chosen"
+        self._compare_takes(status, job)
         assert max(job.commits.values(), default=0) <= status.epoch + 1, "something was committed twice within an epoch"
         if status.finished:
             assert not units, "an ended job has units"
         else:
             self._check_liveness(job, units)
+
+    def _compare_takes(self, status: JobStatus, job: Job) -> None:
+        takes = self.jobs.takes(status.job_id)
+        assert takes.shown == job.shows
+        made = {key: take.made for key, take in takes.takes.items() if take.number}
+        assert {key: (m.worker, m.pinned_to) if m else ("", -1) for key, m in made.items()} == {
+            key: (take.made, take.pinned_to) for key, take in job.takes.items()
+        }
+        clips = {key: take.clip.blob_id for key, take in takes.takes.items() if take.clip}
+        assert clips == job.own_clips
+        for key, take in job.takes.items():
+            assert bool(takes.takes[key].failed) == take.failed
+            assert take.made or take.failed or take_model.take_unit(*key) in job.units, "a take was forgotten"
+        assert status.takes_due == sum(name.startswith("take:") for name in job.units)
 
     def _check_liveness(self, job: Job, units: dict[str, dict[str, Any]]) -> None:
         """Check that every missing result has a unit, and that some unit can run."""

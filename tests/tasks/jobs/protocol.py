@@ -45,7 +45,7 @@ def claim_unit(jobs: JobStore, unit: WorkUnit, worker: str = "w") -> Claim:
     """Announce `unit`, and claim it by that message."""
     ticket = announce(jobs, unit)
     kind = UnitKind.SEGMENT if unit.kind == UnitKind.REPAIR else unit.kind
-    claimed = jobs.claim(JOB, kind, unit.index, ticket, worker)
+    claimed = jobs.claim(JOB, kind, unit.index, ticket, worker, take=unit.take)
     assert isinstance(claimed, Claim), claimed
     assert claimed.unit == unit
     return claimed

@@ -97,7 +97,7 @@ def test_a_repair_of_other_bytes_is_told(jobs: JobStore, events: EventReader) ->
     # Given
     create(jobs)
     commit_all(jobs, 1)
-    jobs.report_lost(claim(jobs, 1), [0])
+    jobs.report_lost(claim(jobs, 1), WorkUnit.repair(0))
     # When
     repaired = handoff(0, seed=7)
     jobs.commit_repair(claim_unit(jobs, WorkUnit.repair(0)), repaired, changed=True, clip_lost=False)

@@ -36,14 +36,14 @@ def waiting(jobs: JobStore) -> Claim:
     create(jobs, 4)
     commit_all(jobs, 3)
     held = claim(jobs, 3)
-    assert jobs.report_lost(held, [2])
+    assert jobs.report_lost(held, WorkUnit.repair(2))
     return held
 
 
 def test_a_segment_whose_input_is_lost_waits_for_the_repair(jobs: JobStore, waiting: Claim) -> None:
     # Then the claim is lost, and only the repair is due
     assert not jobs.renew(waiting)
-    assert not jobs.report_lost(waiting, [1])
+    assert not jobs.report_lost(waiting, WorkUnit.repair(1))
     assert due(jobs) == [(WorkUnit.repair(2), "expired")]
     assert jobs.status(JOB).epoch == 1
     # And its message is refused if it is delivered again
@@ -88,7 +88,7 @@ def test_a_repair_with_other_bytes_discards_all_later_segments(jobs: JobStore) -
     # Given the holder of segment 3, which reports segment 1 lost, and a repair with another result
     create(jobs, 4)
     commit_all(jobs, 3)
-    assert jobs.report_lost(claim(jobs, 3), [1])
+    assert jobs.report_lost(claim(jobs, 3), WorkUnit.repair(1))
     held = repair_claim(jobs, 1)
     changed = handoff(1, worker="other")
     # When
@@ -107,7 +107,7 @@ def test_a_repair_keeps_claims_on_earlier_segments(jobs: JobStore) -> None:
     create(jobs, 3)
     clip_claim = commit(jobs, claim(jobs, 0))
     assert jobs.commit_segment(claim(jobs, 1), handoff(1))
-    assert jobs.report_lost(claim(jobs, 2), [1])
+    assert jobs.report_lost(claim(jobs, 2), WorkUnit.repair(1))
     # When the repair yields other bytes
     clip_of(commit_repair(jobs, repair_claim(jobs, 1), handoff(1, worker="other")))
     # Then the clip can be committed, since no other worker will make it
@@ -129,7 +129,7 @@ def test_a_repair_whose_lease_expired_changes_nothing(jobs: JobStore, waiting: C
 
 def test_a_repair_can_wait_for_another_repair(jobs: JobStore, waiting: Claim) -> None:
     # Given
-    assert jobs.report_lost(repair_claim(jobs, 2), [1])
+    assert jobs.report_lost(repair_claim(jobs, 2), WorkUnit.repair(1))
     assert due(jobs) == [(WorkUnit.repair(1), "expired")]
     # When
     assert commit_repair(jobs, repair_claim(jobs, 1), None) == UNCHANGED
@@ -143,7 +143,7 @@ def test_a_clip_whose_latents_are_lost_waits_for_the_repair(jobs: JobStore) -> N
     create(jobs, 2)
     clip_claim = commit(jobs, claim(jobs, 0))
     expire(jobs, clip_claim)
-    assert jobs.report_lost(claim_unit(jobs, WorkUnit.clip(0)), [0])
+    assert jobs.report_lost(claim_unit(jobs, WorkUnit.clip(0)), WorkUnit.repair(0))
     # When
     clip_again = clip_of(commit_repair(jobs, repair_claim(jobs, 0), None))
     # Then the holder of the repair commits the clip, and the next segment is due as before

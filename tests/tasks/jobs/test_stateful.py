@@ -33,6 +33,7 @@ from tasks.jobs.units import START_INDEX
 from tasks.settings import Settings
 from tests.tasks.jobs.job_model import FILM_UNIT, SEGMENT_UNIT, Message, clip_unit, repair_unit
 from tests.tasks.jobs.job_pair import FILM, Held, JobPair
+from tests.tasks.jobs.take_model import can_have_takes
 
 ATTEMPTS, BUDGET, SEGMENTS = 2, 4, 3
 LONG_LEASE_S = 3600.0  # only rules expire leases
@@ -126,6 +127,30 @@ class JobMachine(RuleBasedStateMachine):
         }
         if not skip:  # half of the steps change nothing
             actions[action]()
+
+    @precondition(lambda self: self._with_segments())
+    @rule(place=places, segment=few, count=st.integers(1, 2), needs=seldom, rendered=mostly)
+    def retake(self, place: int, segment: int, count: int, needs: bool, rendered: bool) -> None:
+        """Ask for takes of a segment that is rendered, or of one that may not be."""
+        jobs = self._with_segments()
+        job_id = jobs[place % len(jobs)]
+        self.pair.retake(job_id, segment % (self.pair.model.job(job_id).cursor + (not rendered)), count, int(needs))
+
+    def _with_segments(self) -> list[str]:
+        """The ids of jobs that have rendered segments, those that may have takes first."""
+        jobs = {job_id: job for job_id, job in self.pair.model.jobs.items() if job.cursor}
+        return sorted(jobs, key=lambda job_id: not can_have_takes(jobs[job_id]))
+
+    @precondition(lambda self: self._rendered_takes())
+    @rule(nth=few, other=st.sampled_from([None, None, 0, 1, 2, 3]), needs=seldom)
+    def choose(self, nth: int, other: int | None, needs: bool) -> None:
+        """Choose a take that is rendered, or another one of that segment."""
+        job_id, segment, number = newest(self._rendered_takes(), nth)
+        self.pair.choose(job_id, segment, number if other is None else other, int(needs))
+
+    def _rendered_takes(self) -> list[tuple[str, int, int]]:
+        jobs = self.pair.model.jobs.items()
+        return [(job_id, *key) for job_id, job in jobs for key, take in job.takes.items() if take.made]
 
     @rule(place=places, count=st.integers(1, 2), needs=st.sampled_from([0, 0, 1, BUDGET]), active=mostly)
     def append(self, place: int, count: int, needs: int, active: bool) -> None:
@@ -258,11 +283,21 @@ class JobMachine(RuleBasedStateMachine):
             segments = self.pair.model.job(held.job_id).segments
             self.pair.reopen_clips(held, [index for index in range(segments) if index in lost])
         else:
-            self.pair.report_lost(held, held.index if held.unit == clip_unit(held.index) else held.index - 1)
+            self.pair.report_lost(held, *self._input_of(held, min(lost)))
+
+    @staticmethod
+    def _input_of(held: Held, nth: int) -> tuple[int, int]:
+        """Segment and take of something that the work on a claim reads."""
+        claim, is_clip = held.claim, held.unit == clip_unit(held.index)
+        inputs = [(held.index, claim.own_take)] if is_clip else [(held.index - 1, claim.from_take)]
+        if claim.other_take != -1:
+            inputs.append((held.index + is_clip, claim.other_take))
+        inputs = [found for found in inputs if found[0] >= 0]
+        return inputs[nth % len(inputs)]
 
     def _with_input(self, claims: list[Held]) -> list[Held]:
-        """The claims except those on first segments, which have no input."""
-        return [held for held in claims if held.unit not in (SEGMENT_UNIT, repair_unit(0)) or held.index > 0]
+        """The claims except those on first segments and their takes, unless they lead into an end."""
+        return [held for held in claims if held.index or held.unit == clip_unit(0) or held.claim.other_take != -1]
 
     def _claim(self, pick: Pick) -> Held:
         return self._pick(pick, self.pair.claims)

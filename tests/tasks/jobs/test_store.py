@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tasks.errors import JobNotFoundError, JobStateError, RecordError
+from tasks.jobs.committed import Committed
 from tasks.jobs.connection import connect
 from tasks.jobs.keys import EVENTS, check_job_id, job_keys, queue_key
 from tasks.jobs.queues import SEGMENTS
-from tasks.jobs.records import ClipRecord, Committed, Progress
+from tasks.jobs.records import ClipRecord, Progress
 from tasks.jobs.results import (
     Admission,
     AdmissionOutcome,
@@ -89,7 +90,7 @@ def test_a_claim_repeated_after_a_lost_reply_is_granted(jobs: JobStore) -> None:
     create(jobs)
     held = claim(jobs, 0)
     keys = [*job_keys(JOB, "record", "units", "spec", "handoffs"), queue_key(SEGMENTS)]
-    assert jobs._run("claim", keys, "segment", 0, 1, held.token, 2000, "w")[0] == b"run"
+    assert jobs._run("claim", [*keys, *job_keys(JOB, "takes")], "segment", 0, 1, held.token, 2000, "w")[0] == b"run"
 
 
 def test_an_old_ticket_is_refused(jobs: JobStore) -> None:
@@ -199,7 +200,7 @@ def test_lost_clips_are_made_again_before_the_film(jobs: JobStore) -> None:
     commit_all(jobs, 3)
     held = claim_unit(jobs, WorkUnit.film())
     # When
-    assert jobs.report_lost(held, [0, 2])
+    assert jobs.report_lost_clips(held, [0, 2])
     # Then
     assert not jobs.commit_film(held, FILM)
     assert due(jobs) == [(WorkUnit.clip(0), "expired"), (WorkUnit.clip(2), "expired")]

@@ -10,7 +10,7 @@ import msgpack
 import pytest
 import redis
 
-from blobstore.stored_format import FORMAT
+from blobstore.stored_format import FORMAT, FORMAT_OF_JOBS
 from tasks.errors import VersionError
 from tasks.jobs.connection import connect
 from tasks.jobs.keys import job_keys
@@ -148,4 +148,6 @@ def test_everything_written_carries_the_version(jobs: JobStore, client: redis.Re
 
 
 def test_scripts_and_python_name_the_same_version() -> None:
-    assert f"local FORMAT = '{FORMAT}'" in (FOLDER / "prelude.lua").read_text()
+    prelude = (FOLDER / "prelude.lua").read_text()
+    assert f"local FORMAT = '{FORMAT}'" in prelude
+    assert f"local FORMAT_OF_JOBS = '{FORMAT_OF_JOBS}'" in prelude

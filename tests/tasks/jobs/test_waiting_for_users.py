@@ -167,7 +167,7 @@ def test_other_bytes_of_an_approved_segment_need_another_approval(jobs: JobStore
     create_with(jobs, 2, approve=True)
     clip = commit(jobs, claim(jobs, 0))
     jobs.approve(JOB, 0)
-    assert jobs.report_lost(clip, [0])
+    assert jobs.report_lost(clip, WorkUnit.repair(0))
     # When its repair gives other bytes
     held = claim_unit(jobs, WorkUnit.repair(0))
     assert jobs.commit_repair(held, handoff(0, seed=7), changed=True, clip_lost=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 from tasks.jobs.queues import CLIPS, FILMS, QUEUES, SEGMENTS
 from tasks.messaging.schema import MESSAGE_LIMIT_BYTES
-from tasks.messaging.topology import CLIP_TASK, FILM_TASK, SEGMENT_TASK
+from tasks.messaging.topology import CLIP_TASK, FILM_TASK, SEGMENT_TASK, TAKE_TASK
 from tests.ltx2.state.test_hostile import deep
 from tests.tasks.messaging.wire import ABSENT, broadcast, changed, encoded, message
 
@@ -120,6 +120,10 @@ BODIES: list[tuple[Any, str]] = [
 ]
 """Bodies of a segment's message, and words of their refusals."""
 OTHER_QUEUES: list[tuple[str, str, list[Any]]] = [
+    (SEGMENTS, TAKE_TASK, ["nojob", 0, 1]),
+    (SEGMENTS, TAKE_TASK, ["nojob", 0, 0, 1]),
+    (SEGMENTS, TAKE_TASK, ["nojob", 0, "1", 1]),
+    (CLIPS, TAKE_TASK, ["nojob", 0, 1, 1]),
     (CLIPS, CLIP_TASK, ["nojob", 0]),
     (CLIPS, CLIP_TASK, ["nojob", TOO_LARGE, 1]),
     (CLIPS, SEGMENT_TASK, ["nojob", 0, 1, None]),

@@ -22,7 +22,7 @@ from tasks.jobs import state_wire
 from tasks.jobs.queues import CLIPS, FILMS, QUEUES, SEGMENTS, STICKY_PREFIX, Priority, list_key
 from tasks.messaging.celery_app import make_app
 from tasks.messaging.schema import check_entry
-from tasks.messaging.topology import CLIP_TASK, FILM_TASK, SEGMENT_TASK
+from tasks.messaging.topology import CLIP_TASK, FILM_TASK, SEGMENT_TASK, TAKE_TASK
 from tasks.messaging.transport import AMQP, Channel, SentinelChannel
 from tasks.settings import Settings
 from tests.conftest import RedisProcess, Worker, wait_until
@@ -73,6 +73,7 @@ def test_valid_messages_pass_the_filter(watch: WorkerWatch) -> None:
         message("nojob", 0, 1, {"kind": "ltx2.v1", "payload": {}}),
         message("nojob", 99_999, 2**53 - 1, None),
         message("nojob", 3, 1, task=CLIP_TASK, queue=CLIPS),
+        message("nojob", 3, 2, 1, task=TAKE_TASK, queue=SEGMENTS),
         message("nojob", 1, task=FILM_TASK, queue=FILMS),
         changed(message(), ("headers", "traceparent"), "00-1-2-01"),
     ):

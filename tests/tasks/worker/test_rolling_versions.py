@@ -79,7 +79,7 @@ def test_a_message_of_a_later_major_version_is_dropped_and_published_again(
     # Given a message whose header names a later major version
     job = submit(SPEC, settings=settings)
     envelope = json.loads(client.rpop(SEGMENTS) or "")
-    envelope["headers"][FORMAT_HEADER] = "1.0"
+    envelope["headers"][FORMAT_HEADER] = "2.0"
     body = json.loads(base64.b64decode(envelope["body"]))
     envelope["body"] = base64.b64encode(json.dumps([[*body[0], "an argument of 1.0"], {}, body[2]]).encode()).decode()
     client.lpush(SEGMENTS, json.dumps(envelope))

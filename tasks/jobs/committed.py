@@ -1,0 +1,144 @@
+"""What is committed of a job, as values: handoffs, clips, and the takes of its segments. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from tasks.errors import RecordError
+from tasks.jobs.records import ClipRecord, Handoff, Record
+
+SEED_STEP = 1_000_003  # a prime, larger than the number of segments: seeds of segments are consecutive
+SEED_LIMIT = 2**63
+
+
+@dataclass(frozen=True, slots=True)
+class TakeRequest(Record):
+    """What was asked for of a take. None: the segment's prompt, and a seed of its own."""
+
+    prompt: str | None = None
+    seed: int | None = None
+
+    def prompt_and_seed(self, prompt: str, seed: int, number: int) -> tuple[str, int]:
+        """The prompt and seed of take `number` of a segment that has these."""
+        own_seed = (seed + SEED_STEP * number) % SEED_LIMIT if self.seed is None else self.seed
+        return self.prompt if self.prompt is not None else prompt, own_seed
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """A take of a committed segment. number: from 1; 0 is what the chain rendered, here only with its clip.
+
+    made, clip: once it is rendered; the clip is not crossfaded. failed: why it is not there, and will not be.
+    """
+
+    segment: int
+    number: int
+    request: TakeRequest = TakeRequest()
+    made: Handoff | None = None
+    clip: ClipRecord | None = None
+    failed: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Takes:
+    """The takes of a job's segments, by segment and number. shown: the one that the film shows, where it is not 0."""
+
+    takes: Mapping[tuple[int, int], Take] = field(default_factory=dict)
+    shown: Mapping[int, int] = field(default_factory=dict)
+
+    def of(self, segment: int) -> list[Take]:
+        """The takes of a segment in order, without take 0."""
+        return [take for (index, number), take in sorted(self.takes.items()) if index == segment and number]
+
+    def handoff(self, original: Handoff, take: int | None = None) -> Handoff:
+        """The handoff of a take of the segment with this original; None: of the one that the film shows.
+
+        Raises:
+            RecordError: it is not rendered.
+        """
+        number = self.shown.get(original.index, 0) if take is None else take
+        known = self.takes.get((original.index, number)) if number else None
+        made = known.made if known else original if number == 0 else None
+        if made is None:
+            raise RecordError(f"take {number} of segment {original.index} is not rendered")
+        return made
+
+    def first(self, count: int) -> Takes:
+        """The takes of the first `count` segments that are rendered."""
+        made = {key: take for key, take in self.takes.items() if key[0] < count and (take.made or not take.number)}
+        return Takes(made, {index: take for index, take in self.shown.items() if index < count})
+
+    def needed(self, handoffs: Sequence[Handoff], stored: Container[str]) -> Takes:
+        """The takes that the film shows or that one of these segments continues; with clips only that are `stored`."""
+        keys = {*self.shown.items(), *((handoff.index - 1, handoff.from_take) for handoff in handoffs)}
+        found = {key: self.takes[key] for key in keys if key in self.takes and key[1]}
+        whole = {
+            key: take if take.clip and take.clip.blob_id in stored else replace(take, clip=None)
+            for key, take in found.items()
+        }
+        return Takes(whole, self.shown)
+
+    def fields(self) -> dict[str, bytes | int]:
+        """The fields of the takes hash."""
+        found: dict[str, bytes | int] = {f"{segment}:shown": number for segment, number in self.shown.items()}
+        for (segment, number), take in sorted(self.takes.items()):
+            name = f"{segment}:{number}"
+            found |= {str(segment): number, name: take.request.pack()} if number else {}
+            found |= {f"{name}:made": take.made.pack()} if take.made else {}
+            found |= {f"{name}:clip": take.clip.pack()} if take.clip else {}
+        return found
+
+    @classmethod
+    def read(cls, fields: Mapping[bytes, bytes]) -> Self:
+        """The takes in the fields of a takes hash.
+
+        Raises:
+            ValueError: a field has another name. VersionError, RecordError: see `Record.unpack`.
+        """
+        takes: dict[tuple[int, int], dict[str, bytes]] = {}
+        shown = {}
+        for name, value in fields.items():
+            segment, *rest = name.decode().split(":")
+            if rest == ["shown"]:
+                shown[int(segment)] = int(value)
+            elif rest:
+                parts = takes.setdefault((int(segment), int(rest[0])), {})
+                parts[rest[1] if len(rest) > 1 else "request"] = value
+        return cls({key: _take(*key, parts) for key, parts in takes.items()}, shown)
+
+
+def _take(segment: int, number: int, parts: dict[str, bytes]) -> Take:
+    known: dict[str, Any] = {
+        "request": TakeRequest.unpack(parts["request"]) if "request" in parts else TakeRequest(),
+        "made": Handoff.unpack(parts["made"]) if "made" in parts else None,
+        "clip": ClipRecord.unpack(parts["clip"]) if "clip" in parts else None,
+        "failed": parts["failed"].decode() if "failed" in parts else None,
+    }
+    return Take(segment, number, **known)
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What is committed of a job's first segments: the state that it continues, if any, its handoffs, clips and takes.
+
+    handoffs: one for each of these segments, in order. clips: by segment; some may be missing.
+    """
+
+    start: Handoff | None = None
+    handoffs: tuple[Handoff, ...] = ()
+    clips: Mapping[int, ClipRecord] = field(default_factory=dict)
+    takes: Takes = field(default_factory=Takes)
+
+    def handed_on(self, index: int) -> Handoff:
+        """The handoff after a segment: of the take that the next one continues, else of the one that the film shows."""
+        following = self.handoffs[index + 1] if index + 1 < len(self.handoffs) else None
+        continued = following.from_take if following is not None and following.continued else None
+        return self.takes.handoff(self.handoffs[index], continued)
+
+    def first(self, count: int) -> Committed:
+        """The same of the first `count` segments; without a clip whose end shows a later one."""
+        last = count - 1
+        clips = {i: clip for i, clip in self.clips.items() if i < last or (i == last and clip.next_take == -1)}
+        return Committed(self.start, self.handoffs[:count], clips, self.takes.first(count))

@@ -1,0 +1,42 @@
+-- Make a take real, rendered for the first time or again. With the bytes of before, the record and everything after it stay.
+-- With other bytes everything made from the old ones is discarded, as by commit_repair.lua.
+-- KEYS[1] record   hash
+-- KEYS[2] units    hash
+-- KEYS[3] handoffs hash
+-- KEYS[4] clips    hash
+-- KEYS[5] takes    hash     see prelude_takes.lua
+-- KEYS[6] active   zset     ids of unfinished jobs
+-- KEYS[7] ended    zset     ids of ended jobs by their end, ms
+-- ARGV[1] job id, ARGV[2] segment, ARGV[3] number of the take, ARGV[4] token, ARGV[5] handoff, ARGV[6] its clip,
+-- ARGV[7] 1 when it has the bytes of before
+-- Returns 1, or 0 when the token is not the claim's. A repeated call of the winner's gets 1.
+local field = ARGV[2] .. ':' .. ARGV[3]
+local name = 'take:' .. field
+local index, number = tonumber(ARGV[2]), tonumber(ARGV[3])
+local unit = read_unit(KEYS[2], name)
+if not unit or unit.token ~= ARGV[4] then
+  return redis.call('HGET', KEYS[5], field .. ':winner') == ARGV[4] and 1 or 0
+end
+local is_other = redis.call('HEXISTS', KEYS[5], field .. ':made') == 1 and ARGV[7] ~= '1'
+if is_other then
+  if continued_take(KEYS[2], KEYS[3], index) == number then
+    discard_after(KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], index)
+  elseif shown_take(KEYS[5], index) == number then
+    outdate_film(KEYS[1], KEYS[2])
+    discard_clip(KEYS[2], KEYS[4], index)
+    local _, crossfaded = clip_shows(KEYS[2], KEYS[3], KEYS[5], index - 1)
+    if crossfaded == number then
+      discard_clip(KEYS[2], KEYS[4], index - 1)
+    end
+    redis.call('HINCRBY', KEYS[1], 'epoch', 1)
+  end
+end
+redis.call('HDEL', KEYS[2], name)
+redis.call('HSET', KEYS[5], field .. ':made', ARGV[5], field .. ':clip', ARGV[6], field .. ':winner', ARGV[4])
+redis.call('HDEL', KEYS[5], field .. ':failed')
+if is_other then
+  make_clips_due(KEYS[1], KEYS[2], KEYS[4])
+end
+tell(KEYS[1], 'take', { segment = index, take = number })
+finish_if_done(KEYS[1], KEYS[2], KEYS[5], KEYS[6], KEYS[7], ARGV[1])
+return 1

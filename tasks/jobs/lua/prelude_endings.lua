@@ -1,0 +1,61 @@
+-- Prepended to every script of this folder, after prelude_takes.lua: how attempts and jobs end.
+
+-- End a job: no more work is handed out, and no commit is accepted. Takes that were asked for will not be rendered. index:
+-- the segment that failed it, or nil.
+local function finish(record, units, takes, active, ended, job_id, state, reason, index)
+  for _, name in ipairs(redis.call('HKEYS', units)) do
+    local field = string.match(name, '^take:(.*)')
+    if field and redis.call('HEXISTS', takes, field .. ':made') == 0 then
+      redis.call('HSET', takes, field .. ':failed', 'the job was ' .. state .. ' before')
+    end
+  end
+  redis.call('HSET', record, 'state', state, 'reason', reason, 'finished_at', now())
+  redis.call('HDEL', record, 'progress')
+  redis.call('DEL', units)
+  redis.call('ZREM', active, job_id)
+  redis.call('ZADD', ended, now(), job_id)
+  tell(record, state, { reason = reason ~= '' and reason or nil, segment = index })
+end
+
+-- End a job as done when its film is committed and no take is to be rendered.
+local function finish_if_done(record, units, takes, active, ended, job_id)
+  if not is_unfinished(record) or not has_current_film(record) then
+    return
+  end
+  for _, name in ipairs(redis.call('HKEYS', units)) do
+    if string.find(name, '^take:') then
+      return
+    end
+  end
+  finish(record, units, takes, active, ended, job_id, 'done', '')
+end
+
+-- End a job as failed because of one of its units. A take that was never rendered fails alone.
+local function fail(record, units, takes, active, ended, job_id, name, unit, reason)
+  local field = string.match(name, '^take:(.*)')
+  if field and redis.call('HEXISTS', takes, field .. ':made') == 0 then
+    redis.call('HSET', takes, field .. ':failed', reason)
+    redis.call('HDEL', units, name)
+    tell(record, 'take', { segment = unit.index, take = tonumber(string.match(field, ':(.*)')), failed = reason })
+    finish_if_done(record, units, takes, active, ended, job_id)
+    return
+  end
+  finish(record, units, takes, active, ended, job_id, 'failed', reason, unit.index)
+  redis.call('HSET', record, 'failed_segment', unit.index, 'attempts', unit.attempts,
+    'failures', cjson.encode(unit.failures or {}))
+end
+
+-- Count a failed attempt of a unit that `by` held; the last one allowed fails the job. Returns whether it did.
+local function count_attempt(record, units, takes, active, ended, job_id, name, unit, by, reason, allowed)
+  unit.attempts = unit.attempts + 1
+  unit.failures = unit.failures or {}
+  table.insert(unit.failures, { node = by.node or '', worker = by.worker, reason = reason, at = now() })
+  if #unit.failures > FAILURES_KEPT then
+    table.remove(unit.failures, 1)
+  end
+  if unit.attempts < allowed then
+    return false
+  end
+  fail(record, units, takes, active, ended, job_id, name, unit, reason)
+  return true
+end

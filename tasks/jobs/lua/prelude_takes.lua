@@ -1,0 +1,218 @@
+-- Prepended to every script of this folder, after prelude.lua: which takes of its segments a job has, shows and continues.
+--
+-- Take 0 of a segment is what the chain rendered: its handoff is in the handoffs hash. A job's takes hash has of the others:
+--   <segment>             the number of the newest take; they count from 1
+--   <segment>:<n>         what was asked for, msgpack
+--   <segment>:<n>:made    its handoff, once it is rendered, msgpack
+--   <segment>:<n>:clip    its clip by itself, not crossfaded, msgpack; also of take 0, while another one is shown
+--   <segment>:<n>:failed  why it is not there, and will not be
+--   <segment>:shown       the take that the film shows; absent for 0
+
+-- Workers of an earlier version leave a job with such a record alone: they know no takes. If one of them has the film, it
+-- may not commit it: it would end the job, and with it the takes that are to be rendered.
+local function need_version_of_takes(record, units)
+  if redis.call('HGET', record, 'format') ~= FORMAT_OF_JOBS then
+    redis.call('HSET', record, 'format', FORMAT_OF_JOBS)
+    redis.call('HDEL', units, 'film')
+  end
+end
+
+local function shown_take(takes, index)
+  return tonumber(redis.call('HGET', takes, index .. ':shown') or 0)
+end
+
+-- The handoff of a take, or false.
+local function handoff_of(handoffs, takes, index, take)
+  if take == 0 then
+    return redis.call('HGET', handoffs, index)
+  end
+  return redis.call('HGET', takes, index .. ':' .. take .. ':made')
+end
+
+-- A number in msgpack bytes that an older version may not have written.
+local function packed_number(packed, name, otherwise)
+  local readable, value = pcall(cmsgpack.unpack, packed)
+  return readable and type(value) == 'table' and tonumber(value[name]) or otherwise
+end
+
+-- Whether the handoff of a segment says that it continues the one before; 0.1 had it in its timing.
+local function continues(packed)
+  local readable, value = pcall(cmsgpack.unpack, packed)
+  if not readable or type(value) ~= 'table' then
+    return true
+  end
+  return value.continued or (type(value.timing) == 'table' and value.timing.continued) or false
+end
+
+-- The take of a segment that the next one continues, committed or running; nil if none does yet, or after a cut.
+local function continued_take(units, handoffs, index)
+  local following = redis.call('HGET', handoffs, index + 1)
+  if following then
+    return continues(following) and packed_number(following, 'from_take', 0) or nil
+  end
+  local unit = read_unit(units, 'segment')
+  if is_claimed(unit) and unit.index == index + 1 and unit.from_take ~= -1 then
+    return unit.from_take or 0
+  end
+end
+
+-- What the clip of a segment shows: its take, and the take of the next segment that its end is crossfaded with, -1 for none.
+-- Only the join after a take that the next segment does not continue is crossfaded.
+local function clip_shows(units, handoffs, takes, index)
+  local own = shown_take(takes, index)
+  local continued = continued_take(units, handoffs, index)
+  if continued and continued ~= own and redis.call('HEXISTS', handoffs, index + 1) == 1 then
+    return own, shown_take(takes, index + 1)
+  end
+  return own, -1
+end
+
+-- Whether a packed clip shows these takes.
+local function shows(packed, own, following)
+  return packed_number(packed, 'take', 0) == own and packed_number(packed, 'next_take', -1) == following
+end
+
+-- Have a segment's clip made anew if it shows other takes than before: `own` and `following`. A clip that exists already is
+-- taken. Returns whether a committed clip was replaced.
+local function update_clip(units, handoffs, clips, takes, index, own, following)
+  local wanted, wanted_next = clip_shows(units, handoffs, takes, index)
+  if (wanted == own and wanted_next == following) or redis.call('HEXISTS', handoffs, index) == 0 then
+    return false
+  end
+  local former = redis.call('HGET', clips, index)
+  if former and following == -1 then
+    redis.call('HSETNX', takes, index .. ':' .. own .. ':clip', former)
+  end
+  local ready = wanted_next == -1 and redis.call('HGET', takes, index .. ':' .. wanted .. ':clip')
+  if ready then
+    redis.call('HSET', clips, index, ready)
+    redis.call('HDEL', units, 'clip:' .. index)
+  else
+    redis.call('HDEL', clips, index)
+    write_unit(units, 'clip:' .. index, new_unit(index))
+  end
+  return former ~= false
+end
+
+-- The film, if there is one, no longer shows what was chosen. It stays until the next one is committed.
+local function outdate_film(record, units)
+  redis.call('HDEL', units, 'film')
+  if redis.call('HEXISTS', record, 'film') == 1 then
+    redis.call('HSET', record, 'outdated', 1)
+  end
+end
+
+local function has_current_film(record)
+  return read_extent(record).has_film
+end
+
+-- Discard the takes of a segment, rendered or not, or only those that lead into the original's end. The film shows the
+-- original again where it showed one of them.
+local function discard_takes(units, takes, index, only_pinned)
+  for number = 1, tonumber(redis.call('HGET', takes, index) or 0) do
+    local field, unit = index .. ':' .. number, 'take:' .. index .. ':' .. number
+    local made = redis.call('HGET', takes, field .. ':made')
+    local falls = not only_pinned or (made and packed_number(made, 'pinned_to', -1) ~= -1)
+    if falls and (made or redis.call('HEXISTS', units, unit) == 1) then
+      redis.call('HDEL', takes, field .. ':made', field .. ':clip')
+      redis.call('HDEL', units, unit)
+      redis.call('HSET', takes, field .. ':failed', 'what it was made from was rendered again, with other bytes')
+      if shown_take(takes, index) == number then
+        redis.call('HDEL', takes, index .. ':shown')
+      end
+    elseif only_pinned and is_claimed(read_unit(units, unit)) then
+      write_unit(units, unit, new_unit(index)) -- its holder has read the old end
+    end
+  end
+  redis.call('HDEL', takes, index .. ':0:clip')
+end
+
+-- Discard a clip, committed or running; it is due.
+local function discard_clip(units, clips, index)
+  redis.call('HDEL', clips, index)
+  write_unit(units, 'clip:' .. index, new_unit(index))
+end
+
+-- Discard what was made from segment `index`, committed or running, and its own clip: its bytes are others now. The cursor
+-- moves behind it.
+local function discard_after(record, units, handoffs, clips, takes, index)
+  outdate_film(record, units)
+  local _, crossfaded = clip_shows(units, handoffs, takes, index - 1)
+  if crossfaded ~= -1 then
+    discard_clip(units, clips, index - 1)
+  end
+  redis.call('HDEL', clips, index)
+  discard_takes(units, takes, index, true)
+  for later = index + 1, tonumber(redis.call('HGET', record, 'cursor')) - 1 do
+    redis.call('HDEL', handoffs, later)
+    redis.call('HDEL', clips, later)
+    discard_takes(units, takes, later, false)
+  end
+  local chained = math.min(index, tonumber(redis.call('HGET', record, 'chained')))
+  redis.call('HSET', record, 'cursor', index + 1, 'chained', chained)
+  local approved = read_extent(record).approved
+  if approved and approved ~= ALL_APPROVED then -- nobody has seen the new bytes
+    redis.call('HSET', record, 'approved', math.min(approved, index))
+  end
+  tell(record, 'rewound', { segment = index, epoch = redis.call('HINCRBY', record, 'epoch', 1) })
+  for _, other in ipairs(redis.call('HKEYS', units)) do
+    local its_index = read_unit(units, other).index
+    local is_take_of_it = its_index == index and string.find(other, '^take:')
+    if other == 'segment' or other == 'film' or (its_index >= index and not is_take_of_it) then
+      redis.call('HDEL', units, other)
+    end
+  end
+end
+
+-- Whether there is room for `needs` more bytes of blobs; then they are reserved for the job. A job that waits for room asks
+-- for more of it. Returns nil, or the bytes that are reserved for all jobs.
+local function reserve_more(record, reserved, job_id, needs, budget)
+  local total = 0
+  for _, bytes in ipairs(redis.call('HVALS', reserved)) do
+    total = total + tonumber(bytes)
+  end
+  local held = redis.call('HGET', reserved, job_id)
+  local wanted = tonumber(redis.call('HGET', record, 'needs_bytes') or 0)
+  if budget > 0 and math.max(total, wanted) + needs > budget then
+    return total
+  end
+  if held then
+    redis.call('HSET', reserved, job_id, string.format('%.0f', tonumber(held) + needs))
+  end
+  redis.call('HSET', record, 'needs_bytes', string.format('%.0f', wanted + needs))
+end
+
+-- Clips that are missing are due.
+local function make_clips_due(record, units, clips)
+  for index = 0, tonumber(redis.call('HGET', record, 'cursor')) - 1 do
+    if redis.call('HEXISTS', clips, index) == 0 and redis.call('HEXISTS', units, 'clip:' .. index) == 0 then
+      write_unit(units, 'clip:' .. index, new_unit(index))
+    end
+  end
+end
+
+-- Whether takes of a job may be asked for and chosen: it is unfinished, or it ended with all of its segments rendered.
+local function can_have_takes(record)
+  if is_unfinished(record) then
+    return true
+  end
+  local cursor, segments, admitted = unpack(redis.call('HMGET', record, 'cursor', 'segments', 'admitted'))
+  return cursor == segments and admitted ~= false
+end
+
+-- Have an ended job continue where it ended: what was committed stays, attempts are forgotten, and clips that were missing
+-- at the end are due.
+local function revive(record, units, clips, active, ended, job_id)
+  redis.call('HSET', record, 'state', going_state(record))
+  redis.call('HDEL', record, 'reason', 'finished_at', 'failed_segment', 'attempts', 'failures', 'winner', 'settled')
+  redis.call('ZADD', active, redis.call('HGET', record, 'created_at'), job_id)
+  redis.call('ZREM', ended, job_id)
+  make_clips_due(record, units, clips)
+end
+
+-- The same, of a job that may be unfinished; its room is still reserved.
+local function wake(record, units, clips, active, ended, job_id)
+  if not is_unfinished(record) then
+    revive(record, units, clips, active, ended, job_id)
+  end
+end

@@ -1,0 +1,99 @@
+"""Takes in job records: asked for and chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tasks.errors import JobStateError, RoomError
+from tasks.jobs.committed import TakeRequest
+from tasks.jobs.keys import ACTIVE, ENDED, RESERVED, job_keys
+from tasks.jobs.lifetimes import JobLifetimes, new_token
+from tasks.jobs.reader import no_such_job
+
+
+class JobTakes(JobLifetimes):
+    """Asks for and chooses takes of the segments of one deployment's jobs.
+
+    A request that is sent again with the same token, because its reply was lost, gets the same answer.
+    """
+
+    def retake(
+        self,
+        job_id: str,
+        segment: int,
+        takes: Sequence[TakeRequest],
+        *,
+        needs_bytes: int = 0,
+        budget_bytes: int | None = None,
+        request: str = "",
+    ) -> list[int]:
+        """Ask for takes of a committed segment; returns their numbers. A job that has ended runs until they are there.
+
+        needs_bytes: of the blob store, for all of them. request: default: a new one.
+
+        Raises:
+            JobNotFoundError: no such job. JobStateError: the segment is not rendered, or the job ended before all were.
+            RoomError: there is no room for them in the budget.
+        """
+        keys = [*job_keys(job_id, "record", "units", "clips", "takes"), ACTIVE, ENDED, RESERVED]
+        args = (job_id, request or new_token(), segment, budget_bytes or 0, needs_bytes)
+        outcome, first = self._run("retake", keys, *args, *(take.pack() for take in takes))
+        self._check(job_id, segment, outcome.decode(), first, needs_bytes, budget_bytes)
+        return list(range(int(first), int(first) + len(takes)))
+
+    def choose(
+        self,
+        job_id: str,
+        segment: int,
+        take: int,
+        *,
+        needs_bytes: int = 0,
+        budget_bytes: int | None = None,
+        request: str = "",
+    ) -> int:
+        """Have the film show a take of a segment; returns the one that it showed. Clips and film are made again.
+
+        needs_bytes: of the blob store, for the clips and the film. request: see `retake`.
+
+        Raises:
+            JobNotFoundError, RoomError: see `retake`. JobStateError: also if there is no such take, if it is not
+            rendered, or if the next segment continues another take and this one does not lead into it.
+        """
+        keys = [*job_keys(job_id, "record", "units", "handoffs", "clips", "takes"), ACTIVE, ENDED, RESERVED]
+        args = (job_id, request or new_token(), segment, take, budget_bytes or 0, needs_bytes)
+        outcome, value = self._run("choose", keys, *args)
+        where = f"of segment {segment} of job {job_id}"
+        if outcome == b"no take":
+            raise JobStateError(f"there is no take {take} {where}; the newest is {value}")
+        if outcome == b"not made":
+            raise JobStateError(
+                f"take {take} {where} is not rendered; `longtake takes {job_id}` shows what became of it"
+            )
+        if outcome == b"apart":
+            raise JobStateError(
+                f"segment {segment + 1} of job {job_id} continues take {value} of segment {segment}, and take {take} "
+                "does not lead into it; ask for another take, which will"
+            )
+        self._check(job_id, segment, outcome.decode(), value, needs_bytes, budget_bytes)
+        return int(value)
+
+    def _check(
+        self, job_id: str, segment: int, outcome: str, value: object, needs_bytes: int, budget_bytes: int | None
+    ) -> None:
+        if outcome == "missing":
+            raise no_such_job(job_id)
+        if outcome == "not rendered":
+            raise JobStateError(
+                f"job {job_id} has no rendered segment {segment}; it has rendered {value}, counted from 0"
+            )
+        if outcome == "ended":
+            state = value.decode() if isinstance(value, bytes) else value
+            raise JobStateError(
+                f"job {job_id} is {state} and not all of its segments are rendered; there are no takes then"
+            )
+        if outcome == "full":
+            reserved = int(value) if isinstance(value, bytes) else 0
+            raise RoomError(
+                f"this needs about {needs_bytes:,} bytes of blobs; {reserved:,} of the {budget_bytes or 0:,} bytes of "
+                "LONGTAKE_BLOB_BUDGET_BYTES are reserved; forget a job that has ended, or raise the budget"
+            )

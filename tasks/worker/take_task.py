@@ -1,0 +1,70 @@
+"""The Celery task of a take: one more rendering of a committed segment, with its clip."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery import Task
+
+from ltx2.request import SegmentOutput
+from ltx2.timeline import SegmentTiming
+from tasks.errors import WorkFailedError
+from tasks.failpoints import reach
+from tasks.jobs.records import ClipRecord, Handoff
+from tasks.jobs.units import UnitKind
+from tasks.messaging.topology import TAKE_TASK
+from tasks.worker.app import app
+from tasks.worker.clip_task import CLIP_MIME, encoded
+from tasks.worker.context import WorkerContext, process
+from tasks.worker.failures import when_there_is_room
+from tasks.worker.lease import Lease
+from tasks.worker.run_claimed import run_claimed
+from tasks.worker.segment_task import render
+
+log = logging.getLogger(__name__)
+
+
+@app.task(bind=True, name=TAKE_TASK, throws=(WorkFailedError,))
+def generate_take(task: Task[..., Any], job_id: str, index: int, take: int, ticket: int) -> dict[str, Any]:
+    """Render take `take` of segment `index`, from the state before it to the end that the next segment continues."""
+    context = process.context
+    return run_claimed(
+        task,
+        context,
+        job_id,
+        UnitKind.TAKE,
+        int(index),
+        int(ticket),
+        lambda lease: render(task, context, lease, _commit_take),
+        take=int(take),
+    )
+
+
+def _commit_take(
+    _: Task[..., Any],
+    context: WorkerContext,
+    lease: Lease,
+    made: Handoff,
+    output: SegmentOutput,
+    timing: SegmentTiming,
+) -> bool:
+    """Make the clip of a take, commit both, and publish what waited for it; False: the claim was lost."""
+    claim, deployment = lease.claim, context.deployment
+    with lease.in_engine():
+        data = encoded(output.frames, output.sound, output.audio_rate, timing, claim.head.crop)
+    blob_id = when_there_is_room(lambda: deployment.store_for_job(claim.job_id, data, CLIP_MIME))
+    reach("take stored", claim.job_id, claim.index)
+    clip = ClipRecord(claim.index, blob_id, frames=timing.new_frames, size=len(data), take=claim.unit.take)
+    former = claim.own
+    changed = former is not None and (former.state, former.latents) != (made.state, made.latents)
+    if changed:
+        log.warning("the take has other bytes than before: what was made from it is made again")
+    if not deployment.jobs.commit_take(claim, made, clip, changed=changed):
+        return False
+    reach("take committed", claim.job_id, claim.index)
+    log.info("take committed", extra={"seconds": made.engine_ended - made.engine_started})
+    for warning in made.warnings:
+        log.warning("rendered with a warning", extra={"reason": warning})
+    deployment.publisher.publish_due(claim.job_id)
+    return True

@@ -1,0 +1,207 @@
+"""The part of the model of job records that is about takes; see `job_model`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tasks.jobs.units import ALL_APPROVED
+
+if TYPE_CHECKING:
+    from tests.tasks.jobs.job_model import Job
+
+SEGMENT_UNIT, FILM_UNIT = "segment", "film"
+
+
+def take_unit(index: int, number: int) -> str:
+    return f"take:{index}:{number}"
+
+
+@dataclass
+class TakeOfModel:
+    """A take. made: by whom; "" before it is rendered. pinned_to: see `Handoff`."""
+
+    made: str = ""
+    pinned_to: int = -1
+    failed: bool = False
+    winner: int = -1
+
+
+def shown(job: Job, index: int) -> int:
+    return job.shows.get(index, 0)
+
+
+def made_by(job: Job, index: int, number: int) -> str | None:
+    """Who rendered a take; None if nobody did."""
+    return job.handoffs.get(index) if number == 0 else job.takes[index, number].made or None
+
+
+def from_take(job: Job, index: int) -> int:
+    """The take that a segment continues, or would continue."""
+    return job.continues[index] if index in job.handoffs else shown(job, index - 1)
+
+
+def continued(job: Job, index: int) -> int | None:
+    """The take of a segment that the next one continues."""
+    if index + 1 in job.handoffs:
+        return int(job.continues[index + 1])
+    unit = job.units.get(SEGMENT_UNIT)
+    return unit.from_take if unit and unit.holder and unit.index == index + 1 else None
+
+
+def clip_shows(job: Job, index: int) -> tuple[int, int]:
+    own = shown(job, index)
+    crossfaded = index + 1 in job.handoffs and continued(job, index) != own
+    return own, shown(job, index + 1) if crossfaded else -1
+
+
+def update_clip(job: Job, index: int, before: tuple[int, int]) -> bool:
+    """Whether a committed clip was replaced."""
+    wanted = clip_shows(job, index)
+    if wanted == before or index not in job.handoffs:
+        return False
+    former = job.clips.pop(index, None)
+    if former is not None and before[1] == -1:
+        job.own_clips.setdefault((index, before[0]), former)
+    ready = job.own_clips.get((index, wanted[0])) if wanted[1] == -1 else None
+    job.units.pop(f"clip:{index}", None)
+    if ready is not None:
+        job.clips[index] = ready
+    else:
+        job.add_unit(f"clip:{index}", index)
+    return former is not None
+
+
+def outdate_film(job: Job) -> None:
+    job.units.pop(FILM_UNIT, None)
+    job.outdated = job.film
+
+
+def finish_if_done(job: Job, ending: Any) -> None:
+    if job.unfinished and job.film and not job.outdated and not any(name.startswith("take:") for name in job.units):
+        job.end("done", ending)
+
+
+def discard_takes(job: Job, index: int, *, only_pinned: bool) -> None:
+    for (segment, number), take in job.takes.items():
+        name = take_unit(segment, number)
+        if segment != index:
+            continue
+        falls = not only_pinned or take.pinned_to != -1
+        if falls and (take.made or name in job.units):
+            take.made, take.pinned_to, take.failed = "", -1, True
+            job.own_clips.pop((index, number), None)
+            job.units.pop(name, None)
+            if shown(job, index) == number:
+                del job.shows[index]
+        elif only_pinned and name in job.units and job.units[name].holder:
+            job.add_unit(name, index)
+    job.own_clips.pop((index, 0), None)
+
+
+def discard_clip(job: Job, index: int) -> None:
+    job.clips.pop(index, None)
+    job.add_unit(f"clip:{index}", index)
+
+
+def discard_after(job: Job, index: int) -> None:
+    """Discard what was made from a segment, and its clip."""
+    outdate_film(job)
+    if clip_shows(job, index - 1)[1] != -1:
+        discard_clip(job, index - 1)
+    job.clips.pop(index, None)
+    discard_takes(job, index, only_pinned=True)
+    for later in range(index + 1, job.cursor):
+        del job.handoffs[later]
+        job.clips.pop(later, None)
+        discard_takes(job, later, only_pinned=False)
+    job.cursor, job.chained = index + 1, min(index, job.chained)
+    if job.approved not in (None, ALL_APPROVED):
+        job.approved = min(int(job.approved or 0), index)
+    job.epoch += 1
+    own_takes = f"take:{index}:"
+    kept = {n: u for n, u in job.units.items() if u.index < index or n.startswith(own_takes)}
+    job.units = {name: unit for name, unit in kept.items() if name not in (SEGMENT_UNIT, FILM_UNIT)}
+
+
+def make_clips_due(job: Job) -> None:
+    for index in range(job.cursor):
+        if index not in job.clips and f"clip:{index}" not in job.units:
+            job.add_unit(f"clip:{index}", index)
+
+
+def can_have_takes(job: Job) -> bool:
+    return job.unfinished or (job.cursor == job.segments and job.admitted)
+
+
+def wake(job: Job, no_ending: Any) -> None:
+    if not job.unfinished:
+        job.state, job.ending = "running" if job.started else "queued", no_ending
+        job.last_commit = ("", 0)
+        make_clips_due(job)
+
+
+def ask(job: Job, index: int, count: int) -> int:
+    """Add takes to a segment; returns the number of the first."""
+    first = 1 + max((number for segment, number in job.takes if segment == index), default=0)
+    for number in range(first, first + count):
+        job.takes[index, number] = TakeOfModel()
+        job.add_unit(take_unit(index, number), index)
+    need_version(job)
+    return first
+
+
+def need_version(job: Job) -> None:
+    """The first time, the film is taken from who has it."""
+    if not job.has_takes:
+        job.has_takes = True
+        job.units.pop(FILM_UNIT, None)
+
+
+def choice(job: Job, index: int, number: int) -> str:
+    """What a choice comes to: "" if the take may be shown."""
+    if index >= job.cursor:
+        return "not rendered"
+    if not can_have_takes(job):
+        return "ended"
+    if number and (index, number) not in job.takes:
+        return "no take"
+    if not made_by(job, index, number):
+        return "not made"
+    wanted = continued(job, index)
+    pinned_to = job.takes[index, number].pinned_to if number else -1
+    return "apart" if wanted not in (None, number, pinned_to) else ""
+
+
+def choose(job: Job, index: int, number: int) -> None:
+    before = {segment: clip_shows(job, segment) for segment in (index, index - 1)}
+    job.shows[index] = number
+    if not number:
+        del job.shows[index]
+    replaced = [update_clip(job, segment, shows) for segment, shows in before.items()]
+    job.epoch += any(replaced)
+    need_version(job)
+    outdate_film(job)
+
+
+def commit_take(job: Job, index: int, number: int, holder: int, made: str, pinned_to: int, changed: bool) -> bool:
+    name, take = take_unit(index, number), job.takes.get((index, number))
+    if take is None or job.held(name, holder) is None:
+        return take is not None and take.winner == holder
+    take.winner = holder
+    is_other = bool(take.made) and changed
+    if is_other and continued(job, index) == number:
+        discard_after(job, index)
+    elif is_other and shown(job, index) == number:
+        outdate_film(job)
+        discard_clip(job, index)
+        if clip_shows(job, index - 1)[1] == number:
+            discard_clip(job, index - 1)
+        job.epoch += 1
+    job.units.pop(name, None)
+    take.made, take.pinned_to, take.failed = made, pinned_to, False
+    job.own_clips[index, number] = f"take {number} by {holder}"
+    job.commits[name] += 1
+    if is_other:
+        make_clips_due(job)
+    return True
