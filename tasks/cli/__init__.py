@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.cli import deployments, films, jobs, serve  # noqa: F401 - each adds its commands to `main`
+from tasks.cli import deployments, films, jobs, serve, takes  # noqa: F401 - each adds its commands to `main`
 from tasks.cli.command import main
 
 __all__ = ["main"]

@@ -123,9 +123,20 @@ def _show_report(folder: Path, faults: list[str], *, to_stderr: bool = False) ->
 @out_option
 @summary_option
 @force_option
-def save(job: str, out: str, summary: Path | None, force: bool) -> None:
-    """Write the film of JOB, and its summary next to it."""
+@click.option("--segment", type=click.IntRange(min=0), help="Only the clip of this segment, from 0.")
+@click.option(
+    "--take", type=click.IntRange(min=0), help="Of that segment, one take by itself; default: as in the film."
+)
+def save(job: str, out: str, summary: Path | None, force: bool, segment: int | None, take: int | None) -> None:
+    """Write the film of JOB, and its summary next to it; or the clip of one segment."""
     found = find_job(job)
+    if segment is not None:
+        if summary is not None:
+            raise click.UsageError("--summary is of the whole film; leave out --segment.")
+        FilmOutput.of(out, overwrite=force).write_clip(found.clip(segment, take=take))
+        return
+    if take is not None:
+        raise click.UsageError("--take needs --segment.")
     output = FilmOutput.of(out, summary=summary, overwrite=force)
     _show_written(ProgressDisplay(), output, found.write_film(output))
 

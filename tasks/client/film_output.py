@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from tasks.client.files import make_folder, naming_errors, write_whole
+from tasks.client.files import make_folder, naming_errors, write_new, write_whole
 from tasks.errors import OutputError
 
 REPORT_FILES = ("seams.json", "seams.png", "sheet.png")
@@ -109,6 +109,19 @@ class FilmOutput:
             return str(json.loads(self.summary.read_bytes())["job_id"]) if self.summary else None
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
+
+    def write_clip(self, clip: bytes) -> None:
+        """Write the clip of a segment in place of a film, without a summary.
+
+        Raises:
+            OutputError: it exists and is not to be replaced, or cannot be written.
+        """
+        if self.film is None:
+            sys.stdout.buffer.write(clip)
+            sys.stdout.buffer.flush()
+            return
+        _check_writable(self.film)
+        write_new(self.film, clip, overwrite=self.overwrite)
 
     def write(self, film: bytes, summary: dict[str, Any]) -> None:
         """Write film and summary, both or neither.

@@ -17,7 +17,8 @@ def film_summary(jobs: JobReader, job_id: str, *, of_film: bool = False) -> dict
     `handoff_s` is the time from a segment's engine end to the next segment's engine start, None for the last one.
     """
     status, head = jobs.status(job_id), jobs.head(job_id)
-    handoffs, clips, prompts = jobs.handoffs(job_id), jobs.clips(job_id), jobs.prompts(job_id)
+    clips, prompts, takes = jobs.clips(job_id), jobs.prompts(job_id), jobs.takes(job_id)
+    handoffs = [takes.handoff(original) for original in jobs.handoffs(job_id)]
     summary: dict[str, Any] = {"job_id": job_id, "title": status.title, "model": head.model}
     if status.film is not None:
         film = status.film
@@ -36,12 +37,14 @@ def film_summary(jobs: JobReader, job_id: str, *, of_film: bool = False) -> dict
         handoffs = handoffs[: status.film.segments]
     segments = []
     for handoff, after in zip(handoffs, [*handoffs[1:], None], strict=False):
-        clip = clips.get(handoff.index)
+        clip, take = clips.get(handoff.index), takes.takes.get((handoff.index, takes.shown.get(handoff.index, 0)))
+        prompt = take.request.prompt if take else None
         segments.append(
             {
                 "index": handoff.index,
                 "seed": handoff.seed,
-                "prompt": prompts[handoff.index],
+                "prompt": prompts[handoff.index] if prompt is None else prompt,
+                **({"take": take.number} if take and take.number else {}),
                 "engine_s": round(handoff.engine_ended - handoff.engine_started, 3),
                 **({"made_with": handoff.made_with} if handoff.made_with else {}),  # 0.1 did not record it
                 "handoff_s": None if after is None else round(after.engine_started - handoff.engine_ended, 3),

@@ -14,6 +14,7 @@ from tasks.client.film_output import FilmOutput
 from tasks.client.film_report import write_report
 from tasks.client.film_summary import film_summary
 from tasks.client.fork import fork_job
+from tasks.client.takes import TakeStatus, cascade, choose_take, clip_of, list_takes, retake_segment
 from tasks.deployment import Deployment
 from tasks.errors import JobFailedError, JobNotFoundError, JobStateError, WaitTimeoutError
 from tasks.jobs import state_wire
@@ -159,6 +160,81 @@ class Job(JobEdits):
         fork_id = fork_job(self._deployment, self.id, after=after, spec=wanted)
         return type(self)(fork_id, settings=self._deployment.settings)
 
+    def retake(self, segment: int, *, prompt: str | None = None, seed: int | None = None, takes: int = 1) -> list[int]:
+        """Render a segment (from 0) again, `takes` times, and return the numbers of these takes; `choose` one later.
+
+        Each starts from the state before the segment and leads into what the next one began from, so that no other
+        segment is rendered again. prompt, seed: instead of the segment's; default: its prompt, and another seed for
+        each take. Of several takes with a given seed, each has the next one. The job runs until they are rendered.
+
+        Raises:
+            JobNotFoundError: no such job. JobStateError: the segment is not rendered, or the job ended before all were.
+            SpecError: an invalid prompt, seed or number. RoomError: the blob budget has no room for them.
+        """
+        return retake_segment(self._deployment, self.id, segment, prompt=prompt, seed=seed, takes=takes)
+
+    def cascade(self, segment: int, *, prompt: str | None = None, seed: int | None = None) -> Self:
+        """Queue a new job that shares the segments before this one (from 0), and renders it and all after it anew.
+
+        This job and its film stay. prompt, seed: see `retake`; here without a seed the segment keeps its own.
+
+        Raises:
+            JobNotFoundError, JobStateError, SpecError: see `retake`. Others as `tasks.submit`.
+        """
+        fork_id = cascade(self._deployment, self.id, segment, prompt=prompt, seed=seed)
+        return type(self)(fork_id, settings=self._deployment.settings)
+
+    def takes(self) -> list[TakeStatus]:
+        """The takes of every segment that was retaken, in order; take 0 is what was rendered first.
+
+        Raises:
+            JobNotFoundError: no such job.
+        """
+        return list_takes(self._deployment, self.id)
+
+    def choose(self, segment: int, take: int) -> None:
+        """Have the film show a take of a segment (from 0); 0: what was rendered first. The film is joined anew.
+
+        Only the clips around that segment's end are made again. The old film stays until the new one is done.
+
+        Raises:
+            JobNotFoundError: no such job. JobStateError: there is no such take, it is not rendered, or the next segment
+            continues another one and it does not lead into that. RoomError: the blob budget has no room for the film.
+        """
+        choose_take(self._deployment, self.id, segment, take)
+
+    def save_clip(self, segment: int, out: Path | str, *, take: int | None = None) -> Path:
+        """Write the MP4 of a segment (from 0) as the film shows it, or of one take by itself, to `out`.
+
+        Replaces an existing file.
+
+        Raises:
+            JobNotFoundError: no such job. JobStateError: there is no such clip yet, or it was lost. OutputError: `out`
+            cannot be written.
+        """
+        FilmOutput.of(out, overwrite=True).write_clip(self.clip(segment, take=take))
+        return Path(out)
+
+    def clip(self, segment: int, *, take: int | None = None) -> bytes:
+        """The MP4 of a segment (from 0); see `save_clip`."""
+        return clip_of(self._deployment, self.id, segment, take)
+
+    def keep(self, seconds: float | None = None) -> None:
+        """Keep the job and its blobs for so long from now, also beyond its retention; default: until `unkeep`.
+
+        Raises:
+            JobNotFoundError: no such job.
+        """
+        self._deployment.jobs.keep(self.id, seconds)
+
+    def unkeep(self) -> None:
+        """Keep the job no longer than its retention.
+
+        Raises:
+            JobNotFoundError: no such job.
+        """
+        self._deployment.jobs.unkeep(self.id)
+
     def save(self, out: Path | str) -> Path:
         """Write the film to `out`, and its summary next to it as `NAME.report.json`: both whole, or neither.
 
@@ -205,13 +281,15 @@ class Job(JobEdits):
     def state(self, segment: int) -> dict[str, Any]:
         """The continuation state after `segment` (from 0) with its arrays inline: `kind` and `payload`.
 
+        It is that of the take that the next segment continues, else of the one that the film shows.
+
         Raises:
             JobStateError: that segment is not committed.
         """
-        self.status()
-        handoff = self._deployment.jobs.handoff(self.id, segment) if segment >= 0 else None
-        if handoff is None:
+        committed = self._deployment.jobs.contents(self.id).committed
+        if not 0 <= segment < len(committed.handoffs):
             raise JobStateError(f"job {self.id} has no committed segment {segment}")
+        handoff = committed.handed_on(segment)
         envelope = state_wire.decode(handoff.state, self._deployment.blobs).to_continuation_state()
         return {"kind": envelope.kind, "payload": envelope.payload}
 

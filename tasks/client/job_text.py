@@ -29,9 +29,14 @@ def json_of(status: JobStatus, wait: Wait | None) -> dict[str, Any]:
 
 def row_of(status: JobStatus, wait: Wait | None) -> str:
     """A row of `longtake list`."""
-    created = datetime.fromtimestamp(status.created_at).isoformat(" ", "seconds")
+    created = _moment(status.created_at)
     title = status.title if wait is None else f"{status.title} ({wait})"
     return LIST_ROW.format(status.job_id, status.state, f"{status.committed}/{status.segments}", created, title)
+
+
+def _moment(seconds: float) -> str:
+    """A time since the epoch as local date and time."""
+    return datetime.fromtimestamp(seconds).isoformat(" ", "seconds")
 
 
 def full_json_of(job: Job, workers: WorkerList) -> Mapping[str, Any]:
@@ -49,6 +54,11 @@ def lines_of(job: Job, workers: WorkerList) -> Iterator[str]:
     yield f"  {text}; {status.committed} rendered, {status.clips} clips"
     if status.priority != Priority.NORMAL:
         yield f"  priority: {status.priority}"
+    if status.takes_due:
+        yield f"  {status.takes_due} take{'s' if status.takes_due > 1 else ''} to be rendered"
+    if status.kept:
+        until = "it is released" if status.kept_until is None else _moment(status.kept_until)
+        yield f"  kept until {until}"
     for worker in workers.of_job(job.id):
         yield f"  worker {worker.name}: {describe_activity(worker)}"
     if status.reason:
@@ -59,5 +69,6 @@ def lines_of(job: Job, workers: WorkerList) -> Iterator[str]:
         yield f"    failed on {failure.worker}: {failure.reason}"
     for segment in job.summary()["segments"]:
         prompt = escaped(segment["prompt"], PROMPT_CHARACTERS)
-        yield f"  segment {segment['index']}  {segment['engine_s']:.1f} s  seed {segment['seed']}  {prompt}"
+        take = f"  take {segment['take']}" if "take" in segment else ""
+        yield f"  segment {segment['index']}{take}  {segment['engine_s']:.1f} s  seed {segment['seed']}  {prompt}"
         yield from (f"    warning: {escaped(warning)}" for warning in segment.get("warnings", []))

@@ -61,6 +61,9 @@ def describe(status: JobStatus, seconds_left: float | None = None, wait: Wait | 
         return f"awaiting approval of segment {status.committed - 1} · {rendered}"
     if status.state == JobState.OPEN:
         return f"open: waits for segments · {rendered}"
+    if status.film is not None and status.takes_due:
+        waits = f" · {wait}" if wait else ""
+        return f"rendering {status.takes_due} take{'s' if status.takes_due > 1 else ''}{waits}"
     if status.committed == status.segments:
         return f"all {status.segments} segments rendered · {wait or 'joining the film'}"
     text = f"segment {status.committed + 1} of {status.segments}"

@@ -1,0 +1,200 @@
+"""Takes of a job's segments: ask for them, list them, look at them, choose one."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from enum import StrEnum
+
+import redis
+
+from blobstore import BlobCorruptError, BlobNotFoundError
+from ltx2.request import END_AUDIO_LATENTS, free_latents
+from tasks.client.fork import create_fork, spec_of
+from tasks.deployment import Deployment
+from tasks.errors import JobStateError, ServerError, SpecError
+from tasks.jobs.committed import Take, TakeRequest
+from tasks.jobs.lifetimes import new_job_id
+from tasks.jobs.results import JobContents
+from tasks.jobs.units import WorkUnit
+from tasks.maintenance.admission import choice_bytes, segment_bytes
+from tasks.spec.loader import check_spec
+from tasks.spec.segments import SegmentSpec
+
+log = logging.getLogger(__name__)
+MOST_TAKES = 16
+"""Asked for at once."""
+
+
+class TakeState(StrEnum):
+    """What became of a take."""
+
+    DUE = "due"
+    """It is being rendered, or will be."""
+    RENDERED = "rendered"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class TakeStatus:
+    """A take of a segment as people see it. take: from 1; 0 is what the chain rendered first.
+
+    shown: whether the film shows it, or will. reason: why it failed. engine_s: seconds that it took to render.
+    leads_into: whether it is rendered and can be chosen: the next segment continues it, or the take that it leads into,
+    or no take. clip: the blob of its clip.
+    """
+
+    segment: int
+    take: int
+    state: TakeState
+    shown: bool
+    prompt: str
+    seed: int
+    reason: str | None = None
+    engine_s: float | None = None
+    leads_into: bool = True
+    clip: str | None = None
+
+
+def retake_segment(
+    deployment: Deployment, job_id: str, segment: int, *, prompt: str | None, seed: int | None, takes: int
+) -> list[int]:
+    """Ask for takes of a segment, see `Job.retake`; returns their numbers."""
+    source = deployment.jobs.contents(job_id)
+    _rendered(source, segment)
+    changed = _changed_segment(source.segments[segment], prompt, seed)
+    _check_length(deployment, source, segment)
+    if not 1 <= takes <= MOST_TAKES:
+        raise SpecError(f"takes: must be 1 to {MOST_TAKES}, not {takes}")
+    requests = [TakeRequest(prompt, None if seed is None else changed.seed + number) for number in range(takes)]  # type: ignore[operator]
+    needs, budget = takes * segment_bytes(source.head, [changed]), _budget(deployment)
+    numbers = deployment.jobs.retake(job_id, segment, requests, needs_bytes=needs, budget_bytes=budget)
+    for number in numbers:
+        _publish(deployment, job_id, WorkUnit.of_take(segment, number))
+    return numbers
+
+
+def cascade(deployment: Deployment, job_id: str, segment: int, *, prompt: str | None, seed: int | None) -> str:
+    """Queue a fork that renders a segment and all after it anew, see `Job.cascade`; returns its id."""
+    source = deployment.jobs.contents(job_id)
+    _rendered(source, segment)
+    spec = spec_of(source)
+    segments = list(spec.segments)
+    segments[segment] = _changed_segment(segments[segment], prompt, seed)
+    fork_id = new_job_id()
+    create_fork(deployment, fork_id, source, segment, spec.model_copy(update={"segments": segments}))
+    return fork_id
+
+
+def choose_take(deployment: Deployment, job_id: str, segment: int, take: int) -> None:
+    """Have the film show a take, see `Job.choose`."""
+    source = deployment.jobs.contents(job_id)
+    needs, budget = choice_bytes(source.head, source.segments), _budget(deployment)
+    deployment.jobs.choose(job_id, segment, take, needs_bytes=needs, budget_bytes=budget)
+    try:
+        deployment.publisher.publish_due(job_id)
+    except (ServerError, redis.RedisError) as error:
+        log.warning("the take is chosen, but the first message is not published yet: %s", error)
+
+
+def list_takes(deployment: Deployment, job_id: str) -> list[TakeStatus]:
+    """The takes of every rendered segment that has more than one, in order."""
+    source = deployment.jobs.contents(job_id)
+    takes = source.committed.takes
+    found = []
+    for original in source.committed.handoffs:
+        others = takes.of(original.index)
+        if not others:
+            continue
+        clip = source.committed.clips.get(original.index)
+        own_clip = takes.takes.get((original.index, 0), Take(original.index, 0)).clip or clip
+        for take in (Take(original.index, 0, made=original, clip=own_clip), *others):
+            found.append(_status_of(source, take))
+    return found
+
+
+def clip_of(deployment: Deployment, job_id: str, segment: int, take: int | None) -> bytes:
+    """The MP4 of a segment as the film shows it, or of one of its takes by itself.
+
+    Raises:
+        JobNotFoundError: no such job. JobStateError: there is no such clip yet, or it was lost.
+    """
+    source = deployment.jobs.contents(job_id)
+    _rendered(source, segment)
+    known = source.committed.takes.takes.get((segment, take or 0))
+    clip = known.clip if known and take is not None else None
+    shown = source.committed.clips.get(segment)
+    if clip is None and shown is not None and take in (None, shown.take):
+        clip = shown
+    what = f"segment {segment}" if take is None else f"take {take} of segment {segment}"
+    if clip is None:
+        raise JobStateError(f"{what} of job {job_id} has no clip; `longtake takes {job_id}` shows what there is")
+    try:
+        return deployment.blobs.get(clip.blob_id)
+    except (BlobNotFoundError, BlobCorruptError):
+        raise JobStateError(f"the clip of {what} of job {job_id} is missing or damaged in the blob store") from None
+
+
+def _status_of(source: JobContents, take: Take) -> TakeStatus:
+    index, committed = take.segment, source.committed
+    segment = source.segments[index]
+    prompt, seed = segment.prompt, source.head.seed_of(index, segment)
+    if take.number:
+        prompt, seed = take.request.prompt_and_seed(prompt, seed, take.number)
+    made = take.made
+    state = TakeState.RENDERED if made else TakeState.FAILED if take.failed else TakeState.DUE
+    following = next((handoff for handoff in committed.handoffs if handoff.index == index + 1), None)
+    continued = following.from_take if following is not None and following.continued else None
+    pinned_to = made.pinned_to if made else -1
+    return TakeStatus(
+        segment=index,
+        take=take.number,
+        state=state,
+        shown=committed.takes.shown.get(index, 0) == take.number,
+        prompt=prompt,
+        seed=seed,
+        reason=take.failed,
+        engine_s=round(made.engine_ended - made.engine_started, 3) if made else None,
+        leads_into=made is not None and continued in (None, take.number, pinned_to),
+        clip=take.clip.blob_id if take.clip else None,
+    )
+
+
+def _rendered(source: JobContents, segment: int) -> None:
+    count = len(source.committed.handoffs)
+    if not 0 <= segment < count:
+        raise JobStateError(
+            f"job {source.job_id} has no rendered segment {segment}; it has rendered {count}, from 0 on"
+        )
+
+
+def _check_length(deployment: Deployment, source: JobContents, segment: int) -> None:
+    """Refuse a take that must lead into the next segment and is too short for it."""
+    handoffs = source.committed.handoffs
+    if len(handoffs) == segment + 1 or not handoffs[segment + 1].continued:
+        return
+    timing = deployment.jobs.timings(source.job_id)[segment]
+    picture, sound = free_latents(timing)
+    if picture < 2 or sound <= END_AUDIO_LATENTS:
+        raise JobStateError(
+            f"a segment of {timing.shape.frames} frames with an overlap of {timing.shape.overlap} is too short to lead "
+            "into the next one; `longtake retake --cascade` renders the later segments, too"
+        )
+
+
+def _changed_segment(segment: SegmentSpec, prompt: str | None, seed: int | None) -> SegmentSpec:
+    """`segment` with another prompt and seed, where they are given. SpecError: one is invalid."""
+    given = {name: value for name, value in (("prompt", prompt), ("seed", seed)) if value is not None}
+    return check_spec({"segments": [segment.model_dump() | given]}).segments[0]
+
+
+def _budget(deployment: Deployment) -> int | None:
+    return deployment.jobs.budget_bytes() or deployment.settings.blob_budget_bytes
+
+
+def _publish(deployment: Deployment, job_id: str, unit: WorkUnit) -> None:
+    """Publish a take at once; if that fails, a worker does so within seconds."""
+    try:
+        deployment.publisher.publish(job_id, unit)
+    except (ServerError, redis.RedisError) as error:
+        log.warning("the take is queued, but its message is not published yet: %s", error)

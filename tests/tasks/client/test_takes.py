@@ -1,0 +1,191 @@
+"""Takes on a real worker: rendered side by side, chosen, undone; every other clip keeps its bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ltx2.state.arrays import decode_latents
+from tasks.client.job import Job
+from tasks.client.submit import submit
+from tasks.client.takes import TakeState
+from tasks.deployment import Deployment
+from tasks.errors import JobStateError, SpecError
+from tasks.jobs.units import JobState
+from tasks.settings import Settings
+from tests.conftest import Worker
+from tests.tasks.conftest import film_hash_of, spec
+
+
+@pytest.fixture
+def job(module_settings: Settings, worker: Worker) -> Job:
+    """A job of four segments that is done."""
+    return submit(spec("a", "b", "c", "d", frames=25), settings=module_settings).wait()
+
+
+def clips_of(job: Job) -> dict[int, str]:
+    return {index: clip.blob_id for index, clip in job._deployment.jobs.clips(job.id).items()}
+
+
+def latents_of(job: Job, segment: int, take: int) -> tuple:
+    """Picture and sound latents of a take."""
+    deployment = job._deployment
+    original = deployment.jobs.handoff(job.id, segment)
+    assert original
+    latents = deployment.jobs.takes(job.id).handoff(original, take).latents
+    return decode_latents(deployment.blobs.get(str(latents)))
+
+
+def test_takes_are_rendered_listed_chosen_and_undone(job: Job, tmp_path: Path) -> None:
+    film, before = film_hash_of(job), clips_of(job)
+    # When two takes of a middle segment are asked for
+    assert job.retake(1, prompt="another", takes=2) == [1, 2]
+    job.wait()
+    # Then they are there, with seeds of their own, and the film is as before
+    takes = job.takes()
+    assert [(take.take, take.state, take.shown, take.prompt) for take in takes] == [
+        (0, TakeState.RENDERED, True, "b"),
+        (1, TakeState.RENDERED, False, "another"),
+        (2, TakeState.RENDERED, False, "another"),
+    ]
+    assert len({take.seed for take in takes}) == 3
+    assert all(take.leads_into and take.clip for take in takes)
+    assert (film_hash_of(job), clips_of(job)) == (film, before)
+    # And each ends as the original does, where the next segment begins
+    (video, sound), (new_video, new_sound) = latents_of(job, 1, 0), latents_of(job, 1, 2)
+    assert (new_video[:, :, -1] == video[:, :, -1]).all()
+    assert (new_sound[:, :, -10:] == sound[:, :, -10:]).all()
+    assert (new_video[:, :, 0] != video[:, :, 0]).any()
+    # When one is chosen
+    job.choose(1, 2)
+    job.wait()
+    # Then the film is another one, and every other clip has its bytes
+    after = clips_of(job)
+    assert film_hash_of(job) != film
+    assert [index for index in before if before[index] != after[index]] == [1]
+    assert job.save_clip(1, tmp_path / "shown.mp4").read_bytes() == job._deployment.blobs.get(after[1])
+    assert job.save_clip(1, tmp_path / "first.mp4", take=0).read_bytes() == job._deployment.blobs.get(before[1])
+    [summary] = [entry for entry in job.summary()["segments"] if entry["index"] == 1]
+    assert (summary["prompt"], summary["seed"], summary["take"]) == ("another", job.takes()[2].seed, 2)
+    # When the first is chosen again
+    job.choose(1, 0)
+    job.wait()
+    # Then everything is as it was
+    assert (film_hash_of(job), clips_of(job)) == (film, before)
+
+
+def test_the_old_film_stays_until_the_new_one_is_done(job: Job, tmp_path: Path) -> None:
+    film = film_hash_of(job)
+    job.retake(3)
+    job.wait()
+    deployment = job._deployment
+    deployment.jobs.choose(job.id, 3, 1)
+    status = job.status()
+    assert status.film
+    assert status.film.sha256 == film
+    assert job.save(tmp_path / "film.mp4").exists()
+    deployment.publisher.publish_due(job.id)
+    assert film_hash_of(job) != film
+
+
+def test_a_take_that_fails_leaves_the_job_done(job: Job) -> None:
+    film = film_hash_of(job)
+    job.retake(1, prompt="nan")
+    assert job.wait().status().state == JobState.DONE
+    failed = job.takes()[1]
+    assert failed.state == TakeState.FAILED
+    assert failed.reason == "NotFiniteError: segment 1: the pixels are not finite"
+    assert film_hash_of(job) == film
+    with pytest.raises(JobStateError, match=r"take 1 of segment 1 .* is not rendered"):
+        job.choose(1, 1)
+    with pytest.raises(JobStateError, match="has no clip"):
+        job.clip(1, take=1)
+
+
+def test_a_take_whose_process_dies_fails_alone(module_settings: Settings, job: Job) -> None:
+    job.retake(0, prompt="die")
+    assert job.wait().status().state == JobState.DONE
+    assert "its process died" in str(job.takes()[1].reason)
+
+
+def test_a_fork_behind_a_retaken_segment_continues_the_take_that_is_shown(job: Job) -> None:
+    job.retake(1, seed=11)
+    job.wait()
+    job.choose(1, 1)
+    job.wait()
+    assert job.retake(3, seed=12) == [1]
+    last = job.wait().state(3)
+    job.choose(3, 1)
+    # Then the state after the last segment is that of the take, and the one before a continuation stays
+    job.wait()
+    assert job.state(3) != last
+    # When
+    fork = job.fork(1).wait()
+    # Then
+    jobs = job._deployment.jobs
+    assert clips_of(fork)[0] == clips_of(job)[0]
+    later = jobs.handoff(fork.id, 2)
+    assert later
+    assert later.from_take == 1
+    assert fork.takes()[1].shown
+    # And the original no longer leads into it
+    assert [take.leads_into for take in fork.takes()] == [False, True]
+    # When the other job is gone
+    job.forget()
+    # Then a lost clip of the fork is still made again
+    assert film_hash_of(fork)
+
+
+def test_a_cascade_is_a_new_job_and_the_old_film_stays(job: Job) -> None:
+    film = film_hash_of(job)
+    made = job.cascade(2, prompt="striped").wait()
+    assert [clips_of(made)[i] == clips_of(job)[i] for i in range(4)][:2] == [True, True]
+    assert made.summary()["segments"][2]["prompt"] == "striped"
+    assert film_hash_of(job) == film
+    everything = job.cascade(0, seed=99).wait()
+    assert film_hash_of(everything) != film
+
+
+def test_lost_blobs_of_a_take_are_made_again(job: Job, module_settings: Settings) -> None:
+    # Given a chosen take
+    job.retake(1, seed=5)
+    job.wait()
+    job.choose(1, 1)
+    film = film_hash_of(job)
+    with Deployment(module_settings) as deployment:
+        made = deployment.jobs.takes(job.id).takes[1, 1].made
+        assert made
+        # When its latents, its clip and the film are lost
+        for blob_id in (str(made.latents), clips_of(job)[1], str(job.status().film.blob_id)):  # type: ignore[union-attr]
+            deployment.blobs.drop(blob_id)
+    job.retry()
+    # Then the film is made again, with the same bytes
+    assert film_hash_of(job) == film
+
+
+def test_a_segment_too_short_for_a_pinned_end_is_refused(module_settings: Settings, worker: Worker) -> None:
+    job = submit(spec("a", "b", "c"), settings=module_settings).wait()
+    with pytest.raises(JobStateError, match="of 17 frames with an overlap of 9 is too short"):
+        job.retake(1)
+    assert job.retake(2) == [1]
+    job.wait()
+
+
+def test_a_kept_job_says_so(job: Job) -> None:
+    job.keep()
+    assert (job.status().kept, job.status().kept_until) == (True, None)
+    job.keep(3600)
+    assert (job.status().kept_until or 0) > job.status().created_at + 3500
+    job.unkeep()
+    assert not job.status().kept
+
+
+def test_what_cannot_be_asked_for(job: Job) -> None:
+    for wrong in ({"prompt": " "}, {"seed": -1}, {"takes": 0}, {"takes": 17}):
+        with pytest.raises(SpecError):
+            job.retake(0, **wrong)
+    for call in (lambda: job.retake(4), lambda: job.choose(0, 1), lambda: job.clip(9), lambda: job.cascade(7)):
+        with pytest.raises(JobStateError):
+            call()
+    assert job.takes() == []
