@@ -10,8 +10,8 @@ from kombu.exceptions import OperationalError
 
 from blobstore.stored_format import FORMAT, FORMAT_OF_JOBS
 from tasks.errors import ServerError
-from tasks.failpoints import reach
 from tasks.jobs.connection import when_there_is_memory
+from tasks.jobs.failpoints import reach
 from tasks.jobs.queues import HIGH_PRIORITY, Priority, queue_of
 from tasks.jobs.results import Announcement, NeedReason
 from tasks.jobs.store import JobStore

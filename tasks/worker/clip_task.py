@@ -17,7 +17,7 @@ from ltx2.request import SegmentOutput
 from ltx2.timeline import SegmentTiming
 from tasks.deployment import Deployment
 from tasks.errors import MessageError, WorkFailedError
-from tasks.failpoints import reach
+from tasks.jobs.failpoints import reach
 from tasks.jobs.records import ClipRecord
 from tasks.jobs.results import Claim
 from tasks.jobs.units import UnitKind

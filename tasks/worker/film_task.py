@@ -12,7 +12,7 @@ from celery import Task
 from ltx2.media.film import join_film
 from ltx2.media.temporary import temporary_folder
 from tasks.errors import WorkFailedError
-from tasks.failpoints import reach
+from tasks.jobs.failpoints import reach
 from tasks.jobs.records import ClipRecord, FilmRecord
 from tasks.jobs.state_wire import is_whole
 from tasks.jobs.units import START_INDEX, UnitKind, WorkUnit

@@ -13,8 +13,8 @@ from ltx2.quality.levels import shows_one_colour
 from ltx2.request import PinnedEnd, SegmentOutput, SegmentRequest
 from ltx2.timeline import SegmentTiming
 from tasks.errors import FlatSegmentError, MessageError, WorkFailedError
-from tasks.failpoints import reach
 from tasks.jobs import state_wire
+from tasks.jobs.failpoints import reach
 from tasks.jobs.records import Handoff
 from tasks.jobs.results import Claim
 from tasks.jobs.units import UnitKind, WorkUnit

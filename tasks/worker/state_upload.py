@@ -17,8 +17,8 @@ from blobstore import (
     blob_id_of,
 )
 from blobstore.protocol import DEFAULT_MIME, Data
-from tasks.failpoints import reach
 from tasks.jobs import state_wire
+from tasks.jobs.failpoints import reach
 from tasks.jobs.results import Claim
 from tasks.worker.context import WorkerContext
 from tasks.worker.failures import when_there_is_room

@@ -10,7 +10,7 @@ from celery import Task
 from ltx2.request import SegmentOutput
 from ltx2.timeline import SegmentTiming
 from tasks.errors import WorkFailedError
-from tasks.failpoints import reach
+from tasks.jobs.failpoints import reach
 from tasks.jobs.records import ClipRecord, Handoff
 from tasks.jobs.units import UnitKind
 from tasks.messaging.topology import TAKE_TASK

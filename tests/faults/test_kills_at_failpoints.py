@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.failpoints import FAILPOINTS
+from tasks.jobs.failpoints import FAILPOINTS
 from tests.faults.harness import SEGMENTS, TAKE_FAILPOINTS, Failpoint, Harness, failpoints, segments_lost_at
 
 
