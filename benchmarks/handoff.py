@@ -170,8 +170,8 @@ def work(rest: list[str]) -> None:
     """Run the worker."""
     import tasks.worker.lifecycle  # noqa: F401 - its receivers must exist before Celery starts
     from ltx2.state import continuation
-    from tasks import failpoints as points
     from tasks.cli import main as longtake
+    from tasks.jobs import failpoints as points
 
     encode = continuation.encode_frames
 

@@ -15,10 +15,11 @@ from tasks.jobs.committed import Committed
 from tasks.jobs.connection import when_there_is_memory
 from tasks.jobs.keys import ACTIVE, ENDED, IDEMPOTENCY, JOBS, RESERVED, SUBMITTING, WAITING, job_keys
 from tasks.jobs.queues import Priority
-from tasks.jobs.reader import JobReader, no_such_job
+from tasks.jobs.reader import JobReader
 from tasks.jobs.records import PieceRecord, Submission, pack_segment, pack_stored
 from tasks.jobs.results import Admission, AdmissionOutcome, CreateOutcome, Creation
 from tasks.jobs.scripts import load_scripts
+from tasks.jobs.status_reading import no_such_job
 from tasks.jobs.units import JobState
 from tasks.spec.schema import JobSpec
 

@@ -32,17 +32,15 @@ from tasks.jobs.queue_states import QueueStates, read_queue_states
 from tasks.jobs.queues import Priority, list_key
 from tasks.jobs.records import (
     ClipRecord,
-    FailedAttempt,
-    FilmRecord,
     Handoff,
     JobStatus,
     PieceRecord,
-    Progress,
     timing_after,
     unpack_stored,
 )
 from tasks.jobs.results import JobContents, Unpinned
-from tasks.jobs.units import ALL_APPROVED, START_INDEX, JobState, UnitKind, shown_state
+from tasks.jobs.status_reading import FOREVER, damaged, no_such_job, queue_status, read_status
+from tasks.jobs.units import START_INDEX, JobState, UnitKind
 from tasks.jobs.waits import Wait, read_waits
 from tasks.jobs.workers import WorkerList, WorkerRegistry
 from tasks.spec.schema import JobHead
@@ -52,8 +50,6 @@ log = logging.getLogger(__name__)
 M = TypeVar("M", bound=BaseModel)
 P = TypeVar("P", Handoff, ClipRecord)
 JOBS_PER_PAGE = 100
-TAKE_UNITS = f"{UnitKind.TAKE}:".encode()
-FOREVER = b"forever"
 
 
 class JobReader:
@@ -80,9 +76,9 @@ class JobReader:
         unfinished = bool(states) and not any(state.is_final for state in states)
         ids = cast("list[bytes]", self._redis.zrange(ACTIVE if unfinished else JOBS, 0, -1, desc=newest_first))
         for page in _pages([job_id.decode() for job_id in ids]):
-            for job_id, replies in zip(page, self._each(page, _queue_status), strict=True):
+            for job_id, replies in zip(page, self._each(page, queue_status), strict=True):
                 try:
-                    status = _read_status(job_id, *replies)
+                    status = read_status(job_id, *replies)
                 except JobNotFoundError:
                     continue  # deleted since the list was read
                 except (RecordError, VersionError) as error:
@@ -136,7 +132,7 @@ class JobReader:
                 [str(blob_id) for blob_id in json.loads(blobs)], submission_owner((request or b"").decode())
             )
         except (TypeError, ValueError) as error:
-            raise _damaged(job_id, error) from None
+            raise damaged(job_id, error) from None
 
     def ended_count(self) -> int:
         """How many jobs have ended and still have a record."""
@@ -181,8 +177,8 @@ class JobReader:
             JobNotFoundError: no such job. VersionError: a newer major version wrote it. RecordError: it is damaged.
         """
         with self._redis.pipeline() as pipe:
-            _queue_status(pipe, check_job_id(job_id))
-            return _read_status(job_id, *pipe.execute())
+            queue_status(pipe, check_job_id(job_id))
+            return read_status(job_id, *pipe.execute())
 
     def head(self, job_id: str) -> JobHead:
         """What all segments of the job share.
@@ -254,7 +250,7 @@ class JobReader:
         try:
             return Takes.read(raw)
         except ValueError as error:
-            raise _damaged(job_id, error) from None
+            raise damaged(job_id, error) from None
 
     def contents(self, job_id: str) -> JobContents:
         """The job's spec and all that is committed, read at one moment.
@@ -263,11 +259,11 @@ class JobReader:
             JobNotFoundError, VersionError, RecordError: as `status`.
         """
         with self._redis.pipeline() as pipe:
-            _queue_status(pipe, check_job_id(job_id))
+            queue_status(pipe, check_job_id(job_id))
             for key in job_keys(job_id, "spec", "handoffs", "clips", "takes"):
                 pipe.hgetall(key)
             *status_of, spec, handoffs, clips, takes = pipe.execute()
-        status = _read_status(job_id, *status_of)
+        status = read_status(job_id, *status_of)
         try:
             segments = tuple(read_segment(spec[str(index).encode()]) for index in range(status.segments))
             found = _by_index(handoffs, Handoff)
@@ -275,7 +271,7 @@ class JobReader:
             committed = Committed(found.get(START_INDEX), made, _clips(clips), Takes.read(takes))
             return JobContents(job_id, read_head(spec[b"job"]), segments, committed)
         except (KeyError, ValueError) as error:
-            raise _damaged(job_id, error) from None
+            raise damaged(job_id, error) from None
 
     def begun(self, job_id: str) -> int:
         """One more than the index of the segment that a worker has claimed; 0 if there is none."""
@@ -284,7 +280,7 @@ class JobReader:
             unit = json.loads(data or b"{}")
             return unit["index"] + 1 if unit.get("token") else 0
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise _damaged(job_id, error) from None
+            raise damaged(job_id, error) from None
 
     def prompts(self, job_id: str) -> dict[int, str]:
         """Every segment's prompt by index."""
@@ -358,89 +354,6 @@ def _pages(job_ids: list[str]) -> Iterator[list[str]]:
     return (job_ids[first : first + JOBS_PER_PAGE] for first in range(0, len(job_ids), JOBS_PER_PAGE))
 
 
-def _damaged(job_id: str, error: Exception) -> RecordError:
-    return RecordError(f"the record of job {job_id} is damaged: {type(error).__name__}: {error}")
-
-
-def _kept_until(stored: bytes | None) -> float | None:
-    """Until when a job is kept, in seconds since the epoch; None: no end is known."""
-    return None if stored in (None, FOREVER) else int(stored) / 1000
-
-
 def _is_kept(stored: object, now_ms: float) -> bool:
     """Whether the field of a record says so; not if it is damaged, which `delete` reports."""
     return stored == FOREVER or (isinstance(stored, bytes) and stored.isdigit() and int(stored) > now_ms)
-
-
-def no_such_job(job_id: str) -> JobNotFoundError:
-    """The error about an id without a record."""
-    return JobNotFoundError(f"there is no job {job_id}; `longtake list` shows the jobs")
-
-
-def _queue_status(pipe: Pipeline, job_id: str) -> None:
-    record, clips, units = job_keys(job_id, "record", "clips", "units")
-    pipe.hgetall(record)
-    pipe.hlen(clips)
-    pipe.hkeys(units)
-
-
-def _read_status(job_id: str, raw: Any, clips: Any, units: Any) -> JobStatus:
-    """The status in the replies to `_queue_status`. Raises what `JobReader.status` raises."""
-    for reply in (raw, clips, units):
-        if isinstance(reply, Exception):  # a key of another type
-            raise _damaged(job_id, reply)
-    if not raw:
-        raise no_such_job(job_id)
-    try:
-        if is_newer_major(raw[b"format"].decode() if b"format" in raw else None, readable=MAJOR_OF_JOBS):
-            raise VersionError(f"job {job_id}")
-        return _status(job_id, {key.decode(): value for key, value in raw.items()}, clips, units)
-    except (KeyError, TypeError, ValueError) as error:  # whatever damaged bytes provoke; UnicodeDecodeError is one
-        raise _damaged(job_id, error) from None
-
-
-def _status(job_id: str, record: dict[str, bytes], clips: int, units: list[bytes]) -> JobStatus:
-    def seconds(name: str) -> float | None:
-        return int(record[name]) / 1000 if name in record else None
-
-    def number(name: str) -> int | None:
-        return int(record[name]) if name in record else None
-
-    committed, segments, is_open = int(record["cursor"]), int(record["segments"]), "open" in record
-    approved = None if number("approved") == ALL_APPROVED else number("approved")
-    return JobStatus(
-        job_id=job_id,
-        title=record["title"].decode(),
-        state=shown_state(
-            JobState(record["state"].decode()),
-            committed=committed,
-            segments=segments,
-            is_open=is_open,
-            approved=approved,
-        ),
-        segments=segments,
-        committed=committed,
-        clips=clips,
-        epoch=int(record["epoch"]),
-        created_at=int(record["created_at"]) / 1000,
-        started_at=seconds("started_at"),
-        finished_at=seconds("finished_at"),
-        reason=record.get("reason", b"").decode() or None,
-        failed_segment=number("failed_segment"),
-        attempts=number("attempts"),
-        progress=Progress(*json.loads(record["progress"])) if "progress" in record else None,
-        film=FilmRecord.unpack(record["film"]) if "film" in record else None,
-        needs_bytes=int(record["needs_bytes"]),
-        priority=Priority(record.get("priority", b"").decode() or Priority.NORMAL),
-        admitted="admitted" in record,
-        failures=tuple(
-            FailedAttempt(str(entry["worker"]), str(entry["reason"]), entry["at"] / 1000)
-            for entry in json.loads(record.get("failures", b"[]"))
-        ),
-        takes_due=sum(unit.startswith(TAKE_UNITS) for unit in units),
-        kept="kept_until" in record,
-        kept_until=_kept_until(record.get("kept_until")),
-        open=is_open,
-        approved=approved,
-        grown=number("grown") or 0,
-    )

@@ -8,7 +8,7 @@ from tasks.errors import JobStateError, RoomError
 from tasks.jobs.committed import TakeRequest
 from tasks.jobs.keys import ACTIVE, ENDED, RESERVED, job_keys
 from tasks.jobs.lifetimes import JobLifetimes, new_token
-from tasks.jobs.reader import no_such_job
+from tasks.jobs.status_reading import no_such_job
 
 
 class JobTakes(JobLifetimes):

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tasks import failpoints as points
 from tasks.client import submission as client
 from tasks.client.job import Job
 from tasks.client.submit import submit
+from tasks.jobs import failpoints as points
 from tasks.jobs.lifetimes import new_job_id
 from tasks.messaging.publisher import Publisher
 from tests.faults.pool import WorkerPool

@@ -26,8 +26,8 @@ from kombu.transport.redis import Channel
 
 from blobstore import BlobStoreError
 from ltx2.request import OnStep, SegmentOutput, SegmentRequest
-from tasks import failpoints as points
 from tasks.cli import main
+from tasks.jobs import failpoints as points
 from tasks.jobs.state_wire import handoff_blobs
 from tasks.worker.context import process
 from tests.faults.message_faults import MESSAGE_COPIES, publish_copies

@@ -1,0 +1,103 @@
+"""Reads the status of a job from the replies of Redis."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from redis.client import Pipeline
+
+from blobstore.stored_format import MAJOR_OF_JOBS, is_newer_major
+from tasks.errors import JobNotFoundError, RecordError, VersionError
+from tasks.jobs.keys import job_keys
+from tasks.jobs.queues import Priority
+from tasks.jobs.records import FailedAttempt, FilmRecord, JobStatus, Progress
+from tasks.jobs.units import ALL_APPROVED, JobState, UnitKind, shown_state
+
+TAKE_UNITS = f"{UnitKind.TAKE}:".encode()
+FOREVER = b"forever"
+
+
+def queue_status(pipe: Pipeline, job_id: str) -> None:
+    """Ask for what `read_status` reads."""
+    record, clips, units = job_keys(job_id, "record", "clips", "units")
+    pipe.hgetall(record)
+    pipe.hlen(clips)
+    pipe.hkeys(units)
+
+
+def read_status(job_id: str, raw: Any, clips: Any, units: Any) -> JobStatus:
+    """The status in the replies to `queue_status`. Raises what `JobReader.status` raises."""
+    for reply in (raw, clips, units):
+        if isinstance(reply, Exception):  # a key of another type
+            raise damaged(job_id, reply)
+    if not raw:
+        raise no_such_job(job_id)
+    try:
+        if is_newer_major(raw[b"format"].decode() if b"format" in raw else None, readable=MAJOR_OF_JOBS):
+            raise VersionError(f"job {job_id}")
+        return _status(job_id, {key.decode(): value for key, value in raw.items()}, clips, units)
+    except (KeyError, TypeError, ValueError) as error:  # whatever damaged bytes provoke; UnicodeDecodeError is one
+        raise damaged(job_id, error) from None
+
+
+def _status(job_id: str, record: dict[str, bytes], clips: int, units: list[bytes]) -> JobStatus:
+    def seconds(name: str) -> float | None:
+        return int(record[name]) / 1000 if name in record else None
+
+    def number(name: str) -> int | None:
+        return int(record[name]) if name in record else None
+
+    committed, segments, is_open = int(record["cursor"]), int(record["segments"]), "open" in record
+    approved = None if number("approved") == ALL_APPROVED else number("approved")
+    return JobStatus(
+        job_id=job_id,
+        title=record["title"].decode(),
+        state=shown_state(
+            JobState(record["state"].decode()),
+            committed=committed,
+            segments=segments,
+            is_open=is_open,
+            approved=approved,
+        ),
+        segments=segments,
+        committed=committed,
+        clips=clips,
+        epoch=int(record["epoch"]),
+        created_at=int(record["created_at"]) / 1000,
+        started_at=seconds("started_at"),
+        finished_at=seconds("finished_at"),
+        reason=record.get("reason", b"").decode() or None,
+        failed_segment=number("failed_segment"),
+        attempts=number("attempts"),
+        progress=Progress(*json.loads(record["progress"])) if "progress" in record else None,
+        film=FilmRecord.unpack(record["film"]) if "film" in record else None,
+        needs_bytes=int(record["needs_bytes"]),
+        priority=Priority(record.get("priority", b"").decode() or Priority.NORMAL),
+        admitted="admitted" in record,
+        failures=tuple(
+            FailedAttempt(str(entry["worker"]), str(entry["reason"]), entry["at"] / 1000)
+            for entry in json.loads(record.get("failures", b"[]"))
+        ),
+        takes_due=sum(unit.startswith(TAKE_UNITS) for unit in units),
+        kept="kept_until" in record,
+        kept_until=_kept_until(record.get("kept_until")),
+        open=is_open,
+        approved=approved,
+        grown=number("grown") or 0,
+    )
+
+
+def damaged(job_id: str, error: Exception) -> RecordError:
+    """The error about a record that cannot be read."""
+    return RecordError(f"the record of job {job_id} is damaged: {type(error).__name__}: {error}")
+
+
+def no_such_job(job_id: str) -> JobNotFoundError:
+    """The error about an id without a record."""
+    return JobNotFoundError(f"there is no job {job_id}; `longtake list` shows the jobs")
+
+
+def _kept_until(stored: bytes | None) -> float | None:
+    """Until when a job is kept, in seconds since the epoch; None: no end is known."""
+    return None if stored in (None, FOREVER) else int(stored) / 1000
