@@ -96,13 +96,18 @@ class EventReader:
             raise ValueError(f"{event_id!r:.60} is not the id of an event")
         key = EVENTS if job_id is None else job_keys(job_id, "events")[0]
         block = None if wait_s is None else max(1, int(wait_s * 1000))
-        reply = cast("list[Any]", self._redis.xread({key: event_id}, count=count, block=block))
-        found = [entry for _, entries in reply for entry in entries]
-        return [event for event_id, fields in found if (event := _event(event_id, fields, job_id))]
+        while True:
+            reply = cast("list[Any]", self._redis.xread({key: event_id}, count=count, block=block))
+            entries = [entry for _, entries in reply for entry in entries]
+            events = [event for entry_id, fields in entries if (event := _event(entry_id, fields, job_id))]
+            if events or not entries:
+                return events
+            event_id = entries[-1][0].decode()  # only unknown ones: go past them, or the caller reads them for ever
 
-    def newest_id(self) -> str:
-        """The id of the newest event of all jobs, or BEGINNING."""
-        found = cast("list[Any]", self._redis.xrevrange(EVENTS, count=1))
+    def newest_id(self, job_id: str | None = None) -> str:
+        """The id of the newest event of a job or of all jobs, or BEGINNING."""
+        key = EVENTS if job_id is None else job_keys(job_id, "events")[0]
+        found = cast("list[Any]", self._redis.xrevrange(key, count=1))
         return found[0][0].decode() if found else BEGINNING
 
 
@@ -111,8 +116,11 @@ def _event(event_id: bytes, fields: Mapping[bytes, bytes], job_id: str | None) -
     try:
         kind, data = EventKind(fields[b"kind"].decode()), json.loads(fields[b"data"])
         found = event_id.decode()
+        if not isinstance(data, dict):
+            return None
         if job_id is not None:
             return Event(found, job_id, found, kind, data)
-        return Event(found, fields[b"job"].decode(), fields[b"id"].decode(), kind, data)
-    except (KeyError, ValueError):
+        id_in_job = fields[b"id"].decode()
+        return Event(found, fields[b"job"].decode(), id_in_job, kind, data) if EVENT_ID.fullmatch(id_in_job) else None
+    except (KeyError, ValueError, RecursionError):
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import redis
 
@@ -87,13 +87,27 @@ class EventHub:
         for listener in tuple(self._listeners):
             listener.offer(None)
 
-    async def events(self, job_id: str | None, after: str) -> AsyncIterator[Event]:
-        """The events after this id, of a job or of all, those that are kept first, then new ones as they come."""
+    async def events(
+        self, job_id: str | None, after: str, is_over: Callable[[], bool] = lambda: False
+    ) -> AsyncIterator[Event]:
+        """The events after this id, of a job or of all, those that are kept first, then new ones as they come.
+
+        is_over: whether there will be no new ones; it is called in a thread.
+        """
         with self._listening(job_id) as listener:  # before the stream is read, so that none is missed in between
-            while page := await asyncio.to_thread(self._reader.after, after, job_id=job_id, count=PAGE):
+            newest = await asyncio.to_thread(self._reader.newest_id, job_id)
+            if is_later(after, newest):  # of another stream, before a loss of data: nothing would ever be later
+                after = newest
+            while True:
+                over = await asyncio.to_thread(is_over)  # before the stream is read: all events are in it
+                page = await asyncio.to_thread(self._reader.after, after, job_id=job_id, count=PAGE)
                 for event in page:
                     yield event
-                after = page[-1].id
+                    after = event.id
+                if over and not page:
+                    return
+                if not page:
+                    break
             while (new := await listener.next()) is not None:
                 new_id = new.id if job_id is None else new.id_in_job
                 if is_later(new_id, after):

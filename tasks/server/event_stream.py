@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
+from tasks.errors import JobNotFoundError
 from tasks.jobs.events import BEGINNING, EVENT_ID
 from tasks.server.answers import invalid, without_paths
 from tasks.server.context import Context, ServerContext
+from tasks.server.jobs_api import JobId
 
 router = APIRouter(tags=["events"])
 
@@ -26,6 +29,12 @@ def _last_event_id(
     return last_event_id or None
 
 
+def _existing_job(job_id: JobId, context: Context) -> str:
+    """Looked up here, while a refusal can still be answered."""
+    return context.status(job_id).job_id
+
+
+ExistingJob = Annotated[str, Depends(_existing_job)]
 LastEventId = Annotated[str | None, Depends(_last_event_id)]
 
 
@@ -37,17 +46,28 @@ async def all_events(context: Context, last_event_id: LastEventId) -> AsyncItera
 
 
 @router.get("/jobs/{job_id}/events", response_class=EventSourceResponse, summary="Events of a job")
-async def job_events(job_id: str, context: Context, last_event_id: LastEventId) -> AsyncIterator[ServerSentEvent]:
+async def job_events(
+    job_id: ExistingJob, context: Context, last_event_id: LastEventId
+) -> AsyncIterator[ServerSentEvent]:
     """All events of a job that are kept, then new ones, until the job ends or the client does."""
-    async for event in _sent(context, job_id, last_event_id or BEGINNING):
+
+    def is_over() -> bool:
+        try:
+            return context.status(job_id).finished
+        except JobNotFoundError:
+            return True
+
+    async for event in _sent(context, job_id, last_event_id or BEGINNING, is_over):
         yield event
 
 
-async def _sent(context: ServerContext, job_id: str | None, after: str) -> AsyncIterator[ServerSentEvent]:
-    async for event in context.hub.events(job_id, after):
+async def _sent(
+    context: ServerContext, job_id: str | None, after: str, is_over: Callable[[], bool] = lambda: False
+) -> AsyncIterator[ServerSentEvent]:
+    async for event in context.hub.events(job_id, after, is_over):
         data = {"job": event.job_id, "at": event.at, **event.data}
         if isinstance(data.get("reason"), str):
             data["reason"] = without_paths(data["reason"])
         yield ServerSentEvent(id=event.id if job_id is None else event.id_in_job, event=event.kind, data=data)
-        if job_id is not None and event.kind.ends_job:
-            return
+        if job_id is not None and event.kind.ends_job and await asyncio.to_thread(is_over):
+            return  # else it was retried since

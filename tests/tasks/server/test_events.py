@@ -6,11 +6,14 @@ import json
 import signal
 from collections.abc import Iterator
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 import httpx2
 
-from tests.conftest import Worker
+from tasks.jobs.connection import connect
+from tasks.jobs.keys import EVENTS, job_keys
+from tests.conftest import RedisProcess, Worker
 from tests.tasks.conftest import spec
 from tests.tasks.server.conftest import Server
 from tests.tasks.server.test_jobs_api import finished, submitted
@@ -79,3 +82,51 @@ def test_a_server_that_is_started_again_loses_no_event(client: httpx2.Client, wo
 def test_other_event_ids_are_refused(client: httpx2.Client) -> None:
     answer = client.get("/events", headers={"Last-Event-ID": "$"})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "Last-Event-ID")
+
+
+def test_streams_of_ended_jobs_end(client: httpx2.Client) -> None:
+    # Given a job that has ended
+    job_id = submitted(client, spec("a"))
+    client.post(f"/jobs/{job_id}/cancel")
+    events = events_of(client, job_id)
+    assert events[-1][1] == "cancelled"
+    # When it is followed from its last event on, or from one that this stream never had
+    # Then there is nothing more, and the stream ends
+    assert events_of(client, job_id, after=events[-1][0]) == []
+    assert events_of(client, job_id, after="9" * 19) == []
+    # And a job that does not exist has none
+    client.delete(f"/jobs/{job_id}")
+    assert client.get(f"/jobs/{job_id}/events").status_code == 404
+
+
+def test_events_of_a_newer_version_are_skipped(
+    client: httpx2.Client, worker: Worker, redis_server: RedisProcess
+) -> None:
+    # Given events that this version does not know, and damaged ones, at the end of both streams
+    job_id = submitted(client, spec("a"))
+    finished(client, job_id)
+    expected = events_of(client, job_id)
+    with connect(redis_server.url) as redis:
+        for key in (EVENTS, job_keys(job_id, "events")[0]):
+            for fields in ({"kind": "newer", "data": "{}"}, {"kind": "step", "data": "[]"}, {"kind": "step"}):
+                redis.xadd(key, {"job": job_id, "id": "1-1", **fields})
+        redis.xadd(EVENTS, {"job": job_id, "id": "x", "kind": "step", "data": "{}"})
+    # Then the others are sent, and those that follow
+    assert events_of(client, job_id) == expected
+    with client.stream("GET", "/events") as answer:
+        second = submitted(client, spec("a"))
+        assert next(told(answer))[2]["job"] == second
+
+
+def test_a_failed_job_that_was_retried_is_followed_to_its_new_end(
+    client: httpx2.Client, worker: Worker, tmp_path: Path
+) -> None:
+    # Given a job that failed, and was retried
+    job_id = submitted(client, spec(f"fail until {tmp_path / 'mended'}"))
+    assert events_of(client, job_id)[-1][1] == "failed"
+    (tmp_path / "mended").touch()
+    client.post(f"/jobs/{job_id}/retry")
+    # When all of its events are asked for, Then the stream goes on after the failure
+    kinds = [kind for _, kind, _ in events_of(client, job_id)]
+    assert kinds[-1] == "done"
+    assert kinds.index("failed") < kinds.index("retried")
