@@ -11,10 +11,12 @@ from typing import Any
 import redis
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
-from blobstore import BlobStoreError
+from blobstore import BlobCorruptError, BlobNotFoundError, BlobStoreError
 from ltx2.errors import LTX2Error
 from tasks.errors import (
     JobFailedError,
@@ -46,6 +48,34 @@ class Problem:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+class ErrorBody(BaseModel):
+    """What is wrong. type: `invalid_request_error` or `server_error`. param: the field to blame."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswer(BaseModel):
+    """The answer to a request that has no result, in the form of the OpenAI API."""
+
+    error: ErrorBody
+
+
+_ERROR = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"description": "The request cannot be done as it is.", "content": _ERROR},
+    "5XX": {"description": "The server or the deployment cannot do it now.", "content": _ERROR},
+}
+"""Answers that every request may get, for the OpenAPI document."""
+
+
+def content(*kinds: str) -> dict[int | str, dict[str, Any]]:
+    """What a request answers that is not JSON, for the OpenAPI document."""
+    return {200: {"content": {kind: {} for kind in kinds}}}
+
+
 class RequestError(LongtakeError):
     """A request that cannot be done as it is; `problem` says why."""
 
@@ -68,8 +98,8 @@ def invalid(
 
 def answer(problem: Problem) -> JSONResponse:
     """The answer, in the form of the OpenAI API."""
-    error = {"message": problem.message, "type": problem.type, "param": problem.param, "code": problem.code}
-    return JSONResponse({"error": error}, problem.status, problem.headers)
+    error = ErrorBody(message=problem.message, type=problem.type, param=problem.param, code=problem.code)
+    return JSONResponse(ErrorAnswer(error=error).model_dump(), problem.status, problem.headers)
 
 
 def without_paths(text: str) -> str:
@@ -90,6 +120,8 @@ def problem_of(error: Exception) -> Problem:
         return Problem(507, text, FAULT, "no_room")
     if isinstance(error, JobStateError | JobFailedError):
         return Problem(409, text, INVALID, "wrong_state")
+    if isinstance(error, BlobNotFoundError | BlobCorruptError):
+        return Problem(410, "a part of this job is lost; `retry` renders it again", INVALID, "lost")
     if isinstance(error, MaybeQueuedError):
         return Problem(503, text, FAULT, "maybe_queued")
     if isinstance(error, ServerError | redis.RedisError | BlobStoreError):
@@ -122,6 +154,10 @@ def add_error_answers(app: FastAPI) -> None:
         log.error("a request failed", exc_info=error)
         return answer(Problem(500, "the server failed; its log says why", FAULT, "internal"))
 
+    async def left(_: Request, error: Exception) -> JSONResponse:
+        return answer(Problem(400, "the request ended before its body did"))  # nobody reads it
+
+    app.add_exception_handler(ClientDisconnect, left)
     for kind in (LongtakeError, LTX2Error, BlobStoreError, redis.RedisError):
         app.add_exception_handler(kind, ours)
     app.add_exception_handler(HTTPException, http)

@@ -18,12 +18,13 @@ from tasks.jobs.connection import connect
 from tasks.jobs.events import EventReader
 from tasks.jobs.lifetimes import new_token
 from tasks.jobs.outbox import Outbox
-from tasks.server import event_stream, jobs_api, live_api, metrics, pages, videos_api
+from tasks.server import api_page, event_stream, jobs_api, live_api, metrics, pages, videos_api
 from tasks.server.access import OPEN_PATHS, Keys, is_from_elsewhere
-from tasks.server.answers import INVALID, Problem, add_error_answers, answer
+from tasks.server.answers import ANSWERS, INVALID, ErrorAnswer, Problem, add_error_answers, answer
 from tasks.server.blob_files import BlobFiles
 from tasks.server.context import ServerContext
 from tasks.server.event_hub import EventHub
+from tasks.server.head_requests import HeadRequests
 from tasks.server.limits import BodyLimit
 from tasks.server.live import LiveFilms
 from tasks.server.parts import PartTable
@@ -98,7 +99,11 @@ def make_app(settings: Settings) -> FastAPI:
         version=version("longtake"),
         summary="Videos of any length with LTX-2.",
         lifespan=life,
+        docs_url=None,  # FastAPI's pages load scripts from other hosts; ours is in `api_page`
+        redoc_url=None,
+        responses=ANSWERS,
     )
+    app.add_middleware(HeadRequests)
     app.add_middleware(BodyLimit, limit=settings.server_body_bytes)
     app.add_middleware(_KeyCheck, keys=keys)
     add_error_answers(app)
@@ -108,9 +113,10 @@ def make_app(settings: Settings) -> FastAPI:
     app.include_router(videos_api.router)
     app.include_router(metrics.router)
     app.include_router(pages.router)
+    app.include_router(api_page.router)
     app.mount("/page", pages.files)
 
-    @app.get("/health", tags=["server"])
+    @app.get("/health", tags=["server"], responses={"4XX": {"model": ErrorAnswer}})  # so that the document has it
     def health() -> dict[str, str]:
         """Whether the server answers."""
         return {"status": "ok"}

@@ -14,6 +14,7 @@ from tasks.client.job import Job
 from tasks.client.submit import iterate_waiting
 from tasks.errors import JobStateError
 from tasks.jobs.units import JobState
+from tasks.server.answers import content
 from tasks.server.context import Context, ServerContext
 from tasks.server.spec_requests import SpecRequest, read_spec_request, submit_request
 from tasks.server.views import DeliveryView, JobPage, JobView, job_view, summary_view
@@ -172,7 +173,7 @@ def job_webhooks(job_id: JobId, context: Context) -> list[DeliveryView]:
     return [DeliveryView.model_validate(asdict(delivery)) for delivery in context.outbox.of_job(job_id)]
 
 
-@router.get("/{job_id}/film", response_class=FileResponse)
+@router.get("/{job_id}/film", response_class=FileResponse, responses=content("video/mp4"))
 def job_film(job_id: JobId, context: Context) -> FileResponse:
     """The film, MP4. Parts of it can be asked for with `Range`."""
     status = context.status(job_id)
@@ -189,7 +190,7 @@ def segment_state(job_id: JobId, segment: Annotated[int, Path(ge=0, le=2**31)], 
         return job.state(segment)
 
 
-@router.get("/{job_id}/segments/{segment}/clip", response_class=FileResponse)
+@router.get("/{job_id}/segments/{segment}/clip", response_class=FileResponse, responses=content("video/mp4"))
 def segment_clip(job_id: JobId, segment: Annotated[int, Path(ge=0, le=2**31)], context: Context) -> FileResponse:
     """The clip of a segment: an MP4 with its new pictures and its whole sound, which overlaps those next to it."""
     context.status(job_id)

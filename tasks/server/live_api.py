@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, Response
-from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
+from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import BaseModel
 
 from tasks.jobs.events import BEGINNING, EventKind
-from tasks.server.answers import invalid
+from tasks.server.answers import content, invalid
 from tasks.server.context import Context, ServerContext
 from tasks.server.jobs_api import JobId
 from tasks.server.live import PieceList, playlist
@@ -47,7 +47,7 @@ def live_view(job_id: JobId, context: Context, response: Response) -> LiveView:
     )
 
 
-@router.get("/{job_id}/live.m3u8", response_class=PlainTextResponse)
+@router.get("/{job_id}/live.m3u8", response_class=Response, responses=content(PLAYLIST))
 def live_playlist(job_id: JobId, context: Context) -> Response:
     """An HLS playlist of what can be played now. It grows, and ends with the job.
 
@@ -59,7 +59,7 @@ def live_playlist(job_id: JobId, context: Context) -> Response:
     return _playlist(listed, f"live/{listed.epoch}/", headers)
 
 
-@router.get("/{job_id}/live/{epoch}.m3u8", response_class=PlainTextResponse)
+@router.get("/{job_id}/live/{epoch}.m3u8", response_class=Response, responses=content(PLAYLIST))
 def playlist_of_epoch(job_id: JobId, epoch: int, context: Context) -> Response:
     """The same, for as long as nothing that was listed changes."""
     listed = _listed(context, job_id)
@@ -68,21 +68,21 @@ def playlist_of_epoch(job_id: JobId, epoch: int, context: Context) -> Response:
     return _playlist(listed, f"{epoch}/", {})
 
 
-@router.get("/{job_id}/live/{epoch}/{name}.init.mp4", response_class=FileResponse)
+@router.get("/{job_id}/live/{epoch}/{name}.init.mp4", response_class=FileResponse, responses=content("video/mp4"))
 def live_header(job_id: JobId, epoch: int, name: str, context: Context) -> FileResponse:
     """What is played before all pieces."""
     found = context.live.piece(context.status(job_id), name)
     return FileResponse(context.files.path_of(found.header), media_type="video/mp4", headers=FOREVER)
 
 
-@router.get("/{job_id}/live/{epoch}/{name}.m4s", response_class=FileResponse)
+@router.get("/{job_id}/live/{epoch}/{name}.m4s", response_class=FileResponse, responses=content("video/mp4"))
 def live_piece(job_id: JobId, epoch: int, name: str, context: Context) -> FileResponse:
     """A piece: the pictures of one clip, and its sound."""
     found = context.live.piece(context.status(job_id), name)
     return FileResponse(context.files.path_of(found.blob_id), media_type="video/mp4", headers=FOREVER)
 
 
-@router.get("/{job_id}/live.mp4", response_class=StreamingResponse)
+@router.get("/{job_id}/live.mp4", response_class=StreamingResponse, responses=content("video/mp4"))
 async def live_film(job_id: JobId, context: Context) -> StreamingResponse:
     """One MP4 that grows while the film renders, for players that know no playlists. It cannot be searched."""
     listed = await asyncio.to_thread(_listed, context, job_id)

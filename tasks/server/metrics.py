@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -21,7 +22,7 @@ router = APIRouter(tags=["server"])
 UNFINISHED = tuple(state for state in JobState if not state.is_final)
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 def metrics(context: Context) -> Response:
     """Figures of the deployment, as Prometheus reads them."""
     registry = CollectorRegistry()

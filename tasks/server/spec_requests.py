@@ -6,7 +6,8 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +20,7 @@ from ltx2.media.images import LARGEST_FILE_BYTES
 from tasks.client.job import Job
 from tasks.client.submit import submit
 from tasks.errors import SpecError
+from tasks.field_errors import escaped
 from tasks.server.answers import invalid
 from tasks.server.context import ServerContext
 from tasks.spec.images import image_paths
@@ -50,7 +52,7 @@ async def read_spec_request(request: Request) -> SpecRequest:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "multipart/form-data":
         return _of_text(await request.body())
-    async with request.form(max_files=MOST_PARTS, max_fields=MOST_PARTS, max_part_size=MAX_SPEC_BYTES) as form:
+    async with read_form(request) as form:
         text = await _text_of(form, "spec")
         if text is None:
             raise invalid("spec: missing; it is the job's spec as JSON", param="spec")
@@ -58,6 +60,21 @@ async def read_spec_request(request: Request) -> SpecRequest:
         image = await file_of(form, IMAGE, LARGEST_FILE_BYTES)
         state = await _text_of(form, "state")
     return SpecRequest(found.spec, found.source, image or found.image, None if state is None else _json_of(state))
+
+
+@asynccontextmanager
+async def read_form(request: Request) -> AsyncIterator[FormData]:
+    """The form in a request, with every field once: which of two would count is not obvious.
+
+    Raises:
+        RequestError: a field is there twice.
+    """
+    async with request.form(max_files=MOST_PARTS, max_fields=MOST_PARTS, max_part_size=MAX_SPEC_BYTES) as form:
+        names = [name for name, _ in form.multi_items()]
+        for name in names:
+            if names.count(name) > 1:
+                raise invalid(f"{escaped(name)[:60]}: given more than once")
+        yield form
 
 
 def submit_request(context: ServerContext, wanted: SpecRequest, *, idempotency_key: str | None = None) -> Job:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from ltx2.timeline import SegmentShape, film_frames, plan_segments
+from tasks.field_errors import shown
 from tasks.jobs.records import JobStatus
 from tasks.jobs.units import JobState
 from tasks.server.answers import invalid, without_paths
@@ -23,6 +24,7 @@ DEFAULT_SECONDS, LONGEST_SECONDS = "4", 24 * 3600
 DEFAULT_SIZE = "720x1280"
 REMIXED_FROM, SECONDS = "remixed_from_video_id", "seconds"
 """Labels of a job that was made through this API."""
+REQUEST = SpecSource("request")
 _SIZE = re.compile(r"([1-9][0-9]{1,3})x([1-9][0-9]{1,3})")
 _SECONDS = re.compile(r"[0-9]{1,5}(\.[0-9]{1,3})?")
 
@@ -80,22 +82,35 @@ def spec_of_video(fields: Mapping[str, Any], parts: PartTable) -> JobSpec:
     Raises:
         RequestError: a field of the request is invalid. SpecError: one of the spec is.
     """
-    given = dict(fields.get("spec") or {})
-    if "model" in fields:
+    given = fields.get("spec")
+    if not isinstance(given, Mapping | None):
+        raise invalid("spec: must be a mapping with fields of a spec", param="spec")
+    given = dict(given or {})
+    if fields.get("model") is not None:
         given.setdefault("model", fields["model"])
     resolved = parts.resolved(given)
     if fields.get("size") is not None or not {"width", "height"} & resolved.keys():
-        resolved |= _size_fields(fields.get("size") or DEFAULT_SIZE, int(resolved.get("stages") or 1))
+        resolved |= _size_fields(fields.get("size") or DEFAULT_SIZE, 2 if resolved.get("stages") == 2 else 1)
     if "segments" not in resolved:
         prompt = fields.get("prompt")
         if not isinstance(prompt, str) or not prompt.strip():
             raise invalid("prompt: must be text that is not blank", param="prompt")
-        seconds = str(fields.get("seconds") or DEFAULT_SECONDS)
-        one = check_spec({**resolved, "image": None, "segments": [{"prompt": prompt}]}, source=SpecSource("request"))
+        seconds = seconds_of(fields)
+        one = check_spec({**resolved, "image": None, "segments": [{"prompt": prompt}]}, source=REQUEST)
         resolved["segments"] = [{"prompt": prompt}] * segments_for(seconds, one.shape)
-        resolved["labels"] = {**(resolved.get("labels") or {}), SECONDS: seconds}
+        resolved["labels"] = {**one.labels, SECONDS: seconds}
         resolved.setdefault("title", " ".join(prompt.split())[:120] if prompt.isprintable() else "untitled")
-    return check_spec(resolved, source=SpecSource("request"))
+    return check_spec(resolved, source=REQUEST)
+
+
+def seconds_of(fields: Mapping[str, Any]) -> str:
+    """The length that a request asks for, as text. RequestError: neither text nor a number."""
+    seconds = fields.get("seconds")
+    if seconds is None:
+        return DEFAULT_SECONDS
+    if isinstance(seconds, bool) or not isinstance(seconds, str | int | float):
+        raise invalid(f"seconds: must be a number, not {shown(seconds)}", param="seconds")
+    return str(seconds)
 
 
 def segments_for(seconds: str, shape: SegmentShape, *, continued: bool = False) -> int:
@@ -119,7 +134,7 @@ def video_of(
     failed = status.state in (JobState.FAILED, JobState.CANCELLED)
     frames = film_frames(plan_segments([head.planned(segment) for segment in segments]))
     reason = without_paths(status.reason or "cancelled")
-    shown = head.crop or head
+    visible = head.crop or head
     return Video(
         id=status.job_id,
         model=parts.name_of(str(head.model)),
@@ -128,7 +143,7 @@ def video_of(
         created_at=int(status.created_at),
         completed_at=int(status.finished_at) if status.finished_at and not failed else None,
         expires_at=int(status.finished_at + retention_s) if status.finished_at else None,
-        size=f"{shown.width}x{shown.height}",
+        size=f"{visible.width}x{visible.height}",
         seconds=head.labels.get(SECONDS, f"{float(frames / head.shape.fps):g}"),
         prompt=segments[0].prompt if segments else None,
         remixed_from_video_id=head.labels.get(REMIXED_FROM),

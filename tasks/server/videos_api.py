@@ -14,32 +14,34 @@ from fastapi.responses import FileResponse
 from ltx2.media.images import LARGEST_FILE_BYTES
 from tasks.client.fork import create_fork, spec_of
 from tasks.errors import JobStateError
+from tasks.field_errors import escaped
 from tasks.jobs.lifetimes import new_job_id
 from tasks.jobs.records import JobStatus
 from tasks.jobs.units import JobState
-from tasks.server.answers import invalid
+from tasks.server.answers import content, invalid
 from tasks.server.context import Context, ServerContext
 from tasks.server.pictures import spritesheet, thumbnail
-from tasks.server.spec_requests import MOST_PARTS, data_url, file_of, submit_spec
+from tasks.server.spec_requests import data_url, file_of, read_form, submit_spec
 from tasks.server.videos import (
-    DEFAULT_SECONDS,
     REMIXED_FROM,
+    REQUEST,
     SECONDS,
     DeletedVideo,
     Video,
     VideoPage,
+    seconds_of,
     segments_for,
     spec_of_video,
     video_of,
 )
-from tasks.spec.loader import MAX_SPEC_BYTES, data_of
+from tasks.spec.loader import check_spec, data_of
 from tasks.spec.schema import JobSpec
-from tasks.spec.segments import SegmentSpec
 
 router = APIRouter(prefix="/v1/videos", tags=["videos"])
 VideoId = Annotated[str, Path(description="The id of a video: that of its job.")]
 POLL_AFTER_MS = "1000"
 OBJECTS = ("input_reference", "video")
+FIELDS = ("prompt", "model", "seconds", "size", "spec", *OBJECTS)
 _BRACKETS = re.compile(r"([a-z0-9_]+)(?:\[\])*\[(.*)\]")
 
 
@@ -63,13 +65,21 @@ async def read_video_request(request: Request) -> VideoRequest:
     """The fields of a request: a JSON object, or a form.
 
     Raises:
-        RequestError: it cannot be read.
+        RequestError: it cannot be read, or has other fields than FIELDS.
     """
+    wanted = await _read(request)
+    for name in wanted.fields.keys() | wanted.uploads.keys():
+        if name not in FIELDS:
+            raise invalid(f"{escaped(name)[:60]}: unknown field; there are {', '.join(FIELDS)}", param=name[:60])
+    return wanted
+
+
+async def _read(request: Request) -> VideoRequest:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "multipart/form-data":
         return VideoRequest(data_of(await request.body(), "request")[0])
-    wanted = VideoRequest()
-    async with request.form(max_files=MOST_PARTS, max_fields=MOST_PARTS, max_part_size=MAX_SPEC_BYTES) as form:
+    wanted, objects = VideoRequest(), dict[str, dict[str, str]]()
+    async with read_form(request) as form:
         for name, part in form.multi_items():
             if not isinstance(part, str):
                 wanted.uploads[name] = await file_of(form, name, LARGEST_FILE_BYTES) or b""
@@ -78,11 +88,14 @@ async def read_video_request(request: Request) -> VideoRequest:
             if inside is None:
                 wanted.fields[name] = part
             elif inside[1] in OBJECTS and inside[2].isidentifier():
-                wanted.fields.setdefault(inside[1], {})[inside[2]] = part
+                objects.setdefault(inside[1], {})[inside[2]] = part
             else:
                 raise invalid(
-                    f"{name[:60]}: send lists as one field `spec` of JSON, not with brackets", param=inside[1]
+                    f"{escaped(name)[:60]}: send lists as one field `spec` of JSON, not with brackets", param=inside[1]
                 )
+    if both := wanted.fields.keys() & objects.keys():
+        raise invalid(f"{both.pop()}: given more than once")
+    wanted.fields.update(objects)
     if isinstance(text := wanted.fields.get("spec"), str):
         wanted.fields["spec"] = data_of(text.encode(), "spec")[0]
     return wanted
@@ -147,10 +160,11 @@ def extend_video(context: Context, wanted: Wanted) -> Video:
     if status.state != JobState.DONE:
         raise JobStateError(f"video {status.job_id} is not finished")
     contents = context.deployment.jobs.contents(status.job_id)
-    spec, seconds = spec_of(contents), str(wanted.fields.get("seconds") or DEFAULT_SECONDS)
-    more = [SegmentSpec(prompt=wanted.prompt)] * segments_for(seconds, spec.shape, continued=True)
+    spec, seconds = spec_of(contents), seconds_of(wanted.fields)
+    more = [{"prompt": wanted.prompt}] * segments_for(seconds, spec.shape, continued=True)
+    fields = spec.model_dump()
     labels = {name: text for name, text in spec.labels.items() if name != SECONDS}
-    longer = spec.model_copy(update={"segments": [*spec.segments, *more], "labels": labels})
+    longer = check_spec(fields | {"segments": [*fields["segments"], *more], "labels": labels}, source=REQUEST)
     video_id = new_job_id()
     create_fork(context.deployment, video_id, contents, len(spec.segments), longer)
     return _video(context, context.status(video_id))
@@ -173,7 +187,11 @@ def delete_video(video_id: VideoId, context: Context) -> DeletedVideo:
     return DeletedVideo(id=video_id)
 
 
-@router.get("/{video_id}/content", response_class=FileResponse)
+@router.get(
+    "/{video_id}/content",
+    response_class=FileResponse,
+    responses=content("video/mp4", "image/webp", "image/jpeg"),
+)
 def download_content(
     video_id: VideoId, context: Context, variant: Literal["video", "thumbnail", "spritesheet"] = "video"
 ) -> Response:
@@ -193,11 +211,11 @@ def download_content(
 def remix_video(video_id: VideoId, context: Context, wanted: Wanted) -> Video:
     """The same video with another prompt: size, length, seeds and start image are the same."""
     source = context.deployment.jobs.contents(context.status(video_id).job_id)
-    segments = [segment.model_copy(update={"prompt": wanted.prompt}) for segment in source.segments]
+    segments = [segment.model_dump() | {"prompt": wanted.prompt} for segment in source.segments]
     labels = {name: text for name, text in source.head.labels.items() if name == SECONDS} | {REMIXED_FROM: video_id}
     image = None if source.head.image is None else context.deployment.blobs.get(source.head.image)
     fields = source.head.model_dump() | {"image": None, "labels": labels, "segments": segments}
-    return _submitted(context, JobSpec.model_validate(fields), image, None)
+    return _submitted(context, check_spec(fields, source=REQUEST), image, None)
 
 
 def _submitted(context: ServerContext, spec: JobSpec, image: bytes | None, key: str | None) -> Video:

@@ -13,7 +13,7 @@ function follow(live, log) {
   const events = new EventSource((live || log).dataset.live || log.dataset.log);
   let due = null;
   const kinds = ["accepted", "queued", "loading", "step", "segment", "clip", "rewound", "paused", "resumed", "retried",
-    "done", "failed", "cancelled"];
+    "appended", "replaced", "approved", "closed", "done", "failed", "cancelled"];
   for (const kind of kinds) {
     events.addEventListener(kind, (event) => {
       if (log) note(log, kind, JSON.parse(event.data));

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -232,7 +233,23 @@ def test_the_document_describes_a_spec(client: httpx2.Client) -> None:
     document = client.get("/openapi.json").json()
     body = document["paths"]["/jobs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert "segments" in body["properties"]
-    assert client.get("/docs").status_code == 200
+    # And what goes wrong, in one form
+    answers = document["paths"]["/jobs"]["post"]["responses"]
+    assert set(answers) == {"201", "4XX", "5XX"}
+    # And so does a page that loads nothing from elsewhere
+    page = client.get("/docs")
+    assert "POST /jobs/{job_id}/retry" in page.text
+    assert "Idempotency-Key" in page.text or "idempotency-key" in page.text
+    assert not re.findall(r"https?://", page.text)
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/", "/docs", "/metrics", "/events", "/jobs/{job}", "/jobs/{job}/events"])
+def test_head_is_get_without_a_body(client: httpx2.Client, path: str) -> None:
+    job_id = submitted(client, spec("a"))
+    answer = client.head(path.format(job=job_id))
+    assert (answer.status_code, answer.content) == (200, b"")
+    client.post(f"/jobs/{job_id}/cancel")
 
 
 def test_it_listens_on_loopback_alone_without_keys(longtake: Callable[..., Any], server: Server) -> None:

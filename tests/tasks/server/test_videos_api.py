@@ -156,8 +156,64 @@ def test_json_bodies_do_as_well(client: httpx2.Client) -> None:
     answer = client.post("/v1/videos", json={"prompt": "a", "seconds": "1", "spec": SMALL})
     assert answer.json()["status"] in ("queued", "in_progress")
     assert client.delete(f"/v1/videos/{answer.json()['id']}").status_code == 200
-    assert client.post("/v1/videos", json={"prompt": 7}).status_code == 400
-    assert client.post("/v1/videos", content=b"[1]").status_code == 400
+
+
+BAD_BODIES: list[dict[str, Any]] = [
+    {"prompt": 7},
+    {"prompt": None},
+    {"spec": [1]},
+    {"spec": "{}"},
+    {"spec": {"stages": "x"}},
+    {"spec": {"labels": [1]}},
+    {"spec": {"loras": {}}},
+    {"seconds": True},
+    {"seconds": {}},
+    {"size": 5},
+    {"model": {}},
+    {"prompt": "a" * 8001},
+    {"prompt": "\ud800"},
+    {"image": "not used"},
+    {"video": 5},
+]
+
+
+@pytest.mark.parametrize("path", ["/v1/videos", "/v1/videos/extensions", "/v1/videos/{id}/remix"])
+def test_fields_of_other_types_are_refused(client: httpx2.Client, path: str) -> None:
+    video_id = client.post("/v1/videos", json={"prompt": "a", "seconds": "1", "spec": SMALL}).json()["id"]
+    for body in BAD_BODIES:
+        answer = client.post(path.format(id=video_id), content=json.dumps({"prompt": "a"} | body))
+        used = "remix" not in path or "prompt" in body or "image" in body
+        assert answer.status_code == 400 or not used, (body, answer.text)
+    assert client.post(path.format(id=video_id), content=b"[1]").status_code == 400
+    client.delete(f"/v1/videos/{video_id}")
+
+
+def multipart(*parts: tuple[str, str]) -> bytes:
+    made = (f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{text}\r\n' for name, text in parts)
+    return "".join([*made, "--b--\r\n"]).encode()
+
+
+@pytest.mark.parametrize("path", ["/v1/videos", "/v1/videos/extensions", "/jobs"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"--b",
+        multipart(("prompt", "a"), ("prompt", "b")),
+        multipart(("spec", "{}"), ("spec", "{}")),
+        multipart(("video", "a"), ("video[id]", "b")),
+        multipart(("video[id]", "b"), ("video", "a")),
+        multipart(*[("x", "a")] * 1000),
+        multipart(("a[][b][][c]", "x")),
+        multipart(("x" * 100_000, "a")),
+        multipart(("spec", "[" * 100_000)),
+    ],
+    ids=range(10),
+)
+def test_odd_forms_are_refused(client: httpx2.Client, path: str, body: bytes) -> None:
+    answer = client.post(path, content=body, headers={"Content-Type": "multipart/form-data; boundary=b"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
 @pytest.mark.parametrize(("frames", "overlap"), [(17, 9), (121, 9), (9, 1)])

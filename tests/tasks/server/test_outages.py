@@ -1,0 +1,150 @@
+"""What clients get when Redis is out, a blob is lost, a record is damaged, or they read too slowly."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+
+import httpx2
+import pytest
+
+from blobstore import open_blob_store
+from tasks.jobs.connection import connect
+from tasks.jobs.events import Event, EventKind
+from tasks.jobs.keys import job_keys
+from tasks.server.event_hub import QUEUE_LENGTH, Listener
+from tests.conftest import RedisProcess, Worker
+from tests.tasks.conftest import spec
+from tests.tasks.server.conftest import Server
+from tests.tasks.server.test_events import events_of, told
+from tests.tasks.server.test_jobs_api import error_of, finished, submitted
+
+
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
+    """One that keeps what it has, as in a deployment."""
+    server = RedisProcess(tmp_path_factory.mktemp("redis"), "--appendonly", "yes", "--appendfsync", "always")
+    yield server
+    server.stop()
+
+
+def test_lost_blobs_are_an_answer(client: httpx2.Client, worker: Worker, redis_server: RedisProcess) -> None:
+    # Given a finished job whose film and clips are lost
+    job_id = submitted(client, spec("a"))
+    finished(client, job_id)
+    pieces = client.get(f"/jobs/{job_id}/live").json()["pieces"]
+    blobs = set(re.findall("sha256:[0-9a-f]{64}", client.get(f"/jobs/{job_id}/summary").text))
+    film = client.get(f"/jobs/{job_id}").json()["film"]["sha256"]
+    with connect(redis_server.url) as redis:
+        for blob in {*blobs, film}:
+            for key in redis.scan_iter(f"*{blob.rpartition(':')[2]}*"):
+                redis.delete(key)
+    with closing(open_blob_store(redis_server.url)) as store:
+        assert not any(blob in store for blob in blobs)
+    # Then it is said what is lost and what to do, and no server error
+    for path in ("film", "segments/0/clip", "segments/0/state"):
+        status, message = error_of(client.get(f"/jobs/{job_id}/{path}"))
+        assert (status, message) == (410, "a part of this job is lost; `retry` renders it again"), path
+    assert error_of(client.get(f"/v1/videos/{job_id}/content", params={"variant": "thumbnail"}))[0] == 410
+    assert error_of(client.get(pieces[0]))[0] == 410
+    assert client.get(f"/films/{job_id}").status_code == 200
+    assert error_of(client.get(f"/films/{job_id}/0.svg"))[0] == 410
+    client.delete(f"/jobs/{job_id}")
+
+
+def test_a_damaged_record_hides_no_other_job(client: httpx2.Client, redis_server: RedisProcess) -> None:
+    # Given a job whose record is damaged, next to a good one
+    good, damaged = (submitted(client, spec("a")) for _ in range(2))
+    with connect(redis_server.url) as redis:
+        redis.hset(job_keys(damaged, "record")[0], "spec", b"\xff")
+        redis.hset(job_keys(damaged, "record")[0], "cursor", b"many")
+    # Then lists and pages have the other one
+    for path in ("/jobs", "/v1/videos", "/", "/metrics"):
+        answer = client.get(path)
+        assert answer.status_code == 200, (path, answer.text)
+        assert good in answer.text or path == "/metrics"
+    # And it is said of the damaged one that it is
+    status, message = error_of(client.get(f"/jobs/{damaged}"))
+    assert status == 500
+    assert "damaged" in message
+    with connect(redis_server.url) as redis:
+        redis.delete(*redis.scan_iter(f"*{damaged}*"))
+    client.post(f"/jobs/{good}/cancel")
+
+
+def test_streams_go_on_after_an_outage_of_redis(
+    client: httpx2.Client, server: Server, redis_server: RedisProcess
+) -> None:
+    # Given somebody who follows all jobs
+    with client.stream("GET", "/events") as answer:
+        first = submitted(client, spec("a"))
+        stream = told(answer)
+        assert next(stream)[2]["job"] == first
+        # When Redis is out for a while, Then requests say so
+        redis_server.stop()
+        assert error_of(client.get("/jobs")) == (
+            503,
+            "a server of the deployment cannot be reached; try again",
+        )
+        redis_server.start()
+        # And then the same stream has what comes
+        second = submitted(client, spec("a"))
+        assert any(data["job"] == second for _, _, data in stream)
+    for job_id in (first, second):
+        client.post(f"/jobs/{job_id}/cancel")
+
+
+def test_a_deleted_job_ends_its_streams(client: httpx2.Client) -> None:
+    # Given somebody who follows a job, and its growing film
+    job_id = submitted(client, spec("a"))
+    ended: list[str] = []
+
+    def follow() -> None:
+        ended.append(events_of(client, job_id)[-1][1])
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    # When it is cancelled and deleted
+    client.delete(f"/v1/videos/{job_id}")
+    # Then the stream ends
+    follower.join(60)
+    assert ended == ["cancelled"]
+
+
+def test_a_slow_listener_is_cut_off_and_keeps_what_fitted() -> None:
+    # Given a listener that does not read
+    listener = Listener(None)
+    for number in range(QUEUE_LENGTH + 10):
+        listener.offer(Event(f"{number}-0", "job", "1-0", EventKind.STEP))
+
+    async def read() -> int:
+        count = 0
+        while await listener.next() is not None:
+            count += 1
+        return count
+
+    # Then it ends after what fitted, so that its client asks again from there on
+    assert asyncio.run(read()) == QUEUE_LENGTH
+
+
+def test_those_who_read_nothing_hinder_nobody(client: httpx2.Client, server: Server) -> None:
+    # Given many who follow all jobs, and read nothing
+    request = f"GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: {client.headers['authorization']}\r\n\r\n"
+    sockets = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(100)]
+    try:
+        for each in sockets:
+            each.sendall(request.encode())
+        for each in sockets:
+            assert each.recv(15).startswith(b"HTTP/1.1 200")
+        # Then one who reads gets events at once
+        with client.stream("GET", "/events") as answer:
+            job_id = submitted(client, spec("a"))
+            assert next(told(answer))[2]["job"] == job_id
+    finally:
+        for each in sockets:
+            each.close()
+    client.post(f"/jobs/{job_id}/cancel")
