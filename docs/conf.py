@@ -78,6 +78,7 @@ docs/editing
 docs/models
 docs/settings
 docs/limits
+docs/server
 docs/operations
 docs/upgrading
 docs/joins

@@ -68,14 +68,25 @@ def anchors(document: Path) -> set[str]:
 
 
 def script(document: Path, folder: Path) -> str:
-    """Every `sh` and `python` block in order, without the lines that call make."""
-    parts = []
+    """Every `sh` and `python` block in order, without the lines that call make.
+
+    The server gets a free port, and is waited for: a reader sees when it has started.
+    """
+    parts, port = [], free_port()
+    answers = f"urllib.request.urlopen('http://127.0.0.1:{port}/health')"
+    started = (
+        f'until {shlex.quote(sys.executable)} -c "import urllib.request; {answers}" 2> /dev/null; do sleep 0.2; done'
+    )
     for number, (language, text) in enumerate(blocks(document)):
         if language == "sh":
             lines = [line for line in text.splitlines() if not line.startswith("make ")]
-            parts += [line.replace("--port=5555", f"--port={free_port()}") for line in lines]
+            for line in lines:
+                line = line.replace("--port=5555", f"--port={free_port()}")
+                parts.append(line.replace("longtake serve", f"longtake serve --port {port}"))
+                if line.startswith("longtake serve"):
+                    parts.append(started)
         elif language == "python":
-            (folder / f"block{number}.py").write_text(text)
+            (folder / f"block{number}.py").write_text(text.replace(":8000", f":{port}"))
             parts.append(f"{shlex.quote(sys.executable)} block{number}.py")
     return "\n".join(parts)
 
@@ -151,7 +162,7 @@ def test_the_readme_s_spec_is_the_example() -> None:
     assert specs == [parse_spec((ROOT / "examples" / "harbour.yaml").read_text())]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "examples").iterdir()), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_example_is_a_spec(path: Path) -> None:
     assert parse_spec(path.read_text()).segments
 

@@ -39,8 +39,10 @@ width: 192
 height: 128
 frames: 25
 segments:
-  - prompt: a red circle moves right, a low hum
-  - prompt: the red circle moves right, a low hum
+  - prompt: a yellow circle moves right over a blue background, low hum
+  - prompt: a yellow circle moves right over a blue background, low hum
+  - prompt: a red triangle moves quickly down and right over a white background, high hum
+    transition: cut
 """
 ACTIONS = {
     JobState.QUEUED: ("pause", "cancel"),
