@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import io
-import math
-import os
-import signal
-import subprocess
-import sys
 
 import av
 import numpy as np
 
-from ltx2.processes import python_path
+from ltx2.media.limited_child import decode_in_child
 from ltx2.state.png import Frame
 
 LARGEST_FILE_BYTES = 64 * 1024 * 1024
@@ -21,7 +16,6 @@ MEMORY_BYTES = 450 * 2**20
 SECONDS = 1.25
 BYTES_PER_SECOND = 8 * 2**20
 """A file may take SECONDS of processor time, and one more for each so many bytes."""
-_WALL_S = 60.0
 
 
 def decode_still(data: bytes, width: int, height: int) -> Frame:
@@ -37,24 +31,12 @@ def decode_still(data: bytes, width: int, height: int) -> Frame:
     if len(data) > LARGEST_FILE_BYTES:
         raise ValueError(f"{len(data)} bytes, the limit is {LARGEST_FILE_BYTES}")
     seconds = SECONDS + len(data) / BYTES_PER_SECOND
-    command = [sys.executable, "-m", "ltx2.media.picture_decoder", *map(str, (width, height, MEMORY_BYTES, seconds))]
-    try:
-        done = subprocess.run(
-            command,
-            input=data,
-            capture_output=True,
-            check=False,
-            timeout=_WALL_S + seconds,
-            env=os.environ | {"PYTHONPATH": python_path()},
-        )
-    except subprocess.TimeoutExpired:
-        raise ValueError("decoding it takes too long") from None
-    if done.returncode == 0 and len(done.stdout) == width * height * 3:
-        return np.frombuffer(done.stdout, np.uint8).reshape(height, width, 3).copy()
-    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
-        raise ValueError(f"decoding it takes more than {math.ceil(seconds)} s of processor time")
-    words = done.stdout.decode(errors="replace") if done.returncode == 1 else ""
-    raise ValueError(words or f"cannot be decoded (the decoder exited with {done.returncode})")
+    pixels = decode_in_child(
+        "ltx2.media.picture_decoder", (width, height), data, seconds=seconds, memory_bytes=MEMORY_BYTES
+    )
+    if len(pixels) != width * height * 3:
+        raise ValueError("cannot be decoded")
+    return np.frombuffer(pixels, np.uint8).reshape(height, width, 3).copy()
 
 
 def recompressed(frame: Frame, crf: int) -> Frame:

@@ -8,17 +8,16 @@ around its centre, in sRGB, on black where it is transparent. Of 16 bits, the up
 from __future__ import annotations
 
 import io
-import math
-import resource
 import struct
 import sys
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from ltx2.media.limited_child import run_limited
 from ltx2.state.png import Frame, check_size
 
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -155,23 +154,11 @@ def _inflated(body: bytes) -> bytes | None:
     return profile if inflater.eof else None
 
 
-def main() -> int:
-    """Decode the picture on standard input, as `width height memory_bytes seconds` say; pixels or the error go out."""
-    width, height, memory, seconds = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
-    data = sys.stdin.buffer.read()
-    with open("/proc/self/statm") as pages:
-        used = int(pages.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))
-    spent = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
-    limit = math.ceil(spent + seconds)
-    resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
-    try:
-        sys.stdout.buffer.write(decode_picture(data, width, height).tobytes())
-    except ValueError as error:
-        sys.stdout.write(str(error))
-        return 1
-    return 0
+def _decode(arguments: Sequence[str]) -> bytes:
+    """The pixels of the picture on standard input, of the width and height in `arguments`."""
+    width, height = map(int, arguments)
+    return decode_picture(sys.stdin.buffer.read(), width, height).tobytes()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_limited(_decode))

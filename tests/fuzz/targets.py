@@ -10,6 +10,7 @@ import json
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -25,6 +26,8 @@ from ltx2.checkpoints.lora_file import read_lora
 from ltx2.checkpoints.recognition import recognize
 from ltx2.errors import CheckpointError, ContinuationError
 from ltx2.media.picture_decoder import decode_picture
+from ltx2.media.sources.ending import Wanted, decode_ending
+from ltx2.media.sources.pictures import Fit
 from ltx2.state.arrays import decode_frames, decode_tensor, unpack_frames
 from ltx2.state.png import decode_png, png_size
 from tasks.client.state_files import read_state, start_handoff
@@ -101,6 +104,13 @@ def picture(data: bytes) -> None:
         _check(decode_picture(data, 32, 64).shape == (64, 32, 3), "the frame has another size than was asked for")
 
 
+def video(data: bytes) -> None:
+    """A user's video, decoded in this process. The child's limits are for larger ones."""
+    with suppress(ValueError):
+        wanted = Wanted(64, 32, Fit.PAD, Fraction(24), 1, 25, Fraction(1), 16_000)
+        _check(decode_ending(io.BytesIO(data), wanted).frames.shape == (1, 32, 64, 3), "the frame has another size")
+
+
 def safetensors(data: bytes) -> None:
     """The header of a safetensors file, and what it says the file is."""
     with _file(data, ".safetensors") as path, suppress(CheckpointError):
@@ -174,8 +184,8 @@ def redis_url(data: bytes) -> None:
 TARGETS: dict[str, Target] = {
     target.__name__: target
     for target in (
-        *(spec_yaml, spec_json, state, envelope, frames, tensor, png, picture, safetensors, gguf, lora, hub_name),
-        *(message, message_body, manifest, record, redis_url),
+        *(spec_yaml, spec_json, state, envelope, frames, tensor, png, picture, video, safetensors, gguf),
+        *(lora, hub_name, message, message_body, manifest, record, redis_url),
     )
 }
 

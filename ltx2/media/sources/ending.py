@@ -1,0 +1,231 @@
+"""Decodes the end of a user's video. Run as a program, it is a child process with limits: see `reader`.
+
+Only the end is decoded: from the last keyframe before what is wanted. Frames at the job's rate are the nearest ones of
+the video by time, so variable frame rates need nothing more; the last one is the video's last. Memory holds two decoded
+pictures and the result.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from typing import IO
+
+import av
+import numpy as np
+from av import AudioFrame, VideoFrame
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from ltx2.media.limited_child import run_limited
+from ltx2.media.sources.opening import opened, sound_of, video_of
+from ltx2.media.sources.pictures import Fit, Fitter
+from ltx2.media.sources.samples import Sound, placed, resampled
+
+_FIRST_PACKETS = 32  # among which the first picture is, whatever the order in which they are stored
+_DECODER_START_S = Fraction(1, 2)  # of sound, until a decoder that starts in the middle is right
+_EDGE_S = Fraction(1, 20)  # of sound around what is wanted, for the resampler
+_AFTER_S = Fraction(1, 10)  # of sound after the last frame
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is wanted of a video's end: `frames` frames at `fps` of `width` x `height`, and the sound around them.
+
+    longest: how many frames count as enough, at least `frames`. before_s: seconds of sound before the first frame.
+    rate: Hz.
+    """
+
+    width: int
+    height: int
+    fit: Fit
+    fps: Fraction
+    frames: int
+    longest: int
+    before_s: Fraction
+    rate: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The end of a video. frames: uint8 RGB `[frames, H, W, 3]`. sound: `[samples, 2]` at the rate that was wanted.
+
+    available: how many frames the video has at the wanted rate, `longest` at most. before: samples of `sound` before
+    the first frame; fewer than wanted where the video begins later.
+    """
+
+    frames: NDArray[np.uint8]
+    sound: Sound
+    available: int
+    before: int
+
+
+def decode_ending(file: IO[bytes], wanted: Wanted) -> Ending:
+    """Decode the end of a video.
+
+    Raises:
+        ValueError: not a video, a damaged one, one that is too short, or HDR.
+    """
+    with opened(file) as container:
+        video = video_of(container)
+        _check_whole(container)
+        first, last = _span(container, video)
+        available = min(wanted.longest, int((last - first) * wanted.fps + Fraction(1, 4)) + 1)
+        if available < wanted.frames:
+            count = f"{available} frame{'s' if available > 1 else ''} at {float(wanted.fps):g} per second"
+            raise ValueError(f"it is too short: {count}, at least {wanted.frames} are needed (the overlap)")
+        times = [last - Fraction(left, 1) / wanted.fps for left in reversed(range(wanted.frames))]
+        frames = _frames(container, video, times, first, wanted)
+        before = int(min(wanted.before_s, max(Fraction(0), times[0] - first)) * wanted.rate)
+        sound = _sound(container, times[0], last + 1 / wanted.fps, before, wanted.rate)
+    return Ending(frames, sound, available, before)
+
+
+def decode_first_frame(file: IO[bytes], width: int, height: int) -> NDArray[np.uint8]:
+    """The first frame of a video, scaled and cropped. ValueError: as `decode_ending`."""
+    with opened(file) as container:
+        video = video_of(container)
+        fitted = Fitter(width, height, Fit.CROP, video.codec_context.sample_aspect_ratio)
+        for frame in container.decode(video):
+            return fitted(frame)
+    raise ValueError("it has no picture that can be decoded")
+
+
+def _check_whole(container: InputContainer) -> None:
+    """Refuse a file that ends before something that its index names. WebM and MKV without their end have no index."""
+    streams = [*container.streams.video, *container.streams.audio] if container.format.name.startswith("mov") else []
+    if any(entry.pos + entry.size > container.size for stream in streams for entry in stream.index_entries):
+        raise ValueError("damaged: the file ends too early, as after an interrupted download")
+
+
+def _span(container: InputContainer, video: VideoStream) -> tuple[Fraction, Fraction]:
+    """The times of the first and the last picture, from their packets."""
+    first = _times(container, video, most=_FIRST_PACKETS)
+    _seek(container, video, _declared_end(container, video))
+    last = _times(container, video)
+    if not last:  # the declared end is wrong
+        _seek(container, video, None)
+        last = _times(container, video)
+    if not first or not last:
+        raise ValueError("it has no picture that can be decoded")
+    return min(first), max(last)
+
+
+def _times(container: InputContainer, video: VideoStream, *, most: int | None = None) -> list[Fraction]:
+    packets = (packet for packet in container.demux(video) if packet.size and not packet.is_discard)
+    return [packet.pts * packet.time_base for packet in islice(packets, most) if packet.pts is not None]
+
+
+def _declared_end(container: InputContainer, video: VideoStream) -> Fraction | None:
+    if video.duration and video.time_base:
+        return ((video.start_time or 0) + video.duration) * video.time_base
+    return Fraction(container.duration, av.time_base) if container.duration else None
+
+
+def _seek(container: InputContainer, stream: VideoStream | AudioStream, time: Fraction | None) -> None:
+    """Go to the last keyframe up to `time`, or to the start."""
+    start = stream.start_time or 0
+    try:
+        if time is not None and stream.time_base:
+            container.seek(max(start, int(time / stream.time_base)), stream=stream)
+            return
+    except av.FFmpegError:
+        pass  # a file without an index, or with a wrong one
+    container.seek(start, stream=stream)
+
+
+def _frames(
+    container: InputContainer, video: VideoStream, times: list[Fraction], first: Fraction, wanted: Wanted
+) -> NDArray[np.uint8]:
+    """The picture that is nearest to each of the `times`, which rise."""
+    aspect = video.codec_context.sample_aspect_ratio
+    fitted = Fitter(wanted.width, wanted.height, wanted.fit, aspect)
+    for start in (times[0], None):
+        _seek(container, video, start)
+        found = _nearest(_decoded(container, video), times, fitted)
+        if found is not None and (start is None or found[1] <= max(times[0], first)):
+            break  # otherwise the first pictures after a keyframe could not be decoded: from the start on
+    if found is None:
+        raise ValueError("its last pictures cannot be decoded")
+    frames, _, last = found
+    if last < times[-1]:
+        raise ValueError(f"damaged: its pictures end at {float(last):.2f} s, not at {float(times[-1]):.2f} s")
+    return np.stack(frames)
+
+
+def _nearest(
+    decoded: Iterator[tuple[Fraction, VideoFrame]], times: list[Fraction], fitted: Fitter
+) -> tuple[list[NDArray[np.uint8]], Fraction, Fraction] | None:
+    """The picture for each time, and the times of the first and last picture; None: there is none."""
+    frames: list[NDArray[np.uint8]] = []
+    before: tuple[Fraction, VideoFrame] | None = None
+    start = None
+    for time, picture in decoded:
+        start = time if start is None else start
+        if before is not None:
+            _take(frames, times, before[1], fitted, until=(before[0] + time) / 2)
+        before = (time, picture)
+    if before is None or start is None:
+        return None
+    _take(frames, times, before[1], fitted, until=max(times))
+    return frames, start, before[0]
+
+
+def _take(
+    frames: list[NDArray[np.uint8]], times: list[Fraction], picture: VideoFrame, fitted: Fitter, *, until: Fraction
+) -> None:
+    """Append `picture` for every remaining time up to `until`; it is converted once."""
+    count = sum(time <= until for time in times[len(frames) :])
+    if count:
+        frames += [fitted(picture)] * count
+
+
+def _decoded(container: InputContainer, video: VideoStream) -> Iterator[tuple[Fraction, VideoFrame]]:
+    for frame in container.decode(video):
+        if frame.pts is None or frame.time_base is None:
+            raise ValueError("its pictures have no times")
+        if frame.is_corrupt:
+            raise ValueError(f"damaged: the picture at {float(frame.pts * frame.time_base):.2f} s")
+        yield frame.pts * frame.time_base, frame
+
+
+def _sound(container: InputContainer, start: Fraction, end: Fraction, before: int, rate: int) -> Sound:
+    """The sound from `before` samples before `start` to a little after `end`; silence where there is none."""
+    begin = start - Fraction(before, rate)
+    count = round((end + _AFTER_S - begin) * rate)
+    stream = sound_of(container)
+    found = None
+    if stream is not None:
+        _seek(container, stream, begin - _EDGE_S - _DECODER_START_S)
+        found = placed(_heard(container, stream), begin - _EDGE_S, end + _AFTER_S + _EDGE_S)
+    if found is None:
+        return np.zeros((count, 2), np.float32)
+    edge = round(_EDGE_S * rate)
+    samples = np.concatenate([*resampled([found[0]], found[1], rate), np.zeros((edge + count, 2), np.float32)])
+    return samples[edge : edge + count]
+
+
+def _heard(container: InputContainer, stream: AudioStream) -> Iterator[AudioFrame]:
+    return (frame for frame in container.decode(stream) if isinstance(frame, AudioFrame))
+
+
+def _decode(arguments: Sequence[str]) -> bytes:
+    if arguments[0] == "first":
+        return decode_first_frame(sys.stdin.buffer, int(arguments[1]), int(arguments[2])).tobytes()
+    width, height, fit, fps, frames, longest, before_s, rate = arguments
+    wanted = Wanted(
+        int(width), int(height), Fit(fit), Fraction(fps), int(frames), int(longest), Fraction(before_s), int(rate)
+    )
+    ending = decode_ending(sys.stdin.buffer, wanted)
+    head = json.dumps([ending.available, ending.before, len(ending.sound)]).encode() + b"\n"
+    return head + ending.frames.tobytes() + ending.sound.astype("<f4").tobytes()
+
+
+if __name__ == "__main__":
+    sys.exit(run_limited(_decode))

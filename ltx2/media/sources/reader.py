@@ -1,0 +1,54 @@
+"""Reads a user's video or sound in a child process, with limits of memory and processor time."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import IO
+
+import numpy as np
+
+from ltx2.media.limited_child import decode_in_child
+from ltx2.media.sources.ending import Ending, Wanted
+from ltx2.state.png import Frame
+
+VIDEO_MEMORY_BYTES = 2 * 2**30
+VIDEO_SECONDS = 60.0
+BYTES_PER_SECOND = 64 * 2**20
+"""A file may take VIDEO_SECONDS of processor time, and one more for each so many bytes."""
+
+
+def read_ending(file: IO[bytes], wanted: Wanted) -> Ending:
+    """The end of the video in the open file `file`, whatever its size.
+
+    Raises:
+        ValueError: not a video, damaged, too short, HDR, or it needs more memory or time than the limits.
+    """
+    arguments = (
+        wanted.width,
+        wanted.height,
+        wanted.fit.value,
+        wanted.fps,
+        wanted.frames,
+        wanted.longest,
+        wanted.before_s,
+        wanted.rate,
+    )
+    head, _, data = _decoded("ltx2.media.sources.ending", arguments, file).partition(b"\n")
+    available, before, samples = json.loads(head)
+    shape = (wanted.frames, wanted.height, wanted.width, 3)
+    pixels = int(np.prod(shape))
+    frames = np.frombuffer(data, np.uint8, pixels).reshape(shape).copy()
+    sound = np.frombuffer(data, "<f4", 2 * samples, pixels).reshape(samples, 2).astype(np.float32)
+    return Ending(frames, sound, available, before)
+
+
+def read_first_frame(file: IO[bytes], width: int, height: int) -> Frame:
+    """The first frame of a video as a start image, uint8 `(height, width, 3)`. ValueError: as `read_ending`."""
+    pixels = _decoded("ltx2.media.sources.ending", ("first", width, height), file)
+    return np.frombuffer(pixels, np.uint8).reshape(height, width, 3).copy()
+
+
+def _decoded(module: str, arguments: tuple[object, ...], file: IO[bytes]) -> bytes:
+    seconds = VIDEO_SECONDS + os.fstat(file.fileno()).st_size / BYTES_PER_SECOND
+    return decode_in_child(module, arguments, file, seconds=seconds, memory_bytes=VIDEO_MEMORY_BYTES)
