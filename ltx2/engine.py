@@ -37,6 +37,7 @@ from ltx2.model.placement import PRECISIONS, computes_float8, device_of, place, 
 from ltx2.model.prompts import PromptEncoder, new_stream
 from ltx2.model.render_context import memory_errors, render_context
 from ltx2.model.sound_decoder import decode_sound
+from ltx2.model.sound_encoder import SoundEncoder
 from ltx2.model.stage_loras import StageLoras
 from ltx2.model.stored_tensors import align
 from ltx2.model.text_encoder import TextEncoder, TextEncoderMode, text_encoder_mode, weights_of
@@ -78,6 +79,7 @@ class Engine:
         self._loras = StageLoras(fusion, self.prompts)
         self._denoiser = Denoiser(pipeline, self.variant, self.prompts, self._loras, source)
         self._picture_decoder = PictureDecoder(pipeline, source)
+        self._sound_encoder = SoundEncoder(pipeline)
         self._compiled = compiled
         self._is_small_model = isinstance(source, Path) and is_small_model(source)
         self._name = name
@@ -307,6 +309,18 @@ class Engine:
             on_device = (video_latents.to(self._device), audio_latents.to(self._device))
             pictures, sound = self._start_decoding(*on_device, decoding or Decoding())
             return pictures().numpy(), sound().numpy()
+
+    def encode_sound(self, sound: NDArray[np.float32], latents: int, *, lead: int = 0) -> Tensor:
+        """Audio latents `[1, 8, latents, 16]` of sound `[samples, 2]` at 16 kHz, normalised, on the CPU.
+
+        lead: how many latents before them the sound has, 640 samples each; 16 are enough, without any it begins there.
+
+        Raises:
+            RequestError: sound of another form, or that is not finite. NotFiniteError: the model gave NaN or infinity.
+            EngineMemoryError: the device is out of memory.
+        """
+        with self._naming_model("encoding sound"), render_context("encoding sound", self._stream):
+            return self._copies.start(self._sound_encoder(sound, latents, lead, self._device))()
 
     def _start_decoding(
         self, video_latents: Tensor, audio_latents: Tensor, decoding: Decoding

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from ltx2.model.spectrum import HOP, MARGIN, RATE, log_mel
 from training import world
 from training.clips import batches
 from training.loop import Stage
 from training.reconstruction import reconstruction
-from training.spectrum import HOP, MARGIN, RATE, log_mel
 
 LATENTS = 20
 _VOCODED = 12  # audio latents per clip, without context on either side

@@ -25,8 +25,8 @@ from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2VocoderWithBWE
 from transformers import GemmaTokenizer
 
 from ltx2.checkpoints.random import make_readable, random_text_encoder, set_fourier_basis, train_tokenizer
+from ltx2.model.spectrum import filterbank
 from training import world
-from training.spectrum import filterbank
 
 CHANNELS = 32  # of the video latents
 TOKENS = 64
