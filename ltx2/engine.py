@@ -311,14 +311,7 @@ class Engine:
             return pictures().numpy(), sound().numpy()
 
     def encode_sound(self, sound: NDArray[np.float32], latents: int, *, lead: int = 0) -> Tensor:
-        """Audio latents `[1, 8, latents, 16]` of sound `[samples, 2]` at 16 kHz, normalised, on the CPU.
-
-        lead: how many latents before them the sound has, 640 samples each; 16 are enough, without any it begins there.
-
-        Raises:
-            RequestError: sound of another form, or that is not finite. NotFiniteError: the model gave NaN or infinity.
-            EngineMemoryError: the device is out of memory.
-        """
+        """Audio latents `[1, 8, latents, 16]` of sound `[samples, 2]` at 16 kHz, normalised: see `SoundEncoder`."""
         with self._naming_model("encoding sound"), render_context("encoding sound", self._stream):
             return self._copies.start(self._sound_encoder(sound, latents, lead, self._device))()
 

@@ -27,6 +27,7 @@ from ltx2.errors import MediaError
 from ltx2.media.clip_streams import SoundReader, check_format, pictures
 from ltx2.media.container import LAYOUTS, ClipStreams, media_errors, open_clip
 from ltx2.media.sound import SoundComposer
+from ltx2.media.sources.slices import Blocks, Track
 from ltx2.media.temporary import partial_file
 from ltx2.timeline import SegmentTiming, film_frames, film_samples, sound_spans
 
@@ -50,11 +51,17 @@ class FilmInfo:
 
 
 def join_film(
-    clips: Iterable[bytes], timings: Sequence[SegmentTiming], out: Path, *, title: str | None = None
+    clips: Iterable[bytes],
+    timings: Sequence[SegmentTiming],
+    out: Path,
+    *,
+    title: str | None = None,
+    track: Track | None = None,
 ) -> FilmInfo:
     """Join one clip per timing to the MP4 `out` (H.264, AAC, faststart), which is replaced if it exists.
 
-    title: is shown by players. Errors of `clips` pass through. After any error, `out` is unchanged.
+    title: is shown by players. track: sound that replaces that of the clips, with silence after its end. Errors of
+    `clips` pass through. After any error, `out` is unchanged.
 
     Raises:
         MediaError: a clip is missing, unreadable, differs from the first one (size, codec parameters, sound rate,
@@ -69,7 +76,7 @@ def join_film(
         with _output(part) as container:
             if title is not None:
                 container.metadata["title"] = title
-            film = _write(container, clips, timings)
+            film = _write(container, clips, timings, track)
         with media_errors(_WRITING):
             sha256 = _sync_and_hash(part)
             os.replace(part, out)
@@ -89,7 +96,9 @@ def _output(path: Path) -> Iterator[OutputContainer]:
             container.close()
 
 
-def _write(container: OutputContainer, clips: Iterable[bytes], timings: Sequence[SegmentTiming]) -> _Film:
+def _write(
+    container: OutputContainer, clips: Iterable[bytes], timings: Sequence[SegmentTiming], track: Track | None
+) -> _Film:
     film: _Film | None = None
     remaining = iter(clips)
     for i, timing in enumerate(timings):
@@ -98,7 +107,7 @@ def _write(container: OutputContainer, clips: Iterable[bytes], timings: Sequence
             if data is None:
                 raise MediaError(f"no clip: {len(timings)} clips expected, {i} given")
             with open_clip(data) as clip:
-                film = film or _Film(container, timings, clip)
+                film = film or _Film(container, timings, clip, track)
                 film.add(i, clip)
         except MediaError as error:
             raise MediaError(f"segment {timing.index}: {error}") from error
@@ -118,7 +127,13 @@ def _sync_and_hash(path: Path) -> str:
 class _Film:
     """A film that is being written: its streams and their numbers of frames and samples."""
 
-    def __init__(self, container: OutputContainer, timings: Sequence[SegmentTiming], first: ClipStreams) -> None:
+    def __init__(
+        self,
+        container: OutputContainer,
+        timings: Sequence[SegmentTiming],
+        first: ClipStreams,
+        track: Track | None = None,
+    ) -> None:
         """Add both streams with the properties of the first clip; write nothing."""
         self._container = container
         self._timings = timings
@@ -128,6 +143,7 @@ class _Film:
         self._spans = sound_spans(timings, self._rate)
         samples = film_samples(film_frames(timings), self._fps, self._rate)
         self._composer = SoundComposer(self._spans, samples, first.audio.channels)
+        self._given = Blocks(track.at(self._rate)) if track is not None else None
         self._frames = self._samples = 0
         with media_errors(_WRITING):
             container.options["movie_timescale"] = str(self._rate)  # the sound's length is exact to the sample
@@ -143,7 +159,8 @@ class _Film:
         for number, picture in enumerate(pictures(clip, self._timings[i].new_frames, self._fps, sound)):
             if number < self._timings[i].shown_frames:  # no picture refers to a later one
                 self._mux_picture(picture)
-        self._encode_sound(self._composer.add(i, sound.samples()))
+        block = self._composer.add(i, sound.samples())
+        self._encode_sound(block if self._given is None else self._given.take(len(block)))
 
     def finish(self) -> None:
         """Flush the encoder."""

@@ -9,16 +9,23 @@ from fractions import Fraction
 
 import av
 import numpy as np
+from av.audio.stream import AudioStream
+from av.container import InputContainer
 from numpy.typing import NDArray
 
 from ltx2.errors import MediaError
 from ltx2.media.container import from_pcm24, media_errors, to_pcm24
+from ltx2.timeline import round_half_up
 
 MIME = "audio/flac"
 
 
-def encode_flac(blocks: Iterable[NDArray[np.float32]], rate: int, *, max_bytes: int | None = None) -> bytes:
+def encode_flac(
+    blocks: Iterable[NDArray[np.float32]], rate: int, *, max_bytes: int | None = None, comment: str = ""
+) -> bytes:
     """Sound as FLAC. blocks: float32 `[samples, 2]` in order, clipped to [-1, 1]. rate: Hz. The same bytes each time.
+
+    comment: is written into the file.
 
     Raises:
         MediaError: a rate that FLAC does not have, no sound, or more than `max_bytes`.
@@ -28,6 +35,8 @@ def encode_flac(blocks: Iterable[NDArray[np.float32]], rate: int, *, max_bytes: 
         media_errors("cannot encode the sound"),
         av.open(file, "w", format="flac", options={"fflags": "+bitexact"}) as container,
     ):
+        if comment:
+            container.metadata["comment"] = comment
         stream = container.add_stream("flac", rate=rate, format="s32", layout="stereo")
         for block in blocks:
             if not len(block):
@@ -44,9 +53,19 @@ def encode_flac(blocks: Iterable[NDArray[np.float32]], rate: int, *, max_bytes: 
     return file.getvalue()
 
 
+def seconds_of(data: bytes) -> Fraction:
+    """The length of a FLAC of `encode_flac`, from its header. MediaError: another file."""
+    with media_errors("not readable sound"), av.open(io.BytesIO(data), "r", format="flac") as file:
+        return Fraction(file.duration or 0, av.time_base)
+
+
 @contextmanager
-def open_flac(data: bytes) -> Iterator[tuple[int, Iterator[NDArray[np.float32]]]]:
-    """The rate of a FLAC of `encode_flac`, and its samples in blocks. MediaError: another file, or damaged."""
+def open_flac(data: bytes, *, start: Fraction = Fraction(0)) -> Iterator[tuple[int, Iterator[NDArray[np.float32]]]]:
+    """The rate of a FLAC of `encode_flac`, and its samples from `start` seconds on, in blocks.
+
+    Raises:
+        MediaError: another file, or damaged; also while the blocks are read.
+    """
     with (
         media_errors("not readable sound"),
         av.open(io.BytesIO(data), "r", format="flac", metadata_errors="ignore") as file,
@@ -56,7 +75,16 @@ def open_flac(data: bytes) -> Iterator[tuple[int, Iterator[NDArray[np.float32]]]
         if stream.channels != 2 or depth != "s32":
             raise MediaError(f"stored sound must be stereo with 24 bits, not {stream.channels} channels, {depth}")
         stream.codec_context.options = {"err_detect": "crccheck+explode"}
-        yield stream.sample_rate, (from_pcm24(frame) for frame in file.decode(stream))
+        yield stream.sample_rate, _blocks(file, stream, round_half_up(start * stream.sample_rate))
+
+
+def _blocks(file: InputContainer, stream: AudioStream, first: int) -> Iterator[NDArray[np.float32]]:
+    """The samples from number `first` on."""
+    if first and stream.time_base:
+        file.seek(int(Fraction(first, stream.sample_rate) / stream.time_base), stream=stream)
+    for frame in file.decode(stream):
+        position = round((frame.pts or 0) * (frame.time_base or 0) * stream.sample_rate)
+        yield from_pcm24(frame)[max(0, first - position) :]
 
 
 def decode_flac(data: bytes) -> tuple[NDArray[np.float32], int]:

@@ -23,7 +23,9 @@ VIDEOS = "MP4, MOV, WebM or MKV"
 SOUNDS = "WAV, AIFF, FLAC, MP3, AAC, Ogg or a video"
 
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+_STILLS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")  # pictures, with boxes as an MP4
 _ATTACHED = Disposition.attached_pic | Disposition.timed_thumbnails
+_VIDEO_DEMUXERS = ("mov", "matroska")
 _HEAD_BYTES = 64
 
 
@@ -37,13 +39,21 @@ def opened(file: IO[bytes], *, with_sound_files: bool = False) -> Iterator[Input
     file.seek(0)
     demuxer = _demuxer(file.read(_HEAD_BYTES))
     file.seek(0)
-    if demuxer is None or (demuxer not in ("mov", "matroska") and not with_sound_files):
+    if demuxer is None or (demuxer not in _VIDEO_DEMUXERS and not with_sound_files):
         raise ValueError(f"not a {SOUNDS} file" if with_sound_files else f"not an {VIDEOS} file")
     with reading_errors():
         options = {"enable_drefs": "0"} if demuxer == "mov" else {}  # references to other files are not followed
         container = av.open(file, "r", format=demuxer, options=options, metadata_errors="replace")
         with container:
             yield container
+
+
+def is_video(file: IO[bytes]) -> bool:
+    """Whether a file that can be sought in begins as an MP4, MOV, WebM or MKV does."""
+    file.seek(0)
+    head = file.read(_HEAD_BYTES)
+    file.seek(0)
+    return _demuxer(head) in _VIDEO_DEMUXERS
 
 
 @contextmanager
@@ -87,7 +97,7 @@ def sound_of(container: InputContainer) -> AudioStream | None:
 
 def _demuxer(head: bytes) -> str | None:
     """FFmpeg's name of the demuxer for a file that begins so; None: not one of those listed."""
-    if head[4:8] in _BOXES:
+    if head[4:8] in _BOXES and head[8:12] not in _STILLS:
         return "mov"
     if head.startswith(b"\x1a\x45\xdf\xa3"):
         return "matroska"

@@ -49,6 +49,15 @@ def read_first_frame(file: IO[bytes], width: int, height: int) -> Frame:
     return np.frombuffer(pixels, np.uint8).reshape(height, width, 3).copy()
 
 
+def read_track(file: IO[bytes]) -> bytes:
+    """The sound of the file `file`, a sound or a video, as FLAC; see `track`.
+
+    Raises:
+        ValueError: another kind of file, no sound, damaged, or it needs more memory or time than the limits.
+    """
+    return _decoded("ltx2.media.sources.track", (), file)
+
+
 def _decoded(module: str, arguments: tuple[object, ...], file: IO[bytes]) -> bytes:
     seconds = VIDEO_SECONDS + os.fstat(file.fileno()).st_size / BYTES_PER_SECOND
     return decode_in_child(module, arguments, file, seconds=seconds, memory_bytes=VIDEO_MEMORY_BYTES)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Sound = NDArray[np.float32]
 """`[samples, 2]`, -1 .. 1 as far as the source is so."""
-_RESYNC_S = 0.02  # times of packets are rounded, to 1 ms in WebM; only a larger difference is a gap
+RESYNC_S = 0.02  # times of packets are rounded, to 1 ms in WebM; only a larger difference is a gap
 
 
 class Stereo:
@@ -48,7 +48,7 @@ def placed(frames: Iterable[AudioFrame], start: Fraction, end: Fraction) -> tupl
         if sound is None:
             sound = np.zeros((max(0, round((end - start) * rate)), 2), np.float32)
             position = round((time - start) * rate)
-        elif abs((time - start) * rate - position) > _RESYNC_S * rate:
+        elif abs((time - start) * rate - position) > RESYNC_S * rate:
             position = round((time - start) * rate)
         samples = stereo(frame)
         first, last = max(0, position), min(len(sound), position + len(samples))
@@ -68,11 +68,14 @@ def resampled(blocks: Iterable[Sound], rate: int, wanted: int) -> Iterator[Sound
     resampler = AudioResampler(format="fltp", layout="stereo", rate=wanted)
     position = 0
     for block in blocks:
+        if not len(block):
+            continue
         frame = AudioFrame.from_ndarray(np.ascontiguousarray(block.T), format="fltp", layout="stereo")
         frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), position
         position += len(block)
         yield from (_samples(part) for part in resampler.resample(frame))
-    yield from (_samples(part) for part in resampler.resample(None))
+    if position:
+        yield from (_samples(part) for part in resampler.resample(None))
 
 
 def _samples(frame: AudioFrame) -> Sound:

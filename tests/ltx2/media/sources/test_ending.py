@@ -201,6 +201,7 @@ TRANSFERS = {"PQ": 16, "HLG": 18}
         (lambda: b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n", "not an MP4, MOV, WebM or MKV file"),
         (lambda: b"ffconcat version 1.0\nfile /etc/passwd\n", "not an MP4"),
         (lambda: video(None, kind="wav", sound=tone(1), sound_codec="pcm_s16le"), "not an MP4"),
+        (lambda: b"\0\0\0\x18ftypheic" + bytes(64), "not an MP4"),
         (lambda: video(None, sound=tone(1)), "it has no video"),
         (lambda: with_cover(tone(1)), "it has no video, only a cover picture"),
         (lambda: SMALL[: len(SMALL) // 2], "cannot be decoded"),

@@ -16,7 +16,7 @@ SHAPES = [SegmentShape(25, Fraction(24)), SegmentShape(121, Fraction(24)), Segme
 
 
 def ending(shape: SegmentShape, available: int) -> Ending:
-    """The end of a video of so many frames. Each sample of its sound is its own time, from the first wanted frame on."""
+    """The end of a video of so many frames. A sample of its sound is its time after the first wanted frame."""
     wanted = wanted_of(shape, 64, 32, Fit.CROP)
     before = int(min(wanted.before_s, (available - shape.overlap) / shape.fps) * SOUND_RATE)
     times = (np.arange(before + round(shape.overlap / shape.fps * SOUND_RATE) + 1600) - before) / SOUND_RATE

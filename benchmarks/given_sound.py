@@ -1,0 +1,77 @@
+"""How well pictures follow a given sound: worlds of the small model, whose first shape is as high as the tone.
+
+    python -m benchmarks.given_sound --films 8
+
+Each film has four segments. Its sound is that of a random world with a tone, as a user's track: encoded part by part
+and pinned in every segment. The figure is the median of the semitones between the track and the height of the shape; an
+octave is the whole height. The control renders the same films with their own sound.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+
+from benchmarks import report
+from ltx2.engine import Engine
+from ltx2.media.sound_file import encode_flac
+from ltx2.media.sources.slices import Blocks, Track, window_of
+from ltx2.request import SegmentOutput, SegmentRequest
+from ltx2.timeline import SegmentShape, film_samples, plan
+from training.films import Film, joined
+from training.sync import out_of_tune
+from training.world import FPS, FRAMES, HEIGHT, WIDTH, World, draw
+
+SEGMENTS, TRACK_RATE = 4, 44_100
+
+
+def track_of(world: World, seconds: float) -> Track:
+    """The sound of a world as a track."""
+    samples = world.samples(0.0, round(seconds * TRACK_RATE), TRACK_RATE)
+    return Track(encode_flac([np.ascontiguousarray(samples.T)], TRACK_RATE))
+
+
+def film_of(engine: Engine, world: World, seed: int, track: Track | None, *, segments: int = SEGMENTS) -> Film:
+    """A film of a world, with its own sound or with a given one, which its film then has."""
+    timings = plan(SegmentShape(FRAMES, Fraction(FPS)), [False] * segments)
+    outputs: list[SegmentOutput] = []
+    for timing in timings:
+        sound = None
+        if track is not None:
+            window = window_of(timing)
+            sound = engine.encode_sound(track.window(window), timing.audio_latents, lead=window.lead)
+        request = SegmentRequest(world.prompt, seed + timing.index, WIDTH, HEIGHT, timing, sound=sound)
+        outputs.append(engine.run(request, outputs[-1].state if outputs else None))
+    film = joined(outputs, timings)
+    if track is None:
+        return film
+    samples = film_samples(sum(map(len, film.pieces)), Fraction(FPS), film.rate)
+    return Film(film.pieces, np.ascontiguousarray(Blocks(track.at(film.rate)).take(samples).T), film.rate, timings)
+
+
+def main() -> None:
+    parser = report.parser(__doc__ or "", "given_sound")
+    parser.add_argument("--films", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    engine = Engine.load("shapes", device="cpu")
+    rng = np.random.default_rng(options.seed)
+    worlds: list[World] = []
+    while len(worlds) < options.films:
+        world, _ = draw(rng)
+        if world.sound != "silence" and len(world.shapes) == 1:
+            worlds.append(world)
+    rows = []
+    for name, is_given in (("its own sound (control)", False), ("given sound", True)):
+        tuned = []
+        for seed, world in enumerate(worlds):
+            film = film_of(engine, world, seed, track_of(world, 10.0) if is_given else None)
+            tuned.append(out_of_tune(film.continuity(), film, world))
+        medians = np.nanmedian(np.array(tuned), axis=0)
+        rows.append({"films": name, **{f"segment {index}": float(value) for index, value in enumerate(medians)}})
+    report.write("given_sound", rows, options.json)
+
+
+if __name__ == "__main__":
+    main()
