@@ -4,7 +4,7 @@
 
 Each film has four segments. Its sound is that of a random world with a tone, as a user's track: encoded part by part
 and pinned in every segment. The figure is the median of the semitones between the track and the height of the shape; an
-octave is the whole height. The control renders the same films with their own sound.
+octave is the whole height. The controls are the same films with their own sound, and those under the same tracks.
 """
 
 from __future__ import annotations
@@ -44,10 +44,13 @@ def film_of(engine: Engine, world: World, seed: int, track: Track | None, *, seg
         request = SegmentRequest(world.prompt, seed + timing.index, WIDTH, HEIGHT, timing, sound=sound)
         outputs.append(engine.run(request, outputs[-1].state if outputs else None))
     film = joined(outputs, timings)
-    if track is None:
-        return film
+    return film if track is None else with_track(film, track)
+
+
+def with_track(film: Film, track: Track) -> Film:
+    """The same pictures over a track."""
     samples = film_samples(sum(map(len, film.pieces)), Fraction(FPS), film.rate)
-    return Film(film.pieces, np.ascontiguousarray(Blocks(track.at(film.rate)).take(samples).T), film.rate, timings)
+    return Film(film.pieces, np.ascontiguousarray(Blocks(track.at(film.rate)).take(samples).T), film.rate, film.timings)
 
 
 def main() -> None:
@@ -62,14 +65,17 @@ def main() -> None:
         world, _ = draw(rng)
         if world.sound != "silence" and len(world.shapes) == 1:
             worlds.append(world)
+    tuned: dict[str, list[list[float]]] = {"own sound": [], "a track that is not given": [], "a given track": []}
+    for seed, world in enumerate(worlds):
+        track = track_of(world, 10.0)
+        own = film_of(engine, world, seed, None)
+        films = own, with_track(own, track), film_of(engine, world, seed, track)
+        for found, film in zip(tuned.values(), films, strict=True):
+            found.append(out_of_tune(film.continuity(), film, world))
     rows = []
-    for name, is_given in (("its own sound (control)", False), ("given sound", True)):
-        tuned = []
-        for seed, world in enumerate(worlds):
-            film = film_of(engine, world, seed, track_of(world, 10.0) if is_given else None)
-            tuned.append(out_of_tune(film.continuity(), film, world))
-        medians = np.nanmedian(np.array(tuned), axis=0)
-        rows.append({"films": name, **{f"segment {index}": float(value) for index, value in enumerate(medians)}})
+    for name, found in tuned.items():
+        medians = np.nanmedian(np.array(found), axis=0)
+        rows.append({"film": name, **{f"segment {index}": float(value) for index, value in enumerate(medians)}})
     report.write("given_sound", rows, options.json)
 
 

@@ -75,6 +75,7 @@ NAVIGATION = """
 :caption: Use
 docs/jobs
 docs/editing
+docs/extend
 docs/models
 docs/settings
 docs/limits

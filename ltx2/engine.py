@@ -79,7 +79,6 @@ class Engine:
         self._loras = StageLoras(fusion, self.prompts)
         self._denoiser = Denoiser(pipeline, self.variant, self.prompts, self._loras, source)
         self._picture_decoder = PictureDecoder(pipeline, source)
-        self._sound_encoder = SoundEncoder(pipeline)
         self._compiled = compiled
         self._is_small_model = isinstance(source, Path) and is_small_model(source)
         self._name = name
@@ -313,7 +312,7 @@ class Engine:
     def encode_sound(self, sound: NDArray[np.float32], latents: int, *, lead: int = 0) -> Tensor:
         """Audio latents `[1, 8, latents, 16]` of sound `[samples, 2]` at 16 kHz, normalised: see `SoundEncoder`."""
         with self._naming_model("encoding sound"), render_context("encoding sound", self._stream):
-            return self._copies.start(self._sound_encoder(sound, latents, lead, self._device))()
+            return self._copies.start(SoundEncoder(self.pipeline)(sound, latents, lead, self._device))()
 
     def _start_decoding(
         self, video_latents: Tensor, audio_latents: Tensor, decoding: Decoding

@@ -91,6 +91,8 @@ class StandInEngine:
         for placed in request.images:  # shown in place of that frame
             video[0, 0, 1, 0, 0], video[0, 1, 1, 0, 0] = 1 + placed.frame, float(placed.pixels.mean())
         audio = torch.rand(1, CHANNELS, timing.audio_latents, MEL, generator=seed)
+        if request.sound is not None:
+            audio = request.sound.clone()
         if request.end is not None:
             pinned, sounds = request.end.video_count, request.end.audio_count
             video[:, :, -pinned:] = request.end.video_latents[:, :, -pinned:]
@@ -112,6 +114,14 @@ class StandInEngine:
             on_state(following, video, audio)
         warnings = ("the prompt is odd",) if request.prompt == "warn" else ()
         return SegmentOutput(frames, sound, self.audio_rate, video, audio, following, warnings=warnings)
+
+    def encode_sound(self, sound: Any, latents: int, *, lead: int = 0) -> torch.Tensor:
+        """Latents that are the loudness of their 640 samples."""
+        assert len(sound) == (lead + latents) * 640
+        loudness = np.abs(np.asarray(sound)).mean(axis=1).reshape(lead + latents, 640).mean(axis=1)[lead:]
+        return (
+            torch.from_numpy(loudness.astype(np.float32))[None, None, :, None].expand(1, CHANNELS, latents, MEL).clone()
+        )
 
     def decode(self, video_latents: Any, audio_latents: Any, decoding: Decoding | None = None) -> tuple[Any, Any]:
         if KILL_IN_DECODE in os.environ:

@@ -6,6 +6,7 @@ import json
 import sys
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,7 +20,7 @@ from tasks.cli.command import (
     state_option,
 )
 from tasks.client.edit import edit as edit_job
-from tasks.client.files import write_new
+from tasks.client.files import check_new, write_new
 from tasks.client.job import Job, find_job, raise_unless_done
 from tasks.client.job_text import LIST_HEAD, full_json_of, json_of, lines_of, row_of
 from tasks.client.pace import pace_in_deployment
@@ -27,6 +28,7 @@ from tasks.client.plan import plan_lines
 from tasks.client.progress import ProgressDisplay
 from tasks.client.submit import iterate_waiting, submit
 from tasks.client.terminal import show_json, show_line, show_lines
+from tasks.client.video_input import state_from_video
 from tasks.client.workers import list_workers
 from tasks.jobs.queues import Priority
 from tasks.jobs.units import JobState
@@ -230,14 +232,42 @@ def state() -> None:
     """Continuation states as files."""
 
 
+state_file_option = click.option(
+    "-o", "--output", "out", type=click.Path(path_type=Path), help="The file; default: standard output."
+)
+
+
 @state.command()
 @job_argument
 @click.option("--segment", type=click.IntRange(min=0), required=True, help="After which segment, from 0.")
-@click.option("-o", "--output", "out", type=click.Path(path_type=Path), help="The file; default: standard output.")
+@state_file_option
 @force_option
 def export(job: str, segment: int, out: Path | None, force: bool) -> None:
     """Write the state of JOB after a segment; another job can continue it."""
-    text = json.dumps(find_job(job).state(segment)) + "\n"
+    _write_state(find_job(job).state(segment), out, force=force)
+
+
+@state.command()
+@click.argument("video", type=click.Path(path_type=Path))
+@click.option(
+    "--spec", "spec", type=click.Path(path_type=Path), required=True, help="The spec of the job that will continue it."
+)
+@model_option
+@state_file_option
+@force_option
+def from_video(video: Path, spec: Path, model: str | None, out: Path | None, force: bool) -> None:
+    """Write the state after the end of VIDEO, an MP4, MOV, WebM or MKV, for the size, rate and model of a spec.
+
+    The model is loaded on this machine to encode the sound.
+    """
+    wanted = changed_spec(load_spec(spec), model=model).with_absolute_paths()
+    if out is not None and str(out) != "-":
+        check_new(out, overwrite=force)  # before the model is loaded
+    _write_state(state_from_video(video, wanted, Settings.from_env()), out, force=force)
+
+
+def _write_state(envelope: dict[str, Any], out: Path | None, *, force: bool) -> None:
+    text = json.dumps(envelope) + "\n"
     if out is None or str(out) == "-":
         click.echo(text, nl=False)
         return

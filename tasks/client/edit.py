@@ -28,7 +28,7 @@ def edit(job: Job, spec: GivenSpec, *, plan: EditPlan | None = None) -> Job:
         made = fork_job(deployment, job.id, after=plan.kept - 1, spec=wanted, may_be_whole=True)
         return Job(made, settings=deployment.settings)
     if plan.kind == EditKind.NEW_JOB:
-        if deployment.jobs.handoff(job.id, START_INDEX) is not None:
+        if wanted.extend is None and deployment.jobs.handoff(job.id, START_INDEX) is not None:
             raise JobStateError(
                 f"job {job.id} continues a state, which a new job does not know: submit the spec with that state"
             )

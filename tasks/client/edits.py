@@ -12,6 +12,7 @@ import redis
 from tasks.client.edit_plan import EditPlan, JobNow, plan_edit
 from tasks.client.fork import check_join, whole_segments
 from tasks.client.idempotency import request_of
+from tasks.client.inputs import with_input_ids
 from tasks.client.same_head import check_same_head, comparable
 from tasks.deployment import Deployment
 from tasks.errors import JobStateError, RoomError, ServerError, SpecError
@@ -116,7 +117,9 @@ def append_segments(
     contents = deployment.jobs.contents(job_id)
     status, head = deployment.jobs.status(job_id), contents.head
     given = spec.model_fields_set
-    check_same_head(spec, head, job_id, why="to which its segments are appended", fields=given)
+    begun = [segment.model_copy(update={"images": None}) for segment in contents.segments[:1]]
+    first_of_job = spec.model_copy(update={"segments": begun or spec.segments})  # what it extends was read for this one
+    check_same_head(with_input_ids(first_of_job), head, job_id, why="to which its segments are appended", fields=given)
     if first == ANYWHERE and "seed" in given and spec.seed != head.seed:
         place = spec.source.place("seed")
         raise SpecError(f"{place}: must be that of job {job_id}: {spec.seed} here, {head.seed} there")
@@ -178,7 +181,8 @@ def planned(deployment: Deployment, job_id: str, spec: JobSpec) -> EditPlan:
     now = JobNow(
         job_id, contents.head, contents.segments, len(contents.committed.handoffs), begun, JobState(status.state)
     )
-    return plan_edit(now, comparable(spec, contents.head, continues=contents.committed.start is not None))
+    wanted = with_input_ids(spec, continues=contents.committed.start is not None)
+    return plan_edit(now, comparable(wanted, contents.head))
 
 
 def edit_in_place(deployment: Deployment, plan: EditPlan, spec: JobSpec) -> None:

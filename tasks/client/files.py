@@ -41,12 +41,21 @@ def write_new(path: Path, data: bytes, *, overwrite: bool) -> None:
     Raises:
         OutputError: it exists, or cannot be written.
     """
+    check_new(path, overwrite=overwrite)
+    make_folder(path.parent)
+    write_whole({path: data})
+
+
+def check_new(path: Path, *, overwrite: bool) -> None:
+    """Refuse a file that exists, unless it may be overwritten.
+
+    Raises:
+        OutputError: it exists, or its folder cannot be read.
+    """
     with naming_errors(path):
         exists = path.exists()
     if exists and not overwrite:
         raise OutputError(f"{path} exists; choose another name, or replace it with --force")
-    make_folder(path.parent)
-    write_whole({path: data})
 
 
 def write_whole(files: Mapping[Path, bytes], *, mode: int = 0o644) -> None:

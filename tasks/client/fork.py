@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
-from types import MappingProxyType
 
 from blobstore import BlobNotFoundError, InMemoryBlobStore, ManagedBlobStore
 from ltx2.timeline import handed_on
+from tasks.client.inputs import read_inputs
 from tasks.client.same_head import check_same_head
-from tasks.client.start_image import IMAGE_MIME, read_images
 from tasks.client.submission import Draft, create_job
 from tasks.deployment import Deployment
 from tasks.errors import JobStateError, SpecError
@@ -21,7 +19,7 @@ from tasks.jobs.results import CreateOutcome, JobContents
 from tasks.jobs.state_wire import handoff_blobs, state_blobs
 from tasks.maintenance.submissions import pin_all
 from tasks.spec.images import image_paths
-from tasks.spec.schema import JobHead, JobSpec
+from tasks.spec.schema import INPUT_FIELDS, JobHead, JobSpec
 
 log = logging.getLogger(__name__)
 SHARES = "whose segments the fork shares"
@@ -38,16 +36,15 @@ def fork_job(
     count = after + 1
     if not 0 < count <= len(source.committed.handoffs):
         raise JobStateError(f"job {job_id} has no committed segment {after}, so it cannot be forked after it")
-    images = read_images(spec) if spec else {}
-    continues = source.committed.start is not None
-    wanted = spec_of(source)
+    wanted, pending = spec_of(source), InMemoryBlobStore()
     if spec:
-        wanted = check_same_head(spec, source.head, job_id, why=SHARES, images=images, continues=continues)
+        inputs = read_inputs(spec, continues=source.committed.start is not None)
+        wanted, pending = check_same_head(inputs.spec, source.head, job_id, why=SHARES), inputs.pending
     if len(wanted.segments) < count or (len(wanted.segments) == count and not may_be_whole):
         raise SpecError(f"segments: there is none after segment {after}, so there is nothing to render")
     _warn_of_other_prompts(wanted, source, count)
     fork_id = new_job_id()
-    create_fork(deployment, fork_id, source, count, wanted, images)
+    create_fork(deployment, fork_id, source, count, wanted, pending)
     return fork_id
 
 
@@ -57,12 +54,12 @@ def create_fork(
     source: JobContents,
     count: int,
     spec: JobSpec,
-    images: Mapping[str, bytes] = MappingProxyType({}),
+    pending: InMemoryBlobStore | None = None,
 ) -> None:
     """Queue the job `job_id`, which shares the first `count` segments of `source` and goes on with those of `spec`.
 
-    It may have no other segments. The head of `spec` equals that of `source` in SHARED_FIELDS. images: PNGs that its
-    own segments show, as `read_images` gives them.
+    It may have no other segments. The head of `spec` equals that of `source` in SHARED_FIELDS. pending: the images that
+    its own segments show, see `Inputs`.
 
     Raises:
         JobStateError: the id is taken, or a blob of these segments is missing. What `submit` raises.
@@ -71,21 +68,20 @@ def create_fork(
         segment.model_copy(update={"seed": source.head.seed_of(index, segment)})  # a repair needs it
         for index, segment in enumerate(source.segments[:count])
     ]
-    segments = [*shared, *spec.segments[count:]]
-    spec = spec.model_copy(update={"model": source.head.model, "image": source.head.image, "segments": segments})
+    segments, given = [*shared, *spec.segments[count:]], pending or InMemoryBlobStore()
+    inputs = {field: getattr(source.head, field) for field in INPUT_FIELDS}
+    spec = spec.model_copy(update={"model": source.head.model, "segments": segments, **inputs})
     check_join(spec, source, count)
 
     def draw_up(owner: str) -> Draft:
-        committed, pending = _pinned(deployment.blobs, source, count, owner), InMemoryBlobStore()
-        for png in images.values():
-            pending.put(png, mime=IMAGE_MIME)
+        committed = _pinned(deployment.blobs, source, count, owner)
         blobs, shown = blobs_of(source.head, committed), dict.fromkeys(image_paths(spec).values())
-        stored = [blob_id for blob_id in shown if blob_id not in pending and blob_id not in blobs]
+        stored = [blob_id for blob_id in shown if blob_id not in given and blob_id not in blobs]
         try:
             pin_all(deployment.blobs, stored, owner, provisional=True)
         except BlobNotFoundError:
             raise JobStateError(f"images of job {source.job_id} are missing, so it cannot be forked") from None
-        return Draft(spec, committed, list(dict.fromkeys([*blobs, *shown])), pending=pending)
+        return Draft(spec, committed, list(dict.fromkeys([*blobs, *shown])), pending=given)
 
     creation = create_job(deployment, job_id, draw_up)
     if creation.outcome == CreateOutcome.TAKEN:
@@ -101,7 +97,7 @@ def check_join(spec: JobSpec, source: JobContents, count: int) -> None:
     if len(spec.segments) <= count:
         return
     try:
-        spec.check_neighbours()
+        spec.check_neighbours(continues=source.committed.start is not None)
     except FieldError as error:
         raise SpecError(f"{spec.source.place(*error.location)}: {error}") from None
     if count == 0:
@@ -117,13 +113,13 @@ def check_join(spec: JobSpec, source: JobContents, count: int) -> None:
 
 
 def spec_of(source: JobContents) -> JobSpec:
-    """The whole spec of a job, with the blob id of its image."""
+    """The whole spec of a job, with the blob ids of its inputs."""
     return JobSpec(**source.head.model_dump(), segments=list(source.segments))
 
 
 def blobs_of(head: JobHead, committed: Committed) -> list[str]:
     """Every blob that a job with these segments needs."""
-    found = [] if head.image is None else [head.image]
+    found = [str(getattr(head, field)) for field in INPUT_FIELDS if getattr(head, field) is not None]
     if committed.start is not None:
         found += state_blobs(committed.start.state)
     for handoff in committed.handoffs:

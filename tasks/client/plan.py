@@ -17,7 +17,7 @@ def plan_lines(spec: JobSpec, model: str, *, continues: bool, pace: Pace | None)
     """The film's length and size, and the room and time it needs.
 
     model: the spec's, or the default. continues: it continues a state. pace: of earlier segments with the same work, if
-    there were any.
+    there were any. A film that extends a video also shows the frames that its first segment repeats.
     """
     blobs = f"blobs: at most about {estimate_bytes(spec) / 1e6:,.1f} MB until the job's retention ends"
     count = len(spec.segments)

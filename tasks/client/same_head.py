@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 from ltx2.timeline import handed_on
-from tasks.client.start_image import read_images, with_image_ids
 from tasks.errors import SpecError
 from tasks.field_errors import shown
-from tasks.spec.schema import JobHead, JobSpec
+from tasks.spec.schema import INPUT_FIELDS, JobHead, JobSpec
 from tasks.spec.segments import SegmentSpec
 
 FREE_FIELDS = ("title", "seed", "labels", "webhook")
 """Fields of a spec's head that say nothing about how a segment is rendered; seeds are compared per segment."""
+INPUT_KINDS = dict(zip(INPUT_FIELDS, ("image", "video", "sound"), strict=True))
 SHARED_FIELDS = tuple(name for name in JobHead.model_fields if name not in FREE_FIELDS)
 
 
-def comparable(
-    spec: JobSpec, head: JobHead, *, images: Mapping[str, bytes] | None = None, continues: bool = False
-) -> JobSpec:
-    """`spec` as a record would have it: with the job's model if it names none, absolute paths and blob ids of images.
-
-    images: from `read_images`, if they are read already. continues: the job continues a state.
-
-    Raises:
-        SpecError: an image cannot be read, or shown where the spec says.
-    """
-    found = read_images(spec) if images is None else images
-    whole = spec.model_copy(update={"model": spec.model or head.model}).with_absolute_paths()
-    return with_image_ids(whole, found, continues=continues)
+def comparable(spec: JobSpec, head: JobHead) -> JobSpec:
+    """`spec`, whose inputs are blob ids, as a record would have it: with the job's model if it names none."""
+    return spec.model_copy(update={"model": spec.model or head.model}).with_absolute_paths()
 
 
 def differences(spec: JobSpec, head: JobHead, fields: Collection[str] = SHARED_FIELDS) -> dict[str, str]:
@@ -46,23 +36,16 @@ def own_inputs(head: JobHead, index: int, segments: Sequence[SegmentSpec]) -> di
 
 
 def check_same_head(
-    spec: JobSpec,
-    head: JobHead,
-    job_id: str,
-    *,
-    why: str,
-    fields: Collection[str] = SHARED_FIELDS,
-    images: Mapping[str, bytes] | None = None,
-    continues: bool = False,
+    spec: JobSpec, head: JobHead, job_id: str, *, why: str, fields: Collection[str] = SHARED_FIELDS
 ) -> JobSpec:
     """The comparable form of `spec`, whose head must be that of the job. why: what needs that. fields: only these.
 
-    images, continues: see `comparable`.
+    Its inputs are blob ids.
 
     Raises:
         SpecError: one line for each field that differs.
     """
-    spec = comparable(spec, head, images=images, continues=continues)
+    spec = comparable(spec, head)
     found = differences(spec, head, fields)
     if found:
         places = spec.source.places([(name,) for name in found])
@@ -72,8 +55,8 @@ def check_same_head(
 
 
 def _difference(name: str, here: object, there: object) -> str:
-    if name == "image":  # both are ids
-        return "it is another image"
+    if name in INPUT_KINDS:  # both are ids
+        return f"it is another {INPUT_KINDS[name]}"
     if all(isinstance(value, str | int | float | None) for value in (here, there)):
         return f"{shown(here)} here, {shown(there)} there"
     return "it differs"

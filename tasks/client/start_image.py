@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from blobstore import blob_id_of
 from ltx2.media.images import LARGEST_FILE_BYTES, decode_still
+from ltx2.media.sources.opening import is_video
+from ltx2.media.sources.reader import read_first_frame
 from ltx2.state.png import encode_png
 from tasks.errors import SpecError
 from tasks.field_errors import FieldError, shown_path
 from tasks.spec.images import image_paths, placed, with_paths
-from tasks.spec.input_files import read_input
+from tasks.spec.input_files import open_input, read_input
 
 if TYPE_CHECKING:
     from tasks.spec.schema import JobSpec
@@ -20,22 +22,30 @@ IMAGE_MIME = "image/png"
 
 
 def read_images(spec: JobSpec) -> dict[str, bytes]:
-    """Read every image file of `spec`, once each, as a PNG of the job's size. By path.
+    """Read every image file of `spec`, once each, as a PNG of the job's size; of a video the first frame. By path.
 
     Raises:
         SpecError: one is missing or not an image; names it.
     """
     images: dict[str, bytes] = {}
     for location, path in image_paths(spec).items():
-        if path in images:
-            continue
-        place = spec.source.place(*location)
-        data = read_input(path, LARGEST_FILE_BYTES, "an image", field=place)
-        try:
-            images[path] = encode_png(decode_still(data, spec.width, spec.height))
-        except ValueError as error:
-            raise SpecError(f"{place}: {shown_path(path)}: {error}") from None
+        if path not in images:
+            images[path] = _read_image(spec, path, spec.source.place(*location))
     return images
+
+
+def _read_image(spec: JobSpec, path: str, place: str) -> bytes:
+    try:
+        with open_input(path, field=place) as file:
+            if is_video(file):
+                return encode_png(read_first_frame(file, spec.width, spec.height))
+        return encode_png(
+            decode_still(read_input(path, LARGEST_FILE_BYTES, "an image", field=place), spec.width, spec.height)
+        )
+    except SpecError:
+        raise
+    except ValueError as error:
+        raise SpecError(f"{place}: {shown_path(path)}: {error}") from None
 
 
 def with_image_ids(spec: JobSpec, images: Mapping[str, bytes], *, continues: bool) -> JobSpec:

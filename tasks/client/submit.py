@@ -12,10 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from blobstore import InMemoryBlobStore, blob_id_of
 from tasks.client.idempotency import check_key
+from tasks.client.inputs import Inputs, read_inputs
 from tasks.client.job import Job
-from tasks.client.start_image import IMAGE_MIME, read_images, with_image_ids
 from tasks.client.state_files import read_state, start_handoff
 from tasks.client.submission import Draft, create_job
 from tasks.deployment import Deployment
@@ -33,7 +32,7 @@ from tasks.jobs.waits import Wait
 from tasks.maintenance.submissions import complete_submissions
 from tasks.maintenance.sweeper import Sweeper, SweepResult
 from tasks.settings import Settings
-from tasks.spec.images import image_paths
+from tasks.spec.images import input_paths
 from tasks.spec.loader import check_spec, load_spec
 from tasks.spec.model_policy import check_model_folders
 from tasks.spec.schema import JobSpec
@@ -84,15 +83,22 @@ def submit(
         raise SpecError(
             f"{spec.source.place('segments', 0, 'transition')}: a job that continues a state cannot start with a cut"
         )
+    if from_state is not None and (given := spec.extend or spec.audio) is not None:
+        field = "extend" if spec.extend is not None else "audio"
+        raise SpecError(f"{spec.source.place(field)}: {given}: a job that continues a state cannot have it; remove it")
     if from_state is not None and spec.image is not None:
         place = spec.source.place("image")
         raise SpecError(f"{place}: a job that continues a state starts with that state's frames; remove one of the two")
-    images = read_images(spec)
+    inputs = read_inputs(
+        spec, continues=from_state is not None, inline_threshold_bytes=deployment.settings.inline_threshold_bytes
+    )
+    for warning in inputs.warnings:
+        log.warning("%s", warning)
     envelope = from_state if from_state is None or isinstance(from_state, Mapping) else read_state(Path(from_state))
     creation = create_job(
         deployment,
         job.id,
-        lambda _: _draw_up(deployment, spec, images, envelope, has_key=idempotency_key is not None, priority=priority),
+        lambda _: _draw_up(deployment, inputs, envelope, has_key=idempotency_key is not None, priority=priority),
         idempotency_key=idempotency_key,
     )
     if creation.outcome == CreateOutcome.FULL:
@@ -119,23 +125,19 @@ def _valid_priority(priority: str) -> Priority:
 
 def _draw_up(
     deployment: Deployment,
-    spec: JobSpec,
-    images: Mapping[str, bytes],
+    inputs: Inputs,
     envelope: Mapping[str, Any] | None,
     *,
     has_key: bool,
     priority: Priority,
 ) -> Draft:
     """The job as it will be created; what it starts from is in memory."""
-    pending, start = InMemoryBlobStore(), None
-    blob_ids: list[str] = []
+    start = inputs.start
     if envelope is not None:
-        start = start_handoff(dict(envelope), spec, deployment.blobs, pending, deployment.settings)
-        blob_ids = state_blobs(start.state)
-    spec = with_image_ids(spec, images, continues=envelope is not None)
-    used = set(image_paths(spec).values())
-    blob_ids += [pending.put(png, mime=IMAGE_MIME) for png in images.values() if blob_id_of(png) in used]
-    return Draft(spec, Committed(start), blob_ids, _digest(spec, envelope) if has_key else "", pending, priority)
+        start = start_handoff(dict(envelope), inputs.spec, deployment.blobs, inputs.pending, deployment.settings)
+    blob_ids = [*input_paths(inputs.spec).values(), *(state_blobs(start.state) if start else ())]
+    digest = _digest(inputs.spec, envelope) if has_key else ""
+    return Draft(inputs.spec, Committed(start), blob_ids, digest, inputs.pending, priority)
 
 
 def _digest(spec: JobSpec, envelope: Mapping[str, Any] | None) -> str:

@@ -15,6 +15,7 @@ from tasks.deployment import Deployment
 from tasks.errors import JobStateError, ServerError, SpecError
 from tasks.jobs.committed import Take, TakeRequest
 from tasks.jobs.lifetimes import new_job_id
+from tasks.jobs.records import timing_after
 from tasks.jobs.results import JobContents
 from tasks.jobs.units import WorkUnit
 from tasks.maintenance.admission import choice_bytes, segment_bytes
@@ -63,7 +64,7 @@ def retake_segment(
     source = deployment.jobs.contents(job_id)
     _rendered(source, segment)
     changed = _changed_segment(source.segments[segment], prompt, seed)
-    _check_length(deployment, source, segment)
+    _check_length(source, segment)
     if not 1 <= takes <= MOST_TAKES:
         raise SpecError(f"takes: must be 1 to {MOST_TAKES}, not {takes}")
     requests = [TakeRequest(prompt, None if seed is None else changed.seed + number) for number in range(takes)]  # type: ignore[operator]
@@ -168,12 +169,14 @@ def _rendered(source: JobContents, segment: int) -> None:
         )
 
 
-def _check_length(deployment: Deployment, source: JobContents, segment: int) -> None:
+def _check_length(source: JobContents, segment: int) -> None:
     """Refuse a take that must lead into the next segment and is too short for it."""
     handoffs = source.committed.handoffs
     if len(handoffs) == segment + 1 or not handoffs[segment + 1].continued:
         return
-    timing = deployment.jobs.timings(source.job_id)[segment]
+    planned = [source.head.planned(one) for one in source.segments[: segment + 2]]
+    previous, before = (handoffs[segment - 1], planned[segment - 1]) if segment else (source.committed.start, None)
+    timing = timing_after(planned[segment], previous, before=before, following=planned[segment + 1])
     picture, sound = free_latents(timing)
     if picture < 2 or sound <= END_AUDIO_LATENTS:
         raise JobStateError(

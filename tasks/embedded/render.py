@@ -17,9 +17,9 @@ from ltx2.checkpoints.upsampler_files import resolve_upsampler
 from ltx2.errors import CheckpointError
 from tasks.client.files import make_folder, private_files
 from tasks.client.film_output import FilmOutput
+from tasks.client.inputs import with_input_ids
 from tasks.client.job import Job, raise_unless_done
 from tasks.client.progress import ProgressDisplay
-from tasks.client.start_image import read_images, with_image_ids
 from tasks.embedded import processes, servers
 from tasks.embedded.inputs import RenderInputs, inputs_of
 from tasks.embedded.kept_renders import delete_renders, expired_renders
@@ -30,7 +30,7 @@ from tasks.jobs.records import JobStatus
 from tasks.jobs.units import JobState
 from tasks.maintenance.admission import check_room, estimate_bytes
 from tasks.settings import Settings
-from tasks.spec.images import image_paths
+from tasks.spec.images import input_paths
 from tasks.spec.model_policy import check_model_folders
 from tasks.spec.schema import JobSpec
 
@@ -101,9 +101,9 @@ def check_inputs(
             raise SpecError(f"{place}: `longtake render` waits for nobody; submit the job to a deployment instead")
     spec = _with_model(spec, settings)
     check_room(estimate_bytes(spec), settings.blob_budget_bytes)
-    made_from = inputs_of(with_image_ids(spec, read_images(spec), continues=state is not None), state, settings)
+    made_from = inputs_of(with_input_ids(spec, continues=state is not None), state, settings)
     loras = [*spec.loras, *([spec.stage2_lora] if spec.stage2_lora else [])]
-    named = [*image_paths(spec).values(), spec.upsampler, *(lora.path for lora in loras)]
+    named = [*input_paths(spec).values(), spec.upsampler, *(lora.path for lora in loras)]
     files = [*inputs, *(Path(name) for name in named if name)]
     output.check(made_from.job_id, files, report=report_folder)
     return spec, made_from

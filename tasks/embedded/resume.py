@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from tasks.client.fork import create_fork, whole_segments
+from tasks.client.inputs import read_inputs
 from tasks.client.job import Job
 from tasks.client.pace import seconds_of
 from tasks.client.same_head import SHARED_FIELDS, own_inputs
-from tasks.client.start_image import read_images
 from tasks.client.submit import submit
 from tasks.deployment import Deployment
 from tasks.embedded.inputs import Note, RenderInputs, read_note
@@ -22,7 +22,7 @@ from tasks.jobs.units import JobState
 from tasks.settings import Settings
 from tasks.spec.schema import JobSpec
 
-TEXTS = ("image", "model", "negative_prompt", "text_encoder", "upsampler")
+TEXTS = ("audio", "extend", "image", "model", "negative_prompt", "text_encoder", "upsampler")
 SUPERSEDED = "another spec is rendered to this film"
 
 
@@ -57,7 +57,8 @@ def start_or_resume(
         job._deployment.jobs.stop(job.id, JobState.CANCELLED, SUPERSEDED)
         job.forget()
     if earlier is not None and earlier.kept:
-        create_fork(job._deployment, job.id, earlier.contents, earlier.kept, inputs.spec, read_images(spec))
+        pending = read_inputs(spec, continues=inputs.state is not None).pending
+        create_fork(job._deployment, job.id, earlier.contents, earlier.kept, inputs.spec, pending)
     else:
         submit(spec, from_state=inputs.state, settings=settings, job_id=job.id)
     if earlier is None or not earlier.contents.committed.handoffs:

@@ -16,7 +16,7 @@ from tasks.jobs.connection import when_there_is_memory
 from tasks.jobs.keys import ACTIVE, ENDED, IDEMPOTENCY, JOBS, RESERVED, SUBMITTING, WAITING, job_keys
 from tasks.jobs.queues import Priority
 from tasks.jobs.reader import JobReader
-from tasks.jobs.records import PieceRecord, Submission, pack_segment, pack_stored
+from tasks.jobs.records import PieceRecord, Submission, pack_head, pack_segment
 from tasks.jobs.results import Admission, AdmissionOutcome, CreateOutcome, Creation
 from tasks.jobs.scripts import load_scripts
 from tasks.jobs.status_reading import no_such_job
@@ -72,7 +72,7 @@ class JobLifetimes(JobReader):
         record |= {"priority": Priority.HIGH} if priority == Priority.HIGH else {}
         record |= _request(submission or Submission(new_token()), needs_bytes, stored_bytes)
         head = spec.head.model_copy(update={"model": model})
-        fields = {"job": pack_stored(head.model_dump())}
+        fields = {"job": pack_head(head)}
         fields |= {str(i): pack_segment(segment) for i, segment in enumerate(spec.segments)}
         handoffs = [committed.start, *committed.handoffs] if committed.start else committed.handoffs
         packed = {str(handoff.index): handoff.pack() for handoff in handoffs}

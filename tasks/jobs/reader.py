@@ -35,6 +35,7 @@ from tasks.jobs.records import (
     Handoff,
     JobStatus,
     PieceRecord,
+    shown_timing,
     timing_after,
     unpack_stored,
 )
@@ -214,7 +215,7 @@ class JobReader:
                 if index not in planned:
                     raise RecordError(f"the record of job {job_id} is damaged: it has no segment {index}")
                 around = {"before": planned.get(index - 1), "following": planned.get(index + 1)}
-                timings.append(timing_after(planned[index], previous, **around))
+                timings.append(shown_timing(timing_after(planned[index], previous, **around), previous))
             previous = handoff
         return timings
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from functools import cache
 from typing import Any, Self, get_type_hints
 
@@ -17,7 +17,8 @@ from ltx2.sampling import Decoder
 from ltx2.timeline import PlannedSegment, SegmentTiming, continued_timing, exact, first_timing, handed_on
 from tasks.errors import RecordError, VersionError
 from tasks.jobs.queues import Priority
-from tasks.jobs.units import JobState
+from tasks.jobs.units import START_INDEX, JobState
+from tasks.spec.schema import JobHead
 from tasks.spec.segments import SegmentSpec
 
 
@@ -47,6 +48,11 @@ def pack_stored(value: dict[str, Any], version: str = FORMAT) -> bytes:
 def pack_segment(segment: SegmentSpec) -> bytes:
     """The spec of a segment. With values of its own it has the version that workers of an earlier longtake refuse."""
     return pack_stored(segment.model_dump(), FORMAT_OF_JOBS if segment.has_own_values else FORMAT)
+
+
+def pack_head(head: JobHead) -> bytes:
+    """What all segments of a job share. With what earlier versions would ignore, it has the version they refuse."""
+    return pack_stored(head.model_dump(), FORMAT_OF_JOBS if head.extend or head.audio else FORMAT)
 
 
 @cache
@@ -97,6 +103,9 @@ class Record:
 @dataclass(frozen=True, slots=True)
 class Handoff(Record):
     """What a committed segment leaves for the next one. A job that continues a state from outside has one of index -1.
+
+    A start's first_frame is the film index of the job's first new frame: the frames of an extended video before it
+    are shown, too.
 
     state: the continuation state as the next message carries it, `kind` and `payload`. latents: the blob from which the
     clip can be made again. continued, first_frame: whether the segment continues the one before, and the film index of
@@ -175,10 +184,10 @@ def _timing_after(
 ) -> SegmentTiming:
     shape = segment.shape
     payload = previous.state["payload"]
-    index, first_frame = payload["segment_index"] + 1, 0
+    index, first_frame = payload["segment_index"] + 1, previous.first_frame
     if before is not None:
         skipped = before.shape.overlap if previous.continued else 0
-        first_frame = previous.first_frame + before.shape.frames - skipped - segment.dissolve
+        first_frame += before.shape.frames - skipped - segment.dissolve
     if segment.cut:
         return first_timing(
             shape,
@@ -198,6 +207,13 @@ def _timing_after(
         next_overlap=overlap,
         next_dissolve=dissolve,
     )
+
+
+def shown_timing(timing: SegmentTiming, start: Handoff | None) -> SegmentTiming:
+    """`timing` of a job's first segment, as the film shows it: after a video that it extends, with its first frames."""
+    if start is None or start.index != START_INDEX or not start.first_frame or not timing.continued:
+        return timing
+    return replace(timing, continued=False, first_frame=start.first_frame - timing.skipped_frames)
 
 
 @dataclass(frozen=True, slots=True)

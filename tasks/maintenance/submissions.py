@@ -15,7 +15,7 @@ from tasks.errors import JobNotFoundError, RecordError, VersionError
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import JobState
 
-LOST = "its submission was interrupted, and what it starts from (image, state, segments) was lost; submit it again"
+LOST = "its submission was interrupted, and a file, state or segment that it starts from was lost; submit it again"
 BLOBS_PER_PIN = 1000  # so that a fork of a long job does not hold up other clients of the blob server
 
 

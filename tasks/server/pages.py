@@ -28,9 +28,8 @@ from tasks.server.answers import RequestError, problem_of, without_paths
 from tasks.server.context import Context, ServerContext
 from tasks.server.jobs_api import JobId
 from tasks.server.pictures import change_curve, changes, first_picture
-from tasks.server.spec_requests import read_spec_request, submit_request
+from tasks.server.spec_requests import read_spec_request, requested_spec, submit_request
 from tasks.server.views import job_view
-from tasks.spec.loader import check_spec
 
 FOLDER = Path(__file__).with_name("page")
 PAGE_LENGTH = 50
@@ -142,8 +141,7 @@ async def submit_page(request: Request, context: Context) -> Response:
     try:
         wanted = await read_spec_request(request)
         if form.get("action") != "submit":
-            fields = {name: value for name, value in wanted.spec.items() if name != "image"}
-            spec = check_spec(context.parts.resolved(fields), source=wanted.source)
+            spec = requested_spec(context, wanted)
             pace = await run_in_threadpool(pace_in_deployment, context.settings, spec)
             plan = plan_lines(spec, spec.model or context.settings.model, continues=False, pace=pace)
             return shown(context, "new.html", "New film", spec=text, plan=plan)

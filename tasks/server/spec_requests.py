@@ -23,7 +23,7 @@ from tasks.errors import SpecError
 from tasks.field_errors import escaped
 from tasks.server.answers import invalid
 from tasks.server.context import ServerContext
-from tasks.spec.images import image_paths
+from tasks.spec.images import input_paths
 from tasks.spec.loader import MAX_SPEC_BYTES, check_spec, data_of
 from tasks.spec.places import SpecSource
 from tasks.spec.schema import JobSpec
@@ -77,14 +77,22 @@ async def read_form(request: Request) -> AsyncIterator[FormData]:
         yield form
 
 
-def submit_request(context: ServerContext, wanted: SpecRequest, *, idempotency_key: str | None = None) -> Job:
-    """Queue what was asked for; models and parts are names of the table, and media are uploads.
+def requested_spec(context: ServerContext, wanted: SpecRequest) -> JobSpec:
+    """The spec of a request; models and parts are names of the table.
 
     Raises:
-        SpecError: an invalid spec. What `submit` raises.
+        SpecError: it is invalid, or names a file of this machine.
     """
-    fields = {name: value for name, value in wanted.spec.items() if name != IMAGE}
-    spec = check_spec(context.parts.resolved(fields), source=wanted.source)
+    return _without_files(check_spec(context.parts.resolved(wanted.spec), source=wanted.source))
+
+
+def submit_request(context: ServerContext, wanted: SpecRequest, *, idempotency_key: str | None = None) -> Job:
+    """Queue what was asked for.
+
+    Raises:
+        SpecError: as `requested_spec`. What `submit` raises.
+    """
+    spec = requested_spec(context, wanted)
     return submit_spec(context, spec, wanted.image, state=wanted.state, idempotency_key=idempotency_key)
 
 
@@ -99,16 +107,22 @@ def submit_spec(
     """Queue a job that starts from this image, if any.
 
     Raises:
-        SpecError: the spec names other images, which a caller cannot upload. What `submit` raises.
+        SpecError: the spec names a file of this machine. What `submit` raises.
     """
-    for location in image_paths(spec):  # a path names a file of this host
-        raise SpecError(f"{spec.source.place(*location)}: only `image` can be sent, as an upload or a data: URL")
+    spec = _without_files(spec)
     with TemporaryDirectory(prefix="longtake-upload-") as folder:
         if image is not None:
             path = Path(folder) / IMAGE
             path.write_bytes(image)
             spec = spec.model_copy(update={IMAGE: str(path)})
         return submit(spec, from_state=state, settings=context.settings, idempotency_key=idempotency_key)
+
+
+def _without_files(spec: JobSpec) -> JobSpec:
+    """`spec`, which names no image, video or sound. SpecError: it does: a path would be read on this machine."""
+    for location in input_paths(spec):
+        raise SpecError(f"{spec.source.place(*location)}: only `image` can be sent, as an upload or a data: URL")
+    return spec
 
 
 async def file_of(form: FormData, name: str, limit_bytes: int) -> bytes | None:
@@ -146,7 +160,8 @@ def _of_text(data: bytes) -> SpecRequest:
     spec, source = data_of(data, "spec")
     if not isinstance(image := spec.get(IMAGE), str):
         return SpecRequest(spec, source)
-    return SpecRequest(spec, source, data_url(image, IMAGE, LARGEST_FILE_BYTES))
+    fields = {name: value for name, value in spec.items() if name != IMAGE}
+    return SpecRequest(fields, source, data_url(image, IMAGE, LARGEST_FILE_BYTES))
 
 
 async def _text_of(form: FormData, name: str) -> bytes | None:

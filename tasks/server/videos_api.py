@@ -34,6 +34,7 @@ from tasks.server.videos import (
     spec_of_video,
     video_of,
 )
+from tasks.spec.images import input_paths
 from tasks.spec.loader import check_spec, data_of
 from tasks.spec.schema import JobSpec
 
@@ -215,7 +216,10 @@ def remix_video(video_id: VideoId, context: Context, wanted: Wanted) -> Video:
     labels = {name: text for name, text in source.head.labels.items() if name == SECONDS} | {REMIXED_FROM: video_id}
     image = None if source.head.image is None else context.deployment.blobs.get(source.head.image)
     fields = source.head.model_dump() | {"image": None, "labels": labels, "segments": segments}
-    return _submitted(context, check_spec(fields, source=REQUEST), image, None)
+    spec = check_spec(fields, source=REQUEST)
+    if input_paths(spec):  # blobs by now, of which only the start image can be sent again
+        raise JobStateError(f"video {video_id} shows images, extends a video or has given sound: submit its spec again")
+    return _submitted(context, spec, image, None)
 
 
 def _submitted(context: ServerContext, spec: JobSpec, image: bytes | None, key: str | None) -> Video:

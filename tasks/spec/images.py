@@ -1,4 +1,4 @@
-"""The images of a spec: where they are named, and at which frame of which segment the film shows them."""
+"""The images of a spec, and its other inputs: where they are named, and which frame of which segment shows an image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ltx2.request import MOST_IMAGES
 from ltx2.timeline import exact, exact_seconds
 from tasks.field_errors import FieldError
 from tasks.spec.places import Location
-from tasks.spec.schema import JobSpec
+from tasks.spec.schema import INPUT_FIELDS, JobSpec
 from tasks.spec.segments import SegmentImage, SegmentSpec
 
 
@@ -31,6 +31,12 @@ def image_paths(spec: JobSpec) -> dict[Location, str]:
     return found
 
 
+def input_paths(spec: JobSpec) -> dict[Location, str]:
+    """Every file that a spec names besides its models, by the field that names it: images, a video, sound."""
+    fields = {(field,): path for field in INPUT_FIELDS if (path := getattr(spec, field)) is not None}
+    return image_paths(spec) | fields
+
+
 def with_paths(spec: JobSpec, paths: Mapping[str, str]) -> JobSpec:
     """The spec with other paths, or blob ids, of all its images. paths: the new ones by the old ones."""
     segments = [_with_paths(segment, paths) if any(_paths_of(segment)) else segment for segment in spec.segments]
@@ -43,10 +49,11 @@ def placed(spec: JobSpec, *, continues: bool) -> JobSpec:
     """The spec with all images but its start image in the `images` of their segments.
 
     An image at a time is shown by the frame that is on screen then, the first that a dissolve blends included. It is
-    never in what a segment repeats. continues: the job continues a state, so its first segment repeats frames.
+    never in what a segment repeats. continues: the job continues a state, so its first segment repeats frames. After a
+    video that it extends, the film shows them too.
 
     Raises:
-        FieldError: an image after the end, two at one frame, or too many in one segment.
+        FieldError: an image after the end or in the video, two at one frame, or too many in one segment.
     """
     if not spec.images and not any(any(_paths_of(segment)) for segment in spec.segments):
         return spec
@@ -75,6 +82,12 @@ def placed(spec: JobSpec, *, continues: bool) -> JobSpec:
         if frame >= spans[-1].first + spans[-1].count:
             seconds = float((spans[-1].first + spans[-1].count) / fps)
             raise FieldError(("images", number, "at"), f"{image.at:g} s is not in the film, which has {seconds:.3f} s")
+        if index < 0:
+            seconds = float(firsts[0] / fps)
+            raise FieldError(
+                ("images", number, "at"),
+                f"{image.at:g} s is in the video that the job extends, which has the film's first {seconds:.3f} s",
+            )
         if image.strength:
             put(("images", number, "at"), index, frame - firsts[index], image.path)
     segments = [_with_images(segment, at.get(index, {})) for index, segment in enumerate(spec.segments)]
@@ -83,9 +96,9 @@ def placed(spec: JobSpec, *, continues: bool) -> JobSpec:
 
 def _spans(spec: JobSpec, *, continues: bool) -> list[_Span]:
     spans: list[_Span] = []
-    end = 0
+    end = 0 if spec.extend is None else spec.first_shape.overlap
     for index, one in enumerate(map(spec.planned, spec.segments)):
-        repeats = not one.cut and (index > 0 or continues)
+        repeats = not one.cut and (index > 0 or continues or spec.extend is not None)
         first = end - (one.dissolve if index else 0)
         spans.append(_Span(first, one.shape.frames - (one.shape.overlap if repeats else 0)))
         end = first + spans[-1].count

@@ -1,9 +1,11 @@
-"""Reads the files that a user names: specs, states, images."""
+"""Reads the files that a user names: specs, states, images, videos, sound."""
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,12 +16,23 @@ from tasks.field_errors import shown_path
 def read_input(path: Path | str, limit_bytes: int, what: str, *, field: str = "") -> bytes:
     """The bytes of the regular file `path`. what: names its kind, with an article. field: goes before its path.
 
+    Raises:
+        SpecError: as `open_input`, or it is larger than the limit.
+    """
+    with open_input(path, field=field) as file:
+        return read_limited(file, _named(path, field), limit_bytes, what)
+
+
+@contextmanager
+def open_input(path: Path | str, *, field: str = "") -> Iterator[BinaryIO]:
+    """Open the regular file `path`. field: goes before its path in errors.
+
     A device or pipe is never read: it may have no end, or wait for ever.
 
     Raises:
-        SpecError: it is missing, unreadable, larger than the limit, or no regular file.
+        SpecError: it is missing, unreadable, or no regular file.
     """
-    named = f"{field}: {shown_path(path)}" if field else shown_path(path)
+    named = _named(path, field)
     if "\0" in str(path):
         raise SpecError(f"{named}: not the name of a file")
     try:
@@ -27,9 +40,13 @@ def read_input(path: Path | str, limit_bytes: int, what: str, *, field: str = ""
             kind = os.fstat(file.fileno()).st_mode
             if not stat.S_ISREG(kind):
                 raise SpecError(f"{named}: {'Is a directory' if stat.S_ISDIR(kind) else 'not a regular file'}")
-            return read_limited(file, named, limit_bytes, what)
+            yield file
     except OSError as error:
         raise SpecError(f"{named}: {error.strerror or error}") from None
+
+
+def _named(path: Path | str, field: str) -> str:
+    return f"{field}: {shown_path(path)}" if field else shown_path(path)
 
 
 def read_limited(file: BinaryIO, named: str, limit_bytes: int, what: str) -> bytes:

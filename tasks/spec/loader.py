@@ -17,11 +17,11 @@ from pydantic import BaseModel, ValidationError
 from tasks.errors import SpecError
 from tasks.field_errors import UNKNOWN_KEY, FieldError, explain, shown_path
 from tasks.spec.guidance import GuidanceSpec
-from tasks.spec.images import image_paths, with_paths
+from tasks.spec.images import input_paths, with_paths
 from tasks.spec.input_files import read_input, read_limited
 from tasks.spec.json_text import json_events, parse_json
 from tasks.spec.places import OPTIONS, Location, SpecSource, TextError
-from tasks.spec.schema import JobSpec, LoraSpec
+from tasks.spec.schema import INPUT_FIELDS, JobSpec, LoraSpec
 from tasks.spec.segments import FilmImage, SegmentImage, SegmentSpec
 from tasks.spec.yaml_text import parse_yaml, yaml_events
 
@@ -37,7 +37,7 @@ _JSON_START = re.compile(r'\s*\{\s*["}]')
 
 
 def load_spec(path: Path) -> JobSpec:
-    """Read the spec in the file `path`, or on standard input for `-`. Paths of images are relative to that file.
+    """Read the spec in the file `path`, or on standard input for `-`. Its paths of inputs are relative to that file.
 
     It is JSON if its name ends in .json.
 
@@ -51,8 +51,11 @@ def load_spec(path: Path) -> JobSpec:
         data = read_input(path, MAX_SPEC_BYTES, "a spec")
     spec = _parse(_decoded(data, shown_path(path)), shown_path(path), is_json=path.suffix.lower() == ".json")
     folder = path.parent.absolute()
-    found = {name: os.path.join(folder, os.path.expanduser(name)) for name in image_paths(spec).values()}
-    return with_paths(spec, found) if found else spec
+    found = {name: os.path.join(folder, os.path.expanduser(name)) for name in input_paths(spec).values()}
+    if not found:
+        return spec
+    fields = {field: found[name] for field in INPUT_FIELDS if (name := getattr(spec, field)) is not None}
+    return with_paths(spec, found).model_copy(update=fields)
 
 
 def parse_spec(text: str, *, source: str = "spec") -> JobSpec:

@@ -66,6 +66,8 @@ from tasks.spec.segments import (
 SPATIAL_COMPRESSION = 32
 MAX_LABELS = 16
 OPEN = "open"
+INPUT_FIELDS = ("image", "extend", "audio")
+"""Fields of a job that name a file in a spec, and a blob in its record."""
 
 
 class LoraSpec(Strict):
@@ -91,7 +93,8 @@ class JobHead(Strict):
 
     `frames` is per segment; the first `overlap` of them repeat the segment before. Segments may have values of their
     own.
-    `image` is what the first segment starts from: a path in a spec, a blob id in a job's record.
+    `image` is what the first segment starts from, `extend` the video that it continues, `audio` the film's sound: a
+    path in a spec, a blob id in a job's record.
     """
 
     title: str = Field("untitled", min_length=1, max_length=120)
@@ -120,6 +123,9 @@ class JobHead(Strict):
     crop: CropSpec | None = None
     webhook: str | None = Field(None, max_length=2000, pattern=r"^https?://[^\s/@]+(/\S*)?$")
     labels: Annotated[dict[str, str], Field(max_length=MAX_LABELS)] = Field(default_factory=dict)
+    extend: str | None = Field(None, min_length=1, max_length=4096)
+    fit: Literal["crop", "pad"] = "crop"
+    audio: str | None = Field(None, min_length=1, max_length=4096)
 
     @field_validator("labels")
     @classmethod
@@ -307,7 +313,7 @@ class JobSpec(JobHead):
         if not segments and not info.data.get("open", True):
             raise ValueError("must have at least one, or be `open`: then segments are appended later")
         with suppress(KeyError):  # of a value of the job that is invalid itself
-            check_neighbours(segments, shared_values(info.data))
+            check_neighbours(segments, shared_values(info.data), continues=info.data["extend"] is not None)
             if info.data["model"] is not None:
                 _check_own_lengths(segments, info.data["fps"], info.data["model"])
         return written_out(segments)
@@ -315,6 +321,16 @@ class JobSpec(JobHead):
     @model_serializer(mode="wrap")
     def _without_no_images(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {name: value for name, value in handler(self).items() if name != "images" or self.images}
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if self.extend is not None and self.image is not None:
+            raise FieldError("image", "a job that extends a video starts with its frames; remove one of the two")
+        if self.extend is not None and self.audio is not None:
+            raise FieldError("audio", "a job that extends a video goes on with its sound; remove one of the two")
+        if self.extend is not None and self.segments and self.segments[0].transition == "cut":
+            raise FieldError("extend", "a job that extends a video cannot start with a cut")
+        return self
 
     @model_validator(mode="after")
     def _full_is_not_distilled(self) -> Self:
@@ -336,7 +352,12 @@ class JobSpec(JobHead):
 
     def check_neighbours(self, *, continues: bool = False) -> None:
         """Check what depends on the segment before. continues: the first one continues a state. FieldError: where."""
-        check_neighbours(self.segments, self.shared, continues=continues)
+        check_neighbours(self.segments, self.shared, continues=continues or self.extend is not None)
+
+    @property
+    def first_shape(self) -> SegmentShape:
+        """The shape of the first segment; without one, the job's."""
+        return self.planned(self.segments[0]).shape if self.segments else self.shape
 
     def plan(self) -> list[SegmentTiming]:
         """The timings of a film of these segments that continues nothing."""

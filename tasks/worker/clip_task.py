@@ -17,10 +17,11 @@ from ltx2.request import SegmentOutput
 from ltx2.timeline import SegmentTiming
 from tasks.deployment import Deployment
 from tasks.errors import MessageError, WorkFailedError
+from tasks.jobs import state_wire
 from tasks.jobs.failpoints import reach
 from tasks.jobs.records import ClipRecord
 from tasks.jobs.results import Claim
-from tasks.jobs.units import UnitKind
+from tasks.jobs.units import START_INDEX, UnitKind
 from tasks.messaging.topology import CLIP_TASK
 from tasks.spec.schema import CropSpec
 from tasks.worker import metrics
@@ -31,6 +32,7 @@ from tasks.worker.failures import handle_failure, reading_from, when_there_is_ro
 from tasks.worker.hand_over import hand_over
 from tasks.worker.lease import Lease
 from tasks.worker.run_claimed import run_claimed
+from tasks.worker.source_video import as_shown
 
 log = logging.getLogger(__name__)
 CLIP_MIME = "video/mp4"
@@ -64,6 +66,7 @@ def _rebuild(context: WorkerContext, lease: Lease) -> dict[str, Any]:
         if following is not None and claim.other is not None and claim.following is not None:
             head, _ = engine.decode(*decode_latents(following), claim.other.decoding)
             frames = crossfaded_into(frames, head, claim.head.planned(claim.following).shape.overlap)
+        frames, timing = as_shown(claim, frames, timing, _frames_before(context, claim))
         data = encoded(frames, sound, engine.audio_rate, timing, claim.head.crop)
     _store_clip(context, claim, data, timing, started)
     return {"clip": claim.index}
@@ -80,6 +83,14 @@ def _read_following(context: WorkerContext, claim: Claim) -> bytes | None:
 def crossfaded_into(frames: Any, head: Any, overlap: int) -> Any:
     """A segment's frames, uint8 `[n, H, W, 3]`, whose last `overlap` lead into the first ones of `head`."""
     return np.concatenate([frames[:-overlap], crossfaded(frames[-overlap:], head[:overlap])])
+
+
+def _frames_before(context: WorkerContext, claim: Claim) -> Any:
+    """The frames of a video that a job's first segment extends; None for other segments."""
+    if claim.head.extend is None or claim.index > 0 or claim.previous is None:
+        return None
+    with reading_from(START_INDEX):
+        return state_wire.decode(claim.previous.state, context.deployment.blobs).video_frames
 
 
 def make_clip_in_background(context: WorkerContext, claim: Claim, output: SegmentOutput, timing: SegmentTiming) -> None:

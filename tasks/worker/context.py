@@ -21,6 +21,7 @@ from tasks.worker.engines import EngineSlot
 from tasks.worker.heartbeat import Heartbeat
 from tasks.worker.shutdown import BlobOutage, HostFault, LoadCount, ShutdownFlag
 from tasks.worker.state_cache import StateCache
+from tasks.worker.track_cache import TrackCache
 
 
 class WorkerContext:
@@ -36,6 +37,7 @@ class WorkerContext:
         self.deployment = Deployment(settings, patient=True)
         self.engines = EngineSlot(settings)
         self.states = StateCache()
+        self.tracks = TrackCache()
         self.background = BackgroundThread()
         self.worker = f"{socket.gethostname()}:{os.getpid()}"
         self.node = node

@@ -48,6 +48,13 @@ class SegmentEngine(Protocol):
         """Frames and sound of stored latents. decoding: that of the segment's output."""
         ...
 
+    def encode_sound(self, sound: Any, latents: int, *, lead: int = 0) -> Any:
+        """Audio latents of sound `[samples, 2]` at 16 kHz, of which `lead` * 640 samples lead in.
+
+        Only jobs with a given sound, or that extend a video, need it.
+        """
+        ...
+
     def set_loras(self, loras: Sequence[Lora]) -> bool:
         """Change to other LoRAs, as if loaded with them; False if only loading the model again can do it."""
         ...

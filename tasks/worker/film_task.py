@@ -21,6 +21,7 @@ from tasks.worker.app import app
 from tasks.worker.clip_task import CLIP_MIME
 from tasks.worker.context import WorkerContext, process
 from tasks.worker.failures import InputLostError, reading_from, when_there_is_room
+from tasks.worker.given_sound import given_track
 from tasks.worker.lease import Lease
 from tasks.worker.run_claimed import SkippedError, run_claimed
 
@@ -52,8 +53,9 @@ def _join(context: WorkerContext, lease: Lease) -> dict[str, Any]:
     timings, clips = deployment.jobs.timings(claim.job_id), list(deployment.jobs.clips(claim.job_id).values())
     with lease.in_engine(), temporary_folder(FILM_FOLDERS) as folder:
         path = folder / "film.mp4"
-        title = deployment.jobs.head(claim.job_id).title
-        info = join_film(_read(context, clips), timings, path, title=title)
+        head = deployment.jobs.head(claim.job_id)
+        track = given_track(context, head)
+        info = join_film(_read(context, clips), timings, path, title=head.title, track=track)
         data = path.read_bytes()
     reach("film joined", claim.job_id, START_INDEX)
     blob_id = when_there_is_room(lambda: deployment.store_for_job(claim.job_id, data, CLIP_MIME))

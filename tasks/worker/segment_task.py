@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
 
 from ltx2.quality.levels import shows_one_colour
-from ltx2.request import PinnedEnd, SegmentOutput, SegmentRequest
+from ltx2.request import SegmentOutput, SegmentRequest
 from ltx2.timeline import SegmentTiming
 from tasks.errors import FlatSegmentError, MessageError, WorkFailedError
 from tasks.jobs import state_wire
@@ -26,9 +27,11 @@ from tasks.worker.context import WorkerContext, process
 from tasks.worker.dissolve import frames_to_dissolve, with_dissolve
 from tasks.worker.failures import reading_from, when_there_is_room
 from tasks.worker.first_frame import images_of
+from tasks.worker.given_sound import given_sound
 from tasks.worker.lease import Lease
 from tasks.worker.pinned_end import pinned_end
 from tasks.worker.run_claimed import SkippedError, run_claimed
+from tasks.worker.source_video import as_shown, with_source_sound
 from tasks.worker.state_upload import StateUpload
 from tasks.worker.step_reporter import StepReporter
 
@@ -63,8 +66,9 @@ def render(task: Task[..., Any], context: WorkerContext, lease: Lease, commit: C
     upload = StateUpload(context, claim)
     with lease.in_engine():
         incoming, source = _hydrate(context, claim)
-        request = _request(context, claim, pinned_end(context, claim))
         engine = _engine(context, claim)
+        incoming = with_source_sound(context, claim, engine, incoming)
+        request = _request(context, claim, engine)
         dissolves_from = frames_to_dissolve(context, claim, engine)
         reach("segment hydrated", claim.job_id, claim.index)
         started = time.time() + claim.clock_skew_s
@@ -95,7 +99,9 @@ def render(task: Task[..., Any], context: WorkerContext, lease: Lease, commit: C
         from_take=claim.from_take,
         pinned_to=claim.other_take,
     )
-    if not commit(task, context, lease, handoff, with_dissolve(output, dissolves_from), request.timing):
+    shown = with_dissolve(output, dissolves_from)
+    frames, timing = as_shown(claim, shown.frames, request.timing, incoming.video_frames if incoming else None)
+    if not commit(task, context, lease, handoff, replace(shown, frames=frames), timing):
         raise SkippedError("another worker holds this segment now")
     metrics.segment_rendered(
         handoff, output, request.timing, repair=claim.is_repair, before=claim.previous, incoming=incoming
@@ -123,7 +129,7 @@ def _hydrate(context: WorkerContext, claim: Claim) -> tuple[LTX2ContinuationStat
         return state_wire.decode(claim.previous.state, context.deployment.blobs), "fetched"
 
 
-def _request(context: WorkerContext, claim: Claim, end: PinnedEnd | None) -> SegmentRequest:
+def _request(context: WorkerContext, claim: Claim, engine: SegmentEngine) -> SegmentRequest:
     head, segment = claim.head, claim.segment
     if segment is None:
         raise MessageError(f"job {claim.job_id} has no segment {claim.index}")
@@ -132,8 +138,18 @@ def _request(context: WorkerContext, claim: Claim, end: PinnedEnd | None) -> Seg
     prompt, seed = segment.prompt, head.seed_of(claim.index, segment)
     if claim.request is not None:
         prompt, seed = claim.request.prompt_and_seed(prompt, seed, claim.unit.take)
-    size = (head.width, head.height)
-    return SegmentRequest(prompt, seed, *size, timing, head.sampling_of(segment), image, end=end, images=images)
+    return SegmentRequest(
+        prompt,
+        seed,
+        head.width,
+        head.height,
+        timing,
+        head.sampling_of(segment),
+        image,
+        end=pinned_end(context, claim),
+        images=images,
+        sound=given_sound(context, head, engine, timing),
+    )
 
 
 def _engine(context: WorkerContext, claim: Claim) -> SegmentEngine:

@@ -60,9 +60,9 @@ local function is_newer_packed(packed)
   return readable and type(value) == 'table' and is_newer(value.format)
 end
 
--- Have a record say that workers of an earlier version must leave the job alone, if the spec of a segment says so.
-local function note_format(record, segment)
-  local readable, value = pcall(cmsgpack.unpack, segment)
+-- Have a record say that workers of an earlier version must leave the job alone, if a part of its spec says so.
+local function note_format(record, part)
+  local readable, value = pcall(cmsgpack.unpack, part)
   if readable and type(value) == 'table' and value.format == FORMAT_OF_JOBS then
     redis.call('HSET', record, 'format', FORMAT_OF_JOBS)
   end

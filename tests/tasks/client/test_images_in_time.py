@@ -85,6 +85,19 @@ def test_beginnings_and_ends_of_segments() -> None:
     assert [image.frame for image in wanted.segments[0].images or ()] == [0, 7]
 
 
+def test_the_film_of_an_extension_begins_in_the_video() -> None:
+    # Given an extension whose first 9 frames, of 17 and 8 more, are the video's, too
+    segments = [{"prompt": "a", "image": "first"}, {"prompt": "b"}]
+    found = frames_of(extend="a.mp4", segments=segments, images=[{"at": 16 / 24, "path": "last"}])
+    # Then frames are counted from the film's start, and in segments from the first new one
+    assert found == [{0: "first", 7: "last"}, {}]
+    assert frames_of(extend="a.mp4", segments=segments, images=[{"at": 24 / 24, "path": "end"}])[1] == {7: "end"}
+    with pytest.raises(FieldError, match=r"0.3 s is in the video .* first 0.375 s"):
+        frames_of(extend="a.mp4", segments=segments, images=[{"at": 0.3, "path": "gate.png"}])
+    with pytest.raises(FieldError, match=r"1.05 s is not in the film, which has 1.042 s"):
+        frames_of(extend="a.mp4", segments=segments, images=[{"at": 1.05, "path": "gate.png"}])
+
+
 INVALID = {
     "images: [{at: 0.75,\npath: a}]\n": ":1: images.0.at: 0.75 s is not in the film, which has 0.708 s",
     "images: [{at: 0, path: a},\n{at: 0.01, path: b}]\n": ":2: images.1.at: frame 0 of segment 0 has another image",

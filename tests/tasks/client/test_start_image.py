@@ -11,8 +11,9 @@ from PIL import Image
 
 from blobstore import open_blob_store
 from ltx2.state.png import decode_png
+from tasks.client.inputs import with_input_ids
 from tasks.client.job import Job
-from tasks.client.start_image import read_images, with_image_ids
+from tasks.client.start_image import read_images
 from tasks.client.submit import list_jobs, submit
 from tasks.embedded.inputs import inputs_of
 from tasks.errors import JobFailedError, SpecError
@@ -20,8 +21,8 @@ from tasks.jobs.state_wire import handoff_blobs
 from tasks.maintenance.admission import estimate_bytes
 from tasks.settings import Settings
 from tasks.spec.loader import check_spec, load_spec
-from tasks.spec.schema import JobSpec
 from tests.conftest import Worker
+from tests.ltx2.media.sources.videos import numbered, numbers, video
 from tests.tasks.conftest import film_hash_of, job_store, spec
 
 
@@ -35,13 +36,18 @@ def boat(tmp_path: Path) -> Path:
     return path
 
 
-def ids(wanted: JobSpec) -> JobSpec:
-    """The spec with blob ids of its images."""
-    return with_image_ids(wanted, read_images(wanted), continues=False)
-
-
 def image_of(job: Job, settings: Settings) -> str:
     return str(job_store(settings).head(job.id).image)
+
+
+def test_the_first_frame_of_a_video_is_an_image_wherever_one_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(video(numbered(12)[5:]))
+    wanted = spec("a", image=str(path), images=[{"at": 0.1, "path": str(path)}])
+    wanted["segments"][0]["end_image"] = str(path)
+    images = read_images(check_spec(wanted))
+    assert list(images) == [str(path)]
+    assert numbers(decode_png(images[str(path)])[None]) == [5]
 
 
 def test_the_record_refers_to_the_image_by_blob_id(own_settings: Settings, boat: Path, tmp_path: Path) -> None:
@@ -129,13 +135,13 @@ def test_a_tilde_in_an_image_path_is_expanded(tmp_path: Path, boat: Path) -> Non
 def test_the_render_id_depends_on_the_content_of_the_image(boat: Path) -> None:
     # Given the render id of a spec with an image
     original = check_spec(spec("a", image=str(boat)))
-    before = inputs_of(ids(original), None, Settings()).job_id
+    before = inputs_of(with_input_ids(original), None, Settings()).job_id
     # When the file is moved, Then the id stays
     moved = boat.rename(boat.with_name("ship.webp"))
-    assert inputs_of(ids(check_spec(spec("a", image=str(moved)))), None, Settings()).job_id == before
+    assert inputs_of(with_input_ids(check_spec(spec("a", image=str(moved)))), None, Settings()).job_id == before
     # When the file has another content, Then the id changes
     Image.new("RGB", (64, 32), "white").save(boat)
-    assert inputs_of(ids(original), None, Settings()).job_id != before
+    assert inputs_of(with_input_ids(original), None, Settings()).job_id != before
 
 
 def test_the_estimate_includes_the_image() -> None:

@@ -19,6 +19,7 @@ from tasks.jobs.scripts import FOLDER
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import JobState, UnitKind, WorkUnit
 from tasks.settings import Settings
+from tasks.spec.loader import check_spec
 from tests.tasks.jobs.protocol import JOB, announce, claim, commit, commit_all, create, handoff
 
 PLACES = ["record", "unit", "spec", "segment", "following", "handoff"]
@@ -127,8 +128,6 @@ def test_a_newer_job_is_not_in_the_list_and_others_are(
 def test_a_newer_job_waits_for_room_and_blocks_nobody(jobs: JobStore, client: redis.Redis) -> None:
     # Given a job of a newer major version at the head of the line
     for job_id in (JOB, "bbbb2222"):
-        from tasks.spec.loader import check_spec
-
         jobs.create(job_id, check_spec({"segments": [{"prompt": "a"}]}), model="tiny")
     change(client, "record", {"format": "2.0"})
     # When / Then
@@ -145,6 +144,14 @@ def test_everything_written_carries_the_version(jobs: JobStore, client: redis.Re
     packed = [*client.hvals(spec), *client.hvals(handoffs), *client.hvals(clips)]
     assert [msgpack.unpackb(value)["format"] for value in packed] == [FORMAT] * 5
     assert [json.loads(unit)["format"] for unit in client.hvals(units)] == [FORMAT]
+
+
+@pytest.mark.parametrize("field", ["extend", "audio"])
+def test_workers_of_an_earlier_version_leave_jobs_with_video_or_sound_alone(
+    jobs: JobStore, client: redis.Redis, field: str
+) -> None:
+    jobs.create(JOB, check_spec({field: "sha256:0", "segments": [{"prompt": "a"}]}), model="tiny")
+    assert client.hget(job_keys(JOB, "record")[0], "format") == FORMAT_OF_JOBS.encode()
 
 
 def test_scripts_and_python_name_the_same_version() -> None:

@@ -164,6 +164,16 @@ def test_jobs_are_listed_in_pages(client: httpx2.Client) -> None:
     assert {job["state"] for job in found["jobs"]} == {"cancelled"}
 
 
+FILE = "/etc/passwd"
+NAMES_A_FILE: dict[str, dict[str, Any]] = {
+    "extend": {"extend": FILE},
+    "audio": {"audio": FILE},
+    "images.0.path": {"images": [{"at": 0, "path": FILE}]},
+    "segments.0.image": {"segments": [{"prompt": "a", "image": FILE}]},
+    "segments.0.end_image": {"segments": [{"prompt": "a", "end_image": FILE}]},
+    "segments.0.images.0.path": {"segments": [{"prompt": "a", "images": [{"frame": 1, "path": FILE}]}]},
+}
+ONLY_IMAGE = "only `image` can be sent, as an upload or a data: URL"
 BAD_SPECS: list[tuple[dict[str, Any], str]] = [
     ({"segments": []}, "segments: must have at least one"),
     (spec("a", height=31), "height: "),
@@ -177,11 +187,8 @@ BAD_SPECS: list[tuple[dict[str, Any], str]] = [
     (spec("a", upsampler="/models/up", stages=2), "upsampler"),
     (spec("a", image="/etc/passwd"), "image: must be an upload or a base64 data: URL"),
     (spec("a", image="https://example.com/a.png"), "image: must be an upload or a base64 data: URL"),
-    (spec("a", images=[{"at": 0, "path": "/etc/passwd"}]), "images.0.path: only `image` can be sent, as an upload"),
-    (
-        {**spec(), "segments": [{"prompt": "a", "end_image": "/etc/passwd"}]},
-        "segments.0.end_image: only `image` can be sent, as an upload or a data: URL",
-    ),
+    (spec("a", image=["/etc/passwd"]), "image: "),
+    *(({**spec("a"), **fields}, f"{place}: {ONLY_IMAGE}") for place, fields in NAMES_A_FILE.items()),
     (spec("a", image="data:image/png;base64,???"), "image: its base64 is damaged"),
     (spec("a", image="data:image/png;base64,AAAA"), "image"),
 ]

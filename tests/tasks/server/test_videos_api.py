@@ -18,7 +18,7 @@ from ltx2.timeline import SegmentShape, film_frames, plan
 from tasks.server.videos import segments_for
 from tests.conftest import Worker
 from tests.tasks.server.conftest import KEY, Server
-from tests.tasks.server.test_jobs_api import png
+from tests.tasks.server.test_jobs_api import FILE, NAMES_A_FILE, ONLY_IMAGE, png
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API is scheduled:DeprecationWarning")
 SMALL = {"width": 64, "height": 32, "frames": 17, "seed": 3, "fps": 24}
@@ -139,7 +139,10 @@ def test_a_video_that_is_not_finished_is_deleted(videos: Any) -> None:
         ({"extra_body": {"segments": [{"prompt": "a", "seed": 1}]}}, "segments", "send lists as one field `spec`"),
         ({"extra_body": {"spec": "{"}}, None, "spec"),
         ({"extra_body": {"spec": json.dumps({"widht": 64})}}, None, "did you mean width?"),
-        ({"extra_body": {"spec": json.dumps({"image": "/etc/passwd"})}}, None, "image"),
+        *(
+            ({"extra_body": {"spec": json.dumps(fields)}}, None, f"{place}: {ONLY_IMAGE}")
+            for place, fields in {"image": {"image": FILE}, **NAMES_A_FILE}.items()
+        ),
     ],
 )
 def test_errors_are_in_the_form_that_the_client_reads(

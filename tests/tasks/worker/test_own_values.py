@@ -66,7 +66,7 @@ def test_the_film_has_the_frames_and_samples_of_its_spec(done: Job, module_setti
     assert film
     assert film.frames == FRAMES
     assert film.audio_samples == film_samples(FRAMES, Fraction(30000, 1001), film.audio_sample_rate)
-    assert plan_lines(check_spec(SPEC), continues=False)[0] == (
+    assert plan_lines(check_spec(SPEC), "shapes", continues=False, pace=None)[0] == (
         f"harbour at dawn: {FRAMES * 1001 / 30000:.2f} s, {FRAMES} frames, 64x32, 7 segments of 9 to 41 frames"
     )
     # And the timings of the record are those of the spec

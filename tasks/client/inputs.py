@@ -1,0 +1,59 @@
+"""Reads the files that a spec names besides its models, and makes blobs of them: images, a video, sound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from blobstore import InMemoryBlobStore
+from ltx2 import DEFAULT_INLINE_THRESHOLD_BYTES
+from ltx2.media.sound_file import MIME
+from tasks.client.start_image import IMAGE_MIME, read_images, with_image_ids
+from tasks.client.track_input import read_track_of, track_warnings
+from tasks.client.video_input import read_extension, stored_extension
+from tasks.jobs.records import Handoff
+from tasks.spec.schema import JobSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The inputs of a spec. spec: with their blob ids instead of their paths, each image at its frame.
+
+    pending: their blobs, in memory. start: the state that the job continues, if it extends a video. warnings: one
+    sentence each.
+    """
+
+    spec: JobSpec
+    pending: InMemoryBlobStore
+    start: Handoff | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def read_inputs(
+    spec: JobSpec, *, continues: bool = False, inline_threshold_bytes: int = DEFAULT_INLINE_THRESHOLD_BYTES
+) -> Inputs:
+    """Read the files that `spec` names; the same files give the same ids. Nothing is stored.
+
+    continues: the job continues a state. inline_threshold_bytes: of the start; the ids do not depend on it.
+
+    Raises:
+        SpecError: a file is missing, or of another kind; names the field and the file. An image cannot be shown where
+        the spec says.
+    """
+    pending, ids, start = InMemoryBlobStore(), dict[str, str](), None
+    images = read_images(spec)
+    for png in images.values():
+        pending.put(png, mime=IMAGE_MIME)
+    if spec.extend is not None:
+        extension = read_extension(spec.extend, spec, field=spec.source.place("extend"))
+        stored = stored_extension(extension, spec, pending, inline_threshold_bytes=inline_threshold_bytes)
+        ids["extend"], start = stored.sound, stored.start
+    track = read_track_of(spec)
+    if track is not None:
+        ids["audio"] = pending.put(track, mime=MIME)
+    found = with_image_ids(spec, images, continues=continues).model_copy(update=ids)
+    return Inputs(found, pending, start, tuple(track_warnings(track, spec)) if track is not None else ())
+
+
+def with_input_ids(spec: JobSpec, *, continues: bool = False) -> JobSpec:
+    """`spec` with the blob ids of its inputs instead of their paths, see `read_inputs`."""
+    return read_inputs(spec, continues=continues).spec

@@ -1,0 +1,84 @@
+"""Reads the end of a user's video, as the start of a job or as a state."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from blobstore import BlobStore
+from ltx2.media.sound_file import MIME, encode_flac
+from ltx2.media.sources.extension import SOUND_RATE, Extension, extension_of, lead_of, wanted_of
+from ltx2.media.sources.pictures import Fit
+from ltx2.media.sources.reader import read_ending
+from tasks.errors import SpecError
+from tasks.field_errors import shown_path
+from tasks.jobs import state_wire
+from tasks.jobs.records import Handoff
+from tasks.jobs.units import START_INDEX
+from tasks.settings import Settings
+from tasks.spec.input_files import open_input
+from tasks.spec.schema import JobSpec
+
+
+def read_extension(path: Path | str, spec: JobSpec, *, field: str = "") -> Extension:
+    """The end of the video `path` at the rate and size of `spec`. field: goes before the path in errors.
+
+    Raises:
+        SpecError: the file is missing, or no video that can be continued; names it.
+    """
+    named = f"{field}: {shown_path(path)}" if field else shown_path(path)
+    with open_input(path, field=field) as file:
+        try:
+            ending = read_ending(file, wanted_of(spec.first_shape, spec.width, spec.height, Fit(spec.fit)))
+        except ValueError as error:
+            raise SpecError(f"{named}: {error}") from None
+    return extension_of(ending, spec.first_shape)
+
+
+@dataclass(frozen=True, slots=True)
+class VideoStart:
+    """A video that a job extends, as it is stored. start: the handoff that the job continues, without audio latents.
+
+    sound: the blob of the sound from which a worker makes them. It names the frames too, so that it stands for both.
+    """
+
+    start: Handoff
+    sound: str
+
+
+def stored_extension(
+    extension: Extension, spec: JobSpec, blobs: BlobStore, *, inline_threshold_bytes: int
+) -> VideoStart:
+    """Put the end of a video into `blobs`; the same video gives the same blobs."""
+    state = state_wire.encode(extension.state, blobs, inline_threshold_bytes=inline_threshold_bytes)
+    start = Handoff(index=START_INDEX, state=state, first_frame=spec.first_shape.overlap)
+    frames = hashlib.sha256(b"".join(frame.tobytes() for frame in extension.state.video_frames or ())).hexdigest()
+    sound = blobs.put(encode_flac([extension.sound], SOUND_RATE, comment=f"frames {frames}"), mime=MIME)
+    return VideoStart(start, sound)
+
+
+def state_from_video(path: Path, spec: JobSpec, settings: Settings) -> dict[str, Any]:
+    """The state after the video `path`, `kind` and `payload`, made with the model of `spec` on this machine.
+
+    Raises:
+        SpecError: as `read_extension`. LTX2Error: the model cannot be loaded.
+    """
+    extension = read_extension(path, spec)
+    from ltx2.engine import Engine  # slow to import
+
+    engine = Engine.load(
+        spec.model or settings.model,
+        device=settings.device,
+        precision=settings.precision,
+        offload=settings.offload,
+        text_encoder=settings.text_encoder,
+        compiler=settings.compiler,
+        encoder=spec.text_encoder,
+    )
+    pinned = extension.state.audio_conditioning_num_frames
+    latents = engine.encode_sound(extension.sound, pinned, lead=lead_of(extension.sound, pinned))
+    state = replace(extension.state, audio_latents=latents, audio_sample_rate=engine.audio_rate)
+    envelope = state.to_continuation_state()
+    return {"kind": envelope.kind, "payload": envelope.payload}
