@@ -21,8 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `training`
 
-import report
-
+from benchmarks import report
 from ltx2.engine import Engine
 from ltx2.request import PlacedImage
 from ltx2.timeline import next_timing

@@ -197,12 +197,15 @@ def deployment(services: dict[str, dict[str, Any]], home: Path, tmp_path: Path) 
 
         for server in start(*SERVERS):
             wait_until(lambda server=server: server.has_logged("Ready to accept connections"), what=server.name)
-        *workers, flower = start(*WORKERS, "flower")
+        workers = start(*WORKERS)
         for worker in workers:
             wait_until(lambda worker=worker: worker.has_logged("ready."), what=worker.name)
-        wait_until(lambda: flower.has_logged("") and get(ports["flower"], "/healthcheck")[0] == 200, what="Flower")
-        with redis.Redis.from_url(urls[0]) as events:  # it answers before it has subscribed
-            wait_until(events.pubsub_numpat, what="Flower's event receiver")
+        with redis.Redis.from_url(urls[0]) as events:
+            others = events.pubsub_numpat()
+            (flower,) = start("flower")
+            wait_until(lambda: flower.has_logged("") and get(ports["flower"], "/healthcheck")[0] == 200, what="Flower")
+            # it answers before it has subscribed to events
+            wait_until(lambda: events.pubsub_numpat() > others, what="Flower's event receiver")
         yield Deployment(Settings(redis_url=urls[0], blob_url=urls[1], home=home), ports["flower"])
 
 

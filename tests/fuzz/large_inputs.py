@@ -347,7 +347,9 @@ def _in_child(parse: Callable[[bytes], None], data: bytes) -> tuple[float, float
         print(f"{type(error).__name__}: {error}"[:500], file=sys.stderr)
     inner = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = time.process_time() - start + inner.ru_utime + inner.ru_stime
-    return seconds, max(_peak_kib() - before, inner.ru_maxrss) / 1024, outcome
+    # Linux counts what a process had before it became another program: only more than that is the other program's
+    inner_kib = inner.ru_maxrss if inner.ru_maxrss > before * 1.05 else 0
+    return seconds, max(_peak_kib() - before, inner_kib) / 1024, outcome
 
 
 def _peak_kib() -> int:

@@ -60,7 +60,9 @@ def test_a_hub_id_may_have_a_revision(tmp_path: Path, model: str, expected: HubM
         "x" * 9999,
     ],
 )
-def test_a_name_that_is_not_a_model_is_rejected(tmp_path: Path, model: str) -> None:
+def test_a_name_that_is_not_a_model_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     with pytest.raises(CheckpointError, match="no such model folder: "):
         resolve_model(model, tmp_path)
 

@@ -38,13 +38,13 @@ def test_a_job_of_a_later_minor_version_is_rendered(
     # Given a job that a later minor version wrote, with keys that this one does not know
     job = submit(SPEC, settings=settings)
     record, units = job_keys(job.id, "record", "units")
-    client.hset(record, mapping={"format": "0.7", "priority": "9"})
+    client.hset(record, mapping={"format": "0.7", "mood": "9"})
     unit = json.loads(client.hget(units, "segment") or "")
     client.hset(units, "segment", json.dumps(unit | {"format": "0.7", "gpu": "any"}))
     # When / Then
     start_worker(settings)
     assert job.wait().status().film
-    assert client.hget(record, "priority") == b"9"
+    assert client.hget(record, "mood") == b"9"
 
 
 def test_a_job_of_a_later_major_version_is_left_to_workers_that_can_read_it(
