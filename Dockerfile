@@ -6,7 +6,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY blobstore blobstore
 COPY ltx2 ltx2
 COPY tasks tasks
-RUN pip install --no-cache-dir --constraint constraints.txt .
+RUN pip install --no-cache-dir --constraint constraints.txt ".[server]"
 
 RUN useradd --create-home longtake && mkdir -p /var/lib/longtake && chown longtake /var/lib/longtake
 USER longtake

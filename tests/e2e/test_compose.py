@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import httpx2
 import pytest
 import redis
 import yaml
@@ -29,9 +30,10 @@ from tests.conftest import ROOT, environment, free_port, wait_until
 from tests.e2e.flower_api import get, states, tasks
 
 VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
-SERVER_PORT, FLOWER_PORT = 6379, 5555
+SERVER_PORT, FLOWER_PORT, HTTP_PORT = 6379, 5555, 8000
 SERVERS, WORKERS = ("broker", "blobs"), ("gpu-worker", "cpu-worker")
-PASSWORD = "quay"
+PASSWORD, KEY = "quay", "a-key-of-this-test"
+SECRETS = {"LONGTAKE_FLOWER_PASSWORD": PASSWORD, "LONGTAKE_API_KEYS": KEY}
 FRAMES = 25 + (25 - 9) + 25  # the second segment repeats the overlap; the third is a cut
 
 
@@ -92,6 +94,12 @@ def test_flower_has_no_default_password(services: dict[str, dict[str, Any]]) -> 
     assert services["flower"]["ports"] == [f"127.0.0.1:{FLOWER_PORT}:{FLOWER_PORT}"]
 
 
+def test_the_server_has_no_default_key(services: dict[str, dict[str, Any]]) -> None:
+    with pytest.raises(KeyError, match="LONGTAKE_API_KEYS: set a key"):
+        resolved(services["server"]["environment"]["LONGTAKE_API_KEYS"], {})
+    assert services["server"]["ports"] == [f"127.0.0.1:{HTTP_PORT}:{HTTP_PORT}"]
+
+
 def test_services_name_existing_images_volumes_and_services(services: dict[str, dict[str, Any]]) -> None:
     declared = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["volumes"]
     for name, service in services.items():
@@ -132,7 +140,8 @@ def as_process(name: str, service: dict[str, Any], folder: Path, ports: Mapping[
         local = ["--port", str(ports[name]), "--bind", "127.0.0.1", "--dir", str(folder)]
         return [find_redis_server(), *command[1:], *local]
     if command[0] == "longtake":
-        return [sys.executable, "-m", "tasks.cli", *command[1:]]
+        local_options = {"0.0.0.0": "127.0.0.1", str(HTTP_PORT): str(ports.get(name))}
+        return [sys.executable, "-m", "tasks.cli", *(local_options.get(word, word) for word in command[1:])]
     local_options = {f"--port={FLOWER_PORT}": f"--port={ports[name]}", "--address=0.0.0.0": "--address=127.0.0.1"}
     assert set(local_options) <= set(command), "Flower must listen on the port that the Compose file publishes"
     return [local_options.get(word, word) for word in command]
@@ -140,7 +149,7 @@ def as_process(name: str, service: dict[str, Any], folder: Path, ports: Mapping[
 
 def with_local_servers(value: str, ports: Mapping[str, int]) -> str:
     """The value of an environment variable in the Compose file, with servers replaced by their local ports."""
-    value = resolved(value, {"LONGTAKE_FLOWER_PASSWORD": PASSWORD})
+    value = resolved(value, SECRETS)
     return re.sub(rf"//([\w-]+):{SERVER_PORT}", lambda match: f"//127.0.0.1:{ports[match[1]]}", value)
 
 
@@ -175,16 +184,17 @@ class Service:
 
 @dataclass(frozen=True)
 class Deployment:
-    """The running services: settings of a client, and the port of Flower."""
+    """The running services: settings of a client, and the ports of Flower and the server."""
 
     settings: Settings
     flower: int
+    server: int
 
 
 @pytest.fixture
 def deployment(services: dict[str, dict[str, Any]], home: Path, tmp_path: Path) -> Iterator[Deployment]:
     """Every service, started servers first and stopped in reverse order."""
-    ports = {name: free_port() for name in [*SERVERS, "flower"]}
+    ports = {name: free_port() for name in [*SERVERS, "flower", "server"]}
     urls = [f"redis://127.0.0.1:{ports[name]}/0" for name in SERVERS]
     with ExitStack() as stack:
 
@@ -197,6 +207,7 @@ def deployment(services: dict[str, dict[str, Any]], home: Path, tmp_path: Path) 
 
         for server in start(*SERVERS):
             wait_until(lambda server=server: server.has_logged("Ready to accept connections"), what=server.name)
+<<<<<<< HEAD
         workers = start(*WORKERS)
         for worker in workers:
             wait_until(lambda worker=worker: worker.has_logged("ready."), what=worker.name)
@@ -207,6 +218,16 @@ def deployment(services: dict[str, dict[str, Any]], home: Path, tmp_path: Path) 
             # it answers before it has subscribed to events
             wait_until(lambda: events.pubsub_numpat() > others, what="Flower's event receiver")
         yield Deployment(Settings(redis_url=urls[0], blob_url=urls[1], home=home), ports["flower"])
+=======
+        *workers, flower, server = start(*WORKERS, "flower", "server")
+        for worker in workers:
+            wait_until(lambda worker=worker: worker.has_logged("ready."), what=worker.name)
+        wait_until(lambda: flower.has_logged("") and get(ports["flower"], "/healthcheck")[0] == 200, what="Flower")
+        with redis.Redis.from_url(urls[0]) as events:  # it answers before it has subscribed
+            wait_until(events.pubsub_numpat, what="Flower's event receiver")
+        wait_until(lambda: server.has_logged("Uvicorn running on"), what="the server")
+        yield Deployment(Settings(redis_url=urls[0], blob_url=urls[1], home=home), ports["flower"], ports["server"])
+>>>>>>> 5e3ed17 (Start the server with the Compose file)
 
 
 def test_film_through_every_service(
@@ -216,7 +237,7 @@ def test_film_through_every_service(
     tmp_path: Path,
 ) -> None:
     # Given every service, and Flower behind its password
-    assert {*SERVERS, *WORKERS, "flower"} == set(services)
+    assert {*SERVERS, *WORKERS, "flower", "server"} == set(services)
     settings, login, film = deployment.settings, f"longtake:{PASSWORD}", tmp_path / "film.mp4"
     assert [get(deployment.flower, "/api/tasks", who)[0] for who in ("", "longtake:", login)] == [401, 401, 200]
 
@@ -235,6 +256,11 @@ def test_film_through_every_service(
         assert sum(1 for _ in opened.decode(picture)) == FRAMES
     assert lengths[0] == Fraction(FRAMES, 24)
     assert abs(lengths[0] - lengths[1]) <= Fraction(1, 24)
+
+    # And the server shows it to those with the key
+    url = f"http://127.0.0.1:{deployment.server}/jobs/{job}"
+    assert httpx2.get(url).status_code == 401
+    assert httpx2.get(url, headers={"Authorization": f"Bearer {KEY}"}).json()["state"] == "done"
 
     # And its clips are on the blob server only, each task ran on the right worker, and Flower shows it
     clips = [
