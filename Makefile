@@ -2,6 +2,7 @@
 # make test      runs linters and tests
 # make faults    runs all fault tests and prints the cost of each fault (CHAOS_SEED, CHAOS_MINUTES)
 # make fuzz      fuzzes every parser for a minute (FUZZ_SECONDS); needs Linux on x86-64
+# make fuzzhttp  sends odd requests to a server for a minute (FUZZ_SECONDS), with schemathesis
 # make docs      builds the site in out/docs
 # make coverage  measures which code the tests run
 # make audit     looks up known vulnerabilities of what constraints.txt pins; needs network access
@@ -19,7 +20,7 @@ FAULTS = $(addprefix tests/tasks/,jobs/test_stateful.py jobs/test_clock.py worke
 
 # Tests spend half of their time waiting for servers and workers, so four processes suit two cores. Several torch threads
 # per process would compete for the cores.
-.PHONY: film test faults fuzz lint docs coverage audit clean
+.PHONY: film test faults fuzz fuzzhttp lint docs coverage audit clean
 
 film: .venv/film-ready
 	.venv/bin/longtake render $(SPEC) -o out/film.mp4
@@ -32,6 +33,12 @@ faults: .venv/test-ready
 
 fuzz: .venv/fuzz-ready
 	.venv/bin/python -m tests.fuzz.run
+
+# In an environment of its own: its plugin for pytest would slow down every test run.
+fuzzhttp: .venv/test-ready
+	@test -x out/fuzzhttp/bin/schemathesis || (.venv/bin/python -m venv out/fuzzhttp && \
+		out/fuzzhttp/bin/python -m pip install --quiet --disable-pip-version-check "schemathesis>=4.32,<5")
+	.venv/bin/python -m tests.fuzz.http out/fuzzhttp/bin/schemathesis
 
 lint: .venv/test-ready
 	.venv/bin/ruff check .
