@@ -128,6 +128,8 @@ FORM: dict[str, Any] = {
 @router.post("", openapi_extra=FORM)
 def create_video(context: Context, wanted: Wanted, idempotency_key: Annotated[str | None, Header()] = None) -> Video:
     """Make a video from a prompt, or from a whole spec in `spec`."""
+    if "video" in wanted.fields.keys() | wanted.uploads.keys():
+        raise invalid("video: a video is extended at /v1/videos/extensions", param="video")
     image = _input_reference(wanted)
     spec = spec_of_video(wanted.fields, context.parts)
     return _submitted(context, spec, image, idempotency_key)
