@@ -207,27 +207,17 @@ def deployment(services: dict[str, dict[str, Any]], home: Path, tmp_path: Path) 
 
         for server in start(*SERVERS):
             wait_until(lambda server=server: server.has_logged("Ready to accept connections"), what=server.name)
-<<<<<<< HEAD
-        workers = start(*WORKERS)
+        *workers, web = start(*WORKERS, "server")
         for worker in workers:
             wait_until(lambda worker=worker: worker.has_logged("ready."), what=worker.name)
+        wait_until(lambda: web.has_logged("Uvicorn running on"), what="the server")
         with redis.Redis.from_url(urls[0]) as events:
             others = events.pubsub_numpat()
             (flower,) = start("flower")
             wait_until(lambda: flower.has_logged("") and get(ports["flower"], "/healthcheck")[0] == 200, what="Flower")
             # it answers before it has subscribed to events
             wait_until(lambda: events.pubsub_numpat() > others, what="Flower's event receiver")
-        yield Deployment(Settings(redis_url=urls[0], blob_url=urls[1], home=home), ports["flower"])
-=======
-        *workers, flower, server = start(*WORKERS, "flower", "server")
-        for worker in workers:
-            wait_until(lambda worker=worker: worker.has_logged("ready."), what=worker.name)
-        wait_until(lambda: flower.has_logged("") and get(ports["flower"], "/healthcheck")[0] == 200, what="Flower")
-        with redis.Redis.from_url(urls[0]) as events:  # it answers before it has subscribed
-            wait_until(events.pubsub_numpat, what="Flower's event receiver")
-        wait_until(lambda: server.has_logged("Uvicorn running on"), what="the server")
         yield Deployment(Settings(redis_url=urls[0], blob_url=urls[1], home=home), ports["flower"], ports["server"])
->>>>>>> 5e3ed17 (Start the server with the Compose file)
 
 
 def test_film_through_every_service(
