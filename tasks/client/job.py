@@ -160,18 +160,35 @@ class Job(JobEdits):
         fork_id = fork_job(self._deployment, self.id, after=after, spec=wanted)
         return type(self)(fork_id, settings=self._deployment.settings)
 
-    def retake(self, segment: int, *, prompt: str | None = None, seed: int | None = None, takes: int = 1) -> list[int]:
+    def retake(
+        self,
+        segment: int,
+        *,
+        prompt: str | None = None,
+        seed: int | None = None,
+        takes: int = 1,
+        idempotency_key: str | None = None,
+    ) -> list[int]:
         """Render a segment (from 0) again, `takes` times, and return the numbers of these takes; `choose` one later.
 
         Each starts from the state before the segment and leads into what the next one began from, so that no other
         segment is rendered again. prompt, seed: instead of the segment's; default: its prompt, and another seed for
         each take. Of several takes with a given seed, each has the next one. The job runs until they are rendered.
+        idempotency_key: any text that names this request: if it is repeated, nothing more is rendered.
 
         Raises:
             JobNotFoundError: no such job. JobStateError: the segment is not rendered, or the job ended before all were.
             SpecError: an invalid prompt, seed or number. RoomError: the blob budget has no room for them.
         """
-        return retake_segment(self._deployment, self.id, segment, prompt=prompt, seed=seed, takes=takes)
+        return retake_segment(
+            self._deployment,
+            self.id,
+            segment,
+            prompt=prompt,
+            seed=seed,
+            takes=takes,
+            idempotency_key=idempotency_key,
+        )
 
     def cascade(self, segment: int, *, prompt: str | None = None, seed: int | None = None) -> Self:
         """Queue a new job that shares the segments before this one (from 0), and renders it and all after it anew.

@@ -7,19 +7,21 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import redis
+from pydantic import ValidationError
 
 from blobstore import BlobCorruptError, BlobNotFoundError
 from ltx2.request import END_AUDIO_LATENTS, free_latents
 from tasks.client.fork import create_fork, spec_of
+from tasks.client.idempotency import request_of
 from tasks.deployment import Deployment
 from tasks.errors import JobStateError, ServerError, SpecError
+from tasks.field_errors import explain, field_path
 from tasks.jobs.committed import Take, TakeRequest
 from tasks.jobs.lifetimes import new_job_id
 from tasks.jobs.records import timing_after
 from tasks.jobs.results import JobContents
 from tasks.jobs.units import WorkUnit
 from tasks.maintenance.admission import choice_bytes, segment_bytes
-from tasks.spec.loader import check_spec
 from tasks.spec.segments import SegmentSpec
 
 log = logging.getLogger(__name__)
@@ -58,7 +60,14 @@ class TakeStatus:
 
 
 def retake_segment(
-    deployment: Deployment, job_id: str, segment: int, *, prompt: str | None, seed: int | None, takes: int
+    deployment: Deployment,
+    job_id: str,
+    segment: int,
+    *,
+    prompt: str | None,
+    seed: int | None,
+    takes: int,
+    idempotency_key: str | None = None,
 ) -> list[int]:
     """Ask for takes of a segment, see `Job.retake`; returns their numbers."""
     source = deployment.jobs.contents(job_id)
@@ -69,7 +78,10 @@ def retake_segment(
         raise SpecError(f"takes: must be 1 to {MOST_TAKES}, not {takes}")
     requests = [TakeRequest(prompt, None if seed is None else changed.seed + number) for number in range(takes)]  # type: ignore[operator]
     needs, budget = takes * segment_bytes(source.head, [changed]), _budget(deployment)
-    numbers = deployment.jobs.retake(job_id, segment, requests, needs_bytes=needs, budget_bytes=budget)
+    request = idempotency_key and f"take {segment} {request_of(idempotency_key)}"
+    numbers = deployment.jobs.retake(
+        job_id, segment, requests, needs_bytes=needs, budget_bytes=budget, request=request or ""
+    )
     for number in numbers:
         _publish(deployment, job_id, WorkUnit.of_take(segment, number))
     return numbers
@@ -100,7 +112,11 @@ def choose_take(deployment: Deployment, job_id: str, segment: int, take: int) ->
 
 def list_takes(deployment: Deployment, job_id: str) -> list[TakeStatus]:
     """The takes of every rendered segment that has more than one, in order."""
-    source = deployment.jobs.contents(job_id)
+    return takes_in(deployment.jobs.contents(job_id))
+
+
+def takes_in(source: JobContents) -> list[TakeStatus]:
+    """The takes in what a job's record has, see `list_takes`."""
     takes = source.committed.takes
     found = []
     for original in source.committed.handoffs:
@@ -120,6 +136,16 @@ def clip_of(deployment: Deployment, job_id: str, segment: int, take: int | None)
     Raises:
         JobNotFoundError: no such job. JobStateError: there is no such clip yet, or it was lost.
     """
+    blob_id = clip_blob(deployment, job_id, segment, take)
+    try:
+        return deployment.blobs.get(blob_id)
+    except (BlobNotFoundError, BlobCorruptError):
+        what = _clip_name(segment, take)
+        raise JobStateError(f"the clip of {what} of job {job_id} is missing or damaged in the blob store") from None
+
+
+def clip_blob(deployment: Deployment, job_id: str, segment: int, take: int | None) -> str:
+    """The blob with the MP4 of a segment, or of a take; see `clip_of`."""
     source = deployment.jobs.contents(job_id)
     _rendered(source, segment)
     known = source.committed.takes.takes.get((segment, take or 0))
@@ -127,13 +153,14 @@ def clip_of(deployment: Deployment, job_id: str, segment: int, take: int | None)
     shown = source.committed.clips.get(segment)
     if clip is None and shown is not None and take in (None, shown.take):
         clip = shown
-    what = f"segment {segment}" if take is None else f"take {take} of segment {segment}"
     if clip is None:
+        what = _clip_name(segment, take)
         raise JobStateError(f"{what} of job {job_id} has no clip; `longtake takes {job_id}` shows what there is")
-    try:
-        return deployment.blobs.get(clip.blob_id)
-    except (BlobNotFoundError, BlobCorruptError):
-        raise JobStateError(f"the clip of {what} of job {job_id} is missing or damaged in the blob store") from None
+    return clip.blob_id
+
+
+def _clip_name(segment: int, take: int | None) -> str:
+    return f"segment {segment}" if take is None else f"take {take} of segment {segment}"
 
 
 def _status_of(source: JobContents, take: Take) -> TakeStatus:
@@ -188,7 +215,11 @@ def _check_length(source: JobContents, segment: int) -> None:
 def _changed_segment(segment: SegmentSpec, prompt: str | None, seed: int | None) -> SegmentSpec:
     """`segment` with another prompt and seed, where they are given. SpecError: one is invalid."""
     given = {name: value for name, value in (("prompt", prompt), ("seed", seed)) if value is not None}
-    return check_spec({"segments": [segment.model_dump() | given]}).segments[0]
+    try:
+        return SegmentSpec.model_validate(segment.model_dump() | given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SpecError(f"{field_path(first['loc'])}: {explain(first)}") from None
 
 
 def _budget(deployment: Deployment) -> int | None:

@@ -18,7 +18,7 @@ from tasks.jobs.connection import connect
 from tasks.jobs.events import EventReader
 from tasks.jobs.lifetimes import new_token
 from tasks.jobs.outbox import Outbox
-from tasks.server import api_page, event_stream, jobs_api, live_api, metrics, pages, videos_api
+from tasks.server import api_page, event_stream, jobs_api, live_api, metrics, pages, takes_api, videos_api
 from tasks.server.access import OPEN_PATHS, Keys, is_from_elsewhere
 from tasks.server.answers import ANSWERS, INVALID, ErrorAnswer, Problem, add_error_answers, answer
 from tasks.server.blob_files import BlobFiles
@@ -108,6 +108,7 @@ def make_app(settings: Settings) -> FastAPI:
     app.add_middleware(_KeyCheck, keys=keys)
     add_error_answers(app)
     app.include_router(jobs_api.router)
+    app.include_router(takes_api.router)
     app.include_router(event_stream.router)
     app.include_router(live_api.router)
     app.include_router(videos_api.router)

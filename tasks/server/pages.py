@@ -19,12 +19,13 @@ from tasks.client.pace import pace_in_deployment
 from tasks.client.plan import plan_lines
 from tasks.client.progress import clock, describe, share_done
 from tasks.client.submit import iterate_waiting
-from tasks.errors import JobStateError, SpecError
+from tasks.client.takes import takes_in
+from tasks.errors import JobStateError, RoomError, SpecError
 from tasks.jobs.records import JobStatus
 from tasks.jobs.units import JobState
 from tasks.jobs.waits import Wait
 from tasks.server.access import COOKIE, Keys
-from tasks.server.answers import RequestError, problem_of, without_paths
+from tasks.server.answers import RequestError, problem_of
 from tasks.server.context import Context, ServerContext
 from tasks.server.jobs_api import JobId
 from tasks.server.pictures import change_curve, changes, first_picture
@@ -99,12 +100,26 @@ def act(job_id: JobId, context: Context, action: Annotated[str, Form()]) -> Resp
         "approve": Job.approve,
         "close": Job.close_end,
     }
-    try:
-        with context.job(job_id) as job:
-            changes_of.get(action, _unknown)(job)
-    except JobStateError as error:  # it ended while the page was looked at
-        return _film_page(context, job_id, problem=without_paths(str(error)), status=409)
-    return RedirectResponse(f"/films/{job_id}", 303)
+    return _steered(context, job_id, changes_of.get(action, _unknown))
+
+
+@router.post("/films/{job_id}/segments/{segment}/retake")
+def retake(
+    job_id: JobId,
+    segment: int,
+    context: Context,
+    prompt: Annotated[str, Form()] = "",
+    seed: Annotated[str, Form()] = "",
+) -> Response:
+    """Render a segment again. A field that is empty means the segment's prompt, or another seed."""
+    text = prompt.replace("\r\n", "\n") or None  # forms have other ends of lines than specs
+    return _steered(context, job_id, lambda job: job.retake(segment, prompt=text, seed=_seed(seed)))
+
+
+@router.post("/films/{job_id}/segments/{segment}/choose")
+def choose(job_id: JobId, segment: int, context: Context, take: Annotated[int, Form(ge=0)]) -> Response:
+    """Have the film show a take."""
+    return _steered(context, job_id, lambda job: job.choose(segment, take))
 
 
 @router.get("/films/{job_id}/{segment}.webp")
@@ -169,6 +184,26 @@ def login(request: Request, context: Context, key: Annotated[str, Form()]) -> Re
     return answer
 
 
+def _steered(context: ServerContext, job_id: str, change: Callable[[Job], object]) -> Response:
+    """The film's page after a change, or with what is wrong: the job may have ended while the page was looked at."""
+    try:
+        with context.job(job_id) as job:
+            change(job)
+    except (JobStateError, SpecError, RoomError) as error:
+        problem = problem_of(error)
+        return _film_page(context, job_id, problem=problem.message, status=problem.status)
+    return RedirectResponse(f"/films/{job_id}", 303)
+
+
+def _seed(text: str) -> int | None:
+    if not text.strip():
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise SpecError(f"seed: {text!r:.40} is not a whole number") from None
+
+
 def _unknown(_: Job) -> None:
     raise JobStateError("there is no such action")
 
@@ -178,6 +213,8 @@ def _film_page(context: ServerContext, job_id: str, *, problem: str | None = Non
     wait = context.deployment.jobs.waits([found]).get(job_id)
     contents = context.deployment.jobs.contents(job_id)
     handoffs, clips = contents.committed.handoffs, contents.committed.clips
+    takes = takes_in(contents)
+    can_retake = not found.finished or found.committed == found.segments
     segments = []
     for index, segment in enumerate(contents.segments):
         made = handoffs[index] if index < len(handoffs) else None
@@ -185,7 +222,8 @@ def _film_page(context: ServerContext, job_id: str, *, problem: str | None = Non
         time = f"{made.engine_ended - made.engine_started:.1f} s" if made else ""
         seed = contents.head.seed_of(index, segment)
         row = {"index": index, "prompt": segment.prompt, "seed": seed, "time": time}
-        segments.append(row | {"clip": clip.blob_id[-12:] if clip else None})
+        row |= {"clip": clip.blob_id[-12:] if clip else None, "can_retake": made is not None and can_retake}
+        segments.append(row | {"takes": [take for take in takes if take.segment == index]})
     values = {"job": _row(found, wait), "segments": segments, "actions": ACTIONS.get(found.state, ())}
     return shown(context, "film.html", found.title, status, problem=problem, **values)
 

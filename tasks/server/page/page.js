@@ -6,21 +6,27 @@ async function refresh(live) {
   if (!answer.ok) return;
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   const fresh = page.querySelector("[data-live]");
-  if (fresh && !live.contains(document.activeElement)) live.innerHTML = fresh.innerHTML;
+  if (!fresh || live.contains(document.activeElement) || isEdited(live)) return;
+  const open = [...live.querySelectorAll("details[open]")].map((part) => part.id);
+  live.innerHTML = fresh.innerHTML;
+  for (const id of open) document.getElementById(id)?.setAttribute("open", "");
 }
+
+// Whether something was typed that is not sent yet.
+const isEdited = (live) => [...live.querySelectorAll("input, textarea")].some((field) => field.value !== field.defaultValue);
 
 function follow(live, log) {
   const events = new EventSource((live || log).dataset.live || log.dataset.log);
   let due = null;
-  const kinds = ["accepted", "queued", "loading", "step", "segment", "clip", "rewound", "paused", "resumed", "retried",
-    "appended", "replaced", "approved", "closed", "done", "failed", "cancelled"];
+  const kinds = ["accepted", "queued", "loading", "step", "segment", "clip", "take", "chosen", "rewound", "paused",
+    "resumed", "retried", "appended", "replaced", "approved", "closed", "done", "failed", "cancelled"];
   for (const kind of kinds) {
     events.addEventListener(kind, (event) => {
       if (log) note(log, kind, JSON.parse(event.data));
       due = due || setTimeout(() => { due = null; refresh(live); }, 700);
-      if (log && ["done", "failed", "cancelled"].includes(kind)) events.close();
     });
   }
+  events.onerror = () => { if (log && live.querySelector(":scope > :is(.done, .failed, .cancelled)")) events.close(); };
 }
 
 function note(log, kind, data) {

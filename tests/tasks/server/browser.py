@@ -88,6 +88,11 @@ class Page:
         self.call("Page.navigate", url=url)
         self.until(f"document.readyState == 'complete' && location.href.startsWith({json.dumps(url)})")
 
+    def press(self, key: str) -> None:
+        """Press a key where the focus is, such as `Enter`."""
+        self.call("Input.dispatchKeyEvent", type="keyDown", key=key, text="\r" if key == "Enter" else "")
+        self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
+
     def until(self, script: str, timeout_s: float = 60) -> Any:
         """Wait until an expression on the page is true; returns it. While a page is replaced it is not."""
         return wait_until(lambda: self._value_or_none(script), timeout_s=timeout_s, what=script)

@@ -139,6 +139,60 @@ def test_an_open_film_is_steered(client: httpx2.Client, worker: Worker) -> None:
     assert finished(client, job_id)["segments"] == 3
 
 
+def test_takes_are_asked_for_compared_and_chosen(client: httpx2.Client, worker: Worker) -> None:
+    # Given
+    job_id = submitted(client, spec("a", "b", frames=25))
+    film = finished(client, job_id)["film"]["sha256"]
+    segment = f"/jobs/{job_id}/segments/0"
+    assert client.get(f"/jobs/{job_id}/takes").json() == []
+    # When takes are asked for, once more because the reply was lost
+    for _ in range(2):
+        wanted = {"prompt": "another", "seed": 5, "takes": 2}
+        answer = client.post(f"{segment}/takes", json=wanted, headers={"Idempotency-Key": "once"})
+        assert (answer.status_code, answer.json()) == (202, {"segment": 0, "takes": [1, 2]})
+    finished(client, job_id)
+    # Then they are listed, and can be looked at
+    takes = client.get(f"/jobs/{job_id}/takes").json()
+    assert [(take["take"], take["state"], take["shown"], take["prompt"], take["clip"]) for take in takes] == [
+        (0, "rendered", True, "a", True),
+        (1, "rendered", False, "another", True),
+        (2, "rendered", False, "another", True),
+    ]
+    clips = [client.get(f"{segment}/takes/{take}/clip").content for take in range(3)]
+    assert clips[0] == client.get(f"{segment}/clip").content
+    assert len(set(clips)) == 3
+    # When one is chosen
+    chosen = client.post(f"{segment}/choose", json={"take": 2})
+    assert (chosen.status_code, chosen.json()["state"]) == (200, "running")
+    # Then the film shows it
+    assert finished(client, job_id)["film"]["sha256"] != film
+    assert client.get(f"/jobs/{job_id}/summary").json()["segments"][0]["take"] == 2
+    # And the job is kept, and is no longer
+    for change, body in (("keep", {"seconds": 60}), ("keep", None), ("release", None)):
+        assert client.post(f"/jobs/{job_id}/{change}", json=body).json()["id"] == job_id
+
+
+def test_takes_that_cannot_be_are_refused(client: httpx2.Client, worker: Worker) -> None:
+    job_id = submitted(client, spec("a", "b", frames=25))
+    finished(client, job_id)
+    for place, body, status, words in (
+        ("0/takes", {"takes": 17}, 400, "takes: must be at most 16"),
+        ("0/takes", {"take": 1}, 400, "take: "),
+        ("0/takes", {"prompt": " "}, 400, "prompt: must not be blank"),
+        ("0/takes", {"seed": -1}, 400, "seed: must be at least 0"),
+        ("7/takes", {}, 409, "has no rendered segment 7"),
+        ("-1/takes", {}, 400, "segment: must be at least 0"),
+        ("0/choose", {"take": 1}, 409, "there is no take 1"),
+        ("0/choose", {}, 400, "take: "),
+    ):
+        found = error_of(client.post(f"/jobs/{job_id}/segments/{place}", json=body))
+        assert found[0] == status, found
+        assert words in found[1]
+    assert error_of(client.get(f"/jobs/{job_id}/segments/0/takes/1/clip"))[0] == 409
+    assert error_of(client.post(f"/jobs/{job_id}/keep", json={"seconds": 0}))[0] == 400
+    assert error_of(client.get("/jobs/nobody/takes"))[0] == 404
+
+
 def test_the_same_submission_again_is_the_same_job(client: httpx2.Client) -> None:
     first = submitted(client, spec("a"), **{"Idempotency-Key": "once"})
     assert submitted(client, spec("a"), **{"Idempotency-Key": "once"}) == first

@@ -99,6 +99,41 @@ def test_a_finished_film_is_listed_and_played(
     assert page.errors == []
 
 
+def test_a_segment_is_retaken_and_a_take_chosen_on_the_page(
+    page: Page, server: Server, client: httpx2.Client, worker: Worker
+) -> None:
+    # Given a film that is done
+    log_in(page, server)
+    job_id = submitted(client, spec("a", "b", frames=25))
+    finished(client, job_id)
+    page.open(f"{server.url}/films/{job_id}")
+    # When somebody opens the form of a segment with the keyboard, and asks for a take that cannot be
+    retake = "document.querySelector('form[aria-label=\"Retake segment 0\"]')"
+    page.value("document.querySelector('summary[aria-label=\"Retake segment 0\"]').focus()")
+    page.press("Enter")
+    page.until("document.querySelector('#retake-0').open")
+    assert page.value(f"{retake}.querySelector('textarea').labels[0].textContent") == "Prompt"
+    assert page.value(f"{retake}.querySelector('textarea').value") == "a"
+    page.value(f"{retake}.querySelector('textarea').value = ' '")
+    page.value(f"{retake}.querySelector('button').click()")
+    # Then the page says so
+    assert "prompt: must not be blank" in page.until("document.querySelector('.problem')?.textContent")
+    # When they give a prompt and a seed
+    page.value(f"{retake}.querySelector('textarea').value = 'another'")
+    page.value(f"{retake}.querySelector('input').value = '5'")
+    page.value(f"{retake}.querySelector('button').click()")
+    # Then the take appears without the page being loaded again, and can be chosen
+    choose = "document.querySelector('button[aria-label=\"Choose take 1 of segment 0\"]')"
+    page.until(f"{choose} && document.querySelector('.state').textContent == 'done'")
+    assert "Take 1, seed 5: rendered" in page.value("document.querySelector('.takes').textContent")
+    page.value(f"{choose}.click()")
+    page.until(f"!{choose} && document.querySelector('.state')?.textContent == 'done'")
+    assert "Take 1, seed 5: shown" in page.value("document.querySelector('.takes').textContent")
+    assert client.get(f"/jobs/{job_id}/summary").json()["segments"][0]["take"] == 1
+    assert [text for text in page.errors if "400" not in text] == []
+    page.errors.clear()
+
+
 def test_pages_are_for_people_with_a_key_and_for_this_site(server: Server) -> None:
     html = {"Accept": "text/html"}
     # Given nobody, Then every page leads to the question for the key

@@ -1,0 +1,131 @@
+"""`/jobs/{id}/takes`: render a segment again, look at its takes, choose one, and keep a job for it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+from fastapi.responses import FileResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.client.takes import MOST_TAKES, TakeState, clip_blob
+from tasks.server.answers import without_paths
+from tasks.server.context import Context
+from tasks.server.jobs_api import IdempotencyKey, JobId, job_status
+from tasks.server.views import JobView
+
+router = APIRouter(prefix="/jobs", tags=["takes"])
+MOST = 2**31
+LONGEST_KEPT_S = 10**9
+SegmentIndex = Annotated[int, Path(ge=0, le=MOST, description="A segment, from 0.")]
+TakeNumber = Annotated[int, Path(ge=0, le=MOST, description="A take; 0 is what was rendered first.")]
+
+
+class TakeView(BaseModel):
+    """A take of a segment. shown: whether the film shows it, or will. leads_into: whether it can be chosen.
+
+    reason: why it failed. engine_s: seconds that it took to render. clip: whether its clip can be fetched.
+    """
+
+    segment: int
+    take: int
+    state: TakeState
+    shown: bool
+    prompt: str
+    seed: int
+    reason: str | None
+    engine_s: float | None
+    leads_into: bool
+    clip: bool
+
+
+class WantedTakes(BaseModel):
+    """What is asked for. prompt, seed: default: the segment's prompt, and another seed for each take."""
+
+    model_config = ConfigDict(extra="forbid")
+    prompt: str | None = None
+    seed: Annotated[int | None, Field(strict=True)] = None
+    takes: Annotated[int, Field(ge=1, le=MOST_TAKES, strict=True)] = 1
+
+
+class QueuedTakes(BaseModel):
+    """The numbers of the takes that are rendered."""
+
+    segment: int
+    takes: list[int]
+
+
+class Choice(BaseModel):
+    """The take that the film is to show; 0 is what was rendered first."""
+
+    model_config = ConfigDict(extra="forbid")
+    take: Annotated[int, Field(ge=0, le=MOST, strict=True)]
+
+
+class Keeping(BaseModel):
+    """How many seconds from now a job is kept; null: until it is released."""
+
+    model_config = ConfigDict(extra="forbid")
+    seconds: Annotated[float | None, Field(gt=0, le=LONGEST_KEPT_S, strict=True)] = None
+
+
+@router.get("/{job_id}/takes")
+def list_takes(job_id: JobId, context: Context) -> list[TakeView]:
+    """The takes of every segment that was retaken, in order; take 0 is what was rendered first."""
+    with context.job(job_id) as job:
+        found = [asdict(take) for take in job.takes()]
+    return [
+        TakeView.model_validate(
+            take | {"clip": take["clip"] is not None, "reason": take["reason"] and without_paths(take["reason"])}
+        )
+        for take in found
+    ]
+
+
+@router.post("/{job_id}/segments/{segment}/takes", status_code=202)
+def retake_segment(
+    job_id: JobId,
+    segment: SegmentIndex,
+    context: Context,
+    wanted: WantedTakes,
+    idempotency_key: IdempotencyKey = None,
+) -> QueuedTakes:
+    """Render a segment again. The film changes when one of the takes is chosen."""
+    with context.job(job_id) as job:
+        numbers = job.retake(
+            segment, prompt=wanted.prompt, seed=wanted.seed, takes=wanted.takes, idempotency_key=idempotency_key
+        )
+    return QueuedTakes(segment=segment, takes=numbers)
+
+
+@router.get("/{job_id}/segments/{segment}/takes/{take}/clip", response_class=FileResponse)
+def take_clip(job_id: JobId, segment: SegmentIndex, take: TakeNumber, context: Context) -> FileResponse:
+    """The clip of a take by itself, MP4."""
+    context.status(job_id)
+    blob_id = clip_blob(context.deployment, job_id, segment, take)
+    return FileResponse(context.files.path_of(blob_id), media_type="video/mp4")
+
+
+@router.post("/{job_id}/segments/{segment}/choose")
+def choose_take(job_id: JobId, segment: SegmentIndex, context: Context, wanted: Choice) -> JobView:
+    """Have the film show a take. The old film stays until the new one is joined."""
+    with context.job(job_id) as job:
+        job.choose(segment, wanted.take)
+    return job_status(job_id, context)
+
+
+@router.post("/{job_id}/keep")
+def keep_job(job_id: JobId, context: Context, wanted: Keeping | None = None) -> JobView:
+    """Keep a job and its blobs beyond its retention."""
+    with context.job(job_id) as job:
+        job.keep(wanted.seconds if wanted else None)
+    return job_status(job_id, context)
+
+
+@router.post("/{job_id}/release")
+def release_job(job_id: JobId, context: Context) -> JobView:
+    """Keep a job no longer than other jobs."""
+    with context.job(job_id) as job:
+        job.unkeep()
+    return job_status(job_id, context)
