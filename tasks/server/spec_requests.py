@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,25 +26,26 @@ from tasks.server.context import ServerContext
 from tasks.spec.images import input_paths
 from tasks.spec.loader import MAX_SPEC_BYTES, check_spec, data_of
 from tasks.spec.places import SpecSource
-from tasks.spec.schema import JobSpec
+from tasks.spec.schema import INPUT_FIELDS, JobSpec
 
 MOST_PARTS = 20
-IMAGE = "image"
+LARGEST_MEDIA_BYTES = 4 * 1024**3
+"""Of a video or a sound; the limit of a whole request, LONGTAKE_SERVER_BODY_BYTES, is lower."""
 _DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+;base64,")
 
 
 @dataclass(frozen=True, slots=True)
 class SpecRequest:
-    """A spec as it was sent, and what was sent with it. source: for the lines of errors."""
+    """A spec as it was sent. source: for the lines of errors. files: sent with it, by field of the spec."""
 
     spec: dict[str, Any]
     source: SpecSource
-    image: bytes | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
     state: dict[str, Any] | None = None
 
 
 async def read_spec_request(request: Request) -> SpecRequest:
-    """The spec in a request: a JSON body, or a form with `spec` (JSON) and the files `image` and `state`.
+    """The spec in a request: a JSON body, or a form with `spec` (JSON) and files: `state`, and those of INPUT_FIELDS.
 
     Raises:
         RequestError, SpecError: it cannot be read.
@@ -57,9 +58,10 @@ async def read_spec_request(request: Request) -> SpecRequest:
         if text is None:
             raise invalid("spec: missing; it is the job's spec as JSON", param="spec")
         found = _of_text(text)
-        image = await file_of(form, IMAGE, LARGEST_FILE_BYTES)
+        sent = {name: await file_of(form, name, limit_of(name)) for name in INPUT_FIELDS}
         state = await _text_of(form, "state")
-    return SpecRequest(found.spec, found.source, image or found.image, None if state is None else _json_of(state))
+    files = {**found.files, **{name: data for name, data in sent.items() if data is not None}}
+    return SpecRequest(found.spec, found.source, files, None if state is None else _json_of(state))
 
 
 @asynccontextmanager
@@ -93,36 +95,42 @@ def submit_request(context: ServerContext, wanted: SpecRequest, *, idempotency_k
         SpecError: as `requested_spec`. What `submit` raises.
     """
     spec = requested_spec(context, wanted)
-    return submit_spec(context, spec, wanted.image, state=wanted.state, idempotency_key=idempotency_key)
+    return submit_spec(context, spec, wanted.files, state=wanted.state, idempotency_key=idempotency_key)
 
 
 def submit_spec(
     context: ServerContext,
     spec: JobSpec,
-    image: bytes | None,
+    files: Mapping[str, bytes],
     *,
     state: dict[str, Any] | None = None,
     idempotency_key: str | None = None,
 ) -> Job:
-    """Queue a job that starts from this image, if any.
+    """Queue a job with these images, videos and sound, by field of the spec.
 
     Raises:
         SpecError: the spec names a file of this machine. What `submit` raises.
     """
     spec = _without_files(spec)
     with TemporaryDirectory(prefix="longtake-upload-") as folder:
-        if image is not None:
-            path = Path(folder) / IMAGE
-            path.write_bytes(image)
-            spec = spec.model_copy(update={IMAGE: str(path)})
+        for name, data in files.items():
+            path = Path(folder) / name
+            path.write_bytes(data)
+            spec = spec.model_copy(update={name: str(path)})
         return submit(spec, from_state=state, settings=context.settings, idempotency_key=idempotency_key)
 
 
 def _without_files(spec: JobSpec) -> JobSpec:
     """`spec`, which names no image, video or sound. SpecError: it does: a path would be read on this machine."""
     for location in input_paths(spec):
-        raise SpecError(f"{spec.source.place(*location)}: only `image` can be sent, as an upload or a data: URL")
+        sent = ", ".join(INPUT_FIELDS)
+        raise SpecError(f"{spec.source.place(*location)}: only {sent} can be sent, as uploads or data: URLs")
     return spec
+
+
+def limit_of(name: str) -> int:
+    """The most bytes of the file for a field of a spec."""
+    return LARGEST_FILE_BYTES if name == "image" else LARGEST_MEDIA_BYTES
 
 
 async def file_of(form: FormData, name: str, limit_bytes: int) -> bytes | None:
@@ -158,10 +166,9 @@ def _of_text(data: bytes) -> SpecRequest:
     if len(data) > MAX_SPEC_BYTES + LARGEST_FILE_BYTES * 4 // 3:
         raise invalid(f"the spec is larger than {MAX_SPEC_BYTES:,} bytes")
     spec, source = data_of(data, "spec")
-    if not isinstance(image := spec.get(IMAGE), str):
-        return SpecRequest(spec, source)
-    fields = {name: value for name, value in spec.items() if name != IMAGE}
-    return SpecRequest(fields, source, data_url(image, IMAGE, LARGEST_FILE_BYTES))
+    sent = {name: text for name in INPUT_FIELDS if isinstance(text := spec.get(name), str)}
+    fields = {name: value for name, value in spec.items() if name not in sent}
+    return SpecRequest(fields, source, {name: data_url(text, name, limit_of(name)) for name, text in sent.items()})
 
 
 async def _text_of(form: FormData, name: str) -> bytes | None:

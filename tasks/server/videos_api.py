@@ -21,7 +21,7 @@ from tasks.jobs.units import JobState
 from tasks.server.answers import content, invalid
 from tasks.server.context import Context, ServerContext
 from tasks.server.pictures import spritesheet, thumbnail
-from tasks.server.spec_requests import data_url, file_of, read_form, submit_spec
+from tasks.server.spec_requests import LARGEST_MEDIA_BYTES, data_url, file_of, read_form, submit_spec
 from tasks.server.videos import (
     REMIXED_FROM,
     REQUEST,
@@ -83,7 +83,8 @@ async def _read(request: Request) -> VideoRequest:
     async with read_form(request) as form:
         for name, part in form.multi_items():
             if not isinstance(part, str):
-                wanted.uploads[name] = await file_of(form, name, LARGEST_FILE_BYTES) or b""
+                limit = LARGEST_MEDIA_BYTES if name == "video" else LARGEST_FILE_BYTES
+                wanted.uploads[name] = await file_of(form, name, limit) or b""
                 continue
             inside = _BRACKETS.fullmatch(name)
             if inside is None:
@@ -132,7 +133,7 @@ def create_video(context: Context, wanted: Wanted, idempotency_key: Annotated[st
         raise invalid("video: a video is extended at /v1/videos/extensions", param="video")
     image = _input_reference(wanted)
     spec = spec_of_video(wanted.fields, context.parts)
-    return _submitted(context, spec, image, idempotency_key)
+    return _submitted(context, spec, {} if image is None else {"image": image}, idempotency_key)
 
 
 @router.get("")
@@ -155,10 +156,17 @@ def list_videos(
 
 @router.post("/extensions", openapi_extra=FORM)
 def extend_video(context: Context, wanted: Wanted) -> Video:
-    """Go on with a finished video: a new one, which begins with it and shares what was rendered."""
+    """Go on with a finished video, or with an uploaded one.
+
+    After a finished one, the new video begins with it and shares what was rendered. After an uploaded one, it is only
+    what follows.
+    """
     source = wanted.fields.get("video")
+    if source is None and (upload := wanted.uploads.get("video")):
+        fields = {name: value for name, value in wanted.fields.items() if name != "video"}
+        return _submitted(context, spec_of_video(fields, context.parts), {"extend": upload}, None)
     if not isinstance(source, Mapping) or not isinstance(source.get("id"), str):
-        raise invalid('video: must be {"id": ...} of a finished video', param="video")
+        raise invalid('video: must be an upload, or {"id": ...} of a finished video', param="video")
     status = context.status(source["id"])
     if status.state != JobState.DONE:
         raise JobStateError(f"video {status.job_id} is not finished")
@@ -221,11 +229,11 @@ def remix_video(video_id: VideoId, context: Context, wanted: Wanted) -> Video:
     spec = check_spec(fields, source=REQUEST)
     if input_paths(spec):  # blobs by now, of which only the start image can be sent again
         raise JobStateError(f"video {video_id} shows images, extends a video or has given sound: submit its spec again")
-    return _submitted(context, spec, image, None)
+    return _submitted(context, spec, {} if image is None else {"image": image}, None)
 
 
-def _submitted(context: ServerContext, spec: JobSpec, image: bytes | None, key: str | None) -> Video:
-    with submit_spec(context, spec, image, idempotency_key=key) as job:
+def _submitted(context: ServerContext, spec: JobSpec, files: Mapping[str, bytes], key: str | None) -> Video:
+    with submit_spec(context, spec, files, idempotency_key=key) as job:
         return _video(context, job.status())
 
 

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import Worker, wait_until
+from tests.ltx2.media.sources.videos import numbered, tone, video
 from tests.tasks.conftest import spec
 from tests.tasks.server.conftest import KEY, Server
 
@@ -94,6 +95,23 @@ def test_an_image_is_sent(client: httpx2.Client, worker: Worker, form: bool) -> 
         answer = client.post("/jobs", json=body | {"image": url})
     # Then
     assert finished(client, answer.json()["id"])["state"] == "done"
+
+
+def test_a_video_and_a_sound_are_sent(client: httpx2.Client, worker: Worker) -> None:
+    # When a video is extended, and a sound is given
+    film = video(numbered(30), sound=tone(30 / 24))
+    files = {"extend": ("harbour.mp4", film, "video/mp4")}
+    extended = client.post("/jobs", data={"spec": json.dumps(spec("a"))}, files=files)
+    given = client.post("/jobs", data={"spec": json.dumps(spec("a"))}, files={"audio": ("a.mp4", film, "audio/mp4")})
+    # Then
+    assert finished(client, extended.json()["id"])["state"] == "done"
+    assert finished(client, given.json()["id"])["state"] == "done"
+    # And what is none is refused without a path of the server
+    refused = client.post(
+        "/jobs", data={"spec": json.dumps(spec("a"))}, files={"extend": ("a.mp4", b"x" * 100, "video/mp4")}
+    )
+    assert refused.status_code == 400
+    assert "longtake-upload" not in refused.text
 
 
 def test_jobs_are_paused_resumed_cancelled_and_forgotten(client: httpx2.Client) -> None:
@@ -220,14 +238,12 @@ def test_jobs_are_listed_in_pages(client: httpx2.Client) -> None:
 
 FILE = "/etc/passwd"
 NAMES_A_FILE: dict[str, dict[str, Any]] = {
-    "extend": {"extend": FILE},
-    "audio": {"audio": FILE},
     "images.0.path": {"images": [{"at": 0, "path": FILE}]},
     "segments.0.image": {"segments": [{"prompt": "a", "image": FILE}]},
     "segments.0.end_image": {"segments": [{"prompt": "a", "end_image": FILE}]},
     "segments.0.images.0.path": {"segments": [{"prompt": "a", "images": [{"frame": 1, "path": FILE}]}]},
 }
-ONLY_IMAGE = "only `image` can be sent, as an upload or a data: URL"
+ONLY_THESE = "only image, extend, audio can be sent, as uploads or data: URLs"
 BAD_SPECS: list[tuple[dict[str, Any], str]] = [
     ({"segments": []}, "segments: must have at least one"),
     (spec("a", height=31), "height: "),
@@ -242,7 +258,9 @@ BAD_SPECS: list[tuple[dict[str, Any], str]] = [
     (spec("a", image="/etc/passwd"), "image: must be an upload or a base64 data: URL"),
     (spec("a", image="https://example.com/a.png"), "image: must be an upload or a base64 data: URL"),
     (spec("a", image=["/etc/passwd"]), "image: "),
-    *(({**spec("a"), **fields}, f"{place}: {ONLY_IMAGE}") for place, fields in NAMES_A_FILE.items()),
+    (spec("a", extend="/etc/passwd"), "extend: must be an upload or a base64 data: URL"),
+    (spec("a", audio="/etc/passwd"), "audio: must be an upload or a base64 data: URL"),
+    *(({**spec("a"), **fields}, f"{place}: {ONLY_THESE}") for place, fields in NAMES_A_FILE.items()),
     (spec("a", image="data:image/png;base64,???"), "image: its base64 is damaged"),
     (spec("a", image="data:image/png;base64,AAAA"), "image"),
 ]

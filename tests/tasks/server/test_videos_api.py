@@ -17,8 +17,9 @@ from PIL import Image
 from ltx2.timeline import SegmentShape, film_frames, plan
 from tasks.server.videos import segments_for
 from tests.conftest import Worker
+from tests.ltx2.media.sources.videos import numbered, tone, video
 from tests.tasks.server.conftest import KEY, Server
-from tests.tasks.server.test_jobs_api import FILE, NAMES_A_FILE, ONLY_IMAGE, png
+from tests.tasks.server.test_jobs_api import FILE, NAMES_A_FILE, ONLY_THESE, png
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API is scheduled:DeprecationWarning")
 SMALL = {"width": 64, "height": 32, "frames": 17, "seed": 3, "fps": 24}
@@ -98,6 +99,14 @@ def test_a_video_is_remixed_and_extended(videos: Any, worker: Worker) -> None:
     assert longer.seconds == f"{(17 + 8 + 3 * 8) / 24:g}"
 
 
+def test_an_uploaded_video_is_extended(videos: Any, worker: Worker) -> None:
+    # When
+    upload = ("harbour.mp4", video(numbered(30), sound=tone(30 / 24)), "video/mp4")
+    made = videos.extend(video=upload, prompt="a", seconds="1", extra_body={"spec": json.dumps(SMALL)})
+    # Then
+    assert videos.poll(made.id, poll_interval_ms=50).status == "completed"
+
+
 def test_videos_are_listed_and_deleted(videos: Any, worker: Worker) -> None:
     # Given
     made = [created(videos, prompt=text) for text in "abc"]
@@ -140,7 +149,7 @@ def test_a_video_that_is_not_finished_is_deleted(videos: Any) -> None:
         ({"extra_body": {"spec": "{"}}, None, "spec"),
         ({"extra_body": {"spec": json.dumps({"widht": 64})}}, None, "did you mean width?"),
         *(
-            ({"extra_body": {"spec": json.dumps(fields)}}, None, f"{place}: {ONLY_IMAGE}")
+            ({"extra_body": {"spec": json.dumps(fields)}}, None, f"{place}: {ONLY_THESE}")
             for place, fields in {"image": {"image": FILE}, **NAMES_A_FILE}.items()
         ),
     ],
