@@ -60,7 +60,10 @@ async def read_spec_request(request: Request) -> SpecRequest:
         found = _of_text(text)
         sent = {name: await file_of(form, name, limit_of(name)) for name in INPUT_FIELDS}
         state = await _text_of(form, "state")
-    files = {**found.files, **{name: data for name, data in sent.items() if data is not None}}
+    files = {
+        **found.files,
+        **{name: data for name, data in sent.items() if data},
+    }  # a form sends an empty file for none
     return SpecRequest(found.spec, found.source, files, None if state is None else _json_of(state))
 
 
