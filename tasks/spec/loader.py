@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 MAX_SPEC_BYTES = 4 * 1024 * 1024
 STANDARD_INPUT = "-"
 LONGEST_KEY = 40
+MOST_KEYS = 12  # more would make the line too long to read
 MOST_PROBLEMS = 10
 """So many problems of a spec are shown, and a count of the others."""
 _JSON_START = re.compile(r'\s*\{\s*["}]')
@@ -176,5 +177,8 @@ def _explain(problem: ErrorDetails) -> str:
         if table is SegmentSpec and problem["loc"][3:]:
             table = SegmentImage if problem["loc"][2] == "images" else GuidanceSpec
         similar = get_close_matches(str(problem["loc"][-1])[:LONGEST_KEY], table.model_fields, n=1)
-        text += f"; did you mean {similar[0]}?" if similar else f"; the keys are {', '.join(table.model_fields)}"
+        keys = list(table.model_fields)
+        more = ", ... (docs/jobs.md has them all)" if len(keys) > MOST_KEYS else ""
+        known = f"the keys are {', '.join(keys[:MOST_KEYS])}{more}"
+        text += f"; did you mean {similar[0]}?" if similar else f"; {known}"
     return text

@@ -277,7 +277,7 @@ def repeated(data: bytes, count: int) -> bytes:
 def test_a_video_that_takes_too_long_or_too_much_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     # Given a long video with one keyframe
     noise = np.random.default_rng(0).integers(0, 256, (2, 720, 1280, 3), dtype=np.uint8)
-    data = repeated(video(noise, kind="matroska", codec="mpeg4", settings={"qmin": "8"}), 150)
+    data = repeated(video(noise, kind="matroska", codec="mpeg4", settings={"qmin": "8"}), 1000)
     with on_disk(data) as file:
         # When / Then
         monkeypatch.setattr(reader, "VIDEO_SECONDS", 0.0)
