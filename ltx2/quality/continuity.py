@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -93,16 +94,18 @@ def continuity(
             raise ValueError(f"{len(piece)} frames of segment {number}; it must have {timing.shown_frames}")
         earlier = found.segments[-1].tracks if found.segments and timing.continued else []
         first = timing.first_frame - timings[0].first_frame
-        tracks = track(piece, [one.colour for one in earlier])
-        found.segments.append(
-            SegmentFigures(number, first, _changes(piece), *levels_of(piece), tracks is not None, tracks or [])
-        )
+        found.segments.append(_figures(number, first, piece, earlier))
         if before is not None:
             at_seam = measure_sound(sound, rate, span.film_start, span.film_start + span.fade_in)
             one, other = found.segments[-2:]
             found.seams.append(_seam(timing, one, other, np.stack([before, piece[0]]), at_seam))
         before = piece[-1]
     return found
+
+
+def _figures(number: int, first_frame: int, frames: NDArray[np.uint8], earlier: Sequence[Track]) -> SegmentFigures:
+    tracks = track(frames, [one.colour for one in earlier])
+    return SegmentFigures(number, first_frame, _changes(frames), *levels_of(frames), tracks is not None, tracks or [])
 
 
 def _seam(
@@ -135,6 +138,30 @@ def _changes(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.array(
         [np.abs(after.astype(np.int16) - before).mean() for before, after in itertools.pairwise(frames)], np.float64
     )
+
+
+def join_between(
+    timing: SegmentTiming, before: NDArray[np.uint8], after: NDArray[np.uint8], sound: SoundAtSeam
+) -> Continuity:
+    """Measure one join alone. timing: of the segment after it. before, after: frames `[T, H, W, 3]` on its sides."""
+    one = _figures(timing.index - 1, 0, before, [])
+    other = _figures(timing.index, len(before), after, one.tracks)
+    return Continuity([one, other], [_seam(timing, one, other, np.stack([before[-1], after[0]]), sound)])
+
+
+def excess(seam: Seam) -> float:
+    """The largest measure of a join as a part of its bound: above 1, one is out of bounds."""
+    sound, steps = seam.sound, (seam.levels, seam.contrast)
+    parts = [
+        seam.change / (CHANGE_FACTOR * seam.largest_change + CHANGE_SLACK),
+        sound.click / (CLICK_FACTOR * sound.usual_click + CLICK_SLACK),
+        abs(sound.loudness_step) / _most_loudness_step(sound),
+        abs(sound.pitch_step) / MOST_SEMITONES,
+    ]
+    pairs_of = [pair for found in steps for pair in zip(found.step, found.usual, strict=True)]
+    parts += [abs(step) / (LEVEL_FACTOR * usual + LEVEL_SLACK) for step, usual in pairs_of]
+    parts += [shape.jump / (JUMP_FACTOR * shape.usual_jump + JUMP_SLACK) for shape in seam.shapes]
+    return max(part for part in parts if not math.isnan(part))
 
 
 def broken(found: Sequence[Seam]) -> list[str]:
@@ -192,14 +219,19 @@ def _sound(sound: SoundAtSeam) -> list[str]:
     wrong = []
     if sound.click > CLICK_FACTOR * sound.usual_click + CLICK_SLACK:
         wrong.append(f"the sound clicks: a step of {sound.click:.3f}, elsewhere at most {sound.usual_click:.3f}")
-    usual = sound.usual_loudness_step
-    if abs(sound.loudness_step) > min(LOUDNESS_FACTOR * usual + LOUDNESS_SLACK_DB, usual + MOST_DB_ABOVE):
+    if abs(sound.loudness_step) > _most_loudness_step(sound):
+        usual = sound.usual_loudness_step
         wrong.append(f"the loudness steps by {sound.loudness_step:+.1f} dB, elsewhere by at most {usual:.1f} dB")
     if abs(sound.pitch_step) > MOST_SEMITONES:
         wrong.append(f"the pitch steps by {sound.pitch_step:+.1f} semitones")
     if set(sound.tones) == {0.0, 1.0}:
         wrong.append("the tone is gone" if sound.tones[0] else "a tone appears")
     return wrong
+
+
+def _most_loudness_step(sound: SoundAtSeam) -> float:
+    usual = sound.usual_loudness_step
+    return min(LOUDNESS_FACTOR * usual + LOUDNESS_SLACK_DB, usual + MOST_DB_ABOVE)
 
 
 def not_kept(found: Continuity) -> list[str]:

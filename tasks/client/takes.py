@@ -170,6 +170,7 @@ def _status_of(source: JobContents, take: Take) -> TakeStatus:
     if take.number:
         prompt, seed = take.request.prompt_and_seed(prompt, seed, take.number)
     made = take.made
+    seed = made.seed if made else seed
     state = TakeState.RENDERED if made else TakeState.FAILED if take.failed else TakeState.DUE
     following = next((handoff for handoff in committed.handoffs if handoff.index == index + 1), None)
     continued = following.from_take if following is not None and following.continued else None

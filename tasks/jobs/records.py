@@ -52,7 +52,8 @@ def pack_segment(segment: SegmentSpec) -> bytes:
 
 def pack_head(head: JobHead) -> bytes:
     """What all segments of a job share. With what earlier versions would ignore, it has the version they refuse."""
-    return pack_stored(head.model_dump(), FORMAT_OF_JOBS if head.extend or head.audio else FORMAT)
+    is_new = head.extend or head.audio or head.renderings != (1, 1)
+    return pack_stored(head.model_dump(), FORMAT_OF_JOBS if is_new else FORMAT)
 
 
 @cache

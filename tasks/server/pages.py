@@ -220,7 +220,7 @@ def _film_page(context: ServerContext, job_id: str, *, problem: str | None = Non
         made = handoffs[index] if index < len(handoffs) else None
         clip = clips.get(index)
         time = f"{made.engine_ended - made.engine_started:.1f} s" if made else ""
-        seed = contents.head.seed_of(index, segment)
+        seed = made.seed if made else contents.head.seed_of(index, segment)
         row = {"index": index, "prompt": segment.prompt, "seed": seed, "time": time}
         row |= {"clip": clip.blob_id[-12:] if clip else None, "can_retake": made is not None and can_retake}
         segments.append(row | {"takes": [take for take in takes if take.segment == index]})

@@ -65,6 +65,9 @@ from tasks.spec.segments import (
 
 SPATIAL_COMPRESSION = 32
 MAX_LABELS = 16
+MOST_RENDERINGS = 8
+LATER_FIELDS = ("best_of", "retry_joins", "images")
+"""Are stored where they are set only, so that records of other jobs stay as they were."""
 OPEN = "open"
 INPUT_FIELDS = ("image", "extend", "audio")
 """Fields of a job that name a file in a spec, and a blob in its record."""
@@ -121,6 +124,8 @@ class JobHead(Strict):
     image: str | None = Field(None, min_length=1, max_length=4096)
     image_crf: int | None = Field(None, ge=0, le=WORST_CRF, strict=True)
     crop: CropSpec | None = None
+    best_of: int | None = Field(None, ge=1, le=MOST_RENDERINGS, strict=True)
+    retry_joins: int | None = Field(None, ge=0, le=MOST_RENDERINGS, strict=True)
     webhook: str | None = Field(None, max_length=2000, pattern=r"^https?://[^\s/@]+(/\S*)?$")
     labels: Annotated[dict[str, str], Field(max_length=MAX_LABELS)] = Field(default_factory=dict)
     extend: str | None = Field(None, min_length=1, max_length=4096)
@@ -199,6 +204,16 @@ class JobHead(Strict):
                 f"{MOST_PIXEL_BYTES:,} bytes of pixels, not {pixel_bytes:,}",
             )
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if value or name not in LATER_FIELDS}
+
+    @property
+    def renderings(self) -> tuple[int, int]:
+        """How often a continuation is rendered to choose from, and at most if none of them joins well."""
+        fewest = self.best_of or 1
+        return fewest, fewest + (self.retry_joins or 0)
 
     def _named(self, field: str) -> str:
         default = "" if field in self.model_fields_set else " (the default)"
@@ -317,10 +332,6 @@ class JobSpec(JobHead):
             if info.data["model"] is not None:
                 _check_own_lengths(segments, info.data["fps"], info.data["model"])
         return written_out(segments)
-
-    @model_serializer(mode="wrap")
-    def _without_no_images(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in handler(self).items() if name != "images" or self.images}
 
     @model_validator(mode="after")
     def _one_start(self) -> Self:

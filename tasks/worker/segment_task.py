@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
@@ -30,6 +31,7 @@ from tasks.worker.first_frame import images_of
 from tasks.worker.given_sound import given_sound
 from tasks.worker.lease import Lease
 from tasks.worker.pinned_end import pinned_end
+from tasks.worker.renderings import best, has_choice, seed_of
 from tasks.worker.run_claimed import SkippedError, run_claimed
 from tasks.worker.source_video import as_shown, with_source_sound
 from tasks.worker.state_upload import StateUpload
@@ -72,7 +74,11 @@ def render(task: Task[..., Any], context: WorkerContext, lease: Lease, commit: C
         dissolves_from = frames_to_dissolve(context, claim, engine)
         reach("segment hydrated", claim.job_id, claim.index)
         started = time.time() + claim.clock_skew_s
-        output = _run(task, engine, lease, upload, request, incoming)
+        if incoming is not None and has_choice(claim, incoming):
+            chosen = best(claim.head, request, incoming, partial(_run, task, engine, lease, None, state=incoming))
+            request, output = chosen.request, chosen.output
+        else:
+            output = _run(task, engine, lease, upload, request, state=incoming)
         if context.settings.flat_segments == "error":
             _refuse_flat(claim.index, output, incoming)
         ended = time.time() + claim.clock_skew_s
@@ -135,7 +141,7 @@ def _request(context: WorkerContext, claim: Claim, engine: SegmentEngine) -> Seg
         raise MessageError(f"job {claim.job_id} has no segment {claim.index}")
     timing = claim.timing
     image, images = images_of(context, claim)
-    prompt, seed = segment.prompt, head.seed_of(claim.index, segment)
+    prompt, seed = segment.prompt, seed_of(claim, head.seed_of(claim.index, segment))
     if claim.request is not None:
         prompt, seed = claim.request.prompt_and_seed(prompt, seed, claim.unit.take)
     return SegmentRequest(
@@ -164,18 +170,22 @@ def _run(
     task: Task[..., Any],
     engine: Any,
     lease: Lease,
-    upload: StateUpload,
+    upload: StateUpload | None,
     request: SegmentRequest,
-    incoming: LTX2ContinuationState | None,
+    *,
+    state: LTX2ContinuationState | None,
 ) -> SegmentOutput:
+    """Render. upload: stores the state as soon as it is there; None: it may not be the one that is chosen."""
+
     def on_state(*early: Any) -> None:
-        with lease.out_of_engine():
-            upload.start(*early)
+        if upload is not None:
+            with lease.out_of_engine():
+                upload.start(*early)
 
     with StepReporter(task, lease) as reporter:
         output: SegmentOutput = engine.run(
             request,
-            incoming,
+            state,
             on_step=reporter.on_step,
             next_prompt=lease.claim.next_prompt,
             on_state=on_state,

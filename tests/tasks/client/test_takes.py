@@ -14,6 +14,7 @@ from tasks.deployment import Deployment
 from tasks.errors import JobStateError, SpecError
 from tasks.jobs.units import JobState
 from tasks.settings import Settings
+from tasks.worker.renderings import SEED_STEP
 from tests.conftest import Worker
 from tests.tasks.conftest import film_hash_of, spec
 
@@ -162,6 +163,30 @@ def test_lost_blobs_of_a_take_are_made_again(job: Job, module_settings: Settings
     job.retry()
     # Then the film is made again, with the same bytes
     assert film_hash_of(job) == film
+
+
+@pytest.mark.parametrize("wanted", [{"best_of": 3}, {"retry_joins": 2}], ids=["best of", "retried"])
+def test_the_best_of_several_renderings_is_repaired_as_it_was(
+    module_settings: Settings, worker: Worker, wanted: dict[str, int]
+) -> None:
+    # Given a segment whose second rendering of three joins best
+    job = submit(spec("a", "b", "c", frames=25, **wanted), settings=module_settings).wait()
+    film, seeds = film_hash_of(job), [segment["seed"] for segment in job.summary()["segments"]]
+    assert seeds == [3, 4 + SEED_STEP, 5]
+    with Deployment(module_settings) as deployment:
+        # When all of it is lost
+        made = deployment.jobs.handoff(job.id, 1)
+        assert made
+        for blob_id in (str(made.latents), clips_of(job)[1], str(job.status().film.blob_id)):  # type: ignore[union-attr]
+            deployment.blobs.drop(blob_id)
+    job.retry()
+    # Then the same one is rendered again, and the film has its bytes
+    assert film_hash_of(job) == film
+    assert [segment["seed"] for segment in job.summary()["segments"]] == seeds
+    # And a take of it is another one
+    job.retake(1)
+    job.wait()
+    assert [take.seed for take in job.takes()] == [seeds[1], 4 + 1_000_003]
 
 
 def test_a_segment_too_short_for_a_pinned_end_is_refused(module_settings: Settings, worker: Worker) -> None:
