@@ -20,6 +20,7 @@ from tasks.jobs.units import JobState, WorkUnit, shown_state
 from tasks.jobs.waits import WaitReason, read_waits
 from tasks.jobs.workers import WorkerList
 from tasks.maintenance.findings import Finding, error, first_few, warning
+from tasks.maintenance.take_findings import failed_takes
 
 ABOUT = "jobs"
 PAGE = 500
@@ -98,18 +99,22 @@ def examine_records(client: redis.Redis, reader: JobReader, workers: WorkerList)
     odd: list[Finding] = []
     running: list[_Record] = []
     failed: list[_Record] = []
+    ended: list[_Record] = []
     for record in _records(client):
         if not record.is_whole:
             odd += _unreadable(reader, record.job_id)
         elif record.state in (JobState.QUEUED, JobState.RUNNING) or record.waits_for_user:
             running.append(record)
-        elif record.state == JobState.FAILED and now_ms - record.milliseconds("finished_at") < RECENTLY_S * 1000:
-            failed.append(record)
+        elif now_ms - record.milliseconds("finished_at") < RECENTLY_S * 1000:
+            (failed if record.state == JobState.FAILED else ended).append(record)
     yield from first_few(odd, ABOUT, "records cannot be read")
     yield from first_few(list(_stuck(client, reader, running, now_ms)), ABOUT, "jobs are stuck")
     yield from first_few(_incomplete(reader, running, now_ms), ABOUT, "submissions are not complete")
     yield from _unserved(client, running, workers)
     yield from first_few([_failure(record) for record in failed], ABOUT, "jobs failed in the last day")
+    with_takes = [record.job_id for record in (*running, *ended)]
+    lost = [finding for page in _pages(with_takes) for finding in failed_takes(client, page, ABOUT)]
+    yield from first_few(lost, ABOUT, "takes failed")
 
 
 def _records(client: redis.Redis) -> Iterator[_Record]:

@@ -8,11 +8,13 @@ import pytest
 
 from ltx2.state.arrays import decode_latents
 from tasks.client.job import Job
+from tasks.client.job_text import lines_of
 from tasks.client.submit import submit
 from tasks.client.takes import TakeState
 from tasks.deployment import Deployment
 from tasks.errors import JobStateError, SpecError
 from tasks.jobs.units import JobState
+from tasks.maintenance.doctor import examine
 from tasks.settings import Settings
 from tasks.worker.renderings import SEED_STEP
 from tests.conftest import Worker
@@ -100,6 +102,10 @@ def test_a_take_that_fails_leaves_the_job_done(job: Job) -> None:
     assert film_hash_of(job) == film
     with pytest.raises(JobStateError, match=r"take 1 of segment 1 .* is not rendered"):
         job.choose(1, 1)
+    # And `longtake status` and `longtake doctor` say so
+    assert f"  take 1 of segment 1 failed: {failed.reason}" in lines_of(job, job._deployment.jobs.workers())
+    warnings = [finding.problem for finding in examine(job._deployment.settings).findings]
+    assert f"take 1 of segment 1 of job {job.id} has failed: {failed.reason}" in warnings
     with pytest.raises(JobStateError, match="has no clip"):
         job.clip(1, take=1)
 
