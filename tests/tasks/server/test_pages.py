@@ -100,9 +100,10 @@ def test_a_finished_film_is_listed_and_played(
 
 
 def test_a_segment_is_retaken_and_a_take_chosen_on_the_page(
-    page: Page, server: Server, client: httpx2.Client, worker: Worker
+    page: Page, server: Server, client: httpx2.Client, worker: Worker, tmp_path: Path
 ) -> None:
     # Given a film that is done
+    go = tmp_path / "go"
     log_in(page, server)
     job_id = submitted(client, spec("a", "b", frames=25))
     finished(client, job_id)
@@ -119,10 +120,14 @@ def test_a_segment_is_retaken_and_a_take_chosen_on_the_page(
     # Then the page says so
     assert "prompt: must not be blank" in page.until("document.querySelector('.problem')?.textContent")
     # When they give a prompt and a seed
-    page.value(f"{retake}.querySelector('textarea').value = 'another'")
+    page.value(f"{retake}.querySelector('textarea').value = 'wait until {go}'")
     page.value(f"{retake}.querySelector('input').value = '5'")
     page.value(f"{retake}.querySelector('button').click()")
-    # Then the take appears without the page being loaded again, and can be chosen
+    # Then the page follows it without being loaded again, and the take can be chosen
+    page.until("document.querySelector('.takes')?.textContent.includes('Take 1, seed 5: due')")
+    page.value("document.querySelector('.takes').dataset.old = 'yes'")
+    page.until("!document.querySelector('.takes').dataset.old")
+    go.touch()
     choose = "document.querySelector('button[aria-label=\"Choose take 1 of segment 0\"]')"
     page.until(f"{choose} && document.querySelector('.state').textContent == 'done'")
     assert "Take 1, seed 5: rendered" in page.value("document.querySelector('.takes').textContent")
