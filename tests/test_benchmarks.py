@@ -65,7 +65,7 @@ def test_a_benchmark_prints_a_table_and_writes_its_figures(
     ("name", "options"),
     [
         ("handoff", ["--segments=3", "--size=64x64", "--frames=17", "--scale=0"]),
-        ("scale", ["--jobs=20", "--segments=10", "--workers=1"]),
+        ("scale", ["--jobs=4", "--segments=5", "--workers=1"]),
     ],
 )
 def test_a_benchmark_that_starts_workers_does_too(name: str, options: list[str], tmp_path: Path) -> None:
