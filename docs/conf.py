@@ -80,6 +80,7 @@ docs/models
 docs/settings
 docs/limits
 docs/server
+docs/takes
 docs/operations
 docs/upgrading
 docs/joins
@@ -134,9 +135,11 @@ def adapt_docstring(app: Sphinx, what: str, name: str, obj: object, options: Any
     fields = {field.name for field in dataclasses.fields(obj)} if dataclasses.is_dataclass(obj) else set()
     adapted: list[str] = []
     for line in lines:
+        in_list = bool(adapted[-1:]) and adapted[-1].startswith((":param", " "))
         if line.partition(":")[0] in fields:
-            adapted += [] if adapted[-1:] and adapted[-1].startswith((":param", " ")) else [""]
-            adapted.append(f":param {line}")
+            adapted += [f":param {line}"] if in_list else ["", f":param {line}"]
+        elif in_list and line and fields:  # the description of a field goes on
+            adapted.append(f"    {line.strip()}")
         else:
             adapted += ERROR_AFTER_ERROR.sub("\n    ", line).splitlines() if line.startswith("    ") else [line]
     lines[:] = adapted

@@ -42,9 +42,9 @@ class TakeState(StrEnum):
 class TakeStatus:
     """A take of a segment as people see it. take: from 1; 0 is what the chain rendered first.
 
-    shown: whether the film shows it, or will. reason: why it failed. engine_s: seconds that it took to render.
-    leads_into: whether it is rendered and can be chosen: the next segment continues it, or the take that it leads into,
-    or no take. clip: the blob of its clip.
+    shown: whether the film shows it, or will. reason: why it failed. engine_s: seconds that it took to render. clip:
+    the blob of its clip. leads_into: whether it is rendered and can be chosen: the next segment continues it, or the
+    take that it leads into, or no take.
     """
 
     segment: int
