@@ -38,6 +38,22 @@ def worker_figures() -> dict[str, float]:
     return figures(httpx2.get(f"http://127.0.0.1:{PORT}/metrics").text)
 
 
+def test_a_worker_counts_what_it_does(client: httpx2.Client, worker: Worker) -> None:
+    # Given a worker that has nothing else to do
+    before = worker_figures()
+    # When it renders a film
+    finished(client, submitted(client, spec("a", "b", "c")))
+    found = {name: value - before.get(name, 0) for name, value in worker_figures().items()}
+    # Then
+    assert found["longtake_segments_rendered_total{'kind': 'new'}"] == 3
+    assert found["longtake_film_seconds_rendered_total"] == pytest.approx((17 + 8 + 8) / 24)
+    assert found["longtake_engine_seconds_count"] == 3
+    assert found["longtake_handoff_seconds_count"] == found["longtake_seam_change_count"] == 2
+    assert found["longtake_clips_made_total"] == 3
+    assert found["longtake_blob_bytes_stored_total"] > 1000
+    assert found["longtake_leases_lost_total"] == 0
+
+
 def test_a_server_knows_jobs_queues_and_workers(client: httpx2.Client, worker: Worker) -> None:
     # Given a finished job, and one that is paused
     finished(client, submitted(client, spec("a")))
@@ -53,19 +69,3 @@ def test_a_server_knows_jobs_queues_and_workers(client: httpx2.Client, worker: W
     assert {f"longtake_queue_messages{{'queue': '{name}'}}" for name in ("segments", "clips", "films")} <= found.keys()
     assert sum(found[f"longtake_workers{{'state': '{state}'}}"] for state in ("loading", "idle", "working")) == 1
     client.post(f"/jobs/{paused}/cancel")
-
-
-def test_a_worker_counts_what_it_does(client: httpx2.Client, worker: Worker) -> None:
-    # Given
-    before = worker_figures()
-    # When it renders a film
-    finished(client, submitted(client, spec("a", "b", "c")))
-    found = {name: value - before.get(name, 0) for name, value in worker_figures().items()}
-    # Then
-    assert found["longtake_segments_rendered_total{'kind': 'new'}"] == 3
-    assert found["longtake_film_seconds_rendered_total"] == pytest.approx((17 + 8 + 8) / 24)
-    assert found["longtake_engine_seconds_count"] == 3
-    assert found["longtake_handoff_seconds_count"] == found["longtake_seam_change_count"] == 2
-    assert found["longtake_clips_made_total"] == 3
-    assert found["longtake_blob_bytes_stored_total"] > 1000
-    assert found["longtake_leases_lost_total"] == 0
