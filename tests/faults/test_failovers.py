@@ -155,7 +155,8 @@ def test_nothing_is_rendered_while_the_blob_server_takes_no_writes(
     harness.wait_idle()
     # and the outage is two lines in the log of each process that met it
     for name in ("MainProcess", "ForkPoolWorker-1"):
-        lines = [line for line in impatient.text().splitlines() if f"WARNING/{name}" in line or f"ERROR/{name}" in line]
+        wait_until(lambda name=name: len(warnings_of(impatient, name)) != 1, what=f"the end of the outage in {name}")
+        lines = warnings_of(impatient, name)
         assert ["waiting for it" in line for line in lines] in ([], [True, False]), lines
         assert all("can be used again" in line for line in lines[1:]), lines
     impatient.stop()
@@ -184,6 +185,11 @@ def test_a_worker_that_is_cut_off_from_the_blobs_leaves_the_work_to_others(
         harness.wait_idle()
         cut_off.stop()
         other.stop()
+
+
+def warnings_of(worker: FaultWorker, process: str) -> list[str]:
+    """The warnings and errors in the log of one of a worker's processes."""
+    return [line for line in worker.text().splitlines() if f"WARNING/{process}" in line or f"ERROR/{process}" in line]
 
 
 def is_released(harness: Harness, job: Job) -> bool:
