@@ -27,7 +27,7 @@ from ltx2.media.clip_streams import SoundReader, check_format, pictures
 from ltx2.media.container import media_errors, open_clip
 from ltx2.media.film import add_sound_stream, sound_frame
 from ltx2.media.sound import composed
-from ltx2.timeline import SegmentTiming, SoundSpan, film_frames, film_samples, next_timing, sound_spans
+from ltx2.timeline import SegmentTiming, SoundSpan, film_frames, film_samples, next_timing, sound_spans, start_after
 
 _BLOCK = 1024  # samples of an AAC packet
 _LEAD = 16  # packets that are encoded and dropped: with 8 or fewer, joins can be heard
@@ -43,26 +43,26 @@ class LivePiece:
     duration: Fraction
 
 
-def audio_rate_of(clip: bytes) -> int:
-    """The sample rate of a clip's sound, in Hz. MediaError: it is not a clip."""
-    with open_clip(clip) as streams:
-        return int(streams.audio.sample_rate)
+def first_clips_needed(timings: Sequence[SegmentTiming], rate: int) -> list[int]:
+    """For each piece the first clip whose sound it needs; usually the one before. rate: of the sound, in Hz.
 
-
-def first_clip_needed(timings: Sequence[SegmentTiming], rate: int, *, is_last: bool) -> int:
-    """The first clip whose sound a piece needs; usually the one before. rate: of the sound, in Hz.
-
-    timings: of the film, up to the piece's own. is_last: whether the film ends with it.
+    timings: of the film, from its first segment on.
     """
-    extent = _extent(timings, rate, is_last=is_last)
-    return next((i for i, span in enumerate(extent.spans) if span.film_end > extent.start), len(timings) - 1)
+    spans = sound_spans(timings, rate)
+    needed = []
+    for index in range(len(timings)):
+        start, clip = _lead_in(_first_packet(timings, spans, index, rate)), index
+        while clip and spans[clip - 1].film_end > start:
+            clip -= 1
+        needed.append(clip)
+    return needed
 
 
 def live_piece(timings: Sequence[SegmentTiming], first: bytes, clips: Sequence[bytes], *, is_last: bool) -> LivePiece:
     """The piece of the last of `timings`.
 
     timings: of the film, up to the piece's own. first: the clip of the film's first segment, for the header. clips:
-    those from `first_clip_needed` to the piece's own. is_last: whether the film ends with it.
+    those from its entry of `first_clips_needed` to the piece's own. is_last: whether the film ends with it.
 
     Raises:
         MediaError: a clip is damaged, or differs from the first one or from its timing. TimelineError: the timings are
@@ -135,18 +135,31 @@ class _Extent:
 def _extent(timings: Sequence[SegmentTiming], rate: int, *, is_last: bool) -> _Extent:
     spans = sound_spans(timings, rate)
     samples = film_samples(film_frames(timings), timings[0].shape.fps, rate)
-    end = samples if is_last else _final_samples(timings, rate)
-    first = _final_packets(_final_samples(timings[:-1], rate)) if timings[1:] else 1
+    end = samples if is_last else _final_samples(timings[0], timings[-1], spans[-1], rate)
+    first = _first_packet(timings, spans, len(timings) - 1, rate)
     stop = -(-samples // _BLOCK) + 1 if is_last else _final_packets(end)
-    return _Extent(spans, first, stop, _BLOCK * max(0, first - _LEAD), end, is_last)
+    return _Extent(spans, first, stop, _lead_in(first), end, is_last)
 
 
-def _final_samples(timings: Sequence[SegmentTiming], rate: int) -> int:
-    """How many samples are known after these segments. A cut leaves more of them than the continuation assumed here."""
-    last = timings[-1]
+def _first_packet(timings: Sequence[SegmentTiming], spans: Sequence[SoundSpan], index: int, rate: int) -> int:
+    if not index:
+        return 1
+    return _final_packets(_final_samples(timings[0], timings[index - 1], spans[index - 1], rate))
+
+
+def _lead_in(packet: int) -> int:
+    """The sample from which on the encoder is given sound, for a piece that begins with this packet."""
+    return _BLOCK * max(0, packet - _LEAD)
+
+
+def _final_samples(first: SegmentTiming, last: SegmentTiming, span: SoundSpan, rate: int) -> int:
+    """How many samples are known after a segment. A cut leaves more of them than the continuation assumed here.
+
+    first: the film's first segment. span: that of the segment `last`.
+    """
     shape = replace(last.shape, overlap=last.tail_frames)
     following = next_timing(last, cut=last.next_dissolve > 0, shape=shape, dissolve=last.next_dissolve)
-    return sound_spans([*timings, following], rate)[-1].film_start
+    return start_after(span, following, first, rate)
 
 
 def _final_packets(samples: int) -> int:

@@ -26,6 +26,7 @@ from ltx2.timeline.arithmetic import (
 from ltx2.timeline.spans import (
     SoundSpan,
     sound_spans,
+    start_after,
 )
 from ltx2.timeline.timings import (
     DEFAULT_OVERLAP,
@@ -67,4 +68,5 @@ __all__ = [
     "segment_seed",
     "sound_seconds",
     "sound_spans",
+    "start_after",
 ]

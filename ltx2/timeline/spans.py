@@ -48,15 +48,12 @@ def sound_spans(timings: Sequence[SegmentTiming], rate: int) -> list[SoundSpan]:
     fade = round_half_up(_FADE * rate)
     spans: list[SoundSpan] = []
     for i, timing in enumerate(timings):
-        origin = _origin(timings, i, rate)
-        if i == 0:
-            start, fade_in = 0, fade
-        elif timing.continued:
-            start, fade_in = _changeover(spans[-1], timing, origin, rate), fade
+        origin = _origin(timings[0], timing, rate)
+        start, fade_in = (start_after(spans[-1], timing, timings[0], rate) if i else 0), fade
+        if i and timing.continued:
             spans[-1] = _end_at(spans[-1], start + fade, fade)
-        else:
-            start = _film_position(timings, timing.first_frame, rate)
-            faded = _film_position(timings, timing.first_frame + timing.dissolve, rate)
+        elif i:
+            faded = _film_position(timings[0], timing.first_frame + timing.dissolve, rate)
             both = min(faded, spans[-1].film_end) - start  # the old sound may end up to 0.07 s before its picture
             fade_in = max(fade, both)
             spans[-1] = _end_at(spans[-1], start + max(0, both), fade_in)
@@ -64,18 +61,24 @@ def sound_spans(timings: Sequence[SegmentTiming], rate: int) -> list[SoundSpan]:
         spans.append(SoundSpan(i, start, max(start, end), start - origin, fade_in, 0))
     if spans:
         last = timings[-1]
-        spans[-1] = _end_at(spans[-1], _film_position(timings, last.first_frame + last.new_frames, rate), fade)
+        spans[-1] = _end_at(spans[-1], _film_position(timings[0], last.first_frame + last.new_frames, rate), fade)
     return spans
 
 
-def _film_position(timings: Sequence[SegmentTiming], frame: int, rate: int) -> int:
-    return film_samples(frame - timings[0].first_frame, timings[0].shape.fps, rate)
+def start_after(previous: SoundSpan, timing: SegmentTiming, first: SegmentTiming, rate: int) -> int:
+    """The film sample at which the sound of a segment after `previous` begins. first: the film's first segment."""
+    if timing.continued:
+        return _changeover(previous, timing, _origin(first, timing, rate), rate)
+    return _film_position(first, timing.first_frame, rate)
 
 
-def _origin(timings: Sequence[SegmentTiming], i: int, rate: int) -> int:
-    """The film sample at which segment `i`'s decoded sound begins; negative if it begins before the film."""
-    timing = timings[i]
-    film_seconds = (timing.first_frame - timings[0].first_frame) / timing.shape.fps
+def _film_position(first: SegmentTiming, frame: int, rate: int) -> int:
+    return film_samples(frame - first.first_frame, first.shape.fps, rate)
+
+
+def _origin(first: SegmentTiming, timing: SegmentTiming, rate: int) -> int:
+    """The film sample at which a segment's decoded sound begins; negative if it begins before the film."""
+    film_seconds = (timing.first_frame - first.first_frame) / timing.shape.fps
     return round_half_up((film_seconds - timing.picture_start) * rate)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from ltx2.media.live import first_clip_needed, live_piece
+from ltx2.media.live import first_clips_needed, live_piece
 from ltx2.timeline import SegmentTiming
 from tasks.deployment import Deployment
 from tasks.errors import JobNotFoundError
@@ -113,14 +113,14 @@ class LiveFilms:
         known = status.segments - status.open  # whether the last one of an open film ends it is not known
         while len(clips) in records and len(clips) < min(known, len(timings)):
             clips.append(records[len(clips)].blob_id)
-        pieces, starts = [], []
-        for index, timing in enumerate(timings[: len(clips)]):
+        timings = timings[: len(clips)]
+        starts = first_clips_needed(timings, _rate(handoffs[0])) if timings else []
+        pieces = []
+        for index, (timing, start) in enumerate(zip(timings, starts, strict=True)):
             is_last = _is_last(status, index)
-            start = first_clip_needed(timings[: index + 1], _rate(handoffs[0]), is_last=is_last)
             cut_off = [str(timing.next_dissolve)] if timing.next_dissolve else []
             name = _name([RECIPE, str(index), str(is_last), *cut_off, clips[0], *clips[start : index + 1]])
             pieces.append(Piece(index, name, timing.shown_frames / timing.shape.fps))
-            starts.append(start)
         longest = max(segment.shape.frames / segment.shape.fps for segment in jobs.planned(status.job_id).values())
         listed = PieceList(status.generation, tuple(pieces), longest, status.finished)
         return _Film(listed, timings, clips, starts)

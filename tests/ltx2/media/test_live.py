@@ -14,8 +14,9 @@ import pytest
 from numpy.typing import NDArray
 
 from ltx2.errors import MediaError
+from ltx2.media.container import open_clip
 from ltx2.media.film import join_film
-from ltx2.media.live import LivePiece, audio_rate_of, first_clip_needed, live_piece
+from ltx2.media.live import LivePiece, first_clips_needed, live_piece
 from ltx2.timeline import (
     PlannedSegment,
     SegmentShape,
@@ -41,10 +42,10 @@ UNEQUAL = plan_segments(
 
 def pieces_of(timings: list[SegmentTiming], clips: list[bytes]) -> Iterator[LivePiece]:
     """The pieces of a film in order, each made only from the clips it needs."""
-    rate = audio_rate_of(clips[0])
-    for index in range(len(timings)):
+    with open_clip(clips[0]) as clip:
+        rate = clip.audio.sample_rate
+    for index, first in enumerate(first_clips_needed(timings, rate)):
         until, is_last = timings[: index + 1], index + 1 == len(timings)
-        first = first_clip_needed(until, rate, is_last=is_last)
         yield live_piece(until, clips[0], clips[first : index + 1], is_last=is_last)
 
 
@@ -126,8 +127,7 @@ def test_a_piece_says_its_film_time_and_is_the_same_from_anywhere() -> None:
         assert sound % 1024 == 0
         assert 0 <= Fraction(picture, 12288) - Fraction(sound, 48000) < 0.2
     # And needs one clip before its own
-    needed = [first_clip_needed(timings[: index + 1], 48000, is_last=index == 3) for index in range(4)]
-    assert needed == [0, 0, 1, 2]
+    assert first_clips_needed(timings, 48000) == [0, 0, 1, 2]
 
 
 def test_clips_that_do_not_fit_are_refused() -> None:
