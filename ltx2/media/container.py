@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import cast
+from pathlib import Path
+from typing import BinaryIO, cast
 
 import av
 import numpy as np
 from av import AudioFrame
 from av.audio.stream import AudioStream
-from av.container import InputContainer
+from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
@@ -56,6 +57,25 @@ class ClipStreams:
             "sample rate": audio.sample_rate,
             "channels": audio.channels,
         }
+
+
+@contextmanager
+def open_output(file: Path | BinaryIO, what: str, options: dict[str, str]) -> Iterator[OutputContainer]:
+    """An MP4 to be written. what: begins the MediaErrors. options: of the muxer.
+
+    Raises:
+        MediaError: it cannot be opened, or not be completed at the end of the block.
+    """
+    with media_errors(what):
+        place = str(file) if isinstance(file, Path) else file
+        container = av.open(place, "w", format="mp4", options={"fflags": "+bitexact", **options})
+    try:
+        yield container
+        with media_errors(what):
+            container.close()
+    finally:
+        with suppress(av.FFmpegError):  # after an error, which must not be replaced by an error of close
+            container.close()
 
 
 @contextmanager

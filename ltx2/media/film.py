@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 from av import AudioFrame
 from av.audio.stream import AudioStream
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 
 from ltx2.errors import MediaError
 from ltx2.media.clip_streams import SoundReader, check_format, pictures
-from ltx2.media.container import LAYOUTS, ClipStreams, media_errors, open_clip
+from ltx2.media.container import LAYOUTS, ClipStreams, media_errors, open_clip, open_output
 from ltx2.media.sound import SoundComposer
 from ltx2.media.sources.slices import Blocks, Track
 from ltx2.media.temporary import partial_file
@@ -73,7 +72,7 @@ def join_film(
     with ExitStack() as stack:
         with media_errors(_WRITING):
             part = stack.enter_context(partial_file(out))
-        with _output(part) as container:
+        with open_output(part, _WRITING, {"movflags": "+faststart"}) as container:
             if title is not None:
                 container.metadata["title"] = title
             film = _write(container, clips, timings, track)
@@ -81,19 +80,6 @@ def join_film(
             sha256 = _sync_and_hash(part)
             os.replace(part, out)
     return film.info(sha256)
-
-
-@contextmanager
-def _output(path: Path) -> Iterator[OutputContainer]:
-    with media_errors(_WRITING):
-        container = av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact", "movflags": "+faststart"})
-    try:
-        yield container
-        with media_errors(_WRITING):
-            container.close()
-    finally:
-        with suppress(av.FFmpegError):  # after an error, which must not be replaced by an error of close
-            container.close()
 
 
 def _write(

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-import av
 import numpy as np
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
@@ -24,7 +22,7 @@ from numpy.typing import NDArray
 
 from ltx2.errors import MediaError
 from ltx2.media.clip_streams import SoundReader, check_format, pictures
-from ltx2.media.container import media_errors, open_clip
+from ltx2.media.container import media_errors, open_clip, open_output
 from ltx2.media.film import add_sound_stream, sound_frame
 from ltx2.media.sound import composed
 from ltx2.timeline import SegmentTiming, SoundSpan, film_frames, film_samples, next_timing, sound_spans, start_after
@@ -73,7 +71,7 @@ def live_piece(timings: Sequence[SegmentTiming], first: bytes, clips: Sequence[b
         rate = int(model.audio.sample_rate)
         extent = _extent(timings, rate, is_last=is_last)
         file = io.BytesIO()
-        with _output(file, index, rate) as container:
+        with open_output(file, _WRITING, _options(index, rate)) as container:
             with media_errors(_WRITING):
                 video = container.add_stream_from_template(model.video, opaque=True)
                 video.time_base = 1 / fps
@@ -167,25 +165,15 @@ def _final_packets(samples: int) -> int:
     return max(1, (samples - _BLOCK) // _BLOCK)
 
 
-@contextmanager
-def _output(file: io.BytesIO, index: int, rate: int) -> Iterator[OutputContainer]:
-    options = {
-        "fflags": "+bitexact",
+def _options(index: int, rate: int) -> dict[str, str]:
+    """Options with which the muxer writes one fragment, at its film time."""
+    return {
         "movflags": "empty_moov+default_base_moof+frag_custom+frag_discont+skip_trailer",
         "use_editlist": "0",
         "avoid_negative_ts": "disabled",  # otherwise every piece begins at time 0
         "fragment_index": str(index + 1),
         "movie_timescale": str(rate),
     }
-    with media_errors(_WRITING):
-        container = av.open(file, "w", format="mp4", options=options)
-    try:
-        yield container
-        with media_errors(_WRITING):
-            container.close()
-    finally:
-        with suppress(av.FFmpegError):  # after an error, which must not be replaced by an error of close
-            container.close()
 
 
 def _mux_picture(
