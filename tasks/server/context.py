@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
 from tasks.client.job import Job
+from tasks.client.submit import iterate_waiting
 from tasks.deployment import Deployment
+from tasks.errors import JobStateError
 from tasks.jobs.keys import check_job_id
 from tasks.jobs.outbox import Outbox
 from tasks.jobs.records import JobStatus
+from tasks.jobs.units import JobState
+from tasks.jobs.waits import Wait
 from tasks.server.blob_files import BlobFiles
 from tasks.server.event_hub import EventHub
 from tasks.server.live import LiveFilms
+from tasks.server.paging import Page, page_of
 from tasks.server.parts import PartTable
 from tasks.settings import Settings
+
+WaitingJob = tuple[JobStatus, Wait | None]
+ALL = 10**9  # a limit has jobs listed newest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +48,23 @@ class ServerContext:
     def status(self, job_id: str) -> JobStatus:
         """The status of a job. JobNotFoundError: there is none."""
         return self.deployment.jobs.status(check_job_id(job_id))
+
+    def waiting_jobs(self, states: Collection[JobState] = (), *, after: str | None, limit: int) -> Page[WaitingJob]:
+        """The newest jobs, newest first, each with what it waits for. after: the last one of the page before."""
+        found = iterate_waiting(settings=self.settings, states=states, limit=ALL)
+        return page_of(found, lambda job: job[0].job_id, after=after, limit=limit)
+
+    def clip_files(self, job_id: str, segment: int, *, and_before: bool = False) -> list[Path]:
+        """The file with the clip of a segment; and_before: after that of the segment before, if there is one.
+
+        Raises:
+            JobStateError: the segment has no clip yet. Errors of the blob store.
+        """
+        clips = self.deployment.jobs.clips(job_id)
+        if segment not in clips:
+            raise JobStateError(f"job {job_id} has no clip of segment {segment} yet")
+        wanted = [segment - 1, segment] if and_before else [segment]
+        return [self.files.path_of(clips[index].blob_id) for index in wanted if index in clips]
 
 
 def _context(request: Request) -> ServerContext:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from itertools import dropwhile, islice
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
@@ -11,7 +10,6 @@ from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.client.job import Job
-from tasks.client.submit import iterate_waiting
 from tasks.errors import JobStateError
 from tasks.jobs.units import JobState
 from tasks.server.answers import content
@@ -23,6 +21,7 @@ from tasks.spec.segments import MAX_SEGMENTS, SegmentSpec
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 JobId = Annotated[str, Path(description="The id of a job.")]
+SegmentIndex = Annotated[int, Path(ge=0, le=2**31, description="A segment, from 0.")]
 IdempotencyKey = Annotated[str | None, Header(description="Names this submission: the same again is the same job.")]
 SPEC_BODY = {
     "requestBody": {
@@ -68,13 +67,11 @@ def list_jobs(
     after: Annotated[str | None, Query(description="`next` of the page before.")] = None,
 ) -> JobPage:
     """The newest jobs, newest first."""
-    jobs = iterate_waiting(settings=context.settings, states=state or (), limit=10**9)
     if after is not None:
         context.status(after)  # 404 if it is gone
-        jobs = islice(dropwhile(lambda found: found[0].job_id != after, jobs), 1, None)
-    page = list(islice(jobs, limit + 1))
-    views = [job_view(status, wait) for status, wait in page[:limit]]
-    return JobPage(jobs=views, next=views[-1].id if len(page) > limit else None)
+    page = context.waiting_jobs(state or (), after=after, limit=limit)
+    views = [job_view(status, wait) for status, wait in page.entries]
+    return JobPage(jobs=views, next=views[-1].id if page.has_more else None)
 
 
 @router.get("/{job_id}")
@@ -137,9 +134,7 @@ def append_segments(
 
 
 @router.put("/{job_id}/segments/{segment}/prompt")
-def replace_prompt(
-    job_id: JobId, segment: Annotated[int, Path(ge=0, le=2**31)], context: Context, wanted: NewPrompt
-) -> JobView:
+def replace_prompt(job_id: JobId, segment: SegmentIndex, context: Context, wanted: NewPrompt) -> JobView:
     """Give a segment that no worker has begun another prompt."""
     return _changed(context, job_id, lambda job: job.replace_prompt(segment, wanted.prompt))
 
@@ -186,20 +181,18 @@ def job_film(job_id: JobId, context: Context) -> FileResponse:
 
 
 @router.get("/{job_id}/segments/{segment}/state")
-def segment_state(job_id: JobId, segment: Annotated[int, Path(ge=0, le=2**31)], context: Context) -> dict[str, Any]:
+def segment_state(job_id: JobId, segment: SegmentIndex, context: Context) -> dict[str, Any]:
     """The continuation state after a segment, `ltx2.v1` with its arrays inline; another job can continue it."""
     with context.job(job_id) as job:
         return job.state(segment)
 
 
 @router.get("/{job_id}/segments/{segment}/clip", response_class=FileResponse, responses=content("video/mp4"))
-def segment_clip(job_id: JobId, segment: Annotated[int, Path(ge=0, le=2**31)], context: Context) -> FileResponse:
+def segment_clip(job_id: JobId, segment: SegmentIndex, context: Context) -> FileResponse:
     """The clip of a segment: an MP4 with its new pictures and its whole sound, which overlaps those next to it."""
     context.status(job_id)
-    clip = context.deployment.jobs.clips(job_id).get(segment)
-    if clip is None:
-        raise JobStateError(f"job {job_id} has no clip of segment {segment} yet")
-    return FileResponse(context.files.path_of(clip.blob_id), media_type="video/mp4")
+    (clip,) = context.clip_files(job_id, segment)
+    return FileResponse(clip, media_type="video/mp4")
 
 
 def _view(context: ServerContext, job_id: str) -> JobView:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from itertools import dropwhile, islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +17,6 @@ from tasks.client.job import Job
 from tasks.client.pace import pace_in_deployment
 from tasks.client.plan import plan_lines
 from tasks.client.progress import clock, describe, share_done
-from tasks.client.submit import iterate_waiting
 from tasks.client.takes import takes_in
 from tasks.errors import JobStateError, RoomError, SpecError
 from tasks.jobs.records import JobStatus
@@ -28,7 +26,7 @@ from tasks.server.access import COOKIE, Keys
 from tasks.server.answers import RequestError, problem_of
 from tasks.server.context import Context, ServerContext
 from tasks.server.jobs_api import JobId
-from tasks.server.pictures import change_curve, changes, first_picture
+from tasks.server.pictures import change_curve, changes, thumbnail
 from tasks.server.spec_requests import read_spec_request, requested_spec, submit_request
 from tasks.server.views import job_view
 
@@ -74,12 +72,9 @@ def shown(context: ServerContext, template: str, title: str, status: int = 200, 
 @router.get("/")
 def jobs_page(context: Context, after: str | None = None) -> Response:
     """The newest jobs."""
-    jobs = iterate_waiting(settings=context.settings, limit=10**9)
-    if after is not None:
-        jobs = islice(dropwhile(lambda found: found[0].job_id != after, jobs), 1, None)
-    page = list(islice(jobs, PAGE_LENGTH + 1))
-    rows = [_row(*found) for found in page[:PAGE_LENGTH]]
-    following = rows[-1]["id"] if len(page) > PAGE_LENGTH else None
+    page = context.waiting_jobs(after=after, limit=PAGE_LENGTH)
+    rows = [_row(*found) for found in page.entries]
+    following = rows[-1]["id"] if page.has_more else None
     return shown(context, "jobs.html", "Films", jobs=rows, next=following)
 
 
@@ -125,21 +120,15 @@ def choose(job_id: JobId, segment: int, context: Context, take: Annotated[int, F
 @router.get("/films/{job_id}/{segment}.webp")
 def segment_picture(job_id: JobId, segment: int, context: Context) -> Response:
     """The first picture of a segment."""
-    clip = context.deployment.jobs.clips(job_id).get(segment)
-    if clip is None:
-        raise JobStateError(f"job {job_id} has no clip of segment {segment} yet")
-    return Response(first_picture(context.files.path_of(clip.blob_id)), media_type="image/webp", headers=FOREVER)
+    (clip,) = context.clip_files(job_id, segment)
+    return Response(thumbnail(clip), media_type="image/webp", headers=FOREVER)
 
 
 @router.get("/films/{job_id}/{segment}.svg")
 def segment_changes(job_id: JobId, segment: int, context: Context) -> Response:
     """How much the picture changes from frame to frame in a segment; the first point is its join."""
-    clips = context.deployment.jobs.clips(job_id)
-    if segment not in clips:
-        raise JobStateError(f"job {job_id} has no clip of segment {segment} yet")
-    before = clips.get(segment - 1)
-    paths = [context.files.path_of(clip.blob_id) for clip in (before, clips[segment]) if clip is not None]
-    return Response(change_curve(changes(paths)), media_type="image/svg+xml", headers=FOREVER)
+    clips = context.clip_files(job_id, segment, and_before=True)
+    return Response(change_curve(changes(clips)), media_type="image/svg+xml", headers=FOREVER)
 
 
 @router.get("/new")

@@ -21,7 +21,7 @@ CHANGE_PIXELS = 64
 
 
 def thumbnail(film: Path) -> bytes:
-    """The film's first picture as WebP, at most THUMBNAIL_PIXELS wide and high. MediaError: it cannot be read."""
+    """The first picture of a film or clip as WebP, within THUMBNAIL_PIXELS. MediaError: it cannot be read."""
     picture = Image.fromarray(_frames(film, 1)[0])
     picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     return _saved(picture, "WEBP")
@@ -38,11 +38,6 @@ def spritesheet(film: Path) -> bytes:
         row, column = divmod(place, SHEET_COLUMNS)
         sheet.paste(Image.fromarray(frame).resize((width, height)), (column * width, row * height))
     return _saved(sheet, "JPEG")
-
-
-def first_picture(clip: Path) -> bytes:
-    """The first picture of a clip as WebP. MediaError: it cannot be read."""
-    return thumbnail(clip)
 
 
 def changes(clips: Sequence[Path]) -> NDArray[np.float64]:

@@ -12,13 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from tasks.client.takes import MOST_TAKES, TakeState, clip_blob
 from tasks.server.answers import without_paths
 from tasks.server.context import Context
-from tasks.server.jobs_api import IdempotencyKey, JobId, job_status
+from tasks.server.jobs_api import IdempotencyKey, JobId, SegmentIndex, job_status
 from tasks.server.views import JobView
 
 router = APIRouter(prefix="/jobs", tags=["takes"])
 MOST = 2**31
 LONGEST_KEPT_S = 10**9
-SegmentIndex = Annotated[int, Path(ge=0, le=MOST, description="A segment, from 0.")]
 TakeNumber = Annotated[int, Path(ge=0, le=MOST, description="A take; 0 is what was rendered first.")]
 
 

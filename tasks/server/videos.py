@@ -92,15 +92,20 @@ def spec_of_video(fields: Mapping[str, Any], parts: PartTable) -> JobSpec:
     if fields.get("size") is not None or not {"width", "height"} & resolved.keys():
         resolved |= _size_fields(fields.get("size") or DEFAULT_SIZE, 2 if resolved.get("stages") == 2 else 1)
     if "segments" not in resolved:
-        prompt = fields.get("prompt")
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise invalid("prompt: must be text that is not blank", param="prompt")
-        seconds = seconds_of(fields)
+        prompt, seconds = prompt_of(fields), seconds_of(fields)
         one = check_spec({**resolved, "image": None, "segments": [{"prompt": prompt}]}, source=REQUEST)
         resolved["segments"] = [{"prompt": prompt}] * segments_for(seconds, one.shape)
         resolved["labels"] = {**one.labels, SECONDS: seconds}
         resolved.setdefault("title", " ".join(prompt.split())[:120] if prompt.isprintable() else "untitled")
     return check_spec(resolved, source=REQUEST)
+
+
+def prompt_of(fields: Mapping[str, Any]) -> str:
+    """The prompt of a request. RequestError: there is none."""
+    prompt = fields.get("prompt")
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise invalid("prompt: must be text that is not blank", param="prompt")
+    return prompt
 
 
 def seconds_of(fields: Mapping[str, Any]) -> str:

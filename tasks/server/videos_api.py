@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import dropwhile, islice
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
@@ -20,6 +19,7 @@ from tasks.jobs.records import JobStatus
 from tasks.jobs.units import JobState
 from tasks.server.answers import content, invalid
 from tasks.server.context import Context, ServerContext
+from tasks.server.paging import page_of
 from tasks.server.pictures import spritesheet, thumbnail
 from tasks.server.spec_requests import LARGEST_MEDIA_BYTES, data_url, file_of, read_form, submit_spec
 from tasks.server.videos import (
@@ -29,6 +29,7 @@ from tasks.server.videos import (
     DeletedVideo,
     Video,
     VideoPage,
+    prompt_of,
     seconds_of,
     segments_for,
     spec_of_video,
@@ -56,10 +57,7 @@ class VideoRequest:
     @property
     def prompt(self) -> str:
         """The prompt. RequestError: there is none."""
-        prompt = self.fields.get("prompt")
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise invalid("prompt: must be text that is not blank", param="prompt")
-        return prompt
+        return prompt_of(self.fields)
 
 
 async def read_video_request(request: Request) -> VideoRequest:
@@ -147,11 +145,10 @@ def list_videos(
     found = context.deployment.jobs.statuses(newest_first=order == "desc")
     if after is not None:
         context.status(after)
-        found = islice(dropwhile(lambda status: status.job_id != after, found), 1, None)
-    page = list(islice(found, limit + 1))
-    videos = [_video(context, status) for status in page[:limit]]
+    page = page_of(found, lambda status: status.job_id, after=after, limit=limit)
+    videos = [_video(context, status) for status in page.entries]
     ends = (videos[0].id, videos[-1].id) if videos else (None, None)
-    return VideoPage(data=videos, first_id=ends[0], last_id=ends[1], has_more=len(page) > limit)
+    return VideoPage(data=videos, first_id=ends[0], last_id=ends[1], has_more=page.has_more)
 
 
 @router.post("/extensions", openapi_extra=FORM)
@@ -163,8 +160,7 @@ def extend_video(context: Context, wanted: Wanted) -> Video:
     """
     source = wanted.fields.get("video")
     if source is None and (upload := wanted.uploads.get("video")):
-        fields = {name: value for name, value in wanted.fields.items() if name != "video"}
-        return _submitted(context, spec_of_video(fields, context.parts), {"extend": upload}, None)
+        return _submitted(context, spec_of_video(wanted.fields, context.parts), {"extend": upload}, None)
     if not isinstance(source, Mapping) or not isinstance(source.get("id"), str):
         raise invalid('video: must be an upload, or {"id": ...} of a finished video', param="video")
     status = context.status(source["id"])

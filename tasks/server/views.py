@@ -77,23 +77,14 @@ class JobPage(BaseModel):
 def job_view(status: JobStatus, wait: Wait | None) -> JobView:
     """A job as it is answered."""
     progress, film = status.progress, status.film
-    return JobView(
-        id=status.job_id,
-        title=status.title,
-        state=status.state,
-        segments=status.segments,
-        committed=status.committed,
-        clips=status.clips,
-        epoch=status.epoch,
-        created_at=status.created_at,
-        started_at=status.started_at,
-        finished_at=status.finished_at,
-        reason=None if status.reason is None else without_paths(status.reason),
-        failed_segment=status.failed_segment,
-        progress=None if progress is None else ProgressView(segment=progress.index, **_common(progress, ProgressView)),
-        film=None if film is None else FilmView(**_common(film, FilmView)),
-        waiting=None if wait is None else str(wait),
-    )
+    own = {
+        "id": status.job_id,
+        "reason": None if status.reason is None else without_paths(status.reason),
+        "progress": progress and ProgressView(segment=progress.index, **_common(progress, ProgressView)),
+        "film": film and FilmView(**_common(film, FilmView)),
+        "waiting": None if wait is None else str(wait),
+    }
+    return JobView(**_common(status, JobView) | own)
 
 
 def _common(record: Any, view: type[BaseModel]) -> dict[str, Any]:

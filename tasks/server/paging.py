@@ -1,0 +1,26 @@
+"""Pages of jobs, each after the last one of the page before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import dropwhile, islice
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """Some of many. has_more: whether others follow."""
+
+    entries: list[T]
+    has_more: bool
+
+
+def page_of(found: Iterable[T], id_of: Callable[[T], str], *, after: str | None, limit: int) -> Page[T]:
+    """The first `limit` entries, or those after the one whose id is `after`."""
+    if after is not None:
+        found = islice(dropwhile(lambda entry: id_of(entry) != after, found), 1, None)
+    entries = list(islice(found, limit + 1))
+    return Page(entries[:limit], len(entries) > limit)
