@@ -103,8 +103,11 @@ class Page:
         except AssertionError:
             return None
 
+    async def _disconnect(self) -> None:
+        self._socket.close()  # in the loop: other tests leave this thread without one
+
     def close(self) -> None:
         """End the browser."""
-        self._socket.close()
+        self._loop.run_until_complete(self._disconnect())
         processes.stop(self._process, signal.SIGTERM)
         self._loop.close()
