@@ -16,20 +16,14 @@
 if is_newer_record(KEYS[1]) then
   return refuse_newer()
 end
-local state, cursor = unpack(redis.call('HMGET', KEYS[1], 'state', 'cursor'))
-if not state then
-  return { 'missing', 0 }
-end
 local before = earlier_reply(KEYS[1], ARGV[2])
 if before then
   return { 'shown', before }
 end
 local index, number = tonumber(ARGV[3]), tonumber(ARGV[4])
-if index >= tonumber(cursor) then
-  return { 'not rendered', tonumber(cursor) }
-end
-if not can_have_takes(KEYS[1]) then
-  return { 'ended', state }
+local refused = refusal_of_takes(KEYS[1], index)
+if refused then
+  return refused
 end
 local newest = tonumber(redis.call('HGET', KEYS[5], ARGV[3]) or 0)
 if number > newest then

@@ -200,6 +200,20 @@ local function can_have_takes(record)
   return cursor == segments and admitted ~= false
 end
 
+-- Why takes of a segment cannot be asked for or chosen, as the reply of a script; nil if they can.
+local function refusal_of_takes(record, index)
+  local state, cursor = unpack(redis.call('HMGET', record, 'state', 'cursor'))
+  if not state then
+    return { 'missing', 0 }
+  end
+  if index >= tonumber(cursor) then
+    return { 'not rendered', tonumber(cursor) }
+  end
+  if not can_have_takes(record) then
+    return { 'ended', state }
+  end
+end
+
 -- Have an ended job continue where it ended: what was committed stays, attempts are forgotten, and clips that were missing
 -- at the end are due.
 local function revive(record, units, clips, active, ended, job_id)

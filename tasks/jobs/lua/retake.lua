@@ -13,19 +13,13 @@
 if is_newer_record(KEYS[1]) then
   return refuse_newer()
 end
-local state, cursor = unpack(redis.call('HMGET', KEYS[1], 'state', 'cursor'))
-if not state then
-  return { 'missing', 0 }
-end
 local first = earlier_reply(KEYS[1], ARGV[2])
 if first then
   return { 'queued', first }
 end
-if tonumber(ARGV[3]) >= tonumber(cursor) then
-  return { 'not rendered', tonumber(cursor) }
-end
-if not can_have_takes(KEYS[1]) then
-  return { 'ended', state }
+local refused = refusal_of_takes(KEYS[1], tonumber(ARGV[3]))
+if refused then
+  return refused
 end
 local full = reserve_more(KEYS[1], KEYS[7], ARGV[1], tonumber(ARGV[5]), tonumber(ARGV[4]))
 if full then
