@@ -15,7 +15,7 @@ import redis
 from tasks import Job, submit
 from tasks.embedded import processes
 from tasks.settings import Settings
-from tests.conftest import ROOT, Worker, chromium, environment, free_port, wait_until
+from tests.conftest import QUIET_CHROMIUM, ROOT, Worker, chromium, environment, free_port, wait_until
 from tests.e2e.flower_api import get, states, tasks
 
 LOGIN = "longtake:quay"
@@ -31,13 +31,7 @@ SEGMENTS = [f"harbour at dawn · segment {number} of 3" for number in (1, 2, 3)]
 FILM = "harbour at dawn · film"
 CHROMIUM_FLAGS = [
     "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
+    *QUIET_CHROMIUM,
     "--virtual-time-budget=5000",
     "--dump-dom",
 ]

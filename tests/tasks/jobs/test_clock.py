@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from blobstore import open_blob_store
-from tasks.jobs.connection import RETRY_EVERY_S, connect
+from tasks.jobs.connection import RETRY_EVERY_S
 from tasks.jobs.keys import PULSE, job_keys
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import WorkUnit
@@ -24,11 +24,6 @@ from tests.tasks.jobs.protocol import JOB, announce, claim, create, due, expire
 
 HOUR_MS = 3_600_000
 LONG_SILENCE_S, GRACE_S = 60.0, 0.3
-
-
-@pytest.fixture
-def client(settings: Settings) -> redis.Redis:
-    return connect(settings.redis_url)
 
 
 def pulse(jobs: JobStore) -> None:

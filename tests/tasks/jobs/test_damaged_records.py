@@ -13,24 +13,17 @@ import redis
 
 from ltx2.timeline import SegmentShape
 from tasks.errors import RecordError
-from tasks.jobs.connection import connect
 from tasks.jobs.keys import job_keys
 from tasks.jobs.records import ClipRecord, FilmRecord, Handoff, timing_after
 from tasks.jobs.state_wire import handoff_blobs
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import UnitKind, WorkUnit
-from tasks.settings import Settings
 from tests.tasks.jobs.protocol import JOB, claim, commit, create
 
 OTHER = "bbbb2222"
 HANDOFF = Handoff(index=0, state={"kind": "ltx2.v1", "payload": {}}, latents="blob", made_with={"precision": "bf16"})
 CLIP = ClipRecord(index=0, blob_id="blob", frames=17, size=1000)
 FILM = FilmRecord("blob", 1000, "00", 64, 32, "24", 17, 0.7, 24000, 17000)
-
-
-@pytest.fixture
-def client(settings: Settings) -> redis.Redis:
-    return connect(settings.redis_url)
 
 
 @pytest.mark.parametrize(

@@ -35,12 +35,6 @@ from tests.tasks.jobs.protocol import (
     finish_film,
 )
 
-
-@pytest.fixture
-def client(settings: Settings) -> redis.Redis:
-    return connect(settings.redis_url)
-
-
 # Append
 
 

@@ -18,11 +18,6 @@ from tests.tasks.jobs.protocol import FILM, JOB, claim, claim_unit, commit, comm
 
 
 @pytest.fixture
-def client(settings: Settings) -> redis.Redis:
-    return connect(settings.redis_url)
-
-
-@pytest.fixture
 def events(client: redis.Redis) -> EventReader:
     return EventReader(client)
 

@@ -10,19 +10,12 @@ import redis
 from blobstore.stored_format import FORMAT, FORMAT_OF_JOBS
 from tasks.errors import JobNotFoundError, JobStateError, RoomError
 from tasks.jobs.committed import TakeRequest
-from tasks.jobs.connection import connect
 from tasks.jobs.keys import RESERVED, job_keys
 from tasks.jobs.records import ClipRecord, Handoff
 from tasks.jobs.results import Claim, ReleaseOutcome
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import JobState, WorkUnit
-from tasks.settings import Settings
 from tests.tasks.jobs.protocol import FILM, JOB, announce, claim, claim_unit, commit, commit_all, create, due, handoff
-
-
-@pytest.fixture
-def client(settings: Settings) -> redis.Redis:
-    return connect(settings.redis_url)
 
 
 @pytest.fixture

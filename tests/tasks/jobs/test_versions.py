@@ -12,23 +12,16 @@ import redis
 
 from blobstore.stored_format import FORMAT, FORMAT_OF_JOBS
 from tasks.errors import VersionError
-from tasks.jobs.connection import connect
 from tasks.jobs.keys import job_keys
 from tasks.jobs.results import Claim
 from tasks.jobs.scripts import FOLDER
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import JobState, UnitKind, WorkUnit
-from tasks.settings import Settings
 from tasks.spec.loader import check_spec
 from tests.tasks.jobs.protocol import JOB, announce, claim, commit, commit_all, create, handoff
 
 PLACES = ["record", "unit", "spec", "segment", "following", "handoff"]
 PART_OF_JOB = {"record", "unit"}
-
-
-@pytest.fixture
-def client(settings: Settings) -> redis.Redis:
-    return connect(settings.redis_url)
 
 
 def change(client: redis.Redis, place: str, changes: dict[str, Any]) -> None:

@@ -6,12 +6,10 @@ import pytest
 import redis
 
 from tasks.errors import JobNotFoundError, JobStateError
-from tasks.jobs.connection import connect
 from tasks.jobs.keys import PULSE, job_keys
 from tasks.jobs.records import ClipRecord
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import WorkUnit
-from tasks.settings import Settings
 from tests.tasks.jobs.protocol import (
     JOB,
     append_prompts,
@@ -25,12 +23,6 @@ from tests.tasks.jobs.protocol import (
     finish_film,
     handoff,
 )
-
-
-@pytest.fixture
-def client(settings: Settings) -> redis.Redis:
-    return connect(settings.redis_url)
-
 
 # Open
 

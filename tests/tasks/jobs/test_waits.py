@@ -18,7 +18,6 @@ from tasks.client.job_text import json_of, row_of
 from tasks.client.progress import ProgressDisplay
 from tasks.client.submit import iterate_waiting, submit
 from tasks.client.workers import list_workers
-from tasks.jobs.connection import connect
 from tasks.jobs.keys import job_keys, worker_key
 from tasks.jobs.queues import CLIPS, FILMS, QUEUES, SEGMENTS
 from tasks.jobs.results import Claim
@@ -31,11 +30,6 @@ from tests.tasks.conftest import spec
 
 Longtake = Callable[..., Any]
 LIFE_S = 15.0
-
-
-@pytest.fixture
-def client(settings: Settings) -> redis.Redis:
-    return connect(settings.redis_url)
 
 
 @pytest.fixture

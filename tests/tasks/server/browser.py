@@ -12,17 +12,11 @@ import httpx2
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from tasks.embedded import processes
-from tests.conftest import chromium, wait_until
+from tests.conftest import QUIET_CHROMIUM, chromium, wait_until
 
 FLAGS = [
     "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
+    *QUIET_CHROMIUM,
     "--mute-audio",
     "--autoplay-policy=no-user-gesture-required",
     "--remote-debugging-port=0",
