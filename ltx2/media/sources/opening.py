@@ -68,7 +68,7 @@ def reading_errors() -> Iterator[None]:
 
 
 def video_of(container: InputContainer) -> VideoStream:
-    """The video that is shown, decoded by one thread. ValueError: it has none, or one that cannot be decoded."""
+    """The main video track, decoded by one thread. ValueError: there is none, or its codec is unknown."""
     found = [stream for stream in container.streams.video if not stream.disposition & _ATTACHED]
     if not found:
         raise ValueError("it has no video" + (", only a cover picture" if container.streams.video else ""))
@@ -84,7 +84,7 @@ def video_of(container: InputContainer) -> VideoStream:
 
 
 def sound_of(container: InputContainer) -> AudioStream | None:
-    """The sound that is heard, or None. ValueError: a codec that cannot be decoded."""
+    """The main sound track, or None. ValueError: its codec is unknown."""
     found = list(container.streams.audio)
     if not found:
         return None
