@@ -76,7 +76,7 @@ def retake_segment(
     _check_length(source, segment)
     if not 1 <= takes <= MOST_TAKES:
         raise SpecError(f"takes: must be 1 to {MOST_TAKES}, not {takes}")
-    requests = [TakeRequest(prompt, None if seed is None else changed.seed + number) for number in range(takes)]  # type: ignore[operator]
+    requests = [TakeRequest(prompt, None if seed is None else seed + number) for number in range(takes)]
     needs, budget = takes * segment_bytes(source.head, [changed]), _budget(deployment)
     request = idempotency_key and f"take {segment} {request_of(idempotency_key)}"
     numbers = deployment.jobs.retake(
@@ -172,8 +172,7 @@ def _status_of(source: JobContents, take: Take) -> TakeStatus:
     made = take.made
     seed = made.seed if made else seed
     state = TakeState.RENDERED if made else TakeState.FAILED if take.failed else TakeState.DUE
-    following = next((handoff for handoff in committed.handoffs if handoff.index == index + 1), None)
-    continued = following.from_take if following is not None and following.continued else None
+    continued = committed.continued_take(index)
     pinned_to = made.pinned_to if made else -1
     return TakeStatus(
         segment=index,
@@ -200,7 +199,7 @@ def _rendered(source: JobContents, segment: int) -> None:
 def _check_length(source: JobContents, segment: int) -> None:
     """Refuse a take that must lead into the next segment and is too short for it."""
     handoffs = source.committed.handoffs
-    if len(handoffs) == segment + 1 or not handoffs[segment + 1].continued:
+    if source.committed.continued_take(segment) is None:
         return
     planned = [source.head.planned(one) for one in source.segments[: segment + 2]]
     previous, before = (handoffs[segment - 1], planned[segment - 1]) if segment else (source.committed.start, None)

@@ -133,9 +133,12 @@ class Committed:
 
     def handed_on(self, index: int) -> Handoff:
         """The handoff after a segment: of the take that the next one continues, else of the one that the film shows."""
+        return self.takes.handoff(self.handoffs[index], self.continued_take(index))
+
+    def continued_take(self, index: int) -> int | None:
+        """The take of a segment that the next one continues; None: there is no next one, or it is a new scene."""
         following = self.handoffs[index + 1] if index + 1 < len(self.handoffs) else None
-        continued = following.from_take if following is not None and following.continued else None
-        return self.takes.handoff(self.handoffs[index], continued)
+        return following.from_take if following is not None and following.continued else None
 
     def first(self, count: int) -> Committed:
         """The same of the first `count` segments; without a clip whose end shows a later one."""

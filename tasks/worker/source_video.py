@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltx2.errors import MediaError
-from ltx2.media.crossfade import crossfaded
 from ltx2.media.sound_file import decode_flac
 from ltx2.media.sources.extension import lead_of
 from ltx2.timeline import SegmentTiming
@@ -22,6 +21,7 @@ from tasks.jobs.records import shown_timing
 from tasks.jobs.results import Claim
 from tasks.jobs.units import START_INDEX
 from tasks.worker.context import WorkerContext
+from tasks.worker.dissolve import dissolved
 from tasks.worker.failures import reading_from
 
 if TYPE_CHECKING:
@@ -59,6 +59,4 @@ def as_shown(
     shown = shown_timing(timing, claim.previous)
     if shown is timing or not tail:
         return frames, timing
-    frames = frames.copy()
-    frames[: len(tail)] = crossfaded(np.stack(tail), frames[: len(tail)])
-    return frames, shown
+    return dissolved(frames, np.stack(tail)), shown
