@@ -1,0 +1,1 @@
+"""Several processes, one device each, that render one segment together."""
