@@ -1,10 +1,11 @@
 """Memory that the settings for each card in docs/models.md need, on one GPU that is larger than all of them.
 
-    python benchmarks/memory.py [--device cpu]
+    python benchmarks/memory.py [--rows 2 5 7] [--device cpu]
 
 Full-size LTX-2.3 with random weights and a text encoder as large as the real one. Each row of `ltx2.checkpoints.cards`
 renders a first segment and a continuation of two steps each, while the next prompt is encoded, with the memory of its
-card and no more. --device cpu does the same with a tiny model, to test the program; its memory says nothing.
+card and no more. --rows: which of them, counted from 0; all by default. --device cpu does the same with a tiny model, to
+test the program; its memory says nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -96,21 +97,26 @@ def main() -> None:
     """Measure all cards."""
     parser = report.parser(__doc__ or "", "segment-memory")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--rows", type=int, nargs="+", choices=range(len(CARDS)), default=range(len(CARDS)))
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         sys.exit("benchmarks/memory.py needs a CUDA device, or --device cpu to test it")
     models = FullModels("2.3") if options.device == "cuda" else TinyModels()
-    report.write("segment-memory", memory_of_cards(models), options.json)
+    report.write("segment-memory", memory_of_cards(models, [CARDS[row] for row in options.rows]), options.json)
 
 
-def memory_of_cards(models: Models) -> list[Row]:
+def memory_of_cards(models: Models, cards: Sequence[Card] = CARDS) -> list[Row]:
     """One row for each card. Most are measured with one model, changed step by step, because building takes long."""
     found: dict[Card, Row] = {}
+    wanted = {Way.of(card) for card in cards}
     for chain in CHAINS:
+        needed = [number for number, way in enumerate(chain) if way in wanted]
+        if not needed:
+            continue
         model = Placed(models)
-        for way in chain:
+        for way in chain[: needed[-1] + 1]:
             model.change(way)
-            for card in [card for card in CARDS if way == Way.of(card)]:
+            for card in [card for card in cards if way == Way.of(card)]:
                 found[card] = _row(model, card)
                 print(found[card], flush=True)
         del model
@@ -118,7 +124,7 @@ def memory_of_cards(models: Models) -> list[Row]:
     if models.device.type == "cuda":
         seconds = cpu_prompt_seconds()
         print(f"Gemma on the CPU: {seconds:.1f} s per prompt, from {CPU_LAYERS} of {GEMMA_LAYERS} layers", flush=True)
-    return [found[card] for card in CARDS]
+    return [found[card] for card in cards]
 
 
 @dataclass(frozen=True, slots=True)
