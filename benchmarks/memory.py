@@ -4,8 +4,8 @@
 
 Full-size LTX-2.3 with random weights and a text encoder as large as the real one. Each row of `ltx2.checkpoints.cards`
 renders a first segment and a continuation of two steps each, while the next prompt is encoded, with the memory of its
-card and no more. --rows: which of them, counted from 0; all by default. --device cpu does the same with a tiny model, to
-test the program; its memory says nothing.
+card and no more. --rows: which of them, counted from 0; all by default. --device cpu does the same with a tiny model,
+to test the program; its memory says nothing.
 """
 
 from __future__ import annotations
