@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ltx2.acceleration.compile import accelerated_name, backend_of, compile_blocks, compile_decoder, speed_up
+from ltx2.acceleration.fast_block import heads_of
 from ltx2.acceleration.int8 import quantize_linears
 from ltx2.acceleration.stored_weights import StoredWeights
 from ltx2.checkpoints.full_weights import split_full
@@ -24,10 +25,10 @@ from ltx2.checkpoints.resolve import WEIGHTS, FileModel, HubModel, default_cache
 from ltx2.checkpoints.shapes_prompts import HELP as SHAPES_HELP
 from ltx2.checkpoints.shapes_prompts import is_small_model, is_understood
 from ltx2.checkpoints.variant import Variant
-from ltx2.errors import NotFiniteError, RequestError
-from ltx2.model.conditioning import Conditioning, check_channels, conditioning_of, placeholder_images
+from ltx2.errors import RequestError
+from ltx2.model.conditioning import Conditioning, check_channels, conditioning_of, placeholder_images, state_after
 from ltx2.model.denoiser import Denoiser
-from ltx2.model.finite import all_finite
+from ltx2.model.finite import all_finite, naming_model
 from ltx2.model.host_copies import Checked, HostCopies, HostCopy
 from ltx2.model.loading import check_finite, find_loras, load_pipeline, variant_of_pipeline
 from ltx2.model.lora_fusion import LoraFusion
@@ -41,11 +42,12 @@ from ltx2.model.sound_encoder import SoundEncoder
 from ltx2.model.stage_loras import StageLoras
 from ltx2.model.stored_tensors import align
 from ltx2.model.text_encoder import TextEncoder, TextEncoderMode, text_encoder_mode, weights_of
+from ltx2.parallel.mesh import check_ranks
+from ltx2.parallel.ranks import Ranks
 from ltx2.request import Decoding, OnState, OnStep, SegmentOutput, SegmentRequest
 from ltx2.sampling import Decoder, Plan
 from ltx2.state.continuation import LTX2ContinuationState
-from ltx2.state.renderable import AUDIO_SPACE, NORMALISED
-from ltx2.timeline import SegmentTiming, first_timing, next_timing
+from ltx2.timeline import first_timing, next_timing
 
 
 class Engine:
@@ -54,7 +56,8 @@ class Engine:
     source: the checkpoint of `pipeline`; without one, two stages are not possible. variant, text_encoder: default: the
     pipeline's. encode_ahead: see `PromptEncoder`. compiled: whether parts of the model are compiled, so that new shapes
     are warmed up first. fusion: the LoRAs in the pipeline's weights, if they can be changed. made_with: the settings
-    that a segment's bytes may depend on. name, loras: of the model, for errors.
+    that a segment's bytes may depend on. name, loras: of the model, for errors. ranks: the processes that render each
+    segment together; all make the same calls, with callbacks that answer the same.
     """
 
     def __init__(
@@ -70,11 +73,13 @@ class Engine:
         made_with: Mapping[str, str] = MappingProxyType({}),
         name: str = "the model",
         loras: Sequence[Lora] = (),
+        ranks: Ranks | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.variant = variant or variant_of_pipeline(pipeline)
         self.audio_rate = self.variant.audio_rate
         self.made_with = dict(made_with)
+        self.ranks = ranks
         self.prompts = PromptEncoder(pipeline, text_encoder, ahead=encode_ahead)
         self._loras = StageLoras(fusion, self.prompts)
         self._denoiser = Denoiser(pipeline, self.variant, self.prompts, self._loras, source)
@@ -100,17 +105,19 @@ class Engine:
         text_encoder: str = "auto",
         compiler: str = "auto",
         encoder: str | None = None,
+        ranks: Ranks | None = None,
     ) -> Engine:
         """Load `model` (see `resolve_model`), fuse `loras` (see `resolve_lora`), and place it on a device.
 
         device, precision, offload: see `ltx2.model.placement`. text_encoder: see `text_encoder_mode`. compiler: see
         `backend_of` in `ltx2.acceleration.compile`. encoder: the text encoder of a model in files. Weights that its
-        files have in float8 stay so where the device computes in it and the precision is auto or fp8.
+        files have in float8 stay so where the device computes in it and the precision is auto or fp8. ranks: see above.
 
         Raises:
             CheckpointError: the model or a LoRA is missing, incomplete, unsupported, or not finite.
             EngineMemoryError: it does not fit.
-            DeviceError: this host does not have this device or precision. ValueError: an invalid setting.
+            DeviceError: this host does not have this device or precision, or the model's heads do not divide by the
+                number of ranks. ValueError: an invalid setting.
         """
         target = device_of(device)
         actual_precision = precision_of(precision, target)
@@ -137,6 +144,7 @@ class Engine:
                 fusion=fusion,
                 name=model,
                 loras=loras,
+                ranks=ranks,
             )
 
     @classmethod
@@ -153,10 +161,13 @@ class Engine:
         fusion: LoraFusion | None = None,
         name: str = "the model",
         loras: Sequence[Lora] = (),
+        ranks: Ranks | None = None,
     ) -> Self:
         """An engine with a loaded `pipeline`, accelerated and placed on its device; settings as in `load`."""
         backend = backend_of(compiler, device, offload)
-        if device.type == "cuda" or backend or precision == "fp8":
+        if ranks is not None:
+            check_ranks(ranks.count, heads_of(pipeline.transformer))
+        if device.type == "cuda" or backend or precision == "fp8" or ranks is not None:
             speed_up(pipeline.transformer, float8=precision == "fp8", device=device)
             if fusion is not None:
                 fusion.renamed = accelerated_name
@@ -189,6 +200,7 @@ class Engine:
             made_with={"precision": precision, "offload": offload, "text_encoder": str(mode)},
             name=name,
             loras=loras,
+            ranks=ranks,
         )
 
     def set_loras(self, loras: Sequence[Lora]) -> bool:
@@ -269,7 +281,8 @@ class Engine:
             self.warm_up(request)
         metadata = state.metadata if state else {}
         doing = f"segment {request.timing.index}"
-        with self._naming_model(doing, request.sampling.stage2_lora), render_context(doing, self._stream):
+        more = filter(None, [request.sampling.stage2_lora])
+        with self._naming_model(doing, *more), render_context(doing, self._stream):
             try:
                 latents = self._denoiser.denoise(request, plan, conditioning, self._with_prepare(next_prompt, on_step))
                 checked = [
@@ -280,7 +293,7 @@ class Engine:
                 pictures, sound = self._start_decoding(*latents, decoding)
                 video_latents, audio_latents = (copy() for copy in copies)
                 frames = pictures().numpy()
-                following = self._next_state(request.timing, frames, audio_latents, metadata)
+                following = state_after(request.timing, frames, audio_latents, self.audio_rate, metadata)
                 if on_state is not None:
                     on_state(following, video_latents, audio_latents)
                 return SegmentOutput(
@@ -370,31 +383,5 @@ class Engine:
     def _pictures(self, latents: Tensor, decoding: Decoding) -> Checked:
         return self._picture_decoder(latents, decoding)
 
-    def _next_state(
-        self,
-        timing: SegmentTiming,
-        frames: NDArray[np.uint8],
-        audio_latents: Tensor,
-        metadata: dict[str, Any],
-    ) -> LTX2ContinuationState:
-        return LTX2ContinuationState(
-            segment_index=timing.index,
-            video_frames=list(frames[-timing.tail_frames :].copy()),
-            audio_latents=audio_latents,
-            audio_sample_rate=self.audio_rate,
-            audio_conditioning_num_frames=timing.next_pinned,
-            audio_conditioning_strength=0.0,
-            video_position_offset_sec=float(timing.next_offset),
-            metadata=metadata | {AUDIO_SPACE: NORMALISED},
-        )
-
-    @contextmanager
-    def _naming_model(self, doing: str, more: Lora | None = None) -> Iterator[None]:
-        """Name the model with its LoRAs in a NotFiniteError of this block. more: a LoRA of the second stage."""
-        try:
-            yield
-        except NotFiniteError as exc:
-            named = (*self._named_loras, *([more] if more else []))
-            loras = ", ".join(f"{lora.path} (weight {lora.weight:g})" for lora in named)
-            model = f"{self._name} with the LoRAs {loras}" if loras else f"{self._name} without LoRAs"
-            raise NotFiniteError(f"{doing}: {exc}; they come from the model {model}") from exc
+    def _naming_model(self, doing: str, *more: Lora) -> AbstractContextManager[None]:
+        return naming_model(doing, self._name, (*self._named_loras, *more))

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import gcd
 from typing import Any, TypeAlias
 
 import torch
@@ -130,6 +131,12 @@ class FastBlock(LTX2VideoTransformerBlock):  # type: ignore[misc]  # diffusers i
             video_rotary,
         )
         return video + video_mod[4] * to_video, audio + audio_mod[4] * to_audio
+
+
+def heads_of(transformer: Any) -> int:
+    """The heads of an `LTX2VideoTransformer3DModel` that ranks can share: of the picture and of the sound alike."""
+    config = transformer.config
+    return gcd(config.num_attention_heads, config.audio_num_attention_heads)
 
 
 def _modulation(table: Tensor, temb: Tensor, levels: Tensor) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from ltx2.errors import RequestError, UnsupportedStateError
 from ltx2.media.images import recompressed
 from ltx2.request import PinnedEnd, PlacedImage, SegmentRequest
 from ltx2.state.continuation import LTX2ContinuationState
-from ltx2.state.renderable import check_renderable, is_normalised
+from ltx2.state.renderable import AUDIO_SPACE, NORMALISED, check_renderable, is_normalised
 from ltx2.timeline import SegmentTiming, exact
 
 
@@ -113,3 +114,23 @@ def placeholder_images(count: int, height: int, width: int) -> tuple[PlacedImage
     """Black images, to compile the shapes of a segment with `count` images."""
     black = np.zeros((height, width, 3), np.uint8)
     return tuple(PlacedImage(frame, black) for frame in range(1, count + 1))
+
+
+def state_after(
+    timing: SegmentTiming,
+    frames: NDArray[np.uint8],
+    audio_latents: Tensor,
+    audio_rate: int,
+    metadata: dict[str, Any],
+) -> LTX2ContinuationState:
+    """The state after a segment with these frames `[F, H, W, 3]` and normalised latents; `metadata` is passed on."""
+    return LTX2ContinuationState(
+        segment_index=timing.index,
+        video_frames=list(frames[-timing.tail_frames :].copy()),
+        audio_latents=audio_latents,
+        audio_sample_rate=audio_rate,
+        audio_conditioning_num_frames=timing.next_pinned,
+        audio_conditioning_strength=0.0,
+        video_position_offset_sec=float(timing.next_offset),
+        metadata=metadata | {AUDIO_SPACE: NORMALISED},
+    )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
+from ltx2.checkpoints.lora import Lora
 from ltx2.checkpoints.weight_files import summary
-from ltx2.errors import UnsupportedModelError
+from ltx2.errors import NotFiniteError, UnsupportedModelError
 
 
 def all_finite(*tensors: Tensor) -> Tensor:
@@ -38,6 +42,17 @@ def check_finite_weights(module: nn.Module, where: str) -> None:
             f"{where} has weights that are not finite (NaN or infinite): {summary(wrong)}; download it again, or use "
             "another model"
         )
+
+
+@contextmanager
+def naming_model(doing: str, model: str, loras: Collection[Lora]) -> Iterator[None]:
+    """Name `model` with its `loras` in a NotFiniteError of this block. doing: begins the message."""
+    try:
+        yield
+    except NotFiniteError as exc:
+        names = ", ".join(f"{lora.path} (weight {lora.weight:g})" for lora in loras)
+        named = f"{model} with the LoRAs {names}" if loras else f"{model} without LoRAs"
+        raise NotFiniteError(f"{doing}: {exc}; they come from the model {named}") from exc
 
 
 def _extremes(tensor: Tensor) -> Tensor:
