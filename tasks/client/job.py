@@ -23,6 +23,7 @@ from tasks.jobs.records import JobStatus
 from tasks.jobs.units import START_INDEX, JobState
 from tasks.jobs.waits import Wait
 from tasks.maintenance.admission import admit_now
+from tasks.messaging.tracing import tracing
 from tasks.settings import Settings
 
 POLL_S = 0.2
@@ -110,6 +111,7 @@ class Job(JobEdits):
         was = self._deployment.jobs.stop(self.id, JobState.CANCELLED, "cancelled by user")
         if was.is_final:
             raise JobStateError(f"job {self.id} is already {was}")
+        tracing.job_ended(self.id, self._deployment.jobs)
 
     def pause(self) -> None:
         """Pause the job: running segments finish, no new ones start.

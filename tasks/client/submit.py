@@ -31,6 +31,7 @@ from tasks.jobs.units import JobState
 from tasks.jobs.waits import Wait
 from tasks.maintenance.submissions import complete_submissions
 from tasks.maintenance.sweeper import Sweeper, SweepResult
+from tasks.messaging.tracing import tracing
 from tasks.settings import Settings
 from tasks.spec.images import input_paths
 from tasks.spec.loader import check_spec, load_spec
@@ -62,6 +63,7 @@ def submit(
         JobStateError: `job_id` is taken, or the key was used with another spec. ServerError, redis.RedisError: a server
         cannot be reached. MaybeQueuedError, a ServerError: the reply was lost; names the job, which may be queued.
     """
+    began_ns = time.time_ns()
     if not isinstance(spec, JobSpec):
         spec = check_spec(spec) if isinstance(spec, Mapping) else load_spec(Path(spec))
     if idempotency_key is not None:
@@ -112,6 +114,8 @@ def submit(
             f"the idempotency key {idempotency_key!r:.60} belongs to job {creation.job_id}, which was submitted with "
             "another spec; use another key for another job"
         )
+    if creation.outcome == CreateOutcome.CREATED:
+        tracing.job_submitted(job.id, began_ns)
     job.id = creation.job_id
     return job
 

@@ -17,6 +17,7 @@ from tasks.jobs.results import Announcement, NeedReason
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.messaging.topology import CLIP_TASK, FILM_TASK, FORMAT_HEADER, SEGMENT_TASK, TAKE_TASK
+from tasks.messaging.tracing import tracing
 
 
 class Publisher:
@@ -92,6 +93,7 @@ class Publisher:
         unit = announced.unit
         kind = UnitKind.SEGMENT if unit.kind == UnitKind.REPAIR else unit.kind
         is_film = kind == UnitKind.FILM
+        headers = {FORMAT_HEADER: FORMAT_OF_JOBS if kind == UnitKind.TAKE else FORMAT}
         name = str(kind) if is_film else f"{kind}-{unit.index}"
         options: dict[str, Any] = {"priority": HIGH_PRIORITY} if announced.priority == Priority.HIGH else {}
         shown = str(kind) if is_film else f"{kind} {unit.index + 1} of {announced.segments}"
@@ -104,7 +106,7 @@ class Publisher:
                 args=args,
                 queue=queue,  # type: ignore[arg-type]  # the stubs know names only
                 task_id=f"{job_id}-{name}-{announced.ticket}",
-                headers={FORMAT_HEADER: FORMAT_OF_JOBS if kind == UnitKind.TAKE else FORMAT},
+                headers=headers | tracing.headers(job_id),
                 argsrepr=f"{announced.title} · {shown}",
                 kwargsrepr="",
                 **options,

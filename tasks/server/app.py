@@ -18,6 +18,7 @@ from tasks.jobs.connection import connect
 from tasks.jobs.events import EventReader
 from tasks.jobs.lifetimes import new_token
 from tasks.jobs.outbox import Outbox
+from tasks.messaging.tracing import tracing
 from tasks.server import api_page, event_stream, jobs_api, live_api, metrics, pages, takes_api, videos_api
 from tasks.server.access import OPEN_PATHS, Keys, is_from_elsewhere
 from tasks.server.answers import ANSWERS, INVALID, ErrorAnswer, Problem, add_error_answers, answer
@@ -68,6 +69,18 @@ class _KeyCheck:
         return RedirectResponse("/login", 303) if is_page else answer(NO_KEY)
 
 
+class _Callers:
+    """ASGI middleware that knows the span of a caller, for traces."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope) if scope["type"] == "http" else {}
+        with tracing.of_caller(headers):
+            await self._app(scope, receive, send)
+
+
 def make_app(settings: Settings) -> FastAPI:
     """The server of this deployment.
 
@@ -83,6 +96,7 @@ def make_app(settings: Settings) -> FastAPI:
         with temporary_folder(FOLDERS) as folder, Deployment(settings) as deployment, client:
             files, live = BlobFiles(folder, deployment.blobs), LiveFilms(deployment)
             outbox = Outbox(client, new_token())
+            tracing.start()
             app.state.context = ServerContext(settings, deployment, parts, hub, files, live, outbox)
             sender = Sender(settings, deployment.jobs, EventReader(client), outbox)
             await hub.start()
@@ -93,6 +107,7 @@ def make_app(settings: Settings) -> FastAPI:
                 hub.close()
                 sender.close()
                 await asyncio.gather(*running, return_exceptions=True)
+                tracing.stop()
 
     app = FastAPI(
         title="longtake",
@@ -103,6 +118,7 @@ def make_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         responses=ANSWERS,
     )
+    app.add_middleware(_Callers)
     app.add_middleware(HeadRequests)
     app.add_middleware(BodyLimit, limit=settings.server_body_bytes)
     app.add_middleware(_KeyCheck, keys=keys)

@@ -116,9 +116,10 @@ class _ClipWork:
         with self.context.logging(claim):
             try:
                 if self.lease.renew():  # otherwise the job was stopped, or the segment discarded, while the clip waited
-                    started = time.monotonic()
-                    data = encoded(self.frames, self.sound, self.audio_rate, self.timing, claim.head.crop)
-                    _store_clip(self.context, claim, data, self.timing, started)
+                    with self.context.tracing(claim):
+                        started = time.monotonic()
+                        data = encoded(self.frames, self.sound, self.audio_rate, self.timing, claim.head.crop)
+                        _store_clip(self.context, claim, data, self.timing, started)
             except Exception as error:
                 handle_failure(self.context, claim, error)
             finally:

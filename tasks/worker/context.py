@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from typing import Any
 
 from kombu import Queue
 
@@ -14,6 +16,7 @@ from tasks.jobs.results import Claim
 from tasks.jobs.units import UnitKind
 from tasks.logs import SaidOnce, log_context
 from tasks.messaging.topology import sticky_queue
+from tasks.messaging.tracing import tracing
 from tasks.settings import Settings
 from tasks.worker.activity import ActivityBoard
 from tasks.worker.background import BackgroundThread
@@ -51,6 +54,16 @@ class WorkerContext:
         return log_context(
             job=claim.job_id, unit=str(unit.kind), segment=segment, worker=self.worker, epoch=claim.epoch
         )
+
+    def tracing(self, claim: Claim, *, sent_with: Mapping[str, Any] | None = None) -> AbstractContextManager[None]:
+        """A span of the job's trace around a block that works on a claim. sent_with: the headers of its message."""
+        unit = claim.unit
+        values: dict[str, str | int] = {"worker": self.worker, "epoch": claim.epoch, "fence": claim.fence}
+        if unit.kind != UnitKind.FILM:
+            values["segment"] = unit.index
+        if unit.take:
+            values["take"] = unit.take
+        return tracing.span(claim.job_id, str(unit.kind), sent_with, **values)
 
     def close(self) -> None:
         """Close the connections."""

@@ -32,6 +32,7 @@ from tasks.jobs.connection import OUTAGES, Shortage, retry_while_full
 from tasks.jobs.queues import queue_of
 from tasks.jobs.results import Claim, Released, ReleaseOutcome
 from tasks.jobs.units import START_INDEX, WorkUnit
+from tasks.messaging.tracing import tracing
 from tasks.worker import metrics
 from tasks.worker.context import WorkerContext, process
 
@@ -143,6 +144,8 @@ def handle_failure(context: WorkerContext, claim: Claim, error: Exception, *, fi
     log.error("failed", exc_info=error, extra={"reason": reason})
     released = jobs.release(claim, reason[:REASON_CHARACTERS], final=final or isinstance(error, PERMANENT))
     publish_again(context, claim, released)
+    if released.outcome == ReleaseOutcome.FAILED:
+        tracing.job_ended(claim.job_id, jobs)
     return f"{reason}; {OUTCOMES[released.outcome]}"
 
 

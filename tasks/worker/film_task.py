@@ -17,6 +17,7 @@ from tasks.jobs.records import ClipRecord, FilmRecord
 from tasks.jobs.state_wire import is_whole
 from tasks.jobs.units import START_INDEX, UnitKind, WorkUnit
 from tasks.messaging.topology import FILM_TASK
+from tasks.messaging.tracing import tracing
 from tasks.worker.app import app
 from tasks.worker.clip_task import CLIP_MIME
 from tasks.worker.context import WorkerContext, process
@@ -76,6 +77,7 @@ def _join(context: WorkerContext, lease: Lease) -> dict[str, Any]:
     if not deployment.jobs.commit_film(claim, film):
         raise SkippedError("another worker holds the film now")
     reach("film committed", claim.job_id, START_INDEX)
+    tracing.job_ended(claim.job_id, deployment.jobs)
     log.info("film committed", extra={"seconds": time.monotonic() - started, "bytes": len(data)})
     return {"film": blob_id, "frames": film.frames, "duration_s": film.duration_s}
 

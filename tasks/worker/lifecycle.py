@@ -29,6 +29,7 @@ from tasks.jobs.queues import CLIPS, QUEUES, SEGMENTS
 from tasks.logs import formatter_for
 from tasks.maintenance.reconciler import Reconciler, open_reconciler_blobs
 from tasks.maintenance.server_findings import check_servers
+from tasks.messaging.tracing import tracing
 from tasks.settings import Settings
 from tasks.worker import metrics
 from tasks.worker.app import app
@@ -175,7 +176,7 @@ def end_heartbeat(**_: Any) -> None:
 
 @signals.worker_process_init.connect
 def prepare_child(**_: Any) -> None:
-    """Load the model, and compile it, before the first task. Figures for Prometheus are those of this child.
+    """Load the model, and compile it, before the first task. Figures and traces are those of this child.
 
     What fails here is a fault of this host, not of a job: its device, a library, or LONGTAKE_MODEL. The child exits
     before it takes a message, and the worker ends.
@@ -184,6 +185,7 @@ def prepare_child(**_: Any) -> None:
         metrics.serve(process.context.settings)
     except OSError as error:
         log.error("no figures for Prometheus: %s", error)
+    tracing.start()
     if not {SEGMENTS, CLIPS} & set(app.amqp.queues.consume_from):
         process.activity.ready(None)
         return
@@ -223,6 +225,12 @@ def finish_or_release_background_work(exitcode: int, **_: Any) -> None:
         background.release_all()
         raise
     background.release_all()
+
+
+@signals.worker_process_shutdown.connect
+def export_last_spans(**_: Any) -> None:
+    """Export the spans of what `finish_or_release_background_work` has finished; it is called first."""
+    tracing.stop()
 
 
 def check_model(settings: Settings, queues: Iterable[str]) -> None:

@@ -90,7 +90,8 @@ def _run_claimed(
     if isinstance(claim, NotChained):
         return {"chained": context.deployment.publisher.publish(job_id, WorkUnit.segment(claim.next_index))}
     lease = Lease(jobs, claim, context.settings.lease_s, partial(hand_over, context))
-    with context.logging(claim), process.activity.working(claim), lease:
+    traced = context.tracing(claim, sent_with=task.request.headers)
+    with context.logging(claim), traced, process.activity.working(claim), lease:
         return _work(task, context, claim, lease, work)
 
 
