@@ -172,7 +172,7 @@ def test_the_variables_of_opentelemetry_decide(environ: dict[str, str], wanted: 
         (
             {"OTEL_TRACES_EXPORTER": "otlp"},
             "sys.modules['opentelemetry.exporter'] = None; ",
-            "no traces: opentelemetry.exporter is missing; `pip install longtake[otel]`\n",
+            "no traces: opentelemetry.exporter.otlp is missing; `pip install longtake[otel]`\n",
         ),
     ],
 )
