@@ -86,6 +86,9 @@ class Settings(BaseModel):
     )
     log: Literal["text", "json"] = Field("text", description="log format: `text`, or `json` with one object per line")
     lease_s: float = Field(15.0, gt=0, le=3600, description="seconds after which a silent worker loses its segment")
+    class_wait_s: float = Field(
+        60.0, ge=0, le=3600, description="seconds that a segment waits for a worker of the render class it began with"
+    )
     reconcile_s: float = Field(2.0, gt=0, le=60, description="seconds between two searches for stuck jobs")
     max_attempts: int = Field(3, ge=1, le=100, description="failed attempts at one segment that end its job")
     retention_s: float = Field(

@@ -47,6 +47,7 @@ def film_summary(jobs: JobReader, job_id: str, *, of_film: bool = False) -> dict
                 **({"take": take.number} if take and take.number else {}),
                 "engine_s": round(handoff.engine_ended - handoff.engine_started, 3),
                 **({"made_with": handoff.made_with} if handoff.made_with else {}),  # 0.1 did not record it
+                **({"render_class": handoff.render_class} if handoff.render_class else {}),
                 "handoff_s": None if after is None else round(after.engine_started - handoff.engine_ended, 3),
                 **({"warnings": list(handoff.warnings)} if handoff.warnings else {}),
                 "blobs": {"handoff": handoff_blobs(handoff), "clip": clip.blob_id if clip else None},

@@ -113,7 +113,8 @@ class Handoff(Record):
     its first new frame; the rest of its timing follows from the state before it. decoder, noise_seed: what decoded all
     frames of the segment, those of the state too, and the seed of the noise that it was given; None: it was given none.
     engine_started, engine_ended: seconds since the epoch, by Redis' clock. made_with: the engine's settings that its
-    bytes may depend on, such as precision and text encoder. warnings: about the segment's prompt, one sentence each.
+    bytes may depend on, such as precision and text encoder. render_class: of the worker, see `render_class` in
+    `tasks.worker.engines`; '' from earlier versions. warnings: about the segment, one sentence each.
     from_take: the take of the segment before that it continues. pinned_to: of a take, the take of the same segment
     whose end it leads into, because the next segment continues that one; -1: none does.
     """
@@ -132,6 +133,7 @@ class Handoff(Record):
     engine_started: float = 0.0
     engine_ended: float = 0.0
     made_with: dict[str, str] = field(default_factory=dict)
+    render_class: str = ""
     warnings: list[str] = field(default_factory=list)
     from_take: int = 0
     pinned_to: int = -1

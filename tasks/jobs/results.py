@@ -24,7 +24,7 @@ class Claim:
     that it continues, `from_take`. own: the segment's own handoff, once it is committed; for a clip that of the take
     that it shows, for a take its former one; `own_take` is that take. other: for a take the one whose end it leads
     into, for a clip that of the next segment with which its end is crossfaded; `other_take` is that take, -1 for none.
-    request: what was asked for of a take.
+    request: what was asked for of a take. render_class: the one that the unit's bytes should have, '' for any.
     """
 
     job_id: str
@@ -44,6 +44,7 @@ class Claim:
     from_take: int = 0
     own_take: int = 0
     other_take: int = -1
+    render_class: str = ""
 
     @property
     def index(self) -> int:
@@ -100,7 +101,19 @@ class FailedHere:
     nodes: frozenset[str]
 
 
-ClaimResult = Claim | Refused | NotChained | FailedHere
+@dataclass(frozen=True, slots=True)
+class OtherClass:
+    """A message whose unit waits for a worker of its render class, which this one does not have.
+
+    ticket: of the message, which is used up.
+    """
+
+    unit: WorkUnit
+    ticket: int
+    render_class: str
+
+
+ClaimResult = Claim | Refused | NotChained | FailedHere | OtherClass
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ from tasks.jobs.results import (
     Need,
     NeedReason,
     NotChained,
+    OtherClass,
     Refused,
     Released,
     ReleaseOutcome,
@@ -105,11 +106,14 @@ class JobStore(JobEdits, JobTakes):
         take: int = 0,
         node: str = "",
         prefer_others: bool = True,
+        render_class: str = "",
+        class_wait_s: float = 0.0,
     ) -> ClaimResult:
         """Claim what a message about a SEGMENT, TAKE, CLIP or FILM is about; for a committed segment its repair.
 
         worker: the name of this process. node: its worker, the same for all processes of one. prefer_others: leave a
-        unit that failed on this node lately to another one.
+        unit that failed on this node lately to another one. render_class: of this worker, '' if it is not known.
+        class_wait_s: for so long after a worker of another class first asked, a unit is left to workers of its own.
 
         Raises:
             VersionError: a newer major version wrote the job. Nothing was changed.
@@ -120,8 +124,9 @@ class JobStore(JobEdits, JobTakes):
         keys = [*job_keys(job_id, "record", "units", "spec", "handoffs"), queue_key(queue), *job_keys(job_id, "takes")]
         period_ms = int(PREFER_OTHERS_S * 1000) if prefer_others and node else 0
         args = (kind, index, ticket, token, self._lease_ms, worker, node, period_ms, take)
+        of_class = (render_class, int(class_wait_s * 1000))
         try:
-            outcome, *reply = self._run("claim", keys, *args)
+            outcome, *reply = self._run("claim", keys, *args, *of_class)
         except RecordError as error:
             self.stop(job_id, JobState.FAILED, str(error))
             raise
@@ -134,6 +139,9 @@ class JobStore(JobEdits, JobTakes):
         if outcome == b"failed here":
             name, newest, *nodes = reply
             return FailedHere(WorkUnit.parse(name.decode(), index), newest, frozenset(node.decode() for node in nodes))
+        if outcome == b"other class":
+            name, newest, wanted = reply
+            return OtherClass(WorkUnit.parse(name.decode(), index), newest, wanted.decode())
         fence, epoch, now_ms, name, *contents = reply
         unit = WorkUnit.parse(name.decode(), index)
         try:
@@ -288,7 +296,7 @@ def _claim(
     job_id: str, unit: WorkUnit, token: str, fence: int, epoch: int, clock_skew_s: float, contents: list[Any]
 ) -> Claim:
     job, before, segment, following, previous, own, *more = contents
-    other, request, from_take, own_take, other_take = more
+    other, request, from_take, own_take, other_take, render_class = more
     return Claim(
         job_id=job_id,
         unit=unit,
@@ -307,6 +315,7 @@ def _claim(
         from_take=from_take,
         own_take=own_take,
         other_take=other_take,
+        render_class=render_class.decode(),
     )
 
 

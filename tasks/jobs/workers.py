@@ -69,7 +69,8 @@ class WorkerInfo:
 
     name: its Celery node name. token: of its main process, never used twice. clock_offset_s: its clock minus Redis'.
     fault: why its host cannot render; such a worker has ended. life_s: it is silent after so long without a new
-    heartbeat. blob_outage_s: for how long it cannot use the blob server; 0 while it can.
+    heartbeat. blob_outage_s: for how long it cannot use the blob server; 0 while it can. render_class: what else than
+    the job the bytes depend on that it renders; '' until it has loaded a model.
     """
 
     token: str
@@ -88,6 +89,7 @@ class WorkerInfo:
     fault: str | None = None
     life_s: float | None = None
     blob_outage_s: float = 0.0
+    render_class: str = ""
 
     @property
     def working(self) -> ChildInfo | None:

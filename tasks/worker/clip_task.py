@@ -31,6 +31,7 @@ from tasks.worker.dissolve import dissolved, frames_to_dissolve
 from tasks.worker.failures import handle_failure, reading_from, when_there_is_room
 from tasks.worker.hand_over import hand_over
 from tasks.worker.lease import Lease
+from tasks.worker.render_class import class_warnings
 from tasks.worker.run_claimed import run_claimed
 from tasks.worker.source_video import as_shown
 
@@ -61,6 +62,8 @@ def _rebuild(context: WorkerContext, lease: Lease) -> dict[str, Any]:
     started = time.monotonic()
     with lease.in_engine():
         engine = context.engines.decoder(str(claim.head.model), text_encoder=claim.head.text_encoder)
+        for line in class_warnings(claim, context.engines.render_class):
+            log.warning("made anew with a warning", extra={"reason": line})
         frames, sound = engine.decode(*decode_latents(latents), handoff.decoding)
         frames = dissolved(frames, frames_to_dissolve(context, claim, engine))
         if following is not None and claim.other is not None and claim.following is not None:

@@ -22,7 +22,7 @@ from tasks.worker.activity import ActivityBoard
 from tasks.worker.background import BackgroundThread
 from tasks.worker.engines import EngineSlot
 from tasks.worker.heartbeat import Heartbeat
-from tasks.worker.shutdown import BlobOutage, HostFault, LoadCount, ShutdownFlag
+from tasks.worker.shutdown import BlobOutage, LoadCount, SharedText, ShutdownFlag
 from tasks.worker.state_cache import StateCache
 from tasks.worker.track_cache import TrackCache
 
@@ -78,7 +78,8 @@ class WorkerProcess:
 
     def __init__(self) -> None:
         self.shutdown = ShutdownFlag()
-        self.host_fault = HostFault()
+        self.host_fault = SharedText()
+        self.render_class = SharedText()
         self.loads = LoadCount()
         self.blob_outage = BlobOutage()
         self.activity = ActivityBoard()
@@ -91,6 +92,7 @@ class WorkerProcess:
         """Become a worker of its own: share memory and token with its future children only. Call it before the fork."""
         self.shutdown.reset()
         self.host_fault.reset()
+        self.render_class.reset()
         self.loads.reset()
         self.blob_outage.reset()
         self.activity.reset()

@@ -17,6 +17,7 @@ from tasks.errors import ConfigError, HostFaultError
 from tasks.settings import Settings, warm_request
 from tasks.spec.model_policy import check_model_folders
 from tasks.spec.schema import LoraSpec
+from tasks.worker.render_class import render_class_of
 
 if TYPE_CHECKING:
     from ltx2 import LTX2ContinuationState
@@ -65,10 +66,14 @@ class SegmentEngine(Protocol):
 
 
 class EngineSlot:
-    """Holds one engine. Asking for other LoRAs changes it; asking for another model frees it and loads a new one."""
+    """Holds one engine. Asking for other LoRAs changes it; asking for another model frees it and loads a new one.
+
+    render_class: of this process, see `render_class_of`; '' until a model was loaded.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self.render_class = ""
         self._engine: SegmentEngine | None = None
         self._model: tuple[str, str | None] | None = None  # and its text encoder
         self._full_names: dict[str, str] = {}
@@ -118,6 +123,7 @@ class EngineSlot:
                 raise
             raise HostFaultError(f"model {model} cannot be loaded: {type(error).__name__}: {error}") from error
         self._model, self._loras = named, stamped
+        self.render_class = render_class_of(self._settings, getattr(self._engine, "made_with", {}))
         return self._engine
 
     def decoder(self, model: str, *, text_encoder: str | None = None) -> SegmentEngine:

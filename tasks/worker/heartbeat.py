@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import os
 import platform
@@ -20,7 +19,8 @@ from tasks.jobs.connection import OUTAGES, connect
 from tasks.jobs.workers import Versions, WorkerInfo, WorkerRegistry
 from tasks.settings import Settings
 from tasks.worker.activity import ActivityBoard
-from tasks.worker.shutdown import BlobOutage, ShutdownFlag
+from tasks.worker.shutdown import BlobOutage, SharedText, ShutdownFlag
+from tasks.worker.versions import version_of
 
 log = logging.getLogger(__name__)
 BEAT_EVERY_S = 3.0
@@ -49,12 +49,14 @@ class Heartbeat:
         board: ActivityBoard,
         shutdown: ShutdownFlag,
         blob_outage: BlobOutage,
+        render_class: SharedText,
     ) -> None:
         self._settings = settings
         self._info = info
         self._board = board
         self._shutdown = shutdown
         self._blob_outage = blob_outage
+        self._render_class = render_class
         self._pause_s = beat_every_s(settings.lease_s)
         self._done = threading.Event()
         self._writing = threading.Lock()
@@ -127,6 +129,7 @@ class Heartbeat:
                 children=self._board.children(clock_offset_s=offset_s),
                 stopping=self._shutdown.is_set(),
                 blob_outage_s=round(self._blob_outage.seconds, 1),
+                render_class=self._render_class.text,
                 fault=self._fault,
             )
             registry.write(info, life_s=life_s)
@@ -203,13 +206,5 @@ def describe_worker(settings: Settings, name: str, token: str, queues: Iterable[
         model=settings.model,
         engine=settings.engine,
         queues=tuple(sorted(queues)),
-        versions=Versions(python=platform.python_version(), **{name: _version(name) for name in PACKAGES}),
+        versions=Versions(python=platform.python_version(), **{name: version_of(name) for name in PACKAGES}),
     )
-
-
-def _version(package: str) -> str:
-    """The version of an installed package, read without importing it; empty if it is not installed."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""

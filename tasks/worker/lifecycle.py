@@ -75,16 +75,16 @@ def watch_for_host_fault() -> None:
     worker publishes a message that this one has taken.
     """
     while not process.shutdown.is_set():
-        if process.host_fault.reason:
+        if process.host_fault.text:
             log.critical("this worker ends: its host cannot render")
             logging.disable()  # so that the reason is the last line, where supervisors and people look for it
             for pid in [child.pid for child in active_children() if child.pid]:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             if process.heartbeat is not None:
-                process.heartbeat.end_by_fault(process.host_fault.reason)
+                process.heartbeat.end_by_fault(process.host_fault.text)
             print(
-                f"longtake: {escaped(process.host_fault.reason)}", file=sys.__stderr__, flush=True
+                f"longtake: {escaped(process.host_fault.text)}", file=sys.__stderr__, flush=True
             )  # not Celery's sys.stderr
             os._exit(EX_FAILURE)
         time.sleep(HOST_FAULT_POLL_S)
@@ -134,7 +134,7 @@ def consume_sticky_queue(sender: str, **_: Any) -> None:
     queues = app.amqp.queues
     info = describe_worker(process.context.settings, sender, process.token, queues.consume_from)
     process.heartbeat = Heartbeat(
-        process.context.settings, info, process.activity, process.shutdown, process.blob_outage
+        process.context.settings, info, process.activity, process.shutdown, process.blob_outage, process.render_class
     )
     threading.Thread(target=watch_for_host_fault, name="host fault", daemon=True).start()
     if SEGMENTS in queues.consume_from:
@@ -189,7 +189,7 @@ def prepare_child(**_: Any) -> None:
     if not {SEGMENTS, CLIPS} & set(app.amqp.queues.consume_from):
         process.activity.ready(None)
         return
-    if process.host_fault.reason:  # this child replaces the one that reported it
+    if process.host_fault.text:  # this child replaces the one that reported it
         os._exit(EX_FAILURE)
     context = process.context
     process.activity.loading()
@@ -204,9 +204,10 @@ def prepare_child(**_: Any) -> None:
             log.critical("this host cannot render: %s", report)
         else:
             log.exception("this host cannot render")
-        process.host_fault.report(report)
+        process.host_fault.text = report
         os._exit(EX_FAILURE)
     process.loads.succeed()
+    process.render_class.text = context.engines.render_class
     process.activity.ready(gpu)
 
 

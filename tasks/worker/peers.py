@@ -14,6 +14,14 @@ def has_other_worker(context: WorkerContext, kind: UnitKind, failed: frozenset[s
     return any(other.token not in failed and other.takes(queue) for other in context.deployment.jobs.workers().living)
 
 
+def has_worker_of_class(context: WorkerContext, kind: UnitKind, render_class: str) -> bool:
+    """Whether a living worker takes units of this kind, and has this render class."""
+    queue = queue_of(WorkUnit(kind, 0))
+    return any(
+        one.render_class == render_class and one.takes(queue) for one in context.deployment.jobs.workers().living
+    )
+
+
 def idle_peer_with_blobs(context: WorkerContext, kind: UnitKind) -> WorkerInfo | None:
     """Another worker that waits for units of this kind, and reaches the blob server, which this one does not.
 

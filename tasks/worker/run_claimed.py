@@ -17,13 +17,13 @@ from ltx2.errors import SegmentCancelledError
 from tasks.errors import RecordError, VersionError, WorkFailedError
 from tasks.jobs.connection import OUTAGES
 from tasks.jobs.keys import check_job_id
-from tasks.jobs.results import Claim, ClaimResult, FailedHere, NotChained, Refused
+from tasks.jobs.results import Claim, ClaimResult, FailedHere, NotChained, OtherClass, Refused
 from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.worker.context import WorkerContext, process
 from tasks.worker.failures import InputLostError, handle_failure, handle_lost_input
 from tasks.worker.hand_over import hand_over
 from tasks.worker.lease import Lease
-from tasks.worker.peers import has_other_worker
+from tasks.worker.peers import has_other_worker, has_worker_of_class
 
 log = logging.getLogger(__name__)
 Result = dict[str, Any]
@@ -83,10 +83,11 @@ def _run_claimed(
         raise WorkFailedError(f"{error}; it has failed") from None
     if isinstance(claim, Refused):
         _skip(task, claim.reason)
-    if isinstance(claim, FailedHere):
+    if isinstance(claim, FailedHere | OtherClass):
         context.deployment.publisher.publish(job_id, claim.unit, seen=claim.ticket)
         time.sleep(LEAVE_TO_OTHERS_S)
-        _skip(task, "it failed on this worker; another one may try")
+        failed = isinstance(claim, FailedHere)
+        _skip(task, "it failed on this worker; another one may try" if failed else "it waits for a worker of its class")
     if isinstance(claim, NotChained):
         return {"chained": context.deployment.publisher.publish(job_id, WorkUnit.segment(claim.next_index))}
     lease = Lease(jobs, claim, context.settings.lease_s, partial(hand_over, context))
@@ -96,12 +97,21 @@ def _run_claimed(
 
 
 def _claim(context: WorkerContext, job_id: str, unit: WorkUnit, ticket: int) -> ClaimResult:
-    """Claim, but leave a unit that failed on this worker to another one if there is one that did not fail it."""
-    jobs, worker, node = context.deployment.jobs, context.worker, context.node
-    wanted = (job_id, unit.kind, unit.index, ticket, worker)
-    claim = jobs.claim(*wanted, take=unit.take, node=node)
+    """Claim, but leave a unit to another worker that did not fail it, or for a while to one of its render class."""
+    claim_as = partial(
+        context.deployment.jobs.claim,
+        *(job_id, unit.kind, unit.index, ticket, context.worker),
+        take=unit.take,
+        node=context.node,
+        render_class=context.engines.render_class,
+    )
+    wait_s, prefer_others = context.settings.class_wait_s, True
+    claim = claim_as(class_wait_s=wait_s)
     if isinstance(claim, FailedHere) and not has_other_worker(context, unit.kind, claim.nodes):
-        return jobs.claim(*wanted, take=unit.take, node=node, prefer_others=False)
+        prefer_others = False
+        claim = claim_as(class_wait_s=wait_s, prefer_others=False)
+    if isinstance(claim, OtherClass) and not has_worker_of_class(context, unit.kind, claim.render_class):
+        claim = claim_as(prefer_others=prefer_others)
     return claim
 
 

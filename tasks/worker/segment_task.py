@@ -31,6 +31,7 @@ from tasks.worker.first_frame import images_of
 from tasks.worker.given_sound import given_sound
 from tasks.worker.lease import Lease
 from tasks.worker.pinned_end import pinned_end
+from tasks.worker.render_class import class_warnings
 from tasks.worker.renderings import best, has_choice, seed_of
 from tasks.worker.run_claimed import SkippedError, run_claimed
 from tasks.worker.source_video import as_shown, with_source_sound
@@ -101,7 +102,8 @@ def render(task: Task[..., Any], context: WorkerContext, lease: Lease, commit: C
         engine_started=started,
         engine_ended=ended,
         made_with=dict(output.made_with),
-        warnings=list(output.warnings),
+        render_class=context.engines.render_class,
+        warnings=[*output.warnings, *class_warnings(claim, context.engines.render_class)],
         from_take=claim.from_take,
         pinned_to=claim.other_take,
     )

@@ -1,11 +1,11 @@
-"""Memory that a worker shares with its forked children: shutdown, loads, a child's host fault, the blob server."""
+"""Memory that a worker shares with its forked children: shutdown, loads, host fault, render class, blob server."""
 
 from __future__ import annotations
 
 import mmap
 import struct
 
-HOST_FAULT_BYTES = 4096
+TEXT_BYTES = 4096
 SECONDS = struct.Struct("=d")
 
 
@@ -49,25 +49,24 @@ class LoadCount:
         self._memory[0] = 0
 
 
-class HostFault:
-    """Why this host cannot render: reported once by a child, read by the worker's main process, which then stops."""
+class SharedText:
+    """A text that a child writes and the worker's main process reads: its host's fault, or its render class."""
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, HOST_FAULT_BYTES)
+        self._memory = mmap.mmap(-1, TEXT_BYTES)
 
     def reset(self) -> None:
         """Start a worker: use memory that no other process shares. Call it before the worker forks."""
-        self._memory = mmap.mmap(-1, HOST_FAULT_BYTES)
-
-    def report(self, reason: str) -> None:
-        """Report the fault; a long reason is cut."""
-        encoded = reason.encode()[: HOST_FAULT_BYTES - 1]
-        self._memory[: len(encoded)] = encoded
+        self._memory = mmap.mmap(-1, TEXT_BYTES)
 
     @property
-    def reason(self) -> str:
-        """The reported reason, empty while there is none."""
+    def text(self) -> str:
+        """The text, empty until one is written; a long one is cut."""
         return bytes(self._memory).partition(b"\0")[0].decode(errors="replace")
+
+    @text.setter
+    def text(self, text: str) -> None:
+        self._memory[:] = text.encode()[: TEXT_BYTES - 1].ljust(TEXT_BYTES, b"\0")
 
 
 class BlobOutage:

@@ -8,16 +8,19 @@
 -- KEYS[6] takes    hash    see prelude_takes.lua
 -- ARGV[1] 'segment', 'take', 'clip' or 'film', ARGV[2] segment index (-1 for the film), ARGV[3] ticket, ARGV[4] token,
 -- ARGV[5] lease ms, ARGV[6] worker, ARGV[7] node, ARGV[8] ms after a failure in which another node is preferred, 0 for
--- none, ARGV[9] number of the take
+-- none, ARGV[9] number of the take, ARGV[10] render class of this worker or '', ARGV[11] ms that a unit waits for a worker
+-- of its class, 0 for none
 -- Returns {'run', fence, epoch, ms now, unit name, job spec, spec of the segment before or '', segment's spec or '', next
 --          segment's spec or '', handoff of index - 1 or '', handoff of index or '', another handoff or '', what was
 --          asked for of a take or '', number of the take of each of these three handoffs, -1 for none}; the first is of
 --          the take that the segment continues, the second of the one that a clip shows, or of the take itself if it is
 --          rendered again; the third is of the take that a take leads into, or of the next segment's that a clip is
---          crossfaded with
+--          crossfaded with; last the unit's render class, '' for any: of what was rendered before, else of what it continues
 --         {'committed', 1 when the message of the next segment is missing else 0},
 --         {'newer'} when a newer major version wrote what this claim reads; nothing is changed then,
---      or {'refused', why}, or {'failed here', unit name, ticket, node ...} with all nodes on which it failed lately.
+--         {'refused', why},
+--         {'failed here', unit name, ticket, node ...} with all nodes on which it failed lately,
+--      or {'other class', unit name, ticket, the unit's render class} while it waits for a worker of that class.
 
 -- The nodes on which the unit failed, or vanished, in the last `period` ms.
 local function failed_lately(unit, period)
@@ -31,6 +34,17 @@ local function failed_lately(unit, period)
     end
   end
   return nodes
+end
+
+local function render_class_of(packed)
+  local readable, value = pcall(cmsgpack.unpack, packed)
+  return readable and type(value) == 'table' and type(value.render_class) == 'string' and value.render_class or ''
+end
+
+-- Whether a segment, not yet committed, does not continue the one before.
+local function is_cut(index, segment)
+  local readable, value = pcall(cmsgpack.unpack, segment)
+  return index == 0 or (readable and type(value) == 'table' and value.transition ~= nil and value.transition ~= 'continue')
 end
 
 local state, format, cursor_text = unpack(redis.call('HMGET', KEYS[1], 'state', 'format', 'cursor'))
@@ -109,10 +123,22 @@ for _, node in ipairs(nodes) do
     return { 'failed here', name, unit.ticket, unpack(nodes) }
   end
 end
+local is_new_scene = name == 'segment' and is_cut(index, segment)
+local source = own or (not is_new_scene and before)
+local class, own_class, patience = source and render_class_of(source) or '', ARGV[10], tonumber(ARGV[11])
+if class ~= '' and own_class ~= '' and class ~= own_class and unit.token ~= ARGV[4] and patience > 0 then
+  if not unit.class_wait then
+    unit.class_wait = now()
+    write_unit(KEYS[2], name, unit)
+  end
+  local passed = now() - unit.class_wait
+  if passed >= 0 and passed < patience then
+    return { 'other class', name, unit.ticket, class }
+  end
+end
+unit.class_wait = nil
 if name == 'segment' then
-  local readable, value = pcall(cmsgpack.unpack, segment)
-  local is_cut = index == 0 or (readable and type(value) == 'table' and value.transition ~= nil and value.transition ~= 'continue')
-  unit.from_take = is_cut and -1 or from_take
+  unit.from_take = is_new_scene and -1 or from_take
 end
 local fence = grant(KEYS[1], KEYS[2], name, unit, ARGV[4], tonumber(ARGV[5]), ARGV[6], ARGV[7])
 if (kind == 'segment' or kind == 'take') and state == 'queued' then
@@ -124,5 +150,5 @@ end
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch'))
 return {
   'run', fence, epoch, now(), name, job or '', spec_before or '', segment or '', following or '', before or '', own or '',
-  other or '', request or '', from_take, own_take, other_take,
+  other or '', request or '', from_take, own_take, other_take, class,
 }

@@ -22,6 +22,7 @@
 --   vanished   claims that expired during such work, and that nobody explained yet: {node, worker, ticket, token, at}
 --   attempts   how often the unit failed, or ended its process
 --   after      the unit that must be done first, '' for none
+--   class_wait ms, when a worker of another render class first left the unit to one of its own; else absent
 --   from_take  of a claimed 'segment': the take of the segment before that it continues, -1 after a cut
 local FORMAT = '0.2'
 -- Of records that say what workers of an earlier version would ignore.
@@ -112,7 +113,7 @@ local UNIT_FIELDS = {
 }
 local LATER_UNIT_FIELDS = {
   sticky = 'boolean', priority = 'string', lease = 'integer', node = 'string', failures = 'table', vanished = 'table',
-  from_take = 'integer',
+  from_take = 'integer', class_wait = 'integer',
 }
 local ATTEMPT_FIELDS = { node = 'string', worker = 'string', at = 'integer' }
 

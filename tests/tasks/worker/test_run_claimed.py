@@ -12,6 +12,7 @@ from tasks.deployment import Deployment
 from tasks.errors import WorkFailedError
 from tasks.jobs.units import UnitKind
 from tasks.settings import Settings
+from tasks.worker.engines import EngineSlot
 from tasks.worker.run_claimed import run_claimed
 from tests.conftest import free_port
 
@@ -20,7 +21,8 @@ def test_a_broker_that_stays_away_fails_the_task_without_a_traceback(home: Path)
     # Given a message that was taken just before the broker was lost
     settings = Settings(redis_url=f"redis://127.0.0.1:{free_port()}/0", home=home)
     with Deployment(settings) as deployment:
-        context: Any = SimpleNamespace(deployment=deployment, worker="w", node="n", unusable=False)
+        parts = {"settings": settings, "deployment": deployment, "engines": EngineSlot(settings)}
+        context: Any = SimpleNamespace(**parts, worker="w", node="n", unusable=False)
         task: Any = None
         # When / Then Celery expects this error, and logs no traceback
         with pytest.raises(WorkFailedError, match="a worker tries again"):
