@@ -83,7 +83,7 @@ class Engine:
         self.prompts = PromptEncoder(pipeline, text_encoder, ahead=encode_ahead)
         self._loras = StageLoras(fusion, self.prompts)
         self._denoiser = Denoiser(pipeline, self.variant, self.prompts, self._loras, source)
-        self._picture_decoder = PictureDecoder(pipeline, source)
+        self._picture_decoder = PictureDecoder(pipeline, source, ranks)
         self._compiled = compiled
         self._is_small_model = isinstance(source, Path) and is_small_model(source)
         self._name = name

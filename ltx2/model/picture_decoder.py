@@ -22,6 +22,10 @@ from ltx2.model.host_copies import Checked
 from ltx2.model.loading import load_errors, load_part
 from ltx2.model.neighborhood import NeighborhoodProcessor
 from ltx2.model.pipeline import LongtakePipeline
+from ltx2.parallel.halo import add_halos, working_on
+from ltx2.parallel.ranks import Ranks
+from ltx2.parallel.strips import Strip, strip_of
+from ltx2.parallel.tiles import decode_in_tiles
 from ltx2.request import Decoding, SegmentRequest
 from ltx2.sampling import Decoder
 
@@ -34,12 +38,15 @@ TIMESTEP, NOISE_SCALE = 0.05, 0.025
 class PictureDecoder:
     """Decodes with the decoders of one checkpoint. The diffusion decoder, 0.8 GB, is loaded on first use.
 
-    source: the checkpoint; None is a checkpoint without a diffusion decoder.
+    source: the checkpoint; None is a checkpoint without a diffusion decoder. ranks: they decode each picture together,
+    the VAE in strips and the diffusion decoder in tiles, and all get all frames.
     """
 
-    def __init__(self, pipeline: LongtakePipeline, source: Path | HubModel | None) -> None:
+    def __init__(self, pipeline: LongtakePipeline, source: Path | HubModel | None, ranks: Ranks | None = None) -> None:
         self._pipeline = pipeline
         self._source = source
+        self._ranks = ranks
+        self._halos = None if ranks is None else add_halos(pipeline.vae.decoder)
         self._diffusion: Any = None
 
     def decoding_of(self, request: SegmentRequest) -> Decoding:
@@ -65,17 +72,30 @@ class PictureDecoder:
     def __call__(self, latents: Tensor, decoding: Decoding) -> Checked:
         """Frames, uint8 `[n, H, W, 3]`, of latents `[1, C, F, H/32, W/32]`, on the pipeline's device."""
         if decoding.decoder == Decoder.DIFFUSION:
-            model = self._load()
-            pixels = model.decode(latents.to(model.dtype), generator=_generator(decoding)).sample
-        elif self._pipeline.vae.config.timestep_conditioning:
-            vae = self._pipeline.vae
+            return _checked_frames(self._diffused(latents, decoding))
+        vae, timestep = self._pipeline.vae, None
+        latents = latents.to(vae.dtype)
+        if vae.config.timestep_conditioning:
             timestep = torch.tensor([TIMESTEP], device=latents.device, dtype=vae.dtype)
-            pixels = vae.decode(self._noised(latents.to(vae.dtype), decoding), timestep).sample
-        else:
-            vae = self._pipeline.vae
-            pixels = vae.decode(latents.to(vae.dtype)).sample
-        levels: Tensor = ((pixels[0].float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        return Checked(levels.permute(1, 2, 3, 0).contiguous(), "pixels", all_finite(pixels))
+            latents = self._noised(latents, decoding)
+        if self._halos is None or (strip := self._strip_of(latents)) is None:
+            return _checked_frames(vae.decode(latents, timestep).sample)
+        with working_on(self._halos, strip):
+            part = vae.decode(strip.cut(latents), timestep).sample
+        return _checked_frames(part, strip)
+
+    def _strip_of(self, latents: Tensor) -> Strip | None:
+        """This rank's strip of a picture. None: the picture is small, or decoded in tiles, and each rank decodes it."""
+        if self._ranks is None or self._pipeline.vae.use_tiling:
+            return None
+        return strip_of(self._ranks, *latents.shape[-2:])
+
+    def _diffused(self, latents: Tensor, decoding: Decoding) -> Tensor:
+        model, generator = self._load(), _generator(decoding)
+        if self._ranks is not None:
+            return decode_in_tiles(model, latents.to(model.dtype), generator, self._ranks)
+        pixels: Tensor = model.decode(latents.to(model.dtype), generator=generator).sample
+        return pixels
 
     def _noised(self, latents: Tensor, decoding: Decoding) -> Tensor:
         """Latents mixed with noise where they are normalised: NOISE_SCALE of it, and the rest of them."""
@@ -102,6 +122,15 @@ class PictureDecoder:
                 "model that has one, such as Lightricks/LTX-2.5-Diffusers"
             )
         return source / DIFFUSION_FOLDER
+
+
+def _checked_frames(pixels: Tensor, strip: Strip | None = None) -> Checked:
+    """Frames, uint8 `[n, H, W, 3]`, of pixels `[1, 3, n, H, W]` in [-1, 1]. strip: if each rank has only this part."""
+    finite = all_finite(pixels)
+    levels = ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    if strip is not None:
+        levels, finite = strip.join(levels), strip.all_true(finite)
+    return Checked(levels[0].permute(1, 2, 3, 0).contiguous(), "pixels", finite)
 
 
 def _generator(decoding: Decoding) -> torch.Generator:

@@ -1,0 +1,157 @@
+"""Pictures decoded by several ranks together are those that one rank decodes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLLTX2Video, LTX2VideoDiffusionDecoderModel
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ltx2.checkpoints.resolve import resolve_model
+from ltx2.model.loading import load_pipeline
+from ltx2.model.neighborhood import NeighborhoodProcessor
+from ltx2.model.picture_decoder import PictureDecoder
+from ltx2.parallel.halo import add_halos, working_on
+from ltx2.parallel.ranks import Ranks
+from ltx2.parallel.strips import Strip, strip_of
+from ltx2.parallel.tiles import decode_in_tiles
+from ltx2.request import Decoding
+from ltx2.sampling import Decoder
+from tests.ltx2.parallel.processes import RankProcesses
+
+SIZES = [(2, 7), (7, 3), (2, 4)]
+"""Height and width in latents: strips along either axis, of unequal widths, and only two of them for three ranks."""
+
+
+def latents_of(vae: Any, height: int, width: int, frames: int = 2) -> Tensor:
+    """Latents `[1, C, frames, height, width]` with the statistics of the model's."""
+    shape = (1, vae.config.latent_channels, frames, height, width)
+    normal = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    mean, std = (part.view(1, -1, 1, 1, 1) for part in (vae.latents_mean, vae.latents_std))
+    return normal.to(mean) * std + mean
+
+
+def decode_frames(ranks: Ranks, model: str, decoding: Decoding, halo: bool) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+    """Frames of each size: decoded by all ranks, and by this one alone. halo: whether strips see their neighbours."""
+    source = resolve_model(model, Path())
+    assert isinstance(source, Path)
+    pipeline = load_pipeline(source, torch.float32)
+    together, alone = PictureDecoder(pipeline, source, ranks), PictureDecoder(pipeline, source)
+    decoded = []
+    with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
+        if not halo:
+            patch.setattr(Strip, "with_neighbours", bordered)
+        for height, width in SIZES:
+            latents = latents_of(pipeline.vae, height, width)
+            decoded.append((together(latents, decoding).values.numpy(), alone(latents, decoding).values.numpy()))
+    return decoded
+
+
+def bordered(strip: Strip, part: Tensor, width: int, mode: str) -> Tensor:
+    """What a strip would see if it were a picture of its own."""
+    around = [width if axis == strip.axis else 0 for axis in (4, 4, 3, 3, 2, 2)]
+    return torch.nn.functional.pad(part, around, mode="constant" if mode == "zeros" else mode)
+
+
+def decode_exactly(ranks: Ranks, folder: Path, size: tuple[int, int]) -> float:
+    """By how much the pixels of strips differ from those of the whole picture in float64."""
+    vae = AutoencoderKLLTX2Video.from_pretrained(folder, torch_dtype=torch.float64)
+    latents = latents_of(vae, *size)
+    current, strip = add_halos(vae.decoder), strip_of(ranks, *size)
+    assert current is not None
+    assert strip is not None
+    with torch.inference_mode():
+        whole = vae.decode(latents).sample
+        with working_on(current, strip):
+            part = vae.decode(strip.cut(latents)).sample
+        return float((strip.join(part) - whole).abs().max())
+
+
+def decode_tiles(ranks: Ranks, folder: Path, size: tuple[int, int, int]) -> tuple[NDArray[Any], NDArray[Any], int]:
+    """Pixels of the diffusion decoder: of all ranks, and of this one alone; how many tiles this rank has decoded."""
+    model = LTX2VideoDiffusionDecoderModel.from_pretrained(folder)
+    model.set_attn_processor(NeighborhoodProcessor())
+    model.enable_tiling(64, 64, 16, 32, 32, 8)
+    latents = torch.randn(1, 16, *size, generator=torch.Generator().manual_seed(1))
+    decoded: list[None] = []
+    with torch.inference_mode():
+        alone = model.decode(latents, generator=torch.Generator().manual_seed(2)).sample
+        counting = model.decoder.upsamples[-1].register_forward_pre_hook(lambda *_: decoded.append(None))
+        together = decode_in_tiles(model, latents, torch.Generator().manual_seed(2), ranks)
+        counting.remove()
+        again = model.decode(latents, generator=torch.Generator().manual_seed(2)).sample
+    assert torch.equal(alone, again)  # as before, on its own
+    return together.numpy(), alone.numpy(), len(decoded)
+
+
+@pytest.fixture(scope="module")
+def noisy(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny` with a VAE whose decoder is given a timestep."""
+    folder = shutil.copytree(models["tiny"], tmp_path_factory.mktemp("noisy") / "model")
+    old = AutoencoderKLLTX2Video.from_pretrained(folder / "vae")
+    torch.manual_seed(7)
+    vae = AutoencoderKLLTX2Video(**{**old.config, "timestep_conditioning": True})
+    vae.load_state_dict(old.state_dict(), strict=False)
+    shutil.rmtree(folder / "vae")
+    vae.save_pretrained(folder / "vae")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-2.0", "tiny-2.5", "shapes", "noisy"])
+@pytest.mark.parametrize("count", [2, 3])
+def test_frames_decoded_in_strips_are_those_of_the_whole_picture(
+    ranks: RankProcesses, models: dict[str, Path], noisy: Path, name: str, count: int
+) -> None:
+    # Given latents of wide and high pictures
+    model = str(models.get(name, noisy if name == "noisy" else name))
+    # When they are decoded by ranks together
+    results = ranks.run(count, decode_frames, model, Decoding(noise_seed=4), True)
+    # Then all ranks have the frames that one has alone, within one level of 255
+    for together, alone in (pair for result in results for pair in result):
+        assert together.shape == alone.shape
+        assert np.abs(together.astype(int) - alone).max() <= 1
+        assert np.mean(together != alone) < 5e-4
+    for size in range(len(SIZES)):
+        assert all(np.array_equal(result[size][0], results[0][size][0]) for result in results)
+
+
+def test_strips_that_do_not_see_their_neighbours_differ(ranks: RankProcesses, models: dict[str, Path]) -> None:
+    [(together, alone), *_], _ = ranks.run(2, decode_frames, str(models["tiny"]), Decoding(), False)
+    assert np.abs(together.astype(int) - alone).max() > 1
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-2.0"])  # which pad with zeros, and with reflections
+def test_strips_differ_from_the_whole_picture_by_rounding_alone(
+    ranks: RankProcesses, models: dict[str, Path], name: str
+) -> None:
+    for size in ((3, 7), (7, 2)):
+        assert max(ranks.run(3, decode_exactly, models[name] / "vae", size)) < 1e-12
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_tiles_of_the_diffusion_decoder_are_shared_and_give_the_same_pixels(
+    ranks: RankProcesses, models: dict[str, Path], count: int
+) -> None:
+    folder = models["tiny-2.5"] / "diffusion_decoder"
+    # Given a picture of many tiles
+    results = ranks.run(count, decode_tiles, folder, (4, 2, 4))
+    # Then ranks have decoded different ones, and all have all pixels
+    shares = [tiles for _, _, tiles in results]
+    assert sum(shares) > 2 * count
+    assert min(shares) > 0
+    assert all(np.array_equal(together, alone) for together, alone, _ in results)
+    # and a picture of one tile is decoded by one of them
+    results = ranks.run(count, decode_tiles, folder, (2, 2, 2))
+    assert [tiles for _, _, tiles in results] == [1] + [0] * (count - 1)
+    assert all(np.array_equal(together, alone) for together, alone, _ in results)
+
+
+def test_a_picture_by_the_diffusion_decoder_has_the_same_frames(ranks: RankProcesses, models: dict[str, Path]) -> None:
+    results = ranks.run(2, decode_frames, str(models["tiny-2.5"]), Decoding(Decoder.DIFFUSION, 3), True)
+    assert all(np.array_equal(together, alone) for result in results for together, alone in result)
