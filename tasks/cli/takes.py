@@ -12,37 +12,51 @@ from tasks.cli.command import job_argument, main
 from tasks.client.job import find_job
 from tasks.client.takes import MOST_TAKES, TakeStatus
 from tasks.client.terminal import show_json, show_line, show_lines
+from tasks.errors import JobStateError
 from tasks.field_errors import escaped
 
 PROMPT_CHARACTERS = 200
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-segment_option = click.option("--segment", type=click.IntRange(min=0), required=True, help="Which segment, from 0.")
+SEGMENTS = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
+
+
+def _segments(_: click.Context, __: click.Parameter, text: str) -> range:
+    """A segment, as 3, or neighbours, as 3-5."""
+    match = SEGMENTS.fullmatch(text)
+    if match is None or int(match[2] or match[1]) < int(match[1]):
+        raise click.BadParameter(f"{text!r:.40} must be a segment, such as 3, or neighbours, such as 3-5.")
+    return range(int(match[1]), int(match[2] or match[1]) + 1)
+
+
+segments_option = click.option(
+    "--segment", "segments", required=True, callback=_segments, help="Which segment, from 0; or neighbours, as 3-5."
+)
 
 
 @main.command()
 @job_argument
-@segment_option
+@segments_option
 @click.option("--prompt", help="Another prompt; default: the segment's.")
 @click.option("--seed", type=int, help="A seed; default: another one for each take.")
 @click.option("--takes", type=click.IntRange(1, MOST_TAKES), default=1, help="How many; default: 1.")
 @click.option("--cascade", is_flag=True, help="Render all later segments anew, too, as a new job; prints its id.")
-def retake(job: str, segment: int, prompt: str | None, seed: int | None, takes: int, cascade: bool) -> None:
-    """Render one segment of JOB again; all others stay. Print the numbers of the new takes.
+def retake(job: str, segments: range, prompt: str | None, seed: int | None, takes: int, cascade: bool) -> None:
+    """Render one segment of JOB again, or neighbours as one take; all others stay. Print the numbers of the new takes.
 
     A take starts where the segment before it ends, and leads into what the next segment began from. The film changes
     when it is chosen.
     """
     found = find_job(job)
     if cascade:
-        if takes != 1:
-            raise click.UsageError("--cascade makes one job; leave out --takes.")
-        made = found.cascade(segment, prompt=prompt, seed=seed)
+        if takes != 1 or len(segments) != 1:
+            raise click.UsageError("--cascade makes one job; leave out --takes, and name one segment.")
+        made = found.cascade(segments[0], prompt=prompt, seed=seed)
         click.echo(made.id)
         show_line(f"Next: longtake watch {made.id}; longtake save {made.id} -o film.mp4", err=True)
         return
-    numbers = found.retake(segment, prompt=prompt, seed=seed, takes=takes)
+    numbers = found.retake(segments[0], last=segments[-1], prompt=prompt, seed=seed, takes=takes)
     show_lines(map(str, numbers))
-    example = f"--segment {segment} --take {numbers[0]}"
+    example = f"--segment {_text_of(segments)} --take {numbers[0]}"
     show_line(f"Next: longtake watch {found.id}; longtake choose {found.id} {example}", err=True)
 
 
@@ -58,6 +72,11 @@ def takes(job: str, as_json: bool) -> None:
         show_json(asdict(take), indent=None)
 
 
+def _text_of(segments: range) -> str:
+    """The segments as an option has them."""
+    return "-".join(map(str, dict.fromkeys((segments[0], segments[-1]))))
+
+
 def _lines_of(found: Sequence[TakeStatus]) -> Iterator[str]:
     if not found:
         yield "no segment was retaken"
@@ -65,20 +84,30 @@ def _lines_of(found: Sequence[TakeStatus]) -> Iterator[str]:
         state = "shown" if take.shown else str(take.state)
         seconds = "" if take.engine_s is None else f"{take.engine_s:.1f} s  "
         prompt = escaped(take.prompt, PROMPT_CHARACTERS)
-        yield f"segment {take.segment}  take {take.take}  {state:8}  {seconds}seed {take.seed}  {prompt}"
+        where = f"segment {_text_of(range(take.segment, take.last + 1))}"
+        yield f"{where}  take {take.take}  {state:8}  {seconds}seed {take.seed}  {prompt}"
         if take.reason is not None:
             yield f"    {take.reason}"
         elif take.clip is not None and not take.leads_into:
-            yield f"    segment {take.segment + 1} continues another take, and this one does not lead into it"
+            yield f"    segment {take.last + 1} continues another take, and this one does not lead into it"
 
 
 @main.command()
 @job_argument
-@segment_option
+@segments_option
 @click.option("--take", type=click.IntRange(min=0), required=True, help="Which take; 0: what was rendered first.")
-def choose(job: str, segment: int, take: int) -> None:
-    """Have the film of JOB show a take. The old film stays until the new one is joined."""
-    find_job(job).choose(segment, take)
+def choose(job: str, segments: range, take: int) -> None:
+    """Have the film of JOB show a take. The old film stays until the new one is joined.
+
+    A take of several segments is shown whole. Where another take is chosen for some of them, the others show again what
+    was rendered first.
+    """
+    found = find_job(job)
+    if len(segments) > 1 and not any(
+        (one.segment, one.last, one.take) == (segments[0], segments[-1], take) for one in found.takes()
+    ):
+        raise JobStateError(f"there is no take {take} of segments {_text_of(segments)} of job {found.id}")
+    found.choose(segments[0], take)
 
 
 @main.command()

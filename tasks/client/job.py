@@ -14,7 +14,7 @@ from tasks.client.film_output import FilmOutput
 from tasks.client.film_report import write_report
 from tasks.client.film_summary import film_summary
 from tasks.client.fork import fork_job
-from tasks.client.takes import TakeStatus, cascade, choose_take, clip_of, list_takes, retake_segment
+from tasks.client.takes import TakeStatus, cascade, choose_take, clip_of, list_takes, retake_segments
 from tasks.deployment import Deployment
 from tasks.errors import JobFailedError, JobNotFoundError, JobStateError, WaitTimeoutError
 from tasks.jobs import state_wire
@@ -166,6 +166,7 @@ class Job(JobEdits):
         self,
         segment: int,
         *,
+        last: int | None = None,
         prompt: str | None = None,
         seed: int | None = None,
         takes: int = 1,
@@ -174,18 +175,20 @@ class Job(JobEdits):
         """Render a segment (from 0) again, `takes` times, and return the numbers of these takes; `choose` one later.
 
         Each starts from the state before the segment and leads into what the next one began from, so that no other
-        segment is rendered again. prompt, seed: instead of the segment's; default: its prompt, and another seed for
-        each take. Of several takes with a given seed, each has the next one. The job runs until they are rendered.
-        idempotency_key: any text that names this request: if it is repeated, nothing more is rendered.
+        segment is rendered again. last: render the segments up to this one as one take, one after the other; only the
+        end of the last one is given. prompt, seed: instead of each segment's; default: its prompt, and another seed for
+        each take. Of several takes with a given seed, each has the next one, and so has each of their segments. The job
+        runs until they are rendered. idempotency_key: any text that names this request: if it is repeated, nothing more
+        is rendered.
 
         Raises:
-            JobNotFoundError: no such job. JobStateError: the segment is not rendered, or the job ended before all were.
-            SpecError: an invalid prompt, seed or number. RoomError: the blob budget has no room for them.
+            JobNotFoundError: no such job. JobStateError: a segment is not rendered, or the job ended before all were.
+            SpecError: an invalid prompt, seed, last segment or number. RoomError: the blob budget has no room for them.
         """
-        return retake_segment(
+        return retake_segments(
             self._deployment,
             self.id,
-            segment,
+            range(segment, 1 + (segment if last is None else last)),
             prompt=prompt,
             seed=seed,
             takes=takes,
@@ -214,7 +217,9 @@ class Job(JobEdits):
     def choose(self, segment: int, take: int) -> None:
         """Have the film show a take of a segment (from 0); 0: what was rendered first. The film is joined anew.
 
-        Only the clips around that segment's end are made again. The old film stays until the new one is done.
+        Only clips that show another take, or cross into one, are made again. The old film stays until the new one is
+        done. A take of several segments is shown whole; when another take is chosen for some of them, the others show
+        again what was rendered first.
 
         Raises:
             JobNotFoundError: no such job. JobStateError: there is no such take, it is not rendered, or the next segment

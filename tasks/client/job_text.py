@@ -58,7 +58,7 @@ def lines_of(job: Job, workers: WorkerList) -> Iterator[str]:
         yield f"  {status.takes_due} take{'s' if status.takes_due > 1 else ''} to be rendered"
     for lost in job.takes():
         if lost.reason is not None:
-            yield f"  take {lost.take} of segment {lost.segment} failed: {escaped(lost.reason)}"
+            yield f"  {lost.name} failed: {escaped(lost.reason)}"
     if status.kept:
         until = "it is released" if status.kept_until is None else _moment(status.kept_until)
         yield f"  kept until {until}"

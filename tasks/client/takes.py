@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -40,11 +41,12 @@ class TakeState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TakeStatus:
-    """A take of a segment as people see it. take: from 1; 0 is what the chain rendered first.
+    """A take as people see it. take: from 1; 0 is what the chain rendered first.
 
-    shown: whether the film shows it, or will. reason: why it failed. engine_s: seconds that it took to render. clip:
-    the blob of its clip. leads_into: whether it is rendered and can be chosen: the next segment continues it, or the
-    take that it leads into, or no take.
+    segment, last: the first and last of its segments; name says them in words. prompt, seed: of the first one. shown:
+    whether the film shows it, or will. reason: why it failed. engine_s: seconds that it took to render. clip: the blob
+    of the first one's clip. leads_into: whether it is rendered and can be chosen: the segment after it continues it, or
+    the take that it leads into, or no take.
     """
 
     segment: int
@@ -57,33 +59,45 @@ class TakeStatus:
     engine_s: float | None = None
     leads_into: bool = True
     clip: str | None = None
+    last: int = -1
+
+    name: str = ""
 
 
-def retake_segment(
+def retake_segments(
     deployment: Deployment,
     job_id: str,
-    segment: int,
+    segments: range,
     *,
     prompt: str | None,
     seed: int | None,
     takes: int,
     idempotency_key: str | None = None,
 ) -> list[int]:
-    """Ask for takes of a segment, see `Job.retake`; returns their numbers."""
+    """Ask for takes of a segment, or of neighbours as a whole, see `Job.retake`; returns their numbers."""
     source = deployment.jobs.contents(job_id)
-    _rendered(source, segment)
-    changed = _changed_segment(source.segments[segment], prompt, seed)
-    _check_length(source, segment)
+    if not segments:
+        raise SpecError(f"last: must be {segments.start} or a later segment, not {segments.stop - 1}")
+    for segment in (segments[0], segments[-1]):
+        _rendered(source, segment)
+    changed = [_changed_segment(source.segments[segment], prompt, seed) for segment in segments]
+    _check_length(source, segments[-1])
     if not 1 <= takes <= MOST_TAKES:
         raise SpecError(f"takes: must be 1 to {MOST_TAKES}, not {takes}")
-    requests = [TakeRequest(prompt, None if seed is None else seed + number) for number in range(takes)]
-    needs, budget = takes * segment_bytes(source.head, [changed]), _budget(deployment)
-    request = idempotency_key and f"take {segment} {request_of(idempotency_key)}"
+    several = {"first": segments[0], "last": segments[-1]} if len(segments) > 1 else {}
+    requests = [
+        TakeRequest(prompt, None if seed is None else seed + number + segment - segments[0], **several)
+        for number in range(takes)
+        for segment in segments
+    ]
+    needs, budget = takes * segment_bytes(source.head, changed), _budget(deployment)
+    what = "-".join(map(str, dict.fromkeys((segments[0], segments[-1]))))
+    request = idempotency_key and f"take {what} {request_of(idempotency_key)}"
     numbers = deployment.jobs.retake(
-        job_id, segment, requests, needs_bytes=needs, budget_bytes=budget, request=request or ""
+        job_id, segments, requests, needs_bytes=needs, budget_bytes=budget, request=request or ""
     )
     for number in numbers:
-        _publish(deployment, job_id, WorkUnit.of_take(segment, number))
+        _publish(deployment, job_id, WorkUnit.of_take(segments[0], number))
     return numbers
 
 
@@ -120,13 +134,14 @@ def takes_in(source: JobContents) -> list[TakeStatus]:
     takes = source.committed.takes
     found = []
     for original in source.committed.handoffs:
-        others = takes.of(original.index)
+        index = original.index
+        others = [take for take in takes.of(index) if take.segments[0] == index]
         if not others:
             continue
-        clip = source.committed.clips.get(original.index)
-        own_clip = takes.takes.get((original.index, 0), Take(original.index, 0)).clip or clip
-        for take in (Take(original.index, 0, made=original, clip=own_clip), *others):
-            found.append(_status_of(source, take))
+        clip = source.committed.clips.get(index)
+        own_clip = takes.takes.get((index, 0), Take(index, 0)).clip or clip
+        found.append(_status_of(source, [Take(index, 0, made=original, clip=own_clip)]))
+        found += [_status_of(source, takes.whole(take)) for take in others]
     return found
 
 
@@ -163,28 +178,33 @@ def _clip_name(segment: int, take: int | None) -> str:
     return f"segment {segment}" if take is None else f"take {take} of segment {segment}"
 
 
-def _status_of(source: JobContents, take: Take) -> TakeStatus:
-    index, committed = take.segment, source.committed
+def _status_of(source: JobContents, parts: Sequence[Take]) -> TakeStatus:
+    """The status of a take. parts: the take in each of its segments."""
+    take, last, committed = parts[0], parts[-1], source.committed
+    index, number = take.segment, take.number
     segment = source.segments[index]
     prompt, seed = segment.prompt, source.head.seed_of(index, segment)
-    if take.number:
-        prompt, seed = take.request.prompt_and_seed(prompt, seed, take.number)
-    made = take.made
-    seed = made.seed if made else seed
-    state = TakeState.RENDERED if made else TakeState.FAILED if take.failed else TakeState.DUE
-    continued = committed.continued_take(index)
-    pinned_to = made.pinned_to if made else -1
+    if number:
+        prompt, seed = take.request.prompt_and_seed(prompt, seed, number)
+    made = [part.made for part in parts if part.made]
+    is_whole = len(made) == len(parts)
+    reason = next((part.failed for part in parts if part.failed), None)
+    state = TakeState.RENDERED if is_whole else TakeState.FAILED if reason else TakeState.DUE
+    continued = committed.continued_take(last.segment)
+    pinned_to = last.made.pinned_to if last.made else -1
     return TakeStatus(
         segment=index,
-        take=take.number,
+        take=number,
         state=state,
-        shown=committed.takes.shown.get(index, 0) == take.number,
+        shown=committed.takes.shown.get(index, 0) == number,
         prompt=prompt,
-        seed=seed,
-        reason=take.failed,
-        engine_s=round(made.engine_ended - made.engine_started, 3) if made else None,
-        leads_into=made is not None and continued in (None, take.number, pinned_to),
+        seed=take.made.seed if take.made else seed,
+        reason=reason,
+        engine_s=round(sum(one.engine_ended - one.engine_started for one in made), 3) if is_whole else None,
+        leads_into=is_whole and continued in (None, number, pinned_to),
         clip=take.clip.blob_id if take.clip else None,
+        last=last.segment,
+        name=str(take),
     )
 
 

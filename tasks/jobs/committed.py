@@ -15,10 +15,15 @@ SEED_LIMIT = 2**63
 
 @dataclass(frozen=True, slots=True)
 class TakeRequest(Record):
-    """What was asked for of a take. None: the segment's prompt, and a seed of its own."""
+    """What was asked for of a take in one segment. None: the segment's prompt, and a seed of its own.
+
+    first, last: its segments, of a take of several neighbours, which is chosen whole; None: of one.
+    """
 
     prompt: str | None = None
     seed: int | None = None
+    first: int | None = None
+    last: int | None = None
 
     def prompt_and_seed(self, prompt: str, seed: int, number: int) -> tuple[str, int]:
         """The prompt and seed of take `number` of a segment that has these."""
@@ -30,7 +35,8 @@ class TakeRequest(Record):
 class Take:
     """A take of a committed segment. number: from 1; 0 is what the chain rendered, here only with its clip.
 
-    made, clip: once it is rendered; the clip is not crossfaded. failed: why it is not there, and will not be.
+    Of a take of several segments, each has one of these. made, clip: once it is rendered; the clip is not crossfaded.
+    failed: why it is not there, and will not be.
     """
 
     segment: int
@@ -39,6 +45,16 @@ class Take:
     made: Handoff | None = None
     clip: ClipRecord | None = None
     failed: str | None = None
+
+    @property
+    def segments(self) -> range:
+        """Those of the whole take."""
+        first, last = self.request.first, self.request.last
+        return range(self.segment if first is None else first, 1 + (self.segment if last is None else last))
+
+    def __str__(self) -> str:
+        first, last = self.segments[0], self.segments[-1]
+        return f"take {self.number} of " + (f"segment {first}" if first == last else f"segments {first} to {last}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +67,14 @@ class Takes:
     def of(self, segment: int) -> list[Take]:
         """The takes of a segment in order, without take 0."""
         return [take for (index, number), take in sorted(self.takes.items()) if index == segment and number]
+
+    def whole(self, take: Take) -> list[Take]:
+        """The take in each of its segments."""
+        return [self.takes[index, take.number] for index in take.segments if (index, take.number) in self.takes]
+
+    def is_rendered(self, take: Take) -> bool:
+        """Whether a take other than 0 is rendered in all of its segments."""
+        return all(one.made for one in self.whole(take))
 
     def handoff(self, original: Handoff, take: int | None = None) -> Handoff:
         """The handoff of a take of the segment with this original; None: of the one that the film shows.
@@ -66,14 +90,20 @@ class Takes:
         return made
 
     def first(self, count: int) -> Takes:
-        """The takes of the first `count` segments that are rendered."""
-        made = {key: take for key, take in self.takes.items() if key[0] < count and (take.made or not take.number)}
+        """The rendered takes of the first `count` segments. One that goes on behind them is cut there, if shown."""
+        made = {}
+        for (index, number), take in self.takes.items():
+            goes_on = take.segments[-1] >= count
+            if index >= count or not self.is_rendered(take) or (goes_on and self.shown.get(index, 0) != number):
+                continue
+            made[index, number] = replace(take, request=replace(take.request, last=count - 1)) if goes_on else take
         return Takes(made, {index: take for index, take in self.shown.items() if index < count})
 
     def needed(self, handoffs: Sequence[Handoff], stored: Container[str]) -> Takes:
         """The takes that the film shows or that one of these segments continues; with clips only that are `stored`."""
         keys = {*self.shown.items(), *((handoff.index - 1, handoff.from_take) for handoff in handoffs)}
-        found = {key: self.takes[key] for key in keys if key in self.takes and key[1]}
+        needed = [self.takes[key] for key in keys if key in self.takes and key[1]]
+        found = {(one.segment, one.number): one for take in needed for one in self.whole(take)}
         whole = {
             key: take if take.clip and take.clip.blob_id in stored else replace(take, clip=None)
             for key, take in found.items()

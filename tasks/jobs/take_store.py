@@ -20,26 +20,27 @@ class JobTakes(JobLifetimes):
     def retake(
         self,
         job_id: str,
-        segment: int,
+        segments: range,
         takes: Sequence[TakeRequest],
         *,
         needs_bytes: int = 0,
         budget_bytes: int | None = None,
         request: str = "",
     ) -> list[int]:
-        """Ask for takes of a committed segment; returns their numbers. A job that has ended runs until they are there.
+        """Ask for takes of committed neighbours; returns their numbers. A job that has ended runs until they are there.
 
-        needs_bytes: of the blob store, for all of them. request: default: a new one.
+        takes: what is asked for of each of these segments, for each take. needs_bytes: of the blob store, for all of
+        them. request: default: a new one.
 
         Raises:
-            JobNotFoundError: no such job. JobStateError: the segment is not rendered, or the job ended before all were.
+            JobNotFoundError: no such job. JobStateError: a segment is not rendered, or the job ended before all were.
             RoomError: there is no room for them in the budget.
         """
         keys = [*job_keys(job_id, "record", "units", "clips", "takes"), ACTIVE, ENDED, RESERVED]
-        args = (job_id, request or new_token(), segment, budget_bytes or 0, needs_bytes)
+        args = (job_id, request or new_token(), segments[0], segments[-1], budget_bytes or 0, needs_bytes)
         outcome, first = self._run("retake", keys, *args, *(take.pack() for take in takes))
-        self._check(job_id, segment, outcome.decode(), first, needs_bytes, budget_bytes)
-        return list(range(int(first), int(first) + len(takes)))
+        self._check(job_id, segments[-1], outcome.decode(), first, needs_bytes, budget_bytes)
+        return list(range(int(first), int(first) + len(takes) // len(segments)))
 
     def choose(
         self,
@@ -53,6 +54,8 @@ class JobTakes(JobLifetimes):
     ) -> int:
         """Have the film show a take of a segment; returns the one that it showed. Clips and film are made again.
 
+        A take of several segments is shown whole.
+
         needs_bytes: of the blob store, for the clips and the film. request: see `retake`.
 
         Raises:
@@ -61,7 +64,7 @@ class JobTakes(JobLifetimes):
         """
         keys = [*job_keys(job_id, "record", "units", "handoffs", "clips", "takes"), ACTIVE, ENDED, RESERVED]
         args = (job_id, request or new_token(), segment, take, budget_bytes or 0, needs_bytes)
-        outcome, value = self._run("choose", keys, *args)
+        outcome, value, *more = self._run("choose", keys, *args)
         where = f"of segment {segment} of job {job_id}"
         if outcome == b"no take":
             raise JobStateError(f"there is no take {take} {where}; the newest is {value}")
@@ -70,8 +73,9 @@ class JobTakes(JobLifetimes):
                 f"take {take} {where} is not rendered; `longtake takes {job_id}` shows what became of it"
             )
         if outcome == b"apart":
+            last = more[0]
             raise JobStateError(
-                f"segment {segment + 1} of job {job_id} continues take {value} of segment {segment}, and take {take} "
+                f"segment {last + 1} of job {job_id} continues take {value} of segment {last}, and take {take} "
                 "does not lead into it; ask for another take, which will"
             )
         self._check(job_id, segment, outcome.decode(), value, needs_bytes, budget_bytes)

@@ -105,10 +105,13 @@ def retake(
     context: Context,
     prompt: Annotated[str, Form()] = "",
     seed: Annotated[str, Form()] = "",
+    last: Annotated[int | None, Form(ge=0)] = None,
 ) -> Response:
-    """Render a segment again. A field that is empty means the segment's prompt, or another seed."""
+    """Render a segment again, or all up to `last` as one take. Empty: the segment's prompt, or another seed."""
     text = prompt.replace("\r\n", "\n") or None  # forms have other ends of lines than specs
-    return _steered(context, job_id, lambda job: job.retake(segment, prompt=text, seed=_seed(seed)))
+    if text == context.deployment.jobs.prompts(job_id).get(segment):
+        text = None  # the other segments keep theirs, too
+    return _steered(context, job_id, lambda job: job.retake(segment, last=last, prompt=text, seed=_seed(seed)))
 
 
 @router.post("/films/{job_id}/segments/{segment}/choose")
@@ -213,7 +216,12 @@ def _film_page(context: ServerContext, job_id: str, *, problem: str | None = Non
         row = {"index": index, "prompt": segment.prompt, "seed": seed, "time": time}
         row |= {"clip": clip.blob_id[-12:] if clip else None, "can_retake": made is not None and can_retake}
         segments.append(row | {"takes": [take for take in takes if take.segment == index]})
-    values = {"job": _row(found, wait), "segments": segments, "actions": ACTIONS.get(found.state, ())}
+    values = {
+        "job": _row(found, wait),
+        "segments": segments,
+        "rendered": len(handoffs),
+        "actions": ACTIONS.get(found.state, ()),
+    }
     return shown(context, "film.html", found.title, status, problem=problem, **values)
 
 

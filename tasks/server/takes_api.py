@@ -22,12 +22,14 @@ TakeNumber = Annotated[int, Path(ge=0, le=MOST, description="A take; 0 is what w
 
 
 class TakeView(BaseModel):
-    """A take of a segment. shown: whether the film shows it, or will. leads_into: whether it can be chosen.
+    """A take. shown: whether the film shows it, or will. leads_into: whether it can be chosen.
 
-    reason: why it failed. engine_s: seconds that it took to render. clip: whether its clip can be fetched.
+    segment, last: the first and last of its segments, which are shown together. prompt, seed, clip: of the first one;
+    clip: whether it can be fetched. reason: why it failed. engine_s: seconds that it took to render.
     """
 
     segment: int
+    last: int
     take: int
     state: TakeState
     shown: bool
@@ -40,9 +42,13 @@ class TakeView(BaseModel):
 
 
 class WantedTakes(BaseModel):
-    """What is asked for. prompt, seed: default: the segment's prompt, and another seed for each take."""
+    """What is asked for. prompt, seed: default: the segment's prompt, and another seed for each take.
+
+    last: have the segments up to this one as one take; default: the segment alone.
+    """
 
     model_config = ConfigDict(extra="forbid")
+    last: Annotated[int | None, Field(ge=0, le=MOST, strict=True)] = None
     prompt: str | None = None
     seed: Annotated[int | None, Field(strict=True)] = None
     takes: Annotated[int, Field(ge=1, le=MOST_TAKES, strict=True)] = 1
@@ -90,11 +96,9 @@ def retake_segment(
     wanted: WantedTakes,
     idempotency_key: IdempotencyKey = None,
 ) -> QueuedTakes:
-    """Render a segment again. The film changes when one of the takes is chosen."""
+    """Render a segment again, or neighbours as one take. The film changes when one of the takes is chosen."""
     with context.job(job_id) as job:
-        numbers = job.retake(
-            segment, prompt=wanted.prompt, seed=wanted.seed, takes=wanted.takes, idempotency_key=idempotency_key
-        )
+        numbers = job.retake(segment, **wanted.model_dump(), idempotency_key=idempotency_key)
     return QueuedTakes(segment=segment, takes=numbers)
 
 
@@ -108,7 +112,7 @@ def take_clip(job_id: JobId, segment: SegmentIndex, take: TakeNumber, context: C
 
 @router.post("/{job_id}/segments/{segment}/choose")
 def choose_take(job_id: JobId, segment: SegmentIndex, context: Context, wanted: Choice) -> JobView:
-    """Have the film show a take. The old film stays until the new one is joined."""
+    """Have the film show a take, with all of its segments. The old film stays until the new one is joined."""
     with context.job(job_id) as job:
         job.choose(segment, wanted.take)
     return job_status(job_id, context)

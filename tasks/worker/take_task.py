@@ -1,4 +1,4 @@
-"""The Celery task of a take: one more rendering of a committed segment, with its clip."""
+"""The Celery task of a take in one segment: one more rendering of it, with its clip."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ log = logging.getLogger(__name__)
 
 @app.task(bind=True, name=TAKE_TASK, throws=(WorkFailedError,))
 def generate_take(task: Task[..., Any], job_id: str, index: int, take: int, ticket: int) -> dict[str, Any]:
-    """Render take `take` of segment `index`, from the state before it to the end that the next segment continues."""
+    """Render take `take` of segment `index`: from the state before it, and to the end that the next segment continues.
+
+    Of a take of several segments, each is a task of its own, and only the last one is led into such an end.
+    """
     context = process.context
     return run_claimed(
         task,
@@ -63,6 +66,7 @@ def _commit_take(
     if not deployment.jobs.commit_take(claim, made, clip, changed=changed):
         return False
     reach("take committed", claim.job_id, claim.index)
+    context.states.put(made.digest, output.state)  # for its next segment
     log.info("take committed", extra={"seconds": made.engine_ended - made.engine_started})
     for warning in made.warnings:
         log.warning("rendered with a warning", extra={"reason": warning})

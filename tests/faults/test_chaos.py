@@ -19,7 +19,7 @@ import pytest
 import redis
 
 from blobstore import BlobStoreError
-from tasks.client.job import Job
+from tasks.client.takes import TakeState
 from tasks.errors import LongtakeError
 from tasks.jobs.state_wire import handoff_blobs
 from tests.conftest import RedisProcess, wait_until
@@ -68,15 +68,18 @@ class Chaos:
                 self.faults["(a worker ended by itself)"] += 1
                 self._workers[index] = self._harness.start_worker(**SLOW)
 
-    def edit(self, job: Job) -> None:
-        """Ask for a take of the last segment of a job, or choose one. Servers may be out, and it may not be there."""
+    def edit(self, one: Steered) -> None:
+        """Ask for a take of the last segment of a job, or of the last two, or choose one.
+
+        Servers may be out, and it may not be there.
+        """
+        job, last = one.job, one.length - 1
         with suppress(LongtakeError, BlobStoreError, redis.RedisError):
-            last = job.status().segments - 1
-            rendered = [take.take for take in job.takes() if take.clip]
+            rendered = [(take.segment, take.take) for take in job.takes() if take.state == TakeState.RENDERED]
             if rendered and self._random.random() < 0.7:
-                job.choose(last, self._random.choice(rendered))
+                job.choose(*self._random.choice(rendered))
             else:
-                job.retake(last)
+                job.retake(self._random.choice((last - 1, last)), last=last)
             self.faults["(a job was edited)"] += 1
 
     def _replace(self, end: Callable[[FaultWorker], None]) -> None:
@@ -141,15 +144,15 @@ def test_chaos(make_harness: MakeHarness, tmp_path: Path) -> None:
             source = chance.choice(jobs) if jobs else None
             jobs.append(Steered.begin(harness, chance.choice(list(Way)), chance.choice(LENGTHS), source))
         end.wait(chance.uniform(0.2, 2))
-        chaos.edit(chance.choice(jobs).job)
+        chaos.edit(chance.choice(jobs))
         chaos.inject()
     chaos.restart_workers()
     for steered in jobs:
         wait_until(steered.step, what=f"the end of a job that is steered: {steered.way}")
     # Then every job has the right film, once it shows what was rendered first
     for one in jobs:
-        if any(take.shown and take.take for take in one.job.wait().takes()):
-            one.job.choose(one.length - 1, 0)
+        for take in [take for take in one.job.wait().takes() if take.shown and take.take]:
+            one.job.choose(take.segment, 0)
     outcomes = [harness.verify(one.job, films[one.length], denoised_again=10**6, shared=one.shared) for one in jobs]
     harness.wait_idle(killed=chaos.faults.total())  # the broker redelivers those after its visibility timeout
     again, segments = sum(outcome.denoised_again for outcome in outcomes), sum(one.length for one in jobs)

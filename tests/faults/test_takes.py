@@ -21,6 +21,15 @@ TAKE_POINTS = [
     "take stored",
     "take committed",
 ]
+WHOLE_POINTS = [
+    ("take stored", 1),
+    ("take committed", 1),
+    ("segment claimed", 2),
+    ("segment hydrated", 2),
+    ("state stored", 2),
+    ("take stored", 2),
+    ("take committed", 2),
+]
 CHOICE_POINTS = [
     ("clip encoded", 1),
     ("clip stored", 1),
@@ -99,4 +108,28 @@ def test_a_child_killed_in_a_choice(harness: Harness, expected: tuple[str, str, 
     os.kill(pid, signal.SIGKILL)
     assert film_of(job.wait()) == expected[1]
     assert harness.count(job, "segment hydrated").total() == 4
+    harness.wait_idle()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("point", "index"), WHOLE_POINTS)
+def test_a_child_killed_in_a_take_of_several_segments(harness: Harness, point: str, index: int) -> None:
+    # Given
+    job = film_job(harness)
+    first = film_of(job)
+    hold = harness.hold(point, index)
+    # When
+    job.retake(1, last=2)
+    os.kill(hold.wait(), signal.SIGKILL)
+    job.wait()
+    # Then the take goes on where it stopped: what was committed of it is not rendered again
+    again = int(point not in ("take committed", "segment claimed"))
+    assert harness.count(job, "segment hydrated").total() == 5 + again
+    assert max(harness.count(job, "take committed").values()) <= 1
+    assert film_of(job) == first
+    # And it can be shown, and undone
+    job.choose(1, 1)
+    assert film_of(job.wait()) != first
+    job.choose(1, 0)
+    assert film_of(job.wait()) == first
     harness.wait_idle()

@@ -1,5 +1,6 @@
--- Choose the take of a segment that the film shows. Clips that showed another one are made again, then the film; the old
--- film stays until then. A job that has ended runs again until its film is joined.
+-- Choose the take of a segment that the film shows. A take of several segments is shown whole; where it was and only some of
+-- its segments are chosen now, the others show again what the segments after them continue. Clips that showed other takes
+-- are made again, then the film; the old film stays until then. A job that has ended runs again until its film is joined.
 -- KEYS[1] record   hash
 -- KEYS[2] units    hash
 -- KEYS[3] handoffs hash
@@ -12,7 +13,7 @@
 -- no limit, ARGV[6] bytes that the new clips and the new film need
 -- Returns {'shown', number of the take that was shown}, {'missing'} when there is no such job, {'not rendered', segments that
 -- are}, {'ended', state}, {'no take', number of the newest}, {'not made'}, {'apart', number of the take that the next segment
--- continues} when this one does not lead into it, or {'full', bytes that are reserved for all jobs}.
+-- continues, this take's last segment} when it does not lead into that, or {'full', bytes that are reserved for all jobs}.
 if is_newer_record(KEYS[1]) then
   return refuse_newer()
 end
@@ -25,17 +26,17 @@ local refused = refusal_of_takes(KEYS[1], index)
 if refused then
   return refused
 end
-local newest = tonumber(redis.call('HGET', KEYS[5], ARGV[3]) or 0)
-if number > newest then
-  return { 'no take', newest }
+if number > 0 and redis.call('HEXISTS', KEYS[5], index .. ':' .. number) == 0 then
+  return { 'no take', tonumber(redis.call('HGET', KEYS[5], ARGV[3]) or 0) }
 end
-local made = handoff_of(KEYS[3], KEYS[5], index, number)
-if not made then
+if number > 0 and not is_whole(KEYS[5], index, number) then
   return { 'not made', 0 }
 end
-local continued = continued_take(KEYS[2], KEYS[3], index)
+local first, last = segments_of(KEYS[5], index, number)
+local continued = continued_take(KEYS[2], KEYS[3], last)
+local made = handoff_of(KEYS[3], KEYS[5], last, number)
 if continued and continued ~= number and packed_number(made, 'pinned_to', -1) ~= continued then
-  return { 'apart', continued }
+  return { 'apart', continued, last }
 end
 local shown = shown_take(KEYS[5], index)
 if shown == number then
@@ -46,22 +47,26 @@ if full then
   return { 'full', string.format('%.0f', full) }
 end
 need_version_of_takes(KEYS[1], KEYS[2])
-local own = { clip_shows(KEYS[2], KEYS[3], KEYS[5], index) }
-local earlier = { clip_shows(KEYS[2], KEYS[3], KEYS[5], index - 1) }
-if number == 0 then
-  redis.call('HDEL', KEYS[5], ARGV[3] .. ':shown')
-else
-  redis.call('HSET', KEYS[5], ARGV[3] .. ':shown', number)
+local lowest, highest = first, last
+for segment = first, last do
+  local its_first, its_last = segments_of(KEYS[5], segment, shown_take(KEYS[5], segment))
+  lowest, highest = math.min(lowest, its_first), math.max(highest, its_last)
 end
-local replaced = update_clip(KEYS[2], KEYS[3], KEYS[4], KEYS[5], index, unpack(own))
-if index > 0 then
-  replaced = update_clip(KEYS[2], KEYS[3], KEYS[4], KEYS[5], index - 1, unpack(earlier)) or replaced
+local former = clips_show(KEYS[2], KEYS[3], KEYS[5], lowest - 1, highest)
+for segment = lowest, highest do
+  local is_chosen = segment >= first and segment <= last
+  local wanted = is_chosen and number or continued_take(KEYS[2], KEYS[3], segment) or 0
+  if wanted == 0 then
+    redis.call('HDEL', KEYS[5], segment .. ':shown')
+  else
+    redis.call('HSET', KEYS[5], segment .. ':shown', wanted)
+  end
 end
-if replaced then
+if update_clips(KEYS[2], KEYS[3], KEYS[4], KEYS[5], former) then
   redis.call('HINCRBY', KEYS[1], 'epoch', 1)
 end
 outdate_film(KEYS[1], KEYS[2])
-tell(KEYS[1], 'chosen', { segment = index, take = number })
+tell(KEYS[1], 'chosen', { segment = first, last = last ~= first and last or nil, take = number })
 wake(KEYS[1], KEYS[2], KEYS[4], KEYS[6], KEYS[7], ARGV[1])
 note_request(KEYS[1], ARGV[2], shown)
 return { 'shown', shown }

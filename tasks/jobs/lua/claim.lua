@@ -79,7 +79,13 @@ elseif kind == 'take' then
   own_take = tonumber(ARGV[9])
   request = redis.call('HGET', KEYS[6], index .. ':' .. own_take)
   own = handoff_of(KEYS[4], KEYS[6], index, own_take)
-  other_take = own and packed_number(own, 'pinned_to', -1) or continued_take(KEYS[2], KEYS[4], index) or -1
+  local first, last = segments_of(KEYS[6], index, own_take)
+  if index > first then
+    from_take = own_take
+    before = handoff_of(KEYS[4], KEYS[6], index - 1, from_take)
+  end
+  other_take = own and packed_number(own, 'pinned_to', -1)
+    or index == last and continued_take(KEYS[2], KEYS[4], index) or -1
   other = other_take ~= -1 and handoff_of(KEYS[4], KEYS[6], index, other_take)
 end
 if is_newer(format) or (unit and is_newer(unit.format)) then

@@ -1,5 +1,6 @@
--- Make a take real, rendered for the first time or again. With the bytes of before, the record and everything after it stay.
--- With other bytes everything made from the old ones is discarded, as by commit_repair.lua.
+-- Make a segment of a take real, rendered for the first time or again. With the bytes of before, the record and everything
+-- after it stay. With other bytes everything made from the old ones is discarded, as by commit_repair.lua: the take itself,
+-- too, if it is one of several segments and a later one of them was rendered.
 -- KEYS[1] record   hash
 -- KEYS[2] units    hash
 -- KEYS[3] handoffs hash
@@ -17,8 +18,23 @@ local unit = read_unit(KEYS[2], name)
 if not unit or unit.token ~= ARGV[4] then
   return redis.call('HGET', KEYS[5], field .. ':winner') == ARGV[4] and 1 or 0
 end
+local first, last = segments_of(KEYS[5], index, number)
 local is_other = redis.call('HEXISTS', KEYS[5], field .. ':made') == 1 and ARGV[7] ~= '1'
-if is_other then
+local falls = is_other and index < last
+  and redis.call('HEXISTS', KEYS[5], (index + 1) .. ':' .. number .. ':made') == 1
+redis.call('HDEL', KEYS[2], name)
+redis.call('HSET', KEYS[5], field .. ':winner', ARGV[4])
+if falls then
+  local was_shown = shown_take(KEYS[5], index) == number
+  if continued_take(KEYS[2], KEYS[3], last) == number then
+    discard_after(KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], last)
+  end
+  discard_take(KEYS[2], KEYS[3], KEYS[4], KEYS[5], index, number)
+  if was_shown then
+    outdate_film(KEYS[1], KEYS[2])
+    redis.call('HINCRBY', KEYS[1], 'epoch', 1)
+  end
+elseif is_other then
   if continued_take(KEYS[2], KEYS[3], index) == number then
     discard_after(KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], index)
   elseif shown_take(KEYS[5], index) == number then
@@ -31,12 +47,15 @@ if is_other then
     redis.call('HINCRBY', KEYS[1], 'epoch', 1)
   end
 end
-redis.call('HDEL', KEYS[2], name)
-redis.call('HSET', KEYS[5], field .. ':made', ARGV[5], field .. ':clip', ARGV[6], field .. ':winner', ARGV[4])
-redis.call('HDEL', KEYS[5], field .. ':failed')
+if not falls then
+  redis.call('HSET', KEYS[5], field .. ':made', ARGV[5], field .. ':clip', ARGV[6])
+  redis.call('HDEL', KEYS[5], field .. ':failed')
+end
 if is_other then
   make_clips_due(KEYS[1], KEYS[2], KEYS[4])
 end
-tell(KEYS[1], 'take', { segment = index, take = number })
+if is_whole(KEYS[5], index, number) then
+  tell(KEYS[1], 'take', { segment = first, last = last ~= first and last or nil, take = number })
+end
 finish_if_done(KEYS[1], KEYS[2], KEYS[5], KEYS[6], KEYS[7], ARGV[1])
 return 1

@@ -1,12 +1,18 @@
 -- Prepended to every script of this folder, after prelude_takes.lua: how attempts and jobs end.
 
+-- Segment and number of a take whose unit has this name; nothing for other units.
+local function take_of(name)
+  local index, number = string.match(name, '^take:(%d+):(%d+)$')
+  return tonumber(index), tonumber(number)
+end
+
 -- End a job: no more work is handed out, and no commit is accepted. Takes that were asked for will not be rendered. index:
 -- the segment that failed it, or nil.
 local function finish(record, units, takes, active, ended, job_id, state, reason, index)
   for _, name in ipairs(redis.call('HKEYS', units)) do
-    local field = string.match(name, '^take:(.*)')
-    if field and redis.call('HEXISTS', takes, field .. ':made') == 0 then
-      redis.call('HSET', takes, field .. ':failed', 'the job was ' .. state .. ' before')
+    local its_index, number = take_of(name)
+    if number and not is_whole(takes, its_index, number) then
+      fail_take(units, takes, its_index, number, 'the job was ' .. state .. ' before')
     end
   end
   redis.call('HSET', record, 'state', state, 'reason', reason, 'finished_at', now())
@@ -23,20 +29,20 @@ local function finish_if_done(record, units, takes, active, ended, job_id)
     return
   end
   for _, name in ipairs(redis.call('HKEYS', units)) do
-    if string.find(name, '^take:') then
+    if take_of(name) then
       return
     end
   end
   finish(record, units, takes, active, ended, job_id, 'done', '')
 end
 
--- End a job as failed because of one of its units. A take that was never rendered fails alone.
+-- End a job as failed because of one of its units. A take that was never whole fails alone.
 local function fail(record, units, takes, active, ended, job_id, name, unit, reason)
-  local field = string.match(name, '^take:(.*)')
-  if field and redis.call('HEXISTS', takes, field .. ':made') == 0 then
-    redis.call('HSET', takes, field .. ':failed', reason)
-    redis.call('HDEL', units, name)
-    tell(record, 'take', { segment = unit.index, take = tonumber(string.match(field, ':(.*)')), failed = reason })
+  local its_index, number = take_of(name)
+  if number and not is_whole(takes, its_index, number) then
+    local first, last = segments_of(takes, its_index, number)
+    fail_take(units, takes, its_index, number, reason)
+    tell(record, 'take', { segment = first, last = last ~= first and last or nil, take = number, failed = reason })
     finish_if_done(record, units, takes, active, ended, job_id)
     return
   end

@@ -3,6 +3,8 @@
 -- Take 0 of a segment is what the chain rendered: its handoff is in the handoffs hash. A job's takes hash has of the others:
 --   <segment>             the number of the newest take; they count from 1
 --   <segment>:<n>         what was asked for, msgpack
+-- Several neighbours may be one take, of one number, which is shown whole: what was asked for says their 'first' and 'last'
+-- segment. It has the other fields for each of them.
 --   <segment>:<n>:made    its handoff, once it is rendered, msgpack
 --   <segment>:<n>:clip    its clip by itself, not crossfaded, msgpack; also of take 0, while another one is shown
 --   <segment>:<n>:failed  why it is not there, and will not be
@@ -35,6 +37,26 @@ local function packed_number(packed, name, otherwise)
   return readable and type(value) == 'table' and tonumber(value[name]) or otherwise
 end
 
+-- The first and last segment of a take.
+local function segments_of(takes, index, number)
+  local request = number ~= 0 and redis.call('HGET', takes, index .. ':' .. number)
+  if not request then
+    return index, index
+  end
+  return packed_number(request, 'first', index), packed_number(request, 'last', index)
+end
+
+-- Whether every segment of a take other than 0 is rendered.
+local function is_whole(takes, index, number)
+  local first, last = segments_of(takes, index, number)
+  for segment = first, last do
+    if redis.call('HEXISTS', takes, segment .. ':' .. number .. ':made') == 0 then
+      return false
+    end
+  end
+  return true
+end
+
 -- Whether the handoff of a segment says that it continues the one before; 0.1 had it in its timing.
 local function continues(packed)
   local readable, value = pcall(cmsgpack.unpack, packed)
@@ -57,12 +79,13 @@ local function continued_take(units, handoffs, index)
 end
 
 -- What the clip of a segment shows: its take, and the take of the next segment that its end is crossfaded with, -1 for none.
--- Only the join after a take that the next segment does not continue is crossfaded.
+-- Only the join after a take that the next segment does not continue is crossfaded; within a take there is none.
 local function clip_shows(units, handoffs, takes, index)
-  local own = shown_take(takes, index)
+  local own, following = shown_take(takes, index), shown_take(takes, index + 1)
   local continued = continued_take(units, handoffs, index)
-  if continued and continued ~= own and redis.call('HEXISTS', handoffs, index + 1) == 1 then
-    return own, shown_take(takes, index + 1)
+  local is_within = following ~= 0 and segments_of(takes, index + 1, following) <= index
+  if continued and continued ~= own and not is_within and redis.call('HEXISTS', handoffs, index + 1) == 1 then
+    return own, following
   end
   return own, -1
 end
@@ -94,6 +117,24 @@ local function update_clip(units, handoffs, clips, takes, index, own, following)
   return former ~= false
 end
 
+-- What the clips of these segments show, by segment; see update_clips.
+local function clips_show(units, handoffs, takes, first, last)
+  local found = {}
+  for index = math.max(0, first), last do
+    found[index] = { clip_shows(units, handoffs, takes, index) }
+  end
+  return found
+end
+
+-- Have clips made anew that show other takes than before. Returns whether a committed one was replaced.
+local function update_clips(units, handoffs, clips, takes, before)
+  local replaced = false
+  for index, shown in pairs(before) do
+    replaced = update_clip(units, handoffs, clips, takes, index, unpack(shown)) or replaced
+  end
+  return replaced
+end
+
 -- The film, if there is one, no longer shows what was chosen. It stays until the next one is committed.
 local function outdate_film(record, units)
   redis.call('HDEL', units, 'film')
@@ -106,25 +147,44 @@ local function has_current_film(record)
   return read_extent(record).has_film
 end
 
--- Discard the takes of a segment, rendered or not, or only those that lead into the original's end. The film shows the
--- original again where it showed one of them.
-local function discard_takes(units, takes, index, only_pinned)
+-- A take that the film does not show will not be there: none of its segments, rendered or not.
+local function fail_take(units, takes, index, number, reason)
+  local first, last = segments_of(takes, index, number)
+  for segment = first, last do
+    local field = segment .. ':' .. number
+    redis.call('HDEL', takes, field .. ':made', field .. ':clip')
+    redis.call('HDEL', units, 'take:' .. field)
+    redis.call('HSET', takes, field .. ':failed', reason)
+  end
+end
+
+-- Discard a take because its bytes cannot be had any more. The film shows the originals again where it showed this one.
+local function discard_take(units, handoffs, clips, takes, index, number)
+  local first, last = segments_of(takes, index, number)
+  local before = clips_show(units, handoffs, takes, first - 1, last)
+  for segment = first, last do
+    if shown_take(takes, segment) == number then
+      redis.call('HDEL', takes, segment .. ':shown')
+    end
+  end
+  update_clips(units, handoffs, clips, takes, before)
+  fail_take(units, takes, index, number, 'what it was made from was rendered again, with other bytes')
+end
+
+-- Discard the takes of a segment, rendered or not, or only those that lead into the original's end or continue behind it.
+local function discard_takes(units, handoffs, clips, takes, index, only_pinned)
+  redis.call('HDEL', takes, index .. ':0:clip')
   for number = 1, tonumber(redis.call('HGET', takes, index) or 0) do
-    local field, unit = index .. ':' .. number, 'take:' .. index .. ':' .. number
-    local made = redis.call('HGET', takes, field .. ':made')
-    local falls = not only_pinned or (made and packed_number(made, 'pinned_to', -1) ~= -1)
+    local unit = 'take:' .. index .. ':' .. number
+    local made = redis.call('HGET', takes, index .. ':' .. number .. ':made')
+    local _, last = segments_of(takes, index, number)
+    local falls = not only_pinned or last > index or (made and packed_number(made, 'pinned_to', -1) ~= -1)
     if falls and (made or redis.call('HEXISTS', units, unit) == 1) then
-      redis.call('HDEL', takes, field .. ':made', field .. ':clip')
-      redis.call('HDEL', units, unit)
-      redis.call('HSET', takes, field .. ':failed', 'what it was made from was rendered again, with other bytes')
-      if shown_take(takes, index) == number then
-        redis.call('HDEL', takes, index .. ':shown')
-      end
+      discard_take(units, handoffs, clips, takes, index, number)
     elseif only_pinned and is_claimed(read_unit(units, unit)) then
       write_unit(units, unit, new_unit(index)) -- its holder has read the old end
     end
   end
-  redis.call('HDEL', takes, index .. ':0:clip')
 end
 
 -- Discard a clip, committed or running; it is due.
@@ -142,11 +202,14 @@ local function discard_after(record, units, handoffs, clips, takes, index)
     discard_clip(units, clips, index - 1)
   end
   redis.call('HDEL', clips, index)
-  discard_takes(units, takes, index, true)
-  for later = index + 1, tonumber(redis.call('HGET', record, 'cursor')) - 1 do
+  local last = tonumber(redis.call('HGET', record, 'cursor')) - 1
+  for later = index + 1, last do
     redis.call('HDEL', handoffs, later)
     redis.call('HDEL', clips, later)
-    discard_takes(units, takes, later, false)
+  end
+  discard_takes(units, handoffs, clips, takes, index, true)
+  for later = index + 1, last do
+    discard_takes(units, handoffs, clips, takes, later, false)
   end
   local chained = math.min(index, tonumber(redis.call('HGET', record, 'chained')))
   redis.call('HSET', record, 'cursor', index + 1, 'chained', chained)

@@ -13,6 +13,7 @@ from tasks.client.submit import submit
 from tasks.client.takes import TakeState
 from tasks.deployment import Deployment
 from tasks.errors import JobStateError, SpecError
+from tasks.jobs.state_wire import state_blobs
 from tasks.jobs.units import JobState
 from tasks.maintenance.doctor import examine
 from tasks.settings import Settings
@@ -213,10 +214,80 @@ def test_a_kept_job_says_so(job: Job) -> None:
 
 
 def test_what_cannot_be_asked_for(job: Job) -> None:
-    for wrong in ({"prompt": " "}, {"seed": -1}, {"takes": 0}, {"takes": 17}):
+    for wrong in ({"prompt": " "}, {"seed": -1}, {"takes": 0}, {"takes": 17}, {"last": -1}):
         with pytest.raises(SpecError):
             job.retake(0, **wrong)
-    for call in (lambda: job.retake(4), lambda: job.choose(0, 1), lambda: job.clip(9), lambda: job.cascade(7)):
+    for call in (
+        lambda: job.retake(4),
+        lambda: job.retake(2, last=4),
+        lambda: job.choose(0, 1),
+        lambda: job.clip(9),
+        lambda: job.cascade(7),
+    ):
         with pytest.raises(JobStateError):
             call()
     assert job.takes() == []
+
+
+def test_several_segments_are_rendered_as_one_take_and_chosen_whole(job: Job) -> None:
+    film, before = film_hash_of(job), clips_of(job)
+    # When
+    assert job.retake(1, last=2, prompt="another") == [1]
+    job.wait()
+    # Then it is listed once, with the prompt in both segments and its end where the next segment begins
+    original, take = job.takes()
+    assert (take.segment, take.last, take.state, take.leads_into) == (1, 2, TakeState.RENDERED, True)
+    assert (original.take, original.last, film_hash_of(job)) == (0, 1, film)
+    (video, sound), (new_video, new_sound) = latents_of(job, 2, 0), latents_of(job, 2, 1)
+    assert (new_video[:, :, -1] == video[:, :, -1]).all()
+    assert (new_sound[:, :, -10:] == sound[:, :, -10:]).all()
+    free, _ = latents_of(job, 1, 1)
+    assert (free[:, :, -1] != latents_of(job, 1, 0)[0][:, :, -1]).any()
+    # And its second segment continues its first one
+    jobs = job._deployment.jobs
+    first, second = (jobs.takes(job.id).takes[segment, 1].made for segment in (1, 2))
+    assert first
+    assert second
+    assert (first.from_take, second.from_take, second.pinned_to) == (0, 1, 0)
+    # When it is chosen by any of its segments
+    job.choose(2, 1)
+    job.wait()
+    # Then
+    after = clips_of(job)
+    assert [index for index in before if before[index] != after[index]] == [1, 2]
+    assert [entry.get("take") for entry in job.summary()["segments"]] == [None, 1, 1, None]
+    assert [entry["prompt"] for entry in job.summary()["segments"]] == ["a", "another", "another", "d"]
+    shown = film_hash_of(job)
+    # And all of its blobs can be lost
+    for made in (first, second):
+        job._deployment.blobs.drop(str(made.latents))
+        for blob_id in state_blobs(made.state):
+            job._deployment.blobs.drop(blob_id)
+    for blob_id in (after[1], after[2], str(job.status().film.blob_id)):  # type: ignore[union-attr]
+        job._deployment.blobs.drop(blob_id)
+    job.retry()
+    assert film_hash_of(job) == shown
+    # When a fork ends within it
+    fork = job.fork(1).wait()
+    # Then it goes on from what is shown
+    later = jobs.handoff(fork.id, 2)
+    assert later
+    assert (later.from_take, clips_of(fork)[1], [take.last for take in fork.takes()]) == (1, after[1], [1, 1])
+    # When one of its segments alone is chosen again
+    job.choose(1, 0)
+    job.wait()
+    assert (film_hash_of(job), clips_of(job)) == (film, before)
+
+
+def test_a_take_of_several_segments_that_fails_in_one_is_not_there(job: Job) -> None:
+    job.retake(2, last=3, prompt="nan")
+    assert job.wait().status().state == JobState.DONE
+    [_, failed] = job.takes()
+    assert (failed.state, failed.last, failed.reason) == (
+        TakeState.FAILED,
+        3,
+        "NotFiniteError: segment 2: the pixels are not finite",
+    )
+    assert f"  take 1 of segments 2 to 3 failed: {failed.reason}" in lines_of(job, job._deployment.jobs.workers())
+    warnings = [one.problem for one in examine(job._deployment.settings).findings if job.id in one.problem]
+    assert warnings == [f"take 1 of segments 2 to 3 of job {job.id} has failed: {failed.reason}"]

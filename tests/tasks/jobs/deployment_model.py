@@ -76,8 +76,13 @@ class Deployment:
         crossfaded = {index for index in source.clips if take_model.clip_shows(source, index)[1] != -1}
         job.clips = {i: clip for i, clip in source.clips.items() if i < count - (count - 1 in crossfaded)}
         job.continues = {index: source.continues[index] for index in range(count)}
-        made = {key: take for key, take in source.takes.items() if key[0] < count and take.made}
-        job.takes = {key: replace(take, failed=False) for key, take in made.items()}
+        made = {
+            key: replace(take, failed=False, last=min(take.last, count - 1))
+            for key, take in source.takes.items()
+            if key[0] < count and take_model.is_whole(source, *key)
+            if take.last < count or take_model.shown(source, key[0]) == key[1]
+        }
+        job.takes = made
         job.shows = {index: number for index, number in source.shows.items() if index < count}
         own_clips = source.own_clips.items()
         job.own_clips = {key: clip for key, clip in own_clips if key[0] < count and (key in made or not key[1])}
@@ -116,16 +121,16 @@ class Deployment:
         job.needs += needs
         return True
 
-    def retake(self, job_id: str, index: int, count: int, needs: int) -> int | str:
+    def retake(self, job_id: str, segments: range, count: int, needs: int) -> int | str:
         """The number of the first take, or why there is none."""
         job = self.jobs[job_id]
-        if index >= job.cursor:
+        if segments[-1] >= job.cursor:
             return "not rendered"
         if not take_model.can_have_takes(job):
             return "ended"
         if not self.reserve_more(job_id, needs):
             return "full"
-        first = take_model.ask(job, index, count)
+        first = take_model.ask(job, segments, count)
         take_model.wake(job, Ending())
         return first
 

@@ -199,8 +199,9 @@ class Job:
         return previous
 
     def end(self, state: str, ending: Ending) -> None:
-        for (index, number), take in self.takes.items():
-            take.failed |= take_model.take_unit(index, number) in self.units and not take.made
+        for index, number in self.takes:
+            if take_model.take_unit(index, number) in self.units and self._is_new_take(index, number):
+                take_model.fail_take(self, index, number)
         self.state, self.ending, self.progress = state, ending, None
         self.units.clear()
 
@@ -403,16 +404,18 @@ class Job:
         return "refused", 0
 
     def _fails_alone(self, name: str) -> bool:
-        """Whether a unit is a take that was never rendered."""
+        """Whether a unit is of a take that was never whole."""
         kind, *numbers = name.split(":")
-        return kind == "take" and not self.takes[int(numbers[0]), int(numbers[1])].made
+        return kind == "take" and self._is_new_take(*map(int, numbers))
+
+    def _is_new_take(self, index: int, number: int) -> bool:
+        return not take_model.is_whole(self, index, number)
 
     def _fail(self, name: str, unit: Unit, reason: str) -> None:
         if not self._fails_alone(name):
             self.end("failed", Ending(reason, unit.index, unit.attempts))
             return
-        self.takes[unit.index, int(name.split(":")[2])].failed = True
-        del self.units[name]
+        take_model.fail_take(self, unit.index, int(name.split(":")[2]))
         take_model.finish_if_done(self, Ending())
 
     @staticmethod

@@ -149,13 +149,15 @@ class JobPair:
         except JobNotFoundError:
             return ""
 
-    def retake(self, job_id: str, index: int, count: int, needs: int) -> None:
-        takes = [TakeRequest()] * count
+    def retake(self, job_id: str, segments: range, count: int, needs: int) -> None:
+        several = {"first": segments[0], "last": segments[-1]} if len(segments) > 1 else {}
+        takes = [TakeRequest(**several)] * count * len(segments)
         options = {"needs_bytes": needs, "budget_bytes": self.model.budget}
-        expected = self.model.retake(job_id, index, count, needs)
-        first = self._asked(expected, lambda token: self.jobs.retake(job_id, index, takes, request=token, **options))
+        expected = self.model.retake(job_id, segments, count, needs)
+        first = self._asked(expected, lambda token: self.jobs.retake(job_id, segments, takes, request=token, **options))
         for number in range(first or 0, first + count if first else 0):
-            self._add_view(True, job_id, take_model.take_unit(index, number), index)
+            for index in segments:
+                self._add_view(True, job_id, take_model.take_unit(index, number), index)
 
     def choose(self, job_id: str, index: int, number: int, needs: int) -> None:
         options = {"needs_bytes": needs, "budget_bytes": self.model.budget}
@@ -352,13 +354,14 @@ class JobPair:
             assert (claim.own_take, claim.other_take) == take_model.clip_shows(job, index)
             own = take_model.made_by(job, index, claim.own_take)
         elif claim.unit.kind == UnitKind.TAKE:
-            own = job.takes[index, number].made or None
-            end = job.takes[index, number].pinned_to if own else take_model.continued(job, index)
+            take, own = job.takes[index, number], job.takes[index, number].made or None
+            end = take.pinned_to if own else take_model.continued(job, index) if index == take.last else None
             assert claim.other_take == (-1 if end is None else end)
-            assert claim.request == TakeRequest()
+            assert claim.request
+            assert claim.request.last == (None if claim.request.first is None else take.last)
         if claim.other_take != -1:
             other = take_model.made_by(job, other_index, claim.other_take)
-        assert claim.from_take == take_model.from_take(job, index)
+        assert claim.from_take == take_model.from_take(job, index, number)
         before = take_model.made_by(job, index - 1, claim.from_take) if index else None
         found = [handoff.worker if handoff else None for handoff in (claim.previous, claim.own, claim.other)]
         assert found == [before, own, other]

@@ -19,8 +19,13 @@ def take_unit(index: int, number: int) -> str:
 
 @dataclass
 class TakeOfModel:
-    """A take. made: by whom; "" before it is rendered. pinned_to: see `Handoff`."""
+    """A take in one of its segments, `first` to `last`.
 
+    made: by whom; "" before it is rendered. pinned_to: see `Handoff`.
+    """
+
+    first: int
+    last: int
     made: str = ""
     pinned_to: int = -1
     failed: bool = False
@@ -36,8 +41,21 @@ def made_by(job: Job, index: int, number: int) -> str | None:
     return job.handoffs.get(index) if number == 0 else job.takes[index, number].made or None
 
 
-def from_take(job: Job, index: int) -> int:
-    """The take that a segment continues, or would continue."""
+def segments(job: Job, index: int, number: int) -> range:
+    """The segments of a take."""
+    take = job.takes.get((index, number))
+    return range(take.first, take.last + 1) if take else range(index, index + 1)
+
+
+def is_whole(job: Job, index: int, number: int) -> bool:
+    """Whether a take other than 0 is rendered in all of its segments."""
+    return all(job.takes[segment, number].made for segment in segments(job, index, number))
+
+
+def from_take(job: Job, index: int, number: int = 0) -> int:
+    """The take that a segment continues, or would continue, as part of a take."""
+    if index > segments(job, index, number)[0]:
+        return number
     return job.continues[index] if index in job.handoffs else shown(job, index - 1)
 
 
@@ -51,7 +69,8 @@ def continued(job: Job, index: int) -> int | None:
 
 def clip_shows(job: Job, index: int) -> tuple[int, int]:
     own = shown(job, index)
-    crossfaded = index + 1 in job.handoffs and continued(job, index) != own
+    is_within = segments(job, index + 1, shown(job, index + 1))[0] <= index
+    crossfaded = index + 1 in job.handoffs and continued(job, index) != own and not is_within
     return own, shown(job, index + 1) if crossfaded else -1
 
 
@@ -72,6 +91,16 @@ def update_clip(job: Job, index: int, before: tuple[int, int]) -> bool:
     return former is not None
 
 
+def clips_show(job: Job, first: int, last: int) -> dict[int, tuple[int, int]]:
+    return {index: clip_shows(job, index) for index in range(max(0, first), last + 1)}
+
+
+def update_clips(job: Job, before: dict[int, tuple[int, int]]) -> bool:
+    """Whether a committed clip was replaced."""
+    replaced = [update_clip(job, index, shows) for index, shows in before.items()]
+    return any(replaced)
+
+
 def outdate_film(job: Job) -> None:
     job.units.pop(FILM_UNIT, None)
     job.outdated = job.film
@@ -82,21 +111,37 @@ def finish_if_done(job: Job, ending: Any) -> None:
         job.end("done", ending)
 
 
+def fail_take(job: Job, index: int, number: int) -> None:
+    """Nothing of a take is there, or will be."""
+    for segment in segments(job, index, number):
+        take = job.takes[segment, number]
+        take.made, take.pinned_to, take.failed = "", -1, True
+        job.own_clips.pop((segment, number), None)
+        job.units.pop(take_unit(segment, number), None)
+
+
+def discard_take(job: Job, index: int, number: int) -> None:
+    """Have originals shown in place of a take, which falls."""
+    whole = segments(job, index, number)
+    before = clips_show(job, whole[0] - 1, whole[-1])
+    for segment in whole:
+        if shown(job, segment) == number:
+            del job.shows[segment]
+    update_clips(job, before)
+    fail_take(job, index, number)
+
+
 def discard_takes(job: Job, index: int, *, only_pinned: bool) -> None:
+    job.own_clips.pop((index, 0), None)
     for (segment, number), take in job.takes.items():
         name = take_unit(segment, number)
         if segment != index:
             continue
-        falls = not only_pinned or take.pinned_to != -1
+        falls = not only_pinned or take.last > index or take.pinned_to != -1
         if falls and (take.made or name in job.units):
-            take.made, take.pinned_to, take.failed = "", -1, True
-            job.own_clips.pop((index, number), None)
-            job.units.pop(name, None)
-            if shown(job, index) == number:
-                del job.shows[index]
+            discard_take(job, index, number)
         elif only_pinned and name in job.units and job.units[name].holder:
             job.add_unit(name, index)
-    job.own_clips.pop((index, 0), None)
 
 
 def discard_clip(job: Job, index: int) -> None:
@@ -110,10 +155,11 @@ def discard_after(job: Job, index: int) -> None:
     if clip_shows(job, index - 1)[1] != -1:
         discard_clip(job, index - 1)
     job.clips.pop(index, None)
-    discard_takes(job, index, only_pinned=True)
     for later in range(index + 1, job.cursor):
         del job.handoffs[later]
         job.clips.pop(later, None)
+    discard_takes(job, index, only_pinned=True)
+    for later in range(index + 1, job.cursor):
         discard_takes(job, later, only_pinned=False)
     job.cursor, job.chained = index + 1, min(index, job.chained)
     if job.approved not in (None, ALL_APPROVED):
@@ -141,12 +187,14 @@ def wake(job: Job, no_ending: Any) -> None:
         make_clips_due(job)
 
 
-def ask(job: Job, index: int, count: int) -> int:
-    """Add takes to a segment; returns the number of the first."""
-    first = 1 + max((number for segment, number in job.takes if segment == index), default=0)
+def ask(job: Job, whole: range, count: int) -> int:
+    """Add takes of segments; returns the number of the first."""
+    first = 1 + max((number for segment, number in job.takes if segment in whole), default=0)
     for number in range(first, first + count):
-        job.takes[index, number] = TakeOfModel()
-        job.add_unit(take_unit(index, number), index)
+        for segment in whole:
+            job.takes[segment, number] = TakeOfModel(whole[0], whole[-1])
+            job.add_unit(take_unit(segment, number), segment)
+            job.units[take_unit(segment, number)].after = take_unit(segment - 1, number) if segment > whole[0] else ""
     need_version(job)
     return first
 
@@ -166,20 +214,22 @@ def choice(job: Job, index: int, number: int) -> str:
         return "ended"
     if number and (index, number) not in job.takes:
         return "no take"
-    if not made_by(job, index, number):
+    if number and not is_whole(job, index, number):
         return "not made"
-    wanted = continued(job, index)
-    pinned_to = job.takes[index, number].pinned_to if number else -1
+    last = segments(job, index, number)[-1]
+    wanted = continued(job, last)
+    pinned_to = job.takes[last, number].pinned_to if number else -1
     return "apart" if wanted not in (None, number, pinned_to) else ""
 
 
 def choose(job: Job, index: int, number: int) -> None:
-    before = {segment: clip_shows(job, segment) for segment in (index, index - 1)}
-    job.shows[index] = number
-    if not number:
-        del job.shows[index]
-    replaced = [update_clip(job, segment, shows) for segment, shows in before.items()]
-    job.epoch += any(replaced)
+    chosen = segments(job, index, number)
+    replaced = {part for segment in chosen for part in segments(job, segment, shown(job, segment))} | {*chosen}
+    before = clips_show(job, min(replaced) - 1, max(replaced))
+    wanted = {segment: number if segment in chosen else continued(job, segment) or 0 for segment in replaced}
+    job.shows |= wanted
+    job.shows = {segment: take for segment, take in job.shows.items() if take}
+    job.epoch += update_clips(job, before)
     need_version(job)
     outdate_film(job)
 
@@ -190,6 +240,17 @@ def commit_take(job: Job, index: int, number: int, holder: int, made: str, pinne
         return take is not None and take.winner == holder
     take.winner = holder
     is_other = bool(take.made) and changed
+    job.units.pop(name, None)
+    if is_other and index < take.last and job.takes[index + 1, number].made:
+        was_shown = shown(job, index) == number
+        if continued(job, take.last) == number:
+            discard_after(job, take.last)
+        discard_take(job, index, number)
+        if was_shown:
+            outdate_film(job)
+            job.epoch += 1
+        make_clips_due(job)
+        return True
     if is_other and continued(job, index) == number:
         discard_after(job, index)
     elif is_other and shown(job, index) == number:
@@ -198,7 +259,6 @@ def commit_take(job: Job, index: int, number: int, holder: int, made: str, pinne
         if clip_shows(job, index - 1)[1] == number:
             discard_clip(job, index - 1)
         job.epoch += 1
-    job.units.pop(name, None)
     take.made, take.pinned_to, take.failed = made, pinned_to, False
     job.own_clips[index, number] = f"take {number} by {holder}"
     job.commits[name] += 1

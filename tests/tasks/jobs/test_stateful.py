@@ -58,6 +58,7 @@ Pick = tuple[bool, int]  # whether to pick a lost claim, and which one
 
 counts = st.sampled_from([SEGMENTS, 2, 1])
 mostly = st.sampled_from([True, True, True, False])
+lengths = st.sampled_from([1, 1, 2, 3])
 places = st.sampled_from([0, 0, 0, 1, 1, 2, 3])
 few = st.integers(0, 3) | st.integers(0, 15)
 seldom = mostly.map(lambda often: not often)
@@ -129,12 +130,14 @@ class JobMachine(RuleBasedStateMachine):
             actions[action]()
 
     @precondition(lambda self: self._with_segments())
-    @rule(place=places, segment=few, count=st.integers(1, 2), needs=seldom, rendered=mostly)
-    def retake(self, place: int, segment: int, count: int, needs: bool, rendered: bool) -> None:
-        """Ask for takes of a segment that is rendered, or of one that may not be."""
+    @rule(place=places, segment=few, length=lengths, count=st.integers(1, 2), needs=seldom, rendered=mostly)
+    def retake(self, place: int, segment: int, length: int, count: int, needs: bool, rendered: bool) -> None:
+        """Ask for takes of segments that are rendered, or of some that may not be."""
         jobs = self._with_segments()
         job_id = jobs[place % len(jobs)]
-        self.pair.retake(job_id, segment % (self.pair.model.job(job_id).cursor + (not rendered)), count, int(needs))
+        end = self.pair.model.job(job_id).cursor + (not rendered)
+        first = segment % end
+        self.pair.retake(job_id, range(first, min(first + length, end)), count, int(needs))
 
     def _with_segments(self) -> list[str]:
         """The ids of jobs that have rendered segments, those that may have takes first."""

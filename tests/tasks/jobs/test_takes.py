@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import redis
 
@@ -11,55 +9,12 @@ from blobstore.stored_format import FORMAT, FORMAT_OF_JOBS
 from tasks.errors import JobNotFoundError, JobStateError, RoomError
 from tasks.jobs.committed import TakeRequest
 from tasks.jobs.keys import RESERVED, job_keys
-from tasks.jobs.records import ClipRecord, Handoff
-from tasks.jobs.results import Claim, ReleaseOutcome
+from tasks.jobs.records import ClipRecord
+from tasks.jobs.results import ReleaseOutcome
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import JobState, WorkUnit
 from tests.tasks.jobs.protocol import FILM, JOB, announce, claim, claim_unit, commit, commit_all, create, due, handoff
-
-
-@pytest.fixture
-def done(jobs: JobStore) -> JobStore:
-    """A job of three segments, each a continuation, that is done."""
-    create(jobs, 3)
-    for index in range(3):
-        made = handoff(index, continued=index > 0, latents=f"latents {index}")
-        jobs.commit_clip(commit(jobs, claim(jobs, index), made), ClipRecord(index, f"clip {index}", 1, 1))
-    assert jobs.commit_film(claim_unit(jobs, WorkUnit.film()), FILM)
-    return jobs
-
-
-def ask(jobs: JobStore, segment: int, count: int = 1, **more: Any) -> list[int]:
-    return jobs.retake(JOB, segment, [TakeRequest(prompt=f"new {i}") for i in range(count)], **more)
-
-
-def made(held: Claim, **changes: Any) -> Handoff:
-    given = {"continued": held.index > 0, "latents": f"take {held.unit.take}", "pinned_to": held.other_take}
-    return handoff(held.index, **given | changes)
-
-
-def take_clip(held: Claim) -> ClipRecord:
-    return ClipRecord(held.index, f"clip of take {held.unit.take}", 1, 1, take=held.unit.take)
-
-
-def render(jobs: JobStore, segment: int, take: int) -> Claim:
-    """Render a take that was asked for."""
-    held = claim_unit(jobs, WorkUnit.of_take(segment, take))
-    assert jobs.commit_take(held, made(held), take_clip(held), changed=False)
-    return held
-
-
-def clip_of(held: Claim, blob_id: str = "new clip") -> ClipRecord:
-    return ClipRecord(held.index, blob_id, 1, 1, take=held.own_take, next_take=held.other_take)
-
-
-def finish(jobs: JobStore) -> None:
-    """Make the clips and the film that are due."""
-    for unit, _ in due(jobs):
-        if unit.kind == "clip":
-            held = claim_unit(jobs, unit)
-            assert jobs.commit_clip(held, clip_of(held, f"clip {unit.index} of take {held.own_take}")).accepted
-    assert jobs.commit_film(claim_unit(jobs, WorkUnit.film()), FILM)
+from tests.tasks.jobs.take_steps import ask, clip_of, finish, made, render, take_clip
 
 
 def test_a_take_starts_from_the_state_before_and_leads_into_what_the_next_segment_continues(done: JobStore) -> None:
@@ -333,7 +288,7 @@ def test_what_cannot_be_asked_for_or_chosen(jobs: JobStore, done: JobStore) -> N
         ask(done, 3)
     with pytest.raises(JobStateError, match="no take 2 of segment 1 of job aaaa1111; the newest is 0"):
         done.choose(JOB, 1, 2)
-    for call in (lambda: done.choose("unknown", 0, 0), lambda: done.retake("unknown", 0, [TakeRequest()])):
+    for call in (lambda: done.choose("unknown", 0, 0), lambda: done.retake("unknown", range(1), [TakeRequest()])):
         with pytest.raises(JobNotFoundError):
             call()
 

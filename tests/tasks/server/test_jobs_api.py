@@ -185,6 +185,15 @@ def test_takes_are_asked_for_compared_and_chosen(client: httpx2.Client, worker: 
     # Then the film shows it
     assert finished(client, job_id)["film"]["sha256"] != film
     assert client.get(f"/jobs/{job_id}/summary").json()["segments"][0]["take"] == 2
+    # When both segments are one take
+    assert client.post(f"{segment}/takes", json={"last": 1}).json() == {"segment": 0, "takes": [3]}
+    finished(client, job_id)
+    whole = client.get(f"/jobs/{job_id}/takes").json()[-1]
+    assert (whole["segment"], whole["last"], whole["take"], whole["leads_into"]) == (0, 1, 3, True)
+    client.post(f"/jobs/{job_id}/segments/1/choose", json={"take": 3})
+    finished(client, job_id)
+    # Then both are shown
+    assert [one["take"] for one in client.get(f"/jobs/{job_id}/summary").json()["segments"]] == [3, 3]
     # And the job is kept, and is no longer
     for change, body in (("keep", {"seconds": 60}), ("keep", None), ("release", None)):
         assert client.post(f"/jobs/{job_id}/{change}", json=body).json()["id"] == job_id
@@ -198,6 +207,8 @@ def test_takes_that_cannot_be_are_refused(client: httpx2.Client, worker: Worker)
         ("0/takes", {"take": 1}, 400, "take: "),
         ("0/takes", {"prompt": " "}, 400, "prompt: must not be blank"),
         ("0/takes", {"seed": -1}, 400, "seed: must be at least 0"),
+        ("0/takes", {"last": 7}, 409, "has no rendered segment 7"),
+        ("1/takes", {"last": 0}, 400, "last: must be 1 or a later segment, not 0"),
         ("7/takes", {}, 409, "has no rendered segment 7"),
         ("-1/takes", {}, 400, "segment: must be at least 0"),
         ("0/choose", {"take": 1}, 409, "there is no take 1"),

@@ -119,22 +119,24 @@ def test_a_segment_is_retaken_and_a_take_chosen_on_the_page(
     page.value(f"{retake}.querySelector('button').click()")
     # Then the page says so
     assert "prompt: must not be blank" in page.until("document.querySelector('.problem')?.textContent")
-    # When they give a prompt and a seed
+    # When they give a prompt and a seed, and the segment after it is to be part of the take
     page.value(f"{retake}.querySelector('textarea').value = 'wait until {go}'")
     page.value(f"{retake}.querySelector('input').value = '5'")
+    assert page.value(f"{retake}.querySelector('[name=last]').labels[0].textContent") == "Up to segment, as one take"
+    page.value(f"{retake}.querySelector('[name=last]').value = '1'")
     page.value(f"{retake}.querySelector('button').click()")
     # Then the page follows it without being loaded again, and the take can be chosen
-    page.until("document.querySelector('.takes')?.textContent.includes('Take 1, seed 5: due')")
+    page.until("document.querySelector('.takes')?.textContent.includes('Take 1 of segments 0 to 1, seed 5: due')")
     page.value("document.querySelector('.takes').dataset.old = 'yes'")
     page.until("!document.querySelector('.takes').dataset.old")
     go.touch()
-    choose = "document.querySelector('button[aria-label=\"Choose take 1 of segment 0\"]')"
+    choose = "document.querySelector('button[aria-label=\"Choose take 1 of segments 0 to 1\"]')"
     page.until(f"{choose} && document.querySelector('.state').textContent == 'done'")
-    assert "Take 1, seed 5: rendered" in page.value("document.querySelector('.takes').textContent")
+    assert "Take 1 of segments 0 to 1, seed 5: rendered" in page.value("document.querySelector('.takes').textContent")
     page.value(f"{choose}.click()")
     page.until(f"!{choose} && document.querySelector('.state')?.textContent == 'done'")
-    assert "Take 1, seed 5: shown" in page.value("document.querySelector('.takes').textContent")
-    assert client.get(f"/jobs/{job_id}/summary").json()["segments"][0]["take"] == 1
+    assert "Take 1 of segments 0 to 1, seed 5: shown" in page.value("document.querySelector('.takes').textContent")
+    assert [one["take"] for one in client.get(f"/jobs/{job_id}/summary").json()["segments"]] == [1, 1]
     assert [text for text in page.errors if "400" not in text] == []
     page.errors.clear()
 
