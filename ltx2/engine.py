@@ -42,6 +42,7 @@ from ltx2.model.sound_encoder import SoundEncoder
 from ltx2.model.stage_loras import StageLoras
 from ltx2.model.stored_tensors import align
 from ltx2.model.text_encoder import TextEncoder, TextEncoderMode, text_encoder_mode, weights_of
+from ltx2.parallel.encoding import share_encoder
 from ltx2.parallel.mesh import check_ranks
 from ltx2.parallel.ranks import Ranks
 from ltx2.request import Decoding, OnState, OnStep, SegmentOutput, SegmentRequest
@@ -84,6 +85,8 @@ class Engine:
         self._loras = StageLoras(fusion, self.prompts)
         self._denoiser = Denoiser(pipeline, self.variant, self.prompts, self._loras, source)
         self._picture_decoder = PictureDecoder(pipeline, source, ranks)
+        if ranks is not None:
+            share_encoder(pipeline.vae, ranks)
         self._compiled = compiled
         self._is_small_model = isinstance(source, Path) and is_small_model(source)
         self._name = name
