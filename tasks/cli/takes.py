@@ -10,6 +10,7 @@ import click
 
 from tasks.cli.command import job_argument, main
 from tasks.client.job import find_job
+from tasks.client.progress import step_of
 from tasks.client.takes import MOST_TAKES, TakeStatus
 from tasks.client.terminal import show_json, show_line, show_lines
 from tasks.errors import JobStateError
@@ -86,6 +87,8 @@ def _lines_of(found: Sequence[TakeStatus]) -> Iterator[str]:
         prompt = escaped(take.prompt, PROMPT_CHARACTERS)
         where = f"segment {_text_of(range(take.segment, take.last + 1))}"
         yield f"{where}  take {take.take}  {state:8}  {seconds}seed {take.seed}  {prompt}"
+        if take.progress is not None:
+            yield f"    rendering segment {take.progress.index}: {step_of(take.progress)}"
         if take.reason is not None:
             yield f"    {take.reason}"
         elif take.clip is not None and not take.leads_into:

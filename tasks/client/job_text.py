@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from tasks.client.job import Job
-from tasks.client.progress import describe
+from tasks.client.progress import describe, step_of
 from tasks.client.workers import describe_activity
 from tasks.field_errors import escaped
 from tasks.jobs.queues import Priority
@@ -56,9 +56,11 @@ def lines_of(job: Job, workers: WorkerList) -> Iterator[str]:
         yield f"  priority: {status.priority}"
     if status.takes_due:
         yield f"  {status.takes_due} take{'s' if status.takes_due > 1 else ''} to be rendered"
-    for lost in job.takes():
-        if lost.reason is not None:
-            yield f"  {lost.name} failed: {escaped(lost.reason)}"
+    for take in job.takes():
+        if take.reason is not None:
+            yield f"  {take.name} failed: {escaped(take.reason)}"
+        elif take.progress is not None:
+            yield f"  {take.name}: segment {take.progress.index}, {step_of(take.progress)}"
     if status.kept:
         until = "it is released" if status.kept_until is None else _moment(status.kept_until)
         yield f"  kept until {until}"
@@ -72,6 +74,6 @@ def lines_of(job: Job, workers: WorkerList) -> Iterator[str]:
         yield f"    failed on {failure.worker}: {failure.reason}"
     for segment in job.summary()["segments"]:
         prompt = escaped(segment["prompt"], PROMPT_CHARACTERS)
-        take = f"  take {segment['take']}" if "take" in segment else ""
-        yield f"  segment {segment['index']}{take}  {segment['engine_s']:.1f} s  seed {segment['seed']}  {prompt}"
+        shown = f"  take {segment['take']}" if "take" in segment else ""
+        yield f"  segment {segment['index']}{shown}  {segment['engine_s']:.1f} s  seed {segment['seed']}  {prompt}"
         yield from (f"    warning: {escaped(warning)}" for warning in segment.get("warnings", []))

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from tasks.field_errors import escaped
 from tasks.jobs.records import JobStatus
+from tasks.jobs.records import Progress as Reported
 from tasks.jobs.units import JobState
 from tasks.jobs.waits import Wait
 
@@ -63,7 +64,8 @@ def describe(status: JobStatus, seconds_left: float | None = None, wait: Wait | 
         return f"open: waits for segments · {rendered}"
     if status.film is not None and status.takes_due:
         waits = f" · {wait}" if wait else ""
-        return f"rendering {status.takes_due} take{'s' if status.takes_due > 1 else ''}{waits}"
+        steps = "".join(f" · {step_of(one)}" for one in status.take_progress[:1])
+        return f"rendering {status.takes_due} take{'s' if status.takes_due > 1 else ''}{steps or waits}"
     if status.committed == status.segments:
         return f"all {status.segments} segments rendered · {wait or 'joining the film'}"
     text = f"segment {status.committed + 1} of {status.segments}"
@@ -74,8 +76,13 @@ def describe(status: JobStatus, seconds_left: float | None = None, wait: Wait | 
     if status.state == JobState.QUEUED:
         return f"{text} · waiting for a worker"
     if status.progress is not None and status.progress.index == status.committed:
-        text += f" · step {status.progress.step} of {status.progress.steps}"
+        text += f" · {step_of(status.progress)}"
     return text if seconds_left is None else f"{text} · about {clock(seconds_left)} to go"
+
+
+def step_of(progress: Reported) -> str:
+    """`step 3 of 8`."""
+    return f"step {progress.step} of {progress.steps}"
 
 
 def clock(seconds: float) -> str:

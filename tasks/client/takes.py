@@ -19,7 +19,7 @@ from tasks.errors import JobStateError, ServerError, SpecError
 from tasks.field_errors import explain, field_path
 from tasks.jobs.committed import Take, TakeRequest
 from tasks.jobs.lifetimes import new_job_id
-from tasks.jobs.records import timing_after
+from tasks.jobs.records import Progress, timing_after
 from tasks.jobs.results import JobContents
 from tasks.jobs.units import WorkUnit
 from tasks.maintenance.admission import choice_bytes, segment_bytes
@@ -46,7 +46,7 @@ class TakeStatus:
     segment, last: the first and last of its segments; name says them in words. prompt, seed: of the first one. shown:
     whether the film shows it, or will. reason: why it failed. engine_s: seconds that it took to render. clip: the blob
     of the first one's clip. leads_into: whether it is rendered and can be chosen: the segment after it continues it, or
-    the take that it leads into, or no take.
+    the take that it leads into, or no take. progress: of the segment that a worker renders.
     """
 
     segment: int
@@ -62,6 +62,7 @@ class TakeStatus:
     last: int = -1
 
     name: str = ""
+    progress: Progress | None = None
 
 
 def retake_segments(
@@ -205,6 +206,7 @@ def _status_of(source: JobContents, parts: Sequence[Take]) -> TakeStatus:
         clip=take.clip.blob_id if take.clip else None,
         last=last.segment,
         name=str(take),
+        progress=next((one for one in source.take_progress if one.take == number and one.index in take.segments), None),
     )
 
 

@@ -270,7 +270,7 @@ class JobReader:
             found = _by_index(handoffs, Handoff)
             made = tuple(found[index] for index in range(status.committed))
             committed = Committed(found.get(START_INDEX), made, _clips(clips), Takes.read(takes))
-            return JobContents(job_id, read_head(spec[b"job"]), segments, committed)
+            return JobContents(job_id, read_head(spec[b"job"]), segments, committed, status.take_progress)
         except (KeyError, ValueError) as error:
             raise damaged(job_id, error) from None
 

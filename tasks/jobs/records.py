@@ -276,12 +276,13 @@ class FilmRecord(Record):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Progress of the running segment: `step` of `steps`, `step_s` seconds each so far."""
+    """Progress of the running segment, or of one of a take: `step` of `steps`, `step_s` seconds each so far."""
 
     index: int
     step: int
     steps: int
     step_s: float
+    take: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +304,8 @@ class JobStatus:
     failures: the newest failed attempts at what failed the job, oldest first. film: while a job is not done, the one
     that it had before segments were appended or takes chosen. open: it waits for more segments at its end. approved: of
     how many segments; None: it asks for no approval. grown: how often segments were appended to a film whose end was
-    there. takes_due: how many takes are to be rendered. kept, kept_until: whether it is kept beyond its retention, and
+    there. takes_due: how many takes are to be rendered; take_progress: of those that are
+    being rendered. kept, kept_until: whether it is kept beyond its retention, and
     until when; None: as long as nobody says otherwise.
     """
 
@@ -327,6 +329,7 @@ class JobStatus:
     failures: tuple[FailedAttempt, ...] = ()
     priority: Priority = Priority.NORMAL
     takes_due: int = 0
+    take_progress: tuple[Progress, ...] = ()
     kept: bool = False
     kept_until: float | None = None
     open: bool = False

@@ -9,7 +9,7 @@ from ltx2.timeline import SegmentTiming
 from tasks.errors import RecordError
 from tasks.jobs.committed import Committed, TakeRequest
 from tasks.jobs.queues import Priority
-from tasks.jobs.records import Handoff, timing_after
+from tasks.jobs.records import Handoff, Progress, timing_after
 from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.spec.schema import JobHead
 from tasks.spec.segments import SegmentSpec
@@ -198,12 +198,16 @@ class Creation:
 
 @dataclass(frozen=True, slots=True)
 class JobContents:
-    """A job's spec, as its record has it, and all that is committed. head: its image is a blob id."""
+    """A job's spec, as its record has it, and all that is committed. head: its image is a blob id.
+
+    take_progress: see `JobStatus`.
+    """
 
     job_id: str
     head: JobHead
     segments: tuple[SegmentSpec, ...]
     committed: Committed
+    take_progress: tuple[Progress, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from redis.client import Pipeline
@@ -12,7 +14,7 @@ from tasks.errors import JobNotFoundError, RecordError, VersionError
 from tasks.jobs.keys import job_keys
 from tasks.jobs.queues import Priority
 from tasks.jobs.records import FailedAttempt, FilmRecord, JobStatus, Progress
-from tasks.jobs.units import ALL_APPROVED, JobState, UnitKind, shown_state
+from tasks.jobs.units import ALL_APPROVED, JobState, UnitKind, WorkUnit, shown_state
 
 TAKE_UNITS = f"{UnitKind.TAKE}:".encode()
 FOREVER = b"forever"
@@ -23,7 +25,7 @@ def queue_status(pipe: Pipeline, job_id: str) -> None:
     record, clips, units = job_keys(job_id, "record", "clips", "units")
     pipe.hgetall(record)
     pipe.hlen(clips)
-    pipe.hkeys(units)
+    pipe.hgetall(units)
 
 
 def read_status(job_id: str, raw: Any, clips: Any, units: Any) -> JobStatus:
@@ -41,7 +43,7 @@ def read_status(job_id: str, raw: Any, clips: Any, units: Any) -> JobStatus:
         raise damaged(job_id, error) from None
 
 
-def _status(job_id: str, record: dict[str, bytes], clips: int, units: list[bytes]) -> JobStatus:
+def _status(job_id: str, record: dict[str, bytes], clips: int, units: dict[bytes, bytes]) -> JobStatus:
     def seconds(name: str) -> float | None:
         return int(record[name]) / 1000 if name in record else None
 
@@ -79,13 +81,31 @@ def _status(job_id: str, record: dict[str, bytes], clips: int, units: list[bytes
             FailedAttempt(str(entry["worker"]), str(entry["reason"]), entry["at"] / 1000)
             for entry in json.loads(record.get("failures", b"[]"))
         ),
-        takes_due=sum(unit.startswith(TAKE_UNITS) for unit in units),
+        takes_due=sum(_is_next_of_take(name, raw) for name, raw in units.items()),
+        take_progress=tuple(_take_progress(units)),
         kept="kept_until" in record,
         kept_until=_kept_until(record.get("kept_until")),
         open=is_open,
         approved=approved,
         grown=number("grown") or 0,
     )
+
+
+def _is_next_of_take(name: bytes, raw: bytes) -> bool:
+    """Whether a unit is the next segment of a take that is to be rendered."""
+    kind, *numbers = name.decode().split(":")
+    if kind != UnitKind.TAKE:
+        return False
+    index, take = map(int, numbers)
+    return bool(json.loads(raw)["after"] != WorkUnit.of_take(index - 1, take).name)
+
+
+def _take_progress(units: dict[bytes, bytes]) -> Iterator[Progress]:
+    """How far the takes are that workers render, in order."""
+    for name, raw in sorted(units.items()):
+        if name.startswith(TAKE_UNITS) and "progress" in (unit := json.loads(raw)):
+            _, _, take = name.decode().split(":")
+            yield replace(Progress(*json.loads(unit["progress"])), take=int(take))
 
 
 def damaged(job_id: str, error: Exception) -> RecordError:

@@ -9,11 +9,11 @@ from fastapi import APIRouter, Path
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.client.takes import MOST_TAKES, TakeState, clip_blob
+from tasks.client.takes import MOST_TAKES, TakeState, TakeStatus, clip_blob
 from tasks.server.answers import without_paths
 from tasks.server.context import Context
 from tasks.server.jobs_api import IdempotencyKey, JobId, SegmentIndex, job_status
-from tasks.server.views import JobView
+from tasks.server.views import JobView, ProgressView, progress_view
 
 router = APIRouter(prefix="/jobs", tags=["takes"])
 MOST = 2**31
@@ -25,7 +25,8 @@ class TakeView(BaseModel):
     """A take. shown: whether the film shows it, or will. leads_into: whether it can be chosen.
 
     segment, last: the first and last of its segments, which are shown together. prompt, seed, clip: of the first one;
-    clip: whether it can be fetched. reason: why it failed. engine_s: seconds that it took to render.
+    clip: whether it can be fetched. reason: why it failed. engine_s: seconds that it took to render. progress: of
+    the segment that a worker renders.
     """
 
     segment: int
@@ -39,6 +40,7 @@ class TakeView(BaseModel):
     engine_s: float | None
     leads_into: bool
     clip: bool
+    progress: ProgressView | None
 
 
 class WantedTakes(BaseModel):
@@ -79,13 +81,16 @@ class Keeping(BaseModel):
 def list_takes(job_id: JobId, context: Context) -> list[TakeView]:
     """The takes of every segment that was retaken, in order; take 0 is what was rendered first."""
     with context.job(job_id) as job:
-        found = [asdict(take) for take in job.takes()]
-    return [
-        TakeView.model_validate(
-            take | {"clip": take["clip"] is not None, "reason": take["reason"] and without_paths(take["reason"])}
-        )
-        for take in found
-    ]
+        return [_view(take) for take in job.takes()]
+
+
+def _view(take: TakeStatus) -> TakeView:
+    own = {
+        "clip": take.clip is not None,
+        "reason": take.reason and without_paths(take.reason),
+        "progress": progress_view(take.progress),
+    }
+    return TakeView.model_validate(asdict(take) | own)
 
 
 @router.post("/{job_id}/segments/{segment}/takes", status_code=202)

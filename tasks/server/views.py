@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from tasks.client.film_summary import film_summary
-from tasks.jobs.records import JobStatus
+from tasks.jobs.records import JobStatus, Progress
 from tasks.jobs.units import JobState
 from tasks.jobs.waits import Wait
 from tasks.server.answers import without_paths
@@ -76,15 +76,20 @@ class JobPage(BaseModel):
 
 def job_view(status: JobStatus, wait: Wait | None) -> JobView:
     """A job as it is answered."""
-    progress, film = status.progress, status.film
+    film = status.film
     own = {
         "id": status.job_id,
         "reason": None if status.reason is None else without_paths(status.reason),
-        "progress": progress and ProgressView(segment=progress.index, **_common(progress, ProgressView)),
+        "progress": progress_view(status.progress),
         "film": film and FilmView(**_common(film, FilmView)),
         "waiting": None if wait is None else str(wait),
     }
     return JobView(**_common(status, JobView) | own)
+
+
+def progress_view(progress: Progress | None) -> ProgressView | None:
+    """Progress as it is answered."""
+    return None if progress is None else ProgressView(segment=progress.index, **_common(progress, ProgressView))
 
 
 def _common(record: Any, view: type[BaseModel]) -> dict[str, Any]:

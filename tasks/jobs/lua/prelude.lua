@@ -23,6 +23,7 @@
 --   attempts   how often the unit failed, or ended its process
 --   after      the unit that must be done first, '' for none
 --   class_wait ms, when a worker of another render class first left the unit to one of its own; else absent
+--   progress   of a claimed take: the JSON list of renew.lua; absent in 0.1
 --   from_take  of a claimed 'segment': the take of the segment before that it continues, -1 after a cut
 local FORMAT = '0.2'
 -- Of records that say what workers of an earlier version would ignore.
@@ -113,7 +114,7 @@ local UNIT_FIELDS = {
 }
 local LATER_UNIT_FIELDS = {
   sticky = 'boolean', priority = 'string', lease = 'integer', node = 'string', failures = 'table', vanished = 'table',
-  from_take = 'integer', class_wait = 'integer',
+  from_take = 'integer', progress = 'string', class_wait = 'integer',
 }
 local ATTEMPT_FIELDS = { node = 'string', worker = 'string', at = 'integer' }
 
@@ -305,7 +306,7 @@ local function grant(record, units, name, unit, token, lease_ms, worker, node)
   unit.node = node
   unit.fence = redis.call('HINCRBY', record, 'fence', 1)
   extend_lease(unit, lease_ms)
-  unit.engine = false
+  unit.engine, unit.progress = false, nil
   unit.worker = worker
   unit.after = ''
   write_unit(units, name, unit)
@@ -326,7 +327,7 @@ local function release(record, units, name, unit)
     redis.call('HDEL', record, 'progress')
   end
   unit.token = ''
-  unit.engine = false
+  unit.engine, unit.progress = false, nil
   unit.announced = 0
   write_unit(units, name, unit)
 end

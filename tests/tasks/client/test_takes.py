@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from ltx2.state.arrays import decode_latents
+from tasks.cli.command import main
 from tasks.client.job import Job
 from tasks.client.job_text import lines_of
+from tasks.client.progress import describe
 from tasks.client.submit import submit
 from tasks.client.takes import TakeState
 from tasks.deployment import Deployment
@@ -18,7 +21,7 @@ from tasks.jobs.units import JobState
 from tasks.maintenance.doctor import examine
 from tasks.settings import Settings
 from tasks.worker.renderings import SEED_STEP
-from tests.conftest import Worker
+from tests.conftest import Worker, environment, wait_until
 from tests.tasks.conftest import film_hash_of, spec
 
 
@@ -91,6 +94,19 @@ def test_the_old_film_stays_until_the_new_one_is_done(job: Job, tmp_path: Path) 
     assert job.save(tmp_path / "film.mp4").exists()
     deployment.publisher.publish_due(job.id)
     assert film_hash_of(job) != film
+
+
+def test_the_step_of_a_take_is_shown_while_a_worker_renders_it(job: Job, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    job.retake(1, last=2, prompt=f"wait until {go}", seed=5)
+    wait_until(lambda: job.takes()[1].progress, what="a step of the take")
+    assert "  take 1 of segments 1 to 2: segment 1, step 1 of 4" in lines_of(job, job._deployment.jobs.workers())
+    assert describe(job.status()) == "rendering 1 take · step 1 of 4"
+    shown = CliRunner().invoke(main, ["takes", job.id], env=environment(job._deployment.settings)).output
+    assert f"segment 1-2  take 1  due       seed 5  wait until {go}\n    rendering segment 1: step 1 of 4\n" in shown
+    go.touch()
+    job.wait()
+    assert job.takes()[1].progress is None
 
 
 def test_a_take_that_fails_leaves_the_job_done(job: Job) -> None:

@@ -92,6 +92,7 @@ class Unit:
     attempts: int = 0
     after: str = ""
     from_take: int = 0
+    step: int | None = None
 
 
 @dataclass
@@ -312,7 +313,7 @@ class Job:
         self.fences += 1
         unit.from_take = take_model.from_take(self, unit.index)
         unit.holder, unit.worker, unit.node = holder, worker, node
-        unit.expired, unit.engine, unit.after = False, False, ""
+        unit.expired, unit.engine, unit.after, unit.step = False, False, "", None
         if clip_unit(unit.index) != name and name != FILM_UNIT:
             self.started, self.state = True, "running"
         return unit
@@ -349,7 +350,7 @@ class Job:
         return sorted(due), []
 
     def _release_claim(self, name: str, unit: Unit) -> None:
-        unit.holder, unit.engine, unit.sent = 0, False, False
+        unit.holder, unit.engine, unit.sent, unit.step = 0, False, False, None
         if name == SEGMENT_UNIT:
             self.progress = None
 
@@ -370,7 +371,9 @@ class Job:
             return False
         unit.expired = False
         unit.engine = unit.engine if engine is None else engine
-        if progress is not None and not name.startswith("take:"):
+        if progress is not None and name.startswith("take:"):
+            unit.step = progress
+        elif progress is not None:
             self.progress = progress
         return True
 

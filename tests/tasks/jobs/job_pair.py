@@ -543,7 +543,8 @@ class JobPair:
         for key, take in job.takes.items():
             assert bool(takes.takes[key].failed) == take.failed
             assert take.made or take.failed or take_model.take_unit(*key) in job.units, "a take was forgotten"
-        assert status.takes_due == sum(name.startswith("take:") for name in job.units)
+        assert status.takes_due == sum(take_model.is_next_of_take(job, name) for name in job.units)
+        assert {(one.index, one.take): one.step for one in status.take_progress} == take_model.progress_of(job)
 
     def _check_liveness(self, job: Job, units: dict[str, dict[str, Any]]) -> None:
         """Check that every missing result has a unit, and that some unit can run."""

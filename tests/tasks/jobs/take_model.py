@@ -101,6 +101,18 @@ def update_clips(job: Job, before: dict[int, tuple[int, int]]) -> bool:
     return any(replaced)
 
 
+def is_next_of_take(job: Job, name: str) -> bool:
+    """Whether a unit is the next segment of a take that is to be rendered."""
+    kind, *numbers = name.split(":")
+    return kind == "take" and job.units[name].after != take_unit(int(numbers[0]) - 1, int(numbers[1]))
+
+
+def progress_of(job: Job) -> dict[tuple[int, int], int]:
+    """The steps of the takes that are being rendered, by segment and number."""
+    units = {key: job.units.get(take_unit(*key)) for key in job.takes}
+    return {key: unit.step for key, unit in units.items() if unit and unit.step is not None}
+
+
 def outdate_film(job: Job) -> None:
     job.units.pop(FILM_UNIT, None)
     job.outdated = job.film

@@ -8,8 +8,9 @@ import redis
 from blobstore.stored_format import FORMAT, FORMAT_OF_JOBS
 from tasks.errors import JobNotFoundError, JobStateError, RoomError
 from tasks.jobs.committed import TakeRequest
+from tasks.jobs.events import EventKind, EventReader
 from tasks.jobs.keys import RESERVED, job_keys
-from tasks.jobs.records import ClipRecord
+from tasks.jobs.records import ClipRecord, Progress
 from tasks.jobs.results import ReleaseOutcome
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import JobState, WorkUnit
@@ -345,3 +346,29 @@ def test_a_job_without_takes_is_as_before(jobs: JobStore, client: redis.Redis) -
     create(jobs, 2)
     commit_all(jobs, 2)
     assert not client.exists(*job_keys(JOB, "takes"))
+
+
+def test_the_steps_of_takes_are_shown_beside_those_of_the_segment(jobs: JobStore) -> None:
+    # Given a segment and two takes that are being rendered
+    create(jobs, 2)
+    commit(jobs, claim(jobs, 0))
+    ask(jobs, 0, 2)
+    held = [claim(jobs, 1), *(claim_unit(jobs, WorkUnit.of_take(0, number)) for number in (1, 2))]
+    # When
+    for step, one in enumerate(held, 2):
+        assert jobs.renew(one, progress=Progress(one.index, step, 8, 0.5))
+    # Then
+    status = jobs.status(JOB)
+    assert status.progress == Progress(1, 2, 8, 0.5)
+    assert status.take_progress == (Progress(0, 3, 8, 0.5, take=1), Progress(0, 4, 8, 0.5, take=2))
+    assert jobs.contents(JOB).take_progress == status.take_progress
+    events = [event.data for event in EventReader(jobs._redis).after("0", job_id=JOB) if event.kind == EventKind.STEP]
+    assert [(event["segment"], event.get("take"), event["step"]) for event in events] == [
+        (1, None, 2),
+        (0, 1, 3),
+        (0, 2, 4),
+    ]
+    # When they are released
+    for one in held[1:]:
+        jobs.release(one)
+    assert jobs.status(JOB).take_progress == ()

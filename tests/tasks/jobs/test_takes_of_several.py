@@ -42,7 +42,7 @@ def test_each_segment_continues_the_take_and_only_the_last_one_is_led_to_an_end(
     assert ask(done, 1, 2, last=3) == [1, 2]
     # Then the first segments are due, one worker each
     assert [unit for unit, _ in due(done)] == [WorkUnit.of_take(1, 1), WorkUnit.of_take(1, 2)]
-    assert done.status(JOB).takes_due == 6
+    assert done.status(JOB).takes_due == 2
     held = claim_unit(done, WorkUnit.of_take(1, 2))
     assert (held.previous, held.from_take, held.other) == (done.handoff(JOB, 0), 0, None)
     assert done.commit_take(held, made(held), take_clip(held), changed=False)
