@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 import torch
 
+from tests.conftest import STAND_IN
+
+SERVE = ("--clients=5", "--players=2", "--workers=1", "--minutes=0.2", "--rounds=1", "--settle=1")
 PROMPT = "a red circle moves left over a blue background, low hum"
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -66,6 +69,7 @@ def test_a_benchmark_prints_a_table_and_writes_its_figures(
     [
         ("handoff", ["--segments=3", "--size=64x64", "--frames=17", "--scale=0"]),
         ("scale", ["--jobs=4", "--segments=5", "--workers=1"]),
+        ("serve", [*SERVE, "--size=64x32", "--frames=17", f"--engine={STAND_IN}"]),
     ],
 )
 def test_a_benchmark_that_starts_workers_does_too(name: str, options: list[str], tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ class LiveFilms:
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
         self._films: OrderedDict[tuple[str, int, int, int, bool, bool], _Film] = OrderedDict()
-        self._making = threading.Lock()
+        self._reading, self._making = threading.Lock(), threading.Lock()
 
     def pieces(self, status: JobStatus) -> PieceList:
         """The pieces of a job."""
@@ -98,12 +98,13 @@ class LiveFilms:
 
     def _film(self, status: JobStatus) -> _Film:
         key = (status.job_id, status.generation, status.clips, status.segments, status.open, status.finished)
-        film = self._films.get(key)
-        if film is None:
-            film = self._films[key] = self._read(status)
-            if len(self._films) > LISTS_KEPT:
-                self._films.popitem(last=False)
-        return film
+        with self._reading:  # each once, however many players ask for it at the same moment
+            film = self._films.get(key)
+            if film is None:
+                film = self._films[key] = self._read(status)
+                if len(self._films) > LISTS_KEPT:
+                    self._films.popitem(last=False)
+            return film
 
     def _read(self, status: JobStatus) -> _Film:
         jobs = self._deployment.jobs
