@@ -25,6 +25,7 @@ from ltx2.media.clip_streams import SoundReader, check_format, pictures
 from ltx2.media.container import media_errors, open_clip, open_output
 from ltx2.media.film import add_sound_stream, sound_frame
 from ltx2.media.sound import composed
+from ltx2.media.sources.slices import Blocks, Track
 from ltx2.timeline import SegmentTiming, SoundSpan, film_frames, film_samples, next_timing, sound_spans, start_after
 
 _BLOCK = 1024  # samples of an AAC packet
@@ -56,11 +57,19 @@ def first_clips_needed(timings: Sequence[SegmentTiming], rate: int) -> list[int]
     return needed
 
 
-def live_piece(timings: Sequence[SegmentTiming], first: bytes, clips: Sequence[bytes], *, is_last: bool) -> LivePiece:
+def live_piece(
+    timings: Sequence[SegmentTiming],
+    first: bytes,
+    clips: Sequence[bytes],
+    *,
+    is_last: bool,
+    track: Track | None = None,
+) -> LivePiece:
     """The piece of the last of `timings`.
 
     timings: of the film, up to the piece's own. first: the clip of the film's first segment, for the header. clips:
     those from its entry of `first_clips_needed` to the piece's own. is_last: whether the film ends with it.
+    track: sound of the film that replaces that of the clips, as in `join_film`.
 
     Raises:
         MediaError: a clip is damaged, or differs from the first one or from its timing. TimelineError: the timings are
@@ -87,9 +96,14 @@ def live_piece(timings: Sequence[SegmentTiming], first: bytes, clips: Sequence[b
                         if i == index and number < timings[i].shown_frames:
                             _mux_picture(container, video, picture, begin + number, fps)
                     sounds.append(sound.samples())
-            spans = extent.spans[-len(clips) :]
+            if track is None:
+                block = composed(extent.spans[-len(clips) :], sounds, extent.start, extent.end)
+            else:
+                given = Blocks(track.at(rate))
+                given.skip(extent.start)
+                block = given.take(extent.end - extent.start)
             with media_errors(_WRITING):
-                for packet in extent.encoded(audio, composed(spans, sounds, extent.start, extent.end)):
+                for packet in extent.encoded(audio, block):
                     container.mux(packet)
     header, data = _split(file.getvalue())
     return LivePiece(header, data, timings[index].shown_frames / fps)

@@ -18,6 +18,7 @@ from ltx2.timeline import SegmentTiming
 from tasks.deployment import Deployment
 from tasks.errors import JobNotFoundError
 from tasks.jobs.records import Handoff, JobStatus, PieceRecord
+from tasks.worker.track_cache import TrackCache
 
 PIECE_MIME = "video/mp4"
 RECIPE = "1"
@@ -46,12 +47,13 @@ class PieceList:
 
 @dataclass(frozen=True, slots=True)
 class _Film:
-    """A list with what its pieces are made of."""
+    """A list with what its pieces are made of. audio: the blob of the film's given sound."""
 
     listed: PieceList
     timings: Sequence[SegmentTiming]
     clips: Sequence[str]
     starts: Sequence[int]
+    audio: str | None
 
 
 class LiveFilms:
@@ -60,6 +62,7 @@ class LiveFilms:
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
         self._films: OrderedDict[tuple[str, int, int, int, bool, bool], _Film] = OrderedDict()
+        self._tracks = TrackCache()
         self._reading, self._making = threading.Lock(), threading.Lock()
 
     def pieces(self, status: JobStatus) -> PieceList:
@@ -87,7 +90,8 @@ class LiveFilms:
         blobs, index = self._deployment.blobs, piece.index
         clips = [blobs.get(clip) for clip in film.clips[film.starts[index] : index + 1]]
         first = clips[0] if film.starts[index] == 0 else blobs.get(film.clips[0])
-        made = live_piece(film.timings[: index + 1], first, clips, is_last=_is_last(status, index))
+        track = None if film.audio is None else self._tracks.get(film.audio, blobs.get)
+        made = live_piece(film.timings[: index + 1], first, clips, is_last=_is_last(status, index), track=track)
         header, data = (
             self._deployment.store_for_job(status.job_id, part, PIECE_MIME) for part in (made.header, made.data)
         )
@@ -109,7 +113,7 @@ class LiveFilms:
     def _read(self, status: JobStatus) -> _Film:
         jobs = self._deployment.jobs
         handoffs, timings = jobs.handoffs(status.job_id), jobs.timings(status.job_id)
-        records = jobs.clips(status.job_id)
+        records, audio = jobs.clips(status.job_id), jobs.head(status.job_id).audio
         clips: list[str] = []
         known = status.segments - status.open  # whether the last one of an open film ends it is not known
         while len(clips) in records and len(clips) < min(known, len(timings)):
@@ -120,11 +124,12 @@ class LiveFilms:
         for index, (timing, start) in enumerate(zip(timings, starts, strict=True)):
             is_last = _is_last(status, index)
             cut_off = [str(timing.next_dissolve)] if timing.next_dissolve else []
-            name = _name([RECIPE, str(index), str(is_last), *cut_off, clips[0], *clips[start : index + 1]])
+            given = [] if audio is None else [audio]
+            name = _name([RECIPE, str(index), str(is_last), *cut_off, *given, clips[0], *clips[start : index + 1]])
             pieces.append(Piece(index, name, timing.shown_frames / timing.shape.fps))
         longest = max(segment.shape.frames / segment.shape.fps for segment in jobs.planned(status.job_id).values())
         listed = PieceList(status.generation, tuple(pieces), longest, status.finished)
-        return _Film(listed, timings, clips, starts)
+        return _Film(listed, timings, clips, starts, audio)
 
 
 def playlist(listed: PieceList, folder: str) -> str:

@@ -17,6 +17,8 @@ from ltx2.errors import MediaError
 from ltx2.media.container import open_clip
 from ltx2.media.film import join_film
 from ltx2.media.live import LivePiece, first_clips_needed, live_piece
+from ltx2.media.sound_file import encode_flac
+from ltx2.media.sources.slices import Track
 from ltx2.timeline import (
     PlannedSegment,
     SegmentShape,
@@ -40,13 +42,13 @@ UNEQUAL = plan_segments(
 )
 
 
-def pieces_of(timings: list[SegmentTiming], clips: list[bytes]) -> Iterator[LivePiece]:
+def pieces_of(timings: list[SegmentTiming], clips: list[bytes], track: Track | None = None) -> Iterator[LivePiece]:
     """The pieces of a film in order, each made only from the clips it needs."""
     with open_clip(clips[0]) as clip:
         rate = clip.audio.sample_rate
     for index, first in enumerate(first_clips_needed(timings, rate)):
         until, is_last = timings[: index + 1], index + 1 == len(timings)
-        yield live_piece(until, clips[0], clips[first : index + 1], is_last=is_last)
+        yield live_piece(until, clips[0], clips[first : index + 1], is_last=is_last, track=track)
 
 
 def boxes(data: bytes, *path: bytes) -> Iterator[bytes]:
@@ -109,6 +111,25 @@ def test_pieces_play_as_the_film_does(tmp_path: Path, timings: list[SegmentTimin
     sound, there = placed_sound(data, samples, channels)
     assert there.all()
     film = decoded_sound(tmp_path / "film.mp4", samples)
+    assert np.abs(sound - film)[1024:].max() < 0.02
+
+
+def test_pieces_of_a_film_with_given_sound_have_that_sound(tmp_path: Path) -> None:
+    # Given a film whose sound is a track at another rate, which ends before it
+    timings = plan(SegmentShape(25, Fraction(24)), CUTS)
+    clips = list(clips_of(timings, channels=2, rate=48000))
+    frames = film_frames(timings)
+    samples = film_samples(frames, Fraction(24), 48000)
+    tone = 0.5 * np.sin(2 * np.pi * 330 * np.arange(round(44100 * (frames / 24 - 0.5))) / 44100)
+    track = Track(encode_flac([np.stack([tone, -tone], axis=1).astype(np.float32)], 44100))
+    join_film(clips, timings, tmp_path / "film.mp4", track=track)
+    # When
+    pieces = list(pieces_of(timings, clips, track))
+    # Then they have the film's sound, and not that of the clips
+    sound, there = placed_sound(pieces[0].header + b"".join(piece.data for piece in pieces), samples, 2)
+    assert there.all()
+    film = decoded_sound(tmp_path / "film.mp4", samples)
+    assert np.abs(film).max() > 0.4
     assert np.abs(sound - film)[1024:].max() < 0.02
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import re
 from collections.abc import Iterator
 from fractions import Fraction
@@ -18,6 +19,8 @@ from tasks.jobs.connection import connect
 from tasks.jobs.keys import job_keys
 from tasks.server.live import Piece, PieceList, playlist
 from tests.conftest import Worker
+from tests.ltx2.media.sources.videos import video
+from tests.tasks.client.test_given_sound import RATE, ramp
 from tests.tasks.conftest import spec
 from tests.tasks.server.conftest import Server
 from tests.tasks.server.test_jobs_api import finished, submitted
@@ -84,6 +87,19 @@ def test_the_pieces_play_as_the_film_does(client: httpx2.Client, film: str) -> N
     assert (view["epoch"], view["ended"]) == (0, True)
     # And the growing MP4 is the same bytes
     assert client.get(f"/jobs/{film}/live.mp4").content == live
+
+
+def test_pieces_of_a_film_with_given_sound_have_that_sound(client: httpx2.Client, worker: Worker) -> None:
+    # Given a film whose sound was uploaded
+    track = video(None, kind="wav", sound=ramp(1.5), sound_codec="pcm_s16le", rate=RATE)
+    sent = {"audio": ("track.wav", track, "audio/wav")}
+    job_id = client.post("/jobs", data={"spec": json.dumps(spec("a", "b", "c"))}, files=sent).json()["id"]
+    finished(client, job_id)
+    # When it is played live
+    live, whole = (sound(data) for data in (played(client, job_id), client.get(f"/jobs/{job_id}/film").content))
+    # Then the same is heard, up to the block that is not there
+    count = 33 * RATE // 24
+    assert np.corrcoef(live[0, 1024:count], whole[0, 1024:count])[0, 1] > 0.98
 
 
 def test_pieces_are_made_once_and_cached_for_ever(client: httpx2.Client, film: str, server: Server) -> None:
