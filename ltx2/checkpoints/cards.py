@@ -11,15 +11,15 @@ class Card:
 
     memory_gb: of the GPU. settings: environment variables. text_encoder: what LONGTAKE_TEXT_ENCODER=auto means there.
     size: of 121 frames. peak_gib: what torch reserved when it could reserve no more than the card has. main_gib: of
-    weights in main memory. None: not measured.
+    weights in main memory.
     """
 
     memory_gb: int
     settings: str
     text_encoder: str
     size: str
-    peak_gib: float | None = None
-    main_gib: float | None = None
+    peak_gib: float
+    main_gib: float
 
     def setting(self, name: str, default: str) -> str:
         """The value of a variable in `settings`."""
@@ -27,8 +27,10 @@ class Card:
         return found.get(f"LONGTAKE_{name}", default)
 
     def __str__(self) -> str:
-        peak = "not measured" if self.peak_gib is None else f"peak {self.peak_gib:g} GiB"
-        return f"a GPU of {self.memory_gb} GB: {self.settings or 'no settings'} ({peak} at {self.size})"
+        return (
+            f"a GPU of {self.memory_gb} GB: {self.settings or 'no settings'} "
+            f"(peak {self.peak_gib:g} GiB at {self.size})"
+        )
 
 
 FP8 = "LONGTAKE_PRECISION=fp8"
@@ -37,10 +39,10 @@ MODEL, SEQUENTIAL = f"{FP8} LONGTAKE_OFFLOAD=model", f"{FP8} LONGTAKE_OFFLOAD=se
 CARDS = (
     Card(96, "", "gpu", "1536x1024", 93.0, 0.0),
     Card(80, "", "offload", "1536x1024", 75.2, 27.8),
-    Card(80, FP8, "gpu", "1536x1024"),
+    Card(80, FP8, "gpu", "1536x1024", 77.6, 0.0),
     Card(48, FP8, "offload", "768x512", 43.5, 27.8),
     Card(48, FP8, "offload", "1536x1024", 43.4, 27.8),
-    Card(32, MODEL, "offload", "768x512"),
+    Card(32, MODEL, "offload", "768x512", 30.0, 51.2),
     Card(24, SEQUENTIAL, "offload", "768x512", 21.0, 49.7),
-    Card(24, SEQUENTIAL, "offload", "1536x1024"),
+    Card(24, SEQUENTIAL, "offload", "1536x1024", 21.5, 49.7),
 )

@@ -106,6 +106,8 @@ class PromptEncoder:
     def _try_store(self, text: str, encode: Callable[[], EncodedPrompt]) -> None:
         try:
             self._store(text, encode())
+        except torch.OutOfMemoryError:
+            log.warning("there was no memory to encode a prompt ahead; it is encoded when its segment begins")
         except Exception as error:
             log.warning("a prompt could not be encoded ahead, it is encoded when needed: %s", error)
 

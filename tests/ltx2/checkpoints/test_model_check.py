@@ -113,13 +113,9 @@ def test_the_cards_are_those_of_the_documentation() -> None:
     [rows] = re.findall(r"^\| GPU memory .*\n\|[-:|]+\|\n((?:\|.*\n)+)", text, re.MULTILINE)
     assert rows.splitlines() == [
         f"| {card.memory_gb} GB | {f'`{card.settings}`' if card.settings else 'none'} | {card.text_encoder} "
-        f"| {card.size} | {shown(card.peak_gib)} | {shown(card.main_gib)} |"
+        f"| {card.size} | {card.peak_gib:g} | {card.main_gib:g} |"
         for card in CARDS
     ]
-
-
-def shown(gib: float | None) -> str:
-    return "not measured" if gib is None else f"{gib:g}"
 
 
 def test_an_upsampler_can_be_used_if_it_doubles_width_and_height(folder: Path, tmp_path: Path) -> None:
