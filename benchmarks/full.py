@@ -92,12 +92,13 @@ class FullSizeEngine(Engine):
         offload: str = "none",
         text_encoder: str = "auto",
         compiler: str = "auto",
+        attention: str = "auto",
         **_: Any,
     ) -> FullSizeEngine:
         """Build the engine on the device; about 5 seconds without offload."""
         target = device_of(device)
         pipeline = full_pipeline(target, version="2.5" if model == "2.5" else "2.3")
-        settings = {"offload": offload, "text_encoder": text_encoder, "compiler": compiler}
+        settings = {"offload": offload, "text_encoder": text_encoder, "compiler": compiler, "attention": attention}
         return cls.ready(pipeline, target, precision_of(precision, target), **settings)
 
 

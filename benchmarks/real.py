@@ -50,6 +50,7 @@ def main() -> None:
         offload=settings.offload,
         text_encoder=settings.text_encoder,
         compiler=settings.compiler,
+        attention=settings.attention,
     )
     rows = [row("load", time.perf_counter() - began)]
     timings = two_timings(SegmentShape(options.frames, exact(options.fps)))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ltx2.acceleration.compile import accelerated_name, backend_of, compile_blocks, compile_decoder, speed_up
 from ltx2.acceleration.fast_block import heads_of
+from ltx2.acceleration.fp8_attention import Attention, attention_of
 from ltx2.acceleration.int8 import quantize_linears
 from ltx2.acceleration.stored_weights import StoredWeights
 from ltx2.checkpoints.full_weights import split_full
@@ -107,20 +108,22 @@ class Engine:
         offload: str = "none",
         text_encoder: str = "auto",
         compiler: str = "auto",
+        attention: str = "auto",
         encoder: str | None = None,
         ranks: Ranks | None = None,
     ) -> Engine:
         """Load `model` (see `resolve_model`), fuse `loras` (see `resolve_lora`), and place it on a device.
 
         device, precision, offload: see `ltx2.model.placement`. text_encoder: see `text_encoder_mode`. compiler: see
-        `backend_of` in `ltx2.acceleration.compile`. encoder: the text encoder of a model in files. Weights that its
-        files have in float8 stay so where the device computes in it and the precision is auto or fp8. ranks: see above.
+        `backend_of` in `ltx2.acceleration.compile`. attention: see `attention_of`. encoder: the text encoder of a model
+        in files. Weights that its files have in float8 stay so where the device computes in it and the precision is
+        auto or fp8. ranks: see above.
 
         Raises:
             CheckpointError: the model or a LoRA is missing, incomplete, unsupported, or not finite.
             EngineMemoryError: it does not fit.
-            DeviceError: this host does not have this device or precision, or the model's heads do not divide by the
-                number of ranks. ValueError: an invalid setting.
+            DeviceError: this host does not have this device, precision or attention, or the model's heads do not divide
+                by the number of ranks. ValueError: an invalid setting.
         """
         target = device_of(device)
         actual_precision = precision_of(precision, target)
@@ -143,6 +146,7 @@ class Engine:
                 offload=offload,
                 text_encoder=text_encoder,
                 compiler=compiler,
+                attention=attention,
                 source=None if isinstance(source, FileModel) else source,
                 fusion=fusion,
                 name=model,
@@ -160,6 +164,7 @@ class Engine:
         offload: str,
         text_encoder: str = "auto",
         compiler: str,
+        attention: str = "auto",
         source: Path | HubModel | None = None,
         fusion: LoraFusion | None = None,
         name: str = "the model",
@@ -168,10 +173,12 @@ class Engine:
     ) -> Self:
         """An engine with a loaded `pipeline`, accelerated and placed on its device; settings as in `load`."""
         backend = backend_of(compiler, device, offload)
+        transformer, float8 = pipeline.transformer, precision == "fp8"
+        how = attention_of(attention, device, precision, transformer.config.attention_head_dim)
         if ranks is not None:
-            check_ranks(ranks.count, heads_of(pipeline.transformer))
-        if device.type == "cuda" or backend or precision == "fp8" or ranks is not None:
-            speed_up(pipeline.transformer, float8=precision == "fp8", device=device)
+            check_ranks(ranks.count, heads_of(transformer))
+        if device.type == "cuda" or backend or float8 or ranks is not None:
+            speed_up(transformer, float8=float8, device=device, float8_attention=how == Attention.FP8)
             if fusion is not None:
                 fusion.renamed = accelerated_name
         variant = variant_of_pipeline(pipeline)
@@ -200,7 +207,7 @@ class Engine:
             encode_ahead=apart and (backend is not None or device.type == "cpu"),
             compiled=backend is not None,
             fusion=fusion if offload != "sequential" else None,  # which keeps copies of weights
-            made_with={"precision": precision, "offload": offload, "text_encoder": str(mode)},
+            made_with={"precision": precision, "offload": offload, "text_encoder": str(mode), "attention": str(how)},
             name=name,
             loras=loras,
             ranks=ranks,

@@ -8,7 +8,7 @@ LTX2Error
 ├── CheckpointError        a model that is missing, incomplete or unsupported
 │   ├── HubUnreachableError    a model or LoRA that cannot be fetched now; the caller may retry
 │   └── UnsupportedModelError  a model or LoRA whose files are of a kind that cannot be used
-├── DeviceError            a device, a number of GPUs or a precision that cannot be used (also a ValueError)
+├── DeviceError            a device, number of GPUs, precision or attention that cannot be used (also a ValueError)
 ├── NotFiniteError         a model that gives NaN or infinite values
 ├── EngineMemoryError      out of (GPU) memory; the caller may retry
 ├── SegmentCancelledError  the caller stopped the segment between two denoising steps
@@ -51,7 +51,7 @@ class HubUnreachableError(CheckpointError):
 
 
 class DeviceError(LTX2Error, ValueError):
-    """A device, a number of GPUs or a precision that cannot be used. setting: "device", "gpus" or "precision"."""
+    """A device, a number of GPUs, a precision or attention that cannot be used. setting: its name, such as "gpus"."""
 
     def __init__(self, setting: str, message: str) -> None:
         super().__init__(f"{setting} is {message}")

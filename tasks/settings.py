@@ -68,6 +68,11 @@ class Settings(BaseModel):
         pattern=r"^\w+$",
         description="backend of torch.compile, or `off`; `auto`: inductor on a GPU without `sequential` offload",
     )
+    attention: Literal["auto", "bf16", "fp8"] = Field(
+        "auto",
+        description="self-attention of the picture: `bf16` (as the precision) or `fp8` (faster; Hopper or later, with "
+        "longtake[fp8-attention]); `auto`: fp8 with precision fp8 where it is there, else bf16",
+    )
     warm: str | None = Field(
         None,
         pattern=r"^\d{2,4}x\d{2,4}x\d{1,4}@\d{1,3}(\.\d{1,3})?$",

@@ -24,11 +24,12 @@ _TIME_EMBEDDINGS: dict[str, Literal["video", "audio"]] = {
 }
 
 
-def speed_up(transformer: Any, *, float8: bool, device: torch.device) -> None:
+def speed_up(transformer: Any, *, float8: bool, device: torch.device, float8_attention: bool = False) -> None:
     """Accelerate an `LTX2VideoTransformer3DModel` in place. Without float8, only rounding changes.
 
     In each call, the tokens of a stream may have two noise levels at most, in any order, as conditioning with strength
-    1 gives them. float8: see `ltx2.acceleration.fp8`; weights are converted on `device`.
+    1 gives them. float8: see `ltx2.acceleration.fp8`; weights are converted on `device`. float8_attention: see
+    `ltx2.acceleration.fp8_attention`.
     """
     levels = TokenLevels(torch.zeros(0, dtype=torch.bool), torch.zeros(0, dtype=torch.bool))
     for name, stream in _TIME_EMBEDDINGS.items():
@@ -36,6 +37,7 @@ def speed_up(transformer: Any, *, float8: bool, device: torch.device) -> None:
     for block in transformer.transformer_blocks:
         block.__class__ = FastBlock
         block.levels = levels
+        block.float8_attention = float8_attention
         block.ff, block.audio_ff = _FeedForward(block.ff), _FeedForward(block.audio_ff)
         if float8:
             quantize(block, device)

@@ -17,6 +17,8 @@ from diffusers.models.transformers.transformer_ltx2 import LTX2Attention, LTX2Vi
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ltx2.acceleration.fp8_attention import attend_float8
+
 Rotary: TypeAlias = tuple[Tensor, Tensor]
 
 _KERNELS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -34,6 +36,8 @@ class FastBlock(LTX2VideoTransformerBlock):  # type: ignore[misc]  # diffusers i
     """The class that `ltx2.acceleration.compile.speed_up` sets on diffusers' loaded blocks; never constructed."""
 
     levels: TokenLevels
+    float8_attention = False
+    """Whether the picture's self-attention is in float8."""
 
     def forward(
         self,
@@ -69,7 +73,15 @@ class FastBlock(LTX2VideoTransformerBlock):  # type: ignore[misc]  # diffusers i
         audio_mod = _modulation(self.audio_scale_shift_table, temb_audio, audio_levels)
         perturbed = perturbation_mask is not None
 
-        video = self._attend_self(self.norm1, self.attn1, hidden_states, video_mod, video_rotary_emb, perturbed)
+        video = self._attend_self(
+            self.norm1,
+            self.attn1,
+            hidden_states,
+            video_mod,
+            video_rotary_emb,
+            perturbed,
+            float8=self.float8_attention,
+        )
         audio = self._attend_self(
             self.audio_norm1, self.audio_attn1, audio_hidden_states, audio_mod, audio_rotary_emb, perturbed
         )
@@ -99,11 +111,18 @@ class FastBlock(LTX2VideoTransformerBlock):  # type: ignore[misc]  # diffusers i
 
     @staticmethod
     def _attend_self(
-        norm: nn.Module, attn: LTX2Attention, x: Tensor, mod: list[Tensor], rotary: Rotary | None, perturbed: bool
+        norm: nn.Module,
+        attn: LTX2Attention,
+        x: Tensor,
+        mod: list[Tensor],
+        rotary: Rotary | None,
+        perturbed: bool,
+        *,
+        float8: bool = False,
     ) -> Tensor:
         shift, scale, gate = mod[:3]
         inner = norm(x) * (1 + scale) + shift
-        return x + attend(attn, inner, inner, rotary, rotary, perturbed=perturbed) * gate
+        return x + attend(attn, inner, inner, rotary, rotary, perturbed=perturbed, float8=float8) * gate
 
     def _attend_across(
         self,
@@ -182,8 +201,12 @@ def attend(
     *,
     mask: Tensor | None = None,
     perturbed: bool = False,
+    float8: bool = False,
 ) -> Tensor:
-    """Attention of `x` to `context` (`x` itself in self-attention). If perturbed, each token attends only to itself."""
+    """Attention of `x` to `context` (`x` itself in self-attention). If perturbed, each token attends only to itself.
+
+    float8: see `ltx2.acceleration.fp8_attention`; without a mask.
+    """
     value = attn.to_v(context)
     if perturbed:
         result = value
@@ -191,7 +214,10 @@ def attend(
         query, key = attn.to_q(x), attn.to_k(context)
         query, key = attn.norm_q(query), attn.norm_k(key)
         query, key = _rotate(attn, query, query_rotary), _rotate(attn, key, key_rotary)
-        result = _attention(query, key, _by_head(attn, value), mask)
+        if float8:
+            result = attend_float8(query, key, _by_head(attn, value), attn.norm_q, attn.norm_k)
+        else:
+            result = _attention(query, key, _by_head(attn, value), mask)
     if attn.to_gate_logits is not None:
         gates = 2 * torch.sigmoid(attn.to_gate_logits(x))
         result = (_by_head(attn, result) * gates[..., None]).flatten(2)

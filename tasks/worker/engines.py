@@ -171,5 +171,6 @@ class EngineSlot:
             text_encoder=settings.text_encoder,
             compiler=settings.compiler,
             **({} if text_encoder is None else {"encoder": text_encoder}),  # for engines that take none
+            **({} if settings.attention == "auto" else {"attention": settings.attention}),
         )
         return engine

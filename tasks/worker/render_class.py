@@ -12,7 +12,7 @@ from tasks.worker.gpu import gpu_in_use
 from tasks.worker.versions import version_of
 
 PACKAGES = ("longtake", "torch", "diffusers")
-SETTINGS = ("precision", "text_encoder", "offload", "compiler")
+SETTINGS = ("precision", "attention", "text_encoder", "offload", "compiler")
 OF_MODEL = {"text_encoder"}
 """What `auto` means also depends on the model, so that a worker has one class for all models only by its setting."""
 

@@ -80,7 +80,7 @@ def test_the_example_in_the_readme_renders_the_same_film_twice(
     assert report["sha256"] == hashlib.sha256(film.read_bytes()).hexdigest()
     assert report["audio_samples"] == round(66 / 24 * report["audio_sample_rate"])
     assert [segment["prompt"] for segment in report["segments"]][1] == "gulls follow the boat"
-    with_what = {"precision": "fp32", "offload": "none", "text_encoder": "cpu"}
+    with_what = {"precision": "fp32", "offload": "none", "text_encoder": "cpu", "attention": "bf16"}
     assert [segment["made_with"] for segment in report["segments"]] == [with_what] * 3
     # When it is rendered again, without what the render left
     assert longtake("gc", "--renders", settings=user_settings).stdout.endswith(" bytes, deleted\n")

@@ -51,7 +51,7 @@ def test_without_a_gpu_prompts_are_encoded_by_the_cpu(name: str, mode: str) -> N
 
 def test_the_mode_is_part_of_what_a_segment_was_made_with(engine: Engine) -> None:
     output = engine.run(SegmentRequest("a boat", 3, 96, 64, FIRST))
-    assert output.made_with == {"precision": "fp32", "offload": "none", "text_encoder": "cpu"}
+    assert output.made_with == {"precision": "fp32", "offload": "none", "text_encoder": "cpu", "attention": "bf16"}
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-2.5"])

@@ -14,15 +14,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
+from ltx2.acceleration.compile import speed_up
 from ltx2.engine import Engine
 from ltx2.quality.continuity import Continuity, Seam, broken, not_kept
+from ltx2.request import SegmentRequest
+from ltx2.timeline import SegmentShape, exact, first_timing
 from tests.ltx2.quality.chain_faults import FAULTS, Job, without_fault
 from tests.ltx2.quality.ideal_engine import IdealEngine
 from training.films import Film
 from training.sync import out_of_tune
-from training.world import COLOURS, Shape, World
+from training.world import COLOURS, FPS, FRAMES, HEIGHT, WIDTH, Shape, World
 
 MODEL = os.environ.get("CONTINUITY_MODEL", "shapes")
 SEGMENTS = 8
@@ -177,6 +181,21 @@ def test_shapes_keep_their_direction_in_nine_of_ten_joins(films: Mapping[str, Me
 @pytest.mark.parametrize("name", WORLDS)
 def test_the_sound_matches_the_video(films: Mapping[str, MeasuredFilm], name: str) -> None:
     check_sound(films[name], WORLDS[name])
+
+
+def test_segments_join_with_float8_attention(engine: Engine) -> None:
+    # Given the arithmetic of a GPU with LONGTAKE_ATTENTION=fp8
+    float8 = Engine.load(MODEL, device="cpu")
+    speed_up(float8.pipeline.transformer, float8=False, device=torch.device("cpu"), float8_attention=True)
+    # When
+    film = measured(without_fault(float8, job(FAULTY, FAULTY_SEGMENTS), job(OTHER)))
+    # Then
+    check_shapes(film.continuity, WORLDS[FAULTY])
+    check_joins(film.continuity)
+    # And latents differ little, but they do
+    request = SegmentRequest(WORLDS[FAULTY].prompt, 5, WIDTH, HEIGHT, first_timing(SegmentShape(FRAMES, exact(FPS))))
+    usual, found = (one.run(request).video_latents.float() for one in (engine, float8))
+    assert 1e-4 < float((found - usual).norm() / usual.norm()) < 0.1
 
 
 @pytest.mark.parametrize("name", FAULTS)

@@ -177,9 +177,10 @@ def test_warm_up_compiles_for_the_sizes_of_the_warm_setting() -> None:
         ({"device": "cuda"}, r"^LONGTAKE_DEVICE: device is 'cuda', but torch .* finds no CUDA device here$"),
         ({"device": "cuda:3"}, "^LONGTAKE_DEVICE: device is 'cuda:3', but torch"),
         ({"precision": "fp8"}, "^LONGTAKE_PRECISION: precision is fp8, which needs a GPU, but the device is cpu$"),
+        ({"attention": "fp8"}, "^LONGTAKE_ATTENTION: attention is fp8, which needs a GPU, but the device is cpu$"),
     ],
 )
-def test_a_device_or_precision_that_this_host_lacks_is_its_fault(setting: dict[str, Any], message: str) -> None:
+def test_what_this_host_lacks_is_its_fault(setting: dict[str, Any], message: str) -> None:
     # Given the settings of a worker, also for a job with a model of its own
     slot = EngineSlot(Settings(**{"model": "tiny", **setting}))
     for model in ("tiny", "tiny-2.0"):
