@@ -70,9 +70,10 @@ def test_a_benchmark_prints_a_table_and_writes_its_figures(
         ("handoff", ["--segments=3", "--size=64x64", "--frames=17", "--scale=0"]),
         ("scale", ["--jobs=4", "--segments=5", "--workers=1"]),
         ("serve", [*SERVE, "--size=64x32", "--frames=17", f"--engine={STAND_IN}"]),
+        ("decoding", ["--device=cpu", "--sizes=128x64", "--frames=9", "--rounds=1"]),
     ],
 )
-def test_a_benchmark_that_starts_workers_does_too(name: str, options: list[str], tmp_path: Path) -> None:
+def test_a_benchmark_that_starts_processes_does_too(name: str, options: list[str], tmp_path: Path) -> None:
     # When it runs as a file, as docs/performance.md says
     command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *options, f"--json={tmp_path / 'figures.json'}"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
