@@ -14,15 +14,17 @@ from numpy.typing import NDArray
 
 from ltx2.errors import MediaError
 from ltx2.media.container import ClipStreams, from_pcm24, media_errors, packet_time
+from ltx2.media.sources.samples import resampled
 
 
 class SoundReader:
     """Decodes the first samples of a clip's sound while its pictures are read."""
 
-    def __init__(self, clip: ClipStreams, samples: int) -> None:
-        """samples: how many are needed; a few more may be decoded."""
+    def __init__(self, clip: ClipStreams, samples: int, rate: int) -> None:
+        """samples: how many are needed at `rate`, the film's; a few more may be decoded."""
         self._blocks = [np.zeros((0, clip.audio.channels), np.float32)]
-        self._missing = samples
+        self._own, self._rate = clip.audio.sample_rate, rate
+        self._missing = -(-samples * self._own // rate)
 
     def add(self, packet: Packet[AudioStream]) -> None:
         """Decode a packet of sound, if more of it is needed."""
@@ -33,14 +35,20 @@ class SoundReader:
             self._missing -= frame.samples
 
     def samples(self) -> NDArray[np.float32]:
-        """All that is decoded, float32 [samples, channels]."""
-        return np.concatenate(self._blocks)
+        """All that is decoded, float32 [samples, channels]; converted if its rate is not the film's."""
+        return np.concatenate(list(resampled([np.concatenate(self._blocks)], self._own, self._rate)))
 
 
-def check_format(clip: ClipStreams, expected: Mapping[str, object]) -> None:
-    """Check the properties that all clips of a film share. MediaError: one differs from `expected`."""
+def check_format(clip: ClipStreams, expected: Mapping[str, object], *, any_rate: bool = False) -> None:
+    """Check the properties that all clips of a film share.
+
+    any_rate: its sound may have another rate, as that of a video with which the film begins.
+
+    Raises:
+        MediaError: one differs from `expected`.
+    """
     for name, value in clip.format.items():
-        if value != expected[name]:
+        if value != expected[name] and not (any_rate and name == "sample rate"):
             detail = "" if isinstance(value, bytes) else f" ({value}, not {expected[name]})"
             raise MediaError(f"differs from the first segment in {name}{detail}")
 

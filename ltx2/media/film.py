@@ -28,7 +28,7 @@ from ltx2.media.container import LAYOUTS, ClipStreams, media_errors, open_clip, 
 from ltx2.media.sound import SoundComposer
 from ltx2.media.sources.slices import Blocks, Track
 from ltx2.media.temporary import partial_file
-from ltx2.timeline import SegmentTiming, film_frames, film_samples, sound_spans
+from ltx2.timeline import FilmPart, film_frames, film_samples, sound_spans
 
 _AAC_BITS_PER_CHANNEL = 160_000  # per second; with 96,000 FFmpeg's encoder distorts the first block at 48 kHz
 _AAC = {"aac_is": "0"}  # intensity stereo does not keep the phases of the channels
@@ -51,16 +51,18 @@ class FilmInfo:
 
 def join_film(
     clips: Iterable[bytes],
-    timings: Sequence[SegmentTiming],
+    timings: Sequence[FilmPart],
     out: Path,
     *,
     title: str | None = None,
     track: Track | None = None,
+    rate: int | None = None,
 ) -> FilmInfo:
     """Join one clip per timing to the MP4 `out` (H.264, AAC, faststart), which is replaced if it exists.
 
-    title: is shown by players. track: sound that replaces that of the clips, with silence after its end. Errors of
-    `clips` pass through. After any error, `out` is unchanged.
+    title: is shown by players. track: sound that replaces that of the clips, with silence after its end. rate: of the
+    film's sound in Hz, if the film begins with parts of a video, whose sound may have another; else that of the clips.
+    Errors of `clips` pass through. After any error, `out` is unchanged.
 
     Raises:
         MediaError: a clip is missing, unreadable, differs from the first one (size, codec parameters, sound rate,
@@ -75,7 +77,7 @@ def join_film(
         with open_output(part, _WRITING, {"movflags": "+faststart"}) as container:
             if title is not None:
                 container.metadata["title"] = title
-            film = _write(container, clips, timings, track)
+            film = _write(container, clips, timings, track, rate)
         with media_errors(_WRITING):
             sha256 = _sync_and_hash(part)
             os.replace(part, out)
@@ -83,7 +85,11 @@ def join_film(
 
 
 def _write(
-    container: OutputContainer, clips: Iterable[bytes], timings: Sequence[SegmentTiming], track: Track | None
+    container: OutputContainer,
+    clips: Iterable[bytes],
+    timings: Sequence[FilmPart],
+    track: Track | None,
+    rate: int | None,
 ) -> _Film:
     film: _Film | None = None
     remaining = iter(clips)
@@ -93,10 +99,11 @@ def _write(
             if data is None:
                 raise MediaError(f"no clip: {len(timings)} clips expected, {i} given")
             with open_clip(data) as clip:
-                film = film or _Film(container, timings, clip, track)
+                film = film or _Film(container, timings, clip, track, rate)
                 film.add(i, clip)
         except MediaError as error:
-            raise MediaError(f"segment {timing.index}: {error}") from error
+            named = f"segment {timing.index}" if timing.index >= 0 else f"part {i} of the video before segment 0"
+            raise MediaError(f"{named}: {error}") from error
     if film is None or next(remaining, None) is not None:
         raise MediaError(f"a film needs at least one segment and one clip per segment; {len(timings)} segments given")
     film.finish()
@@ -116,16 +123,18 @@ class _Film:
     def __init__(
         self,
         container: OutputContainer,
-        timings: Sequence[SegmentTiming],
+        timings: Sequence[FilmPart],
         first: ClipStreams,
         track: Track | None = None,
+        rate: int | None = None,
     ) -> None:
         """Add both streams with the properties of the first clip; write nothing."""
         self._container = container
         self._timings = timings
-        self._fps = timings[0].shape.fps
+        self._fps = timings[0].fps
         self._format = first.format
-        self._rate = first.audio.sample_rate
+        self._rate = rate or first.audio.sample_rate
+        self._any_rate = rate is not None
         self._spans = sound_spans(timings, self._rate)
         samples = film_samples(film_frames(timings), self._fps, self._rate)
         self._composer = SoundComposer(self._spans, samples, first.audio.channels)
@@ -139,9 +148,9 @@ class _Film:
 
     def add(self, i: int, clip: ClipStreams) -> None:
         """Append the clip of the i-th timing."""
-        check_format(clip, self._format)
+        check_format(clip, self._format, any_rate=self._any_rate)
         span = self._spans[i]
-        sound = SoundReader(clip, span.source_start + span.film_end - span.film_start)
+        sound = SoundReader(clip, span.source_start + span.film_end - span.film_start, self._rate)
         for number, picture in enumerate(pictures(clip, self._timings[i].new_frames, self._fps, sound)):
             if number < self._timings[i].shown_frames:  # no picture refers to a later one
                 self._mux_picture(picture)

@@ -26,7 +26,16 @@ from ltx2.media.container import media_errors, open_clip, open_output
 from ltx2.media.film import add_sound_stream, sound_frame
 from ltx2.media.sound import composed
 from ltx2.media.sources.slices import Blocks, Track
-from ltx2.timeline import SegmentTiming, SoundSpan, film_frames, film_samples, next_timing, sound_spans, start_after
+from ltx2.timeline import (
+    FilmPart,
+    SegmentTiming,
+    SoundSpan,
+    film_frames,
+    film_samples,
+    next_timing,
+    sound_spans,
+    start_after,
+)
 
 _BLOCK = 1024  # samples of an AAC packet
 _LEAD = 16  # packets that are encoded and dropped: with 8 or fewer, joins can be heard
@@ -42,7 +51,7 @@ class LivePiece:
     duration: Fraction
 
 
-def first_clips_needed(timings: Sequence[SegmentTiming], rate: int) -> list[int]:
+def first_clips_needed(timings: Sequence[FilmPart], rate: int) -> list[int]:
     """For each piece the first clip whose sound it needs; usually the one before. rate: of the sound, in Hz.
 
     timings: of the film, from its first segment on.
@@ -58,26 +67,27 @@ def first_clips_needed(timings: Sequence[SegmentTiming], rate: int) -> list[int]
 
 
 def live_piece(
-    timings: Sequence[SegmentTiming],
+    timings: Sequence[FilmPart],
     first: bytes,
     clips: Sequence[bytes],
     *,
     is_last: bool,
     track: Track | None = None,
+    rate: int | None = None,
 ) -> LivePiece:
     """The piece of the last of `timings`.
 
     timings: of the film, up to the piece's own. first: the clip of the film's first segment, for the header. clips:
     those from its entry of `first_clips_needed` to the piece's own. is_last: whether the film ends with it.
-    track: sound of the film that replaces that of the clips, as in `join_film`.
+    track: sound of the film that replaces that of the clips. rate: both as in `join_film`.
 
     Raises:
         MediaError: a clip is damaged, or differs from the first one or from its timing. TimelineError: the timings are
             not consecutive.
     """
-    index, fps = len(timings) - 1, timings[-1].shape.fps
+    index, fps = len(timings) - 1, timings[-1].fps
     with open_clip(first) as model:
-        rate = int(model.audio.sample_rate)
+        any_rate, rate = rate is not None, rate or int(model.audio.sample_rate)
         extent = _extent(timings, rate, is_last=is_last)
         file = io.BytesIO()
         with open_output(file, _WRITING, _options(index, rate)) as container:
@@ -88,8 +98,8 @@ def live_piece(
             sounds = []
             for i, data in enumerate(clips, index + 1 - len(clips)):
                 with open_clip(data) as clip:
-                    check_format(clip, model.format)
-                    sound = SoundReader(clip, extent.samples_of(i))
+                    check_format(clip, model.format, any_rate=any_rate)
+                    sound = SoundReader(clip, extent.samples_of(i), rate)
                     packets = pictures(clip, timings[i].new_frames, fps, sound)
                     begin = timings[i].first_frame - timings[0].first_frame
                     for number, picture in enumerate(packets):
@@ -144,16 +154,16 @@ class _Extent:
                 yield packet
 
 
-def _extent(timings: Sequence[SegmentTiming], rate: int, *, is_last: bool) -> _Extent:
+def _extent(timings: Sequence[FilmPart], rate: int, *, is_last: bool) -> _Extent:
     spans = sound_spans(timings, rate)
-    samples = film_samples(film_frames(timings), timings[0].shape.fps, rate)
+    samples = film_samples(film_frames(timings), timings[0].fps, rate)
     end = samples if is_last else _final_samples(timings[0], timings[-1], spans[-1], rate)
     first = _first_packet(timings, spans, len(timings) - 1, rate)
     stop = -(-samples // _BLOCK) + 1 if is_last else _final_packets(end)
     return _Extent(spans, first, stop, _lead_in(first), end, is_last)
 
 
-def _first_packet(timings: Sequence[SegmentTiming], spans: Sequence[SoundSpan], index: int, rate: int) -> int:
+def _first_packet(timings: Sequence[FilmPart], spans: Sequence[SoundSpan], index: int, rate: int) -> int:
     if not index:
         return 1
     return _final_packets(_final_samples(timings[0], timings[index - 1], spans[index - 1], rate))
@@ -164,11 +174,13 @@ def _lead_in(packet: int) -> int:
     return _BLOCK * max(0, packet - _LEAD)
 
 
-def _final_samples(first: SegmentTiming, last: SegmentTiming, span: SoundSpan, rate: int) -> int:
-    """How many samples are known after a segment. A cut leaves more of them than the continuation assumed here.
+def _final_samples(first: FilmPart, last: FilmPart, span: SoundSpan, rate: int) -> int:
+    """How many samples are known after a part. A cut leaves more of them than the continuation assumed here.
 
-    first: the film's first segment. span: that of the segment `last`.
+    first: the film's first part. span: that of the part `last`.
     """
+    if not isinstance(last, SegmentTiming):  # the next one is crossfaded with it
+        return film_samples(last.first_frame + last.shown_frames - first.first_frame, first.fps, rate)
     shape = replace(last.shape, overlap=last.tail_frames)
     following = next_timing(last, cut=last.next_dissolve > 0, shape=shape, dissolve=last.next_dissolve)
     return start_after(span, following, first, rate)

@@ -19,7 +19,9 @@ _UNREADABLE = "cannot read the film"
 
 
 def film_sound(data: bytes, timings: Sequence[SegmentTiming]) -> tuple[NDArray[np.float32], int]:
-    """The sound `[C, n]` of an MP4 that `join_film` wrote with these timings, with their exact length, and its rate.
+    """The sound `[C, n]` of these segments, with their exact length, and its rate.
+
+    data: an MP4 that `join_film` wrote. The first segment need not be at its beginning.
 
     Raises:
         MediaError: the film cannot be read, or its sound is too short.
@@ -27,8 +29,10 @@ def film_sound(data: bytes, timings: Sequence[SegmentTiming]) -> tuple[NDArray[n
     with _open(data) as container:
         rate = container.streams.audio[0].rate
         blocks = [frame.to_ndarray() for frame in container.decode(audio=0)]
-    expected = film_samples(film_frames(timings), timings[0].shape.fps, rate)
-    sound = np.concatenate(blocks, axis=1).astype(np.float32)[:, :expected]  # AAC pads its last block
+    first, frames, fps = timings[0].first_frame, film_frames(timings), timings[0].shape.fps
+    expected = film_samples(frames, fps, rate)
+    start = film_samples(first + frames, fps, rate) - expected
+    sound = np.concatenate(blocks, axis=1).astype(np.float32)[:, start : start + expected]  # AAC pads its last block
     if sound.shape[1] < expected:
         raise MediaError(f"{_UNREADABLE}: its sound has {sound.shape[1]} of {expected} samples")
     return sound, rate
@@ -41,7 +45,8 @@ def film_pieces(data: bytes, timings: Sequence[SegmentTiming]) -> Iterator[NDArr
         MediaError: the film cannot be read, or is too short.
     """
     with _open(data) as container:
-        frames = (frame.to_ndarray(format="rgb24") for frame in container.decode(video=0))
+        decoded = islice(container.decode(video=0), timings[0].first_frame, None)
+        frames = (frame.to_ndarray(format="rgb24") for frame in decoded)
         for timing in timings:
             piece = list(islice(frames, timing.shown_frames))
             if len(piece) < timing.shown_frames:

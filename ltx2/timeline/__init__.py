@@ -23,6 +23,13 @@ from ltx2.timeline.arithmetic import (
     segment_seed,
     sound_seconds,
 )
+from ltx2.timeline.parts import (
+    FilmPart,
+    SourceTiming,
+    film_frames,
+    source_part_frames,
+    source_timings,
+)
 from ltx2.timeline.spans import (
     SoundSpan,
     sound_spans,
@@ -34,7 +41,6 @@ from ltx2.timeline.timings import (
     SegmentShape,
     SegmentTiming,
     continued_timing,
-    film_frames,
     first_timing,
     handed_on,
     next_timing,
@@ -47,10 +53,12 @@ __all__ = [
     "DEFAULT_OVERLAP",
     "POSITIONS_S",
     "TEMPORAL_COMPRESSION",
+    "FilmPart",
     "PlannedSegment",
     "SegmentShape",
     "SegmentTiming",
     "SoundSpan",
+    "SourceTiming",
     "continued_timing",
     "exact",
     "exact_seconds",
@@ -68,5 +76,7 @@ __all__ = [
     "segment_seed",
     "sound_seconds",
     "sound_spans",
+    "source_part_frames",
+    "source_timings",
     "start_after",
 ]

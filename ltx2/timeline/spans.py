@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from ltx2.errors import TimelineError
-from ltx2.timeline.arithmetic import AUDIO_LATENTS_PER_SECOND, film_samples, round_half_up, sound_seconds
-from ltx2.timeline.timings import SegmentTiming
+from ltx2.timeline.arithmetic import AUDIO_LATENTS_PER_SECOND, film_samples, round_half_up
+from ltx2.timeline.parts import FilmPart
 
 _LATENT = Fraction(1, AUDIO_LATENTS_PER_SECOND)
 _CHANGEOVER = Fraction(1, 10)  # this long before the pinned prefix ends, both decodes agree
@@ -33,7 +33,7 @@ class SoundSpan:
     fade_out: int
 
 
-def sound_spans(timings: Sequence[SegmentTiming], rate: int) -> list[SoundSpan]:
+def sound_spans(timings: Sequence[FilmPart], rate: int) -> list[SoundSpan]:
     """The position of each segment's sound in the film: one span per timing, placed by absolute time.
 
     A segment's position is rounded to a sample once, from its exact film time, so rounding errors do not accumulate.
@@ -57,7 +57,7 @@ def sound_spans(timings: Sequence[SegmentTiming], rate: int) -> list[SoundSpan]:
             both = min(faded, spans[-1].film_end) - start  # the old sound may end up to 0.07 s before its picture
             fade_in = max(fade, both)
             spans[-1] = _end_at(spans[-1], start + max(0, both), fade_in)
-        end = origin + math.floor(sound_seconds(timing.audio_latents) * rate)
+        end = origin + math.floor(timing.sound_seconds * rate)
         spans.append(SoundSpan(i, start, max(start, end), start - origin, fade_in, 0))
     if spans:
         last = timings[-1]
@@ -65,24 +65,24 @@ def sound_spans(timings: Sequence[SegmentTiming], rate: int) -> list[SoundSpan]:
     return spans
 
 
-def start_after(previous: SoundSpan, timing: SegmentTiming, first: SegmentTiming, rate: int) -> int:
+def start_after(previous: SoundSpan, timing: FilmPart, first: FilmPart, rate: int) -> int:
     """The film sample at which the sound of a segment after `previous` begins. first: the film's first segment."""
     if timing.continued:
         return _changeover(previous, timing, _origin(first, timing, rate), rate)
     return _film_position(first, timing.first_frame, rate)
 
 
-def _film_position(first: SegmentTiming, frame: int, rate: int) -> int:
-    return film_samples(frame - first.first_frame, first.shape.fps, rate)
+def _film_position(first: FilmPart, frame: int, rate: int) -> int:
+    return film_samples(frame - first.first_frame, first.fps, rate)
 
 
-def _origin(first: SegmentTiming, timing: SegmentTiming, rate: int) -> int:
+def _origin(first: FilmPart, timing: FilmPart, rate: int) -> int:
     """The film sample at which a segment's decoded sound begins; negative if it begins before the film."""
-    film_seconds = (timing.first_frame - first.first_frame) / timing.shape.fps
+    film_seconds = (timing.first_frame - first.first_frame) / timing.fps
     return round_half_up((film_seconds - timing.picture_start) * rate)
 
 
-def _changeover(previous: SoundSpan, timing: SegmentTiming, origin: int, rate: int) -> int:
+def _changeover(previous: SoundSpan, timing: FilmPart, origin: int, rate: int) -> int:
     """The film sample at which a continuation's sound begins: inside it, and after the fade-in of `previous`."""
     wanted = origin + round_half_up((_LATENT * timing.pinned - _CHANGEOVER) * rate)
     return max(wanted, origin, previous.film_start + previous.fade_in)
@@ -96,8 +96,8 @@ def _end_at(span: SoundSpan, film_end: int, fade: int) -> SoundSpan:
     return replace(span, film_end=end, fade_in=fade_in, fade_out=min(fade, length - fade_in))
 
 
-def _check_contiguous(timings: Sequence[SegmentTiming]) -> None:
+def _check_contiguous(timings: Sequence[FilmPart]) -> None:
     for before, after in itertools.pairwise(timings):
         follows = before.first_frame + before.shown_frames
-        if after.shape.fps != before.shape.fps or after.first_frame != follows:
+        if after.fps != before.fps or after.first_frame != follows:
             raise TimelineError(f"segment {after.index} does not follow segment {before.index}: frames would be lost")

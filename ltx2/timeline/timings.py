@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from ltx2.errors import TimelineError
-from ltx2.timeline.arithmetic import AUDIO_LATENTS_PER_SECOND, exact, latent_frames, round_half_up
+from ltx2.timeline.arithmetic import AUDIO_LATENTS_PER_SECOND, exact, latent_frames, round_half_up, sound_seconds
 
 DEFAULT_OVERLAP = 9
 
@@ -123,6 +123,16 @@ class SegmentTiming:
                 f"a video offset of {float(self.offset)} s: the {self.audio_latents} audio latents end before the "
                 f"picture does; it should be about {float(self.shape.prefix_seconds):.3f} s"
             )
+
+    @property
+    def fps(self) -> Fraction:
+        """Frames per second."""
+        return self.shape.fps
+
+    @property
+    def sound_seconds(self) -> Fraction:
+        """The length of its decoded sound."""
+        return sound_seconds(self.audio_latents)
 
     @property
     def skipped_frames(self) -> int:
@@ -288,8 +298,3 @@ def plan_segments(segments: Sequence[PlannedSegment], *, start: SegmentTiming | 
             )
         timings.append(timing)
     return timings
-
-
-def film_frames(timings: Sequence[SegmentTiming]) -> int:
-    """The number of frames of a film of these segments."""
-    return sum(timing.shown_frames for timing in timings)

@@ -16,7 +16,7 @@ from tasks.field_errors import FieldError
 from tasks.jobs.committed import Committed
 from tasks.jobs.lifetimes import new_job_id
 from tasks.jobs.results import CreateOutcome, JobContents
-from tasks.jobs.state_wire import handoff_blobs, state_blobs
+from tasks.jobs.state_wire import handoff_blobs
 from tasks.maintenance.submissions import pin_all
 from tasks.spec.images import image_paths
 from tasks.spec.schema import INPUT_FIELDS, JobHead, JobSpec
@@ -121,7 +121,7 @@ def blobs_of(head: JobHead, committed: Committed) -> list[str]:
     """Every blob that a job with these segments needs."""
     found = [str(getattr(head, field)) for field in INPUT_FIELDS if getattr(head, field) is not None]
     if committed.start is not None:
-        found += state_blobs(committed.start.state)
+        found += handoff_blobs(committed.start)
     for handoff in committed.handoffs:
         found += handoff_blobs(handoff)
     clips = list(committed.clips.values())

@@ -9,7 +9,8 @@ from ltx2 import DEFAULT_INLINE_THRESHOLD_BYTES
 from ltx2.media.sound_file import MIME
 from tasks.client.start_image import IMAGE_MIME, read_images, with_image_ids
 from tasks.client.track_input import read_track_of, track_warnings
-from tasks.client.video_input import read_extension, stored_extension
+from tasks.client.video_input import read_extension, stored_extension, with_source
+from tasks.errors import SpecError
 from tasks.jobs.records import Handoff
 from tasks.spec.schema import JobSpec
 
@@ -29,28 +30,38 @@ class Inputs:
 
 
 def read_inputs(
-    spec: JobSpec, *, continues: bool = False, inline_threshold_bytes: int = DEFAULT_INLINE_THRESHOLD_BYTES
+    spec: JobSpec,
+    *,
+    continues: bool = False,
+    with_video: bool = False,
+    inline_threshold_bytes: int = DEFAULT_INLINE_THRESHOLD_BYTES,
 ) -> Inputs:
     """Read the files that `spec` names; the same files give the same ids. Nothing is stored.
 
-    continues: the job continues a state. inline_threshold_bytes: of the start; the ids do not depend on it.
+    continues: the job continues a state. with_video: a video with which the film begins is encoded, too: it takes as
+    long as the video, and is needed once. inline_threshold_bytes: of the start; the ids do not depend on it.
 
     Raises:
         SpecError: a file is missing, or of another kind; names the field and the file. An image cannot be shown where
         the spec says.
     """
-    pending, ids, start = InMemoryBlobStore(), dict[str, str](), None
+    pending, ids, start, video_frames = InMemoryBlobStore(), dict[str, str](), None, 0
+    if spec.include_video and spec.extend is None:
+        place = spec.source.place("include_video")
+        raise SpecError(f"{place}: there is no video; name one in `extend`, or remove this")
     images = read_images(spec)
     for png in images.values():
         pending.put(png, mime=IMAGE_MIME)
     if spec.extend is not None:
         extension = read_extension(spec.extend, spec, field=spec.source.place("extend"))
         stored = stored_extension(extension, spec, pending, inline_threshold_bytes=inline_threshold_bytes)
-        ids["extend"], start = stored.sound, stored.start
+        ids["extend"], start, video_frames = stored.sound, stored.start, stored.start.first_frame
+        if spec.include_video and with_video:
+            start = with_source(start, spec, pending)
     track = read_track_of(spec)
     if track is not None:
         ids["audio"] = pending.put(track, mime=MIME)
-    found = with_image_ids(spec, images, continues=continues).model_copy(update=ids)
+    found = with_image_ids(spec, images, continues=continues, video_frames=video_frames).model_copy(update=ids)
     return Inputs(found, pending, start, tuple(track_warnings(track, spec)) if track is not None else ())
 
 

@@ -17,7 +17,8 @@ def plan_lines(spec: JobSpec, model: str, *, continues: bool, pace: Pace | None)
     """The film's length and size, and the room and time it needs.
 
     model: the spec's, or the default. continues: it continues a state. pace: of earlier segments with the same work, if
-    there were any. A film that extends a video also shows the frames that its first segment repeats.
+    there were any. A film that extends a video also shows the frames that its first segment repeats, or begins with the
+    whole video, whose length is not counted here.
     """
     blobs = f"blobs: at most about {estimate_bytes(spec) / 1e6:,.1f} MB until the job's retention ends"
     count = len(spec.segments)
@@ -28,10 +29,10 @@ def plan_lines(spec: JobSpec, model: str, *, continues: bool, pace: Pace | None)
         memory = _memory(model, spec.text_encoder)
         return [f"{spec.title}: {spec.width}x{spec.height}, {now}", blobs, memory]
     timings = spec.plan()
-    frames = film_frames(timings) - (timings[0].shape.overlap if continues else 0)
-    seconds = float(frames / spec.shape.fps)
+    frames = film_frames(timings) - (timings[0].shape.overlap if continues or spec.include_video else 0)
+    seconds, after = float(frames / spec.shape.fps), " after the video" if spec.include_video else ""
     return [
-        f"{spec.title}: {seconds:.2f} s, {frames} frames, {spec.width}x{spec.height}, "
+        f"{spec.title}: {seconds:.2f} s{after}, {frames} frames, {spec.width}x{spec.height}, "
         f"{count} segment{'s' if count > 1 else ''} of {length} frames",
         blobs,
         _memory(model, spec.text_encoder),

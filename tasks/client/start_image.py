@@ -48,10 +48,10 @@ def _read_image(spec: JobSpec, path: str, place: str) -> bytes:
         raise SpecError(f"{place}: {shown_path(path)}: {error}") from None
 
 
-def with_image_ids(spec: JobSpec, images: Mapping[str, bytes], *, continues: bool) -> JobSpec:
+def with_image_ids(spec: JobSpec, images: Mapping[str, bytes], *, continues: bool, video_frames: int = 0) -> JobSpec:
     """`spec` with the blob ids of its images instead of their paths, each at its frame. images: from `read_images`.
 
-    continues: it continues a state.
+    continues, video_frames: see `placed`.
 
     Raises:
         SpecError: an image cannot be where the spec says.
@@ -59,6 +59,7 @@ def with_image_ids(spec: JobSpec, images: Mapping[str, bytes], *, continues: boo
     if not images:
         return spec
     try:
-        return placed(with_paths(spec, {path: blob_id_of(png) for path, png in images.items()}), continues=continues)
+        with_ids = with_paths(spec, {path: blob_id_of(png) for path, png in images.items()})
+        return placed(with_ids, continues=continues, video_frames=video_frames)
     except FieldError as error:
         raise SpecError(f"{spec.source.place(*error.location)}: {error}") from None

@@ -26,7 +26,7 @@ from tasks.jobs.queues import Priority
 from tasks.jobs.reader import JOBS_PER_PAGE
 from tasks.jobs.records import JobStatus
 from tasks.jobs.results import CreateOutcome
-from tasks.jobs.state_wire import state_blobs
+from tasks.jobs.state_wire import handoff_blobs
 from tasks.jobs.units import JobState
 from tasks.jobs.waits import Wait
 from tasks.maintenance.submissions import complete_submissions
@@ -92,7 +92,10 @@ def submit(
         place = spec.source.place("image")
         raise SpecError(f"{place}: a job that continues a state starts with that state's frames; remove one of the two")
     inputs = read_inputs(
-        spec, continues=from_state is not None, inline_threshold_bytes=deployment.settings.inline_threshold_bytes
+        spec,
+        continues=from_state is not None,
+        with_video=True,
+        inline_threshold_bytes=deployment.settings.inline_threshold_bytes,
     )
     for warning in inputs.warnings:
         log.warning("%s", warning)
@@ -139,7 +142,7 @@ def _draw_up(
     start = inputs.start
     if envelope is not None:
         start = start_handoff(dict(envelope), inputs.spec, deployment.blobs, inputs.pending, deployment.settings)
-    blob_ids = [*input_paths(inputs.spec).values(), *(state_blobs(start.state) if start else ())]
+    blob_ids = [*input_paths(inputs.spec).values(), *(handoff_blobs(start) if start else ())]
     digest = _digest(inputs.spec, envelope) if has_key else ""
     return Draft(inputs.spec, Committed(start), blob_ids, digest, inputs.pending, priority)
 

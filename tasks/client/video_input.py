@@ -11,7 +11,8 @@ from blobstore import BlobStore
 from ltx2.media.sound_file import MIME, encode_flac
 from ltx2.media.sources.extension import SOUND_RATE, Extension, extension_of, lead_of, wanted_of
 from ltx2.media.sources.pictures import Fit
-from ltx2.media.sources.reader import read_ending
+from ltx2.media.sources.reader import encode_video, read_ending
+from ltx2.media.sources.whole import WantedParts
 from tasks.errors import SpecError
 from tasks.field_errors import shown_path
 from tasks.jobs import state_wire
@@ -20,6 +21,8 @@ from tasks.jobs.units import START_INDEX
 from tasks.settings import Settings
 from tasks.spec.input_files import open_input
 from tasks.spec.schema import JobSpec
+
+CLIP_MIME = "video/mp4"
 
 
 def read_extension(path: Path | str, spec: JobSpec, *, field: str = "") -> Extension:
@@ -53,10 +56,30 @@ def stored_extension(
 ) -> VideoStart:
     """Put the end of a video into `blobs`; the same video gives the same blobs."""
     state = state_wire.encode(extension.state, blobs, inline_threshold_bytes=inline_threshold_bytes)
-    start = Handoff(index=START_INDEX, state=state, first_frame=spec.first_shape.overlap)
+    first_frame = extension.available if spec.include_video else spec.first_shape.overlap
+    start = Handoff(index=START_INDEX, state=state, first_frame=first_frame)
     frames = hashlib.sha256(b"".join(frame.tobytes() for frame in extension.state.video_frames or ())).hexdigest()
     sound = blobs.put(encode_flac([extension.sound], SOUND_RATE, comment=f"frames {frames}"), mime=MIME)
     return VideoStart(start, sound)
+
+
+def with_source(start: Handoff, spec: JobSpec, blobs: BlobStore) -> Handoff:
+    """`start`, with the clips of the whole video that `spec` extends, which are put into `blobs`.
+
+    Raises:
+        SpecError: it is too long or too large, or cannot be decoded; names it.
+    """
+    path, overlap, crop = str(spec.extend), spec.first_shape.overlap, spec.crop
+    shown = (crop.width, crop.height) if crop else (spec.width, spec.height)
+    wanted = WantedParts(spec.width, spec.height, Fit(spec.fit), spec.shape.fps, overlap, *shown)
+    place = spec.source.place("extend")
+    with open_input(path, field=place) as file:
+        try:
+            clips = encode_video(file, wanted)
+        except ValueError as error:
+            raise SpecError(f"{place}: {shown_path(path)}: {error}") from None
+    ids = [blobs.put(clip, mime=CLIP_MIME) for clip in clips]
+    return replace(start, source_clips=ids, source_frames=wanted.part_frames)
 
 
 def state_from_video(path: Path, spec: JobSpec, settings: Settings) -> dict[str, Any]:

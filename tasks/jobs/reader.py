@@ -32,9 +32,11 @@ from tasks.jobs.queue_states import QueueStates, read_queue_states
 from tasks.jobs.queues import Priority, list_key
 from tasks.jobs.records import (
     ClipRecord,
+    FilmSource,
     Handoff,
     JobStatus,
     PieceRecord,
+    film_source,
     shown_timing,
     timing_after,
     unpack_stored,
@@ -218,6 +220,15 @@ class JobReader:
                 timings.append(shown_timing(timing_after(planned[index], previous, **around), previous))
             previous = handoff
         return timings
+
+    def film_source(self, job_id: str, shown: SegmentTiming) -> FilmSource | None:
+        """The video with which the film begins, if any. shown: the first of `timings`.
+
+        Raises:
+            RecordError: the record is damaged.
+        """
+        start, first = self.handoff(job_id, START_INDEX), self.handoff(job_id, 0)
+        return film_source(start, shown, first) if start and first else None
 
     def planned(self, job_id: str) -> dict[int, PlannedSegment]:
         """What the spec of a job says about the place of each segment, by index.

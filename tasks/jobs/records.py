@@ -14,7 +14,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from blobstore.stored_format import FORMAT, FORMAT_OF_JOBS, MAJOR_OF_JOBS, is_newer_major
 from ltx2.request import Decoding
 from ltx2.sampling import Decoder
-from ltx2.timeline import PlannedSegment, SegmentTiming, continued_timing, exact, first_timing, handed_on
+from ltx2.timeline import (
+    PlannedSegment,
+    SegmentTiming,
+    SourceTiming,
+    continued_timing,
+    exact,
+    first_timing,
+    handed_on,
+    source_timings,
+)
 from tasks.errors import RecordError, VersionError
 from tasks.jobs.queues import Priority
 from tasks.jobs.units import START_INDEX, JobState
@@ -106,7 +115,8 @@ class Handoff(Record):
     """What a committed segment leaves for the next one. A job that continues a state from outside has one of index -1.
 
     A start's first_frame is the film index of the job's first new frame: the frames of an extended video before it
-    are shown, too.
+    are shown, too. source_clips: of a start, the clips of that video with which the film begins, before the frames that
+    the first segment repeats. source_frames: how many frames each of them has but the last.
 
     state: the continuation state as the next message carries it, `kind` and `payload`. latents: the blob from which the
     clip can be made again. continued, first_frame: whether the segment continues the one before, and the film index of
@@ -137,6 +147,8 @@ class Handoff(Record):
     warnings: list[str] = field(default_factory=list)
     from_take: int = 0
     pinned_to: int = -1
+    source_clips: list[str] = field(default_factory=list)
+    source_frames: int = 0
 
     @property
     def decoding(self) -> Decoding:
@@ -213,10 +225,48 @@ def _timing_after(
 
 
 def shown_timing(timing: SegmentTiming, start: Handoff | None) -> SegmentTiming:
-    """`timing` of a job's first segment, as the film shows it: after a video that it extends, with its first frames."""
+    """`timing` of a job's first segment, as the film shows it: after a video that it extends, with its first frames.
+
+    Over these, the sound of a video with which the film begins is crossfaded with its own.
+    """
     if start is None or start.index != START_INDEX or not start.first_frame or not timing.continued:
         return timing
-    return replace(timing, continued=False, first_frame=start.first_frame - timing.skipped_frames)
+    repeated = timing.skipped_frames
+    return replace(
+        timing,
+        continued=False,
+        first_frame=start.first_frame - repeated,
+        dissolve=repeated if start.source_clips else 0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FilmSource:
+    """The video with which a film begins. clips: one for each of its parts. rate: of the film's sound in Hz."""
+
+    clips: tuple[str, ...]
+    parts: tuple[SourceTiming, ...]
+    rate: int
+
+
+def film_source(start: Handoff, shown: SegmentTiming, first: Handoff) -> FilmSource | None:
+    """The video with which a film begins; None: it begins with segment 0.
+
+    shown: the timing of segment 0, as the film shows it. first: what that segment left.
+
+    Raises:
+        RecordError: a handoff is damaged.
+    """
+    if not start.source_clips:
+        return None
+    try:
+        rate = int(first.state["payload"]["audio_sample_rate"])
+        parts = source_timings(shown.first_frame, start.source_frames, shown.fps, shown.dissolve)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RecordError(f"the start of a job is damaged: {type(error).__name__}: {error}") from None
+    if len(parts) != len(start.source_clips):
+        raise RecordError(f"the start of a job is damaged: {len(start.source_clips)} clips for {len(parts)} parts")
+    return FilmSource(tuple(start.source_clips), tuple(parts), rate)
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,9 +75,9 @@ def state_blobs(envelope: dict[str, Any]) -> list[str]:
 
 
 def handoff_blobs(handoff: Handoff) -> list[str]:
-    """Every blob that a repair from this handoff needs: those of its state, and the latents."""
+    """Every blob that this handoff names: those of its state, the latents, and of a start the clips of its video."""
     latents = [] if handoff.latents is None else [handoff.latents]
-    return [*state_blobs(handoff.state), *latents]
+    return [*state_blobs(handoff.state), *latents, *handoff.source_clips]
 
 
 def is_whole(blob_id: str, blobs: BlobStore) -> bool:

@@ -1,7 +1,8 @@
 """What live players get of a film that is being rendered: a list of pieces, made once each and kept as blobs.
 
 A piece is named by what it is made of: any server, at any time, makes the same bytes. The list is that of the clips
-from the first to the first that is missing. While the epoch of a job stays the same, the list only grows.
+from the first to the first that is missing, after those of a video with which the film begins. While the epoch of a job
+stays the same, the list only grows.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from ltx2.media.live import first_clips_needed, live_piece
-from ltx2.timeline import SegmentTiming
+from ltx2.timeline import FilmPart
 from tasks.deployment import Deployment
 from tasks.errors import JobNotFoundError
-from tasks.jobs.records import Handoff, JobStatus, PieceRecord
+from tasks.jobs.records import FilmSource, Handoff, JobStatus, PieceRecord
 from tasks.worker.track_cache import TrackCache
 
 PIECE_MIME = "video/mp4"
@@ -50,10 +51,15 @@ class _Film:
     """A list with what its pieces are made of. audio: the blob of the film's given sound."""
 
     listed: PieceList
-    timings: Sequence[SegmentTiming]
+    parts: Sequence[FilmPart]
     clips: Sequence[str]
     starts: Sequence[int]
     audio: str | None
+    source: FilmSource | None
+
+    def is_last(self, status: JobStatus, index: int) -> bool:
+        """Whether the film ends with a piece."""
+        return index + 1 == status.segments + (len(self.source.parts) if self.source else 0)
 
 
 class LiveFilms:
@@ -91,7 +97,8 @@ class LiveFilms:
         clips = [blobs.get(clip) for clip in film.clips[film.starts[index] : index + 1]]
         first = clips[0] if film.starts[index] == 0 else blobs.get(film.clips[0])
         track = None if film.audio is None else self._tracks.get(film.audio, blobs.get)
-        made = live_piece(film.timings[: index + 1], first, clips, is_last=_is_last(status, index), track=track)
+        is_last, rate = film.is_last(status, index), film.source.rate if film.source else None
+        made = live_piece(film.parts[: index + 1], first, clips, is_last=is_last, track=track, rate=rate)
         header, data = (
             self._deployment.store_for_job(status.job_id, part, PIECE_MIME) for part in (made.header, made.data)
         )
@@ -118,18 +125,22 @@ class LiveFilms:
         known = status.segments - status.open  # whether the last one of an open film ends it is not known
         while len(clips) in records and len(clips) < min(known, len(timings)):
             clips.append(records[len(clips)].blob_id)
-        timings = timings[: len(clips)]
-        starts = first_clips_needed(timings, _rate(handoffs[0])) if timings else []
+        source = jobs.film_source(status.job_id, timings[0]) if clips else None
+        before = source.parts if source else ()
+        parts: list[FilmPart] = [*before, *timings[: len(clips)]]
+        clips = [*(source.clips if source else ()), *clips]
+        starts = first_clips_needed(parts, _rate(handoffs[0])) if clips else []
         pieces = []
-        for index, (timing, start) in enumerate(zip(timings, starts, strict=True)):
-            is_last = _is_last(status, index)
-            cut_off = [str(timing.next_dissolve)] if timing.next_dissolve else []
+        for index, (part, start) in enumerate(zip(parts, starts, strict=True)):
+            is_last = index + 1 == len(before) + status.segments
+            cut_off = [str(hidden)] if (hidden := part.new_frames - part.shown_frames) else []
             given = [] if audio is None else [audio]
             name = _name([RECIPE, str(index), str(is_last), *cut_off, *given, clips[0], *clips[start : index + 1]])
-            pieces.append(Piece(index, name, timing.shown_frames / timing.shape.fps))
-        longest = max(segment.shape.frames / segment.shape.fps for segment in jobs.planned(status.job_id).values())
+            pieces.append(Piece(index, name, part.shown_frames / part.fps))
+        lengths = [segment.shape.frames / segment.shape.fps for segment in jobs.planned(status.job_id).values()]
+        longest = max([*lengths, *(part.new_frames / part.fps for part in before)])
         listed = PieceList(status.generation, tuple(pieces), longest, status.finished)
-        return _Film(listed, timings, clips, starts, audio)
+        return _Film(listed, parts, clips, starts, audio, source)
 
 
 def playlist(listed: PieceList, folder: str) -> str:
@@ -149,10 +160,6 @@ def playlist(listed: PieceList, folder: str) -> str:
     if listed.ended:
         lines.append("#EXT-X-ENDLIST")
     return "\n".join(lines) + "\n"
-
-
-def _is_last(status: JobStatus, index: int) -> bool:
-    return index + 1 == status.segments
 
 
 def _rate(handoff: Handoff) -> int:

@@ -45,19 +45,19 @@ def with_paths(spec: JobSpec, paths: Mapping[str, str]) -> JobSpec:
     return spec.model_copy(update={"image": image, "images": images, "segments": segments})
 
 
-def placed(spec: JobSpec, *, continues: bool) -> JobSpec:
+def placed(spec: JobSpec, *, continues: bool, video_frames: int = 0) -> JobSpec:
     """The spec with all images but its start image in the `images` of their segments.
 
     An image at a time is shown by the frame that is on screen then, the first that a dissolve blends included. It is
-    never in what a segment repeats. continues: the job continues a state, so its first segment repeats frames. After a
-    video that it extends, the film shows them too.
+    never in what a segment repeats. continues: the job continues a state, so its first segment repeats frames.
+    video_frames: how many frames the film shows of a video that the job extends, those that are repeated included.
 
     Raises:
         FieldError: an image after the end or in the video, two at one frame, or too many in one segment.
     """
     if not spec.images and not any(any(_paths_of(segment)) for segment in spec.segments):
         return spec
-    spans = _spans(spec, continues=continues)
+    spans = _spans(spec, continues=continues, start=video_frames)
     at: dict[int, dict[int, str]] = {}
 
     def put(location: Location, index: int, frame: int, path: str) -> None:
@@ -94,9 +94,9 @@ def placed(spec: JobSpec, *, continues: bool) -> JobSpec:
     return spec.model_copy(update={"images": (), "segments": segments})
 
 
-def _spans(spec: JobSpec, *, continues: bool) -> list[_Span]:
+def _spans(spec: JobSpec, *, continues: bool, start: int) -> list[_Span]:
     spans: list[_Span] = []
-    end = 0 if spec.extend is None else spec.first_shape.overlap
+    end = start
     for index, one in enumerate(map(spec.planned, spec.segments)):
         repeats = not one.cut and (index > 0 or continues or spec.extend is not None)
         first = end - (one.dissolve if index else 0)

@@ -66,7 +66,7 @@ from tasks.spec.segments import (
 SPATIAL_COMPRESSION = 32
 MAX_LABELS = 16
 MOST_RENDERINGS = 8
-LATER_FIELDS = ("best_of", "retry_joins", "images")
+LATER_FIELDS = ("best_of", "retry_joins", "images", "include_video")
 """Are stored where they are set only, so that records of other jobs stay as they were."""
 OPEN = "open"
 INPUT_FIELDS = ("image", "extend", "audio")
@@ -97,7 +97,7 @@ class JobHead(Strict):
     `frames` is per segment; the first `overlap` of them repeat the segment before. Segments may have values of their
     own.
     `image` is what the first segment starts from, `extend` the video that it continues, `audio` the film's sound: a
-    path in a spec, a blob id in a job's record.
+    path in a spec, a blob id in a job's record. `include_video`: the film begins with the whole of that video.
     """
 
     title: str = Field("untitled", min_length=1, max_length=120)
@@ -130,6 +130,7 @@ class JobHead(Strict):
     labels: Annotated[dict[str, str], Field(max_length=MAX_LABELS)] = Field(default_factory=dict)
     extend: str | None = Field(None, min_length=1, max_length=4096)
     fit: Literal["crop", "pad"] = "crop"
+    include_video: bool = Field(False, strict=True)
     audio: str | None = Field(None, min_length=1, max_length=4096)
 
     @field_validator("labels")

@@ -67,7 +67,7 @@ class InputLostError(Exception):
 
     def __init__(self, index: int, cause: Exception, take: int = 0) -> None:
         made_by = f"take {take} of segment {index}" if take else f"segment {index}"
-        lost = "the state or image that the job starts from" if index == START_INDEX else f"output of {made_by}"
+        lost = "what the job starts from" if index == START_INDEX else f"output of {made_by}"
         super().__init__(f"{lost} was lost: {cause}")
         self.index = index
         self.take = take

@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, NoReturn
 
 from celery import Task
 
 from ltx2.media.film import join_film
 from ltx2.media.temporary import temporary_folder
+from ltx2.timeline import FilmPart
 from tasks.errors import WorkFailedError
 from tasks.jobs.failpoints import reach
-from tasks.jobs.records import ClipRecord, FilmRecord
+from tasks.jobs.records import ClipRecord, FilmRecord, FilmSource
 from tasks.jobs.state_wire import is_whole
 from tasks.jobs.units import START_INDEX, UnitKind, WorkUnit
 from tasks.messaging.topology import FILM_TASK
@@ -45,6 +47,8 @@ def _assemble(context: WorkerContext, lease: Lease) -> dict[str, Any]:
     try:
         return _join(context, lease)
     except InputLostError as error:
+        if error.index == START_INDEX:  # nobody can make it again
+            raise
         _remake_lost_clips(context, lease, error)
 
 
@@ -52,11 +56,15 @@ def _join(context: WorkerContext, lease: Lease) -> dict[str, Any]:
     claim, deployment = lease.claim, context.deployment
     started = time.monotonic()
     timings, clips = deployment.jobs.timings(claim.job_id), list(deployment.jobs.clips(claim.job_id).values())
+    source = deployment.jobs.film_source(claim.job_id, timings[0]) if timings else None
+    parts: list[FilmPart] = [*(source.parts if source else ()), *timings]
     with lease.in_engine(), temporary_folder(FILM_FOLDERS) as folder:
         path = folder / "film.mp4"
         head = deployment.jobs.head(claim.job_id)
         track = given_track(context, head)
-        info = join_film(_read(context, clips), timings, path, title=head.title, track=track)
+        joined = chain(_read_source(context, source), _read(context, clips))
+        rate = source.rate if source else None
+        info = join_film(joined, parts, path, title=head.title, track=track, rate=rate)
         data = path.read_bytes()
     reach("film joined", claim.job_id, START_INDEX)
     blob_id = when_there_is_room(lambda: deployment.store_for_job(claim.job_id, data, CLIP_MIME))
@@ -92,6 +100,13 @@ def _remake_lost_clips(context: WorkerContext, lease: Lease, error: InputLostErr
         for index in lost:
             deployment.publisher.publish(claim.job_id, WorkUnit.clip(index))
     raise SkippedError(f"waiting for lost clips: segments {lost}")
+
+
+def _read_source(context: WorkerContext, source: FilmSource | None) -> Iterator[bytes]:
+    for blob_id in source.clips if source else ():
+        with reading_from(START_INDEX):
+            data = context.deployment.blobs.get(blob_id)
+        yield data
 
 
 def _read(context: WorkerContext, clips: list[ClipRecord]) -> Iterator[bytes]:

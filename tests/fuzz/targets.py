@@ -28,6 +28,7 @@ from ltx2.errors import CheckpointError, ContinuationError
 from ltx2.media.picture_decoder import decode_picture
 from ltx2.media.sources.ending import Wanted, decode_ending
 from ltx2.media.sources.pictures import Fit
+from ltx2.media.sources.whole import WantedParts, encode_parts
 from ltx2.state.arrays import decode_frames, decode_tensor, unpack_frames
 from ltx2.state.png import decode_png, png_size
 from tasks.client.state_files import read_state, start_handoff
@@ -107,8 +108,11 @@ def picture(data: bytes) -> None:
 def video(data: bytes) -> None:
     """A user's video, decoded in this process. The child's limits are for larger ones."""
     with suppress(ValueError):
-        wanted = Wanted(64, 32, Fit.PAD, Fraction(24), 1, 25, Fraction(1), 16_000)
+        wanted = Wanted(64, 32, Fit.PAD, Fraction(24), 1, Fraction(1), 16_000)
         _check(decode_ending(io.BytesIO(data), wanted).frames.shape == (1, 32, 64, 3), "the frame has another size")
+    with suppress(ValueError):
+        for part in encode_parts(io.BytesIO(data), WantedParts(64, 32, Fit.PAD, Fraction(1), 1, 64, 32)):
+            _check(len(part) > 0, "a part is empty")
 
 
 def safetensors(data: bytes) -> None:

@@ -38,8 +38,7 @@ _AFTER_S = Fraction(1, 10)  # of sound after the last frame
 class Wanted:
     """What is wanted of a video's end: `frames` frames at `fps` of `width` x `height`, and the sound around them.
 
-    longest: how many frames count as enough, at least `frames`. before_s: seconds of sound before the first frame.
-    rate: Hz.
+    before_s: seconds of sound before the first frame. rate: Hz.
     """
 
     width: int
@@ -47,7 +46,6 @@ class Wanted:
     fit: Fit
     fps: Fraction
     frames: int
-    longest: int
     before_s: Fraction
     rate: int
 
@@ -56,8 +54,8 @@ class Wanted:
 class Ending:
     """The end of a video. frames: uint8 RGB `[frames, H, W, 3]`. sound: `[samples, 2]` at the rate that was wanted.
 
-    available: how many frames the video has at the wanted rate, `longest` at most. before: samples of `sound` before
-    the first frame; fewer than wanted where the video begins later.
+    available: how many frames the video has at the wanted rate. before: samples of `sound` before the first frame;
+    fewer than wanted where the video begins later.
     """
 
     frames: NDArray[np.uint8]
@@ -74,9 +72,8 @@ def decode_ending(file: IO[bytes], wanted: Wanted) -> Ending:
     """
     with opened(file) as container:
         video = video_of(container)
-        _check_whole(container)
-        first, last = _span(container, video)
-        available = min(wanted.longest, int((last - first) * wanted.fps + Fraction(1, 4)) + 1)
+        first, last = span_of(container, video)
+        available = frames_at(wanted.fps, first, last)
         if available < wanted.frames:
             count = f"{available} frame{'s' if available > 1 else ''} at {float(wanted.fps):g} per second"
             raise ValueError(f"it is too short: {count}, at least {wanted.frames} are needed (the overlap)")
@@ -104,8 +101,14 @@ def _check_whole(container: InputContainer) -> None:
         raise ValueError("damaged: the file ends too early, as after an interrupted download")
 
 
-def _span(container: InputContainer, video: VideoStream) -> tuple[Fraction, Fraction]:
-    """The times of the first and the last picture, from their packets."""
+def frames_at(fps: Fraction, first: Fraction, last: Fraction) -> int:
+    """How many frames a video has at this rate, whose first and last pictures have these times, in seconds."""
+    return int((last - first) * fps + Fraction(1, 4)) + 1
+
+
+def span_of(container: InputContainer, video: VideoStream) -> tuple[Fraction, Fraction]:
+    """The times of the first and the last picture, in seconds, from their packets. ValueError: a damaged video."""
+    _check_whole(container)
     first = _times(container, video, most=_FIRST_PACKETS)
     _seek(container, video, _declared_end(container, video))
     last = _times(container, video)
@@ -148,7 +151,7 @@ def _frames(
     fitted = Fitter(wanted.width, wanted.height, wanted.fit, aspect)
     for start in (times[0], None):
         _seek(container, video, start)
-        found = _nearest(_decoded(container, video), times, fitted)
+        found = _nearest(decoded_pictures(container, video), times, fitted)
         if found is not None and (start is None or found[1] <= max(times[0], first)):
             break  # otherwise the first pictures after a keyframe could not be decoded: from the start on
     if found is None:
@@ -186,7 +189,8 @@ def _take(
         frames += [fitted(picture)] * count
 
 
-def _decoded(container: InputContainer, video: VideoStream) -> Iterator[tuple[Fraction, VideoFrame]]:
+def decoded_pictures(container: InputContainer, video: VideoStream) -> Iterator[tuple[Fraction, VideoFrame]]:
+    """The pictures from here on with their times, in seconds. ValueError: one is damaged, or has no time."""
     for frame in container.decode(video):
         if frame.pts is None or frame.time_base is None:
             raise ValueError("its pictures have no times")
@@ -218,10 +222,8 @@ def _heard(container: InputContainer, stream: AudioStream) -> Iterator[AudioFram
 def _decode(arguments: Sequence[str]) -> bytes:
     if arguments[0] == "first":
         return decode_first_frame(sys.stdin.buffer, int(arguments[1]), int(arguments[2])).tobytes()
-    width, height, fit, fps, frames, longest, before_s, rate = arguments
-    wanted = Wanted(
-        int(width), int(height), Fit(fit), Fraction(fps), int(frames), int(longest), Fraction(before_s), int(rate)
-    )
+    width, height, fit, fps, frames, before_s, rate = arguments
+    wanted = Wanted(int(width), int(height), Fit(fit), Fraction(fps), int(frames), Fraction(before_s), int(rate))
     ending = decode_ending(sys.stdin.buffer, wanted)
     head = json.dumps([ending.available, ending.before, len(ending.sound)]).encode() + b"\n"
     return head + ending.frames.tobytes() + ending.sound.astype("<f4").tobytes()

@@ -29,17 +29,19 @@ _LATENT = Fraction(1, AUDIO_LATENTS_PER_SECOND)
 class Extension:
     """What a job needs to continue a video. state: without its audio latents.
 
-    sound: `[samples, 2]` at 16 kHz, 640 for each pinned latent and for each latent of lead before them.
+    sound: `[samples, 2]` at 16 kHz, 640 for each pinned latent and for each latent of lead before them. available: how
+    many frames the video has at the job's rate.
     """
 
     state: LTX2ContinuationState
     sound: NDArray[np.float32]
+    available: int
 
 
 def wanted_of(shape: SegmentShape, width: int, height: int, fit: Fit) -> Wanted:
     """What is to be read of a video so that segments of this shape and size continue it."""
     before = shape.prefix_seconds + (LEAD + 1) * _LATENT
-    return Wanted(width, height, fit, shape.fps, shape.overlap, shape.frames, before, SOUND_RATE)
+    return Wanted(width, height, fit, shape.fps, shape.overlap, before, SOUND_RATE)
 
 
 def extension_of(ending: Ending, shape: SegmentShape) -> Extension:
@@ -57,7 +59,7 @@ def extension_of(ending: Ending, shape: SegmentShape) -> Extension:
         video_position_offset_sec=float(offset),
         metadata={AUDIO_SPACE: NORMALISED},
     )
-    return Extension(state, sound)
+    return Extension(state, sound, ending.available)
 
 
 def lead_of(sound: NDArray[np.float32], pinned: int) -> int:

@@ -10,12 +10,14 @@ import numpy as np
 
 from ltx2.media.limited_child import decode_in_child
 from ltx2.media.sources.ending import Ending, Wanted
+from ltx2.media.sources.whole import WantedParts
 from ltx2.state.png import Frame
 
 VIDEO_MEMORY_BYTES = 2 * 2**30
 VIDEO_SECONDS = 60.0
+ENCODING_SECONDS = 3600.0
 BYTES_PER_SECOND = 64 * 2**20
-"""A file may take VIDEO_SECONDS of processor time, and one more for each so many bytes."""
+"""A file may take VIDEO_SECONDS of processor time, or ENCODING_SECONDS, and one more for each so many bytes."""
 
 
 def read_ending(file: IO[bytes], wanted: Wanted) -> Ending:
@@ -30,7 +32,6 @@ def read_ending(file: IO[bytes], wanted: Wanted) -> Ending:
         wanted.fit.value,
         wanted.fps,
         wanted.frames,
-        wanted.longest,
         wanted.before_s,
         wanted.rate,
     )
@@ -58,6 +59,30 @@ def read_track(file: IO[bytes]) -> bytes:
     return _decoded("ltx2.media.sources.track", (), file)
 
 
-def _decoded(module: str, arguments: tuple[object, ...], file: IO[bytes]) -> bytes:
-    seconds = VIDEO_SECONDS + os.fstat(file.fileno()).st_size / BYTES_PER_SECOND
-    return decode_in_child(module, arguments, file, seconds=seconds, memory_bytes=VIDEO_MEMORY_BYTES)
+def encode_video(file: IO[bytes], wanted: WantedParts) -> list[bytes]:
+    """The parts of a video with which a film begins, as clips; none if it is no longer than what a segment repeats.
+
+    Raises:
+        ValueError: as `read_ending`, or it is too long.
+    """
+    arguments = (
+        wanted.width,
+        wanted.height,
+        wanted.fit.value,
+        wanted.fps,
+        wanted.overlap,
+        wanted.crop_width,
+        wanted.crop_height,
+    )
+    data = memoryview(_decoded("ltx2.media.sources.whole", arguments, file, seconds=ENCODING_SECONDS))
+    parts, at = [], 0
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4])
+        parts.append(bytes(data[at + 4 : at + 4 + size]))
+        at += 4 + size
+    return parts
+
+
+def _decoded(module: str, arguments: tuple[object, ...], file: IO[bytes], *, seconds: float | None = None) -> bytes:
+    limit = (VIDEO_SECONDS if seconds is None else seconds) + os.fstat(file.fileno()).st_size / BYTES_PER_SECOND
+    return decode_in_child(module, arguments, file, seconds=limit, memory_bytes=VIDEO_MEMORY_BYTES)

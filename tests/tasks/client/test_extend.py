@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import json
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from blobstore import InMemoryBlobStore, open_blob_store
 from ltx2.media.clip import read_clip
@@ -21,12 +25,12 @@ from tasks.client.inputs import with_input_ids
 from tasks.client.state_files import start_handoff
 from tasks.client.submit import submit
 from tasks.client.video_input import state_from_video
-from tasks.errors import JobStateError, SpecError
+from tasks.errors import JobFailedError, JobStateError, SpecError
 from tasks.jobs import state_wire
 from tasks.settings import Settings
 from tasks.spec.loader import check_spec, load_spec, parse_spec
 from tests.conftest import Worker
-from tests.ltx2.media.sources.videos import numbered, tone, video
+from tests.ltx2.media.sources.videos import numbered, numbers, tone, video
 from tests.tasks.conftest import film_hash_of, job_store, spec
 
 FRAMES, OVERLAP, COUNT = 17, 9, 30
@@ -78,6 +82,47 @@ def test_the_film_begins_with_the_videos_frames_and_goes_on(
     # And the segment pinned the sound that was encoded from the video's
     state = state_wire.decode(start.state, store)
     assert float(first.picture_start) == pytest.approx(state.video_position_offset_sec)
+
+
+def film_frames_of(film: bytes) -> NDArray[np.uint8]:
+    with av.open(io.BytesIO(film)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def test_the_film_begins_with_the_whole_video(
+    module_settings: Settings, worker: Worker, clip: Path, tmp_path: Path
+) -> None:
+    # Given a job whose film begins with the video that it extends
+    wanted = spec("a", "b", extend=str(clip), include_video=True)
+    job = submit(wanted, settings=module_settings)
+    # When
+    film = job.wait().status().film
+    # Then the film has all of the video, and then what it has without it
+    new = FRAMES + FRAMES - OVERLAP - OVERLAP
+    assert film
+    assert (film.frames, film.segments) == (COUNT + new, 2)
+    store, jobs = open_blob_store(module_settings.blobs), job_store(module_settings)
+    timings = jobs.timings(job.id)
+    assert [timing.first_frame for timing in timings] == [COUNT - OVERLAP, COUNT - OVERLAP + FRAMES]
+    whole = film_frames_of(store.get(film.blob_id))
+    assert numbers(whole[: COUNT - OVERLAP]) == list(range(COUNT - OVERLAP))
+    other = submit({**wanted, "include_video": False}, settings=module_settings).wait().status().film
+    assert other
+    assert np.array_equal(whole[COUNT - OVERLAP :], film_frames_of(store.get(other.blob_id)))
+    # And the job keeps the clips of the video, also for forks
+    start = jobs.handoff(job.id, -1)
+    assert start is not None
+    assert set(start.source_clips) <= store.pins(job.id)
+    assert film_hash_of(job.fork(after=0, spec=wanted)) == film.sha256
+    with pytest.raises(SpecError, match="include_video: must be that of job"):
+        job.fork(after=0, spec={**wanted, "include_video": False})
+    # And it can be appended to, without the video being read as a whole again
+    assert job.append({**spec("c"), "extend": str(clip)}) == range(2, 3)
+    assert job.wait().status().film.frames == film.frames + FRAMES - OVERLAP  # type: ignore[union-attr]
+    # And its report is about the segments
+    assert job.write_report(tmp_path) is not None
+    seams = json.loads((tmp_path / "seams.json").read_text())["seams"]
+    assert [seam["frame"] for seam in seams] == [FRAMES, FRAMES + FRAMES - OVERLAP]
 
 
 def test_lost_blobs_are_made_again_with_the_same_bytes(module_settings: Settings, worker: Worker, clip: Path) -> None:
@@ -200,3 +245,29 @@ def test_a_state_is_made_from_a_video_on_this_machine(module_settings: Settings,
     state = state_wire.decode(start_handoff(given, wanted, blobs, blobs, settings).state, blobs)
     assert state.audio_latents is not None
     assert state.audio_latents.shape[2] == state.audio_conditioning_num_frames == first_timing(SHAPE).next_pinned
+
+
+def test_times_of_images_count_from_the_start_of_the_film(clip: Path) -> None:
+    # Given an image at the first new frame, which comes after the whole video
+    wanted = spec("a", extend=str(clip), include_video=True, images=[{"at": COUNT / 24, "path": str(clip)}])
+    # When / Then
+    [image] = with_input_ids(check_spec(wanted)).segments[0].images or ()
+    assert image.frame == 0
+    with pytest.raises(SpecError, match="include_video: there is no video; name one in `extend`"):
+        with_input_ids(check_spec(spec("a", include_video=True)))
+
+
+def test_a_lost_clip_of_the_video_fails_the_job_by_name(module_settings: Settings, worker: Worker, clip: Path) -> None:
+    # Given a film that begins with a video
+    job = submit(spec("a", extend=str(clip), include_video=True), settings=module_settings).wait()
+    store, start = open_blob_store(module_settings.blobs), job_store(module_settings).handoff(job.id, -1)
+    film = job.status().film
+    assert start is not None
+    assert film
+    # When the film and a clip of the video are lost
+    for blob_id in (film.blob_id, start.source_clips[0]):
+        store.drop(blob_id)
+    job.retry()
+    # Then
+    with pytest.raises(JobFailedError, match="what the job starts from was lost"):
+        job.wait()

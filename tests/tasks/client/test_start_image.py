@@ -95,9 +95,7 @@ def test_a_job_that_needs_its_lost_image_fails_with_the_reason(
     submit(spec("c", "d", "e"), settings=module_settings).wait()
     job.retry()
     # Then it fails, and the error names the segment and the reason
-    with pytest.raises(
-        JobFailedError, match=r"failed at segment 0 .*: the state or image that the job starts from was lost"
-    ):
+    with pytest.raises(JobFailedError, match=r"failed at segment 0 .*: what the job starts from was lost"):
         job.wait()
 
 

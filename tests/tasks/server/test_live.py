@@ -19,7 +19,7 @@ from tasks.jobs.connection import connect
 from tasks.jobs.keys import job_keys
 from tasks.server.live import Piece, PieceList, playlist
 from tests.conftest import Worker
-from tests.ltx2.media.sources.videos import video
+from tests.ltx2.media.sources.videos import numbered, tone, video
 from tests.tasks.client.test_given_sound import RATE, ramp
 from tests.tasks.conftest import spec
 from tests.tasks.server.conftest import Server
@@ -100,6 +100,24 @@ def test_pieces_of_a_film_with_given_sound_have_that_sound(client: httpx2.Client
     # Then the same is heard, up to the block that is not there
     count = 33 * RATE // 24
     assert np.corrcoef(live[0, 1024:count], whole[0, 1024:count])[0, 1] > 0.98
+
+
+def test_a_video_before_the_first_segment_is_played_too(client: httpx2.Client, worker: Worker) -> None:
+    # Given a finished job whose film begins with a video
+    answer = client.post(
+        "/jobs",
+        data={"spec": json.dumps(spec("a", "b", include_video=True))},
+        files={"extend": ("harbour.mp4", video(numbered(30), sound=tone(30 / 24)), "video/mp4")},
+    )
+    job_id = answer.json()["id"]
+    assert finished(client, job_id)["state"] == "done"
+    # When
+    live, whole = played(client, job_id), client.get(f"/jobs/{job_id}/film").content
+    # Then it has a piece for the video, and plays as the film does
+    assert client.get(f"/jobs/{job_id}/live.m3u8").text.count("#EXTINF") == 3
+    assert list(pictures(live)) == list(pictures(whole))
+    count = sound(live).shape[1] // 1024 * 1024
+    assert np.abs(sound(live)[:, 1024:count] - sound(whole)[:, 1024:count]).max() < 0.03
 
 
 def test_pieces_are_made_once_and_cached_for_ever(client: httpx2.Client, film: str, server: Server) -> None:

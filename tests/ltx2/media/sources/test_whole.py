@@ -1,0 +1,146 @@
+"""A whole video as the beginning of a film: its frames, its sound, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import struct
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ltx2.media.clip import encode_clip, read_clip
+from ltx2.media.film import join_film
+from ltx2.media.live import first_clips_needed, live_piece
+from ltx2.media.sources import whole
+from ltx2.media.sources.ending import Wanted, decode_ending
+from ltx2.media.sources.pictures import Fit
+from ltx2.media.sources.reader import encode_video
+from ltx2.media.sources.whole import WantedParts, encode_parts
+from ltx2.quality.film_reader import film_pieces, film_sound
+from ltx2.timeline import FilmPart, SegmentShape, film_frames, first_timing, source_timings
+from tests.ltx2.media.sources.test_ending import MATRIX_IN_TRACK_HEADER, ONE
+from tests.ltx2.media.sources.videos import FPS, HEIGHT, WIDTH, numbered, numbers, tone, video
+
+OVERLAP, PART, FRAMES = 9, 8, 45
+WANTED = WantedParts(WIDTH, HEIGHT, Fit.CROP, Fraction(FPS), OVERLAP, WIDTH, HEIGHT)
+
+
+@pytest.fixture(autouse=True)
+def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of 8 frames, so that small videos have several."""
+    monkeypatch.setattr(whole, "MOST_PART_BYTES", 2 * PART * WIDTH * HEIGHT * 3)
+
+
+def parts_of(data: bytes, **changes: Any) -> list[bytes]:
+    return list(encode_parts(io.BytesIO(data), replace(WANTED, **changes)))
+
+
+def turned(data: bytes) -> bytes:
+    """The same video, as a phone records it that is held upright."""
+    at = data.index(b"tkhd") + MATRIX_IN_TRACK_HEADER
+    return data[:at] + struct.pack(">9i", 0, ONE, 0, -ONE, 0, 0, 0, 0, 1 << 30) + data[at + 36 :]
+
+
+def frames_of(clips: list[bytes]) -> Any:
+    return np.concatenate([read_clip(clip).frames for clip in clips])
+
+
+def test_the_parts_have_all_frames_before_the_overlap_once() -> None:
+    # Given a video of 45 frames
+    clips = parts_of(video(numbered(FRAMES), sound=tone(FRAMES / FPS)))
+    # When / Then the last of its parts takes what is left
+    lengths = [len(read_clip(clip).frames) for clip in clips]
+    assert lengths == [8, 8, 8, 12] == [one.new_frames for one in source_timings(FRAMES - OVERLAP, PART, WANTED.fps, 9)]
+    assert numbers(frames_of(clips)) == list(range(FRAMES - OVERLAP))
+
+
+@pytest.mark.parametrize(
+    ("data", "count"),
+    [
+        (video(numbered(50), fps=Fraction(50), sound=tone(1.0)), 15),
+        (video(numbered(20), times=[0, *np.linspace(0.5, 1.4, 19)], kind="matroska"), 25),
+        (video(numbered(FRAMES), sound=tone(2, channels=6), layout="5.1"), 36),
+        (video(numbered(FRAMES), sound=tone(2, channels=1, rate=22_050), rate=22_050), 36),
+        (video(numbered(10), sound=tone(1.0)), 1),
+        (video(numbered(OVERLAP)), 0),
+        (turned(video(numbered(20))), 11),
+    ],
+    ids=["50 fps", "variable", "5.1", "mono", "one frame more", "no more than is repeated", "turned"],
+)
+def test_its_frames_are_those_that_lead_to_the_end(data: bytes, count: int) -> None:
+    # Given the frames that the first segment repeats, and those before them as one long end
+    before = parts_of(data)
+    assert len(before) == (len(source_timings(count, PART, WANTED.fps, 9)) if count else 0)
+    if count:
+        wanted = Wanted(WIDTH, HEIGHT, Fit.CROP, WANTED.fps, count + OVERLAP, Fraction(0), 16_000)
+        expected = decode_ending(io.BytesIO(data), wanted).frames[:count]
+        # When / Then
+        assert np.abs(frames_of(before).astype(int) - expected).mean() < 2
+
+
+def test_a_film_begins_with_the_video_and_its_sound(tmp_path: Path) -> None:
+    # Given a video with a tone, and a segment that repeats its end, with the same tone at another rate
+    seconds, shape = FRAMES / FPS, SegmentShape(17, Fraction(FPS), OVERLAP)
+    clips = parts_of(video(numbered(FRAMES), kind="mov", sound=tone(seconds), sound_codec="pcm_s16le"))
+    count = FRAMES - OVERLAP
+    parts: list[FilmPart] = [*source_timings(count, PART, WANTED.fps, OVERLAP)]
+    segment = replace(first_timing(shape), first_frame=count, dissolve=OVERLAP)
+    own = tone(count / FPS + 1.0, rate=24_000)[:, round(count / FPS * 24_000) :].T
+    frames = np.concatenate([numbered(FRAMES)[count:], numbered(50)[FRAMES : FRAMES + 5], numbered(50)[:3]])
+    clips.append(encode_clip(frames, own, fps=shape.fps, audio_rate=24_000, picture_start=Fraction(0)))
+    parts.append(segment)
+    # When they are joined
+    info = join_film(clips, parts, tmp_path / "film.mp4", rate=24_000)
+    # Then the film has every frame once, and one tone without a gap
+    assert (info.frames, info.audio_sample_rate) == (count + 17, 24_000)
+    assert info.audio_samples == round((count + 17) / FPS * 24_000)
+    data = (tmp_path / "film.mp4").read_bytes()
+    sound, _ = film_sound(data, [segment])
+    expected = tone((count + 17) / FPS, rate=24_000)
+    start = round(count / FPS * 24_000)
+    assert np.abs(sound[:, :12_000] - expected[:, start : start + 12_000]).max() < 0.05
+    assert numbers(next(film_pieces(data, [segment]))[:9]) == list(range(count, FRAMES))
+    # And live players get the same, one piece for each part
+    starts = first_clips_needed(parts, 24_000)
+    pieces = [
+        live_piece(parts[: i + 1], clips[0], clips[first : i + 1], is_last=i + 1 == len(parts), rate=24_000)
+        for i, first in enumerate(starts)
+    ]
+    live = pieces[0].header + b"".join(piece.data for piece in pieces)
+    assert sum(piece.duration for piece in pieces) == Fraction(film_frames(parts), FPS)
+    heard, _ = film_sound(live, [replace(segment, first_frame=0)])
+    assert np.abs(heard[:, 2_000:12_000] - expected[:, 2_000:12_000]).max() < 0.05
+
+
+def test_crop_shows_the_middle() -> None:
+    [clip] = parts_of(video(numbered(20)), crop_width=32, crop_height=16)
+    assert read_clip(clip).frames.shape == (11, 16, 32, 3)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: video(numbered(20), colours={"color_trc": 16}), "HDR"),
+        (lambda: video(numbered(3), times=[0, 1, 3602], kind="matroska"), "longer than 60 minutes"),
+        (lambda: video(None, sound=tone(1.0)), "no video"),
+        (lambda: b"#EXTM3U\n/etc/passwd", "not an MP4"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused_by_name(make: Callable[[], bytes], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parts_of(make())
+
+
+def test_a_child_encodes_as_this_process_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = video(numbered(20), sound=tone(0.8))
+    monkeypatch.undo()
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        assert encode_video(file, WANTED) == parts_of(data)
