@@ -35,16 +35,13 @@ class HaloConv3d(nn.Conv3d):
         strip = self.current.strip
         if strip is None:
             return super().forward(x)
-        along, across = strip.axis - 2, 5 - strip.axis
-        mode = self.padding_mode
-        x = strip.with_neighbours(x, _padding(self)[along], mode)
-        padding = [0, 0, 0]
-        if mode == "zeros":
-            padding[across] = _padding(self)[across]
-        else:
-            around = [0] * 6  # counted from the last axis
-            around[4 - 2 * across] = around[5 - 2 * across] = _padding(self)[across]
-            x = F.pad(x, around, mode=mode)
+        along, mode = strip.axis - 2, self.padding_mode
+        padding = list(_padding(self))
+        x = strip.with_neighbours(x, padding[along], mode)
+        padding[along] = 0
+        if mode != "zeros":
+            x = F.pad(x, [width for width in reversed(padding) for _ in range(2)], mode=mode)
+            padding = [0, 0, 0]
         return F.conv3d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
 

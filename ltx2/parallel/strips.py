@@ -20,17 +20,20 @@ class Strip:
 
     length: of the axis in latents. Pictures of all resolutions between those of latents and of pixels are split alike.
     If there are more ranks than strips, the ranks at the end have the last strip too, and nothing is received from
-    them: all ranks must make the same calls.
+    them: all ranks must make the same calls. group: the name of the process group of the `ranks`.
     """
 
-    ranks: Ranks
+    rank: int
+    ranks: int
+    group: str
     axis: int
     length: int
     count: int
 
     @property
     def index(self) -> int:
-        return self._index_of(self.ranks.rank)
+        """This rank's strip, from 0."""
+        return self._index_of(self.rank)
 
     def cut(self, picture: Tensor) -> Tensor:
         """This rank's part of a whole `picture`."""
@@ -82,22 +85,18 @@ class Strip:
         """The neighbours' edges next to this strip, flat: of the strip before, if there is one, and of that after."""
         first = part.narrow(self.axis, 0, width).flatten()
         last = part.narrow(self.axis, part.shape[self.axis] - width, width).flatten()
-        others = [self._index_of(rank) for rank in range(self.ranks.count)]
-        sends = self.ranks.rank == self.index
-        edges = {self.index - 1: first, self.index + 1: last} if sends else {}
+        others = [self._index_of(rank) for rank in range(self.ranks)]
+        edges = {self.index - 1: first, self.index + 1: last} if self.rank == self.index else {}
         sent = torch.cat([edges.get(other, first[:0]) for other in others])
         sent_sizes = [len(first) if other in edges else 0 for other in others]
         neighbours = [rank for rank in (self.index - 1, self.index + 1) if 0 <= rank < self.count]
-        received_sizes = [len(first) if rank in neighbours else 0 for rank in range(self.ranks.count)]
-        group = self.ranks.group.group_name
-        received = torch.ops._c10d_functional.all_to_all_single(sent, received_sizes, sent_sizes, group)
+        received_sizes = [len(first) if rank in neighbours else 0 for rank in range(self.ranks)]
+        received = torch.ops._c10d_functional.all_to_all_single(sent, received_sizes, sent_sizes, self.group)
         return _finished(received).view(-1, len(first)).unbind()
 
     def _gather(self, part: Tensor) -> Tensor:
         """The `part` of each rank, `[ranks, ...]`."""
-        ranks = self.ranks
-        received = torch.ops._c10d_functional.all_gather_into_tensor(part[None], ranks.count, ranks.group.group_name)
-        return _finished(received)
+        return _finished(torch.ops._c10d_functional.all_gather_into_tensor(part[None], self.ranks, self.group))
 
     def _bounds(self, index: int) -> tuple[int, int]:
         return self.length * index // self.count, self.length * (index + 1) // self.count
@@ -113,7 +112,8 @@ def strip_of(ranks: Ranks, height: int, width: int) -> Strip | None:
     """
     length = max(height, width)
     count = min(ranks.count, length // LEAST_LATENTS)
-    return Strip(ranks, 4 if width == length else 3, length, count) if count > 1 else None
+    axis = 4 if width == length else 3
+    return Strip(ranks.rank, ranks.count, ranks.group.group_name, axis, length, count) if count > 1 else None
 
 
 def _border(first: Tensor, axis: int, mode: str) -> Tensor:

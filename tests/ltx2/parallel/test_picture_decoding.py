@@ -12,8 +12,10 @@ import torch
 from diffusers import AutoencoderKLLTX2Video, LTX2VideoDiffusionDecoderModel
 from numpy.typing import NDArray
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from ltx2.checkpoints.resolve import resolve_model
+from ltx2.engine import Engine
 from ltx2.model.loading import load_pipeline
 from ltx2.model.neighborhood import NeighborhoodProcessor
 from ltx2.model.picture_decoder import PictureDecoder
@@ -23,8 +25,10 @@ from ltx2.parallel.ranks import Ranks
 from ltx2.parallel.strips import Strip, strip_of
 from ltx2.parallel.tiles import decode_in_tiles
 from ltx2.request import Decoding
-from ltx2.sampling import Decoder
+from ltx2.sampling import Decoder, Sampling
+from tests.ltx2.model.test_denoiser import request_of
 from tests.ltx2.parallel.processes import RankProcesses
+from tests.ltx2.test_engine import FIRST, SECOND
 
 SIZES = [(2, 7), (7, 3), (2, 4)]
 """Height and width in latents: strips along either axis, of unequal widths, and only two of them for three ranks."""
@@ -107,6 +111,45 @@ def decode_tiles(ranks: Ranks, folder: Path, size: tuple[int, int, int]) -> tupl
     return together.numpy(), alone.numpy(), len(decoded)
 
 
+def render(ranks: Ranks, folder: Path) -> tuple[list[NDArray[Any]], list[NDArray[Any]], set[int]]:
+    """Frames of two segments: of this rank alone, and of all; and how wide the VAE's parts of pictures were then."""
+    alone, together = Engine.load(str(folder), device="cpu"), Engine.load(str(folder), device="cpu", ranks=ranks)
+    widths: set[int] = set()
+    for model in (together.pipeline.vae.encoder, together.pipeline.vae.decoder):
+        model.conv_in.register_forward_pre_hook(lambda _, args: widths.add(args[0].shape[-1]))
+    frames = []
+    for engine in (alone, together):
+        first = engine.run(request_of(Sampling(sigmas=(1.0, 0.6)), FIRST))
+        second = engine.run(request_of(Sampling(sigmas=(1.0, 0.6)), SECOND), first.state)
+        frames.append([first.frames, second.frames])
+    return frames[0], frames[1], widths
+
+
+def compile_convolutions(ranks: Ranks) -> tuple[float, int]:
+    """How far a compiled model of strips is from the whole, in float64, and how often it was compiled for two sizes."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv3d(2, 2, 3, padding=1), torch.nn.Conv3d(2, 2, 3, padding=1)).double()
+    wide, high = torch.randn(1, 2, 3, 3, 6).double(), torch.randn(1, 2, 3, 6, 3).double()
+    off = 0.0
+    with torch.inference_mode():
+        expected = [model(picture) for picture in (wide, high)]
+        current = add_halos(model)
+        assert current is not None
+        compiled, before = torch.compile(model, backend="eager", fullgraph=True, dynamic=False), graphs()
+        for _ in range(2):
+            for picture, whole in zip((wide, high), expected, strict=True):
+                strip = strip_of(ranks, *picture.shape[-2:])
+                assert strip is not None
+                with working_on(current, strip):
+                    part = compiled(strip.cut(picture))
+                off = max(off, float((strip.join(part) - whole).abs().max()))
+    return off, graphs() - before
+
+
+def graphs() -> int:
+    return int(counters["stats"]["unique_graphs"])
+
+
 @pytest.fixture(scope="module")
 def noisy(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`tiny` with a VAE whose decoder is given a timestep."""
@@ -175,3 +218,15 @@ def test_tiles_of_the_diffusion_decoder_are_shared_and_give_the_same_pixels(
 def test_a_picture_by_the_diffusion_decoder_has_the_same_frames(ranks: RankProcesses, models: dict[str, Path]) -> None:
     results = ranks.run(2, decode_frames, str(models["tiny-2.5"]), Decoding(Decoder.DIFFUSION, 3), True)
     assert all(np.array_equal(together, alone) for result in results for together, alone in result)
+
+
+def test_an_engine_decodes_and_encodes_in_strips(ranks: RankProcesses, models: dict[str, Path]) -> None:
+    for alone, together, widths in ranks.run(2, render, models["tiny"]):
+        assert all(np.abs(one.astype(int) - other).max() <= 1 for one, other in zip(together, alone, strict=True))
+        assert widths == {16, 2}  # of 32 patches of the encoder, and of 4 latents
+
+
+def test_strips_are_compiled_as_one_graph_and_once_per_size(ranks: RankProcesses) -> None:
+    for off, compiled in ranks.run(3, compile_convolutions):
+        assert off < 1e-12
+        assert compiled == 2
