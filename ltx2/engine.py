@@ -29,6 +29,7 @@ from ltx2.checkpoints.variant import Variant
 from ltx2.errors import RequestError
 from ltx2.model.conditioning import Conditioning, check_channels, conditioning_of, placeholder_images, state_after
 from ltx2.model.denoiser import Denoiser
+from ltx2.model.duration import DurationHead
 from ltx2.model.finite import all_finite, naming_model
 from ltx2.model.host_copies import Checked, HostCopies, HostCopy
 from ltx2.model.loading import check_finite, find_loras, load_pipeline, variant_of_pipeline
@@ -65,7 +66,7 @@ class Engine:
     def __init__(
         self,
         pipeline: LongtakePipeline,
-        source: Path | HubModel | None = None,
+        source: Path | HubModel | FileModel | None = None,
         *,
         variant: Variant | None = None,
         text_encoder: TextEncoder | None = None,
@@ -80,21 +81,21 @@ class Engine:
         self.pipeline = pipeline
         self.variant = variant or variant_of_pipeline(pipeline)
         self.audio_rate = self.variant.audio_rate
-        self.made_with = dict(made_with)
-        self.ranks = ranks
+        self.made_with, self.ranks = dict(made_with), ranks
         self.prompts = PromptEncoder(pipeline, text_encoder, ahead=encode_ahead)
         self._loras = StageLoras(fusion, self.prompts)
+        source, named = (None, source) if isinstance(source, FileModel) else (source, source)
         self._denoiser = Denoiser(pipeline, self.variant, self.prompts, self._loras, source)
         self._picture_decoder = PictureDecoder(pipeline, source, ranks)
         if ranks is not None:
             share_encoder(pipeline.vae, ranks)
         self._compiled = compiled
         self._is_small_model = isinstance(source, Path) and is_small_model(source)
-        self._name = name
-        self._named_loras = tuple(loras)
+        self._name, self._named_loras = name, tuple(loras)
         self._warm: set[tuple[object, ...]] = set()
         self._stream = new_stream(self._device, priority=-1)  # goes before the encoding of the next prompt
         self._copies = HostCopies(self._device, self._stream)
+        self.duration = DurationHead(named, self.prompts, self._loras, self._stream)
         pipeline.set_progress_bar_config(disable=True)
 
     @classmethod
@@ -147,7 +148,7 @@ class Engine:
                 text_encoder=text_encoder,
                 compiler=compiler,
                 attention=attention,
-                source=None if isinstance(source, FileModel) else source,
+                source=source,
                 fusion=fusion,
                 name=model,
                 loras=loras,
@@ -165,7 +166,7 @@ class Engine:
         text_encoder: str = "auto",
         compiler: str,
         attention: str = "auto",
-        source: Path | HubModel | None = None,
+        source: Path | HubModel | FileModel | None = None,
         fusion: LoraFusion | None = None,
         name: str = "the model",
         loras: Sequence[Lora] = (),

@@ -24,7 +24,8 @@ from diffusers.models.autoencoders.autoencoder_kl_ltx2 import LTX2VideoResnetBlo
 from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2VocoderWithBWE
 from transformers import GemmaTokenizer
 
-from ltx2.checkpoints.random import make_readable, random_text_encoder, set_fourier_basis, train_tokenizer
+from ltx2.checkpoints.random import make_readable, random_text_encoder, set_fourier_basis
+from ltx2.checkpoints.random_tokenizer import train_tokenizer
 from ltx2.model.spectrum import filterbank
 from training import world
 

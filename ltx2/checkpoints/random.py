@@ -7,11 +7,11 @@ stereo at 24 kHz (2.0) or 48 kHz (2.3, 2.5), prompts of up to 1024 tokens, a Gem
 from __future__ import annotations
 
 import fcntl
-import json
 import math
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +25,25 @@ from diffusers import (
     LTX2VideoTransformer3DModel,
 )
 from diffusers.pipelines.ltx2 import (
+    LTX2DurationHead,
     LTX2LatentUpsamplerModel,
     LTX2TextConnectors,
     LTX2Vocoder,
     LTX2VocoderWithBWE,
 )
-from tokenizers import Tokenizer, normalizers
-from tokenizers.models import BPE
-from tokenizers.trainers import BpeTrainer
 from torch import nn
 from transformers import (
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     Gemma4UnifiedConfig,
     Gemma4UnifiedForConditionalGeneration,
-    GemmaTokenizer,
 )
 
 from ltx2.checkpoints.diffusion_decoder import DIFFUSION_FOLDER
+from ltx2.checkpoints.duration_head import DURATION_FOLDER
 from ltx2.checkpoints.full_weights import FOLDER as FULL_FOLDER
 from ltx2.checkpoints.progress_bars import no_progress_bars
+from ltx2.checkpoints.random_tokenizer import CORPUS, train_tokenizer
 from ltx2.checkpoints.resolve import UPSAMPLER_FOLDER, small_folder
 from ltx2.checkpoints.variant import Version
 from ltx2.errors import CheckpointError
@@ -58,14 +57,6 @@ TOKENS = 1024
 VIDEO_HEADS, VIDEO_HEAD_DIM = 2, 32
 _LOUDNESS = {"2.3": 0.06, "2.5": 0.03}  # audible, and nothing clips
 AUDIO_HEADS, AUDIO_HEAD_DIM = 2, 16
-
-SPECIAL_TOKENS = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
-CORPUS = [
-    "a fishing boat leaves the harbour at dawn while gulls follow the boat over the quiet sea",
-    "fog rolls in, a bell rings, and the camera slowly turns towards the lighthouse on the hill",
-    "wide shot of a street in the rain, people with umbrellas, warm light in the windows, soft music",
-    "close up of hands playing a piano, the sound of rain outside, a cat sleeps beside the stove",
-]
 
 
 def ensure(cache: Path, name: str = "tiny") -> Path:
@@ -105,6 +96,7 @@ def build(folder: Path, *, version: Version = "2.3", seed: int = 0) -> Path:
             _upsampler(seed).save_pretrained(partial / UPSAMPLER_FOLDER)
             if version == "2.5":
                 _diffusion_decoder(seed).save_pretrained(partial / DIFFUSION_FOLDER)
+                _duration_head(seed).save_pretrained(partial / DURATION_FOLDER)
                 _full_transformer(seed + 1).save_pretrained(partial / FULL_FOLDER)
         make_readable(partial)
         partial.rename(folder)
@@ -120,9 +112,15 @@ def make_readable(folder: Path) -> None:
         path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-def _components(version: Version, seed: int) -> LTX2ConditionPipeline:
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        yield
+
+
+def _components(version: Version, seed: int) -> LTX2ConditionPipeline:
+    with _seeded(seed):
         tokenizer = train_tokenizer(CORPUS, size=512, longest=TOKENS)
         return LTX2ConditionPipeline(
             scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=False, shift_terminal=None),
@@ -137,21 +135,26 @@ def _components(version: Version, seed: int) -> LTX2ConditionPipeline:
 
 
 def _upsampler(seed: int) -> LTX2LatentUpsamplerModel:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with _seeded(seed):
         return LTX2LatentUpsamplerModel(in_channels=VIDEO_CHANNELS, mid_channels=32, num_blocks_per_stage=1)
 
 
 def _full_transformer(seed: int) -> LTX2VideoTransformer3DModel:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with _seeded(seed):
         return _transformer("2.5")
+
+
+def _duration_head(seed: int) -> LTX2DurationHead:
+    """Its answers are 1 to 4 s."""
+    with _seeded(seed):
+        head = LTX2DurationHead(VIDEO_HEADS * VIDEO_HEAD_DIM, AUDIO_HEADS * AUDIO_HEAD_DIM, 16, 1, 4, 16)
+        head.mlp_out.bias.data.fill_(math.log(1.5))
+        return head
 
 
 def _diffusion_decoder(seed: int) -> LTX2VideoDiffusionDecoderModel:
     """Its windows are small enough for pictures of 64x32 pixels and 9 frames."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with _seeded(seed):
         return LTX2VideoDiffusionDecoderModel(
             latent_channels=VIDEO_CHANNELS,
             decoder_head_dim=16,
@@ -162,23 +165,6 @@ def _diffusion_decoder(seed: int) -> LTX2VideoDiffusionDecoderModel:
             decoder_stage5_kernel=(3, 3, 3),
             decoder_t_emb_dim=32,
         )
-
-
-def train_tokenizer(texts: Iterable[str], *, size: int, longest: int) -> GemmaTokenizer:
-    """Train a Gemma tokenizer of up to `size` tokens on `texts`, with byte fallback and prompts of up to `longest`."""
-    byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
-    trained = Tokenizer(BPE(unk_token="<unk>", byte_fallback=True))
-    trained.normalizer = normalizers.Replace(" ", "▁")
-    trainer = BpeTrainer(vocab_size=size, special_tokens=SPECIAL_TOKENS + byte_tokens, show_progress=False)
-    trained.train_from_iterator(texts, trainer)
-    model = json.loads(trained.to_str())["model"]
-    return GemmaTokenizer(
-        vocab=model["vocab"],
-        merges=[tuple(merge) for merge in model["merges"]],
-        add_bos_token=True,  # an empty prompt needs one token to attend to
-        padding_side="left",
-        model_max_length=longest,
-    )
 
 
 def _text_encoder(version: Version, vocabulary: int) -> Any:

@@ -25,7 +25,7 @@ SHIPPED = Path(__file__).with_name("shapes")
 RANDOM_MODELS = ("tiny", "tiny-2.0", "tiny-2.5")
 SMALL_MODELS = (SHIPPED.name, *RANDOM_MODELS)
 UPSAMPLER_FOLDER = "latent_upsampler"
-SMALL_RECIPE = 3
+SMALL_RECIPE = 4
 """Increased whenever `ltx2.checkpoints.random` writes different weights, so that a cached model is never stale."""
 WEIGHTS = {
     **dict.fromkeys(("audio_vae", "connectors", "transformer", "vae", "vocoder"), "diffusion_pytorch_model"),
@@ -128,6 +128,11 @@ def resolve_encoder(text_encoder: str) -> Path | HubModel:
     local = os.path.expanduser(text_encoder)
     if os.path.isdir(local) or (os.path.isfile(local) and local.endswith(".safetensors")):
         return Path(local)
+    if text_encoder.endswith(".gguf"):
+        raise UnsupportedModelError(
+            f"text_encoder: {text_encoder[:200]}: text encoders are not read from GGUF; name a folder or a "
+            ".safetensors file. LONGTAKE_TEXT_ENCODER=8bit halves the memory that it needs"
+        )
     try:
         return hub_model(text_encoder)
     except CheckpointError:

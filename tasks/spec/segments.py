@@ -53,7 +53,9 @@ def check_frames(frames: int) -> int:
 
 def _not_auto(value: Any) -> Any:
     if value == "auto":
-        raise ValueError("auto is not supported: longtake has no duration head; give a number of frames, 8k+1")
+        raise ValueError(
+            "auto is not supported: a film's length is known before it is rendered; give a number of frames, 8k+1"
+        )
     return value
 
 

@@ -118,7 +118,7 @@ INVALID = {
     "may have 12, half of the new frames of the shorter of segments 0 and 1",
     f"frames: 17\n{TWO}transition: fade}}]": ":3: segments.1.transition: a dissolve of 12 frames is too long: it may",
     f"{TWO}frames: 24}}]": ":2: segments.1.frames: 24 is not of the form 8k+1; the nearest are 17 and 25",
-    f"{TWO}frames: auto}}]": ":2: segments.1.frames: auto is not supported: longtake has no duration head; give",
+    f"{TWO}frames: auto}}]": ":2: segments.1.frames: auto is not supported: a film's length is known",
     f"{TWO}overlap: 10}}]": ":2: segments.1.overlap: 10 is not of the form 8k+1; the nearest are 9 and 17",
     f"{TWO}frames: 9}}]": ":2: segments.1.frames: overlap 9 must be smaller than frames 9",
     f"frames: 25\n{TWO}overlap: 25}}]": ":3: segments.1.overlap: overlap 25 must be smaller than frames 25",
