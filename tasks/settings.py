@@ -16,7 +16,7 @@ from blobstore.redis.client import REPLY_TIMEOUT_S
 from blobstore.redis.urls import parse_url
 from ltx2.checkpoints.full_weights import SUFFIX, split_full
 from ltx2.checkpoints.resolve import SMALL_MODELS
-from ltx2.request import SegmentRequest
+from ltx2.request import MOST_IMAGES, SegmentRequest
 from ltx2.timeline import DEFAULT_OVERLAP, SegmentShape, exact, first_timing
 from tasks.errors import ConfigError
 from tasks.field_errors import explain, shown
@@ -75,9 +75,10 @@ class Settings(BaseModel):
     )
     warm: str | None = Field(
         None,
-        pattern=r"^\d{2,4}x\d{2,4}x\d{1,4}@\d{1,3}(\.\d{1,3})?$",
+        pattern=r"^\d{2,4}x\d{2,4}x\d{1,4}@\d{1,3}(\.\d{1,3})?(\+[1-9](,[1-9])*)?$",
         description="segments to compile for before the first task: "
-        "`width`x`height`x`frames`@`fps`, such as 768x512x121@24",
+        "`width`x`height`x`frames`@`fps`, such as 768x512x121@24, and with +1,2 those with one or two placed images, "
+        "too",
     )
     engine: str = Field(
         "ltx2.engine:Engine", pattern=r"^[\w.]+:\w+$", description="class that renders a segment, as `module:name`"
@@ -165,6 +166,8 @@ class Settings(BaseModel):
     def _renderable(cls, warm: str | None) -> str | None:
         if warm is not None:
             warm_request(warm)
+            if max(warm_images(warm), default=0) > MOST_IMAGES:
+                raise ValueError(f"a segment can have {MOST_IMAGES} placed images")
         return warm
 
     @field_validator("model")
@@ -233,9 +236,14 @@ def warm_request(warm: str) -> SegmentRequest:
     Raises:
         ValueError: no engine renders it.
     """
-    width, height, frames, fps = re.split("[x@]", warm)
+    width, height, frames, fps = re.split("[x@]", warm.partition("+")[0])
     shape = SegmentShape(frames=int(frames), fps=exact(fps), overlap=DEFAULT_OVERLAP)
     return SegmentRequest("", 0, int(width), int(height), first_timing(shape))
+
+
+def warm_images(warm: str) -> tuple[int, ...]:
+    """The numbers of placed images in the segments that LONGTAKE_WARM describes, besides none."""
+    return tuple(int(count) for count in warm.partition("+")[2].split(",") if count)
 
 
 def misspelt(environ: Mapping[str, str] = os.environ) -> list[str]:

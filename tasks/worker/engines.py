@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,7 +14,7 @@ from ltx2.checkpoints.lora import Lora, stamp_of
 from ltx2.errors import DeviceError, HubUnreachableError
 from ltx2.request import SegmentRequest
 from tasks.errors import ConfigError, HostFaultError
-from tasks.settings import Settings, warm_request
+from tasks.settings import Settings, warm_images, warm_request
 from tasks.spec.model_policy import check_model_folders
 from tasks.spec.schema import LoraSpec
 from tasks.worker.render_class import render_class_of
@@ -60,8 +60,8 @@ class SegmentEngine(Protocol):
         """Change to other LoRAs, as if loaded with them; False if only loading the model again can do it."""
         ...
 
-    def warm_up(self, request: SegmentRequest) -> None:
-        """Compile for segments like `request`."""
+    def warm_up(self, request: SegmentRequest, *, images: Collection[int] = ()) -> None:
+        """Compile for segments like `request`, and for those with so many placed images."""
         ...
 
 
@@ -136,8 +136,9 @@ class EngineSlot:
     def warm_up(self) -> None:
         """Load the default model, and compile for the segments of LONGTAKE_WARM."""
         engine = self.engine(self._settings.model)
-        if self._settings.warm:
-            engine.warm_up(warm_request(self._settings.warm))
+        if warm := self._settings.warm:
+            more: dict[str, Any] = {"images": images} if (images := warm_images(warm)) else {}
+            engine.warm_up(warm_request(warm), **more)
 
     def device_works(self) -> bool:
         """Whether this process can go on rendering: after a CUDA error, no call of the process to the device works."""

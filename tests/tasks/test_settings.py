@@ -40,6 +40,8 @@ def test_settings_survive_a_round_trip_through_the_environment() -> None:
         ("LONGTAKE_WARM", "768x512x120@24"),
         ("LONGTAKE_WARM", "770x512x121@24"),
         ("LONGTAKE_WARM", "768x512x9@24"),
+        ("LONGTAKE_WARM", "768x512x121@24+"),
+        ("LONGTAKE_WARM", "768x512x121@24+9"),
     ],
 )
 def test_the_error_for_an_invalid_value_names_its_variable(name: str, value: str) -> None:

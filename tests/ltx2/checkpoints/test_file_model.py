@@ -136,6 +136,8 @@ def test_what_is_no_text_encoder_is_refused(single: Path, models: dict[str, Path
     assert resolved(single, whole) == FileModel(single, whole)
     assert "has no gemma_config and no tokenizer_json in it: name the folder" in refusal(bare)
     assert "is a model in one file" in refusal(single)
+    for quantized in (str(tmp_path / "gemma.gguf"), "owner/name:gemma-Q4_K.gguf"):
+        assert "text encoders are not read from GGUF; name a folder or a .safetensors file" in refusal(quantized)
     assert "has no config.json of gemma3 or gemma4_unified" in refusal(tmp_path)
     assert "has no tokenizer.json" in refusal(folder)
     edit(folder / "config.json", quantization_config={"quant_method": "bitsandbytes"})

@@ -6,6 +6,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -13,7 +14,7 @@ from torch._dynamo.utils import counters
 
 from ltx2.engine import Engine
 from ltx2.errors import UnsupportedModelError
-from ltx2.request import SegmentRequest
+from ltx2.request import PlacedImage, SegmentRequest
 from ltx2.timeline import SegmentShape, exact, first_timing
 from tasks.errors import HostFaultError, SpecError
 from tasks.settings import Settings
@@ -160,14 +161,16 @@ def test_warm_up_compiles_for_the_sizes_of_the_warm_setting() -> None:
     # Given
     torch._dynamo.reset()
     counters.clear()
-    slot = EngineSlot(Settings(device="cpu", model="tiny", compiler="eager", warm="96x64x17@23.976"))
+    slot = EngineSlot(Settings(device="cpu", model="tiny", compiler="eager", warm="96x64x17@23.976+1"))
     # When
     slot.warm_up()
-    # Then two block shapes and one decoder are compiled, and a segment of that size compiles nothing
-    assert counters["stats"]["unique_graphs"] == 3
-    timing = first_timing(SegmentShape(17, exact(23.976)))
-    slot.engine("tiny").run(SegmentRequest("a boat", 1, 96, 64, timing))
-    assert counters["stats"]["unique_graphs"] == 3
+    # Then two block shapes, two more with an image, and one decoder are compiled
+    assert counters["stats"]["unique_graphs"] == 5
+    # And a segment of that size compiles nothing, with an image or without
+    timing, black = first_timing(SegmentShape(17, exact(23.976))), np.zeros((64, 96, 3), np.uint8)
+    for images in ((), (PlacedImage(8, black),)):
+        slot.engine("tiny").run(SegmentRequest("a boat", 1, 96, 64, timing, images=images))
+    assert counters["stats"]["unique_graphs"] == 5
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this host has a GPU")
