@@ -1,11 +1,12 @@
-"""Retakes, given sound and images in time by the trained small model, each with a control that must fail.
+"""Retakes, choices, given sound and images in time by the trained small model, each with a control that must fail.
 
 python benchmarks/takes.py                  a few of each, some minutes on a CPU
 python benchmarks/takes.py --retakes 40     all
 
 Retakes are of the second or third of four segments, in worlds with one shape and a tone: another seed, the other tone
 (one and a half octaves away), the opposite direction. The last latent of the picture and the last ten of the sound are
-pinned, and the end is crossfaded with the next segment.
+pinned, and the end is crossfaded with the next segment. Choices are of `best_of` renderings of a continuation, judged
+by the film that each of them makes, not by the figures that they were chosen by.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `training`
 
 from benchmarks import report
 from ltx2.engine import Engine
+from ltx2.quality.continuity import Seam, broken, excess
 from ltx2.request import PlacedImage
 from ltx2.timeline import next_timing
+from tasks.spec.schema import JobHead
+from tasks.worker.renderings import SEED_STEP, Rendering, best
 from training import takes
 from training.takes import Judgement, Rendered
 from training.world import FPS, FRAMES
@@ -37,16 +42,20 @@ def main() -> None:
     engine = Engine.load(options.model, device="cpu")
     rows = [
         *retakes(engine, options.retakes),
+        *choices(engine, options.joins, options.best_of),
         *given_sound(engine, options.tracks),
         *images(engine, options.images),
     ]
-    report.write("takes", rows, options.json, retakes=options.retakes, tracks=options.tracks, images=options.images)
+    counts = {name: getattr(options, name) for name in ("retakes", "joins", "best_of", "tracks", "images")}
+    report.write("takes", rows, options.json, **counts)
 
 
 def arguments() -> Any:
     parser = report.parser(str(__doc__), "takes")
     parser.add_argument("--model", default="shapes")
     parser.add_argument("--retakes", type=int, default=6)
+    parser.add_argument("--joins", type=int, default=6, help="continuations that are rendered several times")
+    parser.add_argument("--best-of", type=int, default=3, help="how often each of them is rendered")
     parser.add_argument("--tracks", type=int, default=2, help="films with given sound")
     parser.add_argument("--images", type=int, default=4, help="first segments, and continuations, with an image")
     return parser.parse_args()
@@ -86,6 +95,45 @@ def judged_retake(
 ) -> Judgement:
     new = takes.retaken(engine, film, index, prompt=prompt, seed=777 + seed, pinned=pinned, crossfade=pinned)
     return takes.judged(new.film.continuity(), index)
+
+
+def choices(engine: Engine, count: int, best_of: int) -> Iterator[dict[str, Any]]:
+    """Rows about `count` continuations, each the best of some; the controls choose without looking.
+
+    Every other one has the prompt of another world, so that its renderings join unequally well.
+    """
+    chosen: list[Seam] = []
+    first: list[Seam] = []
+    last: list[Seam] = []
+    for number in range(count):
+        scene = takes.tonal_world(300 + number)
+        begin, request = takes.requests_of(scene.prompt, 2, 1000 * number)
+        before = engine.run(begin)
+        if number % 2:
+            request = replace(request, prompt=takes.tonal_world(1300 + number).prompt)
+        made: list[Rendering] = []
+        others: list[Rendering] = []
+        run = partial(engine.run, state=before.state)
+        made.append(best(JobHead(best_of=best_of), request, before.state, run, others.append))
+        in_order = sorted([*made, *others], key=lambda one: (one.request.seed - request.seed) // SEED_STEP)
+        for seams, one in ((chosen, made[0]), (first, in_order[0]), (last, in_order[-1])):
+            film = Rendered([begin, one.request], [before, one.output]).film
+            seams.append(film.continuity().seams[0])
+    if not count:
+        return
+    what = f"best of {best_of}"
+    within, control = (part([not broken([seam]) for seam in seams]) for seams in (chosen, first))
+    yield row(what, count, "join within bounds", within, f"{control}: the first rendering")
+    value, control = (middle([excess(seam) for seam in seams]) for seams in (chosen, first))
+    yield row(what, count, "largest part of a bound", value, f"{control}: the first rendering")
+    better, control = (
+        part([rank(one) <= rank(other) for one, other in zip(picked, first, strict=True)]) for picked in (chosen, last)
+    )
+    yield row(what, count, "join at least as good as that of the first rendering", better, f"{control}: the last one")
+
+
+def rank(seam: Seam) -> tuple[int, float]:
+    return len(broken([seam])), excess(seam)
 
 
 def given_sound(engine: Engine, count: int) -> Iterator[dict[str, Any]]:

@@ -55,7 +55,7 @@ def check_table(figures: dict[str, Any], printed: str) -> None:
         ("codec", ["--rounds=1", "--frames=2", "--sizes", "320x64"]),
         ("blobs", ["--rounds=1", "--sizes", "1"]),
         ("memory", ["--device=cpu"]),
-        ("takes", ["--retakes=1", "--tracks=0", "--images=0"]),
+        ("takes", ["--retakes=1", "--joins=1", "--best-of=2", "--tracks=0", "--images=0"]),
     ],
 )
 def test_a_benchmark_prints_a_table_and_writes_its_figures(

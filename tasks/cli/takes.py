@@ -86,7 +86,8 @@ def _lines_of(found: Sequence[TakeStatus]) -> Iterator[str]:
         seconds = "" if take.engine_s is None else f"{take.engine_s:.1f} s  "
         prompt = escaped(take.prompt, PROMPT_CHARACTERS)
         where = f"segment {_text_of(range(take.segment, take.last + 1))}"
-        yield f"{where}  take {take.take}  {state:8}  {seconds}seed {take.seed}  {prompt}"
+        join = "" if take.join is None else f"join {take.join:.2f}  "
+        yield f"{where}  take {take.take}  {state:8}  {seconds}{join}seed {take.seed}  {prompt}"
         if take.progress is not None:
             yield f"    rendering segment {take.progress.index}: {step_of(take.progress)}"
         if take.reason is not None:

@@ -19,7 +19,7 @@ from tasks.errors import JobStateError, RoomError, ServerError, SpecError
 from tasks.jobs.edits import ANYWHERE, Appended, AppendOutcome, ReplaceOutcome
 from tasks.jobs.records import JobStatus
 from tasks.jobs.units import JobState
-from tasks.maintenance.admission import segment_bytes
+from tasks.maintenance.admission import chain_bytes
 from tasks.spec.images import image_paths
 from tasks.spec.loader import check_spec, load_spec
 from tasks.spec.schema import JobSpec
@@ -139,7 +139,7 @@ def append_segments(
     appended = deployment.jobs.append(
         job_id,
         spec.segments,
-        needs_bytes=segment_bytes(head, spec.segments) + old_film,
+        needs_bytes=chain_bytes(head, spec.segments) + old_film,
         budget_bytes=budget,
         first=first,
         request=request,

@@ -47,6 +47,7 @@ class TakeStatus:
     whether the film shows it, or will. reason: why it failed. engine_s: seconds that it took to render. clip: the blob
     of the first one's clip. leads_into: whether it is rendered and can be chosen: the segment after it continues it, or
     the take that it leads into, or no take. progress: of the segment that a worker renders.
+    join: see `Handoff`.
     """
 
     segment: int
@@ -63,6 +64,7 @@ class TakeStatus:
 
     name: str = ""
     progress: Progress | None = None
+    join: float | None = None
 
 
 def retake_segments(
@@ -206,6 +208,7 @@ def _status_of(source: JobContents, parts: Sequence[Take]) -> TakeStatus:
         clip=take.clip.blob_id if take.clip else None,
         last=last.segment,
         name=str(take),
+        join=take.made.join if take.made else None,
         progress=next((one for one in source.take_progress if one.take == number and one.index in take.segments), None),
     )
 

@@ -126,7 +126,8 @@ class Handoff(Record):
     bytes may depend on, such as precision and text encoder. render_class: of the worker, see `render_class` in
     `tasks.worker.engines`; '' from earlier versions. warnings: about the segment, one sentence each.
     from_take: the take of the segment before that it continues. pinned_to: of a take, the take of the same segment
-    whose end it leads into, because the next segment continues that one; -1: none does.
+    whose end it leads into, because the next segment continues that one; -1: none does. join: of a segment that was
+    rendered several times, the largest part of a bound that its join to the one before reaches: at most 1 if within.
     """
 
     index: int
@@ -149,6 +150,7 @@ class Handoff(Record):
     pinned_to: int = -1
     source_clips: list[str] = field(default_factory=list)
     source_frames: int = 0
+    join: float | None = None
 
     @property
     def decoding(self) -> Decoding:

@@ -9,7 +9,7 @@ from ltx2.timeline import SegmentTiming
 from tasks.errors import RecordError
 from tasks.jobs.committed import Committed, TakeRequest
 from tasks.jobs.queues import Priority
-from tasks.jobs.records import Handoff, Progress, timing_after
+from tasks.jobs.records import ClipRecord, Handoff, Progress, timing_after
 from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.spec.schema import JobHead
 from tasks.spec.segments import SegmentSpec
@@ -129,6 +129,15 @@ class Announcement:
     title: str
     segments: int
     priority: Priority = Priority.NORMAL
+
+
+@dataclass(frozen=True, slots=True)
+class KeptRendering:
+    """A rendering of a segment that was not chosen, and is kept as a take. clip: it gets the take's number."""
+
+    request: TakeRequest
+    made: Handoff
+    clip: ClipRecord
 
 
 @dataclass(frozen=True, slots=True)

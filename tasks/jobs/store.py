@@ -31,6 +31,7 @@ from tasks.jobs.results import (
     ClaimResult,
     ClipCommit,
     FailedHere,
+    KeptRendering,
     Need,
     NeedReason,
     NotChained,
@@ -185,16 +186,25 @@ class JobStore(JobEdits, JobTakes):
         unit = WorkUnit.parse(name.decode(), index) if name else WorkUnit(kind, index, take)
         return unit, Released(ReleaseOutcome(outcome.decode()), int(newest))
 
-    def commit_segment(self, claim: Claim, handoff: Handoff, *, sticky: bool = False) -> SegmentCommit | None:
+    def commit_segment(
+        self, claim: Claim, handoff: Handoff, *, others: Sequence[KeptRendering] = (), sticky: bool = False
+    ) -> SegmentCommit | None:
         """Make the handoff real, take the lease of the clip, and announce the next segment; None: the claim was lost.
 
-        sticky: see `announce`.
+        others: renderings that become takes of the segment. sticky: see `announce`.
         """
         following = WorkUnit.segment(claim.index + 1)
         keys = [*job_keys(claim.job_id, "record", "units", "handoffs"), *_queue_keys(following)]
         keys += job_keys(claim.job_id, "clips", "takes")
         accepted, *reply = self._run(
-            "commit_segment", keys, claim.index, claim.token, handoff.pack(), self._lease_ms, int(sticky)
+            "commit_segment",
+            keys,
+            claim.index,
+            claim.token,
+            handoff.pack(),
+            self._lease_ms,
+            int(sticky),
+            *(part.pack() for other in others for part in (other.request, other.made, other.clip)),
         )
         if not accepted:
             return None

@@ -44,7 +44,15 @@ def estimate_bytes(spec: JobSpec, stored_bytes: int = 0) -> int:
     image = len(set(image_paths(spec).values())) * pixels * PNG_BYTES_PER_PIXEL
     # metadata may make a state larger; the segments pass it on, and it is stored once more with what they add
     unusual = max(0, stored_bytes - (image or handoff))
-    return round(image + handoff + 2 * unusual) + segment_bytes(spec, spec.segments)
+    return round(image + handoff + 2 * unusual) + chain_bytes(spec, spec.segments)
+
+
+def chain_bytes(head: JobHead, segments: Sequence[SegmentSpec]) -> int:
+    """Estimate the bytes of these segments of a job, with the renderings that are not chosen."""
+    pixels, (_, most) = head.width * head.height, head.renderings
+    shapes = [head.planned(segment).shape for segment in segments if not segment.is_new_scene]
+    others = sum(_rendering_bytes(shape, shape, shape.overlap, pixels) for shape in shapes) if most > 1 else 0
+    return segment_bytes(head, segments) + round((most - 1) * others)
 
 
 def segment_bytes(head: JobHead, segments: Sequence[SegmentSpec]) -> int:
@@ -74,9 +82,14 @@ def _segment_bytes(before: SegmentShape, shape: SegmentShape, next_overlap: int,
 
     before: the shape of the segment before it.
     """
+    return _rendering_bytes(before, shape, next_overlap, pixels) + _clip_bytes(shape, pixels)
+
+
+def _rendering_bytes(before: SegmentShape, shape: SegmentShape, next_overlap: int, pixels: int) -> float:
+    """The same, without what the film copies."""
     latent_pixels = pixels // SPATIAL_COMPRESSION**2
     latents = VIDEO_LATENT_CHANNELS * latent_frames(shape.frames) * latent_pixels * LATENT_BYTES
-    return _handoff_bytes(before, shape, next_overlap, pixels) + latents + 2 * _clip_bytes(shape, pixels)
+    return _handoff_bytes(before, shape, next_overlap, pixels) + latents + _clip_bytes(shape, pixels)
 
 
 def _handoff_bytes(before: SegmentShape, shape: SegmentShape, frames: int, pixels: int) -> float:

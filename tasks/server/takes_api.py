@@ -26,7 +26,8 @@ class TakeView(BaseModel):
 
     segment, last: the first and last of its segments, which are shown together. prompt, seed, clip: of the first one;
     clip: whether it can be fetched. reason: why it failed. engine_s: seconds that it took to render. progress: of
-    the segment that a worker renders.
+    the segment that a worker renders. join: of a segment that was rendered several times, the largest part of a bound
+    that its join to the one before reaches; above 1 it is out of bounds.
     """
 
     segment: int
@@ -41,6 +42,7 @@ class TakeView(BaseModel):
     leads_into: bool
     clip: bool
     progress: ProgressView | None
+    join: float | None
 
 
 class WantedTakes(BaseModel):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from ltx2.request import SegmentOutput, SegmentRequest
 from tasks.jobs.committed import SEED_LIMIT
@@ -15,6 +16,7 @@ from tasks.spec.schema import JobHead
 
 if TYPE_CHECKING:
     from ltx2 import LTX2ContinuationState
+    from ltx2.quality.joins import Join
 
 log = logging.getLogger(__name__)
 SEED_STEP = 7_368_787  # another prime than that of takes, so that no take repeats a rendering
@@ -22,10 +24,19 @@ SEED_STEP = 7_368_787  # another prime than that of takes, so that no take repea
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """What was rendered, and what for."""
+    """What was rendered, and what for. started, ended: seconds since the epoch. join: if it was measured."""
 
     request: SegmentRequest
     output: SegmentOutput
+    started: float
+    ended: float
+    join: Join | None = None
+
+    @classmethod
+    def made(cls, request: SegmentRequest, run: Callable[[SegmentRequest], SegmentOutput]) -> Self:
+        """Render `request`."""
+        started = time.time()
+        return cls(request, run(request), started, time.time())
 
 
 def has_choice(claim: Claim, state: LTX2ContinuationState | None) -> bool:
@@ -49,22 +60,34 @@ def best(
     request: SegmentRequest,
     state: LTX2ContinuationState,
     run: Callable[[SegmentRequest], SegmentOutput],
+    keep: Callable[[Rendering], None],
 ) -> Rendering:
-    """The rendering whose join is best; of equal ones the first. run: renders one."""
-    from ltx2.quality.joins import Join, join_of
+    """The rendering whose join is best; of equal ones the first. run: renders one. keep: gets each of the others."""
+    from ltx2.quality.joins import join_of
 
-    found: tuple[Rendering, Join] | None = None
+    chosen: Rendering | None = None
     tail = state.video_frames or []
     fewest, most = head.renderings
     for number in range(most):
-        if number >= fewest and found is not None and not found[1].wrong:
+        if number >= fewest and chosen is not None and not _join(chosen).wrong:
             break
-        one = replace(request, seed=(request.seed + SEED_STEP * number) % SEED_LIMIT)
-        output = run(one)
+        one = Rendering.made(replace(request, seed=(request.seed + SEED_STEP * number) % SEED_LIMIT), run)
+        output = one.output
         join = join_of(tail, output.frames, output.sound.T, output.audio_rate, request.timing)
         problems = ", ".join(join.wrong) or "the join is within bounds"
-        log.info("seed %d: %.2f of the bounds: %s", one.seed, join.excess, problems)
-        if found is None or join.rank < found[1].rank:
-            found = Rendering(one, output), join
-    assert found is not None
-    return found[0]
+        log.info("seed %d: %.2f of the bounds: %s", one.request.seed, join.excess, problems)
+        one = replace(one, join=join)
+        if chosen is None:
+            chosen = one
+        elif join.rank < _join(chosen).rank:
+            keep(chosen)
+            chosen = one
+        else:
+            keep(one)
+    assert chosen is not None
+    return chosen
+
+
+def _join(rendering: Rendering) -> Join:
+    assert rendering.join is not None
+    return rendering.join

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from tasks.errors import FlatSegmentError, MessageError, WorkFailedError
 from tasks.jobs import state_wire
 from tasks.jobs.failpoints import reach
 from tasks.jobs.records import Handoff
-from tasks.jobs.results import Claim
+from tasks.jobs.results import Claim, KeptRendering
 from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.messaging.topology import SEGMENT_TASK
 from tasks.worker import metrics
@@ -29,10 +28,10 @@ from tasks.worker.dissolve import frames_to_dissolve, with_dissolve
 from tasks.worker.failures import reading_from, when_there_is_room
 from tasks.worker.first_frame import images_of
 from tasks.worker.given_sound import given_sound
+from tasks.worker.handoffs import handoff_of, kept
 from tasks.worker.lease import Lease
 from tasks.worker.pinned_end import pinned_end
-from tasks.worker.render_class import class_warnings
-from tasks.worker.renderings import best, has_choice, seed_of
+from tasks.worker.renderings import Rendering, best, has_choice, seed_of
 from tasks.worker.run_claimed import SkippedError, run_claimed
 from tasks.worker.source_video import as_shown, with_source_sound
 from tasks.worker.state_upload import StateUpload
@@ -43,7 +42,19 @@ if TYPE_CHECKING:
     from tasks.worker.engines import SegmentEngine
 
 log = logging.getLogger(__name__)
-Commit = Callable[["Task[..., Any]", WorkerContext, Lease, Handoff, SegmentOutput, SegmentTiming], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Committable:
+    """What was rendered. output, timing: as its clip shows them. others: renderings that were not chosen."""
+
+    handoff: Handoff
+    output: SegmentOutput
+    timing: SegmentTiming
+    others: Sequence[KeptRendering] = ()
+
+
+Commit = Callable[["Task[..., Any]", WorkerContext, Lease, Committable], bool]
 """Commits what was rendered; False: the claim was lost."""
 
 
@@ -74,42 +85,25 @@ def render(task: Task[..., Any], context: WorkerContext, lease: Lease, commit: C
         request = _request(context, claim, engine)
         dissolves_from = frames_to_dissolve(context, claim, engine)
         reach("segment hydrated", claim.job_id, claim.index)
-        started = time.time() + claim.clock_skew_s
+        others: list[KeptRendering] = []
         if incoming is not None and has_choice(claim, incoming):
-            chosen = best(claim.head, request, incoming, partial(_run, task, engine, lease, None, state=incoming))
-            request, output = chosen.request, chosen.output
+            run = partial(_run, task, engine, lease, None, state=incoming)
+            made = best(
+                claim.head, request, incoming, run, lambda one: others.append(kept(context, claim, one, incoming))
+            )
         else:
-            output = _run(task, engine, lease, upload, request, state=incoming)
+            made = Rendering.made(request, partial(_run, task, engine, lease, upload, state=incoming))
+        output = made.output
         if context.settings.flat_segments == "error":
             _refuse_flat(claim.index, output, incoming)
-        ended = time.time() + claim.clock_skew_s
     reach("segment rendered", claim.job_id, claim.index)
 
     stored = upload.finish(output)
     reach("segment stored", claim.job_id, claim.index)
-    handoff = Handoff(
-        index=claim.index,
-        state=stored.state,
-        latents=stored.latents,
-        continued=request.timing.continued,
-        first_frame=request.timing.first_frame,
-        seed=request.seed,
-        decoder=str(output.decoding.decoder),
-        noise_seed=output.decoding.noise_seed,
-        fence=claim.fence,
-        epoch=claim.epoch,
-        worker=context.worker,
-        engine_started=started,
-        engine_ended=ended,
-        made_with=dict(output.made_with),
-        render_class=context.engines.render_class,
-        warnings=[*output.warnings, *class_warnings(claim, context.engines.render_class)],
-        from_take=claim.from_take,
-        pinned_to=claim.other_take,
-    )
+    handoff = handoff_of(context, claim, made, stored)
     shown = with_dissolve(output, dissolves_from)
     frames, timing = as_shown(claim, shown.frames, request.timing, incoming.video_frames if incoming else None)
-    if not commit(task, context, lease, handoff, replace(shown, frames=frames), timing):
+    if not commit(task, context, lease, Committable(handoff, replace(shown, frames=frames), timing, others)):
         raise SkippedError("another worker holds this segment now")
     metrics.segment_rendered(
         handoff, output, request.timing, repair=claim.is_repair, before=claim.previous, incoming=incoming
@@ -117,7 +111,7 @@ def render(task: Task[..., Any], context: WorkerContext, lease: Lease, commit: C
     return {
         "segment": claim.index,
         "state": source,
-        "engine_s": round(ended - started, 3),
+        "engine_s": round(made.ended - made.started, 3),
         "blobs": state_wire.handoff_blobs(handoff),
     }
 
@@ -208,22 +202,20 @@ def _commit_segment(
     task: Task[..., Any],
     context: WorkerContext,
     lease: Lease,
-    handoff: Handoff,
-    output: SegmentOutput,
-    timing: SegmentTiming,
+    made: Committable,
 ) -> bool:
     """Commit, chain the next segment, and make the clip in the background; False: the claim was lost."""
-    claim = lease.claim
+    claim, handoff = lease.claim, made.handoff
     sticky = None if process.shutdown.is_set() else process.sticky_queue(str(task.request.hostname))
-    commit = context.deployment.jobs.commit_segment(claim, handoff, sticky=sticky is not None)
+    commit = context.deployment.jobs.commit_segment(claim, handoff, others=made.others, sticky=sticky is not None)
     if commit is None:
         return False
-    _committed(context, claim, handoff, output)
+    _committed(context, claim, handoff, made.output)
     lease.move_to(commit.clip)
     if commit.following is not None:
         context.deployment.publisher.send(claim.job_id, commit.following, handoff.state, sticky=sticky, wait=False)
         log.info("chained")
-    make_clip_in_background(context, commit.clip, output, timing)
+    make_clip_in_background(context, commit.clip, made.output, made.timing)
     return True
 
 
@@ -231,12 +223,10 @@ def _commit_repair(
     task: Task[..., Any],
     context: WorkerContext,
     lease: Lease,
-    handoff: Handoff,
-    output: SegmentOutput,
-    timing: SegmentTiming,
+    made: Committable,
 ) -> bool:
     """Commit a repair, and publish what waited for it; False: the claim was lost."""
-    claim, deployment = lease.claim, context.deployment
+    claim, deployment, handoff = lease.claim, context.deployment, made.handoff
     before = claim.own
     changed = before is None or (before.state, before.latents) != (handoff.state, handoff.latents)
     if changed:
@@ -246,14 +236,14 @@ def _commit_repair(
     commit = deployment.jobs.commit_repair(claim, handoff, changed=changed, clip_lost=clip_lost)
     if commit is None:
         return False
-    _committed(context, claim, handoff, output)
+    _committed(context, claim, handoff, made.output)
     log.info("repaired")
     if commit.clip is not None:
         lease.move_to(commit.clip)
     deployment.publisher.publish(claim.job_id, WorkUnit.segment(claim.index + 1))
     deployment.publisher.publish_due(claim.job_id)
     if commit.clip is not None:
-        make_clip_in_background(context, commit.clip, output, timing)
+        make_clip_in_background(context, commit.clip, made.output, made.timing)
     return True
 
 

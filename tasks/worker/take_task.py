@@ -7,11 +7,9 @@ from typing import Any
 
 from celery import Task
 
-from ltx2.request import SegmentOutput
-from ltx2.timeline import SegmentTiming
 from tasks.errors import WorkFailedError
 from tasks.jobs.failpoints import reach
-from tasks.jobs.records import ClipRecord, Handoff
+from tasks.jobs.records import ClipRecord
 from tasks.jobs.units import UnitKind
 from tasks.messaging.topology import TAKE_TASK
 from tasks.worker.app import app
@@ -20,7 +18,7 @@ from tasks.worker.context import WorkerContext, process
 from tasks.worker.failures import when_there_is_room
 from tasks.worker.lease import Lease
 from tasks.worker.run_claimed import run_claimed
-from tasks.worker.segment_task import render
+from tasks.worker.segment_task import Committable, render
 
 log = logging.getLogger(__name__)
 
@@ -44,16 +42,10 @@ def generate_take(task: Task[..., Any], job_id: str, index: int, take: int, tick
     )
 
 
-def _commit_take(
-    _: Task[..., Any],
-    context: WorkerContext,
-    lease: Lease,
-    made: Handoff,
-    output: SegmentOutput,
-    timing: SegmentTiming,
-) -> bool:
+def _commit_take(_: Task[..., Any], context: WorkerContext, lease: Lease, rendered: Committable) -> bool:
     """Make the clip of a take, commit both, and publish what waited for it; False: the claim was lost."""
     claim, deployment = lease.claim, context.deployment
+    made, output, timing = rendered.handoff, rendered.output, rendered.timing
     with lease.in_engine():
         data = encoded(output.frames, output.sound, output.audio_rate, timing, claim.head.crop)
     blob_id = when_there_is_room(lambda: deployment.store_for_job(claim.job_id, data, CLIP_MIME))

@@ -7,7 +7,8 @@
 -- KEYS[6] high     list    the same with high priority
 -- KEYS[7] clips    hash    segment index -> msgpack
 -- KEYS[8] takes    hash
--- ARGV[1] index, ARGV[2] token, ARGV[3] handoff, ARGV[4] lease ms, ARGV[5] 1 when the worker has a sticky queue
+-- ARGV[1] index, ARGV[2] token, ARGV[3] handoff, ARGV[4] lease ms, ARGV[5] 1 when the worker has a sticky queue,
+-- then of each rendering that is kept as a take what was asked for, its handoff and its clip, msgpack
 -- Returns {1}, with the reply of announce.lua after it when a message is due; or {0} when the token is not the claim's.
 -- A repeated call of the winner's gets the same.
 local winner = ARGV[1] .. ' ' .. ARGV[2]
@@ -21,6 +22,13 @@ if redis.call('HGET', KEYS[1], 'winner') ~= winner then
   redis.call('HSET', KEYS[3], ARGV[1], ARGV[3])
   if update_clip(KEYS[2], KEYS[3], KEYS[7], KEYS[8], index - 1, own, crossfaded) then
     redis.call('HINCRBY', KEYS[1], 'epoch', 1)
+  end
+  for at = 6, #ARGV, 3 do
+    need_version_of_takes(KEYS[1], KEYS[2])
+    local number = redis.call('HINCRBY', KEYS[8], ARGV[1], 1)
+    local field, clip = ARGV[1] .. ':' .. number, cmsgpack.unpack(ARGV[at + 2])
+    clip.take = number
+    redis.call('HSET', KEYS[8], field, ARGV[at], field .. ':made', ARGV[at + 1], field .. ':clip', cmsgpack.pack(clip))
   end
   redis.call('HSET', KEYS[1], 'cursor', index + 1, 'winner', winner)
   redis.call('HDEL', KEYS[1], 'progress')

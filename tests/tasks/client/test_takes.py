@@ -188,9 +188,11 @@ def test_lost_blobs_of_a_take_are_made_again(job: Job, module_settings: Settings
     assert film_hash_of(job) == film
 
 
-@pytest.mark.parametrize("wanted", [{"best_of": 3}, {"retry_joins": 2}], ids=["best of", "retried"])
+@pytest.mark.parametrize(
+    ("wanted", "others"), [({"best_of": 3}, [0, 2]), ({"retry_joins": 2}, [0, 2])], ids=["best of", "retried"]
+)
 def test_the_best_of_several_renderings_is_repaired_as_it_was(
-    module_settings: Settings, worker: Worker, wanted: dict[str, int]
+    module_settings: Settings, worker: Worker, wanted: dict[str, int], others: list[int]
 ) -> None:
     # Given a segment whose second rendering of three joins best
     job = submit(spec("a", "b", "c", frames=25, **wanted), settings=module_settings).wait()
@@ -206,10 +208,29 @@ def test_the_best_of_several_renderings_is_repaired_as_it_was(
     # Then the same one is rendered again, and the film has its bytes
     assert film_hash_of(job) == film
     assert [segment["seed"] for segment in job.summary()["segments"]] == seeds
-    # And a take of it is another one
-    job.retake(1)
+    # And the renderings that were not chosen are takes, with a join that is worse
+    listed = job.takes()
+    takes = [take for take in listed if take.segment == 1]
+    assert [take.seed for take in takes] == [seeds[1], *(4 + SEED_STEP * number for number in others)]
+    assert all(take.clip and take.join is not None and take.join >= takes[0].join for take in takes)  # type: ignore[operator]
+    assert [take.leads_into for take in takes] == [True, *(False for _ in others)]
+    # And one of the last segment can be shown, and be rendered again if it is lost
+    last = max(take.take for take in listed if take.segment == 2)
+    if last:
+        job.choose(2, last)
+        shown = film_hash_of(job)
+        assert shown != film
+        with Deployment(module_settings) as deployment:
+            made = deployment.jobs.takes(job.id).takes[2, last].made
+            assert made
+            for blob_id in (str(made.latents), clips_of(job)[2], str(job.status().film.blob_id)):  # type: ignore[union-attr]
+                deployment.blobs.drop(blob_id)
+        job.retry()
+        assert film_hash_of(job) == shown
+    # And a new take of a segment is another one
+    [number] = job.retake(1)
     job.wait()
-    assert [take.seed for take in job.takes()] == [seeds[1], 4 + 1_000_003]
+    assert [take.seed for take in job.takes() if take.segment == 1][-1] == 4 + 1_000_003 * number
 
 
 def test_a_segment_too_short_for_a_pinned_end_is_refused(module_settings: Settings, worker: Worker) -> None:

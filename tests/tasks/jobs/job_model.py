@@ -449,7 +449,9 @@ class Job:
         self.epoch += 1
         return True
 
-    def commit_segment(self, index: int, holder: int, handoff: str, queue: Queue, *, sticky: bool) -> int | None:
+    def commit_segment(
+        self, index: int, holder: int, handoff: str, queue: Queue, *, sticky: bool, others: int
+    ) -> int | None:
         """The ticket of the next message, 0 if none is due; None if the claim is lost."""
         if self.last_commit != (SEGMENT_UNIT, holder):
             unit = self.held(SEGMENT_UNIT, holder)
@@ -460,6 +462,7 @@ class Job:
             self._commit_handoff(SEGMENT_UNIT, index, holder, handoff)
             self.continues[index] = unit.from_take
             self.epoch += take_model.update_clip(self, index - 1, before)
+            take_model.keep_renderings(self, index, holder, handoff, others)
             self.cursor = index + 1
             self._claim_clip(unit)
         following = self.units.get(SEGMENT_UNIT)

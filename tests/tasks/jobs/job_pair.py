@@ -15,7 +15,15 @@ from tasks.jobs.committed import TakeRequest
 from tasks.jobs.keys import PREFIX, job_keys
 from tasks.jobs.queues import Priority, list_key, queue_of
 from tasks.jobs.records import ClipRecord, FilmRecord, Handoff, JobStatus, Progress
-from tasks.jobs.results import AdmissionOutcome, Announcement, Claim, CreateOutcome, NotChained, ReleaseOutcome
+from tasks.jobs.results import (
+    AdmissionOutcome,
+    Announcement,
+    Claim,
+    CreateOutcome,
+    KeptRendering,
+    NotChained,
+    ReleaseOutcome,
+)
 from tasks.jobs.store import VANISHED_PER_ATTEMPT, JobStore
 from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.spec.loader import check_spec
@@ -413,14 +421,14 @@ class JobPair:
             self._add_view(found, held.job_id, clip_unit(index), index)
 
     def commit(
-        self, held: Held, *, changed: bool = False, clip_lost: bool = False, sticky: bool = False
+        self, held: Held, *, changed: bool = False, clip_lost: bool = False, sticky: bool = False, others: int = 0
     ) -> Held | None:
         """Commit the unit of a claim; returns the claim on its clip, if any.
 
-        changed: a repair or a clip has other bytes.
+        changed: a repair or a clip has other bytes. others: so many other renderings of a segment are kept.
         """
         if held.unit == SEGMENT_UNIT:
-            return self._commit_segment(held, sticky)
+            return self._commit_segment(held, sticky, others)
         if held.unit == repair_unit(held.index):
             return self._commit_repair(held, changed, clip_lost)
         if held.claim.unit.kind == UnitKind.TAKE:
@@ -432,13 +440,15 @@ class JobPair:
         self._commit_clip(held, f"sha256:{held.holder if changed else held.index}")
         return None
 
-    def _commit_segment(self, held: Held, sticky: bool) -> Held | None:
+    def _commit_segment(self, held: Held, sticky: bool, others: int) -> Held | None:
         handoff = self._handoff(held)
+        clip = ClipRecord(held.index, f"another by {held.holder}", 1, 1)
+        kept = [KeptRendering(TakeRequest(), handoff, clip)] * others
         following = WorkUnit.segment(held.index + 1)
         queue = self.model.queue(queue_of(following), self.model.job(held.job_id).priority)
         job = self.model.job(held.job_id)
-        ticket = job.commit_segment(held.index, held.holder, handoff.worker, queue, sticky=sticky)
-        committed = self.jobs.commit_segment(held.claim, handoff, sticky=sticky)
+        ticket = job.commit_segment(held.index, held.holder, handoff.worker, queue, sticky=sticky, others=others)
+        committed = self.jobs.commit_segment(held.claim, handoff, others=kept, sticky=sticky)
         assert (committed is None) == (ticket is None)
         if committed is None:
             return None
@@ -538,8 +548,9 @@ class JobPair:
         assert {key: (m.worker, m.pinned_to) if m else ("", -1) for key, m in made.items()} == {
             key: (take.made, take.pinned_to) for key, take in job.takes.items()
         }
-        clips = {key: take.clip.blob_id for key, take in takes.takes.items() if take.clip}
-        assert clips == job.own_clips
+        clips = {key: take.clip for key, take in takes.takes.items() if take.clip}
+        assert {key: clip.blob_id for key, clip in clips.items()} == job.own_clips
+        assert all(clip.take == number for (_, number), clip in clips.items())
         for key, take in job.takes.items():
             assert bool(takes.takes[key].failed) == take.failed
             assert take.made or take.failed or take_model.take_unit(*key) in job.units, "a take was forgotten"

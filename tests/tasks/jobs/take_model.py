@@ -211,6 +211,15 @@ def ask(job: Job, whole: range, count: int) -> int:
     return first
 
 
+def keep_renderings(job: Job, index: int, holder: int, made: str, count: int) -> None:
+    """Keep renderings that were not chosen as takes of a segment that is being committed."""
+    first = ask(job, range(index, index + 1), count) if count else 0
+    for number in range(first, first + count):
+        del job.units[take_unit(index, number)]
+        job.takes[index, number].made = made
+        job.own_clips[index, number] = f"another by {holder}"
+
+
 def need_version(job: Job) -> None:
     """The first time, the film is taken from who has it."""
     if not job.has_takes:

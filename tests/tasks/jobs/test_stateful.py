@@ -260,10 +260,10 @@ class JobMachine(RuleBasedStateMachine):
         self.pair.expire(held)
 
     @precondition(lambda self: self.pair.claims)
-    @rule(pick=picks, changed=st.booleans(), clip_lost=st.booleans(), sticky=st.booleans())
-    def commit(self, pick: Pick, changed: bool, clip_lost: bool, sticky: bool) -> None:
+    @rule(pick=picks, changed=st.booleans(), clip_lost=st.booleans(), sticky=st.booleans(), others=seldom.map(int))
+    def commit(self, pick: Pick, changed: bool, clip_lost: bool, sticky: bool, others: int) -> None:
         """Commit by the holder or a former one, or again after a lost reply."""
-        self.pair.commit(self._claim(pick), changed=changed, clip_lost=clip_lost, sticky=sticky)
+        self.pair.commit(self._claim(pick), changed=changed, clip_lost=clip_lost, sticky=sticky, others=others)
 
     @precondition(lambda self: self.pair.messages and self.pair.holders)
     @rule(place=places, nth=few, holder=few)

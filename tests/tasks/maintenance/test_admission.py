@@ -50,9 +50,16 @@ def test_larger_and_longer_jobs_need_more_space(width: int, height: int, eights:
     assert needs(segments, **size) < needs(segments + 1, **size)
 
 
-def test_a_job_uses_less_than_its_estimate(module_settings: Settings, worker: Worker) -> None:
-    job = submit(spec("a", "b", "c"), settings=module_settings).wait()
+@pytest.mark.parametrize("best_of", [1, 4])
+def test_a_job_uses_less_than_its_estimate(module_settings: Settings, worker: Worker, best_of: int) -> None:
+    job = submit(spec("a", "b", "c", best_of=best_of), settings=module_settings).wait()
     assert 0 < open_blob_store(module_settings.blobs).usage(job.id) < job.status().needs_bytes
+
+
+def test_renderings_that_are_not_chosen_need_space_too() -> None:
+    segment = needs(2) - needs(1)
+    assert 2 * segment < needs(2, best_of=3) - needs(2) < 4 * segment
+    assert needs(2, retry_joins=2) == needs(2, best_of=3)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from ltx2.request import SegmentRequest
 from ltx2.timeline import SegmentShape, plan
 from tasks.spec.schema import JobHead
-from tasks.worker.renderings import SEED_STEP, best
+from tasks.worker.renderings import SEED_STEP, Rendering, best
 
 _, TIMING = plan(SegmentShape(17, fps=24), [False, False])  # type: ignore[arg-type]
 STATE: Any = SimpleNamespace(video_frames=list(np.full((9, 32, 64, 3), 100, np.uint8)))
@@ -42,8 +42,14 @@ def test_the_rendering_that_joins_best_is_chosen(
         )
 
     # When
-    found = best(JobHead(**fields), SegmentRequest("a", 7, 64, 32, TIMING), STATE, run)  # type: ignore[arg-type]
+    others: list[Rendering] = []
+    request = SegmentRequest("a", 7, 64, 32, TIMING)
+    found = best(JobHead(**fields), request, STATE, run, others.append)  # type: ignore[arg-type]
     # Then each has its own seed, and none is rendered that is not needed
     assert seeds == [7 + SEED_STEP * number for number in range(rendered)]
     assert found.request.seed == seeds[chosen]
     assert found.output.frames[0, 0, 0, 0] == levels[chosen]
+    # And the others are kept, none with a better join
+    assert found.join
+    assert {one.request.seed for one in others} == {*seeds} - {found.request.seed}
+    assert all(one.join and one.join.rank >= found.join.rank for one in others)
