@@ -189,6 +189,11 @@ class JobLifetimes(JobReader):
         if not self._run("delete", keys, job_id, int(unless_kept)):
             raise JobStateError(f"job {job_id} has not ended; cancel it first")
 
+    def reserve_piece(self, job_id: str, size: int, *, budget_bytes: int | None) -> bool:
+        """Reserve so many bytes for a piece for live players, if `budget_bytes` (None: no limit) has room for them."""
+        keys = [*job_keys(job_id, "record"), RESERVED]
+        return bool(self._run("reserve_piece", keys, job_id, size, budget_bytes or 0))
+
     def note_piece(self, job_id: str, name: str, piece: PieceRecord) -> bool:
         """Record a piece for live players; False: there is no such job."""
         return bool(self._run("note_piece", job_keys(job_id, "record", "pieces"), name, piece.pack()))

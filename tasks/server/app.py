@@ -94,7 +94,8 @@ def make_app(settings: Settings) -> FastAPI:
         client = connect(settings.redis_url, reply_timeout_s=settings.reply_timeout_s)
         hub = EventHub(EventReader(client))
         with temporary_folder(FOLDERS) as folder, Deployment(settings) as deployment, client:
-            files, live = BlobFiles(folder, deployment.blobs), LiveFilms(deployment)
+            files = BlobFiles(folder, deployment.blobs)
+            live = LiveFilms(deployment, files)
             outbox = Outbox(client, new_token())
             tracing.start()
             app.state.context = ServerContext(settings, deployment, parts, hub, files, live, outbox)

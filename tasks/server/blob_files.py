@@ -1,4 +1,4 @@
-"""Blobs as files, for answers that can be read in parts: a cache on disk of bounded size."""
+"""Blobs, and what is made of them, as files, for answers that can be read in parts: a cache on disk of bounded size."""
 
 from __future__ import annotations
 
@@ -28,15 +28,33 @@ class BlobFiles:
         Raises:
             BlobNotFoundError, BlobCorruptError: it is missing or damaged. BlobStoreError: the store cannot be reached.
         """
-        path = self._folder / hashlib.sha256(blob_id.encode()).hexdigest()
+        path = self._place(blob_id)
         with self._lock:
             if not path.exists():
-                part = path.with_suffix(".part")
-                part.write_bytes(self._blobs.get(blob_id))
-                part.rename(path)
-                self._evict(keep=path)
+                self._write(path, self._blobs.get(blob_id))
             os.utime(path)
         return path
+
+    def kept(self, name: str) -> Path | None:
+        """The file that was kept under a name, if it is still there."""
+        path = self._place(name)
+        return path if path.exists() else None
+
+    def keep(self, name: str, data: bytes) -> Path:
+        """Keep data under a name that is no blob id, as long as there is room."""
+        path = self._place(name)
+        with self._lock:
+            self._write(path, data)
+        return path
+
+    def _place(self, name: str) -> Path:
+        return self._folder / hashlib.sha256(name.encode()).hexdigest()
+
+    def _write(self, path: Path, data: bytes) -> None:
+        part = path.with_suffix(".part")
+        part.write_bytes(data)
+        part.rename(path)
+        self._evict(keep=path)
 
     def _evict(self, keep: Path) -> None:
         files = sorted(self._folder.iterdir(), key=lambda file: file.stat().st_mtime)

@@ -2,7 +2,7 @@
 
 A piece is named by what it is made of: any server, at any time, makes the same bytes. The list is that of the clips
 from the first to the first that is missing, after those of a video with which the film begins. While the epoch of a job
-stays the same, the list only grows.
+stays the same, the list only grows. A piece for which the blob budget has no room is kept on the server's disk alone.
 """
 
 from __future__ import annotations
@@ -11,14 +11,18 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 
-from ltx2.media.live import first_clips_needed, live_piece
+from blobstore import BlobStoreFullError
+from ltx2.media.live import LivePiece, first_clips_needed, live_piece
 from ltx2.timeline import FilmPart
 from tasks.deployment import Deployment
 from tasks.errors import JobNotFoundError
 from tasks.jobs.records import FilmSource, Handoff, JobStatus, PieceRecord
+from tasks.server.blob_files import BlobFiles
 from tasks.worker.track_cache import TrackCache
 
 PIECE_MIME = "video/mp4"
@@ -62,11 +66,20 @@ class _Film:
         return index + 1 == status.segments + (len(self.source.parts) if self.source else 0)
 
 
+@dataclass(frozen=True, slots=True)
+class PieceFiles:
+    """A piece on disk. header: to be played before all pieces."""
+
+    header: Path
+    data: Path
+
+
 class LiveFilms:
     """Lists and pieces of the jobs of a deployment."""
 
-    def __init__(self, deployment: Deployment) -> None:
+    def __init__(self, deployment: Deployment, files: BlobFiles) -> None:
         self._deployment = deployment
+        self._files = files
         self._films: OrderedDict[tuple[str, int, int, int, bool, bool], _Film] = OrderedDict()
         self._tracks = TrackCache()
         self._reading, self._making = threading.Lock(), threading.Lock()
@@ -75,37 +88,54 @@ class LiveFilms:
         """The pieces of a job."""
         return self._film(status).listed
 
-    def piece(self, status: JobStatus, name: str) -> PieceRecord:
+    def piece(self, status: JobStatus, name: str) -> PieceFiles:
         """The piece with this name; it is made if it was not.
 
         Raises:
             JobNotFoundError: the job has no such piece, or none any more. MediaError: a clip is damaged.
-            BlobStoreError: a clip is missing, or the store is out or full.
+            BlobStoreError: a clip is missing, or the store is out.
         """
-        jobs = self._deployment.jobs
-        if (known := jobs.piece(status.job_id, name)) is not None:
+        if (known := self._known(status, name)) is not None:
             return known
         film = self._film(status)
         found = next((piece for piece in film.listed.pieces if piece.name == name), None)
         if found is None:
             raise JobNotFoundError(f"job {status.job_id} has no piece {name:.40}; ask for its playlist again")
         with self._making:  # one at a time, and each once, however many players ask for it
-            return jobs.piece(status.job_id, name) or self._make(status, film, found)
+            return self._known(status, name) or self._make(status, film, found)
 
-    def _make(self, status: JobStatus, film: _Film, piece: Piece) -> PieceRecord:
+    def _known(self, status: JobStatus, name: str) -> PieceFiles | None:
+        record = self._deployment.jobs.piece(status.job_id, name)
+        if record is not None:
+            return PieceFiles(self._files.path_of(record.header), self._files.path_of(record.blob_id))
+        header, data = map(self._files.kept, _names_on_disk(status.job_id, name))
+        return PieceFiles(header, data) if header and data else None
+
+    def _make(self, status: JobStatus, film: _Film, piece: Piece) -> PieceFiles:
         blobs, index = self._deployment.blobs, piece.index
         clips = [blobs.get(clip) for clip in film.clips[film.starts[index] : index + 1]]
         first = clips[0] if film.starts[index] == 0 else blobs.get(film.clips[0])
         track = None if film.audio is None else self._tracks.get(film.audio, blobs.get)
         is_last, rate = film.is_last(status, index), film.source.rate if film.source else None
         made = live_piece(film.parts[: index + 1], first, clips, is_last=is_last, track=track, rate=rate)
-        header, data = (
-            self._deployment.store_for_job(status.job_id, part, PIECE_MIME) for part in (made.header, made.data)
-        )
+        with suppress(BlobStoreFullError):
+            if (record := self._store(status.job_id, piece.name, made)) is not None:
+                return PieceFiles(self._files.path_of(record.header), self._files.path_of(record.blob_id))
+        header, data = _names_on_disk(status.job_id, piece.name)
+        return PieceFiles(self._files.keep(header, made.header), self._files.keep(data, made.data))
+
+    def _store(self, job_id: str, name: str, made: LivePiece) -> PieceRecord | None:
+        """Keep a piece as blobs; None: jobs may need the room, or the job was deleted meanwhile."""
+        jobs, size = self._deployment.jobs, len(made.header) + len(made.data)
+        budget = jobs.budget_bytes() or self._deployment.settings.blob_budget_bytes
+        if not jobs.reserve_piece(job_id, size, budget_bytes=budget):
+            return None
+        header, data = (self._deployment.store_for_job(job_id, part, PIECE_MIME) for part in (made.header, made.data))
         record = PieceRecord(data, header)
-        if not self._deployment.jobs.note_piece(status.job_id, piece.name, record):
-            blobs.release(status.job_id)  # the job was deleted meanwhile
-        return record
+        if jobs.note_piece(job_id, name, record):
+            return record
+        self._deployment.blobs.release(job_id)
+        return None
 
     def _film(self, status: JobStatus) -> _Film:
         key = (status.job_id, status.generation, status.clips, status.segments, status.open, status.finished)
@@ -160,6 +190,10 @@ def playlist(listed: PieceList, folder: str) -> str:
     if listed.ended:
         lines.append("#EXT-X-ENDLIST")
     return "\n".join(lines) + "\n"
+
+
+def _names_on_disk(job_id: str, name: str) -> tuple[str, str]:
+    return f"{job_id} {name} header", f"{job_id} {name}"
 
 
 def _rate(handoff: Handoff) -> int:

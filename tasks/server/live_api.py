@@ -72,14 +72,14 @@ def playlist_of_epoch(job_id: JobId, epoch: int, context: Context) -> Response:
 def live_header(job_id: JobId, epoch: int, name: str, context: Context) -> FileResponse:
     """What is played before all pieces."""
     found = context.live.piece(context.status(job_id), name)
-    return FileResponse(context.files.path_of(found.header), media_type="video/mp4", headers=FOREVER)
+    return FileResponse(found.header, media_type="video/mp4", headers=FOREVER)
 
 
 @router.get("/{job_id}/live/{epoch}/{name}.m4s", response_class=FileResponse, responses=content("video/mp4"))
 def live_piece(job_id: JobId, epoch: int, name: str, context: Context) -> FileResponse:
     """A piece: the pictures of one clip, and its sound."""
     found = context.live.piece(context.status(job_id), name)
-    return FileResponse(context.files.path_of(found.blob_id), media_type="video/mp4", headers=FOREVER)
+    return FileResponse(found.data, media_type="video/mp4", headers=FOREVER)
 
 
 @router.get("/{job_id}/live.mp4", response_class=StreamingResponse, responses=content("video/mp4"))
@@ -101,8 +101,8 @@ async def _growing(context: ServerContext, job_id: str, epoch: int) -> AsyncIter
         for piece in listed.pieces[sent:]:
             made = await asyncio.to_thread(context.live.piece, status, piece.name)
             if not sent:
-                yield await asyncio.to_thread(context.deployment.blobs.get, made.header)
-            yield await asyncio.to_thread(context.deployment.blobs.get, made.blob_id)
+                yield await asyncio.to_thread(made.header.read_bytes)
+            yield await asyncio.to_thread(made.data.read_bytes)
             sent += 1
         if listed.ended:
             return

@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,8 +18,9 @@ import pytest
 
 from tasks.jobs.connection import connect
 from tasks.jobs.keys import job_keys
+from tasks.jobs.store import JobStore
 from tasks.server.live import Piece, PieceList, playlist
-from tests.conftest import Worker
+from tests.conftest import Worker, wait_until
 from tests.ltx2.media.sources.videos import numbered, tone, video
 from tests.tasks.client.test_given_sound import RATE, ramp
 from tests.tasks.conftest import spec
@@ -139,6 +141,32 @@ def test_pieces_are_made_once_and_cached_for_ever(client: httpx2.Client, film: s
     # And they go with their job
     client.delete(f"/jobs/{film}")
     assert not connect(server.settings.redis_url).exists(*job_keys(film, "pieces"))
+
+
+def test_pieces_take_no_room_from_jobs(client: httpx2.Client, worker: Worker, server: Server, tmp_path: Path) -> None:
+    # Given a job that needs all of the budget, with one clip that can be played
+    job_id = submitted(client, spec("a", f"wait until {tmp_path / 'go'}"))
+    with closing(JobStore(connect(server.settings.redis_url), server.settings)) as jobs:
+        wait_until(lambda: jobs.status(job_id).clips, what="the first clip")
+        before = jobs.reserved_bytes()
+        budget = server.settings.model_copy(update={"blob_budget_bytes": before})
+        small = Server(budget, tmp_path / "server.log")
+        try:
+            # When a server with that budget plays it
+            with small.client() as other:
+                piece = played(other, job_id)
+                assert played(other, job_id) == piece
+        finally:
+            small.stop()
+        # Then nothing is kept of it
+        assert jobs.reserved_bytes() == before
+        assert not jobs._redis.exists(*job_keys(job_id, "pieces"))
+        # When a server without a budget does, Then it plays the same, and the piece is reserved and kept
+        assert played(client, job_id) == piece
+        assert jobs.reserved_bytes() == before + len(piece)
+        assert jobs._redis.hlen(job_keys(job_id, "pieces")[0]) == 1
+    client.post(f"/jobs/{job_id}/cancel")
+    (tmp_path / "go").touch()
 
 
 def test_the_list_grows_while_the_film_renders(client: httpx2.Client, worker: Worker) -> None:
