@@ -128,6 +128,7 @@ class Handoff(Record):
     from_take: the take of the segment before that it continues. pinned_to: of a take, the take of the same segment
     whose end it leads into, because the next segment continues that one; -1: none does. join: of a segment that was
     rendered several times, the largest part of a bound that its join to the one before reaches: at most 1 if within.
+    dissolve: how many frames of its clip dissolve from the segment before.
     """
 
     index: int
@@ -151,6 +152,7 @@ class Handoff(Record):
     source_clips: list[str] = field(default_factory=list)
     source_frames: int = 0
     join: float | None = None
+    dissolve: int = 0
 
     @property
     def decoding(self) -> Decoding:
@@ -290,7 +292,7 @@ class ClipRecord(Record):
     """A committed clip. size: bytes.
 
     take: the take of its segment that it shows. next_take: that of the next segment, with whose first frames its end is
-    crossfaded; -1: with none.
+    crossfaded; -1: with none. dissolves_from: that of the segment before, from which it dissolves; -1: from none.
     """
 
     index: int
@@ -299,6 +301,7 @@ class ClipRecord(Record):
     size: int
     take: int = 0
     next_take: int = -1
+    dissolves_from: int = -1
 
 
 @dataclass(frozen=True, slots=True)

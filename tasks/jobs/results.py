@@ -21,10 +21,11 @@ class Claim:
 
     clock_skew_s: Redis' clock minus this one's. segment, before, following: the specs of the segment and of those
     before and after it; None for a film, or if there is none. previous: the handoff before the segment, of the take
-    that it continues, `from_take`. own: the segment's own handoff, once it is committed; for a clip that of the take
-    that it shows, for a take its former one; `own_take` is that take. other: for a take the one whose end it leads
-    into, for a clip that of the next segment with which its end is crossfaded; `other_take` is that take, -1 for none.
-    request: what was asked for of a take. render_class: the one that the unit's bytes should have, '' for any.
+    that it continues, `from_take`; before a new scene, of the one that the film shows. own: the segment's own handoff,
+    once it is committed; for a clip that of the take that it shows, for a take its former one; `own_take` is that take.
+    other: for a take the one whose end it leads into, for a clip that of the next segment with which its end is
+    crossfaded; `other_take` is that take, -1 for none. request: what was asked for of a take. render_class: the one
+    that the unit's bytes should have, '' for any.
     """
 
     job_id: str
@@ -68,6 +69,11 @@ class Claim:
             before=planned(self.before) if self.before else None,
             following=planned(self.following) if self.following else None,
         )
+
+    @property
+    def dissolves_from(self) -> int:
+        """The take of the segment before that the segment's clip dissolves from; -1: from none."""
+        return self.from_take if self.timing.dissolve else -1
 
     @property
     def is_repair(self) -> bool:

@@ -161,6 +161,7 @@ def _store_clip(context: WorkerContext, claim: Claim, data: bytes, timing: Segme
         size=len(data),
         take=claim.own_take,
         next_take=claim.other_take,
+        dissolves_from=claim.dissolves_from,
     )
     commit = deployment.jobs.commit_clip(claim, record)
     if commit.accepted:

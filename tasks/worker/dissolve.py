@@ -24,7 +24,8 @@ Frames = NDArray[np.uint8]
 def frames_to_dissolve(context: WorkerContext, claim: Claim, engine: SegmentEngine) -> Frames | None:
     """The last frames of the segment before, uint8 `[d, H, W, 3]`, that a segment dissolves from; None: it does not.
 
-    They are decoded from its stored latents, so a clip that is made again has the same bytes.
+    They are decoded from the stored latents of the take that the film shows, so a clip that is made again has the same
+    bytes as long as none is chosen.
 
     Raises:
         InputLostError: the latents are missing or damaged.
@@ -37,7 +38,7 @@ def frames_to_dissolve(context: WorkerContext, claim: Claim, engine: SegmentEngi
     previous = claim.previous
     if previous is None or previous.latents is None:
         raise MessageError(f"segment {claim.index} of job {claim.job_id} dissolves from a segment without latents")
-    with reading_from(claim.index - 1):
+    with reading_from(claim.index - 1, claim.from_take):
         latents = context.deployment.blobs.get(previous.latents)
     frames, _ = engine.decode(*decode_latents(latents), previous.decoding)
     return np.asarray(frames[-count:])

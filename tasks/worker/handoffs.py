@@ -41,6 +41,7 @@ def handoff_of(context: WorkerContext, claim: Claim, rendering: Rendering, store
         warnings=[*output.warnings, *class_warnings(claim, context.engines.render_class)],
         from_take=claim.from_take,
         pinned_to=claim.other_take,
+        dissolve=request.timing.dissolve,
         join=None if rendering.join is None else rendering.join.excess,
     )
 

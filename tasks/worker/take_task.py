@@ -50,7 +50,14 @@ def _commit_take(_: Task[..., Any], context: WorkerContext, lease: Lease, render
         data = encoded(output.frames, output.sound, output.audio_rate, timing, claim.head.crop)
     blob_id = when_there_is_room(lambda: deployment.store_for_job(claim.job_id, data, CLIP_MIME))
     reach("take stored", claim.job_id, claim.index)
-    clip = ClipRecord(claim.index, blob_id, frames=timing.new_frames, size=len(data), take=claim.unit.take)
+    clip = ClipRecord(
+        index=claim.index,
+        blob_id=blob_id,
+        frames=timing.new_frames,
+        size=len(data),
+        take=claim.unit.take,
+        dissolves_from=claim.dissolves_from,
+    )
     former = claim.own
     changed = former is not None and (former.state, former.latents) != (made.state, made.latents)
     if changed:

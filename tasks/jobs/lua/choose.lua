@@ -52,7 +52,7 @@ for segment = first, last do
   local its_first, its_last = segments_of(KEYS[5], segment, shown_take(KEYS[5], segment))
   lowest, highest = math.min(lowest, its_first), math.max(highest, its_last)
 end
-local former = clips_show(KEYS[2], KEYS[3], KEYS[5], lowest - 1, highest)
+local former = clips_show(KEYS[2], KEYS[3], KEYS[5], lowest - 1, highest + 1)
 for segment = lowest, highest do
   local is_chosen = segment >= first and segment <= last
   local wanted = is_chosen and number or continued_take(KEYS[2], KEYS[3], segment) or 0

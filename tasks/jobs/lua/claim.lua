@@ -13,9 +13,9 @@
 -- Returns {'run', fence, epoch, ms now, unit name, job spec, spec of the segment before or '', segment's spec or '', next
 --          segment's spec or '', handoff of index - 1 or '', handoff of index or '', another handoff or '', what was
 --          asked for of a take or '', number of the take of each of these three handoffs, -1 for none}; the first is of
---          the take that the segment continues, the second of the one that a clip shows, or of the take itself if it is
---          rendered again; the third is of the take that a take leads into, or of the next segment's that a clip is
---          crossfaded with; last the unit's render class, '' for any: of what was rendered before, else of what it continues
+--          the take that the segment continues, before a new scene of the one that is shown; the second of the one that
+--          a clip shows, or of the take itself if it is rendered again; the third of the take that a take leads into, or
+--          of the next segment's that a clip is crossfaded with; last the unit's render class, '' for any: of what was rendered before, else of what it continues
 --         {'committed', 1 when the message of the next segment is missing else 0},
 --         {'newer'} when a newer major version wrote what this claim reads; nothing is changed then,
 --         {'refused', why},
@@ -68,7 +68,8 @@ local other, request, from_take, own_take, other_take = false, false, 0, 0, -1
 if kind ~= 'film' then
   segment, following = unpack(redis.call('HMGET', KEYS[3], ARGV[2], tostring(index + 1)))
   own = redis.call('HGET', KEYS[4], ARGV[2])
-  from_take = own and packed_number(own, 'from_take', 0) or shown_take(KEYS[6], index - 1)
+  local continues_take = own and not is_cut(index, segment) -- a new scene may dissolve from what is shown
+  from_take = continues_take and packed_number(own, 'from_take', 0) or shown_take(KEYS[6], index - 1)
   before = handoff_of(KEYS[4], KEYS[6], index - 1, from_take)
 end
 if kind == 'clip' then

@@ -18,9 +18,9 @@ if redis.call('HGET', KEYS[1], 'winner') ~= winner then
   if not unit or unit.token ~= ARGV[2] or unit.index ~= index then
     return { 0 }
   end
-  local own, crossfaded = clip_shows(KEYS[2], KEYS[3], KEYS[8], index - 1)
+  local former = clips_show(KEYS[2], KEYS[3], KEYS[8], index - 1, index - 1)
   redis.call('HSET', KEYS[3], ARGV[1], ARGV[3])
-  if update_clip(KEYS[2], KEYS[3], KEYS[7], KEYS[8], index - 1, own, crossfaded) then
+  if update_clips(KEYS[2], KEYS[3], KEYS[7], KEYS[8], former) then
     redis.call('HINCRBY', KEYS[1], 'epoch', 1)
   end
   for at = 6, #ARGV, 3 do

@@ -44,6 +44,10 @@ elseif is_other then
     if crossfaded == number then
       discard_clip(KEYS[2], KEYS[4], index - 1)
     end
+    local _, _, dissolves_from = clip_shows(KEYS[2], KEYS[3], KEYS[5], index + 1)
+    if dissolves_from == number then
+      discard_clip(KEYS[2], KEYS[4], index + 1)
+    end
     redis.call('HINCRBY', KEYS[1], 'epoch', 1)
   end
 end

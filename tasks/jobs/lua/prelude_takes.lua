@@ -78,28 +78,31 @@ local function continued_take(units, handoffs, index)
   end
 end
 
--- What the clip of a segment shows: its take, and the take of the next segment that its end is crossfaded with, -1 for none.
--- Only the join after a take that the next segment does not continue is crossfaded; within a take there is none.
+-- What the clip of a segment shows: its take, the take of the next segment that its end is crossfaded with, and that of the
+-- segment before that its begin dissolves from; -1 for none. Only the join after a take that the next segment does not
+-- continue is crossfaded; within a take there is none.
 local function clip_shows(units, handoffs, takes, index)
   local own, following = shown_take(takes, index), shown_take(takes, index + 1)
-  local continued = continued_take(units, handoffs, index)
+  local original, continued = redis.call('HGET', handoffs, index), continued_take(units, handoffs, index)
+  local dissolves = original and packed_number(original, 'dissolve', 0) > 0
   local is_within = following ~= 0 and segments_of(takes, index + 1, following) <= index
-  if continued and continued ~= own and not is_within and redis.call('HEXISTS', handoffs, index + 1) == 1 then
-    return own, following
-  end
-  return own, -1
+  local is_apart = continued and continued ~= own and not is_within
+  local crossfades = is_apart and redis.call('HEXISTS', handoffs, index + 1) == 1
+  return own, crossfades and following or -1, dissolves and shown_take(takes, index - 1) or -1
 end
 
 -- Whether a packed clip shows these takes.
-local function shows(packed, own, following)
+local function shows(packed, own, following, before)
   return packed_number(packed, 'take', 0) == own and packed_number(packed, 'next_take', -1) == following
+    and packed_number(packed, 'dissolves_from', -1) == before
 end
 
--- Have a segment's clip made anew if it shows other takes than before: `own` and `following`. A clip that exists already is
--- taken. Returns whether a committed clip was replaced.
-local function update_clip(units, handoffs, clips, takes, index, own, following)
-  local wanted, wanted_next = clip_shows(units, handoffs, takes, index)
-  if (wanted == own and wanted_next == following) or redis.call('HEXISTS', handoffs, index) == 0 then
+-- Have a segment's clip made anew if it shows other takes than those given. A clip that exists already is taken. Returns
+-- whether a committed clip was replaced.
+local function update_clip(units, handoffs, clips, takes, index, own, following, before)
+  local wanted, wanted_next, wanted_before = clip_shows(units, handoffs, takes, index)
+  local is_same = wanted == own and wanted_next == following and wanted_before == before
+  if is_same or redis.call('HEXISTS', handoffs, index) == 0 then
     return false
   end
   local former = redis.call('HGET', clips, index)
@@ -107,7 +110,7 @@ local function update_clip(units, handoffs, clips, takes, index, own, following)
     redis.call('HSETNX', takes, index .. ':' .. own .. ':clip', former)
   end
   local ready = wanted_next == -1 and redis.call('HGET', takes, index .. ':' .. wanted .. ':clip')
-  if ready then
+  if ready and shows(ready, wanted, -1, wanted_before) then
     redis.call('HSET', clips, index, ready)
     redis.call('HDEL', units, 'clip:' .. index)
   else
@@ -161,7 +164,7 @@ end
 -- Discard a take because its bytes cannot be had any more. The film shows the originals again where it showed this one.
 local function discard_take(units, handoffs, clips, takes, index, number)
   local first, last = segments_of(takes, index, number)
-  local before = clips_show(units, handoffs, takes, first - 1, last)
+  local before = clips_show(units, handoffs, takes, first - 1, last + 1)
   for segment = first, last do
     if shown_take(takes, segment) == number then
       redis.call('HDEL', takes, segment .. ':shown')

@@ -328,3 +328,29 @@ def test_a_take_of_several_segments_that_fails_in_one_is_not_there(job: Job) -> 
     assert f"  take 1 of segments 2 to 3 failed: {failed.reason}" in lines_of(job, job._deployment.jobs.workers())
     warnings = [one.problem for one in examine(job._deployment.settings).findings if job.id in one.problem]
     assert warnings == [f"take 1 of segments 2 to 3 of job {job.id} has failed: {failed.reason}"]
+
+
+def test_a_fade_dissolves_from_the_take_that_is_shown(module_settings: Settings, worker: Worker) -> None:
+    # Given a film of two scenes, with a dissolve between them
+    wanted = spec("a", "b", "c", frames=25)
+    wanted["segments"][1] |= {"transition": "fade", "fade": 0.2}
+    job = submit(wanted, settings=module_settings).wait()
+    film, before = film_hash_of(job), clips_of(job)
+    # When another take of the segment before is chosen
+    job.retake(0)
+    job.wait().choose(0, 1)
+    shown = film_hash_of(job)
+    # Then the clip of the new scene is made again, too, and no other one
+    after = clips_of(job)
+    assert [index for index in before if before[index] != after[index]] == [0, 1]
+    # And with lost blobs it comes out the same
+    made = job._deployment.jobs.takes(job.id).takes[0, 1].made
+    assert made
+    for blob_id in (after[1], str(made.latents), str(job.status().film.blob_id)):  # type: ignore[union-attr]
+        job._deployment.blobs.drop(blob_id)
+    job.retry()
+    assert (film_hash_of(job), clips_of(job)) == (shown, after)
+    # When the first take is chosen again
+    job.choose(0, 0)
+    # Then everything is as it was
+    assert (film_hash_of(job), clips_of(job)) == (film, before)

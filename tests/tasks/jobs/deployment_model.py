@@ -37,11 +37,12 @@ class Deployment:
         is_open: bool,
         approve: bool,
         priority: Priority,
+        fades: frozenset[int] = frozenset(),
     ) -> None:
         prompts = {index: str(index) for index in range(segments)}
         approved = 0 if approve else None
         self.jobs[job_id] = Job(
-            "queued", segments, needs, created, priority, open=is_open, approved=approved, prompts=prompts
+            "queued", segments, needs, created, priority, open=is_open, approved=approved, prompts=prompts, fades=fades
         )
         self.waiting.add(job_id)
 
@@ -72,6 +73,7 @@ class Deployment:
         source = self.jobs[source_id]
         job = Job("queued", segments, 1, created, cursor=count, chained=count - 1)
         job.prompts = {index: str(index) for index in range(segments)}
+        job.fades = frozenset(index for index in source.fades if index < segments)
         job.handoffs = {index: source.handoffs[index] for index in range(count)}
         crossfaded = {index for index in source.clips if take_model.clip_shows(source, index)[1] != -1}
         job.clips = {i: clip for i, clip in source.clips.items() if i < count - (count - 1 in crossfaded)}

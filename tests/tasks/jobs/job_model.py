@@ -127,7 +127,8 @@ class Job:
     takes: dict[tuple[int, int], TakeOfModel] = field(default_factory=dict)
     shows: dict[int, int] = field(default_factory=dict)
     continues: dict[int, int] = field(default_factory=dict)
-    own_clips: dict[tuple[int, int], str] = field(default_factory=dict)
+    own_clips: dict[tuple[int, int], take_model.OwnClip] = field(default_factory=dict)
+    fades: frozenset[int] = frozenset()
     has_takes: bool = False
     commits: Counter[str] = field(default_factory=Counter)
 
@@ -311,7 +312,7 @@ class Job:
         if message.ticket < unit.ticket or unit.holder or unit.after in self.units:
             return None
         self.fences += 1
-        unit.from_take = take_model.from_take(self, unit.index)
+        unit.from_take = take_model.from_take(self, unit.index, int(name.split(":")[2]) if name[:5] == "take:" else 0)
         unit.holder, unit.worker, unit.node = holder, worker, node
         unit.expired, unit.engine, unit.after, unit.step = False, False, "", None
         if clip_unit(unit.index) != name and name != FILM_UNIT:
@@ -487,7 +488,7 @@ class Job:
         clip = self.units.get(clip_unit(index))
         if index in self.clips or (clip and clip.holder and not clip.expired):
             return True, False
-        if take_model.clip_shows(self, index) != (0, -1):
+        if take_model.clip_shows(self, index)[:2] != (0, -1):
             self.units.setdefault(clip_unit(index), Unit(index))
             return True, False
         self._claim_clip(unit)
@@ -502,7 +503,9 @@ class Job:
         unit.expired, unit.engine, unit.attempts, unit.vanished = False, False, 0, []
         self.units[clip_unit(unit.index)] = unit
 
-    def commit_clip(self, index: int, holder: int, clip: str, queue: Queue, shows: tuple[int, int]) -> tuple[bool, int]:
+    def commit_clip(
+        self, index: int, holder: int, clip: str, queue: Queue, shows: take_model.Shows
+    ) -> tuple[bool, int]:
         """Whether the commit is accepted, and the film message's ticket, 0 for none."""
         name = clip_unit(index)
         accepted = self.held(name, holder) is not None

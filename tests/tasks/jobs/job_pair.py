@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -65,6 +65,10 @@ class Held:
         return self.claim.index
 
 
+def _segments(count: int, fades: Collection[int]) -> list[dict[str, str]]:
+    return [{"prompt": str(i), "transition": "fade" if i in fades else "continue"} for i in range(count)]
+
+
 class JobPair:
     """A job store and its model.
 
@@ -93,10 +97,13 @@ class JobPair:
         *,
         is_open: bool = False,
         approve: bool = False,
+        fades: bool = False,
         priority: Priority = Priority.NORMAL,
     ) -> None:
+        """fades: segment 1 is a new scene, and dissolves from segment 0."""
         taken = job_id in self.model.jobs
-        wanted = [{"prompt": str(i)} for i in range(segments)]
+        faded = frozenset({1} if fades and segments > 1 else ())
+        wanted = _segments(segments, faded)
         spec = check_spec({"segments": wanted, "open": is_open, "approve": approve})
         created = self.jobs.create(job_id, spec, model="tiny", needs_bytes=needs, priority=priority)
         assert created.outcome == (CreateOutcome.TAKEN if taken else CreateOutcome.CREATED)
@@ -104,7 +111,14 @@ class JobPair:
             status = self.jobs.status(job_id)
             assert status.priority == priority
             self.model.create(
-                job_id, segments, needs, status.created_at, is_open=is_open, approve=approve, priority=priority
+                job_id,
+                segments,
+                needs,
+                status.created_at,
+                is_open=is_open,
+                approve=approve,
+                priority=priority,
+                fades=faded,
             )
             self.fences[job_id] = 0
 
@@ -116,7 +130,7 @@ class JobPair:
             return
         taken, count = job_id in self.model.jobs, min(share, segments, self.model.jobs[source_id].cursor)
         committed = self.jobs.contents(source_id).committed.first(count)
-        spec = check_spec({"segments": [{"prompt": str(i)} for i in range(segments)]})
+        spec = check_spec({"segments": _segments(segments, self.model.jobs[source_id].fades)})
         created = self.jobs.create(job_id, spec, model="tiny", needs_bytes=1, committed=committed)
         assert created.outcome == (CreateOutcome.TAKEN if taken else CreateOutcome.CREATED)
         if not taken:
@@ -359,7 +373,7 @@ class JobPair:
         own, other, other_index = job.handoffs.get(index), None, index
         if claim.unit.kind == UnitKind.CLIP:
             other_index = index + 1
-            assert (claim.own_take, claim.other_take) == take_model.clip_shows(job, index)
+            assert (claim.own_take, claim.other_take) == take_model.clip_shows(job, index)[:2]
             own = take_model.made_by(job, index, claim.own_take)
         elif claim.unit.kind == UnitKind.TAKE:
             take, own = job.takes[index, number], job.takes[index, number].made or None
@@ -474,7 +488,11 @@ class JobPair:
 
     def _commit_take(self, held: Held, changed: bool) -> None:
         unit, made = held.claim.unit, self._handoff(held)
-        clip = ClipRecord(unit.index, f"take {unit.take} by {held.holder}", 1, 1, take=unit.take)
+        job = self.model.job(held.job_id)
+        dissolves_from = held.claim.from_take if unit.index in job.fades else -1
+        clip = ClipRecord(
+            unit.index, f"take {unit.take} by {held.holder}", 1, 1, take=unit.take, dissolves_from=dissolves_from
+        )
         job, former = self.model.job(held.job_id), held.claim.own
         changed = changed and former is not None
         if former is not None and not changed:
@@ -484,7 +502,8 @@ class JobPair:
 
     def _commit_clip(self, held: Held, blob_id: str) -> None:
         queue = self.model.queue(queue_of(WorkUnit.film()), self.model.job(held.job_id).priority)
-        shows = (held.claim.own_take, held.claim.other_take)
+        fades = held.index in self.model.job(held.job_id).fades
+        shows = (held.claim.own_take, held.claim.other_take, held.claim.from_take if fades else -1)
         found = self.jobs.commit_clip(held.claim, ClipRecord(held.index, blob_id, 1, 1, *shows))
         accepted, ticket = self.model.job(held.job_id).commit_clip(held.index, held.holder, blob_id, queue, shows)
         assert found.accepted == accepted
@@ -492,8 +511,10 @@ class JobPair:
 
     def _handoff(self, held: Held) -> Handoff:
         claim = held.claim
-        lineage = {"continued": held.index > 0, "from_take": claim.from_take, "pinned_to": claim.other_take}
-        return Handoff(held.index, {"payload": {}}, worker=f"by {held.holder}", fence=claim.fence, **lineage)
+        fades = held.index in self.model.job(held.job_id).fades
+        lineage = {"continued": held.index > 0 and not fades, "from_take": claim.from_take, "dissolve": int(fades)}
+        lineage |= {"fence": claim.fence, "pinned_to": claim.other_take}
+        return Handoff(held.index, {"payload": {}}, worker=f"by {held.holder}", **lineage)
 
     def _add_clip_claim(self, held: Held, clip: Claim | None, handoff: Handoff) -> Held | None:
         if clip is None:
@@ -533,7 +554,8 @@ class JobPair:
         records = {index: ClipRecord.unpack(data) for index, data in clips.items()}
         assert {index: clip.blob_id for index, clip in records.items()} == job.clips
         for index, clip in records.items():
-            assert (clip.take, clip.next_take) == take_model.clip_shows(job, index), "a clip shows what was not chosen"
+            found = (clip.take, clip.next_take, clip.dissolves_from)
+            assert found == take_model.clip_shows(job, index), "a clip shows what was not chosen"
         self._compare_takes(status, job)
         assert max(job.commits.values(), default=0) <= status.epoch + 1, "something was committed twice within an epoch"
         if status.finished:
@@ -549,7 +571,7 @@ class JobPair:
             key: (take.made, take.pinned_to) for key, take in job.takes.items()
         }
         clips = {key: take.clip for key, take in takes.takes.items() if take.clip}
-        assert {key: clip.blob_id for key, clip in clips.items()} == job.own_clips
+        assert {key: (clip.blob_id, clip.dissolves_from) for key, clip in clips.items()} == job.own_clips
         assert all(clip.take == number for (_, number), clip in clips.items())
         for key, take in job.takes.items():
             assert bool(takes.takes[key].failed) == take.failed

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tasks.jobs.units import ALL_APPROVED
 
 if TYPE_CHECKING:
     from tests.tasks.jobs.job_model import Job
 
+Shows = tuple[int, int, int]
+"""The takes that a clip shows: its own, the next one's that it is crossfaded with, and the one it dissolves from."""
 SEGMENT_UNIT, FILM_UNIT = "segment", "film"
 
 
@@ -30,6 +32,13 @@ class TakeOfModel:
     pinned_to: int = -1
     failed: bool = False
     winner: int = -1
+
+
+class OwnClip(NamedTuple):
+    """The clip of a take by itself."""
+
+    clip: str
+    dissolves_from: int = -1
 
 
 def shown(job: Job, index: int) -> int:
@@ -56,46 +65,51 @@ def from_take(job: Job, index: int, number: int = 0) -> int:
     """The take that a segment continues, or would continue, as part of a take."""
     if index > segments(job, index, number)[0]:
         return number
+    if index in job.fades:
+        return shown(job, index - 1)
     return job.continues[index] if index in job.handoffs else shown(job, index - 1)
 
 
 def continued(job: Job, index: int) -> int | None:
     """The take of a segment that the next one continues."""
+    if index + 1 in job.fades:
+        return None
     if index + 1 in job.handoffs:
         return int(job.continues[index + 1])
     unit = job.units.get(SEGMENT_UNIT)
     return unit.from_take if unit and unit.holder and unit.index == index + 1 else None
 
 
-def clip_shows(job: Job, index: int) -> tuple[int, int]:
+def clip_shows(job: Job, index: int) -> Shows:
     own = shown(job, index)
     is_within = segments(job, index + 1, shown(job, index + 1))[0] <= index
-    crossfaded = index + 1 in job.handoffs and continued(job, index) != own and not is_within
-    return own, shown(job, index + 1) if crossfaded else -1
+    is_apart = continued(job, index) not in (None, own) and not is_within
+    following = shown(job, index + 1) if is_apart and index + 1 in job.handoffs else -1
+    return own, following, shown(job, index - 1) if index in job.fades and index in job.handoffs else -1
 
 
-def update_clip(job: Job, index: int, before: tuple[int, int]) -> bool:
+def update_clip(job: Job, index: int, before: Shows) -> bool:
     """Whether a committed clip was replaced."""
     wanted = clip_shows(job, index)
     if wanted == before or index not in job.handoffs:
         return False
     former = job.clips.pop(index, None)
     if former is not None and before[1] == -1:
-        job.own_clips.setdefault((index, before[0]), former)
+        job.own_clips.setdefault((index, before[0]), OwnClip(former, before[2]))
     ready = job.own_clips.get((index, wanted[0])) if wanted[1] == -1 else None
     job.units.pop(f"clip:{index}", None)
-    if ready is not None:
-        job.clips[index] = ready
+    if ready is not None and ready.dissolves_from == wanted[2]:
+        job.clips[index] = ready.clip
     else:
         job.add_unit(f"clip:{index}", index)
     return former is not None
 
 
-def clips_show(job: Job, first: int, last: int) -> dict[int, tuple[int, int]]:
+def clips_show(job: Job, first: int, last: int) -> dict[int, Shows]:
     return {index: clip_shows(job, index) for index in range(max(0, first), last + 1)}
 
 
-def update_clips(job: Job, before: dict[int, tuple[int, int]]) -> bool:
+def update_clips(job: Job, before: dict[int, Shows]) -> bool:
     """Whether a committed clip was replaced."""
     replaced = [update_clip(job, index, shows) for index, shows in before.items()]
     return any(replaced)
@@ -135,7 +149,7 @@ def fail_take(job: Job, index: int, number: int) -> None:
 def discard_take(job: Job, index: int, number: int) -> None:
     """Have originals shown in place of a take, which falls."""
     whole = segments(job, index, number)
-    before = clips_show(job, whole[0] - 1, whole[-1])
+    before = clips_show(job, whole[0] - 1, whole[-1] + 1)
     for segment in whole:
         if shown(job, segment) == number:
             del job.shows[segment]
@@ -217,7 +231,7 @@ def keep_renderings(job: Job, index: int, holder: int, made: str, count: int) ->
     for number in range(first, first + count):
         del job.units[take_unit(index, number)]
         job.takes[index, number].made = made
-        job.own_clips[index, number] = f"another by {holder}"
+        job.own_clips[index, number] = OwnClip(f"another by {holder}")
 
 
 def need_version(job: Job) -> None:
@@ -246,7 +260,7 @@ def choice(job: Job, index: int, number: int) -> str:
 def choose(job: Job, index: int, number: int) -> None:
     chosen = segments(job, index, number)
     replaced = {part for segment in chosen for part in segments(job, segment, shown(job, segment))} | {*chosen}
-    before = clips_show(job, min(replaced) - 1, max(replaced))
+    before = clips_show(job, min(replaced) - 1, max(replaced) + 1)
     wanted = {segment: number if segment in chosen else continued(job, segment) or 0 for segment in replaced}
     job.shows |= wanted
     job.shows = {segment: take for segment, take in job.shows.items() if take}
@@ -261,6 +275,7 @@ def commit_take(job: Job, index: int, number: int, holder: int, made: str, pinne
         return take is not None and take.winner == holder
     take.winner = holder
     is_other = bool(take.made) and changed
+    dissolves_from = job.units[name].from_take if index in job.fades else -1
     job.units.pop(name, None)
     if is_other and index < take.last and job.takes[index + 1, number].made:
         was_shown = shown(job, index) == number
@@ -279,9 +294,11 @@ def commit_take(job: Job, index: int, number: int, holder: int, made: str, pinne
         discard_clip(job, index)
         if clip_shows(job, index - 1)[1] == number:
             discard_clip(job, index - 1)
+        if clip_shows(job, index + 1)[2] == number:
+            discard_clip(job, index + 1)
         job.epoch += 1
     take.made, take.pinned_to, take.failed = made, pinned_to, False
-    job.own_clips[index, number] = f"take {number} by {holder}"
+    job.own_clips[index, number] = OwnClip(f"take {number} by {holder}", dissolves_from)
     job.commits[name] += 1
     if is_other:
         make_clips_due(job)

@@ -78,9 +78,9 @@ class JobMachine(RuleBasedStateMachine):
 
     # Users
 
-    @initialize(segments=counts, is_open=seldom, approve=seldom)
-    def create_first(self, segments: int, is_open: bool, approve: bool) -> None:
-        self.pair.create("first", segments - is_open, 1, is_open=is_open, approve=approve)
+    @initialize(segments=counts, is_open=seldom, approve=seldom, fades=seldom)
+    def create_first(self, segments: int, is_open: bool, approve: bool, fades: bool) -> None:
+        self.pair.create("first", segments - is_open, 1, is_open=is_open, approve=approve, fades=fades)
         self.pair.admit()
 
     @precondition(lambda self: len(self.pair.model.jobs) < len(IDS))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import redis
 
 from tasks.errors import JobStateError, RoomError
 from tasks.jobs.committed import Takes
 from tasks.jobs.keys import RESERVED
+from tasks.jobs.records import ClipRecord
 from tasks.jobs.results import ReleaseOutcome
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import JobState, WorkUnit
-from tests.tasks.jobs.protocol import FILM, JOB, claim_unit, due, handoff
+from tasks.spec.loader import check_spec
+from tests.tasks.jobs.protocol import FILM, JOB, claim, claim_unit, commit, due, handoff
 from tests.tasks.jobs.take_steps import ask, done_job, finish, made, render, take_clip
 
 MADE_FROM = "what it was made from was rendered again, with other bytes"
@@ -234,3 +238,54 @@ def test_another_worker_takes_up_a_take_where_it_stopped(done: JobStore) -> None
     assert (again.fence > held.fence, again.previous) == (True, held.previous)
     assert not done.commit_take(held, made(held), take_clip(held), changed=False)
     assert done.commit_take(again, made(again), take_clip(again), changed=False)
+
+
+@pytest.fixture
+def fading(jobs: JobStore) -> JobStore:
+    """A job of two segments that is done; the second one dissolves from the first."""
+    spec = check_spec({"segments": [{"prompt": "a"}, {"prompt": "b", "transition": "fade"}]})
+    jobs.create(JOB, spec, model="tiny")
+    jobs.admit(None)
+    for index in range(2):
+        held = commit(jobs, claim(jobs, index), handoff(index, latents=f"latents {index}", dissolve=index))
+        clip = ClipRecord(index, f"clip {index}", 1, 1, dissolves_from=held.from_take if index else -1)
+        assert jobs.commit_clip(held, clip).accepted
+    assert jobs.commit_film(claim_unit(jobs, WorkUnit.film()), FILM)
+    return jobs
+
+
+def test_a_fade_dissolves_from_the_take_that_is_shown(fading: JobStore) -> None:
+    ask(fading, 0)
+    render(fading, 0, 1)
+    # When
+    fading.choose(JOB, 0, 1)
+    # Then the clip of the new scene is made again, from the take
+    assert due(fading) == [(WorkUnit.clip(1), "expired")]
+    held = claim_unit(fading, WorkUnit.clip(1))
+    assert held.previous
+    assert (held.previous.latents, held.from_take, held.own_take) == ("take 1", 1, 0)
+    stale = ClipRecord(1, "stale", 1, 1, dissolves_from=0)
+    assert not fading.commit_clip(held, stale).accepted
+    again = claim_unit(fading, WorkUnit.clip(1))
+    assert fading.commit_clip(again, ClipRecord(1, "new", 1, 1, dissolves_from=1)).accepted
+    finish(fading)
+    # When the first one is shown again
+    fading.choose(JOB, 0, 0)
+    # Then the clip of before is there
+    assert due(fading) == [(WorkUnit.film(), "unannounced")]
+    assert [clip.blob_id for clip in fading.clips(JOB).values()] == ["clip 0", "clip 1"]
+
+
+def test_a_take_of_a_fade_that_dissolves_from_what_is_not_shown_any_more_is_encoded_again(fading: JobStore) -> None:
+    ask(fading, 1)
+    held = claim_unit(fading, WorkUnit.of_take(1, 1))
+    assert fading.commit_take(held, made(held), replace(take_clip(held), dissolves_from=0), changed=False)
+    ask(fading, 0)
+    render(fading, 0, 1)
+    fading.choose(JOB, 0, 1)
+    # When
+    fading.choose(JOB, 1, 1)
+    # Then
+    assert due(fading) == [(WorkUnit.clip(1), "expired")]
+    again = claim_unit(fading, WorkUnit.clip(1))
+    assert (again.own_take, again.from_take) == (1, 1)
