@@ -142,7 +142,7 @@ def _draw_up(
     start = inputs.start
     if envelope is not None:
         start = start_handoff(dict(envelope), inputs.spec, deployment.blobs, inputs.pending, deployment.settings)
-    blob_ids = [*input_paths(inputs.spec).values(), *(handoff_blobs(start) if start else ())]
+    blob_ids = list(dict.fromkeys([*input_paths(inputs.spec).values(), *(handoff_blobs(start) if start else ())]))
     digest = _digest(inputs.spec, envelope) if has_key else ""
     return Draft(inputs.spec, Committed(start), blob_ids, digest, inputs.pending, priority)
 

@@ -11,10 +11,10 @@ import msgpack
 import pytest
 import redis
 
-from ltx2.timeline import SegmentShape
+from ltx2.timeline import PlannedSegment, SegmentShape, first_timing
 from tasks.errors import RecordError
 from tasks.jobs.keys import job_keys
-from tasks.jobs.records import ClipRecord, FilmRecord, Handoff, timing_after
+from tasks.jobs.records import ClipRecord, FilmRecord, Handoff, film_source, shown_timing, timing_after
 from tasks.jobs.state_wire import handoff_blobs
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import UnitKind, WorkUnit
@@ -183,3 +183,28 @@ def test_a_damaged_unit_does_not_stop_the_reconciling_of_other_jobs(
     assert isinstance(found, Exception)
     assert isinstance(needs, list)
     assert [need.unit.index for need in needs] == [0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"source_clips": ["sha256:0"]}, "1 clips for 2 parts"),
+        ({"source_frames": 0}, "TimelineError: 21 frames of a video in parts of 0"),
+    ],
+)
+def test_a_start_whose_video_does_not_add_up_is_damaged(changes: dict[str, Any], message: str) -> None:
+    # Given a job whose film begins with 21 frames of a video, in parts of 10
+    shape = SegmentShape(17, Fraction(24), 9)
+    timing = first_timing(shape)
+    payload = {"segment_index": -1, "audio_conditioning_num_frames": 4, "video_position_offset_sec": 0.0}
+    start = Handoff(-1, {"payload": payload}, first_frame=30, source_clips=["sha256:0"] * 2, source_frames=10)
+    made = Handoff(0, {"payload": {"audio_sample_rate": 24_000}}, continued=True)
+    shown = shown_timing(timing_after(PlannedSegment(shape), start), start)
+    source = film_source(start, shown, made)
+    assert source is not None
+    assert [part.new_frames for part in source.parts] == [10, 11]
+    assert (shown.first_frame, shown.dissolve, timing.dissolve) == (21, 9, 0)
+    # When / Then
+    with pytest.raises(RecordError, match=message):
+        film_source(replace(start, **changes), shown, made)
+    assert film_source(replace(start, source_clips=[]), shown, made) is None
