@@ -25,7 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `training`
 
 from benchmarks import report
 from ltx2.engine import Engine
-from ltx2.quality.continuity import Seam, broken, excess
+from ltx2.quality.continuity import Continuity, broken, excess
+from ltx2.quality.insides import insides, leaps
+from ltx2.quality.joins import Join
 from ltx2.request import PlacedImage
 from ltx2.timeline import next_timing
 from tasks.spec.schema import JobHead
@@ -102,9 +104,9 @@ def choices(engine: Engine, count: int, best_of: int) -> Iterator[dict[str, Any]
 
     Every other one has the prompt of another world, so that its renderings join unequally well.
     """
-    chosen: list[Seam] = []
-    first: list[Seam] = []
-    last: list[Seam] = []
+    chosen: list[Join] = []
+    first: list[Join] = []
+    last: list[Join] = []
     for number in range(count):
         scene = takes.tonal_world(300 + number)
         begin, request = takes.requests_of(scene.prompt, 2, 1000 * number)
@@ -116,24 +118,24 @@ def choices(engine: Engine, count: int, best_of: int) -> Iterator[dict[str, Any]
         run = partial(engine.run, state=before.state)
         made.append(best(JobHead(best_of=best_of), request, before.state, run, others.append))
         in_order = sorted([*made, *others], key=lambda one: (one.request.seed - request.seed) // SEED_STEP)
-        for seams, one in ((chosen, made[0]), (first, in_order[0]), (last, in_order[-1])):
-            film = Rendered([begin, one.request], [before, one.output]).film
-            seams.append(film.continuity().seams[0])
+        for joins_in_film, one in ((chosen, made[0]), (first, in_order[0]), (last, in_order[-1])):
+            joins_in_film.append(join_in(Rendered([begin, one.request], [before, one.output]).film.continuity()))
     if not count:
         return
     what = f"best of {best_of}"
-    within, control = (part([not broken([seam]) for seam in seams]) for seams in (chosen, first))
-    yield row(what, count, "join within bounds", within, f"{control}: the first rendering")
-    value, control = (middle([excess(seam) for seam in seams]) for seams in (chosen, first))
+    within, control = (part([not one.wrong for one in found]) for found in (chosen, first))
+    yield row(what, count, "join and segment within bounds", within, f"{control}: the first rendering")
+    value, control = (middle([one.excess for one in found]) for found in (chosen, first))
     yield row(what, count, "largest part of a bound", value, f"{control}: the first rendering")
     better, control = (
-        part([rank(one) <= rank(other) for one, other in zip(picked, first, strict=True)]) for picked in (chosen, last)
+        part([one.rank <= other.rank for one, other in zip(picked, first, strict=True)]) for picked in (chosen, last)
     )
     yield row(what, count, "join at least as good as that of the first rendering", better, f"{control}: the last one")
 
 
-def rank(seam: Seam) -> tuple[int, float]:
-    return len(broken([seam])), excess(seam)
+def join_in(found: Continuity) -> Join:
+    """The join of a film of two segments, and what leaps inside the second one."""
+    return Join((*broken(found.seams), *leaps(insides(found)[1:])), excess(found.seams[0]))
 
 
 def given_sound(engine: Engine, count: int) -> Iterator[dict[str, Any]]:
