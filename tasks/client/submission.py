@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -42,7 +42,22 @@ class Draft:
     @property
     def pending_bytes(self) -> int:
         """The bytes that are to be stored before the job has a record."""
-        return sum(self.pending.info(blob_id).size for blob_id in set(self.blobs) if blob_id in self.pending)
+        return self._pending(self.blobs)
+
+    @property
+    def source_frames(self) -> int:
+        """Frames of a video with which the film begins."""
+        start = self.committed.start
+        return start.first_frame if start is not None and start.source_clips else 0
+
+    def needs_bytes(self) -> int:
+        """The bytes of all blobs of the job, see `estimate_bytes`."""
+        start = self.committed.start
+        of_video = self._pending(start.source_clips) if start is not None else 0
+        return estimate_bytes(self.spec, self.pending_bytes - of_video, self.source_frames)
+
+    def _pending(self, blobs: Iterable[str]) -> int:
+        return sum(self.pending.info(blob_id).size for blob_id in set(blobs) if blob_id in self.pending)
 
 
 def create_job(
@@ -63,7 +78,7 @@ def create_job(
     try:
         draft = draw_up(owner)
         stored = draft.pending_bytes
-        needs = estimate_bytes(draft.spec, stored)
+        needs = draft.needs_bytes()
         budget = deployment.jobs.budget_bytes() or deployment.settings.blob_budget_bytes
         check_room(needs, budget)
         submission = Submission(request, draft.blobs, idempotency_key or "", draft.digest)

@@ -119,7 +119,8 @@ def cascade(deployment: Deployment, job_id: str, segment: int, *, prompt: str | 
 def choose_take(deployment: Deployment, job_id: str, segment: int, take: int) -> None:
     """Have the film show a take, see `Job.choose`."""
     source = deployment.jobs.contents(job_id)
-    needs, budget = choice_bytes(source.head, source.segments), _budget(deployment)
+    start, budget = source.committed.start, _budget(deployment)
+    needs = choice_bytes(source.head, source.segments, start.first_frame if start and start.source_clips else 0)
     deployment.jobs.choose(job_id, segment, take, needs_bytes=needs, budget_bytes=budget)
     try:
         deployment.publisher.publish_due(job_id)

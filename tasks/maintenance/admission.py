@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from fractions import Fraction
 
 import redis
 
@@ -32,11 +33,12 @@ SOUND_BYTES_PER_S = 48_000 * 2 * 3
 METADATA_BYTES = 16 * 1024
 
 
-def estimate_bytes(spec: JobSpec, stored_bytes: int = 0) -> int:
+def estimate_bytes(spec: JobSpec, stored_bytes: int = 0, source_frames: int = 0) -> int:
     """Estimate the bytes of all blobs of a job while it runs. stored_bytes: its images, and the state it continues.
 
-    Counts its images, the state, latents and clip of each segment, and the film. An upper bound, except for pictures
-    that compress worse than busy footage, such as noise.
+    source_frames: of a video with which the film begins. Counts its images, the state, latents and clip of each
+    segment, the clips of that video, and the film. An upper bound, except for pictures that compress worse than busy
+    footage, such as noise.
     """
     planned = [spec.planned(segment) for segment in spec.segments]
     first, pixels = planned[0].shape if planned else spec.shape, spec.width * spec.height
@@ -44,7 +46,8 @@ def estimate_bytes(spec: JobSpec, stored_bytes: int = 0) -> int:
     image = len(set(image_paths(spec).values())) * pixels * PNG_BYTES_PER_PIXEL
     # metadata may make a state larger; the segments pass it on, and it is stored once more with what they add
     unusual = max(0, stored_bytes - (image or handoff))
-    return round(image + handoff + 2 * unusual) + chain_bytes(spec, spec.segments)
+    source = _media_bytes(source_frames, source_frames / spec.shape.fps, pixels)
+    return round(image + handoff + 2 * unusual + 2 * source) + chain_bytes(spec, spec.segments)
 
 
 def chain_bytes(head: JobHead, segments: Sequence[SegmentSpec]) -> int:
@@ -66,15 +69,23 @@ def segment_bytes(head: JobHead, segments: Sequence[SegmentSpec]) -> int:
     return round(sum(count * _segment_bytes(*kind, pixels) for kind, count in kinds.items()))
 
 
-def choice_bytes(head: JobHead, segments: Sequence[SegmentSpec]) -> int:
-    """Estimate the bytes of what a choice of a take makes again: up to two clips, and the film of these segments."""
+def choice_bytes(head: JobHead, segments: Sequence[SegmentSpec], source_frames: int = 0) -> int:
+    """Estimate the bytes of what a choice of a take makes again: up to two clips, and the film of these segments.
+
+    source_frames: of a video with which the film begins.
+    """
     pixels = head.width * head.height
     clips = [_clip_bytes(head.planned(segment).shape, pixels) for segment in segments]
-    return round(2 * max(clips, default=0) + sum(clips))
+    source = _media_bytes(source_frames, source_frames / head.shape.fps, pixels)
+    return round(2 * max(clips, default=0) + sum(clips) + source)
 
 
 def _clip_bytes(shape: SegmentShape, pixels: int) -> float:
-    return shape.frames * pixels * VIDEO_BITS_PER_PIXEL / 8 + float(shape.frames / shape.fps + 4) * SOUND_BYTES_PER_S
+    return _media_bytes(shape.frames, shape.frames / shape.fps + 4, pixels)
+
+
+def _media_bytes(frames: int, seconds: Fraction, pixels: int) -> float:
+    return frames * pixels * VIDEO_BITS_PER_PIXEL / 8 + float(seconds) * SOUND_BYTES_PER_S
 
 
 def _segment_bytes(before: SegmentShape, shape: SegmentShape, next_overlap: int, pixels: int) -> float:

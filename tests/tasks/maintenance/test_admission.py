@@ -22,11 +22,18 @@ from tasks.errors import JobStateError, RoomError
 from tasks.jobs.connection import connect
 from tasks.jobs.keys import RESERVED
 from tasks.jobs.queues import SEGMENTS
-from tasks.maintenance.admission import estimate_bytes, settle_ended
+from tasks.maintenance.admission import (
+    SOUND_BYTES_PER_S,
+    VIDEO_BITS_PER_PIXEL,
+    choice_bytes,
+    estimate_bytes,
+    settle_ended,
+)
 from tasks.maintenance.reconciler import Reconciler
 from tasks.settings import Settings
 from tasks.spec.loader import check_spec
 from tests.conftest import Worker
+from tests.ltx2.media.sources.videos import numbered, video
 from tests.tasks.conftest import spec
 
 
@@ -54,6 +61,25 @@ def test_larger_and_longer_jobs_need_more_space(width: int, height: int, eights:
 def test_a_job_uses_less_than_its_estimate(module_settings: Settings, worker: Worker, best_of: int) -> None:
     job = submit(spec("a", "b", "c", best_of=best_of), settings=module_settings).wait()
     assert 0 < open_blob_store(module_settings.blobs).usage(job.id) < job.status().needs_bytes
+
+
+def test_a_video_with_which_a_film_begins_is_counted(module_settings: Settings, worker: Worker, tmp_path: Path) -> None:
+    # Given a job, and one whose film begins with the video that it extends
+    path = tmp_path / "a.mp4"
+    path.write_bytes(video(numbered(50)))
+    jobs = [
+        submit(spec("a", extend=str(path), include_video=whole), settings=module_settings).wait()
+        for whole in (False, True)
+    ]
+    # Then the second one needs room for the clips of the video and for the film, and uses less
+    alone, whole = (job.status().needs_bytes for job in jobs)
+    one = VIDEO_BITS_PER_PIXEL / 8 * 64 * 32 + SOUND_BYTES_PER_S / 24
+    assert whole - alone == pytest.approx(2 * 50 * one, rel=0.01)
+    assert 0 < open_blob_store(module_settings.blobs).usage(jobs[1].id) < whole
+    # And so does a choice of a take, which joins the film anew
+    parsed = check_spec(spec("a"))
+    more = choice_bytes(parsed.head, parsed.segments, 50) - choice_bytes(parsed.head, parsed.segments)
+    assert more == pytest.approx(50 * one, rel=0.01)
 
 
 def test_renderings_that_are_not_chosen_need_space_too() -> None:
