@@ -30,6 +30,7 @@ from ltx2.model.gemma import Gemma3, Gemma4
 from ltx2.model.host_copies import Checked
 from ltx2.model.pipeline import LongtakePipeline
 from ltx2.model.placement import device_of, precision_of
+from ltx2.parallel.ranks import Ranks
 from ltx2.request import Decoding
 
 TRANSFORMER: dict[str, Any] = {
@@ -93,13 +94,14 @@ class FullSizeEngine(Engine):
         text_encoder: str = "auto",
         compiler: str = "auto",
         attention: str = "auto",
+        ranks: Ranks | None = None,
         **_: Any,
     ) -> FullSizeEngine:
         """Build the engine on the device; about 5 seconds without offload."""
         target = device_of(device)
         pipeline = full_pipeline(target, version="2.5" if model == "2.5" else "2.3")
         settings = {"offload": offload, "text_encoder": text_encoder, "compiler": compiler, "attention": attention}
-        return cls.ready(pipeline, target, precision_of(precision, target), **settings)
+        return cls.ready(pipeline, target, precision_of(precision, target), **settings, ranks=ranks)
 
 
 class FilmedEngine(FullSizeEngine):

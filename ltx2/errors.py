@@ -11,6 +11,7 @@ LTX2Error
 ├── DeviceError            a device, number of GPUs, precision or attention that cannot be used (also a ValueError)
 ├── NotFiniteError         a model that gives NaN or infinite values
 ├── EngineMemoryError      out of (GPU) memory; the caller may retry
+├── RankError              a process that renders together with others died, hangs or lost them
 ├── SegmentCancelledError  the caller stopped the segment between two denoising steps
 └── MediaError             a clip or film that cannot be encoded, read or joined
 """
@@ -64,6 +65,10 @@ class NotFiniteError(LTX2Error):
 
 class EngineMemoryError(LTX2Error):
     """The device ran out of memory; another attempt may succeed."""
+
+
+class RankError(LTX2Error):
+    """A process that renders together with others died, hangs or lost them; a new group of processes may succeed."""
 
 
 class SegmentCancelledError(LTX2Error):

@@ -52,6 +52,14 @@ class Settings(BaseModel):
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`"
     )
+    gpus: str = Field(
+        "1",
+        pattern=r"^(all|[1-9]\d{0,2})$",
+        description="GPUs that render each segment together, from that of LONGTAKE_DEVICE on: a number or `all`",
+    )
+    rank_timeout_s: float = Field(
+        300.0, ge=1, le=3600, description="seconds that one of several GPUs waits for another before both are given up"
+    )
     precision: Literal["auto", "bf16", "fp8", "fp32"] = Field(
         "auto", description="`bf16`, `fp8` (faster, 0.7 of the memory), `fp32`; `auto`: bf16 on a GPU, else fp32"
     )

@@ -29,7 +29,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
-from tasks.embedded import processes
+from ltx2.processes import die_with_parent
 
 # Nothing here may read the settings of its environment, as `tasks.worker.app` does.
 PRELOADED = (
@@ -96,7 +96,7 @@ class ForkServer:
                 pass_fds=[theirs.fileno()],
                 cwd=Path(__file__).parents[1],
                 start_new_session=True,
-                preexec_fn=processes.die_with_parent,
+                preexec_fn=die_with_parent,
             )
 
     def fileno(self) -> int:
@@ -116,7 +116,7 @@ class ForkServer:
                 env=dict(environ),
                 cwd=folder,
                 start_new_session=True,
-                preexec_fn=processes.die_with_parent,
+                preexec_fn=die_with_parent,
             )
         request = {
             "module": module,
@@ -147,7 +147,7 @@ def serve(requests: socket.socket) -> None:
             return None
         if not os.fork():
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            processes.die_with_parent()
+            die_with_parent()
             requests.close()
             return watch(json.loads(message), *files)
         for file in files:
@@ -170,7 +170,7 @@ def watch(request: dict[str, Any], out: int, err: int, pipe: int) -> None:
 def become(request: dict[str, Any], out: int, err: int) -> None:
     """Become the requested process."""
     os.setsid()
-    processes.die_with_parent()
+    die_with_parent()
     for file, stream in ((out, 1), (err, 2)):
         os.dup2(file, stream)
         os.close(file)

@@ -12,10 +12,12 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from torch import distributed
 
 from ltx2 import LTX2ContinuationState
 from ltx2.checkpoints.lora import Lora
 from ltx2.errors import EngineMemoryError, HubUnreachableError, NotFiniteError, SegmentCancelledError
+from ltx2.parallel.ranks import Ranks
 from ltx2.request import Decoding, OnState, OnStep, SegmentOutput, SegmentRequest
 from ltx2.timeline import latent_frames, sound_seconds
 
@@ -37,24 +39,25 @@ class StandInEngine:
 
     With ` until <file>`, the fault occurs only until that file exists. `wait until <file>` blocks until the file
     exists. `poison` fails, and so does every later load of a model in this process. `tell <file>` writes the next
-    segment's prompt to the file. Any other prompt renders pictures of one colour, `striped` two;
-    `warn` comes with a warning.
+    segment's prompt to the file. `rank 1 memory` has the fault on that rank alone. Any other prompt renders pictures of
+    one colour, `striped` two; `warn` comes with a warning.
     """
 
     audio_rate = 24000
 
-    def __init__(self, loras: Sequence[Lora] = ()) -> None:
+    def __init__(self, loras: Sequence[Lora] = (), ranks: Ranks | None = None) -> None:
         self.loras = loras
+        self.ranks = ranks
 
     @classmethod
-    def load(cls, model: str, *, loras: Sequence[Lora] = (), **_: Any) -> Self:
+    def load(cls, model: str, *, loras: Sequence[Lora] = (), ranks: Ranks | None = None, **_: Any) -> Self:
         if os.environ.get(LOAD_DIES):
             os.kill(os.getpid(), signal.SIGKILL)
         if model != "shapes" and os.path.exists(os.environ.get(HUB_IS_OUT, "")):
             raise HubUnreachableError(f"cannot fetch {model}")
         if os.environ.get(LOAD_FAILS) or poisoned:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        return cls(loras)
+        return cls(loras, ranks)
 
     def set_loras(self, loras: Sequence[Lora]) -> bool:
         self.loras = loras
@@ -71,11 +74,13 @@ class StandInEngine:
     ) -> SegmentOutput:
         if os.environ.get(RUN_FAILS):
             raise RuntimeError("this host cannot render")
-        _inject_fault(request, on_step)
+        _inject_fault(request, on_step, self.ranks)
         if request.prompt.startswith("tell "):
             Path(request.prompt.removeprefix("tell ")).write_text(json.dumps(next_prompt))
         for step in range(1, STEPS + 1):
             time.sleep(float(os.environ.get(STEP_S, "0.01")))
+            if self.ranks:
+                distributed.all_reduce(torch.ones(1), group=self.ranks.group)
             if on_step and on_step(step, STEPS) is False:
                 raise SegmentCancelledError(f"segment {request.timing.index} was cancelled after step {step}")
         timing = request.timing
@@ -137,11 +142,24 @@ class StandInEngine:
         return frames, sound
 
 
-def _inject_fault(request: SegmentRequest, on_step: OnStep | None) -> None:
+def _exists(file: str, ranks: Ranks | None) -> bool:
+    """Whether a file exists, as all ranks say at the same time."""
+    found = torch.tensor([float(Path(file).exists())])
+    if ranks:
+        distributed.broadcast(found, 0, group=ranks.group)
+    return bool(found)
+
+
+def _inject_fault(request: SegmentRequest, on_step: OnStep | None, ranks: Ranks | None) -> None:
     prompt, _, file = request.prompt.partition(" until ")
-    if file and Path(file).exists():
+    if prompt.startswith("rank "):
+        _, faulty, prompt = prompt.split(" ", 2)
+        if ranks is None or ranks.rank != int(faulty):
+            return
+        ranks = None  # this one alone
+    if file and _exists(file, ranks):
         return
-    while prompt == "wait" and not Path(file).exists():
+    while prompt == "wait" and not _exists(file, ranks):
         if on_step and on_step(1, STEPS) is False:
             raise SegmentCancelledError(f"segment {request.timing.index} was cancelled while it was blocked")
         time.sleep(0.02)

@@ -8,7 +8,7 @@ from typing import Any
 
 from tasks.client.progress import clock
 from tasks.deployment import Deployment
-from tasks.jobs.workers import WorkerInfo, WorkerList
+from tasks.jobs.workers import ChildInfo, WorkerInfo, WorkerList
 from tasks.settings import Settings
 
 
@@ -40,10 +40,15 @@ def describe_activity(worker: WorkerInfo) -> str:
 
 def describe_worker(worker: WorkerInfo) -> str:
     """What a worker is, in one line."""
-    gpus = [child.gpu for child in worker.children if child.gpu]
-    device = ", ".join(f"{gpu.name} with {gpu.memory_bytes / 2**30:.0f} GiB" for gpu in gpus) or "no GPU"
+    children = [child for child in worker.children if child.gpu or child.ranks > 1]
+    device = ", ".join(map(_describe_device, children)) or "no GPU"
     process = f"process {worker.pid} on {worker.host}"
     return f"{worker.name}  {process}, longtake {worker.versions.longtake}, model {worker.model}, {device}"
+
+
+def _describe_device(child: ChildInfo) -> str:
+    memory = f" with {child.gpu.memory_bytes / 2**30:.0f} GiB" if child.gpu else ""
+    return f"{child.device}{memory}"
 
 
 def worker_lines(found: WorkerList) -> Iterator[str]:

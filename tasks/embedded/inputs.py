@@ -25,7 +25,7 @@ from tasks.spec.schema import JobSpec
 NOTE = "render.json"
 GPUS = Path("/proc/driver/nvidia/gpus")
 PACKAGES = ("longtake", "torch", "diffusers")
-SETTINGS = ("engine", "precision", "offload", "text_encoder", "compiler", "attention")
+SETTINGS = ("engine", "gpus", "precision", "offload", "text_encoder", "compiler", "attention")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -10,15 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-PR_SET_PDEATHSIG = 1
+from ltx2.processes import die_with_parent
+
 STOP_TIMEOUT_S = 10.0
-
-
-def die_with_parent(number: int = signal.SIGKILL) -> None:
-    """Send this process the signal `number` when its parent ends; only on Linux."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "prctl"):
-        libc.prctl(PR_SET_PDEATHSIG, int(number))
 
 
 def start(

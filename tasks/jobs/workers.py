@@ -33,16 +33,23 @@ class ChildState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A child's GPU. memory_bytes: all of it, not what is free. uuid: of the device; empty where it is not known."""
+    """A child's GPU. memory_bytes: all of it, not what is free. uuid: of the device; empty where it is not known.
+
+    others: the uuids of the GPUs that render together with it.
+    """
 
     name: str
     memory_bytes: int
     uuid: str = ""
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ChildInfo:
-    """A child of a worker. since: when it began what it does, in seconds since the epoch. gpu: None on a CPU."""
+    """A child of a worker. since: when it began what it does, in seconds since the epoch. gpu: None on a CPU.
+
+    ranks: how many processes render a segment together, each on a GPU of its own: this one and its followers.
+    """
 
     pid: int
     state: ChildState
@@ -50,6 +57,13 @@ class ChildInfo:
     job_id: str | None = None
     unit: str | None = None
     gpu: Gpu | None = None
+    ranks: int = 1
+
+    @property
+    def device(self) -> str:
+        """What it renders on, for people."""
+        name = self.gpu.name if self.gpu else "CPU"
+        return name if self.ranks == 1 else f"{self.ranks} x {name}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ COMPARED: dict[str, Callable[[WorkerInfo], str]] = {
     **{f"versions of {name}": _versions(name) for name in ("longtake", "torch", "diffusers", "celery", "python")},
     "models": lambda worker: worker.model,
     "engines": lambda worker: worker.engine,
-    "GPUs": lambda worker: ", ".join(sorted({child.gpu.name for child in worker.children if child.gpu})) or "none",
+    "GPUs": lambda worker: ", ".join(sorted({child.device for child in worker.children if child.gpu})) or "none",
 }
 ADVICE = {
     "models": "give all workers one LONGTAKE_MODEL, or each change of the model costs a load",
@@ -76,9 +76,10 @@ def _examine_gpus(workers: Iterable[WorkerInfo]) -> Iterator[Finding]:
     names: dict[str, str] = {}
     for worker in workers:
         for child in worker.children:
-            if child.gpu and child.gpu.uuid:
-                users.setdefault(child.gpu.uuid, []).append(worker.name)
-                names[child.gpu.uuid] = child.gpu.name
+            for uuid in (child.gpu.uuid, *child.gpu.others) if child.gpu else ():
+                if uuid:
+                    users.setdefault(uuid, []).append(worker.name)
+                    names[uuid] = child.gpu.name if child.gpu else ""
     for uuid, sharing in users.items():
         if len(sharing) > 1:
             problem = f"{_few(sharing)} render on one GPU, {names[uuid]} {uuid}"

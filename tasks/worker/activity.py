@@ -29,6 +29,7 @@ class ActivityBoard:
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, SLOT_BYTES * CHILDREN_LIMIT)
         self._gpu: Gpu | None = None
+        self._ranks = 1
 
     def reset(self) -> None:
         """Start a worker: use memory that no other process shares. Call it before the worker forks."""
@@ -38,22 +39,26 @@ class ActivityBoard:
         """This child loads its model."""
         self._write(ChildInfo(os.getpid(), ChildState.LOADING, time.time()))
 
-    def ready(self, gpu: Gpu | None) -> None:
-        """This child waits for work."""
-        self._gpu = gpu
-        self._write(ChildInfo(os.getpid(), ChildState.IDLE, time.time(), gpu=gpu))
+    def ready(self, gpu: Gpu | None, ranks: int = 1) -> None:
+        """This child waits for work. ranks: see `ChildInfo`."""
+        self._gpu, self._ranks = gpu, ranks
+        self._write(ChildInfo(os.getpid(), ChildState.IDLE, time.time(), gpu=gpu, ranks=ranks))
 
     @contextmanager
     def working(self, claim: Claim) -> Iterator[None]:
         """This child works on a claim in this block."""
         working = ChildInfo(
-            os.getpid(), ChildState.WORKING, time.time(), job_id=claim.job_id, unit=str(claim.unit), gpu=self._gpu
+            *(os.getpid(), ChildState.WORKING, time.time()),
+            job_id=claim.job_id,
+            unit=str(claim.unit),
+            gpu=self._gpu,
+            ranks=self._ranks,
         )
         self._write(working)
         try:
             yield
         finally:
-            self.ready(self._gpu)
+            self.ready(self._gpu, self._ranks)
 
     def children(self, *, clock_offset_s: float) -> tuple[ChildInfo, ...]:
         """What each child does, with times by a clock that this host's is ahead of by `clock_offset_s`."""

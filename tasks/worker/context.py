@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
+from celery.platforms import EX_FAILURE
 from kombu import Queue
 
 from tasks.deployment import Deployment
@@ -26,19 +28,22 @@ from tasks.worker.shutdown import BlobOutage, LoadCount, SharedText, ShutdownFla
 from tasks.worker.state_cache import StateCache
 from tasks.worker.track_cache import TrackCache
 
+log = logging.getLogger(__name__)
+
 
 class WorkerContext:
     """Everything that the tasks of one process share. It lives until the process ends, or `close` is called.
 
     worker: the name of this process. node: its worker, the same for all its processes. unusable: the process takes no
     more work, and ends at its next message: its device failed, and a new process may use it again. released: reasons of
-    releases that were logged; they come back until another worker takes the work.
+    releases that were logged; they come back until another worker takes the work. claim: what this process works on.
     """
 
     def __init__(self, settings: Settings, *, node: str = "") -> None:
         self.settings = settings
         self.deployment = Deployment(settings, patient=True)
-        self.engines = EngineSlot(settings)
+        self.engines = EngineSlot(settings, on_stuck=self._leave)
+        self.claim: Claim | None = None
         self.states = StateCache()
         self.tracks = TrackCache()
         self.background = BackgroundThread()
@@ -65,6 +70,16 @@ class WorkerContext:
             values["take"] = unit.take
         return tracing.span(claim.job_id, str(unit.kind), sent_with, **values)
 
+    def _leave(self, reason: str) -> None:
+        """Release the claim and end this process, whose main thread waits for a rank that is gone."""
+        log.error("this process ends, and is replaced: it is stuck", extra={"reason": reason})
+        with suppress(Exception), Deployment(self.settings) as impatient:  # otherwise leases expire
+            if self.claim is not None:
+                released = impatient.jobs.release(self.claim)
+                impatient.publisher.publish(self.claim.job_id, self.claim.unit, seen=released.ticket)
+            self.background.release_all()
+        os._exit(EX_FAILURE)
+
     def close(self) -> None:
         """Close the connections."""
         self.deployment.close()
@@ -80,6 +95,7 @@ class WorkerProcess:
         self.shutdown = ShutdownFlag()
         self.host_fault = SharedText()
         self.render_class = SharedText()
+        self.rank_fault = SharedText()
         self.loads = LoadCount()
         self.blob_outage = BlobOutage()
         self.activity = ActivityBoard()
@@ -93,6 +109,7 @@ class WorkerProcess:
         self.shutdown.reset()
         self.host_fault.reset()
         self.render_class.reset()
+        self.rank_fault.reset()
         self.loads.reset()
         self.blob_outage.reset()
         self.activity.reset()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import gc
 import importlib
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ltx2.checkpoints.full_weights import split_full
 from ltx2.checkpoints.lora import Lora, stamp_of
-from ltx2.errors import DeviceError, HubUnreachableError
+from ltx2.errors import DeviceError, HubUnreachableError, RankError
 from ltx2.request import SegmentRequest
 from tasks.errors import ConfigError, HostFaultError
 from tasks.settings import Settings, warm_images, warm_request
@@ -21,6 +21,7 @@ from tasks.worker.render_class import render_class_of
 
 if TYPE_CHECKING:
     from ltx2 import LTX2ContinuationState
+    from ltx2.group.leader import RankGroup
     from ltx2.request import Decoding, OnState, OnStep, SegmentOutput
 
 
@@ -68,12 +69,17 @@ class SegmentEngine(Protocol):
 class EngineSlot:
     """Holds one engine. Asking for other LoRAs changes it; asking for another model frees it and loads a new one.
 
-    render_class: of this process, see `render_class_of`; '' until a model was loaded.
+    With several GPUs, this process is rank 0 and starts the others with the first model. on_stuck: called in a thread,
+    with the reason, if this process waits for a rank that is gone, and cannot be woken. render_class: of this process,
+    see `render_class_of`; '' until a model was loaded. ranks: how many processes render together.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, on_stuck: Callable[[str], None] = lambda _: None) -> None:
         self._settings = settings
+        self._on_stuck = on_stuck
+        self._group: RankGroup | None = None
         self.render_class = ""
+        self.ranks = 1
         self._engine: SegmentEngine | None = None
         self._model: tuple[str, str | None] | None = None  # and its text encoder
         self._full_names: dict[str, str] = {}
@@ -98,6 +104,7 @@ class EngineSlot:
             SpecError: `model`, a LoRA, the text encoder or one of `more` lies in a folder that specs must not name.
             HostFaultError: the default model, without LoRAs, cannot be loaded; or this host lacks the device.
             HubUnreachableError: the model or a LoRA cannot be fetched now.
+            RankError: with several GPUs: a rank died or hangs.
         """
         wanted = tuple(Lora(lora.path, lora.weight) for lora in loras)
         more = {**more, "text_encoder": text_encoder} if text_encoder else more
@@ -116,8 +123,8 @@ class EngineSlot:
                 self._engine = self._load(model, text_encoder, wanted)
         except DeviceError as error:
             raise HostFaultError(f"LONGTAKE_{error.setting.upper()}: {error}") from error
-        except HubUnreachableError:
-            raise  # an outage, whichever model it is
+        except (HubUnreachableError, RankError):
+            raise  # an outage, or a fault of this process, whichever model it is
         except Exception as error:
             if (named, wanted) != ((self._settings.model, None), ()):
                 raise
@@ -140,8 +147,15 @@ class EngineSlot:
             more: dict[str, Any] = {"images": images} if (images := warm_images(warm)) else {}
             engine.warm_up(warm_request(warm), **more)
 
+    @property
+    def lost_rank(self) -> bool:
+        """Whether a process that renders together with this one is gone."""
+        return self._group is not None and not self._group.works
+
     def device_works(self) -> bool:
         """Whether this process can go on rendering: after a CUDA error, no call of the process to the device works."""
+        if self.lost_rank:
+            return False
         torch = sys.modules.get("torch")
         if torch is None or not torch.cuda.is_initialized():
             return True
@@ -160,18 +174,34 @@ class EngineSlot:
         settings = self._settings
         module, _, name = settings.engine.partition(":")
         try:
-            load = getattr(importlib.import_module(module), name).load
+            kind = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError) as error:
             raise ConfigError(f"LONGTAKE_ENGINE={settings.engine}: {error}") from error
-        engine: SegmentEngine = load(
-            model,
-            loras=loras,
-            device=settings.device,
-            precision=settings.precision,
-            offload=settings.offload,
-            text_encoder=settings.text_encoder,
-            compiler=settings.compiler,
+        given: dict[str, Any] = {
+            "loras": loras,
+            "precision": settings.precision,
+            "offload": settings.offload,
+            "text_encoder": settings.text_encoder,
+            "compiler": settings.compiler,
             **({} if text_encoder is None else {"encoder": text_encoder}),  # for engines that take none
             **({} if settings.attention == "auto" else {"attention": settings.attention}),
-        )
+        }
+        if self._starts_ranks():
+            assert self._group is not None
+            return self._group.load(settings.engine, model, **given)
+        engine: SegmentEngine = kind.load(model, device=settings.device, **given)
         return engine
+
+    def _starts_ranks(self) -> bool:
+        """Start the other ranks once, if LONGTAKE_GPUS asks for some; whether this process has others."""
+        settings = self._settings
+        if settings.gpus != "1" and self._group is None:
+            from ltx2.group.leader import RankGroup  # torch is slow to import
+            from ltx2.group.rendezvous import rank_count
+
+            self.ranks = rank_count(settings.gpus, settings.device)
+            if self.ranks > 1:
+                self._group = RankGroup(
+                    self.ranks, settings.device, timeout_s=settings.rank_timeout_s, on_stuck=self._on_stuck
+                )
+        return self._group is not None

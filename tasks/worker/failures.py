@@ -22,6 +22,7 @@ from ltx2.errors import (
     ContinuationError,
     HubUnreachableError,
     NotFiniteError,
+    RankError,
     RequestError,
     TimelineError,
     UnsupportedModelError,
@@ -116,11 +117,13 @@ def handle_failure(context: WorkerContext, claim: Claim, error: Exception, *, fi
 
     An outage of a server, or data of a newer longtake, is not a failed attempt: the work is published again after some
     seconds. Nor is a fault of this host: a new process tries, and if that one cannot load the default model either, the
-    worker ends. Any other error is one, and the work is published again while attempts are left; a permanent error, or
+    worker ends. A fault of the ranks that render together is one of the host, unless their last one was in the same
+    unit. Any other error is one, and the work is published again while attempts are left; a permanent error, or
     `final`, fails the job at once.
     """
     jobs, kind = context.deployment.jobs, type(error).__name__
-    if isinstance(error, (*RELEASED, HostFaultError)):
+    is_host_fault = isinstance(error, HostFaultError) or (isinstance(error, RankError) and _is_new_fault(claim))
+    if is_host_fault or isinstance(error, RELEASED):
         metrics.releases.labels(kind).inc()
     else:
         metrics.failures.labels(str(claim.unit.kind), kind).inc()
@@ -135,8 +138,8 @@ def handle_failure(context: WorkerContext, claim: Claim, error: Exception, *, fi
         if is_of_blobs:
             _wait_for_blobs(context)
         return f"{error}; released, a worker tries again"
-    context.unusable |= isinstance(error, HostFaultError) or not context.engines.device_works()
-    if isinstance(error, HostFaultError):
+    context.unusable |= is_host_fault or not context.engines.device_works()
+    if is_host_fault:
         log.error("released: this process cannot render", extra={"reason": str(error)})
         publish_again(context, claim, jobs.release(claim))
         return f"{error}; released, a new process tries again"
@@ -147,6 +150,14 @@ def handle_failure(context: WorkerContext, claim: Claim, error: Exception, *, fi
     if released.outcome == ReleaseOutcome.FAILED:
         tracing.job_ended(claim.job_id, jobs)
     return f"{reason}; {OUTCOMES[released.outcome]}"
+
+
+def _is_new_fault(claim: Claim) -> bool:
+    """Whether the last fault of this worker's ranks was in another unit: twice in one, the unit may be the cause."""
+    text = f"{claim.job_id} {claim.unit}"
+    is_new = process.rank_fault.text != text
+    process.rank_fault.text = text
+    return is_new
 
 
 def _wait_for_blobs(context: WorkerContext) -> None:

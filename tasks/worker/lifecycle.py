@@ -20,7 +20,7 @@ from kombu import Exchange
 
 from blobstore import BlobStoreError
 from ltx2.checkpoints.resolve import resolve_model
-from ltx2.errors import LTX2Error
+from ltx2.errors import LTX2Error, RankError
 from ltx2.media.temporary import delete_abandoned
 from tasks.errors import HostFaultError, LongtakeError
 from tasks.field_errors import escaped
@@ -197,7 +197,10 @@ def prepare_child(**_: Any) -> None:
         if process.loads.begin() >= LOADS_TRIED * app.conf.worker_concurrency:
             raise HostFaultError(f"model {context.settings.model} cannot be loaded: its process dies every time")
         context.engines.warm_up()
-        gpu = gpu_in_use(context.settings.device)
+        gpu = gpu_in_use(context.settings.device, context.engines.ranks)
+    except RankError as error:  # as if this process had been killed: the next one tries again
+        log.error("the model cannot be loaded on all GPUs, trying again: %s", error)
+        os._exit(EX_FAILURE)
     except Exception as error:
         report = str(error) if isinstance(error, HostFaultError) else f"{type(error).__name__}: {error}"
         if isinstance(error.__cause__ or error, LTX2Error):  # its message says what is wrong
@@ -208,7 +211,7 @@ def prepare_child(**_: Any) -> None:
         os._exit(EX_FAILURE)
     process.loads.succeed()
     process.render_class.text = context.engines.render_class
-    process.activity.ready(gpu)
+    process.activity.ready(gpu, context.engines.ranks)
 
 
 @signals.worker_process_shutdown.connect

@@ -55,7 +55,7 @@ def run_claimed(
         WorkFailedError: the work failed, and the claim has been released; or a server is out, and the lease expires.
         Ignore: there is nothing to do; Flower shows the task as rejected, with the reason in its result.
     """
-    if context.unusable:
+    if context.unusable or context.engines.lost_rank:
         log.warning("this process ends, and is replaced: it can no longer render")
         raise SystemExit(EX_RECYCLE)  # the worker reports it, so that the message is published again
     try:
@@ -93,7 +93,11 @@ def _run_claimed(
     lease = Lease(jobs, claim, context.settings.lease_s, partial(hand_over, context))
     traced = context.tracing(claim, sent_with=task.request.headers)
     with context.logging(claim), traced, process.activity.working(claim), lease:
-        return _work(task, context, claim, lease, work)
+        context.claim = claim
+        try:
+            return _work(task, context, claim, lease, work)
+        finally:
+            context.claim = None
 
 
 def _claim(context: WorkerContext, job_id: str, unit: WorkUnit, ticket: int) -> ClaimResult:

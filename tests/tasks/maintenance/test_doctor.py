@@ -297,6 +297,16 @@ def test_workers_that_do_not_fit_together(
         assert texts(healthy) == []
 
 
+def test_a_worker_with_several_gpus(healthy: Settings, client: redis.Redis) -> None:
+    # Given a worker with two GPUs, the second of which another worker has, too
+    gpu = replace(GPU, uuid="GPU-3", others=(GPU.uuid,))
+    add(client, another(children=(ChildInfo(1, ChildState.IDLE, 1.0, gpu=gpu, ranks=2),)))
+    # When / Then
+    one_gpu, kinds = texts(healthy)
+    assert "gpu-0@host, gpu-1@host render on one GPU, H200 GPU-1" in one_gpu
+    assert "different GPUs: 2 x H200 (gpu-1@host); H200 (gpu-0@host)" in kinds
+
+
 def test_a_worker_that_ended_by_a_host_fault(healthy: Settings, client: redis.Redis) -> None:
     add(client, another(fault="model m cannot be loaded: redis://:secret@h\x1b[2J"))
     problem = "worker gpu-1@host on host has ended because its host cannot render: model m cannot be loaded: "

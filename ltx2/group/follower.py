@@ -1,0 +1,115 @@
+"""The program of a follower: makes the engine calls that the leader makes, and ends with it.
+
+It reads packed messages from a connection that it inherits: a call, or the leader's verdict after a denoising step. It
+answers a call with an empty text, or with the name and message of its error, and says every second that it lives.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from ltx2.errors import LTX2Error
+from ltx2.processes import die_with_parent
+
+BEAT = b"beat"
+READY = b"ready"
+DONE = b"done"
+FAILED = b"failed "
+GO_ON = b"go on"
+STOP = b"stop"
+BEAT_EVERY_S = 1.0
+ERROR_BYTES = 1000
+"""With more, a message might not be written as a whole."""
+_IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+
+
+class Follower:
+    """One rank other than 0."""
+
+    def __init__(self, connection: Connection, arguments: list[str]) -> None:
+        rank, count, self._device, folder, timeout_s = arguments
+        self._rank, self._count, self._folder, self._timeout_s = int(rank), int(count), Path(folder), float(timeout_s)
+        self._connection = connection
+        self._writing = threading.Lock()
+        self._messages: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._engine: Any = None
+        self._ranks: Any = None
+
+    def run(self) -> None:
+        """Follow until the leader ends."""
+        for work in (self._read, self._beat):
+            threading.Thread(target=work, name=work.__name__, daemon=True).start()
+        from ltx2.group.rendezvous import join  # torch is slow to import, and this process is to beat meanwhile
+        from ltx2.group.values import unpack
+
+        self._say(READY)
+        self._messages.get()
+        self._ranks = join(self._rank, self._count, self._device, self._folder, timeout_s=self._timeout_s)
+        self._say(DONE)
+        while True:
+            self._say(self._answer(*unpack(self._messages.get())))
+
+    def _answer(self, name: str, positional: tuple[Any, ...], named: dict[str, Any]) -> bytes:
+        try:
+            if name == "load":
+                self._load(*positional, **named)
+            elif name == "run":
+                self._engine.run(*positional, on_step=self._on_step, **named)
+            else:
+                getattr(self._engine, name)(*positional, **named)
+        except LTX2Error as error:
+            return FAILED + f"{type(error).__name__}: {error}".encode()[:ERROR_BYTES]
+        except Exception as error:
+            sys.excepthook(type(error), error, error.__traceback__)
+            return FAILED + f"{type(error).__name__}: {error}".encode()[:ERROR_BYTES]
+        return DONE
+
+    def _load(self, engine: str, model: str, **settings: Any) -> None:
+        self._engine = None
+        module, _, name = engine.partition(":")
+        kind = getattr(importlib.import_module(module), name)
+        self._engine = kind.load(model, device=self._device, ranks=self._ranks, **settings)
+
+    def _on_step(self, step: int, steps: int) -> bool:
+        """Wait for the leader's verdict, so that all ranks stop after the same step."""
+        return self._messages.get() == GO_ON
+
+    def _read(self) -> None:
+        try:
+            while True:
+                self._messages.put(self._connection.recv_bytes())
+        except (EOFError, OSError):  # the leader has ended, whatever this process is doing
+            os._exit(0)
+
+    def _beat(self) -> None:
+        while True:
+            self._say(BEAT)
+            time.sleep(BEAT_EVERY_S)
+
+    def _say(self, message: bytes) -> None:
+        try:
+            with self._writing:
+                self._connection.send_bytes(message)
+        except OSError:
+            os._exit(0)
+
+
+def main() -> None:
+    """`python -m ltx2.group.follower FD RANK COUNT DEVICE FOLDER SECONDS`; a supervisor's signals are the leader's."""
+    die_with_parent()
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    Follower(Connection(int(sys.argv[1])), sys.argv[2:]).run()
+
+
+if __name__ == "__main__":
+    main()

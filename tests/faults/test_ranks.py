@@ -1,0 +1,178 @@
+"""Faults of the processes that render together: the segment runs again in new ones, and no attempt is counted."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tasks.client.job import Job
+from tasks.client.workers import list_workers
+from tasks.errors import JobFailedError
+from tests.conftest import wait_until
+from tests.faults.conftest import MakeHarness, film_of
+from tests.faults.harness import SEGMENTS, FaultWorker, Harness
+
+Ranks = tuple[int, int]  # the processes of rank 0 and 1
+IN_ENGINE = ("segment hydrated", "state rendered")  # where the death of rank 0 counts, as that of any worker's child
+POINTS = (*IN_ENGINE, "segment rendered", "segment committed", "clip encoded")
+GPU = pytest.param("cuda", marks=[pytest.mark.gpu])
+
+
+def ranks_of(worker: FaultWorker) -> Ranks | None:
+    """The ranks of a worker that has both."""
+    with suppress(psutil.Error):  # one has just ended
+        for child in psutil.Process(worker.process.pid).children():
+            for follower in child.children():
+                if "ltx2.group.follower" in follower.cmdline():
+                    return child.pid, follower.pid
+    return None
+
+
+@pytest.fixture(scope="module", params=["cpu", GPU])
+def ranked(make_harness: MakeHarness, request: pytest.FixtureRequest) -> Harness:
+    """A harness with one worker of two ranks; one counted attempt ends a job, and silence of five seconds a rank."""
+    engine = {"engine": "ltx2.engine:Engine"} if request.param == "cuda" else {}
+    made = make_harness(gpus="2", device=request.param, rank_timeout_s=5.0, max_attempts=1, lease_s=3.0, **engine)
+    made.start_worker()
+    return made
+
+
+@pytest.fixture(scope="module")
+def film(ranked: Harness) -> str:
+    return film_of(ranked, SEGMENTS)
+
+
+def in_engine(harness: Harness) -> tuple[Job, Path, Ranks]:
+    """A job whose middle segment is in the engine of both ranks until a file exists, and the ranks."""
+    go = harness.folder / f"go-{len(harness.events())}"
+    job = harness.submit_prompts("0", f"wait until {go}", "2")
+    wait_until(lambda: (at := job.status().progress) and at.index == 1, what="the middle segment")
+    ranks = wait_until(lambda: ranks_of(harness.workers[-1]), what="the ranks")
+    harness.mark_fault()
+    return job, go, ranks
+
+
+def wait_for_new_ranks(harness: Harness, old: Ranks) -> None:
+    """Wait until the worker has others than `old`, which have ended."""
+    wait_until(lambda: (now := ranks_of(harness.workers[-1])) and not set(now) & set(old), what="new ranks")
+    wait_until(lambda: not any(map(psutil.pid_exists, old)), what="the end of the old ones")
+
+
+def test_a_killed_follower_costs_one_segment(ranked: Harness, film: str) -> None:
+    # Given a worker of two ranks, which it shows, and a segment in their engines
+    job, go, ranks = in_engine(ranked)
+    [shown] = wait_until(lambda: list_workers(settings=ranked.settings).living, what="a heartbeat")
+    assert [child.device for child in shown.children] == ["2 x CPU"]
+    # When
+    os.kill(ranks[1], signal.SIGKILL)
+    # Then the worker has a new child with a new follower, no attempt is counted, and the film is the same
+    wait_for_new_ranks(ranked, ranks)
+    go.touch()
+    ranked.verify(job, film, denoised_again=1)
+    assert f"rank 1 (process {ranks[1]}) died by signal 9" in ranked.workers[-1].text()
+
+
+@pytest.mark.faults
+def test_a_cancelled_job_stops_both_ranks(ranked: Harness, film: str) -> None:
+    # Given / When
+    job, _, ranks = in_engine(ranked)
+    job.cancel()
+    # Then the same ranks render the next job
+    assert film_of(ranked, SEGMENTS) == film
+    assert ranks_of(ranked.workers[-1]) == ranks
+
+
+@pytest.mark.faults
+def test_a_stopped_follower_is_given_up(ranked: Harness, film: str) -> None:
+    # Given / When
+    job, go, ranks = in_engine(ranked)
+    os.kill(ranks[1], signal.SIGSTOP)
+    # Then
+    wait_for_new_ranks(ranked, ranks)
+    go.touch()
+    ranked.verify(job, film, denoised_again=1)
+    assert "no word from rank 1" in ranked.workers[-1].text()
+
+
+@pytest.mark.faults
+def test_a_stopped_leader_loses_its_segment(ranked: Harness, film: str) -> None:
+    # Given / When its lease ends, and it goes on
+    job, go, ranks = in_engine(ranked)
+    os.kill(ranks[0], signal.SIGSTOP)
+    wait_until(lambda: job.status().progress is None, what="the end of its lease")
+    os.kill(ranks[0], signal.SIGCONT)
+    go.touch()
+    # Then
+    ranked.verify(job, film, denoised_again=1)
+
+
+@pytest.mark.faults
+def test_memory_of_one_rank(ranked: Harness, film: str) -> None:
+    # Given a segment for which one rank has no memory, for a while
+    enough = ranked.folder / "enough"
+    job = ranked.submit_prompts("0", f"rank 1 memory until {enough}", "2")
+    wait_until(
+        lambda: (
+            "failed on some ranks only: rank 1: EngineMemoryError" in ranked.workers[-1].text()
+            or "a rank failed" in ranked.workers[-1].text()
+        ),
+        what="it",
+    )
+    ranked.mark_fault()
+    enough.touch()
+    # Then no attempt is counted
+    ranked.verify(job, film, denoised_again=1)
+
+
+@pytest.mark.faults
+def test_a_segment_that_ends_its_rank_each_time_ends_its_job_alone(ranked: Harness, film: str) -> None:
+    # Given / When
+    job = ranked.submit_prompts("rank 1 die")
+    # Then the second time counts
+    with pytest.raises(JobFailedError, match=r"segment 0 after 1 attempt: RankError: rank 1 \(process \d+\) died"):
+        job.wait()
+    # And the worker renders the next one
+    assert film_of(ranked, SEGMENTS) == film
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("point", "rank"), [(point, rank) for point in POINTS for rank in (0, 1) if rank or point not in IN_ENGINE]
+)
+def test_a_rank_killed_at(ranked: Harness, film: str, point: str, rank: int) -> None:
+    # Given two ranks, of which the first holds a segment at a point
+    hold = ranked.hold(point, 1)
+    job = ranked.submit()
+    hold.wait()
+    ranks = ranks_of(ranked.workers[-1])
+    assert ranks
+    # When
+    ranked.mark_fault()
+    os.kill(ranks[rank], signal.SIGKILL)
+    wait_until(lambda: not psutil.pid_exists(ranks[1]) or rank == 1, what="the end of the follower")
+    hold.release()
+    # Then
+    ranked.verify(job, film, denoised_again=1)
+    ranked.wait_idle()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+def test_a_shutdown_of_all_processes(ranked: Harness, film: str, number: int) -> None:
+    # Given a segment in both engines, and another worker
+    job, go, ranks = in_engine(ranked)
+    worker = ranked.workers[-1]
+    ranked.start_worker().ready()
+    # When every process gets the signal, as from systemd
+    os.kill(ranks[1], number)
+    worker.shut_down(number, all_processes=True)
+    go.touch()
+    # Then the segment is finished or released, and all processes end
+    ranked.verify(job, film, denoised_again=1)
+    worker.wait_exit()
+    wait_until(lambda: not any(map(psutil.pid_exists, ranks)), what="the end of both ranks")
