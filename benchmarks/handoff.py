@@ -1,12 +1,13 @@
 """The time between two segments of a chain with real Redis and a worker, compared with bare engine calls.
 
     python -m benchmarks.handoff [--segments 20] [--size 768x512] [--frames 121] [--engine module:Class] [--model MODEL]
+                                 [--busy]
 
 The reference is a bare loop in a separate process: the same segments, each with the state of the previous one, without
 Redis, worker and clips. Wall time is from the start of the first engine call to the end of the last. A short run before
 each warms it up. The default engine sleeps as long as LTX-2.3 takes on an H200, and returns arrays of real size;
-`--scale` shortens its sleep, which makes the chain look worse than it is. The program starts the worker and both
-servers.
+`--scale` shortens its sleep, which makes the chain look worse than it is. `--busy` keeps all cores busy with other
+processes during both. The program starts the worker and both servers.
 """
 
 from __future__ import annotations
@@ -67,9 +68,10 @@ def main() -> None:
     elif options.role == "worker":
         work(options.rest)
     else:
-        alone = json.loads(run_bare(options))
-        with tempfile.TemporaryDirectory(prefix="longtake-") as folder:
-            chain = run_chain(options, Path(folder))
+        with other_work(len(os.sched_getaffinity(0)) if options.busy else 0):
+            alone = json.loads(run_bare(options))
+            with tempfile.TemporaryDirectory(prefix="longtake-") as folder:
+                chain = run_chain(options, Path(folder))
         print_results(options, alone, chain)
 
 
@@ -84,7 +86,20 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--engine", default="benchmarks.sleeping:SleepingEngine", metavar="MODULE:CLASS")
     parser.add_argument("--model", default="tiny", help="model that the engine loads")
     parser.add_argument("--scale", type=float, default=1.0, help="factor for the sleep of the sleeping engine")
+    parser.add_argument("--busy", action="store_true", help="keep all cores busy with other processes")
     return parser.parse_args()
+
+
+@contextmanager
+def other_work(count: int) -> Iterator[None]:
+    """`count` processes that compute without end."""
+    started = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
 
 
 def spec_of(options: argparse.Namespace, segments: int) -> JobSpec:
@@ -225,13 +240,14 @@ def print_results(options: argparse.Namespace, alone: list[list[float]], chain: 
     clips = [
         made - rendered for made, rendered in zip(points["clip committed"], points["segment rendered"], strict=True)
     ]
-    print(f"{options.segments} segments of {options.size}, {options.frames} frames, engine {options.engine}")
+    busy = ", all cores busy" if options.busy else ""
+    print(f"{options.segments} segments of {options.size}, {options.frames} frames, engine {options.engine}{busy}")
     if options.scale != 1:
         print(f"the engine sleeps {options.scale:g} times as long as the real one takes: only the gaps are meaningful")
     print(report.table(rows))
     print(f"wall time of the chain / bare loop: {ratio:.4f}")
     print(f"states: {chain['sources']}; a clip is stored {statistics.median(clips):.2f} s after its frames (median)\n")
-    shown = {name: getattr(options, name) for name in ("segments", "size", "frames", "engine", "scale")}
+    shown = {name: getattr(options, name) for name in ("segments", "size", "frames", "engine", "scale", "busy")}
     more = {"options": shown, "runs": rows, "ratio": ratio, "sources": chain["sources"], "clip_s": clips}
     report.write("handoff", gaps, options.json, **more)
 

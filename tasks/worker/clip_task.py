@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -121,7 +122,8 @@ class _ClipWork:
                 if self.lease.renew():  # otherwise the job was stopped, or the segment discarded, while the clip waited
                     with self.context.tracing(claim):
                         started = time.monotonic()
-                        data = encoded(self.frames, self.sound, self.audio_rate, self.timing, claim.head.crop)
+                        encode = self.context.clips.encode
+                        data = encoded(self.frames, self.sound, self.audio_rate, self.timing, claim.head.crop, encode)
                         _store_clip(self.context, claim, data, self.timing, started)
             except Exception as error:
                 handle_failure(self.context, claim, error)
@@ -133,13 +135,20 @@ class _ClipWork:
             impatient.jobs.release(self.lease.claim)
 
 
-def encoded(frames: Any, sound: Any, audio_rate: int, timing: SegmentTiming, crop: CropSpec | None) -> bytes:
-    """The clip of a segment: its new frames, or their middle, and its whole sound."""
+def encoded(
+    frames: Any,
+    sound: Any,
+    audio_rate: int,
+    timing: SegmentTiming,
+    crop: CropSpec | None,
+    encode: Callable[..., bytes] = encode_clip,
+) -> bytes:
+    """The clip of a segment: its new frames, or their middle, and its whole sound. encode: `encode_clip`, anywhere."""
     frames = frames[timing.skipped_frames :]
     if crop is not None:
         top, left = (frames.shape[1] - crop.height) // 2, (frames.shape[2] - crop.width) // 2
         frames = frames[:, top : top + crop.height, left : left + crop.width]
-    return encode_clip(
+    return encode(
         frames,
         sound,
         fps=timing.shape.fps,

@@ -13,6 +13,7 @@ from typing import Any
 from celery.platforms import EX_FAILURE
 from kombu import Queue
 
+from ltx2.media.clip_process import ClipProcess
 from tasks.deployment import Deployment
 from tasks.jobs.results import Claim
 from tasks.jobs.units import UnitKind
@@ -47,6 +48,7 @@ class WorkerContext:
         self.states = StateCache()
         self.tracks = TrackCache()
         self.background = BackgroundThread()
+        self.clips = ClipProcess()  # of the background thread
         self.worker = f"{socket.gethostname()}:{os.getpid()}"
         self.node = node
         self.unusable = False
@@ -81,7 +83,8 @@ class WorkerContext:
         os._exit(EX_FAILURE)
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, and end the process that encodes clips."""
+        self.clips.close()
         self.deployment.close()
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 from collections import Counter
 
+import psutil
 import pytest
 
 from tasks.client.job import Job
@@ -47,6 +48,26 @@ def test_a_child_killed_between_the_acknowledgement_and_the_clip(harness: Harnes
     assert harness.count(job, "segment hydrated") == {0: 1, 1: 1, 2: 1}
     assert harness.count(job, "clip committed") == {0: 1, 1: 1, 2: 1}
     harness.wait_idle()
+
+
+def test_a_killed_encoder_is_replaced_and_the_film_is_the_same(make_harness: MakeHarness, film: str) -> None:
+    # Given a worker that encodes even small clips in a child process, and has encoded one
+    harness = make_harness()
+    harness.start_worker(FAULT_CONSTANTS="ltx2.media.clip_process.SMALLEST_BYTES=1")
+    clip = harness.hold("clip encoded", 0)
+    job = harness.submit()
+    pid = clip.wait()
+    (encoder,) = psutil.Process(pid).children()
+    # When
+    encoder.kill()
+    clip.release()
+    # Then the others are made by another one, in the same worker, and each once
+    harness.verify(job, film)
+    assert harness.count(job, "clip encoded") == {0: 1, 1: 1, 2: 1}
+    # When that worker's child is killed, Then its encoder ends, too
+    (encoder,) = psutil.Process(pid).children()
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not encoder.is_running() or encoder.status() == psutil.STATUS_ZOMBIE, what="no encoder")
 
 
 def test_a_third_clip_waits_for_a_free_slot(harness: Harness) -> None:

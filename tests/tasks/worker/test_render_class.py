@@ -66,4 +66,4 @@ def test_a_class_fits_a_heartbeat() -> None:
     # Then their classes differ, and are not cut
     assert classes[0] != classes[1]
     assert max(map(len, classes)) <= TEXT_LIMIT
-    assert classes[0].startswith("cpu, precision fp32, attention bf16, text_encoder auto, ")
+    assert classes[0].startswith("cpu, precision fp32, attention auto, text_encoder auto, ")
