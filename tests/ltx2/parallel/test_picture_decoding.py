@@ -64,6 +64,20 @@ def bordered(strip: Strip, part: Tensor, width: int, mode: str) -> Tensor:
     return torch.nn.functional.pad(part, around, mode="constant" if mode == "zeros" else mode)
 
 
+def find_not_finite(ranks: Ranks, model: str) -> tuple[bool, bool]:
+    """Of latents that are not finite at their left border: whether this rank's frames and its strip are finite."""
+    source = resolve_model(model, Path())
+    assert isinstance(source, Path)
+    pipeline = load_pipeline(source, torch.float32)
+    together = PictureDecoder(pipeline, source, ranks)
+    strips: list[Tensor] = []
+    pipeline.vae.decoder.register_forward_hook(lambda *given: strips.append(given[2]))
+    latents = latents_of(pipeline.vae, 1, 24, frames=1)
+    latents[..., 0] = torch.nan
+    with torch.inference_mode():
+        return bool(together(latents, Decoding()).finite), bool(strips[0].isfinite().all())
+
+
 def decode_exactly(ranks: Ranks, folder: Path, size: tuple[int, int]) -> float:
     """By how much the pixels of strips differ from those of the whole picture in float64."""
     vae = AutoencoderKLLTX2Video.from_pretrained(folder, torch_dtype=torch.float64)
@@ -230,3 +244,9 @@ def test_strips_are_compiled_as_one_graph_and_once_per_size(ranks: RankProcesses
     for off, compiled in ranks.run(3, compile_convolutions):
         assert off < 1e-12
         assert compiled == 2
+
+
+def test_frames_are_not_finite_on_all_ranks_if_those_of_one_strip_are_not(
+    ranks: RankProcesses, models: dict[str, Path]
+) -> None:
+    assert ranks.run(2, find_not_finite, str(models["tiny"])) == [(False, False), (False, True)]
