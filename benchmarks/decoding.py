@@ -67,16 +67,21 @@ def rows_of(options: argparse.Namespace) -> list[Row]:
     ours, theirs = context.Pipe()
     with TemporaryDirectory() as folder:
         processes = [
-            context.Process(target=serve, args=(rank, options, f"{folder}/store", theirs), daemon=True)
+            context.Process(target=serve, args=(rank, options, f"{folder}/store", theirs))
             for rank in range(max(options.gpus))
         ]
         for process in processes:
             process.start()
         theirs.close()
         wait([ours, *(process.sentinel for process in processes)])
-        if not ours.poll():
+        try:
+            rows: list[Row] = ours.recv() if ours.poll() else []
+        except EOFError:
+            rows = []
+        if not rows:
+            for process in processes:
+                process.kill()  # which otherwise wait for the one that failed
             sys.exit("a process has failed; its error is above")
-        rows: list[Row] = ours.recv()
         for process in processes:
             process.join()
     return rows
