@@ -9,18 +9,19 @@ from typing import Any
 
 import redis
 
+from blobstore import InMemoryBlobStore
+from tasks.client.added_images import image_bytes, read_added_images, store_images
 from tasks.client.edit_plan import EditPlan, JobNow, plan_edit
 from tasks.client.fork import check_join, whole_segments
 from tasks.client.idempotency import request_of
-from tasks.client.inputs import with_input_ids
+from tasks.client.inputs import read_inputs, with_input_ids
 from tasks.client.same_head import check_same_head, comparable
 from tasks.deployment import Deployment
 from tasks.errors import JobStateError, RoomError, ServerError, SpecError
 from tasks.jobs.edits import ANYWHERE, Appended, AppendOutcome, ReplaceOutcome
 from tasks.jobs.records import JobStatus
-from tasks.jobs.units import JobState
+from tasks.jobs.units import START_INDEX, JobState
 from tasks.maintenance.admission import chain_bytes
-from tasks.spec.images import image_paths
 from tasks.spec.loader import check_spec, load_spec
 from tasks.spec.schema import JobSpec
 from tasks.spec.segments import MAX_SEGMENTS, SegmentSpec
@@ -108,17 +109,29 @@ def given_spec(spec: GivenSpec) -> JobSpec:
 
 
 def append_segments(
-    deployment: Deployment, job_id: str, spec: JobSpec, *, first: int = ANYWHERE, request: str = ""
+    deployment: Deployment,
+    job_id: str,
+    spec: JobSpec,
+    *,
+    first: int = ANYWHERE,
+    request: str = "",
+    images: InMemoryBlobStore | None = None,
 ) -> range:
-    """Append the segments of `spec`, see `JobEdits.append`. first: the index that the first one must get."""
+    """Append the segments of `spec`, see `JobEdits.append`. first: the index that the first one must get.
+
+    images: those of the segments, which name their blobs; None: they name files.
+    """
     if not spec.segments:
         raise SpecError(f"{spec.source.place('segments')}: there is none, so there is nothing to append")
-    _check_no_images(spec)
     contents = deployment.jobs.contents(job_id)
     status, head = deployment.jobs.status(job_id), contents.head
     given = spec.model_fields_set
-    begun = [segment.model_copy(update={"images": None}) for segment in contents.segments[:1]]
-    first_of_job = spec.model_copy(update={"segments": begun or spec.segments})  # what it extends was read for this one
+    if images is None:
+        continues = bool(contents.segments) or contents.committed.start is not None
+        segments, images = read_added_images(spec, head, continues=continues)
+        spec = spec.model_copy(update={"segments": segments})
+    begun = [segment.model_copy(update={"images": None}) for segment in contents.segments[:1] or spec.segments]
+    first_of_job = spec.model_copy(update={"segments": begun})  # what it extends was read for this one
     check_same_head(with_input_ids(first_of_job), head, job_id, why="to which its segments are appended", fields=given)
     if first == ANYWHERE and "seed" in given and spec.seed != head.seed:
         place = spec.source.place("seed")
@@ -136,10 +149,11 @@ def append_segments(
             raise JobStateError(f"blobs of segment {whole} of job {job_id} are missing: {advice}")
     budget = deployment.jobs.budget_bytes() or deployment.settings.blob_budget_bytes
     old_film = status.film.size if status.film else 0
+    store_images(deployment, job_id, spec.segments, images)
     appended = deployment.jobs.append(
         job_id,
         spec.segments,
-        needs_bytes=chain_bytes(head, spec.segments) + old_film,
+        needs_bytes=chain_bytes(head, spec.segments) + image_bytes(spec.segments, images) + old_film,
         budget_bytes=budget,
         first=first,
         request=request,
@@ -148,14 +162,6 @@ def append_segments(
         raise _refusal(job_id, status, appended, len(spec.segments), budget)
     publish_now(deployment, job_id)
     return range(appended.first, appended.first + len(spec.segments))
-
-
-def _check_no_images(spec: JobSpec) -> None:
-    """Refuse images of segments that are added to a job or changed in it, which has pinned its images already."""
-    for location in image_paths(spec):
-        if location != ("image",):
-            place = spec.source.place(*location)
-            raise SpecError(f"{place}: images cannot be added to a job that exists; fork it, or submit another one")
 
 
 def replace_segments(deployment: Deployment, job_id: str, changes: Mapping[int, Mapping[str, object]]) -> None:
@@ -192,16 +198,17 @@ def edit_in_place(deployment: Deployment, plan: EditPlan, spec: JobSpec) -> None
         JobStateError: the job went on since it was planned. What `append_segments` raises.
     """
     head = deployment.jobs.head(plan.job_id)
-    segments = spec.segments
-    _check_no_images(spec.model_copy(update={"segments": [segments[index] for index in plan.changed]}))
+    inputs = read_inputs(spec, continues=deployment.jobs.handoff(plan.job_id, START_INDEX) is not None)
+    segments, spec = inputs.spec.segments, spec.model_copy(update={"images": ()})
     if spec.seed != head.seed:  # those of the job stay as they are
         written = [segment.model_copy(update={"seed": spec.seed_of(i, segment)}) for i, segment in enumerate(segments)]
         segments, spec = written, spec.model_copy(update={"segments": written})
     if plan.changed:
+        store_images(deployment, plan.job_id, [segments[index] for index in plan.changed], inputs.pending)
         replace_segments(deployment, plan.job_id, {index: dict(segments[index]) for index in plan.changed})
     if plan.segments > plan.before:
         rest = spec.model_copy(update={"segments": segments[plan.before :]})
-        append_segments(deployment, plan.job_id, rest, first=plan.before)
+        append_segments(deployment, plan.job_id, rest, first=plan.before, images=inputs.pending)
 
 
 def publish_now(deployment: Deployment, job_id: str) -> None:

@@ -14,8 +14,9 @@ from tasks.errors import JobStateError
 from tasks.jobs.units import JobState
 from tasks.server.answers import content
 from tasks.server.context import Context, ServerContext
-from tasks.server.spec_requests import SpecRequest, read_spec_request, submit_request
+from tasks.server.spec_requests import SpecRequest, read_spec_request, submit_request, without_files
 from tasks.server.views import DeliveryView, JobPage, JobView, job_view, summary_view
+from tasks.spec.loader import check_spec
 from tasks.spec.schema import JobSpec
 from tasks.spec.segments import MAX_SEGMENTS, SegmentSpec
 
@@ -130,7 +131,9 @@ def append_segments(
     job_id: JobId, context: Context, added: NewSegments, idempotency_key: IdempotencyKey = None
 ) -> JobView:
     """Add segments to the end of a job. One that is done continues; its film stays until the next one."""
-    return _changed(context, job_id, lambda job: job.append(added.segments, idempotency_key=idempotency_key))
+    segments = [segment.model_dump(exclude_unset=True) for segment in added.segments]
+    spec = without_files(check_spec({"segments": segments, "open": True}))
+    return _changed(context, job_id, lambda job: job.append(spec, idempotency_key=idempotency_key))
 
 
 @router.put("/{job_id}/segments/{segment}/prompt")

@@ -88,7 +88,7 @@ def requested_spec(context: ServerContext, wanted: SpecRequest) -> JobSpec:
     Raises:
         SpecError: it is invalid, or names a file of this machine.
     """
-    return _without_files(check_spec(context.parts.resolved(wanted.spec), source=wanted.source))
+    return without_files(check_spec(context.parts.resolved(wanted.spec), source=wanted.source))
 
 
 def submit_request(context: ServerContext, wanted: SpecRequest, *, idempotency_key: str | None = None) -> Job:
@@ -114,7 +114,7 @@ def submit_spec(
     Raises:
         SpecError: the spec names a file of this machine. What `submit` raises.
     """
-    spec = _without_files(spec)
+    spec = without_files(spec)
     with TemporaryDirectory(prefix="longtake-upload-") as folder:
         for name, data in files.items():
             path = Path(folder) / name
@@ -123,7 +123,7 @@ def submit_spec(
         return submit(spec, from_state=state, settings=context.settings, idempotency_key=idempotency_key)
 
 
-def _without_files(spec: JobSpec) -> JobSpec:
+def without_files(spec: JobSpec) -> JobSpec:
     """`spec`, which names no image, video or sound. SpecError: it does: a path would be read on this machine."""
     for location in input_paths(spec):
         sent = ", ".join(INPUT_FIELDS)

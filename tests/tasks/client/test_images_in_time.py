@@ -15,15 +15,18 @@ from PIL import Image
 
 from blobstore import blob_id_of, open_blob_store
 from ltx2.timeline import exact, exact_seconds
+from tasks.client.edit import edit
+from tasks.client.job import Job
 from tasks.client.start_image import read_images
 from tasks.client.submit import submit
 from tasks.errors import SpecError
 from tasks.field_errors import FieldError
+from tasks.jobs.units import JobState
 from tasks.maintenance.admission import estimate_bytes
 from tasks.settings import Settings
 from tasks.spec.images import placed
 from tasks.spec.loader import check_spec, load_spec
-from tests.conftest import Worker
+from tests.conftest import Worker, wait_until
 from tests.tasks.conftest import job_store, spec
 
 GREY = 240
@@ -178,3 +181,43 @@ def test_the_film_shows_each_image_at_its_frame(module_settings: Settings, worke
     with av.open(io.BytesIO(blobs.get(fork.blob_id))) as container:
         shades = [float(np.mean(frame.to_ndarray(format="rgb24"))) for frame in container.decode(video=0)]
     assert [number for number, shade in enumerate(shades) if shade > GREY - 10] == [20, 32]
+
+
+def test_segments_with_images_are_appended_to_a_job_and_changed_in_it(
+    module_settings: Settings, worker: Worker, gate: Path
+) -> None:
+    # Given a job that is done
+    job = submit({**spec("a", "b"), "fps": 20}, settings=module_settings).wait()
+    # When
+    job.append([{"prompt": "c", "end_image": str(gate)}, {"prompt": "d", "images": [{"frame": 2, "path": str(gate)}]}])
+    # Then the frames of the new segments show them
+    assert shades_of(job.wait(), module_settings) == [32, 35]
+    # When a spec of the whole film with an image at a time adds another segment
+    wanted = job_store(module_settings).contents(job.id)
+    segments = [{"prompt": prompt} for prompt in "abcde"]
+    segments[2]["end_image"], segments[3]["images"] = str(gate), [{"frame": 2, "path": str(gate)}]
+    later = {**spec(), "fps": 20, "segments": segments, "images": [{"at": 2.1, "path": str(gate)}]}
+    assert edit(job, later).id == job.id
+    # Then it is shown, too
+    assert shades_of(job.wait(), module_settings) == [32, 35, 42]
+    assert len(job_store(module_settings).contents(job.id).segments) == len(wanted.segments) + 1
+    # And times need such a spec
+    with pytest.raises(SpecError, match=r"images.0.at: times are those of the whole film"):
+        job.append({**spec("f"), "fps": 20, "images": [{"at": 3, "path": str(gate)}]})
+    # When a segment that nobody has begun is changed
+    steered = submit({**spec("a", "b"), "fps": 20, "approve": True}, settings=module_settings)
+    wait_until(lambda: steered.status().state == JobState.AWAITING_APPROVAL, what="the first segment")
+    changed = {**spec("a", "b"), "fps": 20, "approve": True}
+    changed["segments"][1]["image"] = str(gate)
+    assert edit(steered, changed).id == steered.id
+    steered.approve(all=True)
+    assert shades_of(steered.wait(), module_settings) == [17]
+
+
+def shades_of(job: Job, settings: Settings) -> list[int]:
+    """The frames of a film that show the image."""
+    film = job.status().film
+    assert film
+    with av.open(io.BytesIO(open_blob_store(settings.blobs).get(film.blob_id))) as container:
+        shades = [float(np.mean(frame.to_ndarray(format="rgb24"))) for frame in container.decode(video=0)]
+    return [number for number, shade in enumerate(shades) if shade > GREY - 10]

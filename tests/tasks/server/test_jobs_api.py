@@ -277,6 +277,16 @@ BAD_SPECS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.parametrize("place", [place for place, fields in NAMES_A_FILE.items() if "segments" in fields])
+def test_an_appended_segment_that_names_a_file_is_refused(client: httpx2.Client, place: str) -> None:
+    job_id = submitted(client, spec("a"))
+    found = error_of(client.post(f"/jobs/{job_id}/segments", json=NAMES_A_FILE[place]))
+    assert found[0] == 400
+    assert f"{place}: {ONLY_THESE}" in found[1]
+    assert client.get(f"/jobs/{job_id}").json()["segments"] == 1
+    client.post(f"/jobs/{job_id}/cancel")
+
+
 @pytest.mark.parametrize(("body", "words"), BAD_SPECS)
 def test_bad_specs_are_refused_without_a_path_of_the_server(
     client: httpx2.Client, body: dict[str, Any], words: str
