@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from blobstore import BlobNotFoundError, InMemoryBlobStore, ManagedBlobStore
 from ltx2.timeline import handed_on
@@ -17,8 +19,10 @@ from tasks.jobs.committed import Committed
 from tasks.jobs.lifetimes import new_job_id
 from tasks.jobs.results import CreateOutcome, JobContents
 from tasks.jobs.state_wire import handoff_blobs
+from tasks.jobs.units import JobState
 from tasks.maintenance.submissions import pin_all
 from tasks.spec.images import image_paths
+from tasks.spec.loader import check_spec
 from tasks.spec.schema import INPUT_FIELDS, JobHead, JobSpec
 
 log = logging.getLogger(__name__)
@@ -45,6 +49,24 @@ def fork_job(
     _warn_of_other_prompts(wanted, source, count)
     fork_id = new_job_id()
     create_fork(deployment, fork_id, source, count, wanted, pending)
+    return fork_id
+
+
+def fork_longer(deployment: Deployment, job_id: str, added: Sequence[Mapping[str, Any]]) -> str:
+    """Queue a fork that shares all segments of a job that is done and goes on with those of `added`; returns its id.
+
+    Raises:
+        JobStateError: the job is not done. SpecError: an invalid segment. Others as `create_fork`.
+    """
+    if deployment.jobs.status(job_id).state != JobState.DONE:
+        raise JobStateError(f"job {job_id} is not done")
+    source = deployment.jobs.contents(job_id)
+    fields = spec_of(source).model_dump()
+    longer = check_spec(fields | {"segments": [*fields["segments"], *added]})
+    if len(longer.segments) == len(source.segments):
+        raise SpecError("segments: there is none, so there is nothing to render")
+    fork_id = new_job_id()
+    create_fork(deployment, fork_id, source, len(source.segments), longer)
     return fork_id
 
 

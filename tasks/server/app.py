@@ -26,6 +26,7 @@ from tasks.server.blob_files import BlobFiles
 from tasks.server.context import ServerContext
 from tasks.server.event_hub import EventHub
 from tasks.server.head_requests import HeadRequests
+from tasks.server.joins import Joins
 from tasks.server.limits import BodyLimit
 from tasks.server.live import LiveFilms
 from tasks.server.parts import PartTable
@@ -98,7 +99,7 @@ def make_app(settings: Settings) -> FastAPI:
             live = LiveFilms(deployment, files)
             outbox = Outbox(client, new_token())
             tracing.start()
-            app.state.context = ServerContext(settings, deployment, parts, hub, files, live, outbox)
+            app.state.context = ServerContext(settings, deployment, parts, hub, files, live, Joins(deployment), outbox)
             sender = Sender(settings, deployment.jobs, EventReader(client), outbox)
             await hub.start()
             running = [asyncio.create_task(hub.run()), asyncio.create_task(sender.run())]

@@ -20,6 +20,7 @@ from tasks.jobs.units import JobState
 from tasks.jobs.waits import Wait
 from tasks.server.blob_files import BlobFiles
 from tasks.server.event_hub import EventHub
+from tasks.server.joins import Joins
 from tasks.server.live import LiveFilms
 from tasks.server.paging import Page, page_of
 from tasks.server.parts import PartTable
@@ -39,6 +40,7 @@ class ServerContext:
     hub: EventHub
     files: BlobFiles
     live: LiveFilms
+    joins: Joins
     outbox: Outbox
 
     def job(self, job_id: str) -> Job:

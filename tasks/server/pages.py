@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jinja2
 from fastapi import APIRouter, Form, Request, Response
@@ -13,6 +13,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.staticfiles import StaticFiles
 
+from tasks.client.fork import fork_longer
 from tasks.client.job import Job
 from tasks.client.pace import pace_in_deployment
 from tasks.client.plan import plan_lines
@@ -112,6 +113,29 @@ def retake(
     if text == context.deployment.jobs.prompts(job_id).get(segment):
         text = None  # the other segments keep theirs, too
     return _steered(context, job_id, lambda job: job.retake(segment, last=last, prompt=text, seed=_seed(seed)))
+
+
+@router.post("/films/{job_id}/append")
+def append(
+    job_id: JobId,
+    context: Context,
+    prompts: Annotated[str, Form()] = "",
+    transition: Annotated[Literal["", "cut"], Form()] = "",
+    into: Annotated[Literal["this", "new"], Form()] = "this",
+) -> Response:
+    """Go on with a film: append segments to it, or make a new one that begins with it."""
+    added: list[dict[str, Any]] = [{"prompt": line} for line in prompts.splitlines() if line.strip()]
+    if added and transition:
+        added[0]["transition"] = transition
+    if into == "this":
+        return _steered(context, job_id, lambda job: job.append(added))
+    new: list[str] = []
+
+    def make(job: Job) -> None:
+        new.append(fork_longer(context.deployment, job.id, added))
+
+    answer = _steered(context, job_id, make)
+    return RedirectResponse(f"/films/{new[0]}", 303) if new else answer
 
 
 @router.post("/films/{job_id}/segments/{segment}/choose")
@@ -215,12 +239,15 @@ def _film_page(context: ServerContext, job_id: str, *, problem: str | None = Non
         seed = made.seed if made else contents.head.seed_of(index, segment)
         row = {"index": index, "prompt": segment.prompt, "seed": seed, "time": time}
         row |= {"clip": clip.blob_id[-12:] if clip else None, "can_retake": made is not None and can_retake}
+        before = clips.get(index - 1)
+        row["joins"] = f"{before.blob_id[-12:]}-{clip.blob_id[-12:]}" if before and clip else None
         segments.append(row | {"takes": [take for take in takes if take.segment == index]})
     values = {
         "job": _row(found, wait),
         "segments": segments,
         "rendered": len(handoffs),
         "actions": ACTIONS.get(found.state, ()),
+        "can_append": found.state not in (JobState.FAILED, JobState.CANCELLED),
     }
     return shown(context, "film.html", found.title, status, problem=problem, **values)
 

@@ -1,11 +1,11 @@
-"""`/jobs/{id}/takes`: render a segment again, look at its takes, choose one, and keep a job for it."""
+"""`/jobs/{id}/takes`: render a segment again, look at its takes and joins, choose one, and keep a job for it."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,11 +13,13 @@ from tasks.client.takes import MOST_TAKES, TakeState, TakeStatus, clip_blob
 from tasks.server.answers import without_paths
 from tasks.server.context import Context
 from tasks.server.jobs_api import IdempotencyKey, JobId, SegmentIndex, job_status
+from tasks.server.joins import JoinView
 from tasks.server.views import JobView, ProgressView, progress_view
 
 router = APIRouter(prefix="/jobs", tags=["takes"])
 MOST = 2**31
 LONGEST_KEPT_S = 10**9
+CACHE = {"Cache-Control": "private, max-age=3600"}
 TakeNumber = Annotated[int, Path(ge=0, le=MOST, description="A take; 0 is what was rendered first.")]
 
 
@@ -139,3 +141,19 @@ def release_job(job_id: JobId, context: Context) -> JobView:
     with context.job(job_id) as job:
         job.unkeep()
     return job_status(job_id, context)
+
+
+@router.get("/{job_id}/segments/{segment}/join")
+def segment_join(job_id: JobId, segment: SegmentIndex, context: Context, response: Response) -> JoinView:
+    """How well a segment joins the one before it. The first question takes about as long as decoding both clips."""
+    context.status(job_id)
+    response.headers.update(CACHE)
+    return context.joins.of(job_id, segment)
+
+
+@router.get("/{job_id}/segments/{segment}/takes/{take}/join")
+def take_join(job_id: JobId, segment: SegmentIndex, take: TakeNumber, context: Context, response: Response) -> JoinView:
+    """How well a take joins what the film shows before it."""
+    context.status(job_id)
+    response.headers.update(CACHE)
+    return context.joins.of(job_id, segment, take)

@@ -10,6 +10,7 @@ async function refresh(live) {
   const open = [...live.querySelectorAll("details[open]")].map((part) => part.id);
   live.innerHTML = fresh.innerHTML;
   for (const id of open) document.getElementById(id)?.setAttribute("open", "");
+  watchJoins(live);
 }
 
 // Whether something was typed that is not sent yet.
@@ -37,6 +38,23 @@ function note(log, kind, data) {
   if (kind === "step" && log.lastElementChild?.dataset.kind === "step") log.lastElementChild.remove();
   line.dataset.kind = kind;
   log.append(line);
+}
+
+// Figures of joins cost the server some work, so those are asked for that somebody sees.
+const joins = new Map();
+const inView = new IntersectionObserver((entries) => entries.forEach(({ isIntersecting, target }) => {
+  if (isIntersecting) { inView.unobserve(target); showJoin(target); }
+}));
+const watchJoins = (part) => part.querySelectorAll("[data-join]").forEach((place) => inView.observe(place));
+
+async function showJoin(place) {
+  const url = place.dataset.join;
+  if (!joins.has(url)) joins.set(url, fetch(url).then((answer) => (answer.ok ? answer.json() : null)));
+  const join = await joins.get(url);
+  if (!join) return;
+  const sound = join.loudness_step === null ? "" : `, ${join.loudness_step.toFixed(1)} dB`;
+  const verdict = join.cut ? "a cut" : join.wrong.join("; ") || "joins well";
+  place.textContent = `${join.change.toFixed(1)} (inside up to ${join.largest_change.toFixed(1)})${sound}: ${verdict}`;
 }
 
 const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -80,5 +98,6 @@ function codec(bytes) {
 
 const live = document.querySelector("[data-live]");
 const video = document.querySelector("video[data-film]");
+if (live) watchJoins(live);
 if (live) follow(live, document.querySelector("[data-log]"));
 if (video) play(video);

@@ -21,6 +21,7 @@ FLAGS = [
     "--autoplay-policy=no-user-gesture-required",
     "--remote-debugging-port=0",
 ]
+KEYS = {"Enter": 13, "Tab": 9}
 
 
 class Page:
@@ -83,9 +84,27 @@ class Page:
         self.until(f"document.readyState == 'complete' && location.href.startsWith({json.dumps(url)})")
 
     def press(self, key: str) -> None:
-        """Press a key where the focus is, such as `Enter`."""
-        self.call("Input.dispatchKeyEvent", type="keyDown", key=key, text="\r" if key == "Enter" else "")
-        self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
+        """Press a key where the focus is: `Enter` or `Tab`."""
+        pressed = {"key": key, "code": key, "windowsVirtualKeyCode": KEYS[key]}
+        self.call("Input.dispatchKeyEvent", type="keyDown", text="\r" if key == "Enter" else "", **pressed)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **pressed)
+
+    def tab_to(self, script: str) -> None:
+        """Press `Tab` until this element has the focus, as somebody without a mouse does."""
+        for _ in range(200):
+            if self.value(f"document.activeElement === {script}"):
+                return
+            self.press("Tab")
+        raise AssertionError(f"{script} cannot be reached with the keyboard")
+
+    def type(self, text: str) -> None:
+        """Type where the focus is."""
+        self.call("Input.insertText", text=text)
+
+    def resize(self, width: int, height: int) -> None:
+        """Show pages as a device with a screen of this size does, in CSS pixels."""
+        size = {"width": width, "height": height}
+        self.call("Emulation.setDeviceMetricsOverride", deviceScaleFactor=2, mobile=True, **size)
 
     def until(self, script: str, timeout_s: float = 60) -> Any:
         """Wait until an expression on the page is true; returns it. While a page is replaced it is not."""

@@ -141,6 +141,47 @@ def test_a_segment_is_retaken_and_a_take_chosen_on_the_page(
     page.errors.clear()
 
 
+def test_a_film_is_gone_on_with_on_a_phone_and_with_the_keyboard(
+    page: Page, server: Server, client: httpx2.Client, worker: Worker
+) -> None:
+    # Given a film that is done, on a phone
+    log_in(page, server)
+    page.resize(390, 844)
+    job_id = submitted(client, spec("a", "b"))
+    finished(client, job_id)
+    # Then no page is wider than the screen
+    for path in ("/", "/new", "/docs", f"/films/{job_id}"):
+        page.open(f"{server.url}{path}")
+        assert page.value("document.documentElement.scrollWidth <= innerWidth"), path
+    # And the row of a segment says how it joins the one before
+    page.value("document.querySelector('[data-join]').scrollIntoView()")
+    page.until("document.querySelector('[data-join]').textContent.includes('inside up to')")
+    # When somebody without a mouse adds segments
+    page.tab_to("document.querySelector('#append summary')")
+    page.press("Enter")
+    page.tab_to("document.querySelector('#prompts')")
+    page.type("c\nd")
+    page.tab_to("document.querySelector('#append button[value=this]')")
+    page.press("Enter")
+    # Then the film goes on with them
+    page.until("document.querySelectorAll('tbody tr').length == 4")
+    assert finished(client, job_id)["segments"] == 4
+    # When they make another film that begins with it, with a new scene
+    page.open(f"{server.url}/films/{job_id}")
+    page.value("document.querySelector('#append').open = true")
+    page.value("document.querySelector('#prompts').value = 'e'")
+    page.value("document.querySelector('#transition').value = 'cut'")
+    page.value("document.querySelector('#append button[value=new]').click()")
+    # Then it is a job of its own
+    page.until(f"document.readyState == 'complete' && location.pathname != '/films/{job_id}'")
+    assert page.value("document.querySelector('.problem')?.textContent") is None
+    made = page.value("location.pathname").removeprefix("/films/")
+    assert finished(client, made)["segments"] == 5
+    assert client.get(f"/jobs/{made}/segments/4/join").json()["cut"]
+    assert page.errors == []
+    page.call("Emulation.clearDeviceMetricsOverride")
+
+
 def test_pages_are_for_people_with_a_key_and_for_this_site(server: Server) -> None:
     html = {"Accept": "text/html"}
     # Given nobody, Then every page leads to the question for the key
