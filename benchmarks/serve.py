@@ -95,6 +95,8 @@ class Bench:
         wait_until(self._answers, what="the server")
 
     def _answers(self) -> bool:
+        if self.server.poll() is not None:
+            sys.exit(f"the server ended: {processes.last_lines(self._folder / 'server.log')}")
         try:
             return httpx2.get(f"{self.url}/health").status_code == 200
         except httpx2.TransportError:
