@@ -24,6 +24,7 @@ from training.sync import out_of_tune
 from training.world import FPS, FRAMES, HEIGHT, WIDTH, World, draw
 
 SEGMENTS, TRACK_RATE = 4, 44_100
+WITHIN = 0.5  # semitones
 
 
 def track_of(world: World, seconds: float) -> Track:
@@ -72,11 +73,15 @@ def main() -> None:
         films = own, with_track(own, track), film_of(engine, world, seed, track)
         for found, film in zip(tuned.values(), films, strict=True):
             found.append(out_of_tune(film.continuity(), film, world))
-    rows = []
-    for name, found in tuned.items():
-        medians = np.nanmedian(np.array(found), axis=0)
-        rows.append({"film": name, **{f"segment {index}": float(value) for index, value in enumerate(medians)}})
-    report.write("given_sound", rows, options.json)
+    report.write("given_sound", [row_of(name, found) for name, found in tuned.items()], options.json)
+
+
+def row_of(name: str, found: list[list[float]]) -> dict[str, object]:
+    """Medians per segment, the largest value, and the films that are within half a semitone in every segment."""
+    values = np.array(found)
+    medians = {f"segment {index}": float(value) for index, value in enumerate(np.nanmedian(values, axis=0))}
+    within = int((values <= WITHIN).all(axis=1).sum())
+    return {"film": name, **medians, "largest": float(np.nanmax(values)), "within": f"{within} of {len(values)}"}
 
 
 if __name__ == "__main__":
