@@ -39,8 +39,8 @@ class StandInEngine:
 
     With ` until <file>`, the fault occurs only until that file exists. `wait until <file>` blocks until the file
     exists. `poison` fails, and so does every later load of a model in this process. `tell <file>` writes the next
-    segment's prompt to the file. `rank 1 memory` has the fault on that rank alone. Any other prompt renders pictures of
-    one colour, `striped` two; `warn` comes with a warning.
+    segment's prompt to the file. `stall until <file>` waits for it, and for nothing else. `rank 1 memory` has the fault
+    on that rank alone. Any other prompt renders pictures of one colour, `striped` two; `warn` comes with a warning.
     """
 
     audio_rate = 24000
@@ -162,6 +162,8 @@ def _inject_fault(request: SegmentRequest, on_step: OnStep | None, ranks: Ranks 
     while prompt == "wait" and not _exists(file, ranks):
         if on_step and on_step(1, STEPS) is False:
             raise SegmentCancelledError(f"segment {request.timing.index} was cancelled while it was blocked")
+        time.sleep(0.02)
+    while prompt == "stall" and not _exists(file, ranks):
         time.sleep(0.02)
     if prompt.startswith("fail"):
         raise RuntimeError("the prompt requests a failure")

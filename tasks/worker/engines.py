@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 
 class SegmentEngine(Protocol):
-    """What `LONGTAKE_ENGINE` names: see `ltx2.engine.Engine`, whose `load` it shares."""
+    """What `LONGTAKE_ENGINE` names: see `ltx2.engine.Engine`, whose `load` it shares.
+
+    With several GPUs, each process has one, whose `load` got `ranks`, and every call is made on all of them.
+    """
 
     audio_rate: int
 
@@ -105,6 +108,7 @@ class EngineSlot:
             HostFaultError: the default model, without LoRAs, cannot be loaded; or this host lacks the device.
             HubUnreachableError: the model or a LoRA cannot be fetched now.
             RankError: with several GPUs: a rank died or hangs.
+            DeviceError: another model than the default cannot be shared by so many GPUs.
         """
         wanted = tuple(Lora(lora.path, lora.weight) for lora in loras)
         more = {**more, "text_encoder": text_encoder} if text_encoder else more
@@ -122,6 +126,8 @@ class EngineSlot:
                 gc.collect()  # the old engine's parts refer to each other; free them before the new one is loaded
                 self._engine = self._load(model, text_encoder, wanted)
         except DeviceError as error:
+            if error.setting == "gpus" and named != (self._settings.model, None):
+                raise  # this model cannot be shared by so many; others can
             raise HostFaultError(f"LONGTAKE_{error.setting.upper()}: {error}") from error
         except (HubUnreachableError, RankError):
             raise  # an outage, or a fault of this process, whichever model it is

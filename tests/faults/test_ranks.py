@@ -20,7 +20,6 @@ from tests.faults.harness import SEGMENTS, FaultWorker, Harness
 Ranks = tuple[int, int]  # the processes of rank 0 and 1
 IN_ENGINE = ("segment hydrated", "state rendered")  # where the death of rank 0 counts, as that of any worker's child
 POINTS = (*IN_ENGINE, "segment rendered", "segment committed", "clip encoded")
-GPU = pytest.param("cuda", marks=[pytest.mark.gpu])
 
 
 def ranks_of(worker: FaultWorker) -> Ranks | None:
@@ -33,12 +32,11 @@ def ranks_of(worker: FaultWorker) -> Ranks | None:
     return None
 
 
-@pytest.fixture(scope="module", params=["cpu", GPU])
-def ranked(make_harness: MakeHarness, request: pytest.FixtureRequest) -> Harness:
+@pytest.fixture(scope="module")
+def ranked(make_harness: MakeHarness) -> Harness:
     """A harness with one worker of two ranks; one counted attempt ends a job, and silence of five seconds a rank."""
-    engine = {"engine": "ltx2.engine:Engine"} if request.param == "cuda" else {}
-    made = make_harness(gpus="2", device=request.param, rank_timeout_s=5.0, max_attempts=1, lease_s=3.0, **engine)
-    made.start_worker()
+    made = make_harness(gpus="2", device="cpu", rank_timeout_s=5.0, max_attempts=1, lease_s=3.0)
+    made.start_worker(FAULT_CONSTANTS="ltx2.group.watch.ABORT_S=1")
     return made
 
 
@@ -145,20 +143,54 @@ def test_a_segment_that_ends_its_rank_each_time_ends_its_job_alone(ranked: Harne
     ("point", "rank"), [(point, rank) for point in POINTS for rank in (0, 1) if rank or point not in IN_ENGINE]
 )
 def test_a_rank_killed_at(ranked: Harness, film: str, point: str, rank: int) -> None:
+    kill_a_rank_at(ranked, film, point, rank)
+
+
+def kill_a_rank_at(harness: Harness, film: str, point: str, rank: int) -> None:
     # Given two ranks, of which the first holds a segment at a point
-    hold = ranked.hold(point, 1)
-    job = ranked.submit()
+    hold = harness.hold(point, 1)
+    job = harness.submit()
     hold.wait()
-    ranks = ranks_of(ranked.workers[-1])
+    ranks = ranks_of(harness.workers[-1])
     assert ranks
     # When
-    ranked.mark_fault()
+    harness.mark_fault()
     os.kill(ranks[rank], signal.SIGKILL)
     wait_until(lambda: not psutil.pid_exists(ranks[1]) or rank == 1, what="the end of the follower")
     hold.release()
     # Then
+    harness.verify(job, film, denoised_again=1)
+    harness.wait_idle()
+
+
+@pytest.mark.parametrize(
+    "device", [pytest.param("cpu", marks=pytest.mark.faults), pytest.param("cuda", marks=pytest.mark.gpu)]
+)
+def test_followers_killed_with_the_real_model(make_harness: MakeHarness, device: str) -> None:
+    # Given a worker with the small model on two ranks
+    made = make_harness(gpus="2", device=device, engine="ltx2.engine:Engine", max_attempts=1, lease_s=3.0)
+    made.start_worker()
+    undisturbed = film_of(made, SEGMENTS)
+    # When / Then
+    for point in POINTS:
+        kill_a_rank_at(made, undisturbed, point, 1)
+
+
+@pytest.mark.faults
+def test_a_leader_that_cannot_leave_a_call(ranked: Harness, film: str) -> None:
+    # Given a segment in which rank 0 hears nothing of the others any more
+    go = ranked.folder / "heard"
+    job = ranked.submit_prompts("0", f"rank 0 stall until {go}", "2")
+    wait_until(lambda: job.status().committed == 1, what="the middle segment")
+    ranks = wait_until(lambda: ranks_of(ranked.workers[-1]), what="the ranks")
+    # When the follower is killed
+    ranked.mark_fault()
+    os.kill(ranks[1], signal.SIGKILL)
+    # Then the process ends by itself, and no attempt is counted
+    wait_for_new_ranks(ranked, ranks)
+    go.touch()
     ranked.verify(job, film, denoised_again=1)
-    ranked.wait_idle()
+    assert "it is stuck" in ranked.workers[-1].text()
 
 
 @pytest.mark.faults

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch._dynamo.utils import counters
 
 from ltx2.engine import Engine
-from ltx2.errors import UnsupportedModelError
+from ltx2.errors import DeviceError, UnsupportedModelError
 from ltx2.request import PlacedImage, SegmentRequest
 from ltx2.timeline import SegmentShape, exact, first_timing
 from tasks.errors import HostFaultError, SpecError
@@ -29,6 +29,22 @@ RAIN = LoraSpec(path="owner/rain")
 
 def loras_of(engine: Any) -> list[LoraSpec]:
     return [LoraSpec(path=lora.path, weight=lora.weight) for lora in engine.loras]
+
+
+class RefusingEngine:
+    """An engine whose models have three heads."""
+
+    @classmethod
+    def load(cls, *_: Any, **__: Any) -> Any:
+        raise DeviceError("gpus", "2, but this model has 3 heads")
+
+
+def test_a_model_that_so_many_gpus_cannot_share_is_no_fault_of_the_host() -> None:
+    slot = EngineSlot(Settings(engine=f"{__name__}:RefusingEngine", model="tiny"))
+    with pytest.raises(HostFaultError, match="LONGTAKE_GPUS: gpus is 2, but this model has 3 heads"):
+        slot.engine("tiny")
+    with pytest.raises(DeviceError, match="gpus is 2"):
+        slot.engine("tiny-2.0")
 
 
 def test_an_engine_is_kept_until_the_model_changes() -> None:
