@@ -125,6 +125,27 @@ def test_the_film_begins_with_the_whole_video(
     assert [seam["frame"] for seam in seams] == [FRAMES, FRAMES + FRAMES - OVERLAP]
 
 
+def test_a_take_of_the_first_segment_stays_behind_the_video(
+    module_settings: Settings, worker: Worker, clip: Path
+) -> None:
+    # Given a film that begins with a video, whose second segment dissolves over 3 frames
+    segments = [{"prompt": "a", "frames": 33}, {"prompt": "b", "transition": "fade", "fade": 0.125}]
+    wanted = {**spec(), "extend": str(clip), "include_video": True, "segments": segments}
+    job = submit(wanted, settings=module_settings).wait()
+    film = job.status().film
+    assert film
+    assert film.frames == COUNT - OVERLAP + 33 + FRAMES - 3
+    # When the film shows another take of the first one
+    [take] = job.retake(0, prompt="x")
+    job.wait().choose(0, take)
+    again = job.wait().status().film
+    # Then it begins with the same frames
+    assert again
+    assert (again.frames, again.sha256 == film.sha256) == (film.frames, False)
+    shown = film_frames_of(open_blob_store(module_settings.blobs).get(again.blob_id))
+    assert numbers(shown[: COUNT - OVERLAP]) == list(range(COUNT - OVERLAP))
+
+
 def test_lost_blobs_are_made_again_with_the_same_bytes(module_settings: Settings, worker: Worker, clip: Path) -> None:
     # Given a film
     job = submit(spec("a", "b", extend=str(clip)), settings=module_settings)
