@@ -92,8 +92,9 @@ def parse() -> argparse.Namespace:
 
 @contextmanager
 def other_work(count: int) -> Iterator[None]:
-    """`count` processes that compute without end."""
-    started = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) for _ in range(count)]
+    """`count` processes that compute as long as this one lives."""
+    work = f"import os\nwhile os.getppid() == {os.getpid()}: sum(range(10**6))"
+    started = [subprocess.Popen([sys.executable, "-S", "-c", work]) for _ in range(count)]
     try:
         yield
     finally:
