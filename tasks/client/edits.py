@@ -174,6 +174,7 @@ def replace_segments(deployment: Deployment, job_id: str, changes: Mapping[int, 
     words = {
         ReplaceOutcome.ABSENT: f"job {job_id} has no segment {at}",
         ReplaceOutcome.COMMITTED: f"segment {at} of job {job_id} is rendered; fork the job to change it",
+        ReplaceOutcome.BEGUN: f"segment {at} of job {job_id} has begun, and would move in the film; fork the job",
         ReplaceOutcome.CLAIMED: f"a worker renders segment {at} of job {job_id}; fork the job to change it",
     }
     if outcome in words:

@@ -6,6 +6,7 @@ from fractions import Fraction
 from typing import Any
 
 from tasks.jobs.reader import JobReader
+from tasks.jobs.records import Handoff
 from tasks.jobs.state_wire import handoff_blobs
 
 
@@ -14,7 +15,8 @@ def film_summary(jobs: JobReader, job_id: str, *, of_film: bool = False) -> dict
 
     of_film: only the segments that are in the film; others may have been appended since.
 
-    `handoff_s` is the time from a segment's engine end to the next segment's engine start, None for the last one.
+    `handoff_s` is the time from a segment's engine end to the next segment's engine start, None for the last one, and
+    where the next one was rendered earlier, in a part of its own.
     """
     status, head = jobs.status(job_id), jobs.head(job_id)
     clips, prompts, takes = jobs.clips(job_id), jobs.prompts(job_id), jobs.takes(job_id)
@@ -48,9 +50,16 @@ def film_summary(jobs: JobReader, job_id: str, *, of_film: bool = False) -> dict
                 "engine_s": round(handoff.engine_ended - handoff.engine_started, 3),
                 **({"made_with": handoff.made_with} if handoff.made_with else {}),  # 0.1 did not record it
                 **({"render_class": handoff.render_class} if handoff.render_class else {}),
-                "handoff_s": None if after is None else round(after.engine_started - handoff.engine_ended, 3),
+                "handoff_s": _seconds_between(handoff, after),
                 **({"warnings": list(handoff.warnings)} if handoff.warnings else {}),
                 "blobs": {"handoff": handoff_blobs(handoff), "clip": clip.blob_id if clip else None},
             }
         )
     return summary | {"segments": segments}
+
+
+def _seconds_between(handoff: Handoff, after: Handoff | None) -> float | None:
+    is_next = after is not None and after.index == handoff.index + 1
+    if after is None or not is_next or (not after.continued and after.engine_started < handoff.engine_ended):
+        return None
+    return round(after.engine_started - handoff.engine_ended, 3)

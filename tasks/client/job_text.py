@@ -31,7 +31,7 @@ def row_of(status: JobStatus, wait: Wait | None) -> str:
     """A row of `longtake list`."""
     created = _moment(status.created_at)
     title = status.title if wait is None else f"{status.title} ({wait})"
-    return LIST_ROW.format(status.job_id, status.state, f"{status.committed}/{status.segments}", created, title)
+    return LIST_ROW.format(status.job_id, status.state, f"{status.rendered}/{status.segments}", created, title)
 
 
 def _moment(seconds: float) -> str:
@@ -51,7 +51,7 @@ def lines_of(job: Job, workers: WorkerList) -> Iterator[str]:
     yield f"{status.job_id}  {status.title}"
     text = describe(status, wait=job.waiting())
     text = text if text.startswith(status.state) else f"{status.state}: {text}"
-    yield f"  {text}; {status.committed} rendered, {status.clips} clips"
+    yield f"  {text}; {status.rendered} rendered, {status.clips} clips"
     if status.priority != Priority.NORMAL:
         yield f"  priority: {status.priority}"
     if status.takes_due:

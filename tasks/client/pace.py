@@ -48,7 +48,7 @@ def pace_in_deployment(settings: Settings, head: JobHead) -> Pace | None:
         with Deployment(settings) as deployment:
             jobs = deployment.jobs
             for status in islice(jobs.statuses(set(), newest_first=True), JOBS_READ):
-                if status.committed and work_of(jobs.head(status.job_id)) == wanted:
+                if status.rendered and work_of(jobs.head(status.job_id)) == wanted:
                     seconds = seconds_of(jobs.handoffs(status.job_id))
                     if seconds is not None:
                         return Pace(seconds, f"job {status.job_id}")

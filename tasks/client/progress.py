@@ -45,17 +45,15 @@ class Forecast:
 
 def share_done(status: JobStatus) -> float:
     """The rendered share of the job, 0 to 1."""
-    steps = (
-        status.progress.step / status.progress.steps if status.progress and status.committed < status.segments else 0.0
-    )
-    return min(1.0, (status.committed + steps) / max(1, status.segments))
+    steps = status.steps_done if status.committed < status.segments else 0.0
+    return min(1.0, (status.rendered + steps) / max(1, status.segments))
 
 
 def describe(status: JobStatus, seconds_left: float | None = None, wait: Wait | None = None) -> str:
     """The state and progress of a job in a few words, or what it waits for."""
     if status.finished:
         return status.state
-    rendered = f"{status.committed} of {status.segments} segments rendered"
+    rendered = f"{status.rendered} of {status.segments} segments rendered"
     if status.state == JobState.PAUSED:
         return f"paused · {rendered}"
     if status.state == JobState.AWAITING_APPROVAL:
@@ -75,7 +73,10 @@ def describe(status: JobStatus, seconds_left: float | None = None, wait: Wait | 
         return f"{text} · {wait}"
     if status.state == JobState.QUEUED:
         return f"{text} · waiting for a worker"
-    if status.progress is not None and status.progress.index == status.committed:
+    if len(status.in_work) > 1:
+        numbers = ", ".join(str(progress.index + 1) for progress in status.in_work)
+        text = f"segments {numbers} of {status.segments} · {status.rendered} rendered"
+    elif status.progress is not None and status.progress.index == status.committed:
         text += f" · {step_of(status.progress)}"
     return text if seconds_left is None else f"{text} · about {clock(seconds_left)} to go"
 
@@ -121,17 +122,17 @@ class ProgressDisplay:
 
     def _follow_in_lines(self, statuses: Iterable[JobStatus], waiting: AskWait) -> None:
         forecast = Forecast()
-        shown, shown_at, committed = "", 0.0, -1
+        shown, shown_at, rendered = "", 0.0, -1
         for status in statuses:
             now = time.monotonic()
             left = forecast.seconds_left(status, now)
             wait = waiting()
             text = describe(status, left, wait)
             news = describe(status) + (f"{wait.reason}{wait.jobs_ahead}" if wait else "")
-            due = now - shown_at >= PLAIN_EVERY_S or status.committed != committed or status.finished
+            due = now - shown_at >= PLAIN_EVERY_S or status.rendered != rendered or status.finished
             if due and news != shown:
                 self.say(text)
-                shown, shown_at, committed = news, now, status.committed
+                shown, shown_at, rendered = news, now, status.rendered
 
 
 class _AskedSometimes:

@@ -56,6 +56,8 @@ class ReplaceOutcome(StrEnum):
     """The segment is rendered."""
     CLAIMED = "claimed"
     """A worker renders the segment."""
+    BEGUN = "begun"
+    """A later segment has begun, and its place in the film would change."""
 
 
 class JobEdits(JobLifetimes):

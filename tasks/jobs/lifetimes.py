@@ -69,6 +69,7 @@ class JobLifetimes(JobReader):
         record |= {"cursor": cursor, "chained": cursor - 1}
         record |= {"open": 1} if spec.open else {}
         record |= {"approved": cursor} if spec.approve else {}
+        record |= {"next_part": cursor + 1} if spec.has_parallel_parts(cursor) else {}
         record |= {"priority": Priority.HIGH} if priority == Priority.HIGH else {}
         record |= _request(submission or Submission(new_token()), needs_bytes, stored_bytes)
         head = spec.head.model_copy(update={"model": model})

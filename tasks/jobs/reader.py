@@ -28,6 +28,7 @@ from tasks.jobs.keys import (
     job_keys,
     submission_owner,
 )
+from tasks.jobs.part_timing import timing_in_plan
 from tasks.jobs.queue_states import QueueStates, read_queue_states
 from tasks.jobs.queues import Priority, list_key
 from tasks.jobs.records import (
@@ -46,6 +47,7 @@ from tasks.jobs.status_reading import FOREVER, damaged, no_such_job, queue_statu
 from tasks.jobs.units import START_INDEX, JobState, UnitKind
 from tasks.jobs.waits import Wait, read_waits
 from tasks.jobs.workers import WorkerList, WorkerRegistry
+from tasks.jobs.workload import Workload, read_workload
 from tasks.spec.schema import JobHead
 from tasks.spec.segments import SegmentSpec
 
@@ -209,15 +211,19 @@ class JobReader:
         Raises:
             JobNotFoundError: no such job. RecordError: its spec lacks a committed segment.
         """
-        planned = self.planned(job_id)
+        planned, handoffs = self.planned(job_id), self._all_handoffs(job_id)
         previous: Handoff | None = None
         timings = []
-        for handoff in self._all_handoffs(job_id):
+        for handoff in handoffs:
             if (index := handoff.index) != START_INDEX:
                 if index not in planned:
                     raise RecordError(f"the record of job {job_id} is damaged: it has no segment {index}")
-                around = {"before": planned.get(index - 1), "following": planned.get(index + 1)}
-                timings.append(shown_timing(timing_after(planned[index], previous, **around), previous))
+                if index and (previous is None or previous.index != index - 1):
+                    start = handoffs[0] if handoffs[0].index == START_INDEX else None
+                    timings.append(timing_in_plan(planned, index, start))
+                else:
+                    around = {"before": planned.get(index - 1), "following": planned.get(index + 1)}
+                    timings.append(shown_timing(timing_after(planned[index], previous, **around), previous))
             previous = handoff
         return timings
 
@@ -229,6 +235,14 @@ class JobReader:
         """
         start, first = self.handoff(job_id, START_INDEX), self.handoff(job_id, 0)
         return film_source(start, shown, first) if start and first else None
+
+    def planned_timing(self, job_id: str, index: int) -> SegmentTiming:
+        """Where segment `index`, a cut, will be in the film, though the segment before it is not rendered yet.
+
+        Raises:
+            JobNotFoundError: no such job. RecordError: its spec lacks a segment.
+        """
+        return timing_in_plan(self.planned(job_id), index, self.handoff(job_id, START_INDEX))
 
     def planned(self, job_id: str) -> dict[int, PlannedSegment]:
         """What the spec of a job says about the place of each segment, by index.
@@ -286,11 +300,15 @@ class JobReader:
             raise damaged(job_id, error) from None
 
     def begun(self, job_id: str) -> int:
-        """One more than the index of the segment that a worker has claimed; 0 if there is none."""
-        data = cast("bytes | None", self._redis.hget(job_keys(job_id, "units")[0], str(UnitKind.SEGMENT)))
+        """One more than the index of the last segment that is claimed, or committed ahead; 0 if there is none."""
+        record, units = job_keys(job_id, "record", "units")
+        stored = cast("dict[bytes, bytes]", self._redis.hgetall(units))
+        ahead = cast("bytes | None", self._redis.hget(record, "ahead"))
         try:
-            unit = json.loads(data or b"{}")
-            return unit["index"] + 1 if unit.get("token") else 0
+            found = [json.loads(data) for name, data in stored.items() if name.startswith(UnitKind.SEGMENT.encode())]
+            runs = json.loads(ahead or b"[]")
+            claimed = [int(unit["index"]) + 1 for unit in found if unit.get("token")]
+            return max([0, *claimed, *(int(cursor) for first, cursor in runs if cursor > first)])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise damaged(job_id, error) from None
 
@@ -309,6 +327,10 @@ class JobReader:
     def waits(self, statuses: Sequence[JobStatus]) -> dict[str, Wait]:
         """What these jobs wait for, by job id; without those that do not wait for a worker."""
         return read_waits(self._redis, statuses, self.workers())
+
+    def workload(self) -> Workload:
+        """How much work of the queue of segments is given out."""
+        return read_workload(self._redis, self.active())
 
     def queue_states(self) -> QueueStates:
         """How many messages wait in each queue, and which were claimed, by priority."""

@@ -329,7 +329,7 @@ class FilmRecord(Record):
     segments: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Progress:
     """Progress of the running segment, or of one of a take: `step` of `steps`, `step_s` seconds each so far."""
 
@@ -356,12 +356,13 @@ class FailedAttempt:
 class JobStatus:
     """One job as people see it. Times are seconds since the epoch, None before they occur.
 
+    committed: the segments from the first to before the first one that is missing. ahead: how many are committed
+    behind that one, in other parts. progress, others: of the first segment in work, and of those in other parts.
     failures: the newest failed attempts at what failed the job, oldest first. film: while a job is not done, the one
-    that it had before segments were appended or takes chosen. open: it waits for more segments at its end. approved: of
-    how many segments; None: it asks for no approval. grown: how often segments were appended to a film whose end was
-    there. takes_due: how many takes are to be rendered; take_progress: of those that are
-    being rendered. kept, kept_until: whether it is kept beyond its retention, and
-    until when; None: as long as nobody says otherwise.
+    that it had before segments were appended or takes chosen. open: it waits for more segments at its end. approved:
+    of how many segments; None: it asks for no approval. grown: how often segments were appended to a film whose end
+    was there. takes_due: how many takes are to be rendered; take_progress: of those that are being rendered. kept,
+    kept_until: whether it is kept beyond its retention, and until when; None: as long as nobody says otherwise.
     """
 
     job_id: str
@@ -390,6 +391,23 @@ class JobStatus:
     open: bool = False
     approved: int | None = None
     grown: int = 0
+    ahead: int = 0
+    others: tuple[Progress, ...] = ()
+
+    @property
+    def rendered(self) -> int:
+        """How many segments are committed."""
+        return self.committed + self.ahead
+
+    @property
+    def in_work(self) -> tuple[Progress, ...]:
+        """The progress of the segments in work, in the film's order."""
+        return self.others if self.progress is None else (self.progress, *self.others)
+
+    @property
+    def steps_done(self) -> float:
+        """The rendered share of the segments in work, in segments."""
+        return sum(progress.step / progress.steps for progress in self.in_work)
 
     @property
     def generation(self) -> int:

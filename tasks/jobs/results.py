@@ -25,7 +25,8 @@ class Claim:
     once it is committed; for a clip that of the take that it shows, for a take its former one; `own_take` is that take.
     other: for a take the one whose end it leads into, for a clip that of the next segment with which its end is
     crossfaded; `other_take` is that take, -1 for none. request: what was asked for of a take. render_class: the one
-    that the unit's bytes should have, '' for any.
+    that the unit's bytes should have, '' for any. planned: the timing of a cut whose segment before is not rendered
+    yet.
     """
 
     job_id: str
@@ -46,6 +47,7 @@ class Claim:
     own_take: int = 0
     other_take: int = -1
     render_class: str = ""
+    planned: SegmentTiming | None = None
 
     @property
     def index(self) -> int:
@@ -62,6 +64,8 @@ class Claim:
         """The timing of the segment. RecordError: the claim is not about one, or the job has no such segment."""
         if self.segment is None:
             raise RecordError(f"job {self.job_id} has no segment {self.index}")
+        if self.planned is not None:
+            return self.planned
         planned = self.head.planned
         return timing_after(
             planned(self.segment),
@@ -261,6 +265,8 @@ class NeedReason(StrEnum):
     """The message is known to be gone, or has waited in a sticky queue for too long."""
     UNANNOUNCED = "unannounced"
     """There was none."""
+    POSSIBLE = "possible"
+    """There was none, and it is not due before a worker is idle: other segments of the job are in work."""
     UNPUBLISHED = "unpublished"
     """It was announced, perhaps not sent."""
     WAITING = "waiting"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -18,6 +19,7 @@ from tasks.jobs.units import ALL_APPROVED, JobState, UnitKind, WorkUnit, shown_s
 
 TAKE_UNITS = f"{UnitKind.TAKE}:".encode()
 FOREVER = b"forever"
+PROGRESS = re.compile(r"progress(:\d+)?")
 
 
 def queue_status(pipe: Pipeline, job_id: str) -> None:
@@ -51,6 +53,7 @@ def _status(job_id: str, record: dict[str, bytes], clips: int, units: dict[bytes
         return int(record[name]) if name in record else None
 
     committed, segments, is_open = int(record["cursor"]), int(record["segments"]), "open" in record
+    in_work = sorted(Progress(*json.loads(record[name])) for name in record if PROGRESS.fullmatch(name))
     approved = None if number("approved") == ALL_APPROVED else number("approved")
     return JobStatus(
         job_id=job_id,
@@ -72,7 +75,7 @@ def _status(job_id: str, record: dict[str, bytes], clips: int, units: dict[bytes
         reason=record.get("reason", b"").decode() or None,
         failed_segment=number("failed_segment"),
         attempts=number("attempts"),
-        progress=Progress(*json.loads(record["progress"])) if "progress" in record else None,
+        progress=in_work[0] if in_work else None,
         film=FilmRecord.unpack(record["film"]) if "film" in record else None,
         needs_bytes=int(record["needs_bytes"]),
         priority=Priority(record.get("priority", b"").decode() or Priority.NORMAL),
@@ -88,6 +91,8 @@ def _status(job_id: str, record: dict[str, bytes], clips: int, units: dict[bytes
         open=is_open,
         approved=approved,
         grown=number("grown") or 0,
+        ahead=sum(cursor - first for first, cursor in json.loads(record.get("ahead", b"[]"))),
+        others=tuple(in_work[1:]),
     )
 
 

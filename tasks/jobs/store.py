@@ -80,7 +80,7 @@ class JobStore(JobEdits, JobTakes):
         sticky: the publisher's worker has a sticky queue and prefers it. None when no message is due, or when another
         one was announced since.
         """
-        keys = [*job_keys(job_id, "record", "units", "clips"), *_queue_keys(unit)]
+        keys = [*job_keys(job_id, "record", "units", "clips"), *_queue_keys(unit), *job_keys(job_id, "spec")]
         reply = self._run("announce", keys, unit.name, unit.index, seen, int(sticky))
         return _announcement(unit, reply)
 
@@ -146,7 +146,9 @@ class JobStore(JobEdits, JobTakes):
         fence, epoch, now_ms, name, *contents = reply
         unit = WorkUnit.parse(name.decode(), index)
         try:
-            return _claim(job_id, unit, token, fence, epoch, now_ms / 1000 - time.time(), contents)
+            claim = _claim(job_id, unit, token, fence, epoch, now_ms / 1000 - time.time(), contents)
+            is_ahead = claim.segment is not None and index > 0 and claim.previous is None
+            return replace(claim, planned=self.planned_timing(job_id, index)) if is_ahead else claim
         except RecordError as error:
             self._release(job_id, unit, token, str(error), allowed=1)
             raise
@@ -191,11 +193,11 @@ class JobStore(JobEdits, JobTakes):
     ) -> SegmentCommit | None:
         """Make the handoff real, take the lease of the clip, and announce the next segment; None: the claim was lost.
 
-        others: renderings that become takes of the segment. sticky: see `announce`.
+        In a parallel job the next one may be of another part. others: renderings that become takes of the segment.
+        sticky: see `announce`.
         """
-        following = WorkUnit.segment(claim.index + 1)
-        keys = [*job_keys(claim.job_id, "record", "units", "handoffs"), *_queue_keys(following)]
-        keys += job_keys(claim.job_id, "clips", "takes")
+        keys = [*job_keys(claim.job_id, "record", "units", "handoffs"), *_queue_keys(WorkUnit.segment(claim.index))]
+        keys += job_keys(claim.job_id, "clips", "takes", "spec")
         accepted, *reply = self._run(
             "commit_segment",
             keys,
@@ -208,7 +210,8 @@ class JobStore(JobEdits, JobTakes):
         )
         if not accepted:
             return None
-        return SegmentCommit(_clip_claim(claim, handoff), _announcement(following, reply))
+        following = _announcement(WorkUnit.segment(reply[0]), reply[1:]) if reply else None
+        return SegmentCommit(_clip_claim(claim, handoff), following)
 
     def commit_repair(self, claim: Claim, handoff: Handoff, *, changed: bool, clip_lost: bool) -> RepairCommit | None:
         """Make a repaired handoff real; None: the claim was lost.
@@ -216,7 +219,7 @@ class JobStore(JobEdits, JobTakes):
         changed: its bytes are not those of before, so later commits are discarded. clip_lost: the clip is made again
         in any case.
         """
-        keys = job_keys(claim.job_id, "record", "units", "handoffs", "clips", "takes")
+        keys = job_keys(claim.job_id, "record", "units", "handoffs", "clips", "takes", "spec")
         packed = handoff.pack() if changed else b""
         reply = self._run("commit_repair", keys, claim.index, claim.token, packed, self._lease_ms, int(clip_lost))
         if not reply:
@@ -242,6 +245,7 @@ class JobStore(JobEdits, JobTakes):
         changed: it was rendered again, and its bytes are not those of before, so what was made from it is discarded.
         """
         keys = [*job_keys(claim.job_id, "record", "units", "handoffs", "clips", "takes"), ACTIVE, ENDED]
+        keys += job_keys(claim.job_id, "spec")
         unit, is_same = claim.unit, int(not changed)
         args = (claim.job_id, unit.index, unit.take, claim.token, made.pack(), clip.pack(), is_same)
         return bool(self._run("commit_take", keys, *args))
@@ -290,7 +294,8 @@ class JobStore(JobEdits, JobTakes):
                 yield job_id, _needs(reply)
 
     def _survey_arguments(self, job_id: str) -> tuple[list[str], list[Any]]:
-        keys = [*job_keys(job_id, "record", "units", "clips"), ACTIVE, ENDED, PULSE, *job_keys(job_id, "takes")]
+        keys = [*job_keys(job_id, "record", "units", "clips"), ACTIVE, ENDED, PULSE]
+        keys += job_keys(job_id, "takes", "spec")
         return keys, [job_id, VANISHED_PER_ATTEMPT * self._attempts, self._sticky_wait_ms, self._open_ms]
 
     def _release(self, job_id: str, unit: WorkUnit, token: str, reason: str, *, allowed: int) -> Released:

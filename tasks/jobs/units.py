@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Self
 
@@ -58,16 +58,18 @@ class UnitKind(StrEnum):
 class WorkUnit:
     """A piece of a job's work that one worker does at a time.
 
-    index: the segment it is about; -1 for the film. take: the number of a TAKE, from 1; 0 for other units.
+    index: the segment it is about; -1 for the film. take: the number of a TAKE, from 1; 0 for other units. parallel: a
+    SEGMENT of a job whose parts are rendered in parallel.
     """
 
     kind: UnitKind
     index: int
     take: int = 0
+    parallel: bool = field(default=False, compare=False)
 
     @classmethod
     def segment(cls, index: int) -> Self:
-        """Rendering the segment at the cursor."""
+        """Rendering a segment at a cursor."""
         return cls(UnitKind.SEGMENT, index)
 
     @classmethod
@@ -95,14 +97,15 @@ class WorkUnit:
         """The unit with this name in a job's units hash."""
         kind, _, numbers = name.partition(":")
         take = int(numbers.partition(":")[2]) if kind == UnitKind.TAKE else 0
-        return cls(UnitKind(kind), index, take)
+        return cls(UnitKind(kind), index, take, kind == UnitKind.SEGMENT and bool(numbers))
 
     @property
     def name(self) -> str:
-        """Its field in a job's units hash: `segment`, `repair:<i>`, `take:<i>:<n>`, `clip:<i>` or `film`."""
+        """Its field in a job's units hash: `segment[:<i>]`, `repair:<i>`, `take:<i>:<n>`, `clip:<i>` or `film`."""
         if self.kind == UnitKind.TAKE:
             return f"{self.kind}:{self.index}:{self.take}"
-        return f"{self.kind}:{self.index}" if self.kind in (UnitKind.REPAIR, UnitKind.CLIP) else str(self.kind)
+        is_one_of_several = self.parallel or self.kind in (UnitKind.REPAIR, UnitKind.CLIP)
+        return f"{self.kind}:{self.index}" if is_one_of_several else str(self.kind)
 
     def __str__(self) -> str:
         if self.kind == UnitKind.TAKE:

@@ -25,6 +25,7 @@ from tasks.jobs.store import JobStore
 from tasks.jobs.units import JobState, WorkUnit
 from tasks.logs import SaidOnce
 from tasks.maintenance.admission import admit_waiting, settle_ended
+from tasks.maintenance.parts import open_parts
 from tasks.maintenance.submissions import complete_submissions
 from tasks.maintenance.sweeper import Sweeper
 from tasks.messaging.publisher import Publisher
@@ -126,13 +127,17 @@ class Reconciler:
             self._complete_submissions()
         with self._isolated("jobs that wait for admission"):
             self._admit()
-        active = self._jobs.active()
+        active, beside = self._jobs.active(), list[str]()
         for first in range(0, len(active), JOBS_PER_SURVEY):
             if time.monotonic() - self._pulsed >= self._settings.reconcile_s:
                 self._pulse()  # so that a long round does not count as an outage
             for job_id, needs in self._jobs.surveys(active[first : first + JOBS_PER_SURVEY]):
                 with self._isolated(f"job {job_id}"):
                     published += self._reconcile_job(job_id, needs, seen, now)
+                if isinstance(needs, list) and any(need.why == NeedReason.POSSIBLE for need in needs):
+                    beside.append(job_id)
+        with self._isolated("jobs with parts that could be rendered in parallel"):
+            published += open_parts(self._jobs, self._publisher, beside)
         self._suspects = {suspect: since for suspect, since in self._suspects.items() if suspect in seen}
         return published
 
@@ -188,6 +193,8 @@ class Reconciler:
         self._said.forget(what)
         published = 0
         for need in needs:
+            if need.why == NeedReason.POSSIBLE:
+                continue
             suspect = (job_id, need.unit, need.ticket)
             seen.add(suspect)
             try:

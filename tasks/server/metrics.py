@@ -47,7 +47,7 @@ class _Deployment(Collector):
         queued = [status.created_at for status in unfinished if status.state == JobState.QUEUED]
         oldest = max(0.0, time.time() - min(queued)) if queued else 0.0
         yield GaugeMetricFamily("longtake_oldest_queued_seconds", "How long the oldest queued job has waited.", oldest)
-        segments = sum(status.segments - status.committed for status in unfinished)
+        segments = sum(status.segments - status.rendered for status in unfinished)
         yield GaugeMetricFamily(
             "longtake_segments_to_render", "Segments of unfinished jobs that are missing.", segments
         )

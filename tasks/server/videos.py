@@ -171,8 +171,7 @@ _STATUS: dict[JobState, Literal["queued", "in_progress", "completed", "failed"]]
 def _progress(status: JobStatus) -> int:
     if status.state == JobState.DONE:
         return 100
-    part = status.progress.step / status.progress.steps if status.progress else 0.0
-    return min(99, int(100 * (status.committed + part) / max(1, status.segments)))
+    return min(99, int(100 * (status.rendered + status.steps_done) / max(1, status.segments)))
 
 
 def _size_fields(size: object, stages: int) -> dict[str, Any]:

@@ -36,13 +36,17 @@ class FilmView(BaseModel):
 
 
 class JobView(BaseModel):
-    """A job. Times are seconds since the epoch, null before they occur. waiting: what it waits for, in words."""
+    """A job. Times are seconds since the epoch, null before they occur. waiting: what it waits for, in words.
+
+    committed: the segments from the first to before the first one that is missing. rendered: all that are there.
+    """
 
     id: str
     title: str
     state: JobState
     segments: int
     committed: int
+    rendered: int
     clips: int
     epoch: int
     created_at: float

@@ -293,12 +293,13 @@ def shared_values(head: Mapping[str, Any]) -> SharedValues:
 class JobSpec(JobHead):
     """One long video: what all segments share, the segments, and whether the job waits for its user.
 
-    `open`: at its end it waits for more segments. `approve`: it waits for approval after each segment. Repeated
-    segments are written out.
+    `open`: at its end it waits for more segments. `approve`: it waits for approval after each segment. `parallel`: idle
+    workers render what begins with a cut beside what is before it. Repeated segments are written out.
     """
 
     open: bool = Field(False, strict=True)
     approve: bool = Field(False, strict=True)
+    parallel: bool = Field(True, strict=True)
     images: Annotated[tuple[FilmImage, ...], at_most(MAX_FILM_IMAGES)] = ()
     segments: Annotated[list[SegmentSpec], at_most(MAX_SEGMENTS)] = Field()
 
@@ -387,10 +388,15 @@ class JobSpec(JobHead):
             }
         )
 
+    def has_parallel_parts(self, rendered: int) -> bool:
+        """Whether parts may be rendered in parallel, when so many segments are rendered already."""
+        is_in_order = self.open or self.approve or not self.parallel
+        return not is_in_order and any(segment.transition == "cut" for segment in self.segments[rendered + 1 :])
+
     @property
     def head(self) -> JobHead:
         """The spec without its segments."""
-        return JobHead.model_validate(self.model_dump(exclude={"segments", "open", "approve", "images"}))
+        return JobHead.model_validate(self.model_dump(exclude={"segments", "open", "approve", "parallel", "images"}))
 
 
 def _check_own_lengths(segments: Sequence[SegmentSpec], fps: float, model: str) -> None:

@@ -213,7 +213,8 @@ def _commit_segment(
     _committed(context, claim, handoff, made.output)
     lease.move_to(commit.clip)
     if commit.following is not None:
-        context.deployment.publisher.send(claim.job_id, commit.following, handoff.state, sticky=sticky, wait=False)
+        state = handoff.state if commit.following.unit.index == claim.index + 1 else None  # else another part begins
+        context.deployment.publisher.send(claim.job_id, commit.following, state, sticky=sticky, wait=False)
         log.info("chained")
     make_clip_in_background(context, commit.clip, made.output, made.timing)
     return True

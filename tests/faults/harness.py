@@ -246,10 +246,12 @@ class Harness:
         commits_lost: int = 0,
         blobs_lost: bool = False,
         shared: int = 0,
+        in_order: bool = True,
     ) -> Outcome:
         """Wait for the job and check every promise; at most `denoised_again` segments were rendered again.
 
-        `shared`: how many segments a fork shares with another job.
+        `shared`: how many segments a fork shares with another job. `in_order`: whether each segment follows the one
+        before; parts of a film may be rendered in parallel.
         `commits_lost`: how many accepted commits the broker lost. `blobs_lost`: the blob server lost its data, so a
         commit at that moment may name a deleted blob; otherwise every blob is complete at its commit.
         """
@@ -263,7 +265,8 @@ class Harness:
         assert max(clips.values()) <= epochs, f"a clip was committed twice within an epoch: {clips}"
         if not status.epoch:
             fences = [handoff.fence for handoff in handoffs[shared:]]
-            assert fences == sorted(set(fences))
+            assert sorted(fences) == sorted(set(fences))
+            assert not in_order or fences == sorted(fences)
         incomplete = [event for event in self.events(job) if event.point == INCOMPLETE_COMMIT]
         assert blobs_lost or not incomplete, f"commits that name incomplete blobs: {incomplete}"
         again = self.count(job, "segment hydrated").total() - (status.segments - shared)

@@ -26,6 +26,7 @@ class Way(StrEnum):
     APPROVED = "approved"
     OPEN_AND_APPROVED = "open and approved"
     FORKED = "forked"
+    WITH_PARTS = "with parts"
 
 
 @dataclass
@@ -45,8 +46,8 @@ class Steered:
                 with suppress(JobStateError):  # a blob of it is damaged
                     return cls(source.job.fork(0, spec(*_prompts(0, length))), way, length, shared=1)
             way = Way.PLAIN
-        first = {Way.PLAIN: length, Way.APPROVED: length, Way.APPENDED: 1}.get(way, 0)
-        wanted: dict[str, Any] = spec(*_prompts(0, first))
+        first = dict.fromkeys((Way.PLAIN, Way.APPROVED, Way.WITH_PARTS), length) | {Way.APPENDED: 1}
+        wanted = spec_with_parts(length) if way == Way.WITH_PARTS else spec(*_prompts(0, first.get(way, 0)))
         wanted["open"] = way in (Way.OPEN, Way.OPEN_AND_APPROVED)
         wanted["approve"] = way in (Way.APPROVED, Way.OPEN_AND_APPROVED)
         return cls(submit(wanted, settings=harness.settings), way, length)
@@ -68,6 +69,14 @@ class Steered:
                     self.job.close_end()
             return status.state == JobState.DONE and status.segments == self.length
         return False
+
+
+def spec_with_parts(length: int) -> dict[str, Any]:
+    """The spec of a film whose second segment, and every second one after it, begins a part."""
+    wanted = spec(*_prompts(0, length))
+    for segment in wanted["segments"][1::2]:
+        segment["transition"] = "cut"
+    return wanted
 
 
 def _prompts(first: int, count: int) -> list[str]:

@@ -8,13 +8,15 @@
 --                          and 'claimed:high'
 -- KEYS[5] shared  list     the messages that wait in the queue for any worker
 -- KEYS[6] high    list     the same with high priority
--- ARGV[1] unit name, ARGV[2] segment index (-1 for the film), ARGV[3] ticket of the message it replaces, 0 for none,
+-- KEYS[7] spec    hash     'job' and one field per segment, msgpack
+-- ARGV[1] unit name; 'segment' is enough in a parallel job, too, ARGV[2] segment index (-1 for the film), ARGV[3] ticket of the message it replaces, 0 for none,
 -- ARGV[4] 1 when the publisher's worker has a sticky queue, which is used while the shared one is empty
 -- Returns {ticket, 1 for the sticky queue else 0, the job's title, its number of segments, 'high' or ''}, or nothing.
 if is_newer_record(KEYS[1]) then
   return refuse_newer()
 end
 local name, index = ARGV[1], tonumber(ARGV[2])
+name = string.find(name, '^segment') and segment_unit(KEYS[1], index) or name
 if not is_published(KEYS[1]) then
   return {}
 end
@@ -25,8 +27,13 @@ if unit then
   end
 else
   local extent = read_extent(KEYS[1])
-  local is_next = name == 'segment' and index == extent.cursor and is_segment_due(extent)
-  if not is_next and not (name == 'film' and is_film_due(extent, redis.call('HLEN', KEYS[3]))) then
+  local is_next = false
+  for _, free in ipairs(string.find(name, '^segment') and startable_segments(KEYS[1], KEYS[2], KEYS[7], extent) or {}) do
+    is_next = is_next or free == index
+  end
+  if is_next then
+    open_part(KEYS[1], extent, index)
+  elseif name ~= 'film' or not is_film_due(extent, redis.call('HLEN', KEYS[3])) then
     return {}
   end
 end

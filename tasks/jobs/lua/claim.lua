@@ -1,5 +1,5 @@
--- Claim the right to do one unit of work. A message about a segment claims the one at the cursor, or the repair of a
--- committed one.
+-- Claim the right to do one unit of work. A message about a segment claims one at a cursor, or the repair of a committed
+-- one.
 -- KEYS[1] record   hash
 -- KEYS[2] units    hash
 -- KEYS[3] spec     hash    'job' and one field per segment, msgpack
@@ -42,7 +42,7 @@ local function render_class_of(packed)
 end
 
 -- Whether a segment, not yet committed, does not continue the one before.
-local function is_cut(index, segment)
+local function begins_scene(index, segment)
   local readable, value = pcall(cmsgpack.unpack, segment)
   return index == 0 or (readable and type(value) == 'table' and value.transition ~= nil and value.transition ~= 'continue')
 end
@@ -51,6 +51,9 @@ local state, format, cursor_text = unpack(redis.call('HMGET', KEYS[1], 'state', 
 if not state then
   return { 'refused', 'there is no such job' }
 end
+if is_newer(format) then
+  return { 'newer' }
+end
 local kind, index, ticket = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local cursor = tonumber(cursor_text)
 local name = kind
@@ -58,8 +61,8 @@ if kind == 'clip' then
   name = 'clip:' .. ARGV[2]
 elseif kind == 'take' then
   name = 'take:' .. ARGV[2] .. ':' .. ARGV[9]
-elseif kind == 'segment' and index < cursor then
-  name = 'repair:' .. ARGV[2]
+elseif kind == 'segment' then
+  name = is_committed(KEYS[1], index) and 'repair:' .. ARGV[2] or segment_unit(KEYS[1], index)
 end
 local unit = read_unit(KEYS[2], name)
 local job, segment, following, before, own = redis.call('HGET', KEYS[3], 'job'), false, false, false, false
@@ -68,7 +71,7 @@ local other, request, from_take, own_take, other_take = false, false, 0, 0, -1
 if kind ~= 'film' then
   segment, following = unpack(redis.call('HMGET', KEYS[3], ARGV[2], tostring(index + 1)))
   own = redis.call('HGET', KEYS[4], ARGV[2])
-  local continues_take = own and not is_cut(index, segment) -- a new scene may dissolve from what is shown
+  local continues_take = own and not begins_scene(index, segment) -- a new scene may dissolve from what is shown
   from_take = continues_take and packed_number(own, 'from_take', 0) or shown_take(KEYS[6], index - 1)
   before = handoff_of(KEYS[4], KEYS[6], index - 1, from_take)
 end
@@ -89,7 +92,7 @@ elseif kind == 'take' then
     or index == last and continued_take(KEYS[2], KEYS[4], index) or -1
   other = other_take ~= -1 and handoff_of(KEYS[4], KEYS[6], index, other_take)
 end
-if is_newer(format) or (unit and is_newer(unit.format)) then
+if unit and is_newer(unit.format) then
   return { 'newer' }
 end
 for _, packed in ipairs({ job or '', spec_before or '', segment or '', following or '', before or '', own or '',
@@ -104,14 +107,15 @@ if not is_running(KEYS[1]) then
   return { 'refused', 'the job is ' .. state }
 end
 if kind == 'segment' then
-  if index > cursor then
+  if index > cursor and not is_parallel(KEYS[1]) then
     return { 'refused', 'the cursor is at segment ' .. cursor }
   end
   if unit and unit.index ~= index then
     damaged('unit ' .. name .. ': index')
   end
   if not unit and index == cursor - 1 and ticket == tonumber(redis.call('HGET', KEYS[1], 'ticket')) then
-    local missing = is_segment_due(read_extent(KEYS[1])) and tonumber(redis.call('HGET', KEYS[1], 'chained')) < cursor
+    local missing = not is_parallel(KEYS[1]) and is_segment_due(read_extent(KEYS[1]))
+      and tonumber(redis.call('HGET', KEYS[1], 'chained')) < cursor
     return { 'committed', missing and 1 or 0 }
   end
   if not unit then
@@ -130,7 +134,8 @@ for _, node in ipairs(nodes) do
     return { 'failed here', name, unit.ticket, unpack(nodes) }
   end
 end
-local is_new_scene = name == 'segment' and is_cut(index, segment)
+local is_segment = string.find(name, '^segment') ~= nil
+local is_new_scene = is_segment and begins_scene(index, segment)
 local source = own or (not is_new_scene and before)
 local class, own_class, patience = source and render_class_of(source) or '', ARGV[10], tonumber(ARGV[11])
 if class ~= '' and own_class ~= '' and class ~= own_class and unit.token ~= ARGV[4] and patience > 0 then
@@ -144,7 +149,7 @@ if class ~= '' and own_class ~= '' and class ~= own_class and unit.token ~= ARGV
   end
 end
 unit.class_wait = nil
-if name == 'segment' then
+if is_segment then
   unit.from_take = is_new_scene and -1 or from_take
 end
 local fence = grant(KEYS[1], KEYS[2], name, unit, ARGV[4], tonumber(ARGV[5]), ARGV[6], ARGV[7])

@@ -8,6 +8,7 @@
 -- KEYS[5] takes    hash     see prelude_takes.lua
 -- KEYS[6] active   zset     ids of unfinished jobs
 -- KEYS[7] ended    zset     ids of ended jobs by their end, ms
+-- KEYS[8] spec     hash
 -- ARGV[1] job id, ARGV[2] segment, ARGV[3] number of the take, ARGV[4] token, ARGV[5] handoff, ARGV[6] its clip,
 -- ARGV[7] 1 when it has the bytes of before
 -- Returns 1, or 0 when the token is not the claim's. A repeated call of the winner's gets 1.
@@ -27,7 +28,7 @@ redis.call('HSET', KEYS[5], field .. ':winner', ARGV[4])
 if falls then
   local was_shown = shown_take(KEYS[5], index) == number
   if continued_take(KEYS[2], KEYS[3], last) == number then
-    discard_after(KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], last)
+    discard_after(KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[8], last)
   end
   discard_take(KEYS[2], KEYS[3], KEYS[4], KEYS[5], index, number)
   if was_shown then
@@ -36,7 +37,7 @@ if falls then
   end
 elseif is_other then
   if continued_take(KEYS[2], KEYS[3], index) == number then
-    discard_after(KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], index)
+    discard_after(KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[8], index)
   elseif shown_take(KEYS[5], index) == number then
     outdate_film(KEYS[1], KEYS[2])
     discard_clip(KEYS[2], KEYS[4], index)

@@ -22,6 +22,7 @@
 --   approved     how many segments count as approved, for a job that waits for approval after each, else absent
 --   idempotency  hash of the user's idempotency key, if there is one, and 'digest' of what was submitted with it
 --   priority     'high' for a job that goes before others, else absent
+--   next_part    of a job whose parts may be rendered in parallel, see prelude_parts.lua, else absent
 --   needs_bytes  bytes of blobs that the job may need, and 'stored', if any, those that it starts from: they are reserved
 --                now, the rest when it is admitted
 --   unpinned     JSON list of the blobs that are to be pinned before the job may be admitted, if there are any
@@ -69,7 +70,7 @@ end
 local BEFORE_ALL_US = 2 ^ 52
 local time, arrival = now(), now_us() - (record.priority == 'high' and BEFORE_ALL_US or 0)
 arrival = string.format('%.0f', arrival)
-local format = next(contents[5]) and FORMAT_OF_JOBS or FORMAT
+local format = (next(contents[5]) or record.next_part) and FORMAT_OF_JOBS or FORMAT
 redis.call('HSET', KEYS[1], 'format', format, 'state', 'queued', 'ticket', 0, 'fence', 0, 'epoch', 0,
   'created_at', time, 'arrival', arrival)
 for _, packed in pairs(contents[2]) do

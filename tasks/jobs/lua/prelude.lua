@@ -1,8 +1,9 @@
 -- Prepended to every script of this folder.
 --
--- A unit is a piece of a job's work that one worker does at a time: 'segment' (the one at the cursor), 'repair:<i>' (a
--- committed segment whose blobs were lost), 'clip:<i>', 'take:<i>:<n>' (one more take of a committed segment, or one whose
--- blobs were lost) or 'film'. Its entry in a job's units hash is JSON:
+-- A unit is a piece of a job's work that one worker does at a time: 'segment' (the one at the cursor; in a job whose parts
+-- are rendered in parallel 'segment:<i>', as there are several), 'repair:<i>' (a committed segment whose blobs were lost),
+-- 'clip:<i>', 'take:<i>:<n>' (one more take of a committed segment, or one whose blobs were lost) or 'film'. Its entry in
+-- a job's units hash is JSON:
 --   format     version of this entry; absent in 0.1
 --   index      the segment it is about, -1 for the film
 --   ticket     number of its newest message; a message with a lower one is ignored
@@ -121,7 +122,7 @@ local ATTEMPT_FIELDS = { node = 'string', worker = 'string', at = 'integer' }
 -- What is wrong with an entry of a job's units hash, or nil.
 local function wrong_unit(name, unit)
   local number = string.match(name, '^clip:(%d+)$') or string.match(name, '^repair:(%d+)$')
-    or string.match(name, '^take:(%d+):%d+$') or name == 'film' and -1
+    or string.match(name, '^segment:(%d+)$') or string.match(name, '^take:(%d+):%d+$') or name == 'film' and -1
   if not number and name ~= 'segment' then
     return 'name'
   end
@@ -177,6 +178,16 @@ local function new_unit(index)
   }
 end
 
+-- Whether the parts of a job may be rendered in parallel, see prelude_parts.lua.
+local function is_parallel(record)
+  return redis.call('HEXISTS', record, 'next_part') == 1
+end
+
+-- The field of a record that is about the segment or the repair that is in work: in a parallel job there are several.
+local function field_of(record, name, index)
+  return is_parallel(record) and name .. ':' .. index or name
+end
+
 local function is_claimed(unit)
   return unit ~= nil and unit.token ~= ''
 end
@@ -214,33 +225,6 @@ end
 -- Whether messages about a job may be sent: it is running and was admitted.
 local function is_published(record)
   return is_running(record) and redis.call('HEXISTS', record, 'admitted') == 1
-end
-
--- How far a job is: its cursor, how many segments it has, whether it is open (at its end it waits for more segments), how
--- many of its segments were approved, false when it asks for no approval, and whether its film is committed and shows all
--- that was appended and chosen.
-local function read_extent(record)
-  local cursor, segments, open, approved, film, outdated = unpack(
-    redis.call('HMGET', record, 'cursor', 'segments', 'open', 'approved', 'film', 'outdated'))
-  return {
-    cursor = tonumber(cursor), segments = tonumber(segments), open = open ~= false,
-    approved = approved and tonumber(approved), has_film = film and not outdated,
-  }
-end
-
--- Whether a job waits until a user approves what it has rendered. Clips and repairs go on meanwhile.
-local function awaits_approval(extent)
-  return extent.approved and extent.approved < extent.cursor
-end
-
--- Whether the segment at the cursor is due. Every script that announces segments asks this function.
-local function is_segment_due(extent)
-  return extent.cursor < extent.segments and not awaits_approval(extent)
-end
-
--- Whether the film is due, when so many clips are committed. Every script that announces films asks this function.
-local function is_film_due(extent, clips)
-  return clips == extent.segments and clips > 0 and not extent.open and not awaits_approval(extent) and not extent.has_film
 end
 
 -- The field of a queue's history for messages of this priority. field: 'stamp' or 'claimed'.
@@ -323,8 +307,8 @@ end
 
 -- Take a claim back before its work is done; the reconciler announces the unit anew. Progress of a segment is discarded.
 local function release(record, units, name, unit)
-  if name == 'segment' then
-    redis.call('HDEL', record, 'progress')
+  if string.find(name, '^segment') then
+    redis.call('HDEL', record, field_of(record, 'progress', unit.index))
   end
   unit.token = ''
   unit.engine, unit.progress = false, nil

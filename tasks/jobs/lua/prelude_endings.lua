@@ -17,6 +17,9 @@ local function finish(record, units, takes, active, ended, job_id, state, reason
   end
   redis.call('HSET', record, 'state', state, 'reason', reason, 'finished_at', now())
   redis.call('HDEL', record, 'progress')
+  for _, name in ipairs(redis.call('HKEYS', units)) do
+    redis.call('HDEL', record, 'progress:' .. (string.match(name, ':(%d+)') or ''))
+  end
   redis.call('DEL', units)
   redis.call('ZREM', active, job_id)
   redis.call('ZADD', ended, now(), job_id)

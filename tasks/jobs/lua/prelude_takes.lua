@@ -72,7 +72,7 @@ local function continued_take(units, handoffs, index)
   if following then
     return continues(following) and packed_number(following, 'from_take', 0) or nil
   end
-  local unit = read_unit(units, 'segment')
+  local unit = read_unit(units, 'segment') or read_unit(units, 'segment:' .. index + 1)
   if is_claimed(unit) and unit.index == index + 1 and unit.from_take ~= -1 then
     return unit.from_take or 0
   end
@@ -197,15 +197,18 @@ local function discard_clip(units, clips, index)
 end
 
 -- Discard what was made from segment `index`, committed or running, and its own clip: its bytes are others now. The cursor
--- moves behind it.
-local function discard_after(record, units, handoffs, clips, takes, index)
+-- moves behind it. In a parallel job that is what is in the same part.
+local function discard_after(record, units, handoffs, clips, takes, spec, index)
+  local parallel, last, last_made = is_parallel(record), tonumber(redis.call('HGET', record, 'cursor')) - 1, math.huge
+  if parallel then
+    last_made, last = ends_of_part(record, spec, index)
+  end
   outdate_film(record, units)
   local _, crossfaded = clip_shows(units, handoffs, takes, index - 1)
   if crossfaded ~= -1 then
     discard_clip(units, clips, index - 1)
   end
   redis.call('HDEL', clips, index)
-  local last = tonumber(redis.call('HGET', record, 'cursor')) - 1
   for later = index + 1, last do
     redis.call('HDEL', handoffs, later)
     redis.call('HDEL', clips, later)
@@ -215,7 +218,12 @@ local function discard_after(record, units, handoffs, clips, takes, index)
     discard_takes(units, handoffs, clips, takes, later, false)
   end
   local chained = math.min(index, tonumber(redis.call('HGET', record, 'chained')))
-  redis.call('HSET', record, 'cursor', index + 1, 'chained', chained)
+  redis.call('HSET', record, 'chained', chained)
+  if parallel then
+    rewind_part(record, spec, index, last)
+  else
+    redis.call('HSET', record, 'cursor', index + 1)
+  end
   local approved = read_extent(record).approved
   if approved and approved ~= ALL_APPROVED then -- nobody has seen the new bytes
     redis.call('HSET', record, 'approved', math.min(approved, index))
@@ -224,8 +232,10 @@ local function discard_after(record, units, handoffs, clips, takes, index)
   for _, other in ipairs(redis.call('HKEYS', units)) do
     local its_index = read_unit(units, other).index
     local is_take_of_it = its_index == index and string.find(other, '^take:')
-    if other == 'segment' or other == 'film' or (its_index >= index and not is_take_of_it) then
+    local falls = its_index >= index and its_index <= last_made and not is_take_of_it
+    if other == 'segment' or other == 'film' or falls then
       redis.call('HDEL', units, other)
+      redis.call('HDEL', record, 'progress:' .. its_index)
     end
   end
 end
@@ -250,7 +260,7 @@ end
 
 -- Clips that are missing are due.
 local function make_clips_due(record, units, clips)
-  for index = 0, tonumber(redis.call('HGET', record, 'cursor')) - 1 do
+  for _, index in ipairs(committed_segments(record)) do
     if redis.call('HEXISTS', clips, index) == 0 and redis.call('HEXISTS', units, 'clip:' .. index) == 0 then
       write_unit(units, 'clip:' .. index, new_unit(index))
     end
@@ -272,7 +282,7 @@ local function refusal_of_takes(record, index)
   if not state then
     return { 'missing', 0 }
   end
-  if index >= tonumber(cursor) then
+  if not is_committed(record, index) then
     return { 'not rendered', tonumber(cursor) }
   end
   if not can_have_takes(record) then

@@ -18,8 +18,8 @@ end
 local _, take = take_of(ARGV[1])
 if ARGV[5] ~= '' and take then -- the record has that of the segment
   unit.progress = ARGV[5]
-elseif ARGV[5] ~= '' then
-  redis.call('HSET', KEYS[1], 'progress', ARGV[5])
+elseif ARGV[5] ~= '' and (string.find(ARGV[1], '^segment') or string.find(ARGV[1], '^repair:')) then
+  redis.call('HSET', KEYS[1], field_of(KEYS[1], 'progress', unit.index), ARGV[5])
 end
 write_unit(KEYS[2], ARGV[1], unit)
 if ARGV[5] ~= '' then

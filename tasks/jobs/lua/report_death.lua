@@ -17,7 +17,7 @@ if not is_unfinished(KEYS[1]) then
 end
 local ticket, node, allowed = tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[7])
 local names = {
-  film = { 'film' }, clip = { 'clip:' .. ARGV[3] }, segment = { 'segment', 'repair:' .. ARGV[3] },
+  film = { 'film' }, clip = { 'clip:' .. ARGV[3] }, segment = { 'segment', 'segment:' .. ARGV[3], 'repair:' .. ARGV[3] },
   take = { 'take:' .. ARGV[3] .. ':' .. ARGV[8] },
 }
 local takes, active, ended = KEYS[5], KEYS[3], KEYS[4]

@@ -19,9 +19,11 @@ if first then
   return { 'queued', first }
 end
 local first_segment, last_segment = tonumber(ARGV[3]), tonumber(ARGV[4])
-local refused = refusal_of_takes(KEYS[1], last_segment)
-if refused then
-  return refused
+for segment = first_segment, last_segment do
+  local refused = refusal_of_takes(KEYS[1], segment)
+  if refused then
+    return refused
+  end
 end
 local full = reserve_more(KEYS[1], KEYS[7], ARGV[1], tonumber(ARGV[6]), tonumber(ARGV[5]))
 if full then

@@ -6,11 +6,13 @@
 -- KEYS[5] ended   zset     ids of ended jobs by their end, ms
 -- KEYS[6] pulse   hash     see pulse.lua
 -- KEYS[7] takes   hash     see prelude_takes.lua
+-- KEYS[8] spec    hash     'job' and one field per segment, msgpack
 -- ARGV[1] job id, ARGV[2] how many claims on a unit may vanish, ARGV[3] ms that a message may wait in a sticky queue,
 -- ARGV[4] ms after which an open job without work is closed
 -- Returns a list of {unit, index, why, stamp, ticket, 'high' or ''}. why is
 --   'expired'      its lease expired, or its message is gone or has waited too long in a sticky queue,
 --   'unannounced'  no ticket was reserved for a message yet,
+--   'possible'     the same, of a segment beside others that are in work or in the queue: not due before a worker is idle,
 --   'unpublished'  a ticket was reserved, but perhaps the message was not sent, or
 --   'waiting'      the message was sent and is not claimed yet.
 -- This runs for every unfinished job every few seconds: a waiting job costs four reads.
@@ -110,8 +112,10 @@ for name, unit in pairs(found) do
     end
   end
 end
-if not found['segment'] and is_segment_due(extent) then
-  needs[#needs + 1] = { 'segment', extent.cursor, 'unannounced', 0, 0, '' }
+local free = startable_segments(KEYS[1], KEYS[2], KEYS[8], extent)[1]
+if free then
+  local why = has_segment_unit(KEYS[2]) and 'possible' or 'unannounced'
+  needs[#needs + 1] = { segment_unit(KEYS[1], free), free, why, 0, 0, '' }
 end
 if extent.cursor == extent.segments and not next(found) then
   for index = 0, extent.segments - 1 do

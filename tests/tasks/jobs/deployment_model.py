@@ -37,16 +37,20 @@ class Deployment:
         is_open: bool,
         approve: bool,
         priority: Priority,
+        cuts: set[int],
         fades: frozenset[int] = frozenset(),
     ) -> None:
         prompts = {index: str(index) for index in range(segments)}
         approved = 0 if approve else None
-        self.jobs[job_id] = Job(
+        job = Job(
             "queued", segments, needs, created, priority, open=is_open, approved=approved, prompts=prompts, fades=fades
         )
+        job.cuts, job.parallel = set(cuts), bool(cuts) and not is_open and not approve
+        job.has_takes = job.parallel  # its record has the version of takes
+        self.jobs[job_id] = job
         self.waiting.add(job_id)
 
-    def append(self, job_id: str, prompts: list[str], needs: int) -> tuple[str, int]:
+    def append(self, job_id: str, prompts: list[str], needs: int, *, is_cut: bool) -> tuple[str, int]:
         """The outcome, and the index of the first new segment."""
         job, reserved = self.job(job_id), self.reserved.get(job_id, 0)
         if not job.state:
@@ -66,12 +70,14 @@ class Deployment:
         job.needs = wanted
         if is_admitted:
             self.reserved[job_id] = wanted
-        return "appended", job.append(prompts)
+        return "appended", job.append(prompts, is_cut=is_cut)
 
     def fork(self, job_id: str, source_id: str, count: int, segments: int, created: float) -> None:
         """Create a job that shares the first `count` segments of another one."""
         source = self.jobs[source_id]
-        job = Job("queued", segments, 1, created, cursor=count, chained=count - 1)
+        job = Job("queued", segments, 1, created, chained=count - 1)
+        job.cuts = {cut for cut in source.cuts if cut < segments}
+        job.parallel = any(cut > count for cut in job.cuts)
         job.prompts = {index: str(index) for index in range(segments)}
         job.fades = frozenset(index for index in source.fades if index < segments)
         job.handoffs = {index: source.handoffs[index] for index in range(count)}
@@ -88,7 +94,7 @@ class Deployment:
         job.shows = {index: number for index, number in source.shows.items() if index < count}
         own_clips = source.own_clips.items()
         job.own_clips = {key: clip for key, clip in own_clips if key[0] < count and (key in made or not key[1])}
-        job.has_takes = bool(job.takes or job.shows or job.own_clips)
+        job.has_takes = bool(job.takes or job.shows or job.own_clips) or job.parallel
         job.units = {clip_unit(index): Unit(index) for index in range(count) if index not in job.clips}
         self.jobs[job_id] = job
         self.waiting.add(job_id)
@@ -126,7 +132,7 @@ class Deployment:
     def retake(self, job_id: str, segments: range, count: int, needs: int) -> int | str:
         """The number of the first take, or why there is none."""
         job = self.jobs[job_id]
-        if segments[-1] >= job.cursor:
+        if not job.handoffs.keys() >= {*segments}:
             return "not rendered"
         if not take_model.can_have_takes(job):
             return "ended"

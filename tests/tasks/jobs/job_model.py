@@ -14,7 +14,7 @@ from typing import NamedTuple
 from tasks.jobs.queues import Priority
 from tasks.jobs.units import ALL_APPROVED, START_INDEX, JobState
 from tests.tasks.jobs import take_model
-from tests.tasks.jobs.take_model import FILM_UNIT, SEGMENT_UNIT, TakeOfModel
+from tests.tasks.jobs.take_model import ALONE, FILM_UNIT, SEGMENT_UNIT, TakeOfModel
 
 LEFT_OPEN = "it was open for too long, and no segment was appended"
 
@@ -97,14 +97,20 @@ class Unit:
 
 @dataclass
 class Job:
-    """One job; an empty state means an unknown job."""
+    """One job; an empty state means an unknown job.
+
+    cuts: the segments that begin a part. parallel: whether parts may be rendered in parallel. opened: cuts whose first
+    message was announced before the segment before them was committed.
+    """
 
     state: str = ""
     segments: int = 0
     needs: int = 0
     created: float = 0.0
     priority: Priority = Priority.NORMAL
-    cursor: int = 0
+    cuts: set[int] = field(default_factory=set)
+    parallel: bool = False
+    opened: set[int] = field(default_factory=set)
     chained: int = -1
     tickets: int = 0
     fences: int = 0
@@ -119,8 +125,8 @@ class Job:
     grown: int = 0
     approved: int | None = None
     prompts: dict[int, str] = field(default_factory=dict)
-    progress: int | None = None
-    last_commit: tuple[str, int] = ("", 0)
+    progress: dict[int, int] = field(default_factory=dict)
+    winners: dict[int, tuple[str, int]] = field(default_factory=dict)
     units: dict[str, Unit] = field(default_factory=dict)
     handoffs: dict[int, str] = field(default_factory=dict)
     clips: dict[int, str] = field(default_factory=dict)
@@ -131,6 +137,33 @@ class Job:
     fades: frozenset[int] = frozenset()
     has_takes: bool = False
     commits: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def cursor(self) -> int:
+        """The first segment that is not committed."""
+        return next(index for index in range(len(self.handoffs) + 1) if index not in self.handoffs)
+
+    def segment_unit(self, index: int) -> str:
+        """The unit that renders a segment for the first time."""
+        return f"{SEGMENT_UNIT}:{index}" if self.parallel else SEGMENT_UNIT
+
+    def startable(self) -> list[int]:
+        """The segments that may be rendered and have no unit, in the film's order."""
+        if not self.parallel:
+            return [self.cursor] if self.segment_due and SEGMENT_UNIT not in self.units else []
+        last = max([self.cursor, *self.opened, *(index + 1 for index in self.handoffs)])
+        unopened = sorted(cut for cut in self.cuts if cut > last)[:1]
+        missing = [index for index in range(self.segments) if index not in self.handoffs]
+        at_cursors = [i for i in missing if i == self.cursor or i - 1 in self.handoffs or i in self.opened]
+        return [index for index in at_cursors if self.segment_unit(index) not in self.units] + unopened
+
+    def key(self, index: int) -> int:
+        """Where progress and winner of a segment or its repair are noted."""
+        return index if self.parallel else ALONE
+
+    @property
+    def has_segment_unit(self) -> bool:
+        return any(name.startswith(SEGMENT_UNIT) for name in self.units)
 
     @property
     def running(self) -> bool:
@@ -204,7 +237,9 @@ class Job:
         for index, number in self.takes:
             if take_model.take_unit(index, number) in self.units and self._is_new_take(index, number):
                 take_model.fail_take(self, index, number)
-        self.state, self.ending, self.progress = state, ending, None
+        self.state, self.ending = state, ending
+        for key in [ALONE, *(unit.index for unit in self.units.values())]:
+            self.progress.pop(key, None)
         self.units.clear()
 
     def revive(self, state: str) -> str:
@@ -212,14 +247,16 @@ class Job:
         previous = self.state
         if previous == state:
             self.state, self.ending = self._started_or_queued(), Ending()
-            self.admitted, self.film, self.last_commit = False, self.film and state != "done", ("", 0)
+            self.admitted, self.film = False, self.film and state != "done"
+            self.winners.pop(ALONE, None)
             self.outdated = self.film
             take_model.make_clips_due(self)
         return previous
 
-    def append(self, prompts: list[str]) -> int:
-        """Returns the index of the first new segment."""
+    def append(self, prompts: list[str], *, is_cut: bool = False) -> int:
+        """Returns the index of the first new segment, which may be a cut."""
         first = self.segments
+        self.cuts |= {first} if is_cut else set()
         self.grown += not self.open and first - 1 in self.clips
         if self.state == "done":
             film = self.film
@@ -234,9 +271,9 @@ class Job:
     def replace_prompt(self, index: int, prompt: str) -> str:
         if index >= self.segments:
             return "absent"
-        if index < self.cursor:
+        if index in self.handoffs:
             return "committed"
-        unit = self.units.get(SEGMENT_UNIT)
+        unit = self.units.get(self.segment_unit(index))
         if unit and unit.holder and unit.index == index:
             return "claimed"
         self.prompts[index] = prompt
@@ -263,11 +300,13 @@ class Job:
     def announce(self, name: str, index: int, seen: int, queue: Queue, *, sticky: bool) -> int:
         if not self.published:
             return 0
+        name = self.segment_unit(index) if name.startswith(SEGMENT_UNIT) else name
         unit = self.units.get(name)
         if unit and (unit.ticket != seen or unit.holder or unit.after in self.units):
             return 0
         if unit is None and not self._is_due(name, index):
             return 0
+        self._open_part(name, index)
         return self._reserve(name, index, queue, sticky=sticky)
 
     def _reserve(self, name: str, index: int, queue: Queue, *, sticky: bool = False) -> int:
@@ -278,6 +317,10 @@ class Job:
         unit.sticky, unit.sticky_expired = sticky, False
         return unit.ticket
 
+    def _open_part(self, name: str, index: int) -> None:
+        if self.parallel and name == self.segment_unit(index) and index in self.cuts:
+            self.opened.add(index)
+
     def expire_sticky(self) -> None:
         """End the time that announced messages may wait in a sticky queue."""
         for unit in self.units.values():
@@ -285,8 +328,8 @@ class Job:
 
     def _is_due(self, name: str, index: int) -> bool:
         """Whether a message about a unit that does not exist may create it."""
-        if name == SEGMENT_UNIT:
-            return index == self.cursor and self.segment_due
+        if name == self.segment_unit(index):
+            return index in self.startable()
         return name == FILM_UNIT and self.film_due
 
     def mark_chained(self, index: int) -> None:
@@ -298,8 +341,9 @@ class Job:
         Returns the unit when the claim is granted, the index of a segment to chain, or None.
         """
         name = message.unit
-        if name in (SEGMENT_UNIT, repair_unit(message.index)):
-            name = repair_unit(message.index) if message.index < self.cursor else SEGMENT_UNIT
+        if name.startswith(SEGMENT_UNIT) or name == repair_unit(message.index):
+            is_committed = message.index in self.handoffs
+            name = repair_unit(message.index) if is_committed else self.segment_unit(message.index)
         unit = self.units.get(name)
         if unit and unit.ticket == message.ticket:
             queue.claimed = max(queue.claimed, unit.stamp)
@@ -307,7 +351,7 @@ class Job:
         if not self.running or (name == SEGMENT_UNIT and message.index > self.cursor):
             return None
         if unit is None:
-            newest = name == repair_unit(self.cursor - 1) and message.ticket == self.tickets
+            newest = name == repair_unit(self.cursor - 1) and message.ticket == self.tickets and not self.parallel
             return self.cursor if newest and self.chained < self.cursor and self.segment_due else None
         if message.ticket < unit.ticket or unit.holder or unit.after in self.units:
             return None
@@ -346,14 +390,16 @@ class Job:
             unit.vanished += [Lost(unit.holder, unit.ticket, unit.node)] if unit.engine else []
             self._release_claim(name, unit)
         due = [self._due(name, unit) for name, unit in self.units.items() if not unit.holder and name not in blocked]
-        new = [(SEGMENT_UNIT, self.cursor), (FILM_UNIT, START_INDEX)]
-        due += [Due(n, i, "unannounced", 0, 0) for n, i in new if n not in self.units and self._is_due(n, i)]
+        why = "possible" if self.has_segment_unit else "unannounced"
+        due += [Due(self.segment_unit(index), index, why, 0, 0) for index in self.startable()[:1]]
+        if FILM_UNIT not in self.units and self.film_due:
+            due.append(Due(FILM_UNIT, START_INDEX, "unannounced", 0, 0))
         return sorted(due), []
 
     def _release_claim(self, name: str, unit: Unit) -> None:
         unit.holder, unit.engine, unit.sent, unit.step = 0, False, False, None
-        if name == SEGMENT_UNIT:
-            self.progress = None
+        if name.startswith(SEGMENT_UNIT):
+            self.progress.pop(self.key(unit.index), None)
 
     def _due(self, name: str, unit: Unit) -> Due:
         is_waiting = unit.sent and not (unit.sticky and unit.sticky_expired)
@@ -374,8 +420,8 @@ class Job:
         unit.engine = unit.engine if engine is None else engine
         if progress is not None and name.startswith("take:"):
             unit.step = progress
-        elif progress is not None:
-            self.progress = progress
+        elif progress is not None and name.startswith((SEGMENT_UNIT, "repair:")):
+            self.progress[self.key(unit.index)] = progress
         return True
 
     def release(self, name: str, holder: int, reason: str, allowed: int) -> tuple[str, int]:
@@ -391,7 +437,7 @@ class Job:
 
     def report_death(self, name: str, index: int, ticket: int, node: str, reason: str, allowed: int) -> tuple[str, int]:
         """The process that had this message died; at most one attempt for one message and node."""
-        names = [name, repair_unit(index)] if name == SEGMENT_UNIT else [name]
+        names = [self.segment_unit(index), repair_unit(index)] if name == SEGMENT_UNIT else [name]
         for candidate in names if self.unfinished else []:
             unit = self.units.get(candidate)
             if unit is None or unit.index != index:
@@ -451,30 +497,46 @@ class Job:
         return True
 
     def commit_segment(
-        self, index: int, holder: int, handoff: str, queue: Queue, *, sticky: bool, others: int
-    ) -> int | None:
-        """The ticket of the next message, 0 if none is due; None if the claim is lost."""
-        if self.last_commit != (SEGMENT_UNIT, holder):
-            unit = self.held(SEGMENT_UNIT, holder)
+        self, index: int, holder: int, handoff: str, queue: Queue, *, sticky: bool, busy: bool, others: int
+    ) -> tuple[int, int] | None:
+        """Segment and ticket of the next message, 0 and 0 if none is due; None if the claim is lost."""
+        name = self.segment_unit(index)
+        is_repeated = self.winners.get(self.key(index)) == (name, holder)
+        if not is_repeated:
+            unit = self.held(name, holder)
             if unit is None:
                 return None
             before = take_model.clip_shows(self, index - 1)
-            del self.units[SEGMENT_UNIT]
-            self._commit_handoff(SEGMENT_UNIT, index, holder, handoff)
+            del self.units[name]
+            self._commit_handoff(name, index, holder, handoff)
             self.continues[index] = unit.from_take
             self.epoch += take_model.update_clip(self, index - 1, before)
             take_model.keep_renderings(self, index, holder, handoff, others)
-            self.cursor = index + 1
             self._claim_clip(unit)
-        following = self.units.get(SEGMENT_UNIT)
-        if not self.published or not self.segment_due or (following and following.holder):
-            return 0
-        return self._reserve(SEGMENT_UNIT, index + 1, queue, sticky=sticky)
+        following = self._following(index, is_repeated=is_repeated, busy=busy)
+        if following is None:
+            return 0, 0
+        self._open_part(self.segment_unit(following), following)
+        return following, self._reserve(self.segment_unit(following), following, queue, sticky=sticky and not busy)
+
+    def _following(self, index: int, *, is_repeated: bool, busy: bool) -> int | None:
+        """The segment whose message follows a commit. busy: one other message waits in the queue of segments."""
+        if not self.published:
+            return None
+        known = self.units.get(self.segment_unit(index + 1)) if is_repeated and self.segment_due else None
+        if known and not known.holder:
+            return known.index
+        free = self.startable()
+        own = [u for n, u in self.units.items() if n.startswith((SEGMENT_UNIT, "repair:", "take:"))]
+        waiting = sum(unit.sent and not unit.holder and not unit.sticky for unit in own)
+        if self.parallel and self.has_segment_unit and busy > waiting:
+            return None
+        return index + 1 if index + 1 in free else next(iter(free), None)
 
     def commit_repair(self, index: int, holder: int, changed: str | None, clip_lost: bool) -> tuple[bool, bool]:
         """Whether the commit is accepted, and whether its holder must encode the clip."""
         name, clip = repair_unit(index), self.units.get(clip_unit(index))
-        if self.last_commit == (name, holder):
+        if self.winners.get(self.key(index)) == (name, holder):
             return True, clip is not None and clip.holder == holder
         unit = self.held(name, holder)
         if unit is None:
@@ -496,7 +558,8 @@ class Job:
 
     def _commit_handoff(self, name: str, index: int, holder: int, handoff: str) -> None:
         self.handoffs[index] = handoff
-        self.last_commit, self.progress = (name, holder), None
+        self.winners[self.key(index)] = (name, holder)
+        self.progress.pop(self.key(index), None)
         self.commits[f"handoff:{index}"] += 1
 
     def _claim_clip(self, unit: Unit) -> None:
@@ -522,11 +585,11 @@ class Job:
         return accepted, self._reserve(FILM_UNIT, START_INDEX, queue)
 
     def commit_film(self, holder: int) -> bool:
-        if self.last_commit == (FILM_UNIT, holder):
+        if self.winners.get(ALONE) == (FILM_UNIT, holder):
             return True
         if self.held(FILM_UNIT, holder) is None:
             return False
-        self.film, self.outdated, self.last_commit = True, False, (FILM_UNIT, holder)
+        self.film, self.outdated, self.winners[ALONE] = True, False, (FILM_UNIT, holder)
         del self.units[FILM_UNIT]
         take_model.finish_if_done(self, Ending())
         return True
@@ -539,4 +602,4 @@ class Job:
 
     def renders_left(self) -> int:
         """The number of segments to render until the job is done, without faults."""
-        return self.segments - self.cursor + sum(name.startswith(("repair:", "take:")) for name in self.units)
+        return self.segments - len(self.handoffs) + sum(name.startswith(("repair:", "take:")) for name in self.units)

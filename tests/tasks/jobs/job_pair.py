@@ -65,8 +65,9 @@ class Held:
         return self.claim.index
 
 
-def _segments(count: int, fades: Collection[int]) -> list[dict[str, str]]:
-    return [{"prompt": str(i), "transition": "fade" if i in fades else "continue"} for i in range(count)]
+def _segments(count: int, fades: Collection[int], cuts: Collection[int]) -> list[dict[str, str]]:
+    transitions = dict.fromkeys(fades, "fade") | dict.fromkeys(cuts, "cut")
+    return [{"prompt": str(i), "transition": transitions.get(i, "continue")} for i in range(count)]
 
 
 class JobPair:
@@ -99,27 +100,20 @@ class JobPair:
         approve: bool = False,
         fades: bool = False,
         priority: Priority = Priority.NORMAL,
+        cuts: Collection[int] = (),
     ) -> None:
         """fades: segment 1 is a new scene, and dissolves from segment 0."""
         taken = job_id in self.model.jobs
-        faded = frozenset({1} if fades and segments > 1 else ())
-        wanted = _segments(segments, faded)
-        spec = check_spec({"segments": wanted, "open": is_open, "approve": approve})
+        cuts = {cut for cut in cuts if cut < segments}
+        faded = frozenset({1} if fades and segments > 1 and 1 not in cuts else ())
+        spec = check_spec({"segments": _segments(segments, faded, cuts), "open": is_open, "approve": approve})
         created = self.jobs.create(job_id, spec, model="tiny", needs_bytes=needs, priority=priority)
         assert created.outcome == (CreateOutcome.TAKEN if taken else CreateOutcome.CREATED)
         if not taken:
             status = self.jobs.status(job_id)
             assert status.priority == priority
-            self.model.create(
-                job_id,
-                segments,
-                needs,
-                status.created_at,
-                is_open=is_open,
-                approve=approve,
-                priority=priority,
-                fades=faded,
-            )
+            own = {"is_open": is_open, "approve": approve, "priority": priority, "cuts": cuts, "fades": faded}
+            self.model.create(job_id, segments, needs, status.created_at, **own)
             self.fences[job_id] = 0
 
     def fork(self, job_id: str, source_id: str, share: int, segments: int) -> None:
@@ -130,7 +124,8 @@ class JobPair:
             return
         taken, count = job_id in self.model.jobs, min(share, segments, self.model.jobs[source_id].cursor)
         committed = self.jobs.contents(source_id).committed.first(count)
-        spec = check_spec({"segments": _segments(segments, self.model.jobs[source_id].fades)})
+        source = self.model.jobs[source_id]
+        spec = check_spec({"segments": _segments(segments, source.fades, source.cuts)})
         created = self.jobs.create(job_id, spec, model="tiny", needs_bytes=1, committed=committed)
         assert created.outcome == (CreateOutcome.TAKEN if taken else CreateOutcome.CREATED)
         if not taken:
@@ -199,12 +194,16 @@ class JobPair:
         assert ask(token) == found
         return expected
 
-    def append(self, job_id: str, count: int, needs: int) -> None:
-        """Append segments; the same request again adds nothing."""
+    def append(self, job_id: str, count: int, needs: int, *, is_cut: bool = False) -> None:
+        """Append segments; the same request again adds nothing. is_cut: the first one is a cut."""
+        is_cut = is_cut and self.model.job(job_id).segments > 0
         self.requests += 1
         prompts = [f"{self.requests}.{number}" for number in range(count)]
-        expected, first = self.model.append(job_id, prompts, needs)
-        segments = [SegmentSpec(prompt=prompt) for prompt in prompts]
+        expected, first = self.model.append(job_id, prompts, needs, is_cut=is_cut)
+        transitions = ["cut" if is_cut else "continue", "continue"]
+        segments = [
+            SegmentSpec(prompt=prompt, transition=how) for prompt, how in zip(prompts, transitions, strict=False)
+        ]
         for _ in range(2):
             try:
                 found = self.jobs.append(
@@ -435,14 +434,22 @@ class JobPair:
             self._add_view(found, held.job_id, clip_unit(index), index)
 
     def commit(
-        self, held: Held, *, changed: bool = False, clip_lost: bool = False, sticky: bool = False, others: int = 0
+        self,
+        held: Held,
+        *,
+        changed: bool = False,
+        clip_lost: bool = False,
+        sticky: bool = False,
+        busy: bool = False,
+        others: int = 0,
     ) -> Held | None:
         """Commit the unit of a claim; returns the claim on its clip, if any.
 
-        changed: a repair or a clip has other bytes. others: so many other renderings of a segment are kept.
+        changed: a repair or a clip has other bytes. busy: a message of another job waits in the queue of segments.
+        others: so many other renderings of a segment are kept.
         """
-        if held.unit == SEGMENT_UNIT:
-            return self._commit_segment(held, sticky, others)
+        if held.claim.unit.kind == UnitKind.SEGMENT:
+            return self._commit_segment(held, sticky, busy, others)
         if held.unit == repair_unit(held.index):
             return self._commit_repair(held, changed, clip_lost)
         if held.claim.unit.kind == UnitKind.TAKE:
@@ -454,18 +461,22 @@ class JobPair:
         self._commit_clip(held, f"sha256:{held.holder if changed else held.index}")
         return None
 
-    def _commit_segment(self, held: Held, sticky: bool, others: int) -> Held | None:
-        handoff = self._handoff(held)
+    def _commit_segment(self, held: Held, sticky: bool, busy: bool, others: int) -> Held | None:
+        handoff, job, name = self._handoff(held), self.model.job(held.job_id), queue_of(WorkUnit.segment(held.index))
         clip = ClipRecord(held.index, f"another by {held.holder}", 1, 1)
         kept = [KeptRendering(TakeRequest(), handoff, clip)] * others
-        following = WorkUnit.segment(held.index + 1)
-        queue = self.model.queue(queue_of(following), self.model.job(held.job_id).priority)
-        job = self.model.job(held.job_id)
-        ticket = job.commit_segment(held.index, held.holder, handoff.worker, queue, sticky=sticky, others=others)
+        queue, waiting = self.model.queue(name, job.priority), list_key(name, job.priority)
+        how = {"sticky": sticky, "busy": busy, "others": others}
+        expected = job.commit_segment(held.index, held.holder, handoff.worker, queue, **how)
+        if busy:
+            self.redis.lpush(waiting, "another message")
         committed = self.jobs.commit_segment(held.claim, handoff, others=kept, sticky=sticky)
-        assert (committed is None) == (ticket is None)
-        if committed is None:
+        self.redis.delete(waiting)
+        assert (committed is None) == (expected is None)
+        if committed is None or expected is None:
             return None
+        following, ticket = expected
+        assert committed.following is None or committed.following.unit.index == following
         self._add_message(held.job_id, committed.following, ticket)
         return self._add_clip_claim(held, committed.clip, handoff)
 
@@ -511,8 +522,9 @@ class JobPair:
 
     def _handoff(self, held: Held) -> Handoff:
         claim = held.claim
-        fades = held.index in self.model.job(held.job_id).fades
-        lineage = {"continued": held.index > 0 and not fades, "from_take": claim.from_take, "dissolve": int(fades)}
+        job = self.model.job(held.job_id)
+        fades, continued = held.index in job.fades, held.index > 0 and held.index not in job.fades | job.cuts
+        lineage = {"continued": continued, "from_take": claim.from_take, "dissolve": int(fades)}
         lineage |= {"fence": claim.fence, "pinned_to": claim.other_take}
         return Handoff(held.index, {"payload": {}}, worker=f"by {held.holder}", **lineage)
 
@@ -548,9 +560,12 @@ class JobPair:
         assert status.grown == job.grown
         assert (status.reason, status.failed_segment, status.attempts) == job.ending
         assert (status.started_at is not None) == job.started
-        assert (status.progress.step if status.progress else None) == job.progress
+        assert {job.key(progress.index): progress.step for progress in status.in_work} == job.progress
+        assert status.rendered == len(job.handoffs)
         assert {index: Handoff.unpack(data).worker for index, data in handoffs.items()} == job.handoffs
-        assert sorted(handoffs) == list(range(status.committed)), "a handoff has no predecessor"
+        assert set(range(status.committed)) <= set(handoffs)
+        orphans = {index for index in handoffs if index and index - 1 not in handoffs} - job.cuts
+        assert not orphans, "a handoff has no predecessor"
         records = {index: ClipRecord.unpack(data) for index, data in clips.items()}
         assert {index: clip.blob_id for index, clip in records.items()} == job.clips
         for index, clip in records.items():
@@ -581,10 +596,10 @@ class JobPair:
 
     def _check_liveness(self, job: Job, units: dict[str, dict[str, Any]]) -> None:
         """Check that every missing result has a unit, and that some unit can run."""
-        for index in range(job.cursor):
+        for index in job.handoffs:
             assert index in job.clips or clip_unit(index) in units, f"no unit makes the clip of segment {index}"
         can_run = any(unit["token"] or unit["after"] not in units for unit in units.values())
-        due = (job.segment_due and SEGMENT_UNIT not in units) or (job.film_due and FILM_UNIT not in units)
+        due = (job.startable() and not job.has_segment_unit) or (job.film_due and FILM_UNIT not in units)
         waits = job.awaits_approval or job.waits_for_segments
         assert can_run or due or waits, f"no unit can run: {units}"
 

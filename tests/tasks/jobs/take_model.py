@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 Shows = tuple[int, int, int]
 """The takes that a clip shows: its own, the next one's that it is crossfaded with, and the one it dissolves from."""
 SEGMENT_UNIT, FILM_UNIT = "segment", "film"
+ALONE = -1
+"""The key of what a job has one of, and a parallel job one per segment."""
 
 
 def take_unit(index: int, number: int) -> str:
@@ -65,18 +67,18 @@ def from_take(job: Job, index: int, number: int = 0) -> int:
     """The take that a segment continues, or would continue, as part of a take."""
     if index > segments(job, index, number)[0]:
         return number
-    if index in job.fades:
+    if index in job.fades | job.cuts:
         return shown(job, index - 1)
     return job.continues[index] if index in job.handoffs else shown(job, index - 1)
 
 
 def continued(job: Job, index: int) -> int | None:
     """The take of a segment that the next one continues."""
-    if index + 1 in job.fades:
+    if index + 1 in job.fades | job.cuts:
         return None
     if index + 1 in job.handoffs:
         return int(job.continues[index + 1])
-    unit = job.units.get(SEGMENT_UNIT)
+    unit = job.units.get(job.segment_unit(index + 1))
     return unit.from_take if unit and unit.holder and unit.index == index + 1 else None
 
 
@@ -177,27 +179,33 @@ def discard_clip(job: Job, index: int) -> None:
 
 def discard_after(job: Job, index: int) -> None:
     """Discard what was made from a segment, and its clip."""
+    end = min([cut for cut in job.cuts if cut > index], default=job.segments) if job.parallel else job.segments
     outdate_film(job)
     if clip_shows(job, index - 1)[1] != -1:
         discard_clip(job, index - 1)
     job.clips.pop(index, None)
-    for later in range(index + 1, job.cursor):
+    later_ones = [later for later in sorted(job.handoffs) if index < later < end]
+    if job.parallel and end - 1 in job.handoffs and index < end - 1 and end < job.segments:
+        job.opened.add(end)
+    for later in later_ones:
         del job.handoffs[later]
         job.clips.pop(later, None)
     discard_takes(job, index, only_pinned=True)
-    for later in range(index + 1, job.cursor):
+    for later in later_ones:
         discard_takes(job, later, only_pinned=False)
-    job.cursor, job.chained = index + 1, min(index, job.chained)
+    job.chained = min(index, job.chained)
     if job.approved not in (None, ALL_APPROVED):
         job.approved = min(int(job.approved or 0), index)
     job.epoch += 1
     own_takes = f"take:{index}:"
-    kept = {n: u for n, u in job.units.items() if u.index < index or n.startswith(own_takes)}
+    kept = {n: u for n, u in job.units.items() if not index <= u.index < end or n.startswith(own_takes)}
+    for name in job.units.keys() - kept.keys():
+        job.progress.pop(job.units[name].index, None)
     job.units = {name: unit for name, unit in kept.items() if name not in (SEGMENT_UNIT, FILM_UNIT)}
 
 
 def make_clips_due(job: Job) -> None:
-    for index in range(job.cursor):
+    for index in job.handoffs:
         if index not in job.clips and f"clip:{index}" not in job.units:
             job.add_unit(f"clip:{index}", index)
 
@@ -209,7 +217,7 @@ def can_have_takes(job: Job) -> bool:
 def wake(job: Job, no_ending: Any) -> None:
     if not job.unfinished:
         job.state, job.ending = "running" if job.started else "queued", no_ending
-        job.last_commit = ("", 0)
+        job.winners.pop(ALONE, None)
         make_clips_due(job)
 
 
@@ -243,7 +251,7 @@ def need_version(job: Job) -> None:
 
 def choice(job: Job, index: int, number: int) -> str:
     """What a choice comes to: "" if the take may be shown."""
-    if index >= job.cursor:
+    if index not in job.handoffs:
         return "not rendered"
     if not can_have_takes(job):
         return "ended"

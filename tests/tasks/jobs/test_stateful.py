@@ -56,6 +56,7 @@ LONG_RUN = hypothesis_settings(
 T = TypeVar("T")
 Pick = tuple[bool, int]  # whether to pick a lost claim, and which one
 
+cuts = st.sampled_from([set[int](), {1}, {2}, {1, 2}])
 counts = st.sampled_from([SEGMENTS, 2, 1])
 mostly = st.sampled_from([True, True, True, False])
 lengths = st.sampled_from([1, 1, 2, 3])
@@ -78,9 +79,10 @@ class JobMachine(RuleBasedStateMachine):
 
     # Users
 
-    @initialize(segments=counts, is_open=seldom, approve=seldom, fades=seldom)
-    def create_first(self, segments: int, is_open: bool, approve: bool, fades: bool) -> None:
-        self.pair.create("first", segments - is_open, 1, is_open=is_open, approve=approve, fades=fades)
+    @initialize(segments=counts, is_open=seldom, approve=seldom, fades=seldom, cuts=cuts)
+    def create_first(self, segments: int, is_open: bool, approve: bool, fades: bool, cuts: set[int]) -> None:
+        own = {"is_open": is_open, "approve": approve, "fades": fades}
+        self.pair.create("first", segments - is_open, 1, cuts=cuts, **own)
         self.pair.admit()
 
     @precondition(lambda self: len(self.pair.model.jobs) < len(IDS))
@@ -90,10 +92,22 @@ class JobMachine(RuleBasedStateMachine):
         needs=st.sampled_from([1, 1, 2, BUDGET, BUDGET + 1]),
         is_open=seldom,
         approve=seldom,
+        cuts=cuts,
         priority=st.sampled_from(Priority),
     )
-    def create(self, job_id: str, segments: int, needs: int, is_open: bool, approve: bool, priority: Priority) -> None:
-        self.pair.create(job_id, segments - is_open, needs, is_open=is_open, approve=approve, priority=priority)
+    def create(
+        self,
+        job_id: str,
+        segments: int,
+        needs: int,
+        is_open: bool,
+        approve: bool,
+        cuts: set[int],
+        priority: Priority,
+    ) -> None:
+        self.pair.create(
+            job_id, segments - is_open, needs, is_open=is_open, approve=approve, priority=priority, cuts=cuts
+        )
 
     @precondition(lambda self: len(self.pair.model.jobs) < len(IDS))
     @rule(job_id=st.sampled_from(IDS), place=places, share=st.integers(0, SEGMENTS), segments=counts)
@@ -155,12 +169,12 @@ class JobMachine(RuleBasedStateMachine):
         jobs = self.pair.model.jobs.items()
         return [(job_id, *key) for job_id, job in jobs for key, take in job.takes.items() if take.made]
 
-    @rule(place=places, count=st.integers(1, 2), needs=st.sampled_from([0, 0, 1, BUDGET]), active=mostly)
-    def append(self, place: int, count: int, needs: int, active: bool) -> None:
+    @rule(place=places, count=st.integers(1, 2), needs=st.sampled_from([0, 0, 1, BUDGET]), active=mostly, cut=seldom)
+    def append(self, place: int, count: int, needs: int, active: bool, cut: bool) -> None:
         """Append segments to a job that is active, or has ended."""
         job_id = self._job(place, active=active)
         if self.pair.model.job(job_id).segments <= SEGMENTS:
-            self.pair.append(job_id, count, needs)
+            self.pair.append(job_id, count, needs, is_cut=cut)
 
     @rule(place=places, ahead=st.integers(-1, 2))
     def replace_prompt(self, place: int, ahead: int) -> None:
@@ -260,10 +274,18 @@ class JobMachine(RuleBasedStateMachine):
         self.pair.expire(held)
 
     @precondition(lambda self: self.pair.claims)
-    @rule(pick=picks, changed=st.booleans(), clip_lost=st.booleans(), sticky=st.booleans(), others=seldom.map(int))
-    def commit(self, pick: Pick, changed: bool, clip_lost: bool, sticky: bool, others: int) -> None:
+    @rule(
+        pick=picks,
+        changed=st.booleans(),
+        clip_lost=st.booleans(),
+        sticky=st.booleans(),
+        busy=seldom,
+        others=seldom.map(int),
+    )
+    def commit(self, pick: Pick, changed: bool, clip_lost: bool, sticky: bool, busy: bool, others: int) -> None:
         """Commit by the holder or a former one, or again after a lost reply."""
-        self.pair.commit(self._claim(pick), changed=changed, clip_lost=clip_lost, sticky=sticky, others=others)
+        held, how = self._claim(pick), {"sticky": sticky, "busy": busy}
+        self.pair.commit(held, changed=changed, clip_lost=clip_lost, others=others, **how)
 
     @precondition(lambda self: self.pair.messages and self.pair.holders)
     @rule(place=places, nth=few, holder=few)
@@ -288,19 +310,26 @@ class JobMachine(RuleBasedStateMachine):
         else:
             self.pair.report_lost(held, *self._input_of(held, min(lost)))
 
-    @staticmethod
-    def _input_of(held: Held, nth: int) -> tuple[int, int]:
+    def _input_of(self, held: Held, nth: int) -> tuple[int, int]:
         """Segment and take of something that the work on a claim reads."""
         claim, is_clip = held.claim, held.unit == clip_unit(held.index)
         inputs = [(held.index, claim.own_take)] if is_clip else [(held.index - 1, claim.from_take)]
+        if not is_clip and self._begins_a_part(held):
+            inputs = []
         if claim.other_take != -1:
             inputs.append((held.index + is_clip, claim.other_take))
-        inputs = [found for found in inputs if found[0] >= 0]
         return inputs[nth % len(inputs)]
+
+    def _begins_a_part(self, held: Held) -> bool:
+        return held.index == 0 or held.index in self.pair.model.job(held.job_id).cuts
 
     def _with_input(self, claims: list[Held]) -> list[Held]:
         """The claims except those on first segments and their takes, unless they lead into an end."""
-        return [held for held in claims if held.index or held.unit == clip_unit(0) or held.claim.other_take != -1]
+        return [
+            held
+            for held in claims
+            if not self._begins_a_part(held) or held.unit == clip_unit(held.index) or held.claim.other_take != -1
+        ]
 
     def _claim(self, pick: Pick) -> Held:
         return self._pick(pick, self.pair.claims)
