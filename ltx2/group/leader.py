@@ -19,7 +19,7 @@ from ltx2.errors import EngineMemoryError, LTX2Error, RankError
 from ltx2.group.follower import DONE, FAILED, GO_ON, READY, STOP
 from ltx2.group.rendezvous import device_of_rank, join
 from ltx2.group.values import pack
-from ltx2.group.watch import SETTLE_S, FollowerProcess, Watch
+from ltx2.group.watch import START_S, FollowerProcess, Watch
 from ltx2.media.temporary import temporary_folder
 from ltx2.processes import python_path
 from ltx2.request import Decoding, OnState, OnStep, SegmentOutput, SegmentRequest
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ltx2.state.continuation import LTX2ContinuationState
 
 FOLDERS = "longtake-ranks-"
+COMPILES = 6
+"""So many times as long as between two steps a call may take before its first step: it may compile."""
 T = TypeVar("T")
 
 
@@ -45,6 +47,7 @@ class RankGroup:
         self, count: int, device: str, *, timeout_s: float, on_stuck: Callable[[str], None] = lambda _: None
     ) -> None:
         self.count = count
+        self._limit_s = COMPILES * timeout_s
         self._device = device
         self._files = ExitStack()
         folder = self._files.enter_context(temporary_folder(FOLDERS))
@@ -54,11 +57,11 @@ class RankGroup:
         self._watch = Watch(self._followers, timeout_s=timeout_s, abort=_abort_exchanges, on_stuck=on_stuck)
         self._watch.start()
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")  # the watch ends this process, not torch
-        with self._watch.call():
+        with self._watch.call(START_S + timeout_s):
             self._expect(READY)
             self._tell(READY)
             # followers give up first, so that this rank hears why
-            wait_s = timeout_s + SETTLE_S
+            wait_s = timeout_s + self._watch.settle_s
             try:
                 self._ranks = join(0, count, device_of_rank(device, 0), folder, timeout_s=wait_s)
             except RuntimeError as error:
@@ -90,7 +93,7 @@ class RankGroup:
         self.check()
         message = pack((name, positional, dict(named)))
         error: Exception | None = None
-        with self._watch.call():
+        with self._watch.call(None if name == "load" else self._limit_s):  # which may download
             self._tell(message)
             try:
                 result = own()
@@ -104,6 +107,7 @@ class RankGroup:
     def after_step(self, answer: bool | None) -> None:
         """Tell the followers whether they go on after a denoising step."""
         self.check()
+        self._watch.moved()
         self._tell(STOP if answer is False else GO_ON)
 
     def check(self) -> None:
@@ -114,7 +118,7 @@ class RankGroup:
     def close(self) -> None:
         """End the followers, and leave the group."""
         self._watch.close("the group is closed")
-        if distributed.is_initialized():
+        if distributed.is_initialized() and not _uses_gpus():  # those the watch aborts
             distributed.destroy_process_group()
         self._files.close()
 
@@ -232,8 +236,12 @@ def _start(rank: int, *arguments: object) -> FollowerProcess:
     return FollowerProcess(rank, process, own)
 
 
+def _uses_gpus() -> bool:
+    return "nccl" in str(distributed.get_backend_config())
+
+
 def _abort_exchanges() -> None:
     """End the exchanges on GPUs that wait for a killed rank; those over gloo end with its connections."""
-    if distributed.is_initialized() and "nccl" in str(distributed.get_backend_config()):
+    if distributed.is_initialized() and _uses_gpus():
         with suppress(RuntimeError):
             distributed_c10d._abort_process_group()

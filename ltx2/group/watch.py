@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 
@@ -23,6 +23,7 @@ SETTLE_S = 30.0
 """After an error of one rank, the others have the same one within so long, or wait for it in vain."""
 ABORT_S = 10.0
 """So long after its followers were killed, an exchange of this process has ended, or never will."""
+_END_S = 5.0
 _POLL_S = 0.2
 
 
@@ -57,11 +58,14 @@ class Watch:
         on_stuck: Callable[[str], None],
     ) -> None:
         self.fault: str | None = None
+        self.settle_s = min(SETTLE_S, timeout_s)
         self._followers = followers
         self._timeout_s = timeout_s
         self._abort = abort
         self._on_stuck = on_stuck
         self._calling = False
+        self._moved_at = 0.0
+        self._limit_s: float | None = None
         self._ended_at: float | None = None
         self._failed_at: float | None = None
         self._closing = threading.Lock()
@@ -72,14 +76,19 @@ class Watch:
         self._thread.start()
 
     @contextmanager
-    def call(self) -> Iterator[None]:
-        """All ranks make a call in this block."""
+    def call(self, limit_s: float | None) -> Iterator[None]:
+        """All ranks make a call in this block. limit_s: for this rank, until `moved`; None: none."""
         self._ended_at = self._failed_at = None
+        self._moved_at, self._limit_s = time.monotonic(), limit_s
         self._calling = True
         try:
             yield
         finally:
             self._calling = False
+
+    def moved(self) -> None:
+        """This rank has made a step of the call, so that it compiles nothing any more: the next one comes soon."""
+        self._moved_at, self._limit_s = time.monotonic(), self._timeout_s + self.settle_s
 
     def own_part_ended(self, *, failed: bool) -> None:
         """This rank has made the call, and waits for the others."""
@@ -99,10 +108,12 @@ class Watch:
             self.fault = reason
         for follower in self._followers:
             follower.process.kill()
-        self._abort()
-        for follower in self._followers:
-            follower.process.wait()
             follower.replies.put(None)
+        # neither must keep this thread: a process may be stuck in a driver
+        threading.Thread(target=self._abort, name="abort", daemon=True).start()
+        for follower in self._followers:
+            with suppress(subprocess.TimeoutExpired):
+                follower.process.wait(_END_S)
 
     def _run(self) -> None:
         by_connection = {follower.connection: follower for follower in self._followers}
@@ -123,7 +134,7 @@ class Watch:
             message = follower.connection.recv_bytes()
         except (EOFError, OSError):
             try:
-                status = follower.process.wait(SETTLE_S)
+                status = follower.process.wait(_END_S)
             except subprocess.TimeoutExpired:
                 self.fail(f"{follower} has closed its connection")
                 return
@@ -148,7 +159,8 @@ class Watch:
             return None
         if self._ended_at is not None and now - self._ended_at > self._timeout_s:
             return f"another rank is not done {self._timeout_s:g} s after rank 0"
-        settle_s = min(SETTLE_S, self._timeout_s)
-        if self._failed_at is not None and now - self._failed_at > settle_s:
-            return f"a rank failed, and another has not ended {settle_s:g} s later"
+        if self._failed_at is not None and now - self._failed_at > self.settle_s:
+            return f"a rank failed, and another has not ended {self.settle_s:g} s later"
+        if self._ended_at is None and self._limit_s is not None and now - self._moved_at > self._limit_s:
+            return f"rank 0 has not gone on for {self._limit_s:g} s"
         return None

@@ -98,6 +98,20 @@ def test_a_stopped_follower_is_given_up(ranked: Harness, film: str) -> None:
 
 
 @pytest.mark.faults
+def test_a_follower_that_hangs_is_given_up(ranked: Harness, film: str) -> None:
+    # Given a follower that lives, but does not come to an exchange
+    go = ranked.folder / "not hung"
+    job = ranked.submit_prompts("0", f"rank 1 stall until {go}", "2")
+    wait_until(lambda: job.status().committed == 1, what="the middle segment")
+    ranks = wait_until(lambda: ranks_of(ranked.workers[-1]), what="the ranks")
+    # When / Then
+    ranked.mark_fault()
+    wait_for_new_ranks(ranked, ranks)
+    go.touch()
+    ranked.verify(job, film, denoised_again=1)
+
+
+@pytest.mark.faults
 def test_a_stopped_leader_loses_its_segment(ranked: Harness, film: str) -> None:
     # Given / When its lease ends, and it goes on
     job, go, ranks = in_engine(ranked)
