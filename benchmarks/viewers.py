@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -29,23 +29,30 @@ class Seen:
 
 
 def watch(
-    url: str, jobs: Sequence[str], *, clients: int, players: int, seconds: float, stuck: int = 0, to_end: bool = False
+    url: str,
+    jobs: Mapping[str, str | None],
+    *,
+    clients: int,
+    players: int,
+    seconds: float,
+    stuck: int = 0,
+    to_end: bool = False,
 ) -> Seen:
     """Watch these jobs for so long, or to their end; returns what was seen.
 
-    clients: connections that read the events of a job from its first on. players: of a job's HLS playlist. stuck: as
-    many clients that read nothing, and as many that vanish again and again.
+    jobs: ids, with the event after which clients begin; None: with the first. clients: connections that read events.
+    players: of a job's HLS playlist. stuck: as many clients that read nothing, and as many that vanish again and again.
     """
     return asyncio.run(_watch(url, jobs, clients, players, seconds, stuck, to_end))
 
 
 async def _watch(
-    url: str, jobs: Sequence[str], clients: int, players: int, seconds: float, stuck: int, to_end: bool
+    url: str, jobs: Mapping[str, str | None], clients: int, players: int, seconds: float, stuck: int, to_end: bool
 ) -> Seen:
     seen = Seen()
     async with httpx2.AsyncClient(base_url=url, timeout=30, limits=httpx2.Limits(max_connections=None)) as http:
         watching = [
-            *(_follow(url, job, seen) for job in _each(jobs, clients)),
+            *(_follow(url, job, jobs[job], seen) for job in _each(jobs, clients)),
             *(_play(http, job, seen) for job in _each(jobs, players)),
             *(_read_nothing(url, job) for job in _each(jobs, stuck)),
             *(_vanish(url, job) for job in _each(jobs, stuck)),
@@ -64,18 +71,18 @@ async def _watch(
     return seen
 
 
-def _each(jobs: Sequence[str], count: int) -> Iterable[str]:
+def _each(jobs: Iterable[str], count: int) -> Iterable[str]:
     return [job for _, job in zip(range(count), cycle(jobs), strict=False)]
 
 
-async def _follow(url: str, job: str, seen: Seen) -> None:
+async def _follow(url: str, job: str, after: str | None, seen: Seen) -> None:
     """Read the events of a job; after a lost connection, ask for those after the last one."""
     ids: list[str] = []
     seen.ids.append((job, ids))
     began = time.time()
     while True:
         with suppress(OSError):
-            reader, writer = await _opened(url, job, ids[-1] if ids else None)
+            reader, writer = await _opened(url, job, ids[-1] if ids else after)
             try:
                 fields: dict[str, str] = {}
                 while line := await reader.readline():
