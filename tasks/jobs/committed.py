@@ -94,7 +94,8 @@ class Takes:
         made = {}
         for (index, number), take in self.takes.items():
             goes_on = take.segments[-1] >= count
-            if index >= count or not self.is_rendered(take) or (goes_on and self.shown.get(index, 0) != number):
+            is_missing = number > 0 and not self.is_rendered(take)
+            if index >= count or is_missing or (goes_on and self.shown.get(index, 0) != number):
                 continue
             made[index, number] = replace(take, request=replace(take.request, last=count - 1)) if goes_on else take
         return Takes(made, {index: take for index, take in self.shown.items() if index < count})

@@ -31,6 +31,7 @@ VIDEO_BITS_PER_PIXEL = 1.0
 VIDEO_LATENT_CHANNELS, AUDIO_LATENT_VALUES, LATENT_BYTES = 128, 8 * 16, 4
 SOUND_BYTES_PER_S = 48_000 * 2 * 3
 METADATA_BYTES = 16 * 1024
+MOST_CLIPS_OF_CHOICE = 5
 
 
 def estimate_bytes(spec: JobSpec, stored_bytes: int = 0, source_frames: int = 0) -> int:
@@ -70,14 +71,15 @@ def segment_bytes(head: JobHead, segments: Sequence[SegmentSpec]) -> int:
 
 
 def choice_bytes(head: JobHead, segments: Sequence[SegmentSpec], source_frames: int = 0) -> int:
-    """Estimate the bytes of what a choice of a take makes again: up to two clips, and the film of these segments.
+    """Estimate the bytes of what a choice of a take makes again: some clips, and the film of these segments.
 
+    The clips: around both ends of the take, and of another one that it replaces, and one that dissolves from it.
     source_frames: of a video with which the film begins.
     """
     pixels = head.width * head.height
     clips = [_clip_bytes(head.planned(segment).shape, pixels) for segment in segments]
     source = _media_bytes(source_frames, source_frames / head.shape.fps, pixels)
-    return round(2 * max(clips, default=0) + sum(clips) + source)
+    return round(MOST_CLIPS_OF_CHOICE * max(clips, default=0) + sum(clips) + source)
 
 
 def _clip_bytes(shape: SegmentShape, pixels: int) -> float:

@@ -174,14 +174,13 @@ local function discard_take(units, handoffs, clips, takes, index, number)
   fail_take(units, takes, index, number, 'what it was made from was rendered again, with other bytes')
 end
 
--- Discard the takes of a segment, rendered or not, or only those that lead into the original's end or continue behind it.
+-- Discard the takes of a segment, rendered or not, or only those that lead into the original's end.
 local function discard_takes(units, handoffs, clips, takes, index, only_pinned)
   redis.call('HDEL', takes, index .. ':0:clip')
   for number = 1, tonumber(redis.call('HGET', takes, index) or 0) do
     local unit = 'take:' .. index .. ':' .. number
     local made = redis.call('HGET', takes, index .. ':' .. number .. ':made')
-    local _, last = segments_of(takes, index, number)
-    local falls = not only_pinned or last > index or (made and packed_number(made, 'pinned_to', -1) ~= -1)
+    local falls = not only_pinned or (made and packed_number(made, 'pinned_to', -1) ~= -1)
     if falls and (made or redis.call('HEXISTS', units, unit) == 1) then
       discard_take(units, handoffs, clips, takes, index, number)
     elseif only_pinned and is_claimed(read_unit(units, unit)) then

@@ -165,7 +165,7 @@ def discard_takes(job: Job, index: int, *, only_pinned: bool) -> None:
         name = take_unit(segment, number)
         if segment != index:
             continue
-        falls = not only_pinned or take.last > index or take.pinned_to != -1
+        falls = not only_pinned or take.pinned_to != -1
         if falls and (take.made or name in job.units):
             discard_take(job, index, number)
         elif only_pinned and name in job.units and job.units[name].holder:

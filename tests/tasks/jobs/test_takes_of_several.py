@@ -221,7 +221,10 @@ def test_a_fork_within_a_shown_take_shares_its_first_segments(done: JobStore) ->
     # When
     shared = done.contents(JOB).committed.first(3)
     # Then it ends there, and the take that is not shown is left out
-    assert sorted(shared.takes.takes) == [(1, 2), (2, 2)]
+    assert sorted(shared.takes.takes) == [(1, 0), (1, 2), (2, 0), (2, 2)]
+    assert [shared.takes.takes[index, 0].clip for index in (1, 2)] == [
+        ClipRecord(index, f"clip {index}", 1, 1) for index in (1, 2)
+    ]
     assert [take.segments for take in shared.takes.of(2)] == [range(1, 3)]
     assert shared.takes.shown == {1: 2, 2: 2}
     fields = shared.takes.fields().items()
