@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from benchmarks import report
 from benchmarks.full import full_pipeline
 from benchmarks.segment import CUDA, SHAPE, Forward, Row, matmul_rates, recompile, segment_row, timed
+from ltx2.acceleration.attention import attention
 from ltx2.acceleration.compile import speed_up
-from ltx2.acceleration.fast_block import _attention
 from ltx2.acceleration.fp8 import quantize
 from ltx2.acceleration.fp8_attention import (
     attend_float8,
@@ -71,13 +71,13 @@ def kernel_rows(size: tuple[int, ...]) -> list[Row]:
     query, key = (norm((torch.randn(1, tokens, HEADS * CHANNELS, device=CUDA) + common).bfloat16()) for _ in range(2))
     value = torch.randn(1, tokens, HEADS * CHANNELS, device=CUDA, dtype=torch.bfloat16)
     query, key, value = (part.view(1, tokens, HEADS, CHANNELS) for part in (query, key, value))
-    exact = _attention(*(part.float() for part in (query[:, :COMPARED], key, value)), None)
+    exact = attention(*(part.float() for part in (query[:, :COMPARED], key, value))).flatten(2)
     quantized = [to_float8(part, largest_normalised(norm, part)) for part in (query, key)]
     quantized.append(to_float8(value, value.abs().amax().float()))
     parts, steps = [list(column) for column in zip(*quantized, strict=True)]
     compiled = torch.compile(attend_float8, fullgraph=True, dynamic=False)
     calls = {
-        "bf16": lambda: _attention(query, key, value, None),
+        "bf16": lambda: attention(query, key, value),
         "fp8, without conversion": lambda: float8_attention(*parts, *steps, steps[2].reciprocal()),
         "fp8": lambda: compiled(query, key, value, norm, norm),
     }

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ltx2.acceleration.compile import accelerated_name, backend_of, compile_blocks, compile_decoder, speed_up
-from ltx2.acceleration.fast_block import heads_of
 from ltx2.acceleration.fp8_attention import Attention, attention_of
 from ltx2.acceleration.int8 import quantize_linears
+from ltx2.acceleration.shared_transformer import share
 from ltx2.acceleration.stored_weights import StoredWeights
 from ltx2.checkpoints.full_weights import split_full
 from ltx2.checkpoints.lora import Lora
@@ -45,7 +45,6 @@ from ltx2.model.stage_loras import StageLoras
 from ltx2.model.stored_tensors import align
 from ltx2.model.text_encoder import TextEncoder, TextEncoderMode, text_encoder_mode, weights_of
 from ltx2.parallel.encoding import share_encoder
-from ltx2.parallel.mesh import check_ranks
 from ltx2.parallel.ranks import Ranks
 from ltx2.request import Decoding, OnState, OnStep, SegmentOutput, SegmentRequest
 from ltx2.sampling import Decoder, Plan
@@ -176,13 +175,13 @@ class Engine:
         backend = backend_of(compiler, device, offload)
         transformer, float8 = pipeline.transformer, precision == "fp8"
         how = attention_of(attention, device, precision, transformer.config.attention_head_dim)
-        if ranks is not None:
-            check_ranks(ranks.count, heads_of(transformer))
         if device.type == "cuda" or backend or float8 or ranks is not None:
             speed_up(transformer, float8=float8, device=device, float8_attention=how == Attention.FP8)
             if fusion is not None:
                 fusion.renamed = accelerated_name
         variant = variant_of_pipeline(pipeline)
+        if ranks is not None:
+            share(pipeline, ranks, variant.stg_blocks)
         mode = text_encoder_mode(text_encoder, device, offload=offload, weights=weights_of(pipeline))
         if mode == TextEncoderMode.EIGHT_BIT:
             quantize_linears(pipeline.text_encoder.language_model.layers, device)
@@ -208,7 +207,8 @@ class Engine:
             encode_ahead=apart and (backend is not None or device.type == "cpu"),
             compiled=backend is not None,
             fusion=fusion if offload != "sequential" else None,  # which keeps copies of weights
-            made_with={"precision": precision, "offload": offload, "text_encoder": str(mode), "attention": str(how)},
+            made_with={"precision": precision, "offload": offload, "text_encoder": str(mode), "attention": str(how)}
+            | ({} if ranks is None else {"gpus": str(ranks.count)}),
             name=name,
             loras=loras,
             ranks=ranks,

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, library, nn
 
-from ltx2.acceleration.fast_block import FastBlock, TokenLevels
+from ltx2.acceleration.fast_block import CallTokens, FastBlock
 from ltx2.acceleration.fp8 import quantize
 
 MOST_SHAPES = 128
@@ -31,12 +31,12 @@ def speed_up(transformer: Any, *, float8: bool, device: torch.device, float8_att
     1 gives them. float8: see `ltx2.acceleration.fp8`; weights are converted on `device`. float8_attention: see
     `ltx2.acceleration.fp8_attention`.
     """
-    levels = TokenLevels(torch.zeros(0, dtype=torch.bool), torch.zeros(0, dtype=torch.bool))
+    tokens = CallTokens(torch.zeros(0, dtype=torch.bool), torch.zeros(0, dtype=torch.bool))
     for name, stream in _TIME_EMBEDDINGS.items():
-        setattr(transformer, name, _LevelEmbedding(getattr(transformer, name), levels, stream))
+        setattr(transformer, name, _LevelEmbedding(getattr(transformer, name), tokens, stream))
     for block in transformer.transformer_blocks:
         block.__class__ = FastBlock
-        block.levels = levels
+        block.tokens = tokens
         block.float8_attention = float8_attention
         block.ff, block.audio_ff = _FeedForward(block.ff), _FeedForward(block.audio_ff)
         if float8:
@@ -100,12 +100,12 @@ def _prepare_compiler(kernels: Path) -> None:
 
 
 class _LevelEmbedding(nn.Module):
-    """Embeds the two noise levels of a stream instead of one per token, and sets `TokenLevels` for the blocks."""
+    """Embeds the two noise levels of a stream instead of one per token, and sets `CallTokens` for the blocks."""
 
-    def __init__(self, embedding: nn.Module, levels: TokenLevels, stream: Literal["video", "audio"]) -> None:
+    def __init__(self, embedding: nn.Module, tokens: CallTokens, stream: Literal["video", "audio"]) -> None:
         super().__init__()
         self.embedding = embedding
-        self.levels = levels
+        self.tokens = tokens
         self.stream = stream
 
     def forward(
@@ -122,7 +122,7 @@ class _LevelEmbedding(nn.Module):
             return shared
         low, high = per_token.aminmax(dim=1, keepdim=True)
         is_high = (per_token == high)[..., None]
-        setattr(self.levels, self.stream, is_high)
+        setattr(self.tokens, self.stream, is_high)
         modulation, embedded = self.embedding(
             torch.cat([low, high], dim=1).flatten(), batch_size=batch_size, hidden_dtype=hidden_dtype
         )
