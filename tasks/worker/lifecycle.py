@@ -119,11 +119,19 @@ def format_log_lines(logger: logging.Logger, **_: Any) -> None:
 
 @signals.celeryd_after_setup.connect
 def check_pool(instance: Any, **_: Any) -> None:
-    """Exit unless every child has its own engine: in a pool of threads, two jobs would share one."""
+    """Exit unless every child has its own engine and GPUs: in a pool of threads, two jobs would share one."""
     pool = instance.pool_cls
     name = f"{pool.__module__}.{pool.__qualname__}" if isinstance(pool, type) else str(pool)
     if name != PREFORK:
         print(f"longtake: the pool must be prefork, not {name}: its tasks would share an engine", file=sys.stderr)
+        raise SystemExit(1)
+    gpus = process.context.settings.gpus
+    if gpus != "1" and instance.concurrency > 1:
+        print(
+            f"longtake: with LONGTAKE_GPUS={gpus} the concurrency must be 1, not {instance.concurrency}: the children "
+            "would share GPUs; start one worker for each group of them",
+            file=sys.stderr,
+        )
         raise SystemExit(1)
 
 

@@ -112,14 +112,22 @@ def test_a_message_of_a_paused_job_is_ignored_with_the_reason(
     assert client.llen(SEGMENTS) == 0
 
 
-@pytest.mark.parametrize("pool", ["threads", "solo"])
-def test_a_pool_in_which_jobs_would_share_an_engine_is_refused(settings: Settings, pool: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("pool", "gpus", "problem"),
+    [
+        ("threads", "1", "the pool must be prefork, not celery.concurrency."),
+        ("solo", "1", "the pool must be prefork, not celery.concurrency."),
+        ("prefork", "2", "with LONGTAKE_GPUS=2 the concurrency must be 1, not 2: the children would share GPUs"),
+    ],
+)
+def test_a_pool_in_which_jobs_would_share_an_engine_or_gpus_is_refused(
+    settings: Settings, pool: str, gpus: str, problem: str, tmp_path: Path
+) -> None:
     command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "-P", pool, "-c", "2"]
-    done = subprocess.run(
-        command, env=environment(settings), cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
-    )
+    variables = environment(settings) | {"LONGTAKE_GPUS": gpus, "LONGTAKE_DEVICE": "cpu"}
+    done = subprocess.run(command, env=variables, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
-    assert "longtake: the pool must be prefork, not celery.concurrency." in done.stderr
+    assert f"longtake: {problem}" in done.stderr
 
 
 def test_a_worker_that_dies_of_an_error_exits_with_its_status(settings: Settings, tmp_path: Path) -> None:
