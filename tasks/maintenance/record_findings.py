@@ -40,6 +40,7 @@ FIELDS = (
     "failures",
     "open",
     "approved",
+    "ahead",
 )
 T = TypeVar("T")
 
@@ -64,6 +65,7 @@ class _Record:
             if self.fields["film"]:
                 FilmRecord.unpack(self.fields["film"])
             int(self.fields["approved"] or 0)
+            [int(first) + int(cursor) for first, cursor in json.loads(self.fields["ahead"] or b"[]")]
             Progress(*json.loads(self.fields["progress"] or b"[0, 0, 0, 0]"))
             [entry["at"] / 1000 for entry in json.loads(self.fields["failures"] or b"[]")]
         except (KeyError, TypeError, ValueError, LongtakeError):

@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from blobstore.stored_format import FORMAT, FORMAT_OF_JOBS
+from tasks.errors import RecordError
 from tasks.jobs.edits import ReplaceOutcome
 from tasks.jobs.keys import job_keys
 from tasks.jobs.part_timing import timing_in_plan
@@ -18,8 +19,9 @@ from tasks.jobs.records import ClipRecord, Handoff, Progress
 from tasks.jobs.results import Claim, Refused
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import UnitKind, WorkUnit
+from tasks.maintenance.record_findings import examine_records
 from tasks.spec.loader import check_spec
-from tests.tasks.jobs.protocol import JOB, LEASE_MS, announce, commit, handoff
+from tests.tasks.jobs.protocol import JOB, announce, commit, expire, handoff
 
 CUTS = (2, 4)
 Made = dict[int, Claim]
@@ -210,10 +212,7 @@ def test_a_late_message_of_a_part_is_refused(jobs: JobStore) -> None:
     # Given a lease that ends
     create(jobs, *CUTS)
     held = begin(jobs, 2)
-    jobs._lease_ms = 1
-    jobs.renew(held)
-    jobs._lease_ms = LEASE_MS
-    jobs.survey(JOB)
+    expire(jobs, held)
     # When
     new = take(jobs, 2, announce(jobs, WorkUnit.segment(2)))
     # Then
@@ -273,7 +272,24 @@ def test_segments_are_replaced_where_nothing_moves(jobs: JobStore) -> None:
     jobs.announce(JOB, WorkUnit.segment(4))
     assert jobs.replace_segments(JOB, {4: {"transition": "continue"}}) == (ReplaceOutcome.REPLACED, None)
     # Then it waits for the one before it
-    assert 4 not in may_begin(jobs)
+    assert 4 not in {need.unit.index for need in jobs.survey(JOB)} | {*may_begin(jobs)}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("ahead", "[[1]]"), ("ahead", "[2, 3]"), ("ahead", "x"), ("next_part", "x")]
+)
+def test_a_record_with_damaged_parts_fails_alone(jobs: JobStore, client: redis.Redis, name: str, value: str) -> None:
+    # Given
+    create(jobs, *CUTS)
+    client.hset(job_keys(JOB, "record")[0], name, value)
+    # When / Then
+    with pytest.raises(RecordError, match=f"record: {name}"):
+        jobs.survey(JOB)
+    if name == "ahead":
+        with pytest.raises(RecordError, match="damaged"):
+            jobs.status(JOB)
+        [finding] = examine_records(client, jobs, jobs.workers())
+        assert "damaged" in finding.problem
 
 
 def test_parts_that_are_appended_begin_at_once(jobs: JobStore) -> None:
