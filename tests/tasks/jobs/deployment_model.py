@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from tasks.jobs.queues import Priority
 from tasks.jobs.results import Admission, AdmissionOutcome
 from tests.tasks.jobs import take_model
-from tests.tasks.jobs.job_model import Ending, Job, Queue, Unit, clip_unit
+from tests.tasks.jobs.job_model import Job
+from tests.tasks.jobs.unit_model import Ending, Queue, Unit, clip_unit
 
 
 @dataclass

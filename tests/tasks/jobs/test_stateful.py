@@ -31,9 +31,10 @@ from tasks.jobs.queues import Priority
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import START_INDEX
 from tasks.settings import Settings
-from tests.tasks.jobs.job_model import FILM_UNIT, SEGMENT_UNIT, Message, clip_unit, repair_unit
-from tests.tasks.jobs.job_pair import FILM, Held, JobPair
-from tests.tasks.jobs.take_model import can_have_takes
+from tests.tasks.jobs.job_pair import JobPair
+from tests.tasks.jobs.pair_state import FILM, Held
+from tests.tasks.jobs.take_model import FILM_UNIT, SEGMENT_UNIT, can_have_takes
+from tests.tasks.jobs.unit_model import Message, clip_unit, repair_unit
 
 ATTEMPTS, BUDGET, SEGMENTS = 2, 4, 3
 LONG_LEASE_S = 3600.0  # only rules expire leases
