@@ -40,9 +40,9 @@ def gate(tmp_path: Path) -> Path:
     return path
 
 
-def frames_of(**changes: Any) -> list[dict[int, str]]:
+def frames_of(*, video_frames: int = 0, **changes: Any) -> list[dict[int, str]]:
     """The placed images of a spec, by segment and new frame."""
-    wanted = placed(check_spec({**spec(), **changes}), continues=False)
+    wanted = placed(check_spec({**spec(), **changes}), continues=False, video_frames=video_frames)
     assert wanted.images == ()
     return [{image.frame: image.path for image in segment.images or ()} for segment in wanted.segments]
 
@@ -91,14 +91,15 @@ def test_beginnings_and_ends_of_segments() -> None:
 def test_the_film_of_an_extension_begins_in_the_video() -> None:
     # Given an extension whose first 9 frames, of 17 and 8 more, are the video's, too
     segments = [{"prompt": "a", "image": "first"}, {"prompt": "b"}]
-    found = frames_of(extend="a.mp4", segments=segments, images=[{"at": 16 / 24, "path": "last"}])
+    extended: dict[str, Any] = {"extend": "a.mp4", "video_frames": 9, "segments": segments}
+    found = frames_of(**extended, images=[{"at": 16 / 24, "path": "last"}])
     # Then frames are counted from the film's start, and in segments from the first new one
     assert found == [{0: "first", 7: "last"}, {}]
-    assert frames_of(extend="a.mp4", segments=segments, images=[{"at": 24 / 24, "path": "end"}])[1] == {7: "end"}
+    assert frames_of(**extended, images=[{"at": 24 / 24, "path": "end"}])[1] == {7: "end"}
     with pytest.raises(FieldError, match=r"0.3 s is in the video .* first 0.375 s"):
-        frames_of(extend="a.mp4", segments=segments, images=[{"at": 0.3, "path": "gate.png"}])
+        frames_of(**extended, images=[{"at": 0.3, "path": "gate.png"}])
     with pytest.raises(FieldError, match=r"1.05 s is not in the film, which has 1.042 s"):
-        frames_of(extend="a.mp4", segments=segments, images=[{"at": 1.05, "path": "gate.png"}])
+        frames_of(**extended, images=[{"at": 1.05, "path": "gate.png"}])
 
 
 INVALID = {
