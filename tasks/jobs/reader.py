@@ -206,24 +206,28 @@ class JobReader:
         return [handoff for handoff in self._all_handoffs(job_id) if handoff.index != START_INDEX]
 
     def timings(self, job_id: str) -> list[SegmentTiming]:
-        """Where every committed segment sits in the film.
+        """Where every committed segment sits in the film, in order; see `places`."""
+        return list(self.places(job_id).values())
+
+    def places(self, job_id: str) -> dict[int, SegmentTiming]:
+        """Where every committed segment sits in the film, by its index; some before it may be missing.
 
         Raises:
             JobNotFoundError: no such job. RecordError: its spec lacks a committed segment.
         """
         planned, handoffs = self.planned(job_id), self._all_handoffs(job_id)
         previous: Handoff | None = None
-        timings = []
+        timings = {}
         for handoff in handoffs:
             if (index := handoff.index) != START_INDEX:
                 if index not in planned:
                     raise RecordError(f"the record of job {job_id} is damaged: it has no segment {index}")
                 if index and (previous is None or previous.index != index - 1):
                     start = handoffs[0] if handoffs[0].index == START_INDEX else None
-                    timings.append(timing_in_plan(planned, index, start))
+                    timings[index] = timing_in_plan(planned, index, start)
                 else:
                     around = {"before": planned.get(index - 1), "following": planned.get(index + 1)}
-                    timings.append(shown_timing(timing_after(planned[index], previous, **around), previous))
+                    timings[index] = shown_timing(timing_after(planned[index], previous, **around), previous)
             previous = handoff
         return timings
 

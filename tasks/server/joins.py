@@ -63,8 +63,8 @@ class Joins:
             the blob store.
         """
         jobs = self._deployment.jobs
-        clips, timings = jobs.clips(job_id), jobs.timings(job_id)
-        if segment == 0 or segment - 1 not in clips or segment not in clips:
+        clips, timings = jobs.clips(job_id), jobs.places(job_id)
+        if segment == 0 or not {segment - 1, segment} <= clips.keys() & timings.keys():
             raise JobStateError(f"job {job_id} has no join of segment {segment} yet")
         shown = clips[segment].blob_id
         after = shown if take is None else clip_blob(self._deployment, job_id, segment, take)
@@ -72,7 +72,7 @@ class Joins:
         with self._measuring:
             if blobs not in self._known:
                 data = [self._deployment.blobs.get(blob) for blob in blobs]
-                self._known[blobs] = measured(data, timings[segment - 1 : segment + 1])
+                self._known[blobs] = measured(data, [timings[segment - 1], timings[segment]])
                 if len(self._known) > KEPT:
                     self._known.popitem(last=False)
             return self._known[blobs]

@@ -149,15 +149,15 @@ class LiveFilms:
 
     def _read(self, status: JobStatus) -> _Film:
         jobs = self._deployment.jobs
-        handoffs, timings = jobs.handoffs(status.job_id), jobs.timings(status.job_id)
+        handoffs, timings = jobs.handoffs(status.job_id), jobs.places(status.job_id)
         records, audio = jobs.clips(status.job_id), jobs.head(status.job_id).audio
         clips: list[str] = []
         known = status.segments - status.open  # whether the last one of an open film ends it is not known
-        while len(clips) in records and len(clips) < min(known, len(timings)):
+        while len(clips) in records and len(clips) in timings and len(clips) < known:
             clips.append(records[len(clips)].blob_id)
         source = jobs.film_source(status.job_id, timings[0]) if clips else None
         before = source.parts if source else ()
-        parts: list[FilmPart] = [*before, *timings[: len(clips)]]
+        parts: list[FilmPart] = [*before, *(timings[index] for index in range(len(clips)))]
         clips = [*(source.clips if source else ()), *clips]
         starts = first_clips_needed(parts, _rate(handoffs[0])) if clips else []
         pieces = []

@@ -256,6 +256,7 @@ def test_a_claim_before_the_segment_before_it_has_its_place(jobs: JobStore) -> N
     next_of(jobs, held)
     # Then
     assert jobs.timings(JOB) == [plan[4]]
+    assert jobs.places(JOB) == {4: plan[4]}
 
 
 def test_segments_are_replaced_where_nothing_moves(jobs: JobStore) -> None:
