@@ -36,7 +36,7 @@ def film_summary(jobs: JobReader, job_id: str, *, of_film: bool = False) -> dict
             "sha256": film.sha256,
         }
     if of_film and status.film is not None and status.film.segments:
-        handoffs = handoffs[: status.film.segments]
+        handoffs = [handoff for handoff in handoffs if handoff.index < status.film.segments]
     segments = []
     for handoff, after in zip(handoffs, [*handoffs[1:], None], strict=False):
         clip, take = clips.get(handoff.index), takes.takes.get((handoff.index, takes.shown.get(handoff.index, 0)))

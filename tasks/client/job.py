@@ -291,7 +291,8 @@ class Job(JobEdits):
         """
         film, status = self._film(), self.status()
         count = status.film.segments if status.film and status.film.segments else status.segments
-        return write_report(film, self._deployment.jobs.timings(self.id)[:count], Path(folder))
+        places = self._deployment.jobs.places(self.id)
+        return write_report(film, [place for index, place in places.items() if index < count], Path(folder))
 
     def summary(self) -> dict[str, Any]:
         """The film summary: the film, and seed, prompt, times and blobs of every committed segment."""

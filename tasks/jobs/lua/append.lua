@@ -64,7 +64,8 @@ for number = 1, added do
   redis.call('HSET', KEYS[3], first + number - 1, ARGV[8 + number])
   note_format(KEYS[1], ARGV[8 + number])
 end
-if not extent.open and redis.call('HEXISTS', KEYS[4], first - 1) == 1 then  -- players were shown where the film ends
+local is_rendered = extent.cursor == first and redis.call('HEXISTS', KEYS[4], first - 1) == 1
+if not extent.open and is_rendered then  -- players were shown where the film ends
   redis.call('HINCRBY', KEYS[1], 'grown', 1)
 end
 redis.call('HDEL', KEYS[1], 'waited_ms', 'waited_at')

@@ -181,7 +181,7 @@ class Job(HolderChanges):
         """Returns the index of the first new segment, which may be a cut."""
         first = self.segments
         self.cuts |= {first} if is_cut else set()
-        self.grown += not self.open and first - 1 in self.clips
+        self.grown += not self.open and self.cursor == first and first - 1 in self.clips
         if self.state == "done":
             film = self.film
             self.revive("done")

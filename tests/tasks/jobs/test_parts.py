@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -11,6 +12,7 @@ import redis
 
 from blobstore.stored_format import FORMAT, FORMAT_OF_JOBS
 from tasks.errors import RecordError
+from tasks.client.film_summary import film_summary
 from tasks.jobs.edits import ReplaceOutcome
 from tasks.jobs.keys import job_keys
 from tasks.jobs.part_timing import timing_in_plan
@@ -21,7 +23,7 @@ from tasks.jobs.store import JobStore
 from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.maintenance.record_findings import examine_records
 from tasks.spec.loader import check_spec
-from tests.tasks.jobs.protocol import JOB, announce, commit, expire, handoff
+from tests.tasks.jobs.protocol import FILM, JOB, announce, append_prompts, claim_unit, commit, expire, handoff
 
 CUTS = (2, 4)
 Made = dict[int, Claim]
@@ -302,3 +304,31 @@ def test_parts_that_are_appended_begin_at_once(jobs: JobStore) -> None:
     jobs.append(JOB, more, needs_bytes=0, budget_bytes=None)
     # Then
     assert may_begin(jobs) == [3]
+
+
+def test_players_of_a_film_whose_end_they_were_not_shown_keep_their_list(jobs: JobStore) -> None:
+    # Given the last segment, which is ahead of one that is missing
+    create(jobs, 1, count=2)
+    next_of(jobs, begin(jobs, 1))
+    before = jobs.status(JOB).generation
+    # When
+    append_prompts(jobs, "more")
+    # Then
+    assert jobs.status(JOB).generation == before
+
+
+def test_the_summary_of_a_film_has_no_segment_that_was_appended_behind_a_gap(jobs: JobStore) -> None:
+    # Given a film of two parts, and a segment that was appended to it
+    create(jobs, 2, count=4)
+    for index in range(4):
+        next_of(jobs, take(jobs, index, ticket(jobs, index)) if index else begin(jobs, 0))
+    assert jobs.commit_film(claim_unit(jobs, WorkUnit.film()), replace(FILM, segments=4))
+    append_prompts(jobs, "more", "more")
+    next_of(jobs, begin(jobs, 4))
+    # When segment 0 is rendered again with other bytes
+    assert jobs.report_lost(take(jobs, 5, ticket(jobs, 5)), WorkUnit.repair(0))
+    repaired = take(jobs, 0, announce(jobs, WorkUnit.repair(0)))
+    assert jobs.commit_repair(repaired, handoff(0, latents="other"), changed=True, clip_lost=False)
+    # Then
+    summary = film_summary(jobs, JOB, of_film=True)
+    assert [segment["index"] for segment in summary["segments"]] == [0, 2, 3]
