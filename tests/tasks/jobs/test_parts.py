@@ -11,8 +11,8 @@ import pytest
 import redis
 
 from blobstore.stored_format import FORMAT, FORMAT_OF_JOBS
-from tasks.errors import RecordError
 from tasks.client.film_summary import film_summary
+from tasks.errors import RecordError
 from tasks.jobs.edits import ReplaceOutcome
 from tasks.jobs.keys import job_keys
 from tasks.jobs.part_timing import timing_in_plan
