@@ -28,6 +28,7 @@ LOAD_DIES = "STAND_IN_LOAD_DIES"
 RUN_FAILS = "STAND_IN_RUN_FAILS"
 HUB_IS_OUT = "STAND_IN_HUB_IS_OUT"  # a file: while it exists, only the default model can be fetched
 KILL_IN_DECODE = "STAND_IN_KILL_IN_DECODE"
+DURATION = "STAND_IN_DURATION"
 SALT = "STAND_IN_SALT"  # simulates another kind of machine, which produces other bytes
 CHANNELS, MEL = 8, 16
 poisoned = False  # as after a CUDA error: only a new process can use the device
@@ -58,6 +59,10 @@ class StandInEngine:
         if os.environ.get(LOAD_FAILS) or poisoned:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return cls(loras, ranks)
+
+    def duration(self, prompt: str) -> float:
+        """A second for each word, or what DURATION says."""
+        return float(os.environ.get(DURATION, len(prompt.split())))
 
     def set_loras(self, loras: Sequence[Lora]) -> bool:
         self.loras = loras

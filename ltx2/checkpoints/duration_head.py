@@ -5,21 +5,40 @@ Its names in the authors' files are those of diffusers, but for the attention, w
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from ltx2.checkpoints.authors_names import bare_name
 from ltx2.checkpoints.components import Component, Stored
+from ltx2.checkpoints.full_weights import split_full
 from ltx2.checkpoints.recognition import header_of
+from ltx2.checkpoints.resolve import SMALL_MODELS
 from ltx2.checkpoints.weight_files import StoredTensor
 from ltx2.errors import CheckpointError
 
 DURATION_FOLDER = "duration_head"
+RANDOM_WITH_HEAD = "tiny-2.5"
 CLASS = "LTX2DurationHead"
 _PREFIX = "duration_head."
 _FOLDERS = (".", "../model_patches", "../checkpoints")
 _HEADS = 4  # of the attention; no shape tells it
+
+
+def lacks_head(model: str) -> bool:
+    """Whether the `model` of a spec is known to have no duration head. What is not in files here may have one."""
+    name, _ = split_full(model)
+    if name in SMALL_MODELS:
+        return name != RANDOM_WITH_HEAD
+    path = Path(os.path.expanduser(name))
+    try:
+        if path.is_file():
+            return head_in_files(path) is None
+        is_known = (path / "model_index.json").is_file()
+    except (CheckpointError, OSError, ValueError):
+        return False  # whatever is wrong with it is said when it is loaded
+    return is_known and not (path / DURATION_FOLDER / "config.json").is_file()
 
 
 def head_in_files(named: Path) -> Component | None:

@@ -221,6 +221,10 @@ class GroupEngine:
             "encode_sound", (sound, latents), named, lambda: self._engine.encode_sound(sound, latents, **named)
         )
 
+    def duration(self, prompt: str) -> float:
+        """Seconds of the shot that `prompt` describes; every rank encodes the prompt, as for its rendering."""
+        return float(self._group.call("duration", (prompt,), {}, lambda: self._engine.duration(prompt)))
+
 
 def _start(rank: int, *arguments: object) -> FollowerProcess:
     own, other = Pipe()

@@ -23,6 +23,7 @@ from ltx2.timeline.arithmetic import (
     segment_seed,
     sound_seconds,
 )
+from ltx2.timeline.lengths import auto_lengths, nearest_length
 from ltx2.timeline.parts import (
     FilmPart,
     SourceTiming,
@@ -59,6 +60,7 @@ __all__ = [
     "SegmentTiming",
     "SoundSpan",
     "SourceTiming",
+    "auto_lengths",
     "continued_timing",
     "exact",
     "exact_seconds",
@@ -69,6 +71,7 @@ __all__ = [
     "latent_frames",
     "latent_of",
     "longest_frames",
+    "nearest_length",
     "next_timing",
     "plan",
     "plan_segments",

@@ -139,9 +139,8 @@ def append_segments(
     if contents.committed.start and not contents.segments and spec.segments[0].transition == "cut":
         place = spec.source.place("segments", 0, "transition")
         raise SpecError(f"{place}: a job that continues a state cannot start with a cut")
-    if contents.segments:
-        longer = spec.model_copy(update={**dict(head), "segments": [*contents.segments, *spec.segments]})
-        check_join(longer, contents, len(contents.segments))
+    longer = spec.model_copy(update={**dict(head), "segments": [*contents.segments, *spec.segments]})
+    check_join(longer, contents, len(contents.segments))
     if status.state == JobState.DONE:
         whole = whole_segments(deployment.blobs, contents)
         if whole < status.committed:

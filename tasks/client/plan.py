@@ -14,7 +14,7 @@ WEIGHTS = (".safetensors", ".gguf")
 
 
 def plan_lines(spec: JobSpec, model: str, *, continues: bool, pace: Pace | None) -> list[str]:
-    """The film's length and size, and the room and time it needs.
+    """The film's length and size, and the room and time it needs; of `frames: auto` the longest.
 
     model: the spec's, or the default. continues: it continues a state. pace: of earlier segments with the same work, if
     there were any. A film that extends a video also shows the frames that its first segment repeats, or begins with the
@@ -31,9 +31,10 @@ def plan_lines(spec: JobSpec, model: str, *, continues: bool, pace: Pace | None)
     timings = spec.plan()
     frames = film_frames(timings) - (timings[0].shape.overlap if continues or spec.include_video else 0)
     seconds, after = float(frames / spec.shape.fps), " after the video" if spec.include_video else ""
+    most = "at most " if any(segment.is_undecided for segment in spec.segments) else ""
     return [
-        f"{spec.title}: {seconds:.2f} s{after}, {frames} frames, {spec.width}x{spec.height}, "
-        f"{count} segment{'s' if count > 1 else ''} of {length} frames",
+        f"{spec.title}: {most}{seconds:.2f} s{after}, {frames} frames, {spec.width}x{spec.height}, "
+        f"{count} segment{'s' if count > 1 else ''} of {most}{length} frames",
         blobs,
         _memory(model, spec.text_encoder),
         _time(count, pace),

@@ -28,8 +28,11 @@ def differences(spec: JobSpec, head: JobHead, fields: Collection[str] = SHARED_F
 
 
 def own_inputs(head: JobHead, index: int, segments: Sequence[SegmentSpec]) -> dict[str, object]:
-    """What a segment is rendered from in addition to what all segments share and the state before it, by name."""
-    segment, following = segments[index], segments[index + 1 : index + 2]
+    """What a segment is rendered from in addition to what all segments share and the state before it, by name.
+
+    A length that a worker found in the prompt does not count.
+    """
+    segment, following = segments[index].undecided, segments[index + 1 : index + 2]
     tail, _ = handed_on(head.planned(segment), head.planned(following[0]) if following else None)
     own = {name: getattr(segment, name) for name in SegmentSpec.model_fields}
     return {**own, "seed": head.seed_of(index, segment), "tail for the next one": tail}

@@ -100,7 +100,8 @@ class JobEdits(JobLifetimes):
     ) -> tuple[ReplaceOutcome, int | None]:
         """Change fields of the specs of segments that no worker has claimed or committed, all of them or none.
 
-        changes: new values by field, by segment. Returns the outcome, and the segment that prevents it.
+        changes: new values by field, by segment. A length that was found in a prompt is given up with it. Returns the
+        outcome, and the segment that prevents it.
 
         Raises:
             JobNotFoundError: no such job. VersionError: a newer major version wrote it, or one of these segments.
@@ -110,7 +111,7 @@ class JobEdits(JobLifetimes):
             stored = cast("list[bytes | None]", self._redis.hmget(spec, [str(index) for index in changes]))
             triples: list[object] = []
             for (index, values), before in zip(changes.items(), stored, strict=True):
-                after = pack_segment(read_segment(before).model_copy(update=dict(values))) if before else b""
+                after = pack_segment(_changed(read_segment(before), values)) if before else b""
                 triples += [index, before or b"", after]
             outcome, at = self._run("replace_segments", [record, units, spec], *triples)
             if outcome == b"missing":
@@ -148,3 +149,8 @@ class JobEdits(JobLifetimes):
             raise JobStateError(f"job {job_id} asks for no approval: its spec has no `approve: true`")
         if reply == b"not committed":
             raise JobStateError(f"segment {index} of job {job_id} is not rendered yet, so it cannot be approved")
+
+
+def _changed(segment: SegmentSpec, values: Mapping[str, object]) -> SegmentSpec:
+    before = segment if values.get("prompt", segment.prompt) == segment.prompt else segment.undecided
+    return before.model_copy(update=dict(values))

@@ -248,14 +248,16 @@ class JobReader:
         """
         return timing_in_plan(self.planned(job_id), index, self.handoff(job_id, START_INDEX))
 
-    def planned(self, job_id: str) -> dict[int, PlannedSegment]:
-        """What the spec of a job says about the place of each segment, by index.
+    def planned(self, job_id: str, *, undecided: bool = False) -> dict[int, PlannedSegment]:
+        """What the spec of a job says about the place of each segment, by index. undecided: before workers decided
+        lengths of `frames: auto`.
 
         Raises:
             JobNotFoundError: no such job.
         """
         head = self.head(job_id)
-        return {index: head.planned(segment) for index, segment in self._segments(job_id).items()}
+        segments = self._segments(job_id).items()
+        return {index: head.planned(segment.undecided if undecided else segment) for index, segment in segments}
 
     def _all_handoffs(self, job_id: str) -> list[Handoff]:
         raw = cast("dict[bytes, bytes]", self._redis.hgetall(job_keys(job_id, "handoffs")[0]))

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import redis
 
@@ -24,7 +24,7 @@ from tasks.jobs.lifetimes import is_newer_reply, new_token
 from tasks.jobs.one_way import OneWay
 from tasks.jobs.queues import STICKY_PREFIX, Priority, list_key, queue_of
 from tasks.jobs.reader import read_head, read_segment
-from tasks.jobs.records import ClipRecord, FilmRecord, Handoff, Progress
+from tasks.jobs.records import ClipRecord, FilmRecord, Handoff, Progress, pack_segment
 from tasks.jobs.results import (
     Announcement,
     Claim,
@@ -45,6 +45,7 @@ from tasks.jobs.results import (
 from tasks.jobs.take_store import JobTakes
 from tasks.jobs.units import JobState, UnitKind, WorkUnit
 from tasks.settings import Settings
+from tasks.spec.segments import SegmentSpec
 
 # A message in a sticky queue waits no longer than this before every worker can take its unit.
 STICKY_WAIT_S = 1.0
@@ -152,6 +153,20 @@ class JobStore(JobEdits, JobTakes):
         except RecordError as error:
             self._release(job_id, unit, token, str(error), allowed=1)
             raise
+
+    def decide_frames(self, claim: Claim, frames: int) -> SegmentSpec | None:
+        """Give the claim's segment, of `frames: auto`, its length, unless it has one; its spec from now on.
+
+        None: the claim was lost.
+        """
+        units, spec = job_keys(claim.job_id, "units", "spec")
+        stored = cast("bytes | None", self._redis.hget(spec, str(claim.index)))
+        if stored is None:
+            raise RecordError(f"the record of job {claim.job_id} is damaged: it has no segment {claim.index}")
+        segment = read_segment(stored)
+        decided = pack_segment(segment.model_copy(update={"frames": frames})) if segment.is_undecided else stored
+        now = self._run("decide", [units, spec], claim.unit.name, claim.token, claim.index, stored, decided)
+        return read_segment(now) if now else None
 
     def renew(self, claim: Claim, *, engine: bool | None = None, progress: Progress | None = None) -> bool:
         """Renew the lease; False when it is lost (another holder, or the job has ended).

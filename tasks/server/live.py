@@ -167,7 +167,8 @@ class LiveFilms:
             given = [] if audio is None else [audio]
             name = _name([RECIPE, str(index), str(is_last), *cut_off, *given, clips[0], *clips[start : index + 1]])
             pieces.append(Piece(index, name, part.shown_frames / part.fps))
-        lengths = [segment.shape.frames / segment.shape.fps for segment in jobs.planned(status.job_id).values()]
+        planned = jobs.planned(status.job_id, undecided=True)  # a playlist's target duration must not change
+        lengths = [segment.shape.frames / segment.shape.fps for segment in planned.values()]
         longest = max([*lengths, *(part.new_frames / part.fps for part in before)])
         listed = PieceList(status.generation, tuple(pieces), longest, status.finished)
         return _Film(listed, parts, clips, starts, audio, source)

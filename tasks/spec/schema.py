@@ -43,9 +43,11 @@ from ltx2.timeline import (
 )
 from tasks.field_errors import FieldError, is_shown
 from tasks.settings import absolute
+from tasks.spec.auto_frames import check_auto, check_head, with_auto_segments
 from tasks.spec.guidance import GuidanceSpec
 from tasks.spec.places import SpecSource
 from tasks.spec.segments import (
+    AUTO,
     MAX_FILM_IMAGES,
     MAX_LORAS,
     MAX_SEGMENTS,
@@ -307,11 +309,11 @@ class JobSpec(JobHead):
 
     @model_validator(mode="before")
     @classmethod
-    def _segments_open(cls, data: Any) -> Any:
-        """`segments: open` means `open: true` and no segment yet."""
+    def _words(cls, data: Any) -> Any:
+        """`segments: open` means `open: true` and no segment yet; `frames: auto` means each segment's."""
         if isinstance(data, dict) and data.get("segments") == OPEN:
-            return {**data, "segments": [], "open": data.get("open", True)}
-        return data
+            data = {**data, "segments": [], "open": data.get("open", True)}
+        return with_auto_segments(data) if isinstance(data, dict) and data.get("frames") == AUTO else data
 
     @property
     def source(self) -> SpecSource:
@@ -346,6 +348,11 @@ class JobSpec(JobHead):
         return self
 
     @model_validator(mode="after")
+    def _auto_fits(self) -> Self:
+        check_auto(self.segments, has_images=bool(self.images), has_audio=self.audio is not None)
+        return self
+
+    @model_validator(mode="after")
     def _full_is_not_distilled(self) -> Self:
         if self.distilled and self.model is not None and split_full(self.model)[1]:
             raise ValueError(f"distilled: {SUFFIX} names weights that are not distilled; remove one of the two")
@@ -358,14 +365,22 @@ class JobSpec(JobHead):
         return self
 
     def check_length(self, model: str) -> None:
-        """Check that `model` has positions for all frames of each segment. FieldError: it has not."""
+        """Check that `model` has positions for all frames of each segment, and finds a length where it is to.
+
+        Raises:
+            FieldError: it has not, or does not.
+        """
         if problem := problem_with_length(self.frames, exact(self.fps), positions_s(model)):
             raise FieldError("frames", problem)
         _check_own_lengths(self.segments, self.fps, model)
+        check_head(self.segments, model)
 
     def check_neighbours(self, *, continues: bool = False) -> None:
         """Check what depends on the segment before. continues: the first one continues a state. FieldError: where."""
         check_neighbours(self.segments, self.shared, continues=continues or self.extend is not None)
+        check_auto(self.segments, has_images=bool(self.images), has_audio=self.audio is not None)
+        if self.model is not None:
+            check_head(self.segments, self.model)
 
     @property
     def first_shape(self) -> SegmentShape:

@@ -7,13 +7,23 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_serializer
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core.core_schema import SerializerFunctionWrapHandler
 
 from ltx2.request import MOST_IMAGES
 from ltx2.sampling import FEWEST_STEPS, MOST_STEPS
 from ltx2.state.arrays import MOST_PIXEL_BYTES
-from ltx2.timeline import PlannedSegment, SegmentShape, exact, exact_seconds, round_half_up, segment_seed
+from ltx2.timeline import PlannedSegment, SegmentShape, auto_lengths, exact, exact_seconds, round_half_up, segment_seed
 from tasks.field_errors import FieldError
 from tasks.spec.guidance import GuidanceSpec
 
@@ -51,15 +61,9 @@ def check_frames(frames: int) -> int:
     return frames
 
 
-def _not_auto(value: Any) -> Any:
-    if value == "auto":
-        raise ValueError(
-            "auto is not supported: a film's length is known before it is rendered; give a number of frames, 8k+1"
-        )
-    return value
-
-
-Frames = Annotated[int, BeforeValidator(_not_auto), Field(ge=9, le=1025, strict=True)]
+AUTO = "auto"
+_FRAMES_SCHEMA = {"anyOf": [{"type": "integer", "minimum": 9, "maximum": 1025}, {"const": AUTO}]}
+Frames = Annotated[int, Field(ge=9, le=1025, strict=True), WithJsonSchema(_FRAMES_SCHEMA)]
 
 
 class Strict(BaseModel):
@@ -95,7 +99,8 @@ class SegmentSpec(Strict):
 
     Of a key that is None, the job's value is used. fade: seconds of a dissolve from the scene before. loras: strengths
     of the job's LoRAs, in their order. image, end_image: what its first new frame and its last frame show. repeat: so
-    many segments; a `JobSpec` has them written out.
+    many segments; a `JobSpec` has them written out. auto_frames: `frames` was `auto`; it is None until a
+    worker that renders the segment decides it.
     """
 
     prompt: str = Field(min_length=1, max_length=8000)
@@ -112,6 +117,13 @@ class SegmentSpec(Strict):
     end_image: ImagePath | None = None
     images: Annotated[tuple[SegmentImage, ...] | None, at_most(MOST_IMAGES)] = None
     repeat: int | None = Field(default=None, ge=1, le=MAX_SEGMENTS, strict=True)
+    auto_frames: Literal[True] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _auto(cls, data: Any) -> Any:
+        is_auto = isinstance(data, dict) and data.get("frames") == AUTO
+        return {**data, "frames": None, "auto_frames": True} if is_auto else data
 
     @field_validator("prompt")
     @classmethod
@@ -144,6 +156,16 @@ class SegmentSpec(Strict):
         return self.transition != "continue"
 
     @property
+    def is_undecided(self) -> bool:
+        """Whether its length follows from its prompt, and no worker has decided it yet."""
+        return self.auto_frames is True and self.frames is None
+
+    @property
+    def undecided(self) -> SegmentSpec:
+        """The same without a length that a worker decided."""
+        return self.model_copy(update={"frames": None}) if self.auto_frames else self
+
+    @property
     def has_own_values(self) -> bool:
         """Whether versions before 0.2 would render something else: they know no values of single segments."""
         shared = {"prompt", "seed", "transition"}
@@ -170,8 +192,16 @@ class SharedValues:
     loras: int
     has_sigmas: bool
 
+    def shortest(self, segment: SegmentSpec) -> int:
+        """The fewest frames that a segment may have."""
+        return segment.frames or (auto_lengths(self.frames)[0] if segment.auto_frames else self.frames)
+
     def planned(self, segment: SegmentSpec) -> PlannedSegment:
-        """The place of a segment. TimelineError: it repeats all of its frames, or more."""
+        """The place of a segment, of the longest length while that is undecided.
+
+        Raises:
+            TimelineError: it repeats all of its frames, or more.
+        """
         fps = exact(self.fps)
         frames, overlap = segment.frames or self.frames, segment.overlap or self.overlap
         if segment.is_new_scene and segment.overlap is None:
@@ -215,11 +245,15 @@ def check_neighbours(segments: Sequence[SegmentSpec], shared: SharedValues, *, c
 
 
 def _check_own(index: int, segment: SegmentSpec, shared: SharedValues) -> None:
-    frames, overlap = segment.frames or shared.frames, segment.overlap or shared.overlap
+    frames, overlap = shared.shortest(segment), segment.overlap or shared.overlap
     repeats = bool(segment.overlap) or not segment.is_new_scene or (segment.repeat or 1) > 1
-    if (segment.frames or segment.overlap) and repeats and overlap >= frames:
-        field = "overlap" if segment.overlap else "frames"
-        _refuse(index, field, f"overlap {overlap} must be smaller than frames {frames}")
+    if (segment.frames or segment.overlap or segment.auto_frames) and repeats and overlap >= frames:
+        field, which = "overlap" if segment.overlap else "frames", ", the fewest of auto" * segment.is_undecided
+        _refuse(index, field, f"overlap {overlap} must be smaller than frames {frames}{which}")
+    if segment.auto_frames and segment.end_image is not None:
+        _refuse(index, "end_image", "the end of a segment with frames: auto is not known; give a number of frames")
+    if segment.auto_frames and any(image.frame for image in segment.images or ()):
+        _refuse(index, "images", "a segment with frames: auto may have one at its first frame only, which is `image`")
     if segment.overlap and overlap * shared.width * shared.height * 3 > MOST_PIXEL_BYTES:
         _refuse(
             index,
@@ -238,14 +272,14 @@ def _check_own(index: int, segment: SegmentSpec, shared: SharedValues) -> None:
 
 def _check_after(index: int, before: SegmentSpec, repeats: bool, segment: SegmentSpec, shared: SharedValues) -> None:
     """Check a segment against the one before it, of which the last copy counts. repeats: that one repeats frames."""
-    overlap, frames = segment.overlap or shared.overlap, before.frames or shared.frames
+    overlap, frames = segment.overlap or shared.overlap, shared.shortest(before)
     if not segment.is_new_scene and overlap >= frames:
         field = (index, "overlap") if segment.overlap else (index - 1, "frames")
         _refuse(*field, f"segment {index} repeats {overlap} frames of segment {index - 1}, which has only {frames}")
     if segment.transition != "fade":
         return
     new = frames - ((before.overlap or shared.overlap) if repeats else 0)
-    most = min(new, segment.frames or shared.frames) // 2
+    most = min(new, shared.shortest(segment)) // 2
     wanted = segment.dissolve(exact(shared.fps))
     if wanted > most:
         _refuse(

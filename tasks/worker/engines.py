@@ -60,6 +60,14 @@ class SegmentEngine(Protocol):
         """
         ...
 
+    def duration(self, prompt: str) -> float:
+        """Seconds of the shot that `prompt` describes. Only segments with `frames: auto` need it.
+
+        Raises:
+            RequestError: the model has no duration head.
+        """
+        ...
+
     def set_loras(self, loras: Sequence[Lora]) -> bool:
         """Change to other LoRAs, as if loaded with them; False if only loading the model again can do it."""
         ...

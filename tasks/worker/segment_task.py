@@ -22,6 +22,7 @@ from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.messaging.topology import SEGMENT_TASK
 from tasks.worker import metrics
 from tasks.worker.app import app
+from tasks.worker.auto_length import with_length
 from tasks.worker.clip_task import make_clip_in_background
 from tasks.worker.context import WorkerContext, process
 from tasks.worker.dissolve import frames_to_dissolve, with_dissolve
@@ -81,6 +82,7 @@ def render(task: Task[..., Any], context: WorkerContext, lease: Lease, commit: C
     with lease.in_engine():
         incoming, source = _hydrate(context, claim)
         engine = _engine(context, claim)
+        claim = with_length(context, lease, engine)
         incoming = with_source_sound(context, claim, engine, incoming)
         request = _request(context, claim, engine)
         dissolves_from = frames_to_dissolve(context, claim, engine)

@@ -16,6 +16,7 @@ from ltx2.timeline import (
     SegmentShape,
     SegmentTiming,
     SoundSpan,
+    auto_lengths,
     continued_timing,
     exact,
     film_frames,
@@ -23,6 +24,7 @@ from ltx2.timeline import (
     first_timing,
     latent_frames,
     longest_frames,
+    nearest_length,
     next_timing,
     plan,
     round_half_up,
@@ -348,3 +350,18 @@ def test_a_state_that_fits_no_segment_is_rejected(pinned: int, offset: str, mess
 def test_a_negative_index_is_rejected() -> None:
     with pytest.raises(TimelineError, match="segment -1"):
         first_timing(SegmentShape(121, Fraction(24)), index=-1)
+
+
+@pytest.mark.parametrize(
+    ("longest", "lengths"),
+    [(121, (25, 41, 65, 81, 105, 121)), (481, (81, 161, 241, 321, 401, 481)), (25, (9, 17, 25)), (9, (9,))],
+)
+def test_lengths_to_choose_from_are_at_most_six_up_to_the_longest(longest: int, lengths: tuple[int, ...]) -> None:
+    assert auto_lengths(longest) == lengths
+    assert all(nearest_length(frames / 24, Fraction(24), longest) == frames for frames in lengths)
+
+
+def test_a_duration_is_rounded_to_the_nearest_length() -> None:
+    for seconds, frames in [(1.0, 25), (33 / 24, 25), (33.1 / 24, 41), (4.75, 121), (20.0, 121)]:
+        assert nearest_length(seconds, Fraction(24), 121) == frames
+    assert nearest_length(2.0, Fraction(30000, 1001), 121) == 65

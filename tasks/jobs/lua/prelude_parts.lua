@@ -43,6 +43,12 @@ local function is_cut(packed)
   return readable and type(value) == 'table' and value.transition == 'cut'
 end
 
+-- Whether a packed segment has `frames: auto` and no length yet, so that nobody knows where what follows it will be.
+local function is_undecided(packed)
+  local readable, value = pcall(cmsgpack.unpack, packed or '')
+  return readable and type(value) == 'table' and value.auto_frames == true and not value.frames
+end
+
 -- The runs of committed segments behind the cursor.
 local function read_ahead(record)
   local readable, ahead = pcall(cjson.decode, redis.call('HGET', record, 'ahead') or '[]')
@@ -126,21 +132,27 @@ local function segments_at_cursors(record, extent)
   return found
 end
 
--- The first segment of the next part that can be opened, or nil.
+-- The first segment of the next part that can be opened, or nil: the lengths of all segments before it must be decided.
+-- Those before the last cursor are, because parts behind them were opened.
 local function find_next_part(record, spec, extent)
   local ahead, known = read_ahead(record), tonumber(redis.call('HGET', record, 'next_part'))
   if not known then
     damaged('record: next_part')
   end
-  local from = math.max(known, (ahead[1] and ahead[#ahead][2] or extent.cursor) + 1)
+  local last = ahead[1] and ahead[#ahead][2] or extent.cursor
+  if is_undecided(redis.call('HGET', spec, last)) then
+    return nil
+  end
+  local from, is_known = math.max(known, last + 1), true
   local to = math.min(extent.segments, from + SCANNED)
-  while from < to and not is_cut(redis.call('HGET', spec, from)) do
-    from = from + 1
+  while from < to and is_known and not is_cut(redis.call('HGET', spec, from)) do
+    is_known = not is_undecided(redis.call('HGET', spec, from))
+    from = from + (is_known and 1 or 0)
   end
   if from > known and from <= extent.segments then
     redis.call('HSET', record, 'next_part', from)
   end
-  return from < to and from or nil
+  return is_known and from < to and from or nil
 end
 
 -- The segments that may be rendered and have no unit, in the film's order.
@@ -179,15 +191,18 @@ local function open_part(record, extent, index)
   write_cursors(record, extent.cursor, ahead)
 end
 
--- Close a part that was opened and whose first segment is no cut any more, before anybody has claimed it.
-local function close_part(record, units, index, packed)
-  if is_cut(packed) then
-    return
+-- Close parts that were opened, before anybody has claimed them, when segment `index` is replaced: its own, if it is no cut
+-- any more, and those behind it, if its length is to be decided.
+local function close_parts(record, units, index, packed)
+  local closes_own, closes_later = not is_cut(packed), is_undecided(packed)
+  if closes_later and is_parallel(record) and tonumber(redis.call('HGET', record, 'next_part')) > index then
+    redis.call('HSET', record, 'next_part', index)
   end
   local ahead = {}
   for _, run in ipairs(read_ahead(record)) do
-    if run[1] == index and run[2] == index then
-      redis.call('HDEL', units, segment_unit(record, index))
+    local is_closed = run[1] == index and closes_own or run[1] > index and closes_later
+    if is_closed and run[2] == run[1] then
+      redis.call('HDEL', units, segment_unit(record, run[1]))
     else
       ahead[#ahead + 1] = run
     end

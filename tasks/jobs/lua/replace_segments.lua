@@ -10,7 +10,7 @@
 -- Whether two specs of a segment differ in what decides where later ones are, and where parts begin.
 local function moves_later_ones(before, after)
   before, after = cmsgpack.unpack(before), cmsgpack.unpack(after)
-  for _, field in ipairs({ 'frames', 'overlap', 'transition', 'fade' }) do
+  for _, field in ipairs({ 'frames', 'auto_frames', 'overlap', 'transition', 'fade' }) do
     if before[field] ~= after[field] then
       return true
     end
@@ -64,7 +64,7 @@ for at = 1, #ARGV, 3 do
 end
 for at = 1, #ARGV, 3 do
   redis.call('HSET', KEYS[3], ARGV[at], ARGV[at + 2])
-  close_part(KEYS[1], KEYS[2], tonumber(ARGV[at]), ARGV[at + 2])
+  close_parts(KEYS[1], KEYS[2], tonumber(ARGV[at]), ARGV[at + 2])
   note_format(KEYS[1], ARGV[at + 2])
   tell(KEYS[1], 'replaced', { segment = tonumber(ARGV[at]) })
 end

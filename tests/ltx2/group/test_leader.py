@@ -69,6 +69,7 @@ def test_a_group_renders_what_one_process_renders(engine: GroupEngine) -> None:
     np.testing.assert_array_equal(engine.decode(made.video_latents, made.audio_latents)[0], made.frames)
     assert engine.set_loras([])
     assert engine.encode_sound(np.zeros((1280, 2), np.float32), 2).shape == (1, 8, 2, 16)
+    assert engine.duration("a boat leaves") == 3
 
 
 @pytest.mark.parametrize(

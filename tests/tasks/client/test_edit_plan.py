@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -54,6 +55,18 @@ def plan(job: JobNow, *prompts: str, **changes: Any) -> EditPlan:
 def test_a_changed_spec_needs(job: JobNow, prompts: str, kind: EditKind, kept: int, changed: list[int]) -> None:
     found = plan(job, *prompts)
     assert (found.kind, found.kept, list(found.changed)) == (kind, kept, changed)
+
+
+def test_a_length_that_a_worker_decided_is_no_change() -> None:
+    # Given a job with frames: auto, of whose lengths one is decided
+    auto = {"model": "tiny-2.5", "frames": "auto"}
+    job = now(1, prompts="ab", **auto)
+    decided = job.segments[0].model_copy(update={"frames": 65})
+    job = replace(job, segments=[decided, job.segments[1]])
+    # When / Then
+    assert plan(job, "a", "b", **auto).kind == EditKind.NOTHING
+    assert list(plan(job, "a", "c", **auto).changed) == [1]
+    assert plan(job, "a", "b", model="tiny-2.5").changed == {0: ["auto_frames"], 1: ["auto_frames"]}
 
 
 @pytest.mark.parametrize("changes", [{"width": 96}, {"steps": 9}, {"negative_prompt": "rain"}, {"fps": 25}])
