@@ -10,7 +10,7 @@ import pytest
 
 from tasks.client.job import Job
 from tasks.client.submit import submit
-from tasks.jobs.state_wire import state_blobs
+from tasks.jobs.state_wire import handoff_blobs, state_blobs
 from tests.conftest import wait_until
 from tests.faults.conftest import MakeHarness
 from tests.faults.harness import Harness, segments_lost_at
@@ -89,4 +89,64 @@ def test_a_lost_state_of_a_part_is_made_again(harness: Harness, film: str) -> No
     os.kill(pid, signal.SIGKILL)
     # Then
     harness.verify(job, film, denoised_again=2, in_order=False)
+    harness.wait_idle()
+
+
+@pytest.mark.faults
+def test_the_processes_of_two_parts_killed_at_once(harness: Harness, film: str) -> None:
+    # Given
+    holds = [harness.hold("segment stored", 0), harness.hold("segment rendered", CUT)]
+    job = film_job(harness)
+    # When
+    for pid in [hold.wait() for hold in holds]:
+        os.kill(pid, signal.SIGKILL)
+    # Then
+    harness.verify(job, film, denoised_again=2, in_order=False)
+    harness.wait_idle()
+
+
+@pytest.mark.faults
+def test_a_job_paused_and_appended_to_in_two_parts(harness: Harness, film: str) -> None:
+    # Given two parts in work
+    holds = [harness.hold("segment hydrated", index) for index in (0, CUT)]
+    job = film_job(harness)
+    for hold in holds:
+        hold.wait()
+    # When
+    job.pause()
+    assert job.append([{"prompt": "e", "transition": "cut"}]) == range(4, 5)
+    for hold in holds:
+        hold.release()
+    # Then both are committed, and nothing more begins while another job is rendered
+    wait_until(lambda: job.status().rendered == 2, what="the segments in work")
+    harness.verify(film_job(harness), film, in_order=False)
+    assert sorted(harness.count(job, "segment hydrated")) == [0, CUT]
+    # When
+    job.resume()
+    # Then the film is that of a fork which is rendered in order from the second part on
+    found = job.wait().status().film
+    assert found
+    longer = spec("a", "b", "c", "d", "e", parallel=False)
+    for index in (CUT, 4):
+        longer["segments"][index]["transition"] = "cut"
+    harness.verify(job.fork(CUT - 1, longer), found.sha256, shared=CUT)
+    harness.wait_idle()
+
+
+@pytest.mark.faults
+def test_what_a_part_loses_before_the_film_reaches_it_is_made_again(harness: Harness, film: str) -> None:
+    # Given a part that is rendered behind a segment that is missing
+    hold = harness.hold("segment hydrated", CUT - 1)
+    job = film_job(harness)
+    hold.wait()
+    wait_until(lambda: job.status().clips == 3, what="the clips of the second part")
+    # When its clips are lost, and all of its last segment
+    last = harness.jobs.handoff(job.id, CUT + 1)
+    assert last
+    lost = [harness.jobs.clips(job.id)[index].blob_id for index in (CUT, CUT + 1)]
+    for blob_id in [*lost, *handoff_blobs(last)]:
+        harness.blobs.drop(blob_id)
+    hold.release()
+    # Then only that segment is rendered again
+    harness.verify(job, film, denoised_again=1, in_order=False)
     harness.wait_idle()
