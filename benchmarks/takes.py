@@ -30,7 +30,7 @@ from ltx2.quality.insides import insides, leaps
 from ltx2.quality.joins import Join
 from ltx2.request import PlacedImage
 from ltx2.timeline import next_timing
-from tasks.spec.schema import JobHead
+from tasks.spec.head import JobHead
 from tasks.worker.renderings import SEED_STEP, Rendering, best
 from training import takes
 from training.takes import Judgement, Rendered

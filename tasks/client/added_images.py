@@ -8,7 +8,8 @@ from blobstore import InMemoryBlobStore
 from tasks.client.start_image import IMAGE_MIME, read_images, with_image_ids
 from tasks.deployment import Deployment
 from tasks.errors import SpecError
-from tasks.spec.schema import JobHead, JobSpec
+from tasks.spec.head import JobHead
+from tasks.spec.schema import JobSpec
 from tasks.spec.segments import SegmentSpec
 
 

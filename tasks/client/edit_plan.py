@@ -8,7 +8,8 @@ from enum import StrEnum
 
 from tasks.client.same_head import differences, own_inputs
 from tasks.jobs.units import JobState
-from tasks.spec.schema import JobHead, JobSpec
+from tasks.spec.head import JobHead
+from tasks.spec.schema import JobSpec
 from tasks.spec.segments import SegmentSpec
 
 

@@ -21,9 +21,10 @@ from tasks.jobs.results import CreateOutcome, JobContents
 from tasks.jobs.state_wire import handoff_blobs
 from tasks.jobs.units import JobState
 from tasks.maintenance.submissions import pin_all
+from tasks.spec.head import INPUT_FIELDS, JobHead
 from tasks.spec.images import image_paths
 from tasks.spec.loader import check_spec
-from tasks.spec.schema import INPUT_FIELDS, JobHead, JobSpec
+from tasks.spec.schema import JobSpec
 
 log = logging.getLogger(__name__)
 SHARES = "whose segments the fork shares"

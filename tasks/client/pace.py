@@ -14,7 +14,7 @@ from tasks.deployment import Deployment
 from tasks.errors import LongtakeError
 from tasks.jobs.records import Handoff
 from tasks.settings import Settings
-from tasks.spec.schema import JobHead
+from tasks.spec.head import JobHead
 
 IRRELEVANT_FIELDS = {"title", "seed", "image", "image_crf", "negative_prompt", "labels", "webhook"}
 JOBS_READ = 50

@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 from ltx2.timeline import handed_on
 from tasks.errors import SpecError
 from tasks.field_errors import shown
-from tasks.spec.schema import INPUT_FIELDS, JobHead, JobSpec
+from tasks.spec.head import INPUT_FIELDS, JobHead
+from tasks.spec.schema import JobSpec
 from tasks.spec.segments import SegmentSpec
 
 FREE_FIELDS = ("title", "seed", "labels", "webhook")

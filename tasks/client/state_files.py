@@ -17,7 +17,8 @@ from ltx2.timeline import PlannedSegment
 from tasks.errors import SpecError
 from tasks.field_errors import shown_path
 from tasks.jobs import state_wire
-from tasks.jobs.records import Handoff, timing_after
+from tasks.jobs.records import Handoff
+from tasks.jobs.timing import timing_after
 from tasks.jobs.units import START_INDEX
 from tasks.settings import Settings
 from tasks.spec.input_files import read_input

@@ -19,8 +19,9 @@ from tasks.errors import JobStateError, ServerError, SpecError
 from tasks.field_errors import explain, field_path
 from tasks.jobs.committed import Take, TakeRequest
 from tasks.jobs.lifetimes import new_job_id
-from tasks.jobs.records import Progress, timing_after
+from tasks.jobs.records import Progress
 from tasks.jobs.results import JobContents
+from tasks.jobs.timing import timing_after
 from tasks.jobs.units import WorkUnit
 from tasks.maintenance.admission import choice_bytes, segment_bytes
 from tasks.spec.segments import SegmentSpec

@@ -28,27 +28,17 @@ from tasks.jobs.keys import (
     job_keys,
     submission_owner,
 )
-from tasks.jobs.part_timing import timing_in_plan
 from tasks.jobs.queue_states import QueueStates, read_queue_states
 from tasks.jobs.queues import Priority, list_key
-from tasks.jobs.records import (
-    ClipRecord,
-    FilmSource,
-    Handoff,
-    JobStatus,
-    PieceRecord,
-    film_source,
-    shown_timing,
-    timing_after,
-    unpack_stored,
-)
+from tasks.jobs.records import ClipRecord, Handoff, JobStatus, PieceRecord, unpack_stored
 from tasks.jobs.results import JobContents, Unpinned
 from tasks.jobs.status_reading import FOREVER, damaged, no_such_job, queue_status, read_status
+from tasks.jobs.timing import FilmSource, film_source, shown_timing, timing_after, timing_in_plan
 from tasks.jobs.units import START_INDEX, JobState, UnitKind
 from tasks.jobs.waits import Wait, read_waits
 from tasks.jobs.workers import WorkerList, WorkerRegistry
 from tasks.jobs.workload import Workload, read_workload
-from tasks.spec.schema import JobHead
+from tasks.spec.head import JobHead
 from tasks.spec.segments import SegmentSpec
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from typing import Any, Self, get_type_hints
 
@@ -14,20 +14,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from blobstore.stored_format import FORMAT, FORMAT_OF_JOBS, MAJOR_OF_JOBS, is_newer_major
 from ltx2.request import Decoding
 from ltx2.sampling import Decoder
-from ltx2.timeline import (
-    PlannedSegment,
-    SegmentTiming,
-    SourceTiming,
-    continued_timing,
-    exact,
-    first_timing,
-    handed_on,
-    source_timings,
-)
 from tasks.errors import RecordError, VersionError
 from tasks.jobs.queues import Priority
-from tasks.jobs.units import START_INDEX, JobState
-from tasks.spec.schema import JobHead
+from tasks.jobs.units import JobState
+from tasks.spec.head import JobHead
 from tasks.spec.segments import SegmentSpec
 
 
@@ -175,102 +165,6 @@ class Handoff(Record):
         if not isinstance(timing, dict):
             raise ValueError("timing is not a mapping")
         return {"continued": timing.get("continued", False), "first_frame": timing.get("first_frame", 0), **value}
-
-
-def timing_after(
-    segment: PlannedSegment,
-    previous: Handoff | None,
-    *,
-    before: PlannedSegment | None = None,
-    following: PlannedSegment | None = None,
-) -> SegmentTiming:
-    """The timing of the segment after `previous`: continued from its state, or a new scene. None: the first one.
-
-    before, following: the segments before and after it; None: there is none, or it comes from outside.
-    """
-    overlap, dissolve = handed_on(segment, following)
-    if previous is None:
-        return first_timing(segment.shape, next_overlap=overlap, next_dissolve=dissolve)
-    try:
-        return _timing_after(segment, previous, before, overlap, dissolve)
-    except (ArithmeticError, AttributeError, KeyError, TypeError) as error:
-        what = f"the state after segment {previous.index}"
-        raise RecordError(f"{what} is damaged: {type(error).__name__}: {error}") from None
-
-
-def _timing_after(
-    segment: PlannedSegment, previous: Handoff, before: PlannedSegment | None, overlap: int | None, dissolve: int
-) -> SegmentTiming:
-    shape = segment.shape
-    payload = previous.state["payload"]
-    index, first_frame = payload["segment_index"] + 1, previous.first_frame
-    if before is not None:
-        skipped = before.shape.overlap if previous.continued else 0
-        first_frame += before.shape.frames - skipped - segment.dissolve
-    if segment.cut:
-        return first_timing(
-            shape,
-            index=index,
-            first_frame=first_frame,
-            dissolve=segment.dissolve,
-            next_overlap=overlap,
-            next_dissolve=dissolve,
-        )
-    return continued_timing(
-        shape,
-        pinned=payload["audio_conditioning_num_frames"],
-        offset=exact(payload["video_position_offset_sec"]),
-        index=index,
-        first_frame=first_frame,
-        before=before.shape if before else None,
-        next_overlap=overlap,
-        next_dissolve=dissolve,
-    )
-
-
-def shown_timing(timing: SegmentTiming, start: Handoff | None) -> SegmentTiming:
-    """`timing` of a job's first segment, as the film shows it: after a video that it extends, with its first frames.
-
-    Over these, the sound of a video with which the film begins is crossfaded with its own.
-    """
-    if start is None or start.index != START_INDEX or not start.first_frame or not timing.continued:
-        return timing
-    repeated = timing.skipped_frames
-    return replace(
-        timing,
-        continued=False,
-        first_frame=start.first_frame - repeated,
-        dissolve=repeated if start.source_clips else 0,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class FilmSource:
-    """The video with which a film begins. clips: one for each of its parts. rate: of the film's sound in Hz."""
-
-    clips: tuple[str, ...]
-    parts: tuple[SourceTiming, ...]
-    rate: int
-
-
-def film_source(start: Handoff, shown: SegmentTiming, first: Handoff) -> FilmSource | None:
-    """The video with which a film begins; None: it begins with segment 0.
-
-    shown: the timing of segment 0, as the film shows it. first: what that segment left.
-
-    Raises:
-        RecordError: a handoff is damaged.
-    """
-    if not start.source_clips:
-        return None
-    try:
-        rate = int(first.state["payload"]["audio_sample_rate"])
-        parts = source_timings(shown.first_frame, start.source_frames, shown.fps, shown.dissolve)
-    except (KeyError, TypeError, ValueError) as error:
-        raise RecordError(f"the start of a job is damaged: {type(error).__name__}: {error}") from None
-    if len(parts) != len(start.source_clips):
-        raise RecordError(f"the start of a job is damaged: {len(start.source_clips)} clips for {len(parts)} parts")
-    return FilmSource(tuple(start.source_clips), tuple(parts), rate)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,10 @@ from ltx2.timeline import SegmentTiming
 from tasks.errors import RecordError
 from tasks.jobs.committed import Committed, TakeRequest
 from tasks.jobs.queues import Priority
-from tasks.jobs.records import ClipRecord, Handoff, Progress, timing_after
+from tasks.jobs.records import ClipRecord, Handoff, Progress
+from tasks.jobs.timing import timing_after
 from tasks.jobs.units import UnitKind, WorkUnit
-from tasks.spec.schema import JobHead
+from tasks.spec.head import JobHead
 from tasks.spec.segments import SegmentSpec
 
 

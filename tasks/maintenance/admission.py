@@ -20,8 +20,9 @@ from tasks.jobs.store import JobStore
 from tasks.jobs.units import JobState
 from tasks.messaging.publisher import Publisher
 from tasks.settings import Settings
+from tasks.spec.head import SPATIAL_COMPRESSION, JobHead
 from tasks.spec.images import image_paths
-from tasks.spec.schema import SPATIAL_COMPRESSION, JobHead, JobSpec
+from tasks.spec.schema import JobSpec
 from tasks.spec.segments import SegmentSpec
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,8 @@ from ltx2.media.live import LivePiece, first_clips_needed, live_piece
 from ltx2.timeline import FilmPart
 from tasks.deployment import Deployment
 from tasks.errors import JobNotFoundError
-from tasks.jobs.records import FilmSource, Handoff, JobStatus, PieceRecord
+from tasks.jobs.records import Handoff, JobStatus, PieceRecord
+from tasks.jobs.timing import FilmSource
 from tasks.server.blob_files import BlobFiles
 from tasks.worker.track_cache import TrackCache
 

@@ -23,10 +23,11 @@ from tasks.errors import SpecError
 from tasks.field_errors import escaped
 from tasks.server.answers import invalid
 from tasks.server.context import ServerContext
+from tasks.spec.head import INPUT_FIELDS
 from tasks.spec.images import input_paths
 from tasks.spec.loader import MAX_SPEC_BYTES, check_spec, data_of
 from tasks.spec.places import SpecSource
-from tasks.spec.schema import INPUT_FIELDS, JobSpec
+from tasks.spec.schema import JobSpec
 
 MOST_PARTS = 20
 LARGEST_MEDIA_BYTES = 4 * 1024**3

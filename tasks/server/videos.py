@@ -15,9 +15,10 @@ from tasks.jobs.records import JobStatus
 from tasks.jobs.units import JobState
 from tasks.server.answers import invalid, without_paths
 from tasks.server.parts import PartTable
+from tasks.spec.head import SPATIAL_COMPRESSION, JobHead
 from tasks.spec.loader import check_spec
 from tasks.spec.places import SpecSource
-from tasks.spec.schema import SPATIAL_COMPRESSION, JobHead, JobSpec
+from tasks.spec.schema import JobSpec
 from tasks.spec.segments import SegmentSpec
 
 DEFAULT_SECONDS, LONGEST_SECONDS = "4", 24 * 3600

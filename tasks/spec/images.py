@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from ltx2.request import MOST_IMAGES
 from ltx2.timeline import exact, exact_seconds
 from tasks.field_errors import FieldError
+from tasks.spec.head import INPUT_FIELDS
 from tasks.spec.places import Location
-from tasks.spec.schema import INPUT_FIELDS, JobSpec
+from tasks.spec.schema import JobSpec
 from tasks.spec.segments import SegmentImage, SegmentSpec
 
 

@@ -17,11 +17,12 @@ from pydantic import BaseModel, ValidationError
 from tasks.errors import SpecError
 from tasks.field_errors import UNKNOWN_KEY, FieldError, explain, shown_path
 from tasks.spec.guidance import GuidanceSpec
+from tasks.spec.head import INPUT_FIELDS, LoraSpec
 from tasks.spec.images import input_paths, with_paths
 from tasks.spec.input_files import read_input, read_limited
 from tasks.spec.json_text import json_events, parse_json
 from tasks.spec.places import OPTIONS, Location, SpecSource, TextError
-from tasks.spec.schema import INPUT_FIELDS, JobSpec, LoraSpec
+from tasks.spec.schema import JobSpec
 from tasks.spec.segments import FilmImage, SegmentImage, SegmentSpec
 from tasks.spec.yaml_text import parse_yaml, yaml_events
 

@@ -14,8 +14,8 @@ from ltx2.checkpoints.resolve import SMALL_MODELS
 from tasks.errors import SpecError
 from tasks.field_errors import field_path, shown_path
 from tasks.settings import Settings
+from tasks.spec.head import LoraSpec
 from tasks.spec.places import SpecSource
-from tasks.spec.schema import LoraSpec
 
 MOST_FILES = 10_000
 """A folder with more files is none of a model."""

@@ -24,7 +24,7 @@ from tasks.jobs.records import ClipRecord
 from tasks.jobs.results import Claim
 from tasks.jobs.units import START_INDEX, UnitKind
 from tasks.messaging.topology import CLIP_TASK
-from tasks.spec.schema import CropSpec
+from tasks.spec.head import CropSpec
 from tasks.worker import metrics
 from tasks.worker.app import app
 from tasks.worker.context import WorkerContext, process

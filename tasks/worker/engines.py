@@ -15,8 +15,8 @@ from ltx2.errors import DeviceError, HubUnreachableError, RankError
 from ltx2.request import SegmentRequest
 from tasks.errors import ConfigError, HostFaultError
 from tasks.settings import Settings, warm_images, warm_request
+from tasks.spec.head import LoraSpec
 from tasks.spec.model_policy import check_model_folders
-from tasks.spec.schema import LoraSpec
 from tasks.worker.render_class import render_class_of
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from ltx2.media.temporary import temporary_folder
 from ltx2.timeline import FilmPart
 from tasks.errors import WorkFailedError
 from tasks.jobs.failpoints import reach
-from tasks.jobs.records import ClipRecord, FilmRecord, FilmSource
+from tasks.jobs.records import ClipRecord, FilmRecord
 from tasks.jobs.state_wire import is_whole
+from tasks.jobs.timing import FilmSource
 from tasks.jobs.units import START_INDEX, UnitKind, WorkUnit
 from tasks.messaging.topology import FILM_TASK
 from tasks.messaging.tracing import tracing

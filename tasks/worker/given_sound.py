@@ -9,7 +9,7 @@ from ltx2.media.sources.slices import Track, window_of
 from ltx2.timeline import SegmentTiming
 from tasks.errors import SpecError
 from tasks.jobs.units import START_INDEX
-from tasks.spec.schema import JobHead
+from tasks.spec.head import JobHead
 from tasks.worker.context import WorkerContext
 from tasks.worker.failures import reading_from
 

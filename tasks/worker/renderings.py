@@ -12,7 +12,7 @@ from ltx2.request import SegmentOutput, SegmentRequest
 from tasks.jobs.committed import SEED_LIMIT
 from tasks.jobs.results import Claim
 from tasks.jobs.units import UnitKind
-from tasks.spec.schema import JobHead
+from tasks.spec.head import JobHead
 
 if TYPE_CHECKING:
     from ltx2 import LTX2ContinuationState

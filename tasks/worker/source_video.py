@@ -17,8 +17,8 @@ from ltx2.media.sound_file import decode_flac
 from ltx2.media.sources.extension import lead_of
 from ltx2.timeline import SegmentTiming
 from tasks.errors import SpecError
-from tasks.jobs.records import shown_timing
 from tasks.jobs.results import Claim
+from tasks.jobs.timing import shown_timing
 from tasks.jobs.units import START_INDEX
 from tasks.worker.context import WorkerContext
 from tasks.worker.dissolve import dissolved

@@ -11,9 +11,9 @@ import pytest
 from tasks.client.submit import list_jobs, submit
 from tasks.errors import JobFailedError, SpecError
 from tasks.settings import Settings
+from tasks.spec.head import LoraSpec
 from tasks.spec.loader import check_spec
 from tasks.spec.model_policy import check_model_folders
-from tasks.spec.schema import LoraSpec
 from tasks.worker.engines import EngineSlot
 from tests.conftest import Worker
 from tests.e2e.refusals import SPEC, Command, check_refused

@@ -18,7 +18,7 @@ from tasks.jobs.results import (
 from tasks.jobs.store import VANISHED_PER_ATTEMPT
 from tasks.jobs.units import WorkUnit
 from tasks.spec.loader import check_spec
-from tasks.spec.schema import SegmentSpec
+from tasks.spec.segments import SegmentSpec
 from tests.tasks.jobs import take_model
 from tests.tasks.jobs.pair_comparison import PairComparison
 from tests.tasks.jobs.take_model import SEGMENT_UNIT

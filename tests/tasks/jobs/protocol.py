@@ -12,7 +12,7 @@ from tasks.jobs.results import Admission, AdmissionOutcome, Claim, CreateOutcome
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.spec.loader import check_spec
-from tasks.spec.schema import SegmentSpec
+from tasks.spec.segments import SegmentSpec
 from tests.tasks.conftest import ticket_of
 
 JOB = "aaaa1111"

@@ -14,9 +14,10 @@ import redis
 from ltx2.timeline import PlannedSegment, SegmentShape, first_timing
 from tasks.errors import RecordError
 from tasks.jobs.keys import job_keys
-from tasks.jobs.records import ClipRecord, FilmRecord, Handoff, film_source, shown_timing, timing_after
+from tasks.jobs.records import ClipRecord, FilmRecord, Handoff
 from tasks.jobs.state_wire import handoff_blobs
 from tasks.jobs.store import JobStore
+from tasks.jobs.timing import film_source, shown_timing, timing_after
 from tasks.jobs.units import UnitKind, WorkUnit
 from tests.tasks.jobs.protocol import JOB, claim, commit, create
 

@@ -19,7 +19,7 @@ from tasks.jobs.store import JobStore
 from tasks.jobs.units import JobState, UnitKind, WorkUnit
 from tasks.settings import Settings
 from tasks.spec.loader import check_spec
-from tasks.spec.schema import MAX_SEGMENTS, SegmentSpec
+from tasks.spec.segments import MAX_SEGMENTS, SegmentSpec
 from tests.tasks.jobs.protocol import (
     FILM,
     JOB,

@@ -15,11 +15,11 @@ from tasks.client.film_summary import film_summary
 from tasks.errors import RecordError
 from tasks.jobs.edits import ReplaceOutcome
 from tasks.jobs.keys import job_keys
-from tasks.jobs.part_timing import timing_in_plan
 from tasks.jobs.queues import SEGMENTS, list_key
 from tasks.jobs.records import ClipRecord, Handoff, Progress
 from tasks.jobs.results import Claim, Refused
 from tasks.jobs.store import JobStore
+from tasks.jobs.timing import timing_in_plan
 from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.maintenance.record_findings import examine_records
 from tasks.spec.loader import check_spec

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from ltx2.checkpoints.lora import Lora
 from ltx2.sampling import Decoder, Sampling, Scales, Shift
 from tasks.errors import SpecError
+from tasks.spec.head import JobHead
 from tasks.spec.loader import check_spec, load_spec, parse_spec
-from tasks.spec.schema import JobHead, JobSpec
+from tasks.spec.schema import JobSpec
 
 HARBOUR = """\
 title: harbour at dawn

@@ -18,7 +18,7 @@ from ltx2.request import PlacedImage, SegmentRequest
 from ltx2.timeline import SegmentShape, exact, first_timing
 from tasks.errors import HostFaultError, SpecError
 from tasks.settings import Settings
-from tasks.spec.schema import LoraSpec
+from tasks.spec.head import LoraSpec
 from tasks.worker.engines import EngineSlot
 from tests.conftest import STAND_IN
 from tests.stand_in import StandInEngine

@@ -10,7 +10,7 @@ import pytest
 
 from ltx2.request import SegmentRequest
 from ltx2.timeline import SegmentShape, plan
-from tasks.spec.schema import JobHead
+from tasks.spec.head import JobHead
 from tasks.worker.renderings import SEED_STEP, Rendering, best
 
 _, TIMING = plan(SegmentShape(17, fps=24), [False, False])  # type: ignore[arg-type]
