@@ -1,7 +1,7 @@
--- Admit the job that has waited longest for room, if its whole estimate fits next to what is reserved. No new job passes
--- another, except one of high priority, which arrives before all others. A new job has reserved the bytes of what it starts from. A revived job still has reserved what its blobs take: it
--- blocks no other job when it does not fit, and a new job that does not fit does not block it. Paused jobs, and jobs of a
--- newer major version, are skipped.
+-- Admit the job that has waited longest for room, if its whole estimate fits next to what is reserved. No new job
+-- passes another, except one of high priority, which arrives before all others. A new job has reserved the bytes of
+-- what it starts from. A revived job still has reserved what its blobs take: it blocks no other job when it does not
+-- fit, and a new job that does not fit does not block it. Paused jobs, and jobs of a newer major version, are skipped.
 -- KEYS[1] waiting  zset    ids of jobs that wait for room by arrival, us
 -- KEYS[2] reserved hash    job id -> bytes of the blob store that are kept for it
 -- KEYS[3] active   zset    ids of unfinished jobs by creation, ms

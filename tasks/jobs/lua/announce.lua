@@ -9,7 +9,8 @@
 -- KEYS[5] shared  list     the messages that wait in the queue for any worker
 -- KEYS[6] high    list     the same with high priority
 -- KEYS[7] spec    hash     'job' and one field per segment, msgpack
--- ARGV[1] unit name; 'segment' is enough in a parallel job, too, ARGV[2] segment index (-1 for the film), ARGV[3] ticket of the message it replaces, 0 for none,
+-- ARGV[1] unit name; 'segment' is enough in a parallel job, too, ARGV[2] segment index (-1 for the film),
+-- ARGV[3] ticket of the message it replaces, 0 for none,
 -- ARGV[4] 1 when the publisher's worker has a sticky queue, which is used while the shared one is empty
 -- Returns {ticket, 1 for the sticky queue else 0, the job's title, its number of segments, 'high' or ''}, or nothing.
 if is_newer_record(KEYS[1]) then

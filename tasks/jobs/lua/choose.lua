@@ -1,6 +1,7 @@
--- Choose the take of a segment that the film shows. A take of several segments is shown whole; where it was and only some of
--- its segments are chosen now, the others show again what the segments after them continue. Clips that showed other takes
--- are made again, then the film; the old film stays until then. A job that has ended runs again until its film is joined.
+-- Choose the take of a segment that the film shows. A take of several segments is shown whole; where it was and only
+-- some of its segments are chosen now, the others show again what the segments after them continue. Clips that showed
+-- other takes are made again, then the film; the old film stays until then. A job that has ended runs again until its
+-- film is joined.
 -- KEYS[1] record   hash
 -- KEYS[2] units    hash
 -- KEYS[3] handoffs hash
@@ -9,11 +10,12 @@
 -- KEYS[6] active   zset     ids of unfinished jobs by creation, ms
 -- KEYS[7] ended    zset     ids of ended jobs by their end, ms
 -- KEYS[8] reserved hash     job id -> bytes of the blob store that are kept for it
--- ARGV[1] job id, ARGV[2] token of the request, ARGV[3] segment, ARGV[4] number of the take, ARGV[5] budget in bytes, 0 for
--- no limit, ARGV[6] bytes that the new clips and the new film need
--- Returns {'shown', number of the take that was shown}, {'missing'} when there is no such job, {'not rendered', segments that
--- are}, {'ended', state}, {'no take', number of the newest}, {'not made'}, {'apart', number of the take that the next segment
--- continues, this take's last segment} when it does not lead into that, or {'full', bytes that are reserved for all jobs}.
+-- ARGV[1] job id, ARGV[2] token of the request, ARGV[3] segment, ARGV[4] number of the take, ARGV[5] budget in bytes, 0
+-- for no limit, ARGV[6] bytes that the new clips and the new film need
+-- Returns {'shown', number of the take that was shown}, {'missing'} when there is no such job, {'not rendered',
+-- segments that are}, {'ended', state}, {'no take', number of the newest}, {'not made'}, {'apart', number of the take
+-- that the next segment continues, this take's last segment} when it does not lead into that, or {'full', bytes that
+-- are reserved for all jobs}.
 if is_newer_record(KEYS[1]) then
   return refuse_newer()
 end

@@ -15,7 +15,8 @@
 --          asked for of a take or '', number of the take of each of these three handoffs, -1 for none}; the first is of
 --          the take that the segment continues, before a new scene of the one that is shown; the second of the one that
 --          a clip shows, or of the take itself if it is rendered again; the third of the take that a take leads into, or
---          of the next segment's that a clip is crossfaded with; last the unit's render class, '' for any: of what was rendered before, else of what it continues
+--          of the next segment's that a clip is crossfaded with; last the unit's render class, '' for any:
+--          of what was rendered before, else of what it continues
 --         {'committed', 1 when the message of the next segment is missing else 0},
 --         {'newer'} when a newer major version wrote what this claim reads; nothing is changed then,
 --         {'refused', why},

@@ -1,5 +1,5 @@
--- Ask for takes of a committed segment, or each of several neighbours, which are rendered one after the other. A job that
--- has ended runs again until they are rendered.
+-- Ask for takes of a committed segment, or each of several neighbours, which are rendered one after the other. A job
+-- that has ended runs again until they are rendered.
 -- KEYS[1] record   hash
 -- KEYS[2] units    hash
 -- KEYS[3] clips    hash
@@ -7,8 +7,8 @@
 -- KEYS[5] active   zset     ids of unfinished jobs by creation, ms
 -- KEYS[6] ended    zset     ids of ended jobs by their end, ms
 -- KEYS[7] reserved hash     job id -> bytes of the blob store that are kept for it
--- ARGV[1] job id, ARGV[2] token of the request, ARGV[3] and ARGV[4] first and last segment, ARGV[5] budget in bytes, 0 for no
--- limit, ARGV[6] bytes that the takes need together, then what is asked for of each take and segment, msgpack
+-- ARGV[1] job id, ARGV[2] token of the request, ARGV[3] and ARGV[4] first and last segment, ARGV[5] budget in bytes, 0
+-- for no limit, ARGV[6] bytes that the takes need together, then what is asked for of each take and segment, msgpack
 -- Returns {'queued', number of the first}, {'missing'} when there is no such job, {'not rendered', segments that are},
 -- {'ended', state} or {'full', bytes that are reserved for all jobs}.
 if is_newer_record(KEYS[1]) then
