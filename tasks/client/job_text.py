@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 from tasks.client.job import Job
-from tasks.client.progress import describe, step_of
+from tasks.client.progress import describe, rendered_of, step_of
 from tasks.client.workers import describe_activity
 from tasks.field_errors import escaped
 from tasks.jobs.queues import Priority
@@ -41,8 +41,9 @@ def _moment(seconds: float) -> str:
 
 def full_json_of(job: Job, workers: WorkerList) -> Mapping[str, Any]:
     """The object of `longtake status --json`."""
-    data = json_of(job.status(), job.waiting()) | {"segments_committed": job.summary()["segments"]}
-    return data | {"workers": [worker.name for worker in workers.of_job(job.id)]}
+    status = job.status()
+    data = json_of(status, job.waiting()) | {"segments_committed": job.summary()["segments"]}
+    return data | {"workers": [] if status.finished else [worker.name for worker in workers.of_job(job.id)]}
 
 
 def lines_of(job: Job, workers: WorkerList) -> Iterator[str]:
@@ -51,7 +52,9 @@ def lines_of(job: Job, workers: WorkerList) -> Iterator[str]:
     yield f"{status.job_id}  {status.title}"
     text = describe(status, wait=job.waiting())
     text = text if text.startswith(status.state) else f"{status.state}: {text}"
-    yield f"  {text}; {status.rendered} rendered, {status.clips} clips"
+    rendered = rendered_of(status)
+    text = text if rendered in text else f"{text} · {rendered}"
+    yield f"  {text} · {status.clips} clip{'' if status.clips == 1 else 's'}"
     if status.priority != Priority.NORMAL:
         yield f"  priority: {status.priority}"
     if status.takes_due:
@@ -64,7 +67,7 @@ def lines_of(job: Job, workers: WorkerList) -> Iterator[str]:
     if status.kept:
         until = "it is released" if status.kept_until is None else _moment(status.kept_until)
         yield f"  kept until {until}"
-    for worker in workers.of_job(job.id):
+    for worker in () if status.finished else workers.of_job(job.id):  # its last heartbeat may be older than the end
         yield f"  worker {worker.name}: {describe_activity(worker)}"
     if status.reason:
         where = "film" if status.failed_segment == START_INDEX else f"segment {status.failed_segment}"
@@ -72,8 +75,20 @@ def lines_of(job: Job, workers: WorkerList) -> Iterator[str]:
         yield f"  {where}{status.reason}"
     for failure in status.failures:
         yield f"    failed on {failure.worker}: {failure.reason}"
-    for segment in job.summary()["segments"]:
+    segments = job.summary()["segments"]
+    for segment in segments:
         prompt = escaped(segment["prompt"], PROMPT_CHARACTERS)
         shown = f"  take {segment['take']}" if "take" in segment else ""
         yield f"  segment {segment['index']}{shown}  {segment['engine_s']:.1f} s  seed {segment['seed']}  {prompt}"
-        yield from (f"    warning: {escaped(warning)}" for warning in segment.get("warnings", []))
+    yield from _warnings(segments)
+
+
+def _warnings(segments: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Each warning once, with the segments that it is about."""
+    about: dict[str, list[int]] = {}
+    for segment in segments:
+        for warning in segment.get("warnings", []):
+            about.setdefault(warning, []).append(segment["index"])
+    for warning, indices in about.items():
+        where = f"segment{'s' if len(indices) > 1 else ''} {', '.join(map(str, indices))}"
+        yield f"  warning, {where}: {escaped(warning)}"

@@ -53,7 +53,7 @@ def describe(status: JobStatus, seconds_left: float | None = None, wait: Wait | 
     """The state and progress of a job in a few words, or what it waits for."""
     if status.finished:
         return status.state
-    rendered = f"{status.rendered} of {status.segments} segments rendered"
+    rendered = rendered_of(status)
     if status.state == JobState.PAUSED:
         return f"paused · {rendered}"
     if status.state == JobState.AWAITING_APPROVAL:
@@ -65,20 +65,26 @@ def describe(status: JobStatus, seconds_left: float | None = None, wait: Wait | 
         steps = "".join(f" · {step_of(one)}" for one in status.take_progress[:1])
         return f"rendering {status.takes_due} take{'s' if status.takes_due > 1 else ''}{steps or waits}"
     if status.committed == status.segments:
-        return f"all {status.segments} segments rendered · {wait or 'joining the film'}"
-    text = f"segment {status.committed + 1} of {status.segments}"
+        return f"{rendered} · {wait or 'joining the film'}"
     if not status.admitted:
-        return f"{text} · waiting for room for {status.needs_bytes:,} bytes of blobs"
+        return f"waiting for room for {status.needs_bytes:,} bytes of blobs · {rendered}"
     if wait is not None:
-        return f"{text} · {wait}"
+        return f"{wait} · {rendered}"
     if status.state == JobState.QUEUED:
-        return f"{text} · waiting for a worker"
-    if len(status.in_work) > 1:
-        numbers = ", ".join(str(progress.index + 1) for progress in status.in_work)
-        text = f"segments {numbers} of {status.segments} · {status.rendered} rendered"
-    elif status.progress is not None and status.progress.index == status.committed:
-        text += f" · {step_of(status.progress)}"
+        return f"waiting for a worker · {rendered}"
+    in_work = "; ".join(_segment_in_work(one) for one in status.in_work) or f"segment {status.committed}"
+    text = f"{in_work} · {rendered}"
     return text if seconds_left is None else f"{text} · about {clock(seconds_left)} to go"
+
+
+def rendered_of(status: JobStatus) -> str:
+    """`3 of 8 segments rendered`."""
+    return f"{status.rendered} of {status.segments} segment{'' if status.segments == 1 else 's'} rendered"
+
+
+def _segment_in_work(progress: Reported) -> str:
+    steps = f", {step_of(progress)}" if progress.steps else ""
+    return f"segment {progress.index}{steps}"
 
 
 def step_of(progress: Reported) -> str:

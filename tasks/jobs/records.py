@@ -252,6 +252,7 @@ class JobStatus:
 
     committed: the segments from the first to before the first one that is missing. ahead: how many are committed
     behind that one, in other parts. progress, others: of the first segment in work, and of those in other parts.
+    claimed: the segments that workers have in work, also before their first step.
     failures: the newest failed attempts at what failed the job, oldest first. film: while a job is not done, the one
     that it had before segments were appended or takes chosen. open: it waits for more segments at its end. approved:
     of how many segments; None: it asks for no approval. grown: how often segments were appended to a film whose end
@@ -287,6 +288,7 @@ class JobStatus:
     grown: int = 0
     ahead: int = 0
     others: tuple[Progress, ...] = ()
+    claimed: tuple[int, ...] = ()
 
     @property
     def rendered(self) -> int:
@@ -295,13 +297,14 @@ class JobStatus:
 
     @property
     def in_work(self) -> tuple[Progress, ...]:
-        """The progress of the segments in work, in the film's order."""
-        return self.others if self.progress is None else (self.progress, *self.others)
+        """The progress of all segments in work, in the film's order; 0 of 0 steps before the first one."""
+        known = {one.index: one for one in (self.progress, *self.others) if one is not None}
+        return tuple(known.get(index, Progress(index, 0, 0, 0.0)) for index in sorted({*known, *self.claimed}))
 
     @property
     def steps_done(self) -> float:
         """The rendered share of the segments in work, in segments."""
-        return sum(progress.step / progress.steps for progress in self.in_work)
+        return sum(progress.step / max(1, progress.steps) for progress in self.in_work)
 
     @property
     def generation(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -93,7 +94,18 @@ def _status(job_id: str, record: dict[str, bytes], clips: int, units: dict[bytes
         grown=number("grown") or 0,
         ahead=sum(cursor - first for first, cursor in json.loads(record.get("ahead", b"[]"))),
         others=tuple(in_work[1:]),
+        claimed=tuple(sorted(_claimed(units))),
     )
+
+
+def _claimed(units: dict[bytes, bytes]) -> Iterator[int]:
+    """The segments that workers have claimed."""
+    for name, raw in units.items():
+        if name.partition(b":")[0] in (UnitKind.SEGMENT.encode(), UnitKind.REPAIR.encode()):
+            with suppress(KeyError, TypeError, ValueError):  # a worker fails a job with a damaged unit, and says why
+                unit = json.loads(raw)
+                if unit["token"]:
+                    yield int(unit["index"])
 
 
 def _is_next_of_take(name: bytes, raw: bytes) -> bool:

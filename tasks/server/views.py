@@ -15,7 +15,7 @@ from tasks.server.context import ServerContext
 
 
 class ProgressView(BaseModel):
-    """The running segment: `step` of `steps`, `step_s` seconds each so far."""
+    """A segment in work: `step` of `steps`, `step_s` seconds each so far; all 0 before its first step."""
 
     segment: int
     step: int
@@ -39,6 +39,7 @@ class JobView(BaseModel):
     """A job. Times are seconds since the epoch, null before they occur. waiting: what it waits for, in words.
 
     committed: the segments from the first to before the first one that is missing. rendered: all that are there.
+    progress: of the first segment in work that has begun a step. in_work: of every one, in the film's order.
     """
 
     id: str
@@ -55,6 +56,7 @@ class JobView(BaseModel):
     reason: str | None
     failed_segment: int | None
     progress: ProgressView | None
+    in_work: list[ProgressView]
     film: FilmView | None
     waiting: str | None
 
@@ -85,6 +87,7 @@ def job_view(status: JobStatus, wait: Wait | None) -> JobView:
         "id": status.job_id,
         "reason": None if status.reason is None else without_paths(status.reason),
         "progress": progress_view(status.progress),
+        "in_work": [progress_view(one) for one in status.in_work],
         "film": film and FilmView(**_common(film, FilmView)),
         "waiting": None if wait is None else str(wait),
     }

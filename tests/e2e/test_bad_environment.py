@@ -55,7 +55,7 @@ def start_slow_render(settings: Settings, spec: Path, out: Path) -> tuple[subpro
     command = [sys.executable, "-m", "tasks.cli", "render", str(spec), "-o", str(out)]
     with log.open("w") as file:
         process = subprocess.Popen(command, env=environment(settings) | {STEP_S: "0.25"}, stderr=file)
-    wait_until(lambda: "segment 1 of 2" in log.read_text() or process.poll() is not None, what="the render")
+    wait_until(lambda: "0 of 2 segments rendered" in log.read_text() or process.poll() is not None, what="the render")
     return process, log.read_text
 
 

@@ -129,7 +129,7 @@ def test_interrupting_a_watch_says_that_the_job_goes_on(module_settings: Setting
             start_new_session=True,
             preexec_fn=heed_interrupts,
         )
-    wait_until(lambda: "segment 1 of 2" in log.read_text(), what="the first line")
+    wait_until(lambda: "0 of 2 segments rendered" in log.read_text(), what="the first line")
     # When
     watching.send_signal(signal.SIGINT)
     # Then

@@ -59,7 +59,7 @@ def wait_committed(process: subprocess.Popen[bytes], count: int) -> list[psutil.
     """Wait until `count` segments are done; returns the processes that the render has started."""
     assert process.stderr is not None
     for line in process.stderr:
-        if line.startswith(f"segment {count + 1} of ".encode()):
+        if re.search(rf"\b{count} of \d+ segments rendered", line.decode()):
             break
     return psutil.Process(process.pid).children(recursive=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 
@@ -23,7 +24,7 @@ REASONS = {
 def check_status(pool: WorkerPool, longtake: Command, job: Job, reason: str) -> None:
     """`longtake status` shows the failed segment, the attempts and the reason."""
     text = longtake("status", job.id, settings=pool.settings).stdout
-    assert "\n  failed; 1 rendered, " in text
+    assert re.search(r"\n  failed · 1 of \d segments rendered · ", text)
     assert f"segment 1, attempt 3: {reason}" in text
     shown = json.loads(longtake("status", job.id, "--json", settings=pool.settings).stdout)
     assert (shown["state"], shown["failed_segment"], shown["attempts"]) == ("failed", 1, 3)

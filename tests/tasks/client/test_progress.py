@@ -35,10 +35,14 @@ def status(state: str = "running", committed: int = 0, step: int | None = None, 
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        (status("queued"), "segment 1 of 4 · waiting for a worker"),
-        (status(committed=1, step=5), "segment 2 of 4 · step 5 of 8"),
-        (status(committed=1), "segment 2 of 4"),
-        (status(committed=4), "all 4 segments rendered · joining the film"),
+        (status("queued"), "waiting for a worker · 0 of 4 segments rendered"),
+        (status(committed=1, step=5), "segment 1, step 5 of 8 · 1 of 4 segments rendered"),
+        (status(committed=1), "segment 1 · 1 of 4 segments rendered"),
+        (
+            status(committed=1, step=5, others=(Progress(3, 1, 8, 0.1),), ahead=1, segments=17, claimed=(1, 3, 9)),
+            "segment 1, step 5 of 8; segment 3, step 1 of 8; segment 9 · 2 of 17 segments rendered",
+        ),
+        (status(committed=4), "4 of 4 segments rendered · joining the film"),
         (status("done", committed=4), "done"),
         (status("failed"), "failed"),
     ],
@@ -88,8 +92,8 @@ def test_each_change_is_one_line_without_a_terminal() -> None:
     display.follow([status("queued"), status("queued"), status(committed=1, step=1), status("done", committed=4)])
     # Then
     assert out.getvalue().splitlines() == [
-        "segment 1 of 4 · waiting for a worker",
-        "segment 2 of 4 · step 1 of 8",
+        "waiting for a worker · 0 of 4 segments rendered",
+        "segment 1, step 1 of 8 · 1 of 4 segments rendered",
         "done",
     ]
 
@@ -98,4 +102,4 @@ def test_a_terminal_shows_the_newest_status() -> None:
     out = io.StringIO()
     display = ProgressDisplay(Console(file=out, force_terminal=True, width=80))
     display.follow([status(committed=1, step=5), status(committed=2, step=1)])
-    assert "segment 3 of 4 · step 1 of 8" in out.getvalue()
+    assert "segment 2, step 1 of 8 · 2 of 4 segments rendered" in out.getvalue()

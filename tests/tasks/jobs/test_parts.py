@@ -22,6 +22,7 @@ from tasks.jobs.store import JobStore
 from tasks.jobs.timing import timing_in_plan
 from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.maintenance.record_findings import examine_records
+from tasks.server.views import job_view
 from tasks.spec.loader import check_spec
 from tests.tasks.jobs.protocol import FILM, JOB, announce, append_prompts, claim_unit, commit, expire, handoff
 
@@ -110,6 +111,9 @@ def test_the_cursor_jumps_over_what_is_committed_behind_it(jobs: JobStore, clien
     # Given
     create(jobs, *CUTS)
     first, second, third = (begin(jobs, index) for index in (0, 2, 4))
+    status = jobs.status(JOB)
+    assert status.claimed == (0, 2, 4)
+    assert [(one.segment, one.steps) for one in job_view(status, None).in_work] == [(0, 0), (2, 0), (4, 0)]
     # When later parts are faster
     assert next_of(jobs, second) == 3
     assert next_of(jobs, third) == 5
@@ -123,7 +127,7 @@ def test_the_cursor_jumps_over_what_is_committed_behind_it(jobs: JobStore, clien
     assert next_of(jobs, held[3]) is None
     assert next_of(jobs, held[1]) is None
     # Then all but the last are there, and it is at work
-    assert (jobs.status(JOB).committed, jobs.status(JOB).ahead) == (5, 0)
+    assert (jobs.status(JOB).committed, jobs.status(JOB).ahead, jobs.status(JOB).claimed) == (5, 0, (5,))
     assert not client.hexists(job_keys(JOB, "record")[0], "ahead")
     # When the last clip is there
     committed = jobs.commit_segment(held[5], made(held[5]))

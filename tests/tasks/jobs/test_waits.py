@@ -147,7 +147,7 @@ def test_every_command_says_it(settings: Settings, client: redis.Redis, job: Job
     silence(client, "gpu-0", 40)
     # When / Then
     assert (
-        "queued: segment 1 of 2 · no worker is online; 0 rendered"
+        "queued: no worker is online · 0 of 2 segments rendered · 0 clips"
         in longtake("status", job.id, settings=settings).stdout
     )
     assert longtake("list", settings=settings).stdout.rstrip().endswith("harbour at dawn (no worker is online)")
@@ -175,7 +175,7 @@ def test_watch_says_it_once_until_it_changes(job: Job) -> None:
     # When
     display.follow([status, status], lambda: next(waits))
     # Then
-    assert out.getvalue().splitlines() == ["segment 1 of 2 · no word from w1 for 16 s"]
+    assert out.getvalue().splitlines() == ["no word from w1 for 16 s · 0 of 2 segments rendered"]
 
 
 def test_damaged_units_are_not_everybodys_problem(settings: Settings, client: redis.Redis, job: Job) -> None:

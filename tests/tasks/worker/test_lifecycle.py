@@ -60,7 +60,8 @@ def test_status_shows_a_job_that_waits_for_a_worker(own_settings: Settings, long
     assert job.summary()["segments"] == []
     status = json.loads(longtake("status", job.id, "--json", settings=own_settings).stdout)
     assert (status["state"], status["segments_committed"]) == ("queued", [])
-    assert "  queued: segment 1 of 1 · no worker is online" in longtake("status", job.id, settings=own_settings).stdout
+    shown = longtake("status", job.id, settings=own_settings).stdout
+    assert "  queued: no worker is online · 0 of 1 segment rendered" in shown
 
 
 def test_a_job_becomes_a_film(module_settings: Settings, worker: Worker, tmp_path: Path) -> None:
