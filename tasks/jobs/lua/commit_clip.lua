@@ -20,6 +20,7 @@ if mine and not shows(ARGV[3], clip_shows(KEYS[2], KEYS[7], KEYS[8], tonumber(AR
 elseif mine then
   redis.call('HSET', KEYS[3], ARGV[1], ARGV[3])
   redis.call('HDEL', KEYS[2], name)
+  redis.call('HDEL', KEYS[1], 'winner:' .. ARGV[1]) -- its holder knows that its segment is committed
   tell(KEYS[1], 'clip', { segment = tonumber(ARGV[1]) })
 elseif unit or redis.call('HGET', KEYS[3], ARGV[1]) ~= ARGV[3] then
   return { 0 }

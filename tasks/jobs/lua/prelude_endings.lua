@@ -20,6 +20,11 @@ local function finish(record, units, takes, active, ended, job_id, state, reason
   for _, name in ipairs(redis.call('HKEYS', units)) do
     redis.call('HDEL', record, 'progress:' .. (string.match(name, ':(%d+)') or ''))
   end
+  for _, field in ipairs(redis.call('HKEYS', record)) do
+    if string.find(field, '^winner:') then
+      redis.call('HDEL', record, field)
+    end
+  end
   redis.call('DEL', units)
   redis.call('ZREM', active, job_id)
   redis.call('ZADD', ended, now(), job_id)

@@ -5,6 +5,8 @@
 --   next_part  no segment before this one begins a part that can still be opened
 --   ahead      JSON list of {first, cursor}, ascending: behind the job's cursor, the segments from `first` to before
 --              `cursor` are committed, and `cursor` is next there; absent while there are none
+-- Its fields about the newest commit and the progress of a segment are 'winner:<i>', until the clip is committed or the job
+-- has ended, and 'progress:<i>'.
 -- The job's cursor is always the first segment that is not committed.
 
 -- Segments that one call looks at in search of the next part.

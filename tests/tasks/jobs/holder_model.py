@@ -188,6 +188,8 @@ class HolderChanges:
             del self.units[name]
             self.clips[index] = clip
             self.commits[name] += 1
+            if self.parallel:
+                self.winners.pop(index, None)
         is_stored = name not in self.units and self.clips.get(index) == clip
         if not is_stored or not self.film_due or not self.published or FILM_UNIT in self.units:
             return accepted, 0

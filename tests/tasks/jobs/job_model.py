@@ -164,6 +164,7 @@ class Job(HolderChanges):
         self.state, self.ending = state, ending
         for key in [ALONE, *(unit.index for unit in self.units.values())]:
             self.progress.pop(key, None)
+        self.winners = {key: winner for key, winner in self.winners.items() if key == ALONE}
         self.units.clear()
 
     def revive(self, state: str) -> str:

@@ -20,7 +20,7 @@ from tasks.jobs.records import ClipRecord, Handoff, Progress
 from tasks.jobs.results import Claim, Refused
 from tasks.jobs.store import JobStore
 from tasks.jobs.timing import timing_in_plan
-from tasks.jobs.units import UnitKind, WorkUnit
+from tasks.jobs.units import JobState, UnitKind, WorkUnit
 from tasks.maintenance.record_findings import examine_records
 from tasks.server.views import job_view
 from tasks.spec.loader import check_spec
@@ -226,6 +226,29 @@ def test_a_late_message_of_a_part_is_refused(jobs: JobStore) -> None:
     assert isinstance(late, Refused)
     assert jobs.commit_segment(held, handoff(2)) is None
     assert jobs.commit_segment(new, handoff(2))
+
+
+def test_a_record_names_the_holders_of_commits_until_their_clips_are_there(jobs: JobStore, client: redis.Redis) -> None:
+    def winners() -> list[bytes]:
+        return [name for name in client.hgetall(job_keys(JOB, "record")[0]) if name.startswith(b"winner")]
+
+    # Given a commit whose reply was lost
+    create(jobs, *CUTS)
+    first, second = begin(jobs, 0), begin(jobs, 2)
+    assert jobs.commit_segment(first, made(first))
+    # When / Then
+    committed = jobs.commit_segment(first, made(first))
+    assert committed
+    assert winners() == [b"winner:0"]
+    # When the clip is committed, Then its holder needs nothing more
+    jobs.commit_clip(committed.clip, ClipRecord(0, "clip", 1, 1))
+    assert winners() == []
+    # When the job ends before a clip is there
+    jobs.commit_segment(second, made(second))
+    assert winners() == [b"winner:2"]
+    jobs.stop(JOB, JobState.CANCELLED, "by user")
+    # Then
+    assert winners() == []
 
 
 def test_the_place_of_a_part_is_that_of_a_chain(jobs: JobStore) -> None:
