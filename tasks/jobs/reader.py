@@ -236,7 +236,14 @@ class JobReader:
         Raises:
             JobNotFoundError: no such job. RecordError: its spec lacks a segment.
         """
-        return timing_in_plan(self.planned(job_id), index, self.handoff(job_id, START_INDEX))
+        names = [str(at) for at in range(index + 2)]  # what the segment hands on depends on the next one
+        found = self._redis.hmget(job_keys(job_id, "spec")[0], ["job", *names])
+        head, *stored = cast("list[bytes | None]", found)
+        if head is None:
+            raise no_such_job(job_id)
+        shared = read_head(head).shared
+        planned = {at: shared.planned(read_segment(data)) for at, data in enumerate(stored) if data is not None}
+        return timing_in_plan(planned, index, self.handoff(job_id, START_INDEX))
 
     def planned(self, job_id: str, *, undecided: bool = False) -> dict[int, PlannedSegment]:
         """What the spec of a job says about the place of each segment, by index. undecided: before workers decided
@@ -245,9 +252,9 @@ class JobReader:
         Raises:
             JobNotFoundError: no such job.
         """
-        head = self.head(job_id)
+        shared = self.head(job_id).shared
         segments = self._segments(job_id).items()
-        return {index: head.planned(segment.undecided if undecided else segment) for index, segment in segments}
+        return {index: shared.planned(segment.undecided if undecided else segment) for index, segment in segments}
 
     def _all_handoffs(self, job_id: str) -> list[Handoff]:
         raw = cast("dict[bytes, bytes]", self._redis.hgetall(job_keys(job_id, "handoffs")[0]))

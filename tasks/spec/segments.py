@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -202,11 +203,17 @@ class SharedValues:
         Raises:
             TimelineError: it repeats all of its frames, or more.
         """
-        fps = exact(self.fps)
         frames, overlap = segment.frames or self.frames, segment.overlap or self.overlap
         if segment.is_new_scene and segment.overlap is None:
             overlap = min(overlap, frames - 8)  # of its state alone
-        return PlannedSegment(SegmentShape(frames, fps, overlap), segment.is_new_scene, segment.dissolve(fps))
+        shape = _shape(frames, self.fps, overlap)
+        return PlannedSegment(shape, segment.is_new_scene, segment.dissolve(shape.fps))
+
+
+@lru_cache(maxsize=1024)
+def _shape(frames: int, fps: float, overlap: int) -> SegmentShape:
+    """The shape with these values. The segments of a job have few different ones, and exact rates take time."""
+    return SegmentShape(frames, exact(fps), overlap)
 
 
 def written_out(segments: Sequence[SegmentSpec]) -> list[SegmentSpec]:

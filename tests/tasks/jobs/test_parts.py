@@ -288,6 +288,20 @@ def test_a_claim_before_the_segment_before_it_has_its_place(jobs: JobStore) -> N
     assert jobs.places(JOB) == {4: plan[4]}
 
 
+def test_the_place_of_a_part_needs_no_segment_behind_the_next_one(jobs: JobStore, client: redis.Redis) -> None:
+    # Given
+    create(jobs, *CUTS)
+    client.hset(job_keys(JOB, "spec")[0], "5", b"damaged")
+    # When / Then
+    plan = check_spec({"segments": segments(*CUTS)}).plan()
+    assert begin(jobs, 2).timing == plan[2]
+    # When a segment before it is missing
+    client.hdel(job_keys(JOB, "spec")[0], "1")
+    # Then
+    with pytest.raises(RecordError, match="damaged"):
+        jobs.planned_timing(JOB, 2)
+
+
 def test_segments_are_replaced_where_nothing_moves(jobs: JobStore) -> None:
     # Given a part that has begun
     create(jobs, *CUTS)
