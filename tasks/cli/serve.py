@@ -5,7 +5,10 @@ from __future__ import annotations
 import click
 
 from tasks.cli.command import main
+from tasks.maintenance.server_findings import check_servers
 from tasks.settings import Settings
+
+INSTALL = '`.venv/bin/pip install --editable ".[server]" --constraint constraints.txt`'
 
 
 @main.command()
@@ -14,15 +17,18 @@ from tasks.settings import Settings
 def serve(host: str, port: int) -> None:
     """Serve jobs over HTTP: an API with its documentation at /docs, events, and films.
 
-    It needs `pip install longtake[server]`.
+    It needs longtake with `[server]`, see docs/server.md, and the servers of a deployment.
     """
     try:
         import uvicorn
 
-        from tasks.server.access import Keys, check_host
+        from tasks.server.access import Keys, check_address, check_host
         from tasks.server.app import make_app
     except ModuleNotFoundError as error:
-        raise click.ClickException(f"{error.name} is missing; `pip install longtake[server]`") from None
+        raise click.ClickException(f"{error.name} is missing; {INSTALL}") from None
     settings = Settings.from_env()
     check_host(host, Keys(settings))
-    uvicorn.run(make_app(settings), host=host, port=port, log_level="info", timeout_graceful_shutdown=5)
+    app = make_app(settings)
+    check_address(host, port)
+    check_servers(settings)
+    uvicorn.run(app, host=host, port=port, log_level="info", timeout_graceful_shutdown=5)

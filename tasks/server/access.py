@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import hmac
 import ipaddress
+import os
+import socket
 from collections.abc import Sequence
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
@@ -80,6 +84,25 @@ def check_host(host: str, keys: Keys) -> None:
     raise ConfigError(
         f"{host} can be reached from other machines: set LONGTAKE_API_KEYS, or listen on 127.0.0.1 (the default)"
     )
+
+
+def check_address(host: str, port: int) -> None:
+    """Check that this process can listen at `host` and `port`, before anything is started.
+
+    Raises:
+        ConfigError: the port is in use, or `host` is no address of this machine.
+    """
+
+    async def listen() -> None:
+        (await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port)).close()
+
+    try:
+        asyncio.run(listen())
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(f"port {port} of {host} is in use: choose another one with --port") from None
+        why = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        raise ConfigError(f"cannot listen at {host}, port {port}: {why}; see --host and --port") from None
 
 
 def is_loopback(host: str) -> bool:

@@ -101,7 +101,7 @@ def test_a_full_disk_behind_standard_output(module_settings: Settings, job: Job,
 # Servers and settings
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "submit spec.yaml"])
+@pytest.mark.parametrize("command", [*COMMANDS, "submit spec.yaml", "serve --port 0"])
 def test_an_unreachable_redis(
     longtake: Command, module_settings: Settings, spec: Path, tiny: Path, tmp_path: Path, command: str
 ) -> None:
@@ -137,6 +137,7 @@ def test_an_unreachable_blob_server(longtake: Command, module_settings: Settings
     results = [
         longtake("save", job.id, "-o", "film.mp4", settings=unreachable),
         longtake("worker", "--only", "films", settings=unreachable),
+        longtake("serve", "--port", "0", settings=unreachable),
     ]
     # Then
     for result in results:

@@ -362,3 +362,15 @@ def test_it_listens_on_loopback_alone_without_keys(longtake: Callable[..., Any],
     )
     short = longtake("serve", settings=server.settings.model_copy(update={"api_keys": "short"}))
     assert short.stderr == "longtake: LONGTAKE_API_KEYS: a key must have 16 or more characters\n"
+
+
+def test_an_address_that_it_cannot_have_is_one_line(longtake: Callable[..., Any], server: Server) -> None:
+    taken = longtake("serve", "--port", str(server.port), settings=server.settings)
+    assert (taken.returncode, taken.stderr) == (
+        1,
+        f"longtake: port {server.port} of 127.0.0.1 is in use: choose another one with --port\n",
+    )
+    elsewhere = longtake("serve", "--host", "192.0.2.1", "--port", "0", settings=server.settings)
+    assert elsewhere.stderr == (
+        "longtake: cannot listen at 192.0.2.1, port 0: Cannot assign requested address; see --host and --port\n"
+    )
