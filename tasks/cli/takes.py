@@ -11,9 +11,8 @@ import click
 from tasks.cli.command import job_argument, main
 from tasks.client.job import find_job
 from tasks.client.progress import step_of
-from tasks.client.takes import MOST_TAKES, TakeStatus
+from tasks.client.takes import MOST_TAKES, TakeStatus, text_of
 from tasks.client.terminal import show_json, show_line, show_lines
-from tasks.errors import JobStateError
 from tasks.field_errors import escaped
 
 PROMPT_CHARACTERS = 200
@@ -57,7 +56,7 @@ def retake(job: str, segments: range, prompt: str | None, seed: int | None, take
         return
     numbers = found.retake(segments[0], last=segments[-1], prompt=prompt, seed=seed, takes=takes)
     show_lines(map(str, numbers))
-    example = f"--segment {_text_of(segments)} --take {numbers[0]}"
+    example = f"--segment {text_of(segments)} --take {numbers[0]}"
     show_line(f"Next: longtake watch {found.id}; longtake choose {found.id} {example}", err=True)
 
 
@@ -73,11 +72,6 @@ def takes(job: str, as_json: bool) -> None:
         show_json(asdict(take), indent=None)
 
 
-def _text_of(segments: range) -> str:
-    """The segments as an option has them."""
-    return "-".join(map(str, dict.fromkeys((segments[0], segments[-1]))))
-
-
 def _lines_of(found: Sequence[TakeStatus]) -> Iterator[str]:
     if not found:
         yield "no segment was retaken"
@@ -85,7 +79,7 @@ def _lines_of(found: Sequence[TakeStatus]) -> Iterator[str]:
         state = "shown" if take.shown else str(take.state)
         seconds = "" if take.engine_s is None else f"{take.engine_s:.1f} s  "
         prompt = escaped(take.prompt, PROMPT_CHARACTERS)
-        where = f"segment {_text_of(range(take.segment, take.last + 1))}"
+        where = f"segment {text_of(range(take.segment, take.last + 1))}"
         join = "" if take.join is None else f"join {take.join:.2f}  "
         yield f"{where}  take {take.take}  {state:8}  {seconds}{join}seed {take.seed}  {prompt}"
         if take.progress is not None:
@@ -107,11 +101,12 @@ def choose(job: str, segments: range, take: int) -> None:
     was rendered first.
     """
     found = find_job(job)
-    if len(segments) > 1 and not any(
-        (one.segment, one.last, one.take) == (segments[0], segments[-1], take) for one in found.takes()
-    ):
-        raise JobStateError(f"there is no take {take} of segments {_text_of(segments)} of job {found.id}")
-    found.choose(segments[0], take)
+    name = f"take {take} of segment{'s' if len(segments) > 1 else ''} {text_of(segments)}"
+    if not found.choose(segments[0], take, last=segments[-1]):
+        show_line(f"{name} is shown already")
+        return
+    show_line(f"{name} is chosen")
+    show_line(f"Next: longtake watch {found.id}; longtake save {found.id} -o film.mp4", err=True)
 
 
 @main.command()
@@ -125,8 +120,10 @@ def keep(job: str, how_long: str | None, release: bool) -> None:
         raise click.UsageError("--release and --for exclude each other.")
     if release:
         found.unkeep()
+        show_line(f"job {found.id} is kept no longer than other jobs")
     else:
         found.keep(None if how_long is None else _seconds(how_long))
+        show_line(f"job {found.id} is kept {f'for {how_long} from now' if how_long else 'until it is released'}")
 
 
 def _seconds(text: str) -> float:

@@ -214,18 +214,20 @@ class Job(JobEdits):
         """
         return list_takes(self._deployment, self.id)
 
-    def choose(self, segment: int, take: int) -> None:
+    def choose(self, segment: int, take: int, *, last: int | None = None) -> bool:
         """Have the film show a take of a segment (from 0); 0: what was rendered first. The film is joined anew.
 
         Only clips that show another take, or cross into one, are made again. The old film stays until the new one is
         done. A take of several segments is shown whole; when another take is chosen for some of them, the others show
-        again what was rendered first.
+        again what was rendered first. last: up to this segment; a take other than 0 must be of exactly these. Returns
+        whether the film showed another take before.
 
         Raises:
-            JobNotFoundError: no such job. JobStateError: there is no such take, it is not rendered, or the next segment
-            continues another one and it does not lead into that. RoomError: the blob budget has no room for the film.
+            JobNotFoundError: no such job. SpecError: `last` is before `segment`. JobStateError: there is no such take,
+            it is of other segments or not rendered, or the next segment continues another one and it does not lead into that.
+            RoomError: the blob budget has no room for the film.
         """
-        choose_take(self._deployment, self.id, segment, take)
+        return choose_take(self._deployment, self.id, range(segment, 1 + (segment if last is None else last)), take)
 
     def save_clip(self, segment: int, out: Path | str, *, take: int | None = None) -> Path:
         """Write the MP4 of a segment (from 0) as the film shows it, or of one take by itself, to `out`.

@@ -95,7 +95,7 @@ def retake_segments(
         for segment in segments
     ]
     needs, budget = takes * segment_bytes(source.head, changed), _budget(deployment)
-    what = "-".join(map(str, dict.fromkeys((segments[0], segments[-1]))))
+    what = text_of(segments)
     request = idempotency_key and f"take {what} {request_of(idempotency_key)}"
     numbers = deployment.jobs.retake(
         job_id, segments, requests, needs_bytes=needs, budget_bytes=budget, request=request or ""
@@ -117,16 +117,40 @@ def cascade(deployment: Deployment, job_id: str, segment: int, *, prompt: str | 
     return fork_id
 
 
-def choose_take(deployment: Deployment, job_id: str, segment: int, take: int) -> None:
-    """Have the film show a take, see `Job.choose`."""
+def choose_take(deployment: Deployment, job_id: str, segments: range, take: int) -> bool:
+    """Have the film show a take, see `Job.choose`; returns whether it showed another one."""
     source = deployment.jobs.contents(job_id)
+    _check_whole(source, segments, take)
     start, budget = source.committed.start, _budget(deployment)
     needs = choice_bytes(source.head, source.segments, start.first_frame if start and start.source_clips else 0)
-    deployment.jobs.choose(job_id, segment, take, needs_bytes=needs, budget_bytes=budget)
+    chosen = segments[:1] if take else reversed(segments)
+    shown = [deployment.jobs.choose(job_id, one, take, needs_bytes=needs, budget_bytes=budget) for one in chosen]
     try:
         deployment.publisher.publish_due(job_id)
     except (ServerError, redis.RedisError) as error:
         log.warning("the take is chosen, but the first message is not published yet: %s", error)
+    return any(number != take for number in shown)
+
+
+def _check_whole(source: JobContents, segments: range, take: int) -> None:
+    """Refuse several segments that are not those of the take. Take 0 is of any."""
+    if not segments:
+        raise SpecError(f"last: must be {segments.start} or a later segment, not {segments.stop - 1}")
+    if len(segments) == 1 or not take:
+        return
+    takes = source.committed.takes
+    found = next((takes.takes[index, take] for index in segments if (index, take) in takes.takes), None)
+    if found is None:
+        raise JobStateError(f"there is no take {take} of segments {text_of(segments)} of job {source.job_id}")
+    if found.segments != segments:
+        raise JobStateError(
+            f"take {take} of job {source.job_id} is of {text_of(found.segments)}, not {text_of(segments)}"
+        )
+
+
+def text_of(segments: range) -> str:
+    """Neighbours as the command line has them: 3, or 3-5."""
+    return "-".join(map(str, dict.fromkeys((segments[0], segments[-1]))))
 
 
 def list_takes(deployment: Deployment, job_id: str) -> list[TakeStatus]:

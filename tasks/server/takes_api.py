@@ -68,10 +68,11 @@ class QueuedTakes(BaseModel):
 
 
 class Choice(BaseModel):
-    """The take that the film is to show; 0 is what was rendered first."""
+    """The take that the film is to show; 0 is what was rendered first. last: up to this segment."""
 
     model_config = ConfigDict(extra="forbid")
     take: Annotated[int, Field(ge=0, le=MOST, strict=True)]
+    last: Annotated[int | None, Field(ge=0, le=MOST, strict=True)] = None
 
 
 class Keeping(BaseModel):
@@ -102,12 +103,12 @@ def retake_segment(
     job_id: JobId,
     segment: SegmentIndex,
     context: Context,
-    wanted: WantedTakes,
+    wanted: WantedTakes | None = None,
     idempotency_key: IdempotencyKey = None,
 ) -> QueuedTakes:
     """Render a segment again, or neighbours as one take. The film changes when one of the takes is chosen."""
     with context.job(job_id) as job:
-        numbers = job.retake(segment, **wanted.model_dump(), idempotency_key=idempotency_key)
+        numbers = job.retake(segment, **(wanted or WantedTakes()).model_dump(), idempotency_key=idempotency_key)
     return QueuedTakes(segment=segment, takes=numbers)
 
 
@@ -123,7 +124,7 @@ def take_clip(job_id: JobId, segment: SegmentIndex, take: TakeNumber, context: C
 def choose_take(job_id: JobId, segment: SegmentIndex, context: Context, wanted: Choice) -> JobView:
     """Have the film show a take, with all of its segments. The old film stays until the new one is joined."""
     with context.job(job_id) as job:
-        job.choose(segment, wanted.take)
+        job.choose(segment, wanted.take, last=wanted.last)
     return job_status(job_id, context)
 
 

@@ -310,8 +310,17 @@ def test_several_segments_are_rendered_as_one_take_and_chosen_whole(job: Job) ->
     later = jobs.handoff(fork.id, 2)
     assert later
     assert (later.from_take, clips_of(fork)[1], [take.last for take in fork.takes()]) == (1, after[1], [1, 1])
-    # When one of its segments alone is chosen again
-    job.choose(1, 0)
+
+    # When it is chosen away as a whole
+    def choose(segments: str, take: str) -> str:
+        arguments = ["choose", job.id, "--segment", segments, "--take", take]
+        result = CliRunner().invoke(main, arguments, env=environment(job._deployment.settings))
+        return result.output.partition("Next")[0]
+
+    assert choose("2-3", "1") == f"longtake: take 1 of job {job.id} is of 1-2, not 2-3\n"
+    assert choose("0-3", "2") == f"longtake: there is no take 2 of segments 0-3 of job {job.id}\n"
+    assert choose("1-2", "1") == "take 1 of segments 1-2 is shown already\n"
+    assert choose("1-2", "0") == "take 0 of segments 1-2 is chosen\n"
     job.wait()
     assert (film_hash_of(job), clips_of(job)) == (film, before)
 

@@ -212,12 +212,16 @@ def test_takes_that_cannot_be_are_refused(client: httpx2.Client, worker: Worker)
         ("7/takes", {}, 409, "has no rendered segment 7"),
         ("-1/takes", {}, 400, "segment: must be at least 0"),
         ("0/choose", {"take": 1}, 409, "there is no take 1"),
+        ("0/choose", {"take": 1, "last": 1}, 409, "there is no take 1 of segments 0-1"),
+        ("1/choose", {"take": 0, "last": 0}, 400, "last: must be 1 or a later segment, not 0"),
         ("0/choose", {}, 400, "take: "),
     ):
         found = error_of(client.post(f"/jobs/{job_id}/segments/{place}", json=body))
         assert found[0] == status, found
         assert words in found[1]
+    assert client.post(f"/jobs/{job_id}/segments/0/choose", json={"take": 0, "last": 1}).status_code == 200
     assert error_of(client.get(f"/jobs/{job_id}/segments/0/takes/1/clip"))[0] == 409
+    assert client.post(f"/jobs/{job_id}/segments/0/takes").json() == {"segment": 0, "takes": [1]}
     assert error_of(client.post(f"/jobs/{job_id}/keep", json={"seconds": 0}))[0] == 400
     assert error_of(client.get("/jobs/nobody/takes"))[0] == 404
 
