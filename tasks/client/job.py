@@ -224,8 +224,8 @@ class Job(JobEdits):
 
         Raises:
             JobNotFoundError: no such job. SpecError: `last` is before `segment`. JobStateError: there is no such take,
-            it is of other segments or not rendered, or the next segment continues another one and it does not lead into that.
-            RoomError: the blob budget has no room for the film.
+            it is of other segments or not rendered, or the next segment continues another one and it does not lead into
+            that. RoomError: the blob budget has no room for the film.
         """
         return choose_take(self._deployment, self.id, range(segment, 1 + (segment if last is None else last)), take)
 
