@@ -133,7 +133,10 @@ def save(job: str, out: str, summary: Path | None, force: bool, segment: int | N
     if segment is not None:
         if summary is not None:
             raise click.UsageError("--summary is of the whole film; leave out --segment.")
-        FilmOutput.of(out, overwrite=force).write_clip(found.clip(segment, take=take))
+        output, clip = FilmOutput.of(out, overwrite=force), found.clip(segment, take=take)
+        output.write_clip(clip)
+        whose = f"segment {segment}" if take is None else f"take {take} of segment {segment}"
+        ProgressDisplay().say(f"{output.film or 'standard output'}  {whose}  {len(clip):,} bytes")
         return
     if take is not None:
         raise click.UsageError("--take needs --segment.")

@@ -25,7 +25,7 @@ from tasks.client.job import Job, find_job, raise_unless_done
 from tasks.client.job_text import LIST_HEAD, full_json_of, json_of, lines_of, row_of
 from tasks.client.pace import pace_in_deployment
 from tasks.client.plan import plan_lines
-from tasks.client.progress import ProgressDisplay
+from tasks.client.progress import ProgressDisplay, describe
 from tasks.client.submit import iterate_waiting, submit
 from tasks.client.terminal import show_json, show_line, show_lines
 from tasks.client.video_input import state_from_video
@@ -127,28 +127,40 @@ def list_(states: tuple[str, ...], limit: int | None, as_json: bool) -> None:
 @job_argument
 def cancel(job: str) -> None:
     """Stop JOB; rendered segments stay until its retention ends, and can be exported."""
-    find_job(job).cancel()
+    found = find_job(job)
+    found.cancel()
+    _show_state(found)
 
 
 @main.command()
 @job_argument
 def pause(job: str) -> None:
     """Pause JOB: running segments finish, no new ones start."""
-    find_job(job).pause()
+    found = find_job(job)
+    found.pause()
+    _show_state(found)
 
 
 @main.command()
 @job_argument
 def resume(job: str) -> None:
     """Resume a paused JOB."""
-    find_job(job).resume()
+    found = find_job(job)
+    found.resume()
+    _show_state(found)
 
 
 @main.command()
 @job_argument
 def retry(job: str) -> None:
     """Retry a failed JOB from the failed segment, or rebuild a lost film."""
-    find_job(job).retry()
+    found = find_job(job)
+    found.retry()
+    _show_state(found)
+
+
+def _show_state(job: Job) -> None:
+    show_line(f"job {job.id}: {describe(job.status(), wait=job.waiting())}")
 
 
 @main.command()
@@ -184,14 +196,18 @@ def append(job: str, spec: Path, key: str | None) -> None:
 @click.argument("text")
 def prompt(job: str, segment: int, text: str) -> None:
     """Give a SEGMENT of JOB (from 0) that no worker has begun the prompt TEXT."""
-    find_job(job).replace_prompt(segment, text)
+    found = find_job(job)
+    found.replace_prompt(segment, text)
+    show_line(f"job {found.id}: segment {segment} has another prompt")
 
 
 @main.command()
 @job_argument
 def close(job: str) -> None:
     """Wait for no more segments of an open JOB, and join its film once all are rendered."""
-    find_job(job).close_end()
+    found = find_job(job)
+    found.close_end()
+    show_line(f"job {found.id} is closed: its film is joined once all {found.status().segments} segments are rendered")
 
 
 @main.command()
@@ -200,7 +216,11 @@ def close(job: str) -> None:
 @click.option("--all", "every", is_flag=True, help="All segments, also those to come.")
 def approve(job: str, segment: int | None, every: bool) -> None:
     """Approve the segment for which JOB waits, so that it goes on."""
-    find_job(job).approve(segment, all=every)
+    found = find_job(job)
+    found.approve(segment, all=every)
+    approved = found.status().approved
+    what = "all segments" if approved is None else f"segments up to {approved - 1}"
+    show_line(f"job {found.id}: {what} approved")
 
 
 @main.command()
@@ -224,7 +244,9 @@ def edit(job: str, spec: Path, dry_run: bool) -> None:
 @job_argument
 def forget(job: str) -> None:
     """Delete the record of an ended JOB. Its blobs are freed later, or at once by `longtake gc --grace 0`."""
-    find_job(job).forget()
+    found = find_job(job)
+    found.forget()
+    show_line(f"job {found.id} is deleted")
 
 
 @main.group(no_args_is_help=False)

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from tasks.cli.command import main
 from tasks.client.job import Job
 from tasks.client.submit import list_jobs, submit
 from tasks.errors import WaitTimeoutError
@@ -136,6 +138,22 @@ def test_interrupting_a_watch_says_that_the_job_goes_on(module_settings: Setting
     assert watching.wait(30) == 130
     assert f"The job goes on; `longtake cancel {queued.id}` stops it." in log.read_text()
     assert not queued.status().finished
+
+
+def test_commands_that_steer_a_job_say_what_became_of_it(module_settings: Settings, queued: Job) -> None:
+    def said(*words: str) -> str:
+        command, *options = words
+        found = CliRunner().invoke(main, [command, queued.id, *options], env=environment(module_settings))
+        return found.stdout.removeprefix(f"job {queued.id}").strip(": \n")
+
+    assert said("pause") == "paused · 0 of 2 segments rendered"
+    assert said("prompt", "1", "another") == "segment 1 has another prompt"
+    assert said("keep", "--for", "12h") == "is kept for 12h from now"
+    assert said("keep") == "is kept until it is released"
+    assert said("keep", "--release") == "is kept no longer than other jobs"
+    assert said("resume").endswith(" · 0 of 2 segments rendered")
+    assert said("cancel") == "cancelled"
+    assert said("forget") == "is deleted"
 
 
 def test_waiting_ends_after_its_timeout(queued: Job) -> None:

@@ -140,7 +140,7 @@ def test_an_open_film_is_steered_while_it_is_rendered(deployment: Settings, refe
     job.append(segments("a"))
     wait_for(job, "open")
     assert (
-        "open: waits for segments · 1 of 1 segments rendered" in longtake("status", job.id, settings=deployment).stdout
+        "open: waits for segments · 1 of 1 segment rendered" in longtake("status", job.id, settings=deployment).stdout
     )
     assert any(line.split()[1] == "open" for line in longtake("list", settings=deployment).stdout.splitlines()[1:])
     assert [status.job_id for status in list_jobs(settings=deployment, states=["open"])] == [job.id]
@@ -151,6 +151,7 @@ def test_an_open_film_is_steered_while_it_is_rendered(deployment: Settings, refe
     # And it is closed, Then its film is that of an undisturbed run
     ended = longtake("close", job.id, settings=deployment)
     assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout == f"job {job.id} is closed: its film is joined once all 4 segments are rendered\n"
     assert film_hash_of(job) == reference_film
     again = longtake("close", job.id, settings=deployment)
     assert (again.returncode, again.stderr) == (1, f"longtake: job {job.id} is not open\n")
@@ -193,7 +194,8 @@ def test_a_job_is_approved_segment_by_segment(deployment: Settings, reference_fi
     job.approve()
     for committed in (2, 3):
         wait_until(lambda count=committed: job.status().committed == count, what=f"{committed} segments")
-        assert longtake("approve", job.id, settings=deployment).returncode == 0
+        said = longtake("approve", job.id, settings=deployment).stdout
+        assert said == f"job {job.id}: segments up to {committed - 1} approved\n"
     wait_until(lambda: job.status().clips == 4, what="the last clip")
     assert (job.status().state, job.status().film) == ("awaiting approval", None)
     job.approve(3)
@@ -206,7 +208,8 @@ def test_a_job_is_approved_segment_by_segment(deployment: Settings, reference_fi
 def test_all_segments_are_approved_at_once(deployment: Settings, reference_film: str, longtake: Run) -> None:
     job = submit(spec("a", "b", "c", "d", approve=True), settings=deployment)
     wait_for(job, "awaiting approval")
-    assert longtake("approve", job.id, "--all", settings=deployment).returncode == 0
+    said = longtake("approve", job.id, "--all", settings=deployment).stdout
+    assert said == f"job {job.id}: all segments approved\n"
     assert film_hash_of(job) == reference_film
 
 
