@@ -16,7 +16,7 @@ from tasks.jobs.records import Handoff
 from tasks.settings import Settings
 from tasks.spec.head import JobHead
 
-IRRELEVANT_FIELDS = {"title", "seed", "image", "image_crf", "negative_prompt", "labels", "webhook"}
+IRRELEVANT_FIELDS = {"title", "seed", "image", "image_crf", "negative_prompt", "labels", "webhook", "parallel"}
 JOBS_READ = 50
 
 

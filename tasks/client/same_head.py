@@ -11,7 +11,7 @@ from tasks.spec.head import INPUT_FIELDS, JobHead
 from tasks.spec.schema import JobSpec
 from tasks.spec.segments import SegmentSpec
 
-FREE_FIELDS = ("title", "seed", "labels", "webhook")
+FREE_FIELDS = ("title", "seed", "labels", "webhook", "parallel")
 """Fields of a spec's head that say nothing about how a segment is rendered; seeds are compared per segment."""
 INPUT_KINDS = dict(zip(INPUT_FIELDS, ("image", "video", "sound"), strict=True))
 SHARED_FIELDS = tuple(name for name in JobHead.model_fields if name not in FREE_FIELDS)

@@ -54,7 +54,7 @@ SPATIAL_COMPRESSION = 32
 MAX_LABELS = 16
 MOST_RENDERINGS = 8
 LATER_FIELDS = ("best_of", "retry_joins", "images", "include_video")
-"""Are stored where they are set only, so that records of other jobs stay as they were."""
+"""Are stored where they are set only, so that records of other jobs stay as they were. So is `parallel: false`."""
 INPUT_FIELDS = ("image", "extend", "audio")
 """Fields of a job that name a file in a spec, and a blob in its record."""
 
@@ -84,6 +84,7 @@ class JobHead(Strict):
     own.
     `image` is what the first segment starts from, `extend` the video that it continues, `audio` the film's sound: a
     path in a spec, a blob id in a job's record. `include_video`: the film begins with the whole of that video.
+    `parallel`: idle workers render what begins with a cut beside what is before it.
     """
 
     title: str = Field("untitled", min_length=1, max_length=120)
@@ -118,6 +119,7 @@ class JobHead(Strict):
     fit: Literal["crop", "pad"] = "crop"
     include_video: bool = Field(False, strict=True)
     audio: str | None = Field(None, min_length=1, max_length=4096)
+    parallel: bool = Field(True, strict=True, exclude_if=bool)
 
     @field_validator("labels")
     @classmethod

@@ -44,13 +44,12 @@ OPEN = "open"
 class JobSpec(JobHead):
     """One long video: what all segments share, the segments, and whether the job waits for its user.
 
-    `open`: at its end it waits for more segments. `approve`: it waits for approval after each segment. `parallel`: idle
-    workers render what begins with a cut beside what is before it. Repeated segments are written out.
+    `open`: at its end it waits for more segments. `approve`: it waits for approval after each segment. Repeated segments
+    are written out.
     """
 
     open: bool = Field(False, strict=True)
     approve: bool = Field(False, strict=True)
-    parallel: bool = Field(True, strict=True)
     images: Annotated[tuple[FilmImage, ...], at_most(MAX_FILM_IMAGES)] = ()
     segments: Annotated[list[SegmentSpec], at_most(MAX_SEGMENTS)] = Field()
 
@@ -160,7 +159,7 @@ class JobSpec(JobHead):
     @property
     def head(self) -> JobHead:
         """The spec without its segments."""
-        return JobHead.model_validate(self.model_dump(exclude={"segments", "open", "approve", "parallel", "images"}))
+        return JobHead.model_validate(self.model_dump(exclude={"segments", "open", "approve", "images"}))
 
 
 def _check_own_lengths(segments: Sequence[SegmentSpec], fps: float, model: str) -> None:

@@ -91,6 +91,23 @@ def test_a_fork_begins_with_a_cut(source: Job, module_settings: Settings) -> Non
     assert film_hash_of(source.fork(1, wanted)) == film_hash_of(whole)
 
 
+def test_a_fork_without_a_spec_is_rendered_in_order_if_its_job_was(
+    module_settings: Settings, server: RedisProcess, worker: Worker
+) -> None:
+    # Given films with a cut behind their second segment
+    wanted = with_seeds(3, 4, 5)
+    wanted["segments"][2]["transition"] = "cut"
+    whole, parts = (submit(wanted | {"parallel": way}, settings=module_settings).wait() for way in (False, True))
+    # When
+    forks = [whole.fork(0), whole.cascade(1), parts.fork(0)]
+    # Then
+    with redis.Redis(port=server.port) as client:
+        ways = [client.hexists(job_keys(fork.id, "record")[0], "next_part") for fork in forks]
+        heads = [client.hget(job_keys(job.id, "spec")[0], "job") or b"" for job in (whole, parts)]
+    assert ways == [False, False, True]
+    assert [b"parallel" in head for head in heads] == [True, False]
+
+
 @pytest.mark.parametrize(
     ("after", "changes", "words"),
     [

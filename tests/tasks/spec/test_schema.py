@@ -43,7 +43,7 @@ def test_parses_the_example_of_the_readme() -> None:
     assert (spec.title, spec.model, spec.width, spec.height, spec.frames) == ("harbour at dawn", "tiny", 96, 64, 25)
     assert [segment.transition for segment in spec.segments] == ["continue", "continue", "cut"]
     assert [spec.seed_of(i, segment) for i, segment in enumerate(spec.segments)] == [7, 12, 9]
-    assert spec.head.model_dump() == spec.model_dump(exclude={"segments", "open", "approve", "parallel"})
+    assert spec.head.model_dump() == spec.model_dump(exclude={"segments", "open", "approve"})
 
 
 @pytest.mark.parametrize("prompt", ["", " ", "\t\n", "\u3000", "\u200b\u2060", "\x00"])
