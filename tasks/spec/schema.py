@@ -44,8 +44,8 @@ OPEN = "open"
 class JobSpec(JobHead):
     """One long video: what all segments share, the segments, and whether the job waits for its user.
 
-    `open`: at its end it waits for more segments. `approve`: it waits for approval after each segment. Repeated segments
-    are written out.
+    `open`: at its end it waits for more segments. `approve`: it waits for approval after each segment. Repeated
+    segments are written out.
     """
 
     open: bool = Field(False, strict=True)
