@@ -76,6 +76,8 @@ def explain(problem: ErrorDetails) -> str:
         return "unknown key"
     if kind == "value_error":
         return str(context["error"])
+    if kind in ("string_too_short", "too_short") and context["min_length"] == 1:
+        return "must not be empty"
     if kind in MUST_HAVE:
         given = f", not {len(value)}" if isinstance(value, Sized) else ""
         return f"{MUST_HAVE[kind].format(**context)}{given}"

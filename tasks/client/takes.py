@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import redis
@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from blobstore import BlobCorruptError, BlobNotFoundError
 from ltx2.request import END_AUDIO_LATENTS, free_latents
+from ltx2.timeline import SegmentTiming
 from tasks.client.fork import create_fork, spec_of
 from tasks.client.idempotency import request_of
 from tasks.deployment import Deployment
@@ -24,7 +25,7 @@ from tasks.jobs.results import JobContents
 from tasks.jobs.timing import timing_after
 from tasks.jobs.units import WorkUnit
 from tasks.maintenance.admission import choice_bytes, segment_bytes
-from tasks.spec.segments import SegmentSpec
+from tasks.spec.segments import LONGEST_FRAMES, SegmentSpec
 
 log = logging.getLogger(__name__)
 MOST_TAKES = 16
@@ -254,13 +255,26 @@ def _check_length(source: JobContents, segment: int) -> None:
         return
     planned = [source.head.planned(one) for one in source.segments[: segment + 2]]
     previous, before = (handoffs[segment - 1], planned[segment - 1]) if segment else (source.committed.start, None)
-    timing = timing_after(planned[segment], previous, before=before, following=planned[segment + 1])
+
+    def timing_of(frames: int) -> SegmentTiming:
+        own = replace(planned[segment], shape=replace(planned[segment].shape, frames=frames))
+        return timing_after(own, previous, before=before, following=planned[segment + 1])
+
+    shape = planned[segment].shape
+    if _leads_on(timing_of(shape.frames)):
+        return
+    longer = range(shape.frames + 8, LONGEST_FRAMES + 1, 8)
+    least = next((f": it would need {frames} frames" for frames in longer if _leads_on(timing_of(frames))), "")
+    raise JobStateError(
+        f"segment {segment} of {shape.frames} frames with an overlap of {shape.overlap} is too short to lead into the "
+        f"next one{least}; `longtake retake --cascade` renders the later segments, too"
+    )
+
+
+def _leads_on(timing: SegmentTiming) -> bool:
+    """Whether something is left to render before a pinned end."""
     picture, sound = free_latents(timing)
-    if picture < 2 or sound <= END_AUDIO_LATENTS:
-        raise JobStateError(
-            f"a segment of {timing.shape.frames} frames with an overlap of {timing.shape.overlap} is too short to lead "
-            "into the next one; `longtake retake --cascade` renders the later segments, too"
-        )
+    return picture >= 2 and sound > END_AUDIO_LATENTS
 
 
 def _changed_segment(segment: SegmentSpec, prompt: str | None, seed: int | None) -> SegmentSpec:

@@ -139,8 +139,9 @@ class JobHead(Strict):
 
     @field_validator("frames", "overlap")
     @classmethod
-    def _eight_k_plus_one(cls, frames: int) -> int:
-        return check_frames(frames)
+    def _eight_k_plus_one(cls, frames: int, info: ValidationInfo) -> int:
+        below = info.data.get("frames", 0) if info.field_name == "overlap" else None  # 0: they are invalid
+        return check_frames(frames, below=below)
 
     @field_validator("stages")
     @classmethod

@@ -79,7 +79,7 @@ def check_spec(data: Mapping[str, Any], *, source: SpecSource | None = None) -> 
     try:
         return JobSpec.model_validate(dict(data)).written_in(replace(source, repeats=_repeats(data)))
     except ValidationError as error:
-        problems = error.errors(include_url=False)
+        problems = _in_order(error.errors(include_url=False), source)
         first, more = problems[:MOST_PROBLEMS], len(problems) - MOST_PROBLEMS
         places = source.places([_location(problem) for problem in first])
         lines = [f"{place}: {_explain(problem)}" for place, problem in zip(places, first, strict=True)]
@@ -157,6 +157,13 @@ def _repeats(data: Mapping[str, Any]) -> tuple[int, ...]:
     segments = data["segments"]
     found = tuple(segment.get("repeat") or 1 if isinstance(segment, Mapping) else 1 for segment in segments)
     return found if sum(found) > len(found) else ()
+
+
+def _in_order(problems: list[ErrorDetails], source: SpecSource) -> list[ErrorDetails]:
+    """By line, and in one line unknown keys first: a misspelt one often explains the others."""
+    lines = source.lines([_location(problem) for problem in problems])
+    keys = [(line, problem["type"] not in UNKNOWN_KEY) for line, problem in zip(lines, problems, strict=True)]
+    return [problems[index] for index in sorted(range(len(problems)), key=keys.__getitem__)]
 
 
 def _location(problem: ErrorDetails) -> Location:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import accumulate
@@ -59,10 +59,13 @@ class SpecSource:
 
     def places(self, locations: Collection[Location]) -> list[str]:
         """`file:line: field` of each location; the line is that of the closest container that the text has."""
-        locations = [self._written(location) for location in locations]
-        prefixes = {location[:length] for location in locations for length in range(len(location) + 1)}
-        lines = _lines(self.events(), prefixes)
-        return [self._place(location, lines) for location in locations]
+        return [self._place(location, line) for location, line in zip(locations, self.lines(locations), strict=True)]
+
+    def lines(self, locations: Collection[Location]) -> list[int]:
+        """The line of each location, or of the closest container that the text has; 0: unknown."""
+        written = [self._written(location) for location in locations]
+        lines = _lines(self.events(), {one[:length] for one in written for length in range(len(one) + 1)})
+        return [_line_of(location, lines) for location in written]
 
     def place(self, *location: str | int) -> str:
         """`file:line: field` of one location."""
@@ -75,14 +78,17 @@ class SpecSource:
         ends = list(accumulate(self.repeats))
         return ("segments", bisect_right(ends, int(location[1])), *location[2:])
 
-    def _place(self, location: Location, lines: dict[Location, int]) -> str:
+    def _place(self, location: Location, line: int) -> str:
+        location = self._written(location)
         if location and location[0] in self.options:
             return f"{OPTIONS}: {field_path(location)}"
-        known = location
-        while known and known not in lines:
-            known = known[:-1]
-        line = f":{lines[known]}" if known in lines else ""
-        return f"{self.name}{line}" + (f": {field_path(location)}" if location else "")
+        return f"{self.name}{f':{line}' if line else ''}" + (f": {field_path(location)}" if location else "")
+
+
+def _line_of(location: Location, lines: Mapping[Location, int]) -> int:
+    while location and location not in lines:
+        location = location[:-1]
+    return lines.get(location, 0)
 
 
 def build(events: Iterable[Event]) -> Any:

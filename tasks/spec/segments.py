@@ -54,17 +54,22 @@ def at_most(count: int) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def check_frames(frames: int) -> int:
-    """Check that a number of frames is of the form 8k+1. ValueError: names the nearest."""
+def check_frames(frames: int, *, below: int | None = None) -> int:
+    """Check that a number of frames is of the form 8k+1. ValueError: names the nearest that are `below` another."""
     low = (frames - 1) // 8 * 8 + 1
     if frames != low:
-        raise ValueError(f"{frames} is not of the form 8k+1; the nearest are {low} and {low + 8}")
+        nearest = [near for near in (low, low + 8) if below is None or near < below]
+        named = f"the nearest {'are' if len(nearest) > 1 else 'is'} {' and '.join(map(str, nearest))}"
+        raise ValueError(
+            f"{frames} is not of the form 8k+1; {named if nearest else 'it must be one, and smaller than frames'}"
+        )
     return frames
 
 
 AUTO = "auto"
-_FRAMES_SCHEMA = {"anyOf": [{"type": "integer", "minimum": 9, "maximum": 1025}, {"const": AUTO}]}
-Frames = Annotated[int, Field(ge=9, le=1025, strict=True), WithJsonSchema(_FRAMES_SCHEMA)]
+LONGEST_FRAMES = 1025
+_FRAMES_SCHEMA = {"anyOf": [{"type": "integer", "minimum": 9, "maximum": LONGEST_FRAMES}, {"const": AUTO}]}
+Frames = Annotated[int, Field(ge=9, le=LONGEST_FRAMES, strict=True), WithJsonSchema(_FRAMES_SCHEMA)]
 
 
 class Strict(BaseModel):
@@ -135,8 +140,9 @@ class SegmentSpec(Strict):
 
     @field_validator("frames", "overlap")
     @classmethod
-    def _eight_k_plus_one(cls, frames: int | None) -> int | None:
-        return None if frames is None else check_frames(frames)
+    def _eight_k_plus_one(cls, frames: int | None, info: ValidationInfo) -> int | None:
+        below = info.data.get("frames") if info.field_name == "overlap" else None
+        return None if frames is None else check_frames(frames, below=below)
 
     @field_validator("fade")
     @classmethod

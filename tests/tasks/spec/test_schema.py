@@ -48,7 +48,7 @@ def test_parses_the_example_of_the_readme() -> None:
 
 @pytest.mark.parametrize("prompt", ["", " ", "\t\n", "\u3000", "\u200b\u2060", "\x00"])
 def test_a_blank_prompt_is_refused(prompt: str) -> None:
-    with pytest.raises(SpecError, match=r"segments\.1\.prompt: must (not be blank|have 1 or more characters)"):
+    with pytest.raises(SpecError, match=r"segments\.1\.prompt: must not be (blank|empty)"):
         check_spec({"segments": [{"prompt": "a"}, {"prompt": prompt}]})
 
 
@@ -116,7 +116,7 @@ INVALID = {
     "segments: nothing": ":1: segments: must be a list, not 'nothing'",
     "segments: [{}]": ":1: segments.0.prompt: missing",
     "segments: [boat]": ":1: segments.0: must be a mapping, not 'boat'",
-    "segments:\n  - prompt: a\n  - prompt: ''": ":3: segments.1.prompt: must have 1 or more characters, not 0",
+    "segments:\n  - prompt: a\n  - prompt: ''": ":3: segments.1.prompt: must not be empty",
     '{"segments": [\n{"prompt": "\\ud800"}]}': ":2: segments.0.prompt: must be valid Unicode text, not '\\ud800'",
     "segments: [{prompt: a}]\ntitle: 2026": ":2: title: must be text, not 2026",
     "segments: [{prompt: a}]\ntitle: " + "a" * 121: ":2: title: must have at most 120 characters, not 121",
@@ -140,6 +140,9 @@ INVALID = {
     "segments: [{prompt: a}]\nheight: '64'": ":2: height: must be a whole number, not '64'",
     "segments: [{prompt: a}]\nframes: 24": ":2: frames: 24 is not of the form 8k+1; the nearest are 17 and 25",
     "segments: [{prompt: a}]\noverlap: 8": ":2: overlap: 8 is not of the form 8k+1; the nearest are 1 and 9",
+    "segments: [{prompt: a}]\nframes: 25\noverlap: 20": ":3: overlap: 20 is not of the form 8k+1; the nearest is 17",
+    "segments: [{prompt: a}]\nframes: 26\noverlap: 30": ":3: overlap: 30 is not of the form 8k+1; it must be one, and",
+    "segments: [{prompt: a, frames: 25, overlap: 20}]": "overlap: 20 is not of the form 8k+1; the nearest is 17",
     "segments: [{prompt: a}]\nhieght: 9": ":2: hieght: unknown key; did you mean height?",
     "segments: [{prompt: a}]\nframes: 9": ":2: frames: overlap 9 (the default) must be smaller than frames 9",
     "overlap: 129\nsegments: [{prompt: a}]": ":1: overlap: overlap 129 must be smaller than frames 121 (the default)",
@@ -171,7 +174,7 @@ INVALID = {
     "segments: [{prompt: a}]\nguidance: {rescale: .nan}": ":2: guidance.rescale: rescale of the picture is nan",
     "segments: [{prompt: a}]\nguidance: {power: 3}": ":2: guidance.power: unknown key; the keys are cfg, stg, moda",
     "segments: [{prompt: a}]\nguidance: 3": ":2: guidance: must be a mapping, not 3",
-    "segments: [{prompt: a}]\nimage: ''": ":2: image: must have 1 or more characters, not 0",
+    "segments: [{prompt: a}]\nimage: ''": ":2: image: must not be empty",
     "segments: [{prompt: a}]\nnegative_prompt: [a]": ":2: negative_prompt: must be text, not a list",
     "segments: [{prompt: a}]\nwidth: 96\nwidth: 96": ":3: width: given twice",
     'segments: [{prompt: a}]\ntitle: "a\\nb"': ":2: title: must be one line",
@@ -195,6 +198,11 @@ def test_one_error_lists_all_invalid_fields() -> None:
     with pytest.raises(SpecError) as error:
         parse_spec("width: 100\nframes: 24\nsegments: [{prompt: a}]", source="job.yaml")
     assert [line.split(": ")[1] for line in str(error.value).splitlines()] == ["width", "frames"]
+    # And the first ones of many, a misspelt key, too
+    with pytest.raises(SpecError) as error:
+        parse_spec("title: a\nwidht: 96\nsegments:\n" + "- {}\n" * 10, source="job.yaml")
+    lines = str(error.value).splitlines()
+    assert (len(lines), lines[0]) == (11, "job.yaml:2: widht: unknown key; did you mean width?")
 
 
 def test_an_unreadable_spec_file_is_an_error(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ INVALID_JSON = {
     "[]": ": must be a mapping",
     f'{{{ONE}, "\\u001b":\n1,\n"\\u001b": 2}}': r":3: \x1b: given twice",
     f'{{{ONE},\n\n"width": 100}}': ":3: width: 100 is not a multiple of 32",
-    '{"segments": [{"prompt": "a:{[,"},\n{"prompt": "\\n\\"\\n"},\n{"promt": 1}]}': ":3: segments.2.prompt: missing",
+    '{"segments": [{"prompt": "a:{[,"},\n{"prompt": "\\n\\"\\n"},\n{"promt": 1}]}': ":3: segments.2.promt: unknown key",
     f'{{{ONE}, "guidance":\n{{"cfg":\n[1,\n"x"]}}}}': ":2: guidance.cfg: must be a number, or two",
     f'{{{ONE}, "loras": [{{"path": "a"}},\n{{"path": "b",\n"weight": 3}}]}}': ":3: loras.1.weight: must be at most 2",
     f'{{{ONE}, "seed": "\ud800"}}': ":1: not valid Unicode text",
