@@ -200,28 +200,35 @@ def plan_of(sampling: Sampling, variant: Variant) -> Plan:
 
     Raises:
         RequestError: steps, guidance or a LoRA of the second stage for a distilled model, or a negative prompt without
-            classifier-free guidance; the message names the parameter.
+            classifier-free guidance; the message names every such parameter.
     """
     if sampling.distilled is not None:
         variant = replace(variant, distilled=sampling.distilled)
+    problems = []
     if variant.distilled and sampling.sigmas is None and sampling.steps not in (None, variant.steps):
-        raise RequestError(
+        problems.append(
             f"steps is {sampling.steps}; {variant}, has a fixed schedule of {variant.steps} steps: remove it, or give "
             "sigmas"
         )
     advised = OFF if variant.distilled else ADVISED
     guidance = {knob: getattr(sampling, knob) or advised[knob] for knob in RANGES}
-    for knob, scales in guidance.items():
-        if variant.distilled and scales != OFF[knob]:
-            raise RequestError(
-                f"{knob} is {scales.video:g} for the picture and {scales.audio:g} for the sound; {variant}, was "
-                "trained to be rendered without guidance: remove it, or use a model that is not distilled"
-            )
+    on = [
+        f"{knob} is {scales.video:g} for the picture and {scales.audio:g} for the sound"
+        for knob, scales in guidance.items()
+        if variant.distilled and scales != OFF[knob]
+    ]
+    if on:
+        problems.append(
+            f"{', '.join(on)}; {variant}, was trained to be rendered without guidance: remove it, or use a model that "
+            "is not distilled"
+        )
     if variant.distilled and sampling.stage2_lora is not None:
-        raise RequestError(
+        problems.append(
             f"stage2_lora makes the second stage distilled, which {variant}, is already: remove it, or use a model "
             "that is not distilled"
         )
+    if problems:
+        raise RequestError("; and ".join(problems))
     plan = Plan(
         stages=sampling.stages,
         steps=len(sampling.sigmas) if sampling.sigmas else sampling.steps or variant.steps,

@@ -19,7 +19,7 @@ from ltx2.checkpoints.resolve import (
     check_folder,
     check_is_pipeline,
 )
-from ltx2.checkpoints.upsampler_files import is_upsampler, problem_with_file, problem_with_upsampler
+from ltx2.checkpoints.upsampler_files import is_upsampler, no_upsampler, problem_with_file, problem_with_upsampler
 from ltx2.checkpoints.variant import Variant
 from ltx2.checkpoints.weight_files import Header, check_weights, read_header, read_json, weight_map
 from ltx2.errors import CheckpointError
@@ -122,7 +122,8 @@ def report_of_folder(what: str, folder: Path, *, full: bool = False) -> ModelRep
             found.append(_part(folder / weights, weights))
         except CheckpointError as error:
             only = f" (only {NEEDED_BY[name]} needs it)" if name in NEEDED_BY else ""
-            missing.append(f"{name}{only}: {error}; get it from {source}")
+            lacks = name == UPSAMPLER_FOLDER and not (folder / name).is_dir()
+            missing.append(f"{name}{only}: {no_upsampler(folder) if lacks else f'{error}; get it from {source}'}")
     return pipeline_report(what, variant, problems[0] if problems else None, tuple(found), tuple(missing))
 
 

@@ -10,12 +10,36 @@ from typing import Any
 
 from ltx2.checkpoints.hub_names import HubName
 from ltx2.checkpoints.lora import hub_file, single_weights_file
-from ltx2.checkpoints.resolve import UPSAMPLER_FOLDER, WEIGHTS
+from ltx2.checkpoints.resolve import SHIPPED, UPSAMPLER_FOLDER, WEIGHTS
 from ltx2.checkpoints.weight_files import Header, read_header, read_json
-from ltx2.errors import CheckpointError, UnsupportedModelError
+from ltx2.errors import CheckpointError, RequestError, UnsupportedModelError
 
 SUFFIX = ".safetensors"
 CLASS = "LTX2LatentUpsamplerModel"
+
+
+def own_upsampler(model: Path | None) -> Path:
+    """The folder of the upsampler of the checkpoint in the folder `model`; None is a checkpoint without a folder.
+
+    Raises:
+        RequestError: it has none.
+    """
+    if model is None or not (model / UPSAMPLER_FOLDER / "config.json").is_file():
+        raise RequestError(f"stages is 2, but {no_upsampler(model)}")
+    return model / UPSAMPLER_FOLDER
+
+
+def no_upsampler(model: Path | None) -> str:
+    """That the checkpoint in the folder `model` has no upsampler, and what to do."""
+    if model == SHIPPED:
+        return (
+            f"{SHIPPED.name} has no {UPSAMPLER_FOLDER}: it renders in one stage; for two, use `tiny` or a published "
+            "model"
+        )
+    return (
+        f"{model or 'this model'} has no {UPSAMPLER_FOLDER}: use one stage, or name the one of a published LTX-2 of "
+        "the same version as the upsampler"
+    )
 
 
 def resolve_upsampler(named: str) -> Path | HubName:

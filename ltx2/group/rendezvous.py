@@ -20,10 +20,10 @@ _LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 def rank_count(gpus: str, device: str) -> int:
     """How many ranks `gpus` means, a number or `all`, on the device that the first one has (auto, cpu, cuda or cuda:N).
 
-    Without a GPU, `all` is one.
+    Without a GPU, `all` is one. Several ranks on a CPU are for tests, so the device must then be cpu.
 
     Raises:
-        DeviceError: this host has fewer GPUs.
+        DeviceError: this host has fewer GPUs, or none.
     """
     has_cuda = device != "cpu" and torch.cuda.is_available()
     first = _first(device)
@@ -33,6 +33,12 @@ def rank_count(gpus: str, device: str) -> int:
     if has_cuda and int(gpus) > available:
         counted = f"{available} CUDA devices from {device} on" if first else f"{available} CUDA devices"
         raise DeviceError("gpus", f"{gpus}, but this host has {counted}")
+    if not has_cuda and device != "cpu" and int(gpus) > 1:
+        raise DeviceError(
+            "gpus",
+            f"{gpus}, but this machine has no GPU; several processes on its CPU are for tests and need "
+            "LONGTAKE_DEVICE=cpu",
+        )
     return int(gpus)
 
 

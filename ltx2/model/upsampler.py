@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ltx2.checkpoints.hub import fetch_folder, fetch_upsampler
 from ltx2.checkpoints.resolve import UPSAMPLER_FOLDER, HubModel
-from ltx2.checkpoints.upsampler_files import problem_with_upsampler, resolve_upsampler, upsampler_config
+from ltx2.checkpoints.upsampler_files import own_upsampler, problem_with_upsampler, resolve_upsampler, upsampler_config
 from ltx2.checkpoints.weight_files import check_loaded
 from ltx2.errors import RequestError
 from ltx2.model.finite import check_finite_weights
@@ -60,12 +60,7 @@ class LatentUpsampler:
         source = self._source
         if isinstance(source, HubModel):
             source = fetch_folder(source, UPSAMPLER_FOLDER)
-        if source is None or not (source / UPSAMPLER_FOLDER / "config.json").is_file():
-            raise RequestError(
-                f"stages is 2, but {source or 'this model'} has no {UPSAMPLER_FOLDER}: use one stage, or name the one "
-                "of a published LTX-2 of the same version as the upsampler"
-            )
-        return source / UPSAMPLER_FOLDER
+        return own_upsampler(source)
 
 
 def _find(named: str) -> Path:

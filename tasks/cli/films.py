@@ -52,7 +52,7 @@ segments:             # each continues the one before, unless it says `transitio
 @model_option
 @seed_option
 @force_option
-@click.option("--dry-run", is_flag=True, help="Only check everything, and say what would be rendered.")
+@click.option("--dry-run", is_flag=True, help="Only check spec, files and settings, and say what would be rendered.")
 def render(
     spec: Path,
     out: str,

@@ -24,6 +24,7 @@ from tasks.embedded import processes, servers
 from tasks.embedded.inputs import RenderInputs, inputs_of
 from tasks.embedded.kept_renders import delete_renders, expired_renders
 from tasks.embedded.locks import locked
+from tasks.embedded.model_checks import check_device, check_sampling
 from tasks.embedded.resume import finish, start_or_resume
 from tasks.errors import ServerError, SpecError
 from tasks.jobs.records import JobStatus
@@ -52,6 +53,7 @@ def render(
     Returns the summary and, with a `report_folder` for the continuity report, the faults that it found.
 
     Raises:
+        RequestError, ConfigError, RoomError: as `check_inputs`.
         OutputError: the output cannot be written. SpecError: the image cannot be read, or a model must not be named.
         CheckpointError: the model is missing or incomplete. JobFailedError: the job failed; says why.
         JobStateError: this film is being rendered already. ServerError: Redis or the worker failed.
@@ -90,16 +92,19 @@ def check_inputs(
     report_folder: Path | None,
     settings: Settings,
 ) -> tuple[JobSpec, RenderInputs]:
-    """Check everything that can be checked before a render. Returns the spec with its model, and the inputs.
+    """Check all that can be checked without loading the model. Returns the spec with its model, and the inputs.
 
     Raises:
-        OutputError, SpecError, CheckpointError: as `render`. RoomError: it needs more than LONGTAKE_BLOB_BUDGET_BYTES.
+        OutputError, SpecError, CheckpointError: as `render`. RequestError: the model cannot render what the spec asks
+            for. ConfigError: a setting needs a GPU. RoomError: it needs more than LONGTAKE_BLOB_BUDGET_BYTES.
     """
     for name in ("open", "approve"):
         if getattr(spec, name):
             place = spec.source.place(name)
             raise SpecError(f"{place}: `longtake render` waits for nobody; submit the job to a deployment instead")
     spec = _with_model(spec, settings)
+    check_sampling(spec, settings)
+    check_device(settings)
     check_room(estimate_bytes(spec), settings.blob_budget_bytes)
     made_from = inputs_of(with_input_ids(spec, continues=state is not None), state, settings)
     loras = [*spec.loras, *([spec.stage2_lora] if spec.stage2_lora else [])]

@@ -23,6 +23,7 @@ from tasks.embedded.servers import embedded_deployment
 from tasks.embedded.servers import worker as start_worker
 from tasks.settings import Settings
 from tests.conftest import ROOT, STAND_IN, environment, wait_until
+from tests.e2e.refusals import check_refused
 
 HARBOUR = ROOT / "examples" / "harbour.yaml"
 Longtake = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -282,3 +283,15 @@ def test_a_render_ignores_the_servers_in_its_environment(
     # When / Then
     done = longtake("render", "job.yaml", "-o", "film.mp4", settings=elsewhere)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_render_that_the_model_refuses_leaves_nothing(
+    longtake: Longtake, user_settings: Settings, tmp_path: Path
+) -> None:
+    # Given a spec for two stages of a model that has one
+    (tmp_path / "spec.yaml").write_text("stages: 2\nsegments: [{prompt: a}]\nwidth: 64\nheight: 64\nframes: 17\n")
+    # When / Then
+    for more in ((), ("--dry-run",)):
+        refused = longtake("render", "spec.yaml", "-o", "film.mp4", *more, settings=user_settings)
+        check_refused(refused, "stages is 2, but shapes has no latent_upsampler")
+        assert not (user_settings.home / "renders").exists()

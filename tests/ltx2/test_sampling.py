@@ -73,6 +73,10 @@ def test_the_fixed_settings_of_a_distilled_model_may_be_given() -> None:
             {"guidance": Scales(3, 1)},
             "guidance is 3 for the picture and 1 for the sound; LTX-2.3, distilled, was trained",
         ),
+        (
+            {"steps": 20, "guidance": Scales(3, 3), "stg": Scales(1, 1)},
+            "steps is 20; .*; and guidance is 3 .* sound, stg is 1 .* sound; LTX-2.3, distilled, was trained",
+        ),
         ({"stg": Scales(0, 1)}, "stg is 0 for the picture and 1 for the sound"),
         ({"modality": Scales(3, 3)}, "modality is 3"),
         ({"rescale": Scales(0.7, 0.7)}, "rescale is 0.7"),

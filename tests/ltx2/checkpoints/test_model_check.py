@@ -32,6 +32,14 @@ def check(path: Path) -> ModelReport:
     return check_model(str(path), path)
 
 
+def test_the_default_model_renders_in_one_stage(tmp_path: Path) -> None:
+    [missing] = check_model("shapes", tmp_path).missing
+    assert missing == (
+        "latent_upsampler (only `stages: 2` needs it): shapes has no latent_upsampler: it renders in one stage; for "
+        "two, use `tiny` or a published model"
+    )
+
+
 @pytest.mark.parametrize("version", ["2.0", "2.3"])
 def test_a_complete_pipeline_can_be_used(models: dict[str, Path], full_models: dict[str, Path], version: str) -> None:
     name = "tiny" if version == "2.3" else "tiny-2.0"
@@ -59,7 +67,7 @@ def test_a_full_size_model_fits_on_cards(folder: Path) -> None:
     assert abs(found.parts[2].size - before[2].size) < 10_000  # headers only
     [missing] = found.missing
     assert missing.startswith("latent_upsampler (only `stages: 2` needs it)")
-    assert missing.endswith("get it from diffusers/LTX-2.3-Diffusers or diffusers/LTX-2.3-Distilled-Diffusers")
+    assert "model has no latent_upsampler: use one stage, or name the one of a published LTX-2" in missing
     assert found.usable
 
 

@@ -118,10 +118,16 @@ def test_a_call_that_does_not_end_after_a_fault(
     assert not group.works
 
 
-def test_how_many_ranks_there_are() -> None:
+def test_how_many_ranks_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rank_count("all", "cpu") == 1
     assert rank_count("3", "cpu") == 3
     assert device_of_rank("cpu", 2) == "cpu"
+    # Without a GPU, several processes must be asked for
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert (rank_count("all", "auto"), rank_count("1", "auto")) == (1, 1)
+    for device in ("auto", "cuda"):
+        with pytest.raises(DeviceError, match=r"^gpus is 3, but this machine has no GPU; .* need LONGTAKE_DEVICE=cpu$"):
+            rank_count("3", device)
 
 
 def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
