@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Mapping, Sized
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,12 +17,14 @@ HIDDEN_CATEGORIES = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 JOINERS = "\u200c\u200d"
 """The only formats that are text: Persian words and joined emoji need them."""
 PATH_CHARACTERS = 100
+LONGEST_KEY = 40
 PATH_SHOWN_CHARACTERS = 500
 # By pydantic's type of error, with the names of its context in braces.
 MUST_BE = {
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
     "dict_type": "must be a mapping",
+    "enum": "must be {expected}",
     "finite_number": "must be a finite number",
     "float_parsing": "must be a number",
     "float_type": "must be a number",
@@ -82,6 +85,12 @@ def explain(problem: ErrorDetails) -> str:
         given = f", not {len(value)}" if isinstance(value, Sized) else ""
         return f"{MUST_HAVE[kind].format(**context)}{given}"
     return f"{MUST_BE.get(kind, 'must be valid').format(**context)}, not {shown(value)}"
+
+
+def similar_key(key: str, known: Iterable[str]) -> str:
+    """`did you mean width?`, or '' if no known key is alike."""
+    similar = get_close_matches(key[:LONGEST_KEY], list(known), n=1)
+    return f"did you mean {similar[0]}?" if similar else ""
 
 
 def is_shown(text: str) -> bool:

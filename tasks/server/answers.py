@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import redis
 from fastapi import FastAPI, Request
@@ -28,12 +28,13 @@ from tasks.errors import (
     ServerError,
     SpecError,
 )
-from tasks.field_errors import escaped, explain, field_path
+from tasks.field_errors import UNKNOWN_KEY, escaped, explain, field_path, similar_key
 
 log = logging.getLogger(__name__)
 INVALID = "invalid_request_error"
 FAULT = "server_error"
 _PATH = re.compile(r"(?<![\w:/.])(?:~|[A-Za-z]:)?(?:/[^\s/'\"<>|:;,]+){2,}/?")
+_FIELD = re.compile(r"(?:(?:spec|request)(?::\d+)?: )?(?P<field>[a-z_][\w.]*): ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +114,10 @@ def problem_of(error: Exception) -> Problem:
         return error.problem
     text = without_paths(escaped(str(error).replace("\n", "; ")))
     if isinstance(error, SpecError):
-        return Problem(400, text, INVALID, "invalid_spec")
+        found = _FIELD.match(text)
+        return Problem(400, text, INVALID, "invalid_spec", found and found["field"])
     if isinstance(error, JobNotFoundError):
-        return Problem(404, text, INVALID, "not_found")
+        return Problem(404, text.replace("`longtake list` shows", "`GET /jobs` lists"), INVALID, "not_found")
     if isinstance(error, RoomError):
         return Problem(507, text, FAULT, "no_room")
     if isinstance(error, JobStateError | JobFailedError):
@@ -128,6 +130,24 @@ def problem_of(error: Exception) -> Problem:
         log.warning("a server of the deployment: %s", error)
         return Problem(503, "a server of the deployment cannot be reached; try again", FAULT, "unavailable")
     return Problem(500, text, FAULT, "internal")
+
+
+def _keys_at(body: Any, location: Sequence[str | int]) -> list[str]:
+    """The keys of the table at `location` in the body of a request. body: FastAPI's description of it."""
+    table: Any = body.field_info.annotation if body is not None else None
+    for step in location:
+        model = _model_in(table)
+        if isinstance(step, str) and model is not None and step in model.model_fields:
+            table = model.model_fields[step].annotation
+    model = _model_in(table)
+    return [] if model is None else list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The first model in an annotation, such as `list[Model] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for part in get_args(annotation) if (model := _model_in(part))), None)
 
 
 def add_error_answers(app: FastAPI) -> None:
@@ -144,11 +164,22 @@ def add_error_answers(app: FastAPI) -> None:
         )
         return answer(problem)
 
-    async def fields(_: Request, error: Exception) -> JSONResponse:
+    async def fields(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         first: Any = error.errors()[0]
-        place = field_path(first["loc"][1:]) or "the request"
-        return answer(Problem(400, f"{place}: {explain(first)}", INVALID, "invalid_field", place))
+        location = first["loc"][1:]
+        if first["type"] == "json_invalid":
+            return answer(Problem(400, "the request: not valid JSON", INVALID, "invalid_field"))
+        if not location and isinstance(first["input"], bytes):
+            text = "the request: send its JSON with the header Content-Type: application/json"
+            return answer(Problem(400, text, INVALID, "invalid_field"))
+        place = field_path(location) or "the request"
+        text = f"{place}: {explain(first)}"
+        if first["type"] in UNKNOWN_KEY:
+            keys = _keys_at(getattr(request.scope.get("route"), "body_field", None), location[:-1])
+            known = f"the keys are {', '.join(keys)}"
+            text += f"; {similar_key(str(location[-1]), keys) or known}"
+        return answer(Problem(400, text, INVALID, "invalid_field", place))
 
     async def unexpected(_: Request, error: Exception) -> JSONResponse:
         log.error("a request failed", exc_info=error)

@@ -18,6 +18,7 @@ from tasks.jobs.outbox import Outbox
 from tasks.jobs.records import JobStatus
 from tasks.jobs.units import JobState
 from tasks.jobs.waits import Wait
+from tasks.server.answers import invalid
 from tasks.server.blob_files import BlobFiles
 from tasks.server.event_hub import EventHub
 from tasks.server.joins import Joins
@@ -51,6 +52,13 @@ class ServerContext:
         """The status of a job. JobNotFoundError: there is none."""
         return self.deployment.jobs.status(check_job_id(job_id))
 
+    def check_segment(self, job_id: str, segment: int) -> None:
+        """Check that a job has this segment. JobNotFoundError: there is no such job. RequestError: it has not."""
+        count = self.status(job_id).segments
+        if segment >= count:
+            message = f"job {job_id} has no segment {segment}; it has {count}, counted from 0"
+            raise invalid(message, status=404, code="not_found", param="segment")
+
     def waiting_jobs(self, states: Collection[JobState] = (), *, after: str | None, limit: int) -> Page[WaitingJob]:
         """The newest jobs, newest first, each with what it waits for. after: the last one of the page before."""
         found = iterate_waiting(settings=self.settings, states=states, limit=ALL)
@@ -60,8 +68,9 @@ class ServerContext:
         """The file with the clip of a segment; and_before: after that of the segment before, if there is one.
 
         Raises:
-            JobStateError: the segment has no clip yet. Errors of the blob store.
+            RequestError: the job has no such segment. JobStateError: it has no clip yet. Errors of the blob store.
         """
+        self.check_segment(job_id, segment)
         clips = self.deployment.jobs.clips(job_id)
         if segment not in clips:
             raise JobStateError(f"job {job_id} has no clip of segment {segment} yet")

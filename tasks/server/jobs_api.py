@@ -186,6 +186,7 @@ def job_film(job_id: JobId, context: Context) -> FileResponse:
 @router.get("/{job_id}/segments/{segment}/state")
 def segment_state(job_id: JobId, segment: SegmentIndex, context: Context) -> dict[str, Any]:
     """The continuation state after a segment, `ltx2.v1` with its arrays inline; another job can continue it."""
+    context.check_segment(job_id, segment)
     with context.job(job_id) as job:
         return job.state(segment)
 
@@ -193,7 +194,6 @@ def segment_state(job_id: JobId, segment: SegmentIndex, context: Context) -> dic
 @router.get("/{job_id}/segments/{segment}/clip", response_class=FileResponse, responses=content("video/mp4"))
 def segment_clip(job_id: JobId, segment: SegmentIndex, context: Context) -> FileResponse:
     """The clip of a segment: an MP4 with its new pictures and its whole sound, which overlaps those next to it."""
-    context.status(job_id)
     (clip,) = context.clip_files(job_id, segment)
     return FileResponse(clip, media_type="video/mp4")
 

@@ -121,7 +121,13 @@ def submit_spec(
             path = Path(folder) / name
             path.write_bytes(data)
             spec = spec.model_copy(update={name: str(path)})
-        return submit(spec, from_state=state, settings=context.settings, idempotency_key=idempotency_key)
+        try:
+            return submit(spec, from_state=state, settings=context.settings, idempotency_key=idempotency_key)
+        except SpecError as error:
+            text = str(error)
+            for name in files:  # the field is named already
+                text = text.replace(f"{Path(folder) / name}: ", "")
+            raise SpecError(text) from None
 
 
 def without_files(spec: JobSpec) -> JobSpec:

@@ -115,7 +115,7 @@ def retake_segment(
 @router.get("/{job_id}/segments/{segment}/takes/{take}/clip", response_class=FileResponse)
 def take_clip(job_id: JobId, segment: SegmentIndex, take: TakeNumber, context: Context) -> FileResponse:
     """The clip of a take by itself, MP4."""
-    context.status(job_id)
+    context.check_segment(job_id, segment)
     blob_id = clip_blob(context.deployment, job_id, segment, take)
     return FileResponse(context.files.path_of(blob_id), media_type="video/mp4")
 
@@ -147,7 +147,7 @@ def release_job(job_id: JobId, context: Context) -> JobView:
 @router.get("/{job_id}/segments/{segment}/join")
 def segment_join(job_id: JobId, segment: SegmentIndex, context: Context, response: Response) -> JoinView:
     """How well a segment joins the one before it. The first question takes about as long as decoding both clips."""
-    context.status(job_id)
+    context.check_segment(job_id, segment)
     response.headers.update(CACHE)
     return context.joins.of(job_id, segment)
 
@@ -155,6 +155,6 @@ def segment_join(job_id: JobId, segment: SegmentIndex, context: Context, respons
 @router.get("/{job_id}/segments/{segment}/takes/{take}/join")
 def take_join(job_id: JobId, segment: SegmentIndex, take: TakeNumber, context: Context, response: Response) -> JoinView:
     """How well a take joins what the film shows before it."""
-    context.status(job_id)
+    context.check_segment(job_id, segment)
     response.headers.update(CACHE)
     return context.joins.of(job_id, segment, take)

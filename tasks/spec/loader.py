@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from tasks.errors import SpecError
-from tasks.field_errors import UNKNOWN_KEY, FieldError, explain, shown_path
+from tasks.field_errors import UNKNOWN_KEY, FieldError, explain, shown_path, similar_key
 from tasks.spec.guidance import GuidanceSpec
 from tasks.spec.head import INPUT_FIELDS, LoraSpec
 from tasks.spec.images import input_paths, with_paths
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 MAX_SPEC_BYTES = 4 * 1024 * 1024
 STANDARD_INPUT = "-"
-LONGEST_KEY = 40
 MOST_KEYS = 12  # more would make the line too long to read
 MOST_PROBLEMS = 10
 """So many problems of a spec are shown, and a count of the others."""
@@ -184,9 +182,8 @@ def _explain(problem: ErrorDetails) -> str:
         table = tables.get(problem["loc"][0], JobSpec) if problem["loc"][1:] else JobSpec
         if table is SegmentSpec and problem["loc"][3:]:
             table = SegmentImage if problem["loc"][2] == "images" else GuidanceSpec
-        similar = get_close_matches(str(problem["loc"][-1])[:LONGEST_KEY], table.model_fields, n=1)
         keys = list(table.model_fields)
         more = ", ... (docs/jobs.md has them all)" if len(keys) > MOST_KEYS else ""
         known = f"the keys are {', '.join(keys[:MOST_KEYS])}{more}"
-        text += f"; did you mean {similar[0]}?" if similar else f"; {known}"
+        text += f"; {similar_key(str(problem['loc'][-1]), keys) or known}"
     return text

@@ -204,7 +204,8 @@ def test_takes_that_cannot_be_are_refused(client: httpx2.Client, worker: Worker)
     finished(client, job_id)
     for place, body, status, words in (
         ("0/takes", {"takes": 17}, 400, "takes: must be at most 16"),
-        ("0/takes", {"take": 1}, 400, "take: "),
+        ("0/takes", {"take": 1}, 400, "take: unknown key; did you mean takes?"),
+        ("0/takes", {"x": 1}, 400, "x: unknown key; the keys are last, prompt, seed, takes"),
         ("0/takes", {"prompt": " "}, 400, "prompt: must not be blank"),
         ("0/takes", {"seed": -1}, 400, "seed: must be at least 0"),
         ("0/takes", {"last": 7}, 409, "has no rendered segment 7"),
@@ -277,7 +278,8 @@ BAD_SPECS: list[tuple[dict[str, Any], str]] = [
     (spec("a", audio="/etc/passwd"), "audio: must be an upload or a base64 data: URL"),
     *(({**spec("a"), **fields}, f"{place}: {ONLY_THESE}") for place, fields in NAMES_A_FILE.items()),
     (spec("a", image="data:image/png;base64,???"), "image: its base64 is damaged"),
-    (spec("a", image="data:image/png;base64,AAAA"), "image"),
+    (spec("a", image="data:image/png;base64,AAAA"), "image: "),
+    (spec("a", overlap=8), "overlap: 8 is not"),
 ]
 
 
@@ -295,8 +297,10 @@ def test_an_appended_segment_that_names_a_file_is_refused(client: httpx2.Client,
 def test_bad_specs_are_refused_without_a_path_of_the_server(
     client: httpx2.Client, body: dict[str, Any], words: str
 ) -> None:
-    status, message = error_of(client.post("/jobs", json=body))
+    answer = client.post("/jobs", json=body)
+    status, message = error_of(answer)
     assert status == 400
+    assert answer.json()["error"]["param"]
     assert words in message
     assert "/tmp" not in message
 
@@ -310,6 +314,11 @@ def test_what_is_no_spec_is_refused(client: httpx2.Client, server: Server) -> No
         "spec: missing; it is the job's spec as JSON",
     )
     assert error_of(client.post("/jobs", content=b"x" * (server.settings.server_body_bytes + 1)))[0] == 413
+    # Nor is an upload that is none; the field is named once
+    for name in ("image", "extend", "audio"):
+        answer = client.post("/jobs", data={"spec": json.dumps(spec("a"))}, files={name: b"garbage"})
+        assert (error_of(answer)[0], answer.json()["error"]["param"]) == (400, name)
+        assert error_of(answer)[1].count(f"{name}:") == 1
     # And a body whose size is not declared is read up to the limit
     pieces = (b"x" * 1024 * 1024 for _ in range(9))
     assert error_of(client.post("/jobs", content=pieces))[0] == 413
@@ -328,7 +337,20 @@ def test_other_paths_and_methods_are_answered_in_the_same_form(client: httpx2.Cl
     assert error_of(client.get("/nothing"))[0] == 404
     assert error_of(client.put("/jobs"))[0] == 405
     assert error_of(client.get("/jobs", params={"limit": 0})) == (400, "limit: must be at least 1, not '0'")
-    assert error_of(client.get("/jobs/nobody"))[0] == 404
+    answer = client.get("/jobs/nobody")
+    assert error_of(answer) == (404, "there is no job nobody; `GET /jobs` lists the jobs")
+    assert "must be 'queued', 'running', " in error_of(client.get("/jobs", params={"state": "bogus"}))[1]
+    body = b'{"segments": [{"prompt": "a", "promt": "b"}]}'
+    segments = f"/jobs/{submitted(client, spec('a'))}/segments"
+    answer = client.post(segments, content=body, headers={"Content-Type": "text/plain"})
+    assert error_of(answer) == (400, "the request: send its JSON with the header Content-Type: application/json")
+    answer = client.post(segments, content=body, headers={"Content-Type": "application/json"})
+    assert error_of(answer) == (400, "segments.0.promt: unknown key; did you mean prompt?")
+    answer = client.post(segments, content=body[1:], headers={"Content-Type": "application/json"})
+    assert error_of(answer) == (400, "the request: not valid JSON")
+    for what, status in (("0/clip", 409), ("9/clip", 404), ("9/state", 404), ("9/join", 404), ("9/takes/1/clip", 404)):
+        assert error_of(client.get(f"{segments}/{what}"))[0] == status
+    client.post(f"{segments.removesuffix('/segments')}/cancel")
     assert error_of(client.get("/jobs/..%2F..%2Fetc"))[0] == 404
     assert error_of(client.get("/jobs", params={"after": "gone"}))[0] == 404
 

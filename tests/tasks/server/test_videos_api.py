@@ -138,7 +138,7 @@ def test_a_video_that_is_not_finished_is_deleted(videos: Any) -> None:
         ({"size": "721x1280"}, "size", "must be even"),
         ({"seconds": "0"}, "seconds", "above 0"),
         ({"seconds": "1e9"}, "seconds", "above 0"),
-        ({"model": "sora-9"}, None, "not a name that this server knows"),
+        ({"model": "sora-9"}, "model", "not a name that this server knows"),
         ({"extra_body": {"input_reference": {"file_id": "f"}}}, "input_reference", "must be an upload, or a data: URL"),
         (
             {"extra_body": {"input_reference": {"image_url": "http://127.0.0.1/a.png"}}},
@@ -147,9 +147,9 @@ def test_a_video_that_is_not_finished_is_deleted(videos: Any) -> None:
         ),
         ({"extra_body": {"segments": [{"prompt": "a", "seed": 1}]}}, "segments", "send lists as one field `spec`"),
         ({"extra_body": {"spec": "{"}}, None, "spec"),
-        ({"extra_body": {"spec": json.dumps({"widht": 64})}}, None, "did you mean width?"),
+        ({"extra_body": {"spec": json.dumps({"widht": 64})}}, "widht", "did you mean width?"),
         *(
-            ({"extra_body": {"spec": json.dumps(fields)}}, None, f"{place}: {ONLY_THESE}")
+            ({"extra_body": {"spec": json.dumps(fields)}}, place, f"{place}: {ONLY_THESE}")
             for place, fields in {"image": {"image": FILE}, **NAMES_A_FILE}.items()
         ),
     ],
