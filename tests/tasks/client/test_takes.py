@@ -73,6 +73,9 @@ def test_takes_are_rendered_listed_chosen_and_undone(job: Job, tmp_path: Path) -
     assert [index for index in before if before[index] != after[index]] == [1]
     assert job.save_clip(1, tmp_path / "shown.mp4").read_bytes() == job._deployment.blobs.get(after[1])
     assert job.save_clip(1, tmp_path / "first.mp4", take=0).read_bytes() == job._deployment.blobs.get(before[1])
+    arguments = ["save", job.id, "--segment", "1", "-o", str(tmp_path / "cli.mp4")]
+    said = CliRunner().invoke(main, arguments, env=environment(job._deployment.settings)).stderr
+    assert said == f"{tmp_path / 'cli.mp4'}  segment 1  {(tmp_path / 'cli.mp4').stat().st_size:,} bytes\n"
     [summary] = [entry for entry in job.summary()["segments"] if entry["index"] == 1]
     assert (summary["prompt"], summary["seed"], summary["take"]) == ("another", job.takes()[2].seed, 2)
     # When the first is chosen again
