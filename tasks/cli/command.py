@@ -22,7 +22,11 @@ spec_argument = click.argument("spec", type=click.Path(path_type=Path, allow_das
 job_argument = click.argument("job")
 state_option = click.option("--from-state", "state", type=click.Path(path_type=Path), help=FROM_STATE_HELP)
 out_option = click.option(
-    "-o", "--output", "out", required=True, help="The film's file, such as film.mp4; - is standard output."
+    "-o",
+    "--output",
+    "out",
+    required=True,
+    help="The film's file, such as film.mp4, in a folder that is made if it is missing; - is standard output.",
 )
 summary_option = click.option(
     "--summary",

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -65,14 +65,22 @@ def render(
         make_folder(report_folder)
     _handle_interruptions()
     folder, log = servers.render_folder(settings, made_from.job_id, output.film), "worker.log"
-    with _film_locked(output, folder), servers.embedded_deployment(settings, folder) as embedded:
+    is_new = not folder.exists()
+    with (
+        _film_locked(output, folder),
+        ExitStack() as after,  # when the servers have ended
+        servers.embedded_deployment(settings, folder) as embedded,
+    ):
         job, kept = start_or_resume(spec, made_from, folder=folder, film=output.film, settings=embedded)
         if kept:
             show.say(kept)
         if job.status().state != JobState.DONE:
             with servers.worker(embedded, folder / log) as worker:
                 show.follow(with_warnings(watch_with(job, worker, folder / log), job, show))
-                raise_unless_done(job.status())
+                status = job.status()
+                if is_new and status.state == JobState.FAILED and not status.rendered:
+                    after.callback(shutil.rmtree, folder, ignore_errors=True)  # nothing that could resume
+                raise_unless_done(status)
         summary = job.write_film(output)
         faults = job.write_report(report_folder) if report_folder else []
         if output.film is not None:

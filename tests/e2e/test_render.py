@@ -295,3 +295,9 @@ def test_a_render_that_the_model_refuses_leaves_nothing(
         refused = longtake("render", "spec.yaml", "-o", "film.mp4", *more, settings=user_settings)
         check_refused(refused, "stages is 2, but shapes has no latent_upsampler")
         assert not (user_settings.home / "renders").exists()
+    # And one that fails before any segment is rendered leaves nothing that could resume
+    failing = user_settings.model_copy(update={"engine": STAND_IN, "max_attempts": 1})
+    (tmp_path / "spec.yaml").write_text("segments: [{prompt: fail}]\nwidth: 64\nheight: 64\nframes: 17\n")
+    failed = longtake("render", "spec.yaml", "-o", "film.mp4", settings=failing)
+    assert "failed at segment 0 after 1 attempt" in failed.stderr
+    assert list((user_settings.home / "renders").iterdir()) == []
