@@ -32,6 +32,7 @@ from tasks.client.video_input import state_from_video
 from tasks.client.workers import list_workers
 from tasks.jobs.queues import Priority
 from tasks.jobs.units import JobState
+from tasks.messaging.tracing import tracing
 from tasks.settings import Settings
 from tasks.spec.loader import changed_spec, load_spec
 
@@ -128,7 +129,11 @@ def list_(states: tuple[str, ...], limit: int | None, as_json: bool) -> None:
 def cancel(job: str) -> None:
     """Stop JOB; rendered segments stay until its retention ends, and can be exported."""
     found = find_job(job)
-    found.cancel()
+    tracing.start()
+    try:
+        found.cancel()
+    finally:
+        tracing.stop()
     _show_state(found)
 
 

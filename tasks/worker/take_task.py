@@ -12,6 +12,7 @@ from tasks.jobs.failpoints import reach
 from tasks.jobs.records import ClipRecord
 from tasks.jobs.units import UnitKind
 from tasks.messaging.topology import TAKE_TASK
+from tasks.messaging.tracing import tracing
 from tasks.worker.app import app
 from tasks.worker.clip_task import CLIP_MIME, encoded
 from tasks.worker.context import WorkerContext, process
@@ -65,6 +66,7 @@ def _commit_take(_: Task[..., Any], context: WorkerContext, lease: Lease, render
     if not deployment.jobs.commit_take(claim, made, clip, changed=changed):
         return False
     reach("take committed", claim.job_id, claim.index)
+    tracing.job_ended(claim.job_id, deployment.jobs)  # if the film was committed before its last take
     context.states.put(made.digest, output.state)  # for its next segment
     log.info("take committed", extra={"seconds": made.engine_ended - made.engine_started})
     for warning in made.warnings:

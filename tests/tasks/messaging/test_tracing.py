@@ -13,13 +13,15 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from tasks.cli.command import main
 from tasks.client.submit import submit
 from tasks.messaging.tracing import is_wanted, not_possible
 from tasks.settings import Settings
-from tests.conftest import Worker, wait_until
+from tests.conftest import Worker, environment, wait_until
 from tests.tasks.conftest import spec
 from tests.tasks.server.conftest import Server
 
@@ -108,6 +110,10 @@ def test_a_job_is_one_trace_across_a_worker_that_dies_and_one_that_goes_on(
     # And each links to the span that sent its message; the reconciler has none
     assert [[link.span_id for link in span.links] for span in segments] == [[], [], [segments[1].span_id]]
     assert receiver.services == {"longtake"}
+    # When a take makes it run once more, Then its end is exported again
+    job.retake(0)
+    wait_until(lambda: len(receiver.of("job")) == 2, what="the root, with the new end")
+    assert {(end.trace_id, end.span_id) for end in receiver.of("job")} == {(root.trace_id, root.span_id)}
 
 
 def test_work_that_fails_is_an_error_of_its_span_and_of_its_job(
@@ -142,6 +148,17 @@ def test_a_submission_over_http_links_to_the_span_of_its_caller(
     assert (submitted.trace_id, submitted.parent_span_id) == (root.trace_id, root.span_id)
     assert [(link.trace_id.hex(), link.span_id.hex()) for link in submitted.links] == [CALLER]
     assert (value(root, "job"), value(root, "state")) == (job, "cancelled")
+
+
+def test_the_command_that_cancels_a_job_exports_its_root(receiver: Receiver, settings: Settings) -> None:
+    # Given
+    job = submit(spec("a"), settings=settings)
+    # When
+    result = CliRunner().invoke(main, ["cancel", job.id], env=environment(settings))
+    # Then
+    assert result.exit_code == 0
+    root = receiver.first("job")
+    assert (value(root, "job"), value(root, "state")) == (job.id, "cancelled")
 
 
 @pytest.mark.parametrize(
