@@ -10,8 +10,11 @@ from tasks.jobs.records import ClipRecord, Handoff, JobStatus
 from tests.tasks.jobs import take_model
 from tests.tasks.jobs.job_model import Job
 from tests.tasks.jobs.pair_state import FILM, PairState
-from tests.tasks.jobs.take_model import FILM_UNIT
+from tests.tasks.jobs.take_model import FILM_UNIT, SEGMENT_UNIT
 from tests.tasks.jobs.unit_model import clip_unit
+
+OF_SEGMENTS = (SEGMENT_UNIT, "repair:")
+"""How units begin that render a segment for the film, not for a take."""
 
 
 class PairComparison(PairState):
@@ -35,7 +38,10 @@ class PairComparison(PairState):
         assert status.grown == job.grown
         assert (status.reason, status.failed_segment, status.attempts) == job.ending
         assert (status.started_at is not None) == job.started
-        assert {job.key(progress.index): progress.step for progress in status.in_work} == job.progress
+        progress = [one for one in (status.progress, *status.others) if one is not None]
+        assert {job.key(one.index): one.step for one in progress} == job.progress
+        held = [unit.index for name, unit in job.units.items() if unit.holder and name.startswith(OF_SEGMENTS)]
+        assert status.claimed == tuple(sorted(held))
         assert status.rendered == len(job.handoffs)
         assert {index: Handoff.unpack(data).worker for index, data in handoffs.items()} == job.handoffs
         assert set(range(status.committed)) <= set(handoffs)
