@@ -16,9 +16,9 @@ SPEC ?= examples/bounce.yaml
 
 # What else the table of faults shows: random histories, host faults, clocks that jump, upgrades.
 FAULTS = $(addprefix tests/tasks/,jobs/test_stateful.py jobs/test_clock.py worker/test_host_faults.py \
-	worker/test_rolling_versions.py test_upgrade.py) tests/fuzz/test_large_inputs.py
+	worker/test_rolling_versions.py test_upgrade.py) tests/fuzz/test_large_inputs.py tests/test_benchmarks.py
 
-# Tests spend half of their time waiting for servers and workers, so six processes suit two cores. Several torch threads
+# Tests spend half of their time waiting for servers and workers, so four processes suit two cores. Several torch threads
 # per process would compete for the cores.
 .PHONY: film test faults fuzz fuzzhttp lint docs coverage audit clean
 
@@ -26,7 +26,7 @@ film: .venv/film-ready
 	.venv/bin/longtake render $(SPEC) -o out/film.mp4
 
 test: .venv/test-ready lint
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 6 --dist loadfile
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 4 --dist loadfile
 
 faults: .venv/test-ready
 	.venv/bin/python -m pytest tests/faults $(FAULTS) -m "not gpu" --durations 0 -s
@@ -53,7 +53,7 @@ docs: .venv/docs-ready
 
 coverage: .venv/test-ready
 	.venv/bin/coverage erase
-	OMP_NUM_THREADS=1 .venv/bin/coverage run -m pytest --numprocesses 6 --dist loadfile
+	OMP_NUM_THREADS=1 .venv/bin/coverage run -m pytest --numprocesses 4 --dist loadfile
 	.venv/bin/coverage combine --quiet
 	.venv/bin/coverage report
 

@@ -23,10 +23,11 @@ def get(port: int, path: str, login: str = "") -> tuple[int, str]:
 
 
 def tasks(port: int, login: str) -> dict[str, dict[str, Any]]:
-    """Every task that Flower's API lists, by the text in its arguments column."""
+    """Every task that Flower lists, by the text in its arguments column. Of repeated messages, that which did it."""
     status, body = get(port, "/api/tasks", login)
     assert status == 200, body
-    return {task["args"]: task for task in json.loads(body).values()}
+    listed = sorted(json.loads(body).values(), key=lambda task: bool(task["state"] == "SUCCESS"))
+    return {task["args"]: task for task in listed}
 
 
 def states(port: int, login: str) -> dict[str, str]:
