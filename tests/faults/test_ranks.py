@@ -18,8 +18,9 @@ from tests.faults.conftest import MakeHarness, film_of
 from tests.faults.harness import SEGMENTS, FaultWorker, Harness
 
 Ranks = tuple[int, int]  # the processes of rank 0 and 1
-IN_ENGINE = ("segment hydrated", "state rendered")  # where the death of rank 0 counts, as that of any worker's child
-POINTS = (*IN_ENGINE, "segment rendered", "segment committed", "clip encoded")
+IN_ENGINE = ("segment hydrated", "state rendered", "clip encoded")
+"""Where rank 0 renders a segment, or the one after the clip's: its death counts, as that of any worker's child."""
+POINTS = (*IN_ENGINE, "segment rendered", "segment committed")
 
 
 def ranks_of(worker: FaultWorker) -> Ranks | None:
