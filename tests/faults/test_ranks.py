@@ -62,11 +62,15 @@ def wait_for_new_ranks(harness: Harness, old: Ranks) -> None:
     wait_until(lambda: not any(map(psutil.pid_exists, old)), what="the end of the old ones")
 
 
+def devices(harness: Harness) -> list[str]:
+    """What heartbeats say of the devices of all children."""
+    return [child.device for worker in list_workers(settings=harness.settings).living for child in worker.children]
+
+
 def test_a_killed_follower_costs_one_segment(ranked: Harness, film: str) -> None:
     # Given a worker of two ranks, which it shows, and a segment in their engines
     job, go, ranks = in_engine(ranked)
-    [shown] = wait_until(lambda: list_workers(settings=ranked.settings).living, what="a heartbeat")
-    assert [child.device for child in shown.children] == ["2 x CPU"]
+    wait_until(lambda: devices(ranked) == ["2 x CPU"], what="a heartbeat after the model was loaded")
     # When
     os.kill(ranks[1], signal.SIGKILL)
     # Then the worker has a new child with a new follower, no attempt is counted, and the film is the same
