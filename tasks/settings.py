@@ -79,7 +79,7 @@ class Settings(BaseModel):
     attention: Literal["auto", "bf16", "fp8"] = Field(
         "auto",
         description="self-attention of the picture: `bf16` (as the precision) or `fp8` (faster; Hopper or later, with "
-        "longtake[fp8-attention]); `auto`: fp8 with precision fp8 where it is there, else bf16",
+        "longtake[fp8-attention]); `auto`: fp8 with precision fp8 where it is available, else bf16",
     )
     warm: str | None = Field(
         None,
