@@ -53,6 +53,10 @@ class Deployment:
         """Sends messages."""
         return Publisher(make_app(self.settings, results=False), self.jobs)
 
+    def budget_bytes(self) -> int | None:
+        """The blob budget in bytes: the workers', else that of the settings; None: no limit."""
+        return self.jobs.budget_bytes() or self.settings.blob_budget_bytes
+
     def store_for_job(self, job_id: str, data: bytes, mime: str) -> str:
         """Store `data` as long as the job's record lives; returns the blob id."""
         blob_id = self.blobs.put(data, mime=mime, owner=job_id)

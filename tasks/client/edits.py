@@ -146,7 +146,7 @@ def append_segments(
         if whole < status.committed:
             advice = f"fork it after segment {whole - 1} or an earlier one" if whole else "submit it again"
             raise JobStateError(f"blobs of segment {whole} of job {job_id} are missing: {advice}")
-    budget = deployment.jobs.budget_bytes() or deployment.settings.blob_budget_bytes
+    budget = deployment.budget_bytes()
     old_film = status.film.size if status.film else 0
     store_images(deployment, job_id, spec.segments, images)
     appended = deployment.jobs.append(

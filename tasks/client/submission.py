@@ -79,7 +79,7 @@ def create_job(
         draft = draw_up(owner)
         stored = draft.pending_bytes
         needs = draft.needs_bytes()
-        budget = deployment.jobs.budget_bytes() or deployment.settings.blob_budget_bytes
+        budget = deployment.budget_bytes()
         check_room(needs, budget)
         submission = Submission(request, draft.blobs, idempotency_key or "", draft.digest)
         creation = Creation(CreateOutcome.CREATED, job_id)

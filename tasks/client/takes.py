@@ -95,7 +95,7 @@ def retake_segments(
         for number in range(takes)
         for segment in segments
     ]
-    needs, budget = takes * segment_bytes(source.head, changed), _budget(deployment)
+    needs, budget = takes * segment_bytes(source.head, changed), deployment.budget_bytes()
     what = text_of(segments)
     request = idempotency_key and f"take {what} {request_of(idempotency_key)}"
     numbers = deployment.jobs.retake(
@@ -122,7 +122,7 @@ def choose_take(deployment: Deployment, job_id: str, segments: range, take: int)
     """Have the film show a take, see `Job.choose`; returns whether it showed another one."""
     source = deployment.jobs.contents(job_id)
     _check_whole(source, segments, take)
-    start, budget = source.committed.start, _budget(deployment)
+    start, budget = source.committed.start, deployment.budget_bytes()
     needs = choice_bytes(source.head, source.segments, start.first_frame if start and start.source_clips else 0)
     chosen = segments[:1] if take else reversed(segments)
     shown = [deployment.jobs.choose(job_id, one, take, needs_bytes=needs, budget_bytes=budget) for one in chosen]
@@ -285,10 +285,6 @@ def _changed_segment(segment: SegmentSpec, prompt: str | None, seed: int | None)
     except ValidationError as error:
         first = error.errors()[0]
         raise SpecError(f"{field_path(first['loc'])}: {explain(first)}") from None
-
-
-def _budget(deployment: Deployment) -> int | None:
-    return deployment.jobs.budget_bytes() or deployment.settings.blob_budget_bytes
 
 
 def _publish(deployment: Deployment, job_id: str, unit: WorkUnit) -> None:

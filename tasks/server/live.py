@@ -128,8 +128,7 @@ class LiveFilms:
     def _store(self, job_id: str, name: str, made: LivePiece) -> PieceRecord | None:
         """Keep a piece as blobs; None: jobs may need the room, or the job was deleted meanwhile."""
         jobs, size = self._deployment.jobs, len(made.header) + len(made.data)
-        budget = jobs.budget_bytes() or self._deployment.settings.blob_budget_bytes
-        if not jobs.reserve_piece(job_id, size, budget_bytes=budget):
+        if not jobs.reserve_piece(job_id, size, budget_bytes=self._deployment.budget_bytes()):
             return None
         header, data = (self._deployment.store_for_job(job_id, part, PIECE_MIME) for part in (made.header, made.data))
         record = PieceRecord(data, header)
