@@ -44,17 +44,11 @@ class Draft:
         """The bytes that are to be stored before the job has a record."""
         return self._pending(self.blobs)
 
-    @property
-    def source_frames(self) -> int:
-        """Frames of a video with which the film begins."""
-        start = self.committed.start
-        return start.first_frame if start is not None and start.source_clips else 0
-
     def needs_bytes(self) -> int:
         """The bytes of all blobs of the job, see `estimate_bytes`."""
         start = self.committed.start
         of_video = self._pending(start.source_clips) if start is not None else 0
-        return estimate_bytes(self.spec, self.pending_bytes - of_video, self.source_frames)
+        return estimate_bytes(self.spec, self.pending_bytes - of_video, self.committed.source_frames)
 
     def _pending(self, blobs: Iterable[str]) -> int:
         return sum(self.pending.info(blob_id).size for blob_id in set(blobs) if blob_id in self.pending)

@@ -122,8 +122,8 @@ def choose_take(deployment: Deployment, job_id: str, segments: range, take: int)
     """Have the film show a take, see `Job.choose`; returns whether it showed another one."""
     source = deployment.jobs.contents(job_id)
     _check_whole(source, segments, take)
-    start, budget = source.committed.start, deployment.budget_bytes()
-    needs = choice_bytes(source.head, source.segments, start.first_frame if start and start.source_clips else 0)
+    needs = choice_bytes(source.head, source.segments, source.committed.source_frames)
+    budget = deployment.budget_bytes()
     chosen = segments[:1] if take else reversed(segments)
     shown = [deployment.jobs.choose(job_id, one, take, needs_bytes=needs, budget_bytes=budget) for one in chosen]
     try:

@@ -162,6 +162,11 @@ class Committed:
     clips: Mapping[int, ClipRecord] = field(default_factory=dict)
     takes: Takes = field(default_factory=Takes)
 
+    @property
+    def source_frames(self) -> int:
+        """Frames of a video with which the film begins; 0: it begins with segment 0."""
+        return self.start.first_frame if self.start is not None and self.start.source_clips else 0
+
     def handed_on(self, index: int) -> Handoff:
         """The handoff after a segment: of the take that the next one continues, else of the one that the film shows."""
         return self.takes.handoff(self.handoffs[index], self.continued_take(index))
