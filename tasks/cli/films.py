@@ -25,6 +25,7 @@ from tasks.client.job import find_job
 from tasks.client.plan import plan_lines
 from tasks.client.progress import ProgressDisplay
 from tasks.client.state_files import read_state
+from tasks.client.takes import clip_name
 from tasks.client.terminal import show_line, show_lines
 from tasks.settings import Settings
 from tasks.spec.loader import changed_spec, load_spec
@@ -135,7 +136,7 @@ def save(job: str, out: str, summary: Path | None, force: bool, segment: int | N
             raise click.UsageError("--summary is of the whole film; leave out --segment.")
         output, clip = FilmOutput.of(out, overwrite=force), found.clip(segment, take=take)
         output.write_clip(clip)
-        whose = f"segment {segment}" if take is None else f"take {take} of segment {segment}"
+        whose = clip_name(segment, take)
         ProgressDisplay().say(f"{output.film or 'standard output'}  {whose}  {len(clip):,} bytes")
         return
     if take is not None:

@@ -81,8 +81,7 @@ def retake_segments(
 ) -> list[int]:
     """Ask for takes of a segment, or of neighbours as a whole, see `Job.retake`; returns their numbers."""
     source = deployment.jobs.contents(job_id)
-    if not segments:
-        raise SpecError(f"last: must be {segments.start} or a later segment, not {segments.stop - 1}")
+    _check_order(segments)
     for segment in (segments[0], segments[-1]):
         _rendered(source, segment)
     changed = [_changed_segment(source.segments[segment], prompt, seed) for segment in segments]
@@ -133,10 +132,15 @@ def choose_take(deployment: Deployment, job_id: str, segments: range, take: int)
     return any(number != take for number in shown)
 
 
-def _check_whole(source: JobContents, segments: range, take: int) -> None:
-    """Refuse several segments that are not those of the take. Take 0 is of any."""
+def _check_order(segments: range) -> None:
+    """Refuse a last segment before the first one."""
     if not segments:
         raise SpecError(f"last: must be {segments.start} or a later segment, not {segments.stop - 1}")
+
+
+def _check_whole(source: JobContents, segments: range, take: int) -> None:
+    """Refuse several segments that are not those of the take. Take 0 is of any."""
+    _check_order(segments)
     if len(segments) == 1 or not take:
         return
     takes = source.committed.takes
@@ -185,7 +189,7 @@ def clip_of(deployment: Deployment, job_id: str, segment: int, take: int | None)
     try:
         return deployment.blobs.get(blob_id)
     except (BlobNotFoundError, BlobCorruptError):
-        what = _clip_name(segment, take)
+        what = clip_name(segment, take)
         raise JobStateError(f"the clip of {what} of job {job_id} is missing or damaged in the blob store") from None
 
 
@@ -199,12 +203,13 @@ def clip_blob(deployment: Deployment, job_id: str, segment: int, take: int | Non
     if clip is None and shown is not None and take in (None, shown.take):
         clip = shown
     if clip is None:
-        what = _clip_name(segment, take)
+        what = clip_name(segment, take)
         raise JobStateError(f"{what} of job {job_id} has no clip; `longtake takes {job_id}` shows what there is")
     return clip.blob_id
 
 
-def _clip_name(segment: int, take: int | None) -> str:
+def clip_name(segment: int, take: int | None) -> str:
+    """Which clip `clip_of` gives, in words."""
     return f"segment {segment}" if take is None else f"take {take} of segment {segment}"
 
 
