@@ -53,7 +53,10 @@ class PieceList:
 
 @dataclass(frozen=True, slots=True)
 class _Film:
-    """A list with what its pieces are made of. audio: the blob of the film's given sound."""
+    """A list with what its pieces are made of. audio: the blob of the film's given sound.
+
+    last: the index of the piece with which the film ends, also while it is missing.
+    """
 
     listed: PieceList
     parts: Sequence[FilmPart]
@@ -61,10 +64,7 @@ class _Film:
     starts: Sequence[int]
     audio: str | None
     source: FilmSource | None
-
-    def is_last(self, status: JobStatus, index: int) -> bool:
-        """Whether the film ends with a piece."""
-        return index + 1 == status.segments + (len(self.source.parts) if self.source else 0)
+    last: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,20 +108,23 @@ class LiveFilms:
     def _known(self, status: JobStatus, name: str) -> PieceFiles | None:
         record = self._deployment.jobs.piece(status.job_id, name)
         if record is not None:
-            return PieceFiles(self._files.path_of(record.header), self._files.path_of(record.blob_id))
+            return self._of(record)
         header, data = map(self._files.kept, _names_on_disk(status.job_id, name))
         return PieceFiles(header, data) if header and data else None
+
+    def _of(self, record: PieceRecord) -> PieceFiles:
+        return PieceFiles(self._files.path_of(record.header), self._files.path_of(record.blob_id))
 
     def _make(self, status: JobStatus, film: _Film, piece: Piece) -> PieceFiles:
         blobs, index = self._deployment.blobs, piece.index
         clips = [blobs.get(clip) for clip in film.clips[film.starts[index] : index + 1]]
         first = clips[0] if film.starts[index] == 0 else blobs.get(film.clips[0])
         track = None if film.audio is None else self._tracks.get(film.audio, blobs.get)
-        is_last, rate = film.is_last(status, index), film.source.rate if film.source else None
+        is_last, rate = index == film.last, film.source.rate if film.source else None
         made = live_piece(film.parts[: index + 1], first, clips, is_last=is_last, track=track, rate=rate)
         with suppress(BlobStoreFullError):
             if (record := self._store(status.job_id, piece.name, made)) is not None:
-                return PieceFiles(self._files.path_of(record.header), self._files.path_of(record.blob_id))
+                return self._of(record)
         header, data = _names_on_disk(status.job_id, piece.name)
         return PieceFiles(self._files.keep(header, made.header), self._files.keep(data, made.data))
 
@@ -160,18 +163,18 @@ class LiveFilms:
         parts: list[FilmPart] = [*before, *(timings[index] for index in range(len(clips)))]
         clips = [*(source.clips if source else ()), *clips]
         starts = first_clips_needed(parts, _rate(handoffs[0])) if clips else []
-        pieces = []
+        pieces, last = [], len(before) + status.segments - 1
         for index, (part, start) in enumerate(zip(parts, starts, strict=True)):
-            is_last = index + 1 == len(before) + status.segments
             cut_off = [str(hidden)] if (hidden := part.new_frames - part.shown_frames) else []
             given = [] if audio is None else [audio]
-            name = _name([RECIPE, str(index), str(is_last), *cut_off, *given, clips[0], *clips[start : index + 1]])
+            is_last = str(index == last)
+            name = _name([RECIPE, str(index), is_last, *cut_off, *given, clips[0], *clips[start : index + 1]])
             pieces.append(Piece(index, name, part.shown_frames / part.fps))
         planned = jobs.planned(status.job_id, undecided=True)  # a playlist's target duration must not change
         lengths = [segment.shape.frames / segment.shape.fps for segment in planned.values()]
         longest = max([*lengths, *(part.new_frames / part.fps for part in before)])
         listed = PieceList(status.generation, tuple(pieces), longest, status.finished)
-        return _Film(listed, parts, clips, starts, audio, source)
+        return _Film(listed, parts, clips, starts, audio, source, last)
 
 
 def playlist(listed: PieceList, folder: str) -> str:
