@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from fractions import Fraction
 from pathlib import Path
 
 from ltx2.checkpoints.full_weights import split_full
-from ltx2.checkpoints.resolve import SHIPPED
+from ltx2.checkpoints.resolve import local_name
 from ltx2.checkpoints.weight_files import read_json
 from ltx2.errors import CheckpointError
 from ltx2.timeline import POSITIONS_S, longest_frames
@@ -16,7 +15,7 @@ from ltx2.timeline import POSITIONS_S, longest_frames
 def positions_s(model: str) -> int:
     """Seconds up to which the `model` of a spec has positions. What is not in a folder here has those of LTX-2."""
     name, _ = split_full(model)
-    folder = SHIPPED if name == SHIPPED.name else Path(os.path.expanduser(name))
+    folder = Path(local_name(name))
     try:
         found = read_json(folder / "transformer" / "config.json").get("pos_embed_max_pos", POSITIONS_S)
     except CheckpointError:

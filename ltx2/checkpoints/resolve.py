@@ -90,7 +90,7 @@ def resolve_model(model: str, cache: Path, text_encoder: str | None = None) -> P
         if full:
             check_folder(built, full=True)
         return built
-    named = str(SHIPPED) if name == SHIPPED.name else os.path.expanduser(name)
+    named = local_name(name)
     if is_in_files(named):
         _refuse_full(model, full=full)
         encoder = None if text_encoder is None else resolve_encoder(text_encoder)
@@ -107,6 +107,11 @@ def resolve_model(model: str, cache: Path, text_encoder: str | None = None) -> P
         return FileModel(found, None if text_encoder is None else resolve_encoder(text_encoder))
     _refuse_encoder(model, text_encoder)
     return found
+
+
+def local_name(name: str) -> str:
+    """The path that the model `name` has if it is on this machine, and is not a random one."""
+    return str(SHIPPED) if name == SHIPPED.name else os.path.expanduser(name)
 
 
 def is_in_files(named: str) -> bool:

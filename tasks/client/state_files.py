@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from blobstore import BlobStore, BlobStoreError
-from ltx2.checkpoints.resolve import SHIPPED, check_configs
+from ltx2.checkpoints.resolve import check_configs, local_name
 from ltx2.errors import CheckpointError, ContinuationError, TimelineError, UnsupportedStateError
 from ltx2.state.arrays import FrameFormat
 from ltx2.state.renderable import check_renderable
@@ -82,7 +81,7 @@ def start_handoff(
 
 def _audio_rate(model: str, settings: Settings) -> int | None:
     """The sample rate of a model whose folder is here; None if it is unknown, as for one on the hub."""
-    folder = SHIPPED if model == SHIPPED.name else Path(os.path.expanduser(model))
+    folder = Path(local_name(model))
     if settings.engine != Settings.model_fields["engine"].default or not folder.is_dir():
         return None
     try:

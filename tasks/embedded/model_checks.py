@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from ltx2.checkpoints.full_weights import split_full
-from ltx2.checkpoints.resolve import RANDOM_MODELS, SHIPPED, check_configs, small_folder
+from ltx2.checkpoints.resolve import RANDOM_MODELS, check_configs, local_name, small_folder
 from ltx2.checkpoints.upsampler_files import own_upsampler
 from ltx2.errors import DeviceError, RequestError
 from ltx2.sampling import plan_of
@@ -68,4 +67,4 @@ def check_sampling(spec: JobSpec, settings: Settings) -> None:
 def _folder(name: str, settings: Settings) -> Path:
     if name in RANDOM_MODELS:
         return small_folder(settings.home / "models", name)
-    return SHIPPED if name == SHIPPED.name else Path(os.path.expanduser(name))
+    return Path(local_name(name))
