@@ -165,23 +165,15 @@ def test_the_film_shows_each_image_at_its_frame(module_settings: Settings, worke
     # When
     job = submit(wanted, settings=module_settings).wait()
     # Then those frames show it, and no other does
-    film = job.status().film
-    assert film
-    blobs = open_blob_store(module_settings.blobs)
-    with av.open(io.BytesIO(blobs.get(film.blob_id))) as container:
-        shades = [float(np.mean(frame.to_ndarray(format="rgb24"))) for frame in container.decode(video=0)]
-    assert [number for number, shade in enumerate(shades) if shade > GREY - 10] == [20, 32, 33]
+    assert shades_of(job, module_settings) == [20, 32, 33]
     # And the record has its blob, which the job pins
     specs = job_store(module_settings).contents(job.id).segments
     shown = {image.path for segment in specs for image in segment.images or ()}
     assert shown == {blob_id_of(read_images(check_spec(wanted))[str(gate)])}
-    assert job.id in blobs.owners()
+    assert job.id in open_blob_store(module_settings.blobs).owners()
     # And a fork shows others from where it goes on
-    fork = job.fork(1, {**wanted, "segments": [*segments[:3], {"prompt": "x"}]}).wait().status().film
-    assert fork
-    with av.open(io.BytesIO(blobs.get(fork.blob_id))) as container:
-        shades = [float(np.mean(frame.to_ndarray(format="rgb24"))) for frame in container.decode(video=0)]
-    assert [number for number, shade in enumerate(shades) if shade > GREY - 10] == [20, 32]
+    fork = job.fork(1, {**wanted, "segments": [*segments[:3], {"prompt": "x"}]}).wait()
+    assert shades_of(fork, module_settings) == [20, 32]
 
 
 def test_segments_with_images_are_appended_to_a_job_and_changed_in_it(
