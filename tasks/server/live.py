@@ -152,7 +152,7 @@ class LiveFilms:
 
     def _read(self, status: JobStatus) -> _Film:
         jobs = self._deployment.jobs
-        handoffs, timings = jobs.handoffs(status.job_id), jobs.places(status.job_id)
+        first, timings = jobs.handoff(status.job_id, 0), jobs.places(status.job_id)
         records, audio = jobs.clips(status.job_id), jobs.head(status.job_id).audio
         clips: list[str] = []
         known = status.segments - status.open  # whether the last one of an open film ends it is not known
@@ -162,7 +162,7 @@ class LiveFilms:
         before = source.parts if source else ()
         parts: list[FilmPart] = [*before, *(timings[index] for index in range(len(clips)))]
         clips = [*(source.clips if source else ()), *clips]
-        starts = first_clips_needed(parts, _rate(handoffs[0])) if clips else []
+        starts = first_clips_needed(parts, _rate(first)) if clips and first else []
         pieces, last = [], len(before) + status.segments - 1
         for index, (part, start) in enumerate(zip(parts, starts, strict=True)):
             cut_off = [str(hidden)] if (hidden := part.new_frames - part.shown_frames) else []
