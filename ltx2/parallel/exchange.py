@@ -4,8 +4,7 @@ Each rank has an equal part of the picture's tokens, in order; the last parts en
 on every rank. For attention over all tokens, each rank gets all of them for its part of the heads, and gives back its
 own tokens with all heads (Jacobs et al. 2023, DeepSpeed Ulysses).
 
-An exchange is started by one call and ended by another. What is computed in between runs at the same time on a GPU. The
-operations are torch's functional collectives, which the compiler traces as a part of the block.
+An exchange is started by one call and ended by another. What is computed in between runs at the same time on a GPU.
 """
 
 from __future__ import annotations
@@ -14,9 +13,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.distributed._functional_collectives  # registers the operations
 import torch.nn.functional as F
 from torch import Tensor
+
+from ltx2.parallel.collectives import finished, gathered, start_exchange, start_gather
 
 
 class Exchange(Protocol):
@@ -81,7 +81,7 @@ class Shared:
 
     def heads(self, started: Tensor) -> Tensor:
         """See `Exchange`."""
-        return _finished(started).transpose(0, 1).flatten(1, 2)[:, : self.total]
+        return finished(started).transpose(0, 1).flatten(1, 2)[:, : self.total]
 
     def start_tokens(self, x: Tensor) -> Tensor:
         """See `Exchange`."""
@@ -91,7 +91,7 @@ class Shared:
 
     def tokens(self, started: Tensor) -> Tensor:
         """See `Exchange`."""
-        return _finished(started).permute(1, 2, 0, 3, 4).flatten(2, 3)
+        return finished(started).permute(1, 2, 0, 3, 4).flatten(2, 3)
 
     def own_heads(self, x: Tensor) -> Tensor:
         """See `Exchange`."""
@@ -99,29 +99,13 @@ class Shared:
 
     def start_all_heads(self, x: Tensor) -> Tensor:
         """See `Exchange`."""
-        return _start_gather(x, self.count, self.group)
+        return start_gather(x, self.count, self.group)
 
     def all_heads(self, started: Tensor) -> Tensor:
         """See `Exchange`."""
-        return _finished(started).permute(1, 2, 0, 3, 4).flatten(2, 3)
+        return finished(started).permute(1, 2, 0, 3, 4).flatten(2, 3)
 
     def _start(self, parts: Tensor) -> Tensor:
         """Send `parts[i]` to rank i; the result will have the part of rank i at i."""
         each = [1] * self.count
-        sent: Tensor = torch.ops._c10d_functional.all_to_all_single(parts.contiguous(), each, each, self.group)
-        return sent
-
-
-def gathered(part: Tensor, count: int, group: str) -> Tensor:
-    """What each of `count` ranks in a process group of this name has as its `part`, `[count, ...]`."""
-    return _finished(_start_gather(part, count, group))
-
-
-def _start_gather(part: Tensor, count: int, group: str) -> Tensor:
-    sent: Tensor = torch.ops._c10d_functional.all_gather_into_tensor(part.contiguous()[None], count, group)
-    return sent
-
-
-def _finished(started: Tensor) -> Tensor:
-    arrived: Tensor = torch.ops._c10d_functional.wait_tensor(started)
-    return arrived
+        return start_exchange(parts, each, each, self.group)

@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ltx2.parallel.exchange import Alone, Exchange, Shared, gathered
+from ltx2.parallel.collectives import gathered
+from ltx2.parallel.exchange import Alone, Exchange, Shared
 from ltx2.parallel.mesh import Mesh, mesh_of
 from ltx2.parallel.ranks import Ranks
 

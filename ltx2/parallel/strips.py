@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.distributed._functional_collectives  # registers the operations, which the compiler traces
 from torch import Tensor
 
+from ltx2.parallel.collectives import finished, gathered, start_exchange
 from ltx2.parallel.ranks import Ranks
 
 LEAST_LATENTS = 2
@@ -53,13 +53,13 @@ class Strip:
         first = part.movedim(self.axis, 0)
         sent = first.new_zeros(max(widths), *first.shape[1:])
         sent[: len(first)] = first
-        parts = self._gather(sent)[: self.count]
+        parts = gathered(sent, self.ranks, self.group)[: self.count]
         whole = torch.cat([part[:width] for part, width in zip(parts, widths, strict=True)])
         return whole.movedim(0, self.axis)
 
     def all_true(self, flag: Tensor) -> Tensor:
         """Whether the bool `flag` is true on all ranks."""
-        return self._gather(flag.to(torch.uint8)).bool().all()
+        return gathered(flag.to(torch.uint8), self.ranks, self.group).bool().all()
 
     def with_neighbours(self, part: Tensor, width: int, mode: str) -> Tensor:
         """`part`, extended along the axis by `width` values on both sides: those of the neighbours' strips.
@@ -91,12 +91,8 @@ class Strip:
         sent_sizes = [len(first) if other in edges else 0 for other in others]
         neighbours = [rank for rank in (self.index - 1, self.index + 1) if 0 <= rank < self.count]
         received_sizes = [len(first) if rank in neighbours else 0 for rank in range(self.ranks)]
-        received = torch.ops._c10d_functional.all_to_all_single(sent, received_sizes, sent_sizes, self.group)
-        return _finished(received).view(-1, len(first)).unbind()
-
-    def _gather(self, part: Tensor) -> Tensor:
-        """The `part` of each rank, `[ranks, ...]`."""
-        return _finished(torch.ops._c10d_functional.all_gather_into_tensor(part[None], self.ranks, self.group))
+        received = finished(start_exchange(sent, received_sizes, sent_sizes, self.group))
+        return received.view(-1, len(first)).unbind()
 
     def _bounds(self, index: int) -> tuple[int, int]:
         return self.length * index // self.count, self.length * (index + 1) // self.count
@@ -123,8 +119,3 @@ def _border(first: Tensor, axis: int, mode: str) -> Tensor:
         return first.narrow(axis, 1, width).flip(axis)
     edge = first.narrow(axis, 0, 1).repeat_interleave(width, axis)
     return edge if mode == "replicate" else torch.zeros_like(edge)
-
-
-def _finished(started: Tensor) -> Tensor:
-    arrived: Tensor = torch.ops._c10d_functional.wait_tensor(started)
-    return arrived
