@@ -25,14 +25,8 @@ from benchmarks.full import full_pipeline
 from benchmarks.segment import CUDA, SHAPE, Forward, Row, matmul_rates, recompile, segment_row, timed
 from ltx2.acceleration.attention import attention
 from ltx2.acceleration.compile import speed_up
-from ltx2.acceleration.fp8 import quantize
-from ltx2.acceleration.fp8_attention import (
-    attend_float8,
-    float8_attention,
-    largest_normalised,
-    to_float8,
-    why_not,
-)
+from ltx2.acceleration.fp8 import quantize, to_float8
+from ltx2.acceleration.fp8_attention import attend_float8, float8_attention, largest_normalised, why_not
 from ltx2.engine import Engine
 from ltx2.timeline import latent_frames
 

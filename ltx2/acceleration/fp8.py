@@ -34,7 +34,7 @@ class Float8Linear(nn.Module):
     @classmethod
     def of(cls, linear: nn.Linear, device: torch.device) -> Float8Linear:
         """`linear` in float8, converted on `device`, on the device of `linear`."""
-        scaled, scale = to_float8(linear.weight.detach().to(device))
+        scaled, scale = rows_to_float8(linear.weight.detach().to(device))
         original = linear.weight.device
         bias = None if linear.bias is None else linear.bias.detach()
         return cls(scaled.to(original), scale.t().contiguous().to(original), bias)
@@ -51,13 +51,13 @@ class Float8Linear(nn.Module):
 
     def store(self, weight: Tensor) -> None:
         """Convert another `weight` `[out, in]` as `of` does, on its device, and put it in place of the present one."""
-        scaled, scale = to_float8(weight)
+        scaled, scale = rows_to_float8(weight)
         self.weight.copy_(scaled)
         self.weight_scale.copy_(scale.t())
 
     def forward(self, x: Tensor) -> Tensor:
         """x: `[..., in]`, bfloat16 on a GPU."""
-        rows, row_scale = to_float8(x.flatten(0, -2))
+        rows, row_scale = rows_to_float8(x.flatten(0, -2))
         product: Tensor = torch._scaled_mm(
             rows,
             self.weight.t(),
@@ -75,9 +75,17 @@ def _of_rows(scale: Tensor | None, rows: int) -> Tensor:
     return torch.ones(1, rows) if scale is None else scale.reshape(1, -1).expand(1, rows).contiguous()
 
 
-def to_float8(x: Tensor) -> tuple[Tensor, Tensor]:
+def rows_to_float8(x: Tensor) -> tuple[Tensor, Tensor]:
     """`[rows, n]` as float8 and the float32 scale `[rows, 1]` of each row."""
-    largest = x.abs().amax(dim=1, keepdim=True).float().clamp(min=1e-12)
+    return to_float8(x, x.abs().amax(dim=1, keepdim=True).float())
+
+
+def to_float8(x: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
+    """`x` as float8, and the float32 scale by which its numbers are to be multiplied.
+
+    largest: float32, of the magnitudes that have one scale; the scale has its shape.
+    """
+    largest = largest.clamp(min=1e-12)
     return (x.float() * (LARGEST / largest)).to(FLOAT8), largest / LARGEST
 
 

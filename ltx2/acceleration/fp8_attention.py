@@ -17,13 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, library, nn
 
-from ltx2.acceleration.fp8 import FLOAT8, LARGEST
+from ltx2.acceleration.fp8 import FLOAT8, LARGEST, to_float8
 from ltx2.errors import DeviceError
 
 CAPABILITY = (9, 0)
 CHANNELS_STEP = 16
 PACKAGE = "nvidia-cudnn-frontend"
-_SMALLEST = 1e-12
 
 
 class Attention(StrEnum):
@@ -91,12 +90,6 @@ def largest_normalised(norm: Any, x: Tensor) -> Tensor:
         return torch.full((), bound, device=x.device)
     largest: Tensor = norm.weight.abs().amax().float() * bound
     return largest
-
-
-def to_float8(x: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
-    """`x` as float8, and the float32 `[]` by which its numbers are to be multiplied. largest: of its magnitudes."""
-    largest = largest.clamp(min=_SMALLEST)
-    return (x.float() * (LARGEST / largest)).to(FLOAT8), largest / LARGEST
 
 
 @library.custom_op("longtake::float8_attention", mutates_args=(), device_types="cuda")

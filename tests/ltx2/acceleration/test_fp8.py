@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from ltx2.acceleration.fp8 import LARGEST, SMALLEST_SIZE, Float8Linear, quantize, to_float8
+from ltx2.acceleration.fp8 import LARGEST, SMALLEST_SIZE, Float8Linear, quantize, rows_to_float8
 
 CPU = torch.device("cpu")
 ROUNDING = 2**-4
@@ -18,7 +18,7 @@ def test_the_error_of_a_row_is_within_rounding(seed: int, exponent: int) -> None
     x = torch.randn(4, 64, generator=torch.Generator().manual_seed(seed)) * 2.0**exponent
     x[2] = 0
     # When
-    rows, scale = to_float8(x)
+    rows, scale = rows_to_float8(x)
     # Then nothing is clipped, and small numbers change by at most the smallest step
     off = (rows.float() * scale - x).abs()
     assert float(rows.float().abs().max()) <= LARGEST

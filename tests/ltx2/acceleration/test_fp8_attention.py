@@ -12,13 +12,8 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from ltx2.acceleration.compile import compile_blocks, speed_up
-from ltx2.acceleration.fp8_attention import (
-    Attention,
-    attend_float8,
-    attention_of,
-    largest_normalised,
-    to_float8,
-)
+from ltx2.acceleration.fp8 import to_float8
+from ltx2.acceleration.fp8_attention import Attention, attend_float8, attention_of, largest_normalised
 from ltx2.engine import Engine
 from ltx2.errors import DeviceError
 from ltx2.model.denoiser import _enable_stg
