@@ -33,6 +33,7 @@ from ltx2.timeline import latent_frames
 HEADS, CHANNELS = 32, 128
 COMPARED = 256  # queries
 ROUNDS = 20
+UNSCALED = "fp8, without conversion"
 
 
 def main() -> None:
@@ -65,22 +66,19 @@ def kernel_rows(size: tuple[int, ...]) -> list[Row]:
     query, key = (norm((torch.randn(1, tokens, HEADS * CHANNELS, device=CUDA) + common).bfloat16()) for _ in range(2))
     value = torch.randn(1, tokens, HEADS * CHANNELS, device=CUDA, dtype=torch.bfloat16)
     query, key, value = (part.view(1, tokens, HEADS, CHANNELS) for part in (query, key, value))
-    exact = attention(*(part.float() for part in (query[:, :COMPARED], key, value))).flatten(2)
+    exact = attention(*(part.float() for part in (query[:, :COMPARED], key, value)))
     quantized = [to_float8(part, largest_normalised(norm, part)) for part in (query, key)]
     quantized.append(to_float8(value, value.abs().amax().float()))
     parts, steps = [list(column) for column in zip(*quantized, strict=True)]
     compiled = torch.compile(attend_float8, fullgraph=True, dynamic=False)
     calls = {
         "bf16": lambda: attention(query, key, value),
-        "fp8, without conversion": lambda: float8_attention(*parts, *steps, steps[2].reciprocal()),
+        UNSCALED: lambda: float8_attention(*parts, *steps, steps[2].reciprocal()),
         "fp8": lambda: compiled(query, key, value, norm, norm),
     }
     rows = []
     for kind, call in calls.items():
-        result = call().float()
-        result = result.flatten(2) * steps[2] if result.ndim == 4 else result
-        again = call().float()
-        again = again.flatten(2) * steps[2] if again.ndim == 4 else again
+        result, again = (call().float() * (steps[2] if kind == UNSCALED else 1) for _ in range(2))
         seconds = timed(call, ROUNDS)
         rows.append(
             {

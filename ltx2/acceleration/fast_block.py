@@ -123,7 +123,7 @@ class FastBlock(LTX2VideoTransformerBlock):  # type: ignore[misc]  # diffusers i
         if not self.float8_attention:
             return exchange.start_tokens(attention(queries, keys, values))
         norms = self.attn1.norm_q, self.attn1.norm_k
-        return exchange.start_tokens(attend_float8(queries, keys, values, *norms).view_as(values))
+        return exchange.start_tokens(attend_float8(queries, keys, values, *norms))
 
     def _attend_across(
         self,

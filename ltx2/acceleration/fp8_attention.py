@@ -69,7 +69,7 @@ def why_not(device: torch.device, channels: int) -> str | None:
 
 
 def attend_float8(query: Tensor, key: Tensor, value: Tensor, norm_query: nn.Module, norm_key: nn.Module) -> Tensor:
-    """Attention of `[B, T, H, D]` each, without a mask; the result is `[B, T, H * D]` in the dtype of `value`.
+    """Attention without a mask: `[B, T, H, D]` each, and the result, which has the dtype of `value`.
 
     query and key were normalised over all heads by these norms, and rotated since.
     """
@@ -77,7 +77,7 @@ def attend_float8(query: Tensor, key: Tensor, value: Tensor, norm_query: nn.Modu
     key, key_step = to_float8(key, largest_normalised(norm_key, key))
     values, value_step = to_float8(value, value.abs().amax().float())
     result: Tensor = float8_attention(query, key, values, query_step, key_step, value_step, value_step.reciprocal())
-    return (result.float() * value_step).to(value.dtype).flatten(2)
+    return (result.float() * value_step).to(value.dtype)
 
 
 def largest_normalised(norm: Any, x: Tensor) -> Tensor:
