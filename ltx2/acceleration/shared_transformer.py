@@ -54,4 +54,4 @@ def share(pipeline: Any, ranks: Ranks, stg_blocks: Sequence[int]) -> None:
     transformer = pipeline.transformer
     check_ranks(ranks.count, heads_of(transformer))
     transformer.__class__ = SharedTransformer
-    transformer.shares = Shares(ranks, heads_of(transformer), pipeline, stg_blocks)
+    transformer.shares = Shares(ranks, pipeline, stg_blocks)

@@ -29,15 +29,11 @@ def check_ranks(count: int, heads: int) -> None:
         )
 
 
-def mesh_of(count: int, calls: int, heads: int) -> Mesh:
+def mesh_of(count: int, calls: int) -> Mesh:
     """The mesh of `count` ranks for steps of `calls` calls of the transformer, one or more if there is guidance.
 
     As many ranks as possible take calls of their own, as long as all take as many: those exchange almost nothing. The
     others share tokens. So a step always takes calls / count of the time of a call, if exchanges take none.
-
-    Raises:
-        DeviceError: the `heads` do not divide by `count`.
     """
-    check_ranks(count, heads)
     guidance = gcd(count, calls)
     return Mesh(guidance, count // guidance)

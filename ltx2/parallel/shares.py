@@ -28,9 +28,8 @@ class Shares:
     they make groups. pipeline: says which guidance is on. stg_blocks: those that it perturbs.
     """
 
-    def __init__(self, ranks: Ranks, heads: int, pipeline: Any, stg_blocks: Sequence[int]) -> None:
+    def __init__(self, ranks: Ranks, pipeline: Any, stg_blocks: Sequence[int]) -> None:
         self._ranks = ranks
-        self._heads = heads
         self._pipeline = pipeline
         self._stg_blocks = list(stg_blocks)
         self._groups: dict[range, dist.ProcessGroup] = {}
@@ -43,7 +42,7 @@ class Shares:
             return self._later.pop(0) if self._later else transformer(**arguments)
         self._later = []  # of a step that failed
         calls = self._calls(arguments)
-        self._mesh = mesh_of(self._ranks.count, len(calls), self._heads)
+        self._mesh = mesh_of(self._ranks.count, len(calls))
         if self._mesh.guidance == 1:
             return transformer(**arguments)
         each = len(calls) // self._mesh.guidance

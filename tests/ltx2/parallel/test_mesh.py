@@ -8,7 +8,7 @@ from torch.distributed import ProcessGroup
 
 from ltx2.engine import Engine
 from ltx2.errors import DeviceError
-from ltx2.parallel.mesh import Mesh, mesh_of
+from ltx2.parallel.mesh import Mesh, check_ranks, mesh_of
 from ltx2.parallel.ranks import Ranks
 
 HEADS = 32
@@ -30,7 +30,7 @@ HEADS = 32
     ],
 )
 def test_as_many_ranks_as_can_take_equally_many_calls_of_their_own(count: int, calls: int, mesh: Mesh) -> None:
-    assert mesh_of(count, calls, HEADS) == mesh
+    assert mesh_of(count, calls) == mesh
     # no rank is idle while another computes
     assert mesh.guidance * mesh.sequence == count
     assert calls % mesh.guidance == 0
@@ -39,7 +39,7 @@ def test_as_many_ranks_as_can_take_equally_many_calls_of_their_own(count: int, c
 @pytest.mark.parametrize("count", [-1, 0, 3, 5, 6, 7, 64])
 def test_a_count_by_which_the_heads_do_not_divide_is_refused_with_the_counts_that_can_be(count: int) -> None:
     with pytest.raises(DeviceError, match=f"^gpus is {count}, but the 32 .* use one of 1, 2, 4, 8, 16, 32$"):
-        mesh_of(count, 3, HEADS)
+        check_ranks(count, HEADS)
 
 
 def test_an_engine_refuses_more_ranks_than_its_model_has_heads(models: dict[str, Path]) -> None:
