@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from diffusers import AutoencoderKLLTX2Video
 
 from ltx2.checkpoints import random as tiny
 from ltx2.engine import Engine
@@ -16,6 +18,19 @@ from ltx2.engine import Engine
 def models(small_models: Path) -> dict[str, Path]:
     """Folders of the small checkpoints by name."""
     return {name: tiny.ensure(small_models, name) for name in tiny.VERSIONS}
+
+
+@pytest.fixture(scope="session")
+def noisy_model(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny` with a VAE whose decoder is given a timestep."""
+    folder = shutil.copytree(models["tiny"], tmp_path_factory.mktemp("noisy") / "model")
+    old = AutoencoderKLLTX2Video.from_pretrained(folder / "vae")
+    torch.manual_seed(7)
+    vae = AutoencoderKLLTX2Video(**{**old.config, "timestep_conditioning": True})
+    vae.load_state_dict(old.state_dict(), strict=False)
+    shutil.rmtree(folder / "vae")
+    vae.save_pretrained(folder / "vae")
+    return folder
 
 
 @pytest.fixture(scope="session")

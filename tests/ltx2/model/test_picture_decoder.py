@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKLLTX2Video, LTX2VideoDiffusionDecodePipeline, LTX2VideoDiffusionDecoderModel
+from diffusers import LTX2VideoDiffusionDecodePipeline, LTX2VideoDiffusionDecoderModel
 
 from ltx2.checkpoints.diffusion_decoder import smallest_picture
 from ltx2.engine import Engine
@@ -26,16 +26,8 @@ DIFFUSION = Sampling(decoder=Decoder.DIFFUSION)
 
 
 @pytest.fixture(scope="module")
-def noisy(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    """`tiny` with a VAE whose decoder is given a timestep."""
-    folder = shutil.copytree(models["tiny"], tmp_path_factory.mktemp("noisy") / "model")
-    old = AutoencoderKLLTX2Video.from_pretrained(folder / "vae")
-    torch.manual_seed(7)
-    vae = AutoencoderKLLTX2Video(**{**old.config, "timestep_conditioning": True})
-    vae.load_state_dict(old.state_dict(), strict=False)
-    shutil.rmtree(folder / "vae")
-    vae.save_pretrained(folder / "vae")
-    return Engine.load(str(folder), device="cpu")
+def noisy(noisy_model: Path) -> Engine:
+    return Engine.load(str(noisy_model), device="cpu")
 
 
 def test_a_vae_with_timestep_conditioning_is_given_noise_of_the_segment(noisy: Engine) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -164,28 +163,15 @@ def graphs() -> int:
     return int(counters["stats"]["unique_graphs"])
 
 
-@pytest.fixture(scope="module")
-def noisy(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`tiny` with a VAE whose decoder is given a timestep."""
-    folder = shutil.copytree(models["tiny"], tmp_path_factory.mktemp("noisy") / "model")
-    old = AutoencoderKLLTX2Video.from_pretrained(folder / "vae")
-    torch.manual_seed(7)
-    vae = AutoencoderKLLTX2Video(**{**old.config, "timestep_conditioning": True})
-    vae.load_state_dict(old.state_dict(), strict=False)
-    shutil.rmtree(folder / "vae")
-    vae.save_pretrained(folder / "vae")
-    return folder
-
-
 @pytest.mark.parametrize(
     ("count", "name"),
     [(2, "tiny"), (3, "tiny"), (2, "tiny-2.0"), (3, "tiny-2.0"), (3, "tiny-2.5"), (2, "shapes"), (3, "noisy")],
 )
 def test_frames_decoded_in_strips_are_those_of_the_whole_picture(
-    ranks: RankProcesses, models: dict[str, Path], noisy: Path, count: int, name: str
+    ranks: RankProcesses, models: dict[str, Path], noisy_model: Path, count: int, name: str
 ) -> None:
     # Given latents of wide and high pictures
-    model = str(models.get(name, noisy if name == "noisy" else name))
+    model = str(models.get(name, noisy_model if name == "noisy" else name))
     # When they are decoded by ranks together
     results = ranks.run(count, decode_frames, model, Decoding(noise_seed=4), True)
     # Then all ranks have the frames that one has alone, within one level of 255
