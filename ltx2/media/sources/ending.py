@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import islice
+from itertools import chain, islice
 from typing import IO
 
 import av
@@ -151,42 +151,43 @@ def _frames(
     fitted = Fitter(wanted.width, wanted.height, wanted.fit, aspect)
     for start in (times[0], None):
         _seek(container, video, start)
-        found = _nearest(decoded_pictures(container, video), times, fitted)
-        if found is not None and (start is None or found[1] <= max(times[0], first)):
+        seen: list[Fraction] = []
+        frames = list(nearest(_noted(decoded_pictures(container, video), seen), iter(times), fitted))
+        if seen and (start is None or seen[0] <= max(times[0], first)):
             break  # otherwise the first pictures after a keyframe could not be decoded: from the start on
-    if found is None:
+    if not seen:
         raise ValueError("its last pictures cannot be decoded")
-    frames, _, last = found
-    if last < times[-1]:
-        raise ValueError(f"damaged: its pictures end at {float(last):.2f} s, not at {float(times[-1]):.2f} s")
+    if seen[-1] < times[-1]:
+        raise ValueError(f"damaged: its pictures end at {float(seen[-1]):.2f} s, not at {float(times[-1]):.2f} s")
     return np.stack(frames)
 
 
-def _nearest(
-    decoded: Iterator[tuple[Fraction, VideoFrame]], times: list[Fraction], fitted: Fitter
-) -> tuple[list[NDArray[np.uint8]], Fraction, Fraction] | None:
-    """The picture for each time, and the times of the first and last picture; None: there is none."""
-    frames: list[NDArray[np.uint8]] = []
-    before: tuple[Fraction, VideoFrame] | None = None
-    start = None
+def nearest(
+    decoded: Iterator[tuple[Fraction, VideoFrame]], times: Iterator[Fraction], fitted: Fitter
+) -> Iterator[NDArray[np.uint8]]:
+    """The picture that is nearest to each of the `times`, which rise; it is converted once. None after the last one."""
+    pending = next(times, None)
+    shown: tuple[Fraction, VideoFrame] | None = None
+    for following in chain(decoded, [None]):
+        if shown is not None:
+            until = shown[0] if following is None else (shown[0] + following[0]) / 2
+            if pending is not None and pending <= until:
+                pixels = fitted(shown[1])
+                while pending is not None and pending <= until:
+                    yield pixels
+                    pending = next(times, None)
+            if pending is None:
+                return
+        shown = following
+
+
+def _noted(
+    decoded: Iterator[tuple[Fraction, VideoFrame]], times: list[Fraction]
+) -> Iterator[tuple[Fraction, VideoFrame]]:
+    """The same pictures; appends their times to `times`."""
     for time, picture in decoded:
-        start = time if start is None else start
-        if before is not None:
-            _take(frames, times, before[1], fitted, until=(before[0] + time) / 2)
-        before = (time, picture)
-    if before is None or start is None:
-        return None
-    _take(frames, times, before[1], fitted, until=max(times))
-    return frames, start, before[0]
-
-
-def _take(
-    frames: list[NDArray[np.uint8]], times: list[Fraction], picture: VideoFrame, fitted: Fitter, *, until: Fraction
-) -> None:
-    """Append `picture` for every remaining time up to `until`; it is converted once."""
-    count = sum(time <= until for time in times[len(frames) :])
-    if count:
-        frames += [fitted(picture)] * count
+        times.append(time)
+        yield time, picture
 
 
 def decoded_pictures(container: InputContainer, video: VideoStream) -> Iterator[tuple[Fraction, VideoFrame]]:

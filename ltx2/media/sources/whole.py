@@ -16,13 +16,12 @@ from itertools import islice
 from typing import IO
 
 import numpy as np
-from av import VideoFrame
 from numpy.typing import NDArray
 
 from ltx2.errors import MediaError
 from ltx2.media.clip import encode_clip
 from ltx2.media.limited_child import run_limited
-from ltx2.media.sources.ending import decoded_pictures, frames_at, span_of
+from ltx2.media.sources.ending import decoded_pictures, frames_at, nearest, span_of
 from ltx2.media.sources.opening import opened, sound_of, video_of
 from ltx2.media.sources.pictures import Fit, Fitter
 from ltx2.media.sources.samples import Sound
@@ -81,7 +80,7 @@ def encode_parts(file: IO[bytes], wanted: WantedParts) -> Iterator[bytes]:
         container.seek(video.start_time or 0, stream=video)
         fitted = Fitter(wanted.width, wanted.height, wanted.fit, video.codec_context.sample_aspect_ratio)
         times = (start + Fraction(number) / wanted.fps for number in range(count - wanted.overlap))
-        pictures = _nearest(decoded_pictures(container, video), times, fitted)
+        pictures = nearest(decoded_pictures(container, video), times, fitted)
         for timing in timings:
             frames = [_cropped(picture, wanted) for picture in islice(pictures, timing.new_frames)]
             if len(frames) < timing.new_frames:
@@ -100,26 +99,6 @@ def _encoded(frames: NDArray[np.uint8], sound: Sound, timing: SourceTiming) -> b
 def _cropped(frame: NDArray[np.uint8], wanted: WantedParts) -> NDArray[np.uint8]:
     top, left = (wanted.height - wanted.crop_height) // 2, (wanted.width - wanted.crop_width) // 2
     return frame[top : top + wanted.crop_height, left : left + wanted.crop_width]
-
-
-def _nearest(
-    decoded: Iterator[tuple[Fraction, VideoFrame]], times: Iterator[Fraction], fitted: Fitter
-) -> Iterator[NDArray[np.uint8]]:
-    """The picture that is nearest to each of the `times`, which rise; it is converted once."""
-    pending = next(times, None)
-    before: tuple[Fraction, VideoFrame] | None = None
-    for time, picture in decoded:
-        if before is not None and pending is not None and pending <= (before[0] + time) / 2:
-            pixels = fitted(before[1])
-            while pending is not None and pending <= (before[0] + time) / 2:
-                yield pixels
-                pending = next(times, None)
-        if pending is None:
-            return
-        before = (time, picture)
-    while before is not None and pending is not None and pending <= before[0]:
-        yield fitted(before[1])
-        pending = next(times, None)
 
 
 class _Sound:
