@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ltx2.checkpoints.variant import Config, Variant
+from ltx2.checkpoints.weight_files import StoredTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,11 @@ class Stored:
     begin: int
     size: int
     scale: Stored | None = None
+
+    @classmethod
+    def of(cls, file: Path, name: str, tensor: StoredTensor, scale: Stored | None = None) -> Stored:
+        """The tensor `name` of `file`, as its header says."""
+        return cls(file, name, tensor.dtype, tensor.shape, tensor.begin, tensor.size, scale)
 
     def read(self) -> bytes:
         """The bytes of the tensor, for small ones."""

@@ -15,7 +15,6 @@ from ltx2.checkpoints.components import Component, Stored
 from ltx2.checkpoints.full_weights import split_full
 from ltx2.checkpoints.recognition import header_of
 from ltx2.checkpoints.resolve import SMALL_MODELS
-from ltx2.checkpoints.weight_files import StoredTensor
 from ltx2.errors import CheckpointError
 
 DURATION_FOLDER = "duration_head"
@@ -64,12 +63,8 @@ def _tensors(file: Path) -> dict[str, Stored]:
     for written, one in header.tensors.items():
         name = bare_name(written)
         if name.startswith(_PREFIX):
-            found |= dict(_parts(name.removeprefix(_PREFIX), _stored(file, written, one)))
+            found |= dict(_parts(name.removeprefix(_PREFIX), Stored.of(file, written, one)))
     return found
-
-
-def _stored(file: Path, name: str, one: StoredTensor) -> Stored:
-    return Stored(file, name, one.dtype, one.shape, one.begin, one.size)
 
 
 def _parts(name: str, stored: Stored) -> Iterable[tuple[str, Stored]]:

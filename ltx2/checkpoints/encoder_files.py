@@ -79,9 +79,7 @@ def encoder_in_file(file: Path, header: Header, weights: dict[str, Stored]) -> T
         if place is not None and place[0] == "text_encoder":
             tensors[place[1]] = stored
     assets = {
-        _asset_name(name): Stored(file, name, one.dtype, one.shape, one.begin, one.size)
-        for name, one in header.tensors.items()
-        if name.startswith(ASSETS)
+        _asset_name(name): Stored.of(file, name, one) for name, one in header.tensors.items() if name.startswith(ASSETS)
     }
     return TextEncoder(file, config, None, tensors, assets)
 

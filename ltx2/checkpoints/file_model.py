@@ -103,7 +103,7 @@ def part_of(component: str, name: str) -> str:
 def _weights(path: Path, header: Header) -> dict[str, Stored]:
     """The weights in a file, by their name in it."""
     if ARCHITECTURE in header.metadata:
-        return {name: _stored(path, name, one) for name, one in header.tensors.items()}
+        return {name: Stored.of(path, name, one) for name, one in header.tensors.items()}
     with path.open("rb") as file:
 
         def read(tensor: StoredTensor) -> bytes:
@@ -111,15 +111,11 @@ def _weights(path: Path, header: Header) -> dict[str, Stored]:
             return file.read(tensor.size)
 
         named = weights_of(str(path), header, read)
+    scales = {scale: Stored.of(path, scale, header.tensors[scale]) for scale in named.values() if scale is not None}
     return {
-        name: _stored(path, name, header.tensors[name], None if scale is None else (scale, header.tensors[scale]))
+        name: Stored.of(path, name, header.tensors[name], None if scale is None else scales[scale])
         for name, scale in named.items()
     }
-
-
-def _stored(path: Path, name: str, one: StoredTensor, scale: tuple[str, StoredTensor] | None = None) -> Stored:
-    of_scale = None if scale is None else _stored(path, *scale)
-    return Stored(path, name, one.dtype, one.shape, one.begin, one.size, of_scale)
 
 
 def _text_encoder(
