@@ -19,6 +19,7 @@ from ltx2.sampling import Decoder, Sampling
 from ltx2.timeline import SegmentShape, exact, first_timing, next_timing
 from tests.ltx2.checkpoints.test_lora import factors
 from tests.ltx2.exported_files import fp8_file, gguf_file, parts_around, with_weights
+from tests.ltx2.test_engine import same
 
 pytestmark = [
     pytest.mark.gpu,
@@ -51,10 +52,6 @@ def distance(one: SegmentOutput, two: SegmentOutput) -> float:
     """The difference of two segments' pictures, as a part of what they are."""
     first, second = one.video_latents.float(), two.video_latents.float()
     return float((first - second).norm() / second.norm())
-
-
-def same(one: SegmentOutput, two: SegmentOutput) -> bool:
-    return bool((one.frames == two.frames).all() and (one.sound == two.sound).all())
 
 
 @pytest.mark.parametrize("form", ["plain", "authors", "comfy-old", "comfy-new", "comfy-header"])
