@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -117,4 +118,4 @@ def film_frames(parts: Sequence[FilmPart]) -> int:
 
 
 def _fade(fps: Fraction) -> int:
-    return max(1, -int(-_FADE_S * fps // 1))
+    return max(1, math.ceil(_FADE_S * fps))
