@@ -8,7 +8,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from ltx2.checkpoints.weight_files import read_json
+from ltx2.checkpoints.weight_files import read_config
 from ltx2.errors import CheckpointError
 from ltx2.timeline import TEMPORAL_COMPRESSION
 
@@ -27,9 +27,7 @@ def check_decoder_config(folder: Path, channels: int) -> None:
     Raises:
         CheckpointError: it decodes other latents; names the key.
     """
-    config = read_json(folder / "config.json")
-    if config.get("_class_name") != CLASS:
-        raise CheckpointError(f"{folder} has a {config.get('_class_name')!s:.100}, not a {CLASS}")
+    config = read_config(folder, CLASS)
     for key, value in (_FIXED | {"latent_channels": channels}).items():
         found = config.get(key, 128 if key == "latent_channels" else value)
         if found != value:

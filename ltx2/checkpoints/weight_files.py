@@ -64,6 +64,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_config(folder: Path, kind: str) -> dict[str, Any]:
+    """Read the config of the component in `folder`. CheckpointError: as `read_json`, or not of the class `kind`."""
+    config = read_json(folder / "config.json")
+    if (found := config.get("_class_name")) != kind:
+        raise CheckpointError(f"{folder} has a {found!s:.100}, not a {kind}")
+    return config
+
+
 def check_file(path: Path) -> None:
     """Raise CheckpointError if `path` is missing, unreadable, no regular file, empty or a Git LFS pointer."""
     try:

@@ -16,7 +16,7 @@ from ltx2.checkpoints.duration_head import CLASS, DURATION_FOLDER, head_in_files
 from ltx2.checkpoints.hub import fetch_folder
 from ltx2.checkpoints.hub_files import fetch_files
 from ltx2.checkpoints.resolve import FileModel, HubModel
-from ltx2.checkpoints.weight_files import read_json
+from ltx2.checkpoints.weight_files import read_config
 from ltx2.errors import CheckpointError, RequestError
 from ltx2.model.file_loading import load_component
 from ltx2.model.finite import check_finite_weights
@@ -85,8 +85,7 @@ class DurationHead:
             source = fetch_folder(source, DURATION_FOLDER)
         if source is None or not (folder := source / DURATION_FOLDER).joinpath("config.json").is_file():
             return None
-        if (kind := read_json(folder / "config.json").get("_class_name")) != CLASS:
-            raise CheckpointError(f"{folder} has a {kind!s:.100}, not a {CLASS}")
+        read_config(folder, CLASS)
         with load_errors(folder):
             return load_part(LTX2DurationHead, folder, torch.float32)
 
