@@ -25,9 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `training`
 
 from benchmarks import report
 from ltx2.engine import Engine
-from ltx2.quality.continuity import Continuity, broken, excess
-from ltx2.quality.insides import insides, leaps
-from ltx2.quality.joins import Join
+from ltx2.quality.joins import Join, join_in
 from ltx2.request import PlacedImage
 from ltx2.timeline import next_timing
 from tasks.spec.head import JobHead
@@ -131,11 +129,6 @@ def choices(engine: Engine, count: int, best_of: int) -> Iterator[dict[str, Any]
         part([one.rank <= other.rank for one, other in zip(picked, first, strict=True)]) for picked in (chosen, last)
     )
     yield row(what, count, "join at least as good as that of the first rendering", better, f"{control}: the last one")
-
-
-def join_in(found: Continuity) -> Join:
-    """The join of a film of two segments, and what leaps inside the second one."""
-    return Join((*broken(found.seams), *leaps(insides(found)[1:])), excess(found.seams[0]))
 
 
 def given_sound(engine: Engine, count: int) -> Iterator[dict[str, Any]]:

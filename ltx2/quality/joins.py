@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltx2.quality.audio_metrics import Sound, measure_sound
-from ltx2.quality.continuity import broken, excess, join_between
+from ltx2.quality.continuity import Continuity, broken, excess, join_between
 from ltx2.quality.insides import insides, leaps
 from ltx2.timeline import SegmentTiming
 
@@ -36,8 +36,11 @@ def join_of(
     `[T, H, W, 3]`. sound: all of it, `[C, n]`, whose begin is that of the segment before, `rate` samples per second.
     """
     at = round(timing.picture_start * rate)
-    found = join_between(
-        timing, np.stack(list(tail)), frames[timing.skipped_frames :], measure_sound(sound, rate, at, at)
+    return join_in(
+        join_between(timing, np.stack(list(tail)), frames[timing.skipped_frames :], measure_sound(sound, rate, at, at))
     )
-    wrong = [*broken(found.seams), *leaps(insides(found)[1:])]
-    return Join(tuple(wrong), excess(found.seams[0]))
+
+
+def join_in(found: Continuity) -> Join:
+    """The join of two segments that were measured, with what leaps inside the second one."""
+    return Join((*broken(found.seams), *leaps(insides(found)[1:])), excess(found.seams[0]))

@@ -13,9 +13,9 @@ from tempfile import TemporaryDirectory
 from pydantic import BaseModel
 
 from ltx2.media.film import join_film
-from ltx2.quality.continuity import Seam, broken, continuity, excess
+from ltx2.quality.continuity import Seam, continuity
 from ltx2.quality.film_reader import film_pieces, film_sound
-from ltx2.quality.insides import insides, leaps
+from ltx2.quality.joins import Join, join_in
 from ltx2.timeline import SegmentTiming
 from tasks.client.takes import clip_blob
 from tasks.deployment import Deployment
@@ -91,18 +91,18 @@ def measured(clips: Sequence[bytes], timings: Sequence[SegmentTiming]) -> JoinVi
         data = path.read_bytes()
     sound, rate = film_sound(data, timings)
     found = continuity(film_pieces(data, timings), sound, rate, timings)
-    wrong = [*broken(found.seams), *leaps(insides(found)[1:])]
-    return _view(timings[1].index, found.seams[0], [text.partition(": ")[2] for text in wrong])
+    return _view(timings[1].index, found.seams[0], join_in(found))
 
 
-def _view(segment: int, seam: Seam, wrong: list[str]) -> JoinView:
+def _view(segment: int, seam: Seam, join: Join) -> JoinView:
+    wrong = [text.partition(": ")[2] for text in join.wrong]
     heard = {
         name: _finite(getattr(seam.sound, name))
         for name in ("loudness_step", "usual_loudness_step", "pitch_step", "click", "usual_click")
     }
     pictures = {name: round(getattr(seam, name), 4) for name in ("change", "usual_change", "largest_change")}
     return JoinView.model_validate(
-        {"segment": segment, "cut": seam.cut, "excess": _finite(excess(seam)), "wrong": wrong, **pictures, **heard}
+        {"segment": segment, "cut": seam.cut, "excess": _finite(join.excess), "wrong": wrong, **pictures, **heard}
     )
 
 
