@@ -47,7 +47,7 @@ class Deployment:
             "queued", segments, needs, created, priority, open=is_open, approved=approved, prompts=prompts, fades=fades
         )
         job.cuts, job.parallel = set(cuts), bool(cuts) and not is_open and not approve
-        job.has_takes = job.parallel  # its record has the version of takes
+        job.has_takes = job.parallel or bool(fades)  # its record has the version of takes
         self.jobs[job_id] = job
         self.waiting.add(job_id)
 
@@ -95,7 +95,7 @@ class Deployment:
         job.shows = {index: number for index, number in source.shows.items() if index < count}
         own_clips = source.own_clips.items()
         job.own_clips = {key: clip for key, clip in own_clips if key[0] < count and (key in made or not key[1])}
-        job.has_takes = bool(job.takes or job.shows or job.own_clips) or job.parallel
+        job.has_takes = bool(job.takes or job.shows or job.own_clips or job.fades) or job.parallel
         job.units = {clip_unit(index): Unit(index) for index in range(count) if index not in job.clips}
         self.jobs[job_id] = job
         self.waiting.add(job_id)

@@ -217,7 +217,7 @@ class WorkerPair(PairState):
         clip = ClipRecord(
             unit.index, f"take {unit.take} by {held.holder}", 1, 1, take=unit.take, dissolves_from=dissolves_from
         )
-        job, former = self.model.job(held.job_id), held.claim.own
+        former = held.claim.own
         changed = changed and former is not None
         if former is not None and not changed:
             made = replace(made, worker=former.worker)
