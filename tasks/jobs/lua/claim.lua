@@ -38,14 +38,14 @@ local function failed_lately(unit, period)
 end
 
 local function render_class_of(packed)
-  local readable, value = pcall(cmsgpack.unpack, packed)
-  return readable and type(value) == 'table' and type(value.render_class) == 'string' and value.render_class or ''
+  local value = unpacked(packed)
+  return value and type(value.render_class) == 'string' and value.render_class or ''
 end
 
 -- Whether a segment, not yet committed, does not continue the one before.
 local function begins_scene(index, segment)
-  local readable, value = pcall(cmsgpack.unpack, segment)
-  return index == 0 or (readable and type(value) == 'table' and value.transition ~= nil and value.transition ~= 'continue')
+  local value = unpacked(segment)
+  return index == 0 or (value ~= nil and value.transition ~= nil and value.transition ~= 'continue')
 end
 
 local state, format, cursor_text = unpack(redis.call('HMGET', KEYS[1], 'state', 'format', 'cursor'))

@@ -54,19 +54,22 @@ local function is_newer(format)
   return major ~= nil and major > tonumber(string.match(FORMAT_OF_JOBS, '^%d+'))
 end
 
--- Whether msgpack bytes were written by a newer major version. Damaged bytes were not: their reader reports them.
+-- The mapping in msgpack bytes; nil if there are none, or if they are damaged: their reader reports that.
+local function unpacked(packed)
+  local readable, value = pcall(cmsgpack.unpack, packed or '')
+  return readable and type(value) == 'table' and value or nil
+end
+
+-- Whether msgpack bytes were written by a newer major version.
 local function is_newer_packed(packed)
-  if not packed then
-    return false
-  end
-  local readable, value = pcall(cmsgpack.unpack, packed)
-  return readable and type(value) == 'table' and is_newer(value.format)
+  local value = unpacked(packed)
+  return value ~= nil and is_newer(value.format)
 end
 
 -- Have a record say that workers of an earlier version must leave the job alone, if a part of its spec says so.
 local function note_format(record, part)
-  local readable, value = pcall(cmsgpack.unpack, part)
-  if readable and type(value) == 'table' and value.format == FORMAT_OF_JOBS then
+  local value = unpacked(part)
+  if value and value.format == FORMAT_OF_JOBS then
     redis.call('HSET', record, 'format', FORMAT_OF_JOBS)
   end
 end

@@ -41,14 +41,14 @@ end
 
 -- Whether a packed segment is a cut: the first segment of a part.
 local function is_cut(packed)
-  local readable, value = pcall(cmsgpack.unpack, packed or '')
-  return readable and type(value) == 'table' and value.transition == 'cut'
+  local value = unpacked(packed)
+  return value ~= nil and value.transition == 'cut'
 end
 
 -- Whether a packed segment has `frames: auto` and no length yet, so that nobody knows where what follows it will be.
 local function is_undecided(packed)
-  local readable, value = pcall(cmsgpack.unpack, packed or '')
-  return readable and type(value) == 'table' and value.auto_frames == true and not value.frames
+  local value = unpacked(packed)
+  return value ~= nil and value.auto_frames == true and not value.frames
 end
 
 -- The runs of committed segments behind the cursor.

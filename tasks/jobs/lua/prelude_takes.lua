@@ -33,8 +33,8 @@ end
 
 -- A number in msgpack bytes that an older version may not have written.
 local function packed_number(packed, name, otherwise)
-  local readable, value = pcall(cmsgpack.unpack, packed)
-  return readable and type(value) == 'table' and tonumber(value[name]) or otherwise
+  local value = unpacked(packed)
+  return value and tonumber(value[name]) or otherwise
 end
 
 -- The first and last segment of a take.
@@ -59,8 +59,8 @@ end
 
 -- Whether the handoff of a segment says that it continues the one before; 0.1 had it in its timing.
 local function continues(packed)
-  local readable, value = pcall(cmsgpack.unpack, packed)
-  if not readable or type(value) ~= 'table' then
+  local value = unpacked(packed)
+  if not value then
     return true
   end
   return value.continued or (type(value.timing) == 'table' and value.timing.continued) or false
