@@ -72,7 +72,7 @@ def _rebuild(context: WorkerContext, lease: Lease) -> dict[str, Any]:
             frames = crossfaded_into(frames, head, claim.head.planned(claim.following).shape.overlap)
         frames, timing = as_shown(claim, frames, timing, _frames_before(context, claim))
         data = encoded(frames, sound, engine.audio_rate, timing, claim.head.crop)
-    _store_clip(context, claim, data, timing, started)
+    _commit_clip(context, claim, data, timing, started)
     return {"clip": claim.index}
 
 
@@ -124,7 +124,7 @@ class _ClipWork:
                         started = time.monotonic()
                         encode = self.context.clips.encode
                         data = encoded(self.frames, self.sound, self.audio_rate, self.timing, claim.head.crop, encode)
-                        _store_clip(self.context, claim, data, self.timing, started)
+                        _commit_clip(self.context, claim, data, self.timing, started)
             except Exception as error:
                 handle_failure(self.context, claim, error)
             finally:
@@ -157,21 +157,28 @@ def encoded(
     )
 
 
-def _store_clip(context: WorkerContext, claim: Claim, data: bytes, timing: SegmentTiming, started: float) -> None:
-    """Store and commit a clip; the last one publishes the film. started: when its work began, `time.monotonic`."""
-    deployment = context.deployment
-    reach("clip encoded", claim.job_id, claim.index)
-    blob_id = when_there_is_room(lambda: deployment.store_for_job(claim.job_id, data, CLIP_MIME))
-    reach("clip stored", claim.job_id, claim.index)
-    record = ClipRecord(
+def stored_clip(
+    context: WorkerContext, claim: Claim, data: bytes, timing: SegmentTiming, *, take: int = 0, next_take: int = -1
+) -> ClipRecord:
+    """Store a clip of the claim's segment. take, next_take: those that it shows, see `ClipRecord`."""
+    blob_id = when_there_is_room(lambda: context.deployment.store_for_job(claim.job_id, data, CLIP_MIME))
+    return ClipRecord(
         index=claim.index,
         blob_id=blob_id,
         frames=timing.new_frames,
         size=len(data),
-        take=claim.own_take,
-        next_take=claim.other_take,
+        take=take,
+        next_take=next_take,
         dissolves_from=claim.dissolves_from,
     )
+
+
+def _commit_clip(context: WorkerContext, claim: Claim, data: bytes, timing: SegmentTiming, started: float) -> None:
+    """Store and commit a clip; the last one publishes the film. started: when its work began, `time.monotonic`."""
+    deployment = context.deployment
+    reach("clip encoded", claim.job_id, claim.index)
+    record = stored_clip(context, claim, data, timing, take=claim.own_take, next_take=claim.other_take)
+    reach("clip stored", claim.job_id, claim.index)
     commit = deployment.jobs.commit_clip(claim, record)
     if commit.accepted:
         reach("clip committed", claim.job_id, claim.index)

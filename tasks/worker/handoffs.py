@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tasks.jobs.committed import TakeRequest
-from tasks.jobs.records import ClipRecord, Handoff
+from tasks.jobs.records import Handoff
 from tasks.jobs.results import Claim, KeptRendering
-from tasks.worker.clip_task import CLIP_MIME, encoded
+from tasks.worker.clip_task import encoded, stored_clip
 from tasks.worker.context import WorkerContext
-from tasks.worker.failures import when_there_is_room
 from tasks.worker.render_class import class_warnings
 from tasks.worker.renderings import Rendering
 from tasks.worker.source_video import as_shown
@@ -52,6 +51,4 @@ def kept(context: WorkerContext, claim: Claim, rendering: Rendering, incoming: L
     made = handoff_of(context, claim, rendering, StateUpload(context, claim).finish(output))
     frames, timing = as_shown(claim, output.frames, timing, incoming.video_frames)
     data = encoded(frames, output.sound, output.audio_rate, timing, claim.head.crop)
-    blob_id = when_there_is_room(lambda: context.deployment.store_for_job(claim.job_id, data, CLIP_MIME))
-    clip = ClipRecord(claim.index, blob_id, frames=timing.new_frames, size=len(data))
-    return KeptRendering(TakeRequest(seed=made.seed), made, clip)
+    return KeptRendering(TakeRequest(seed=made.seed), made, stored_clip(context, claim, data, timing))

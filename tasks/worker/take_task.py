@@ -9,14 +9,12 @@ from celery import Task
 
 from tasks.errors import WorkFailedError
 from tasks.jobs.failpoints import reach
-from tasks.jobs.records import ClipRecord
 from tasks.jobs.units import UnitKind
 from tasks.messaging.topology import TAKE_TASK
 from tasks.messaging.tracing import tracing
 from tasks.worker.app import app
-from tasks.worker.clip_task import CLIP_MIME, encoded
+from tasks.worker.clip_task import encoded, stored_clip
 from tasks.worker.context import WorkerContext, process
-from tasks.worker.failures import when_there_is_room
 from tasks.worker.lease import Lease
 from tasks.worker.run_claimed import run_claimed
 from tasks.worker.segment_task import Committable, render
@@ -49,16 +47,8 @@ def _commit_take(_: Task[..., Any], context: WorkerContext, lease: Lease, render
     made, output, timing = rendered.handoff, rendered.output, rendered.timing
     with lease.in_engine():
         data = encoded(output.frames, output.sound, output.audio_rate, timing, claim.head.crop)
-    blob_id = when_there_is_room(lambda: deployment.store_for_job(claim.job_id, data, CLIP_MIME))
+    clip = stored_clip(context, claim, data, timing, take=claim.unit.take)
     reach("take stored", claim.job_id, claim.index)
-    clip = ClipRecord(
-        index=claim.index,
-        blob_id=blob_id,
-        frames=timing.new_frames,
-        size=len(data),
-        take=claim.unit.take,
-        dissolves_from=claim.dissolves_from,
-    )
     former = claim.own
     changed = former is not None and (former.state, former.latents) != (made.state, made.latents)
     if changed:
