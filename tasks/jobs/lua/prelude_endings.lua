@@ -16,12 +16,8 @@ local function finish(record, units, takes, active, ended, job_id, state, reason
     end
   end
   redis.call('HSET', record, 'state', state, 'reason', reason, 'finished_at', now())
-  redis.call('HDEL', record, 'progress')
-  for _, name in ipairs(redis.call('HKEYS', units)) do
-    redis.call('HDEL', record, 'progress:' .. (string.match(name, ':(%d+)') or ''))
-  end
   for _, field in ipairs(redis.call('HKEYS', record)) do
-    if string.find(field, '^winner:') then
+    if field == 'progress' or string.find(field, '^progress:') or string.find(field, '^winner:') then
       redis.call('HDEL', record, field)
     end
   end
