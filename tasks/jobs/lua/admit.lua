@@ -9,10 +9,7 @@
 -- Returns {'admitted', id, bytes it needs}, {'gone', id, 0} for one that ended while it waited, {'never', id, bytes it
 -- needs}, or {'wait', '', 0}.
 local budget = tonumber(ARGV[1])
-local reserved, blocked = 0, false
-for _, bytes in ipairs(redis.call('HVALS', KEYS[2])) do
-  reserved = reserved + tonumber(bytes)
-end
+local reserved, blocked = reserved_bytes(KEYS[2]), false
 for _, job_id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
   local record = ARGV[2] .. job_id .. ARGV[3]
   local newer = is_newer_record(record)

@@ -39,10 +39,7 @@ if tonumber(ARGV[8]) >= 0 and tonumber(ARGV[8]) ~= first then
 end
 
 local budget, wanted = tonumber(ARGV[5]), tonumber(needs) + tonumber(ARGV[6])
-local held, reserved = tonumber(redis.call('HGET', KEYS[9], ARGV[1]) or 0), 0
-for _, bytes in ipairs(redis.call('HVALS', KEYS[9])) do
-  reserved = reserved + tonumber(bytes)
-end
+local held, reserved = tonumber(redis.call('HGET', KEYS[9], ARGV[1]) or 0), reserved_bytes(KEYS[9])
 local is_admitted = admitted or state == 'done'
 local fits = reserved - held + wanted <= budget
 if not is_admitted then

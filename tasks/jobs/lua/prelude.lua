@@ -344,6 +344,15 @@ local function note_request(record, token, reply)
   redis.call('HSET', record, 'requests', cjson.encode(requests))
 end
 
+-- Bytes of the blob store that are reserved for all jobs together.
+local function reserved_bytes(reserved)
+  local total = 0
+  for _, bytes in ipairs(redis.call('HVALS', reserved)) do
+    total = total + tonumber(bytes)
+  end
+  return total
+end
+
 -- Whether the budget has room for `stored` bytes of a job, and then still for the largest job that waits: jobs that only
 -- wait must not keep each other from ever being admitted. The job needs `needs` bytes in all.
 local function has_room(budget, reserved_key, waiting, submitting, prefix, suffix, job_id, stored, needs)

@@ -242,11 +242,7 @@ end
 -- Whether there is room for `needs` more bytes of blobs; then they are reserved for the job. A job that waits for room asks
 -- for more of it. Returns nil, or the bytes that are reserved for all jobs.
 local function reserve_more(record, reserved, job_id, needs, budget)
-  local total = 0
-  for _, bytes in ipairs(redis.call('HVALS', reserved)) do
-    total = total + tonumber(bytes)
-  end
-  local held = redis.call('HGET', reserved, job_id)
+  local total, held = reserved_bytes(reserved), redis.call('HGET', reserved, job_id)
   local wanted = tonumber(redis.call('HGET', record, 'needs_bytes') or 0)
   if budget > 0 and math.max(total, wanted) + needs > budget then
     return total

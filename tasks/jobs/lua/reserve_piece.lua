@@ -9,12 +9,8 @@ end
 if redis.call('EXISTS', KEYS[1]) == 0 or redis.call('HEXISTS', KEYS[2], ARGV[1]) == 0 then
   return 0
 end
-local reserved = tonumber(ARGV[2])
-for _, bytes in ipairs(redis.call('HVALS', KEYS[2])) do
-  reserved = reserved + tonumber(bytes)
-end
 local budget = tonumber(ARGV[3])
-if budget > 0 and reserved > budget then
+if budget > 0 and reserved_bytes(KEYS[2]) + tonumber(ARGV[2]) > budget then
   return 0
 end
 redis.call('HINCRBY', KEYS[1], 'needs_bytes', ARGV[2])
