@@ -55,7 +55,7 @@ def _plain(value: Any, tensors: dict[str, Tensor]) -> Any:
 
     def stored(tensor: Tensor) -> str:
         name = str(len(tensors))
-        tensors[name] = tensor.detach().cpu().contiguous().clone()  # the format rejects tensors that share memory
+        tensors[name] = tensor
         return name
 
     kind = type(value).__name__
@@ -66,9 +66,9 @@ def _plain(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Fraction):
         return {"fraction": str(value)}
     if isinstance(value, Tensor):
-        return {"tensor": stored(value)}
+        return {"tensor": stored(value.detach().cpu().contiguous().clone())}  # the format rejects shared memory
     if isinstance(value, np.ndarray):
-        return {"array": stored(torch.from_numpy(np.array(value)))}
+        return {"array": stored(torch.from_numpy(np.array(value, order="C")))}
     if isinstance(value, Scales):
         return {"scales": each(value)}
     if isinstance(value, tuple):
