@@ -1,12 +1,11 @@
 """The program of a follower: makes the engine calls that the leader makes, and ends with it.
 
 It reads packed messages from a connection that it inherits: a call, or the leader's verdict after a denoising step. It
-answers a call with an empty text, or with the name and message of its error, and says every second that it lives.
+answers a call with `done`, or with `failed` and the name and message of its error, and says every second that it lives.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import queue
 import signal
@@ -15,6 +14,7 @@ import threading
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from ltx2.errors import LTX2Error
@@ -66,18 +66,15 @@ class Follower:
                 self._engine.run(*positional, on_step=self._on_step, **named)
             else:
                 getattr(self._engine, name)(*positional, **named)
-        except LTX2Error as error:
-            return FAILED + f"{type(error).__name__}: {error}".encode()[:ERROR_BYTES]
         except Exception as error:
-            sys.excepthook(type(error), error, error.__traceback__)
+            if not isinstance(error, LTX2Error):
+                sys.excepthook(type(error), error, error.__traceback__)
             return FAILED + f"{type(error).__name__}: {error}".encode()[:ERROR_BYTES]
         return DONE
 
     def _load(self, engine: str, model: str, **settings: Any) -> None:
         self._engine = None
-        module, _, name = engine.partition(":")
-        kind = getattr(importlib.import_module(module), name)
-        self._engine = kind.load(model, device=self._device, ranks=self._ranks, **settings)
+        self._engine = resolve_name(engine).load(model, device=self._device, ranks=self._ranks, **settings)
 
     def _on_step(self, step: int, steps: int) -> bool:
         """Wait for the leader's verdict, so that all ranks stop after the same step."""

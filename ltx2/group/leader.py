@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from multiprocessing.connection import Pipe
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import distributed
@@ -75,8 +75,7 @@ class RankGroup:
 
     def load(self, engine: str, model: str, *, loras: Sequence[Lora] = (), **settings: Any) -> GroupEngine:
         """Load `model` on every rank. engine: the class, as `module:name`, whose `load` has the same arguments."""
-        module, _, name = engine.partition(":")
-        kind = getattr(importlib.import_module(module), name)
+        kind = resolve_name(engine)
         given: dict[str, Any] = {"loras": tuple(loras), **settings}
         device = device_of_rank(self._device, 0)
         loaded = self.call(
