@@ -62,6 +62,23 @@ def wait_for_new_ranks(harness: Harness, old: Ranks) -> None:
     wait_until(lambda: not any(map(psutil.pid_exists, old)), what="the end of the old ones")
 
 
+def stalled(harness: Harness, rank: int) -> tuple[Job, Path, Ranks]:
+    """As `in_engine`, but one rank lives and does not come to an exchange until the file exists."""
+    go = harness.folder / f"go-{len(harness.events())}"
+    job = harness.submit_prompts("0", f"rank {rank} stall until {go}", "2")
+    wait_until(lambda: job.status().committed == 1, what="the middle segment")
+    ranks = wait_until(lambda: ranks_of(harness.workers[-1]), what="the ranks")
+    harness.mark_fault()
+    return job, go, ranks
+
+
+def verify_in_new_ranks(harness: Harness, film: str, job: Job, go: Path, old: Ranks) -> None:
+    """New ranks render the segment again and the same film, and no attempt is counted."""
+    wait_for_new_ranks(harness, old)
+    go.touch()
+    harness.verify(job, film, denoised_again=1)
+
+
 def devices(harness: Harness) -> list[str]:
     """What heartbeats say of the devices of all children."""
     return [child.device for worker in list_workers(settings=harness.settings).living for child in worker.children]
@@ -74,9 +91,7 @@ def test_a_killed_follower_costs_one_segment(ranked: Harness, film: str) -> None
     # When
     os.kill(ranks[1], signal.SIGKILL)
     # Then the worker has a new child with a new follower, no attempt is counted, and the film is the same
-    wait_for_new_ranks(ranked, ranks)
-    go.touch()
-    ranked.verify(job, film, denoised_again=1)
+    verify_in_new_ranks(ranked, film, job, go, ranks)
     assert f"rank 1 (process {ranks[1]}) died by signal 9" in ranked.workers[-1].text()
 
 
@@ -96,24 +111,16 @@ def test_a_stopped_follower_is_given_up(ranked: Harness, film: str) -> None:
     job, go, ranks = in_engine(ranked)
     os.kill(ranks[1], signal.SIGSTOP)
     # Then
-    wait_for_new_ranks(ranked, ranks)
-    go.touch()
-    ranked.verify(job, film, denoised_again=1)
+    verify_in_new_ranks(ranked, film, job, go, ranks)
     assert "no word from rank 1" in ranked.workers[-1].text()
 
 
 @pytest.mark.faults
 def test_a_follower_that_hangs_is_given_up(ranked: Harness, film: str) -> None:
     # Given a follower that lives, but does not come to an exchange
-    go = ranked.folder / "not hung"
-    job = ranked.submit_prompts("0", f"rank 1 stall until {go}", "2")
-    wait_until(lambda: job.status().committed == 1, what="the middle segment")
-    ranks = wait_until(lambda: ranks_of(ranked.workers[-1]), what="the ranks")
+    job, go, ranks = stalled(ranked, 1)
     # When / Then
-    ranked.mark_fault()
-    wait_for_new_ranks(ranked, ranks)
-    go.touch()
-    ranked.verify(job, film, denoised_again=1)
+    verify_in_new_ranks(ranked, film, job, go, ranks)
 
 
 @pytest.mark.faults
@@ -198,17 +205,11 @@ def test_followers_killed_with_the_real_model(make_harness: MakeHarness, device:
 @pytest.mark.faults
 def test_a_leader_that_cannot_leave_a_call(ranked: Harness, film: str) -> None:
     # Given a segment in which rank 0 hears nothing of the others any more
-    go = ranked.folder / "heard"
-    job = ranked.submit_prompts("0", f"rank 0 stall until {go}", "2")
-    wait_until(lambda: job.status().committed == 1, what="the middle segment")
-    ranks = wait_until(lambda: ranks_of(ranked.workers[-1]), what="the ranks")
+    job, go, ranks = stalled(ranked, 0)
     # When the follower is killed
-    ranked.mark_fault()
     os.kill(ranks[1], signal.SIGKILL)
     # Then the process ends by itself, and no attempt is counted
-    wait_for_new_ranks(ranked, ranks)
-    go.touch()
-    ranked.verify(job, film, denoised_again=1)
+    verify_in_new_ranks(ranked, film, job, go, ranks)
     assert "it is stuck" in ranked.workers[-1].text()
 
 
