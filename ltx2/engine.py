@@ -80,7 +80,7 @@ class Engine:
         self.pipeline = pipeline
         self.variant = variant or variant_of_pipeline(pipeline)
         self.audio_rate = self.variant.audio_rate
-        self.made_with, self.ranks = dict(made_with), ranks
+        self.made_with = dict(made_with)
         self.prompts = PromptEncoder(pipeline, text_encoder, ahead=encode_ahead)
         self._loras = StageLoras(fusion, self.prompts)
         source, named = (None, source) if isinstance(source, FileModel) else (source, source)
