@@ -21,6 +21,7 @@ from tasks.jobs.results import CreateOutcome, JobContents
 from tasks.jobs.state_wire import handoff_blobs
 from tasks.jobs.units import JobState
 from tasks.maintenance.submissions import pin_all
+from tasks.spec.auto_frames import check_head
 from tasks.spec.head import INPUT_FIELDS, JobHead
 from tasks.spec.images import image_paths
 from tasks.spec.loader import check_spec
@@ -115,12 +116,14 @@ def check_join(spec: JobSpec, source: JobContents, count: int) -> None:
     """Check that segment `count` of `spec` can follow the shared ones.
 
     Raises:
-        SpecError: the state before it was made for another overlap, or the lengths of both do not fit.
+        SpecError: the state before it was made for another overlap, the lengths of both do not fit, or the model finds
+        no length for a segment with `frames: auto`.
     """
     if len(spec.segments) <= count:
         return
     try:
         spec.check_neighbours(continues=source.committed.start is not None)
+        check_head(spec.segments, str(spec.model))
     except FieldError as error:
         raise SpecError(f"{spec.source.place(*error.location)}: {error}") from None
     if count == 0:

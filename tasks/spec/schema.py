@@ -127,8 +127,6 @@ class JobSpec(JobHead):
         """Check what depends on the segment before. continues: the first one continues a state. FieldError: where."""
         check_neighbours(self.segments, self.shared, continues=continues or self.extend is not None)
         check_auto(self.segments, has_images=bool(self.images), has_audio=self.audio is not None)
-        if self.model is not None:
-            check_head(self.segments, self.model)
 
     @property
     def first_shape(self) -> SegmentShape:
