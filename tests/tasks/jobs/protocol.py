@@ -107,3 +107,8 @@ def append_prompts(
 def finish_film(jobs: JobStore) -> None:
     """Commit the film."""
     assert jobs.commit_film(claim_unit(jobs, WorkUnit.film()), FILM)
+
+
+def may_begin(jobs: JobStore) -> list[int]:
+    """The segments that can be announced now, one of them after the other."""
+    return [index for index in range(7) if jobs.announce(JOB, WorkUnit.segment(index))]

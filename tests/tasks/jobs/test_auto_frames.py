@@ -13,7 +13,7 @@ from tasks.jobs.results import Claim, Refused
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.spec.loader import check_spec
-from tests.tasks.jobs.protocol import JOB, claim, commit, expire
+from tests.tasks.jobs.protocol import JOB, claim, commit, expire, may_begin
 
 AUTO: dict[str, Any] = {"frames": "auto"}
 
@@ -75,10 +75,6 @@ def test_another_prompt_gives_the_length_up(jobs: JobStore) -> None:
     assert decided(jobs, claim(jobs, 0), 81) == 81
     segment = jobs.contents(JOB).segments[0]
     assert (segment.frames, segment.prompt, segment.steps, segment.seed) == (81, "x", 9, 2**62 + 1)
-
-
-def may_begin(jobs: JobStore) -> list[int]:
-    return [index for index in range(6) if jobs.announce(JOB, WorkUnit.segment(index))]
 
 
 CUT = {"transition": "cut"}

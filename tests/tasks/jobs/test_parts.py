@@ -24,7 +24,17 @@ from tasks.jobs.units import JobState, UnitKind, WorkUnit
 from tasks.maintenance.record_findings import examine_records
 from tasks.server.views import job_view
 from tasks.spec.loader import check_spec
-from tests.tasks.jobs.protocol import FILM, JOB, announce, append_prompts, claim_unit, commit, expire, handoff
+from tests.tasks.jobs.protocol import (
+    FILM,
+    JOB,
+    announce,
+    append_prompts,
+    claim_unit,
+    commit,
+    expire,
+    handoff,
+    may_begin,
+)
 
 CUTS = (2, 4)
 Made = dict[int, Claim]
@@ -50,11 +60,6 @@ def take(jobs: JobStore, index: int, ticket: int) -> Claim:
     found = jobs.claim(JOB, UnitKind.SEGMENT, index, ticket, "w")
     assert isinstance(found, Claim), found
     return found
-
-
-def may_begin(jobs: JobStore) -> list[int]:
-    """The segments that can be announced now, one of them after the other."""
-    return [index for index in range(7) if jobs.announce(JOB, WorkUnit.segment(index))]
 
 
 def next_of(jobs: JobStore, held: Claim) -> int | None:
