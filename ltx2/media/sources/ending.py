@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -152,7 +153,9 @@ def _frames(
     for start in (times[0], None):
         _seek(container, video, start)
         seen: list[Fraction] = []
-        frames = list(nearest(_noted(decoded_pictures(container, video), seen), iter(times), fitted))
+        pictures = _noted(decoded_pictures(container, video), seen)
+        frames = list(nearest(pictures, iter(times), fitted))
+        deque(pictures, maxlen=0)  # a damaged picture after the last one that is needed is an error, too
         if seen and (start is None or seen[0] <= max(times[0], first)):
             break  # otherwise the first pictures after a keyframe could not be decoded: from the start on
     if not seen:
