@@ -6,8 +6,8 @@
 The reference is a bare loop in a separate process: the same segments, each with the state of the previous one, without
 Redis, worker and clips. Wall time is from the start of the first engine call to the end of the last. A short run before
 each warms it up. The default engine sleeps as long as LTX-2.3 takes on an H200, and returns arrays of real size;
-`--scale` shortens its sleep, which makes the chain look worse than it is. `--busy` keeps all cores busy with other
-processes during both. The program starts the worker and both servers.
+`--scale` shortens its sleep, which makes the chain look worse than it is. With `--busy`, the same worker and the same
+loop do it again while other processes keep all cores busy. The program starts the worker and both servers.
 """
 
 from __future__ import annotations
@@ -68,11 +68,10 @@ def main() -> None:
     elif options.role == "worker":
         work(options.rest)
     else:
-        with other_work(len(os.sched_getaffinity(0)) if options.busy else 0):
-            alone = json.loads(run_bare(options))
-            with tempfile.TemporaryDirectory(prefix="longtake-") as folder:
-                chain = run_chain(options, Path(folder))
-        print_results(options, alone, chain)
+        alone = json.loads(run_bare(options))
+        with tempfile.TemporaryDirectory(prefix="longtake-") as folder:
+            chains = run_chains(options, Path(folder))
+        print_results(options, alone, chains)
 
 
 def parse() -> argparse.Namespace:
@@ -86,13 +85,19 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--engine", default="benchmarks.sleeping:SleepingEngine", metavar="MODULE:CLASS")
     parser.add_argument("--model", default="tiny", help="model that the engine loads")
     parser.add_argument("--scale", type=float, default=1.0, help="factor for the sleep of the sleeping engine")
-    parser.add_argument("--busy", action="store_true", help="keep all cores busy with other processes")
+    parser.add_argument("--busy", action="store_true", help="again with all cores busy with other processes")
     return parser.parse_args()
 
 
+def loads(options: argparse.Namespace) -> list[str]:
+    """With which other work on the machine to measure."""
+    return ["quiet", "busy"] if options.busy else ["quiet"]
+
+
 @contextmanager
-def other_work(count: int) -> Iterator[None]:
-    """`count` processes that compute as long as this one lives."""
+def other_work(load: str) -> Iterator[None]:
+    """If `load` is busy: a process per core that computes as long as this one lives."""
+    count = len(os.sched_getaffinity(0)) if load == "busy" else 0
     work = f"import os\nwhile os.getppid() == {os.getpid()}: sum(range(10**6))"
     started = [subprocess.Popen([sys.executable, "-S", "-c", work]) for _ in range(count)]
     try:
@@ -123,15 +128,19 @@ def run_bare(options: argparse.Namespace) -> str:
 def arguments(options: argparse.Namespace) -> list[str]:
     """The options as arguments for a child process."""
     names = ("segments", "size", "frames", "engine", "model", "scale")
-    return [f"--{name}={getattr(options, name)}" for name in names]
+    return [f"--{name}={getattr(options, name)}" for name in names] + (["--busy"] if options.busy else [])
 
 
-def bare(options: argparse.Namespace) -> list[list[float]]:
-    """Start and end of each engine call, in seconds."""
+def bare(options: argparse.Namespace) -> dict[str, list[list[float]]]:
+    """Start and end of each engine call, in seconds, with each load."""
     settings = Settings.from_env().model_copy(update={"engine": options.engine})
     engine = EngineSlot(settings).engine(options.model)
     loop(engine, spec_of(options, WARM_UP))
-    return loop(engine, spec_of(options, options.segments))
+    found = {}
+    for load in loads(options):
+        with other_work(load):
+            found[load] = loop(engine, spec_of(options, options.segments))
+    return found
 
 
 def loop(engine: Any, spec: JobSpec) -> list[list[float]]:
@@ -150,15 +159,24 @@ def loop(engine: Any, spec: JobSpec) -> list[list[float]]:
 # The chain
 
 
-def run_chain(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Run a job; return when its segments reached each point, and where they read their states from."""
+def run_chains(options: argparse.Namespace, folder: Path) -> dict[str, dict[str, Any]]:
+    """For each load, when the segments of a job reached each point, and where they read their states from."""
     with deployment(options, folder) as (settings, worker):
-        for segments in (WARM_UP, options.segments):
+
+        def rendered(segments: int) -> Job:
             job = submit(spec_of(options, segments).model_dump(), settings=settings)
             for _ in watch_with(job, worker, folder / LOG):
                 pass
             job.wait()
-        return {"points": points_of(job, folder / "events"), "sources": sources_of(settings, job)}
+            return job
+
+        rendered(WARM_UP)
+        found = {}
+        for load in loads(options):
+            with other_work(load):
+                job = rendered(options.segments)
+            found[load] = {"points": points_of(job, folder / "events"), "sources": sources_of(settings, job)}
+        return found
 
 
 @contextmanager
@@ -231,26 +249,32 @@ def sources_of(settings: Settings, job: Job) -> dict[str, int]:
 # The results
 
 
-def print_results(options: argparse.Namespace, alone: list[list[float]], chain: dict[str, Any]) -> None:
+def print_results(
+    options: argparse.Namespace, alone: dict[str, list[list[float]]], chains: dict[str, dict[str, Any]]
+) -> None:
     """Print the results of both, and write them to a file."""
-    points = chain["points"]
-    calls = list(zip(points["segment hydrated"], points["segment rendered"], strict=True))
-    rows = [row("bare loop", alone), row("chain", calls)]
-    ratio = rows[1]["wall s"] / rows[0]["wall s"]
-    gaps = parts(points)
-    clips = [
-        made - rendered for made, rendered in zip(points["clip committed"], points["segment rendered"], strict=True)
-    ]
-    busy = ", all cores busy" if options.busy else ""
-    print(f"{options.segments} segments of {options.size}, {options.frames} frames, engine {options.engine}{busy}")
+    rows, gaps, more = [], [], dict[str, Any]()
+    for load, chain in chains.items():
+        points = chain["points"]
+        calls = list(zip(points["segment hydrated"], points["segment rendered"], strict=True))
+        both = [row(f"bare loop, {load}", alone[load]), row(f"chain, {load}", calls)]
+        rows += both
+        gaps += [{"load": load} | part for part in parts(points)]
+        clips = [
+            made - rendered for made, rendered in zip(points["clip committed"], points["segment rendered"], strict=True)
+        ]
+        more[load] = {"ratio": both[1]["wall s"] / both[0]["wall s"], "sources": chain["sources"], "clip_s": clips}
+    print(f"{options.segments} segments of {options.size}, {options.frames} frames, engine {options.engine}")
     if options.scale != 1:
         print(f"the engine sleeps {options.scale:g} times as long as the real one takes: only the gaps are meaningful")
     print(report.table(rows))
-    print(f"wall time of the chain / bare loop: {ratio:.4f}")
-    print(f"states: {chain['sources']}; a clip is stored {statistics.median(clips):.2f} s after its frames (median)\n")
+    for load, found in more.items():
+        print(f"{load}: wall time of the chain / bare loop: {found['ratio']:.4f}")
+        print(
+            f"states: {found['sources']}; a clip is stored {statistics.median(found['clip_s']):.2f} s after its frames"
+        )
     shown = {name: getattr(options, name) for name in ("segments", "size", "frames", "engine", "scale", "busy")}
-    more = {"options": shown, "runs": rows, "ratio": ratio, "sources": chain["sources"], "clip_s": clips}
-    report.write("handoff", gaps, options.json, **more)
+    report.write("handoff", gaps, options.json, options=shown, runs=rows, **more)
 
 
 def row(name: str, calls: list[Any]) -> dict[str, Any]:
