@@ -119,12 +119,14 @@ class _ClipWork:
         claim = self.lease.claim
         with self.context.logging(claim):
             try:
-                if self.lease.renew():  # otherwise the job was stopped, or the segment discarded, while the clip waited
-                    with self.context.tracing(claim):
-                        started = time.monotonic()
-                        encode = self.context.clips.encode
-                        data = encoded(self.frames, self.sound, self.audio_rate, self.timing, claim.head.crop, encode)
-                        _commit_clip(self.context, claim, data, self.timing, started)
+                if not self.lease.renew():  # the job was stopped, or the segment discarded, while the clip waited
+                    metrics.leases_lost.inc()
+                    return
+                with self.context.tracing(claim):
+                    started = time.monotonic()
+                    encode = self.context.clips.encode
+                    data = encoded(self.frames, self.sound, self.audio_rate, self.timing, claim.head.crop, encode)
+                    _commit_clip(self.context, claim, data, self.timing, started)
             except Exception as error:
                 handle_failure(self.context, claim, error)
             finally:

@@ -18,7 +18,6 @@ from tasks.jobs.records import Progress
 from tasks.jobs.results import Claim
 from tasks.jobs.store import JobStore
 from tasks.logs import SaidOnce
-from tasks.worker import metrics
 
 log = logging.getLogger(__name__)
 RENEWALS = 6
@@ -83,8 +82,6 @@ class Lease:
         claim = self.claim
         if not self.lost and not self._jobs.renew(claim, progress=progress):
             self.lost = claim is self.claim  # otherwise `move_to` replaced it meanwhile
-            if self.lost:
-                metrics.leases_lost.inc()
         return not self.lost
 
     def in_engine(self) -> AbstractContextManager[None]:

@@ -19,6 +19,7 @@ from tasks.jobs.connection import OUTAGES
 from tasks.jobs.keys import check_job_id
 from tasks.jobs.results import Claim, ClaimResult, FailedHere, NotChained, OtherClass, Refused
 from tasks.jobs.units import UnitKind, WorkUnit
+from tasks.worker import metrics
 from tasks.worker.context import WorkerContext, process
 from tasks.worker.failures import InputLostError, handle_failure, handle_lost_input
 from tasks.worker.hand_over import hand_over
@@ -126,9 +127,11 @@ def _work(
     try:
         return work(lease)
     except SkippedError as error:
-        lease.renew()  # a lost claim did not vanish: its holder lives
+        if not lease.renew():  # a lost claim did not vanish: its holder lives
+            metrics.leases_lost.inc()
         _skip(task, str(error))
     except SegmentCancelledError:
+        metrics.leases_lost.inc()
         _skip(task, "the job was stopped, or the lease was lost")
     except InputLostError as error:
         handle_lost_input(context, lease.claim, error)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tasks.settings import Settings
-from tests.conftest import Worker, free_port
+from tests.conftest import Worker, free_port, wait_until
 from tests.tasks.conftest import spec
 from tests.tasks.server.test_jobs_api import finished, submitted
 
@@ -52,6 +53,18 @@ def test_a_worker_counts_what_it_does(client: httpx2.Client, worker: Worker) -> 
     assert found["longtake_clips_made_total"] == 3
     assert found["longtake_blob_bytes_stored_total"] > 1000
     assert found["longtake_leases_lost_total"] == 0
+
+
+def test_a_segment_of_a_cancelled_job_has_lost_its_lease(client: httpx2.Client, worker: Worker, tmp_path: Path) -> None:
+    # Given a segment that is being rendered
+    before = worker_figures()["longtake_leases_lost_total"]
+    job = submitted(client, spec(f"wait until {tmp_path / 'cancelled'}"))
+    wait_until(lambda: client.get(f"/jobs/{job}").json()["started_at"], what="the segment")
+    # When
+    client.post(f"/jobs/{job}/cancel")
+    (tmp_path / "cancelled").touch()
+    # Then
+    wait_until(lambda: worker_figures()["longtake_leases_lost_total"] == before + 1, what="the figure")
 
 
 def test_a_server_knows_jobs_queues_and_workers(client: httpx2.Client, worker: Worker) -> None:
