@@ -72,9 +72,15 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 """Answers that every request may get, for the OpenAPI document."""
 
 
-def content(*kinds: str) -> dict[int | str, dict[str, Any]]:
-    """What a request answers that is not JSON, for the OpenAPI document."""
-    return {200: {"content": {kind: {} for kind in kinds}}}
+def content(*kinds: str, in_parts: bool = False) -> dict[int | str, dict[str, Any]]:
+    """What a request answers that is not JSON, for the OpenAPI document. in_parts: `Range` is honoured."""
+    whole: dict[int | str, dict[str, Any]] = {200: {"content": {kind: {} for kind in kinds}}}
+    part = {
+        "description": "The bytes that `Range` names.",
+        "content": {**whole[200]["content"], "multipart/byteranges": {}},
+    }
+    known = {"description": "`If-None-Match` names what the client has: it did not change."}
+    return whole | {206: part, 304: known} if in_parts else whole
 
 
 class RequestError(LongtakeError):

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
-from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.client.job import Job
@@ -15,6 +14,7 @@ from tasks.jobs.units import JobState
 from tasks.server.answers import content
 from tasks.server.context import Context, ServerContext
 from tasks.server.spec_requests import SpecRequest, read_spec_request, submit_request, without_files
+from tasks.server.stored_files import StoredFile
 from tasks.server.views import DeliveryView, JobPage, JobView, job_view, summary_view
 from tasks.spec.loader import check_spec
 from tasks.spec.schema import JobSpec
@@ -173,14 +173,14 @@ def job_webhooks(job_id: JobId, context: Context) -> list[DeliveryView]:
     return [DeliveryView.model_validate(asdict(delivery)) for delivery in context.outbox.of_job(job_id)]
 
 
-@router.get("/{job_id}/film", response_class=FileResponse, responses=content("video/mp4"))
-def job_film(job_id: JobId, context: Context) -> FileResponse:
+@router.get("/{job_id}/film", response_class=StoredFile, responses=content("video/mp4", in_parts=True))
+def job_film(job_id: JobId, context: Context) -> StoredFile:
     """The film, MP4. Parts of it can be asked for with `Range`."""
     status = context.status(job_id)
     if status.film is None:
         raise JobStateError(f"job {job_id} is {status.state}; only a job that is done has a film")
     path = context.files.path_of(status.film.blob_id)
-    return FileResponse(path, media_type="video/mp4", filename=f"{job_id}.mp4", content_disposition_type="inline")
+    return StoredFile(path, media_type="video/mp4", filename=f"{job_id}.mp4")
 
 
 @router.get("/{job_id}/segments/{segment}/state")
@@ -191,11 +191,13 @@ def segment_state(job_id: JobId, segment: SegmentIndex, context: Context) -> dic
         return job.state(segment)
 
 
-@router.get("/{job_id}/segments/{segment}/clip", response_class=FileResponse, responses=content("video/mp4"))
-def segment_clip(job_id: JobId, segment: SegmentIndex, context: Context) -> FileResponse:
+@router.get(
+    "/{job_id}/segments/{segment}/clip", response_class=StoredFile, responses=content("video/mp4", in_parts=True)
+)
+def segment_clip(job_id: JobId, segment: SegmentIndex, context: Context) -> StoredFile:
     """The clip of a segment: an MP4 with its new pictures and its whole sound, which overlaps those next to it."""
     (clip,) = context.clip_files(job_id, segment)
-    return FileResponse(clip, media_type="video/mp4")
+    return StoredFile(clip, media_type="video/mp4")
 
 
 def _view(context: ServerContext, job_id: str) -> JobView:

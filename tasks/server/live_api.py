@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, Response
-from fastapi.responses import FileResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from tasks.jobs.events import BEGINNING, EventKind
@@ -14,6 +14,7 @@ from tasks.server.answers import content, invalid
 from tasks.server.context import Context, ServerContext
 from tasks.server.jobs_api import JobId
 from tasks.server.live import PieceList, playlist
+from tasks.server.stored_files import StoredFile
 
 router = APIRouter(prefix="/jobs", tags=["live"])
 PLAYLIST = "application/vnd.apple.mpegurl"
@@ -68,18 +69,22 @@ def playlist_of_epoch(job_id: JobId, epoch: int, context: Context) -> Response:
     return _playlist(listed, f"{epoch}/", {})
 
 
-@router.get("/{job_id}/live/{epoch}/{name}.init.mp4", response_class=FileResponse, responses=content("video/mp4"))
-def live_header(job_id: JobId, epoch: int, name: str, context: Context) -> FileResponse:
+@router.get(
+    "/{job_id}/live/{epoch}/{name}.init.mp4", response_class=StoredFile, responses=content("video/mp4", in_parts=True)
+)
+def live_header(job_id: JobId, epoch: int, name: str, context: Context) -> StoredFile:
     """What is played before all pieces."""
     found = context.live.piece(context.status(job_id), name)
-    return FileResponse(found.header, media_type="video/mp4", headers=FOREVER)
+    return StoredFile(found.header, media_type="video/mp4", headers=FOREVER)
 
 
-@router.get("/{job_id}/live/{epoch}/{name}.m4s", response_class=FileResponse, responses=content("video/mp4"))
-def live_piece(job_id: JobId, epoch: int, name: str, context: Context) -> FileResponse:
+@router.get(
+    "/{job_id}/live/{epoch}/{name}.m4s", response_class=StoredFile, responses=content("video/mp4", in_parts=True)
+)
+def live_piece(job_id: JobId, epoch: int, name: str, context: Context) -> StoredFile:
     """A piece: the pictures of one clip, and its sound."""
     found = context.live.piece(context.status(job_id), name)
-    return FileResponse(found.data, media_type="video/mp4", headers=FOREVER)
+    return StoredFile(found.data, media_type="video/mp4", headers=FOREVER)
 
 
 @router.get("/{job_id}/live.mp4", response_class=StreamingResponse, responses=content("video/mp4"))

@@ -6,14 +6,14 @@ from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Response
-from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.client.takes import MOST_TAKES, TakeState, TakeStatus, clip_blob
-from tasks.server.answers import without_paths
+from tasks.server.answers import content, without_paths
 from tasks.server.context import Context
 from tasks.server.jobs_api import IdempotencyKey, JobId, SegmentIndex, job_status
 from tasks.server.joins import JoinView
+from tasks.server.stored_files import StoredFile
 from tasks.server.views import JobView, ProgressView, progress_view
 
 router = APIRouter(prefix="/jobs", tags=["takes"])
@@ -112,12 +112,16 @@ def retake_segment(
     return QueuedTakes(segment=segment, takes=numbers)
 
 
-@router.get("/{job_id}/segments/{segment}/takes/{take}/clip", response_class=FileResponse)
-def take_clip(job_id: JobId, segment: SegmentIndex, take: TakeNumber, context: Context) -> FileResponse:
+@router.get(
+    "/{job_id}/segments/{segment}/takes/{take}/clip",
+    response_class=StoredFile,
+    responses=content("video/mp4", in_parts=True),
+)
+def take_clip(job_id: JobId, segment: SegmentIndex, take: TakeNumber, context: Context) -> StoredFile:
     """The clip of a take by itself, MP4."""
     context.check_segment(job_id, segment)
     blob_id = clip_blob(context.deployment, job_id, segment, take)
-    return FileResponse(context.files.path_of(blob_id), media_type="video/mp4")
+    return StoredFile(context.files.path_of(blob_id), media_type="video/mp4")
 
 
 @router.post("/{job_id}/segments/{segment}/choose")

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
-from fastapi.responses import FileResponse
 
 from ltx2.media.images import LARGEST_FILE_BYTES
 from tasks.client.fork import create_fork, spec_of
@@ -22,6 +21,7 @@ from tasks.server.context import Context, ServerContext
 from tasks.server.paging import page_of
 from tasks.server.pictures import spritesheet, thumbnail
 from tasks.server.spec_requests import LARGEST_MEDIA_BYTES, data_url, file_of, read_form, submit_spec
+from tasks.server.stored_files import StoredFile
 from tasks.server.videos import (
     REMIXED_FROM,
     REQUEST,
@@ -196,8 +196,8 @@ def delete_video(video_id: VideoId, context: Context) -> DeletedVideo:
 
 @router.get(
     "/{video_id}/content",
-    response_class=FileResponse,
-    responses=content("video/mp4", "image/webp", "image/jpeg"),
+    response_class=StoredFile,
+    responses=content("video/mp4", "image/webp", "image/jpeg", in_parts=True),
 )
 def download_content(
     video_id: VideoId, context: Context, variant: Literal["video", "thumbnail", "spritesheet"] = "video"
@@ -208,7 +208,7 @@ def download_content(
         raise JobStateError(f"video {video_id} is not finished")
     film = context.files.path_of(status.film.blob_id)
     if variant == "video":
-        return FileResponse(film, media_type="video/mp4", filename=f"{video_id}.mp4", content_disposition_type="inline")
+        return StoredFile(film, media_type="video/mp4", filename=f"{video_id}.mp4")
     if variant == "thumbnail":
         return Response(thumbnail(film), media_type="image/webp")
     return Response(spritesheet(film), media_type="image/jpeg")

@@ -214,3 +214,38 @@ def test_a_playlist_is_written_as_players_expect(tmp_path: Path) -> None:
     assert "#EXT-X-TARGETDURATION:2\n" in text
     assert text.endswith("#EXTINF:1.042708,\nlive/2/aa.m4s\n#EXTINF:0.667333,\nlive/2/bb.m4s\n")
     assert '#EXT-X-MAP:URI="live/2/aa.init.mp4"' in text
+
+
+def test_a_download_that_broke_off_goes_on(client: httpx2.Client, film: str) -> None:
+    # Given the beginning of a film, and its tag
+    first = client.get(f"/jobs/{film}/film", headers={"Range": "bytes=0-99"})
+    assert (first.status_code, len(first.content)) == (206, 100)
+    # When the rest of the same film is asked for, and then that of another one
+    rest = client.get(f"/jobs/{film}/film", headers={"Range": "bytes=100-", "If-Range": first.headers["etag"]})
+    other = client.get(f"/jobs/{film}/film", headers={"Range": "bytes=100-", "If-Range": '"other"'})
+    # Then the parts make the film, and a film that is another one comes whole
+    assert (rest.status_code, other.status_code) == (206, 200)
+    assert first.content + rest.content == other.content
+    assert rest.headers["content-range"] == f"bytes 100-{len(other.content) - 1}/{len(other.content)}"
+
+
+@pytest.mark.parametrize("tags", ["{}", "W/{}", '"other", {}', "*"])
+def test_a_client_that_has_the_film_gets_no_bytes(client: httpx2.Client, film: str, tags: str) -> None:
+    tag = client.head(f"/jobs/{film}/film").headers["etag"]
+    answer = client.get(f"/jobs/{film}/film", headers={"If-None-Match": tags.format(tag), "Range": "bytes=0-9"})
+    assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", tag)
+
+
+@pytest.mark.parametrize("wanted", ["bytes=1000000-", "bytes=-0", "bytes=0-1, 1000000-1000001"])
+def test_a_range_beyond_the_end_is_refused(client: httpx2.Client, film: str, wanted: str) -> None:
+    size = client.head(f"/jobs/{film}/film").headers["content-length"]
+    answer = client.get(f"/jobs/{film}/film", headers={"Range": wanted})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (416, "range")
+    assert answer.headers["content-range"] == f"bytes */{size}"
+
+
+@pytest.mark.parametrize("wanted", ["bytes=9-5", "bytes=a-b", "bytes=-", "lines=0-1", "bytes", "bytes=0-1,x"])
+def test_a_malformed_range_is_ignored(client: httpx2.Client, film: str, wanted: str) -> None:
+    size = client.head(f"/jobs/{film}/film").headers["content-length"]
+    answer = client.get(f"/jobs/{film}/film", headers={"Range": wanted})
+    assert (answer.status_code, len(answer.content)) == (200, int(size))
