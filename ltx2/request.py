@@ -51,6 +51,11 @@ class PinnedEnd:
     video_count: int = 1
     audio_count: int = END_AUDIO_LATENTS
 
+    @property
+    def frames(self) -> int:
+        """How many frames at the end of the segment are pinned."""
+        return TEMPORAL_COMPRESSION * self.video_count
+
 
 @dataclass(frozen=True, slots=True)
 class PlacedImage:
@@ -104,8 +109,7 @@ class SegmentRequest:
     @property
     def free_frames(self) -> range:
         """The frames at which an image can be placed."""
-        frames, pinned = self.timing.shape.frames, self.end.video_count if self.end else 0
-        return range(self.timing.skipped_frames or 1, frames - TEMPORAL_COMPRESSION * pinned)
+        return range(self.timing.skipped_frames or 1, self.timing.shape.frames - (self.end.frames if self.end else 0))
 
     def _check_end(self, end: PinnedEnd) -> None:
         timing = self.timing

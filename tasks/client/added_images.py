@@ -8,31 +8,39 @@ from blobstore import InMemoryBlobStore
 from tasks.client.start_image import IMAGE_MIME, read_images, with_image_ids
 from tasks.deployment import Deployment
 from tasks.errors import SpecError
+from tasks.jobs.records import Handoff
 from tasks.spec.head import JobHead
 from tasks.spec.schema import JobSpec
 from tasks.spec.segments import SegmentSpec
 
 
-def read_added_images(spec: JobSpec, head: JobHead, *, continues: bool) -> tuple[list[SegmentSpec], InMemoryBlobStore]:
+def read_added_images(
+    spec: JobSpec, head: JobHead, there: Sequence[SegmentSpec], *, start: Handoff | None
+) -> tuple[list[SegmentSpec], InMemoryBlobStore]:
     """The segments of `spec` with the blob ids of their images, each at its frame, and these images.
 
-    head: of the job that they are added to. continues: there is something before them.
+    head, there: of the job that they are added to, and its segments. Times count from the start of its film. start:
+    the state that it continues.
 
     Raises:
-        SpecError: an image at a time of the film, which these segments are a part of; one that cannot be read, or that
-        cannot be where the spec says.
+        SpecError: an image cannot be read, or cannot be where the spec says, as in a segment that the job has.
     """
-    if spec.images:
+    undecided = next((index for index, segment in enumerate(there) if segment.is_undecided), None)
+    if spec.images and undecided is not None:
         place = spec.source.place("images", 0, "at")
         raise SpecError(
-            f"{place}: times are those of the whole film, and these segments are only its end; name the image in its "
-            "segment, or edit the job with a spec of the whole film"
+            f"{place}: segment {undecided} of the job has frames: auto and no length yet, so which frame is shown at a "
+            "time is not known; name the image in its segment"
         )
-    in_job = spec.model_copy(update={**dict(head), "image": None, "images": (), "segments": spec.segments})
-    images, pending = read_images(in_job), InMemoryBlobStore()
+    before = [segment.model_copy(update={"images": None}) for segment in there]  # what they show does not count
+    fields = {**dict(head), "image": None, "images": spec.images, "segments": [*before, *spec.segments]}
+    in_job = spec.model_copy(update=fields)
+    images, pending = read_images(in_job, kept=len(there)), InMemoryBlobStore()
     for png in images.values():
         pending.put(png, mime=IMAGE_MIME)
-    return list(with_image_ids(in_job, images, continues=continues).segments), pending
+    video_frames = start.first_frame if start else 0
+    found = with_image_ids(in_job, images, continues=start is not None, video_frames=video_frames, kept=len(there))
+    return found.segments[len(there) :], pending
 
 
 def store_images(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,23 +125,26 @@ def append_segments(
     if not spec.segments:
         raise SpecError(f"{spec.source.place('segments')}: there is none, so there is nothing to append")
     contents = deployment.jobs.contents(job_id)
-    status, head = deployment.jobs.status(job_id), contents.head
+    status, head, start = deployment.jobs.status(job_id), contents.head, contents.committed.start
     given = spec.model_fields_set
+    there = contents.segments[: deployment.jobs.earlier_append(job_id, request)]
+    is_edit = images is not None
     if images is None:
-        continues = bool(contents.segments) or contents.committed.start is not None
-        segments, images = read_added_images(spec, head, continues=continues)
-        spec = spec.model_copy(update={"segments": segments})
-    begun = [segment.model_copy(update={"images": None}) for segment in contents.segments[:1] or spec.segments]
+        first = len(there) if spec.images else first  # their frames follow from it
+        spec = spec.written_in(replace(spec.source, before=len(there)))
+        segments, images = read_added_images(spec, head, there, start=start)
+        spec = spec.model_copy(update={"segments": segments, "images": ()})
+    begun = [segment.model_copy(update={"images": None}) for segment in there[:1] or spec.segments]
     first_of_job = spec.model_copy(update={"segments": begun})  # what it extends was read for this one
     check_same_head(with_input_ids(first_of_job), head, job_id, why="to which its segments are appended", fields=given)
-    if first == ANYWHERE and "seed" in given and spec.seed != head.seed:
+    if not is_edit and "seed" in given and spec.seed != head.seed:
         place = spec.source.place("seed")
         raise SpecError(f"{place}: must be that of job {job_id}: {spec.seed} here, {head.seed} there")
-    if contents.committed.start and not contents.segments and spec.segments[0].transition == "cut":
+    if start and not there and spec.segments[0].transition == "cut":
         place = spec.source.place("segments", 0, "transition")
         raise SpecError(f"{place}: a job that continues a state cannot start with a cut")
-    longer = spec.model_copy(update={**dict(head), "segments": [*contents.segments, *spec.segments]})
-    check_join(longer, contents, len(contents.segments))
+    longer = spec.model_copy(update={**dict(head), "segments": [*there, *spec.segments]})
+    check_join(longer, contents, len(there))
     if status.state == JobState.DONE:
         whole = whole_segments(deployment.blobs, contents)
         if whole < status.committed:

@@ -43,12 +43,13 @@ def fork_job(
     if not 0 < count <= len(source.committed.handoffs):
         raise JobStateError(f"job {job_id} has no committed segment {after}, so it cannot be forked after it")
     wanted, pending = spec_of(source), InMemoryBlobStore()
-    if spec:
-        inputs = read_inputs(spec, continues=source.committed.start is not None)
-        wanted, pending = check_same_head(inputs.spec, source.head, job_id, why=SHARES), inputs.pending
-    if len(wanted.segments) < count or (len(wanted.segments) == count and not may_be_whole):
+    given = len((spec or wanted).segments)
+    if given < count or (given == count and not may_be_whole):
         raise SpecError(f"segments: there is none after segment {after}, so there is nothing to render")
-    _warn_of_other_prompts(wanted, source, count)
+    if spec:
+        inputs = read_inputs(spec, continues=source.committed.start is not None, kept=source.segments[:count])
+        wanted, pending = check_same_head(inputs.spec, source.head, job_id, why=SHARES), inputs.pending
+        _warn_of_other_prompts(spec, source, count)
     fork_id = new_job_id()
     create_fork(deployment, fork_id, source, count, wanted, pending)
     return fork_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from blobstore import InMemoryBlobStore
@@ -13,6 +14,7 @@ from tasks.client.video_input import read_extension, stored_extension, with_sour
 from tasks.errors import SpecError
 from tasks.jobs.records import Handoff
 from tasks.spec.schema import JobSpec
+from tasks.spec.segments import SegmentSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +37,24 @@ def read_inputs(
     continues: bool = False,
     with_video: bool = False,
     inline_threshold_bytes: int = DEFAULT_INLINE_THRESHOLD_BYTES,
+    kept: Sequence[SegmentSpec] = (),
 ) -> Inputs:
     """Read the files that `spec` names; the same files give the same ids. Nothing is stored.
 
     continues: the job continues a state. with_video: a video with which the film begins is encoded, too: it takes as
-    long as the video, and is needed once. inline_threshold_bytes: of the start; the ids do not depend on it.
+    long as the video, and is needed once. inline_threshold_bytes: of the start; the ids do not depend on it. kept: the
+    first segments as a record has them, which count instead of those of `spec`.
 
     Raises:
         SpecError: a file is missing, or of another kind; names the field and the file. An image cannot be shown where
         the spec says.
     """
     pending, ids, start, video_frames = InMemoryBlobStore(), dict[str, str](), None, 0
+    spec = spec.model_copy(update={"segments": [*kept, *spec.segments[len(kept) :]]})
     if spec.include_video and spec.extend is None:
         place = spec.source.place("include_video")
         raise SpecError(f"{place}: there is no video; name one in `extend`, or remove this")
-    images = read_images(spec)
+    images = read_images(spec, kept=len(kept))
     for png in images.values():
         pending.put(png, mime=IMAGE_MIME)
     if spec.extend is not None:
@@ -61,8 +66,10 @@ def read_inputs(
     track = read_track_of(spec)
     if track is not None:
         ids["audio"] = pending.put(track, mime=MIME)
-    found = with_image_ids(spec, images, continues=continues, video_frames=video_frames).model_copy(update=ids)
-    return Inputs(found, pending, start, tuple(track_warnings(track, spec)) if track is not None else ())
+    found = with_image_ids(spec, images, continues=continues, video_frames=video_frames, kept=len(kept))
+    return Inputs(
+        found.model_copy(update=ids), pending, start, tuple(track_warnings(track, spec)) if track is not None else ()
+    )
 
 
 def with_input_ids(spec: JobSpec, *, continues: bool = False) -> JobSpec:

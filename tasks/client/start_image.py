@@ -21,15 +21,18 @@ if TYPE_CHECKING:
 IMAGE_MIME = "image/png"
 
 
-def read_images(spec: JobSpec) -> dict[str, bytes]:
+def read_images(spec: JobSpec, *, kept: int = 0) -> dict[str, bytes]:
     """Read every image file of `spec`, once each, as a PNG of the job's size; of a video the first frame. By path.
+
+    kept: those of so many leading segments are not read.
 
     Raises:
         SpecError: one is missing or not an image; names it.
     """
     images: dict[str, bytes] = {}
     for location, path in image_paths(spec).items():
-        if path not in images:
+        is_kept = location[0] == "segments" and int(location[1]) < kept
+        if path not in images and not is_kept:
             images[path] = _read_image(spec, path, spec.source.place(*location))
     return images
 
@@ -48,18 +51,21 @@ def _read_image(spec: JobSpec, path: str, place: str) -> bytes:
         raise SpecError(f"{place}: {shown_path(path)}: {error}") from None
 
 
-def with_image_ids(spec: JobSpec, images: Mapping[str, bytes], *, continues: bool, video_frames: int = 0) -> JobSpec:
+def with_image_ids(
+    spec: JobSpec, images: Mapping[str, bytes], *, continues: bool, video_frames: int = 0, kept: int = 0
+) -> JobSpec:
     """`spec` with the blob ids of its images instead of their paths, each at its frame. images: from `read_images`.
 
-    continues, video_frames: see `placed`.
+    continues, video_frames, kept: see `placed`. Segments that are kept have blob ids already.
 
     Raises:
         SpecError: an image cannot be where the spec says.
     """
     if not images:
         return spec
+    ids = {image.path: image.path for segment in spec.segments[:kept] for image in segment.images or ()}
+    ids |= {path: blob_id_of(png) for path, png in images.items()}
     try:
-        with_ids = with_paths(spec, {path: blob_id_of(png) for path, png in images.items()})
-        return placed(with_ids, continues=continues, video_frames=video_frames)
+        return placed(with_paths(spec, ids), continues=continues, video_frames=video_frames, kept=kept)
     except FieldError as error:
         raise SpecError(f"{spec.source.place(*error.location)}: {error}") from None

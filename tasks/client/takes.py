@@ -259,27 +259,29 @@ def _check_length(source: JobContents, segment: int) -> None:
     if source.committed.continued_take(segment) is None:
         return
     planned = [source.head.planned(one) for one in source.segments[: segment + 2]]
+    has_image = any(not image.frame for image in source.segments[segment].images or ())
+    has_image = has_image or (segment == 0 and source.head.image is not None)
     previous, before = (handoffs[segment - 1], planned[segment - 1]) if segment else (source.committed.start, None)
 
     def timing_of(frames: int) -> SegmentTiming:
         own = replace(planned[segment], shape=replace(planned[segment].shape, frames=frames))
         return timing_after(own, previous, before=before, following=planned[segment + 1])
 
+    def leads_on(frames: int) -> bool:
+        """Whether something is left to render before a pinned end."""
+        timing = timing_of(frames)
+        picture, sound = free_latents(timing, image=has_image and not timing.continued)
+        return picture >= 2 and (sound > END_AUDIO_LATENTS or source.head.audio is not None)
+
     shape = planned[segment].shape
-    if _leads_on(timing_of(shape.frames)):
+    if leads_on(shape.frames):
         return
     longer = range(shape.frames + 8, LONGEST_FRAMES + 1, 8)
-    least = next((f": it would need {frames} frames" for frames in longer if _leads_on(timing_of(frames))), "")
+    least = next((f": it would need {frames} frames" for frames in longer if leads_on(frames)), "")
     raise JobStateError(
         f"segment {segment} of {shape.frames} frames with an overlap of {shape.overlap} is too short to lead into the "
         f"next one{least}; `longtake retake --cascade` renders the later segments, too"
     )
-
-
-def _leads_on(timing: SegmentTiming) -> bool:
-    """Whether something is left to render before a pinned end."""
-    picture, sound = free_latents(timing)
-    return picture >= 2 and sound > END_AUDIO_LATENTS
 
 
 def _changed_segment(segment: SegmentSpec, prompt: str | None, seed: int | None) -> SegmentSpec:

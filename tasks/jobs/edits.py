@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import cast
@@ -94,6 +96,13 @@ class JobEdits(JobLifetimes):
         if found == AppendOutcome.FULL:
             return Appended(found, needs_bytes=int(reply[0]), free_bytes=int(reply[1]))
         return Appended(found, first=int(reply[0]))
+
+    def earlier_append(self, job_id: str, request: str) -> int | None:
+        """How many segments the job had before an append with this token; None: the record remembers none."""
+        stored = cast("bytes | None", self._redis.hget(job_keys(job_id, "record")[0], "requests"))
+        with suppress(ValueError, TypeError):  # a damaged list counts as empty, as in the scripts
+            return next((int(first) for token, first in json.loads(stored or b"[]") if token == request), None)
+        return None
 
     def replace_segments(
         self, job_id: str, changes: Mapping[int, Mapping[str, object]]

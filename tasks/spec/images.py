@@ -46,15 +46,17 @@ def with_paths(spec: JobSpec, paths: Mapping[str, str]) -> JobSpec:
     return spec.model_copy(update={"image": image, "images": images, "segments": segments})
 
 
-def placed(spec: JobSpec, *, continues: bool, video_frames: int = 0) -> JobSpec:
+def placed(spec: JobSpec, *, continues: bool, video_frames: int = 0, kept: int = 0) -> JobSpec:
     """The spec with all images but its start image in the `images` of their segments.
 
     An image at a time is shown by the frame that is on screen then, the first that a dissolve blends included. It is
     never in what a segment repeats. continues: the job continues a state, so its first segment repeats frames.
     video_frames: how many frames the film shows of a video that the job extends, those that are repeated included.
+    kept: so many leading segments stay as they are, and what is placed in them already.
 
     Raises:
-        FieldError: an image after the end or in the video, two at one frame, or too many in one segment.
+        FieldError: an image after the end, in the video or in a segment that is kept, which does not show it; two at
+        one frame, or too many in one segment.
     """
     if not spec.images and not any(any(_paths_of(segment)) for segment in spec.segments):
         return spec
@@ -89,8 +91,17 @@ def placed(spec: JobSpec, *, continues: bool, video_frames: int = 0) -> JobSpec:
                 ("images", number, "at"),
                 f"{image.at:g} s is in the video that the job extends, which has the film's first {seconds:.3f} s",
             )
-        if image.strength:
-            put(("images", number, "at"), index, frame - firsts[index], image.path)
+        own = frame - firsts[index]
+        if not image.strength or (index < kept and at.get(index, {}).get(own) == image.path):
+            continue
+        if index < kept:
+            next_s = float((spans[kept].first if kept < len(spans) else spans[-1].first + spans[-1].count) / fps)
+            raise FieldError(
+                ("images", number, "at"),
+                f"{image.at:g} s is frame {own} of segment {index}, which stays as it is; segment {kept} begins at "
+                f"{next_s:.3f} s",
+            )
+        put(("images", number, "at"), index, own, image.path)
     segments = [_with_images(segment, at.get(index, {})) for index, segment in enumerate(spec.segments)]
     return spec.model_copy(update={"images": (), "segments": segments})
 

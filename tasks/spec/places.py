@@ -50,12 +50,14 @@ class SpecSource:
 
     name: of the file. events: reads the text again; it is needed only for errors. options: fields that options of the
     command replaced. repeats: how often each segment of the text counts, once they are written out; empty: once.
+    before: how many segments of the spec come before those of the text, from elsewhere.
     """
 
     name: str = field(default="spec", compare=False)
     events: Callable[[], Iterable[Event]] = field(default=tuple, compare=False)
     options: frozenset[str] = field(default=frozenset(), compare=False)
     repeats: tuple[int, ...] = field(default=(), compare=False)
+    before: int = field(default=0, compare=False)
 
     def places(self, locations: Collection[Location]) -> list[str]:
         """`file:line: field` of each location; the line is that of the closest container that the text has."""
@@ -73,10 +75,16 @@ class SpecSource:
 
     def _written(self, location: Location) -> Location:
         """The location in the text of one in the spec, in which repeated segments are written out."""
-        if not self.repeats or location[:1] != ("segments",) or not location[1:]:
+        if location[:1] != ("segments",) or not location[1:]:
             return location
-        ends = list(accumulate(self.repeats))
-        return ("segments", bisect_right(ends, int(location[1])), *location[2:])
+        index = int(location[1]) - self.before
+        if index < 0:
+            return ("segments",)
+        return (
+            "segments",
+            bisect_right(list(accumulate(self.repeats)), index) if self.repeats else index,
+            *location[2:],
+        )
 
     def _place(self, location: Location, line: int) -> str:
         location = self._written(location)

@@ -137,8 +137,9 @@ def _request(context: WorkerContext, claim: Claim, engine: SegmentEngine) -> Seg
     head, segment = claim.head, claim.segment
     if segment is None:
         raise MessageError(f"job {claim.job_id} has no segment {claim.index}")
-    timing = claim.timing
+    timing, end = claim.timing, pinned_end(context, claim)
     image, images = images_of(context, claim)
+    last = timing.shape.frames - (end.frames if end else 0)
     prompt, seed = segment.prompt, seed_of(claim, head.seed_of(claim.index, segment))
     if claim.request is not None:
         prompt, seed = claim.request.prompt_and_seed(prompt, seed, claim.unit.take)
@@ -150,8 +151,8 @@ def _request(context: WorkerContext, claim: Claim, engine: SegmentEngine) -> Seg
         timing,
         head.sampling_of(segment),
         image,
-        end=pinned_end(context, claim),
-        images=images,
+        end=end,
+        images=tuple(placed for placed in images if placed.frame < last),  # the end shows those behind
         sound=given_sound(context, head, engine, timing),
     )
 

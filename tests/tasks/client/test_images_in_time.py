@@ -19,7 +19,7 @@ from tasks.client.edit import edit
 from tasks.client.job import Job
 from tasks.client.start_image import read_images
 from tasks.client.submit import submit
-from tasks.errors import SpecError
+from tasks.errors import JobStateError, SpecError
 from tasks.field_errors import FieldError
 from tasks.jobs.units import JobState
 from tasks.maintenance.admission import estimate_bytes
@@ -194,9 +194,6 @@ def test_segments_with_images_are_appended_to_a_job_and_changed_in_it(
     # Then it is shown, too
     assert shades_of(job.wait(), module_settings) == [32, 35, 42]
     assert len(job_store(module_settings).contents(job.id).segments) == len(wanted.segments) + 1
-    # And times need such a spec
-    with pytest.raises(SpecError, match=r"images.0.at: times are those of the whole film"):
-        job.append({**spec("f"), "fps": 20, "images": [{"at": 3, "path": str(gate)}]})
     # When a segment that nobody has begun is changed
     steered = submit({**spec("a", "b"), "fps": 20, "approve": True}, settings=module_settings)
     wait_until(lambda: steered.status().state == JobState.AWAITING_APPROVAL, what="the first segment")
@@ -205,6 +202,63 @@ def test_segments_with_images_are_appended_to_a_job_and_changed_in_it(
     assert edit(steered, changed).id == steered.id
     steered.approve(all=True)
     assert shades_of(steered.wait(), module_settings) == [17]
+
+
+def test_images_at_times_of_the_film_are_shown_by_segments_that_are_appended(
+    module_settings: Settings, worker: Worker, gate: Path, tmp_path: Path
+) -> None:
+    # Given a film of 17 frames and 8 more
+    job = submit({**spec("a", "b"), "fps": 20}, settings=module_settings).wait()
+    # When two segments are appended, with images at the first and the last of their 16 frames, twice because the reply
+    # was lost
+    more = tmp_path / "more.yaml"
+    more.write_text(
+        f"images: [{{at: 1.25, path: {gate}}},\n{{at: 2, path: {gate}}}]\nsegments: [{{prompt: c}}, {{prompt: d}}]"
+    )
+    for _ in range(2):
+        assert job.append(more, idempotency_key="two more") == range(2, 4)
+    # Then the film shows them there
+    assert shades_of(job.wait(), module_settings) == [25, 40]
+    # And one in a segment that is rendered is refused, also in a fork, unless that segment shows it there
+    with pytest.raises(SpecError, match=f"{more}:1: images.0.at: 1.25 s is frame 0 of segment 2"):
+        job.append(more)
+    with pytest.raises(SpecError, match=r"images.0.at: 1 s is frame 3 of segment 1, .* segment 2 begins at 1.250 s"):
+        job.fork(1, {**spec(*"abcd"), "fps": 20, "images": [{"at": 1, "path": str(gate)}]})
+    other = {**spec(*"abcd"), "fps": 20, "images": [{"at": at, "path": str(gate)} for at in (1.25, 1.8)]}
+    assert shades_of(job.fork(2, other).wait(), module_settings) == [25, 36]
+
+
+def test_times_in_a_fork_count_with_the_lengths_of_the_shared_segments(
+    module_settings: Settings, worker: Worker, gate: Path
+) -> None:
+    # Given a film whose first segment is longer than in the spec of a fork
+    wanted = {**spec("a", "b"), "fps": 20}
+    wanted["segments"][0]["frames"] = 25
+    job = submit(wanted, settings=module_settings).wait()
+    # When
+    fork = job.fork(0, {**spec("a", "x"), "fps": 20, "images": [{"at": 1.3, "path": str(gate)}]})
+    # Then
+    assert shades_of(fork.wait(), module_settings) == [26]
+
+
+def test_a_take_leaves_out_images_in_the_end_that_it_leads_into(
+    module_settings: Settings, worker: Worker, gate: Path
+) -> None:
+    # Given a segment that shows images in the middle and at its end, and one that continues it
+    at = {"images": [{"frame": 10, "path": str(gate)}], "end_image": str(gate)}
+    job = submit(
+        {**spec(), "frames": 25, "segments": [{"prompt": "a", **at}, {"prompt": "b"}]}, settings=module_settings
+    )
+    # When it is retaken
+    job.wait().retake(0, seed=9)
+    # Then the take shows the first, and the end is that of before
+    assert [take.reason for take in job.wait().takes()] == [None, None]
+    job.choose(0, 1)
+    assert shades_of(job.wait(), module_settings) == [10]
+    # And a first segment of 9 frames with an image of its own has nothing left to render before that end
+    short = {**spec("a", "b"), "frames": 9, "overlap": 1, "image": str(gate)}
+    with pytest.raises(JobStateError, match=r"segment 0 of 9 frames .* too short .* it would need 17 frames"):
+        submit(short, settings=module_settings).wait().retake(0)
 
 
 def shades_of(job: Job, settings: Settings) -> list[int]:
