@@ -19,7 +19,10 @@ FAULTS = $(addprefix tests/tasks/,jobs/test_stateful.py jobs/test_clock.py worke
 	worker/test_rolling_versions.py test_upgrade.py) tests/fuzz/test_large_inputs.py tests/test_benchmarks.py
 
 # Tests spend half of their time waiting for servers and workers, so four processes suit two cores. Several torch threads
-# per process would compete for the cores.
+# per process would compete for the cores. They start hundreds of processes, which would compile every module again where
+# Python is told to write no bytecode, as in many container images.
+test faults coverage: export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: film test faults fuzz fuzzhttp lint docs coverage audit clean
 
 film: .venv/film-ready

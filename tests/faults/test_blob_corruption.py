@@ -90,6 +90,7 @@ def test_every_state_damaged(harness: Harness, film: str) -> None:
     assert harness.count(job, "segment hydrated") == {0: 2, 1: 2, 2: 1}
 
 
+@pytest.mark.faults
 def test_a_lost_clip_of_segment_12_of_50_costs_one_decode(harness: Harness) -> None:
     # Given all clips, and a worker that is about to join the film
     undisturbed = film_of(harness, 50)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +52,14 @@ class WorkerWatch:
         wait_until(lambda: not self.queues.hlen("unacked"), what="the last acknowledgement")
         assert [self.queues.llen(queue) for queue in QUEUES] == [0, 0, 0]
 
-    def check_refused(self, *words: str) -> None:
-        """Check that the worker is alive, and that one log line says what was wrong."""
+    def check_refused(self, *refusals: Sequence[str]) -> None:
+        """Check that the worker is alive, and that its log has a line with these words for each refusal, in order."""
+        wait_until(lambda: len(self.problems()) >= len(refusals), what=f"{len(refusals)} refusals")
         self.check_alive()
-        [line] = self.problems()
-        assert len(line) < 500
-        for word in ("is refused: ", "Error: ", *words):
-            assert word in line
+        for line, words in zip(self.problems(), refusals, strict=True):
+            assert len(line) < 500
+            for word in ("is refused: ", "Error: ", *words):
+                assert word in line
 
 
 @pytest.fixture
@@ -85,51 +86,32 @@ def test_valid_messages_pass_the_filter(watch: WorkerWatch) -> None:
     assert watch.problems() == []
 
 
-@pytest.mark.parametrize(
-    ("entry", "words"),
-    NOT_MESSAGES,
-    ids=lambda value: repr(value)[:30],
-)
 @pytest.mark.parametrize("queue", QUEUES)
-def test_an_entry_that_is_not_a_message_is_refused(watch: WorkerWatch, queue: str, entry: bytes, words: str) -> None:
-    watch.queues.lpush(queue, entry)
-    watch.check_refused(f"on {queue} is refused", words)
+def test_an_entry_that_is_not_a_message_is_refused(watch: WorkerWatch, queue: str) -> None:
+    watch.queues.lpush(queue, *(entry for entry, _ in NOT_MESSAGES))
+    watch.check_refused(*((f"on {queue} is refused", words) for _, words in NOT_MESSAGES))
 
 
 def test_an_invalid_entry_of_high_priority_is_refused(watch: WorkerWatch) -> None:
     watch.queues.lpush(list_key(SEGMENTS, Priority.HIGH), b"garbage")
-    watch.check_refused(f"on {SEGMENTS} is refused")
+    watch.check_refused([f"on {SEGMENTS} is refused"])
 
 
-@pytest.mark.parametrize(
-    ("path", "value"),
-    ENVELOPES,
-    ids=lambda value: repr(value)[:40],
-)
-def test_an_invalid_envelope_is_refused(watch: WorkerWatch, path: tuple[str, ...], value: Any) -> None:
-    watch.queues.lpush(SEGMENTS, json.dumps(changed(message(), path, value)))
-    watch.check_refused("nested" if path[-1] == "traceparent" else path[0])
+def test_invalid_envelopes_are_refused(watch: WorkerWatch) -> None:
+    watch.queues.lpush(SEGMENTS, *(json.dumps(changed(message(), path, value)) for path, value in ENVELOPES))
+    watch.check_refused(*(["nested" if path[-1] == "traceparent" else path[0]] for path, _ in ENVELOPES))
 
 
-@pytest.mark.parametrize(
-    ("body", "words"),
-    BODIES,
-    ids=lambda value: repr(value)[:40],
-)
-def test_invalid_arguments_are_refused(watch: WorkerWatch, body: Any, words: str) -> None:
-    watch.queues.lpush(SEGMENTS, json.dumps(changed(message(), ("body",), encoded(body))))
-    watch.check_refused(words)
+def test_invalid_arguments_are_refused(watch: WorkerWatch) -> None:
+    watch.queues.lpush(SEGMENTS, *(json.dumps(changed(message(), ("body",), encoded(body))) for body, _ in BODIES))
+    watch.check_refused(*([words] for _, words in BODIES))
 
 
-@pytest.mark.parametrize(
-    ("queue", "task", "arguments"),
-    OTHER_QUEUES,
-)
-def test_invalid_messages_on_clip_and_film_queues_are_refused(
-    watch: WorkerWatch, queue: str, task: str, arguments: list[Any]
-) -> None:
-    watch.queues.lpush(queue, json.dumps(message(*arguments, task=task, queue=queue)))
-    watch.check_refused(f"on {queue} is refused")
+@pytest.mark.parametrize("queue", QUEUES)
+def test_invalid_messages_are_refused_on_each_queue(watch: WorkerWatch, queue: str) -> None:
+    entries = [message(*arguments, task=task, queue=queue) for name, task, arguments in OTHER_QUEUES if name == queue]
+    watch.queues.lpush(queue, *map(json.dumps, entries))
+    watch.check_refused(*([f"on {queue} is refused"] for _ in entries))
 
 
 class TouchOnUnpickle:
@@ -160,14 +142,10 @@ def test_a_pickle_is_never_loaded(watch: WorkerWatch, tmp_path: Path, content_ty
     assert not unpickled.exists()
 
 
-@pytest.mark.parametrize(
-    ("channel", "data"),
-    BROADCASTS,
-    ids=lambda value: repr(value)[:20],
-)
-def test_a_worker_survives_invalid_commands_and_events(watch: WorkerWatch, channel: str, data: Any) -> None:
-    assert watch.queues.publish(channel, as_bytes(data)) == 1
-    watch.check_refused(f"on {channel} is refused")
+def test_a_worker_survives_invalid_commands_and_events(watch: WorkerWatch) -> None:
+    for channel, data in BROADCASTS:
+        assert watch.queues.publish(channel, as_bytes(data)) == 1
+    watch.check_refused(*([f"on {channel} is refused"] for channel, _ in BROADCASTS))
 
 
 def is_json_serializable(payload: Any) -> bool:
@@ -184,8 +162,9 @@ def test_hostile_states_in_messages_do_not_change_the_films(
     worker: Worker,
     start_worker: Callable[..., Worker],
 ) -> None:
-    # Given jobs that continue from a state, and their messages replaced by ones with a hostile state
-    hostile = [{"kind": "ltx2.v1", "payload": payload} for payload, _ in PAYLOADS if is_json_serializable(payload)]
+    # Given jobs that continue from a state, and their messages replaced by ones with every fourth hostile state
+    payloads = [payload for payload, _ in PAYLOADS if is_json_serializable(payload)]
+    hostile: list[Any] = [{"kind": "ltx2.v1", "payload": payload} for payload in payloads[::4]]
     hostile += [{}, {"kind": 7}, deep(90), {"payload": {"__type__": "datetime", "__value__": "2000-01-01"}}]
     state = submit(spec("a", "b", "c"), settings=module_settings).wait().state(2)
     jobs = [submit(spec("b"), from_state=state, settings=own_settings) for _ in hostile]
@@ -197,7 +176,7 @@ def test_hostile_states_in_messages_do_not_change_the_films(
     # When a worker receives them
     new_worker = start_worker(own_settings, "--loglevel", "WARNING")
     # Then every film is rendered from the job record's state, at the first attempt
-    assert len(hostile) > 70
+    assert len(hostile) > 20
     assert {film_hash_of(job) for job in jobs} == {film_hash_of(reference)}
     assert "refused" not in new_worker.text()
     assert "ERROR" not in new_worker.text()
