@@ -24,6 +24,7 @@ def serve(host: str, port: int) -> None:
 
         from tasks.server.access import Keys, check_address, check_host
         from tasks.server.app import make_app
+        from tasks.server.connections import BoundedConnection
     except ModuleNotFoundError as error:
         raise click.ClickException(f"{error.name} is missing; {INSTALL}") from None
     settings = Settings.from_env()
@@ -31,4 +32,4 @@ def serve(host: str, port: int) -> None:
     app = make_app(settings)
     check_address(host, port)
     check_servers(settings)
-    uvicorn.run(app, host=host, port=port, log_level="info", timeout_graceful_shutdown=5)
+    uvicorn.run(app, host=host, port=port, http=BoundedConnection, log_level="info", timeout_graceful_shutdown=5)

@@ -9,6 +9,11 @@ from urllib.parse import urlsplit
 
 from tasks.errors import LongtakeError
 
+_UNICAST = ipaddress.IPv6Network("2000::/3")
+"""All of IPv6 that is routed on the internet, by IANA's registry."""
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+"""IPv4 behind a translator, RFC 6052."""
+
 
 class AddressError(LongtakeError):
     """A URL to which nothing may be sent."""
@@ -43,7 +48,15 @@ def is_public(address: str) -> bool:
     """Whether an address is one of the public internet."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address):
-        inner = parsed.ipv4_mapped or parsed.sixtofour
-        if inner is not None and not inner.is_global:
+        if (inner := _ipv4_in(parsed)) is not None:
+            return is_public(str(inner))
+        if parsed not in _UNICAST:
             return False
     return parsed.is_global and not parsed.is_multicast
+
+
+def _ipv4_in(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address to which a packet goes in the end."""
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -32,6 +33,7 @@ from tasks.server.live import LiveFilms
 from tasks.server.parts import PartTable
 from tasks.server.webhooks import Sender
 from tasks.settings import Settings
+from tasks.spec.loader import MAX_SPEC_BYTES
 
 FOLDERS = "longtake-server-"
 """Prefix of the temporary folders with the films that are being sent."""
@@ -42,7 +44,16 @@ NO_KEY = Problem(
     "invalid_api_key",
     headers={"WWW-Authenticate": "Bearer"},
 )
+UPLOAD_PATHS = ("/jobs", "/new", "/v1/videos", "/v1/videos/extensions")
+LARGEST_OPEN_BODY_BYTES = 16 * 1024
+"""Of a request that needs no key."""
 ELSEWHERE = Problem(403, "a page of another site may not call this server", INVALID, "other_origin")
+
+
+def _largest_body(settings: Settings, path: str) -> int:
+    if path in OPEN_PATHS:
+        return LARGEST_OPEN_BODY_BYTES
+    return settings.server_body_bytes if path in UPLOAD_PATHS else min(settings.server_body_bytes, MAX_SPEC_BYTES)
 
 
 class _KeyCheck:
@@ -122,7 +133,7 @@ def make_app(settings: Settings) -> FastAPI:
     )
     app.add_middleware(_Callers)
     app.add_middleware(HeadRequests)
-    app.add_middleware(BodyLimit, limit=settings.server_body_bytes)
+    app.add_middleware(BodyLimit, largest=partial(_largest_body, settings))
     app.add_middleware(_KeyCheck, keys=keys)
     add_error_answers(app)
     app.include_router(jobs_api.router)

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
+from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.client.job import Job
@@ -173,7 +174,7 @@ def job_webhooks(job_id: JobId, context: Context) -> list[DeliveryView]:
     return [DeliveryView.model_validate(asdict(delivery)) for delivery in context.outbox.of_job(job_id)]
 
 
-@router.get("/{job_id}/film", response_class=StoredFile, responses=content("video/mp4", in_parts=True))
+@router.get("/{job_id}/film", response_class=FileResponse, responses=content("video/mp4", in_parts=True))
 def job_film(job_id: JobId, context: Context) -> StoredFile:
     """The film, MP4. Parts of it can be asked for with `Range`."""
     status = context.status(job_id)
@@ -192,7 +193,7 @@ def segment_state(job_id: JobId, segment: SegmentIndex, context: Context) -> dic
 
 
 @router.get(
-    "/{job_id}/segments/{segment}/clip", response_class=StoredFile, responses=content("video/mp4", in_parts=True)
+    "/{job_id}/segments/{segment}/clip", response_class=FileResponse, responses=content("video/mp4", in_parts=True)
 )
 def segment_clip(job_id: JobId, segment: SegmentIndex, context: Context) -> StoredFile:
     """The clip of a segment: an MP4 with its new pictures and its whole sound, which overlaps those next to it."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import BaseModel
 
 from tasks.jobs.events import BEGINNING, EventKind
@@ -70,7 +70,7 @@ def playlist_of_epoch(job_id: JobId, epoch: int, context: Context) -> Response:
 
 
 @router.get(
-    "/{job_id}/live/{epoch}/{name}.init.mp4", response_class=StoredFile, responses=content("video/mp4", in_parts=True)
+    "/{job_id}/live/{epoch}/{name}.init.mp4", response_class=FileResponse, responses=content("video/mp4", in_parts=True)
 )
 def live_header(job_id: JobId, epoch: int, name: str, context: Context) -> StoredFile:
     """What is played before all pieces."""
@@ -79,7 +79,7 @@ def live_header(job_id: JobId, epoch: int, name: str, context: Context) -> Store
 
 
 @router.get(
-    "/{job_id}/live/{epoch}/{name}.m4s", response_class=StoredFile, responses=content("video/mp4", in_parts=True)
+    "/{job_id}/live/{epoch}/{name}.m4s", response_class=FileResponse, responses=content("video/mp4", in_parts=True)
 )
 def live_piece(job_id: JobId, epoch: int, name: str, context: Context) -> StoredFile:
     """A piece: the pictures of one clip, and its sound."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jinja2
-from fastapi import APIRouter, Form, Request, Response
+from fastapi import APIRouter, Depends, Form, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
-from starlette.concurrency import run_in_threadpool
 from starlette.staticfiles import StaticFiles
 
 from tasks.client.fork import fork_longer
@@ -28,7 +28,7 @@ from tasks.server.answers import RequestError, problem_of
 from tasks.server.context import Context, ServerContext
 from tasks.server.jobs_api import JobId
 from tasks.server.pictures import change_curve, changes, thumbnail
-from tasks.server.spec_requests import read_spec_request, requested_spec, submit_request
+from tasks.server.spec_requests import SpecRequest, read_form, read_spec_request, requested_spec, submit_request
 from tasks.server.views import job_view
 
 FOLDER = Path(__file__).with_name("page")
@@ -164,23 +164,42 @@ def new_page(context: Context) -> Response:
     return shown(context, "new.html", "New film", spec=EXAMPLE)
 
 
+@dataclass(frozen=True, slots=True)
+class _NewFilm:
+    """What the form for a new film sent. text: of its spec. wanted: or what is wrong with it."""
+
+    text: str
+    is_submitted: bool
+    wanted: SpecRequest | SpecError | RequestError
+
+
+async def _read_new_film(request: Request) -> _NewFilm:
+    wanted: SpecRequest | SpecError | RequestError
+    async with read_form(request) as form:
+        text, action = str(form.get("spec", "")), form.get("action")
+        try:
+            wanted = await read_spec_request(request)
+        except (SpecError, RequestError) as error:
+            wanted = error
+    return _NewFilm(text, action == "submit", wanted)
+
+
 @router.post("/new")
-async def submit_page(request: Request, context: Context) -> Response:
+def submit_page(sent: Annotated[_NewFilm, Depends(_read_new_film)], context: Context) -> Response:
     """Check a spec, or submit it."""
-    form = await request.form()
-    text = str(form.get("spec", ""))
     try:
-        wanted = await read_spec_request(request)
-        if form.get("action") != "submit":
-            spec = requested_spec(context, wanted)
-            pace = await run_in_threadpool(pace_in_deployment, context.settings, spec)
+        if isinstance(sent.wanted, Exception):
+            raise sent.wanted
+        if not sent.is_submitted:
+            spec = requested_spec(context, sent.wanted)
+            pace = pace_in_deployment(context.settings, spec)
             plan = plan_lines(spec, spec.model or context.settings.model, continues=False, pace=pace)
-            return shown(context, "new.html", "New film", spec=text, plan=plan)
-        with submit_request(context, wanted) as job:
+            return shown(context, "new.html", "New film", spec=sent.text, plan=plan)
+        with submit_request(context, sent.wanted) as job:
             return RedirectResponse(f"/films/{job.id}", 303)
-    except (SpecError, RequestError) as error:
+    except (SpecError, RequestError, JobStateError, RoomError) as error:
         problem = "\n".join(problem_of(error).message.split("; "))
-        return shown(context, "new.html", "New film", spec=text, problem=problem)
+        return shown(context, "new.html", "New film", spec=sent.text, problem=problem)
 
 
 @router.get("/login")

@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 
@@ -32,6 +33,7 @@ from tasks.spec.schema import JobSpec
 MOST_PARTS = 20
 LARGEST_MEDIA_BYTES = 4 * 1024**3
 """Of a video or a sound; the limit of a whole request, LONGTAKE_SERVER_BODY_BYTES, is lower."""
+_DATA_TEXT = re.compile(rb'"data:[^"]*"')
 _DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+;base64,")
 
 
@@ -51,21 +53,26 @@ async def read_spec_request(request: Request) -> SpecRequest:
     Raises:
         RequestError, SpecError: it cannot be read.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "multipart/form-data":
-        return _of_text(await request.body())
+    if not is_form(request):
+        return await run_in_threadpool(_of_text, await request.body())
     async with read_form(request) as form:
         text = await _text_of(form, "spec")
         if text is None:
             raise invalid("spec: missing; it is the job's spec as JSON", param="spec")
-        found = _of_text(text)
+        found = await run_in_threadpool(_of_text, text)
         sent = {name: await file_of(form, name, limit_of(name)) for name in INPUT_FIELDS}
         state = await _text_of(form, "state")
     files = {
         **found.files,
         **{name: data for name, data in sent.items() if data},
     }  # a form sends an empty file for none
-    return SpecRequest(found.spec, found.source, files, None if state is None else _json_of(state))
+    sent_state = None if state is None else await run_in_threadpool(_json_of, state)
+    return SpecRequest(found.spec, found.source, files, sent_state)
+
+
+def is_form(request: Request) -> bool:
+    """Whether a request is a form that may have files."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower() == "multipart/form-data"
 
 
 @asynccontextmanager
@@ -73,8 +80,10 @@ async def read_form(request: Request) -> AsyncIterator[FormData]:
     """The form in a request, with every field once: which of two would count is not obvious.
 
     Raises:
-        RequestError: a field is there twice.
+        RequestError: it is not of multipart/form-data, or a field is there twice.
     """
+    if not is_form(request):
+        raise invalid("the request: send a form of multipart/form-data")
     async with request.form(max_files=MOST_PARTS, max_fields=MOST_PARTS, max_part_size=MAX_SPEC_BYTES) as form:
         names = [name for name, _ in form.multi_items()]
         for name in names:
@@ -173,12 +182,21 @@ def data_url(text: str, name: str, limit_bytes: int) -> bytes:
 
 
 def _of_text(data: bytes) -> SpecRequest:
-    if len(data) > MAX_SPEC_BYTES + LARGEST_FILE_BYTES * 4 // 3:
-        raise invalid(f"the spec is larger than {MAX_SPEC_BYTES:,} bytes")
-    spec, source = data_of(data, "spec")
+    spec, source = fields_in(data, "spec")
     sent = {name: text for name in INPUT_FIELDS if isinstance(text := spec.get(name), str)}
     fields = {name: value for name, value in spec.items() if name not in sent}
     return SpecRequest(fields, source, {name: data_url(text, name, limit_of(name)) for name, text in sent.items()})
+
+
+def fields_in(data: bytes, name: str) -> tuple[dict[str, Any], SpecSource]:
+    """The fields in the JSON or YAML of a request, unchecked. It takes seconds, so it is called in a thread.
+
+    Raises:
+        RequestError: it is larger than a spec may be, without its `data:` URLs. SpecError: it is no mapping.
+    """
+    if len(data) - sum(len(url[0]) for url in _DATA_TEXT.finditer(data)) > MAX_SPEC_BYTES:
+        raise invalid(f"{name}: larger than {MAX_SPEC_BYTES:,} bytes", status=413, code="too_large", param=name)
+    return data_of(data, name)
 
 
 async def _text_of(form: FormData, name: str) -> bytes | None:

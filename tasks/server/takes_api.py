@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Response
+from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.client.takes import MOST_TAKES, TakeState, TakeStatus, clip_blob
@@ -114,7 +115,7 @@ def retake_segment(
 
 @router.get(
     "/{job_id}/segments/{segment}/takes/{take}/clip",
-    response_class=StoredFile,
+    response_class=FileResponse,
     responses=content("video/mp4", in_parts=True),
 )
 def take_clip(job_id: JobId, segment: SegmentIndex, take: TakeNumber, context: Context) -> StoredFile:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi.responses import FileResponse
+from starlette.concurrency import run_in_threadpool
 
 from ltx2.media.images import LARGEST_FILE_BYTES
 from tasks.client.fork import create_fork, spec_of
@@ -20,7 +22,15 @@ from tasks.server.answers import content, invalid
 from tasks.server.context import Context, ServerContext
 from tasks.server.paging import page_of
 from tasks.server.pictures import spritesheet, thumbnail
-from tasks.server.spec_requests import LARGEST_MEDIA_BYTES, data_url, file_of, read_form, submit_spec
+from tasks.server.spec_requests import (
+    LARGEST_MEDIA_BYTES,
+    data_url,
+    fields_in,
+    file_of,
+    is_form,
+    read_form,
+    submit_spec,
+)
 from tasks.server.stored_files import StoredFile
 from tasks.server.videos import (
     REMIXED_FROM,
@@ -36,7 +46,7 @@ from tasks.server.videos import (
     video_of,
 )
 from tasks.spec.images import input_paths
-from tasks.spec.loader import check_spec, data_of
+from tasks.spec.loader import check_spec
 from tasks.spec.schema import JobSpec
 
 router = APIRouter(prefix="/v1/videos", tags=["videos"])
@@ -74,9 +84,8 @@ async def read_video_request(request: Request) -> VideoRequest:
 
 
 async def _read(request: Request) -> VideoRequest:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "multipart/form-data":
-        return VideoRequest(data_of(await request.body(), "request")[0])
+    if not is_form(request):
+        return VideoRequest((await run_in_threadpool(fields_in, await request.body(), "request"))[0])
     wanted, objects = VideoRequest(), dict[str, dict[str, str]]()
     async with read_form(request) as form:
         for name, part in form.multi_items():
@@ -97,7 +106,7 @@ async def _read(request: Request) -> VideoRequest:
         raise invalid(f"{both.pop()}: given more than once")
     wanted.fields.update(objects)
     if isinstance(text := wanted.fields.get("spec"), str):
-        wanted.fields["spec"] = data_of(text.encode(), "spec")[0]
+        wanted.fields["spec"] = (await run_in_threadpool(fields_in, text.encode(), "spec"))[0]
     return wanted
 
 
@@ -196,7 +205,7 @@ def delete_video(video_id: VideoId, context: Context) -> DeletedVideo:
 
 @router.get(
     "/{video_id}/content",
-    response_class=StoredFile,
+    response_class=FileResponse,
     responses=content("video/mp4", "image/webp", "image/jpeg", in_parts=True),
 )
 def download_content(

@@ -1,8 +1,19 @@
 // Keeps a page of longtake true while it is looked at, and plays films that are being rendered.
 
+const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+// The answer of the server, which may be out or started again for a while.
+async function answered(url, options) {
+  for (;; await wait(2000)) {
+    const answer = await fetch(url, options).catch(() => null);
+    if (answer && answer.status < 500) return answer;
+  }
+}
+
 // Ask for the page again and replace its live part: the server has rendered it.
 async function refresh(live) {
-  const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+  const answer = await answered(location.href, { headers: { Accept: "text/html" } });
+  if (answer.status === 404) live.textContent = "This film was deleted.";
   if (!answer.ok) return;
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   const fresh = page.querySelector("[data-live]");
@@ -27,7 +38,10 @@ function follow(live, log) {
       due = due || setTimeout(() => { due = null; refresh(live); }, 700);
     });
   }
-  events.onerror = () => { if (log && live.querySelector(":scope > :is(.done, .failed, .cancelled)")) events.close(); };
+  events.onerror = () => {
+    if (log && live.querySelector(":scope > :is(.done, .failed, .cancelled)")) events.close();
+    else if (events.readyState === EventSource.CLOSED) refresh(live); // it was refused: the film is gone
+  };
 }
 
 function note(log, kind, data) {
@@ -57,10 +71,12 @@ async function showJoin(place) {
   place.textContent = `${join.change.toFixed(1)} (inside up to ${join.largest_change.toFixed(1)})${sound}: ${verdict}`;
 }
 
-const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const ended = (target, name) => new Promise((resolve) => target.addEventListener(name, resolve, { once: true }));
 
-const listed = async (film) => (await fetch(`${film}/live`, { cache: "no-store" })).json();
+async function listed(film) {
+  const answer = await answered(`${film}/live`, { cache: "no-store" });
+  return answer.ok ? answer.json() : { pieces: [], ended: true };
+}
 
 // Chromium's own HLS player fails on a short growing playlist, so the page appends the same pieces itself.
 async function play(video) {
@@ -68,27 +84,39 @@ async function play(video) {
   if ("done" in video.dataset) { video.src = `${film}/film`; return; }
   let now = await listed(film);
   while (!now.pieces.length && !now.ended) { await wait(1000); now = await listed(film); }
-  if (!now.pieces.length) return;
+  if (!now.pieces.length) { caption("Nothing was rendered"); return; }
   if (!("MediaSource" in window)) { video.src = `${film}/live.m3u8`; return; }
   const source = new MediaSource();
   video.src = URL.createObjectURL(source);
   await ended(source, "sourceopen");
-  const header = await (await fetch(now.header)).arrayBuffer();
+  const header = await (await answered(now.header)).arrayBuffer();
   const buffer = source.addSourceBuffer(`video/mp4; codecs="${codec(new Uint8Array(header))}, mp4a.40.2"`);
-  const append = async (data) => { buffer.appendBuffer(data); await ended(buffer, "updateend"); };
+  const append = async (data) => {
+    try { buffer.appendBuffer(data); } catch (error) {
+      if (error.name !== "QuotaExceededError") throw error;
+      await wait(1000); // full: there is room again once some of it was played
+      return append(data);
+    }
+    await ended(buffer, "updateend");
+  };
   await append(header);
   video.play().catch(() => {});
   for (let done = 0, epoch = now.epoch; ; ) {
-    for (; done < now.pieces.length; done++) await append(await (await fetch(now.pieces[done])).arrayBuffer());
-    document.querySelector("[data-player]").textContent =
-      now.ended ? "The film" : `Live: ${done} segments can be played`;
+    for (; done < now.pieces.length; done++) {
+      const piece = await answered(now.pieces[done]);
+      if (!piece.ok) break; // the film was changed, or deleted
+      await append(await piece.arrayBuffer());
+    }
+    caption(now.ended ? "All that was rendered" : `Live: ${done} segments can be played`);
     if (now.ended) break;
     await wait(500);
     now = await listed(film);
-    if (now.epoch !== epoch) { location.reload(); return; }
+    if ("epoch" in now && now.epoch !== epoch) { location.reload(); return; }
   }
   source.endOfStream();
 }
+
+const caption = (text) => { document.querySelector("[data-player]").textContent = text; };
 
 // The H.264 profile and level are in the avcC box.
 function codec(bytes) {

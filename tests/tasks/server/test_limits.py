@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tasks.server.limits import BodyLimit
 
@@ -20,7 +20,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await PlainTextResponse(body.decode())(scope, receive, send)
 
 
-def answered(*parts: dict[str, Any]) -> tuple[int, str]:
+def answered(*parts: dict[str, Any], application: ASGIApp = echo) -> tuple[int, str]:
     """The status and body for a request whose client sends these parts, and then nothing."""
     sent: list[dict[str, Any]] = []
     waiting = list(parts)
@@ -28,13 +28,14 @@ def answered(*parts: dict[str, Any]) -> tuple[int, str]:
     async def receive() -> dict[str, Any]:
         if not waiting:
             await asyncio.Event().wait()
+        await asyncio.sleep(0.01)
         return {"type": "http.request"} | waiting.pop(0)
 
     async def send(message: Any) -> None:
         sent.append(message)
 
     scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": []}
-    asyncio.run(BodyLimit(echo, 100, pause_s=0.05)(scope, receive, send))  # type: ignore[arg-type]
+    asyncio.run(BodyLimit(application, lambda path: 100, pause_s=0.05)(scope, receive, send))  # type: ignore[arg-type]
     return sent[0]["status"], sent[1]["body"].decode()
 
 
@@ -45,9 +46,31 @@ def test_a_request_that_is_whole_is_answered() -> None:
 @pytest.mark.parametrize("parts", [[], [{"body": b"a", "more_body": True}]], ids=["at its start", "in the middle"])
 def test_a_request_that_stops_is_refused(parts: list[dict[str, Any]]) -> None:
     status, body = answered(*parts)
-    assert (status, json.loads(body)["error"]["message"]) == (408, "nothing came of the request for 0.05 s")
+    assert (status, json.loads(body)["error"]["message"]) == (
+        408,
+        "the request stopped for 0.05 s, or came at less than 1,000 bytes/s",
+    )
 
 
 def test_a_request_that_grows_too_large_is_refused() -> None:
     status, body = answered(*[{"body": b"x" * 60, "more_body": True}] * 2)
+    assert (status, json.loads(body)["error"]["code"]) == (413, "too_large")
+
+
+def test_a_request_that_drips_is_refused() -> None:
+    """Each part comes in time, and the whole never would."""
+    status, body = answered(*[{"body": b"x", "more_body": True}] * 50)
+    assert (status, json.loads(body)["error"]["code"]) == (408, "too_slow")
+
+
+def test_it_is_said_what_is_wrong_with_a_body_that_the_application_cannot_read() -> None:
+    """FastAPI answers every error of a body with one of its own."""
+
+    async def hiding(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await echo(scope, receive, send)
+        except Exception:
+            await PlainTextResponse("there was an error", 400)(scope, receive, send)
+
+    status, body = answered(*[{"body": b"x" * 60, "more_body": True}] * 2, application=hiding)
     assert (status, json.loads(body)["error"]["code"]) == (413, "too_large")

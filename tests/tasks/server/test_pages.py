@@ -79,6 +79,20 @@ def test_a_job_is_paused_and_cancelled_on_its_page(page: Page, server: Server, c
     assert page.errors == []
 
 
+def test_a_page_says_that_its_film_was_deleted(page: Page, server: Server, client: httpx2.Client) -> None:
+    # Given somebody who waits for a film
+    log_in(page, server)
+    job_id = submitted(client, spec(*"abcdefghijklmnopqrstuvwxyz"))
+    page.open(f"{server.url}/films/{job_id}")
+    page.until("document.querySelector('.events').textContent.includes('accepted')")
+    # When somebody else deletes it
+    client.delete(f"/v1/videos/{job_id}")
+    # Then the page says so, and no script fails
+    page.until("document.querySelector('[data-live]').textContent == 'This film was deleted.'")
+    assert all("status of 404" in error for error in page.errors)
+    page.errors.clear()
+
+
 def test_a_finished_film_is_listed_and_played(
     page: Page, server: Server, client: httpx2.Client, worker: Worker
 ) -> None:
