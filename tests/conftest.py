@@ -24,12 +24,18 @@ from tasks.embedded.servers import find_redis_server
 from tasks.jobs.connection import connect
 from tasks.jobs.store import JobStore
 from tasks.settings import Settings
-from tests.forkserver import fork_server
+from tests.forkserver import ADDRESS, fork_server, launch
 
 ROOT = Path(__file__).resolve().parents[1]
 STAND_IN = "tests.stand_in:StandInEngine"
 hypothesis_settings.register_profile("longtake", deadline=None)  # tests must pass on a busy machine
 hypothesis_settings.load_profile("longtake")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the fork server early, for all test processes of this run."""
+    if config.getoption("numprocesses", None) and ADDRESS not in os.environ:
+        launch()
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -178,6 +184,7 @@ def start_worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
 @pytest.fixture
 def longtake(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the `longtake` command in the test's temporary folder."""
+    fork_server()  # before threads of a test use it
 
     def run(*arguments: object, settings: Settings, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
         with TemporaryFile() as out, TemporaryFile() as err:

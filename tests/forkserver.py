@@ -1,13 +1,15 @@
 """A process that has imported what a command or a worker needs, and forks one process per request.
 
-Importing Celery, pydantic and torch takes seconds of a core, and tests start hundreds of processes. A forked process
-is otherwise like a new one: its own environment, working directory, session, streams and exit status. Tests of imports,
-of encodings and of the interpreter's own options start new processes. So does `longtake render` for its worker, which
-also shows that the interpreter can end while threads run.
+Importing Celery, pydantic, torch and diffusers takes seconds of a core, and tests start hundreds of processes. A forked
+process is otherwise like a new one: its own environment, working directory, session, umask, streams and exit status.
+Tests of imports, of encodings and of the interpreter's own options start new processes. So do those of renders that are
+interrupted, which also show that the interpreter can end while threads run. A forked `longtake render` has its worker
+forked, too.
 
-Started as `python -m tests.forkserver FD`, FD being a Unix socket. A request is a JSON object with `module`, which runs
-as with `python -m`, its `arguments`, `environ` and `folder`. Three files come with it: standard output, standard error,
-and a pipe, which gets a line with the process id and, at the end, a line with the exit status.
+Started as `python -m tests.forkserver FD`, FD being a Unix socket that listens; all processes of a test run use one.
+Each client has a process that serves it, and ends with it. A request is a JSON object with `module`, which runs as with
+`python -m`, its `arguments`, `environ`, `folder` and `umask`. Three files come with it: standard output, standard
+error, and a pipe, which gets a line with the process id and, at the end, a line with the exit status.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import io
 import json
 import os
 import runpy
+import secrets
 import signal
 import socket
 import subprocess
@@ -38,6 +41,7 @@ PRELOADED = (
     "celery.concurrency.prefork",
     "celery.worker.consumer",
     "kombu.transport.redis",
+    "ltx2.engine",
     "ltx2.media.clip",
     "ltx2.media.film",
     "ltx2.state.continuation",
@@ -47,6 +51,9 @@ PRELOADED = (
     "tasks.messaging.celery_app",
     "tests.stand_in",
 )
+ADDRESS = "TESTS_FORK_SERVER"
+"""The variable with the name of its socket, an abstract one."""
+FORKED_PYTHON = Path(__file__).with_name("forked_python.sh")
 READ_AT_IMPORT = {"REMAP_SIGTERM"}
 """Variables that modules read when they are imported: with these, a process is started anew."""
 REQUEST_BYTES = 1 << 17  # an environment is a few kB
@@ -84,24 +91,34 @@ class ForkedProcess:
             os.kill(self.pid, number)
 
 
+@functools.cache
+def launch() -> subprocess.Popen[bytes]:
+    """Start the fork server, which ends with this process; its address goes into this process's environment."""
+    name = f"longtake-tests-{os.getpid()}-{secrets.token_hex(4)}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(f"\0{name}")
+        listener.listen()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.forkserver", str(listener.fileno())],
+            stdin=subprocess.DEVNULL,
+            pass_fds=[listener.fileno()],
+            cwd=Path(__file__).parents[1],
+            env=os.environ | {"HF_HUB_OFFLINE": "1"},  # read when diffusers is imported
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+    os.environ[ADDRESS] = name
+    return process
+
+
 class ForkServer:
-    """Client of the fork server process, which ends with this process, as do those that it started."""
+    """A client of the fork server process; what it started ends with this process."""
 
     def __init__(self) -> None:
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.forkserver", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                cwd=Path(__file__).parents[1],
-                start_new_session=True,
-                preexec_fn=die_with_parent,
-            )
-
-    def fileno(self) -> int:
-        """The socket of `tests.forked_command`."""
-        return self._socket.fileno()
+        if ADDRESS not in os.environ:
+            launch()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.connect(f"\0{os.environ[ADDRESS]}")
 
     def start(
         self, module: str, *arguments: object, environ: Mapping[str, str], folder: Path, out: IO[bytes], err: IO[bytes]
@@ -123,6 +140,7 @@ class ForkServer:
             "arguments": [*map(str, arguments)],
             "environ": dict(environ),
             "folder": str(folder),
+            "umask": None,
         }
         ours, theirs = os.pipe()
         try:
@@ -134,13 +152,24 @@ class ForkServer:
 
 @functools.cache
 def fork_server() -> ForkServer:
-    """The fork server of this test process, started on first use."""
+    """The fork server of this test run, started on first use, if no other process has."""
     return ForkServer()
+
+
+def accept(listener: socket.socket) -> None:
+    """Fork a process for every client. Returns in those processes alone, at their ends."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps these processes, and theirs
+    while True:
+        requests, _ = listener.accept()
+        if not os.fork():
+            die_with_parent()
+            listener.close()
+            return serve(requests)
+        requests.close()
 
 
 def serve(requests: socket.socket) -> None:
     """Fork a process for every request. Returns at the end, also in each of these processes."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the watchers
     while True:
         message, files, _, _ = socket.recv_fds(requests, REQUEST_BYTES, FILES)
         if not message:
@@ -179,6 +208,9 @@ def become(request: dict[str, Any], out: int, err: int) -> None:
     os.environ.clear()
     os.environ.update(request["environ"])
     os.chdir(request["folder"])
+    if request["umask"] is not None:
+        os.umask(request["umask"])
+    sys.executable = str(FORKED_PYTHON)
     sys.path[:1] = [request["folder"], *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     sys.argv = ["", *request["arguments"]]
     sys.modules.pop(request["module"], None)  # it runs again, as `__main__`
@@ -210,4 +242,4 @@ if __name__ == "__main__":
         importlib.import_module(name)
     assert "tasks.worker.app" not in sys.modules
     gc.freeze()  # or each process would search what was imported here for garbage, and so copy it
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    accept(socket.socket(fileno=int(sys.argv[1])))

@@ -94,10 +94,11 @@ def script(document: Path, folder: Path) -> str:
 @pytest.fixture
 def desk(tmp_path: Path) -> Path:
     """A folder as a reader has it: the examples, and `longtake` on PATH whether it is installed or not."""
+    fork_server()
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     (tmp_path / "bin").mkdir()
     command = tmp_path / "bin" / "longtake"
-    run = [sys.executable, "-ES", ROOT / "tests/forked_command.py", fork_server().fileno(), "tasks.cli"]
+    run = [sys.executable, "-ES", ROOT / "tests/forked_command.py", "tasks.cli"]
     command.write_text(f'#!/bin/sh\nexec {shlex.join(map(str, run))} "$@"\n')
     command.chmod(0o755)
     return tmp_path
@@ -134,7 +135,6 @@ def test_every_block_runs(
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            pass_fds=[fork_server().fileno()],
         )
         try:
             status = shell.wait(TIMEOUT_S)

@@ -18,12 +18,15 @@ import psutil
 import pytest
 from PIL import Image
 
+from ltx2.request import SegmentRequest
+from ltx2.timeline import SegmentShape, exact, first_timing
 from tasks.client.submit import submit
 from tasks.embedded.servers import embedded_deployment
 from tasks.embedded.servers import worker as start_worker
 from tasks.settings import Settings
 from tests.conftest import ROOT, STAND_IN, environment, wait_until
 from tests.e2e.refusals import check_refused
+from tests.stand_in import StandInEngine
 
 HARBOUR = ROOT / "examples" / "harbour.yaml"
 Longtake = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -65,9 +68,7 @@ def wait_committed(process: subprocess.Popen[bytes], count: int) -> list[psutil.
     return psutil.Process(process.pid).children(recursive=True)
 
 
-def test_the_example_in_the_readme_renders_the_same_film_twice(
-    user_settings: Settings, longtake: Longtake, tmp_path: Path
-) -> None:
+def test_the_example_in_the_readme_becomes_a_film(user_settings: Settings, longtake: Longtake, tmp_path: Path) -> None:
     # When
     done = longtake("render", HARBOUR, "-o", "out/film.mp4", "--report", "out/joins", settings=user_settings)
     # Then
@@ -83,29 +84,9 @@ def test_the_example_in_the_readme_renders_the_same_film_twice(
     assert [segment["prompt"] for segment in report["segments"]][1] == "gulls follow the boat"
     with_what = {"precision": "fp32", "offload": "none", "text_encoder": "cpu", "attention": "bf16"}
     assert [segment["made_with"] for segment in report["segments"]] == [with_what] * 3
-    # When it is rendered again, without what the render left
+    # And what the render left can be deleted
     assert longtake("gc", "--renders", settings=user_settings).stdout.endswith(" bytes, deleted\n")
     assert list((user_settings.home / "renders").iterdir()) == []
-    again = longtake("render", HARBOUR, "-o", "out/film.mp4", settings=user_settings)
-    # Then the film is the same
-    assert again.returncode == 0, again.stderr
-    assert again.stdout == ""
-    assert json.loads((tmp_path / "out" / "film.report.json").read_text())["sha256"] == report["sha256"]
-
-
-def test_a_prompt_that_the_small_model_does_not_understand_is_a_warning(
-    user_settings: Settings, longtake: Longtake, tmp_path: Path
-) -> None:
-    # Given two segments with the same prompt
-    segments = 2 * [{"prompt": "an astronaut riding a horse"}]
-    small = {"model": "shapes", "width": 64, "height": 64, "frames": 9, "overlap": 1, "segments": segments}
-    (tmp_path / "spec.json").write_text(json.dumps(small))
-    # When
-    done = longtake("render", "spec.json", "-o", "film.mp4", settings=user_settings)
-    # Then the film is made, and the warning is shown once
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("warning: segment 0: the small model `shapes` does not understand this prompt") == 1
-    assert "warning: segment 1" not in done.stderr
 
 
 def test_files_under_home_are_the_users_alone(user_settings: Settings, tmp_path: Path) -> None:
@@ -131,62 +112,45 @@ def test_files_under_home_are_the_users_alone(user_settings: Settings, tmp_path:
         os.umask(before)
 
 
-def test_a_start_image_is_relative_to_its_spec(user_settings: Settings, longtake: Longtake, tmp_path: Path) -> None:
-    # Given a spec outside the working directory, and a missing image
+def test_a_render_reads_its_image_next_to_its_spec_shows_warnings_and_ignores_other_servers(
+    user_settings: Settings, longtake: Longtake, tmp_path: Path
+) -> None:
+    # Given a spec outside the working directory, a missing image, and an environment that names unreachable servers
     (tmp_path / "specs").mkdir()
-    (tmp_path / "specs" / "job.yaml").write_text(f"{SLOW}image: boat.jpg\n")
-    fast = user_settings.model_copy(update={"engine": STAND_IN})
+    warned = SLOW.replace("prompt: b", "prompt: warn").replace("prompt: c", "prompt: warn")
+    (tmp_path / "specs" / "job.yaml").write_text(f"{warned}image: boat.jpg\n")
+    fast = user_settings.model_copy(update={"engine": STAND_IN, "blob_url": "redis://127.0.0.1:1/0"})
     missing = longtake("render", "specs/job.yaml", "-o", "film.mp4", settings=fast)
     assert missing.returncode == 1
     assert "boat.jpg: No such file" in missing.stderr
     # When the image exists
     Image.new("RGB", (300, 200), "navy").save(tmp_path / "specs" / "boat.jpg")
     done = longtake("render", "specs/job.yaml", "-o", "film.mp4", settings=fast)
-    # Then
+    # Then the film is made, and a warning of two segments is shown once
     assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
     assert film_facts(tmp_path / "film.mp4")["frames"] == 17 + 3 * 8
+    assert done.stderr.count("warning: ") == done.stderr.count("warning: segment 1: the prompt is odd") == 1
 
 
 def test_a_state_is_continued_in_another_film(user_settings: Settings, longtake: Longtake, tmp_path: Path) -> None:
     # Given a state in a file
-    state = {"kind": "ltx2.v1", "payload": _harbour_state()}
-    (tmp_path / "harbour.state.json").write_text(json.dumps(state))
+    request = SegmentRequest("a boat", 7, 96, 64, first_timing(SegmentShape(25, exact(24))))
+    state = StandInEngine().run(request).state.to_continuation_state()
+    (tmp_path / "harbour.state.json").write_text(json.dumps({"kind": state.kind, "payload": state.payload}))
     # When
-    lighthouse = ROOT / "examples" / "lighthouse.yaml"
-    done = longtake("render", lighthouse, "--from-state", "harbour.state.json", "-o", "l.mp4", settings=user_settings)
+    lighthouse, fast = ROOT / "examples" / "lighthouse.yaml", user_settings.model_copy(update={"engine": STAND_IN})
+    done = longtake("render", lighthouse, "--from-state", "harbour.state.json", "-o", "l.mp4", settings=fast)
     # Then the film begins after the frames of that state
     assert done.returncode == 0, done.stderr
     assert film_facts(tmp_path / "l.mp4")["frames"] == 25 - 9
 
 
-def _harbour_state() -> dict[str, Any]:
-    from ltx2.engine import Engine
-    from ltx2.request import SegmentRequest
-    from ltx2.timeline import SegmentShape, exact, first_timing
-
-    shape = SegmentShape(25, exact(24))
-    output = Engine.load("tiny", device="cpu").run(SegmentRequest("a boat", 7, 96, 64, first_timing(shape)))
-    return output.state.to_continuation_state().payload
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
-def test_an_interrupted_render_leaves_no_process_and_resumes(
-    user_settings: Settings, tmp_path: Path, number: int
-) -> None:
+def test_a_terminated_render_leaves_no_process_and_resumes(user_settings: Settings, tmp_path: Path) -> None:
     # Given a render with one committed segment
     spec, out = tmp_path / "slow.yaml", tmp_path / "film.mp4"
     spec.write_text(SLOW)
-    first = start_render(user_settings, spec, out, step_s=0.3)
-    children = wait_committed(first, 1)
-    assert len(children) >= 3  # Redis, the worker, its child
-    # When
-    first.send_signal(number)
-    _, errors = first.communicate(timeout=30)
-    # Then every process has ended
-    assert first.returncode == 130
-    assert b"Run the same command again to resume" in errors
-    assert not [child for child in children if child.is_running()]
-    assert not out.exists()
+    interrupt_render(user_settings, spec, out, signal.SIGTERM)
     # When the same command runs again
     second = start_render(user_settings, spec, out, step_s=0.01)
     _, errors = second.communicate(timeout=60)
@@ -198,14 +162,24 @@ def test_an_interrupted_render_leaves_no_process_and_resumes(
     assert [segment["engine_s"] > 1 for segment in report["segments"]] == [True] * done + [False] * (4 - done)
 
 
-def test_a_render_keeps_what_is_unchanged_in_its_spec(user_settings: Settings, tmp_path: Path) -> None:
+def interrupt_render(user_settings: Settings, spec: Path, out: Path, number: int) -> None:
+    """Interrupt a slow render after its first segment, and check that every process has ended."""
+    process = start_render(user_settings, spec, out, step_s=0.3)
+    children = wait_committed(process, 1)
+    assert len(children) >= 3  # Redis, the worker, its child
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert b"Run the same command again to resume" in errors
+    assert not [child for child in children if child.is_running()]
+    assert not out.exists()
+
+
+def test_an_interrupted_render_keeps_what_is_unchanged_in_its_spec(user_settings: Settings, tmp_path: Path) -> None:
     # Given an interrupted render with one committed segment or two
     spec, out = tmp_path / "slow.yaml", tmp_path / "film.mp4"
     spec.write_text(SLOW)
-    first = start_render(user_settings, spec, out, step_s=0.3)
-    wait_committed(first, 1)
-    first.send_signal(signal.SIGINT)
-    first.communicate(timeout=30)
+    interrupt_render(user_settings, spec, out, signal.SIGINT)
     [folder] = (user_settings.home / "renders").iterdir()
     assert json.loads((folder / "render.json").read_text())["film"] == str(out)
     # When its title, the prompt of its last segment and its number of segments change
@@ -272,17 +246,6 @@ def test_a_killed_render_leaves_no_process_and_resumes(user_settings: Settings, 
     _, errors = second.communicate(timeout=60)
     assert second.returncode == 0, errors
     assert film_facts(out)["frames"] == 17 + 3 * 8
-
-
-def test_a_render_ignores_the_servers_in_its_environment(
-    user_settings: Settings, tmp_path: Path, longtake: Longtake
-) -> None:
-    # Given an environment that names unreachable servers
-    elsewhere = user_settings.model_copy(update={"blob_url": "redis://127.0.0.1:1/0", "engine": STAND_IN})
-    (tmp_path / "job.yaml").write_text(SLOW)
-    # When / Then
-    done = longtake("render", "job.yaml", "-o", "film.mp4", settings=elsewhere)
-    assert done.returncode == 0, done.stderr
 
 
 def test_a_render_that_the_model_refuses_leaves_nothing(
