@@ -28,7 +28,7 @@ contents = st.sampled_from([b"", b"a", b"b" * CHUNK_BYTES, b"c" * (2 * CHUNK_BYT
 owners = st.sampled_from(["first", "second"])
 mimes = st.sampled_from(["image/png", "text/plain"])
 SETTINGS = settings(
-    max_examples=100,
+    max_examples=50,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
@@ -213,7 +213,7 @@ class BlobStoreMachine(RuleBasedStateMachine):
 
 
 def test_memory_agrees_with_a_model() -> None:
-    run_state_machine_as_test(lambda: BlobStoreMachine(MemoryControls()), settings=settings(SETTINGS, max_examples=400))
+    run_state_machine_as_test(lambda: BlobStoreMachine(MemoryControls()), settings=settings(SETTINGS, max_examples=150))
 
 
 def test_redis_agrees_with_a_model(start_server) -> None:

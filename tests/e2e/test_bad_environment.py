@@ -5,7 +5,8 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -101,17 +102,22 @@ def test_a_full_disk_behind_standard_output(module_settings: Settings, job: Job,
 # Servers and settings
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "submit spec.yaml", "serve --port 0"])
+def at_once(longtake: Command, commands: Iterable[str], settings: Settings) -> list[Completed]:
+    """Run commands at the same time, because they try for seconds."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda command: longtake(*command.split(), settings=settings), commands))
+
+
 def test_an_unreachable_redis(
-    longtake: Command, module_settings: Settings, spec: Path, tiny: Path, tmp_path: Path, command: str
+    longtake: Command, module_settings: Settings, spec: Path, tiny: Path, tmp_path: Path
 ) -> None:
     # Given
     port = free_port()
     unreachable = module_settings.model_copy(update={"redis_url": f"redis://user:secret@127.0.0.1:{port}/0"})
-    # When
-    result = longtake(*command.replace("ID", "abc").split(), settings=unreachable)
-    # Then
-    check_refused(result, f"Redis at redis://127.0.0.1:{port}/0", "refused")
+    commands = [command.replace("ID", "abc") for command in (*COMMANDS, "submit spec.yaml", "serve --port 0")]
+    # When / Then
+    for result in at_once(longtake, commands, unreachable):
+        check_refused(result, f"Redis at redis://127.0.0.1:{port}/0", "refused")
     assert [path.name for path in tmp_path.iterdir()] == ["spec.yaml"]
 
 
@@ -133,14 +139,9 @@ def test_an_unreachable_blob_server(longtake: Command, module_settings: Settings
     # Given
     port = free_port()
     unreachable = module_settings.model_copy(update={"blob_url": f"redis://127.0.0.1:{port}/0"})
-    # When
-    results = [
-        longtake("save", job.id, "-o", "film.mp4", settings=unreachable),
-        longtake("worker", "--only", "films", settings=unreachable),
-        longtake("serve", "--port", "0", settings=unreachable),
-    ]
-    # Then
-    for result in results:
+    commands = (f"save {job.id} -o film.mp4", "worker --only films", "serve --port 0")
+    # When / Then
+    for result in at_once(longtake, commands, unreachable):
         check_refused(result, f"Redis at 127.0.0.1:{port} cannot be used")
     assert list(tmp_path.iterdir()) == []
 

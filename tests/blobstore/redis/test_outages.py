@@ -61,8 +61,13 @@ def write_in_a_transaction(client: redis.Redis) -> None:
         pipe.execute()
 
 
-@pytest.mark.parametrize("call", [write, write_in_a_script, write_in_a_transaction])
-@pytest.mark.parametrize("fault", [demote, lose_the_master, lose_replicas, lose_the_disk])
+CALLS = [write, write_in_a_script, write_in_a_transaction]
+FAULTS = [demote, lose_the_master, lose_replicas, lose_the_disk]
+
+
+@pytest.mark.parametrize(
+    ("fault", "call"), [*zip(FAULTS, [*CALLS, write_in_a_script], strict=True), (demote, CALLS[1]), (demote, CALLS[2])]
+)
 def test_a_server_that_refuses_work_for_a_while(
     start_server, caplog: pytest.LogCaptureFixture, fault: Callable, call: Callable[[redis.Redis], None]
 ) -> None:

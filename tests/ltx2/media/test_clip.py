@@ -215,7 +215,7 @@ def test_a_clip_larger_than_the_limit_is_rejected() -> None:
         read_clip(data, max_bytes=size - 1)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=50)
 @given(st.data())
 def test_a_damaged_clip_is_read_or_rejected(data: st.DataObject) -> None:
     # Given a clip in which some bytes were overwritten

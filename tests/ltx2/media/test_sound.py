@@ -60,7 +60,7 @@ shapes = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(
     shape=shapes,
     count=st.integers(1, 12),
@@ -80,7 +80,7 @@ def test_a_tone_across_continuations_is_preserved(shape: SegmentShape, count: in
     assert error.max() <= half_a_sample + 1e-5
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(
     frames=st.integers(1, 20).map(lambda k: 8 * k + 1),
     overlap=st.sampled_from([1, 9, 17]),

@@ -280,7 +280,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(JSON)
 def test_any_json_is_a_state_or_rejected(payload: Any) -> None:
     check_decoded_or_rejected(payload)
@@ -293,7 +293,7 @@ def test_any_value_of_a_known_key_is_a_state_or_rejected(payload: dict[str, Any]
     check_decoded_or_rejected(payload)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.sampled_from(["frames", "container", "tensor", "tensor blob"]), st.data())
 def test_damaged_bytes_are_a_state_or_rejected(where: str, data: st.DataObject) -> None:
     # Given valid bytes of which some are replaced, inserted or removed
