@@ -109,9 +109,7 @@ def live_piece(
             if track is None:
                 block = composed(extent.spans[-len(clips) :], sounds, extent.start, extent.end)
             else:
-                given = Blocks(track.at(rate))
-                given.skip(extent.start)
-                block = given.take(extent.end - extent.start)
+                block = Blocks(track.at(rate, first=extent.start)).take(extent.end - extent.start)
             with media_errors(_WRITING):
                 for packet in extent.encoded(audio, block):
                     container.mux(packet)

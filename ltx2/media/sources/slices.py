@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from math import gcd
 
 import numpy as np
 
@@ -66,14 +67,20 @@ class Track:
             samples[round_half_up((window.start - start) * SOUND_RATE) :], window.latents * SAMPLES_PER_LATENT
         )
 
-    def at(self, rate: int) -> Iterator[Sound]:
-        """All samples in blocks, resampled once to `rate`; exactly the stored ones if they have it.
+    def at(self, rate: int, *, first: int = 0) -> Iterator[Sound]:
+        """The samples in blocks, resampled once to `rate`; exactly the stored ones if they have it.
+
+        first: the number of the first one at `rate`. What is long before it is not decoded; the samples are the same as
+        if it were.
 
         Raises:
             MediaError: as `window`.
         """
-        with open_flac(self._data) as (own, blocks):
-            yield from resampled(blocks, own, rate)
+        with open_flac(self._data) as (own, _):
+            grid = rate // gcd(own, rate)  # every so many samples lie at the time of a stored one
+        start = max(0, first - round_half_up(_EDGE_S * rate)) // grid * grid
+        with open_flac(self._data, start=Fraction(start, rate)) as (own, blocks):
+            yield from without_first(resampled(blocks, own, rate), first - start)
 
 
 class Blocks:
@@ -99,6 +106,13 @@ class Blocks:
             self._rest = block[missing:]
             missing -= len(parts[-1])
         return fitted(np.concatenate(parts), count)
+
+
+def without_first(blocks: Iterator[Sound], count: int) -> Iterator[Sound]:
+    """`blocks` after their first `count` samples."""
+    for block in blocks:
+        yield block[count:]
+        count = max(0, count - len(block))
 
 
 def first_samples(blocks: Iterator[Sound], count: int) -> Iterator[Sound]:

@@ -60,6 +60,14 @@ def test_at_its_own_rate_every_sample_is_the_stored_one() -> None:
     assert sum(map(len, TRACK.at(48_000))) == pytest.approx(480_000, abs=2)
 
 
+@pytest.mark.parametrize("rate", [44_100, 24_000, 48_000])
+def test_a_track_from_its_middle_on_has_the_samples_of_the_whole(rate: int) -> None:
+    whole = np.concatenate(list(TRACK.at(rate)))
+    for first in (1, rate // 20, 7 * rate + 11, len(whole) - 5):
+        assert np.array_equal(np.concatenate(list(TRACK.at(rate, first=first))), whole[first:])
+    assert not sum(map(len, TRACK.at(rate, first=len(whole) + rate)))
+
+
 def test_sound_before_the_film_cannot_be_given() -> None:
     timing = continued_timing(SHAPE, pinned=26, offset=Fraction(2, 3), index=1, first_frame=0)
     with pytest.raises(MediaError, match="segment 1 begins before the film"):
