@@ -33,7 +33,7 @@ from tasks.jobs.queues import Priority, list_key
 from tasks.jobs.records import ClipRecord, Handoff, JobStatus, PieceRecord, unpack_stored
 from tasks.jobs.results import JobContents, Unpinned
 from tasks.jobs.status_reading import FOREVER, damaged, no_such_job, queue_status, read_status
-from tasks.jobs.timing import FilmSource, film_source, shown_timing, timing_after, timing_in_plan
+from tasks.jobs.timing import FilmSource, committed_timings, film_source, timing_in_plan
 from tasks.jobs.units import START_INDEX, JobState, UnitKind
 from tasks.jobs.waits import Wait, read_waits
 from tasks.jobs.workers import WorkerList, WorkerRegistry
@@ -205,21 +205,7 @@ class JobReader:
         Raises:
             JobNotFoundError: no such job. RecordError: its spec lacks a committed segment.
         """
-        planned, handoffs = self.planned(job_id), self._all_handoffs(job_id)
-        previous: Handoff | None = None
-        timings = {}
-        for handoff in handoffs:
-            if (index := handoff.index) != START_INDEX:
-                if index not in planned:
-                    raise RecordError(f"the record of job {job_id} is damaged: it has no segment {index}")
-                if index and (previous is None or previous.index != index - 1):
-                    start = handoffs[0] if handoffs[0].index == START_INDEX else None
-                    timings[index] = timing_in_plan(planned, index, start)
-                else:
-                    around = {"before": planned.get(index - 1), "following": planned.get(index + 1)}
-                    timings[index] = shown_timing(timing_after(planned[index], previous, **around), previous)
-            previous = handoff
-        return timings
+        return committed_timings(self.planned(job_id), self._all_handoffs(job_id))
 
     def film_source(self, job_id: str, shown: SegmentTiming) -> FilmSource | None:
         """The video with which the film begins, if any. shown: the first of `timings`.
@@ -245,16 +231,14 @@ class JobReader:
         planned = {at: shared.planned(read_segment(data)) for at, data in enumerate(stored) if data is not None}
         return timing_in_plan(planned, index, self.handoff(job_id, START_INDEX))
 
-    def planned(self, job_id: str, *, undecided: bool = False) -> dict[int, PlannedSegment]:
-        """What the spec of a job says about the place of each segment, by index. undecided: before workers decided
-        lengths of `frames: auto`.
+    def planned(self, job_id: str) -> dict[int, PlannedSegment]:
+        """What the spec of a job says about the place of each segment, by index.
 
         Raises:
             JobNotFoundError: no such job.
         """
         shared = self.head(job_id).shared
-        segments = self._segments(job_id).items()
-        return {index: shared.planned(segment.undecided if undecided else segment) for index, segment in segments}
+        return {index: shared.planned(segment) for index, segment in self._segments(job_id).items()}
 
     def _all_handoffs(self, job_id: str) -> list[Handoff]:
         raw = cast("dict[bytes, bytes]", self._redis.hgetall(job_keys(job_id, "handoffs")[0]))

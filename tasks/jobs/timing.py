@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -86,6 +86,31 @@ def shown_timing(timing: SegmentTiming, start: Handoff | None) -> SegmentTiming:
         first_frame=start.first_frame - repeated,
         dissolve=repeated if start.source_clips else 0,
     )
+
+
+def committed_timings(planned: Mapping[int, PlannedSegment], handoffs: Sequence[Handoff]) -> dict[int, SegmentTiming]:
+    """Where committed segments are in the film that shows them, by index.
+
+    planned: the segments of the job by index. handoffs: of the committed ones, in order, after that of the state that
+    the job continues, if there is one.
+
+    Raises:
+        RecordError: a handoff is damaged, or of a segment that the job does not have.
+    """
+    start = next((handoff for handoff in handoffs if handoff.index == START_INDEX), None)
+    previous, timings = start, dict[int, SegmentTiming]()
+    for handoff in handoffs:
+        if (index := handoff.index) == START_INDEX:
+            continue
+        if index not in planned:
+            raise RecordError(f"the record of a job is damaged: it has no segment {index}")
+        if index and (previous is None or previous.index != index - 1):
+            timings[index] = timing_in_plan(planned, index, start)
+        else:
+            around = {"before": planned.get(index - 1), "following": planned.get(index + 1)}
+            timings[index] = shown_timing(timing_after(planned[index], previous, **around), previous)
+        previous = handoff
+    return timings
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from ltx2.timeline import FilmPart
 from tasks.deployment import Deployment
 from tasks.errors import JobNotFoundError
 from tasks.jobs.records import Handoff, JobStatus, PieceRecord
-from tasks.jobs.timing import FilmSource
+from tasks.jobs.timing import FilmSource, committed_timings, film_source
 from tasks.server.blob_files import BlobFiles
 from tasks.worker.track_cache import TrackCache
 
@@ -151,14 +151,18 @@ class LiveFilms:
             return film
 
     def _read(self, status: JobStatus) -> _Film:
-        jobs = self._deployment.jobs
-        first, timings = jobs.handoff(status.job_id, 0), jobs.places(status.job_id)
-        records, audio = jobs.clips(status.job_id), jobs.head(status.job_id).audio
+        contents = self._deployment.jobs.contents(status.job_id)
+        committed, shared, audio = contents.committed, contents.head.shared, contents.head.audio
+        timings = committed_timings(
+            {index: shared.planned(segment) for index, segment in enumerate(contents.segments)},
+            [*([committed.start] if committed.start else []), *committed.handoffs],
+        )
+        first = committed.handoffs[0] if committed.handoffs else None
         clips: list[str] = []
         known = status.segments - status.open  # whether the last one of an open film ends it is not known
-        while len(clips) in records and len(clips) in timings and len(clips) < known:
-            clips.append(records[len(clips)].blob_id)
-        source = jobs.film_source(status.job_id, timings[0]) if clips else None
+        while len(clips) in committed.clips and len(clips) in timings and len(clips) < known:
+            clips.append(committed.clips[len(clips)].blob_id)
+        source = film_source(committed.start, timings[0], first) if clips and committed.start and first else None
         before = source.parts if source else ()
         parts: list[FilmPart] = [*before, *(timings[index] for index in range(len(clips)))]
         clips = [*(source.clips if source else ()), *clips]
@@ -170,9 +174,10 @@ class LiveFilms:
             is_last = str(index == last)
             name = _name([RECIPE, str(index), is_last, *cut_off, *given, clips[0], *clips[start : index + 1]])
             pieces.append(Piece(index, name, part.shown_frames / part.fps))
-        planned = jobs.planned(status.job_id, undecided=True)  # a playlist's target duration must not change
-        lengths = [segment.shape.frames / segment.shape.fps for segment in planned.values()]
-        longest = max([*lengths, *(part.new_frames / part.fps for part in before)])
+        # before workers decided lengths: a playlist's target duration must not change
+        shapes = [shared.planned(segment.undecided).shape for segment in contents.segments]
+        lengths = [shape.frames / shape.fps for shape in shapes]
+        longest = max([*lengths, *(part.new_frames / part.fps for part in before)], default=Fraction(0))
         listed = PieceList(status.generation, tuple(pieces), longest, status.finished)
         return _Film(listed, parts, clips, starts, audio, source, last)
 

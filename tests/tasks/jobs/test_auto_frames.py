@@ -54,7 +54,6 @@ def test_a_length_is_decided_once_by_the_holder_of_the_claim(jobs: JobStore, cli
     commit(jobs, second)
     assert lengths(jobs) == [65, None]
     assert {index: one.shape.frames for index, one in jobs.planned(JOB).items()} == {0: 65, 1: 121}
-    assert {one.shape.frames for one in jobs.planned(JOB, undecided=True).values()} == {121}
     assert decided(jobs, second, 41) is None
 
 

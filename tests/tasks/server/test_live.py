@@ -189,6 +189,15 @@ def test_the_list_grows_while_the_film_renders(client: httpx2.Client, worker: Wo
     assert [time for time, _ in frames] == [Fraction(i, 24) for i in range(17 + 7 * 8)]
 
 
+def test_an_open_job_without_a_segment_has_nothing_to_play_yet(client: httpx2.Client) -> None:
+    # Given
+    job_id = submitted(client, spec(open=True))
+    # Then
+    assert client.get(f"/jobs/{job_id}/live").json()["pieces"] == []
+    assert client.get(f"/jobs/{job_id}/live.m3u8").status_code == 404
+    client.post(f"/jobs/{job_id}/cancel")
+
+
 def test_a_list_under_an_old_epoch_is_gone(client: httpx2.Client, film: str, server: Server) -> None:
     # Given
     place = client.get(f"/jobs/{film}/live.m3u8").headers["content-location"]
