@@ -291,10 +291,13 @@ class JobStore(JobEdits, JobTakes):
     def survey(self, job_id: str) -> list[Need]:
         """What an unfinished job needs."""
         keys, args = self._survey_arguments(job_id)
-        return _needs(self._run("survey", keys, *args))
+        return _needs(self._run("survey", keys, *args) or [])
 
-    def surveys(self, job_ids: Sequence[str]) -> Iterator[tuple[str, list[Need] | Exception]]:
-        """What each of these jobs needs, or why that cannot be read; one round trip, so not for too many."""
+    def surveys(self, job_ids: Sequence[str]) -> Iterator[tuple[str, list[Need] | Exception | None]]:
+        """What each of these jobs needs, or why that cannot be read; None: it has ended just now.
+
+        One round trip, so not for too many.
+        """
         with self._redis.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
                 keys, args = self._survey_arguments(job_id)
@@ -306,7 +309,7 @@ class JobStore(JobEdits, JobTakes):
             elif isinstance(reply, Exception):  # without its traceback, whose frames would keep it alive
                 yield job_id, reply.with_traceback(None)
             else:
-                yield job_id, _needs(reply)
+                yield job_id, None if reply is None else _needs(reply)
 
     def _survey_arguments(self, job_id: str) -> tuple[list[str], list[Any]]:
         keys = [*job_keys(job_id, "record", "units", "clips"), ACTIVE, ENDED, PULSE]

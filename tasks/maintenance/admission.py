@@ -19,6 +19,7 @@ from tasks.jobs.results import AdmissionOutcome
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import JobState
 from tasks.messaging.publisher import Publisher
+from tasks.messaging.tracing import tracing
 from tasks.settings import Settings
 from tasks.spec.head import SPATIAL_COMPRESSION, JobHead
 from tasks.spec.images import image_paths
@@ -135,6 +136,7 @@ def admit_waiting(jobs: JobStore, publisher: Publisher, budget_bytes: int | None
                 check_room(admission.needs_bytes, budget_bytes)
             except RoomError as error:
                 jobs.stop(admission.job_id, JobState.FAILED, str(error))
+                tracing.job_ended(admission.job_id, jobs)
         elif admission.outcome == AdmissionOutcome.ADMITTED:
             log.info("admitted", extra={"job": admission.job_id, "bytes": admission.needs_bytes})
             publisher.publish_due(admission.job_id)

@@ -29,6 +29,7 @@ from tasks.maintenance.parts import open_parts
 from tasks.maintenance.submissions import complete_submissions
 from tasks.maintenance.sweeper import Sweeper
 from tasks.messaging.publisher import Publisher
+from tasks.messaging.tracing import tracing
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -98,6 +99,7 @@ class Reconciler:
             except Exception:
                 if self._said.is_new(FAILED):
                     log.exception(FAILED)
+            tracing.export_roots()
 
     def stop(self) -> None:
         """End `run`."""
@@ -132,6 +134,9 @@ class Reconciler:
             if time.monotonic() - self._pulsed >= self._settings.reconcile_s:
                 self._pulse()  # so that a long round does not count as an outage
             for job_id, needs in self._jobs.surveys(active[first : first + JOBS_PER_SURVEY]):
+                if needs is None:
+                    tracing.job_ended(job_id, self._jobs)
+                    continue
                 with self._isolated(f"job {job_id}"):
                     published += self._reconcile_job(job_id, needs, seen, now)
                 if isinstance(needs, list) and any(need.why == NeedReason.POSSIBLE for need in needs):
@@ -204,7 +209,7 @@ class Reconciler:
                     continue
             except RecordError as error:  # its message cannot be written
                 log.error("its record is damaged", extra={"job": job_id, "reason": str(error)})
-                self._jobs.stop(job_id, JobState.FAILED, str(error))
+                self._fail(job_id, str(error))
                 return published
             published += 1
             log.warning("published again", extra={"job": job_id, "unit": need.unit, "reason": need.why})
@@ -222,7 +227,11 @@ class Reconciler:
         # a subclass says something about the server, such as a script that it has forgotten
         if type(error) is redis.ResponseError and not SERVER_STATE.search(str(error)):
             with suppress(redis.ResponseError):  # if that is damaged too, the log line is all that can be done
-                self._jobs.stop(job_id, JobState.FAILED, "its record is damaged; the log of a worker says how")
+                self._fail(job_id, "its record is damaged; the log of a worker says how")
+
+    def _fail(self, job_id: str, reason: str) -> None:
+        self._jobs.stop(job_id, JobState.FAILED, reason)
+        tracing.job_ended(job_id, self._jobs)
 
     def _is_stuck(self, suspect: _Message, need: Need, now: float) -> bool:
         if need.why == NeedReason.EXPIRED:

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
+from tasks.errors import LongtakeError
 from tasks.jobs.connection import OUTAGES
 from tasks.jobs.reader import JobReader
+from tasks.messaging.root_process import RootProcess
 
 if TYPE_CHECKING:
     from tasks.messaging.spans import Spans
@@ -34,9 +36,11 @@ class Tracing:
 
     def __init__(self) -> None:
         self._spans: Spans | None = None
+        self._roots: RootProcess | None = None
 
     def start(self) -> None:
         """Begin to export spans, if the environment names an exporter."""
+        self._roots = None
         if not is_wanted(os.environ):
             return
         if problem := not_possible(os.environ):
@@ -48,6 +52,11 @@ class Tracing:
             log.warning(MISSING, error.name)
             return
         self._spans = Spans()
+
+    def start_in_parent(self) -> None:
+        """Have the roots of jobs that end in this process, which forks others, be exported by `export_roots`."""
+        if is_wanted(os.environ) and not not_possible(os.environ):  # its children say what is not
+            self._roots = RootProcess()
 
     def stop(self) -> None:
         """Export what is left, for a few seconds at most, and end."""
@@ -81,13 +90,20 @@ class Tracing:
             self._spans.submitted(job_id, began_ns)
 
     def job_ended(self, job_id: str, jobs: JobReader) -> None:
-        """Export the root span of a job, if it has ended. An outage costs the root span, nothing else."""
+        """Export the root span of a job, if it has ended. An outage, or a damaged record, costs the root span alone."""
+        if self._roots is not None:
+            self._roots.add(job_id)
         if self._spans is None:
             return
-        with suppress(*OUTAGES, redis.RedisError):
+        with suppress(*OUTAGES, redis.RedisError, LongtakeError):
             status = jobs.status(job_id)
             if status.finished:
                 self._spans.job(status)
+
+    def export_roots(self) -> None:
+        """Start to export the roots of the jobs that have ended in this process; see `start_in_parent`."""
+        if self._roots is not None:
+            self._roots.start()
 
 
 tracing = Tracing()

@@ -154,6 +154,7 @@ def consume_sticky_queue(sender: str, **_: Any) -> None:
 @signals.worker_ready.connect
 def start_threads(**_: Any) -> None:
     """Look for stuck jobs, and write heartbeats, as long as this worker lives."""
+    tracing.start_in_parent()
     reconciler_thread.start()
     if process.heartbeat is not None:
         process.heartbeat.start()

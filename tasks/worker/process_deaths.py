@@ -11,9 +11,11 @@ from billiard.exceptions import WorkerLostError
 from celery import Task, signals
 
 from tasks.jobs.connection import connect
+from tasks.jobs.results import ReleaseOutcome
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import START_INDEX, UnitKind, WorkUnit
 from tasks.messaging.topology import CLIP_TASK, FILM_TASK, SEGMENT_TASK, TAKE_TASK
+from tasks.messaging.tracing import tracing
 from tasks.worker.context import process
 from tasks.worker.failures import OUTCOMES
 
@@ -43,9 +45,12 @@ def _report(job_id: str, unit: WorkUnit, ticket: int, reason: str) -> None:
     settings = process.context.settings
     try:
         with connect(settings.redis_url, reply_timeout_s=TIMEOUT_S) as client:
-            _, released = JobStore(client, settings).report_death(
+            jobs = JobStore(client, settings)
+            _, released = jobs.report_death(
                 job_id, unit.kind, unit.index, ticket, take=unit.take, node=process.token, reason=reason
             )
+            if released.outcome == ReleaseOutcome.FAILED:
+                tracing.job_ended(job_id, jobs)
     except Exception as error:
         log.warning("a dead process could not be reported; its lease will expire", extra={"reason": str(error)})
         return

@@ -19,6 +19,7 @@ from tasks.jobs.connection import OUTAGES
 from tasks.jobs.keys import check_job_id
 from tasks.jobs.results import Claim, ClaimResult, FailedHere, NotChained, OtherClass, Refused
 from tasks.jobs.units import UnitKind, WorkUnit
+from tasks.messaging.tracing import tracing
 from tasks.worker import metrics
 from tasks.worker.context import WorkerContext, process
 from tasks.worker.failures import InputLostError, handle_failure, handle_lost_input
@@ -81,6 +82,7 @@ def _run_claimed(
     except VersionError as error:
         _skip(task, str(error))
     except RecordError as error:
+        tracing.job_ended(job_id, jobs)
         raise WorkFailedError(f"{error}; it has failed") from None
     if isinstance(claim, Refused):
         _skip(task, claim.reason)

@@ -9,7 +9,7 @@
 -- KEYS[8] spec    hash     'job' and one field per segment, msgpack
 -- ARGV[1] job id, ARGV[2] how many claims on a unit may vanish, ARGV[3] ms that a message may wait in a sticky queue,
 -- ARGV[4] ms after which an open job without work is closed
--- Returns a list of {unit, index, why, stamp, ticket, 'high' or ''}. why is
+-- Returns nothing when the job has ended here, else a list of {unit, index, why, stamp, ticket, 'high' or ''}. why is
 --   'expired'      its lease expired, or its message is gone or has waited too long in a sticky queue,
 --   'unannounced'  no ticket was reserved for a message yet,
 --   'possible'     the same, of a segment beside others that are in work or in the queue: not due before a worker is idle,
@@ -64,7 +64,7 @@ local chained, extent = tonumber(fields[3]), read_extent(KEYS[1])
 local silence = tonumber(redis.call('HGET', KEYS[6], 'silence') or 0)
 if close_if_left(KEYS[1], extent, tonumber(ARGV[4]), silence) and extent.segments == 0 then
   finish(KEYS[1], KEYS[2], KEYS[7], KEYS[4], KEYS[5], ARGV[1], 'cancelled', 'it was open for too long, and no segment was appended')
-  return needs
+  return nil
 end
 local entries = redis.call('HGETALL', KEYS[2])
 local found = {}
@@ -101,7 +101,7 @@ for name, unit in pairs(found) do
         local reason = 'its workers vanished ' .. #unit.vanished .. ' times, last ' .. unit.worker
         fail(KEYS[1], KEYS[2], KEYS[7], KEYS[4], KEYS[5], ARGV[1], name, unit, reason)
         if not is_unfinished(KEYS[1]) then
-          return {}
+          return nil
         end
         unit = nil
       end

@@ -131,6 +131,25 @@ def test_work_that_fails_is_an_error_of_its_span_and_of_its_job(
     assert receiver.of("segment")[0].status.code == Status.STATUS_CODE_UNSET
 
 
+def test_jobs_that_end_in_the_main_process_of_a_worker_have_roots(
+    receiver: Receiver, settings: Settings, start_worker: Callable[..., Worker]
+) -> None:
+    # Given a job whose processes die, and one that is left open
+    impatient = settings.model_copy(update={"max_attempts": 1, "open_s": 1.0})
+    dies, left = (submit(one, settings=settings) for one in (spec("die"), spec(open=True)))
+    # When a worker ends them
+    worker = start_worker(impatient)
+    wait_until(lambda: len(receiver.of("job")) == 2, what="two roots")
+    # Then
+    roots = {value(root, "job"): (root.status.code, root.status.message[:16]) for root in receiver.of("job")}
+    assert roots == {
+        dies.id: (Status.STATUS_CODE_ERROR, "its process died"),
+        left.id: (Status.STATUS_CODE_UNSET, ""),
+    }
+    # And the process that forks children has nothing of OpenTelemetry
+    assert "/google/_upb/" not in Path(f"/proc/{worker.process.pid}/maps").read_text()
+
+
 def test_a_submission_over_http_links_to_the_span_of_its_caller(
     receiver: Receiver, settings: Settings, tmp_path: Path
 ) -> None:
