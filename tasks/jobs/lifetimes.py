@@ -112,9 +112,13 @@ class JobLifetimes(JobReader):
         outcome, job_id, needs = self._run("admit", [WAITING, RESERVED, ACTIVE], budget_bytes or 0, prefix, suffix)
         return Admission(AdmissionOutcome(outcome.decode()), job_id.decode(), int(needs))
 
-    def settle(self, job_id: str, used_bytes: int) -> None:
-        """Reduce what is reserved for an ended job to what its blobs take."""
-        self._run("settle", [*job_keys(job_id, "record"), RESERVED], job_id, used_bytes)
+    def settle(self, job_id: str, used_bytes: int, *, reserved: int | None) -> None:
+        """Reduce what is reserved for an ended job to what its blobs take.
+
+        reserved: what `unsettled` said before they were counted; if it has changed since, nothing happens.
+        """
+        seen = "" if reserved is None else reserved
+        self._run("settle", [*job_keys(job_id, "record"), RESERVED], job_id, used_bytes, seen)
 
     # Each of these has a random token, and the record keeps the recent ones: a request that is sent again, because its
     # reply was lost, changes nothing and gets the same answer.
@@ -190,13 +194,20 @@ class JobLifetimes(JobReader):
         if not self._run("delete", keys, job_id, int(unless_kept)):
             raise JobStateError(f"job {job_id} has not ended; cancel it first")
 
-    def reserve_piece(self, job_id: str, size: int, *, budget_bytes: int | None) -> bool:
-        """Reserve so many bytes for a piece for live players, if `budget_bytes` (None: no limit) has room for them."""
-        keys = [*job_keys(job_id, "record"), RESERVED]
-        return bool(self._run("reserve_piece", keys, job_id, size, budget_bytes or 0))
+    def reserve_piece(self, job_id: str, name: str, size: int, *, budget_bytes: int | None) -> bool:
+        """Reserve so many bytes for a piece for live players, if `budget_bytes` (None: no limit) has room for them.
+
+        They are reserved until `note_piece` or `release_piece`, however often this is called.
+        """
+        keys = [*job_keys(job_id, "record"), RESERVED, *job_keys(job_id, "pieces")]
+        return bool(self._run("reserve_piece", keys, job_id, name, size, budget_bytes or 0))
+
+    def release_piece(self, job_id: str, name: str) -> None:
+        """Give back what was reserved for a piece that was not stored."""
+        self._run("release_piece", [*job_keys(job_id, "record"), RESERVED], job_id, name)
 
     def note_piece(self, job_id: str, name: str, piece: PieceRecord) -> bool:
-        """Record a piece for live players; False: there is no such job."""
+        """Record a piece for live players; False: nothing is reserved for it any more, or there is no such job."""
         return bool(self._run("note_piece", job_keys(job_id, "record", "pieces"), name, piece.pack()))
 
     def _transition(

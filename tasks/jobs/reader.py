@@ -95,15 +95,17 @@ class JobReader:
         kept = [reply for page in _pages(ended) for reply in self._each(page, queue)]
         return [job_id for job_id, (until,) in zip(ended, kept, strict=True) if not _is_kept(until, now_ms)]
 
-    def unsettled(self) -> list[str]:
-        """The ids of ended jobs for which their whole estimate is still reserved."""
+    def unsettled(self) -> dict[str, int | None]:
+        """What is reserved for each ended job for which that is its whole estimate still, in bytes; None: nothing."""
         ended = [job_id.decode() for job_id in cast("list[bytes]", self._redis.zrange(ENDED, 0, -1))]
 
         def queue(pipe: Pipeline, job_id: str) -> None:
             pipe.hexists(job_keys(job_id, "record")[0], "settled")
+            pipe.hget(RESERVED, job_id)
 
         replies = [reply for page in _pages(ended) for reply in self._each(page, queue)]
-        return [job_id for job_id, (settled,) in zip(ended, replies, strict=True) if not settled]
+        found = zip(ended, replies, strict=True)
+        return {job_id: None if held is None else int(held) for job_id, (settled, held) in found if not settled}
 
     def submitting(self) -> list[str]:
         """The ids of jobs whose blobs are not pinned yet: their clients are at it, or have died."""

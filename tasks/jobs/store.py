@@ -161,8 +161,8 @@ class JobStore(JobEdits, JobTakes):
         """
         units, spec = job_keys(claim.job_id, "units", "spec")
         stored = cast("bytes | None", self._redis.hget(spec, str(claim.index)))
-        if stored is None:
-            raise RecordError(f"the record of job {claim.job_id} is damaged: it has no segment {claim.index}")
+        if stored is None:  # the job was deleted
+            return None
         segment = read_segment(stored)
         decided = pack_segment(segment.model_copy(update={"frames": frames})) if segment.is_undecided else stored
         now = self._run("decide", [units, spec], claim.unit.name, claim.token, claim.index, stored, decided)

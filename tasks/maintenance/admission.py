@@ -161,5 +161,5 @@ def settle_ended(jobs: JobStore, blobs: ManagedBlobStore) -> None:
     Raises:
         BlobStoreError: the blob store cannot be read; the remaining reservations are unchanged.
     """
-    for job_id in jobs.unsettled():
-        jobs.settle(job_id, blobs.usage(job_id))
+    for job_id, reserved in jobs.unsettled().items():
+        jobs.settle(job_id, blobs.usage(job_id), reserved=reserved)

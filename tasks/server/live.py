@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from blobstore import BlobStoreFullError
+from blobstore import BlobStoreError, BlobStoreFullError
 from ltx2.media.live import LivePiece, first_clips_needed, live_piece
 from ltx2.timeline import FilmPart
 from tasks.deployment import Deployment
@@ -131,13 +131,20 @@ class LiveFilms:
     def _store(self, job_id: str, name: str, made: LivePiece) -> PieceRecord | None:
         """Keep a piece as blobs; None: jobs may need the room, or the job was deleted meanwhile."""
         jobs, size = self._deployment.jobs, len(made.header) + len(made.data)
-        if not jobs.reserve_piece(job_id, size, budget_bytes=self._deployment.budget_bytes()):
+        if not jobs.reserve_piece(job_id, name, size, budget_bytes=self._deployment.budget_bytes()):
             return None
-        header, data = (self._deployment.store_for_job(job_id, part, PIECE_MIME) for part in (made.header, made.data))
+        try:
+            header, data = (
+                self._deployment.store_for_job(job_id, part, PIECE_MIME) for part in (made.header, made.data)
+            )
+        except BlobStoreError:
+            jobs.release_piece(job_id, name)
+            raise
         record = PieceRecord(data, header)
         if jobs.note_piece(job_id, name, record):
             return record
-        self._deployment.blobs.release(job_id)
+        if not jobs.exists(job_id):
+            self._deployment.blobs.release(job_id)
         return None
 
     def _film(self, status: JobStatus) -> _Film:

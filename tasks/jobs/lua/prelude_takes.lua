@@ -253,6 +253,15 @@ local function reserve_more(record, reserved, job_id, needs, budget)
   redis.call('HSET', record, 'needs_bytes', string.format('%.0f', wanted + needs))
 end
 
+-- Have a job need no more the bytes that a field of its record has, those of a piece that is not stored. Returns how many.
+local function give_up_room(record, field)
+  local bytes = tonumber(redis.call('HGET', record, field) or 0)
+  if redis.call('HDEL', record, field) == 1 then
+    redis.call('HINCRBY', record, 'needs_bytes', -bytes)
+  end
+  return bytes
+end
+
 -- Clips that are missing are due.
 local function make_clips_due(record, units, clips)
   for _, index in ipairs(committed_segments(record)) do

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from tasks.jobs.queues import Priority
@@ -40,18 +41,18 @@ class Deployment:
         priority: Priority,
         cuts: set[int],
         fades: frozenset[int] = frozenset(),
+        autos: Collection[int] = (),
     ) -> None:
         prompts = {index: str(index) for index in range(segments)}
         approved = 0 if approve else None
-        job = Job(
-            "queued", segments, needs, created, priority, open=is_open, approved=approved, prompts=prompts, fades=fades
-        )
+        job = Job("queued", segments, needs, needs, created=created, priority=priority, open=is_open, approved=approved)
+        job.prompts, job.fades, job.lengths = prompts, fades, dict.fromkeys(autos)
         job.cuts, job.parallel = set(cuts), bool(cuts) and not is_open and not approve
-        job.has_takes = job.parallel or bool(fades)  # its record has the version of takes
+        job.has_takes = job.parallel or bool(fades) or bool(autos)  # its record has the version of takes
         self.jobs[job_id] = job
         self.waiting.add(job_id)
 
-    def append(self, job_id: str, prompts: list[str], needs: int, *, is_cut: bool) -> tuple[str, int]:
+    def append(self, job_id: str, prompts: list[str], needs: int, *, is_cut: bool, is_auto: bool) -> tuple[str, int]:
         """The outcome, and the index of the first new segment."""
         job, reserved = self.job(job_id), self.reserved.get(job_id, 0)
         if not job.state:
@@ -71,12 +72,12 @@ class Deployment:
         job.needs = wanted
         if is_admitted:
             self.reserved[job_id] = wanted
-        return "appended", job.append(prompts, is_cut=is_cut)
+        return "appended", job.append(prompts, is_cut=is_cut, is_auto=is_auto)
 
     def fork(self, job_id: str, source_id: str, count: int, segments: int, created: float) -> None:
         """Create a job that shares the first `count` segments of another one."""
         source = self.jobs[source_id]
-        job = Job("queued", segments, 1, created, chained=count - 1)
+        job = Job("queued", segments, 1, 1, created=created, chained=count - 1)
         job.cuts = {cut for cut in source.cuts if cut < segments}
         job.parallel = any(cut > count for cut in job.cuts)
         job.prompts = {index: str(index) for index in range(segments)}
@@ -156,9 +157,36 @@ class Deployment:
         take_model.wake(job, Ending())
         return before
 
-    def settle(self, job_id: str, used: int) -> None:
-        if self.job(job_id).ended and job_id in self.reserved:
-            self.reserved[job_id] = used
+    def settle(self, job_id: str, used: int, seen: int | None) -> None:
+        job = self.job(job_id)
+        if job.ended and self.reserved.get(job_id) == seen:
+            job.needs -= sum(job.room.values())
+            job.room.clear()
+            if job_id in self.reserved:
+                self.reserved[job_id] = used
+
+    def reserve_piece(self, job_id: str, name: str, size: int) -> bool:
+        job = self.job(job_id)
+        if not job.admitted:
+            return False
+        if name not in job.room and name not in job.pieces:
+            if not self.reserve_more(job_id, size):
+                return False
+            job.room[name] = size
+        return True
+
+    def release_piece(self, job_id: str, name: str) -> None:
+        job = self.job(job_id)
+        size = job.room.pop(name, 0)
+        job.needs -= size
+        if size:
+            self.reserved[job_id] -= size
+
+    def note_piece(self, job_id: str, name: str) -> bool:
+        job = self.job(job_id)
+        if job.room.pop(name, None) is not None:
+            job.pieces.add(name)
+        return name in job.pieces
 
     def revive(self, job_id: str, state: str) -> str:
         previous = self.job(job_id).revive(state)

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from tests.tasks.jobs.job_model import Job
 
 
+FRAMES = 121
+"""Of a segment that does not say how long it is."""
+
+
 class HolderChanges:
     """The part of `Job` that the holder of a claim changes: it renews, fails, gives back and commits."""
 
@@ -30,6 +34,14 @@ class HolderChanges:
         elif progress is not None and name.startswith((SEGMENT_UNIT, "repair:")):
             self.progress[self.key(unit.index)] = progress
         return True
+
+    def decide(self: Job, name: str, holder: int, index: int, frames: int) -> int | None:
+        """The length of the segment of a claim from now on, which has one already or gets this; None: it is lost."""
+        if self.held(name, holder) is None:
+            return None
+        if index in self.lengths and self.lengths[index] is None:
+            self.lengths[index] = frames
+        return self.lengths.get(index, FRAMES)
 
     def release(self: Job, name: str, holder: int, reason: str, allowed: int) -> tuple[str, int]:
         unit = self.held(name, holder)

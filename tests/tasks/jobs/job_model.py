@@ -24,16 +24,22 @@ class Job(HolderChanges):
     """One job; an empty state means an unknown job.
 
     cuts: the segments that begin a part. parallel: whether parts may be rendered in parallel. opened: cuts whose first
-    message was announced before the segment before them was committed.
+    message was announced before the segment before them was committed. lengths: of the segments with `frames: auto`,
+    None before it is decided. asked: the bytes that it needed at first. room: the bytes that are reserved for pieces
+    that are not stored, by name.
     """
 
     state: str = ""
     segments: int = 0
     needs: int = 0
+    asked: int = 0
+    room: dict[str, int] = field(default_factory=dict)
+    pieces: set[str] = field(default_factory=set)
     created: float = 0.0
     priority: Priority = Priority.NORMAL
     cuts: set[int] = field(default_factory=set)
     parallel: bool = False
+    lengths: dict[int, int | None] = field(default_factory=dict)
     opened: set[int] = field(default_factory=set)
     chained: int = -1
     tickets: int = 0
@@ -76,10 +82,14 @@ class Job(HolderChanges):
         if not self.parallel:
             return [self.cursor] if self.segment_due and SEGMENT_UNIT not in self.units else []
         last = max([self.cursor, *self.opened, *(index + 1 for index in self.handoffs)])
-        unopened = sorted(cut for cut in self.cuts if cut > last)[:1]
+        unopened = [cut for cut in sorted(self.cuts) if cut > last and self.has_place(cut, after=last)][:1]
         missing = [index for index in range(self.segments) if index not in self.handoffs]
         at_cursors = [i for i in missing if i == self.cursor or i - 1 in self.handoffs or i in self.opened]
         return [index for index in at_cursors if self.segment_unit(index) not in self.units] + unopened
+
+    def has_place(self, index: int, *, after: int = 0) -> bool:
+        """Whether the length of every segment before one is known, from the one at `after` on."""
+        return all(self.lengths.get(before, 0) is not None for before in range(after, index))
 
     def key(self, index: int) -> int:
         """Where progress and winner of a segment or its repair are noted."""
@@ -178,10 +188,12 @@ class Job(HolderChanges):
             take_model.make_clips_due(self)
         return previous
 
-    def append(self, prompts: list[str], *, is_cut: bool = False) -> int:
-        """Returns the index of the first new segment, which may be a cut."""
+    def append(self, prompts: list[str], *, is_cut: bool = False, is_auto: bool = False) -> int:
+        """Returns the index of the first new segment, which may be a cut, or have no length."""
         first = self.segments
         self.cuts |= {first} if is_cut else set()
+        self.lengths |= {first: None} if is_auto else {}
+        self.has_takes |= is_auto
         self.grown += not self.open and self.cursor == first and first - 1 in self.clips
         if self.state == "done":
             film = self.film
@@ -193,16 +205,31 @@ class Job(HolderChanges):
         take_model.outdate_film(self)
         return first
 
-    def replace_prompt(self, index: int, prompt: str) -> str:
+    def replace_prompt(self, index: int, prompt: str) -> tuple[str, int | None]:
+        """The outcome, and the segment that prevents it. The length is given up with the prompt."""
         if index >= self.segments:
-            return "absent"
+            return "absent", index
         if index in self.handoffs:
-            return "committed"
+            return "committed", index
         unit = self.units.get(self.segment_unit(index))
         if unit and unit.holder and unit.index == index:
-            return "claimed"
+            return "claimed", index
+        claimed = [unit.index for name, unit in self.units.items() if name.startswith(SEGMENT_UNIT) and unit.holder]
+        begun = max([-1, *self.handoffs, *claimed])
+        if self.lengths.get(index) is not None and index < begun:
+            return "begun", begun
         self.prompts[index] = prompt
-        return "replaced"
+        if index in self.lengths:
+            self.lengths[index] = None
+            self._close_parts(index)
+        return "replaced", None
+
+    def _close_parts(self, index: int) -> None:
+        """Close the parts behind a segment without a length; nobody has claimed them."""
+        closed = {cut for cut in self.opened if cut > index and cut not in self.handoffs}
+        self.opened -= closed
+        for cut in closed:
+            self.units.pop(self.segment_unit(cut), None)
 
     def close(self) -> bool:
         closes = self.open

@@ -11,6 +11,7 @@ from tasks.errors import JobNotFoundError, JobStateError, RoomError
 from tasks.jobs.committed import TakeRequest
 from tasks.jobs.keys import PREFIX, job_keys
 from tasks.jobs.queues import Priority, list_key, queue_of
+from tasks.jobs.records import PieceRecord
 from tasks.jobs.results import (
     AdmissionOutcome,
     CreateOutcome,
@@ -25,10 +26,15 @@ from tests.tasks.jobs.take_model import SEGMENT_UNIT
 from tests.tasks.jobs.unit_model import Ending, Message
 from tests.tasks.jobs.worker_pair import WorkerPair
 
+PIECE = PieceRecord("sha256:p", "sha256:h")
 
-def _segments(count: int, fades: Collection[int], cuts: Collection[int]) -> list[dict[str, str]]:
+
+def _segments(
+    count: int, fades: Collection[int], cuts: Collection[int], autos: Collection[int] = ()
+) -> list[dict[str, str]]:
     transitions = dict.fromkeys(fades, "fade") | dict.fromkeys(cuts, "cut")
-    return [{"prompt": str(i), "transition": transitions.get(i, "continue")} for i in range(count)]
+    segments = [{"prompt": str(i), "transition": transitions.get(i, "continue")} for i in range(count)]
+    return [one | ({"frames": "auto"} if i in autos else {}) for i, one in enumerate(segments)]
 
 
 class JobPair(WorkerPair, PairComparison):
@@ -47,18 +53,20 @@ class JobPair(WorkerPair, PairComparison):
         fades: bool = False,
         priority: Priority = Priority.NORMAL,
         cuts: Collection[int] = (),
+        autos: Collection[int] = (),
     ) -> None:
-        """fades: segment 1 is a new scene, and dissolves from segment 0."""
+        """fades: segment 1 is a new scene, and dissolves from segment 0. autos: workers decide their lengths."""
         taken = job_id in self.model.jobs
-        cuts = {cut for cut in cuts if cut < segments}
+        cuts, autos = ({index for index in chosen if index < segments} for chosen in (cuts, autos))
         faded = frozenset({1} if fades and segments > 1 and 1 not in cuts else ())
-        spec = check_spec({"segments": _segments(segments, faded, cuts), "open": is_open, "approve": approve})
+        spec = check_spec({"segments": _segments(segments, faded, cuts, autos), "open": is_open, "approve": approve})
         created = self.jobs.create(job_id, spec, model="tiny", needs_bytes=needs, priority=priority)
         assert created.outcome == (CreateOutcome.TAKEN if taken else CreateOutcome.CREATED)
         if not taken:
             status = self.jobs.status(job_id)
             assert status.priority == priority
             own = {"is_open": is_open, "approve": approve, "priority": priority, "cuts": cuts, "fades": faded}
+            own |= {"autos": autos}
             self.model.create(job_id, segments, needs, status.created_at, **own)
             self.fences[job_id] = 0
 
@@ -140,15 +148,19 @@ class JobPair(WorkerPair, PairComparison):
         assert ask(token) == found
         return expected
 
-    def append(self, job_id: str, count: int, needs: int, *, is_cut: bool = False) -> None:
-        """Append segments; the same request again adds nothing. is_cut: the first one is a cut."""
+    def append(self, job_id: str, count: int, needs: int, *, is_cut: bool = False, is_auto: bool = False) -> None:
+        """Append segments; the same request again adds nothing.
+
+        is_cut: the first one is a cut. is_auto: a worker decides its length.
+        """
         is_cut = is_cut and self.model.job(job_id).segments > 0
         self.requests += 1
         prompts = [f"{self.requests}.{number}" for number in range(count)]
-        expected, first = self.model.append(job_id, prompts, needs, is_cut=is_cut)
+        expected, first = self.model.append(job_id, prompts, needs, is_cut=is_cut, is_auto=is_auto)
         transitions = ["cut" if is_cut else "continue", "continue"]
         segments = [
-            SegmentSpec(prompt=prompt, transition=how) for prompt, how in zip(prompts, transitions, strict=False)
+            SegmentSpec(prompt=prompt, transition=how, auto_frames=(is_auto and number == 0) or None)
+            for number, (prompt, how) in enumerate(zip(prompts, transitions, strict=False))
         ]
         for _ in range(2):
             try:
@@ -166,8 +178,7 @@ class JobPair(WorkerPair, PairComparison):
             return
         expected = self.model.job(job_id).replace_prompt(index, prompt)
         for _ in range(2):
-            outcome, at = self.jobs.replace_segments(job_id, {index: {"prompt": prompt}})
-            assert (outcome, at) == (expected, None if expected == "replaced" else index)
+            assert self.jobs.replace_segments(job_id, {index: {"prompt": prompt}}) == expected
 
     def close_end(self, job_id: str) -> None:
         self.requests += 1
@@ -195,9 +206,31 @@ class JobPair(WorkerPair, PairComparison):
                 with pytest.raises((JobNotFoundError, JobStateError)):
                     self.jobs.approve(job_id, index)
 
-    def settle(self, job_id: str, used: int) -> None:
-        self.jobs.settle(job_id, used)
-        self.model.settle(job_id, used)
+    def settle(self, job_id: str, used: int, *, late: bool = False) -> None:
+        """Settle a job. late: the bytes were counted before its reservation changed."""
+        seen = self.model.reserved.get(job_id)
+        seen = (seen or 0) + 1 if late else seen
+        self.jobs.settle(job_id, used, reserved=seen)
+        self.model.settle(job_id, used, seen)
+
+    # The server
+
+    def reserve_piece(self, job_id: str, name: str, size: int) -> None:
+        """Reserve room for a piece for live players, and again, because the reply was lost."""
+        expected = self.model.reserve_piece(job_id, name, size)
+        found = [self.jobs.reserve_piece(job_id, name, size, budget_bytes=self.model.budget) for _ in range(2)]
+        assert found == [expected, expected]
+
+    def release_piece(self, job_id: str, name: str) -> None:
+        """Give back the room of a piece that was not stored, and again."""
+        self.model.release_piece(job_id, name)
+        for _ in range(2):
+            self.jobs.release_piece(job_id, name)
+
+    def note_piece(self, job_id: str, name: str) -> None:
+        """Record a piece that was stored, and again."""
+        expected = self.model.note_piece(job_id, name)
+        assert [self.jobs.note_piece(job_id, name, PIECE) for _ in range(2)] == [expected, expected]
 
     def delete(self, job_id: str) -> None:
         if not self.model.delete(job_id):

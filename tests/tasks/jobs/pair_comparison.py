@@ -32,6 +32,8 @@ class PairComparison(PairState):
 
     def _compare_job(self, status: JobStatus, job: Job) -> None:
         units, handoffs, clips = self._stored(status.job_id)
+        self._compare_room(status, job)
+        assert all(job.lengths.get(index, 0) is not None for index in handoffs), "rendered before it had a length"
         assert (status.state, status.committed, status.clips) == (job.shown, job.cursor, len(job.clips))
         assert (status.segments, status.needs_bytes, status.open) == (job.segments, job.needs, job.open)
         assert (status.epoch, status.admitted, status.film) == (job.epoch, job.admitted, FILM if job.film else None)
@@ -58,6 +60,16 @@ class PairComparison(PairState):
             assert not units, "an ended job has units"
         else:
             self._check_liveness(job, units)
+
+    def _compare_room(self, status: JobStatus, job: Job) -> None:
+        """Compare what is reserved and stored of pieces for live players."""
+        record, pieces = job_keys(status.job_id, "record", "pieces")
+        stored = self.redis.hgetall(record).items()
+        room = {name[6:].decode(): int(size) for name, size in stored if name.startswith(b"piece:")}
+        assert room == job.room
+        assert {name.decode() for name in self.redis.hkeys(pieces)} == job.pieces
+        assert sum(room.values()) <= self.model.reserved.get(status.job_id, 0), "reserved for nobody"
+        assert job.needs <= max(job.asked, self.model.budget), "a job will never be admitted that could have been"
 
     def _compare_takes(self, status: JobStatus, job: Job) -> None:
         takes = self.jobs.takes(status.job_id)

@@ -41,6 +41,7 @@ LONG_LEASE_S = 3600.0  # only rules expire leases
 LONG_STICKY_WAIT_MS = 3_600_000  # only rules expire sticky messages
 FAULT_FREE_ROUNDS = 30
 IDS = ["first", "second", "third"]
+ENDS = ["stored", "stored", "failed", "died", "late and stored", "late and failed"]
 ACTIONS = ["pause", "pause", "pause", "pause", "cancel", "fail", "settle", "revive", "delete"]
 SHORT_RUN = hypothesis_settings(
     max_examples=60,
@@ -60,6 +61,7 @@ Pick = tuple[bool, int]  # whether to pick a lost claim, and which one
 cuts = st.sampled_from([set[int](), {1}, {2}, {1, 2}])
 counts = st.sampled_from([SEGMENTS, 2, 1])
 mostly = st.sampled_from([True, True, True, False])
+autos = st.sampled_from([set[int](), set[int](), {0}, {1}, {0, 1, 2}])
 lengths = st.sampled_from([1, 1, 2, 3])
 places = st.sampled_from([0, 0, 0, 1, 1, 2, 3])
 few = st.integers(0, 3) | st.integers(0, 15)
@@ -80,10 +82,12 @@ class JobMachine(RuleBasedStateMachine):
 
     # Users
 
-    @initialize(segments=counts, is_open=seldom, approve=seldom, fades=seldom, cuts=cuts)
-    def create_first(self, segments: int, is_open: bool, approve: bool, fades: bool, cuts: set[int]) -> None:
+    @initialize(segments=counts, is_open=seldom, approve=seldom, fades=seldom, cuts=cuts, autos=autos)
+    def create_first(
+        self, segments: int, is_open: bool, approve: bool, fades: bool, cuts: set[int], autos: set[int]
+    ) -> None:
         own = {"is_open": is_open, "approve": approve, "fades": fades}
-        self.pair.create("first", segments - is_open, 1, cuts=cuts, **own)
+        self.pair.create("first", segments - is_open, 1, cuts=cuts, autos=autos, **own)
         self.pair.admit()
 
     @precondition(lambda self: len(self.pair.model.jobs) < len(IDS))
@@ -137,7 +141,7 @@ class JobMachine(RuleBasedStateMachine):
             "pause": lambda: pair.pause(job_id),
             "cancel": lambda: pair.stop(job_id, "cancelled", "by user"),
             "fail": lambda: pair.stop(job_id, "failed", "by worker"),
-            "settle": lambda: pair.settle(job_id, pair.model.job(job_id).needs // 2),
+            "settle": lambda: pair.settle(job_id, pair.model.job(job_id).needs // 2, late=place % 2 == 1),
             "revive": lambda: pair.revive(job_id, "done"),
             "delete": lambda: pair.delete(job_id),
         }
@@ -170,12 +174,30 @@ class JobMachine(RuleBasedStateMachine):
         jobs = self.pair.model.jobs.items()
         return [(job_id, *key) for job_id, job in jobs for key, take in job.takes.items() if take.made]
 
-    @rule(place=places, count=st.integers(1, 2), needs=st.sampled_from([0, 0, 1, BUDGET]), active=mostly, cut=seldom)
-    def append(self, place: int, count: int, needs: int, active: bool, cut: bool) -> None:
+    @rule(
+        place=places,
+        count=st.integers(1, 2),
+        needs=st.sampled_from([0, 0, 1, BUDGET]),
+        active=mostly,
+        cut=seldom,
+        auto=seldom,
+    )
+    def append(self, place: int, count: int, needs: int, active: bool, cut: bool, auto: bool) -> None:
         """Append segments to a job that is active, or has ended."""
         job_id = self._job(place, active=active)
         if self.pair.model.job(job_id).segments <= SEGMENTS:
-            self.pair.append(job_id, count, needs, is_cut=cut)
+            self.pair.append(job_id, count, needs, is_cut=cut, is_auto=auto)
+
+    @rule(place=places, name=st.sampled_from("ab"), active=mostly, size=st.integers(1, 2), ends=st.sampled_from(ENDS))
+    def make_piece(self, place: int, name: str, active: bool, size: int, ends: str) -> None:
+        """Reserve room for a piece for live players and store it, fail, or die; a late server only does the rest."""
+        job_id = self._job(place, active=active)
+        if "late" not in ends:
+            self.pair.reserve_piece(job_id, name, size)
+        if "stored" in ends:
+            self.pair.note_piece(job_id, name)
+        elif "failed" in ends:
+            self.pair.release_piece(job_id, name)
 
     @rule(place=places, ahead=st.integers(-1, 2))
     def replace_prompt(self, place: int, ahead: int) -> None:
@@ -264,6 +286,16 @@ class JobMachine(RuleBasedStateMachine):
     @rule(pick=picks, engine=st.none() | st.booleans(), step=st.none() | st.integers(1, 8))
     def renew(self, pick: Pick, engine: bool | None, step: int | None) -> None:
         self.pair.renew(self._claim(pick), engine, step)
+
+    @precondition(lambda self: self._of_segments(self.pair.claims))
+    @rule(pick=picks, longer=st.integers(0, 3))
+    def decide(self, pick: Pick, longer: int) -> None:
+        """Decide the length of a segment, by the holder of its claim or a former one, or of what is rendered again."""
+        self.pair.decide(self._pick(pick, self._of_segments(self.pair.claims)), 41 + 8 * longer)
+
+    @staticmethod
+    def _of_segments(claims: list[Held]) -> list[Held]:
+        return [held for held in claims if held.claim.segment]
 
     @precondition(lambda self: self._current())
     @rule(pick=picks, inside=st.booleans())

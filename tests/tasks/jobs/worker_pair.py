@@ -18,6 +18,7 @@ from tasks.jobs.results import (
 )
 from tasks.jobs.units import UnitKind, WorkUnit
 from tests.tasks.jobs import take_model
+from tests.tasks.jobs.holder_model import FRAMES
 from tests.tasks.jobs.job_model import Job
 from tests.tasks.jobs.pair_state import DEATH, FILM, Held, PairState
 from tests.tasks.jobs.take_model import FILM_UNIT, SEGMENT_UNIT
@@ -72,6 +73,9 @@ class WorkerPair(PairState):
         prompt = claim.segment.prompt if claim.segment else None
         following = job.prompts.get(claim.index + 1) if claim.segment else None
         assert (prompt, claim.next_prompt) == (job.prompts.get(claim.index), following)
+        if claim.segment and claim.index in job.lengths:
+            assert claim.segment.frames == job.lengths[claim.index]
+        assert claim.planned is None or job.has_place(claim.index), "nobody knows where a part is in the film"
         renders = claim.unit.kind in (UnitKind.SEGMENT, UnitKind.REPAIR, UnitKind.TAKE)
         if claim.unit.kind != UnitKind.FILM:
             self._check_lineage(claim, job)
@@ -108,6 +112,13 @@ class WorkerPair(PairState):
         progress = None if step is None else Progress(held.index, step, 8, 0.5)
         renewed = self.jobs.renew(held.claim, engine=engine, progress=progress)
         assert renewed == self.model.job(held.job_id).renew(held.unit, held.holder, engine, step)
+
+    def decide(self, held: Held, frames: int) -> None:
+        """Decide the length of the segment of a claim, and another one when that is repeated: the first one stays."""
+        expected = self.model.job(held.job_id).decide(held.unit, held.holder, held.index, frames)
+        for length in (frames, frames + 8):
+            segment = self.jobs.decide_frames(held.claim, length)
+            assert (segment and (segment.frames or FRAMES)) == expected
 
     def expire(self, held: Held) -> None:
         """Move the end of a lease into the past."""
@@ -176,6 +187,8 @@ class WorkerPair(PairState):
 
     def _commit_segment(self, held: Held, sticky: bool, busy: bool, others: int) -> Held | None:
         handoff, job, name = self._handoff(held), self.model.job(held.job_id), queue_of(WorkUnit.segment(held.index))
+        if self.holds(held):  # a worker knows the length before it renders
+            self.decide(held, 41 + 8 * (held.holder % 3))
         clip = ClipRecord(held.index, f"another by {held.holder}", 1, 1)
         kept = [KeptRendering(TakeRequest(), handoff, clip)] * others
         queue, waiting = self.model.queue(name, job.priority), list_key(name, job.priority)
