@@ -31,8 +31,8 @@ class PairComparison(PairState):
             self._compare_job(status, jobs[status.job_id])
 
     def _compare_job(self, status: JobStatus, job: Job) -> None:
-        units, handoffs, clips = self._stored(status.job_id)
-        self._compare_room(status, job)
+        record, pieces, units, handoffs, clips = self._stored(status.job_id)
+        self._compare_room(job, record, pieces, self.model.reserved.get(status.job_id, 0))
         assert all(job.lengths.get(index, 0) is not None for index in handoffs), "rendered before it had a length"
         assert (status.state, status.committed, status.clips) == (job.shown, job.cursor, len(job.clips))
         assert (status.segments, status.needs_bytes, status.open) == (job.segments, job.needs, job.open)
@@ -61,14 +61,11 @@ class PairComparison(PairState):
         else:
             self._check_liveness(job, units)
 
-    def _compare_room(self, status: JobStatus, job: Job) -> None:
-        """Compare what is reserved and stored of pieces for live players."""
-        record, pieces = job_keys(status.job_id, "record", "pieces")
-        stored = self.redis.hgetall(record).items()
-        room = {name[6:].decode(): int(size) for name, size in stored if name.startswith(b"piece:")}
-        assert room == job.room
-        assert {name.decode() for name in self.redis.hkeys(pieces)} == job.pieces
-        assert sum(room.values()) <= self.model.reserved.get(status.job_id, 0), "reserved for nobody"
+    def _compare_room(self, job: Job, record: dict[bytes, bytes], pieces: set[str], reserved: int) -> None:
+        """Compare what is reserved and stored of pieces for live players. reserved: for the job."""
+        room = {name[6:].decode(): int(size) for name, size in record.items() if name.startswith(b"piece:")}
+        assert (room, pieces) == (job.room, job.pieces)
+        assert sum(room.values()) <= reserved, "reserved for nobody"
         assert job.needs <= max(job.asked, self.model.budget), "a job will never be admitted that could have been"
 
     def _compare_takes(self, status: JobStatus, job: Job) -> None:
@@ -96,11 +93,14 @@ class PairComparison(PairState):
         waits = job.awaits_approval or job.waits_for_segments
         assert can_run or due or waits, f"no unit can run: {units}"
 
-    def _stored(self, job_id: str) -> tuple[dict[str, dict[str, Any]], dict[int, bytes], dict[int, bytes]]:
-        """The stored units, handoffs and clips of a job, read in one round trip."""
+    def _stored(
+        self, job_id: str
+    ) -> tuple[dict[bytes, bytes], set[str], dict[str, dict[str, Any]], dict[int, bytes], dict[int, bytes]]:
+        """The record, the names of pieces, units, handoffs and clips of a job, read in one round trip."""
         pipeline = self.redis.pipeline()
-        for key in job_keys(job_id, "units", "handoffs", "clips"):
+        for key in job_keys(job_id, "record", "pieces", "units", "handoffs", "clips"):
             pipeline.hgetall(key)
-        units, handoffs, clips = pipeline.execute()
+        record, pieces, units, *parts = pipeline.execute()
         parsed = {name.decode(): json.loads(unit) for name, unit in units.items()}
-        return parsed, *({int(index): data for index, data in records.items()} for records in (handoffs, clips))
+        handoffs, clips = ({int(index): data for index, data in records.items()} for records in parts)
+        return record, {name.decode() for name in pieces}, parsed, handoffs, clips
