@@ -82,8 +82,8 @@ def retake_segments(
     """Ask for takes of a segment, or of neighbours as a whole, see `Job.retake`; returns their numbers."""
     source = deployment.jobs.contents(job_id)
     _check_order(segments)
-    for segment in (segments[0], segments[-1]):
-        _rendered(source, segment)
+    for segment in segments:
+        _check_rendered(source, segment)
     changed = [_changed_segment(source.segments[segment], prompt, seed) for segment in segments]
     _check_length(source, segments[-1])
     if not 1 <= takes <= MOST_TAKES:
@@ -108,7 +108,9 @@ def retake_segments(
 def cascade(deployment: Deployment, job_id: str, segment: int, *, prompt: str | None, seed: int | None) -> str:
     """Queue a fork that renders a segment and all after it anew, see `Job.cascade`; returns its id."""
     source = deployment.jobs.contents(job_id)
-    _rendered(source, segment)
+    _check_rendered(source, segment)
+    if segment > (missing := len(source.committed.handoffs)):
+        raise JobStateError(f"segment {missing} of job {job_id} is not rendered yet, so a fork cannot share it")
     spec = spec_of(source)
     segments = list(spec.segments)
     segments[segment] = _changed_segment(segments[segment], prompt, seed)
@@ -167,7 +169,7 @@ def takes_in(source: JobContents) -> list[TakeStatus]:
     """The takes in what a job's record has, see `list_takes`."""
     takes = source.committed.takes
     found = []
-    for original in source.committed.handoffs:
+    for original in (*source.committed.handoffs, *source.committed.ahead):
         index = original.index
         others = [take for take in takes.of(index) if take.segments[0] == index]
         if not others:
@@ -196,7 +198,7 @@ def clip_of(deployment: Deployment, job_id: str, segment: int, take: int | None)
 def clip_blob(deployment: Deployment, job_id: str, segment: int, take: int | None) -> str:
     """The blob with the MP4 of a segment, or of a take; see `clip_of`."""
     source = deployment.jobs.contents(job_id)
-    _rendered(source, segment)
+    _check_rendered(source, segment)
     known = source.committed.takes.takes.get((segment, take or 0))
     clip = known.clip if known and take is not None else None
     shown = source.committed.clips.get(segment)
@@ -225,8 +227,6 @@ def _status_of(source: JobContents, parts: Sequence[Take]) -> TakeStatus:
     is_whole = len(made) == len(parts)
     reason = next((part.failed for part in parts if part.failed), None)
     state = TakeState.RENDERED if is_whole else TakeState.FAILED if reason else TakeState.DUE
-    continued = committed.continued_take(last.segment)
-    pinned_to = last.made.pinned_to if last.made else -1
     return TakeStatus(
         segment=index,
         take=number,
@@ -236,7 +236,7 @@ def _status_of(source: JobContents, parts: Sequence[Take]) -> TakeStatus:
         seed=take.made.seed if take.made else seed,
         reason=reason,
         engine_s=round(sum(one.engine_ended - one.engine_started for one in made), 3) if is_whole else None,
-        leads_into=is_whole and continued in (None, number, pinned_to),
+        leads_into=is_whole and committed.can_show(last),
         clip=take.clip.blob_id if take.clip else None,
         last=last.segment,
         name=str(take),
@@ -245,23 +245,24 @@ def _status_of(source: JobContents, parts: Sequence[Take]) -> TakeStatus:
     )
 
 
-def _rendered(source: JobContents, segment: int) -> None:
-    count = len(source.committed.handoffs)
-    if not 0 <= segment < count:
+def _check_rendered(source: JobContents, segment: int) -> None:
+    if source.committed.handoff(segment) is None:
+        count, ahead = len(source.committed.handoffs), len(source.committed.ahead)
+        more = f" and {ahead} of later parts" if ahead else ""
         raise JobStateError(
-            f"job {source.job_id} has no rendered segment {segment}; it has rendered {count}, from 0 on"
+            f"job {source.job_id} has no rendered segment {segment}; it has rendered {count}, from 0 on{more}"
         )
 
 
 def _check_length(source: JobContents, segment: int) -> None:
     """Refuse a take that must lead into the next segment and is too short for it."""
-    handoffs = source.committed.handoffs
     if source.committed.continued_take(segment) is None:
         return
     planned = [source.head.planned(one) for one in source.segments[: segment + 2]]
     has_image = any(not image.frame for image in source.segments[segment].images or ())
     has_image = has_image or (segment == 0 and source.head.image is not None)
-    previous, before = (handoffs[segment - 1], planned[segment - 1]) if segment else (source.committed.start, None)
+    previous = source.committed.handoff(segment - 1) if segment else source.committed.start
+    before = planned[segment - 1] if segment and previous else None
 
     def timing_of(frames: int) -> SegmentTiming:
         own = replace(planned[segment], shape=replace(planned[segment].shape, frames=frames))

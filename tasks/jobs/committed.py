@@ -154,18 +154,26 @@ def _take(segment: int, number: int, parts: dict[str, bytes]) -> Take:
 class Committed:
     """What is committed of a job's first segments: the state that it continues, if any, its handoffs, clips and takes.
 
-    handoffs: one for each of these segments, in order. clips: by segment; some may be missing.
+    handoffs: one for each of these segments, in order. clips: by segment; some may be missing. ahead: the handoffs of
+    segments that are committed behind the first one that is missing, in order.
     """
 
     start: Handoff | None = None
     handoffs: tuple[Handoff, ...] = ()
     clips: Mapping[int, ClipRecord] = field(default_factory=dict)
     takes: Takes = field(default_factory=Takes)
+    ahead: tuple[Handoff, ...] = ()
 
     @property
     def source_frames(self) -> int:
         """Frames of a video with which the film begins; 0: it begins with segment 0."""
         return self.start.first_frame if self.start is not None and self.start.source_clips else 0
+
+    def handoff(self, index: int) -> Handoff | None:
+        """What a segment left when it was rendered first; None: it is not committed."""
+        if 0 <= index < len(self.handoffs):
+            return self.handoffs[index]
+        return next((handoff for handoff in self.ahead if handoff.index == index), None)
 
     def handed_on(self, index: int) -> Handoff:
         """The handoff after a segment: of the take that the next one continues, else of the one that the film shows."""
@@ -173,8 +181,26 @@ class Committed:
 
     def continued_take(self, index: int) -> int | None:
         """The take of a segment that the next one continues; None: there is no next one, or it is a new scene."""
-        following = self.handoffs[index + 1] if index + 1 < len(self.handoffs) else None
+        following = self.handoff(index + 1)
         return following.from_take if following is not None and following.continued else None
+
+    def can_show(self, take: Take) -> bool:
+        """Whether the film can show a rendered take: what the next segment continues is this take, or where it leads.
+
+        Of a shown take of several segments it may replace the first ones, if the next segment does not continue another
+        take of all of them.
+        """
+        last, pinned_to = take.segments[-1], take.made.pinned_to if take.made else -1
+        if self.continued_take(last) not in (None, take.number, pinned_to):
+            return False
+        shown = self.takes.shown.get(last, 0)
+        at = self._segments(last, shown)[-1] if shown != take.number else last
+        while at > last:
+            at = self._segments(at, self.continued_take(at) or 0)[0] - 1
+        return at == last
+
+    def _segments(self, index: int, number: int) -> range:
+        return self.takes.takes.get((index, number), Take(index, number)).segments
 
     def first(self, count: int) -> Committed:
         """The same of the first `count` segments; without a clip whose end shows a later one."""

@@ -283,7 +283,8 @@ class JobReader:
             segments = tuple(read_segment(spec[str(index).encode()]) for index in range(status.segments))
             found = _by_index(handoffs, Handoff)
             made = tuple(found[index] for index in range(status.committed))
-            committed = Committed(found.get(START_INDEX), made, _clips(clips), Takes.read(takes))
+            ahead = tuple(found[index] for index in sorted(found) if index >= status.committed)
+            committed = Committed(found.get(START_INDEX), made, _clips(clips), Takes.read(takes), ahead)
             return JobContents(job_id, read_head(spec[b"job"]), segments, committed, status.take_progress)
         except (KeyError, ValueError) as error:
             raise damaged(job_id, error) from None

@@ -9,6 +9,7 @@ from tasks.jobs.committed import TakeRequest
 from tasks.jobs.keys import ACTIVE, ENDED, RESERVED, job_keys
 from tasks.jobs.lifetimes import JobLifetimes, new_token
 from tasks.jobs.status_reading import no_such_job
+from tasks.jobs.units import JobState
 
 
 class JobTakes(JobLifetimes):
@@ -93,7 +94,8 @@ class JobTakes(JobLifetimes):
         if outcome == "ended":
             state = value.decode() if isinstance(value, bytes) else value
             raise JobStateError(
-                f"job {job_id} is {state} and not all of its segments are rendered; there are no takes then"
+                f"job {job_id} is {state} and not all of its segments are rendered, so it has no takes: "
+                + ("retry it first, or fork it" if state == JobState.FAILED else "fork it")
             )
         if outcome == "full":
             reserved = int(value) if isinstance(value, bytes) else 0

@@ -1,7 +1,7 @@
 -- Choose the take of a segment that the film shows. A take of several segments is shown whole; where it was and only
--- some of its segments are chosen now, the others show again what the segments after them continue. Clips that showed
--- other takes are made again, then the film; the old film stays until then. A job that has ended runs again until its
--- film is joined.
+-- some of its segments are chosen now, the others show again what the segments after them continue. If that is a take of
+-- these segments, too, the choice is refused. Clips that showed other takes are made again, then the film; the old film
+-- stays until then. A job that has ended runs again until its film is joined.
 -- KEYS[1] record   hash
 -- KEYS[2] units    hash
 -- KEYS[3] handoffs hash
@@ -44,26 +44,28 @@ local shown = shown_take(KEYS[5], index)
 if shown == number then
   return { 'shown', shown }
 end
+local lowest = segments_of(KEYS[5], first, shown_take(KEYS[5], first))
+local _, highest = segments_of(KEYS[5], last, shown_take(KEYS[5], last))
+local after, begin = continued_takes(KEYS[2], KEYS[3], KEYS[5], last + 1, highest, last + 1)
+if begin <= last then
+  local _, its_last = segments_of(KEYS[5], last, after[last])
+  return { 'apart', after[last], its_last }
+end
+local wanted = {}
+wanted, lowest = continued_takes(KEYS[2], KEYS[3], KEYS[5], lowest, first - 1, 0)
 local full = reserve_more(KEYS[1], KEYS[8], ARGV[1], tonumber(ARGV[6]), tonumber(ARGV[5]))
 if full then
   return { 'full', string.format('%.0f', full) }
 end
 need_version_of_takes(KEYS[1], KEYS[2])
-local lowest, highest = first, last
 for segment = first, last do
-  local its_first, its_last = segments_of(KEYS[5], segment, shown_take(KEYS[5], segment))
-  lowest, highest = math.min(lowest, its_first), math.max(highest, its_last)
+  wanted[segment] = number
+end
+for segment = last + 1, highest do
+  wanted[segment] = after[segment]
 end
 local former = clips_show(KEYS[2], KEYS[3], KEYS[5], lowest - 1, highest + 1)
-for segment = lowest, highest do
-  local is_chosen = segment >= first and segment <= last
-  local wanted = is_chosen and number or continued_take(KEYS[2], KEYS[3], segment) or 0
-  if wanted == 0 then
-    redis.call('HDEL', KEYS[5], segment .. ':shown')
-  else
-    redis.call('HSET', KEYS[5], segment .. ':shown', wanted)
-  end
-end
+show_takes(KEYS[5], wanted)
 if update_clips(KEYS[2], KEYS[3], KEYS[4], KEYS[5], former) then
   redis.call('HINCRBY', KEYS[1], 'epoch', 1)
 end

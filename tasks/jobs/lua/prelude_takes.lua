@@ -78,6 +78,37 @@ local function continued_take(units, handoffs, index)
   end
 end
 
+-- The takes that the segments from `last` back to `first` show where nobody has chosen: of each the one that the next
+-- segment continues, else 0; a take of several segments in all of them. It goes further back as long as such a take does, or,
+-- down to `lowest`, one that is replaced. Returns them by segment, and the first of these segments. without: a take of `last`
+-- that will not be there, or nil.
+local function continued_takes(units, handoffs, takes, first, last, lowest, without)
+  local found, at = {}, last
+  while at >= first do
+    local number = continued_take(units, handoffs, at) or 0
+    number = number ~= without and number or 0
+    local its_first = segments_of(takes, at, number)
+    for segment = its_first, at do
+      found[segment] = number
+      local replaced = segments_of(takes, segment, shown_take(takes, segment))
+      first = math.max(lowest, math.min(first, replaced))
+    end
+    at = its_first - 1
+  end
+  return found, at + 1
+end
+
+-- Have segments show these takes.
+local function show_takes(takes, wanted)
+  for segment, number in pairs(wanted) do
+    if number == 0 then
+      redis.call('HDEL', takes, segment .. ':shown')
+    else
+      redis.call('HSET', takes, segment .. ':shown', number)
+    end
+  end
+end
+
 -- What the clip of a segment shows: its take, the take of the next segment that its end is crossfaded with, and that of the
 -- segment before that its begin dissolves from; -1 for none. Only the join after a take that the next segment does not
 -- continue is crossfaded; within a take there is none.
@@ -161,15 +192,16 @@ local function fail_take(units, takes, index, number, reason)
   end
 end
 
--- Discard a take because its bytes cannot be had any more. The film shows the originals again where it showed this one.
+-- Discard a take because its bytes cannot be had any more. Where the film showed it, it shows what the segments after it
+-- continue.
 local function discard_take(units, handoffs, clips, takes, index, number)
   local first, last = segments_of(takes, index, number)
-  local before = clips_show(units, handoffs, takes, first - 1, last + 1)
-  for segment = first, last do
-    if shown_take(takes, segment) == number then
-      redis.call('HDEL', takes, segment .. ':shown')
-    end
+  local wanted, lowest = {}, first
+  if shown_take(takes, index) == number then
+    wanted, lowest = continued_takes(units, handoffs, takes, first, last, 0, number)
   end
+  local before = clips_show(units, handoffs, takes, lowest - 1, last + 1)
+  show_takes(takes, wanted)
   update_clips(units, handoffs, clips, takes, before)
   fail_take(units, takes, index, number, 'what it was made from was rendered again, with other bytes')
 end

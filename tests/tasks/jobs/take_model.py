@@ -148,13 +148,32 @@ def fail_take(job: Job, index: int, number: int) -> None:
         job.units.pop(take_unit(segment, number), None)
 
 
+def continued_takes(
+    job: Job, first: int, last: int, lowest: int = 0, without: int | None = None
+) -> tuple[dict[int, int], int]:
+    """What segments show where nobody has chosen, and the first of them."""
+    found: dict[int, int] = {}
+    while last >= first:
+        number = continued(job, last) or 0
+        number = number if number != without else 0
+        for segment in range(segments(job, last, number)[0], last + 1):
+            found[segment] = number
+            first = max(lowest, min(first, segments(job, segment, shown(job, segment))[0]))
+        last = segments(job, last, number)[0] - 1
+    return found, last + 1
+
+
+def show_takes(job: Job, wanted: dict[int, int]) -> None:
+    job.shows = {segment: take for segment, take in (job.shows | wanted).items() if take}
+
+
 def discard_take(job: Job, index: int, number: int) -> None:
-    """Have originals shown in place of a take, which falls."""
+    """Have what is continued shown in place of a take, which falls."""
     whole = segments(job, index, number)
-    before = clips_show(job, whole[0] - 1, whole[-1] + 1)
-    for segment in whole:
-        if shown(job, segment) == number:
-            del job.shows[segment]
+    is_shown = shown(job, index) == number
+    wanted, lowest = continued_takes(job, whole[0], whole[-1], without=number) if is_shown else ({}, whole[0])
+    before = clips_show(job, lowest - 1, whole[-1] + 1)
+    show_takes(job, wanted)
     update_clips(job, before)
     fail_take(job, index, number)
 
@@ -259,19 +278,23 @@ def choice(job: Job, index: int, number: int) -> str:
         return "no take"
     if number and not is_whole(job, index, number):
         return "not made"
-    last = segments(job, index, number)[-1]
-    wanted = continued(job, last)
-    pinned_to = job.takes[last, number].pinned_to if number else -1
-    return "apart" if wanted not in (None, number, pinned_to) else ""
+    whole = segments(job, index, number)
+    wanted = continued(job, whole[-1])
+    pinned_to = job.takes[whole[-1], number].pinned_to if number else -1
+    if wanted not in (None, number, pinned_to):
+        return "apart"
+    begin = whole[-1] + 1
+    after, _ = continued_takes(job, begin, segments(job, whole[-1], shown(job, whole[-1]))[-1], begin)
+    return "apart" if whole[-1] in after and shown(job, index) != number else ""
 
 
 def choose(job: Job, index: int, number: int) -> None:
-    chosen = segments(job, index, number)
-    replaced = {part for segment in chosen for part in segments(job, segment, shown(job, segment))} | {*chosen}
-    before = clips_show(job, min(replaced) - 1, max(replaced) + 1)
-    wanted = {segment: number if segment in chosen else continued(job, segment) or 0 for segment in replaced}
-    job.shows |= wanted
-    job.shows = {segment: take for segment, take in job.shows.items() if take}
+    whole = segments(job, index, number)
+    lowest, highest = (segments(job, whole[end], shown(job, whole[end]))[end] for end in (0, -1))
+    after, _ = continued_takes(job, whole[-1] + 1, highest, whole[-1] + 1)
+    wanted, lowest = continued_takes(job, lowest, whole[0] - 1)
+    before = clips_show(job, lowest - 1, max(highest, whole[-1]) + 1)
+    show_takes(job, wanted | after | dict.fromkeys(whole, number))
     job.epoch += update_clips(job, before)
     need_version(job)
     outdate_film(job)

@@ -7,13 +7,15 @@ from dataclasses import replace
 import pytest
 import redis
 
+from tasks.client.job import Job
 from tasks.errors import JobStateError, RoomError
-from tasks.jobs.committed import Takes
+from tasks.jobs.committed import Take, Takes
 from tasks.jobs.keys import RESERVED
 from tasks.jobs.records import ClipRecord
 from tasks.jobs.results import ReleaseOutcome
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import JobState, WorkUnit
+from tasks.settings import Settings
 from tasks.spec.loader import check_spec
 from tests.tasks.jobs.protocol import FILM, JOB, claim, claim_unit, commit, due, handoff
 from tests.tasks.jobs.take_steps import ask, done_job, finish, made, render, take_clip
@@ -292,3 +294,84 @@ def test_a_take_of_a_fade_that_dissolves_from_what_is_not_shown_any_more_is_enco
     assert due(fading) == [(WorkUnit.clip(1), "expired")]
     again = claim_unit(fading, WorkUnit.clip(1))
     assert (again.own_take, again.from_take) == (1, 1)
+
+
+@pytest.fixture
+def continuing(jobs: JobStore) -> JobStore:
+    """A job of three segments that is done: the film shows take 1 of segments 0 to 1, which segment 2 continues."""
+    done_job(jobs, 2)
+    ask(jobs, 0, last=1)
+    render_all(jobs, 0, 1, 1)
+    jobs.choose(JOB, 0, 1)
+    segments = check_spec({"segments": [{"prompt": "c"}]}).segments
+    assert jobs.append(JOB, segments, needs_bytes=0, budget_bytes=None).first == 2
+    held = commit(jobs, claim(jobs, 2), handoff(2, continued=True, from_take=1))
+    assert held.from_take == 1
+    assert jobs.commit_clip(held, ClipRecord(2, "clip 2", 1, 1)).accepted
+    finish(jobs)
+    return jobs
+
+
+def first_of(jobs: JobStore, segment: int) -> Take:
+    """Take 0 of a segment."""
+    return Take(segment, 0, made=jobs.handoff(JOB, segment))
+
+
+def test_a_take_that_is_continued_is_not_replaced_in_part(continuing: JobStore) -> None:
+    # When its first segment alone is to show another take, Then its second one, which is continued, does not fit to it
+    with pytest.raises(JobStateError, match=r"segment 2 of .* continues take 1 of segment 1, and take 0 does not"):
+        continuing.choose(JOB, 0, 0)
+    # Given a take of the second one that leads into the same end, from what was rendered first
+    assert ask(continuing, 1) == [2]
+    held = render(continuing, 1, 2)
+    assert (held.from_take, held.other_take) == (0, 1)
+    # When it is chosen, Then the first one shows that again
+    continuing.choose(JOB, 1, 2)
+    assert shown(continuing) == {1: 2}
+    assert continuing.contents(JOB).committed.can_show(first_of(continuing, 0))
+    # And the whole take can be chosen again, from either of its segments
+    continuing.choose(JOB, 1, 1)
+    assert shown(continuing) == {0: 1, 1: 1}
+
+
+def test_a_take_that_falls_makes_way_for_the_one_that_is_continued(continuing: JobStore) -> None:
+    # Given a take of both segments that leads into the end of the one that is continued, and is shown
+    assert ask(continuing, 0, last=1) == [2]
+    render_all(continuing, 0, 1, 2)
+    continuing.choose(JOB, 0, 2)
+    held = claim_unit(continuing, WorkUnit.clip(1))
+    # When its first segment is rendered again, with other bytes
+    assert continuing.report_lost(held, WorkUnit.of_take(0, 2))
+    again = claim_unit(continuing, WorkUnit.of_take(0, 2))
+    assert continuing.commit_take(again, made(again, latents="other"), take_clip(again), changed=True)
+    # Then
+    assert shown(continuing) == {0: 1, 1: 1}
+
+
+def test_segments_of_a_later_part_are_retaken_while_earlier_ones_are_missing(
+    jobs: JobStore, settings: Settings
+) -> None:
+    # Given a job whose second part is rendered, and nothing else
+    segments = [{"prompt": "a"}, {"prompt": "b"}, {"prompt": "c", "transition": "cut"}, {"prompt": "d"}]
+    jobs.create(JOB, check_spec({"segments": segments}), model="tiny")
+    jobs.admit(None)
+    for index in (2, 3):
+        commit(jobs, claim_unit(jobs, WorkUnit.segment(index)), handoff(index, continued=index == 3))
+    job = Job(JOB, settings=settings)
+    # When
+    assert (job.retake(2), job.retake(2, last=3)) == ([1], [2])
+    # Then each is listed, and begins from what is before it
+    assert [take.name for take in job.takes()] == [
+        "take 0 of segment 2",
+        "take 1 of segment 2",
+        "take 2 of segments 2 to 3",
+    ]
+    held = render(jobs, 2, 1)
+    assert (held.previous, held.timing.first_frame, held.other_take) == (None, 233, 0)
+    job.choose(2, 1)
+    assert shown(jobs) == {2: 1}
+    # And what is missing can be neither retaken nor shared
+    with pytest.raises(JobStateError, match="no rendered segment 1; it has rendered 0, from 0 on and 2 of later parts"):
+        job.retake(1, last=2)
+    with pytest.raises(JobStateError, match="segment 0 of job aaaa1111 is not rendered yet, so a fork cannot share it"):
+        job.cascade(2)
