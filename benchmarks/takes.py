@@ -2,6 +2,7 @@
 
 python benchmarks/takes.py                  a few of each, some minutes on a CPU
 python benchmarks/takes.py --retakes 40     all
+python benchmarks/takes.py --jobs 6         retakes of jobs in a deployment instead: `retake`, `choose`, and back again
 
 Retakes are of the second or third of four segments, in worlds with one shape and a tone: another seed, the other tone
 (one and a half octaves away), the opposite direction. The last latent of the picture and the last ten of the sound are
@@ -23,7 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `training`
 
-from benchmarks import report
+from benchmarks import job_takes, report
 from ltx2.engine import Engine
 from ltx2.quality.joins import Join, join_in
 from ltx2.request import PlacedImage
@@ -39,6 +40,9 @@ SEGMENTS = 4
 
 def main() -> None:
     options = arguments()
+    if options.jobs:
+        report.write("takes", list(through_jobs(options.model, options.jobs)), options.json, jobs=options.jobs)
+        return
     engine = Engine.load(options.model, device="cpu")
     rows = [
         *retakes(engine, options.retakes),
@@ -54,6 +58,7 @@ def arguments() -> Any:
     parser = report.parser(str(__doc__), "takes")
     parser.add_argument("--model", default="shapes")
     parser.add_argument("--retakes", type=int, default=6)
+    parser.add_argument("--jobs", type=int, default=0, help="retakes of jobs in a deployment, instead of all else")
     parser.add_argument("--joins", type=int, default=6, help="continuations that are rendered several times")
     parser.add_argument("--best-of", type=int, default=3, help="how often each of them is rendered")
     parser.add_argument("--tracks", type=int, default=2, help="films with given sound")
@@ -88,6 +93,24 @@ def retakes(engine: Engine, count: int) -> Iterator[dict[str, Any]]:
         yield row(
             "all retakes", len(all_retakes), measured, counted(all_retakes), f"{counted(found[control])}: {control}"
         )
+
+
+def through_jobs(model: str, count: int) -> Iterator[dict[str, Any]]:
+    """Rows about `count` retakes of jobs, each chosen and undone."""
+    found = list(job_takes.retakes(model, count))
+    rows = (
+        ("every other clip has its bytes", "others_kept", "own_kept", "the clip of the segment itself"),
+        ("the first take chosen again gives the first film", "restored", "own_kept", "while the take was shown"),
+    )
+    for measured, name, control, which in rows:
+        value, other = (part([getattr(one, field) for one in found]) for field in (name, control))
+        yield row("retake of a job", count, measured, value, f"{other}: {which}")
+    spoilt = ("spoilt", "the halves of its picture exchanged, its sound an octave higher")
+    controls = {"no click": ("clicking", "the sound negated"), LARGEST_STEP: ("before", "as rendered")}
+    for measured, (_, counted) in CONTROLS.items():
+        control, which = controls.get(measured, spoilt)
+        value, other = (counted([getattr(one, field) for one in found]) for field in ("after", control))
+        yield row("retake of a job", count, measured, value, f"{other}: {which}")
 
 
 def judged_retake(
@@ -183,6 +206,7 @@ def middle(values: Sequence[float]) -> str:
     return f"{statistics.median(known):.1f} ({max(known):.1f}){lost}" if known else f"all {len(values)} lost"
 
 
+LARGEST_STEP = "largest step of the shape, pixels"
 KINDS = ("another seed", "the other tone", "the opposite way")
 CONTROLS: dict[str, tuple[str, Callable[[Sequence[Judgement]], str]]] = {
     "both joins within bounds": ("nothing pinned", joins),
@@ -192,7 +216,7 @@ CONTROLS: dict[str, tuple[str, Callable[[Sequence[Judgement]], str]]] = {
     ),
     "no click": ("the sound negated", lambda ones: part([not one.clicks for one in ones])),
     "no leap inside": ("another world", lambda ones: part([not one.leaps for one in ones])),
-    "largest step of the shape, pixels": ("as rendered", lambda ones: middle([one.largest_step for one in ones])),
+    LARGEST_STEP: ("as rendered", lambda ones: middle([one.largest_step for one in ones])),
 }
 """What is measured, with the retakes that must fail it: the other tone with nothing pinned; the film as it is with its
 sound negated at the change-over; the pinned end of another world. The last is a comparison: the film as it is."""

@@ -74,6 +74,7 @@ def test_a_benchmark_prints_a_table_and_writes_its_figures(
                 ("fork", ["--segments=4", "--after=2"]),
                 ("scale", ["--jobs=4", "--segments=5", "--workers=1"]),
                 ("parts", ["--parts=2", "--segments=1", "--seconds=0.1", "--workers=1"]),
+                ("takes", ["--jobs=1"]),
                 ("decoding", ["--device=cpu", "--sizes=128x64", "--frames=9", "--rounds=1"]),
                 ("parallel", ["--device=cpu", "--precisions=fp32", "--sizes=64x64", "--frames=17", "--segments=1"]),
                 ("serve", [*SERVE, "--size=64x32", "--frames=17", f"--engine={STAND_IN}"]),
