@@ -56,6 +56,12 @@ def film_pieces(data: bytes, timings: Sequence[SegmentTiming]) -> Iterator[NDArr
             yield np.stack(piece)
 
 
+def clip_frames(data: bytes) -> NDArray[np.uint8]:
+    """The RGB frames `[T, H, W, 3]` of a segment's clip. MediaError: it cannot be read."""
+    with _open(data) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
 @contextmanager
 def _open(data: bytes) -> Iterator[av.container.InputContainer]:
     with media_errors(_UNREADABLE), av.open(io.BytesIO(data), "r", format="mp4") as container:

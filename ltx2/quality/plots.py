@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -81,15 +81,6 @@ def contact_sheet(
             small = Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS)
             sheet.paste(small, (left + column * (width + 4), row * (height + 4)))
     return _png(sheet)
-
-
-def takes_sheet(takes: Mapping[str, NDArray[np.uint8]], *, width: int = 160) -> bytes:
-    """A PNG that compares takes of one segment: a row per take, with the same frames in each column.
-
-    takes: frames `[T, H, W, 3]` by the take's name, all of one size and length.
-    """
-    rows = [samples_of(frames) for frames in takes.values()]
-    return contact_sheet(rows, labels=list(takes), width=width)
 
 
 def samples_of(piece: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:

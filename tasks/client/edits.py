@@ -10,13 +10,14 @@ from typing import Any
 
 import redis
 
-from blobstore import InMemoryBlobStore
+from blobstore import BlobStoreError, InMemoryBlobStore
 from tasks.client.added_images import image_bytes, read_added_images, store_images
 from tasks.client.edit_plan import EditPlan, JobNow, plan_edit
 from tasks.client.fork import check_join, whole_segments
 from tasks.client.idempotency import request_of
 from tasks.client.inputs import read_inputs, with_input_ids
 from tasks.client.same_head import check_same_head, comparable
+from tasks.client.track_input import track_warnings
 from tasks.deployment import Deployment
 from tasks.errors import JobStateError, RoomError, ServerError, SpecError
 from tasks.jobs.edits import ANYWHERE, Appended, AppendOutcome, ReplaceOutcome
@@ -150,6 +151,8 @@ def append_segments(
         if whole < status.committed:
             advice = f"fork it after segment {whole - 1} or an earlier one" if whole else "submit it again"
             raise JobStateError(f"blobs of segment {whole} of job {job_id} are missing: {advice}")
+    for warning in _track_warnings(deployment, longer, len(there)):
+        log.warning("%s", warning)
     budget = deployment.budget_bytes()
     old_film = status.film.size if status.film else 0
     store_images(deployment, job_id, spec.segments, images)
@@ -165,6 +168,18 @@ def append_segments(
         raise _refusal(job_id, status, appended, len(spec.segments), budget)
     publish_now(deployment, job_id)
     return range(appended.first, appended.first + len(spec.segments))
+
+
+def _track_warnings(deployment: Deployment, longer: JobSpec, count: int) -> list[str]:
+    """What may surprise about the given sound of a film that had `count` segments, and did not before."""
+    if longer.audio is None:
+        return []
+    try:
+        track = deployment.blobs.get(longer.audio)
+    except BlobStoreError:  # the worker that needs it says so
+        return []
+    known = track_warnings(track, longer.model_copy(update={"segments": longer.segments[:count]})) if count else []
+    return [warning for warning in track_warnings(track, longer) if warning not in known]
 
 
 def replace_segments(deployment: Deployment, job_id: str, changes: Mapping[int, Mapping[str, object]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,17 @@ from typing import Any
 from ltx2.timeline import SegmentTiming
 
 
-def write_report(film: bytes, timings: list[SegmentTiming], folder: Path) -> list[str]:
+def write_report(
+    film: bytes,
+    timings: list[SegmentTiming],
+    folder: Path,
+    *,
+    takes_of: Callable[[int], Mapping[str, bytes]] = lambda _: {},
+) -> list[str]:
     """Measure how well the segments of `film` join.
 
-    Writes seams.json, seams.png and sheet.png into `folder`.
+    Writes seams.json, seams.png and sheet.png into `folder`. takes_of: the clips of a segment's takes that the film
+    does not show, by their names in the contact sheet, where they are below the segment.
     Returns faults at joins, leaps inside segments, what does not last, and segments of one colour, one sentence each;
     empty if there are none.
 
@@ -24,7 +31,7 @@ def write_report(film: bytes, timings: list[SegmentTiming], folder: Path) -> lis
     """
     # imported here: they load NumPy and PyAV, which most commands do not need
     from ltx2.quality.continuity import broken, continuity, not_kept, of_one_colour
-    from ltx2.quality.film_reader import film_pieces, film_sound
+    from ltx2.quality.film_reader import clip_frames, film_pieces, film_sound
     from ltx2.quality.insides import insides, leaps
     from ltx2.quality.plots import chart, contact_sheet, panels, samples_of
     from tasks.client.files import make_folder, write_whole
@@ -33,10 +40,16 @@ def write_report(film: bytes, timings: list[SegmentTiming], folder: Path) -> lis
     fps = float(timings[0].shape.fps)
     sound, rate = film_sound(film, timings)
     pictures: list[Any] = []
+    labels: list[str] = []
 
     def sampled_pieces() -> Iterator[Any]:
-        for piece in film_pieces(film, timings):
+        for number, piece in enumerate(film_pieces(film, timings)):
+            others = takes_of(number)
             pictures.append(samples_of(piece))
+            labels.append(f"{number}, shown" if others else str(number))
+            for name, clip in others.items():
+                pictures.append(samples_of(clip_frames(clip)))
+                labels.append(name)
             yield piece
 
     measured = continuity(sampled_pieces(), sound, rate, timings)
@@ -47,7 +60,7 @@ def write_report(film: bytes, timings: list[SegmentTiming], folder: Path) -> lis
         {
             folder / "seams.json": (json.dumps(figures, indent=2) + "\n").encode(),
             folder / "seams.png": chart(panels(measured, sound, rate, fps), measured, fps),
-            folder / "sheet.png": contact_sheet(pictures),
+            folder / "sheet.png": contact_sheet(pictures, labels=labels),
         }
     )
     return wrong

@@ -50,6 +50,8 @@ def fork_job(
         inputs = read_inputs(spec, continues=source.committed.start is not None, kept=source.segments[:count])
         wanted, pending = check_same_head(inputs.spec, source.head, job_id, why=SHARES), inputs.pending
         _warn_of_other_prompts(spec, source, count)
+        for warning in inputs.warnings:
+            log.warning("%s", warning)
     fork_id = new_job_id()
     create_fork(deployment, fork_id, source, count, wanted, pending)
     return fork_id

@@ -14,7 +14,7 @@ from tasks.client.film_output import FilmOutput
 from tasks.client.film_report import write_report
 from tasks.client.film_summary import film_summary
 from tasks.client.fork import fork_job
-from tasks.client.takes import TakeStatus, cascade, choose_take, clip_of, list_takes, retake_segments
+from tasks.client.takes import TakeStatus, cascade, choose_take, clip_of, hidden_takes, list_takes, retake_segments
 from tasks.deployment import Deployment
 from tasks.errors import JobFailedError, JobNotFoundError, JobStateError, WaitTimeoutError
 from tasks.jobs import state_wire
@@ -294,7 +294,8 @@ class Job(JobEdits):
         film, status = self._film(), self.status()
         count = status.film.segments if status.film and status.film.segments else status.segments
         places = self._deployment.jobs.places(self.id)
-        return write_report(film, [place for index, place in places.items() if index < count], Path(folder))
+        shown = [place for index, place in places.items() if index < count]
+        return write_report(film, shown, Path(folder), takes_of=hidden_takes(self._deployment, self.id))
 
     def summary(self) -> dict[str, Any]:
         """The film summary: the film, and seed, prompt, times and blobs of every committed segment."""

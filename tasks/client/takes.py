@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 
 from blobstore import BlobCorruptError, BlobNotFoundError
 from ltx2.request import END_AUDIO_LATENTS, free_latents
-from ltx2.timeline import SegmentTiming
+from ltx2.timeline import SegmentTiming, segment_seed
 from tasks.client.fork import create_fork, spec_of
 from tasks.client.idempotency import request_of
 from tasks.deployment import Deployment
@@ -90,7 +91,7 @@ def retake_segments(
         raise SpecError(f"takes: must be 1 to {MOST_TAKES}, not {takes}")
     several = {"first": segments[0], "last": segments[-1]} if len(segments) > 1 else {}
     requests = [
-        TakeRequest(prompt, None if seed is None else seed + number + segment - segments[0], **several)
+        TakeRequest(prompt, None if seed is None else segment_seed(seed, number + segment - segments[0]), **several)
         for number in range(takes)
         for segment in segments
     ]
@@ -113,7 +114,8 @@ def cascade(deployment: Deployment, job_id: str, segment: int, *, prompt: str | 
         raise JobStateError(f"segment {missing} of job {job_id} is not rendered yet, so a fork cannot share it")
     spec = spec_of(source)
     segments = list(spec.segments)
-    segments[segment] = _changed_segment(segments[segment], prompt, seed)
+    before, changed = segments[segment], _changed_segment(segments[segment], prompt, seed)
+    segments[segment] = changed if changed.prompt == before.prompt else changed.undecided  # its length followed from it
     fork_id = new_job_id()
     create_fork(deployment, fork_id, source, segment, spec.model_copy(update={"segments": segments}))
     return fork_id
@@ -125,13 +127,18 @@ def choose_take(deployment: Deployment, job_id: str, segments: range, take: int)
     _check_whole(source, segments, take)
     needs = choice_bytes(source.head, source.segments, source.committed.source_frames)
     budget = deployment.budget_bytes()
-    chosen = segments[:1] if take else reversed(segments)
+    chosen = segments[:1] if take else sorted(segments, key=lambda one: (_is_continued(source, one), -one))
     shown = [deployment.jobs.choose(job_id, one, take, needs_bytes=needs, budget_bytes=budget) for one in chosen]
     try:
         deployment.publisher.publish_due(job_id)
     except (ServerError, redis.RedisError) as error:
         log.warning("the take is chosen, but the first message is not published yet: %s", error)
     return any(number != take for number in shown)
+
+
+def _is_continued(source: JobContents, segment: int) -> bool:
+    """Whether take 0 of a segment can be shown. Others are tried first, so that all of several are refused, or none."""
+    return source.committed.continued_take(segment) in (None, 0)
 
 
 def _check_order(segments: range) -> None:
@@ -208,6 +215,21 @@ def clip_blob(deployment: Deployment, job_id: str, segment: int, take: int | Non
         what = clip_name(segment, take)
         raise JobStateError(f"{what} of job {job_id} has no clip; `longtake takes {job_id}` shows what there is")
     return clip.blob_id
+
+
+def hidden_takes(deployment: Deployment, job_id: str) -> Callable[[int], dict[str, bytes]]:
+    """Reads a segment's clips of takes that the film does not show, by their names; without those that were lost."""
+    takes = deployment.jobs.contents(job_id).committed.takes
+
+    def read(segment: int) -> dict[str, bytes]:
+        found = {}
+        for take in [takes.takes.get((segment, 0), Take(segment, 0)), *takes.of(segment)]:
+            if take.clip is not None and takes.shown.get(segment, 0) != take.number:
+                with suppress(BlobNotFoundError, BlobCorruptError):
+                    found[f"{segment}, take {take.number}"] = deployment.blobs.get(take.clip.blob_id)
+        return found
+
+    return read
 
 
 def clip_name(segment: int, take: int | None) -> str:

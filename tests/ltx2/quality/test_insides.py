@@ -10,7 +10,7 @@ from PIL import Image
 
 from ltx2.quality.continuity import broken
 from ltx2.quality.insides import insides, leaps
-from ltx2.quality.plots import contact_sheet, takes_sheet
+from ltx2.quality.plots import contact_sheet, samples_of
 from tests.ltx2.quality.test_continuity import JOIN, ONE, TWO, Film, film, measured, timings
 from training.world import World
 
@@ -62,7 +62,8 @@ def test_takes_are_drawn_below_each_other_with_their_names() -> None:
     # Given
     frames = film(ONE)[0][:25]
     # When
-    with Image.open(io.BytesIO(takes_sheet({"take 0": frames, "take 1, shown": 255 - frames}))) as sheet:
+    rows = [samples_of(frames), samples_of(255 - frames)]
+    with Image.open(io.BytesIO(contact_sheet(rows, labels=["1, take 0", "1, shown"]))) as sheet:
         pixels = np.asarray(sheet.convert("RGB")).astype(int)
     # Then each picture of the second row is the inverse of that above it
     height = 107 + 4

@@ -91,6 +91,30 @@ def done(module_settings: Settings, worker: Worker) -> Job:
     return submit(prompts, settings=module_settings).wait()
 
 
+def test_the_sheet_compares_the_takes_of_a_segment(module_settings: Settings, worker: Worker, tmp_path: Path) -> None:
+    # Given a film whose second segment has a take that is not shown
+    job = submit(spec("a", "b"), settings=module_settings).wait()
+    job.retake(1, prompt="striped")
+    # When
+    [_, segment, take] = job_rows(job.wait(), tmp_path / "joins")
+    # Then the take is below its segment, with the same frames in each column
+    assert np.abs(take - segment).max() > 50
+    # And when it is shown, what was rendered first is there instead
+    job.choose(1, 1)
+    [_, shown, hidden] = job_rows(job.wait(), tmp_path / "chosen")
+    assert np.abs(shown - take).max() < 10
+    assert np.abs(hidden - segment).max() < 10
+
+
+def job_rows(job: Job, folder: Path) -> list[Any]:
+    """The first pictures of the rows of a job's contact sheet."""
+    job.write_report(folder)
+    with Image.open(folder / "sheet.png") as sheet:
+        pixels = np.asarray(sheet.convert("RGB")).astype(int)
+    left = pixels.shape[1] - 6 * 164
+    return [pixels[top : top + 80, left : left + 160] for top in range(0, pixels.shape[0], 84)]
+
+
 def test_report_writes_figures_chart_and_sheet(
     module_settings: Settings, done: Job, longtake: Callable[..., CompletedProcess[str]], tmp_path: Path
 ) -> None:

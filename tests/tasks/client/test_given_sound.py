@@ -109,6 +109,18 @@ def test_what_may_surprise_is_a_warning(tmp_path: Path, track: Path) -> None:
     assert not any("hard edge" in text for text in warnings_of(cut))
 
 
+def test_appended_segments_are_warned_about_too(
+    module_settings: Settings, worker: Worker, track: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a film over a track of about its length
+    job = submit({**given(track), "frames": 33}, settings=module_settings)
+    caplog.clear()
+    # When
+    job.append([{"prompt": "e"}])
+    # Then
+    assert caplog.messages == ["audio: the track has 2.50 s, the film 5.75 s: silence follows it"]
+
+
 def test_a_file_without_sound_is_refused_where_it_is_submitted(module_settings: Settings, tmp_path: Path) -> None:
     text = tmp_path / "song.mp3"
     text.write_text("not a song")
