@@ -15,6 +15,7 @@ class Stored:
     """A tensor in a file. dtype: as the file names it, such as BF16, or Q8_0 in a GGUF file.
 
     begin, size: its bytes in the file. scale: the place of the float32 factor of a float8 tensor; None is 1.
+    added: what its writer added to every number.
     """
 
     file: Path
@@ -24,11 +25,12 @@ class Stored:
     begin: int
     size: int
     scale: Stored | None = None
+    added: float = 0.0
 
     @classmethod
-    def of(cls, file: Path, name: str, tensor: StoredTensor, scale: Stored | None = None) -> Stored:
+    def of(cls, file: Path, name: str, tensor: StoredTensor, scale: Stored | None = None, added: float = 0.0) -> Stored:
         """The tensor `name` of `file`, as its header says."""
-        return cls(file, name, tensor.dtype, tensor.shape, tensor.begin, tensor.size, scale)
+        return cls(file, name, tensor.dtype, tensor.shape, tensor.begin, tensor.size, scale, added)
 
     def read(self) -> bytes:
         """The bytes of the tensor, for small ones."""
@@ -56,7 +58,8 @@ class TextEncoder:
     """The text encoder of a model in files: a folder of transformers, or a file.
 
     config: of transformers. tokenizer: the folder of the tokenizer, or None if the file has it. tensors: of a file, by
-    the names that transformers has for them. assets: files that are stored as tensors, by their name.
+    the names that transformers has for them. assets: files that are stored as tensors, by their name. A GGUF file has
+    no such files, but a vocabulary, see `ltx2.checkpoints.vocabulary`.
     """
 
     source: Path

@@ -1,4 +1,4 @@
-"""The text encoder of a model in files: a folder of transformers, or one file with config and tokenizer. No torch."""
+"""The text encoder of a model in files: a folder of transformers, or a file with config and tokenizer. No torch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ltx2.checkpoints.authors_names import ASSETS, place_of
 from ltx2.checkpoints.components import Stored, TextEncoder
+from ltx2.checkpoints.gguf_encoder import encoder_in_gguf
 from ltx2.checkpoints.quantized import refuse_quantized
 from ltx2.checkpoints.weight_files import Header, check_file, check_weights, read_json
 from ltx2.errors import CheckpointError, UnsupportedModelError
@@ -16,6 +17,7 @@ CONFIG = "gemma_config"
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 _TOKENIZER_TENSOR, _FILE_TENSOR = "tokenizer_json", "hf_asset__"
 _TYPES = ("gemma3", "gemma4_unified")
+GGUF_SUFFIX = ".gguf"
 
 
 def encoder_folder(folder: Path) -> Path | None:
@@ -47,11 +49,19 @@ def encoder_in_folder(named: Path) -> TextEncoder:
     config = read_json(folder / "config.json")
     refuse_quantized(folder.parent, {folder.name: config})
     check_weights(folder, "model")
-    places = [place for place in (folder.parent / "tokenizer", folder) if (place / TOKENIZER).is_file()]
-    if not places:
+    tokenizer = _tokenizer_of(folder)
+    if tokenizer is None:
         raise CheckpointError(f"text_encoder: {folder} has no {TOKENIZER}, nor has a folder tokenizer next to it")
-    check_file(places[0] / TOKENIZER_CONFIG)
-    return TextEncoder(folder, config, places[0], {}, {})
+    return TextEncoder(folder, config, tokenizer, {}, {})
+
+
+def _tokenizer_of(folder: Path) -> Path | None:
+    """The folder of the tokenizer for weights in `folder`; None if there is none."""
+    for place in (folder.parent / "tokenizer", folder):
+        if (place / TOKENIZER).is_file():
+            check_file(place / TOKENIZER_CONFIG)
+            return place
+    return None
 
 
 def encoder_in_file(file: Path, header: Header, weights: dict[str, Stored]) -> TextEncoder:
@@ -60,6 +70,8 @@ def encoder_in_file(file: Path, header: Header, weights: dict[str, Stored]) -> T
     Raises:
         UnsupportedModelError: it has no config or no tokenizer.
     """
+    if file.suffix == GGUF_SUFFIX:
+        return encoder_in_gguf(file, header, _tokenizer_of(file.parent))
     missing = [CONFIG] if CONFIG not in header.metadata else []
     missing += [] if _TOKENIZER_TENSOR in header.tensors else [_TOKENIZER_TENSOR]
     if missing:

@@ -72,7 +72,7 @@ def _part(part: str, inside: Candidate, source: str) -> Part:
     tensors = {
         name: tensor
         for name, tensor in inside.header.tensors.items()
-        if (place := place_of(name)) is not None and part_of(*place) == part
+        if inside.is_gguf_encoder or ((place := place_of(name)) is not None and part_of(*place) == part)
     }
     form = form_of(Header(tensors, {}))
     stored = precision(Header(tensors, {}))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ltx2.checkpoints.file_precision import form_of
 from ltx2.checkpoints.recognition import (
+    ARCHITECTURE,
     SUFFIXES,
     FileKind,
     RecognizedFile,
@@ -55,6 +56,11 @@ class Candidate:
         """The parts of a model that are in it."""
         found = self.recognized
         return (TEXT_ENCODER, *found.parts) if found.kind is FileKind.TEXT_ENCODER else found.parts
+
+    @property
+    def is_gguf_encoder(self) -> bool:
+        """Whether it is a text encoder, and nothing else, with llama.cpp's names."""
+        return self.recognized.kind is FileKind.TEXT_ENCODER and ARCHITECTURE in self.header.metadata
 
     @property
     def has_transformer(self) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import math
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ltx2.checkpoints.weight_files import StoredTensor, whole
 from ltx2.errors import CheckpointError
@@ -19,8 +20,8 @@ _STRING, _ARRAY = 8, 9
 _FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _MOST_BYTES = 1 << 20
 _MOST_ENTRIES = 1 << 20
-_LONGEST_KEPT = 16
-_MOST_TEXTS = 500_000  # a vocabulary
+_LONGEST_KEPT = 256  # a value per layer
+_MOST_TEXTS = 1_000_000  # a vocabulary, or its merges
 _MOST_SKIPPED = 1 << 40
 
 BLOCKS = {
@@ -47,12 +48,14 @@ BLOCKS = {
 class GgufHeader:
     """architecture: as the file names it, such as `ltxv`; None if it does not. tensors: by name, with their place.
 
-    A shape is that of the tensor, whatever its blocks are. metadata: the texts.
+    A shape is that of the tensor, whatever its blocks are. metadata: the texts. numbers: the rest of the metadata,
+    numbers and short lists of them.
     """
 
     architecture: str | None
     tensors: dict[str, StoredTensor]
     metadata: dict[str, str]
+    numbers: dict[str, Any]
 
 
 def read_gguf(path: Path) -> GgufHeader:
@@ -63,11 +66,7 @@ def read_gguf(path: Path) -> GgufHeader:
     """
     try:
         with path.open("rb") as file:
-            if file.read(4) != MAGIC:
-                raise CheckpointError(f"{path} is not a GGUF file")
-            _, count, keys = _unpack(file, "IQQ")
-            if max(count, keys) > _MOST_ENTRIES:
-                raise ValueError(f"{max(count, keys)} entries")
+            count, keys = _counts(file, path)
             values = {_text(file): _value(file) for _ in range(keys)}
             entries = [_entry(file) for _ in range(count)]
             alignment = int(str(values.get("general.alignment", 32)))
@@ -91,7 +90,38 @@ def read_gguf(path: Path) -> GgufHeader:
         raise CheckpointError(f"{path} is a damaged GGUF file: {exc}") from exc
     architecture = values.get("general.architecture")
     texts = {name: value for name, value in values.items() if isinstance(value, str)}
-    return GgufHeader(None if architecture is None else str(architecture)[:50], tensors, texts)
+    others = {name: value for name, value in values.items() if value is not None and name not in texts}
+    return GgufHeader(None if architecture is None else str(architecture)[:50], tensors, texts, others)
+
+
+def read_lists(path: Path, names: Collection[str]) -> dict[str, list[Any]]:
+    """The lists of these `names` in the metadata of `path`, whole, texts or numbers; those that it has.
+
+    Raises:
+        CheckpointError: it is not a GGUF file, or damaged.
+    """
+    found = {}
+    try:
+        with path.open("rb") as file:
+            _, keys = _counts(file, path)
+            for _ in range(keys):
+                name = _text(file)
+                value = _value(file, longest=_MOST_TEXTS if name in names else 0)
+                if name in names and isinstance(value, list):
+                    found[name] = value
+    except (OSError, ValueError, KeyError, struct.error) as exc:
+        raise CheckpointError(f"{path} is a damaged GGUF file: {exc}") from exc
+    return found
+
+
+def _counts(file: BinaryIO, path: Path) -> tuple[int, int]:
+    """How many tensors and keys the file has, whose start is read."""
+    if file.read(4) != MAGIC:
+        raise CheckpointError(f"{path} is not a GGUF file")
+    _, count, keys = _unpack(file, "IQQ")
+    if max(count, keys) > _MOST_ENTRIES:
+        raise ValueError(f"{max(count, keys)} entries")
+    return count, keys
 
 
 def _entry(file: BinaryIO) -> tuple[str, tuple[int, ...], int, int]:
@@ -105,8 +135,11 @@ def _entry(file: BinaryIO) -> tuple[str, tuple[int, ...], int, int]:
     return name, shape, kind, offset
 
 
-def _value(file: BinaryIO) -> object:
-    """A text, a number, or a list of few numbers; None for other lists."""
+def _value(file: BinaryIO, longest: int = _LONGEST_KEPT) -> object:
+    """A text, a number, or a list of at most `longest` numbers; None for other lists.
+
+    With a `longest` that a vocabulary fits in, lists of texts are read, too.
+    """
     (kind,) = _unpack(file, "I")
     if kind == _STRING:
         return _text(file)
@@ -116,13 +149,15 @@ def _value(file: BinaryIO) -> object:
     if inner == _STRING:
         if count > _MOST_TEXTS:
             raise ValueError(f"a list of {count} texts")
+        if longest == _MOST_TEXTS:
+            return [_text(file) for _ in range(count)]
         for _ in range(count):
-            _text(file)
+            _skip_text(file)
         return None
-    if count > _LONGEST_KEPT:
+    if count > longest:
         file.seek(min(count, _MOST_SKIPPED) * struct.calcsize(_FORMATS[inner]), io.SEEK_CUR)
         return None
-    return [_unpack(file, _FORMATS[inner])[0] for _ in range(count)]
+    return list(_unpack(file, f"{count}{_FORMATS[inner]}"))
 
 
 def _text(file: BinaryIO) -> str:
@@ -130,6 +165,13 @@ def _text(file: BinaryIO) -> str:
     if length > _MOST_BYTES:
         raise ValueError(f"a text of {length} bytes")
     return file.read(length).decode(errors="replace")
+
+
+def _skip_text(file: BinaryIO) -> None:
+    (length,) = _unpack(file, "Q")
+    if length > _MOST_BYTES:
+        raise ValueError(f"a text of {length} bytes")
+    file.seek(length, io.SEEK_CUR)
 
 
 def _unpack(file: BinaryIO, layout: str) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import Tensor
 from ltx2.checkpoints.gguf import BLOCKS
 from ltx2.errors import UnsupportedModelError
 
+MOST_AT_ONCE = 1 << 24
+"""Numbers that are converted at once while loading: a table of embeddings takes 4 GB in float32."""
 _NUMBERS = {name: (number, size, count) for number, (name, count, size) in BLOCKS.items()}
 
 
@@ -23,9 +26,7 @@ def dequantizer(dtype: str, shape: tuple[int, ...]) -> Callable[[Tensor], Tensor
     try:
         from diffusers.quantizers.gguf.utils import dequantize_functions
     except ImportError as exc:
-        raise UnsupportedModelError(
-            "the model is a GGUF file, which needs the package gguf: install longtake[gguf]"
-        ) from exc
+        raise UnsupportedModelError("a GGUF file needs the package gguf: install longtake[gguf]") from exc
     number, size, count = _NUMBERS[dtype]
     function: Callable[..., Any] = dequantize_functions[number]
 
@@ -34,3 +35,14 @@ def dequantizer(dtype: str, shape: tuple[int, ...]) -> Callable[[Tensor], Tensor
         return numbers.reshape(shape)
 
     return dequantize
+
+
+def dequantized(dtype: str, shape: tuple[int, ...], raw: Tensor, into: torch.dtype) -> Tensor:
+    """The numbers of the blocks `raw` in the dtype `into`, rounded once from float32; see `dequantizer`."""
+    _, size, count = _NUMBERS[dtype]
+    blocks, found = raw.reshape(-1, size), torch.empty(math.prod(shape), dtype=into)
+    step = MOST_AT_ONCE // count
+    for begin in range(0, len(blocks), step):
+        some = blocks[begin : begin + step]
+        found[begin * count :][: len(some) * count] = dequantizer(dtype, (len(some) * count,))(some)
+    return found.reshape(shape)

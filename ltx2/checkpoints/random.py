@@ -168,7 +168,7 @@ def _diffusion_decoder(seed: int) -> LTX2VideoDiffusionDecoderModel:
 
 
 def _text_encoder(version: Version, vocabulary: int) -> Any:
-    make = _gemma_4 if version == "2.5" else random_text_encoder
+    make = random_gemma_4 if version == "2.5" else random_text_encoder
     return make(vocabulary, width=TEXT_DIM, layers=TEXT_LAYERS[version], longest=TOKENS, sliding_window=512)
 
 
@@ -189,7 +189,7 @@ def random_text_encoder(
     return Gemma3ForConditionalGeneration(config)
 
 
-def _gemma_4(
+def random_gemma_4(
     vocabulary: int, *, width: int, layers: int, longest: int, sliding_window: int
 ) -> Gemma4UnifiedForConditionalGeneration:
     """A random Gemma 4 with two heads; in its global layers, keys are values. Its towers are stubs."""

@@ -14,11 +14,13 @@ from ltx2.checkpoints.authors_configs import version_of_names
 from ltx2.checkpoints.authors_names import bare_name
 from ltx2.checkpoints.file_precision import form_of
 from ltx2.checkpoints.gguf import read_gguf
+from ltx2.checkpoints.gguf_encoder import PROJECTOR, is_encoder
 from ltx2.checkpoints.lora_file import IC_LORA_KEY
 from ltx2.checkpoints.lora_names import Role, is_dora, parse
 from ltx2.checkpoints.weight_files import Header, StoredTensor, check_file, read_header
 
 _GEMMA_4 = "gemma4_unified"
+_ONLY_IN_GEMMA_4 = (".layer_scalar", ".layer_output_scale.weight")
 DIFFUSERS_LAYOUT = {
     "2.0": "Lightricks/LTX-2 or rootonchair/LTX-2-19b-distilled",
     "2.3": "diffusers/LTX-2.3-Diffusers or diffusers/LTX-2.3-Distilled-Diffusers",
@@ -51,6 +53,7 @@ class FileKind(StrEnum):
     IC_LORA = "IC-LoRA"
     UPSAMPLER = "latent upsampler"
     TEXT_ENCODER = "text encoder"
+    PROJECTOR = "tower for pictures (mmproj)"
     GGUF = "GGUF file"
     LTX_VIDEO = "file of LTX-Video, the model before LTX-2"
     UNKNOWN = "file of unknown weights"
@@ -93,6 +96,8 @@ class RecognizedFile:
             return "name it as the `upsampler:` of a spec with `stages: 2`"
         if self.kind in (FileKind.LTX_VIDEO, FileKind.UNKNOWN):
             return "it is not a part of LTX-2"
+        if self.kind is FileKind.PROJECTOR:
+            return "prompts are text, so longtake does not need it; name the file with the language model"
         if self.kind is FileKind.TEXT_ENCODER:
             return "name it as the `text_encoder` of a model"
         return "name the file with the transformer, and keep this one next to it"
@@ -117,7 +122,7 @@ def header_of(path: Path) -> Header:
         return read_header(path)
     check_file(path)
     found = read_gguf(path)
-    return Header(found.tensors, found.metadata | {ARCHITECTURE: str(found.architecture)})
+    return Header(found.tensors, found.metadata | {ARCHITECTURE: str(found.architecture)}, found.numbers)
 
 
 def recognize_header(path: str, header: Header) -> RecognizedFile:
@@ -131,7 +136,7 @@ def recognize_header(path: str, header: Header) -> RecognizedFile:
     if ARCHITECTURE in header.metadata:
         detail = f"{detail}, " if detail else ""
         detail += f"architecture {header.metadata[ARCHITECTURE]}, {len(names)} tensors"
-        kind = FileKind.GGUF
+        kind = FileKind.GGUF if parts and kind is not FileKind.TEXT_ENCODER else kind
     return RecognizedFile(path, kind, version, parts, size, form_of(header) or precision(header), detail)
 
 
@@ -146,7 +151,11 @@ def precision(*headers: Header) -> str:
 
 
 def _kind(header: Header) -> tuple[FileKind, tuple[str, ...], str]:
-    tensors = header.tensors
+    tensors, architecture = header.tensors, header.metadata.get(ARCHITECTURE)
+    if is_encoder(architecture):
+        return FileKind.TEXT_ENCODER, (), ""
+    if architecture == PROJECTOR:
+        return FileKind.PROJECTOR, (), ""
     if IC_LORA_KEY in header.metadata:
         return FileKind.IC_LORA, (), ""
     if any(map(is_dora, tensors)):
@@ -224,7 +233,7 @@ def _version(header: Header, parts: Iterable[str]) -> str | None:
 def _version_of_part(header: Header) -> str | None:
     """What tells versions apart in parts without a transformer; None if 2.3 and 2.5 have the same, or nothing does."""
     names = header.tensors
-    if _GEMMA_4 in header.metadata.get("gemma_config", "") or any(name.endswith(".layer_scalar") for name in names):
+    if _GEMMA_4 in header.metadata.get("gemma_config", "") or any(name.endswith(_ONLY_IN_GEMMA_4) for name in names):
         return "2.5"
     if "text_embedding_projection.aggregate_embed.weight" in names:
         return "2.0"

@@ -131,19 +131,14 @@ def resolve_encoder(text_encoder: str) -> Path | HubModel:
         CheckpointError: it is none of these.
     """
     local = os.path.expanduser(text_encoder)
-    if os.path.isdir(local) or (os.path.isfile(local) and local.endswith(".safetensors")):
+    if os.path.isdir(local) or (os.path.isfile(local) and local.endswith(SUFFIXES)):
         return Path(local)
-    if text_encoder.endswith(".gguf"):
-        raise UnsupportedModelError(
-            f"text_encoder: {text_encoder[:200]}: text encoders are not read from GGUF; name a folder or a "
-            ".safetensors file. LONGTAKE_TEXT_ENCODER=8bit halves the memory that it needs"
-        )
     try:
         return hub_model(text_encoder)
     except CheckpointError:
         raise CheckpointError(
-            f"no such text encoder: {text_encoder[:200]} (must be a folder, a .safetensors file, or a hub id "
-            "owner/name[@revision][:file])"
+            f"no such text encoder: {text_encoder[:200]} (must be a folder, a .safetensors or .gguf file, or "
+            "a hub id owner/name[@revision][:file])"
         ) from None
 
 

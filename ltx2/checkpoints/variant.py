@@ -61,7 +61,8 @@ _CLASSES = {
     "scheduler": ("FlowMatchEulerDiscreteScheduler",),
 }
 _TEXT_ENCODERS = ("gemma3", "gemma4_unified")
-_GEMMA_4 = "gemma4-12b-ltx-v1"
+GEMMA_4 = "gemma4-12b-ltx-v1"
+"""The `gemma_version` of the text encoder of LTX-2.5."""
 _MARKER = "use_keyframes_abs_pos_embedding"
 _DIFFUSION_DECODERS = ("LTX2VideoDiffusionDecoderModel",)
 
@@ -193,10 +194,10 @@ def _agreed(signs: Mapping[str, bool], newer: str, older: str) -> bool:
 
 def _check_gemma(gemma_version: Any) -> None:
     """Refuse a Gemma 4 other than the one that the model's authors trained further for LTX-2.5."""
-    if gemma_version != _GEMMA_4:
+    if gemma_version != GEMMA_4:
         found = "a stock Gemma 4" if gemma_version is None else f"Gemma 4 {str(gemma_version)!r:.100}"
         raise CheckpointError(
-            f"text_encoder/: gemma_version is {gemma_version!r:.100}, {found}; LTX-2.5 was trained with {_GEMMA_4}, "
+            f"text_encoder/: gemma_version is {gemma_version!r:.100}, {found}; LTX-2.5 was trained with {GEMMA_4}, "
             "which is in the text_encoder folder of Lightricks/LTX-2.5-Diffusers"
         )
 

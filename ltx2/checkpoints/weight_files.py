@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,14 @@ class StoredTensor:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The header of a safetensors file. metadata: text by key, as its writer left it."""
+    """The header of a file of weights. metadata: text by key, as its writer left it.
+
+    numbers: what a GGUF file says in numbers and short lists of them, by key.
+    """
 
     tensors: dict[str, StoredTensor]
     metadata: dict[str, str]
+    numbers: dict[str, Any] = field(default_factory=dict)
 
 
 MAX_HEADER_BYTES = 8 * 2**20  # a full-size model has less than 2 MB

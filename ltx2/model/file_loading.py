@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import Gemma3Config, Gemma4UnifiedConfig, GemmaTokenizer
 
-from ltx2.checkpoints.components import Component, Stored, TextEncoder
-from ltx2.checkpoints.encoder_files import TOKENIZER, TOKENIZER_CONFIG
+from ltx2.checkpoints.components import Component, Stored
 from ltx2.checkpoints.weight_files import check_loaded
-from ltx2.errors import CheckpointError
 from ltx2.model.stored_tensors import StoredTensors, is_blocks
 
 FLOAT8 = "F8_E4M3"
@@ -40,10 +37,19 @@ def load_component(kind: Any, component: Component, dtype: torch.dtype, keep: Ke
     """
     with init_empty_weights(include_buffers=False):
         model = kind.from_config(dict(component.config))
+    fill(model, component.files[0], component.tensors, dtype, keep)
+    setattr(model, STORED_IN, component)
+    return model
+
+
+def fill(model: Any, source: Path, found: Mapping[str, Stored], dtype: torch.dtype, keep: KeepQuantized | None) -> Any:
+    """`model`, which has no memory, with the tensors `found`, one after the other; see `load_component`.
+
+    source: for errors. found: by the names that they have in the model.
+    """
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = component.tensors
     check_loaded(
-        component.files[0],
+        source,
         {
             "missing_keys": expected.keys() - found.keys(),
             "unexpected_keys": found.keys() - expected.keys(),
@@ -62,33 +68,7 @@ def load_component(kind: Any, component: Component, dtype: torch.dtype, keep: Ke
             _set(model, name, tensors.read(stored, dtype))
         else:
             model.set_submodule(layer, kept)
-    setattr(model, STORED_IN, component)
     return model.eval()
-
-
-def load_encoder(kind: Any, encoder: TextEncoder, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
-    """The text encoder in one file as the class `kind` of transformers, and what its loader says of keys."""
-    of_config = Gemma4UnifiedConfig if encoder.config["model_type"] == "gemma4_unified" else Gemma3Config
-    config = of_config.from_dict(dict(encoder.config))
-    tensors = StoredTensors()
-    state = {name: tensors.read(stored, dtype) for name, stored in encoder.tensors.items()}
-    if of_config is Gemma4UnifiedConfig:
-        config.vision_config = config.audio_config = None  # prompts are text
-    options = {"config": config, "state_dict": state, "dtype": dtype, "key_mapping": kind.key_mapping}
-    model, info = kind.from_pretrained(None, output_loading_info=True, use_safetensors=True, **options)
-    return model, info
-
-
-def load_tokenizer(encoder: TextEncoder) -> Any:
-    """The tokenizer of a text encoder, from its folder or from the files that its file contains."""
-    if encoder.tokenizer is not None:
-        return GemmaTokenizer.from_pretrained(encoder.tokenizer)
-    if missing := {TOKENIZER, TOKENIZER_CONFIG} - encoder.assets.keys():
-        raise CheckpointError(f"{encoder.source} has no {' and no '.join(sorted(missing))} in it")
-    with tempfile.TemporaryDirectory() as folder:
-        for name, stored in encoder.assets.items():
-            Path(folder, name).write_bytes(stored.read())
-        return GemmaTokenizer.from_pretrained(folder)
 
 
 def _may_keep(model: nn.Module, name: str, stored: Stored) -> bool:

@@ -31,7 +31,8 @@ from ltx2.checkpoints.resolve import WEIGHTS, FileModel, HubModel, check_folder
 from ltx2.checkpoints.variant import CONFIGURED, Variant, variant_of
 from ltx2.checkpoints.weight_files import check_loaded, check_weights, read_json
 from ltx2.errors import CheckpointError, EngineMemoryError
-from ltx2.model.file_loading import KeepQuantized, load_component, load_encoder, load_tokenizer
+from ltx2.model.encoder_loading import load_encoder, load_tokenizer
+from ltx2.model.file_loading import KeepQuantized, load_component
 from ltx2.model.finite import check_finite_weights
 from ltx2.model.gemma import Gemma3, Gemma4
 from ltx2.model.pipeline import LongtakePipeline
@@ -81,7 +82,7 @@ def _load_files(files: ModelFiles, dtype: torch.dtype, keep: KeepQuantized | Non
     if encoder.source.is_dir():
         parts["text_encoder"] = _load(kind, encoder.source, dtype, "text_encoder")
     else:
-        parts["text_encoder"], info = load_encoder(kind, encoder, dtype)
+        parts["text_encoder"], info = load_encoder(kind, encoder, dtype, keep)
         check_loaded(encoder.source, {key: info[key] for key in ("missing_keys", "mismatched_keys")})
     scheduler = FlowMatchEulerDiscreteScheduler.from_config(dict(files.scheduler))
     return LongtakePipeline(scheduler=scheduler, tokenizer=load_tokenizer(encoder), **parts)

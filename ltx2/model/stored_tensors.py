@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ltx2.checkpoints.components import Stored
-from ltx2.checkpoints.gguf_blocks import dequantizer
+from ltx2.checkpoints.gguf_blocks import dequantized
 
 ALIGNMENT = 64
 """Bytes to which torch's own memory is aligned. Sums of CPU kernels are rounded differently in other memory."""
@@ -53,7 +53,9 @@ class StoredTensors:
         """The numbers of a tensor in `dtype`; None is the file's, or float32 if it is quantized."""
         raw, scale = self.raw(stored), self.scale(stored)
         if is_blocks(stored):
-            raw = dequantizer(stored.dtype, stored.shape)(raw)
+            return dequantized(stored.dtype, stored.shape, raw, dtype or torch.float32)
+        if stored.added:
+            raw = raw.float() - stored.added
         elif scale is not None:
             raw = raw.float() * scale
         return raw if dtype is None or not raw.is_floating_point() else raw.to(dtype)
@@ -76,7 +78,7 @@ def align(module: nn.Module) -> None:
     """Copy what lies in a mapped file at an odd place, so that a CPU computes the same from whatever file it is in."""
     for owner in module.modules():
         for parameter in owner._parameters.values():
-            if parameter is not None and parameter.data_ptr() % ALIGNMENT:
+            if parameter is not None and parameter.is_floating_point() and parameter.data_ptr() % ALIGNMENT:
                 parameter.data = parameter.data.clone()
         for name, buffer in owner._buffers.items():
             if buffer is not None and buffer.data_ptr() % ALIGNMENT:

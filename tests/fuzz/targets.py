@@ -21,9 +21,11 @@ from PIL import Image
 from blobstore import BlobNotFoundError, InMemoryBlobStore
 from blobstore.manifest import Manifest, NewerManifestError
 from blobstore.redis.urls import RedisURLError, mask_urls, parse_url, shown_url
+from ltx2.checkpoints.gguf_encoder import encoder_in_gguf, is_encoder
 from ltx2.checkpoints.hub_names import parse_hub_name
 from ltx2.checkpoints.lora_file import read_lora
-from ltx2.checkpoints.recognition import recognize
+from ltx2.checkpoints.recognition import ARCHITECTURE, header_of, recognize
+from ltx2.checkpoints.vocabulary import read_vocabulary
 from ltx2.errors import CheckpointError, ContinuationError
 from ltx2.media.picture_decoder import decode_picture
 from ltx2.media.sources.ending import Wanted, decode_ending
@@ -122,9 +124,15 @@ def safetensors(data: bytes) -> None:
 
 
 def gguf(data: bytes) -> None:
-    """The header of a GGUF file, and what it says the file is."""
-    with _file(data, ".gguf") as path, suppress(CheckpointError):
-        str(recognize(path))
+    """The header of a GGUF file, what it says the file is, and the config and vocabulary of a text encoder."""
+    with _file(data, ".gguf") as path:
+        with suppress(CheckpointError):
+            str(recognize(path))
+            header = header_of(path)
+            if is_encoder(header.metadata[ARCHITECTURE]):
+                encoder_in_gguf(path, header, path.parent)
+        with suppress(CheckpointError):
+            read_vocabulary(path, {})
 
 
 def lora(data: bytes) -> None:

@@ -229,28 +229,37 @@ def gguf_file(folder: Path, target: Path, kind: str) -> Tensors:
         if not is_quantized(name, tensor):
             writer.add_tensor(bare, tensor.numpy())
             continue
-        quant = gguf.GGMLQuantizationType[kind]
-        count, size = gguf.GGML_QUANT_SIZES[quant]
-        if tensor.shape[1] % count:
-            quant = gguf.GGMLQuantizationType.Q8_0
-            count, size = gguf.GGML_QUANT_SIZES[quant]
-        if quant.name.endswith("_K"):
-            blocks = random.integers(0, 256, (tensor.numel() // count, size), dtype=numpy.uint8)
-            factors = numpy.full((len(blocks), 1), 2e-4, numpy.float16).view(numpy.uint8)
-            begin = size - 2 if quant.name == "Q6_K" else 0
-            blocks[:, begin : begin + 2] = factors
-            if quant.name != "Q6_K":
-                blocks[:, 2:4] = factors
-            raw = blocks.reshape(tensor.shape[0], -1)
-        else:
-            raw = gguf.quants.quantize(tensor.numpy(), quant)
+        raw, quant = blocks_of(tensor, kind, random)
         writer.add_tensor(bare, raw, raw_dtype=quant)
         numbers[name] = torch.from_numpy(gguf.quants.dequantize(raw, quant).copy())
+    write_gguf(writer)
+    return numbers
+
+
+def write_gguf(writer: gguf.GGUFWriter) -> None:
+    """Write what was added to `writer`."""
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return numbers
+
+
+def blocks_of(tensor: Tensor, kind: str, random: numpy.random.Generator) -> tuple[Any, gguf.GGMLQuantizationType]:
+    """`tensor` in the blocks of `kind`, or of Q8_0 if they do not fit its rows; see `gguf_file`."""
+    quant = gguf.GGMLQuantizationType[kind]
+    count, size = gguf.GGML_QUANT_SIZES[quant]
+    if tensor.shape[1] % count:
+        quant = gguf.GGMLQuantizationType.Q8_0
+        count, size = gguf.GGML_QUANT_SIZES[quant]
+    if not quant.name.endswith("_K"):
+        return gguf.quants.quantize(tensor.numpy(), quant), quant
+    blocks = random.integers(0, 256, (tensor.numel() // count, size), dtype=numpy.uint8)
+    factors = numpy.full((len(blocks), 1), 2e-4, numpy.float16).view(numpy.uint8)
+    begin = size - 2 if quant.name == "Q6_K" else 0
+    blocks[:, begin : begin + 2] = factors
+    if quant.name != "Q6_K":
+        blocks[:, 2:4] = factors
+    return blocks.reshape(tensor.shape[0], -1), quant
 
 
 def parts_around(folder: Path, target: Path) -> None:

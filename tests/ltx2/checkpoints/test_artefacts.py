@@ -36,7 +36,8 @@ from tests.ltx2.checkpoints.test_recognition import (
     TRANSFORMER,
     VAE,
 )
-from tests.ltx2.exported_files import fp8_file, gguf_file, parts_around, single_file, split_files
+from tests.ltx2.exported_encoders import gguf_encoder
+from tests.ltx2.exported_files import component_tensors, fp8_file, gguf_file, parts_around, single_file, split_files
 
 REQUEST = SegmentRequest("a boat", 3, 96, 64, first_timing(SegmentShape(17, exact(24))))
 TINY, HEADER = "tiny model, random weights", "header of real shapes"
@@ -116,6 +117,28 @@ def in_gguf(kind: str) -> Build:
     return build
 
 
+def encoder_in_gguf(model: str) -> Build:
+    """A model in files whose text encoder, next to it, is a GGUF file."""
+
+    def build(models: Models, folder: Path) -> Path:
+        copied = shutil.copytree(models[model], folder / "copied")
+        gguf_encoder(copied, folder / "gemma-ltx-Q8_0.gguf", "Q8_0")
+        if model != "tiny-2.5":
+            return single_file(copied, folder / "a-distilled.safetensors")
+        for file in list(split_files(copied, folder / "comfy").parents[1].rglob("*.safetensors")):
+            file.rename(folder / file.name)
+        (folder / "gemma4-with-proj.safetensors").unlink()
+        projections = component_tensors(copied, "connectors")
+        save_file(
+            {name: tensor for name, tensor in projections.items() if name.startswith("text_embedding_projection")},
+            folder / "projections.safetensors",
+            {"model_version": "2.5.0"},
+        )
+        return folder / "ltx-2.5-22b-distilled-transformer.safetensors"
+
+    return build
+
+
 def not_distilled(folder: Path) -> None:
     edit(folder / "scheduler/scheduler_config.json", use_dynamic_shifting=True, shift_terminal=0.1)
 
@@ -146,7 +169,7 @@ AUTHORS = pair("diffusion_model.patchify_proj", "lora_A", "lora_B")
 KOHYA = pair("lora_unet_proj_in", "lora_down", "lora_up")
 WHOLE = TRANSFORMER | CONNECTORS | REST
 DECODER = {"config": DIFFUSION, "model_version": "2.5.0"}
-TWO, THREE, FOUR = (f"model in {count} files or folders" for count in (2, 3, 4))
+TWO, THREE, FOUR, FIVE = (f"model in {count} files or folders" for count in (2, 3, 4, 5))
 ONE, PART, QUANTIZED = "model in one file", "part of a model", "quantized for ComfyUI"
 
 # fmt: off
@@ -185,6 +208,8 @@ ARTEFACTS = (
              f"{THREE}, LTX-2.3, distilled, F32 and Q8_0 and Q6_K", True, encoder="tiny"),
     Artefact("GGUF, Q4_K", in_gguf("Q4_K"),
              f"{THREE}, LTX-2.3, distilled, F32 and Q8_0 and Q4_K", True, encoder="tiny"),
+    Artefact("text encoder in GGUF, Gemma 3", encoder_in_gguf("tiny"), f"{TWO}, LTX-2.3, distilled, F32", True),
+    Artefact("text encoder in GGUF, Gemma 4", encoder_in_gguf("tiny-2.5"), f"{FIVE}, LTX-2.5, distilled, F32", True),
 )
 # fmt: on
 

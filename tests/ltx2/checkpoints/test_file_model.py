@@ -85,9 +85,9 @@ def test_what_is_missing_is_named_with_where_to_get_it(split: Path, single: Path
         resolved(single)
     assert not check_model(str(single), single).usable
     assert check_model(str(single), single, str(models["tiny"])).usable
-    assert resolved(single, "owner/name@v1:a.safetensors") == FileModel(
-        single, HubModel("owner/name", "v1", file="a.safetensors")
-    )
+    for name in ("a.safetensors", "gemma-Q4_K_M.gguf"):
+        found = FileModel(single, HubModel("owner/name", "v1", file=name))
+        assert resolved(single, f"owner/name@v1:{name}") == found
     shutil.copytree(models["tiny"] / "text_encoder", single.parent / "text_encoder")
     shutil.copytree(models["tiny"] / "tokenizer", single.parent / "tokenizer")
     assert resolved(single) == FileModel(single)
@@ -136,8 +136,7 @@ def test_what_is_no_text_encoder_is_refused(single: Path, models: dict[str, Path
     assert resolved(single, whole) == FileModel(single, whole)
     assert "has no gemma_config and no tokenizer_json in it: name the folder" in refusal(bare)
     assert "is a model in one file" in refusal(single)
-    for quantized in (str(tmp_path / "gemma.gguf"), "owner/name:gemma-Q4_K.gguf"):
-        assert "text encoders are not read from GGUF; name a folder or a .safetensors file" in refusal(quantized)
+    assert "no such text encoder: ./gemma.gguf" in refusal("./gemma.gguf")
     assert "has no config.json of gemma3 or gemma4_unified" in refusal(tmp_path)
     assert "has no tokenizer.json" in refusal(folder)
     edit(folder / "config.json", quantization_config={"quant_method": "bitsandbytes"})

@@ -1,0 +1,112 @@
+"""The vocabulary of a Gemma in a GGUF file: its pieces, and the merges of byte-pair encoding. No torch.
+
+A file that was made from a sentencepiece model has no merges. They follow from the pieces: every way to cut one into
+two others, those of user-defined pieces first, then in the order of the pieces. For the published vocabulary of Gemma 3
+these are the merges of its tokenizer.json, in its order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from ltx2.checkpoints.gguf import read_lists
+from ltx2.errors import CheckpointError
+
+SPACE = "\u2581"
+"""How a space is written in pieces."""
+_TOKENS, _TYPES, _MERGES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.merges"
+_LONGEST = 256
+_SPECIAL = {"bos": "<bos>", "eos": "<eos>", "unknown": "<unk>", "padding": "<pad>"}
+"""What has a `tokenizer.ggml.NAME_token_id`, and how Gemma spells it."""
+
+
+class PieceType(IntEnum):
+    """What a piece is, in sentencepiece and in GGUF alike."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """pieces: by id, with SPACE for spaces. merges: pairs of pieces, the first to be joined first.
+
+    whole: pieces that are found in a text before it is cut. special: `bos`, `eos`, `unknown` and `padding`.
+    """
+
+    pieces: tuple[str, ...]
+    merges: tuple[tuple[str, str], ...]
+    whole: tuple[str, ...]
+    special: dict[str, str]
+
+
+def read_vocabulary(file: Path, numbers: dict[str, Any]) -> Vocabulary:
+    """The vocabulary of the GGUF `file`. numbers: of its metadata.
+
+    Raises:
+        CheckpointError: it has none, or it is damaged.
+    """
+    lists = read_lists(file, (_TOKENS, _TYPES, _MERGES))
+    if missing := [name for name in (_TOKENS, _TYPES) if name not in lists]:
+        raise CheckpointError(f"{file} has no {missing[0]} in its metadata")
+    types = lists[_TYPES]
+    if not all(isinstance(piece, str) for piece in lists[_TOKENS]):
+        raise CheckpointError(f"{file} has tokens that are not texts")
+    pieces = tuple(map(_with_spaces, lists[_TOKENS]))
+    if len(types) != len(pieces):
+        raise CheckpointError(f"{file} has {len(pieces)} tokens, but types for {len(types)}")
+    if (long := max(map(len, pieces), default=0)) > _LONGEST:
+        raise CheckpointError(f"{file} has a token of {long} characters; the limit is {_LONGEST}")
+    if _MERGES in lists:
+        merges = tuple(_pair(file, merge) for merge in lists[_MERGES])
+    else:
+        merges = tuple(merges_of(pieces, types))
+    known = set(pieces)
+    if wrong := [pair for pair in merges if not {*pair, "".join(pair)} <= known]:
+        raise CheckpointError(f"{file} has a merge of pieces that it does not have: {wrong[0]!r:.200}")
+    whole = tuple(
+        piece
+        for piece, kind in zip(pieces, types, strict=True)
+        if kind in (PieceType.CONTROL, PieceType.USER_DEFINED) and piece
+    )
+    special = {}
+    for name, spelled in _SPECIAL.items():
+        number = numbers.get(f"tokenizer.ggml.{name}_token_id")
+        special[name] = pieces[number] if isinstance(number, int) and 0 <= number < len(pieces) else spelled
+    return Vocabulary(pieces, merges, whole, special)
+
+
+def merges_of(pieces: Sequence[str], types: Sequence[int]) -> list[tuple[str, str]]:
+    """The merges that the `pieces` of these `types` allow, the first to be joined first."""
+    ids = {piece: number for number, piece in enumerate(pieces)}
+    normal = next((number for number, kind in enumerate(types) if kind == PieceType.NORMAL), 0)
+    found = []
+    for number, (piece, kind) in enumerate(zip(pieces, types, strict=True)):
+        rank = 0 if kind == PieceType.USER_DEFINED else number - normal
+        for cut in range(1, len(piece)):
+            left, right = piece[:cut], piece[cut:]
+            if left in ids and right in ids:
+                # longer parts first, where pieces have the same rank
+                found.append(((rank, -len(left), -len(right), number, ids[left]), left, right))
+    found.sort()
+    return [(left, right) for _, left, right in found]
+
+
+def _with_spaces(piece: str) -> str:
+    """The piece with SPACE: GGUF files have real spaces where a piece is nothing but spaces."""
+    return SPACE * len(piece) if piece and not piece.strip(" ") else piece
+
+
+def _pair(file: Path, merge: str) -> tuple[str, str]:
+    left, _, right = str(merge).partition(" ")
+    if not left or not right:
+        raise CheckpointError(f"{file} has a merge that is not a pair: {merge!r:.200}")
+    return left, right

@@ -1,0 +1,72 @@
+"""Vocabularies in GGUF files: merges that follow from pieces, and what makes one unreadable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import pytest
+
+from ltx2.checkpoints.vocabulary import merges_of, read_vocabulary
+from ltx2.errors import CheckpointError
+from tests.ltx2.exported_files import write_gguf
+
+NORMAL, CONTROL, USER, BYTE = 1, 3, 4, 6
+
+
+def file_of(path: Path, pieces: list[str], types: list[int], merges: list[str] | None = None) -> Path:
+    writer = gguf.GGUFWriter(path, "gemma3")
+    if pieces:
+        writer.add_token_list(pieces)
+    if types:
+        writer.add_token_types(types)
+    if merges is not None:
+        writer.add_token_merges(merges)
+    write_gguf(writer)
+    return path
+
+
+def test_user_defined_pieces_are_joined_first_and_then_pieces_by_number() -> None:
+    # Given
+    pieces = ["<pad>", "\n", "\n\n", "\n\n\n", "<0x00>", "ab", "abc", "a", "b", "c", "bc"]
+    types = [CONTROL, USER, USER, USER, BYTE, *[NORMAL] * 6]
+    # When / Then the longer left part is the first, where pieces have the same rank
+    assert merges_of(pieces, types) == [
+        ("\n\n", "\n"),
+        ("\n", "\n\n"),
+        ("\n", "\n"),
+        ("a", "b"),
+        ("ab", "c"),
+        ("a", "bc"),
+        ("b", "c"),
+    ]
+
+
+def test_pieces_of_spaces_are_written_as_tokenizers_have_them(tmp_path: Path) -> None:
+    # Given
+    pieces = ["<unk>", "<bos>", "\u2581", "  ", " a", "a", "<b>"]
+    types = [2, CONTROL, NORMAL, USER, NORMAL, NORMAL, USER]
+    # When
+    found = read_vocabulary(file_of(tmp_path / "a.gguf", pieces, types), {"tokenizer.ggml.bos_token_id": 1})
+    # Then
+    assert found.pieces == ("<unk>", "<bos>", "\u2581", "\u2581\u2581", " a", "a", "<b>")
+    assert found.merges == (("\u2581", "\u2581"),)
+    assert found.whole == ("<bos>", "\u2581\u2581", "<b>")
+    assert found.special == {"bos": "<bos>", "eos": "<eos>", "unknown": "<unk>", "padding": "<pad>"}
+
+
+def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    def refusal(pieces: list[str], types: list[int], merges: list[str] | None = None) -> str:
+        with pytest.raises(CheckpointError) as error:
+            read_vocabulary(file_of(tmp_path / "a.gguf", pieces, types, merges), {})
+        return str(error.value)
+
+    # When / Then
+    assert "has no tokenizer.ggml.tokens in its metadata" in refusal([], [1])
+    assert "has no tokenizer.ggml.token_type in its metadata" in refusal(["a"], [])
+    assert "has 2 tokens, but types for 1" in refusal(["a", "b"], [1])
+    assert "a merge that is not a pair: 'ab'" in refusal(["a", "b"], [1, 1], ["ab"])
+    assert "a merge of pieces that it does not have: ('a', 'b')" in refusal(["a", "b"], [1, 1], ["a b"])
+    (tmp_path / "b.gguf").write_bytes(b"GGUF")
+    with pytest.raises(CheckpointError, match="is a damaged GGUF file"):
+        read_vocabulary(tmp_path / "b.gguf", {})
