@@ -9,15 +9,16 @@ from typing import Any
 
 from blobstore import BlobNotFoundError, InMemoryBlobStore, ManagedBlobStore
 from ltx2.timeline import handed_on
+from tasks.client.idempotency import check_key
 from tasks.client.inputs import read_inputs
 from tasks.client.same_head import check_same_head
-from tasks.client.submission import Draft, create_job
+from tasks.client.submission import Draft, create_job, request_digest
 from tasks.deployment import Deployment
 from tasks.errors import JobStateError, SpecError
 from tasks.field_errors import FieldError
 from tasks.jobs.committed import Committed
 from tasks.jobs.lifetimes import new_job_id
-from tasks.jobs.results import CreateOutcome, JobContents
+from tasks.jobs.results import JobContents
 from tasks.jobs.state_wire import handoff_blobs
 from tasks.jobs.units import JobState
 from tasks.maintenance.submissions import pin_all
@@ -32,7 +33,13 @@ SHARES = "whose segments the fork shares"
 
 
 def fork_job(
-    deployment: Deployment, job_id: str, *, after: int, spec: JobSpec | None, may_be_whole: bool = False
+    deployment: Deployment,
+    job_id: str,
+    *,
+    after: int,
+    spec: JobSpec | None,
+    may_be_whole: bool = False,
+    idempotency_key: str | None = None,
 ) -> str:
     """Queue a fork of `job_id` after segment `after`, see `Job.fork`; returns its id.
 
@@ -52,9 +59,7 @@ def fork_job(
         _warn_of_other_prompts(spec, source, count)
         for warning in inputs.warnings:
             log.warning("%s", warning)
-    fork_id = new_job_id()
-    create_fork(deployment, fork_id, source, count, wanted, pending)
-    return fork_id
+    return create_fork(deployment, new_job_id(), source, count, wanted, pending, idempotency_key=idempotency_key)
 
 
 def fork_longer(deployment: Deployment, job_id: str, added: Sequence[Mapping[str, Any]]) -> str:
@@ -70,9 +75,7 @@ def fork_longer(deployment: Deployment, job_id: str, added: Sequence[Mapping[str
     longer = check_spec(fields | {"segments": [*fields["segments"], *added]})
     if len(longer.segments) == len(source.segments):
         raise SpecError("segments: there is none, so there is nothing to render")
-    fork_id = new_job_id()
-    create_fork(deployment, fork_id, source, len(source.segments), longer)
-    return fork_id
+    return create_fork(deployment, new_job_id(), source, len(source.segments), longer)
 
 
 def create_fork(
@@ -82,15 +85,19 @@ def create_fork(
     count: int,
     spec: JobSpec,
     pending: InMemoryBlobStore | None = None,
-) -> None:
+    *,
+    idempotency_key: str | None = None,
+) -> str:
     """Queue the job `job_id`, which shares the first `count` segments of `source` and goes on with those of `spec`.
 
+    Returns its id, or that of the job that was made when the same was asked for with the same key.
     It may have no other segments. The head of `spec` equals that of `source` in SHARED_FIELDS. pending: the images that
     its own segments show, see `Inputs`.
 
     Raises:
         JobStateError: the id is taken, or a blob of these segments is missing. What `submit` raises.
     """
+    key = None if idempotency_key is None else check_key(idempotency_key)
     shared = [
         segment.model_copy(update={"seed": source.head.seed_of(index, segment)})  # a repair needs it
         for index, segment in enumerate(source.segments[:count])
@@ -108,11 +115,10 @@ def create_fork(
             pin_all(deployment.blobs, stored, owner, provisional=True)
         except BlobNotFoundError:
             raise JobStateError(f"images of job {source.job_id} are missing, so it cannot be forked") from None
-        return Draft(spec, committed, list(dict.fromkeys([*blobs, *shown])), pending=given)
+        digest = "" if key is None else request_digest(spec, {"fork": source.job_id, "after": count - 1})
+        return Draft(spec, committed, list(dict.fromkeys([*blobs, *shown])), digest, given)
 
-    creation = create_job(deployment, job_id, draw_up)
-    if creation.outcome == CreateOutcome.TAKEN:
-        raise JobStateError(f"job {job_id} already exists")
+    return create_job(deployment, job_id, draw_up, idempotency_key=key).job_id
 
 
 def check_join(spec: JobSpec, source: JobContents, count: int) -> None:

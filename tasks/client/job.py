@@ -147,19 +147,19 @@ class Job(JobEdits):
             raise JobStateError(f"job {self.id} is {status.state}; only a failed job can be retried")
         admit_now(self._deployment.jobs, self._deployment.publisher, self._deployment.settings)
 
-    def fork(self, after: int, spec: GivenSpec | None = None) -> Self:
+    def fork(self, after: int, spec: GivenSpec | None = None, *, idempotency_key: str | None = None) -> Self:
         """Queue a new job that shares the segments up to `after` (from 0) and renders those that follow in `spec`.
 
         Nothing of them is copied or rendered again, and each job keeps them by itself. spec: one of the whole film, in
         which those up to `after` do not count; default: the rest of this job. Title and seed may differ, all other
-        fields of the job are the same.
+        fields of the job are the same. idempotency_key: as for `submit`.
 
         Raises:
             JobNotFoundError: no such job. JobStateError: that segment is not committed, or its blobs were lost.
             SpecError: an invalid spec, a field that differs, or nothing to render. Others as `tasks.submit`.
         """
         wanted = None if spec is None else given_spec(spec)
-        fork_id = fork_job(self._deployment, self.id, after=after, spec=wanted)
+        fork_id = fork_job(self._deployment, self.id, after=after, spec=wanted, idempotency_key=idempotency_key)
         return type(self)(fork_id, settings=self._deployment.settings)
 
     def retake(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import secrets
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import redis
 
 from blobstore import BlobStoreError, InMemoryBlobStore
 from tasks.deployment import Deployment
-from tasks.errors import MaybeQueuedError
+from tasks.errors import JobStateError, MaybeQueuedError, RoomError, SpecError
 from tasks.jobs.committed import Committed
 from tasks.jobs.keys import submission_owner
 from tasks.jobs.queues import Priority
@@ -63,8 +66,9 @@ def create_job(
     record, nothing is pinned for the job.
 
     Raises:
-        RoomError: it needs more than the whole blob budget. MaybeQueuedError: the reply was lost.
-        redis.RedisError: a server cannot be reached. What `draw_up` raises.
+        RoomError: it needs more than the whole blob budget, or this has no room now for what it starts from.
+        JobStateError: `job_id` is taken, or the key was used with another request. MaybeQueuedError: the reply was
+        lost. redis.RedisError: a server cannot be reached. What `draw_up` raises.
     """
     request = secrets.token_hex(16)
     owner = submission_owner(request)
@@ -109,7 +113,35 @@ def create_job(
         admit_now(deployment.jobs, deployment.publisher, deployment.settings)
     elif creation.outcome in (CreateOutcome.CREATED, CreateOutcome.SAME):
         _complete_and_admit(deployment, creation.job_id)
+    _check(creation, job_id, idempotency_key)
     return creation
+
+
+def request_digest(spec: JobSpec, beside: Any) -> str:
+    """The hash of a request. Values that are the defaults do not count, so that new keys change nothing.
+
+    beside: what was sent with the spec, JSON. SpecError: it is no JSON.
+    """
+    submitted = [spec.model_dump(mode="json", exclude_defaults=True), beside]
+    try:
+        text = json.dumps(submitted, sort_keys=True, default=str)
+    except (TypeError, ValueError, RecursionError) as error:  # of the state; a spec is JSON
+        raise SpecError(f"the state to continue is not JSON ({error}), so an idempotency key cannot name it") from None
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check(creation: Creation, job_id: str, key: str | None) -> None:
+    if creation.outcome == CreateOutcome.FULL:
+        raise RoomError(
+            "the blob budget (LONGTAKE_BLOB_BUDGET_BYTES) has no room now for the image or state; try later"
+        )
+    if creation.outcome == CreateOutcome.TAKEN:
+        raise JobStateError(f"job {job_id} already exists")
+    if creation.outcome == CreateOutcome.OTHER:
+        raise JobStateError(
+            f"the idempotency key {key!r:.60} belongs to job {creation.job_id}, which was submitted with "
+            "another spec; use another key for another job"
+        )
 
 
 def _store(deployment: Deployment, draft: Draft, owner: str) -> None:

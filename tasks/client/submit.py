@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -16,9 +14,9 @@ from tasks.client.idempotency import check_key
 from tasks.client.inputs import Inputs, read_inputs
 from tasks.client.job import Job
 from tasks.client.state_files import read_state, start_handoff
-from tasks.client.submission import Draft, create_job
+from tasks.client.submission import Draft, create_job, request_digest
 from tasks.deployment import Deployment
-from tasks.errors import JobStateError, RoomError, SpecError
+from tasks.errors import SpecError
 from tasks.field_errors import FieldError, shown
 from tasks.jobs.committed import Committed
 from tasks.jobs.lifetimes import new_job_id
@@ -106,17 +104,6 @@ def submit(
         lambda _: _draw_up(deployment, inputs, envelope, has_key=idempotency_key is not None, priority=priority),
         idempotency_key=idempotency_key,
     )
-    if creation.outcome == CreateOutcome.FULL:
-        raise RoomError(
-            "the blob budget (LONGTAKE_BLOB_BUDGET_BYTES) has no room now for the image or state; try later"
-        )
-    if creation.outcome == CreateOutcome.TAKEN:
-        raise JobStateError(f"job {job.id} already exists")
-    if creation.outcome == CreateOutcome.OTHER:
-        raise JobStateError(
-            f"the idempotency key {idempotency_key!r:.60} belongs to job {creation.job_id}, which was submitted with "
-            "another spec; use another key for another job"
-        )
     if creation.outcome == CreateOutcome.CREATED:
         tracing.job_submitted(job.id, began_ns)
     job.id = creation.job_id
@@ -143,18 +130,8 @@ def _draw_up(
     if envelope is not None:
         start = start_handoff(dict(envelope), inputs.spec, deployment.blobs, inputs.pending, deployment.settings)
     blob_ids = list(dict.fromkeys([*input_paths(inputs.spec).values(), *(handoff_blobs(start) if start else ())]))
-    digest = _digest(inputs.spec, envelope) if has_key else ""
+    digest = request_digest(inputs.spec, envelope) if has_key else ""
     return Draft(inputs.spec, Committed(start), blob_ids, digest, inputs.pending, priority)
-
-
-def _digest(spec: JobSpec, envelope: Mapping[str, Any] | None) -> str:
-    """The hash of what was submitted. Values that are the defaults do not count, so that new keys change nothing."""
-    submitted = [spec.model_dump(mode="json", exclude_defaults=True), envelope]
-    try:
-        text = json.dumps(submitted, sort_keys=True, default=str)
-    except (TypeError, ValueError, RecursionError) as error:  # of the state; a spec is JSON
-        raise SpecError(f"the state to continue is not JSON ({error}), so an idempotency key cannot name it") from None
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def list_jobs(

@@ -116,9 +116,7 @@ def cascade(deployment: Deployment, job_id: str, segment: int, *, prompt: str | 
     segments = list(spec.segments)
     before, changed = segments[segment], _changed_segment(segments[segment], prompt, seed)
     segments[segment] = changed if changed.prompt == before.prompt else changed.undecided  # its length followed from it
-    fork_id = new_job_id()
-    create_fork(deployment, fork_id, source, segment, spec.model_copy(update={"segments": segments}))
-    return fork_id
+    return create_fork(deployment, new_job_id(), source, segment, spec.model_copy(update={"segments": segments}))
 
 
 def choose_take(deployment: Deployment, job_id: str, segments: range, take: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -20,7 +21,7 @@ from tasks.jobs.events import EventReader
 from tasks.jobs.lifetimes import new_token
 from tasks.jobs.outbox import Outbox
 from tasks.messaging.tracing import tracing
-from tasks.server import api_page, event_stream, jobs_api, live_api, metrics, pages, takes_api, videos_api
+from tasks.server import api_page, edits_api, event_stream, jobs_api, live_api, metrics, pages, takes_api, videos_api
 from tasks.server.access import OPEN_PATHS, Keys, is_from_elsewhere
 from tasks.server.answers import ANSWERS, INVALID, ErrorAnswer, Problem, add_error_answers, answer
 from tasks.server.blob_files import BlobFiles
@@ -31,6 +32,7 @@ from tasks.server.joins import Joins
 from tasks.server.limits import BodyLimit
 from tasks.server.live import LiveFilms
 from tasks.server.parts import PartTable
+from tasks.server.reports import Reports
 from tasks.server.webhooks import Sender
 from tasks.settings import Settings
 from tasks.spec.loader import MAX_SPEC_BYTES
@@ -44,7 +46,7 @@ NO_KEY = Problem(
     "invalid_api_key",
     headers={"WWW-Authenticate": "Bearer"},
 )
-UPLOAD_PATHS = ("/jobs", "/new", "/v1/videos", "/v1/videos/extensions")
+UPLOAD_PATHS = re.compile("/jobs(/[^/]+/(fork|edit))?|/new|/v1/videos(/extensions)?")
 LARGEST_OPEN_BODY_BYTES = 16 * 1024
 """Of a request that needs no key."""
 ELSEWHERE = Problem(403, "a page of another site may not call this server", INVALID, "other_origin")
@@ -53,7 +55,9 @@ ELSEWHERE = Problem(403, "a page of another site may not call this server", INVA
 def _largest_body(settings: Settings, path: str) -> int:
     if path in OPEN_PATHS:
         return LARGEST_OPEN_BODY_BYTES
-    return settings.server_body_bytes if path in UPLOAD_PATHS else min(settings.server_body_bytes, MAX_SPEC_BYTES)
+    return (
+        settings.server_body_bytes if UPLOAD_PATHS.fullmatch(path) else min(settings.server_body_bytes, MAX_SPEC_BYTES)
+    )
 
 
 class _KeyCheck:
@@ -110,7 +114,9 @@ def make_app(settings: Settings) -> FastAPI:
             live = LiveFilms(deployment, files)
             outbox = Outbox(client, new_token())
             tracing.start()
-            app.state.context = ServerContext(settings, deployment, parts, hub, files, live, Joins(deployment), outbox)
+            app.state.context = ServerContext(
+                settings, deployment, parts, hub, files, live, Joins(deployment), Reports(files), outbox
+            )
             sender = Sender(settings, deployment.jobs, EventReader(client), outbox)
             await hub.start()
             running = [asyncio.create_task(hub.run()), asyncio.create_task(sender.run())]
@@ -138,6 +144,7 @@ def make_app(settings: Settings) -> FastAPI:
     add_error_answers(app)
     app.include_router(jobs_api.router)
     app.include_router(takes_api.router)
+    app.include_router(edits_api.router)
     app.include_router(event_stream.router)
     app.include_router(live_api.router)
     app.include_router(videos_api.router)

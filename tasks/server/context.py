@@ -25,6 +25,7 @@ from tasks.server.joins import Joins
 from tasks.server.live import LiveFilms
 from tasks.server.paging import Page, page_of
 from tasks.server.parts import PartTable
+from tasks.server.reports import Reports
 from tasks.settings import Settings
 
 WaitingJob = tuple[JobStatus, Wait | None]
@@ -42,6 +43,7 @@ class ServerContext:
     files: BlobFiles
     live: LiveFilms
     joins: Joins
+    reports: Reports
     outbox: Outbox
 
     def job(self, job_id: str) -> Job:

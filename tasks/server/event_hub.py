@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import redis
 
-from tasks.jobs.events import BEGINNING, Event, EventReader, is_later
+from tasks.jobs.events import BEGINNING, Event, EventKind, EventReader, is_later
 
 log = logging.getLogger(__name__)
 WAIT_S = 1.0
@@ -50,6 +51,8 @@ class EventHub:
         self._listeners: set[Listener] = set()
         self._last = BEGINNING
         self._closing = False
+        self.counts: Counter[EventKind] = Counter()
+        """How many events of each kind were distributed."""
 
     async def start(self) -> None:
         """Begin with events that come from now on; older ones are read from their streams."""
@@ -77,6 +80,7 @@ class EventHub:
             is_out = False
             for event in events:
                 self._last = event.id
+                self.counts[event.kind] += 1
                 for listener in tuple(self._listeners):
                     if listener.job_id in (None, event.job_id):
                         listener.offer(event)

@@ -14,6 +14,7 @@ from tasks.errors import JobStateError
 from tasks.jobs.units import JobState
 from tasks.server.answers import content
 from tasks.server.context import Context, ServerContext
+from tasks.server.reports import FIGURES, FILES, ReportFile
 from tasks.server.spec_requests import SpecRequest, read_spec_request, submit_request, without_files
 from tasks.server.stored_files import StoredFile
 from tasks.server.views import DeliveryView, JobPage, JobView, job_view, summary_view
@@ -165,6 +166,19 @@ def job_summary(job_id: JobId, context: Context) -> dict[str, Any]:
     """The film, and seed, prompt, times and blobs of every committed segment."""
     context.status(job_id)
     return summary_view(context, job_id)
+
+
+@router.get("/{job_id}/report", response_class=FileResponse, responses=content(FILES[FIGURES], in_parts=True))
+def job_report(job_id: JobId, context: Context) -> StoredFile:
+    """How well the film's segments join, the figures of `longtake report`. The first question decodes the film."""
+    return report_file(job_id, FIGURES, context)
+
+
+@router.get("/{job_id}/report/{name}", response_class=FileResponse, responses=content(*FILES.values(), in_parts=True))
+def report_file(job_id: JobId, name: Annotated[ReportFile, Path()], context: Context) -> StoredFile:
+    """A file of the report: the figures, a chart of them, or a sheet of pictures around each join."""
+    with context.job(job_id) as job:
+        return StoredFile(context.reports.path_of(job, name), media_type=FILES[name])
 
 
 @router.get("/{job_id}/webhooks")

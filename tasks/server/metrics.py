@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from tasks.jobs.events import EventKind
 from tasks.jobs.queues import QUEUES
 from tasks.jobs.records import JobStatus
 from tasks.jobs.units import JobState
@@ -57,6 +58,7 @@ class _Deployment(Collector):
             "longtake_blob_budget_bytes", "LONGTAKE_BLOB_BUDGET_BYTES; 0: none.", jobs.budget_bytes()
         )
         yield self._workers()
+        yield self._events()
 
     @staticmethod
     def _jobs(unfinished: list[JobStatus], ended: int) -> Metric:
@@ -72,6 +74,13 @@ class _Deployment(Collector):
         family = GaugeMetricFamily("longtake_queue_messages", "Messages that wait for any worker.", labels=["queue"])
         for queue, length in lengths.items():
             family.add_metric([queue], length)
+        return family
+
+    def _events(self) -> Metric:
+        text = "Events of jobs since this server was started, such as done, failed and retried."
+        family = CounterMetricFamily("longtake_events", text, labels=["kind"])
+        for kind in EventKind:
+            family.add_metric([kind], self._context.hub.counts[kind])
         return family
 
     def _workers(self) -> Metric:

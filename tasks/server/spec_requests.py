@@ -6,8 +6,8 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -124,14 +124,20 @@ def submit_spec(
     Raises:
         SpecError: the spec names a file of this machine. What `submit` raises.
     """
-    spec = without_files(spec)
+    with with_uploads(without_files(spec), files) as whole:
+        return submit(whole, from_state=state, settings=context.settings, idempotency_key=idempotency_key)
+
+
+@contextmanager
+def with_uploads(spec: JobSpec, files: Mapping[str, bytes]) -> Iterator[JobSpec]:
+    """A spec with these files, by field of the spec, in a folder for as long; its errors do not name them."""
     with TemporaryDirectory(prefix="longtake-upload-") as folder:
         for name, data in files.items():
             path = Path(folder) / name
             path.write_bytes(data)
             spec = spec.model_copy(update={name: str(path)})
         try:
-            return submit(spec, from_state=state, settings=context.settings, idempotency_key=idempotency_key)
+            yield spec
         except SpecError as error:
             text = str(error)
             for name in files:  # the field is named already

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import FileResponse
 from starlette.concurrency import run_in_threadpool
 
@@ -20,6 +20,7 @@ from tasks.jobs.records import JobStatus
 from tasks.jobs.units import JobState
 from tasks.server.answers import content, invalid
 from tasks.server.context import Context, ServerContext
+from tasks.server.jobs_api import IdempotencyKey
 from tasks.server.paging import page_of
 from tasks.server.pictures import spritesheet, thumbnail
 from tasks.server.spec_requests import (
@@ -134,7 +135,7 @@ FORM: dict[str, Any] = {
 
 
 @router.post("", openapi_extra=FORM)
-def create_video(context: Context, wanted: Wanted, idempotency_key: Annotated[str | None, Header()] = None) -> Video:
+def create_video(context: Context, wanted: Wanted, idempotency_key: IdempotencyKey = None) -> Video:
     """Make a video from a prompt, or from a whole spec in `spec`."""
     if "video" in wanted.fields.keys() | wanted.uploads.keys():
         raise invalid("video: a video is extended at /v1/videos/extensions", param="video")
@@ -161,7 +162,7 @@ def list_videos(
 
 
 @router.post("/extensions", openapi_extra=FORM)
-def extend_video(context: Context, wanted: Wanted) -> Video:
+def extend_video(context: Context, wanted: Wanted, idempotency_key: IdempotencyKey = None) -> Video:
     """Go on with a finished video, or with an uploaded one.
 
     After a finished one, the new video begins with it and shares what was rendered. After an uploaded one, it is only
@@ -169,7 +170,7 @@ def extend_video(context: Context, wanted: Wanted) -> Video:
     """
     source = wanted.fields.get("video")
     if source is None and (upload := wanted.uploads.get("video")):
-        return _submitted(context, spec_of_video(wanted.fields, context.parts), {"extend": upload}, None)
+        return _submitted(context, spec_of_video(wanted.fields, context.parts), {"extend": upload}, idempotency_key)
     if not isinstance(source, Mapping) or not isinstance(source.get("id"), str):
         raise invalid('video: must be an upload, or {"id": ...} of a finished video', param="video")
     status = context.status(source["id"])
@@ -181,8 +182,8 @@ def extend_video(context: Context, wanted: Wanted) -> Video:
     fields = spec.model_dump()
     labels = {name: text for name, text in spec.labels.items() if name != SECONDS}
     longer = check_spec(fields | {"segments": [*fields["segments"], *more], "labels": labels}, source=REQUEST)
-    video_id = new_job_id()
-    create_fork(context.deployment, video_id, contents, len(spec.segments), longer)
+    shared = len(spec.segments)
+    video_id = create_fork(context.deployment, new_job_id(), contents, shared, longer, idempotency_key=idempotency_key)
     return _video(context, context.status(video_id))
 
 
@@ -224,7 +225,7 @@ def download_content(
 
 
 @router.post("/{video_id}/remix")
-def remix_video(video_id: VideoId, context: Context, wanted: Wanted) -> Video:
+def remix_video(video_id: VideoId, context: Context, wanted: Wanted, idempotency_key: IdempotencyKey = None) -> Video:
     """The same video with another prompt: size, length, seeds and start image are the same."""
     source = context.deployment.jobs.contents(context.status(video_id).job_id)
     segments = [segment.model_dump() | {"prompt": wanted.prompt} for segment in source.segments]
@@ -234,7 +235,7 @@ def remix_video(video_id: VideoId, context: Context, wanted: Wanted) -> Video:
     spec = check_spec(fields, source=REQUEST)
     if input_paths(spec):  # blobs by now, of which only the start image can be sent again
         raise JobStateError(f"video {video_id} shows images, extends a video or has given sound: submit its spec again")
-    return _submitted(context, spec, {} if image is None else {"image": image}, None)
+    return _submitted(context, spec, {} if image is None else {"image": image}, idempotency_key)
 
 
 def _submitted(context: ServerContext, spec: JobSpec, files: Mapping[str, bytes], key: str | None) -> Video:

@@ -64,7 +64,10 @@ _blob_shortage = Shortage("the blob store", "room")
 
 
 class InputLostError(Exception):
-    """A blob that a unit of work reads is missing or damaged; `index` and `take` say which segment made it."""
+    """A blob that a unit of work reads is missing or damaged; `index` and `take` say which segment made it.
+
+    kind: the name of the blob store's error.
+    """
 
     def __init__(self, index: int, cause: Exception, take: int = 0) -> None:
         made_by = f"take {take} of segment {index}" if take else f"segment {index}"
@@ -72,6 +75,7 @@ class InputLostError(Exception):
         super().__init__(f"{lost} was lost: {cause}")
         self.index = index
         self.take = take
+        self.kind = type(cause).__name__
 
 
 @contextmanager
@@ -109,6 +113,7 @@ def handle_lost_input(context: WorkerContext, claim: Claim, error: InputLostErro
     log.warning("waiting for a repair", extra={"reason": str(error)})
     repair = WorkUnit.of_take(error.index, error.take)
     if context.deployment.jobs.report_lost(claim, repair):
+        metrics.repairs.labels(str(repair.kind), error.kind).inc()
         context.deployment.publisher.publish(claim.job_id, repair)
 
 

@@ -21,6 +21,7 @@ from tasks.jobs.timing import FilmSource
 from tasks.jobs.units import START_INDEX, UnitKind, WorkUnit
 from tasks.messaging.topology import FILM_TASK
 from tasks.messaging.tracing import tracing
+from tasks.worker import metrics
 from tasks.worker.app import app
 from tasks.worker.clip_task import CLIP_MIME
 from tasks.worker.context import WorkerContext, process
@@ -86,6 +87,7 @@ def _join(context: WorkerContext, lease: Lease) -> dict[str, Any]:
     if not deployment.jobs.commit_film(claim, film):
         raise SkippedError("another worker holds the film now")
     reach("film committed", claim.job_id, START_INDEX)
+    metrics.blob_bytes.inc(film.size)
     tracing.job_ended(claim.job_id, deployment.jobs)
     log.info("film committed", extra={"seconds": time.monotonic() - started, "bytes": len(data)})
     return {"film": blob_id, "frames": film.frames, "duration_s": film.duration_s}
@@ -98,6 +100,7 @@ def _remake_lost_clips(context: WorkerContext, lease: Lease, error: InputLostErr
     lost = sorted({error.index, *(clip.index for clip in clips if not is_whole(clip.blob_id, deployment.blobs))})
     log.warning("clips are made again: segments %s", lost, extra={"reason": str(error)})
     if deployment.jobs.report_lost_clips(claim, lost):
+        metrics.repairs.labels(str(UnitKind.CLIP), error.kind).inc(len(lost))
         for index in lost:
             deployment.publisher.publish(claim.job_id, WorkUnit.clip(index))
     raise SkippedError(f"waiting for lost clips: segments {lost}")

@@ -43,6 +43,12 @@ failures = Counter(
 releases = Counter(
     "longtake_releases", "Claims given back for an outage or a sick host, by error.", ["error"], registry=REGISTRY
 )
+repairs = Counter(
+    "longtake_repairs_requested",
+    "Segments, takes and clips that are made again because a blob was lost, by error.",
+    ["unit", "error"],
+    registry=REGISTRY,
+)
 leases_lost = Counter("longtake_leases_lost", "Leases that another holder or a stop ended.", registry=REGISTRY)
 seam_change = Histogram(
     "longtake_seam_change", "Mean change of the picture at a join, 0 to 255.", buckets=_LEVELS, registry=REGISTRY

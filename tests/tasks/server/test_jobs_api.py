@@ -199,6 +199,39 @@ def test_takes_are_asked_for_compared_and_chosen(client: httpx2.Client, worker: 
         assert client.post(f"/jobs/{job_id}/{change}", json=body).json()["id"] == job_id
 
 
+def test_a_film_is_forked_and_edited(client: httpx2.Client, worker: Worker) -> None:
+    # Given a film of two segments
+    body = spec("a", "b")
+    job_id = submitted(client, body)
+    finished(client, job_id)
+    # When it is forked twice with one key, and once more with it after another segment
+    changed = body | {"segments": [body["segments"][0], {"prompt": "c"}]}
+    key = {"Idempotency-Key": f"fork of {job_id}"}
+    first, again = (client.post(f"/jobs/{job_id}/fork?after=0", json=changed, headers=key) for _ in range(2))
+    other = client.post(f"/jobs/{job_id}/fork?after=0", json=changed | {"seed": 77}, headers=key)
+    # Then there is one fork, with the segments of the spec
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert first.json()["id"] == again.json()["id"]
+    assert error_of(other)[0] == 409
+    fork_id = first.json()["id"]
+    finished(client, fork_id)
+    assert [one["prompt"] for one in client.get(f"/jobs/{fork_id}/summary").json()["segments"]] == ["a", "c"]
+    # And without a spec the rest is rendered anew, in a job of its own
+    rest = client.post(f"/jobs/{job_id}/fork?after=0").json()["id"]
+    assert rest not in (job_id, fork_id)
+    assert error_of(client.post(f"/jobs/{job_id}/fork?after=7"))[0] == 409
+    # When its spec gets another segment, Then it is said what that needs, and done in place
+    longer = body | {"segments": [*body["segments"], {"prompt": "d"}]}
+    planned = client.post(f"/jobs/{job_id}/edit?dry_run=true", json=longer).json()
+    assert (planned["kind"], planned["kept"], planned["job"]) == ("in place", 2, None)
+    edited = client.post(f"/jobs/{job_id}/edit", json=longer).json()
+    assert (edited["plan"], edited["job"]["id"], edited["job"]["segments"]) == (planned["plan"], job_id, 3)
+    finished(client, job_id)
+    # And a spec of a file of this machine is refused
+    hostile = longer | {"segments": [{"prompt": "a", "image": "/etc/passwd"}]}
+    assert error_of(client.post(f"/jobs/{job_id}/edit", json=hostile))[0] == 400
+
+
 def test_takes_that_cannot_be_are_refused(client: httpx2.Client, worker: Worker) -> None:
     job_id = submitted(client, spec("a", "b", frames=25))
     finished(client, job_id)

@@ -29,6 +29,13 @@ def test_joins_have_the_figures_of_a_report(
     with Job(job_id, settings=server.settings) as job:
         job.write_report(tmp_path)
     report = json.loads((tmp_path / "seams.json").read_text())
+    # Then the server has the same, with its pictures, and measures it once
+    assert client.get(f"/jobs/{job_id}/report").json() == report
+    for name in ("seams.png", "sheet.png"):
+        assert client.get(f"/jobs/{job_id}/report/{name}").content == (tmp_path / name).read_bytes()
+    tag = client.get(f"/jobs/{job_id}/report").headers["etag"]
+    assert client.get(f"/jobs/{job_id}/report", headers={"If-None-Match": tag}).status_code == 304
+    assert client.get(f"/jobs/{job_id}/report/other.png").status_code == 400
     for seam in report["seams"]:
         # When
         answer = client.get(f"/jobs/{job_id}/segments/{seam['segment']}/join")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,12 +11,15 @@ import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tasks.jobs.connection import connect
 from tasks.settings import Settings
-from tests.conftest import Worker, free_port, wait_until
+from tasks.worker.metrics import REGISTRY
+from tests.conftest import ROOT, Worker, free_port, wait_until
 from tests.tasks.conftest import spec
 from tests.tasks.server.test_jobs_api import finished, submitted
 
 PORT = free_port()
+EVENTS = "longtake_events_total{{'kind': '{}'}}"
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +48,7 @@ def test_a_worker_counts_what_it_does(client: httpx2.Client, worker: Worker) -> 
     # Given a worker that has nothing else to do
     before = worker_figures()
     # When it renders a film
-    finished(client, submitted(client, spec("a", "b", "c")))
+    film = finished(client, submitted(client, spec("a", "b", "c")))["film"]
     found = {name: value - before.get(name, 0) for name, value in worker_figures().items()}
     # Then
     assert found["longtake_segments_rendered_total{'kind': 'new'}"] == 3
@@ -51,7 +56,7 @@ def test_a_worker_counts_what_it_does(client: httpx2.Client, worker: Worker) -> 
     assert found["longtake_engine_seconds_count"] == 3
     assert found["longtake_handoff_seconds_count"] == found["longtake_seam_change_count"] == 2
     assert found["longtake_clips_made_total"] == 3
-    assert found["longtake_blob_bytes_stored_total"] > 1000
+    assert found["longtake_blob_bytes_stored_total"] > film["size"] > 1000
     assert found["longtake_leases_lost_total"] == 0
 
 
@@ -73,8 +78,11 @@ def test_a_server_knows_jobs_queues_and_workers(client: httpx2.Client, worker: W
     paused = submitted(client, spec(*"abcdefgh"))
     client.post(f"/jobs/{paused}/pause")
     # When
+    wait_until(lambda: figures(client.get("/metrics").text)[EVENTS.format("paused")], what="the event")
     found = figures(client.get("/metrics").text)
     # Then
+    assert found[EVENTS.format("done")] >= 1
+    assert found[EVENTS.format("failed")] == 0
     assert found["longtake_jobs{'state': 'paused'}"] == 1
     assert found["longtake_jobs{'state': 'ended'}"] >= 1
     assert found["longtake_segments_to_render"] > 0
@@ -82,3 +90,42 @@ def test_a_server_knows_jobs_queues_and_workers(client: httpx2.Client, worker: W
     assert {f"longtake_queue_messages{{'queue': '{name}'}}" for name in ("segments", "clips", "films")} <= found.keys()
     assert sum(found[f"longtake_workers{{'state': '{state}'}}"] for state in ("loading", "idle", "working")) == 1
     client.post(f"/jobs/{paused}/cancel")
+
+
+def test_a_lost_blob_is_counted_as_the_repair_that_it_costs(
+    client: httpx2.Client, worker: Worker, settings: Settings
+) -> None:
+    # Given a film that is lost with one of its clips
+    job_id = submitted(client, spec("a", "b"))
+    film = finished(client, job_id)["film"]["sha256"]
+    clip = client.get(f"/jobs/{job_id}/summary").json()["segments"][1]["blobs"]["clip"].removeprefix("sha256:")
+    before = worker_figures()
+    with connect(settings.redis_url) as redis:
+        redis.delete(*(key for blob in (film, clip) for key in redis.scan_iter(f"*{blob}*")))
+    # When
+    client.post(f"/jobs/{job_id}/retry").raise_for_status()
+    finished(client, job_id)
+    # Then
+    changed = {name: value - before.get(name, 0) for name, value in worker_figures().items() if "repairs" in name}
+    counted = {name: value for name, value in changed.items() if name.startswith("longtake_repairs_requested_total")}
+    assert list(counted.values()) == [1]
+    assert "'clip'" in str(counted)
+    assert "'BlobNotFoundError'" in str(counted)
+
+
+def test_the_dashboard_asks_for_what_there_is(client: httpx2.Client, worker: Worker) -> None:
+    # Given the names of all figures
+    text = client.get("/metrics").text
+    families = [*text_string_to_metric_families(text), *REGISTRY.collect()]
+    endings = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}
+    known = {family.name + ending for family in families for ending in endings.get(family.type, [""])}
+    # Then each query of the dashboard has only such
+    dashboard = json.loads((ROOT / "docs/monitoring/grafana.json").read_text())
+    asked = {
+        name
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"longtake_\w+", target["expr"])
+    }
+    assert asked
+    assert asked <= known

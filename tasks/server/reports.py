@@ -1,0 +1,46 @@
+"""Continuity reports of films: made when somebody asks, one at a time, and kept on disk."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+from tasks.client.job import Job
+from tasks.errors import JobStateError
+from tasks.server.blob_files import BlobFiles
+
+ReportFile = Literal["seams.json", "seams.png", "sheet.png"]
+FIGURES: ReportFile = "seams.json"
+FILES: Mapping[ReportFile, str] = {FIGURES: "application/json", "seams.png": "image/png", "sheet.png": "image/png"}
+"""The types of a report's files."""
+
+
+class Reports:
+    """The reports of a deployment's films."""
+
+    def __init__(self, files: BlobFiles) -> None:
+        self._files = files
+        self._measuring = threading.Lock()
+
+    def path_of(self, job: Job, name: ReportFile) -> Path:
+        """The file `name` of the report on a job's film.
+
+        Raises:
+            JobNotFoundError: no such job. JobStateError: its film is not done, or was lost. MediaError: it is damaged.
+        """
+        film = job.status().film
+        if film is None:
+            raise JobStateError(f"job {job.id} has no film yet; a report is about the film")
+        made_of = " ".join([film.blob_id, *(str(take.clip) for take in job.takes())])  # the sheet shows all takes
+        with self._measuring:
+            if (known := self._files.kept(f"{made_of} {name}")) is not None:
+                return known
+            with TemporaryDirectory(prefix="longtake-report-") as folder:
+                job.write_report(folder)
+                made = {
+                    file: self._files.keep(f"{made_of} {file}", (Path(folder) / file).read_bytes()) for file in FILES
+                }
+        return made[name]
