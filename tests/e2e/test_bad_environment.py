@@ -197,7 +197,7 @@ def celery(command: str, settings: Settings, folder: Path, **variables: str) -> 
     )
 
 
-@pytest.mark.parametrize("command", ["worker", "flower", "inspect ping", "status"])
+@pytest.mark.parametrize("command", ["worker", "flower", "inspect ping"])
 def test_a_command_of_celery_with_an_invalid_setting(module_settings: Settings, tmp_path: Path, command: str) -> None:
     result = celery(command, module_settings, tmp_path, LONGTAKE_LEASE_S="soon")
     check_refused(result, "LONGTAKE_LEASE_S: must be a number, not 'soon'")
@@ -251,7 +251,7 @@ def run_without_home(command: str, folder: Path, settings: Settings, **variables
     )
 
 
-@pytest.mark.parametrize("command", ["list", "submit spec.yaml", "gc", RENDER, "worker"])
+@pytest.mark.parametrize("command", ["submit spec.yaml", RENDER, "worker"])
 def test_no_home_folder(module_settings: Settings, spec: Path, tmp_path: Path, command: str) -> None:
     result = run_without_home(command.replace("ID", "abc"), tmp_path, module_settings)
     check_refused(result, "LONGTAKE_HOME: this user has no home folder", "set LONGTAKE_HOME to one that can be written")
@@ -267,9 +267,7 @@ def test_no_home_folder_but_the_setting(module_settings: Settings, spec: Path, t
     assert names == ["film.mp4", "film.report.json", "home", "site", "spec.yaml"]
 
 
-@pytest.mark.parametrize(
-    ("command", "named"), [("worker", "SPEC"), (RENDER, "SPEC"), (RENDER, "/dev/null"), (RENDER, "/proc/none")]
-)
+@pytest.mark.parametrize(("command", "named"), [("worker", "SPEC"), (RENDER, "/dev/null"), (RENDER, "/proc/none")])
 def test_a_home_folder_that_cannot_be_used(
     module_settings: Settings, spec: Path, tmp_path: Path, command: str, named: str
 ) -> None:

@@ -32,7 +32,7 @@ def two_workers(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterato
     wait_until(lambda: idle(settings) == 2, what="two idle workers")
     yield settings
     for worker in workers:
-        worker.stop()
+        worker.end()
     server.stop()
 
 

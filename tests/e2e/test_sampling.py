@@ -34,7 +34,7 @@ def tiny_settings(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Itera
     settings = Settings(redis_url=server.url, home=home, model="tiny")
     worker = Worker(settings, tmp_path_factory.mktemp("worker") / "worker.log").ready()
     yield settings
-    worker.stop()
+    worker.end()
     server.stop()
 
 

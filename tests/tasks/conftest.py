@@ -40,7 +40,7 @@ def module_settings(server: RedisProcess, home: Path) -> Settings:
 def worker(module_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     worker = Worker(module_settings, tmp_path_factory.mktemp("worker") / "worker.log").ready()
     yield worker
-    worker.stop()
+    worker.end()
 
 
 @pytest.fixture(scope="module")

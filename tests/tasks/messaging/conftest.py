@@ -17,4 +17,4 @@ def worker(module_settings: Settings, tmp_path_factory: pytest.TempPathFactory) 
     log = tmp_path_factory.mktemp("worker") / "worker.log"
     worker = Worker(module_settings, log, program=REFUSAL_WORKER).ready()
     yield worker
-    worker.stop()
+    worker.end()

@@ -85,7 +85,7 @@ def server(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def worker(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     worker = Worker(settings, tmp_path_factory.mktemp("worker") / "worker.log").ready()
     yield worker
-    worker.stop()
+    worker.end()
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def worker(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iter
     changed = settings.model_copy(update={"metrics_port": PORT})
     worker = Worker(changed, tmp_path_factory.mktemp("worker") / "worker.log").ready()
     yield worker
-    worker.stop()
+    worker.end()
 
 
 def figures(text: str) -> dict[str, float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 
 from tasks.settings import Settings
 from tests.conftest import environment, wait_until
+from tests.forkserver import fork_server
 
 Start = Callable[..., Path]
 
@@ -24,11 +24,11 @@ def start(settings: Settings, tmp_path: Path) -> Iterator[Start]:
 
     def start(*arguments: str) -> Path:
         log = tmp_path / f"{len(processes)}.log"
-        command = [sys.executable, "-m", *arguments]
         with log.open("wb") as file:
-            processes.append(
-                subprocess.Popen(command, env=environment(settings), cwd=tmp_path, stdout=file, stderr=file)
+            started = fork_server().start(
+                *arguments, environ=environment(settings), folder=tmp_path, out=file, err=file
             )
+            processes.append(started)
         wait_until(lambda: "ready." in log.read_text(), what=f"the worker of {log}")
         return log
 
@@ -54,7 +54,7 @@ def test_two_workers_on_one_host_have_different_names(start: Start) -> None:
 
 def test_workers_of_one_name_share_no_sticky_queue(start: Start) -> None:
     # Given two workers with the same name, as two containers with the same host name have
-    logs = [start("celery", "-A", "tasks", "worker", "-n", "same@host", "-l", "INFO") for _ in range(2)]
+    logs = [start("celery.__main__", "-A", "tasks", "worker", "-n", "same@host", "-l", "INFO") for _ in range(2)]
     # Then
     found = [name_and_sticky_queue(log) for log in logs]
     assert [name for name, _ in found] == ["same@host", "same@host"]
