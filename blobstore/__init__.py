@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from blobstore.factory import open_blob_store
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from blobstore.memory import InMemoryBlobStore
 from blobstore.protocol import (
     BlobCorruptError,
@@ -19,7 +21,19 @@ from blobstore.protocol import (
     blob_id_of,
     is_blob_id,
 )
-from blobstore.redis.store import RedisBlobStore
+
+if TYPE_CHECKING:
+    from blobstore.factory import open_blob_store
+    from blobstore.redis.store import RedisBlobStore
+else:
+    # redis takes longer to import than everything else that a process needs to decode a picture
+    _WITH_REDIS = {"RedisBlobStore": "blobstore.redis.store", "open_blob_store": "blobstore.factory"}
+
+    def __getattr__(name: str) -> Any:
+        if name not in _WITH_REDIS:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(_WITH_REDIS[name]), name)
+
 
 __all__ = [
     "BlobCorruptError",
