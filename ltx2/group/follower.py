@@ -2,6 +2,7 @@
 
 It reads packed messages from a connection that it inherits: a call, or the leader's verdict after a denoising step. It
 answers a call with `done`, or with `failed` and the name and message of its error, and says every second that it lives.
+A leader that hangs as a whole, so that nothing in it can see that, is killed.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ FAILED = b"failed "
 GO_ON = b"go on"
 STOP = b"stop"
 BEAT_EVERY_S = 1.0
+COMPILES = 6
+"""So many times as long as between two steps a call may take before its first step: it may compile."""
+LEADER_S = 60.0
+"""So long after a leader must have gone on, or ended its followers for that, it hangs as a whole."""
 ERROR_BYTES = 1000
 """With more, a message might not be written as a whole."""
 _IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
@@ -43,6 +48,8 @@ class Follower:
         self._messages: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._engine: Any = None
         self._ranks: Any = None
+        self._leader, self._grace_s = os.getppid(), min(LEADER_S, 3 * self._timeout_s)
+        self._leader_due: float | None = None
 
     def run(self) -> None:
         """Follow until the leader ends."""
@@ -59,6 +66,7 @@ class Follower:
             self._say(self._answer(*unpack(self._messages.get())))
 
     def _answer(self, name: str, positional: tuple[Any, ...], named: dict[str, Any]) -> bytes:
+        self._expect_leader(None if name == "load" else COMPILES * self._timeout_s)  # which may download
         try:
             if name == "load":
                 self._load(*positional, **named)
@@ -67,10 +75,17 @@ class Follower:
             else:
                 getattr(self._engine, name)(*positional, **named)
         except Exception as error:
-            if not isinstance(error, LTX2Error):
+            is_fault = not isinstance(error, LTX2Error)
+            if is_fault:
                 sys.excepthook(type(error), error, error.__traceback__)
+            self._expect_leader(0.0 if is_fault else None)  # it ends the group for a fault
             return FAILED + f"{type(error).__name__}: {error}".encode()[:ERROR_BYTES]
+        self._expect_leader(None)
         return DONE
+
+    def _expect_leader(self, seconds: float | None) -> None:
+        """The leader goes on, or ends this process, within so long; None: it may take its time."""
+        self._leader_due = None if seconds is None else time.monotonic() + seconds + self._grace_s
 
     def _load(self, engine: str, model: str, **settings: Any) -> None:
         self._engine = None
@@ -78,7 +93,9 @@ class Follower:
 
     def _on_step(self, step: int, steps: int) -> bool:
         """Wait for the leader's verdict, so that all ranks stop after the same step."""
-        return self._messages.get() == GO_ON
+        verdict = self._messages.get()
+        self._expect_leader(self._timeout_s)
+        return verdict == GO_ON
 
     def _read(self) -> None:
         try:
@@ -90,6 +107,8 @@ class Follower:
     def _beat(self) -> None:
         while True:
             self._say(BEAT)
+            if (due := self._leader_due) is not None and time.monotonic() > due and os.getppid() == self._leader:
+                os.kill(self._leader, signal.SIGKILL)
             time.sleep(BEAT_EVERY_S)
 
     def _say(self, message: bytes) -> None:

@@ -16,7 +16,7 @@ from torch.distributed import distributed_c10d
 
 from ltx2.checkpoints.lora import Lora
 from ltx2.errors import EngineMemoryError, LTX2Error, RankError
-from ltx2.group.follower import DONE, FAILED, GO_ON, READY, STOP
+from ltx2.group.follower import COMPILES, DONE, FAILED, GO_ON, READY, STOP
 from ltx2.group.rendezvous import device_of_rank, join
 from ltx2.group.values import pack
 from ltx2.group.watch import START_S, FollowerProcess, Watch
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from ltx2.state.continuation import LTX2ContinuationState
 
 FOLDERS = "longtake-ranks-"
-COMPILES = 6
-"""So many times as long as between two steps a call may take before its first step: it may compile."""
 T = TypeVar("T")
 
 

@@ -136,6 +136,18 @@ def test_a_stopped_leader_loses_its_segment(ranked: Harness, film: str) -> None:
 
 
 @pytest.mark.faults
+def test_a_leader_that_is_stopped_for_good_is_killed(ranked: Harness) -> None:
+    # Given / When nothing in it can see that it hangs
+    job, go, ranks = in_engine(ranked)
+    os.kill(ranks[0], signal.SIGSTOP)
+    # Then a follower kills it, which is an attempt, here the only one, and the worker goes on
+    wait_for_new_ranks(ranked, ranks)
+    with pytest.raises(JobFailedError, match="its process died"):
+        job.wait(60)
+    go.touch()
+
+
+@pytest.mark.faults
 def test_memory_of_one_rank(ranked: Harness, film: str) -> None:
     # Given a segment for which one rank has no memory, for a while
     enough = ranked.folder / "enough"
