@@ -1,30 +1,38 @@
 """How well films join that extend videos: worlds of the small model, as MP4 files of another rate.
 
     python benchmarks/extension.py --videos 12
+    python benchmarks/extension.py --videos 12 --before
 
 Each video has 3 s of a random world at 30 frames per second, as H.264 and AAC. Two segments continue it. A join is
 within bounds if `longtake report` would say so.
+
+--before: one segment leads into each video instead. The controls are the same segment without the video's sound, and
+without anything of it. Pitches are compared with those of the world itself.
 """
 
 from __future__ import annotations
 
 import io
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from typing import IO
 
 import av
 import numpy as np
 
 from benchmarks import report
 from ltx2.engine import Engine
-from ltx2.media.crossfade import crossfaded
-from ltx2.media.sources.ending import Ending, Wanted
+from ltx2.media.crossfade import crossfaded, crossfaded_into
+from ltx2.media.sources.ending import Excerpt, Wanted
 from ltx2.media.sources.extension import extension_of, lead_of, wanted_of
+from ltx2.media.sources.lead_in import lead_in, wanted_beginning
 from ltx2.media.sources.pictures import Fit
-from ltx2.media.sources.reader import read_ending
-from ltx2.quality.continuity import broken
-from ltx2.request import SegmentOutput, SegmentRequest
+from ltx2.media.sources.reader import read_beginning, read_ending
+from ltx2.quality.continuity import Continuity, broken
+from ltx2.quality.insides import insides, leaps
+from ltx2.request import SegmentOutput, SegmentRequest, VideoAfter
 from ltx2.timeline import SegmentShape, continued_timing, exact, first_timing, next_timing
 from training.films import joined
 from training.world import FPS, FRAMES, HEIGHT, WIDTH, World, draw
@@ -62,11 +70,15 @@ def tail_of(data: bytes, world: World, rate: int) -> SegmentOutput:
     return SegmentOutput(frames, sound, rate, None, None, None)  # type: ignore[arg-type]  # not rendered
 
 
-def ending_of(data: bytes, wanted: Wanted) -> Ending:
+def ending_of(data: bytes, wanted: Wanted) -> Excerpt:
+    return read(read_ending, data, wanted)
+
+
+def read(how: Callable[[IO[bytes], Wanted], Excerpt], data: bytes, wanted: Wanted) -> Excerpt:
     with tempfile.TemporaryFile() as file:
         file.write(data)
         file.flush()
-        return read_ending(file, wanted)
+        return how(file, wanted)
 
 
 def extended(engine: Engine, world: World, seed: int) -> dict[str, object]:
@@ -100,15 +112,62 @@ def extended(engine: Engine, world: World, seed: int) -> dict[str, object]:
     }
 
 
+def preceded(engine: Engine, world: World, seed: int) -> dict[str, object]:
+    """A segment that leads into a video of `world`: whether the join is within bounds, and the segment inside."""
+    data, timing = video_of(world), first_timing(SHAPE)
+    beginning = read(read_beginning, data, wanted_beginning(SHAPE, WIDTH, HEIGHT, Fit.CROP))
+    shared = len(beginning.frames)
+    sound = lead_in(timing, beginning.sound, shared)
+    end = VideoAfter(beginning.frames, engine.encode_sound(sound.sound, sound.latents, lead=sound.lead))
+    following = next_timing(timing)
+    wanted = replace(wanted_beginning(SHAPE, WIDTH, HEIGHT, Fit.CROP), frames=FRAMES)
+    length = round((float(following.offset) + FRAMES / FPS) * engine.audio_rate) + engine.audio_rate // 10
+    heard = world.samples(-float(following.offset), length, engine.audio_rate).T
+    frames = read(read_beginning, data, wanted).frames
+    video = SegmentOutput(frames, heard, engine.audio_rate, None, None, None)  # type: ignore[arg-type]  # not rendered
+
+    def seen(made: SegmentOutput) -> tuple[Continuity, Continuity]:
+        """As it is, and crossfaded."""
+        mixed = replace(made, frames=crossfaded_into(made.frames, frames[:shared]))
+        plain, faded = (joined([one, video], [timing, following]).continuity() for one in (made, mixed))
+        return plain, faded
+
+    def rendered(end: VideoAfter | None) -> tuple[Continuity, Continuity]:
+        return seen(engine.run(SegmentRequest(world.prompt, seed, WIDTH, HEIGHT, timing, end=end)))
+
+    start = -(FRAMES - shared) / FPS
+    true = world.frames(start, FRAMES), world.samples(start, length, engine.audio_rate).T
+    _, own = seen(replace(video, frames=true[0], sound=true[1]))
+
+    def off(found: Continuity) -> float:
+        return round(abs(found.seams[0].sound.pitch_step - own.seams[0].sound.pitch_step), 2)
+
+    plain, faded = rendered(end)
+    _, without_sound = rendered(replace(end, audio_latents=end.audio_latents[:, :, :0]))
+    free, _ = rendered(None)
+    return {
+        "world": world.prompt[:60],
+        "within": not broken(plain.seams),
+        "crossfaded within": not broken(faded.seams),
+        "no leap inside": not leaps(insides(faded)[:1]),
+        "semitones off": off(faded),
+        "control without its sound, semitones off": off(without_sound),
+        "control without it: within": not broken(free.seams),
+        "problems": "; ".join([*broken(faded.seams), *leaps(insides(faded)[:1])])[:160],
+    }
+
+
 def main() -> None:
     parser = report.parser(__doc__ or "", "extension")
     parser.add_argument("--videos", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--before", action="store_true", help="segments before the videos")
     options = parser.parse_args()
     engine = Engine.load("shapes", device="cpu")
     rng = np.random.default_rng(options.seed)
-    rows = [extended(engine, draw(rng)[0], number) for number in range(options.videos)]
-    for name in ("within", "crossfaded within", "next within"):
+    measure = preceded if options.before else extended
+    rows = [measure(engine, draw(rng)[0], number) for number in range(options.videos)]
+    for name in [name for name in rows[0] if name.endswith(("within", "inside"))]:
         print(f"{name}: {sum(bool(row[name]) for row in rows)} of {len(rows)}")
     report.write("extension", rows, options.json)
 

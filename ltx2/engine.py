@@ -46,7 +46,7 @@ from ltx2.model.stored_tensors import align
 from ltx2.model.text_encoder import TextEncoder, TextEncoderMode, text_encoder_mode, weights_of
 from ltx2.parallel.encoding import share_encoder
 from ltx2.parallel.ranks import Ranks
-from ltx2.request import Decoding, OnState, OnStep, SegmentOutput, SegmentRequest
+from ltx2.request import Decoding, OnState, OnStep, PinnedEnd, SegmentOutput, SegmentRequest
 from ltx2.sampling import Decoder, Plan
 from ltx2.state.continuation import LTX2ContinuationState
 from ltx2.timeline import first_timing, next_timing
@@ -368,7 +368,7 @@ class Engine:
 
     def _conditioning(self, request: SegmentRequest, state: LTX2ContinuationState | None, plan: Plan) -> Conditioning:
         end_frames = None
-        if (end := request.end) is not None:
+        if isinstance(end := request.end, PinnedEnd):
             check_channels(end, self.pipeline.vae.config.latent_channels)
             if plan.stages == 2:
                 if self._compiled:

@@ -58,6 +58,34 @@ class PinnedEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class VideoAfter:
+    """The beginning of a video that follows a segment, which must lead into it.
+
+    pictures: uint8 `[v, H, W, 3]`, v = 8k + 1 and at least 9: the segment's last frames show them. All of their latents
+    but the first are pinned: that one stands for a single frame. audio_latents: `[1, 8, a, 16]`, normalised: the last
+    ones of the segment's sound, at least none.
+    """
+
+    pictures: NDArray[np.uint8]
+    audio_latents: Tensor
+
+    @property
+    def video_count(self) -> int:
+        """How many latents of the picture are pinned."""
+        return latent_frames(len(self.pictures)) - 1
+
+    @property
+    def frames(self) -> int:
+        """How many frames at the end of the segment are pinned."""
+        return TEMPORAL_COMPRESSION * self.video_count
+
+    @property
+    def audio_count(self) -> int:
+        """How many latents of the sound are pinned."""
+        return int(self.audio_latents.shape[2])
+
+
+@dataclass(frozen=True, slots=True)
 class PlacedImage:
     """An image that the segment shows at one of its frames.
 
@@ -87,7 +115,7 @@ class SegmentRequest:
     timing: SegmentTiming
     sampling: Sampling = field(default_factory=Sampling)
     image: NDArray[np.uint8] | None = None
-    end: PinnedEnd | None = None
+    end: PinnedEnd | VideoAfter | None = None
     images: tuple[PlacedImage, ...] = ()
     sound: Tensor | None = None
 
@@ -111,13 +139,17 @@ class SegmentRequest:
         """The frames at which an image can be placed."""
         return range(self.timing.skipped_frames or 1, self.timing.shape.frames - (self.end.frames if self.end else 0))
 
-    def _check_end(self, end: PinnedEnd) -> None:
+    def _check_end(self, end: PinnedEnd | VideoAfter) -> None:
         timing = self.timing
-        count, size = latent_frames(timing.shape.frames), (self.height // 32, self.width // 32)
-        channels = end.video_latents.shape[1] if end.video_latents.ndim == 5 else "C"
-        _check_latents("end.video_latents", end.video_latents, (1, channels, count, *size))
-        audio_shape = (1, AUDIO_SHAPE[0], timing.audio_latents, AUDIO_SHAPE[1])
-        _check_latents("end.audio_latents", end.audio_latents, audio_shape)
+        if isinstance(end, VideoAfter):
+            _check_pixels("end.pictures", end.pictures, (len(end.pictures), self.height, self.width, 3))
+            sounds = end.audio_latents.shape[2] if end.audio_latents.ndim == 4 else "a"
+        else:
+            count, size = latent_frames(timing.shape.frames), (self.height // 32, self.width // 32)
+            channels = end.video_latents.shape[1] if end.video_latents.ndim == 5 else "C"
+            _check_latents("end.video_latents", end.video_latents, (1, channels, count, *size))
+            sounds = timing.audio_latents
+        _check_latents("end.audio_latents", end.audio_latents, (1, AUDIO_SHAPE[0], sounds, AUDIO_SHAPE[1]))
         picture, sound = free_latents(timing, image=self.image is not None)
         counts = [("end.video_count", end.video_count, 1, picture - 1)]
         if self.sound is None:

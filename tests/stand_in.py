@@ -18,7 +18,7 @@ from ltx2 import LTX2ContinuationState
 from ltx2.checkpoints.lora import Lora
 from ltx2.errors import EngineMemoryError, HubUnreachableError, NotFiniteError, SegmentCancelledError
 from ltx2.parallel.ranks import Ranks
-from ltx2.request import Decoding, OnState, OnStep, SegmentOutput, SegmentRequest
+from ltx2.request import Decoding, OnState, OnStep, SegmentOutput, SegmentRequest, VideoAfter
 from ltx2.timeline import latent_frames, sound_seconds
 
 STEPS = 4
@@ -105,8 +105,11 @@ class StandInEngine:
             audio = request.sound.clone()
         if request.end is not None:
             pinned, sounds = request.end.video_count, request.end.audio_count
-            video[:, :, -pinned:] = request.end.video_latents[:, :, -pinned:]
-            audio[:, :, -sounds:] = request.end.audio_latents[:, :, -sounds:]
+            if isinstance(request.end, VideoAfter):
+                video[:, :, -pinned:] = float(request.end.pictures[1:].mean())
+            else:
+                video[:, :, -pinned:] = request.end.video_latents[:, :, -pinned:]
+            audio[:, :, audio.shape[2] - sounds :] = request.end.audio_latents[:, :, -sounds:] if sounds else 0
         frames, sound = self.decode(video, audio)
         if request.prompt == "striped":
             frames[:, ::2] = 255 - frames[:, ::2]

@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ltx2.checkpoints.lora import Lora
-from ltx2.request import Decoding, PinnedEnd, PlacedImage, SegmentRequest
+from ltx2.request import Decoding, PinnedEnd, PlacedImage, SegmentRequest, VideoAfter
 from ltx2.sampling import Decoder, Sampling, Scales, Shift
 from ltx2.state.continuation import LTX2ContinuationState
 from ltx2.timeline import SegmentShape, SegmentTiming
@@ -24,7 +24,7 @@ CLASSES: dict[str, type[Any]] = {
     known.__name__: known
     for known in (
         *(Decoding, LTX2ContinuationState, Lora, PinnedEnd, PlacedImage),
-        *(Sampling, SegmentRequest, SegmentShape, SegmentTiming),
+        *(Sampling, SegmentRequest, SegmentShape, SegmentTiming, VideoAfter),
     )
 }
 ENUMS: dict[str, type[Enum]] = {known.__name__: known for known in (Decoder, Shift)}

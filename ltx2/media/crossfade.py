@@ -22,3 +22,9 @@ def crossfaded(tail: NDArray[np.uint8], head: NDArray[np.uint8]) -> NDArray[np.u
     start = tail.astype(np.float32)
     mixed: NDArray[np.uint8] = np.rint(start + weights * (head - start)).astype(np.uint8)
     return mixed
+
+
+def crossfaded_into(frames: NDArray[np.uint8], head: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A segment's frames, uint8 `[n, H, W, 3]`, of which the last ones lead into `head`, `[v, H, W, 3]`."""
+    count = len(head)
+    return np.concatenate([frames[:-count], crossfaded(frames[-count:], head)])

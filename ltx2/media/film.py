@@ -61,7 +61,7 @@ def join_film(
     """Join one clip per timing to the MP4 `out` (H.264, AAC, faststart), which is replaced if it exists.
 
     title: is shown by players. track: sound that replaces that of the clips, with silence after its end. rate: of the
-    film's sound in Hz, if the film begins with parts of a video, whose sound may have another; else that of the clips.
+    film's sound in Hz, if the film has parts of a video, whose sound may have another; else that of the clips.
     Errors of `clips` pass through. After any error, `out` is unchanged.
 
     Raises:
@@ -102,7 +102,7 @@ def _write(
                 film = film or _Film(container, timings, clip, track, rate)
                 film.add(i, clip)
         except MediaError as error:
-            named = f"segment {timing.index}" if timing.index >= 0 else f"part {i} of the video before segment 0"
+            named = f"segment {timing.index}" if timing.index >= 0 else f"part {i} of the film, of a video"
             raise MediaError(f"{named}: {error}") from error
     if film is None or next(remaining, None) is not None:
         raise MediaError(f"a film needs at least one segment and one clip per segment; {len(timings)} segments given")

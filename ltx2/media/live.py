@@ -179,6 +179,8 @@ def _final_samples(first: FilmPart, last: FilmPart, span: SoundSpan, rate: int) 
     """
     if not isinstance(last, SegmentTiming):  # the next one is crossfaded with it
         return film_samples(last.first_frame + last.shown_frames - first.first_frame, first.fps, rate)
+    if last.video_after:
+        return film_samples(last.first_frame + last.new_frames - last.video_after - first.first_frame, first.fps, rate)
     shape = replace(last.shape, overlap=last.tail_frames)
     following = next_timing(last, cut=last.next_dissolve > 0, shape=shape, dissolve=last.next_dissolve)
     return start_after(span, following, first, rate)

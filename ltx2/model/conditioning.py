@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ltx2.errors import RequestError, UnsupportedStateError
 from ltx2.media.images import recompressed
-from ltx2.request import PinnedEnd, PlacedImage, SegmentRequest
+from ltx2.request import PinnedEnd, PlacedImage, SegmentRequest, VideoAfter
 from ltx2.state.continuation import LTX2ContinuationState
 from ltx2.state.renderable import AUDIO_SPACE, NORMALISED, check_renderable, is_normalised
 from ltx2.timeline import SegmentTiming, exact
@@ -23,13 +23,14 @@ class Conditioning:
     """What a segment is conditioned on.
 
     frames: the first ones, uint8 `[v, H, W, 3]`, or None. audio: the kept latents `[1, 8, a, 16]`, float32, or None.
-    end, images, sound: as in `SegmentRequest`. end_frames: the frames of the end's segment, for a smaller first stage.
+    end, images, sound: as in `SegmentRequest`. end_frames: the frames of the end's segment, for a smaller first
+    stage.
     """
 
     frames: NDArray[np.uint8] | None = None
     audio: Tensor | None = None
     audio_is_normalised: bool = True
-    end: PinnedEnd | None = None
+    end: PinnedEnd | VideoAfter | None = None
     end_frames: NDArray[np.uint8] | None = None
     images: tuple[PlacedImage, ...] = ()
     sound: Tensor | None = None

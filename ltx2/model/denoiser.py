@@ -40,7 +40,7 @@ from ltx2.model.pipeline import LongtakePipeline, Pins
 from ltx2.model.prompts import PromptEncoder
 from ltx2.model.stage_loras import StageLoras
 from ltx2.model.upsampler import LatentUpsampler
-from ltx2.request import OnStep, SegmentRequest
+from ltx2.request import OnStep, PinnedEnd, SegmentRequest, VideoAfter
 from ltx2.sampling import NO_GUIDANCE, Plan, Sampling, Shift, plan_of
 from ltx2.timeline import SegmentTiming, latent_frames, latent_of
 
@@ -115,6 +115,7 @@ class Denoiser:
         """
         if conditioning.sound is not None:
             plan = plan.with_given_sound
+        conditioning = self._with_encoded_end(conditioning)
         stages = self._stages(request, plan)
         steps = sum(len(stage.sigmas) for stage in stages)
         done = 0
@@ -208,12 +209,20 @@ class Denoiser:
         if (kept := conditioning.audio) is not None:
             normal = kept if conditioning.audio_is_normalised else self._pipeline.normalize_audio(kept)
             latents[:, :, : kept.shape[2]], mask[: kept.shape[2]] = normal, 0
-        if (end := conditioning.end) is not None and end.audio_count:
+        if isinstance(end := conditioning.end, PinnedEnd) and end.audio_count:
             latents[:, :, -end.audio_count :], mask[-end.audio_count :] = end.audio_latents[:, :, -end.audio_count :], 0
         return Pins(latents, mask, offset, image_frames=frames)
 
+    def _with_encoded_end(self, conditioning: Conditioning) -> Conditioning:
+        """`conditioning` with the latents of a video that follows, instead of its frames."""
+        if not isinstance(video := conditioning.end, VideoAfter):
+            return conditioning
+        latents = self._pipeline.encode_frames(video.pictures)
+        end = PinnedEnd(latents, video.audio_latents, video_count=video.video_count, audio_count=video.audio_count)
+        return replace(conditioning, end=end, end_frames=video.pictures)
+
     def _video_end(self, conditioning: Conditioning, *, shrink: int) -> Tensor | None:
-        if (end := conditioning.end) is None:
+        if not isinstance(end := conditioning.end, PinnedEnd):
             return None
         latents = end.video_latents
         if shrink > 1:
@@ -283,7 +292,7 @@ def _conditions(conditioning: Conditioning, *, shrink: int) -> list[LTX2VideoCon
 def _keep(latents: tuple[Tensor, Tensor], conditioning: Conditioning) -> None:
     """Write what an end or a given sound pins into the results. Normalising and back may have changed the last bit."""
     video, audio = latents
-    if (end := conditioning.end) is not None:
+    if isinstance(end := conditioning.end, PinnedEnd):
         video[:, :, -end.video_count :] = end.video_latents[:, :, -end.video_count :].to(video)
         if end.audio_count:
             audio[:, :, -end.audio_count :] = end.audio_latents[:, :, -end.audio_count :].to(audio)

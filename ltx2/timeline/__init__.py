@@ -30,6 +30,7 @@ from ltx2.timeline.parts import (
     film_frames,
     source_part_frames,
     source_timings,
+    source_timings_after,
 )
 from ltx2.timeline.spans import (
     SoundSpan,
@@ -81,5 +82,6 @@ __all__ = [
     "sound_spans",
     "source_part_frames",
     "source_timings",
+    "source_timings_after",
     "start_after",
 ]

@@ -1,10 +1,10 @@
-"""Parts of a film: its segments, and the parts of a video that it begins with."""
+"""Parts of a film: its segments, and the parts of a video that it begins or ends with."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Protocol
 
@@ -28,6 +28,8 @@ class FilmPart(Protocol):
     @property
     def first_frame(self) -> int: ...
     @property
+    def skipped_frames(self) -> int: ...
+    @property
     def new_frames(self) -> int: ...
     @property
     def shown_frames(self) -> int: ...
@@ -41,11 +43,12 @@ class FilmPart(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SourceTiming:
-    """The position of a part of a video before the first segment of a film.
+    """The position of a part of a video before the first segment of a film, or after the last one.
 
     index: negative, -1 is the last part. first_frame: film index of its first frame. new_frames: its frames, all of
     which are shown. dissolve, following: frames over which its sound is crossfaded with that of the part before, and of
-    the part after it.
+    the part after it. skipped_frames: of the video before its first frame, which the last segment shows: its sound
+    begins with them.
     """
 
     index: int
@@ -54,6 +57,7 @@ class SourceTiming:
     new_frames: int
     dissolve: int
     following: int
+    skipped_frames: int = 0
 
     @property
     def continued(self) -> bool:
@@ -72,13 +76,13 @@ class SourceTiming:
 
     @property
     def picture_start(self) -> Fraction:
-        """0: its sound begins with its picture."""
-        return Fraction(0)
+        """Seconds from the start of its sound to its first frame."""
+        return self.skipped_frames / self.fps
 
     @property
     def sound_seconds(self) -> Fraction:
         """The length of its sound, which goes on under the next part."""
-        return (self.new_frames + self.following) / self.fps
+        return (self.skipped_frames + self.new_frames + self.following) / self.fps
 
 
 def source_part_frames(fps: Fraction, frame_bytes: int, most_bytes: int) -> int:
@@ -110,6 +114,22 @@ def source_timings(frames: int, part_frames: int, fps: Fraction, overlap: int) -
         )
         for number, (first, end) in enumerate(zip(firsts, ends, strict=True))
     ]
+
+
+def source_timings_after(
+    frames: int, part_frames: int, fps: Fraction, overlap: int, first_frame: int
+) -> list[SourceTiming]:
+    """The parts of a video of which a film shows `frames` frames after its last segment.
+
+    overlap: how many frames the video has before these, with which the last segment ends. Over these, its sound is
+    crossfaded with the video's. first_frame: film index of the first frame after them.
+
+    Raises:
+        TimelineError: as `source_timings`.
+    """
+    first, *others = source_timings(frames, part_frames, fps, 0)
+    first = replace(first, dissolve=overlap, skipped_frames=overlap)
+    return [replace(part, first_frame=first_frame + part.first_frame) for part in (first, *others)]
 
 
 def film_frames(parts: Sequence[FilmPart]) -> int:

@@ -39,7 +39,8 @@ def sound_spans(timings: Sequence[FilmPart], rate: int) -> list[SoundSpan]:
     A segment's position is rounded to a sample once, from its exact film time, so rounding errors do not accumulate.
     At a continuation, the sound changes 100 ms before the pinned prefix ends (later only if the prefix is shorter),
     with a 10 ms crossfade. At the film's start and end and at a cut, it fades over 10 ms, and missing sound is silence.
-    At a dissolve, it is crossfaded as long as the pictures are, or until the old sound ends.
+    At a dissolve, it is crossfaded as long as the pictures are, or until the old sound ends. That of a video after the
+    last segment begins with the frames that both have in common, and is crossfaded over these.
 
     Raises:
         TimelineError: the timings are not consecutive.
@@ -53,7 +54,7 @@ def sound_spans(timings: Sequence[FilmPart], rate: int) -> list[SoundSpan]:
         if i and timing.continued:
             spans[-1] = _end_at(spans[-1], start + fade, fade)
         elif i:
-            faded = _film_position(timings[0], timing.first_frame + timing.dissolve, rate)
+            faded = _film_position(timings[0], timing.first_frame - timing.skipped_frames + timing.dissolve, rate)
             both = min(faded, spans[-1].film_end) - start  # the old sound may end up to 0.07 s before its picture
             fade_in = max(fade, both)
             spans[-1] = _end_at(spans[-1], start + max(0, both), fade_in)
@@ -69,7 +70,7 @@ def start_after(previous: SoundSpan, timing: FilmPart, first: FilmPart, rate: in
     """The film sample at which the sound of a segment after `previous` begins. first: the film's first segment."""
     if timing.continued:
         return _changeover(previous, timing, _origin(first, timing, rate), rate)
-    return _film_position(first, timing.first_frame, rate)
+    return _film_position(first, timing.first_frame - timing.skipped_frames, rate)
 
 
 def _film_position(first: FilmPart, frame: int, rate: int) -> int:

@@ -84,7 +84,8 @@ class SegmentTiming:
 
     audio_latents: T. offset: local seconds of its first picture frame. pinned: audio latents kept from the previous
     segment. first_frame: film index of its first new frame. next_overlap: frames that the next segment repeats; None:
-    as many as this shape says. dissolve: see `PlannedSegment`. next_dissolve: that of the next segment. TimelineError:
+    as many as this shape says. dissolve: see `PlannedSegment`. next_dissolve: that of the next segment. video_after:
+    frames at its end over which its sound is crossfaded with that of a video that follows in the film. TimelineError:
     values that are invalid for this shape.
     """
 
@@ -98,6 +99,7 @@ class SegmentTiming:
     next_overlap: int | None = None
     dissolve: int = 0
     next_dissolve: int = 0
+    video_after: int = 0
 
     def __post_init__(self) -> None:
         latent_frames(self.tail_frames)

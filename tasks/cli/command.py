@@ -36,6 +36,9 @@ summary_option = click.option(
 force_option = click.option("--force", is_flag=True, help="Replace an existing file.")
 model_option = click.option("--model", help="Render with this model instead of the spec's.")
 seed_option = click.option("--seed", type=int, help="Render with this seed instead of the spec's.")
+before_option = click.option(
+    "--before", is_flag=True, help="Lead into the video that the spec extends, instead of continuing it."
+)
 
 
 class _Longtake(click.Group):

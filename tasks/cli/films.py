@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from tasks.cli.command import (
+    before_option,
     force_option,
     job_argument,
     main,
@@ -52,6 +53,7 @@ segments:             # each continues the one before, unless it says `transitio
 @click.option("--report", "folder", type=click.Path(path_type=Path), help="Write a continuity report into this folder.")
 @model_option
 @seed_option
+@before_option
 @force_option
 @click.option("--dry-run", is_flag=True, help="Only check spec, files and settings, and say what would be rendered.")
 def render(
@@ -62,6 +64,7 @@ def render(
     folder: Path | None,
     model: str | None,
     seed: int | None,
+    before: bool,
     force: bool,
     dry_run: bool,
 ) -> None:
@@ -74,7 +77,7 @@ def render(
     from tasks.embedded.render import render as render_here
 
     show = ProgressDisplay()
-    job = changed_spec(load_spec(spec), model=model, seed=seed)
+    job = changed_spec(load_spec(spec), model=model, seed=seed, before=before or None)
     output = FilmOutput.of(out, summary=summary, overwrite=force)
     settings = Settings.from_env()
     inputs = [path for path in (spec, state) if path and str(path) != STREAM]

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from tasks.cli.command import (
+    before_option,
     force_option,
     job_argument,
     main,
@@ -54,6 +55,7 @@ STATE_HELP = "Only jobs in this state; may be repeated."
 @click.option("--idempotency-key", "key", help=KEY_HELP)
 @model_option
 @seed_option
+@before_option
 @priority_option
 @click.option("--dry-run", is_flag=True, help="Only check the spec, and say what would be rendered.")
 def submit_(
@@ -62,11 +64,12 @@ def submit_(
     key: str | None,
     model: str | None,
     seed: int | None,
+    before: bool,
     priority: str,
     dry_run: bool,
 ) -> None:
     """Queue SPEC and print the job's id. SPEC is a file; - is standard input."""
-    wanted = changed_spec(load_spec(spec), model=model, seed=seed)
+    wanted = changed_spec(load_spec(spec), model=model, seed=seed, before=before or None)
     if dry_run:
         settings = Settings.from_env()
         pace = pace_in_deployment(settings, wanted)

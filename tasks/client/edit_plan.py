@@ -97,7 +97,7 @@ def plan_edit(job: JobNow, spec: JobSpec) -> EditPlan:
         kind = EditKind.NEW_JOB
     elif not changed and count == before:
         kind = EditKind.NOTHING
-    elif is_alive and count >= before and first >= min(job.begun, before):
+    elif is_alive and first >= min(job.begun, before) and (count == before or (count > before and not spec.before)):
         kind = EditKind.IN_PLACE
     else:
         kind = EditKind.FORK if kept else EditKind.NEW_JOB

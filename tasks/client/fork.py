@@ -126,8 +126,10 @@ def check_join(spec: JobSpec, source: JobContents, count: int) -> None:
 
     Raises:
         SpecError: the state before it was made for another overlap, the lengths of both do not fit, or the model finds
-        no length for a segment with `frames: auto`.
+        no length for a segment with `frames: auto`. JobStateError: the last segment of either film is
+        shared, and only one of both leads into a video.
     """
+    _check_last(len(spec.segments), source, count)
     if len(spec.segments) <= count:
         return
     try:
@@ -147,6 +149,22 @@ def check_join(spec: JobSpec, source: JobContents, count: int) -> None:
         )
 
 
+def _check_last(segments: int, source: JobContents, count: int) -> None:
+    """Check that only the last of `segments` leads into a video, if the film goes on with one.
+
+    Raises:
+        JobStateError: one that is shared does and would not be the last one, or does not and would be.
+    """
+    last = min(segments, len(source.segments)) - 1
+    if not source.head.before or segments == len(source.segments) or count <= last:
+        return
+    what = "leads into a video (`before`), so that no other one can follow it"
+    if segments < len(source.segments):
+        what = "does not lead into the video (`before`), so that it cannot be the last one"
+    advice = f"fork it after segment {last - 1} or an earlier one" if last > 0 else "submit another job"
+    raise JobStateError(f"segment {last} of job {source.job_id} {what}: {advice}")
+
+
 def spec_of(source: JobContents) -> JobSpec:
     """The whole spec of a job, with the blob ids of its inputs."""
     return JobSpec(**source.head.model_dump(), segments=list(source.segments))
@@ -155,9 +173,7 @@ def spec_of(source: JobContents) -> JobSpec:
 def blobs_of(head: JobHead, committed: Committed) -> list[str]:
     """Every blob that a job with these segments needs."""
     found = [str(getattr(head, field)) for field in INPUT_FIELDS if getattr(head, field) is not None]
-    if committed.start is not None:
-        found += handoff_blobs(committed.start)
-    for handoff in committed.handoffs:
+    for handoff in (*committed.given, *committed.handoffs):
         found += handoff_blobs(handoff)
     clips = list(committed.clips.values())
     for take in committed.takes.takes.values():

@@ -10,6 +10,7 @@ from ltx2 import DEFAULT_INLINE_THRESHOLD_BYTES
 from ltx2.media.sound_file import MIME
 from tasks.client.start_image import IMAGE_MIME, read_images, with_image_ids
 from tasks.client.track_input import read_track_of, track_warnings
+from tasks.client.video_after import read_video_after, stored_video_after
 from tasks.client.video_input import read_extension, stored_extension, with_source
 from tasks.errors import SpecError
 from tasks.jobs.records import Handoff
@@ -21,13 +22,14 @@ from tasks.spec.segments import SegmentSpec
 class Inputs:
     """The inputs of a spec. spec: with their blob ids instead of their paths, each image at its frame.
 
-    pending: their blobs, in memory. start: the state that the job continues, if it extends a video. warnings: one
-    sentence each.
+    pending: their blobs, in memory. start: the state that the job continues, if it extends a video. video_after: the
+    video that it leads into. warnings: one sentence each.
     """
 
     spec: JobSpec
     pending: InMemoryBlobStore
     start: Handoff | None = None
+    video_after: Handoff | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -41,23 +43,31 @@ def read_inputs(
 ) -> Inputs:
     """Read the files that `spec` names; the same files give the same ids. Nothing is stored.
 
-    continues: the job continues a state. with_video: a video with which the film begins is encoded, too: it takes as
-    long as the video, and is needed once. inline_threshold_bytes: of the start; the ids do not depend on it. kept: the
-    first segments as a record has them, which count instead of those of `spec`.
+    continues: the job continues a state. with_video: a video that the film shows as a whole is encoded, too: it takes
+    as long as the video, and is needed once. inline_threshold_bytes: of the start; the ids do not depend on it. kept:
+    the first segments as a record has them, which count instead of those of `spec`.
 
     Raises:
         SpecError: a file is missing, or of another kind; names the field and the file. An image cannot be shown where
         the spec says.
     """
-    pending, ids, start, video_frames = InMemoryBlobStore(), dict[str, str](), None, 0
+    pending, ids, video_frames = InMemoryBlobStore(), dict[str, str](), 0
+    start = video_after = None
     spec = spec.model_copy(update={"segments": [*kept, *spec.segments[len(kept) :]]})
-    if spec.include_video and spec.extend is None:
-        place = spec.source.place("include_video")
-        raise SpecError(f"{place}: there is no video; name one in `extend`, or remove this")
+    for field in ("include_video", "before"):
+        if getattr(spec, field) and spec.extend is None:
+            raise SpecError(f"{spec.source.place(field)}: there is no video; name one in `extend`, or remove this")
     images = read_images(spec, kept=len(kept))
     for png in images.values():
         pending.put(png, mime=IMAGE_MIME)
-    if spec.extend is not None:
+    if spec.extend is not None and spec.before:
+        beginning = read_video_after(spec.extend, spec, field=spec.source.place("extend"))
+        ids["extend"], video_after = stored_video_after(
+            beginning, spec, pending, inline_threshold_bytes=inline_threshold_bytes
+        )
+        if spec.include_video and with_video:
+            video_after = with_source(video_after, spec, pending)
+    elif spec.extend is not None:
         extension = read_extension(spec.extend, spec, field=spec.source.place("extend"))
         stored = stored_extension(extension, spec, pending, inline_threshold_bytes=inline_threshold_bytes)
         ids["extend"], start, video_frames = stored.sound, stored.start, stored.start.first_frame
@@ -67,9 +77,8 @@ def read_inputs(
     if track is not None:
         ids["audio"] = pending.put(track, mime=MIME)
     found = with_image_ids(spec, images, continues=continues, video_frames=video_frames, kept=len(kept))
-    return Inputs(
-        found.model_copy(update=ids), pending, start, tuple(track_warnings(track, spec)) if track is not None else ()
-    )
+    warnings = tuple(track_warnings(track, spec)) if track is not None else ()
+    return Inputs(found.model_copy(update=ids), pending, start, video_after, warnings)
 
 
 def with_input_ids(spec: JobSpec, *, continues: bool = False) -> JobSpec:

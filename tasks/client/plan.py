@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ltx2.checkpoints.resolve import SMALL_MODELS
 from ltx2.checkpoints.stamps import stamps_of
+from ltx2.media.sources.lead_in import shared_frames
 from ltx2.timeline import film_frames
 from tasks.client.pace import Pace
 from tasks.client.progress import clock
@@ -17,8 +18,8 @@ def plan_lines(spec: JobSpec, model: str, *, continues: bool, pace: Pace | None)
     """The film's length and size, and the room and time it needs; of `frames: auto` the longest.
 
     model: the spec's, or the default. continues: it continues a state. pace: of earlier segments with the same work, if
-    there were any. A film that extends a video also shows the frames that its first segment repeats, or begins with the
-    whole video, whose length is not counted here.
+    there were any. A film that extends a video also shows the frames that a segment has in common with it, or the whole
+    video, whose length is not counted here.
     """
     blobs = f"blobs: at most about {estimate_bytes(spec) / 1e6:,.1f} MB until the job's retention ends"
     count = len(spec.segments)
@@ -29,8 +30,12 @@ def plan_lines(spec: JobSpec, model: str, *, continues: bool, pace: Pace | None)
         memory = _memory(model, spec.text_encoder)
         return [f"{spec.title}: {spec.width}x{spec.height}, {now}", blobs, memory]
     timings = spec.plan()
-    frames = film_frames(timings) - (timings[0].shape.overlap if continues or spec.include_video else 0)
-    seconds, after = float(frames / spec.shape.fps), " after the video" if spec.include_video else ""
+    given = timings[0].shape.overlap if continues or (spec.include_video and not spec.before) else 0
+    if spec.include_video and spec.before:
+        given = shared_frames(spec.overlap)
+    frames = film_frames(timings) - given
+    where = {(True, True): " before the video", (False, True): " after the video", (True, False): ", up to the video"}
+    seconds, after = float(frames / spec.shape.fps), where.get((spec.before, spec.include_video), "")
     most = "at most " if any(segment.is_undecided for segment in spec.segments) else ""
     return [
         f"{spec.title}: {most}{seconds:.2f} s{after}, {frames} frames, {spec.width}x{spec.height}, "

@@ -36,7 +36,8 @@ def own_inputs(head: JobHead, index: int, segments: Sequence[SegmentSpec]) -> di
     segment, following = segments[index].undecided, segments[index + 1 : index + 2]
     tail, _ = handed_on(head.planned(segment), head.planned(following[0]) if following else None)
     own = {name: getattr(segment, name) for name in SegmentSpec.model_fields}
-    return {**own, "seed": head.seed_of(index, segment), "tail for the next one": tail}
+    leads = head.before and not following
+    return {**own, "seed": head.seed_of(index, segment), "tail for the next one": tail, "video after it": leads}
 
 
 def check_same_head(

@@ -49,8 +49,7 @@ class Draft:
 
     def needs_bytes(self) -> int:
         """The bytes of all blobs of the job, see `estimate_bytes`."""
-        start = self.committed.start
-        of_video = self._pending(start.source_clips) if start is not None else 0
+        of_video = sum(self._pending(given.source_clips) for given in self.committed.given)
         return estimate_bytes(self.spec, self.pending_bytes - of_video, self.committed.source_frames)
 
     def _pending(self, blobs: Iterable[str]) -> int:

@@ -129,9 +129,11 @@ def _draw_up(
     start = inputs.start
     if envelope is not None:
         start = start_handoff(dict(envelope), inputs.spec, deployment.blobs, inputs.pending, deployment.settings)
-    blob_ids = list(dict.fromkeys([*input_paths(inputs.spec).values(), *(handoff_blobs(start) if start else ())]))
+    committed = Committed(start, video_after=inputs.video_after)
+    given = [blob_id for handoff in committed.given for blob_id in handoff_blobs(handoff)]
+    blob_ids = list(dict.fromkeys([*input_paths(inputs.spec).values(), *given]))
     digest = request_digest(inputs.spec, envelope) if has_key else ""
-    return Draft(inputs.spec, Committed(start), blob_ids, digest, inputs.pending, priority)
+    return Draft(inputs.spec, committed, blob_ids, digest, inputs.pending, priority)
 
 
 def list_jobs(

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from blobstore import BlobStore
 from ltx2.media.sound_file import MIME, encode_flac
 from ltx2.media.sources.extension import SOUND_RATE, Extension, extension_of, lead_of, wanted_of
+from ltx2.media.sources.lead_in import shared_frames
 from ltx2.media.sources.pictures import Fit
 from ltx2.media.sources.reader import encode_video, read_ending
 from ltx2.media.sources.whole import WantedParts
@@ -58,20 +63,25 @@ def stored_extension(
     state = state_wire.encode(extension.state, blobs, inline_threshold_bytes=inline_threshold_bytes)
     first_frame = extension.available if spec.include_video else spec.first_shape.overlap
     start = Handoff(index=START_INDEX, state=state, first_frame=first_frame)
-    frames = hashlib.sha256(b"".join(frame.tobytes() for frame in extension.state.video_frames or ())).hexdigest()
-    sound = blobs.put(encode_flac([extension.sound], SOUND_RATE, comment=f"frames {frames}"), mime=MIME)
-    return VideoStart(start, sound)
+    return VideoStart(start, put_sound(extension.sound, extension.state.video_frames or (), blobs))
 
 
-def with_source(start: Handoff, spec: JobSpec, blobs: BlobStore) -> Handoff:
-    """`start`, with the clips of the whole video that `spec` extends, which are put into `blobs`.
+def put_sound(sound: NDArray[np.float32], frames: Iterable[NDArray[np.uint8]], blobs: BlobStore) -> str:
+    """Put the sound of a part of a video into `blobs`. Its id names the frames, too."""
+    digest = hashlib.sha256(b"".join(frame.tobytes() for frame in frames)).hexdigest()
+    return blobs.put(encode_flac([sound], SOUND_RATE, comment=f"frames {digest}"), mime=MIME)
+
+
+def with_source(given: Handoff, spec: JobSpec, blobs: BlobStore) -> Handoff:
+    """`given`, a start or a video that follows, with the clips of the whole video, which are put into `blobs`.
 
     Raises:
         SpecError: it is too long or too large, or cannot be decoded; names it.
     """
-    path, overlap, crop = str(spec.extend), spec.first_shape.overlap, spec.crop
+    path, crop = str(spec.extend), spec.crop
+    overlap = shared_frames(spec.overlap) if spec.before else spec.first_shape.overlap
     shown = (crop.width, crop.height) if crop else (spec.width, spec.height)
-    wanted = WantedParts(spec.width, spec.height, Fit(spec.fit), spec.shape.fps, overlap, *shown)
+    wanted = WantedParts(spec.width, spec.height, Fit(spec.fit), spec.shape.fps, overlap, *shown, after=spec.before)
     place = spec.source.place("extend")
     with open_input(path, field=place) as file:
         try:
@@ -79,7 +89,7 @@ def with_source(start: Handoff, spec: JobSpec, blobs: BlobStore) -> Handoff:
         except ValueError as error:
             raise SpecError(f"{place}: {shown_path(path)}: {error}") from None
     ids = [blobs.put(clip, mime=CLIP_MIME) for clip in clips]
-    return replace(start, source_clips=ids, source_frames=wanted.part_frames)
+    return replace(given, source_clips=ids, source_frames=wanted.part_frames)
 
 
 def state_from_video(path: Path, spec: JobSpec, settings: Settings) -> dict[str, Any]:

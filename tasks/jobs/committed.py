@@ -155,7 +155,8 @@ class Committed:
     """What is committed of a job's first segments: the state that it continues, if any, its handoffs, clips and takes.
 
     handoffs: one for each of these segments, in order. clips: by segment; some may be missing. ahead: the handoffs of
-    segments that are committed behind the first one that is missing, in order.
+    segments that are committed behind the first one that is missing, in order. video_after: the video that the last
+    segment of the job leads into, if any.
     """
 
     start: Handoff | None = None
@@ -163,11 +164,17 @@ class Committed:
     clips: Mapping[int, ClipRecord] = field(default_factory=dict)
     takes: Takes = field(default_factory=Takes)
     ahead: tuple[Handoff, ...] = ()
+    video_after: Handoff | None = None
+
+    @property
+    def given(self) -> tuple[Handoff, ...]:
+        """What the job was given: the state that it continues, and the video that it leads into."""
+        return tuple(one for one in (self.start, self.video_after) if one is not None)
 
     @property
     def source_frames(self) -> int:
-        """Frames of a video with which the film begins; 0: it begins with segment 0."""
-        return self.start.first_frame if self.start is not None and self.start.source_clips else 0
+        """Frames that the film shows of the video that the job extends as a whole."""
+        return sum(one.first_frame for one in self.given if one.source_clips)
 
     def handoff(self, index: int) -> Handoff | None:
         """What a segment left when it was rendered first; None: it is not committed."""
@@ -206,4 +213,5 @@ class Committed:
         """The same of the first `count` segments; without a clip whose end shows a later one."""
         last = count - 1
         clips = {i: clip for i, clip in self.clips.items() if i < last or (i == last and clip.next_take == -1)}
-        return Committed(self.start, self.handoffs[:count], clips, self.takes.first(count))
+        takes = self.takes.first(count)
+        return replace(self, handoffs=self.handoffs[:count], clips=clips, takes=takes, ahead=())

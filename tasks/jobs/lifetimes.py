@@ -75,7 +75,7 @@ class JobLifetimes(JobReader):
         head = spec.head.model_copy(update={"model": model})
         fields = {"job": pack_head(head)}
         fields |= {str(i): pack_segment(segment) for i, segment in enumerate(spec.segments)}
-        handoffs = [committed.start, *committed.handoffs] if committed.start else committed.handoffs
+        handoffs = [*committed.given, *committed.handoffs]
         packed = {str(handoff.index): handoff.pack() for handoff in handoffs}
         clips = {str(index): clip.pack() for index, clip in committed.clips.items()}
         return self._create(job_id, [record, fields, packed, clips, committed.takes.fields()], budget_bytes)

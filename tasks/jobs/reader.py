@@ -34,7 +34,7 @@ from tasks.jobs.records import ClipRecord, Handoff, JobStatus, PieceRecord, unpa
 from tasks.jobs.results import JobContents, Unpinned
 from tasks.jobs.status_reading import FOREVER, damaged, no_such_job, queue_status, read_status
 from tasks.jobs.timing import FilmSource, committed_timings, film_source, timing_in_plan
-from tasks.jobs.units import START_INDEX, JobState, UnitKind
+from tasks.jobs.units import START_INDEX, VIDEO_AFTER_INDEX, JobState, UnitKind
 from tasks.jobs.waits import Wait, read_waits
 from tasks.jobs.workers import WorkerList, WorkerRegistry
 from tasks.jobs.workload import Workload, read_workload
@@ -189,13 +189,14 @@ class JobReader:
         return read_head(data)
 
     def handoff(self, job_id: str, index: int) -> Handoff | None:
-        """The committed handoff of segment `index` (-1: the state the job started from), or None."""
+        """The committed handoff of segment `index`, or None. -1: the state the job started from, -2: the video that it
+        leads into."""
         data = cast("bytes | None", self._redis.hget(job_keys(job_id, "handoffs")[0], str(index)))
         return None if data is None else Handoff.unpack(data)
 
     def handoffs(self, job_id: str) -> list[Handoff]:
-        """Every committed handoff in order, without that of the state the job started from."""
-        return [handoff for handoff in self._all_handoffs(job_id) if handoff.index != START_INDEX]
+        """Every committed handoff in order, without what the job was given."""
+        return [handoff for handoff in self._all_handoffs(job_id) if handoff.index >= 0]
 
     def timings(self, job_id: str) -> list[SegmentTiming]:
         """Where every committed segment sits in the film, in order; see `places`."""
@@ -209,14 +210,17 @@ class JobReader:
         """
         return committed_timings(self.planned(job_id), self._all_handoffs(job_id))
 
-    def film_source(self, job_id: str, shown: SegmentTiming) -> FilmSource | None:
-        """The video with which the film begins, if any. shown: the first of `timings`.
+    def film_source(self, job_id: str, timings: Sequence[SegmentTiming]) -> FilmSource | None:
+        """The video that the film shows as a whole, if any. timings: of all segments, as the film shows them.
 
         Raises:
             RecordError: the record is damaged.
         """
-        start, first = self.handoff(job_id, START_INDEX), self.handoff(job_id, 0)
-        return film_source(start, shown, first) if start and first else None
+        first = self.handoff(job_id, 0)
+        given = [self.handoff(job_id, index) for index in (START_INDEX, VIDEO_AFTER_INDEX)]
+        if not timings or first is None:
+            return None
+        return film_source([one for one in given if one is not None], timings, first)
 
     def planned_timing(self, job_id: str, index: int) -> SegmentTiming:
         """Where segment `index`, a cut, will be in the film, though the segment before it is not rendered yet.
@@ -284,7 +288,8 @@ class JobReader:
             found = _by_index(handoffs, Handoff)
             made = tuple(found[index] for index in range(status.committed))
             ahead = tuple(found[index] for index in sorted(found) if index >= status.committed)
-            committed = Committed(found.get(START_INDEX), made, _clips(clips), Takes.read(takes), ahead)
+            start, video_after = found.get(START_INDEX), found.get(VIDEO_AFTER_INDEX)
+            committed = Committed(start, made, _clips(clips), Takes.read(takes), ahead, video_after)
             return JobContents(job_id, read_head(spec[b"job"]), segments, committed, status.take_progress)
         except (KeyError, ValueError) as error:
             raise damaged(job_id, error) from None

@@ -108,6 +108,10 @@ class Handoff(Record):
     are shown, too. source_clips: of a start, the clips of that video with which the film begins, before the frames that
     the first segment repeats. source_frames: how many frames each of them has but the last.
 
+    A job whose last segment leads into a video has one of index -2. state: the video's first frames, which that segment
+    has in common with it. first_frame: how many frames the film shows of the video, these included. source_clips,
+    source_frames: as those of a start, of the part after these.
+
     state: the continuation state as the next message carries it, `kind` and `payload`. latents: the blob from which the
     clip can be made again. continued, first_frame: whether the segment continues the one before, and the film index of
     its first new frame; the rest of its timing follows from the state before it. decoder, noise_seed: what decoded all

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from ltx2.timeline import (
+    FilmPart,
     PlannedSegment,
     SegmentTiming,
     SourceTiming,
@@ -15,10 +16,11 @@ from ltx2.timeline import (
     first_timing,
     handed_on,
     source_timings,
+    source_timings_after,
 )
 from tasks.errors import RecordError
 from tasks.jobs.records import Handoff
-from tasks.jobs.units import START_INDEX
+from tasks.jobs.units import START_INDEX, VIDEO_AFTER_INDEX
 
 
 def timing_after(
@@ -88,19 +90,24 @@ def shown_timing(timing: SegmentTiming, start: Handoff | None) -> SegmentTiming:
     )
 
 
+def timing_before_video(timing: SegmentTiming, video: Handoff | None) -> SegmentTiming:
+    """`timing` of a job's last segment, as the film shows it: its sound fades into that of a video that follows."""
+    return replace(timing, video_after=video.dissolve) if video is not None and video.source_clips else timing
+
+
 def committed_timings(planned: Mapping[int, PlannedSegment], handoffs: Sequence[Handoff]) -> dict[int, SegmentTiming]:
     """Where committed segments are in the film that shows them, by index.
 
-    planned: the segments of the job by index. handoffs: of the committed ones, in order, after that of the state that
-    the job continues, if there is one.
+    planned: the segments of the job by index. handoffs: of the committed ones, in order, after what the job was given.
 
     Raises:
         RecordError: a handoff is damaged, or of a segment that the job does not have.
     """
-    start = next((handoff for handoff in handoffs if handoff.index == START_INDEX), None)
-    previous, timings = start, dict[int, SegmentTiming]()
+    given = {handoff.index: handoff for handoff in handoffs if handoff.index < 0}
+    start = previous = given.get(START_INDEX)
+    timings: dict[int, SegmentTiming] = {}
     for handoff in handoffs:
-        if (index := handoff.index) == START_INDEX:
+        if (index := handoff.index) < 0:
             continue
         if index not in planned:
             raise RecordError(f"the record of a job is damaged: it has no segment {index}")
@@ -110,36 +117,53 @@ def committed_timings(planned: Mapping[int, PlannedSegment], handoffs: Sequence[
             around = {"before": planned.get(index - 1), "following": planned.get(index + 1)}
             timings[index] = shown_timing(timing_after(planned[index], previous, **around), previous)
         previous = handoff
+    if (last := max(planned, default=-1)) in timings:
+        timings[last] = timing_before_video(timings[last], given.get(VIDEO_AFTER_INDEX))
     return timings
 
 
 @dataclass(frozen=True, slots=True)
 class FilmSource:
-    """The video with which a film begins. clips: one for each of its parts. rate: of the film's sound in Hz."""
+    """The video with which a film begins or ends. clips: one for each of its parts. rate: of the film's sound in Hz.
+
+    is_after: whether the film ends with it.
+    """
 
     clips: tuple[str, ...]
     parts: tuple[SourceTiming, ...]
     rate: int
+    is_after: bool
+
+    def with_parts(self, segments: Sequence[FilmPart]) -> list[FilmPart]:
+        """All parts of the film in order. segments: those that are rendered."""
+        return [*segments, *self.parts] if self.is_after else [*self.parts, *segments]
 
 
-def film_source(start: Handoff, shown: SegmentTiming, first: Handoff) -> FilmSource | None:
-    """The video with which a film begins; None: it begins with segment 0.
+def film_source(every: Iterable[Handoff], timings: Sequence[SegmentTiming], first: Handoff) -> FilmSource | None:
+    """The video that a film shows as a whole; None: it shows none.
 
-    shown: the timing of segment 0, as the film shows it. first: what that segment left.
+    every: what the job was given. timings: of all segments, as the film shows them. first:
+    what segment 0 left.
 
     Raises:
         RecordError: a handoff is damaged.
     """
-    if not start.source_clips:
+    given = next((one for one in every if one.source_clips), None)
+    if given is None:
         return None
+    is_after, start, end = given.index == VIDEO_AFTER_INDEX, timings[0], timings[-1]
     try:
         rate = int(first.state["payload"]["audio_sample_rate"])
-        parts = source_timings(shown.first_frame, start.source_frames, shown.fps, shown.dissolve)
+        if is_after:
+            frames, begin = given.first_frame - given.dissolve, end.first_frame + end.new_frames
+            parts = source_timings_after(frames, given.source_frames, end.fps, given.dissolve, begin)
+        else:
+            parts = source_timings(start.first_frame, given.source_frames, start.fps, start.dissolve)
     except (KeyError, TypeError, ValueError) as error:
         raise RecordError(f"the start of a job is damaged: {type(error).__name__}: {error}") from None
-    if len(parts) != len(start.source_clips):
-        raise RecordError(f"the start of a job is damaged: {len(start.source_clips)} clips for {len(parts)} parts")
-    return FilmSource(tuple(start.source_clips), tuple(parts), rate)
+    if len(parts) != len(given.source_clips):
+        raise RecordError(f"the start of a job is damaged: {len(given.source_clips)} clips for {len(parts)} parts")
+    return FilmSource(tuple(given.source_clips), tuple(parts), rate, is_after)
 
 
 def timing_in_plan(planned: Mapping[int, PlannedSegment], index: int, start: Handoff | None) -> SegmentTiming:

@@ -10,6 +10,8 @@ ALL_APPROVED = 1_000_000_000
 """How many segments count as approved when all are, also those to come."""
 START_INDEX = -1
 """The segment index of what comes from outside the chain: the state a job continues, its start image, its film."""
+VIDEO_AFTER_INDEX = -2
+"""The segment index of the video that a job's last segment leads into."""
 
 
 class JobState(StrEnum):

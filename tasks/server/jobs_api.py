@@ -38,7 +38,11 @@ SPEC_BODY = {
                     "properties": {
                         "spec": {"type": "string", "description": "The spec as JSON."},
                         "image": {"type": "string", "format": "binary", "description": "What the film starts from."},
-                        "extend": {"type": "string", "format": "binary", "description": "The video to go on with."},
+                        "extend": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "The video to go on with, or to lead into.",
+                        },
                         "audio": {"type": "string", "format": "binary", "description": "The sound of the film."},
                         "state": {"type": "string", "description": "A continuation state as JSON."},
                     },

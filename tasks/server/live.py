@@ -1,7 +1,8 @@
 """What live players get of a film that is being rendered: a list of pieces, made once each and kept as blobs.
 
 A piece is named by what it is made of: any server, at any time, makes the same bytes. The list is that of the clips
-from the first to the first that is missing, after those of a video with which the film begins. While the epoch of a job
+from the first to the first that is missing, after those of a video with which the film begins; those of a video with
+which it ends come with the last one. While the epoch of a job
 stays the same, the list only grows. A piece for which the blob budget has no room is kept on the server's disk alone.
 """
 
@@ -162,19 +163,21 @@ class LiveFilms:
         committed, shared, audio = contents.committed, contents.head.shared, contents.head.audio
         timings = committed_timings(
             {index: shared.planned(segment) for index, segment in enumerate(contents.segments)},
-            [*([committed.start] if committed.start else []), *committed.handoffs],
+            [*committed.given, *committed.handoffs],
         )
         first = committed.handoffs[0] if committed.handoffs else None
         clips: list[str] = []
         known = status.segments - status.open  # whether the last one of an open film ends it is not known
         while len(clips) in committed.clips and len(clips) in timings and len(clips) < known:
             clips.append(committed.clips[len(clips)].blob_id)
-        source = film_source(committed.start, timings[0], first) if clips and committed.start and first else None
-        before = source.parts if source else ()
-        parts: list[FilmPart] = [*before, *(timings[index] for index in range(len(clips)))]
-        clips = [*(source.clips if source else ()), *clips]
+        segments = [timings[index] for index in range(len(clips))]
+        parts: Sequence[FilmPart] = segments
+        source, others = film_source(committed.given, segments, first) if clips and first else None, 0
+        if source and (not source.is_after or len(clips) == status.segments):
+            parts, others = source.with_parts(segments), len(source.parts)
+            clips = [*clips, *source.clips] if source.is_after else [*source.clips, *clips]
         starts = first_clips_needed(parts, _rate(first)) if clips and first else []
-        pieces, last = [], len(before) + status.segments - 1
+        pieces, last = [], others + status.segments - 1
         for index, (part, start) in enumerate(zip(parts, starts, strict=True)):
             cut_off = [str(hidden)] if (hidden := part.new_frames - part.shown_frames) else []
             given = [] if audio is None else [audio]
@@ -184,7 +187,8 @@ class LiveFilms:
         # before workers decided lengths: a playlist's target duration must not change
         shapes = [shared.planned(segment.undecided).shape for segment in contents.segments]
         lengths = [shape.frames / shape.fps for shape in shapes]
-        longest = max([*lengths, *(part.new_frames / part.fps for part in before)], default=Fraction(0))
+        of_video = [part.new_frames / part.fps for part in (source.parts if source else ())]
+        longest = max([*lengths, *of_video], default=Fraction(0))
         listed = PieceList(status.generation, tuple(pieces), longest, status.finished)
         return _Film(listed, parts, clips, starts, audio, source, last)
 

@@ -53,7 +53,7 @@ from tasks.spec.segments import (
 SPATIAL_COMPRESSION = 32
 MAX_LABELS = 16
 MOST_RENDERINGS = 8
-LATER_FIELDS = ("best_of", "retry_joins", "images", "include_video")
+LATER_FIELDS = ("best_of", "retry_joins", "images", "include_video", "before")
 """Are stored where they are set only, so that records of other jobs stay as they were. So is `parallel: false`."""
 INPUT_FIELDS = ("image", "extend", "audio")
 """Fields of a job that name a file in a spec, and a blob in its record."""
@@ -83,7 +83,8 @@ class JobHead(Strict):
     `frames` is per segment; the first `overlap` of them repeat the segment before. Segments may have values of their
     own.
     `image` is what the first segment starts from, `extend` the video that it continues, `audio` the film's sound: a
-    path in a spec, a blob id in a job's record. `include_video`: the film begins with the whole of that video.
+    path in a spec, a blob id in a job's record. `before`: the segments lead into that video instead. `include_video`:
+    the film has the whole of that video.
     `parallel`: idle workers render what begins with a cut beside what is before it.
     """
 
@@ -118,6 +119,7 @@ class JobHead(Strict):
     extend: str | None = Field(None, min_length=1, max_length=4096)
     fit: Literal["crop", "pad"] = "crop"
     include_video: bool = Field(False, strict=True)
+    before: bool = Field(False, strict=True)
     audio: str | None = Field(None, min_length=1, max_length=4096)
     parallel: bool = Field(True, strict=True, exclude_if=bool)
 
@@ -208,6 +210,11 @@ class JobHead(Strict):
     def _named(self, field: str) -> str:
         default = "" if field in self.model_fields_set else " (the default)"
         return f"{field} {getattr(self, field)}{default}"
+
+    @property
+    def continues_video(self) -> bool:
+        """Whether the first segment continues the end of a video."""
+        return self.extend is not None and not self.before
 
     @property
     def shape(self) -> SegmentShape:

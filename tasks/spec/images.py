@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ltx2.request import MOST_IMAGES
 from ltx2.timeline import exact, exact_seconds
 from tasks.field_errors import FieldError
+from tasks.spec.before import shown_by_video
 from tasks.spec.head import INPUT_FIELDS
 from tasks.spec.places import Location
 from tasks.spec.schema import JobSpec
@@ -65,6 +66,8 @@ def placed(spec: JobSpec, *, continues: bool, video_frames: int = 0, kept: int =
 
     def put(location: Location, index: int, frame: int, path: str) -> None:
         there = at.setdefault(index, {})
+        if index == len(spans) - 1 and frame >= spans[index].count - shown_by_video(spec):
+            raise FieldError(location, f"frame {frame} of segment {index} shows the video into which it leads")
         if frame in there or (index == frame == 0 and spec.image is not None):
             raise FieldError(location, f"frame {frame} of segment {index} has another image already")
         if len(there) == MOST_IMAGES:
@@ -110,7 +113,7 @@ def _spans(spec: JobSpec, *, continues: bool, start: int) -> list[_Span]:
     spans: list[_Span] = []
     end = start
     for index, one in enumerate(map(spec.planned, spec.segments)):
-        repeats = not one.cut and (index > 0 or continues or spec.extend is not None)
+        repeats = not one.cut and (index > 0 or continues or spec.continues_video)
         first = end - (one.dissolve if index else 0)
         spans.append(_Span(first, one.shape.frames - (one.shape.overlap if repeats else 0)))
         end = first + spans[-1].count

@@ -25,6 +25,7 @@ from ltx2.timeline import (
 from tasks.field_errors import FieldError
 from tasks.settings import absolute
 from tasks.spec.auto_frames import check_auto, check_head, with_auto_segments
+from tasks.spec.before import check_before
 from tasks.spec.head import JobHead, LoraSpec, shared_values
 from tasks.spec.places import SpecSource
 from tasks.spec.segments import (
@@ -80,24 +81,33 @@ class JobSpec(JobHead):
         if not segments and not info.data.get("open", True):
             raise ValueError("must have at least one, or be `open`: then segments are appended later")
         with suppress(KeyError):  # of a value of the job that is invalid itself
-            check_neighbours(segments, shared_values(info.data), continues=info.data["extend"] is not None)
+            check_neighbours(
+                segments,
+                shared_values(info.data),
+                continues=info.data["extend"] is not None and not info.data["before"],
+            )
             if info.data["model"] is not None:
                 _check_own_lengths(segments, info.data["fps"], info.data["model"])
         return written_out(segments)
 
     @model_validator(mode="after")
     def _one_start(self) -> Self:
-        if self.extend is not None and self.image is not None:
+        if self.continues_video and self.image is not None:
             raise FieldError("image", "a job that extends a video starts with its frames; remove one of the two")
         if self.extend is not None and self.audio is not None:
             raise FieldError("audio", "a job that extends a video goes on with its sound; remove one of the two")
-        if self.extend is not None and self.segments and self.segments[0].transition == "cut":
+        if self.continues_video and self.segments and self.segments[0].transition == "cut":
             raise FieldError("extend", "a job that extends a video cannot start with a cut")
         return self
 
     @model_validator(mode="after")
     def _auto_fits(self) -> Self:
         check_auto(self.segments, has_images=bool(self.images), has_audio=self.audio is not None)
+        return self
+
+    @model_validator(mode="after")
+    def _leads_into_video(self) -> Self:
+        check_before(self, self.segments, is_open=self.open)
         return self
 
     @model_validator(mode="after")
@@ -125,7 +135,7 @@ class JobSpec(JobHead):
 
     def check_neighbours(self, *, continues: bool = False) -> None:
         """Check what depends on the segment before. continues: the first one continues a state. FieldError: where."""
-        check_neighbours(self.segments, self.shared, continues=continues or self.extend is not None)
+        check_neighbours(self.segments, self.shared, continues=continues or self.continues_video)
         check_auto(self.segments, has_images=bool(self.images), has_audio=self.audio is not None)
 
     @property

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 from celery import Task
 
 from ltx2.media.clip import encode_clip
-from ltx2.media.crossfade import crossfaded
+from ltx2.media.crossfade import crossfaded_into
 from ltx2.request import SegmentOutput
 from ltx2.timeline import SegmentTiming
 from tasks.deployment import Deployment
@@ -35,6 +34,7 @@ from tasks.worker.lease import Lease
 from tasks.worker.render_class import class_warnings
 from tasks.worker.run_claimed import run_claimed
 from tasks.worker.source_video import as_shown
+from tasks.worker.video_after import frames_after
 
 log = logging.getLogger(__name__)
 CLIP_MIME = "video/mp4"
@@ -58,7 +58,7 @@ def _rebuild(context: WorkerContext, lease: Lease) -> dict[str, Any]:
         raise MessageError(f"segment {claim.index} of job {claim.job_id} is not committed, so it has no clip")
     with reading_from(claim.index, claim.own_take):
         latents = context.deployment.blobs.get(handoff.latents)
-    following = _read_following(context, claim)
+    following, after = _read_following(context, claim), frames_after(context, claim)
     timing = claim.timing
     started = time.monotonic()
     with lease.in_engine():
@@ -69,7 +69,9 @@ def _rebuild(context: WorkerContext, lease: Lease) -> dict[str, Any]:
         frames = dissolved(frames, frames_to_dissolve(context, claim, engine))
         if following is not None and claim.other is not None and claim.following is not None:
             head, _ = engine.decode(*decode_latents(following), claim.other.decoding)
-            frames = crossfaded_into(frames, head, claim.head.planned(claim.following).shape.overlap)
+            frames = crossfaded_into(frames, head[: claim.head.planned(claim.following).shape.overlap])
+        if after is not None:
+            frames = crossfaded_into(frames, after)
         frames, timing = as_shown(claim, frames, timing, _frames_before(context, claim))
         data = encoded(frames, sound, engine.audio_rate, timing, claim.head.crop)
     _commit_clip(context, claim, data, timing, started)
@@ -84,14 +86,9 @@ def _read_following(context: WorkerContext, claim: Claim) -> bytes | None:
         return context.deployment.blobs.get(claim.other.latents)
 
 
-def crossfaded_into(frames: Any, head: Any, overlap: int) -> Any:
-    """A segment's frames, uint8 `[n, H, W, 3]`, whose last `overlap` lead into the first ones of `head`."""
-    return np.concatenate([frames[:-overlap], crossfaded(frames[-overlap:], head[:overlap])])
-
-
 def _frames_before(context: WorkerContext, claim: Claim) -> Any:
     """The frames of a video that a job's first segment extends; None for other segments."""
-    if claim.head.extend is None or claim.index > 0 or claim.previous is None:
+    if not claim.head.continues_video or claim.index > 0 or claim.previous is None:
         return None
     with reading_from(START_INDEX):
         return state_wire.decode(claim.previous.state, context.deployment.blobs).video_frames

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, NoReturn
 
@@ -58,13 +58,14 @@ def _join(context: WorkerContext, lease: Lease) -> dict[str, Any]:
     claim, deployment = lease.claim, context.deployment
     started = time.monotonic()
     timings, clips = deployment.jobs.timings(claim.job_id), list(deployment.jobs.clips(claim.job_id).values())
-    source = deployment.jobs.film_source(claim.job_id, timings[0]) if timings else None
-    parts: list[FilmPart] = [*(source.parts if source else ()), *timings]
+    source = deployment.jobs.film_source(claim.job_id, timings)
+    parts: Sequence[FilmPart] = source.with_parts(timings) if source else timings
     with lease.in_engine(), temporary_folder(FILM_FOLDERS) as folder:
         path = folder / "film.mp4"
         head = deployment.jobs.head(claim.job_id)
         track = given_track(context, head)
-        joined = chain(_read_source(context, source), _read(context, clips))
+        of_video, of_segments = _read_source(context, source), _read(context, clips)
+        joined = chain(of_segments, of_video) if source and source.is_after else chain(of_video, of_segments)
         rate = source.rate if source else None
         info = join_film(joined, parts, path, title=head.title, track=track, rate=rate)
         data = path.read_bytes()

@@ -13,6 +13,7 @@ from tasks.worker.render_class import class_warnings
 from tasks.worker.renderings import Rendering
 from tasks.worker.source_video import as_shown
 from tasks.worker.state_upload import StateUpload, StoredState
+from tasks.worker.video_after import led_into
 
 if TYPE_CHECKING:
     from ltx2 import LTX2ContinuationState
@@ -49,6 +50,7 @@ def kept(context: WorkerContext, claim: Claim, rendering: Rendering, incoming: L
     """Store a rendering that is not chosen, with its clip. incoming: the state that it continues."""
     output, timing = rendering.output, rendering.request.timing
     made = handoff_of(context, claim, rendering, StateUpload(context, claim).finish(output))
-    frames, timing = as_shown(claim, output.frames, timing, incoming.video_frames)
+    frames = led_into(output.frames, rendering.request.end)
+    frames, timing = as_shown(claim, frames, timing, incoming.video_frames)
     data = encoded(frames, output.sound, output.audio_rate, timing, claim.head.crop)
     return KeptRendering(TakeRequest(seed=made.seed), made, stored_clip(context, claim, data, timing))

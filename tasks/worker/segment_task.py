@@ -37,6 +37,7 @@ from tasks.worker.run_claimed import SkippedError, run_claimed
 from tasks.worker.source_video import as_shown, with_source_sound
 from tasks.worker.state_upload import StateUpload
 from tasks.worker.step_reporter import StepReporter
+from tasks.worker.video_after import led_into
 
 if TYPE_CHECKING:
     from ltx2 import LTX2ContinuationState
@@ -104,7 +105,8 @@ def render(task: Task[..., Any], context: WorkerContext, lease: Lease, commit: C
     reach("segment stored", claim.job_id, claim.index)
     handoff = handoff_of(context, claim, made, stored)
     shown = with_dissolve(output, dissolves_from)
-    frames, timing = as_shown(claim, shown.frames, request.timing, incoming.video_frames if incoming else None)
+    frames = led_into(shown.frames, request.end)
+    frames, timing = as_shown(claim, frames, request.timing, incoming.video_frames if incoming else None)
     if not commit(task, context, lease, Committable(handoff, replace(shown, frames=frames), timing, others)):
         raise SkippedError("another worker holds this segment now")
     metrics.segment_rendered(
@@ -137,7 +139,7 @@ def _request(context: WorkerContext, claim: Claim, engine: SegmentEngine) -> Seg
     head, segment = claim.head, claim.segment
     if segment is None:
         raise MessageError(f"job {claim.job_id} has no segment {claim.index}")
-    timing, end = claim.timing, pinned_end(context, claim)
+    timing, end = claim.timing, pinned_end(context, claim, engine)
     image, images = images_of(context, claim)
     last = timing.shape.frames - (end.frames if end else 0)
     prompt, seed = segment.prompt, seed_of(claim, head.seed_of(claim.index, segment))

@@ -36,10 +36,10 @@ def with_source_sound(
     Raises:
         InputLostError: the video's sound is missing or damaged. SpecError: the blob is not sound.
     """
-    if claim.head.extend is None or claim.index > 0 or state is None:
+    if not claim.head.continues_video or claim.index > 0 or state is None:
         return state
     with reading_from(START_INDEX):
-        data = context.deployment.blobs.get(claim.head.extend)
+        data = context.deployment.blobs.get(str(claim.head.extend))
     try:
         sound, _ = decode_flac(data)
     except MediaError as error:

@@ -15,7 +15,7 @@ from ltx2.checkpoints.lora import Lora
 from ltx2.engine import Engine
 from ltx2.errors import EngineMemoryError
 from ltx2.model.placement import device_works
-from ltx2.request import PinnedEnd, PlacedImage, SegmentOutput, SegmentRequest
+from ltx2.request import PinnedEnd, PlacedImage, SegmentOutput, SegmentRequest, VideoAfter
 from ltx2.sampling import Sampling
 from ltx2.timeline import SegmentShape, exact, first_timing, next_timing
 
@@ -75,6 +75,11 @@ def test_an_end_images_and_given_sound_are_kept(models: dict[str, Path], precisi
         assert torch.equal(output.video_latents[:, :, -1:], old.video_latents[:, :, -1:])
         assert torch.equal(output.audio_latents[:, :, -kept:], old.audio_latents[:, :, -kept:])
         assert not torch.equal(output.video_latents[:, :, 1:-1], old.video_latents[:, :, 1:-1])
+    # And a video that follows is encoded to the same latents each time
+    following = replace(again, end=VideoAfter(old.frames[-9:], old.audio_latents[:, :, -9:]))
+    one, other = engine.run(following), engine.run(following)
+    assert torch.equal(one.video_latents, other.video_latents)
+    assert torch.equal(one.audio_latents[:, :, -9:], old.audio_latents[:, :, -9:])
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-2.0", "tiny-2.5"])

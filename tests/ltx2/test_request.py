@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ltx2.errors import RequestError
-from ltx2.request import PinnedEnd, PlacedImage, SegmentRequest, free_latents
+from ltx2.request import PinnedEnd, PlacedImage, SegmentRequest, VideoAfter, free_latents
 from ltx2.timeline import SegmentShape, SegmentTiming, first_timing, next_timing
 
 FIRST = first_timing(SegmentShape(25, Fraction(24)))
@@ -26,6 +26,10 @@ def end(timing: SegmentTiming = NEXT, **parts: Any) -> PinnedEnd:
     return replace(PinnedEnd(video, audio), **parts)
 
 
+def video(frames: int, *, size: tuple[int, int] = (64, 96), sounds: int = 9) -> VideoAfter:
+    return VideoAfter(np.zeros((frames, *size, 3), np.uint8), torch.zeros(1, 8, sounds, 16))
+
+
 def test_a_segment_takes_an_end_images_and_sound() -> None:
     # When
     images = (PlacedImage(9, PIXELS), PlacedImage(16, PIXELS), PlacedImage(10, PIXELS, strength=0))
@@ -40,6 +44,7 @@ def test_a_segment_takes_an_end_images_and_sound() -> None:
     assert free_latents(FIRST, image=True) == (3, FIRST.audio_latents)
     request(end=end(audio_count=NEXT.audio_latents - NEXT.pinned - 1))
     request(FIRST, image=PIXELS, end=end(FIRST, video_count=2))
+    assert request(end=video(9, sounds=0)).free_frames == range(9, 17)
 
 
 SHORT = next_timing(first_timing(SegmentShape(17, Fraction(24))))
@@ -65,6 +70,10 @@ REJECTED = {
     "no latents": (NEXT, {"end": end(video_latents=torch.zeros(4))}, r"it must be \[1, C, 4, 2, 3\]"),
     "another length of sound": (NEXT, {"end": end(FIRST)}, r"end\.audio_latents has the shape \[1, 8, 26, 16\]"),
     "NaN": (NEXT, {"end": end(video_latents=torch.full((1, 16, 4, 2, 3), torch.nan))}, r"end\.video_latents has .*fin"),
+    "video of another size": (NEXT, {"end": video(9, size=(32, 32))}, r"end\.pictures is uint8 \(9, 32, 32, 3\)"),
+    "one frame of a video": (NEXT, {"end": video(1)}, r"end\.video_count is 0; segment 1 can have 1\.\.1"),
+    "a long video": (NEXT, {"end": video(17)}, r"end\.video_count is 2; segment 1 can have 1\.\.1"),
+    "sound of a video": (NEXT, {"end": video(9, sounds=17)}, r"end\.audio_count is 17; segment 1 can have 0\.\.16"),
     "repeated frame": (NEXT, {"images": (PlacedImage(8, PIXELS),)}, r"images\[0\]\.frame is 8; .* at 9\.\.24"),
     "first frame": (FIRST, {"images": (PlacedImage(0, PIXELS),)}, r"images\[0\]\.frame is 0; .* at 1\.\.24"),
     "after the end": (FIRST, {"images": (PlacedImage(25, PIXELS),)}, r"images\[0\]\.frame is 25; .* at 1\.\.24"),

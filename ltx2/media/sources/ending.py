@@ -1,8 +1,9 @@
-"""Decodes the end of a user's video. Run as a program, it is a child process with limits: see `reader`.
+"""Decodes the end of a user's video, or its beginning. Run as a program, it is a child process with limits: see
+`reader`.
 
-Only the end is decoded: from the last keyframe before what is wanted. Frames at the job's rate are the nearest ones of
-the video by time, so variable frame rates need nothing more; the last one is the video's last. Memory holds two decoded
-pictures and the result.
+Only this part is decoded: from the last keyframe before what is wanted. Frames at the job's rate are the nearest ones
+of the video by time, so variable frame rates need nothing more; the last one of the end is the video's last, the first
+one of the beginning its first. Memory holds two decoded pictures and the result.
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ _AFTER_S = Fraction(1, 10)  # of sound after the last frame
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is wanted of a video's end: `frames` frames at `fps` of `width` x `height`, and the sound around them.
+    """What is wanted of a video's end, or its beginning: `frames` frames at `fps` of `width` x `height`, and the sound
+    around them.
 
-    before_s: seconds of sound before the first frame. rate: Hz.
+    before_s: seconds of sound before the first frame of an end. rate: Hz.
     """
 
     width: int
@@ -52,8 +54,8 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """The end of a video. frames: uint8 RGB `[frames, H, W, 3]`. sound: `[samples, 2]` at the rate that was wanted.
+class Excerpt:
+    """A part of a video. frames: uint8 RGB `[frames, H, W, 3]`. sound: `[samples, 2]` at the rate that was wanted.
 
     available: how many frames the video has at the wanted rate. before: samples of `sound` before the first frame;
     fewer than wanted where the video begins later.
@@ -65,12 +67,21 @@ class Ending:
     before: int
 
 
-def decode_ending(file: IO[bytes], wanted: Wanted) -> Ending:
+def decode_ending(file: IO[bytes], wanted: Wanted) -> Excerpt:
     """Decode the end of a video.
 
     Raises:
         ValueError: not a video, a damaged one, one that is too short, or HDR.
     """
+    return _decoded(file, wanted, at_end=True)
+
+
+def decode_beginning(file: IO[bytes], wanted: Wanted) -> Excerpt:
+    """Decode the beginning of a video. ValueError: as `decode_ending`."""
+    return _decoded(file, wanted, at_end=False)
+
+
+def _decoded(file: IO[bytes], wanted: Wanted, *, at_end: bool) -> Excerpt:
     with opened(file) as container:
         video = video_of(container)
         first, last = span_of(container, video)
@@ -79,10 +90,12 @@ def decode_ending(file: IO[bytes], wanted: Wanted) -> Ending:
             count = f"{available} frame{'s' if available > 1 else ''} at {float(wanted.fps):g} per second"
             raise ValueError(f"it is too short: {count}, at least {wanted.frames} are needed (the overlap)")
         times = [last - Fraction(left, 1) / wanted.fps for left in reversed(range(wanted.frames))]
-        frames = _frames(container, video, times, first, wanted)
+        if not at_end:
+            times = beginning_times(wanted.fps, wanted.frames, first, last)
+        frames = _frames(container, video, times, first, wanted, to_end=at_end)
         before = int(min(wanted.before_s, max(Fraction(0), times[0] - first)) * wanted.rate)
-        sound = _sound(container, times[0], last + 1 / wanted.fps, before, wanted.rate)
-    return Ending(frames, sound, available, before)
+        sound = _sound(container, times[0], times[-1] + 1 / wanted.fps, before, wanted.rate)
+    return Excerpt(frames, sound, available, before)
 
 
 def decode_first_frame(file: IO[bytes], width: int, height: int) -> NDArray[np.uint8]:
@@ -105,6 +118,11 @@ def _check_whole(container: InputContainer) -> None:
 def frames_at(fps: Fraction, first: Fraction, last: Fraction) -> int:
     """How many frames a video has at this rate, whose first and last pictures have these times, in seconds."""
     return int((last - first) * fps + Fraction(1, 4)) + 1
+
+
+def beginning_times(fps: Fraction, count: int, first: Fraction, last: Fraction) -> list[Fraction]:
+    """The times of the first `count` frames at this rate, of as many as `frames_at` says at most."""
+    return [min(last, first + Fraction(number) / fps) for number in range(count)]
 
 
 def span_of(container: InputContainer, video: VideoStream) -> tuple[Fraction, Fraction]:
@@ -145,9 +163,15 @@ def _seek(container: InputContainer, stream: VideoStream | AudioStream, time: Fr
 
 
 def _frames(
-    container: InputContainer, video: VideoStream, times: list[Fraction], first: Fraction, wanted: Wanted
+    container: InputContainer,
+    video: VideoStream,
+    times: list[Fraction],
+    first: Fraction,
+    wanted: Wanted,
+    *,
+    to_end: bool,
 ) -> NDArray[np.uint8]:
-    """The picture that is nearest to each of the `times`, which rise."""
+    """The picture that is nearest to each of the `times`, which rise. to_end: later ones must be whole, too."""
     aspect = video.codec_context.sample_aspect_ratio
     fitted = Fitter(wanted.width, wanted.height, wanted.fit, aspect)
     for start in (times[0], None):
@@ -155,7 +179,8 @@ def _frames(
         seen: list[Fraction] = []
         pictures = _noted(decoded_pictures(container, video), seen)
         frames = list(nearest(pictures, iter(times), fitted))
-        deque(pictures, maxlen=0)  # a damaged picture after the last one that is needed is an error, too
+        if to_end:
+            deque(pictures, maxlen=0)  # a damaged picture after the last one that is needed is an error, too
         if seen and (start is None or seen[0] <= max(times[0], first)):
             break  # otherwise the first pictures after a keyframe could not be decoded: from the start on
     if not seen:
@@ -226,11 +251,11 @@ def _heard(container: InputContainer, stream: AudioStream) -> Iterator[AudioFram
 def _decode(arguments: Sequence[str]) -> bytes:
     if arguments[0] == "first":
         return decode_first_frame(sys.stdin.buffer, int(arguments[1]), int(arguments[2])).tobytes()
-    width, height, fit, fps, frames, before_s, rate = arguments
+    which, width, height, fit, fps, frames, before_s, rate = arguments
     wanted = Wanted(int(width), int(height), Fit(fit), Fraction(fps), int(frames), Fraction(before_s), int(rate))
-    ending = decode_ending(sys.stdin.buffer, wanted)
-    head = json.dumps([ending.available, ending.before, len(ending.sound)]).encode() + b"\n"
-    return head + ending.frames.tobytes() + ending.sound.astype("<f4").tobytes()
+    part = _decoded(sys.stdin.buffer, wanted, at_end=which == "end")
+    head = json.dumps([part.available, part.before, len(part.sound)]).encode() + b"\n"
+    return head + part.frames.tobytes() + part.sound.astype("<f4").tobytes()
 
 
 if __name__ == "__main__":

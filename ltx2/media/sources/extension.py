@@ -12,7 +12,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from ltx2.media.sources.ending import Ending, Wanted
+from ltx2.media.sources.ending import Excerpt, Wanted
 from ltx2.media.sources.pictures import Fit
 from ltx2.state.continuation import LTX2ContinuationState
 from ltx2.state.renderable import AUDIO_SPACE, NORMALISED
@@ -44,7 +44,7 @@ def wanted_of(shape: SegmentShape, width: int, height: int, fit: Fit) -> Wanted:
     return Wanted(width, height, fit, shape.fps, shape.overlap, before, SOUND_RATE)
 
 
-def extension_of(ending: Ending, shape: SegmentShape) -> Extension:
+def extension_of(ending: Excerpt, shape: SegmentShape) -> Extension:
     """The state after a video that ends so. ending: read as `wanted_of` says."""
     pinned, offset = _numbers(shape, ending.available)
     lead = min(LEAD, int((Fraction(ending.before, SOUND_RATE) - offset) / _LATENT))

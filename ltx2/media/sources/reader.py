@@ -9,7 +9,7 @@ from typing import IO
 import numpy as np
 
 from ltx2.media.limited_child import decode_in_child
-from ltx2.media.sources.ending import Ending, Wanted
+from ltx2.media.sources.ending import Excerpt, Wanted
 from ltx2.media.sources.whole import WantedParts
 from ltx2.state.png import Frame
 
@@ -20,13 +20,23 @@ BYTES_PER_SECOND = 64 * 2**20
 """A file may take VIDEO_SECONDS of processor time, or ENCODING_SECONDS, and one more for each so many bytes."""
 
 
-def read_ending(file: IO[bytes], wanted: Wanted) -> Ending:
+def read_ending(file: IO[bytes], wanted: Wanted) -> Excerpt:
     """The end of the video in the open file `file`, whatever its size.
 
     Raises:
         ValueError: not a video, damaged, too short, HDR, or it needs more memory or time than the limits.
     """
+    return _read(file, "end", wanted)
+
+
+def read_beginning(file: IO[bytes], wanted: Wanted) -> Excerpt:
+    """The beginning of the video in the open file `file`. ValueError: as `read_ending`."""
+    return _read(file, "beginning", wanted)
+
+
+def _read(file: IO[bytes], which: str, wanted: Wanted) -> Excerpt:
     arguments = (
+        which,
         wanted.width,
         wanted.height,
         wanted.fit.value,
@@ -41,7 +51,7 @@ def read_ending(file: IO[bytes], wanted: Wanted) -> Ending:
     pixels = int(np.prod(shape))
     frames = np.frombuffer(data, np.uint8, pixels).reshape(shape).copy()
     sound = np.frombuffer(data, "<f4", 2 * samples, pixels).reshape(samples, 2).astype(np.float32)
-    return Ending(frames, sound, available, before)
+    return Excerpt(frames, sound, available, before)
 
 
 def read_first_frame(file: IO[bytes], width: int, height: int) -> Frame:
@@ -60,7 +70,7 @@ def read_track(file: IO[bytes]) -> bytes:
 
 
 def encode_video(file: IO[bytes], wanted: WantedParts) -> list[bytes]:
-    """The parts of a video with which a film begins, as clips; none if it is no longer than what a segment repeats.
+    """The parts of a video with which a film begins or ends, as clips; none if a segment shows all of it.
 
     Raises:
         ValueError: as `read_ending`, or it is too long.
@@ -73,6 +83,7 @@ def encode_video(file: IO[bytes], wanted: WantedParts) -> list[bytes]:
         wanted.overlap,
         wanted.crop_width,
         wanted.crop_height,
+        wanted.after,
     )
     data = memoryview(_decoded("ltx2.media.sources.whole", arguments, file, seconds=ENCODING_SECONDS))
     parts, at = [], 0

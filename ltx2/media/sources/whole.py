@@ -1,8 +1,8 @@
-"""Encodes a whole video but its end as clips of a film. Run as a program, it is a child process with limits: see
-`reader`.
+"""Encodes a whole video but its end, or its beginning, as clips of a film. Run as a program, it is a child process with
+limits: see `reader`.
 
-Frames are those of `ending`: the nearest ones by time, counted back from the video's last. One part is in memory at a
-time, and the video's sound as FLAC.
+Frames are those of `ending`: the nearest ones by time, counted back from the video's last, or from its first. One part
+is in memory at a time, and the video's sound as FLAC.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from ltx2.errors import MediaError
 from ltx2.media.clip import encode_clip
 from ltx2.media.limited_child import run_limited
-from ltx2.media.sources.ending import decoded_pictures, frames_at, nearest, span_of
+from ltx2.media.sources.ending import beginning_times, decoded_pictures, frames_at, nearest, span_of
 from ltx2.media.sources.opening import opened, sound_of, video_of
 from ltx2.media.sources.pictures import Fit, Fitter
 from ltx2.media.sources.samples import Sound
 from ltx2.media.sources.slices import Blocks, Track
 from ltx2.media.sources.track import decode_track
-from ltx2.timeline import SourceTiming, film_samples, source_part_frames, source_timings
+from ltx2.timeline import SourceTiming, film_samples, source_part_frames, source_timings, source_timings_after
 
 RATE = 48_000
 LONGEST_S = 3600
@@ -40,7 +40,8 @@ MOST_PART_BYTES = 256 * 2**20
 class WantedParts:
     """What a film shows of a video: all but its last `overlap` frames at `fps`, `width` x `height`.
 
-    crop_width, crop_height: the middle of these pictures that the film shows.
+    crop_width, crop_height: the middle of these pictures that the film shows. after: the video comes after the film's
+    segments, so that it is all but its first `overlap` frames.
     """
 
     width: int
@@ -50,6 +51,7 @@ class WantedParts:
     overlap: int
     crop_width: int
     crop_height: int
+    after: bool = False
 
     @property
     def part_frames(self) -> int:
@@ -58,7 +60,7 @@ class WantedParts:
 
 
 def encode_parts(file: IO[bytes], wanted: WantedParts) -> Iterator[bytes]:
-    """The parts of a video as clips with sound of 48 kHz; none if it has no frames before the overlap.
+    """The parts of a video as clips with sound of 48 kHz; none if it has no frames besides the overlap.
 
     Raises:
         ValueError: not a video, a damaged one, HDR, or too long.
@@ -67,20 +69,24 @@ def encode_parts(file: IO[bytes], wanted: WantedParts) -> Iterator[bytes]:
         video = video_of(container)
         first, last = span_of(container, video)
         if last - first > LONGEST_S:
-            raise ValueError(f"it is longer than {LONGEST_S // 60} minutes, so a film cannot begin with all of it")
+            raise ValueError(f"it is longer than {LONGEST_S // 60} minutes, so a film cannot have all of it")
         count = frames_at(wanted.fps, first, last)
         if count <= wanted.overlap:
             return
         has_sound = sound_of(container) is not None
+    shown, overlap = count - wanted.overlap, wanted.overlap
     start = last - (count - 1) / wanted.fps
-    timings = source_timings(count - wanted.overlap, wanted.part_frames, wanted.fps, wanted.overlap)
+    timings = source_timings(shown, wanted.part_frames, wanted.fps, overlap)
+    times = [start + Fraction(number) / wanted.fps for number in range(shown)]
+    if wanted.after:
+        start, timings = first, source_timings_after(shown, wanted.part_frames, wanted.fps, overlap, overlap)
+        times = beginning_times(wanted.fps, count, first, last)[overlap:]
     sound = _Sound(decode_track(file) if has_sound else None, start)
     with opened(file) as container:
         video = video_of(container)
         container.seek(video.start_time or 0, stream=video)
         fitted = Fitter(wanted.width, wanted.height, wanted.fit, video.codec_context.sample_aspect_ratio)
-        times = (start + Fraction(number) / wanted.fps for number in range(count - wanted.overlap))
-        pictures = nearest(decoded_pictures(container, video), times, fitted)
+        pictures = nearest(decoded_pictures(container, video), iter(times), fitted)
         for timing in timings:
             frames = [_cropped(picture, wanted) for picture in islice(pictures, timing.new_frames)]
             if len(frames) < timing.new_frames:
@@ -91,7 +97,7 @@ def encode_parts(file: IO[bytes], wanted: WantedParts) -> Iterator[bytes]:
 
 def _encoded(frames: NDArray[np.uint8], sound: Sound, timing: SourceTiming) -> bytes:
     try:
-        return encode_clip(frames, sound, fps=timing.fps, audio_rate=RATE, picture_start=Fraction(0))
+        return encode_clip(frames, sound, fps=timing.fps, audio_rate=RATE, picture_start=timing.picture_start)
     except MediaError as error:
         raise ValueError(str(error)) from None
 
@@ -114,7 +120,7 @@ class _Sound:
 
     def of(self, timing: SourceTiming) -> Sound:
         """The samples of a part, a few more than it needs."""
-        begin = film_samples(timing.first_frame, timing.fps, RATE)
+        begin = film_samples(timing.first_frame - timing.skipped_frames, timing.fps, RATE)
         self._ahead = self._ahead[begin - self._position :]
         self._position = begin
         count = int(timing.sound_seconds * RATE) + RATE // 100
@@ -124,16 +130,15 @@ class _Sound:
 
 
 def _encode(arguments: Sequence[str]) -> bytes:
-    width, height, fit, fps, overlap, crop_width, crop_height = arguments
-    wanted = WantedParts(
-        int(width), int(height), Fit(fit), Fraction(fps), int(overlap), int(crop_width), int(crop_height)
-    )
+    width, height, fit, fps, overlap, crop_width, crop_height, after = arguments
+    crop = int(crop_width), int(crop_height)
+    wanted = WantedParts(int(width), int(height), Fit(fit), Fraction(fps), int(overlap), *crop, after == "True")
     parts, size = [], 0
     for clip in encode_parts(sys.stdin.buffer, wanted):
         parts += [struct.pack(">I", len(clip)), clip]
         size += len(clip)
         if size > LARGEST_BYTES:
-            raise ValueError(f"in the film it has more than {LARGEST_BYTES:,} bytes, so a film cannot begin with it")
+            raise ValueError(f"in the film it has more than {LARGEST_BYTES:,} bytes, so a film cannot have all of it")
     return b"".join(parts)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 
 from ltx2.checkpoints.lora import Lora
 from ltx2.group.values import pack, unpack
-from ltx2.request import Decoding, PinnedEnd, PlacedImage, SegmentRequest
+from ltx2.request import Decoding, PinnedEnd, PlacedImage, SegmentRequest, VideoAfter
 from ltx2.sampling import Decoder, Sampling, Scales, Shift
 from ltx2.state.continuation import LTX2ContinuationState
 from ltx2.timeline import SegmentShape, first_timing, next_timing
@@ -50,12 +50,17 @@ def test_a_call_arrives_as_it_was_sent() -> None:
         "a 港", 2**63 - 1, 64, 32, timing, sampling, end=end, images=(PlacedImage(12, picture),), sound=sound.float()
     )
     state = LTX2ContinuationState(3, [picture.copy()], audio_latents=sound, metadata={"tuple": "x", "big": 2**70})
-    given = ("run", (request, state, None), {"next_prompt": "b", "loras": (Lora("a/b", 0.1),), "lead": 0.1 + 0.2})
+    after = replace(request, end=VideoAfter(np.stack([picture] * 9), sound[:, :, :9].float()), images=())
+    given = (
+        "run",
+        (request, after, state, None),
+        {"next_prompt": "b", "loras": (Lora("a/b", 0.1),), "lead": 0.1 + 0.2},
+    )
     # When
     found = unpack(pack(given))
     # Then
     assert_same(found, given)
-    found[1][1].video_frames[0][:] = 0  # memory of its own, writable
+    found[1][2].video_frames[0][:] = 0  # memory of its own, writable
 
 
 @pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes", print])

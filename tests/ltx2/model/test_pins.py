@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ltx2.engine import Engine
 from ltx2.errors import RequestError
-from ltx2.request import PinnedEnd, PlacedImage, SegmentOutput, SegmentRequest
+from ltx2.request import PinnedEnd, PlacedImage, SegmentOutput, SegmentRequest, VideoAfter
 from ltx2.sampling import OFF, Sampling, Scales
 from ltx2.timeline import SegmentShape, first_timing, next_timing
 from tests.ltx2.model.test_denoiser import calls_of, encoded, picture
@@ -106,6 +106,28 @@ def test_a_longer_end_and_a_picture_without_sound_can_be_pinned(engines: dict[st
     assert torch.equal(new.video_latents[:, :, -2:], old.video_latents[:, :, -2:])
     torch.testing.assert_close(new.video_latents[:, :, :1], encoded(engine, picture()[None]), rtol=0, atol=2e-6)
     assert (new.audio_latents - old.audio_latents).abs().amax((1, 3)).min() > 0
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_the_beginning_of_a_video_is_pinned_as_its_frames_are_encoded(engines: dict[str, Engine], stages: int) -> None:
+    # Given a video that follows the segment
+    engine, frames = engines["tiny"], np.stack([np.roll(picture(), 8 * number, axis=1) for number in range(9)])
+    sound = torch.randn(1, 8, 9, 16, generator=torch.Generator().manual_seed(1))
+    request = request_of(Sampling(stages=stages), end=VideoAfter(frames, sound))
+    state = engine.run(request_of(timing=FIRST)).state
+    # When
+    with calls_of(engine) as calls:
+        new = engine.run(request, state)
+    # Then the last latent is that of the video's frames but the first, and the last nine of the sound are given, too
+    assert torch.equal(new.video_latents[:, :, -1:], encoded(engine, frames)[:, :, -1:])
+    assert torch.equal(new.audio_latents[:, :, -9:], sound)
+    small = tokens_of(engine, encoded(engine, half(frames) if stages == 2 else frames)[:, :, -1:])
+    given = calls[0]["hidden_states"][:, -small.shape[1] :]
+    assert (given - small).abs().max() < 0.02  # the mean of four pixels may be rounded either way
+    # And no sound has to be given
+    silent = engine.run(replace(request, end=VideoAfter(frames, sound[:, :, :0])), state)
+    assert torch.equal(silent.video_latents[:, :, -1:], new.video_latents[:, :, -1:])
+    assert not torch.equal(silent.audio_latents[:, :, -9:], sound)
 
 
 def test_an_end_of_another_model_is_rejected(engines: dict[str, Engine], film: list[SegmentOutput]) -> None:

@@ -104,11 +104,12 @@ def test_pieces_of_a_film_with_given_sound_have_that_sound(client: httpx2.Client
     assert np.corrcoef(live[0, 1024:count], whole[0, 1024:count])[0, 1] > 0.98
 
 
-def test_a_video_before_the_first_segment_is_played_too(client: httpx2.Client, worker: Worker) -> None:
-    # Given a finished job whose film begins with a video
+@pytest.mark.parametrize("before", [False, True])
+def test_the_video_that_a_film_shows_is_played_too(client: httpx2.Client, worker: Worker, before: bool) -> None:
+    # Given a finished job whose film begins, or ends, with a video
     answer = client.post(
         "/jobs",
-        data={"spec": json.dumps(spec("a", "b", include_video=True))},
+        data={"spec": json.dumps(spec("a", "b", frames=25, include_video=True, before=before))},
         files={"extend": ("harbour.mp4", video(numbered(30), sound=tone(30 / 24)), "video/mp4")},
     )
     job_id = answer.json()["id"]

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from ltx2.media.sources.ending import Ending
+from ltx2.media.sources.ending import Excerpt
 from ltx2.media.sources.extension import LEAD, SAMPLES_PER_LATENT, SOUND_RATE, extension_of, lead_of, wanted_of
 from ltx2.media.sources.pictures import Fit
 from ltx2.timeline import SegmentShape, continued_timing, first_timing, next_timing
@@ -15,13 +15,15 @@ from ltx2.timeline import SegmentShape, continued_timing, first_timing, next_tim
 SHAPES = [SegmentShape(25, Fraction(24)), SegmentShape(121, Fraction(24)), SegmentShape(97, Fraction(30000, 1001), 17)]
 
 
-def ending(shape: SegmentShape, available: int) -> Ending:
+def ending(shape: SegmentShape, available: int) -> Excerpt:
     """The end of a video of so many frames. A sample of its sound is its time after the first wanted frame."""
     wanted = wanted_of(shape, 64, 32, Fit.CROP)
     before = int(min(wanted.before_s, (available - shape.overlap) / shape.fps) * SOUND_RATE)
     times = (np.arange(before + round(shape.overlap / shape.fps * SOUND_RATE) + 1600) - before) / SOUND_RATE
     frames = np.zeros((shape.overlap, 32, 64, 3), np.uint8)
-    return Ending(frames, np.repeat(times[:, None], 2, axis=1).astype(np.float32), min(available, shape.frames), before)
+    return Excerpt(
+        frames, np.repeat(times[:, None], 2, axis=1).astype(np.float32), min(available, shape.frames), before
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -56,7 +58,7 @@ def test_what_the_sound_lacks_is_silence() -> None:
     # Given a video without sound at its end
     shape = SHAPES[0]
     short = ending(shape, 1000)
-    cut = Ending(short.frames, short.sound[: short.before], short.available, short.before)
+    cut = Excerpt(short.frames, short.sound[: short.before], short.available, short.before)
     # When / Then
     found = extension_of(cut, shape)
     assert len(found.sound) % SAMPLES_PER_LATENT == 0

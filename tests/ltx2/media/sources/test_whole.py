@@ -23,9 +23,9 @@ from ltx2.media.sources.pictures import Fit
 from ltx2.media.sources.reader import encode_video
 from ltx2.media.sources.whole import WantedParts, encode_parts
 from ltx2.quality.film_reader import film_pieces, film_sound
-from ltx2.timeline import FilmPart, SegmentShape, film_frames, first_timing, source_timings
+from ltx2.timeline import FilmPart, SegmentShape, film_frames, first_timing, source_timings, source_timings_after
 from tests.ltx2.media.sources.test_ending import MATRIX_IN_TRACK_HEADER, ONE
-from tests.ltx2.media.sources.videos import FPS, HEIGHT, WIDTH, numbered, numbers, tone, video
+from tests.ltx2.media.sources.videos import FPS, HEIGHT, WIDTH, numbered, numbers, sound_in, tone, video
 
 OVERLAP, PART, FRAMES = 9, 8, 45
 WANTED = WantedParts(WIDTH, HEIGHT, Fit.CROP, Fraction(FPS), OVERLAP, WIDTH, HEIGHT)
@@ -116,6 +116,38 @@ def test_a_film_begins_with_the_video_and_its_sound(tmp_path: Path) -> None:
     assert sum(piece.duration for piece in pieces) == Fraction(film_frames(parts), FPS)
     heard, _ = film_sound(live, [replace(segment, first_frame=0)])
     assert np.abs(heard[:, 2_000:12_000] - expected[:, 2_000:12_000]).max() < 0.05
+
+
+def test_a_film_ends_with_the_video_and_its_sound(tmp_path: Path) -> None:
+    # Given a video with a tone, and a segment that leads into it, with the same tone at another rate
+    shape, count = SegmentShape(17, Fraction(FPS), OVERLAP), FRAMES - OVERLAP
+    data = video(numbered(FRAMES), kind="mov", sound=tone(FRAMES / FPS), sound_codec="pcm_s16le")
+    clips = parts_of(data, after=True)
+    parts = source_timings_after(count, PART, WANTED.fps, OVERLAP, first_frame=17)
+    assert [len(read_clip(clip).frames) for clip in clips] == [8, 8, 8, 12] == [part.new_frames for part in parts]
+    assert numbers(frames_of(clips)) == list(range(OVERLAP, FRAMES))
+    segment, before = replace(first_timing(shape), video_after=OVERLAP), round((17 - OVERLAP) / FPS * 24_000)
+    own = np.roll(tone(17 / FPS + 0.1, rate=24_000), before, axis=1).T
+    own[:before] = 0
+    frames = np.concatenate([numbered(8), numbered(OVERLAP)])
+    clips.insert(0, encode_clip(frames, own, fps=shape.fps, audio_rate=24_000, picture_start=Fraction(0)))
+    # When they are joined
+    film: list[FilmPart] = [segment, *parts]
+    info = join_film(clips, film, tmp_path / "film.mp4", rate=24_000)
+    # Then the film has every frame once, and one tone without a gap
+    assert (info.frames, info.audio_samples) == (17 + count, round((17 + count) / FPS * 24_000))
+    expected = np.pad(tone(FRAMES / FPS, rate=24_000), ((0, 0), (before, 0)))[:, : info.audio_samples]
+    kept = slice(before + 1_000, info.audio_samples - 1_000)  # between the fades
+    assert np.abs(sound_in((tmp_path / "film.mp4").read_bytes())[:, kept] - expected[:, kept]).max() < 0.05
+    # And live players get the same, one piece for each part
+    starts = first_clips_needed(film, 24_000)
+    pieces = [
+        live_piece(film[: i + 1], clips[0], clips[first : i + 1], is_last=i + 1 == len(film), rate=24_000)
+        for i, first in enumerate(starts)
+    ]
+    live = pieces[0].header + b"".join(piece.data for piece in pieces)
+    assert sum(piece.duration for piece in pieces) == Fraction(film_frames(film), FPS)
+    assert np.abs(sound_in(live)[:, kept] - expected[:, kept]).max() < 0.05
 
 
 def test_crop_shows_the_middle() -> None:

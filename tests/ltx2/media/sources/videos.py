@@ -85,3 +85,10 @@ def video(
                 container.mux(audio.encode(part))
             container.mux(audio.encode(None))
     return file.getvalue()
+
+
+def sound_in(data: bytes) -> NDArray[np.float32]:
+    """All sound of a file, `[channels, samples]`."""
+    with av.open(io.BytesIO(data)) as container:
+        blocks = [frame.to_ndarray() for frame in container.decode(audio=0)]
+    return np.concatenate(blocks, axis=1).astype(np.float32)

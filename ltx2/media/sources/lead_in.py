@@ -1,0 +1,59 @@
+"""The beginning of a video as the end of a segment: its frames, and the sound that is to be encoded for it.
+
+The segment's last frames are the video's first ones. Its sound is pinned where both sound: from the first of the
+segment's audio latents that begins with the video or after it. The encoder hears what is before, and there is nothing:
+the video's sound, mirrored at its start, stands for it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from ltx2.media.sources.ending import Wanted
+from ltx2.media.sources.extension import LEAD, SAMPLES_PER_LATENT, SOUND_RATE
+from ltx2.media.sources.pictures import Fit
+from ltx2.media.sources.samples import Sound
+from ltx2.timeline import AUDIO_LATENTS_PER_SECOND, TEMPORAL_COMPRESSION, SegmentShape, SegmentTiming, round_half_up
+
+
+@dataclass(frozen=True, slots=True)
+class LeadIn:
+    """The sound with which a segment ends that leads into a video.
+
+    sound: `[samples, 2]` at 16 kHz, 640 for each latent, of which the first `lead` are not pinned. latents: the others.
+    """
+
+    sound: Sound
+    latents: int
+    lead: int
+
+
+def shared_frames(overlap: int) -> int:
+    """How many frames a segment has in common with the video that follows it: `overlap`, or the least that pins one
+    latent of eight frames."""
+    return max(overlap, TEMPORAL_COMPRESSION + 1)
+
+
+def wanted_beginning(shape: SegmentShape, width: int, height: int, fit: Fit) -> Wanted:
+    """What is to be read of a video so that a segment leads into it. shape: of the job's segments."""
+    return Wanted(width, height, fit, shape.fps, shared_frames(shape.overlap), Fraction(0), SOUND_RATE)
+
+
+def lead_in(timing: SegmentTiming, sound: Sound, frames: int) -> LeadIn:
+    """The end of a segment's sound, so that one latent at least is left to render.
+
+    sound: that of the video at 16 kHz, from its first frame on; silence follows it. frames: that both share.
+    """
+    start = timing.offset + (timing.shape.frames - frames) / timing.shape.fps
+    first = max(math.ceil(start * AUDIO_LATENTS_PER_SECOND), timing.pinned + 1)
+    latents = max(0, timing.audio_latents - first)
+    skipped = round_half_up((Fraction(first, AUDIO_LATENTS_PER_SECOND) - start) * SOUND_RATE)
+    before = LEAD * SAMPLES_PER_LATENT
+    length = skipped + latents * SAMPLES_PER_LATENT
+    sound = np.pad(sound[:length], ((0, max(0, length - len(sound))), (0, 0)))
+    heard = np.pad(sound, ((before, 0), (0, 0)), mode="symmetric")
+    return LeadIn(heard[skipped:], latents, LEAD)
