@@ -43,7 +43,8 @@ class JobEdits:
         """Add segments to the end of the job; returns their indices. A job that is done continues.
 
         added: a list of segments, or a spec whose segments are added; what it says above `segments` must be as in the
-        job. The film that the job has stays until the next one is joined. idempotency_key: any text that names this
+        job. Times of its `images` count from the start of the film, and must be in the new segments. The film that the
+        job has stays until the next one is joined. idempotency_key: any text that names this
         request: repeated with the same key, it adds nothing. The record remembers the last sixteen requests.
 
         Raises:

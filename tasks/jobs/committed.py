@@ -101,10 +101,18 @@ class Takes:
         return Takes(made, {index: take for index, take in self.shown.items() if index < count})
 
     def needed(self, handoffs: Sequence[Handoff], stored: Container[str]) -> Takes:
-        """The takes that the film shows or that one of these segments continues; with clips only that are `stored`."""
-        keys = {*self.shown.items(), *((handoff.index - 1, handoff.from_take) for handoff in handoffs)}
-        needed = [self.takes[key] for key in keys if key in self.takes and key[1]]
-        found = {(one.segment, one.number): one for take in needed for one in self.whole(take)}
+        """The takes that the film shows or that one of these segments continues, and those whose end they lead into.
+
+        With clips only that are `stored`.
+        """
+        keys = [*self.shown.items(), *((handoff.index - 1, handoff.from_take) for handoff in handoffs)]
+        found: dict[tuple[int, int], Take] = {}
+        while keys:
+            key = keys.pop()
+            if key[1] and key in self.takes and key not in found:
+                parts = self.whole(self.takes[key])
+                found |= {(one.segment, one.number): one for one in parts}
+                keys += [(one.segment, one.made.pinned_to) for one in parts if one.made and one.made.pinned_to > 0]
         whole = {
             key: take if take.clip and take.clip.blob_id in stored else replace(take, clip=None)
             for key, take in found.items()

@@ -329,9 +329,29 @@ def test_a_take_that_is_continued_is_not_replaced_in_part(continuing: JobStore) 
     continuing.choose(JOB, 1, 2)
     assert shown(continuing) == {1: 2}
     assert continuing.contents(JOB).committed.can_show(first_of(continuing, 0))
+    # And a fork of both segments, whose clips are lost, has what a repair of the take is led into
+    committed = continuing.contents(JOB).committed.first(2)
+    assert sorted(committed.takes.needed(committed.handoffs, ()).takes) == [(0, 1), (1, 1), (1, 2)]
     # And the whole take can be chosen again, from either of its segments
     continuing.choose(JOB, 1, 1)
     assert shown(continuing) == {0: 1, 1: 1}
+
+
+def test_several_segments_of_which_one_cannot_show_take_0_are_refused_before_any_is_changed(
+    continuing: JobStore, settings: Settings
+) -> None:
+    # Given a take of the segment after those that are continued as a whole
+    assert ask(continuing, 2) == [1]
+    render(continuing, 2, 1)
+    continuing.choose(JOB, 2, 1)
+    before = shown(continuing)
+    # When
+    with pytest.raises(
+        JobStateError, match="segment 2 of job aaaa1111 continues take 1 of segment 1, and take 0 does not"
+    ):
+        Job(JOB, settings=settings).choose(0, 0, last=2)
+    # Then
+    assert shown(continuing) == before == {0: 1, 1: 1, 2: 1}
 
 
 def test_a_take_that_falls_makes_way_for_the_one_that_is_continued(continuing: JobStore) -> None:
