@@ -70,14 +70,16 @@ class Chaos:
                 self._workers[index] = self._harness.start_worker(**SLOW)
 
     def edit(self, one: Steered) -> None:
-        """Ask for a take of the last segment of a job, or of the last two, or choose one.
+        """Ask for a take of the last segment of a job, or of the last two, or choose one; keep the job, or no longer.
 
         Servers may be out, and it may not be there.
         """
         job, last = one.job, one.length - 1
         with suppress(LongtakeError, BlobStoreError, redis.RedisError):
             rendered = [(take.segment, take.take) for take in job.takes() if take.state == TakeState.RENDERED]
-            if rendered and self._random.random() < 0.7:
+            if self._random.random() < 0.1:
+                self._random.choice((job.keep, job.unkeep))()
+            elif rendered and self._random.random() < 0.7:
                 job.choose(*self._random.choice(rendered))
             else:
                 job.retake(self._random.choice((last - 1, last)), last=last)

@@ -66,6 +66,7 @@ class Job(HolderChanges):
     own_clips: dict[tuple[int, int], take_model.OwnClip] = field(default_factory=dict)
     fades: frozenset[int] = frozenset()
     has_takes: bool = False
+    kept: bool = False
     commits: Counter[str] = field(default_factory=Counter)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 import pytest
@@ -232,11 +233,26 @@ class JobPair(WorkerPair, PairComparison):
         expected = self.model.note_piece(job_id, name)
         assert [self.jobs.note_piece(job_id, name, PIECE) for _ in range(2)] == [expected, expected]
 
+    def keep(self, job_id: str, kept: bool) -> None:
+        """Keep a job beyond its retention, or no longer. Its record has the version of takes from then on."""
+        change = partial(self.jobs.keep, seconds=None) if kept else self.jobs.unkeep
+        job = self.model.jobs.get(job_id)
+        if job is None:
+            with pytest.raises(JobNotFoundError):
+                change(job_id)
+            return
+        change(job_id)
+        job.kept, job.has_takes = kept, job.has_takes or kept
+
     def delete(self, job_id: str) -> None:
+        kept = job_id in self.model.jobs and self.model.jobs[job_id].kept
         if not self.model.delete(job_id):
             with pytest.raises(JobStateError):
                 self.jobs.delete(job_id)
             return
+        if kept:
+            with pytest.raises(JobStateError):
+                self.jobs.delete(job_id, unless_kept=True)
         self.jobs.delete(job_id)
         assert not list(self.redis.scan_iter(f"{PREFIX}job:{job_id}:*"))
         for name in ("jobs", "active", "ended", "waiting"):

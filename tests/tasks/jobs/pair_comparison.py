@@ -37,7 +37,7 @@ class PairComparison(PairState):
         assert (status.state, status.committed, status.clips) == (job.shown, job.cursor, len(job.clips))
         assert (status.segments, status.needs_bytes, status.open) == (job.segments, job.needs, job.open)
         assert (status.epoch, status.admitted, status.film) == (job.epoch, job.admitted, FILM if job.film else None)
-        assert status.grown == job.grown
+        assert (status.grown, status.kept) == (job.grown, job.kept)
         assert (status.reason, status.failed_segment, status.attempts) == job.ending
         assert (status.started_at is not None) == job.started
         progress = [one for one in (status.progress, *status.others) if one is not None]

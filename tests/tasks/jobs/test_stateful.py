@@ -42,7 +42,7 @@ LONG_STICKY_WAIT_MS = 3_600_000  # only rules expire sticky messages
 FAULT_FREE_ROUNDS = 30
 IDS = ["first", "second", "third"]
 ENDS = ["stored", "stored", "failed", "died", "late and stored", "late and failed"]
-ACTIONS = ["pause", "pause", "pause", "pause", "cancel", "fail", "settle", "revive", "delete"]
+ACTIONS = ["pause", "pause", "pause", "pause", "cancel", "fail", "settle", "revive", "delete", "keep", "unkeep"]
 SHORT_RUN = hypothesis_settings(
     max_examples=60,
     stateful_step_count=80,
@@ -144,6 +144,8 @@ class JobMachine(RuleBasedStateMachine):
             "settle": lambda: pair.settle(job_id, pair.model.job(job_id).needs // 2, late=place % 2 == 1),
             "revive": lambda: pair.revive(job_id, "done"),
             "delete": lambda: pair.delete(job_id),
+            "keep": lambda: pair.keep(job_id, True),
+            "unkeep": lambda: pair.keep(job_id, False),
         }
         if not skip:  # half of the steps change nothing
             actions[action]()
