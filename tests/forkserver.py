@@ -49,7 +49,9 @@ PRELOADED = (
     "tasks.embedded.render",
     "tasks.maintenance.reconciler",
     "tasks.messaging.celery_app",
+    "tasks.server.app",
     "tests.stand_in",
+    "uvicorn",
 )
 ADDRESS = "TESTS_FORK_SERVER"
 """The variable with the name of its socket, an abstract one."""

@@ -95,7 +95,7 @@ def test_abilities_are_measured_with_and_without_what_is_given(
     run: Run, untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Given
-    chosen = list(abilities.ABILITIES)[4:7]
+    chosen = list(abilities.ABILITIES)[4:6]
     monkeypatch.setattr(abilities, "ABILITIES", {name: abilities.ABILITIES[name] for name in chosen})
     # When
     run(abilities.main, "--model", untrained, "--windows", 2, "--out", tmp_path / "figures.json", "--device", "cpu")
