@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import Protocol
 
 from ltx2.errors import TimelineError
+from ltx2.timeline.arithmetic import TEMPORAL_COMPRESSION
 
 _PART_S = 3
 _FADE_S = Fraction(1, 8)  # of sound between parts: more than a resampler needs at both edges
@@ -114,6 +115,11 @@ def source_timings(frames: int, part_frames: int, fps: Fraction, overlap: int) -
         )
         for number, (first, end) in enumerate(zip(firsts, ends, strict=True))
     ]
+
+
+def shared_frames(overlap: int) -> int:
+    """How many frames a segment has in common with a video that follows: at least those of two latents."""
+    return max(overlap, TEMPORAL_COMPRESSION + 1)
 
 
 def source_timings_after(

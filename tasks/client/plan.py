@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from ltx2.checkpoints.resolve import SMALL_MODELS
 from ltx2.checkpoints.stamps import stamps_of
-from ltx2.media.sources.lead_in import shared_frames
-from ltx2.timeline import film_frames
+from ltx2.timeline import film_frames, shared_frames
 from tasks.client.pace import Pace
 from tasks.client.progress import clock
 from tasks.maintenance.admission import estimate_bytes

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from blobstore import BlobStore
 from ltx2.media.sound_file import MIME, encode_flac
 from ltx2.media.sources.extension import SOUND_RATE, Extension, extension_of, lead_of, wanted_of
-from ltx2.media.sources.lead_in import shared_frames
 from ltx2.media.sources.pictures import Fit
 from ltx2.media.sources.reader import encode_video, read_ending
 from ltx2.media.sources.whole import WantedParts
+from ltx2.timeline import shared_frames
 from tasks.errors import SpecError
 from tasks.field_errors import shown_path
 from tasks.jobs import state_wire

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ltx2.media.sources.lead_in import shared_frames
-from ltx2.timeline import TEMPORAL_COMPRESSION, latent_frames
+from ltx2.timeline import TEMPORAL_COMPRESSION, latent_frames, shared_frames
 from tasks.field_errors import FieldError
 from tasks.spec.head import JobHead
 from tasks.spec.segments import SegmentSpec

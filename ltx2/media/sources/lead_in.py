@@ -17,7 +17,7 @@ from ltx2.media.sources.ending import Wanted
 from ltx2.media.sources.extension import LEAD, SAMPLES_PER_LATENT, SOUND_RATE
 from ltx2.media.sources.pictures import Fit
 from ltx2.media.sources.samples import Sound
-from ltx2.timeline import AUDIO_LATENTS_PER_SECOND, TEMPORAL_COMPRESSION, SegmentShape, SegmentTiming, round_half_up
+from ltx2.timeline import AUDIO_LATENTS_PER_SECOND, SegmentShape, SegmentTiming, round_half_up, shared_frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +30,6 @@ class LeadIn:
     sound: Sound
     latents: int
     lead: int
-
-
-def shared_frames(overlap: int) -> int:
-    """How many frames a segment has in common with the video that follows it: `overlap`, or the least that pins one
-    latent of eight frames."""
-    return max(overlap, TEMPORAL_COMPRESSION + 1)
 
 
 def wanted_beginning(shape: SegmentShape, width: int, height: int, fit: Fit) -> Wanted:

@@ -12,10 +12,10 @@ import pytest
 
 from ltx2.media.sources.ending import Wanted, decode_beginning
 from ltx2.media.sources.extension import LEAD
-from ltx2.media.sources.lead_in import lead_in, shared_frames, wanted_beginning
+from ltx2.media.sources.lead_in import lead_in, wanted_beginning
 from ltx2.media.sources.pictures import Fit
 from ltx2.media.sources.reader import read_beginning
-from ltx2.timeline import SegmentShape, first_timing, next_timing
+from ltx2.timeline import SegmentShape, first_timing, next_timing, shared_frames
 from tests.ltx2.media.sources.videos import FPS, HEIGHT, WIDTH, numbered, numbers, tone, video
 
 WANTED = Wanted(WIDTH, HEIGHT, Fit.CROP, Fraction(FPS), 9, Fraction(0), 16_000)
