@@ -1,10 +1,10 @@
 """The whole check of a model with its real weights: load, render two joined segments, continuity, peak memory.
 
-    python benchmarks/real.py MODEL [--size 768x512] [--frames 121] [--fps 24] [--prompt TEXT]
+    python benchmarks/real.py MODEL [--text-encoder WHAT] [--size 768x512] [--frames 121] [--fps 24] [--prompt TEXT]
 
-MODEL is all that a spec can name. LONGTAKE_DEVICE, LONGTAKE_PRECISION, LONGTAKE_OFFLOAD and LONGTAKE_TEXT_ENCODER
-apply. Writes the film and its continuity report into the folder of --json, next to the figures, and exits with 1 if the
-segments do not join. It needs no servers.
+MODEL and WHAT are all that a spec can name as `model` and `text_encoder`. LONGTAKE_DEVICE, LONGTAKE_PRECISION,
+LONGTAKE_OFFLOAD and LONGTAKE_TEXT_ENCODER apply. Writes the film and its continuity report into the folder of --json,
+next to the figures, and exits with 1 if the segments do not join or the model cannot be loaded. It needs no servers.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 
 from benchmarks import report
 from ltx2.engine import Engine
+from ltx2.errors import LTX2Error
 from ltx2.media.clip import encode_clip
 from ltx2.media.film import join_film
 from ltx2.request import SegmentOutput, SegmentRequest
@@ -36,6 +37,7 @@ def main() -> None:
     """Check one model."""
     parser = report.parser(__doc__ or "", "real")
     parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("--text-encoder", metavar="WHAT", help="of a model in files")
     parser.add_argument("--size", default="768x512", metavar="WxH")
     parser.add_argument("--frames", type=int, default=121)
     parser.add_argument("--fps", default="24")
@@ -51,6 +53,7 @@ def main() -> None:
         text_encoder=settings.text_encoder,
         compiler=settings.compiler,
         attention=settings.attention,
+        encoder=options.text_encoder,
     )
     rows = [row("load", time.perf_counter() - began)]
     timings = two_timings(SegmentShape(options.frames, exact(options.fps)))
@@ -72,8 +75,7 @@ def main() -> None:
     report.write("real", rows, options.json, **more)
     print(f"{options.model}: {engine.variant}, {engine.made_with}")
     print(f"film: {film}, continuity report: {folder / 'joins'}")
-    for fault in wrong:
-        print(f"does not join: {fault}")
+    print("continuity: " + ("; ".join(wrong) or "the segments join"))
     sys.exit(1 if wrong else 0)
 
 
@@ -106,4 +108,7 @@ def row(part: str, seconds: float) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except LTX2Error as error:  # says what is wrong with the model, and where to get what it lacks
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -91,14 +91,20 @@ def test_a_benchmark_that_starts_processes_does_too(name: str, options: list[str
     check_table(json.loads((tmp_path / "figures.json").read_text()), done.stdout)
 
 
-def test_the_check_of_a_model_renders_two_segments_and_says_whether_they_join(run: Run, tmp_path: Path) -> None:
+def test_the_check_of_a_model_renders_two_segments_and_says_whether_they_join(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     # When
     figures = run("real", "shapes", "--size=192x128", "--frames=25", f"--prompt={PROMPT}")
     # Then
     assert [row["part"] for row in figures["rows"]] == ["load", "segment 0", "segment 1"]
     assert (figures["broken"], figures["variant"]) == ([], "LTX-2.3, distilled")
     assert len(json.loads((tmp_path / "joins/seams.json").read_text())["seams"]) == 1
+    assert "continuity: the segments join\n" in capsys.readouterr().out
     assert (tmp_path / "real.mp4").stat().st_size > 1000
+    # and it says in one line what is wrong with a model
+    with pytest.raises(SystemExit, match="no such model folder"):
+        run("real", "./none")
 
 
 def test_a_benchmark_without_its_gpu_fails_with_the_reason(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from ltx2.checkpoints.file_sets import (
     file_set,
     local_candidates,
     main_file,
+    refuse_shard,
 )
 from ltx2.checkpoints.recognition import ARCHITECTURE, config_of, header_of
 from ltx2.checkpoints.variant import Config, Variant, variant_of
@@ -46,6 +47,8 @@ def local_set(named: Path, encoder: Path | None, *, encoder_later: bool = False)
     candidates = local_candidates(named)
     main = main_file(str(named), candidates)
     in_file = Candidate.of(str(encoder), header_of(encoder)) if encoder is not None and encoder.is_file() else None
+    if in_file is not None:
+        refuse_shard(in_file.path)
     if in_file is not None and TEXT_ENCODER not in in_file.parts:
         raise UnsupportedModelError(
             f"text_encoder: {in_file.recognized}: it must be a Gemma in one file, or its folder"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ MODEL_FOLDERS = ("diffusion_models", "unet", "checkpoints")
 PART_FOLDERS = ("vae", "text_encoders", "clip", "latent_upscale_models")
 """Folders of ComfyUI: of models, and of parts that several models may share."""
 _UNREADABLE = ("NVFP4", "int8")
+_SHARD = re.compile(r"-\d{5}-of-(\d{5})\.\w+$")
 _REPOSITORIES = {"2.0": "Lightricks/LTX-2", "2.3": "diffusers/LTX-2.3-Diffusers", "2.5": "Lightricks/LTX-2.5"}
 _FILES_OF_2_5 = {
     "connectors": "diffusion_models/ltx-2.5-22b-distilled-transformer-bf16.safetensors",
@@ -128,16 +130,28 @@ def main_file(named: str, candidates: Sequence[Candidate]) -> Candidate:
     """
     for one in candidates:
         if one.path == named:
+            refuse_shard(one.path)
             if not one.has_transformer:
                 raise UnsupportedModelError(f"{one.recognized}: {one.recognized.advice}")
             return one
     mains = [one for one in candidates if one.has_transformer]
+    for one in mains:
+        refuse_shard(one.path)
     if len(mains) > 1:
         listed = ", ".join(one.path for one in mains)
         raise UnsupportedModelError(f"{named} has {len(mains)} models: name one of them, {listed}")
     if not mains:
         raise UnsupportedModelError(f"{named} has no file with the transformer of LTX-2")
     return mains[0]
+
+
+def refuse_shard(path: str) -> None:
+    """Refuse a file that is one of several with the tensors of one, as its name says."""
+    if match := _SHARD.search(path):
+        raise UnsupportedModelError(
+            f"{path} is one of {int(match[1])} shards of one file: join them, because only the layout of diffusers "
+            "may have shards"
+        )
 
 
 def file_set(
@@ -166,7 +180,10 @@ def file_set(
             advice = "name one in `text_encoder`" if part == TEXT_ENCODER else "keep one of them"
             found.problems.append(f"{part}: {len(having)} files have it, {listed}: {advice}")
         else:
-            found.problems.append(f"{part}: {_advice(part, version, main)}")
+            unfit = [
+                f"{one.path} has that of LTX-{one.recognized.version}; " for one in candidates if part in one.parts
+            ]
+            found.problems.append(f"{part}: {''.join(unfit[:1])}{_advice(part, version, main)}")
     return found
 
 

@@ -1,8 +1,9 @@
 """The names that trainers give to the tensors of a LoRA, and the layers of diffusers' LTX-2 that they mean.
 
-A name is a layer and a suffix. The suffixes are those of peft (`lora_A`, `lora_B`) and of kohya (`lora_down`,
-`lora_up`, `alpha`). A layer has the name of diffusers or that of the model's authors, after any of PREFIXES; or that of
-kohya, which begins with one of FLAT_PREFIXES and has underscores in place of dots.
+A name is a layer and a suffix. The suffixes are those of peft (`lora_A`, `lora_B`, which the name of an adapter may
+follow) and of kohya (`lora_down`, `lora_up`, `alpha`). A layer has the name of diffusers or that of the model's
+authors, after any of PREFIXES; or that of kohya, which begins with one of FLAT_PREFIXES and has underscores in place of
+dots.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ AUTHORS_FIRST = {
 }
 _SUFFIX = re.compile(
     r"(?P<layer>.+?)\.(?:"
-    r"(?P<down>lora_A|lora_down|lora\.down)(?:\.default)?\.weight"
-    r"|(?P<up>lora_B|lora_up|lora\.up)(?:\.default)?\.weight"
+    r"(?P<down>lora_A|lora_down|lora\.down)(?:\.[^.]+)?\.weight"
+    r"|(?P<up>lora_B|lora_up|lora\.up)(?:\.[^.]+)?\.weight"
     r"|(?P<alpha>alpha))"
 )
 _DORA = re.compile(r".+\.(dora_scale|lora_magnitude_vector)(\..+)?")

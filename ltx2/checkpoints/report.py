@@ -18,6 +18,7 @@ from ltx2.checkpoints.resolve import (
     check_configs,
     check_folder,
     check_is_pipeline,
+    refuse_other_files,
 )
 from ltx2.checkpoints.upsampler_files import is_upsampler, no_upsampler, problem_with_file, problem_with_upsampler
 from ltx2.checkpoints.variant import Variant
@@ -75,8 +76,7 @@ class ModelReport:
 
 def report_of_file(what: str, file: Path) -> ModelReport:
     """The report of one file of weights; raises CheckpointError if it is damaged, or another file."""
-    if file.suffix not in SUFFIXES:
-        raise CheckpointError(f"{file} is neither a {' nor a '.join(SUFFIXES)} file")
+    refuse_other_files(file)
     found = recognize(file)
     problem: str | None = f"{found}: {found.advice}"
     if found.kind is FileKind.LORA:

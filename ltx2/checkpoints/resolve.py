@@ -33,6 +33,7 @@ WEIGHTS = {
 }
 """The components with weights, and the names of their files; other files in their folders are not read."""
 COMPONENTS = (*WEIGHTS, "scheduler", "tokenizer")
+_PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,8 @@ def resolve_model(model: str, cache: Path, text_encoder: str | None = None) -> P
         _refuse_encoder(model, text_encoder)
         check_folder(Path(named), full=full)
         return Path(named)
+    if os.path.isfile(named):
+        refuse_other_files(Path(named))
     found = hub_model(model)
     if found.file is not None:
         _refuse_full(model, full=full)
@@ -156,6 +159,13 @@ def _refuse_full(model: str, *, full: bool) -> None:
             f"{model[:200]}: {SUFFIX} is for the layout of diffusers; name the file with the weights that are not "
             "distilled"
         )
+
+
+def refuse_other_files(file: Path) -> None:
+    """Refuse a file that is neither .safetensors nor .gguf."""
+    if file.suffix not in SUFFIXES:
+        pickled = ": weights in it are pickled, and loading them could run any code" if file.suffix in _PICKLED else ""
+        raise UnsupportedModelError(f"{file} is neither a {' nor a '.join(SUFFIXES)} file{pickled}")
 
 
 def hub_model(model: str) -> HubModel:
@@ -247,6 +257,9 @@ def check_is_pipeline(folder: Path) -> None:
             f"{folder} is one component, {str(kind)[:100]}, not a whole model: {layout_advice()}"
         )
     files = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES)
+    for file in sorted(folder.iterdir()) if not files else ():
+        if file.suffix in _PICKLED:
+            refuse_other_files(file)
     if not files:
         raise CheckpointError(f"{folder} is incomplete: model_index.json is missing")
     more = f", and {len(files) - 1} more files" if len(files) > 1 else ""

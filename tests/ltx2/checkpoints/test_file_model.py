@@ -12,7 +12,7 @@ from ltx2.checkpoints.file_model import describe
 from ltx2.checkpoints.model_check import check_model
 from ltx2.checkpoints.resolve import FileModel, HubModel, resolve_model
 from ltx2.errors import CheckpointError, UnsupportedModelError
-from tests.ltx2.checkpoint_files import edit, sparse
+from tests.ltx2.checkpoint_files import edit, shard, sparse
 from tests.ltx2.exported_files import encoder_file, header_config, single_file, split_files
 
 
@@ -118,6 +118,39 @@ def test_parts_of_two_versions_are_an_error(split: Path, models: dict[str, Path]
     save_file(tensors, single, {"model_version": "3.0.0"})
     with pytest.raises(UnsupportedModelError, match=r"is LTX-3\.0; longtake supports 2\.0, 2\.3, 2\.5"):
         resolved(single, models["tiny"])
+
+
+def test_a_part_of_another_version_is_named(split: Path, single: Path, models: dict[str, Path]) -> None:
+    # Given the transformer of a 2.3 with the VAE of a 2.5
+    tensors = load_file(single)
+    parts = {name: tensor for name, tensor in tensors.items() if not name.startswith("vae.")}
+    save_file(parts, single, header_config(models["tiny"]))
+    vae = shutil.copy(split.parents[1] / "vae" / "video-vae-conv.safetensors", single.parent)
+    # When / Then
+    with pytest.raises(UnsupportedModelError) as error:
+        resolved(single, models["tiny"])
+    assert f"missing: vae: {vae} has that of LTX-2.5; get a file that has it" in str(error.value)
+
+
+def test_shards_and_pickled_files_are_refused_by_name(single: Path, models: dict[str, Path], tmp_path: Path) -> None:
+    # Given shards of one file, as converters leave them, and weights in other formats
+    index = shard(single)
+    part = single.with_name(f"{single.stem}-00001-of-00002.safetensors")
+    # When / Then
+    for named in (part, single.parent):
+        with pytest.raises(UnsupportedModelError, match=r"-00001-of-00002\.safetensors is one of 2 shards of one file"):
+            resolved(named, models["tiny"])
+        index.unlink(missing_ok=True)
+    for suffix in (".ckpt", ".pt", ".pth", ".bin"):
+        pickled = tmp_path / "old" / f"ltx{suffix}"
+        pickled.parent.mkdir(exist_ok=True)
+        pickled.write_bytes(b"x")
+        for named in (pickled, pickled.parent):
+            with pytest.raises(UnsupportedModelError, match="weights in it are pickled"):
+                resolved(named)
+        with pytest.raises(CheckpointError, match="weights in it are pickled"):
+            check_model(str(pickled), tmp_path)
+        pickled.unlink()
 
 
 def test_what_is_no_text_encoder_is_refused(single: Path, models: dict[str, Path], tmp_path: Path) -> None:

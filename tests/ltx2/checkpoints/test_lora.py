@@ -20,7 +20,7 @@ from ltx2.acceleration.fp8 import Float8Linear
 from ltx2.checkpoints.hub_names import HubName
 from ltx2.checkpoints.lora import Lora, resolve_lora
 from ltx2.checkpoints.lora_file import read_lora
-from ltx2.checkpoints.lora_names import Layer, LayerNames
+from ltx2.checkpoints.lora_names import Layer, LayerNames, Role, parse
 from ltx2.engine import Engine
 from ltx2.errors import CheckpointError, UnsupportedModelError
 from ltx2.model.lora_fusion import _Reader
@@ -243,6 +243,20 @@ def test_every_layer_is_found_by_the_names_of_all_trainers(engine: Engine, style
     # When / Then
     assert len({str(layer) for layer in layers}) > 80
     assert {layer: names.layer(renamed(layer, style)) for layer in layers} == {layer: layer for layer in layers}
+
+
+def test_factors_have_the_suffixes_of_all_trainers() -> None:
+    for down, up in (
+        ("lora_A.weight", "lora_B.weight"),
+        ("lora_A.default.weight", "lora_B.default.weight"),  # peft, with the name of an adapter
+        ("lora_A.rain_2.weight", "lora_B.rain_2.weight"),
+        ("lora_down.weight", "lora_up.weight"),
+        ("lora.down.weight", "lora.up.weight"),
+    ):
+        assert parse(f"proj_in.{down}") == ("proj_in", Role.DOWN)
+        assert parse(f"proj_in.{up}") == ("proj_in", Role.UP)
+    for other in ("lora_A.a.b.weight", "lora_mid.weight", "diff", "diff_b", "lokr_w1", "hada_w1_a"):
+        assert parse(f"proj_in.{other}") is None
 
 
 @pytest.mark.parametrize(
