@@ -33,6 +33,8 @@ from tasks.field_errors import UNKNOWN_KEY, escaped, explain, field_path, simila
 log = logging.getLogger(__name__)
 INVALID = "invalid_request_error"
 FAULT = "server_error"
+NOT_AGAIN = {"x-should-retry": "false"}
+"""The header that keeps the `openai` client from asking again by itself, as it does after 409 and 503."""
 _PATH = re.compile(r"(?<![\w:/.])(?:~|[A-Za-z]:)?(?:/[^\s/'\"<>|:;,]+){2,}/?")
 _FIELD = re.compile(r"(?:(?:spec|request)(?::\d+)?: )?(?P<field>[a-z_][\w.]*): ")
 
@@ -127,11 +129,11 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, RoomError):
         return Problem(507, text, FAULT, "no_room")
     if isinstance(error, JobStateError | JobFailedError):
-        return Problem(409, text, INVALID, "wrong_state")
+        return Problem(409, text, INVALID, "wrong_state", headers=NOT_AGAIN)
     if isinstance(error, BlobNotFoundError | BlobCorruptError):
         return Problem(410, "a part of this job is lost; `retry` renders it again", INVALID, "lost")
     if isinstance(error, MaybeQueuedError):
-        return Problem(503, text, FAULT, "maybe_queued")
+        return Problem(503, text, FAULT, "maybe_queued", headers=NOT_AGAIN)  # else it would be two jobs
     if isinstance(error, ServerError | redis.RedisError | BlobStoreError):
         log.warning("a server of the deployment: %s", error)
         return Problem(503, "a server of the deployment cannot be reached; try again", FAULT, "unavailable")

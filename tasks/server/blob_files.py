@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from blobstore import BlobStore
@@ -29,10 +30,12 @@ class BlobFiles:
             BlobNotFoundError, BlobCorruptError: it is missing or damaged. BlobStoreError: the store cannot be reached.
         """
         path = self._place(blob_id)
+        with suppress(FileNotFoundError):
+            os.utime(path)
+            return path  # without the lock: another one may be fetched for long
         with self._lock:
             if not path.exists():
                 self._write(path, self._blobs.get(blob_id))
-            os.utime(path)
         return path
 
     def kept(self, name: str) -> Path | None:

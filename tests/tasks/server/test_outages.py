@@ -13,9 +13,11 @@ import httpx2
 import pytest
 
 from blobstore import open_blob_store
+from tasks.errors import MaybeQueuedError
 from tasks.jobs.connection import connect
 from tasks.jobs.events import Event, EventKind
 from tasks.jobs.keys import job_keys
+from tasks.server.answers import problem_of
 from tasks.server.event_hub import QUEUE_LENGTH, Listener
 from tests.conftest import RedisProcess, Worker
 from tests.tasks.conftest import spec
@@ -111,6 +113,12 @@ def test_a_deleted_job_ends_its_streams(client: httpx2.Client) -> None:
     # Then the stream ends
     follower.join(60)
     assert ended == ["cancelled"]
+
+
+def test_a_video_that_may_be_queued_is_not_asked_for_again() -> None:
+    """The `openai` client asks again after a 503, which would be a second job."""
+    problem = problem_of(MaybeQueuedError("the reply was lost", "0123456789abcdef"))
+    assert (problem.status, problem.headers["x-should-retry"]) == (503, "false")
 
 
 def test_a_slow_listener_is_cut_off_and_keeps_what_fitted() -> None:
