@@ -33,7 +33,7 @@ from tasks.messaging.tracing import tracing
 from tasks.settings import Settings
 from tasks.spec.images import input_paths
 from tasks.spec.loader import check_spec, load_spec
-from tasks.spec.model_policy import check_model_folders
+from tasks.spec.model_policy import check_model_folders, not_here
 from tasks.spec.schema import JobSpec
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def submit(
         with_video=True,
         inline_threshold_bytes=deployment.settings.inline_threshold_bytes,
     )
-    for warning in inputs.warnings:
+    for warning in [*not_here(spec, deployment.settings), *inputs.warnings]:
         log.warning("%s", warning)
     envelope = from_state if from_state is None or isinstance(from_state, Mapping) else read_state(Path(from_state))
     creation = create_job(

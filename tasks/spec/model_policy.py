@@ -16,6 +16,7 @@ from tasks.field_errors import field_path, shown_path
 from tasks.settings import Settings
 from tasks.spec.head import LoraSpec
 from tasks.spec.places import SpecSource
+from tasks.spec.schema import JobSpec
 
 MOST_FILES = 10_000
 """A folder with more files is none of a model."""
@@ -45,6 +46,22 @@ def check_model_folders(
     if name not in (settings.model, *SMALL_MODELS) and _real(os.path.expanduser(name)) != default:
         named = {place("model"): name, **named}
     check_sources(named, settings)
+
+
+def not_here(spec: JobSpec, settings: Settings) -> list[str]:
+    """A warning for each model and other part of a spec that is a path with nothing there: it may be misspelt.
+
+    Workers may have it. Names on the hub and small models are no paths.
+    """
+    model, place = split_full(spec.model or settings.model)[0], spec.source.place
+    named = {place("model") if spec.model else "LONGTAKE_MODEL": model}
+    named |= {place("loras", index, "path"): lora.path for index, lora in enumerate(spec.loras)}
+    named |= {place(*field.split(".")): path for field, path in spec.more_files.items()}
+    return [
+        f"{field}: {shown_path(name)} is not on this machine; the job fails unless its workers have it"
+        for field, name in named.items()
+        if name not in SMALL_MODELS and parse_hub_name(name) is None and not os.path.lexists(os.path.expanduser(name))
+    ]
 
 
 def check_sources(named: Mapping[str, str], settings: Settings) -> None:
