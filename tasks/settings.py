@@ -216,6 +216,11 @@ class Settings(BaseModel):
         return self.blob_url or self.redis_url
 
     @property
+    def has_own_engine(self) -> bool:
+        """Whether segments are rendered by another class than longtake's."""
+        return bool(self.engine != type(self).model_fields["engine"].default)
+
+    @property
     def broker(self) -> str:
         """The URL of the broker, as Celery writes it."""
         return parse_url(self.redis_url).for_celery

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ltx2.errors import MediaError
 
+MP4_MIME = "video/mp4"
 LAYOUTS = {1: "mono", 2: "stereo"}
 MAX_PIXELS = 8192 * 4320  # of one picture; a header of a few bytes can declare far more
 

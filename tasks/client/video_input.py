@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blobstore import BlobStore
+from ltx2.media.container import MP4_MIME
 from ltx2.media.sound_file import MIME, encode_flac
 from ltx2.media.sources.extension import SOUND_RATE, Extension, extension_of, lead_of, wanted_of
 from ltx2.media.sources.pictures import Fit
@@ -26,8 +27,6 @@ from tasks.jobs.units import START_INDEX
 from tasks.settings import Settings
 from tasks.spec.input_files import open_input
 from tasks.spec.schema import JobSpec
-
-CLIP_MIME = "video/mp4"
 
 
 def read_extension(path: Path | str, spec: JobSpec, *, field: str = "") -> Extension:
@@ -88,7 +87,7 @@ def with_source(given: Handoff, spec: JobSpec, blobs: BlobStore) -> Handoff:
             clips = encode_video(file, wanted)
         except ValueError as error:
             raise SpecError(f"{place}: {shown_path(path)}: {error}") from None
-    ids = [blobs.put(clip, mime=CLIP_MIME) for clip in clips]
+    ids = [blobs.put(clip, mime=MP4_MIME) for clip in clips]
     return replace(given, source_clips=ids, source_frames=wanted.part_frames)
 
 

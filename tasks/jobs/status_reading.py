@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,8 +17,8 @@ from tasks.jobs.queues import Priority
 from tasks.jobs.records import FailedAttempt, FilmRecord, JobStatus, Progress
 from tasks.jobs.units import ALL_APPROVED, JobState, UnitKind, WorkUnit, shown_state
 
-TAKE_UNITS = f"{UnitKind.TAKE}:".encode()
 FOREVER = b"forever"
+RENDERED = (UnitKind.SEGMENT, UnitKind.REPAIR)
 PROGRESS = re.compile(r"progress(:\d+)?")
 
 
@@ -53,6 +52,7 @@ def _status(job_id: str, record: dict[str, bytes], clips: int, units: dict[bytes
     def number(name: str) -> int | None:
         return int(record[name]) if name in record else None
 
+    read = list(_readable(units))
     committed, segments, is_open = int(record["cursor"]), int(record["segments"]), "open" in record
     in_work = sorted(Progress(*json.loads(record[name])) for name in record if PROGRESS.fullmatch(name))
     approved = None if number("approved") == ALL_APPROVED else number("approved")
@@ -85,8 +85,8 @@ def _status(job_id: str, record: dict[str, bytes], clips: int, units: dict[bytes
             FailedAttempt(str(entry["worker"]), str(entry["reason"]), entry["at"] / 1000)
             for entry in json.loads(record.get("failures", b"[]"))
         ),
-        takes_due=sum(_is_next_of_take(name, raw) for name, raw in units.items()),
-        take_progress=tuple(_take_progress(units)),
+        takes_due=sum(_is_next_of_take(unit, entry) for unit, entry in read),
+        take_progress=tuple(_take_progress(read)),
         kept="kept_until" in record,
         kept_until=_kept_until(record.get("kept_until")),
         open=is_open,
@@ -94,35 +94,31 @@ def _status(job_id: str, record: dict[str, bytes], clips: int, units: dict[bytes
         grown=number("grown") or 0,
         ahead=sum(cursor - first for first, cursor in json.loads(record.get("ahead", b"[]"))),
         others=tuple(in_work[1:]),
-        claimed=tuple(sorted(_claimed(units))),
+        claimed=tuple(sorted(unit.index for unit, entry in read if unit.kind in RENDERED and entry["token"])),
     )
 
 
-def _claimed(units: dict[bytes, bytes]) -> Iterator[int]:
-    """The segments that workers have claimed."""
-    for name, raw in units.items():
-        if name.partition(b":")[0] in (UnitKind.SEGMENT.encode(), UnitKind.REPAIR.encode()):
-            with suppress(KeyError, TypeError, ValueError):  # a worker fails a job with a damaged unit, and says why
-                unit = json.loads(raw)
-                if unit["token"]:
-                    yield int(unit["index"])
-
-
-def _is_next_of_take(name: bytes, raw: bytes) -> bool:
-    """Whether a unit is the next segment of a take that is to be rendered."""
-    kind, *numbers = name.decode().split(":")
-    if kind != UnitKind.TAKE:
-        return False
-    index, take = map(int, numbers)
-    return bool(json.loads(raw)["after"] != WorkUnit.of_take(index - 1, take).name)
-
-
-def _take_progress(units: dict[bytes, bytes]) -> Iterator[Progress]:
-    """How far the takes are that workers render, in order."""
+def _readable(units: dict[bytes, bytes]) -> Iterator[tuple[WorkUnit, dict[str, Any]]]:
+    """The units and their entries, in order. A worker fails a job with a damaged one, and says why."""
     for name, raw in sorted(units.items()):
-        if name.startswith(TAKE_UNITS) and "progress" in (unit := json.loads(raw)):
-            _, _, take = name.decode().split(":")
-            yield replace(Progress(*json.loads(unit["progress"])), take=int(take))
+        try:
+            entry = json.loads(raw)
+            found = WorkUnit.parse(name.decode(), int(entry["index"])), {"token": "", "after": "", **entry}
+        except (KeyError, TypeError, ValueError):
+            continue
+        yield found
+
+
+def _is_next_of_take(unit: WorkUnit, entry: dict[str, Any]) -> bool:
+    """Whether a unit is the next segment of a take that is to be rendered."""
+    return unit.kind == UnitKind.TAKE and entry["after"] != WorkUnit.of_take(unit.index - 1, unit.take).name
+
+
+def _take_progress(units: Iterable[tuple[WorkUnit, dict[str, Any]]]) -> Iterator[Progress]:
+    """How far the takes are that workers render, in order."""
+    for unit, entry in units:
+        if unit.kind == UnitKind.TAKE and "progress" in entry:
+            yield replace(Progress(*json.loads(entry["progress"])), take=unit.take)
 
 
 def damaged(job_id: str, error: Exception) -> RecordError:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from ltx2.media.container import MP4_MIME
 from tasks.client.job import Job
 from tasks.errors import JobStateError
 from tasks.jobs.units import JobState
@@ -192,14 +193,14 @@ def job_webhooks(job_id: JobId, context: Context) -> list[DeliveryView]:
     return [DeliveryView.model_validate(asdict(delivery)) for delivery in context.outbox.of_job(job_id)]
 
 
-@router.get("/{job_id}/film", response_class=FileResponse, responses=content("video/mp4", in_parts=True))
+@router.get("/{job_id}/film", response_class=FileResponse, responses=content(MP4_MIME, in_parts=True))
 def job_film(job_id: JobId, context: Context) -> StoredFile:
     """The film, MP4. Parts of it can be asked for with `Range`."""
     status = context.status(job_id)
     if status.film is None:
         raise JobStateError(f"job {job_id} is {status.state}; only a job that is done has a film")
     path = context.files.path_of(status.film.blob_id)
-    return StoredFile(path, media_type="video/mp4", filename=f"{job_id}.mp4")
+    return StoredFile(path, media_type=MP4_MIME, filename=f"{job_id}.mp4")
 
 
 @router.get("/{job_id}/segments/{segment}/state")
@@ -211,12 +212,12 @@ def segment_state(job_id: JobId, segment: SegmentIndex, context: Context) -> dic
 
 
 @router.get(
-    "/{job_id}/segments/{segment}/clip", response_class=FileResponse, responses=content("video/mp4", in_parts=True)
+    "/{job_id}/segments/{segment}/clip", response_class=FileResponse, responses=content(MP4_MIME, in_parts=True)
 )
 def segment_clip(job_id: JobId, segment: SegmentIndex, context: Context) -> StoredFile:
     """The clip of a segment: an MP4 with its new pictures and its whole sound, which overlaps those next to it."""
     (clip,) = context.clip_files(job_id, segment)
-    return StoredFile(clip, media_type="video/mp4")
+    return StoredFile(clip, media_type=MP4_MIME)
 
 
 def _view(context: ServerContext, job_id: str) -> JobView:

@@ -18,6 +18,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from blobstore import BlobStoreError, BlobStoreFullError
+from ltx2.media.container import MP4_MIME
 from ltx2.media.live import LivePiece, first_clips_needed, live_piece
 from ltx2.timeline import FilmPart
 from tasks.deployment import Deployment
@@ -27,7 +28,6 @@ from tasks.jobs.timing import FilmSource, committed_timings, film_source
 from tasks.server.blob_files import BlobFiles
 from tasks.worker.track_cache import TrackCache
 
-PIECE_MIME = "video/mp4"
 RECIPE = "1"
 """Raised when the bytes of pieces change for the same clips."""
 LISTS_KEPT = 200
@@ -135,9 +135,7 @@ class LiveFilms:
         if not jobs.reserve_piece(job_id, name, size, budget_bytes=self._deployment.budget_bytes()):
             return None
         try:
-            header, data = (
-                self._deployment.store_for_job(job_id, part, PIECE_MIME) for part in (made.header, made.data)
-            )
+            header, data = (self._deployment.store_for_job(job_id, part, MP4_MIME) for part in (made.header, made.data))
         except BlobStoreError:
             jobs.release_piece(job_id, name)
             raise

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import BaseModel
 
+from ltx2.media.container import MP4_MIME
 from tasks.jobs.events import BEGINNING, EventKind
 from tasks.server.answers import content, invalid
 from tasks.server.context import Context, ServerContext
@@ -70,28 +71,28 @@ def playlist_of_epoch(job_id: JobId, epoch: int, context: Context) -> Response:
 
 
 @router.get(
-    "/{job_id}/live/{epoch}/{name}.init.mp4", response_class=FileResponse, responses=content("video/mp4", in_parts=True)
+    "/{job_id}/live/{epoch}/{name}.init.mp4", response_class=FileResponse, responses=content(MP4_MIME, in_parts=True)
 )
 def live_header(job_id: JobId, epoch: int, name: str, context: Context) -> StoredFile:
     """What is played before all pieces."""
     found = context.live.piece(context.status(job_id), name)
-    return StoredFile(found.header, media_type="video/mp4", headers=FOREVER)
+    return StoredFile(found.header, media_type=MP4_MIME, headers=FOREVER)
 
 
 @router.get(
-    "/{job_id}/live/{epoch}/{name}.m4s", response_class=FileResponse, responses=content("video/mp4", in_parts=True)
+    "/{job_id}/live/{epoch}/{name}.m4s", response_class=FileResponse, responses=content(MP4_MIME, in_parts=True)
 )
 def live_piece(job_id: JobId, epoch: int, name: str, context: Context) -> StoredFile:
     """A piece: the pictures of one clip, and its sound."""
     found = context.live.piece(context.status(job_id), name)
-    return StoredFile(found.data, media_type="video/mp4", headers=FOREVER)
+    return StoredFile(found.data, media_type=MP4_MIME, headers=FOREVER)
 
 
-@router.get("/{job_id}/live.mp4", response_class=StreamingResponse, responses=content("video/mp4"))
+@router.get("/{job_id}/live.mp4", response_class=StreamingResponse, responses=content(MP4_MIME))
 async def live_film(job_id: JobId, context: Context) -> StreamingResponse:
     """One MP4 that grows while the film renders, for players that know no playlists. It cannot be searched."""
     listed = await asyncio.to_thread(_listed, context, job_id)
-    return StreamingResponse(_growing(context, job_id, listed.epoch), media_type="video/mp4")
+    return StreamingResponse(_growing(context, job_id, listed.epoch), media_type=MP4_MIME)
 
 
 async def _growing(context: ServerContext, job_id: str, epoch: int) -> AsyncIterator[bytes]:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Path, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from ltx2.media.container import MP4_MIME
 from tasks.client.takes import MOST_TAKES, TakeState, TakeStatus, clip_blob
 from tasks.server.answers import content, without_paths
 from tasks.server.context import Context
@@ -116,13 +117,13 @@ def retake_segment(
 @router.get(
     "/{job_id}/segments/{segment}/takes/{take}/clip",
     response_class=FileResponse,
-    responses=content("video/mp4", in_parts=True),
+    responses=content(MP4_MIME, in_parts=True),
 )
 def take_clip(job_id: JobId, segment: SegmentIndex, take: TakeNumber, context: Context) -> StoredFile:
     """The clip of a take by itself, MP4."""
     context.check_segment(job_id, segment)
     blob_id = clip_blob(context.deployment, job_id, segment, take)
-    return StoredFile(context.files.path_of(blob_id), media_type="video/mp4")
+    return StoredFile(context.files.path_of(blob_id), media_type=MP4_MIME)
 
 
 @router.post("/{job_id}/segments/{segment}/choose")

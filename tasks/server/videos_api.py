@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import FileResponse
 from starlette.concurrency import run_in_threadpool
 
+from ltx2.media.container import MP4_MIME
 from ltx2.media.images import LARGEST_FILE_BYTES
 from tasks.client.fork import create_fork, spec_of
 from tasks.errors import JobStateError
@@ -207,7 +208,7 @@ def delete_video(video_id: VideoId, context: Context) -> DeletedVideo:
 @router.get(
     "/{video_id}/content",
     response_class=FileResponse,
-    responses=content("video/mp4", "image/webp", "image/jpeg", in_parts=True),
+    responses=content(MP4_MIME, "image/webp", "image/jpeg", in_parts=True),
 )
 def download_content(
     video_id: VideoId, context: Context, variant: Literal["video", "thumbnail", "spritesheet"] = "video"
@@ -218,7 +219,7 @@ def download_content(
         raise JobStateError(f"video {video_id} is not finished")
     film = context.files.path_of(status.film.blob_id)
     if variant == "video":
-        return StoredFile(film, media_type="video/mp4", filename=f"{video_id}.mp4")
+        return StoredFile(film, media_type=MP4_MIME, filename=f"{video_id}.mp4")
     if variant == "thumbnail":
         return Response(thumbnail(film), media_type="image/webp")
     return Response(spritesheet(film), media_type="image/jpeg")

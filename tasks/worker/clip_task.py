@@ -12,6 +12,7 @@ from typing import Any
 from celery import Task
 
 from ltx2.media.clip import encode_clip
+from ltx2.media.container import MP4_MIME
 from ltx2.media.crossfade import crossfaded_into
 from ltx2.request import SegmentOutput
 from ltx2.timeline import SegmentTiming
@@ -37,7 +38,6 @@ from tasks.worker.source_video import as_shown
 from tasks.worker.video_after import frames_after
 
 log = logging.getLogger(__name__)
-CLIP_MIME = "video/mp4"
 
 
 @app.task(bind=True, name=CLIP_TASK, throws=(WorkFailedError,))
@@ -160,7 +160,7 @@ def stored_clip(
     context: WorkerContext, claim: Claim, data: bytes, timing: SegmentTiming, *, take: int = 0, next_take: int = -1
 ) -> ClipRecord:
     """Store a clip of the claim's segment. take, next_take: those that it shows, see `ClipRecord`."""
-    blob_id = when_there_is_room(lambda: context.deployment.store_for_job(claim.job_id, data, CLIP_MIME))
+    blob_id = when_there_is_room(lambda: context.deployment.store_for_job(claim.job_id, data, MP4_MIME))
     return ClipRecord(
         index=claim.index,
         blob_id=blob_id,

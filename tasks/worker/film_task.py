@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from celery import Task
 
+from ltx2.media.container import MP4_MIME
 from ltx2.media.film import join_film
 from ltx2.media.temporary import temporary_folder
 from ltx2.timeline import FilmPart
@@ -23,7 +24,6 @@ from tasks.messaging.topology import FILM_TASK
 from tasks.messaging.tracing import tracing
 from tasks.worker import metrics
 from tasks.worker.app import app
-from tasks.worker.clip_task import CLIP_MIME
 from tasks.worker.context import WorkerContext, process
 from tasks.worker.failures import InputLostError, reading_from, when_there_is_room
 from tasks.worker.given_sound import given_track
@@ -70,7 +70,7 @@ def _join(context: WorkerContext, lease: Lease) -> dict[str, Any]:
         info = join_film(joined, parts, path, title=head.title, track=track, rate=rate)
         data = path.read_bytes()
     reach("film joined", claim.job_id, START_INDEX)
-    blob_id = when_there_is_room(lambda: deployment.store_for_job(claim.job_id, data, CLIP_MIME))
+    blob_id = when_there_is_room(lambda: deployment.store_for_job(claim.job_id, data, MP4_MIME))
     reach("film stored", claim.job_id, START_INDEX)
     film = FilmRecord(
         blob_id=blob_id,

@@ -74,7 +74,6 @@ if kind ~= 'film' then
   own = redis.call('HGET', KEYS[4], ARGV[2])
   local continues_take = own and not begins_scene(index, segment) -- a new scene may dissolve from what is shown
   from_take = continues_take and packed_number(own, 'from_take', 0) or shown_take(KEYS[6], index - 1)
-  before = handoff_of(KEYS[4], KEYS[6], index - 1, from_take)
 end
 if kind == 'clip' then
   own_take, other_take = clip_shows(KEYS[2], KEYS[4], KEYS[6], index)
@@ -85,14 +84,12 @@ elseif kind == 'take' then
   request = redis.call('HGET', KEYS[6], index .. ':' .. own_take)
   own = handoff_of(KEYS[4], KEYS[6], index, own_take)
   local first, last = segments_of(KEYS[6], index, own_take)
-  if index > first then
-    from_take = own_take
-    before = handoff_of(KEYS[4], KEYS[6], index - 1, from_take)
-  end
+  from_take = index > first and own_take or from_take
   other_take = own and packed_number(own, 'pinned_to', -1)
     or index == last and continued_take(KEYS[2], KEYS[4], index) or -1
   other = other_take ~= -1 and handoff_of(KEYS[4], KEYS[6], index, other_take)
 end
+before = kind ~= 'film' and handoff_of(KEYS[4], KEYS[6], index - 1, from_take)
 if unit and is_newer(unit.format) then
   return { 'newer' }
 end

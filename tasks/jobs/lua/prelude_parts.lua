@@ -212,9 +212,9 @@ local function close_parts(record, units, index, packed)
   write_cursors(record, read_extent(record).cursor, ahead)
 end
 
--- Whether a job has a segment in work or in the queue.
-local function has_segment_unit(units)
-  for _, name in ipairs(redis.call('HKEYS', units)) do
+-- Whether a job has a segment in work or in the queue. names: of its units.
+local function has_segment_unit(names)
+  for _, name in ipairs(names) do
     if string.find(name, '^segment') then
       return true
     end
@@ -243,7 +243,7 @@ local function following_segment(record, units, spec, index, shared, high)
   if not is_parallel(record) or not free[1] then
     return free[1]
   end
-  if has_segment_unit(units) and others_wait(record, units, shared, high) then
+  if has_segment_unit(redis.call('HKEYS', units)) and others_wait(record, units, shared, high) then
     return nil
   end
   for _, at in ipairs(free) do

@@ -67,8 +67,9 @@ if close_if_left(KEYS[1], extent, tonumber(ARGV[4]), silence) and extent.segment
   return nil
 end
 local entries = redis.call('HGETALL', KEYS[2])
-local found = {}
+local found, names = {}, {}
 for i = 1, #entries, 2 do
+  names[#names + 1] = entries[i]
   found[entries[i]] = parse_unit(entries[i], entries[i + 1])
   if is_newer(found[entries[i]].format) then
     return refuse_newer()
@@ -114,7 +115,7 @@ for name, unit in pairs(found) do
 end
 local free = startable_segments(KEYS[1], KEYS[2], KEYS[8], extent)[1]
 if free then
-  local why = has_segment_unit(KEYS[2]) and 'possible' or 'unannounced'
+  local why = has_segment_unit(names) and 'possible' or 'unannounced'
   needs[#needs + 1] = { segment_unit(KEYS[1], free), free, why, 0, 0, '' }
 end
 if extent.cursor == extent.segments and not next(found) then
