@@ -150,22 +150,30 @@ def list_jobs(
 
 
 def iterate_jobs(
-    *, settings: Settings | None = None, states: Collection[JobState | str] = (), limit: int | None = None
+    *,
+    settings: Settings | None = None,
+    states: Collection[JobState | str] = (),
+    limit: int | None = None,
+    after: str | None = None,
 ) -> Iterator[JobStatus]:
-    """The same as `list_jobs`, read page by page."""
+    """The same as `list_jobs`, read page by page. after: see `JobReader.statuses`."""
     wanted = {JobState(state) for state in states}
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; it must be at least 1")
     with Deployment(settings or Settings.from_env()) as deployment:
-        yield from islice(deployment.jobs.statuses(wanted, newest_first=limit is not None), limit)
+        yield from islice(deployment.jobs.statuses(wanted, newest_first=limit is not None, after=after), limit)
 
 
 def iterate_waiting(
-    *, settings: Settings | None = None, states: Collection[JobState | str] = (), limit: int | None = None
+    *,
+    settings: Settings | None = None,
+    states: Collection[JobState | str] = (),
+    limit: int | None = None,
+    after: str | None = None,
 ) -> Iterator[tuple[JobStatus, Wait | None]]:
     """The same as `iterate_jobs`, each with what the job waits for."""
     settings = settings or Settings.from_env()
-    jobs = iterate_jobs(settings=settings, states=states, limit=limit)
+    jobs = iterate_jobs(settings=settings, states=states, limit=limit, after=after)
     with Deployment(settings) as deployment:
         while page := list(islice(jobs, JOBS_PER_PAGE)):
             waits = deployment.jobs.waits(page)

@@ -32,7 +32,7 @@ from tasks.jobs.queue_states import QueueStates, read_queue_states
 from tasks.jobs.queues import Priority, list_key
 from tasks.jobs.records import ClipRecord, Handoff, JobStatus, PieceRecord, unpack_stored
 from tasks.jobs.results import JobContents, Unpinned
-from tasks.jobs.status_reading import FOREVER, damaged, no_such_job, queue_status, read_status
+from tasks.jobs.status_reading import damaged, is_kept, no_such_job, queue_status, read_status
 from tasks.jobs.timing import FilmSource, committed_timings, film_source, timing_in_plan
 from tasks.jobs.units import START_INDEX, VIDEO_AFTER_INDEX, JobState, UnitKind
 from tasks.jobs.waits import Wait, read_waits
@@ -66,11 +66,15 @@ class JobReader:
         found = cast("list[bytes]", self._redis.zrange(JOBS, 0, -1))
         return [job_id.decode() for job_id in found if job_id.startswith(text.encode())]
 
-    def statuses(self, states: Collection[JobState] = (), *, newest_first: bool = False) -> Iterator[JobStatus]:
-        """The jobs in these states, oldest first; default: every job. Only a page of records is in memory at a time."""
+    def statuses(
+        self, states: Collection[JobState] = (), *, newest_first: bool = False, after: str | None = None
+    ) -> Iterator[JobStatus]:
+        """The jobs in these states, oldest first; default: every job. Only a page of records is in memory at a time.
+
+        after: only those that follow this job in that order, in whatever state it is; none if there is no such job.
+        """
         unfinished = bool(states) and not any(state.is_final for state in states)
-        ids = cast("list[bytes]", self._redis.zrange(ACTIVE if unfinished else JOBS, 0, -1, desc=newest_first))
-        for page in _pages([job_id.decode() for job_id in ids]):
+        for page in _pages(self._ids(ACTIVE if unfinished else JOBS, newest_first, after)):
             for job_id, replies in zip(page, self._each(page, queue_status), strict=True):
                 try:
                     status = read_status(job_id, *replies)
@@ -81,6 +85,18 @@ class JobReader:
                     continue
                 if not states or status.state in states:
                     yield status
+
+    def _ids(self, key: str, newest_first: bool, after: str | None) -> list[str]:
+        jobs = self._with_times(key, newest_first=newest_first)
+        if after is not None:
+            place = (self._redis.zscore(JOBS, after), after)
+            jobs = [job for job in jobs if place[0] is not None and job != place and (job < place) == newest_first]
+        return [job_id for _, job_id in jobs]
+
+    def _with_times(self, key: str, *, newest_first: bool = False) -> list[tuple[float, str]]:
+        """The entries of a sorted set of jobs: ms, and the id."""
+        found = self._redis.zrange(key, 0, -1, desc=newest_first, withscores=True)
+        return [(score, job_id.decode()) for job_id, score in cast("list[tuple[bytes, float]]", found)]
 
     def ended_for(self, seconds: float) -> list[str]:
         """The ids of jobs that ended at least so long ago, by Redis' clock, except those that are kept longer."""
@@ -93,19 +109,25 @@ class JobReader:
             pipe.hget(job_keys(job_id, "record")[0], "kept_until")
 
         kept = [reply for page in _pages(ended) for reply in self._each(page, queue)]
-        return [job_id for job_id, (until,) in zip(ended, kept, strict=True) if not _is_kept(until, now_ms)]
+        return [job_id for job_id, (until,) in zip(ended, kept, strict=True) if not is_kept(until, now_ms)]
 
-    def unsettled(self) -> dict[str, int | None]:
-        """What is reserved for each ended job for which that is its whole estimate still, in bytes; None: nothing."""
-        ended = [job_id.decode() for job_id in cast("list[bytes]", self._redis.zrange(ENDED, 0, -1))]
+    def unsettled(self, settled: set[tuple[float, str]]) -> dict[str, int | None]:
+        """What is reserved for each ended job for which that is its whole estimate still, in bytes; None: nothing.
+
+        settled: jobs that are not asked about, by the time of their end; those that are found settled are added.
+        """
+        ended = self._with_times(ENDED)
+        settled.intersection_update(ended)
 
         def queue(pipe: Pipeline, job_id: str) -> None:
             pipe.hexists(job_keys(job_id, "record")[0], "settled")
             pipe.hget(RESERVED, job_id)
 
-        replies = [reply for page in _pages(ended) for reply in self._each(page, queue)]
-        found = zip(ended, replies, strict=True)
-        return {job_id: None if held is None else int(held) for job_id, (settled, held) in found if not settled}
+        asked = [job for job in ended if job not in settled]
+        replies = [reply for page in _pages([job_id for _, job_id in asked]) for reply in self._each(page, queue)]
+        pairs = list(zip(asked, replies, strict=True))
+        settled.update(job for job, (is_settled, _) in pairs if is_settled)
+        return {job[1]: None if held is None else int(held) for job, (is_settled, held) in pairs if not is_settled}
 
     def submitting(self) -> list[str]:
         """The ids of jobs whose blobs are not pinned yet: their clients are at it, or have died."""
@@ -381,8 +403,3 @@ def _by_index(raw: dict[bytes, bytes], kind: type[P]) -> dict[int, P]:
 
 def _pages(job_ids: list[str]) -> Iterator[list[str]]:
     return (job_ids[first : first + JOBS_PER_PAGE] for first in range(0, len(job_ids), JOBS_PER_PAGE))
-
-
-def _is_kept(stored: object, now_ms: float) -> bool:
-    """Whether the field of a record says so; not if it is damaged, which `delete` reports."""
-    return stored == FOREVER or (isinstance(stored, bytes) and stored.isdigit() and int(stored) > now_ms)

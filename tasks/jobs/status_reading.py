@@ -131,6 +131,11 @@ def no_such_job(job_id: str) -> JobNotFoundError:
     return JobNotFoundError(f"there is no job {job_id}; `longtake list` shows the jobs")
 
 
+def is_kept(stored: object, now_ms: float) -> bool:
+    """Whether the field `kept_until` of a record says so; not if it is damaged, which `delete` reports."""
+    return stored == FOREVER or (isinstance(stored, bytes) and stored.isdigit() and int(stored) > now_ms)
+
+
 def _kept_until(stored: bytes | None) -> float | None:
     """Until when a job is kept, in seconds since the epoch; None: no end is known."""
     return None if stored in (None, FOREVER) else int(stored) / 1000

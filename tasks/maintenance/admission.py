@@ -155,11 +155,11 @@ def admit_now(jobs: JobStore, publisher: Publisher, settings: Settings) -> None:
         log.warning("the job is queued, but its first message is not published yet: %s", error)
 
 
-def settle_ended(jobs: JobStore, blobs: ManagedBlobStore) -> None:
-    """Reduce the reservations of ended jobs to what their blobs take.
+def settle_ended(jobs: JobStore, blobs: ManagedBlobStore, settled: set[tuple[float, str]]) -> None:
+    """Reduce the reservations of ended jobs to what their blobs take. settled: see `JobReader.unsettled`.
 
     Raises:
         BlobStoreError: the blob store cannot be read; the remaining reservations are unchanged.
     """
-    for job_id, reserved in jobs.unsettled().items():
+    for job_id, reserved in jobs.unsettled(settled).items():
         jobs.settle(job_id, blobs.usage(job_id), reserved=reserved)

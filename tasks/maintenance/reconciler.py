@@ -77,6 +77,7 @@ class Reconciler:
         self._suspects: dict[_Message, float] = {}
         self._said = SaidOnce()
         self._reserved = sys.maxsize
+        self._settled: set[tuple[float, str]] = set()
         self._queues: QueueStates = {}
         self._sweeper = Sweeper(jobs, blobs, retention_s=settings.retention_s)
         self._swept = self._pulsed = time.monotonic()
@@ -176,7 +177,7 @@ class Reconciler:
         if not self._jobs.waits_for_room():
             return
         if self._settings.blob_budget_bytes:
-            settle_ended(self._jobs, self._blobs)
+            settle_ended(self._jobs, self._blobs, self._settled)
             self._free_released_blobs()
         admit_waiting(self._jobs, self._publisher, self._settings.blob_budget_bytes)
         self._reserved = self._jobs.reserved_bytes()

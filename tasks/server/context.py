@@ -63,8 +63,8 @@ class ServerContext:
 
     def waiting_jobs(self, states: Collection[JobState] = (), *, after: str | None, limit: int) -> Page[WaitingJob]:
         """The newest jobs, newest first, each with what it waits for. after: the last one of the page before."""
-        found = iterate_waiting(settings=self.settings, states=states, limit=ALL)
-        return page_of(found, lambda job: job[0].job_id, after=after, limit=limit)
+        found = iterate_waiting(settings=self.settings, states=states, limit=ALL, after=after)
+        return page_of(found, limit=limit)
 
     def clip_files(self, job_id: str, segment: int, *, and_before: bool = False) -> list[Path]:
         """The file with the clip of a segment; and_before: after that of the segment before, if there is one.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import dropwhile, islice
+from itertools import islice
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -18,9 +18,7 @@ class Page(Generic[T]):
     has_more: bool
 
 
-def page_of(found: Iterable[T], id_of: Callable[[T], str], *, after: str | None, limit: int) -> Page[T]:
-    """The first `limit` entries, or those after the one whose id is `after`."""
-    if after is not None:
-        found = islice(dropwhile(lambda entry: id_of(entry) != after, found), 1, None)
+def page_of(found: Iterable[T], *, limit: int) -> Page[T]:
+    """The first `limit` entries."""
     entries = list(islice(found, limit + 1))
     return Page(entries[:limit], len(entries) > limit)

@@ -153,10 +153,9 @@ def list_videos(
     order: Literal["asc", "desc"] = "desc",
 ) -> VideoPage:
     """Videos by creation, newest first unless `order` says otherwise."""
-    found = context.deployment.jobs.statuses(newest_first=order == "desc")
     if after is not None:
         context.status(after)
-    page = page_of(found, lambda status: status.job_id, after=after, limit=limit)
+    page = page_of(context.deployment.jobs.statuses(newest_first=order == "desc", after=after), limit=limit)
     videos = [_video(context, status) for status in page.entries]
     ends = (videos[0].id, videos[-1].id) if videos else (None, None)
     return VideoPage(data=videos, first_id=ends[0], last_id=ends[1], has_more=page.has_more)

@@ -89,6 +89,25 @@ def test_one_page_is_read_at_a_time_and_in_one_round_trip(
     assert transactions() - before_multi == 1  # that of `forget`
 
 
+def test_what_follows_a_job_is_read_alone(settings: Settings, submitted: list[Job], jobs: JobStore) -> None:
+    every = [job.id for job in submitted]
+
+    def after(job_id: str, *states: JobState, newest_first: bool = True) -> list[str]:
+        found = jobs.statuses(states, newest_first=newest_first, after=job_id)
+        return [status.job_id for status in found]
+
+    assert after(every[3]) == every[2::-1]
+    assert after(every[7], newest_first=False) == every[8:]
+    assert after(every[0]) == after("gone") == []
+    # Also if it is in another state itself
+    assert after(every[6], JobState.QUEUED) == [every[5], every[4], every[2]]
+    assert after(every[4], JobState.CANCELLED) == [every[3], every[0]]
+    # And what is before it is not read
+    before = int(jobs._redis.info("commandstats")["cmdstat_hgetall"]["calls"])
+    after(every[2])
+    assert int(jobs._redis.info("commandstats")["cmdstat_hgetall"]["calls"]) - before == HASHES * 2
+
+
 def test_a_record_of_another_type_is_left_out(
     settings: Settings, submitted: list[Job], shared_redis: RedisProcess, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -115,7 +115,7 @@ def test_an_append_reserves_its_room_or_is_refused_with_the_figures(jobs: JobSto
     # And a job that is done reserves all that it may need again
     commit_all(jobs, 2)
     finish_film(jobs)
-    jobs.settle(JOB, 4, reserved=jobs.unsettled()[JOB])
+    jobs.settle(JOB, 4, reserved=jobs.unsettled(set())[JOB])
     assert append_prompts(jobs, "c", needs=5, budget=25) == Appended(AppendOutcome.FULL, needs_bytes=26, free_bytes=21)
     assert (jobs.status(JOB).state, jobs.reserved_bytes()) == ("done", 4)
     assert append_prompts(jobs, "c", needs=5, budget=30).outcome == AppendOutcome.APPENDED

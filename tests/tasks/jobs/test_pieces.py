@@ -55,7 +55,7 @@ def test_a_piece_keeps_no_job_from_being_admitted_again(jobs: JobStore) -> None:
     # Given a job that needs the whole budget, and that failed and was settled
     create_with(jobs, needs=BUDGET, budget=BUDGET)
     jobs.stop(JOB, JobState.FAILED, "x")
-    jobs.settle(JOB, 4, reserved=jobs.unsettled()[JOB])
+    jobs.settle(JOB, 4, reserved=jobs.unsettled(set())[JOB])
     # When its film is played, before and after it is retried
     assert not jobs.reserve_piece(JOB, "a", 3, budget_bytes=BUDGET)
     jobs.revive(JOB, JobState.FAILED)
@@ -68,14 +68,20 @@ def test_an_ended_job_reserves_what_its_blobs_take(jobs: JobStore, client: redis
     # Given an ended job, a piece of which was not stored, because the server died
     create_with(jobs, needs=5, budget=BUDGET)
     jobs.stop(JOB, JobState.CANCELLED, "x")
-    counted = jobs.unsettled()[JOB]
+    counted = jobs.unsettled(set())[JOB]
     jobs.reserve_piece(JOB, "a", 3, budget_bytes=BUDGET)
     # When its blobs were counted before, Then they count again
     jobs.settle(JOB, 2, reserved=counted)
-    assert (figures(jobs), jobs.unsettled()) == ((8, 8), {JOB: 8})
+    assert (figures(jobs), jobs.unsettled(set())) == ((8, 8), {JOB: 8})
     # When they are counted now, Then nothing else is reserved
     jobs.settle(JOB, 2, reserved=8)
-    assert (figures(jobs), jobs.unsettled()) == ((5, 2), {})
+    settled: set[tuple[float, str]] = set()
+    assert (figures(jobs), jobs.unsettled(settled)) == ((5, 2), {})
+    # And it is asked about no more, until it ends again
+    client.hdel(job_keys(JOB, "record")[0], "settled")
+    assert jobs.unsettled(settled) == {}
+    jobs.revive(JOB, JobState.CANCELLED)
+    assert (jobs.unsettled(settled), settled) == ({}, set())
     assert not [name for name in client.hkeys(job_keys(JOB, "record")[0]) if name.startswith(b"piece")]
 
 

@@ -183,7 +183,7 @@ def test_an_ended_job_reserves_only_the_size_of_its_blobs(small: Settings) -> No
     # When the first one ends, with ten bytes of blobs
     first.cancel()
     deployment.blobs.pin([deployment.blobs.put(b"0123456789")], first.id)
-    settle_ended(deployment.jobs, deployment.blobs)
+    settle_ended(deployment.jobs, deployment.blobs, set())
     # Then the third does not fit until the first is deleted
     assert deployment.jobs.reserved_bytes() == ONE + 10
     admit(small)
