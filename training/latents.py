@@ -19,16 +19,18 @@ from torch import Tensor
 from ltx2.timeline import SegmentShape, SegmentTiming, first_timing, latent_frames, next_timing
 from training import world
 from training.audio import sound_clip
+from training.bounces import decided
 from training.clips import as_pictures
 from training.model import TOKENS, Model
 from training.patterns import IMAGE, Part, Pattern, draw_parts, draw_pattern
 
 OVERLAPS = {9: 0.7, 1: 0.15, 17: 0.15}
 """Number of conditioning frames of a continuation, with its probability."""
-FIRST = 0.4
+FIRST = 0.5
 """The probability that a window is a first segment."""
-STILLS = 0.1
-"""The probability that a window has appended stills, if it is a first segment or has 9 conditioning frames."""
+STILLS = {None: 0.55, 9: 0.15}
+"""The probability that a window of this many conditioning frames, None for a first segment, has appended stills."""
+_TWO = 0.2  # the probability that they are two
 _LONGEST = 40  # a window is at most this many segments into a film
 _LEAD = 16  # audio latents encoded before a window, so that it is not affected by the start of the encoder's input
 _BEFORE = 16  # frames of a segment before a film; the rest are the film's first latents
@@ -82,8 +84,9 @@ class Windows:
 def draw_kind(rng: np.random.Generator) -> Kind:
     """A first segment or a continuation, with the probabilities in FIRST, OVERLAPS and STILLS."""
     overlap = None if rng.random() < FIRST else int(rng.choice(list(OVERLAPS), p=list(OVERLAPS.values())))
-    has_stills = overlap in (None, 9) and rng.random() < STILLS
-    return Kind(overlap, int(rng.integers(1, 3)) if has_stills else 0)
+    if rng.random() >= STILLS.get(overlap, 0):
+        return Kind(overlap)
+    return Kind(overlap, 2 if rng.random() < _TWO else 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +113,11 @@ class Scenes:
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """A window before it is drawn: `start` is the world's time of its first frame."""
+    """A window before it is drawn: `start` is the world's time of its first frame. lots, tied: as in `Windows`."""
 
     scene: world.World
     lots: NDArray[np.float64]
+    tied: NDArray[np.bool_]
     timing: SegmentTiming
     start: float
     pattern: Pattern
@@ -151,7 +155,7 @@ def draw_scenes(
         torch.from_numpy(np.stack([pattern.sound for pattern in patterns])),
         torch.tensor([float(one.timing.offset) for one in windows]),
         torch.from_numpy(np.stack([one.lots for one in windows])).float(),
-        torch.from_numpy(np.stack([_tied(one, kind) for one in windows])),
+        torch.from_numpy(np.stack([one.tied for one in windows])),
     )
 
 
@@ -166,11 +170,10 @@ def _draw_window(rng: np.random.Generator, kind: Kind, parts: tuple[Part, Part],
     pattern = draw_pattern(
         rng, parts, overlap=overlap, latents=timing.audio_latents, pinned=timing.pinned, stills=kind.stills
     )
-    return _Window(scene, lots, timing, start, pattern)
-
-
-def _tied(window: _Window, kind: Kind) -> NDArray[np.bool_]:
-    return np.zeros(world.LOTS, bool) if kind.overlap else window.pattern.tied(window.scene)
+    tied = np.zeros(world.LOTS, bool)
+    if not kind.overlap:
+        lots, tied = decided(rng, scene, lots, pattern)
+    return _Window(scene, lots, tied, timing, start, pattern)
 
 
 def _frames(worlds: Sequence[world.World], starts: Sequence[float]) -> Tensor:

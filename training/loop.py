@@ -14,12 +14,14 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training.graphs import Graphs, Step
 
 WARM_UP = 100  # steps over which the learning rate rises in every run, because the optimizer's state is not kept
 REPORT = 50
 """A point of a loss curve is the mean over this many steps."""
+SAVE_S = 120.0  # between two saves of the weights, so that a run that is killed loses little
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +68,19 @@ def save_weights(module: nn.Module, folder: Path) -> None:
 
 
 def run(stage: Stage, folder: Path, *, minutes: float) -> Progress:
-    """Train `stage` for `minutes` or until it is done. Resumes from `folder` and saves its progress there."""
+    """Train `stage` for `minutes` or until it is done. Resumes from `folder` and saves its progress there.
+
+    It is saved at the end and every SAVE_S seconds.
+    """
     device = next(stage.module.parameters()).device
     progress = _progress(folder)
     load_weights(stage.module, folder / "weights")
-    average = torch.optim.swa_utils.AveragedModel(stage.module, use_buffers=True) if stage.average else None
+    average = AveragedModel(stage.module, use_buffers=True) if stage.average else None
     if average:
         load_weights(average.module, folder / "average")
     rate, step = _training_step(stage, device)
     batches, began, done = stage.batches(progress.steps), time.monotonic(), 0
+    saved, seconds = began, progress.seconds
     losses: list[dict[str, Tensor]] = []
     stage.module.train()
     while progress.steps < stage.steps and time.monotonic() - began < 60 * minutes:
@@ -86,12 +92,19 @@ def run(stage: Stage, folder: Path, *, minutes: float) -> Progress:
         if progress.steps % REPORT == 0:
             _print_losses(stage, progress, losses, time.monotonic() - began)
             losses.clear()
-    progress.seconds += time.monotonic() - began
+        progress.seconds = seconds + time.monotonic() - began
+        if time.monotonic() - saved > SAVE_S:
+            _save(stage, average, progress, folder)
+            saved = time.monotonic()
+    _save(stage, average, progress, folder)
+    return progress
+
+
+def _save(stage: Stage, average: AveragedModel | None, progress: Progress, folder: Path) -> None:
     save_weights(stage.module, folder / "weights")
     if average:
         save_weights(average.module, folder / "average")
     (folder / "progress.json").write_text(json.dumps(vars(progress)))
-    return progress
 
 
 def _training_step(stage: Stage, device: torch.device) -> tuple[Tensor, Step]:
@@ -138,5 +151,5 @@ def _schedule(step: int, steps: int, since_start: int) -> float:
 
 
 def _update_average(average: nn.Module, module: nn.Module, decay: float) -> None:
-    update = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
     update(list(average.parameters()), list(module.parameters()), 1)

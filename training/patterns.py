@@ -57,20 +57,32 @@ class Pattern:
 
     def tied(self, scene: world.World) -> NDArray[np.bool_]:
         """Which of the LOTS numbers nothing shows that is given, so that in a first segment the noise decides them."""
-        if (self.picture[1:] == 0).any() or self._stills > 1:
+        if self._shows_motion or len(self._singles) > 1:
             return np.zeros(world.LOTS, bool)
         tied = np.ones(world.LOTS, bool)
-        if self._stills:
+        if self._singles:
             tied[:] = False
             tied[_SPEEDS] = True
-        if (self.sound == 0).any() and world.SOUNDS[scene.sound]:
-            tied[_OF_SOUND] = False
+        tied[self.heard(scene)] = False
         return tied
 
+    def heard(self, scene: world.World) -> list[int]:
+        """Which of the LOTS numbers the given sound tells."""
+        return _OF_SOUND if world.SOUNDS[scene.sound] and bool((self.sound == 0).any()) else []
+
     @property
-    def _stills(self) -> int:
+    def only_still(self) -> int | None:
+        """The frame that is given, if it is all that is given of the picture."""
+        return self._singles[0] if len(self._singles) == 1 and not self._shows_motion else None
+
+    @property
+    def _shows_motion(self) -> bool:
+        return bool((self.picture[1:] == 0).any())
+
+    @property
+    def _singles(self) -> list[int]:
         """Single frames that are given."""
-        return len(self.stills) + int(self.picture[0] == 0)
+        return [*([0] if self.picture[0] == 0 else []), *map(int, self.stills)]
 
 
 def draw_parts(rng: np.random.Generator, stills: int) -> tuple[Part, Part]:

@@ -30,7 +30,7 @@ from training.model import Model
 
 FIXED_SIGMAS = 0.85
 """The probability that a noise level is one of the eight; otherwise it is uniform in 0..1."""
-REUSE = 48
+REUSE = 32
 """How many times each window is used on average, at different noise levels, because encoding takes longer."""
 _RECORDED = 32  # windows that are encoded at once, at most
 _PARTS = 16  # recordings that are mixed in a batch

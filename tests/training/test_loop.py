@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from training import loop
 from training.loop import Stage, load_weights, run
 
 
@@ -55,6 +58,24 @@ def test_a_run_resumes_where_the_last_one_ended(tmp_path: Path) -> None:
     assert progress.steps == 300
     assert len(progress.curves["squared"]) == 6
     assert fresh.weight.item() == pytest.approx(3, abs=0.1)
+
+
+def test_a_run_that_is_interrupted_keeps_what_was_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a run that saves after each step, and is interrupted in the fifth
+    monkeypatch.setattr(loop, "SAVE_S", 0)
+    one = stage(line(), steps=300)
+
+    def interrupted(seed: int) -> Iterator[Tensor]:
+        yield from itertools.islice(one.batches(seed), 4)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(replace(one, batches=interrupted), tmp_path, minutes=5)
+    # When
+    progress = run(replace(one, steps=4), tmp_path, minutes=5)
+    # Then nothing was left to do
+    assert progress.steps == 4
+    assert load_weights(line(), tmp_path / "weights")
 
 
 def test_a_run_ends_at_its_time_limit(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from training import world
-from training.latents import Kind, draw_kind, draw_scenes
+from training.latents import STILLS, Kind, draw_kind, draw_scenes
 from training.patterns import PARTS, PARTS_WITH_STILLS, Part, Pattern, draw_parts, draw_pattern
 from training.world import Shape, World
 
@@ -48,6 +48,9 @@ def test_parts_and_kinds_are_as_frequent_as_stated() -> None:
         assert all(found[parts] / count == pytest.approx(share, abs=0.03) for parts, share in expected.items())
         assert sum(expected.values()) == pytest.approx(1)
     kinds = Counter(draw_kind(rng) for _ in range(count))
+    for overlap, share in STILLS.items():
+        all_of_it, with_stills = (sum(kinds[Kind(overlap, n)] for n in counts) for counts in ((0, 1, 2), (1, 2)))
+        assert with_stills / all_of_it == pytest.approx(share, abs=0.04)
     assert kinds.keys() == {Kind(o, s) for o in (None, 9) for s in (0, 1, 2)} | {Kind(1), Kind(17)}
 
 
