@@ -1,0 +1,85 @@
+"""The layers that a LoRA's names mean, as trainers and the model's authors write them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from torch import nn
+
+from ltx2.checkpoints.lora_names import Layer, LayerNames, Role, parse
+from ltx2.engine import Engine
+
+AUTHORS = {
+    "proj_in": "patchify_proj",
+    "audio_proj_in": "audio_patchify_proj",
+    "time_embed": "adaln_single",
+    "audio_time_embed": "audio_adaln_single",
+    "prompt_adaln": "prompt_adaln_single",
+    "audio_prompt_adaln": "audio_prompt_adaln_single",
+    "av_cross_attn_(video|audio)_scale_shift": r"av_ca_\1_scale_shift_adaln_single",
+    "av_cross_attn_(video_a2v|audio_v2a)_gate": r"av_ca_\1_gate_adaln_single",
+    "av_ca_(video|audio)_(a2v|v2a)_gate_adaln_single": r"av_ca_\2_gate_adaln_single",
+    "(video|audio)_connector": r"\1_embeddings_connector",
+    "(video_|audio_|)text_proj_in": r"text_embedding_projection.\1aggregate_embed",
+}
+"""Names of diffusers, as patterns, and those of the model's authors."""
+
+
+def renamed(layer: Layer, style: str) -> str:
+    """The layer's name in a file of this style; `authors:` styles have the names of the model's authors."""
+    name = layer.name
+    kind, _, prefix = style.rpartition(":")
+    if kind == "authors":
+        for new, old in AUTHORS.items():
+            name = re.sub(rf"^{new}(?=\.|$)", old, name)
+        if layer.component == "connectors":
+            name = name.replace("transformer_blocks", "transformer_1d_blocks")
+    elif prefix == "component.":
+        prefix = f"{layer.component}."
+    return prefix + (name.replace(".", "_") if prefix == "lora_unet_" else name)
+
+
+@pytest.mark.parametrize(
+    "style",
+    [
+        *("", "component.", "transformer.", "base_model.model.", "base_model.model.transformer.", "lora_unet_"),
+        *("authors:", "authors:diffusion_model.", "authors:model.diffusion_model.", "authors:lora_unet_"),
+        "authors:base_model.model.diffusion_model.",
+    ],
+)
+def test_every_layer_is_found_by_the_names_of_all_trainers(engine: Engine, style: str) -> None:
+    # Given all layers of 2.0 and of 2.3
+    layers = [
+        Layer(component, name)
+        for component in ("transformer", "connectors")
+        for name, module in getattr(engine.pipeline, component).named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+    names = LayerNames(layers)
+    # When / Then
+    assert len({str(layer) for layer in layers}) > 80
+    assert {layer: names.layer(renamed(layer, style)) for layer in layers} == {layer: layer for layer in layers}
+
+
+def test_factors_have_the_suffixes_of_all_trainers() -> None:
+    for down, up in (
+        ("lora_A.weight", "lora_B.weight"),
+        ("lora_A.default.weight", "lora_B.default.weight"),  # peft, with the name of an adapter
+        ("lora_A.rain_2.weight", "lora_B.rain_2.weight"),
+        ("lora_down.weight", "lora_up.weight"),
+        ("lora.down.weight", "lora.up.weight"),
+    ):
+        assert parse(f"proj_in.{down}") == ("proj_in", Role.DOWN)
+        assert parse(f"proj_in.{up}") == ("proj_in", Role.UP)
+    for other in ("lora_A.a.b.weight", "lora_mid.weight", "diff", "diff_b", "lokr_w1", "hada_w1_a"):
+        assert parse(f"proj_in.{other}") is None
+
+
+@pytest.mark.parametrize(
+    "name", ["", "transformer", "transformer.", "attn1.to_q", "lora_unet_", "lora_te_x", "x.proj_in"]
+)
+def test_other_names_are_of_no_layer(name: str) -> None:
+    assert (
+        LayerNames([Layer("transformer", "proj_in"), Layer("transformer", "blocks.0.attn1.to_q")]).layer(name) is None
+    )
