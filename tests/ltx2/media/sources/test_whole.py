@@ -119,7 +119,7 @@ def test_a_film_begins_with_the_video_and_its_sound(tmp_path: Path) -> None:
 
 
 def test_a_film_ends_with_the_video_and_its_sound(tmp_path: Path) -> None:
-    # Given a video with a tone, and a segment that leads into it, with the same tone at another rate
+    # Given a video with a tone, and a segment that leads into it, with half of the tone at another rate
     shape, count = SegmentShape(17, Fraction(FPS), OVERLAP), FRAMES - OVERLAP
     data = video(numbered(FRAMES), kind="mov", sound=tone(FRAMES / FPS), sound_codec="pcm_s16le")
     clips = parts_of(data, after=True)
@@ -127,17 +127,17 @@ def test_a_film_ends_with_the_video_and_its_sound(tmp_path: Path) -> None:
     assert [len(read_clip(clip).frames) for clip in clips] == [8, 8, 8, 12] == [part.new_frames for part in parts]
     assert numbers(frames_of(clips)) == list(range(OVERLAP, FRAMES))
     segment, before = replace(first_timing(shape), video_after=OVERLAP), round((17 - OVERLAP) / FPS * 24_000)
-    own = np.roll(tone(17 / FPS + 0.1, rate=24_000), before, axis=1).T
-    own[:before] = 0
+    own = np.roll(tone(17 / FPS + 0.1, rate=24_000), before, axis=1).T / 2
     frames = np.concatenate([numbered(8), numbered(OVERLAP)])
     clips.insert(0, encode_clip(frames, own, fps=shape.fps, audio_rate=24_000, picture_start=Fraction(0)))
     # When they are joined
     film: list[FilmPart] = [segment, *parts]
     info = join_film(clips, film, tmp_path / "film.mp4", rate=24_000)
-    # Then the film has every frame once, and one tone without a gap
+    # Then the film has every frame once, and the tone grows over those that both have
     assert (info.frames, info.audio_samples) == (17 + count, round((17 + count) / FPS * 24_000))
     expected = np.pad(tone(FRAMES / FPS, rate=24_000), ((0, 0), (before, 0)))[:, : info.audio_samples]
-    kept = slice(before + 1_000, info.audio_samples - 1_000)  # between the fades
+    expected *= np.interp(np.arange(info.audio_samples), [before, 17_000], [0.5, 1])
+    kept = slice(before + 1_000, info.audio_samples - 1_000)  # between the fades of the film
     assert np.abs(sound_in((tmp_path / "film.mp4").read_bytes())[:, kept] - expected[:, kept]).max() < 0.05
     # And live players get the same, one piece for each part
     starts = first_clips_needed(film, 24_000)
