@@ -96,7 +96,7 @@ def test_what_needs_the_film_before_it_is_rendered_is_refused(settings: Settings
     with pytest.raises(SpecError, match=r"segments\.1\.frames: auto needs a model with a duration head"):
         submit({**auto(segments=[{"prompt": "a", "frames": 9}, {"prompt": "b"}]), "model": None}, settings=settings)
     plain = submit({**SPEC, "model": "shapes"}, settings=settings)
-    with pytest.raises(SpecError, match=r"segments\.2\.frames: auto needs a model with .*; shapes has none"):
+    with pytest.raises(SpecError, match=r"segments\.0\.frames: auto needs a model with .*; shapes has none"):
         plain.append([{"prompt": "c", "frames": "auto"}])
 
 
