@@ -181,7 +181,8 @@ class Engine:
                 fusion.renamed = accelerated_name
         variant = variant_of_pipeline(pipeline)
         if ranks is not None:
-            share(pipeline, ranks, variant.stg_blocks)
+            graphs = device.type == "cuda" and backend == "inductor" and offload == "none"
+            share(pipeline, ranks, variant.stg_blocks, graphs=graphs)
         mode = text_encoder_mode(text_encoder, device, offload=offload, weights=weights_of(pipeline))
         if mode == TextEncoderMode.EIGHT_BIT:
             quantize_linears(pipeline.text_encoder.language_model.layers, device)
@@ -194,7 +195,7 @@ class Engine:
             check_finite(pipeline, name, parts - stay)
         if backend:
             kernels = default_cache().parent / "kernels"
-            compile_blocks(pipeline.transformer, backend, kernels)
+            compile_blocks(pipeline.transformer, backend, kernels, shared=ranks is not None)
             if offload == "none":  # otherwise it decodes in tiles
                 compile_decoder(pipeline.vae, backend, kernels)
         # blocks that are not compiled select attention kernels with process-wide switches

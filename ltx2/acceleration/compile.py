@@ -16,6 +16,14 @@ from ltx2.acceleration.fp8 import quantize
 MOST_SHAPES = 128
 """Compiled shapes that a process keeps: two per size, stage and number of images, more if guidance adds calls."""
 
+IN_ORDER = {
+    "reorder_for_locality": False,
+    "reorder_for_peak_memory": False,
+    "allow_buffer_reuse": False,
+}
+"""Options of inductor for blocks with exchanges, which keep the order of operations, so that something is computed
+between the start of an exchange and its end, and the memory of what is being sent until then."""
+
 _TIME_EMBEDDINGS: dict[str, Literal["video", "audio"]] = {
     "time_embed": "video",
     "audio_time_embed": "audio",
@@ -68,14 +76,16 @@ def backend_of(compiler: str, device: torch.device, offload: str) -> str | None:
     return compiler
 
 
-def compile_blocks(transformer: Any, backend: str, kernels: Path) -> None:
+def compile_blocks(transformer: Any, backend: str, kernels: Path, *, shared: bool = False) -> None:
     """Compile the blocks of a transformer, each shape on its first call. Kernels are cached in the folder `kernels`.
 
-    backend: of torch.compile; `inductor` is the fast one. All blocks share their compiled code.
+    backend: of torch.compile; `inductor` is the fast one. All blocks share their compiled code. shared: ranks compute
+    them together.
     """
     _prepare_compiler(kernels)
+    options = IN_ORDER if shared and backend == "inductor" else None
     for block in transformer.transformer_blocks:
-        block.compile(backend=backend, fullgraph=True, dynamic=False)
+        block.compile(backend=backend, options=options, fullgraph=True, dynamic=False)
 
 
 def compile_decoder(vae: Any, backend: str, kernels: Path) -> None:

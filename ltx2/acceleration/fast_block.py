@@ -5,8 +5,8 @@
 - Attention reads its inputs without copies, and the GELU is in the epilogue of its matrix product.
 
 Ranks can compute a block together, each with a part of the picture's tokens: see `ltx2.parallel.exchange`. An exchange
-starts as soon as its input is there and ends where its result is needed. What stands in between, mostly sound and text,
-is computed at the same time.
+starts as soon as its input is there and ends where its result is needed. What stands in between, another product, sound
+or text, is computed at the same time. Queries and keys go first, because the compiler rotates both in one kernel.
 """
 
 from __future__ import annotations
@@ -116,14 +116,14 @@ class FastBlock(LTX2VideoTransformerBlock):  # type: ignore[misc]  # diffusers i
             ca_audio_rotary_emb,
         )
 
-    def _attend_parts(self, parts: list[Tensor]) -> Tensor:
+    def _attend_parts(self, parts: list[Any]) -> Any:
         """The result of the attention of what `_start_self` started, under way."""
         exchange = self.tokens.exchange
-        values, keys, queries = [exchange.heads(part) for part in parts]
+        queries, keys, values = [exchange.heads(part) for part in parts]
         if not self.float8_attention:
-            return exchange.start_tokens(attention(queries, keys, values))
+            return exchange.start_tokens(attention(queries, keys, values), "result")
         norms = self.attn1.norm_q, self.attn1.norm_k
-        return exchange.start_tokens(attend_float8(queries, keys, values, *norms))
+        return exchange.start_tokens(attend_float8(queries, keys, values, *norms), "result")
 
     def _attend_across(
         self,
@@ -140,8 +140,8 @@ class FastBlock(LTX2VideoTransformerBlock):  # type: ignore[misc]  # diffusers i
         exchange, to_audio = self.tokens.exchange, self.video_to_audio_attn
         normal_video, normal_audio = self.audio_to_video_norm(video), self.video_to_audio_norm(audio)
         seen = normal_video * (1 + video_across[2]) + video_across[3]
-        values = exchange.start_heads(value_of(to_audio, seen))
-        keys = exchange.start_heads(key_of(to_audio, seen, video_rotary))
+        values = exchange.start_heads(value_of(to_audio, seen), "values for sound")
+        keys = exchange.start_heads(key_of(to_audio, seen, video_rotary), "keys for sound")
         video = video + video_across[4] * attend(
             self.audio_to_video_attn,
             normal_video * (1 + video_across[0]) + video_across[1],
@@ -151,7 +151,7 @@ class FastBlock(LTX2VideoTransformerBlock):  # type: ignore[misc]  # diffusers i
         )
         asking = normal_audio * (1 + audio_across[2]) + audio_across[3]
         queries = exchange.own_heads(query_of(to_audio, asking, audio_rotary))
-        result = exchange.start_all_heads(attention(queries, exchange.heads(keys), exchange.heads(values)))
+        result = exchange.start_all_heads(attention(queries, exchange.heads(keys), exchange.heads(values)), "sound")
         video = _feed_forward(self.norm3, self.ff, video, video_mod)
         audio = audio + audio_across[4] * output_of(to_audio, asking, exchange.all_heads(result))
         return video, _feed_forward(self.audio_norm3, self.audio_ff, audio, audio_mod)
@@ -190,13 +190,13 @@ def _modulated(norm: nn.Module, x: Tensor, mod: list[Tensor]) -> Tensor:
 
 def _start_self(
     attn: LTX2Attention, inner: Tensor, rotary: Rotary | None, exchange: Exchange, perturbed: bool
-) -> list[Tensor]:
-    """Values, keys and queries of the picture under way. If perturbed, only its values, and they stay."""
+) -> list[Any]:
+    """Queries, keys and values of the picture under way. If perturbed, only its values, and they stay."""
     if perturbed:
         return [value_of(attn, inner)]
-    values = exchange.start_heads(value_of(attn, inner))
-    keys = exchange.start_heads(key_of(attn, inner, rotary))
-    return [values, keys, exchange.start_heads(query_of(attn, inner, rotary))]
+    queries, keys = query_of(attn, inner, rotary), key_of(attn, inner, rotary)
+    started = [exchange.start_heads(queries, "queries"), exchange.start_heads(keys, "keys")]
+    return [*started, exchange.start_heads(value_of(attn, inner), "values")]
 
 
 def _attend_self(

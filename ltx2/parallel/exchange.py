@@ -10,13 +10,16 @@ An exchange is started by one call and ended by another. What is computed in bet
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltx2.parallel.collectives import finished, gathered, start_exchange, start_gather
+from ltx2.parallel.collectives import end_swap, gathered, start_swap
+
+Name: TypeAlias = Literal["queries", "keys", "values", "result", "keys for sound", "values for sound", "sound"]
+"""What is exchanged in a block."""
 
 
 class Exchange(Protocol):
@@ -25,35 +28,42 @@ class Exchange(Protocol):
     What `start_...` returns may only be given to its counterpart.
     """
 
-    def start_heads(self, x: Tensor) -> Tensor:
+    def start_heads(self, x: Tensor, name: Name) -> Any:
         """Send picture tokens `[B, t, H, D]`."""
 
-    def heads(self, started: Tensor) -> Tensor:
+    def heads(self, started: Any) -> Tensor:
         """All picture tokens with this rank's heads, `[B, T, h, D]`, without padding."""
 
-    def start_tokens(self, x: Tensor) -> Tensor:
+    def start_tokens(self, x: Tensor, name: Name) -> Any:
         """Send what `heads` returned, or the like."""
 
-    def tokens(self, started: Tensor) -> Tensor:
+    def tokens(self, started: Any) -> Tensor:
         """This rank's picture tokens with all heads, `[B, t, H, D]`."""
 
     def own_heads(self, x: Tensor) -> Tensor:
         """This rank's heads `[B, A, h, D]` of what every rank has, `[B, A, H, D]`."""
 
-    def start_all_heads(self, x: Tensor) -> Tensor:
+    def start_all_heads(self, x: Tensor, name: Name) -> Any:
         """Send this rank's heads of sound, `[B, A, h, D]`."""
 
-    def all_heads(self, started: Tensor) -> Tensor:
+    def all_heads(self, started: Any) -> Tensor:
         """All heads of sound, `[B, A, H, D]`."""
 
 
+@dataclass(frozen=True, slots=True)
 class Alone:
     """The exchanges of a single process: none."""
 
-    def start_heads(self, x: Tensor) -> Tensor:
+    def start_heads(self, x: Tensor, name: Name) -> Any:
         return x
 
-    heads = start_tokens = tokens = own_heads = start_all_heads = all_heads = start_heads
+    start_tokens = start_all_heads = start_heads
+
+    def heads(self, started: Any) -> Tensor:
+        there: Tensor = started
+        return there
+
+    tokens = own_heads = all_heads = heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,37 +85,42 @@ class Shared:
         """The tokens `[B, T, C]` of all ranks, whose parts are `[B, t, C]`, without padding."""
         return gathered(x, self.count, self.group).transpose(0, 1).flatten(1, 2)[:, : self.total]
 
-    def start_heads(self, x: Tensor) -> Tensor:
+    def start_heads(self, x: Tensor, name: Name) -> Any:
         """See `Exchange`."""
-        return self._start(x.reshape(*x.shape[:2], self.count, -1, x.shape[3]).permute(2, 0, 1, 3, 4))
+        return self._start(x.reshape(*x.shape[:2], self.count, -1, x.shape[3]).permute(2, 0, 1, 3, 4), name)
 
-    def heads(self, started: Tensor) -> Tensor:
+    def heads(self, started: Any) -> Tensor:
         """See `Exchange`."""
-        return finished(started).transpose(0, 1).flatten(1, 2)[:, : self.total]
+        return self._end(started).transpose(0, 1).flatten(1, 2)[:, : self.total]
 
-    def start_tokens(self, x: Tensor) -> Tensor:
+    def start_tokens(self, x: Tensor, name: Name) -> Any:
         """See `Exchange`."""
         missing = -self.total % self.count
         padded = F.pad(x, (0, 0, 0, 0, 0, missing)) if missing else x
-        return self._start(padded.reshape(x.shape[0], self.count, -1, *x.shape[2:]).transpose(0, 1))
+        return self._start(padded.reshape(x.shape[0], self.count, -1, *x.shape[2:]).transpose(0, 1), name)
 
-    def tokens(self, started: Tensor) -> Tensor:
+    def tokens(self, started: Any) -> Tensor:
         """See `Exchange`."""
-        return finished(started).permute(1, 2, 0, 3, 4).flatten(2, 3)
+        return self._end(started).permute(1, 2, 0, 3, 4).flatten(2, 3)
 
     def own_heads(self, x: Tensor) -> Tensor:
         """See `Exchange`."""
         return x.chunk(self.count, 2)[self.rank]
 
-    def start_all_heads(self, x: Tensor) -> Tensor:
+    def start_all_heads(self, x: Tensor, name: Name) -> Any:
         """See `Exchange`."""
-        return start_gather(x, self.count, self.group)
+        return self._start(x[None].expand(self.count, *x.shape), name)
 
-    def all_heads(self, started: Tensor) -> Tensor:
+    def all_heads(self, started: Any) -> Tensor:
         """See `Exchange`."""
-        return finished(started).permute(1, 2, 0, 3, 4).flatten(2, 3)
+        return self._end(started).permute(1, 2, 0, 3, 4).flatten(2, 3)
 
-    def _start(self, parts: Tensor) -> Tensor:
+    def _start(self, parts: Tensor, name: Name) -> Any:
         """Send `parts[i]` to rank i; the result will have the part of rank i at i."""
-        each = [1] * self.count
-        return start_exchange(parts, each, each, self.group)
+        parts = parts.contiguous()
+        return start_swap(parts, name, self.group), list(parts.shape), name
+
+    def _end(self, started: Any) -> Tensor:
+        sent, shape, name = started
+        arrived: Tensor = end_swap(sent, shape, name, self.group)
+        return arrived

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from diffusers import LTX2VideoTransformer3DModel
-from torch import Tensor
+from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch._inductor import config as inductor
 
@@ -16,6 +16,7 @@ from ltx2.engine import Engine
 from ltx2.model.cross_attention import apply_cross_attention_rule
 from ltx2.model.denoiser import _enable_stg
 from ltx2.model.first_latent import mark_first_latents
+from ltx2.parallel.exchange import Name
 
 CPU = torch.device("cpu")
 TOKENS, LATENTS, SIGMA = 24, 10, 725.0
@@ -140,3 +141,43 @@ def test_kernels_are_chosen_deterministically_not_by_their_speed(stock: Any, tmp
         compile_blocks(copy.deepcopy(stock), "inductor", tmp_path)
         # Then
         assert inductor.deterministic
+
+
+class RecordedExchange:
+    """The exchanges of a single process, which write into `events` when they start and end."""
+
+    def __init__(self, events: list[str]) -> None:
+        self.events = events
+
+    def start_heads(self, x: Tensor, name: Name) -> tuple[Tensor, Name]:
+        self.events.append(f"start {name}")
+        return x, name
+
+    def heads(self, started: tuple[Tensor, Name]) -> Tensor:
+        self.events.append(f"end {started[1]}")
+        return started[0]
+
+    def own_heads(self, x: Tensor) -> Tensor:
+        return x
+
+    start_tokens = start_all_heads = start_heads
+    tokens = all_heads = heads
+
+
+@torch.no_grad()
+def test_products_are_computed_while_an_exchange_is_under_way(stock: Any) -> None:
+    # Given
+    events: list[str] = []
+    fast = copy.deepcopy(stock)
+    speed_up(fast, float8=False, device=CPU)
+    block = fast.transformer_blocks[0]
+    fast.transformer_blocks = nn.ModuleList([block])
+    block.tokens.exchange = RecordedExchange(events)
+    for layer in block.modules():
+        if isinstance(layer, nn.Linear):
+            layer.register_forward_hook(lambda *_: events.append("product"))
+    # When
+    fast(**call_of(stock))
+    # Then
+    for name in get_args(Name):
+        assert "product" in events[events.index(f"start {name}") : events.index(f"end {name}")], name

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch._dynamo.utils import counters
 
+from ltx2.acceleration.block_graphs import BlockGraphs
 from ltx2.engine import Engine
 from ltx2.model.loading import load_pipeline
 from ltx2.parallel.exchange import Shared
@@ -74,6 +75,15 @@ def render(ranks: Ranks, folder: Path, works: list[Work]) -> list[Latents]:
     return latents_of(engine_of(folder, ranks), works)
 
 
+def render_through_graphs(ranks: Ranks, folder: Path, works: list[Work]) -> list[Latents]:
+    """As `render`, with the blocks called as graphs are, but computed."""
+    engine = engine_of(folder, ranks)
+    transformer = engine.pipeline.transformer
+    blocks = transformer.transformer_blocks
+    transformer.graphs = BlockGraphs(blocks, blocks[0].tokens, lambda compute: compute)
+    return latents_of(engine, works)
+
+
 def render_deaf(ranks: Ranks, folder: Path, works: list[Work]) -> list[Latents]:
     """As `render`, but no rank gets the others' keys and values."""
     heads = Shared.heads
@@ -132,6 +142,8 @@ def test_ranks_render_films_and_guided_segments_as_one_process_does(
         # Then
         assert error(found[0], right) < TOLERANCE
         assert all(error(other, found[0]) == 0 for other in found)
+    # and through graphs
+    assert error(ranks.run(count, render_through_graphs, models[name], works)[0], found[0]) == 0
 
 
 def test_two_stages_and_compiled_blocks_render_as_one_process_does(
