@@ -45,11 +45,12 @@ class JobEdits:
         added: a list of segments, or a spec whose segments are added; what it says above `segments` must be as in the
         job. Times of its `images` count from the start of the film, and must be in the new segments. The film that the
         job has stays until the next one is joined. idempotency_key: any text that names this
-        request: repeated with the same key, it adds nothing. The record remembers the last sixteen requests.
+        request: repeated with the same key, it adds nothing; other segments are refused. The record remembers the last
+        sixteen requests.
 
         Raises:
-            JobNotFoundError: no such job. JobStateError: it failed, was cancelled, or has lost blobs: fork it.
-            SpecError: an invalid segment or key, a field that differs, or too many segments. RoomError: the blob budget
+            JobNotFoundError: no such job. JobStateError: it failed, was cancelled, or has lost blobs: fork it;
+            or the key was used for other segments. SpecError: an invalid segment or key, a field that differs, or too many segments. RoomError: the blob budget
             has no room.
         """
         if isinstance(added, Sequence) and not isinstance(added, str):
@@ -241,6 +242,11 @@ def publish_now(deployment: Deployment, job_id: str) -> None:
 
 def _refusal(job_id: str, status: JobStatus, appended: Appended, count: int, budget: int | None) -> Exception:
     """The error about an append that was refused."""
+    if appended.outcome == AppendOutcome.OTHER:
+        return JobStateError(
+            f"other segments were appended to job {job_id} with this idempotency key, from {appended.first} on; use "
+            "another key for more"
+        )
     if appended.outcome == AppendOutcome.ENDED:
         last = status.committed - 1
         advice = f"fork it after segment {last}" if last >= 0 else "submit another one"

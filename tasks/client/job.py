@@ -179,7 +179,7 @@ class Job(JobEdits):
         end of the last one is given. prompt, seed: instead of each segment's; default: its prompt, and another seed for
         each take. Of several takes with a given seed, each has the next one, and so has each of their segments. The job
         runs until they are rendered. idempotency_key: any text that names this request: if it is repeated, nothing more
-        is rendered.
+        is rendered, and other takes are refused.
 
         Raises:
             JobNotFoundError: no such job. JobStateError: a segment is not rendered, or the job ended before all were.

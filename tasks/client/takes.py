@@ -96,10 +96,9 @@ def retake_segments(
         for segment in segments
     ]
     needs, budget = takes * segment_bytes(source.head, changed), deployment.budget_bytes()
-    what = text_of(segments)
-    request = idempotency_key and f"take {what} {request_of(idempotency_key)}"
+    request = "" if idempotency_key is None else f"take {segments[0]} {request_of(idempotency_key)}"
     numbers = deployment.jobs.retake(
-        job_id, segments, requests, needs_bytes=needs, budget_bytes=budget, request=request or ""
+        job_id, segments, requests, needs_bytes=needs, budget_bytes=budget, request=request
     )
     for number in numbers:
         _publish(deployment, job_id, WorkUnit.of_take(segments[0], number))

@@ -24,6 +24,8 @@ class AppendOutcome(StrEnum):
     """What became of a request to append segments."""
 
     APPENDED = "appended"
+    OTHER = "other"
+    """Other segments were appended with the same token."""
     ENDED = "ended"
     """The job failed or was cancelled."""
     LONG = "long"

@@ -87,6 +87,10 @@ class JobTakes(JobLifetimes):
     ) -> None:
         if outcome == "missing":
             raise no_such_job(job_id)
+        if outcome == "other":
+            raise JobStateError(
+                f"other takes were asked for with this idempotency key, of job {job_id}; use another key for more"
+            )
         if outcome == "not rendered":
             raise JobStateError(
                 f"job {job_id} has no rendered segment {segment}; it has rendered {value}, counted from 0"

@@ -12,9 +12,10 @@
 -- ARGV[1] job id, ARGV[2] and ARGV[3] prefix and suffix of the keys of records, ARGV[4] token of the request, ARGV[5] budget
 -- in bytes, 0 for no limit, ARGV[6] bytes that these segments may need, ARGV[7] the most segments of a job, ARGV[8] index
 -- that the first one must get, -1 for any; then the segments, msgpack
--- Returns {'appended', index of the first}, {'missing'} without such a job, {'ended', state} when it failed or was
--- cancelled, {'long', number of its segments}, {'moved', the same} when the first one would get another index, or
--- {'full', bytes that it needs in addition, bytes that are free}.
+-- Returns {'appended', index of the first}, {'missing'} without such a job, {'other', index of the first} when other segments
+-- were appended with this token, {'ended', state} when it failed or was cancelled, {'long', number of its segments},
+-- {'moved', the same} when the first one would get another index, or {'full', bytes that it needs in addition, bytes that
+-- are free}.
 if is_newer_record(KEYS[1]) then
   return refuse_newer()
 end
@@ -22,9 +23,10 @@ local state, needs, admitted = unpack(redis.call('HMGET', KEYS[1], 'state', 'nee
 if not state then
   return { 'missing' }
 end
-local known = earlier_reply(KEYS[1], ARGV[4])
+local digest = redis.sha1hex(table.concat(ARGV, ' ', 9))
+local known, is_other = earlier_reply(KEYS[1], ARGV[4], digest)
 if known then
-  return { 'appended', tonumber(known) }
+  return { is_other and 'other' or 'appended', tonumber(known) }
 end
 if state ~= 'done' and not is_unfinished(KEYS[1]) then
   return { 'ended', state }
@@ -67,6 +69,6 @@ if not extent.open and is_rendered then  -- players were shown where the film en
 end
 redis.call('HDEL', KEYS[1], 'waited_ms', 'waited_at')
 outdate_film(KEYS[1], KEYS[2])
-note_request(KEYS[1], ARGV[4], first)
+note_request(KEYS[1], ARGV[4], first, digest)
 tell(KEYS[1], 'appended', { first = first, segments = first + added })
 return { 'appended', first }

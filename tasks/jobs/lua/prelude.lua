@@ -319,25 +319,26 @@ local function release(record, units, name, unit)
   write_unit(units, name, unit)
 end
 
--- The recent requests of a record: {token, reply} each, oldest first. Damaged ones are forgotten.
+-- The recent requests of a record: {token, reply, digest of what was asked for or nothing} each, oldest first. Damaged
+-- ones are forgotten.
 local function read_requests(record)
   local readable, requests = pcall(cjson.decode, redis.call('HGET', record, 'requests') or '[]')
   return readable and type(requests) == 'table' and requests or {}
 end
 
--- The reply to a request that the record remembers, or nil.
-local function earlier_reply(record, token)
+-- The reply to a request that the record remembers, or nil; and whether something else was asked for with this token.
+local function earlier_reply(record, token, digest)
   for _, request in ipairs(read_requests(record)) do
     if type(request) == 'table' and request[1] == token then
-      return request[2]
+      return request[2], (request[3] or '') ~= (digest or '')
     end
   end
 end
 
 -- Have the record remember a request and its reply: the same request again gets the same reply and changes nothing.
-local function note_request(record, token, reply)
+local function note_request(record, token, reply, digest)
   local requests = read_requests(record)
-  requests[#requests + 1] = { token, reply }
+  requests[#requests + 1] = { token, reply, digest }
   if #requests > REQUESTS_KEPT then
     table.remove(requests, 1)
   end

@@ -9,14 +9,15 @@
 -- KEYS[7] reserved hash     job id -> bytes of the blob store that are kept for it
 -- ARGV[1] job id, ARGV[2] token of the request, ARGV[3] and ARGV[4] first and last segment, ARGV[5] budget in bytes, 0
 -- for no limit, ARGV[6] bytes that the takes need together, then what is asked for of each take and segment, msgpack
--- Returns {'queued', number of the first}, {'missing'} when there is no such job, {'not rendered', segments that are},
--- {'ended', state} or {'full', bytes that are reserved for all jobs}.
+-- Returns {'queued', number of the first}, {'missing'} when there is no such job, {'other', number of the first} when
+-- something else was asked for with this token, {'not rendered', segments that are}, {'ended', state} or {'full', bytes that are reserved for all jobs}.
 if is_newer_record(KEYS[1]) then
   return refuse_newer()
 end
-local first = earlier_reply(KEYS[1], ARGV[2])
+local digest = redis.sha1hex(ARGV[4] .. ' ' .. table.concat(ARGV, ' ', 7))
+local first, is_other = earlier_reply(KEYS[1], ARGV[2], digest)
 if first then
-  return { 'queued', first }
+  return { is_other and 'other' or 'queued', first }
 end
 local first_segment, last_segment = tonumber(ARGV[3]), tonumber(ARGV[4])
 for segment = first_segment, last_segment do
@@ -45,5 +46,5 @@ for at = 7, #ARGV do
   write_unit(KEYS[2], 'take:' .. segment .. ':' .. number, unit)
 end
 wake(KEYS[1], KEYS[2], KEYS[3], KEYS[5], KEYS[6], ARGV[1])
-note_request(KEYS[1], ARGV[2], newest + 1)
+note_request(KEYS[1], ARGV[2], newest + 1, digest)
 return { 'queued', newest + 1 }

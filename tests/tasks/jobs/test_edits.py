@@ -85,6 +85,9 @@ def test_an_append_is_repeated_without_effect(jobs: JobStore, before: str) -> No
     assert (status.segments, status.needs_bytes, jobs.reserved_bytes()) == (3, 5, 5)
     assert jobs.prompts(JOB) == {0: "0", 1: "b", 2: "c"}
     assert status.state == ("running" if before == "done" else before)
+    # And with other segments it is refused
+    assert append_prompts(jobs, "b", "d", needs=5, request="once") == Appended(AppendOutcome.OTHER, first=1)
+    assert jobs.status(JOB) == status
 
 
 def test_appends_of_many_clients_get_places_of_their_own(jobs: JobStore, settings: Settings) -> None:

@@ -53,6 +53,9 @@ def test_a_take_before_a_cut_is_not_pinned(jobs: JobStore) -> None:
 def test_a_request_that_is_repeated_gets_the_same_takes(done: JobStore) -> None:
     assert [ask(done, 1, 2, request="r") for _ in range(2)] == [[1, 2], [1, 2]]
     assert ask(done, 1, request="s") == [3]
+    # And a request for others is refused
+    with pytest.raises(JobStateError, match=f"other takes were asked for with this idempotency key, of job {JOB}"):
+        ask(done, 1, 1, request="r")
     assert len(done.takes(JOB).of(1)) == 3
 
 

@@ -135,6 +135,12 @@ def test_an_open_film_is_steered(client: httpx2.Client, worker: Worker) -> None:
             f"/jobs/{job_id}/segments", json={"segments": [{"prompt": "a"}]}, headers={"Idempotency-Key": "first"}
         )
         assert (answer.status_code, answer.json()["segments"]) == (200, 1)
+    other = {"segments": [{"prompt": "other"}]}
+    refused = client.post(f"/jobs/{job_id}/segments", json=other, headers={"Idempotency-Key": "first"})
+    assert error_of(refused) == (
+        409,
+        f"other segments were appended to job {job_id} with this idempotency key, from 0 on; use another key for more",
+    )
     # Then it is played once it is known whether the film ends with it
     wait_until(lambda: client.get(f"/jobs/{job_id}").json()["clips"] == 1, what="the first clip")
     assert client.get(f"/jobs/{job_id}").json()["state"] == "awaiting approval"
@@ -168,6 +174,7 @@ def test_takes_are_asked_for_compared_and_chosen(client: httpx2.Client, worker: 
         wanted = {"prompt": "another", "seed": 5, "takes": 2}
         answer = client.post(f"{segment}/takes", json=wanted, headers={"Idempotency-Key": "once"})
         assert (answer.status_code, answer.json()) == (202, {"segment": 0, "takes": [1, 2]})
+    assert error_of(client.post(f"{segment}/takes", json={"last": 1}, headers={"Idempotency-Key": "once"}))[0] == 409
     finished(client, job_id)
     # Then they are listed, and can be looked at
     takes = client.get(f"/jobs/{job_id}/takes").json()
@@ -241,7 +248,7 @@ def test_takes_that_cannot_be_are_refused(client: httpx2.Client, worker: Worker)
         ("0/takes", {"x": 1}, 400, "x: unknown key; the keys are last, prompt, seed, takes"),
         ("0/takes", {"prompt": " "}, 400, "prompt: must not be blank"),
         ("0/takes", {"seed": -1}, 400, "seed: must be at least 0"),
-        ("0/takes", {"last": 7}, 409, "has no rendered segment 7"),
+        ("0/takes", {"last": 7}, 409, "has no rendered segment 2"),
         ("1/takes", {"last": 0}, 400, "last: must be 1 or a later segment, not 0"),
         ("7/takes", {}, 409, "has no rendered segment 7"),
         ("-1/takes", {}, 400, "segment: must be at least 0"),
