@@ -49,9 +49,9 @@ class JobEdits:
         sixteen requests.
 
         Raises:
-            JobNotFoundError: no such job. JobStateError: it failed, was cancelled, or has lost blobs: fork it;
-            or the key was used for other segments. SpecError: an invalid segment or key, a field that differs, or too many segments. RoomError: the blob budget
-            has no room.
+            JobNotFoundError: no such job. JobStateError: it failed, was cancelled, or has lost blobs: fork it; or
+            the key was used for other segments. SpecError: an invalid segment or key, a field that differs, or too many
+            segments. RoomError: the blob budget has no room.
         """
         if isinstance(added, Sequence) and not isinstance(added, str):
             added = {"segments": list(added), "open": True}  # an empty list has an error of its own below
