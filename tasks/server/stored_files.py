@@ -13,13 +13,16 @@ from starlette.types import Receive, Scope, Send
 
 from tasks.server.answers import invalid
 
-_RANGE = re.compile(r"\s*(\d*)-(\d*)\s*")
+_RANGE = re.compile(r"(\d*)-(\d*)")
+_MOST_DIGITS = 18
+"""Of a number that is read; a longer one is behind the end of any file."""
 
 
 class StoredFile(FileResponse):
     """A file of `BlobFiles`. Its `ETag` follows from its content, so any server goes on with a download that broke off.
 
-    `Range`, `If-Range` and `If-None-Match` are as in RFC 9110: a malformed range is ignored, one behind the end is 416.
+    `Range`, `If-Range` and `If-None-Match` are as in RFC 9110: a malformed `Range` is ignored. Ranges behind the end
+    are left out; if all are, that is 416.
     """
 
     def __init__(
@@ -40,30 +43,42 @@ class StoredFile(FileResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = MutableHeaders(raw=list(scope["headers"]))
-        if _names(asked.get("if-none-match", ""), self._tag):
+        if _names(",".join(asked.getlist("if-none-match")), self._tag):
             kept = {name: self.headers[name] for name in ("etag", "cache-control") if name in self.headers}
             await Response(status_code=304, headers=kept)(scope, receive, send)
             return
-        if not self._is_range_used(asked):
-            del asked["range"]
-        del asked["if-range"]
+        wanted = self._ranges(asked.get("range", "")) if asked.get("if-range", self._tag) == self._tag else []
+        del asked["range"], asked["if-range"]
+        if wanted:
+            asked["range"] = "bytes=" + ",".join(wanted)
         await super().__call__({**scope, "headers": asked.raw}, receive, send)
 
-    def _is_range_used(self, asked: MutableHeaders) -> bool:
-        if asked.get("if-range", self._tag) != self._tag:
-            return False
-        unit, _, ranges = asked.get("range", "").partition("=")
-        found = [_RANGE.fullmatch(part) for part in ranges.split(",")]
-        if unit.strip().lower() != "bytes" or not all(found):
-            return False
-        places = [(part[1], part[2]) for part in found if part]
-        if any(not (first or last) or (first and last and int(first) > int(last)) for first, last in places):
-            return False
-        size = Path(self.path).stat().st_size
-        if any(int(first) >= size if first else not int(last) for first, last in places):
+    def _ranges(self, asked: str) -> list[str]:
+        """Those of the ranges that name bytes of the file; none: it is sent whole.
+
+        Raises:
+            RequestError: all are behind the end.
+        """
+        unit, _, ranges = asked.partition("=")
+        found = [_RANGE.fullmatch(part.strip()) for part in ranges.split(",") if part.strip()]
+        if unit.strip().lower() != "bytes" or not found:
+            return []
+        size, wanted = Path(self.path).stat().st_size, []
+        for part in found:
+            if part is None or part[0] == "-" or (all(part.groups()) and _number(part[1]) > _number(part[2])):
+                return []
+            if _number(part[1]) < size if part[1] else size and _number(part[2]):
+                wanted.append("-".join(digits and str(_number(digits)) for digits in part.groups()))
+        if not wanted:
             reach = {"Content-Range": f"bytes */{size}"}
             raise invalid(f"Range: beyond the end, at byte {size}", status=416, code="range", headers=reach)
-        return True
+        return wanted
+
+
+def _number(digits: str) -> int:
+    """The number that these digits are, or one that is as large for any file."""
+    digits = digits.lstrip("0")
+    return int(digits or "0") if len(digits) <= _MOST_DIGITS else int("9" * _MOST_DIGITS)
 
 
 def _names(tags: str, tag: str) -> bool:

@@ -246,12 +246,25 @@ def test_a_client_that_has_the_film_gets_no_bytes(client: httpx2.Client, film: s
     assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", tag)
 
 
-@pytest.mark.parametrize("wanted", ["bytes=1000000-", "bytes=-0", "bytes=0-1, 1000000-1000001"])
+@pytest.mark.parametrize("wanted", ["bytes=1000000-", "bytes=-0", "bytes=1000000-,-0", f"bytes={'9' * 5000}-"])
 def test_a_range_beyond_the_end_is_refused(client: httpx2.Client, film: str, wanted: str) -> None:
     size = client.head(f"/jobs/{film}/film").headers["content-length"]
     answer = client.get(f"/jobs/{film}/film", headers={"Range": wanted})
     assert (answer.status_code, answer.json()["error"]["code"]) == (416, "range")
     assert answer.headers["content-range"] == f"bytes */{size}"
+
+
+def test_ranges_beyond_the_end_are_left_out(client: httpx2.Client, film: str) -> None:
+    # Given ranges of which one has ten bytes of the film, and numbers with more digits than `int` reads
+    far = "9" * 5000
+    for wanted in ("0-9, 1000000-1000001", "-0,,0-9,", f"{'0' * 5000}-9,{far}-"):
+        # When / Then
+        answer = client.get(f"/jobs/{film}/film", headers={"Range": f"bytes={wanted}"})
+        assert (answer.status_code, len(answer.content)) == (206, 10)
+    # and an end that is far behind that of the film is the film's
+    for wanted in (f"0-{far}", f"-{far}"):
+        whole = client.get(f"/jobs/{film}/film", headers={"Range": f"bytes={wanted}"})
+        assert whole.headers["content-range"].startswith("bytes 0-")
 
 
 @pytest.mark.parametrize("wanted", ["bytes=9-5", "bytes=a-b", "bytes=-", "lines=0-1", "bytes", "bytes=0-1,x"])
