@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -11,9 +12,13 @@ from tasks.jobs.reader import JobReader
 from tasks.messaging.tracing import tracing
 from tasks.settings import Settings
 
+LONGEST_S = 60
+"""After that it is killed, whatever it waits for, so that the next one can start."""
+
 
 def main(job_ids: Sequence[str]) -> None:
     """Export the roots of those of these jobs that have ended."""
+    signal.alarm(LONGEST_S)
     settings = Settings.from_env()
     tracing.start()
     with closing(JobReader(connect(settings.redis_url, reply_timeout_s=settings.reply_timeout_s))) as jobs:

@@ -5,6 +5,7 @@ The main process forks its children, so it has no exporter: a child would inheri
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -12,16 +13,19 @@ from collections import deque
 
 from ltx2.processes import python_path
 
+log = logging.getLogger(__name__)
 PROGRAM = "tasks.messaging.export_roots"
 IDS_LIMIT = 500
 """Of one process: arguments have a limit."""
+MOST_IDS = 10_000
+"""That wait for a process; the oldest are dropped."""
 
 
 class RootProcess:
     """Starts the process that exports roots, of which there is one at a time."""
 
     def __init__(self) -> None:
-        self._ended: deque[str] = deque()  # several threads add to it
+        self._ended: deque[str] = deque(maxlen=MOST_IDS)  # several threads add to it
         self._process: subprocess.Popen[bytes] | None = None
 
     def add(self, job_id: str) -> None:
@@ -33,9 +37,12 @@ class RootProcess:
         if (self._process is not None and self._process.poll() is None) or not self._ended:
             return
         job_ids = dict.fromkeys(self._ended.popleft() for _ in range(min(len(self._ended), IDS_LIMIT)))
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", PROGRAM, *job_ids],
-            stdin=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": python_path()},
-            start_new_session=True,  # it outlives a worker that is stopped meanwhile, by some seconds at most
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", PROGRAM, *job_ids],
+                stdin=subprocess.DEVNULL,
+                env=os.environ | {"PYTHONPATH": python_path()},
+                start_new_session=True,  # it outlives a worker that is stopped meanwhile, see `LONGEST_S` there
+            )
+        except OSError as error:  # such as no memory: traces must not stop the thread that calls
+            log.warning("the roots of %d traces are lost: %s", len(job_ids), error)
