@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +45,34 @@ def load_encoder(
 
 
 def load_tokenizer(encoder: TextEncoder) -> Any:
-    """The tokenizer of a text encoder: from its folder, the files that its file contains, or its vocabulary."""
+    """The tokenizer of a text encoder: from its folder, the files that its file contains, or its vocabulary.
+
+    Raises:
+        CheckpointError: its file lacks a part of it, or has tokens without an embedding.
+    """
     if encoder.tokenizer is not None:
         return GemmaTokenizer.from_pretrained(encoder.tokenizer)
     if encoder.source.suffix == GGUF_SUFFIX:
         numbers = header_of(encoder.source).numbers
-        longest = encoder.config["text_config"]["max_position_embeddings"]
-        return tokenizer_of(read_vocabulary(encoder.source, numbers), longest)
+        text = encoder.config["text_config"]
+        return _checked(read_vocabulary(encoder.source, numbers), encoder.source, text)
     if missing := {TOKENIZER, TOKENIZER_CONFIG} - encoder.assets.keys():
         raise CheckpointError(f"{encoder.source} has no {' and no '.join(sorted(missing))} in it")
     with tempfile.TemporaryDirectory() as folder:
         for name, stored in encoder.assets.items():
             Path(folder, name).write_bytes(stored.read())
         return GemmaTokenizer.from_pretrained(folder)
+
+
+def _checked(vocabulary: Vocabulary, file: Path, text_config: Mapping[str, Any]) -> Any:
+    """`tokenizer_of` the vocabulary of `file`: on a GPU, a token without an embedding would end the process."""
+    if missing := set(vocabulary.special.values()) - set(vocabulary.pieces):
+        raise CheckpointError(f"{file} has no token {min(missing)!r:.200}")
+    tokenizer = tokenizer_of(vocabulary, text_config["max_position_embeddings"])
+    largest, rows = max(tokenizer.get_vocab().values()), text_config["vocab_size"]
+    if largest >= rows:
+        raise CheckpointError(f"{file} has a token {largest}, but embeddings for {rows} tokens only")
+    return tokenizer
 
 
 def tokenizer_of(vocabulary: Vocabulary, longest: int) -> Any:

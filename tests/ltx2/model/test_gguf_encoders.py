@@ -18,11 +18,13 @@ from ltx2.checkpoints.random import make_readable, random_gemma_4, random_text_e
 from ltx2.checkpoints.random_tokenizer import CORPUS
 from ltx2.checkpoints.recognition import header_of
 from ltx2.engine import Engine
+from ltx2.errors import CheckpointError
 from ltx2.model.encoder_loading import load_encoder, load_tokenizer
 from ltx2.model.gemma import Gemma3, Gemma4
 from ltx2.model.streaming import StreamedWeights
 from ltx2.request import SegmentRequest
 from ltx2.timeline import SegmentShape, exact, first_timing
+from tests.ltx2.checkpoints.test_vocabulary import file_of
 from tests.ltx2.exported_encoders import gguf_encoder
 from tests.ltx2.exported_files import single_file, split_files
 
@@ -100,6 +102,19 @@ def test_prompts_have_the_tokens_of_the_tokenizer_in_the_folder(
         assert [tokenizer(text).input_ids for text in texts] == [expected(text).input_ids for text in texts]
         assert (tokenizer.pad_token_id, tokenizer.bos_token_id) == (expected.pad_token_id, expected.bos_token_id)
         assert tokenizer.model_max_length == 64
+
+
+def test_a_vocabulary_that_does_not_fit_the_embeddings_is_refused(tmp_path: Path) -> None:
+    # Given a file without the token for padding, and one with a token more than embeddings
+    for pieces, wrong in (
+        ("<unk> <eos> <bos> a", "has no token '<pad>'"),
+        ("<pad> <unk> <eos> <bos> <mask> a", "5, but"),
+    ):
+        file = file_of(tmp_path / "a.gguf", pieces.split(), [1] * len(pieces.split()))
+        config = {"text_config": {"max_position_embeddings": 64, "vocab_size": 5}}
+        # When / Then
+        with pytest.raises(CheckpointError, match=wrong):
+            load_tokenizer(TextEncoder(file, config, None, {}, {}))
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-2.5"])
