@@ -103,7 +103,7 @@ class JobEdits(JobLifetimes):
         """How many segments the job had before an append with this token; None: the record remembers none."""
         stored = cast("bytes | None", self._redis.hget(job_keys(job_id, "record")[0], "requests"))
         with suppress(ValueError, TypeError):  # a damaged list counts as empty, as in the scripts
-            return next((int(first) for token, first in json.loads(stored or b"[]") if token == request), None)
+            return next((int(first) for token, first, *_ in json.loads(stored or b"[]") if token == request), None)
         return None
 
     def replace_segments(
