@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from ltx2.timeline import SegmentTiming
 from tasks.client.takes import clip_blob
 from tasks.deployment import Deployment
 from tasks.errors import JobStateError
+from tasks.server.turns import Turns
 
 KEPT = 5000
 
@@ -53,14 +53,14 @@ class Joins:
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
         self._known: OrderedDict[tuple[str, str], JoinView] = OrderedDict()
-        self._measuring = threading.Lock()
+        self._turns = Turns()
 
     def of(self, job_id: str, segment: int, take: int | None = None) -> JoinView:
         """The join of a segment, or of one of its takes, to what the film shows before it.
 
         Raises:
             JobStateError: it has no clip, or there is no segment before it. MediaError: a clip is damaged. Errors of
-            the blob store.
+            the blob store. RequestError: too many wait for joins.
         """
         jobs = self._deployment.jobs
         clips, timings = jobs.clips(job_id), jobs.places(job_id)
@@ -69,7 +69,9 @@ class Joins:
         shown = clips[segment].blob_id
         after = shown if take is None else clip_blob(self._deployment, job_id, segment, take)
         blobs = (clips[segment - 1].blob_id, after)
-        with self._measuring:
+        if (known := self._known.get(blobs)) is not None:
+            return known  # without waiting for another join
+        with self._turns.turn():
             if blobs not in self._known:
                 data = [self._deployment.blobs.get(blob) for blob in blobs]
                 self._known[blobs] = measured(data, [timings[segment - 1], timings[segment]])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +10,7 @@ from typing import Literal
 from tasks.client.job import Job
 from tasks.errors import JobStateError
 from tasks.server.blob_files import BlobFiles
+from tasks.server.turns import Turns
 
 ReportFile = Literal["seams.json", "seams.png", "sheet.png"]
 FIGURES: ReportFile = "seams.json"
@@ -23,19 +23,22 @@ class Reports:
 
     def __init__(self, files: BlobFiles) -> None:
         self._files = files
-        self._measuring = threading.Lock()
+        self._turns = Turns()
 
     def path_of(self, job: Job, name: ReportFile) -> Path:
         """The file `name` of the report on a job's film.
 
         Raises:
             JobNotFoundError: no such job. JobStateError: its film is not done, or was lost. MediaError: it is damaged.
+            RequestError: too many wait for reports.
         """
         film = job.status().film
         if film is None:
             raise JobStateError(f"job {job.id} has no film yet; a report is about the film")
         made_of = " ".join([film.blob_id, *(str(take.clip) for take in job.takes())])  # the sheet shows all takes
-        with self._measuring:
+        if (known := self._files.kept(f"{made_of} {name}")) is not None:
+            return known  # without waiting for another report
+        with self._turns.turn():
             if (known := self._files.kept(f"{made_of} {name}")) is not None:
                 return known
             with TemporaryDirectory(prefix="longtake-report-") as folder:
