@@ -6,7 +6,7 @@ from functools import cached_property
 from types import TracebackType
 from typing import Self
 
-from blobstore import ManagedBlobStore, open_blob_store
+from blobstore import BlobNotFoundError, ManagedBlobStore, open_blob_store
 from tasks.jobs.connection import connect, patience_s
 from tasks.jobs.store import JobStore
 from tasks.messaging.celery_app import make_app
@@ -60,7 +60,11 @@ class Deployment:
     def store_for_job(self, job_id: str, data: bytes, mime: str) -> str:
         """Store `data` as long as the job's record lives; returns the blob id."""
         blob_id = self.blobs.put(data, mime=mime, owner=job_id)
-        self.blobs.pin([blob_id], job_id)
+        try:
+            self.blobs.pin([blob_id], job_id)
+        except BlobNotFoundError:  # the blob server lost its data in between
+            self.blobs.put(data, mime=mime, owner=job_id)
+            self.blobs.pin([blob_id], job_id)
         return blob_id
 
     def close(self) -> None:

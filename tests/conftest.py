@@ -125,7 +125,7 @@ class Worker:
         processes.stop(self.process, number, timeout_s=30)
 
     def end(self) -> None:
-        """Kill it with its children: a child that shuts down sleeps for a second. A measured worker is shut down."""
+        """Kill it with its children, which takes less time than a shutdown. A measured worker is shut down."""
         if "COVERAGE_PROCESS_CONFIG" in os.environ:
             return self.stop(signal.SIGQUIT)
         with suppress(psutil.NoSuchProcess):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -82,12 +81,14 @@ class StateUpload:
         return when_there_is_room(lambda: self._pinned(output))
 
     def _pinned(self, output: SegmentOutput) -> StoredState:
-        if self._early is not None:
-            with suppress(BlobNotFoundError):  # the blob server lost its data meanwhile
-                self._context.deployment.blobs.pin(self._early.blobs, self._claim.job_id)
-                return self._early
-        stored = self._put(output.state, output.video_latents, output.audio_latents)
-        self._context.deployment.blobs.pin(stored.blobs, self._claim.job_id)
+        blobs, job_id = self._context.deployment.blobs, self._claim.job_id
+        rendered = output.state, output.video_latents, output.audio_latents
+        stored = self._early or self._put(*rendered)
+        try:
+            blobs.pin(stored.blobs, job_id)
+        except BlobNotFoundError:  # the blob server lost its data meanwhile
+            stored = self._put(*rendered)
+            blobs.pin(stored.blobs, job_id)
         return stored
 
     def _put(self, state: LTX2ContinuationState, video_latents: Tensor, audio_latents: Tensor) -> StoredState:

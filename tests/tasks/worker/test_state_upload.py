@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,8 @@ from blobstore import BlobStoreFullError, BlobStoreUnavailableError, InMemoryBlo
 from blobstore.protocol import DEFAULT_PIN_LEASE_S, DEFAULT_TTL_S, Data
 from ltx2 import LTX2ContinuationState
 from ltx2.request import SegmentOutput
+from tasks.deployment import Deployment
+from tasks.settings import Settings
 from tasks.worker.state_upload import StateUpload, StoredState
 from tests.tasks.jobs.test_state_wire import a_state
 
@@ -28,6 +31,7 @@ class CountingStore(InMemoryBlobStore):
         super().__init__(clock=lambda: self.now)
         self.puts = 0
         self.unavailable = self.full = False
+        self.restarts = 0  # how many pins find the store empty
         self.together = threading.Barrier(1)
         self.now = 0.0
 
@@ -39,6 +43,14 @@ class CountingStore(InMemoryBlobStore):
         if self.unavailable:
             raise BlobStoreUnavailableError("unavailable")
         return super().put(data, **options)
+
+    def pin(self, blob_ids: Iterable[str], owner: str, *, provisional: bool = False) -> None:
+        wanted = list(blob_ids)
+        if self.restarts:
+            self.restarts -= 1
+            for blob_id in wanted:
+                self.drop(blob_id)
+        super().pin(wanted, owner, provisional=provisional)
 
 
 @pytest.fixture
@@ -121,10 +133,22 @@ def test_the_last_state_that_the_engine_reports_is_stored(own: StateUpload, blob
     assert own.finish(output_of(a_state())).state["payload"]["segment_index"] == 3
 
 
-def test_blobs_that_the_server_lost_are_uploaded_again(own: StateUpload, blobs: CountingStore) -> None:
-    # Given
-    own.start(a_state(), VIDEO, AUDIO)
-    for blob_id in blobs.pins(JOB):
-        blobs.drop(blob_id)
+@pytest.mark.parametrize("early", [True, False])
+def test_blobs_that_the_server_lost_are_uploaded_again(own: StateUpload, blobs: CountingStore, early: bool) -> None:
+    # Given a store that is empty when its blobs are pinned
+    blobs.restarts = 1
+    if early:
+        own.start(a_state(), VIDEO, AUDIO)
     # When / Then
     assert is_pinned(own.finish(output_of(a_state())), blobs)
+
+
+def test_a_clip_that_the_server_lost_is_stored_again(blobs: CountingStore, settings: Settings) -> None:
+    # Given
+    blobs.restarts = 1
+    deployment = Deployment(settings)
+    deployment.blobs = blobs
+    # When / Then
+    blob_id = deployment.store_for_job(JOB, b"a clip", "video/mp4")
+    assert blobs.pins(JOB) == {blob_id}
+    assert blobs.get(blob_id) == b"a clip"
