@@ -34,6 +34,9 @@ else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(importlib.import_module(_WITH_REDIS[name]), name)
 
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_WITH_REDIS})
+
 
 __all__ = [
     "BlobCorruptError",

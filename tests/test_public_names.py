@@ -53,6 +53,7 @@ def test_the_public_names(package: str) -> None:
     module = importlib.import_module(package)
     assert set(module.__all__) == PUBLIC[package]
     assert len(module.__all__) == len(set(module.__all__))
+    assert set(module.__all__) <= set(dir(module))  # also those that are imported on first use
 
 
 @pytest.mark.parametrize(
