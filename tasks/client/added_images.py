@@ -40,7 +40,11 @@ def read_added_images(
         pending.put(png, mime=IMAGE_MIME)
     video_frames = start.first_frame if start else 0
     found = with_image_ids(in_job, images, continues=start is not None, video_frames=video_frames, kept=len(there))
-    return found.segments[len(there) :], pending
+    added = found.segments[len(there) :]
+    if head.image and not there and any(not image.frame for image in added[0].images or ()):
+        place = spec.source.place("segments", 0)
+        raise SpecError(f"{place}: frame 0 of segment 0 shows the image that the job starts from; remove the other one")
+    return added, pending
 
 
 def store_images(

@@ -228,6 +228,18 @@ def test_images_at_times_of_the_film_are_shown_by_segments_that_are_appended(
     assert shades_of(job.fork(2, other).wait(), module_settings) == [25, 36]
 
 
+def test_an_open_job_that_starts_from_an_image_has_no_other_at_its_first_frame(
+    module_settings: Settings, gate: Path
+) -> None:
+    # Given
+    job = submit({**spec(open=True), "image": str(gate)}, settings=module_settings)
+    # When / Then
+    for added in ({"images": [{"at": 0, "path": str(gate)}]}, {"segments": [{"prompt": "a", "image": str(gate)}]}):
+        with pytest.raises(SpecError, match=r"segments.0: frame 0 of segment 0 shows the image that the job starts"):
+            job.append({"segments": [{"prompt": "a"}], **added})
+    assert job.append({"segments": [{"prompt": "a"}], "images": [{"at": 0.1, "path": str(gate)}]}) == range(1)
+
+
 def test_times_in_a_fork_count_with_the_lengths_of_the_shared_segments(
     module_settings: Settings, worker: Worker, gate: Path
 ) -> None:
