@@ -30,10 +30,27 @@ class GgufLinear(nn.Module):
         return F.linear(x, self._dequantize(self.blocks).to(x.dtype), self.bias)
 
 
-class StoredWeights:
-    """Decides which layers of the transformer keep their weights. float8: whether the device computes in float8.
+class ScaledLinear(nn.Module):
+    """A linear layer whose weight is float8 with a scale, and is computed in float32 in each call, on any device."""
 
-    In float8, those stay that `LONGTAKE_PRECISION=fp8` would convert: for the others it does not pay.
+    def __init__(self, weight: Tensor, scale: Tensor | None, bias: Tensor | None) -> None:
+        """weight: float8 `[out, in]`; scale: float32, one number or `[out, 1]`; None is 1. bias: `[out]` or None."""
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.scale = nn.Parameter(torch.ones(()) if scale is None else scale, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: `[..., in]`; the result has its dtype."""
+        return F.linear(x, (self.weight.float() * self.scale).to(x.dtype), self.bias)
+
+
+class StoredWeights:
+    """Decides which layers keep their weights. float8: whether the device computes in float8.
+
+    In float8, those of the transformer stay that `LONGTAKE_PRECISION=fp8` would convert: for others it does not pay.
+    Those of a text encoder stay, but are not computed in float8: its hidden states are those of the converted weights.
     """
 
     def __init__(self, *, float8: bool) -> None:
@@ -45,6 +62,8 @@ class StoredWeights:
         """The layer `layer` with its weight `stored`; None if that is converted. See `KeepQuantized`."""
         if raw.dtype == torch.uint8:
             return GgufLinear(raw, stored.dtype, stored.shape, bias)
+        if layer.startswith("language_model."):
+            return ScaledLinear(raw, scale, bias)
         if not self._float8 or not is_picture_layer(layer) or min(stored.shape) < SMALLEST_SIZE:
             return None
         return Float8Linear.stored(raw, scale, bias)

@@ -57,9 +57,9 @@ class Component:
 class TextEncoder:
     """The text encoder of a model in files: a folder of transformers, or a file.
 
-    config: of transformers. tokenizer: the folder of the tokenizer, or None if the file has it. tensors: of a file, by
-    the names that transformers has for them. assets: files that are stored as tensors, by their name. A GGUF file has
-    no such files, but a vocabulary, see `ltx2.checkpoints.vocabulary`.
+    config: of transformers. tokenizer: the folder of the tokenizer, or None if the file has it. tensors: those of the
+    language model in a file, by the names that transformers has for them. assets: files that are stored as tensors, by
+    their name. A GGUF file has no such files, but a vocabulary, see `ltx2.checkpoints.vocabulary`.
     """
 
     source: Path

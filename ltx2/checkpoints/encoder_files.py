@@ -1,22 +1,35 @@
-"""The text encoder of a model in files: a folder of transformers, or a file with config and tokenizer. No torch."""
+"""The text encoder of a model in files: a folder of transformers, or a file with its tokenizer. No torch.
+
+The authors' files have the config and the tokenizer of transformers in them. ComfyUI's files of Gemma 3 have a
+sentencepiece model and no config.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from ltx2.checkpoints.authors_names import ASSETS, place_of
 from ltx2.checkpoints.components import Stored, TextEncoder
+from ltx2.checkpoints.gemma_config import config_of_shapes
 from ltx2.checkpoints.gguf_encoder import encoder_in_gguf
 from ltx2.checkpoints.quantized import refuse_quantized
+from ltx2.checkpoints.sentencepiece import MOST_BYTES
+from ltx2.checkpoints.variant import Config
 from ltx2.checkpoints.weight_files import Header, check_file, check_weights, read_json
 from ltx2.errors import CheckpointError, UnsupportedModelError
 
 CONFIG = "gemma_config"
 """The key of the metadata that has the config of transformers."""
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+SENTENCEPIECE = "spiece_model"
+"""The tensor with a sentencepiece model, as of `ltx2.checkpoints.sentencepiece`."""
 _TOKENIZER_TENSOR, _FILE_TENSOR = "tokenizer_json", "hf_asset__"
 _TYPES = ("gemma3", "gemma4_unified")
+_ONLY_IN_GEMMA_4 = ".layer_scalar"
+_LANGUAGE_MODEL = re.compile(r"(?:model\.)?language_model\.(?:model\.)?(.+)")
+"""Where files of different ages have the language model; all else is not needed for prompts."""
 GGUF_SUFFIX = ".gguf"
 
 
@@ -65,35 +78,53 @@ def _tokenizer_of(folder: Path) -> Path | None:
 
 
 def encoder_in_file(file: Path, header: Header, weights: dict[str, Stored]) -> TextEncoder:
-    """The text encoder in `file`, whose config and tokenizer are there, too. weights: all in the file, by name.
+    """The text encoder in `file`. weights: all in the file, by name.
+
+    Its tokenizer is in the file, or next to it. Gemma 3 needs no config: that follows from its tensors.
 
     Raises:
-        UnsupportedModelError: it has no config or no tokenizer.
+        UnsupportedModelError: it has no tokenizer, or is a Gemma 4 without a config.
+        CheckpointError: its config cannot be read.
     """
     if file.suffix == GGUF_SUFFIX:
         return encoder_in_gguf(file, header, _tokenizer_of(file.parent))
-    missing = [CONFIG] if CONFIG not in header.metadata else []
-    missing += [] if _TOKENIZER_TENSOR in header.tensors else [_TOKENIZER_TENSOR]
-    if missing:
+    tensors = {}
+    for name, stored in weights.items():
+        place = place_of(name)
+        if place is not None and (match := _LANGUAGE_MODEL.fullmatch(place[1])) and place[0] == "text_encoder":
+            tensors[f"language_model.{match[1]}"] = stored
+    assets = {
+        _asset_name(name): Stored.of(file, name, one) for name, one in header.tensors.items() if name.startswith(ASSETS)
+    }
+    tokenizer = None if TOKENIZER in assets or SENTENCEPIECE in assets else _tokenizer_of(file.parent)
+    config = _config(file, header, tensors)
+    if TOKENIZER in assets and TOKENIZER_CONFIG not in assets:
+        raise CheckpointError(f"{file} has no {TOKENIZER_CONFIG} in it")
+    if tokenizer is None and TOKENIZER not in assets and SENTENCEPIECE not in assets:
         raise UnsupportedModelError(
-            f"text_encoder: {file} has no {' and no '.join(missing)} in it: name the folder of such a text encoder, "
-            "which has a config.json and a tokenizer.json"
+            f"text_encoder: {file} has no tokenizer in it: put {TOKENIZER} and {TOKENIZER_CONFIG} of this Gemma next "
+            "to it, or name the folder of such a text encoder"
         )
+    if SENTENCEPIECE in assets and assets[SENTENCEPIECE].size > MOST_BYTES:
+        raise CheckpointError(f"{file} has a {SENTENCEPIECE} of {assets[SENTENCEPIECE].size:,} bytes")
+    return TextEncoder(file, config, tokenizer, tensors, assets)
+
+
+def _config(file: Path, header: Header, tensors: dict[str, Stored]) -> Config:
+    if CONFIG not in header.metadata:
+        if any(name.endswith(_ONLY_IN_GEMMA_4) for name in tensors):
+            raise UnsupportedModelError(
+                f"text_encoder: {file} is a Gemma 4 without {CONFIG} in it: name the authors' file, or the folder of "
+                "such a text encoder, which has a config.json"
+            )
+        return config_of_shapes(file, tensors)
     try:
         config = json.loads(header.metadata[CONFIG])
     except (ValueError, RecursionError) as exc:
         raise CheckpointError(f"{file}: {CONFIG} in its header cannot be read: {exc}") from exc
     if not isinstance(config, dict) or config.get("model_type") not in _TYPES:
         raise UnsupportedModelError(f"text_encoder: {file} is none of {' and '.join(_TYPES)}")
-    tensors = {}
-    for name, stored in weights.items():
-        place = place_of(name)
-        if place is not None and place[0] == "text_encoder":
-            tensors[place[1]] = stored
-    assets = {
-        _asset_name(name): Stored.of(file, name, one) for name, one in header.tensors.items() if name.startswith(ASSETS)
-    }
-    return TextEncoder(file, config, None, tensors, assets)
+    return config
 
 
 def _asset_name(tensor: str) -> str:

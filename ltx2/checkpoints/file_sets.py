@@ -180,9 +180,7 @@ def file_set(
             advice = "name one in `text_encoder`" if part == TEXT_ENCODER else "keep one of them"
             found.problems.append(f"{part}: {len(having)} files have it, {listed}: {advice}")
         else:
-            unfit = [
-                f"{one.path} has that of LTX-{one.recognized.version}; " for one in candidates if part in one.parts
-            ]
+            unfit = [_unfit(one) for one in candidates if part in one.parts]
             found.problems.append(f"{part}: {''.join(unfit[:1])}{_advice(part, version, main)}")
     return found
 
@@ -192,6 +190,13 @@ def _fits(one: Candidate, version: str) -> bool:
     if "transformer" in one.parts or form_of(one.header) in _UNREADABLE:
         return False
     return one.recognized.version in (None, version)
+
+
+def _unfit(one: Candidate) -> str:
+    """Why a part in this file is not taken."""
+    if (form := form_of(one.header)) in _UNREADABLE:
+        return f"{one.path} has it in {form}, which longtake does not read; "
+    return f"{one.path} has that of LTX-{one.recognized.version}; "
 
 
 def _advice(part: str, version: str, main: Candidate) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ltx2.checkpoints.components import Stored, TextEncoder
+from ltx2.checkpoints.gemma_config import EVERY, FULL_FACTOR, FULL_LAYERS, LOCAL_THETA, gemma_3_config, layer_types
 from ltx2.checkpoints.variant import GEMMA_4, Config
 from ltx2.checkpoints.weight_files import Header
 from ltx2.errors import CheckpointError, UnsupportedModelError
@@ -44,9 +45,6 @@ _UNUSED = ("output.weight", "rope_freqs.weight", "v.", "mm.", "a.")
 """The head, a table that follows from the config, and towers for pictures and sound."""
 _LAYER = re.compile(r"blk\.(\d+)\.(.+)")
 _ROPE_FREQS = "rope_freqs.weight"
-_LOCAL_THETA = 10_000.0
-_FULL_LAYERS, _FULL_FACTOR = 48, 8.0
-_EVERY = 6
 _MOST_LAYERS, _LARGEST = 1000, 1 << 20
 
 
@@ -90,8 +88,8 @@ def encoder_in_gguf(file: Path, header: Header, tokenizer: Path | None) -> TextE
 def encoder_name(written: str) -> str:
     """The name in transformers of the tensor `written`; one that is not known is kept."""
     if match := _LAYER.fullmatch(written):
-        return f"model.language_model.layers.{match[1]}.{_IN_LAYER.get(match[2], match[2])}"
-    return f"model.language_model.{_OUTER.get(written, written)}"
+        return f"language_model.layers.{match[1]}.{_IN_LAYER.get(match[2], match[2])}"
+    return f"language_model.{_OUTER.get(written, written)}"
 
 
 class _Values:
@@ -136,11 +134,8 @@ class _Values:
         """Which layers see a window, and which all tokens: every sixth, if the file does not say."""
         name = "attention.sliding_window_pattern"
         if isinstance(self.get(name), list):
-            sliding = [bool(one) for one in self.per_layer(name, layers)]
-        else:
-            every = self.whole(name) if self.get(name) is not None else _EVERY
-            sliding = [bool((number + 1) % every) for number in range(layers)]
-        return ["sliding_attention" if one else "full_attention" for one in sliding]
+            return ["sliding_attention" if one else "full_attention" for one in self.per_layer(name, layers)]
+        return layer_types(layers, self.whole(name) if self.get(name) is not None else EVERY)
 
 
 def _shared(values: _Values, header: Header) -> dict[str, Any]:
@@ -167,23 +162,16 @@ def _shared(values: _Values, header: Header) -> dict[str, Any]:
 def _gemma_3(values: _Values, header: Header) -> Config:
     """The config of a Gemma 3. Its 12B model has its positions scaled by 8, also where a file does not say so."""
     shared = _shared(values, header)
-    head = values.whole("attention.key_length")
-    factor = values.real("rope.scaling.factor", _FULL_FACTOR if shared["num_hidden_layers"] == _FULL_LAYERS else 1.0)
-    full = {"rope_type": "linear", "factor": factor} if factor != 1 else {"rope_type": "default"}
-    text = shared | {
-        "model_type": "gemma3_text",
-        "num_key_value_heads": values.whole("attention.head_count_kv"),
-        "head_dim": head,
-        "query_pre_attn_scalar": head,  # in the 27B model alone it is another
-        "rope_parameters": {
-            "full_attention": full | {"rope_theta": values.real("rope.freq_base")},
-            "sliding_attention": {
-                "rope_type": "default",
-                "rope_theta": values.real("rope.freq_base_swa", _LOCAL_THETA),
-            },
+    return gemma_3_config(
+        shared
+        | {
+            "num_key_value_heads": values.whole("attention.head_count_kv"),
+            "head_dim": values.whole("attention.key_length"),
         },
-    }
-    return {"model_type": "gemma3", "text_config": text}
+        factor=values.real("rope.scaling.factor", FULL_FACTOR if shared["num_hidden_layers"] == FULL_LAYERS else 1.0),
+        theta=values.real("rope.freq_base"),
+        local_theta=values.real("rope.freq_base_swa", LOCAL_THETA),
+    )
 
 
 def _gemma_4(values: _Values, header: Header) -> Config:
@@ -215,7 +203,7 @@ def _gemma_4(values: _Values, header: Header) -> Config:
             },
             "sliding_attention": {
                 "rope_type": "default",
-                "rope_theta": values.real("rope.freq_base_swa", _LOCAL_THETA),
+                "rope_theta": values.real("rope.freq_base_swa", LOCAL_THETA),
             },
         },
     }

@@ -1,8 +1,8 @@
-"""The vocabulary of a Gemma in a GGUF file: its pieces, and the merges of byte-pair encoding. No torch.
+"""The vocabulary of a Gemma in one file: its pieces, and the merges of byte-pair encoding. No torch.
 
-A file that was made from a sentencepiece model has no merges. They follow from the pieces: every way to cut one into
-two others, those of user-defined pieces first, then in the order of the pieces. For the published vocabulary of Gemma 3
-these are the merges of its tokenizer.json, in its order.
+A sentencepiece model, and a GGUF file that was made from one, have no merges. They follow from the pieces: every way to
+cut one into two others, those of user-defined pieces first, then in the order of the pieces. For the published
+vocabulary of Gemma 3 these are the merges of its tokenizer.json, in its order.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ SPACE = "\u2581"
 """How a space is written in pieces."""
 _TOKENS, _TYPES, _MERGES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.merges"
 _LONGEST = 256
-_SPECIAL = {"bos": "<bos>", "eos": "<eos>", "unknown": "<unk>", "padding": "<pad>"}
-"""What has a `tokenizer.ggml.NAME_token_id`, and how Gemma spells it."""
+SPECIAL = {"bos": "<bos>", "eos": "<eos>", "unknown": "<unk>", "padding": "<pad>"}
+"""How Gemma spells its special pieces; a GGUF file has a `tokenizer.ggml.NAME_token_id` for each."""
 
 
 class PieceType(IntEnum):
@@ -57,17 +57,34 @@ def read_vocabulary(file: Path, numbers: dict[str, Any]) -> Vocabulary:
     lists = read_lists(file, (_TOKENS, _TYPES, _MERGES))
     if missing := [name for name in (_TOKENS, _TYPES) if name not in lists]:
         raise CheckpointError(f"{file} has no {missing[0]} in its metadata")
-    types = lists[_TYPES]
     if not all(isinstance(piece, str) for piece in lists[_TOKENS]):
         raise CheckpointError(f"{file} has tokens that are not texts")
     pieces = tuple(map(_with_spaces, lists[_TOKENS]))
-    if len(types) != len(pieces):
-        raise CheckpointError(f"{file} has {len(pieces)} tokens, but types for {len(types)}")
+    if len(lists[_TYPES]) != len(pieces):
+        raise CheckpointError(f"{file} has {len(pieces)} tokens, but types for {len(lists[_TYPES])}")
+    merges = tuple(_pair(file, merge) for merge in lists[_MERGES]) if _MERGES in lists else None
+    special = {}
+    for name, spelled in SPECIAL.items():
+        number = numbers.get(f"tokenizer.ggml.{name}_token_id")
+        special[name] = pieces[number] if isinstance(number, int) and 0 <= number < len(pieces) else spelled
+    return vocabulary_of(file, pieces, lists[_TYPES], special, merges)
+
+
+def vocabulary_of(
+    file: Path,
+    pieces: tuple[str, ...],
+    types: Sequence[int],
+    special: dict[str, str],
+    merges: tuple[tuple[str, str], ...] | None = None,
+) -> Vocabulary:
+    """The vocabulary of these `pieces`, of the same number of `types`. merges: None if they follow from the pieces.
+
+    Raises:
+        CheckpointError: a piece of `file` is too long, or a merge is of pieces that it does not have.
+    """
     if (long := max(map(len, pieces), default=0)) > _LONGEST:
         raise CheckpointError(f"{file} has a token of {long} characters; the limit is {_LONGEST}")
-    if _MERGES in lists:
-        merges = tuple(_pair(file, merge) for merge in lists[_MERGES])
-    else:
+    if merges is None:
         merges = tuple(merges_of(pieces, types))
     known = set(pieces)
     if wrong := [pair for pair in merges if not {*pair, "".join(pair)} <= known]:
@@ -77,10 +94,6 @@ def read_vocabulary(file: Path, numbers: dict[str, Any]) -> Vocabulary:
         for piece, kind in zip(pieces, types, strict=True)
         if kind in (PieceType.CONTROL, PieceType.USER_DEFINED) and piece
     )
-    special = {}
-    for name, spelled in _SPECIAL.items():
-        number = numbers.get(f"tokenizer.ggml.{name}_token_id")
-        special[name] = pieces[number] if isinstance(number, int) and 0 <= number < len(pieces) else spelled
     return Vocabulary(pieces, merges, whole, special)
 
 

@@ -13,35 +13,32 @@ from tokenizers import AddedToken
 from transformers import Gemma3Config, Gemma4UnifiedConfig, GemmaTokenizer
 
 from ltx2.checkpoints.components import TextEncoder
-from ltx2.checkpoints.encoder_files import GGUF_SUFFIX, TOKENIZER, TOKENIZER_CONFIG
+from ltx2.checkpoints.encoder_files import GGUF_SUFFIX, SENTENCEPIECE, TOKENIZER
 from ltx2.checkpoints.recognition import header_of
+from ltx2.checkpoints.sentencepiece import read_sentencepiece
 from ltx2.checkpoints.vocabulary import Vocabulary, read_vocabulary
 from ltx2.errors import CheckpointError
 from ltx2.model.file_loading import KeepQuantized, fill
-from ltx2.model.stored_tensors import StoredTensors
+
+IMAGE = "<image_soft_token>"
+"""The token after all pieces of Gemma 3, which its tokenizer.json adds, and a sentencepiece model does not have."""
 
 
-def load_encoder(
-    kind: Any, encoder: TextEncoder, dtype: torch.dtype, keep: KeepQuantized | None = None
-) -> tuple[Any, dict[str, Any]]:
-    """The text encoder in one file as the class `kind` of transformers, and what its loader says of keys.
+def load_encoder(kind: Any, encoder: TextEncoder, dtype: torch.dtype, keep: KeepQuantized | None = None) -> Any:
+    """The text encoder in one file as the class `kind` of transformers.
 
-    keep: for the linear layers in the blocks of a GGUF file. All else is in `dtype`.
+    keep: for its quantized linear layers. All else is in `dtype`.
+
+    Raises:
+        CheckpointError: tensors are missing, of another shape, or unexpected.
     """
     of_config = Gemma4UnifiedConfig if encoder.config["model_type"] == "gemma4_unified" else Gemma3Config
     config = of_config.from_dict(dict(encoder.config))
     if of_config is Gemma4UnifiedConfig:
         config.vision_config = config.audio_config = None  # prompts are text
-    if encoder.source.suffix == GGUF_SUFFIX:
-        with init_empty_weights(include_buffers=False):
-            model = kind._from_config(config, dtype=dtype)
-        tensors = {name.removeprefix("model."): stored for name, stored in encoder.tensors.items()}
-        return fill(model, encoder.source, tensors, dtype, keep), {"missing_keys": (), "mismatched_keys": ()}
-    stored = StoredTensors()
-    state = {name: stored.read(one, dtype) for name, one in encoder.tensors.items()}
-    options = {"config": config, "state_dict": state, "dtype": dtype, "key_mapping": kind.key_mapping}
-    model, info = kind.from_pretrained(None, output_loading_info=True, use_safetensors=True, **options)
-    return model, info
+    with init_empty_weights(include_buffers=False):
+        model = kind._from_config(config, dtype=dtype)
+    return fill(model, encoder.source, encoder.tensors, dtype, keep)
 
 
 def load_tokenizer(encoder: TextEncoder) -> Any:
@@ -52,12 +49,17 @@ def load_tokenizer(encoder: TextEncoder) -> Any:
     """
     if encoder.tokenizer is not None:
         return GemmaTokenizer.from_pretrained(encoder.tokenizer)
+    text = encoder.config["text_config"]
     if encoder.source.suffix == GGUF_SUFFIX:
         numbers = header_of(encoder.source).numbers
-        text = encoder.config["text_config"]
         return _checked(read_vocabulary(encoder.source, numbers), encoder.source, text)
-    if missing := {TOKENIZER, TOKENIZER_CONFIG} - encoder.assets.keys():
-        raise CheckpointError(f"{encoder.source} has no {' and no '.join(sorted(missing))} in it")
+    if TOKENIZER not in encoder.assets:
+        tokenizer = _checked(
+            read_sentencepiece(encoder.source, encoder.assets[SENTENCEPIECE].read()), encoder.source, text
+        )
+        if len(tokenizer) < text["vocab_size"]:
+            tokenizer.add_tokens([AddedToken(IMAGE, special=True, normalized=False)])
+        return tokenizer
     with tempfile.TemporaryDirectory() as folder:
         for name, stored in encoder.assets.items():
             Path(folder, name).write_bytes(stored.read())

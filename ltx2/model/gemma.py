@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from transformers import Gemma3Config, Gemma3Model, Gemma3PreTrainedModel, Gemma4UnifiedConfig, Gemma4UnifiedModel
 from transformers.models.gemma3.modeling_gemma3 import Gemma3TextModel
@@ -16,7 +16,6 @@ class Gemma3(Gemma3Model):  # type: ignore[misc]  # transformers has it as Any
     """Gemma 3 as a text encoder, of LTX-2.0 and 2.3. Its vision tower, 0.84 GB, is neither made nor loaded."""
 
     _keys_to_ignore_on_load_unexpected = (r"\b(vision_tower|multi_modal_projector|lm_head)\.",)
-    key_mapping: ClassVar[dict[str, str]] = _NAMES
 
     def __init__(self, config: Gemma3Config) -> None:
         Gemma3PreTrainedModel.__init__(self, config)
@@ -27,14 +26,13 @@ class Gemma3(Gemma3Model):  # type: ignore[misc]  # transformers has it as Any
     @classmethod
     def options(cls, folder: Path) -> dict[str, Any]:
         """What `from_pretrained` needs for the files in `folder`."""
-        return {"key_mapping": cls.key_mapping}
+        return {"key_mapping": _NAMES}
 
 
 class Gemma4(Gemma4UnifiedModel):  # type: ignore[misc]
     """Gemma 4 as a text encoder, of LTX-2.5."""
 
     _keys_to_ignore_on_load_unexpected = (r"\b(embed_vision|embed_audio|vision_embedder|lm_head)\.",)
-    key_mapping: ClassVar[dict[str, str]] = {}
 
     @classmethod
     def options(cls, folder: Path) -> dict[str, Any]:

@@ -82,8 +82,7 @@ def _load_files(files: ModelFiles, dtype: torch.dtype, keep: KeepQuantized | Non
     if encoder.source.is_dir():
         parts["text_encoder"] = _load(kind, encoder.source, dtype, "text_encoder")
     else:
-        parts["text_encoder"], info = load_encoder(kind, encoder, dtype, keep)
-        check_loaded(encoder.source, {key: info[key] for key in ("missing_keys", "mismatched_keys")})
+        parts["text_encoder"] = load_encoder(kind, encoder, dtype, keep)
     scheduler = FlowMatchEulerDiscreteScheduler.from_config(dict(files.scheduler))
     return LongtakePipeline(scheduler=scheduler, tokenizer=load_tokenizer(encoder), **parts)
 

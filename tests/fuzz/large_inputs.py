@@ -142,6 +142,12 @@ def gguf_text(text: bytes) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
+def sentencepiece(pieces: bytes) -> bytes:
+    """A model of Gemma's kind with these `pieces`, of at most 127 bytes each."""
+    special = b"".join(b"\x0a\x07\x0a\x05" + piece for piece in (b"<pad>", b"<eos>", b"<bos>", b"<unk>"))
+    return special + pieces + b"\x12\x02\x18\x02" + b"\x1a\x02\x18\x00"
+
+
 Maker = Callable[[], bytes]
 INPUTS: dict[str, dict[str, Maker]] = {
     "picture": {
@@ -258,6 +264,12 @@ INPUTS: dict[str, dict[str, Maker]] = {
         ),
         "50,000 entries": lambda: gguf((0, 50_000), (gguf_text(b"abc") + struct.pack("<IB", 7, 1)) * 50_000),
         "a text of 2**62": lambda: gguf((0, 1), struct.pack("<Q", 2**62) + bytes(100)),
+    },
+    "sentencepiece": {
+        "500,000 empty pieces": lambda: sentencepiece(b"\x0a\x00" * (MB // 2)),
+        "80,000 pieces of spaces": lambda: sentencepiece((b"\x0a\x0a\x0a\x08" + b" " * 8) * 80_000),
+        "a piece of 2**60 bytes": lambda: sentencepiece(b"\x0a" + b"\x80" * 8 + b"\x10"),
+        "8,000 pieces of 120 letters": lambda: sentencepiece((b"\x0a\x7a\x0a\x78" + b"a" * 120) * 8_000),
     },
     "message": {
         "500,000 levels": lambda: b"[" * (MB // 2) + b"]" * (MB // 2),

@@ -25,6 +25,7 @@ from ltx2.checkpoints.gguf_encoder import encoder_in_gguf, is_encoder
 from ltx2.checkpoints.hub_names import parse_hub_name
 from ltx2.checkpoints.lora_file import read_lora
 from ltx2.checkpoints.recognition import ARCHITECTURE, header_of, recognize
+from ltx2.checkpoints.sentencepiece import read_sentencepiece
 from ltx2.checkpoints.vocabulary import read_vocabulary
 from ltx2.errors import CheckpointError, ContinuationError
 from ltx2.media.picture_decoder import decode_picture
@@ -135,6 +136,13 @@ def gguf(data: bytes) -> None:
             read_vocabulary(path, {})
 
 
+def sentencepiece(data: bytes) -> None:
+    """A sentencepiece model; every piece that it merges is one that it has."""
+    with suppress(CheckpointError):
+        found = read_sentencepiece(Path("a.safetensors"), data)
+        _check({left + right for left, right in found.merges} <= set(found.pieces), "a merge is of no piece")
+
+
 def lora(data: bytes) -> None:
     """The header of a LoRA."""
     with _file(data, ".safetensors") as path, suppress(CheckpointError):
@@ -197,7 +205,7 @@ TARGETS: dict[str, Target] = {
     target.__name__: target
     for target in (
         *(spec_yaml, spec_json, state, envelope, frames, tensor, png, picture, video, safetensors, gguf),
-        *(lora, hub_name, message, message_body, manifest, record, redis_url),
+        *(sentencepiece, lora, hub_name, message, message_body, manifest, record, redis_url),
     )
 }
 

@@ -1,4 +1,4 @@
-"""Writes a small Gemma as llama.cpp has it: a GGUF file with names, norms and metadata of its converter."""
+"""Writes a small Gemma in one file: as llama.cpp has it, a GGUF file, and as ComfyUI has it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import numpy
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import GemmaTokenizer
+from transformers.utils import sentencepiece_model_pb2_new
 
 from tests.ltx2.checkpoint_files import edit
-from tests.ltx2.exported_files import Tensors, blocks_of, write_gguf
+from tests.ltx2.exported_files import Tensors, blocks_of, fp8_tensors, write_gguf
 
 Family = str
 """`gemma3` or `gemma4`."""
@@ -116,3 +117,55 @@ def _add_tensors(writer: gguf.GGUFWriter, family: Family, layers: int, file: Pat
             shift = 1 if family == "gemma3" else 0
             writer.add_tensor(f"{written}.weight", (numbers[name] + shift).numpy())
     save_file(numbers, file)
+
+
+def sentencepiece_model(folder: Path, **normalizer: bool) -> sentencepiece_model_pb2_new.ModelProto:
+    """The tokenizer in `folder` as a sentencepiece model. normalizer: other settings than Gemma's."""
+    model = json.loads(GemmaTokenizer.from_pretrained(folder).backend_tokenizer.to_str())["model"]
+    types = {"<unk>": 2, "<pad>": 3, "<eos>": 3, "<bos>": 3, "<mask>": 4}
+    found = sentencepiece_model_pb2_new.ModelProto()
+    found.trainer_spec.model_type = 2
+    for setting in ("add_dummy_prefix", "remove_extra_whitespaces"):
+        setattr(found.normalizer_spec, setting, normalizer.get(setting, False))
+    for number, piece in enumerate(sorted(model["vocab"], key=model["vocab"].get)):
+        kind = 6 if re.fullmatch(r"<0x[0-9A-F]{2}>", piece) else types.get(piece, 1)
+        found.pieces.add(piece=piece, score=-number if kind == 1 else 0.0, type=kind)
+    return found
+
+
+def comfy_encoder(folder: Path, target: Path, form: str = "", dtype: torch.dtype = torch.float32) -> Path:
+    """Write the text encoder of a checkpoint with Gemma 3 as ComfyUI has it: names, sentencepiece model, no config.
+
+    Its weights are then replaced in the checkpoint by the same numbers, and what shapes do not show by what is
+    published. form: of fp8 as of `fp8_tensors`, or "". dtype: of other weights.
+    """
+    place = folder / "text_encoder"
+    text = json.loads((place / "config.json").read_text())["text_config"]
+    ropes = {
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    }
+    text |= {"query_pre_attn_scalar": text["head_dim"], "rope_parameters": ropes}
+    text |= {"max_position_embeddings": 131_072, "sliding_window": 1024}
+    edit(place / "config.json", text_config=text)
+    numbers = {name: tensor.to(dtype) for name, tensor in load_file(place / "model.safetensors").items()}
+    names = {name: _comfy_name(name) for name in numbers}
+    tensors = {names[name]: tensor for name, tensor in numbers.items()}
+    metadata: dict[str, str] = {}
+    if form:
+        tensors, products, metadata = fp8_tensors(tensors, form, _is_layer)
+        numbers = {name: products.get(names[name], tensor) for name, tensor in numbers.items()}
+    save_file(numbers, place / "model.safetensors")
+    model = bytearray(sentencepiece_model(folder / "tokenizer").SerializeToString())
+    save_file(tensors | {"spiece_model": torch.frombuffer(model, dtype=torch.uint8)}, target, metadata)
+    return target
+
+
+def _comfy_name(name: str) -> str:
+    name = re.sub(r"^(model\.)?(vision_tower\.(vision_model\.)?)", "vision_model.", name)
+    name = re.sub(r"^model\.multi_modal_projector\.", "multi_modal_projector.", name)
+    return re.sub(r"^(model\.language_model|language_model\.model)\.", "model.", name)
+
+
+def _is_layer(name: str, tensor: torch.Tensor) -> bool:
+    return name.startswith("model.layers.") and tensor.ndim == 2

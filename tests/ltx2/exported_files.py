@@ -174,15 +174,17 @@ def is_quantized(name: str, tensor: Tensor) -> bool:
     return re.search(rf"transformer_blocks\.\d+\..*{linears}$", name) is not None and tensor.ndim == 2
 
 
-def fp8_tensors(tensors: Tensors, form: str) -> tuple[Tensors, Tensors, dict[str, str]]:
-    """`tensors` in fp8 as `form` says, the numbers that they then are, and metadata.
+def fp8_tensors(
+    tensors: Tensors, form: str, chosen: Callable[[str, Tensor], bool] = is_quantized
+) -> tuple[Tensors, Tensors, dict[str, str]]:
+    """The `chosen` ones of `tensors` in fp8 as `form` says, the numbers that they then are, and metadata.
 
     form: `plain`, `authors`, `comfy-old`, `comfy-new`, `comfy-header`.
     """
     found, numbers = dict(tensors), {}
     layers = {}
     for name, tensor in tensors.items():
-        if not is_quantized(name, tensor):
+        if not chosen(name, tensor):
             continue
         layer = name.removesuffix(".weight")
         scale = torch.ones(()) if form == "plain" else tensor.abs().max() / 448

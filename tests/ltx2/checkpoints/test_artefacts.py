@@ -36,7 +36,7 @@ from tests.ltx2.checkpoints.test_recognition import (
     TRANSFORMER,
     VAE,
 )
-from tests.ltx2.exported_encoders import gguf_encoder
+from tests.ltx2.exported_encoders import comfy_encoder, gguf_encoder
 from tests.ltx2.exported_files import component_tensors, fp8_file, gguf_file, parts_around, single_file, split_files
 
 REQUEST = SegmentRequest("a boat", 3, 96, 64, first_timing(SegmentShape(17, exact(24))))
@@ -139,6 +139,17 @@ def encoder_in_gguf(model: str) -> Build:
     return build
 
 
+def encoder_of_comfy(form: str) -> Build:
+    """A model in files whose text encoder, next to it, is a file of ComfyUI."""
+
+    def build(models: Models, folder: Path) -> Path:
+        copied = shutil.copytree(models["tiny"], folder / "copied")
+        comfy_encoder(copied, folder / "gemma_3_12B_it.safetensors", form)
+        return single_file(copied, folder / "a-distilled.safetensors")
+
+    return build
+
+
 def not_distilled(folder: Path) -> None:
     edit(folder / "scheduler/scheduler_config.json", use_dynamic_shifting=True, shift_terminal=0.1)
 
@@ -208,6 +219,8 @@ ARTEFACTS = (
              f"{THREE}, LTX-2.3, distilled, F32 and Q8_0 and Q6_K", True, encoder="tiny"),
     Artefact("GGUF, Q4_K", in_gguf("Q4_K"),
              f"{THREE}, LTX-2.3, distilled, F32 and Q8_0 and Q4_K", True, encoder="tiny"),
+    Artefact("text encoder of ComfyUI, Gemma 3", encoder_of_comfy(""), f"{TWO}, LTX-2.3, distilled, F32", True),
+    Artefact("the same in fp8", encoder_of_comfy("comfy-new"), f"{TWO}, LTX-2.3, distilled, F32", True),
     Artefact("text encoder in GGUF, Gemma 3", encoder_in_gguf("tiny"), f"{TWO}, LTX-2.3, distilled, F32", True),
     Artefact("text encoder in GGUF, Gemma 4", encoder_in_gguf("tiny-2.5"), f"{FIVE}, LTX-2.5, distilled, F32", True),
 )

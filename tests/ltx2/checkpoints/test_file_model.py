@@ -167,7 +167,9 @@ def test_what_is_no_text_encoder_is_refused(single: Path, models: dict[str, Path
     folder = shutil.copytree(models["tiny"] / "text_encoder", tmp_path / "encoder")
     # When / Then
     assert resolved(single, whole) == FileModel(single, whole)
-    assert "has no gemma_config and no tokenizer_json in it: name the folder" in refusal(bare)
+    assert "has no tokenizer in it: put tokenizer.json and tokenizer_config.json of this Gemma next to it" in refusal(
+        bare
+    )
     assert "is a model in one file" in refusal(single)
     assert "no such text encoder: ./gemma.gguf" in refusal("./gemma.gguf")
     assert "has no config.json of gemma3 or gemma4_unified" in refusal(tmp_path)

@@ -70,8 +70,8 @@ def test_hidden_states_are_those_of_the_numbers_in_the_blocks(
     encoder = read(gguf_encoder(folder, tmp_path / "gemma.gguf", kind))
     dtype = torch.bfloat16 if kind == "Q4_K" else torch.float32
     # When its layers stay in their blocks, and when they are converted
-    kept, _ = load_encoder(CLASSES[family], encoder, dtype, StoredWeights(float8=False))
-    converted, _ = load_encoder(CLASSES[family], encoder, dtype)
+    kept = load_encoder(CLASSES[family], encoder, dtype, StoredWeights(float8=False))
+    converted = load_encoder(CLASSES[family], encoder, dtype)
     # Then
     place = folder / "text_encoder"
     expected = CLASSES[family].from_pretrained(place, dtype=dtype, **CLASSES[family].options(place)).eval()
@@ -144,7 +144,7 @@ def test_layers_in_their_blocks_are_streamed_to_a_device(gemmas: dict[str, Path]
     # Given
     folder = shutil.copytree(gemmas["gemma3"], tmp_path / "model")
     encoder = read(gguf_encoder(folder, tmp_path / "gemma.gguf", "Q4_K"))
-    model, _ = load_encoder(Gemma3, encoder, torch.float32, StoredWeights(float8=False))
+    model = load_encoder(Gemma3, encoder, torch.float32, StoredWeights(float8=False))
     expected = hidden(model)
     # When
     StreamedWeights(model, torch.device("cpu"))
