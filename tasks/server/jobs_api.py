@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -12,46 +13,52 @@ from pydantic import BaseModel, ConfigDict, Field
 from ltx2.media.container import MP4_MIME
 from tasks.client.job import Job
 from tasks.errors import JobStateError
+from tasks.field_errors import escaped
 from tasks.jobs.units import JobState
-from tasks.server.answers import content
+from tasks.server.answers import content, invalid
 from tasks.server.context import Context, ServerContext
 from tasks.server.reports import FIGURES, FILES, ReportFile
-from tasks.server.spec_requests import SpecRequest, read_spec_request, submit_request, without_files
+from tasks.server.spec_requests import SpecRequest, read_spec_request, submit_request, with_uploads, without_files
 from tasks.server.stored_files import StoredFile
 from tasks.server.views import DeliveryView, JobPage, JobView, job_view, summary_view
+from tasks.spec.head import INPUT_FIELDS
 from tasks.spec.loader import check_spec
 from tasks.spec.schema import JobSpec
-from tasks.spec.segments import MAX_SEGMENTS, SegmentSpec
+from tasks.spec.segments import MAX_SEGMENTS, FilmImage, SegmentSpec
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 JobId = Annotated[str, Path(description="The id of a job.")]
 SegmentIndex = Annotated[int, Path(ge=0, le=2**31, description="A segment, from 0.")]
 IdempotencyKey = Annotated[str | None, Header(description="Names this submission: the same again is the same job.")]
-SPEC_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {"schema": JobSpec.model_json_schema(ref_template="#/components/schemas/{model}")},
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["spec"],
-                    "properties": {
-                        "spec": {"type": "string", "description": "The spec as JSON."},
-                        "image": {"type": "string", "format": "binary", "description": "What the film starts from."},
-                        "extend": {
-                            "type": "string",
-                            "format": "binary",
-                            "description": "The video to go on with, or to lead into.",
-                        },
-                        "audio": {"type": "string", "format": "binary", "description": "The sound of the film."},
-                        "state": {"type": "string", "description": "A continuation state as JSON."},
-                    },
-                }
-            },
-        },
-    }
+
+
+class NewSegments(BaseModel):
+    """Segments to append, and images at times of the whole film."""
+
+    model_config = ConfigDict(extra="forbid")
+    segments: Annotated[list[SegmentSpec], Field(min_length=1, max_length=MAX_SEGMENTS)]
+    images: tuple[FilmImage, ...] = ()
+
+
+def _body(spec: type[BaseModel], files: Mapping[str, str]) -> dict[str, Any]:
+    """A body for the OpenAPI document: JSON, or a form with the same as `spec` and these files."""
+    fields: dict[str, Any] = {"spec": {"type": "string", "description": "The same as JSON."}}
+    fields |= {name: {"type": "string", "format": "binary", "description": text} for name, text in files.items()}
+    schema = spec.model_json_schema(ref_template="#/components/schemas/{model}")
+    form = {"type": "object", "required": ["spec"], "properties": fields}
+    content = {"application/json": {"schema": schema}, "multipart/form-data": {"schema": form}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+IMAGE_FILES = {"segments.0.image": "An image of the spec, by the field that names it."}
+SPEC_FILES = {
+    "image": "What the film starts from.",
+    "extend": "The video to go on with, or to lead into.",
+    "audio": "The sound of the film.",
+    "state": "A continuation state as JSON.",
+    **IMAGE_FILES,
 }
+SPEC_BODY = _body(JobSpec, SPEC_FILES)
 
 
 @router.post("", status_code=201, openapi_extra=SPEC_BODY)
@@ -119,13 +126,6 @@ def retry_job(job_id: JobId, context: Context) -> JobView:
     return _changed(context, job_id, Job.retry)
 
 
-class NewSegments(BaseModel):
-    """Segments to append."""
-
-    model_config = ConfigDict(extra="forbid")
-    segments: Annotated[list[SegmentSpec], Field(min_length=1, max_length=MAX_SEGMENTS)]
-
-
 class NewPrompt(BaseModel):
     """Another prompt of a segment."""
 
@@ -133,14 +133,20 @@ class NewPrompt(BaseModel):
     prompt: str
 
 
-@router.post("/{job_id}/segments")
+@router.post("/{job_id}/segments", openapi_extra=_body(NewSegments, IMAGE_FILES))
 def append_segments(
-    job_id: JobId, context: Context, added: NewSegments, idempotency_key: IdempotencyKey = None
+    job_id: JobId,
+    context: Context,
+    wanted: Annotated[SpecRequest, Depends(read_spec_request)],
+    idempotency_key: IdempotencyKey = None,
 ) -> JobView:
     """Add segments to the end of a job. One that is done continues; its film stays until the next one."""
-    segments = [segment.model_dump(exclude_unset=True) for segment in added.segments]
-    spec = without_files(check_spec({"segments": segments, "open": True}))
-    return _changed(context, job_id, lambda job: job.append(spec, idempotency_key=idempotency_key))
+    given = wanted.spec.keys() | (wanted.files.keys() & INPUT_FIELDS)
+    for name in given - NewSegments.model_fields.keys():
+        raise invalid(f"{escaped(name)[:60]}: only segments and images can be appended", param=name[:60])
+    spec = without_files(check_spec({"open": True, **wanted.spec}, source=wanted.source), wanted.files)
+    with with_uploads(spec, wanted.files) as whole:
+        return _changed(context, job_id, lambda job: job.append(whole, idempotency_key=idempotency_key))
 
 
 @router.put("/{job_id}/segments/{segment}/prompt")

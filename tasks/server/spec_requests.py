@@ -6,11 +6,12 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -25,7 +26,7 @@ from tasks.field_errors import escaped
 from tasks.server.answers import invalid
 from tasks.server.context import ServerContext
 from tasks.spec.head import INPUT_FIELDS
-from tasks.spec.images import input_paths
+from tasks.spec.images import input_paths, with_paths
 from tasks.spec.loader import MAX_SPEC_BYTES, check_spec, data_of
 from tasks.spec.places import SpecSource
 from tasks.spec.schema import JobSpec
@@ -33,13 +34,15 @@ from tasks.spec.schema import JobSpec
 MOST_PARTS = 20
 LARGEST_MEDIA_BYTES = 4 * 1024**3
 """Of a video or a sound; the limit of a whole request, LONGTAKE_SERVER_BODY_BYTES, is lower."""
+NO_UPLOAD = "must be an upload or a base64 data: URL; no path, no other URL"
+DATA = "data:"
 _DATA_TEXT = re.compile(rb'"data:[^"]*"')
 _DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+;base64,")
 
 
 @dataclass(frozen=True, slots=True)
 class SpecRequest:
-    """A spec as it was sent. source: for the lines of errors. files: sent with it, by field of the spec."""
+    """A spec as it was sent. source: for the lines of errors. files: sent with it, see `taken_files`."""
 
     spec: dict[str, Any]
     source: SpecSource
@@ -48,7 +51,7 @@ class SpecRequest:
 
 
 async def read_spec_request(request: Request) -> SpecRequest:
-    """The spec in a request: a JSON body, or a form with `spec` (JSON) and files: `state`, and those of INPUT_FIELDS.
+    """The spec in a request: a JSON body, or a form with `spec` (JSON), `state`, and files by field of the spec.
 
     Raises:
         RequestError, SpecError: it cannot be read.
@@ -59,15 +62,13 @@ async def read_spec_request(request: Request) -> SpecRequest:
         text = await _text_of(form, "spec")
         if text is None:
             raise invalid("spec: missing; it is the job's spec as JSON", param="spec")
-        found = await run_in_threadpool(_of_text, text)
-        sent = {name: await file_of(form, name, limit_of(name)) for name in INPUT_FIELDS}
+        names = [name for name, part in form.items() if name in INPUT_FIELDS or isinstance(part, UploadFile)]
+        sent = {name: await file_of(form, name, limit_of(name)) for name in names if name not in ("spec", "state")}
         state = await _text_of(form, "state")
-    files = {
-        **found.files,
-        **{name: data for name, data in sent.items() if data},
-    }  # a form sends an empty file for none
+    files = {name: data for name, data in sent.items() if data}  # a form sends an empty file for none
+    found = await run_in_threadpool(_of_text, text, files)
     sent_state = None if state is None else await run_in_threadpool(_json_of, state)
-    return SpecRequest(found.spec, found.source, files, sent_state)
+    return SpecRequest(found.spec, found.source, found.files, sent_state)
 
 
 def is_form(request: Request) -> bool:
@@ -98,7 +99,7 @@ def requested_spec(context: ServerContext, wanted: SpecRequest) -> JobSpec:
     Raises:
         SpecError: it is invalid, or names a file of this machine.
     """
-    return without_files(check_spec(context.parts.resolved(wanted.spec), source=wanted.source))
+    return without_files(check_spec(context.parts.resolved(wanted.spec), source=wanted.source), wanted.files)
 
 
 def submit_request(context: ServerContext, wanted: SpecRequest, *, idempotency_key: str | None = None) -> Job:
@@ -118,44 +119,93 @@ def submit_spec(
     *,
     state: dict[str, Any] | None = None,
     idempotency_key: str | None = None,
+    sent_as: Mapping[str, str] = MappingProxyType({}),
 ) -> Job:
-    """Queue a job with these images, videos and sound, by field of the spec.
+    """Queue a job with these images, videos and sound, by field of the spec. sent_as: see `with_uploads`.
 
     Raises:
         SpecError: the spec names a file of this machine. What `submit` raises.
     """
-    with with_uploads(without_files(spec), files) as whole:
+    with with_uploads(without_files(spec, files), files, sent_as=sent_as) as whole:
         return submit(whole, from_state=state, settings=context.settings, idempotency_key=idempotency_key)
 
 
 @contextmanager
-def with_uploads(spec: JobSpec, files: Mapping[str, bytes]) -> Iterator[JobSpec]:
-    """A spec with these files, by field of the spec, in a folder for as long; its errors do not name them."""
+def with_uploads(
+    spec: JobSpec, files: Mapping[str, bytes], *, sent_as: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[JobSpec]:
+    """A spec with these files, by field of the spec, in a folder for as long; its errors do not name them.
+
+    sent_as: what the caller knows a field as, if not by its name.
+    """
     with TemporaryDirectory(prefix="longtake-upload-") as folder:
+        paths = {name: str(Path(folder) / name) for name in files}
         for name, data in files.items():
-            path = Path(folder) / name
-            path.write_bytes(data)
-            spec = spec.model_copy(update={name: str(path)})
+            Path(paths[name]).write_bytes(data)
+        fields = {name: path for name, path in paths.items() if name in INPUT_FIELDS}
         try:
-            yield spec
+            yield with_paths(spec, paths).model_copy(update=fields)
         except SpecError as error:
             text = str(error)
-            for name in files:  # the field is named already
-                text = text.replace(f"{Path(folder) / name}: ", "")
+            for name, path in paths.items():  # the field is named already
+                text = text.replace(f"{name}: {path}: ", f"{sent_as.get(name, name)}: ").replace(f"{path}: ", "")
             raise SpecError(text) from None
 
 
-def without_files(spec: JobSpec) -> JobSpec:
-    """`spec`, which names no image, video or sound. SpecError: it does: a path would be read on this machine."""
-    for location in input_paths(spec):
-        sent = ", ".join(INPUT_FIELDS)
-        raise SpecError(f"{spec.source.place(*location)}: only {sent} can be sent, as uploads or data: URLs")
+def without_files(spec: JobSpec, sent: Collection[str] = ()) -> JobSpec:
+    """`spec`, which names no image, video or sound but these. SpecError: it does, and this machine would read it."""
+    for location, path in input_paths(spec).items():
+        if path not in sent:
+            raise SpecError(f"{spec.source.place(*location)}: {NO_UPLOAD}")
     return spec
+
+
+def taken_files(spec: dict[str, Any], files: Mapping[str, bytes] = MappingProxyType({})) -> dict[str, bytes]:
+    """The files that were sent for a spec, by field of it: `data:` URLs in it, and those in `files`.
+
+    Those of INPUT_FIELDS are no longer in `spec`; for the others, it has the field's name in place of a path.
+
+    Raises:
+        RequestError: a `data:` URL is invalid, or a file is for no field of the spec.
+    """
+    found = {
+        name: data_url(spec.pop(name), name, limit_of(name)) for name in INPUT_FIELDS if isinstance(spec.get(name), str)
+    }
+    found |= {name: data for name, data in files.items() if name in INPUT_FIELDS}
+    for name, table, key in _image_fields(spec):
+        value = table.get(key)
+        if name in files:
+            found[name] = files[name]
+        elif isinstance(value, str) and value.startswith(DATA):
+            found[name] = data_url(value, name, limit_of(name))
+        if name in found:
+            table[key] = name
+    for name in files:
+        if name not in found:
+            raise invalid(f"{escaped(name)[:60]}: the spec has no such image; see docs/server.md", param=name[:60])
+    return found
+
+
+def _image_fields(spec: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Where a spec may name an image other than `image`: the field, the table that has it, and its key there."""
+    for number, image in _tables(spec.get("images")):
+        yield f"images.{number}.path", image, "path"
+    for index, segment in _tables(spec.get("segments")):
+        for key in ("image", "end_image"):
+            yield f"segments.{index}.{key}", segment, key
+        for number, image in _tables(segment.get("images")):
+            yield f"segments.{index}.images.{number}.path", image, "path"
+
+
+def _tables(entries: object) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The entries of a list that are tables, with their numbers."""
+    if isinstance(entries, list):
+        yield from ((number, entry) for number, entry in enumerate(entries) if isinstance(entry, dict))
 
 
 def limit_of(name: str) -> int:
     """The most bytes of the file for a field of a spec."""
-    return LARGEST_FILE_BYTES if name == "image" else LARGEST_MEDIA_BYTES
+    return LARGEST_MEDIA_BYTES if name in ("extend", "audio") else LARGEST_FILE_BYTES
 
 
 async def file_of(form: FormData, name: str, limit_bytes: int) -> bytes | None:
@@ -178,7 +228,7 @@ def data_url(text: str, name: str, limit_bytes: int) -> bytes:
     """The bytes of a `data:` URL. RequestError: it is none, or holds more than the limit."""
     found = _DATA_URL.match(text)
     if found is None:
-        raise invalid(f"{name}: must be an upload or a base64 data: URL; no path, no other URL", param=name)
+        raise invalid(f"{name}: {NO_UPLOAD}", param=name)
     if len(text) > limit_bytes * 4 // 3 + 100:
         raise invalid(f"{name}: larger than {limit_bytes:,} bytes", param=name)
     try:
@@ -187,11 +237,9 @@ def data_url(text: str, name: str, limit_bytes: int) -> bytes:
         raise invalid(f"{name}: its base64 is damaged", param=name) from None
 
 
-def _of_text(data: bytes) -> SpecRequest:
+def _of_text(data: bytes, files: Mapping[str, bytes] = MappingProxyType({})) -> SpecRequest:
     spec, source = fields_in(data, "spec")
-    sent = {name: text for name in INPUT_FIELDS if isinstance(text := spec.get(name), str)}
-    fields = {name: value for name, value in spec.items() if name not in sent}
-    return SpecRequest(fields, source, {name: data_url(text, name, limit_of(name)) for name, text in sent.items()})
+    return SpecRequest(spec, source, taken_files(spec, files))
 
 
 def fields_in(data: bytes, name: str) -> tuple[dict[str, Any], SpecSource]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -32,6 +32,7 @@ from tasks.server.spec_requests import (
     is_form,
     read_form,
     submit_spec,
+    taken_files,
 )
 from tasks.server.stored_files import StoredFile
 from tasks.server.videos import (
@@ -55,6 +56,8 @@ router = APIRouter(prefix="/v1/videos", tags=["videos"])
 VideoId = Annotated[str, Path(description="The id of a video: that of its job.")]
 POLL_AFTER_MS = "1000"
 OBJECTS = ("input_reference", "video")
+SENT_AS = {"image": "input_reference", "extend": "video"}
+"""The fields of a spec that a request has by other names."""
 FIELDS = ("prompt", "model", "seconds", "size", "spec", *OBJECTS)
 _BRACKETS = re.compile(r"([a-z0-9_]+)(?:\[\])*\[(.*)\]")
 
@@ -141,8 +144,7 @@ def create_video(context: Context, wanted: Wanted, idempotency_key: IdempotencyK
     if "video" in wanted.fields.keys() | wanted.uploads.keys():
         raise invalid("video: a video is extended at /v1/videos/extensions", param="video")
     image = _input_reference(wanted)
-    spec = spec_of_video(wanted.fields, context.parts)
-    return _submitted(context, spec, {} if image is None else {"image": image}, idempotency_key)
+    return _new(context, wanted, {} if image is None else {"image": image}, idempotency_key)
 
 
 @router.get("")
@@ -170,7 +172,7 @@ def extend_video(context: Context, wanted: Wanted, idempotency_key: IdempotencyK
     """
     source = wanted.fields.get("video")
     if source is None and (upload := wanted.uploads.get("video")):
-        return _submitted(context, spec_of_video(wanted.fields, context.parts), {"extend": upload}, idempotency_key)
+        return _new(context, wanted, {"extend": upload}, idempotency_key)
     if not isinstance(source, Mapping) or not isinstance(source.get("id"), str):
         raise invalid('video: must be an upload, or {"id": ...} of a finished video', param="video")
     status = context.status(source["id"])
@@ -238,8 +240,18 @@ def remix_video(video_id: VideoId, context: Context, wanted: Wanted, idempotency
     return _submitted(context, spec, {} if image is None else {"image": image}, idempotency_key)
 
 
-def _submitted(context: ServerContext, spec: JobSpec, files: Mapping[str, bytes], key: str | None) -> Video:
-    with submit_spec(context, spec, files, idempotency_key=key) as job:
+def _new(context: ServerContext, wanted: VideoRequest, uploads: Mapping[str, bytes], key: str | None) -> Video:
+    """A new video. uploads: of the request, by field of the spec; `data:` URLs of its `spec` are sent, too."""
+    given = wanted.fields.get("spec")
+    sent = taken_files(given) if isinstance(given, dict) else {}
+    return _submitted(context, spec_of_video(wanted.fields, context.parts), {**sent, **uploads}, key, uploads)
+
+
+def _submitted(
+    context: ServerContext, spec: JobSpec, files: Mapping[str, bytes], key: str | None, uploads: Collection[str] = ()
+) -> Video:
+    sent_as = {field: SENT_AS[field] for field in uploads}
+    with submit_spec(context, spec, files, idempotency_key=key, sent_as=sent_as) as job:
         return _video(context, job.status())
 
 

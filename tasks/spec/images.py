@@ -42,9 +42,12 @@ def input_paths(spec: JobSpec) -> dict[Location, str]:
 def with_paths(spec: JobSpec, paths: Mapping[str, str]) -> JobSpec:
     """The spec with other paths, or blob ids, of all its images. paths: the new ones by the old ones."""
     segments = [_with_paths(segment, paths) if any(_paths_of(segment)) else segment for segment in spec.segments]
-    images = tuple(image.model_copy(update={"path": paths[image.path]}) for image in spec.images)
-    image = None if spec.image is None else paths[spec.image]
-    return spec.model_copy(update={"image": image, "images": images, "segments": segments})
+    changed: dict[str, object] = {"segments": segments}  # a field that was not given stays so
+    if spec.images:
+        changed["images"] = tuple(image.model_copy(update={"path": paths[image.path]}) for image in spec.images)
+    if spec.image is not None:
+        changed["image"] = paths[spec.image]
+    return spec.model_copy(update=changed)
 
 
 def placed(spec: JobSpec, *, continues: bool, video_frames: int = 0, kept: int = 0) -> JobSpec:

@@ -85,16 +85,33 @@ def test_a_state_is_exported_and_continued(client: httpx2.Client, worker: Worker
 
 
 @pytest.mark.parametrize("form", [True, False], ids=["upload", "data URL"])
-def test_an_image_is_sent(client: httpx2.Client, worker: Worker, form: bool) -> None:
-    # When
-    body = spec("a", model="shapes")
+def test_images_are_sent(client: httpx2.Client, worker: Worker, form: bool) -> None:
+    # Given
+    file = ("i.png", png(), "image/png")
+    url = f"data:image/png;base64,{base64.b64encode(png()).decode()}"
+    body, more = spec("a", "b", model="shapes"), {"segments": [{"prompt": "c"}]}
+    # When one starts the film, others are of its segments, and one of a segment that is appended
     if form:
-        answer = client.post("/jobs", data={"spec": json.dumps(body)}, files={"image": ("i.png", png(), "image/png")})
+        files = {"image": file, "segments.1.image": file, "segments.1.end_image": ("i.png", png("blue"), "image/png")}
+        job_id = client.post("/jobs", data={"spec": json.dumps(body)}, files=files).json()["id"]
+        added = {"data": {"spec": json.dumps(more)}, "files": {"segments.0.image": file}}
     else:
-        url = f"data:image/png;base64,{base64.b64encode(png()).decode()}"
-        answer = client.post("/jobs", json=body | {"image": url})
+        body["segments"][1] |= {"image": url, "images": [{"frame": 3, "path": url}]}
+        job_id = submitted(client, body | {"image": url})
+        added = {"json": {"segments": [{"prompt": "c", "image": url}]}}
+    answers = [client.post(f"/jobs/{job_id}/segments", **added, headers={"Idempotency-Key": "c"}) for _ in range(2)]
     # Then
-    assert finished(client, answer.json()["id"])["state"] == "done"
+    assert [answer.json().get("segments", answer.text) for answer in answers] == [3, 3]
+    assert finished(client, job_id)["state"] == "done"
+    # And what is no image, or for no field, is refused, and named as it was sent
+    for name, words in (("segments.0.image", "segments.0.image: not a PNG"), ("segments.7.image", "no such image")):
+        files = {name: ("i.png", b"no image" * 9, "image/png")}
+        found = error_of(client.post(f"/jobs/{job_id}/segments", data={"spec": json.dumps(more)}, files=files))
+        assert found[0] == 400
+        assert words in found[1]
+        assert "/" not in found[1].replace("docs/server.md", "")
+    found = error_of(client.post(f"/jobs/{job_id}/segments", json=more | {"seed": 3}))
+    assert found == (400, "seed: only segments and images can be appended")
 
 
 def test_a_video_and_a_sound_are_sent(client: httpx2.Client, worker: Worker) -> None:
@@ -299,7 +316,7 @@ NAMES_A_FILE: dict[str, dict[str, Any]] = {
     "segments.0.end_image": {"segments": [{"prompt": "a", "end_image": FILE}]},
     "segments.0.images.0.path": {"segments": [{"prompt": "a", "images": [{"frame": 1, "path": FILE}]}]},
 }
-ONLY_THESE = "only image, extend, audio can be sent, as uploads or data: URLs"
+ONLY_THESE = "must be an upload or a base64 data: URL"
 BAD_SPECS: list[tuple[dict[str, Any], str]] = [
     ({"segments": []}, "segments: must have at least one"),
     (spec("a", height=31), "height: "),
@@ -380,13 +397,15 @@ def test_other_paths_and_methods_are_answered_in_the_same_form(client: httpx2.Cl
     answer = client.get("/jobs/nobody")
     assert error_of(answer) == (404, "there is no job nobody; `GET /jobs` lists the jobs")
     assert "must be 'queued', 'running', " in error_of(client.get("/jobs", params={"state": "bogus"}))[1]
-    body = b'{"segments": [{"prompt": "a", "promt": "b"}]}'
+    body = b'{"prompt": "a", "promt": "b"}'
     segments = f"/jobs/{submitted(client, spec('a'))}/segments"
-    answer = client.post(segments, content=body, headers={"Content-Type": "text/plain"})
+    answer = client.put(f"{segments}/0/prompt", content=body, headers={"Content-Type": "text/plain"})
     assert error_of(answer) == (400, "the request: send its JSON with the header Content-Type: application/json")
-    answer = client.post(segments, content=body, headers={"Content-Type": "application/json"})
-    assert error_of(answer) == (400, "segments.0.promt: unknown key; did you mean prompt?")
-    answer = client.post(segments, content=body[1:], headers={"Content-Type": "application/json"})
+    answer = client.put(f"{segments}/0/prompt", content=body, headers={"Content-Type": "application/json"})
+    assert error_of(answer) == (400, "promt: unknown key; did you mean prompt?")
+    answer = client.post(segments, json={"segments": [{"prompt": "a", "promt": "b"}]})
+    assert error_of(answer) == (400, "spec:1: segments.0.promt: unknown key; did you mean prompt?")
+    answer = client.put(f"{segments}/0/prompt", content=body[1:], headers={"Content-Type": "application/json"})
     assert error_of(answer) == (400, "the request: not valid JSON")
     for what, status in (("0/clip", 409), ("9/clip", 404), ("9/state", 404), ("9/join", 404), ("9/takes/1/clip", 404)):
         assert error_of(client.get(f"{segments}/{what}"))[0] == status

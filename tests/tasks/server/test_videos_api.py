@@ -74,6 +74,11 @@ def test_a_reference_starts_the_video(videos: Any, worker: Worker, client: httpx
         "/v1/videos", json={"prompt": "a", "seconds": "1", "spec": SMALL, "input_reference": reference}
     )
     assert videos.poll(answer.json()["id"], poll_interval_ms=50).status == "completed"
+    # And what is none is refused by the name that it was sent with
+    with pytest.raises(openai.BadRequestError, match="input_reference: ") as refused:
+        videos.create(prompt="a", input_reference=("start.png", b"none", "image/png"))
+    assert refused.value.param == "input_reference"
+    assert "image:" not in refused.value.message
 
 
 def test_a_whole_spec_is_sent_as_one_field(videos: Any, worker: Worker) -> None:
