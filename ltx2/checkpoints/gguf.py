@@ -22,6 +22,7 @@ _MOST_BYTES = 1 << 20
 _MOST_ENTRIES = 1 << 20
 _LONGEST_KEPT = 256  # a value per layer
 _MOST_TEXTS = 1_000_000  # a vocabulary, or its merges
+_MOST_TEXT_BYTES = 1 << 26  # of all texts of a list
 _MOST_SKIPPED = 1 << 40
 
 BLOCKS = {
@@ -150,7 +151,7 @@ def _value(file: BinaryIO, longest: int = _LONGEST_KEPT) -> object:
         if count > _MOST_TEXTS:
             raise ValueError(f"a list of {count} texts")
         if longest == _MOST_TEXTS:
-            return [_text(file) for _ in range(count)]
+            return _texts(file, count)
         for _ in range(count):
             _skip_text(file)
         return None
@@ -165,6 +166,15 @@ def _text(file: BinaryIO) -> str:
     if length > _MOST_BYTES:
         raise ValueError(f"a text of {length} bytes")
     return file.read(length).decode(errors="replace")
+
+
+def _texts(file: BinaryIO, count: int) -> list[str]:
+    begin, texts = file.tell(), []
+    for _ in range(count):
+        texts.append(_text(file))
+        if file.tell() - begin > _MOST_TEXT_BYTES:
+            raise ValueError(f"a list of more than {_MOST_TEXT_BYTES} bytes of text")
+    return texts
 
 
 def _skip_text(file: BinaryIO) -> None:

@@ -20,6 +20,8 @@ SPACE = "\u2581"
 """How a space is written in pieces."""
 _TOKENS, _TYPES, _MERGES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.merges"
 _LONGEST = 256
+MOST_MERGES = 1_000_000
+"""That follow from pieces; those of Gemma 3 are half as many. Hostile pieces have 255 each."""
 SPECIAL = {"bos": "<bos>", "eos": "<eos>", "unknown": "<unk>", "padding": "<pad>"}
 """How Gemma spells its special pieces; a GGUF file has a `tokenizer.ggml.NAME_token_id` for each."""
 
@@ -80,12 +82,16 @@ def vocabulary_of(
     """The vocabulary of these `pieces`, of the same number of `types`. merges: None if they follow from the pieces.
 
     Raises:
-        CheckpointError: a piece of `file` is too long, or a merge is of pieces that it does not have.
+        CheckpointError: a piece of `file` is too long, a merge is of pieces that it does not have, or there are too
+            many merges.
     """
     if (long := max(map(len, pieces), default=0)) > _LONGEST:
         raise CheckpointError(f"{file} has a token of {long} characters; the limit is {_LONGEST}")
     if merges is None:
-        merges = tuple(merges_of(pieces, types))
+        try:
+            merges = tuple(merges_of(pieces, types))
+        except ValueError as exc:
+            raise CheckpointError(f"{file}: {exc}") from None
     known = set(pieces)
     if wrong := [pair for pair in merges if not {*pair, "".join(pair)} <= known]:
         raise CheckpointError(f"{file} has a merge of pieces that it does not have: {wrong[0]!r:.200}")
@@ -98,19 +104,25 @@ def vocabulary_of(
 
 
 def merges_of(pieces: Sequence[str], types: Sequence[int]) -> list[tuple[str, str]]:
-    """The merges that the `pieces` of these `types` allow, the first to be joined first."""
+    """The merges that the `pieces` of these `types` allow, the first to be joined first.
+
+    Raises:
+        ValueError: there are more than MOST_MERGES.
+    """
     ids = {piece: number for number, piece in enumerate(pieces)}
     normal = next((number for number, kind in enumerate(types) if kind == PieceType.NORMAL), 0)
     found = []
     for number, (piece, kind) in enumerate(zip(pieces, types, strict=True)):
         rank = 0 if kind == PieceType.USER_DEFINED else number - normal
         for cut in range(1, len(piece)):
-            left, right = piece[:cut], piece[cut:]
-            if left in ids and right in ids:
+            left, right = ids.get(piece[:cut]), ids.get(piece[cut:])
+            if left is not None and right is not None:
                 # longer parts first, where pieces have the same rank
-                found.append(((rank, -len(left), -len(right), number, ids[left]), left, right))
+                found.append((rank, -cut, cut - len(piece), number, left, right))
+        if len(found) > MOST_MERGES:
+            raise ValueError(f"its tokens allow more than {MOST_MERGES:,} merges")
     found.sort()
-    return [(left, right) for _, left, right in found]
+    return [(pieces[left], pieces[right]) for *_, left, right in found]
 
 
 def _with_spaces(piece: str) -> str:

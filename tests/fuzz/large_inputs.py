@@ -148,6 +148,10 @@ def sentencepiece(pieces: bytes) -> bytes:
     return special + pieces + b"\x12\x02\x18\x02" + b"\x1a\x02\x18\x00"
 
 
+def gguf_list(name: str, kind: int, count: int, values: bytes) -> bytes:
+    return gguf_text(name.encode()) + struct.pack("<IIQ", 9, kind, count) + values
+
+
 Maker = Callable[[], bytes]
 INPUTS: dict[str, dict[str, Maker]] = {
     "picture": {
@@ -263,6 +267,16 @@ INPUTS: dict[str, dict[str, Maker]] = {
             (0, 1), gguf_text(b"a") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 80_000
         ),
         "50,000 entries": lambda: gguf((0, 50_000), (gguf_text(b"abc") + struct.pack("<IB", 7, 1)) * 50_000),
+        "a vocabulary with 700,000 merges": lambda: gguf(
+            (0, 2),
+            gguf_list(
+                "tokenizer.ggml.tokens",
+                8,
+                5632,
+                b"".join(gguf_text(b"%c" % (97 + n // 256) * (n % 256 + 1)) for n in range(5632)),
+            )
+            + gguf_list("tokenizer.ggml.token_type", 4, 5632, struct.pack("<I", 1) * 5632),
+        ),
         "a text of 2**62": lambda: gguf((0, 1), struct.pack("<Q", 2**62) + bytes(100)),
     },
     "sentencepiece": {

@@ -7,6 +7,8 @@ from pathlib import Path
 import gguf
 import pytest
 
+from ltx2.checkpoints import gguf as gguf_file
+from ltx2.checkpoints import vocabulary
 from ltx2.checkpoints.vocabulary import merges_of, read_vocabulary
 from ltx2.errors import CheckpointError
 from tests.ltx2.exported_files import write_gguf
@@ -70,3 +72,16 @@ def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "b.gguf").write_bytes(b"GGUF")
     with pytest.raises(CheckpointError, match="is a damaged GGUF file"):
         read_vocabulary(tmp_path / "b.gguf", {})
+
+
+def test_a_vocabulary_that_takes_too_much_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given pieces each of which has a merge at every place, 42 bytes in the file
+    file = file_of(tmp_path / "a.gguf", ["a", "aa", "aaa", "aaaa"], [NORMAL] * 4)
+    assert len(read_vocabulary(file, {}).merges) == 6
+    # When / Then
+    monkeypatch.setattr(vocabulary, "MOST_MERGES", 5)
+    with pytest.raises(CheckpointError, match="its tokens allow more than 5 merges"):
+        read_vocabulary(file, {})
+    monkeypatch.setattr(gguf_file, "_MOST_TEXT_BYTES", 41)
+    with pytest.raises(CheckpointError, match="a list of more than 41 bytes of text"):
+        read_vocabulary(file, {})
