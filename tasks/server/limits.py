@@ -23,7 +23,7 @@ class BodyLimit:
     """ASGI middleware that refuses bodies that are too large, whatever their header says, or that come too slowly.
 
     largest: bytes of a body by the path of a request. A body may pause for `pause_s` seconds, and after as
-    many it must have come at LEAST_BYTES_PER_S.
+    many it must have come at LEAST_BYTES_PER_S. Only the time in which the application waits for it counts.
     """
 
     def __init__(self, app: ASGIApp, largest: Callable[[str], int], pause_s: float = LONGEST_PAUSE_S) -> None:
@@ -64,7 +64,7 @@ class _Body:
         self._receive = receive
         self._limit = limit
         self._pause_s = pause_s
-        self._began = time.monotonic()
+        self._waited_s = 0.0
         self._received = 0
         self._is_whole = False
         self.problem: Problem | None = None
@@ -72,11 +72,13 @@ class _Body:
     async def receive(self) -> Message:
         if self._is_whole:  # what comes now is that the client has gone
             return await self._receive()
-        left_s = self._began + self._pause_s + self._received / LEAST_BYTES_PER_S - time.monotonic()
+        left_s = self._pause_s + self._received / LEAST_BYTES_PER_S - self._waited_s
+        began = time.monotonic()
         try:
             message = await asyncio.wait_for(self._receive(), min(self._pause_s, left_s))
         except TimeoutError:
             raise self._refused(_too_slow(self._pause_s)) from None
+        self._waited_s += time.monotonic() - began
         self._received += len(message.get("body", b""))
         if self._received > self._limit:
             raise self._refused(_too_large(self._limit))

@@ -74,3 +74,16 @@ def test_it_is_said_what_is_wrong_with_a_body_that_the_application_cannot_read()
 
     status, body = answered(*[{"body": b"x" * 60, "more_body": True}] * 2, application=hiding)
     assert (status, json.loads(body)["error"]["code"]) == (413, "too_large")
+
+
+def test_the_time_in_which_nobody_reads_does_not_count() -> None:
+    """The server may be busy before it reads a body, and between its parts."""
+
+    async def busy(scope: Scope, receive: Receive, send: Send) -> None:
+        parts = []
+        for _ in range(2):
+            await asyncio.sleep(0.2)
+            parts.append((await receive())["body"])
+        await PlainTextResponse(b"".join(parts).decode())(scope, receive, send)
+
+    assert answered({"body": b"a", "more_body": True}, {"body": b"b"}, application=busy) == (200, "ab")
