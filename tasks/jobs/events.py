@@ -30,6 +30,7 @@ class EventKind(StrEnum):
     TAKE = "take"
     CHOSEN = "chosen"
     REWOUND = "rewound"
+    ATTEMPT = "attempt"
     PAUSED = "paused"
     RESUMED = "resumed"
     RETRIED = "retried"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar, cast
@@ -32,7 +33,7 @@ from tasks.jobs.queue_states import QueueStates, read_queue_states
 from tasks.jobs.queues import Priority, list_key
 from tasks.jobs.records import ClipRecord, Handoff, JobStatus, PieceRecord, unpack_stored
 from tasks.jobs.results import JobContents, Unpinned
-from tasks.jobs.status_reading import damaged, is_kept, no_such_job, queue_status, read_status
+from tasks.jobs.status_reading import damaged, ended_states, is_kept, no_such_job, queue_status, read_status
 from tasks.jobs.timing import FilmSource, committed_timings, film_source, timing_in_plan
 from tasks.jobs.units import START_INDEX, VIDEO_AFTER_INDEX, JobState, UnitKind
 from tasks.jobs.waits import Wait, read_waits
@@ -153,9 +154,9 @@ class JobReader:
         except (TypeError, ValueError) as error:
             raise damaged(job_id, error) from None
 
-    def ended_count(self) -> int:
-        """How many jobs have ended and still have a record."""
-        return int(self._redis.zcard(ENDED))
+    def ended_states(self) -> Counter[JobState]:
+        """How many jobs have ended in each state and still have a record."""
+        return ended_states(self._redis)
 
     def queue_lengths(self, queues: Sequence[str]) -> dict[str, int]:
         """How many messages wait in each of these queues."""

@@ -53,6 +53,8 @@ class EventHub:
         self._closing = False
         self.counts: Counter[EventKind] = Counter()
         """How many events of each kind were distributed."""
+        self.lost_attempts: Counter[str] = Counter()
+        """How many attempts came to nothing, by why."""
 
     async def start(self) -> None:
         """Begin with events that come from now on; older ones are read from their streams."""
@@ -81,6 +83,8 @@ class EventHub:
             for event in events:
                 self._last = event.id
                 self.counts[event.kind] += 1
+                if event.kind == EventKind.ATTEMPT:
+                    self.lost_attempts[str(event.data.get("why"))] += 1
                 for listener in tuple(self._listeners):
                     if listener.job_id in (None, event.job_id):
                         listener.offer(event)

@@ -14,12 +14,12 @@ from prometheus_client.registry import Collector
 
 from tasks.jobs.events import EventKind
 from tasks.jobs.queues import QUEUES
-from tasks.jobs.records import JobStatus
 from tasks.jobs.units import JobState
 from tasks.jobs.workers import ChildState
 from tasks.server.context import Context, ServerContext
 
 router = APIRouter(tags=["server"])
+LOST = ("failed", "died", "vanished")
 UNFINISHED = tuple(state for state in JobState if not state.is_final)
 
 
@@ -43,7 +43,7 @@ class _Deployment(Collector):
         """The figures now."""
         jobs = self._context.deployment.jobs
         unfinished = list(jobs.statuses(UNFINISHED))
-        yield self._jobs(unfinished, jobs.ended_count())
+        yield self._jobs(Counter(status.state for status in unfinished) + jobs.ended_states())
         yield self._queues(jobs.queue_lengths(QUEUES))
         queued = [status.created_at for status in unfinished if status.state == JobState.QUEUED]
         oldest = max(0.0, time.time() - min(queued)) if queued else 0.0
@@ -59,14 +59,13 @@ class _Deployment(Collector):
         )
         yield self._workers()
         yield self._events()
+        yield self._attempts()
 
     @staticmethod
-    def _jobs(unfinished: list[JobStatus], ended: int) -> Metric:
+    def _jobs(count: Counter[JobState]) -> Metric:
         family = GaugeMetricFamily("longtake_jobs", "Jobs with a record, by state.", labels=["state"])
-        count = Counter(status.state for status in unfinished)
-        for state in UNFINISHED:
+        for state in JobState:
             family.add_metric([state], count[state])
-        family.add_metric(["ended"], ended)
         return family
 
     @staticmethod
@@ -81,6 +80,13 @@ class _Deployment(Collector):
         family = CounterMetricFamily("longtake_events", text, labels=["kind"])
         for kind in EventKind:
             family.add_metric([kind], self._context.hub.counts[kind])
+        return family
+
+    def _attempts(self) -> Metric:
+        text = "Attempts that came to nothing since this server was started, by what became of them."
+        family = CounterMetricFamily("longtake_lost_attempts", text, labels=["why"])
+        for why in LOST:
+            family.add_metric([why], self._context.hub.lost_attempts[why])
         return family
 
     def _workers(self) -> Metric:

@@ -55,8 +55,16 @@ local function fail(record, units, takes, active, ended, job_id, name, unit, rea
     'failures', cjson.encode(unit.failures or {}))
 end
 
--- Count a failed attempt of a unit that `by` held; the last one allowed fails the job. Returns whether it did.
-local function count_attempt(record, units, takes, active, ended, job_id, name, unit, by, reason, allowed)
+-- Say that an attempt at a unit came to nothing. why: 'failed', 'died' (its process) or 'vanished' (its worker).
+local function tell_attempt(record, name, unit, why)
+  local kind = string.match(name, '^%a+')
+  tell(record, 'attempt', { unit = kind, segment = unit.index >= 0 and unit.index or nil, why = why })
+end
+
+-- Count a failed attempt of a unit that `by` held; the last one allowed fails the job. Returns whether it did. why: see
+-- `tell_attempt`.
+local function count_attempt(record, units, takes, active, ended, job_id, name, unit, by, why, reason, allowed)
+  tell_attempt(record, name, unit, why)
   unit.attempts = unit.attempts + 1
   unit.failures = unit.failures or {}
   table.insert(unit.failures, { node = by.node or '', worker = by.worker, reason = reason, at = now() })

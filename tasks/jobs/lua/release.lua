@@ -13,7 +13,8 @@ end
 local allowed = tonumber(ARGV[5])
 local takes, active, ended = KEYS[5], KEYS[3], KEYS[4]
 if ARGV[4] ~= ''
-  and count_attempt(KEYS[1], KEYS[2], takes, active, ended, ARGV[1], ARGV[2], unit, unit, ARGV[4], allowed) then
+  and count_attempt(KEYS[1], KEYS[2], takes, active, ended, ARGV[1], ARGV[2], unit, unit, 'failed', ARGV[4],
+    allowed) then
   return { 'failed', 0 }
 end
 release(KEYS[1], KEYS[2], ARGV[2], unit)

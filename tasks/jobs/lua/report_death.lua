@@ -30,7 +30,8 @@ for _, name in ipairs(names[ARGV[2]]) do
     local held = is_claimed(unit) and unit.ticket == ticket and unit.node == node
     local vanished = not held and take_vanished(unit, function(lost) return lost.ticket == ticket and lost.node == node end)
     local by = vanished or (held and unit.engine and unit)
-    if by and count_attempt(KEYS[1], KEYS[2], takes, active, ended, ARGV[1], name, unit, by, ARGV[6], allowed) then
+    if by and count_attempt(KEYS[1], KEYS[2], takes, active, ended, ARGV[1], name, unit, by, 'died', ARGV[6],
+      allowed) then
       return { 'failed', 0, name }
     end
     if held or (not is_claimed(unit) and unit.ticket == ticket) then

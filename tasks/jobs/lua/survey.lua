@@ -98,6 +98,7 @@ for name, unit in pairs(found) do
       unit.vanished = unit.vanished or {}
       table.insert(unit.vanished,
         { node = unit.node or '', worker = unit.worker, ticket = unit.ticket, token = unit.token, at = now() })
+      tell_attempt(KEYS[1], name, unit, 'vanished')
       if #unit.vanished >= tonumber(ARGV[2]) then
         local reason = 'its workers vanished ' .. #unit.vanished .. ' times, last ' .. unit.worker
         fail(KEYS[1], KEYS[2], KEYS[7], KEYS[4], KEYS[5], ARGV[1], name, unit, reason)

@@ -30,8 +30,8 @@ const isEdited = (live) => [...live.querySelectorAll("input, textarea")].some((f
 function follow(live, log) {
   const events = new EventSource((live || log).dataset.live || log.dataset.log);
   let due = null;
-  const kinds = ["accepted", "queued", "loading", "step", "segment", "clip", "take", "chosen", "rewound", "paused",
-    "resumed", "retried", "appended", "replaced", "approved", "closed", "done", "failed", "cancelled"];
+  const kinds = ["accepted", "queued", "loading", "step", "segment", "clip", "take", "chosen", "rewound", "attempt",
+    "paused", "resumed", "retried", "appended", "replaced", "approved", "closed", "done", "failed", "cancelled"];
   for (const kind of kinds) {
     events.addEventListener(kind, (event) => {
       if (log) note(log, kind, JSON.parse(event.data));

@@ -129,4 +129,5 @@ def test_a_failed_job_that_was_retried_is_followed_to_its_new_end(
     # When all of its events are asked for, Then the stream goes on after the failure
     kinds = [kind for _, kind, _ in events_of(client, job_id)]
     assert kinds[-1] == "done"
+    assert kinds[: kinds.index("failed")].count("attempt") == 3
     assert kinds.index("failed") < kinds.index("retried")

@@ -84,12 +84,26 @@ def test_a_server_knows_jobs_queues_and_workers(client: httpx2.Client, worker: W
     assert found[EVENTS.format("done")] >= 1
     assert found[EVENTS.format("failed")] == 0
     assert found["longtake_jobs{'state': 'paused'}"] == 1
-    assert found["longtake_jobs{'state': 'ended'}"] >= 1
+    assert found["longtake_jobs{'state': 'done'}"] >= 1
+    assert found["longtake_jobs{'state': 'failed'}"] == 0
     assert found["longtake_segments_to_render"] > 0
     assert found["longtake_oldest_queued_seconds"] == 0
     assert {f"longtake_queue_messages{{'queue': '{name}'}}" for name in ("segments", "clips", "films")} <= found.keys()
     assert sum(found[f"longtake_workers{{'state': '{state}'}}"] for state in ("loading", "idle", "working")) == 1
+    # And that it was cancelled
     client.post(f"/jobs/{paused}/cancel")
+    cancelled = "longtake_jobs{'state': 'cancelled'}"
+    assert figures(client.get("/metrics").text)[cancelled] == found[cancelled] + 1
+
+
+def test_a_killed_process_is_counted_by_the_server(client: httpx2.Client, worker: Worker, tmp_path: Path) -> None:
+    # Given / When a segment kills its process
+    job_id = submitted(client, spec(f"die until {tmp_path / 'mended'}"))
+    died = "longtake_lost_attempts_total{'why': 'died'}"
+    wait_until(lambda: figures(client.get("/metrics").text)[died] == 1, what="the figure")
+    (tmp_path / "mended").touch()
+    # Then
+    assert finished(client, job_id)["state"] == "done"
 
 
 def test_a_lost_blob_is_counted_as_the_repair_that_it_costs(
