@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from tasks.client.edit import edit
 from tasks.client.edit_plan import EditKind
+from tasks.server.answers import invalid
 from tasks.server.context import Context
 from tasks.server.jobs_api import SPEC_BODY, IdempotencyKey, JobId, job_status
 from tasks.server.spec_requests import SpecRequest, read_spec_request, requested_spec, with_uploads
@@ -29,8 +30,15 @@ class EditView(BaseModel):
     job: JobView | None
 
 
+async def _read_spec(request: Request) -> SpecRequest:
+    wanted = await read_spec_request(request)
+    if wanted.state is not None:
+        raise invalid("state: the film goes on from segments of the job; remove it", param="state")
+    return wanted
+
+
 async def _spec_if_given(request: Request) -> SpecRequest | None:
-    return await read_spec_request(request) if request.headers.get("content-type") or await request.body() else None
+    return await _read_spec(request) if request.headers.get("content-type") or await request.body() else None
 
 
 @router.post(
@@ -63,7 +71,7 @@ def fork_job(
 def edit_job(
     job_id: JobId,
     context: Context,
-    wanted: Annotated[SpecRequest, Depends(read_spec_request)],
+    wanted: Annotated[SpecRequest, Depends(_read_spec)],
     dry_run: Annotated[bool, Query(description="Only say what would be rendered again.")] = False,
 ) -> EditView:
     """Make the job's film that of a changed spec of the whole film; what is kept is not rendered again.

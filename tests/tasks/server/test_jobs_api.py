@@ -254,6 +254,13 @@ def test_a_film_is_forked_and_edited(client: httpx2.Client, worker: Worker) -> N
     # And a spec of a file of this machine is refused
     hostile = longer | {"segments": [{"prompt": "a", "image": "/etc/passwd"}]}
     assert error_of(client.post(f"/jobs/{job_id}/edit", json=hostile))[0] == 400
+    # And a state to continue, which would not be used
+    parts = {"spec": (None, json.dumps(longer)), "state": (None, '{"kind": "ltx2.v1", "payload": {}}')}
+    for path in ("fork?after=0", "edit"):
+        assert error_of(client.post(f"/jobs/{job_id}/{path}", files=parts)) == (
+            400,
+            "state: the film goes on from segments of the job; remove it",
+        )
 
 
 def test_takes_that_cannot_be_are_refused(client: httpx2.Client, worker: Worker) -> None:
