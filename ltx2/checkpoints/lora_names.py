@@ -13,7 +13,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.", "connectors.")
+PREFIXES = (
+    *("base_model.model.", "model.diffusion_model.", "diffusion_model.", "model."),
+    *("lora_transformer.", "transformer.", "connectors."),
+)
 FLAT_PREFIXES = ("lora_unet_", "lora_transformer_", "lycoris_")
 
 AUTHORS_FIRST = {

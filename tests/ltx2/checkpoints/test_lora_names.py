@@ -37,7 +37,7 @@ def renamed(layer: Layer, style: str) -> str:
             name = name.replace("transformer_blocks", "transformer_1d_blocks")
     elif prefix == "component.":
         prefix = f"{layer.component}."
-    return prefix + (name.replace(".", "_") if prefix == "lora_unet_" else name)
+    return prefix + (name.replace(".", "_") if prefix.endswith("_") else name)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,8 @@ def renamed(layer: Layer, style: str) -> str:
     [
         *("", "component.", "transformer.", "base_model.model.", "base_model.model.transformer.", "lora_unet_"),
         *("authors:", "authors:diffusion_model.", "authors:model.diffusion_model.", "authors:lora_unet_"),
-        "authors:base_model.model.diffusion_model.",
+        *("authors:base_model.model.diffusion_model.", "authors:lora_unet_model_", "lora_transformer_"),
+        "lora_transformer.",
     ],
 )
 def test_every_layer_is_found_by_the_names_of_all_trainers(engine: Engine, style: str) -> None:
