@@ -33,6 +33,8 @@ class Card:
         )
 
 
+ENCODER_BYTES = 23_532_068_352
+"""The weights of the text encoder that was measured, Gemma 3 12B in bfloat16. A smaller one needs less."""
 FP8 = "LONGTAKE_PRECISION=fp8"
 MODEL, SEQUENTIAL = f"{FP8} LONGTAKE_OFFLOAD=model", f"{FP8} LONGTAKE_OFFLOAD=sequential"
 

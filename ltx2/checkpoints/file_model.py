@@ -28,7 +28,7 @@ from ltx2.checkpoints.file_sets import (
     refuse_shard,
 )
 from ltx2.checkpoints.recognition import ARCHITECTURE, config_of, header_of
-from ltx2.checkpoints.variant import Config, Variant, variant_of
+from ltx2.checkpoints.variant import Config, Variant, check_text_width, variant_of
 from ltx2.checkpoints.weight_files import Header, StoredTensor
 from ltx2.errors import CheckpointError, UnsupportedModelError
 
@@ -91,7 +91,8 @@ def described(named: Path, files: FileSet, encoder: Path | None) -> ModelFiles:
     except CheckpointError as exc:
         raise CheckpointError(f"{named}: {exc}") from exc
     if text_encoder is not None:
-        _check_width(text_encoder, tensors["connectors"])
+        shapes = [one.shape for name, one in tensors["connectors"].items() if name.endswith("text_proj_in.weight")]
+        check_text_width(text_encoder.source, text_encoder.config, shapes[0][1] if shapes else None)
     components = {name: Component(name, configs[name], tensors[name]) for name in COMPONENTS}
     return ModelFiles(named, variant, components, configs["scheduler"], text_encoder)
 
@@ -158,18 +159,6 @@ def _configs(
         raise CheckpointError(f"{', '.join(files.files)}: {exc}") from exc
     except (TypeError, ValueError, LookupError, AttributeError, ZeroDivisionError) as exc:
         raise CheckpointError(f"{', '.join(files.files)}: shapes or config of another model ({exc})") from exc
-
-
-def _check_width(encoder: TextEncoder, connectors: dict[str, Stored]) -> None:
-    """Refuse a text encoder whose hidden states, together, are not as wide as what the connectors project."""
-    text = encoder.config.get("text_config", {})
-    width, layers = text.get("hidden_size"), text.get("num_hidden_layers")
-    needed = next((one.shape[1] for name, one in connectors.items() if name.endswith("text_proj_in.weight")), None)
-    if width and layers and needed not in (None, width * (layers + 1)):
-        raise UnsupportedModelError(
-            f"text_encoder: {encoder.source} has {layers} layers of width {width}, so {width * (layers + 1):,} numbers "
-            f"for each token; this model reads {needed:,}: that is another size of Gemma"
-        )
 
 
 def _variant(files: FileSet, configs: dict[str, Config], text_encoder: TextEncoder | None) -> Variant:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ltx2.checkpoints.cards import CARDS, Card
+from ltx2.checkpoints.cards import CARDS, ENCODER_BYTES, Card
 from ltx2.checkpoints.diffusion_decoder import DIFFUSION_FOLDER
 from ltx2.checkpoints.encoder_files import encoder_folder
 from ltx2.checkpoints.full_weights import FOLDER, SUFFIX, folder_of
@@ -70,6 +70,9 @@ class ModelReport:
             lines.append(f"  {'together':<17} {size_text(sum(part.size for part in self.parts)):>10}")
         lines += [f"  missing: {one}" for one in self.missing]
         lines += [f"  {card}" for card in self.cards]
+        encoder = next((part.size for part in self.parts if part.name == "text_encoder"), ENCODER_BYTES)
+        if self.cards and encoder < 0.9 * ENCODER_BYTES:
+            lines.append(f"  measured with a text encoder of {size_text(ENCODER_BYTES)}; this one needs less")
         lines.append("  can be used" if self.usable else f"  cannot be used: {self.problem}")
         return lines
 

@@ -15,7 +15,7 @@ from ltx2.checkpoints.full_weights import FOLDER, SUFFIX, folder_of, has_full, s
 from ltx2.checkpoints.hub_names import parse_hub_name
 from ltx2.checkpoints.quantized import refuse_quantized
 from ltx2.checkpoints.recognition import DIFFUSERS_LAYOUT, SUFFIXES, layout_advice, recognize
-from ltx2.checkpoints.variant import CONFIGURED, Variant, variant_of
+from ltx2.checkpoints.variant import CONFIGURED, Variant, check_text_width, text_width, variant_of
 from ltx2.checkpoints.weight_files import check_file, check_weights, read_json
 from ltx2.errors import CheckpointError, UnsupportedModelError
 from ltx2.processes import python_path
@@ -236,9 +236,11 @@ def check_configs(folder: Path, *, full: bool = False) -> Variant:
     configs["scheduler"] = scheduler_config(configs["scheduler"], full=full)
     refuse_quantized(folder, configs)
     try:
-        return variant_of(configs)
+        variant = variant_of(configs)
     except CheckpointError as exc:
         raise CheckpointError(f"{folder}: {exc}") from exc
+    check_text_width(folder / "text_encoder", configs["text_encoder"], text_width(configs["connectors"]))
+    return variant
 
 
 def check_is_pipeline(folder: Path) -> None:

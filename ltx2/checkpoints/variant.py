@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from ltx2.errors import CheckpointError
+from ltx2.errors import CheckpointError, UnsupportedModelError
 from ltx2.timeline import POSITIONS_S
 
 Version = Literal["2.0", "2.3", "2.5"]
@@ -148,6 +149,30 @@ def variant_of(configs: Mapping[str, Config]) -> Variant:
     rate = configs["vocoder"].get("output_sampling_rate", variant.audio_rate)
     _check("vocoder", "output_sampling_rate", rate, variant.audio_rate)
     return variant
+
+
+def check_text_width(encoder: Path, config: Config, needed: int | None) -> None:
+    """Refuse a text encoder whose hidden states, together, are not as wide as what the connectors project.
+
+    encoder: where it is, for the error. needed: numbers for each token that the connectors read; None if unknown.
+
+    Raises:
+        UnsupportedModelError: it is another size of Gemma.
+    """
+    text = config.get("text_config")
+    width, layers = (text.get(key) if isinstance(text, dict) else None for key in ("hidden_size", "num_hidden_layers"))
+    if not isinstance(width, int) or not isinstance(layers, int) or needed in (None, width * (layers + 1)):
+        return
+    raise UnsupportedModelError(
+        f"text_encoder: {encoder} has {layers} layers of width {width}, so {width * (layers + 1):,} numbers "
+        f"for each token; this model reads {needed:,}: that is another size of Gemma"
+    )
+
+
+def text_width(connectors: Config) -> int | None:
+    """The numbers for each token that connectors of this config read; None if it does not tell."""
+    width, factor = connectors.get("caption_channels", 3840), connectors.get("text_proj_in_factor", 49)
+    return width * factor if isinstance(width, int) and isinstance(factor, int) else None
 
 
 def _version(configs: Mapping[str, Config]) -> Version:

@@ -64,6 +64,7 @@ def test_a_full_size_model_fits_on_cards(folder: Path) -> None:
     # Then
     assert found.cards == CARDS
     assert "  a GPU of 24 GB: LONGTAKE_PRECISION=fp8 LONGTAKE_OFFLOAD=sequential (" in "\n".join(found.lines())
+    assert "  measured with a text encoder of 23.53 GB; this one needs less" in found.lines()
     assert abs(found.parts[2].size - before[2].size) < 10_000  # headers only
     [missing] = found.missing
     assert missing.startswith("latent_upsampler (only `stages: 2` needs it)")

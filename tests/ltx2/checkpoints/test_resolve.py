@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Gemma3ForConditionalGeneration, Gemma4UnifiedForConditionalGeneration
 
+from ltx2.checkpoints.model_check import check_model
 from ltx2.checkpoints.resolve import COMPONENTS, WEIGHTS, HubModel, default_cache, resolve_model
 from ltx2.engine import Engine
 from ltx2.errors import CheckpointError, UnsupportedModelError
@@ -256,6 +257,17 @@ def test_a_text_encoder_whose_config_does_not_fit_its_class_is_rejected(
     edit(folder / "text_encoder/config.json", text_config={"hidden_size": "wide"})
     with pytest.raises(CheckpointError, match=r"cannot load .*hidden_size"):
         Engine.load(str(folder), device="cpu")
+
+
+def test_a_text_encoder_of_another_size_is_rejected_by_its_config(folder: Path) -> None:
+    # Given the config of Gemma 3 4B, whose weights need not be there
+    edit(folder / "text_encoder/config.json", text_config={"hidden_size": 2560, "num_hidden_layers": 34})
+    (folder / "text_encoder/model.safetensors").unlink()
+    # When / Then
+    said = f"text_encoder: {folder}/text_encoder has 34 layers of width 2560, so 89,600 numbers for each token"
+    with pytest.raises(UnsupportedModelError, match=said):
+        resolve_model(str(folder), folder)
+    assert said in str(check_model(str(folder), folder).problem)
 
 
 def test_the_vision_tower_of_the_text_encoder_may_be_missing(folder: Path) -> None:
