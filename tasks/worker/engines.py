@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -113,7 +114,8 @@ class EngineSlot:
 
         Raises:
             SpecError: `model`, a LoRA, the text encoder or one of `more` lies in a folder that specs must not name.
-            HostFaultError: the default model, without LoRAs, cannot be loaded; or this host lacks the device.
+            HostFaultError: the default model, without LoRAs, cannot be loaded; this host lacks the device; or
+            LONGTAKE_ENGINE is none that it can use.
             HubUnreachableError: the model or a LoRA cannot be fetched now.
             RankError: with several GPUs: a rank died or hangs.
             DeviceError: another model than the default cannot be shared by so many GPUs.
@@ -137,6 +139,8 @@ class EngineSlot:
             if error.setting == "gpus" and named != (self._settings.model, None):
                 raise  # this model cannot be shared by so many; others can
             raise HostFaultError(f"LONGTAKE_{error.setting.upper()}: {error}") from error
+        except ConfigError as error:
+            raise HostFaultError(str(error)) from error
         except (HubUnreachableError, RankError):
             raise  # an outage, or a fault of this process, whichever model it is
         except Exception as error:
@@ -200,14 +204,18 @@ class EngineSlot:
             **({} if text_encoder is None else {"encoder": text_encoder}),  # for engines that take none
             **({} if settings.attention == "auto" else {"attention": settings.attention}),
         }
-        if self._starts_ranks():
+        if self._starts_ranks(kind):
             assert self._group is not None
             return self._group.load(settings.engine, model, **given)
         engine: SegmentEngine = kind.load(model, device=settings.device, **given)
         return engine
 
-    def _starts_ranks(self) -> bool:
-        """Start the other ranks once, if LONGTAKE_GPUS asks for some; whether this process has others."""
+    def _starts_ranks(self, kind: Any) -> bool:
+        """Start the other ranks once, if LONGTAKE_GPUS asks for some; whether this process has others.
+
+        Raises:
+            ConfigError: the engine `kind` cannot render with others.
+        """
         settings = self._settings
         if settings.gpus != "1" and self._group is None:
             from ltx2.group.leader import RankGroup  # torch is slow to import
@@ -215,7 +223,17 @@ class EngineSlot:
 
             self.ranks = rank_count(settings.gpus, settings.device)
             if self.ranks > 1:
+                if not _takes_ranks(kind.load):
+                    raise ConfigError(
+                        f"LONGTAKE_GPUS is {settings.gpus}, but the engine {settings.engine} cannot share a segment: "
+                        "its `load` has no argument `ranks`"
+                    )
                 self._group = RankGroup(
                     self.ranks, settings.device, timeout_s=settings.rank_timeout_s, on_stuck=self._on_stuck
                 )
         return self._group is not None
+
+
+def _takes_ranks(load: Callable[..., Any]) -> bool:
+    parameters = inspect.signature(load).parameters.values()
+    return any(one.name == "ranks" or one.kind is one.VAR_KEYWORD for one in parameters)

@@ -47,6 +47,28 @@ def test_a_model_that_so_many_gpus_cannot_share_is_no_fault_of_the_host() -> Non
         slot.engine("tiny-2.0")
 
 
+class AloneEngine:
+    """An engine that renders in one process."""
+
+    @classmethod
+    def load(cls, model: str, *, device: str = "cpu", loras: Any = ()) -> Any:
+        raise AssertionError("it is not loaded")
+
+
+@pytest.mark.parametrize(
+    ("engine", "problem"),
+    [
+        (f"{__name__}:AloneEngine", "LONGTAKE_GPUS is 2, but the engine .*:AloneEngine cannot share a segment"),
+        (f"{__name__}:Missing", "LONGTAKE_ENGINE=.*:Missing: module .* has no attribute 'Missing'"),
+    ],
+)
+def test_an_engine_that_cannot_be_used_is_a_fault_of_the_host(engine: str, problem: str) -> None:
+    slot = EngineSlot(Settings(engine=engine, model="tiny", device="cpu", gpus="2"))
+    for model in ("tiny", "tiny-2.0"):
+        with pytest.raises(HostFaultError, match=f"^{problem}"):
+            slot.engine(model)
+
+
 def test_an_engine_is_kept_until_the_model_changes() -> None:
     # Given
     slot = EngineSlot(Settings(engine=STAND_IN))
