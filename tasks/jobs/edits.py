@@ -12,8 +12,8 @@ from typing import cast
 from tasks.errors import JobStateError
 from tasks.jobs.keys import ACTIVE, ENDED, RESERVED, SUBMITTING, WAITING, job_keys
 from tasks.jobs.lifetimes import JobLifetimes, new_token
-from tasks.jobs.reader import read_segment
 from tasks.jobs.records import pack_segment
+from tasks.jobs.spec_reading import read_segment
 from tasks.jobs.status_reading import no_such_job
 from tasks.spec.segments import MAX_SEGMENTS, SegmentSpec
 

@@ -10,7 +10,6 @@ from itertools import islice
 from typing import Any, TypeVar, cast
 
 import redis
-from pydantic import BaseModel, ValidationError
 from redis.client import Pipeline
 
 from blobstore.stored_format import MAJOR_OF_JOBS, is_newer_major
@@ -31,8 +30,9 @@ from tasks.jobs.keys import (
 )
 from tasks.jobs.queue_states import QueueStates, read_queue_states
 from tasks.jobs.queues import Priority, list_key
-from tasks.jobs.records import ClipRecord, Handoff, JobStatus, PieceRecord, unpack_stored
+from tasks.jobs.records import ClipRecord, Handoff, JobStatus, PieceRecord
 from tasks.jobs.results import JobContents, Unpinned
+from tasks.jobs.spec_reading import read_head, read_segment
 from tasks.jobs.status_reading import damaged, ended_states, is_kept, no_such_job, queue_status, read_status
 from tasks.jobs.timing import FilmSource, committed_timings, film_source, timing_in_plan
 from tasks.jobs.units import START_INDEX, VIDEO_AFTER_INDEX, JobState, UnitKind
@@ -43,7 +43,6 @@ from tasks.spec.head import JobHead
 from tasks.spec.segments import SegmentSpec
 
 log = logging.getLogger(__name__)
-M = TypeVar("M", bound=BaseModel)
 P = TypeVar("P", Handoff, ClipRecord)
 JOBS_PER_PAGE = 100
 
@@ -364,28 +363,6 @@ class JobReader:
                 counts.append(len(pipe) - before)
             replies = iter(pipe.execute(raise_on_error=False))
         return [tuple(islice(replies, count)) for count in counts]
-
-
-def read_head(data: bytes) -> JobHead:
-    """What all segments of a job share, as stored; keys that this version does not know are ignored.
-
-    Raises:
-        VersionError: a newer major version wrote it. RecordError: it is damaged.
-    """
-    return _validated(JobHead, data, "a job's spec")
-
-
-def read_segment(data: bytes) -> SegmentSpec:
-    """The spec of one segment, as stored; see `read_head`."""
-    return _validated(SegmentSpec, data, "a segment's spec")
-
-
-def _validated(model: type[M], data: bytes, what: str) -> M:
-    try:
-        return model.model_validate(unpack_stored(data, what), extra="ignore")
-    except ValidationError as error:
-        field = ".".join(map(str, error.errors(include_url=False)[0]["loc"]))
-        raise RecordError(f"{what} is damaged: {field}") from None
 
 
 def _clips(raw: dict[bytes, bytes]) -> dict[int, ClipRecord]:

@@ -23,7 +23,6 @@ from tasks.jobs.keys import (
 from tasks.jobs.lifetimes import is_newer_reply, new_token
 from tasks.jobs.one_way import OneWay
 from tasks.jobs.queues import STICKY_PREFIX, Priority, list_key, queue_of
-from tasks.jobs.reader import read_head, read_segment
 from tasks.jobs.records import ClipRecord, FilmRecord, Handoff, Progress, pack_segment
 from tasks.jobs.results import (
     Announcement,
@@ -42,6 +41,7 @@ from tasks.jobs.results import (
     RepairCommit,
     SegmentCommit,
 )
+from tasks.jobs.spec_reading import read_head, read_segment
 from tasks.jobs.take_store import JobTakes
 from tasks.jobs.units import JobState, UnitKind, WorkUnit
 from tasks.settings import Settings

@@ -10,8 +10,8 @@ import redis
 
 from tasks.errors import LongtakeError, VersionError
 from tasks.jobs.keys import JOBS, job_keys
-from tasks.jobs.reader import read_head, read_segment
 from tasks.jobs.records import ClipRecord, Handoff
+from tasks.jobs.spec_reading import read_head, read_segment
 from tasks.maintenance.findings import Finding, error, first_few, warning
 
 ABOUT = "records"

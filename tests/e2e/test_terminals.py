@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from tasks.cli.command import main
 from tasks.client.submit import submit
 from tasks.errors import JobFailedError
 from tasks.field_errors import is_shown
@@ -28,6 +30,12 @@ def run(settings: Settings, encoding: str, *arguments: str) -> tuple[str, str]:
     return done.stdout.decode(encoding), done.stderr.decode(encoding)
 
 
+def called(settings: Settings, encoding: str, *arguments: str) -> tuple[str, str]:
+    """As `run`, in this process."""
+    done = CliRunner(charset=encoding).invoke(main, arguments, env=environment(settings))
+    return done.stdout, done.stderr
+
+
 def test_text_of_a_user_is_only_shown(
     module_settings: Settings, start_worker: Callable[..., Worker], tmp_path: Path
 ) -> None:
@@ -41,16 +49,17 @@ def test_text_of_a_user_is_only_shown(
     with pytest.raises(JobFailedError):
         bad.wait()
     # When the operator looks at them, on a terminal that has no emoji
-    for arguments in (["list"], ["status", done.id], ["status", bad.id], ["watch", bad.id]):
-        lines = [line for text in run(module_settings, "latin-1", *arguments) for line in text.split("\n")]
+    commands = (run, "list"), (called, "status", done.id), (called, "status", bad.id), (called, "watch", bad.id)
+    for how, *arguments in commands:
+        lines = [line for text in how(module_settings, "latin-1", *arguments) for line in text.split("\n")]
         # Then no escape reaches the terminal, no line is forged, and nothing fails
         assert all(is_shown(line) for line in lines), arguments
         assert not [line for line in lines if line.startswith(("  segment 9", "[2026"))]
         assert max(map(len, lines)) < 3000
         assert "Traceback" not in "".join(lines)
-    assert TITLE in run(module_settings, "utf-8", "list")[0]
+    assert TITLE in called(module_settings, "utf-8", "list")[0]
     # And JSON is whole there, too
-    assert json.loads(run(module_settings, "latin-1", "status", done.id, "--json")[0])["title"] == TITLE
+    assert json.loads(called(module_settings, "latin-1", "status", done.id, "--json")[0])["title"] == TITLE
     # And the worker's log has neither
     log = worker.log.read_text()
     assert "forged" in log

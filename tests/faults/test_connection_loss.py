@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.conftest import wait_until
+from tests.faults.conftest import MakeHarness
 from tests.faults.harness import Harness
 from tests.faults.server_faults import kill_connections
 from tests.faults.worker import ENGINE_STEP
@@ -42,8 +43,10 @@ def test_every_connection_killed_at_seven_failpoints(harness: Harness, film: str
 
 
 @pytest.mark.faults
-def test_every_connection_killed_repeatedly(harness: Harness, film: str) -> None:
-    # Given
+def test_every_connection_killed_repeatedly(make_harness: MakeHarness, film: str) -> None:
+    # Given leases that do not expire while a busy machine lets a renewal wait
+    harness = make_harness(lease_s=30.0, max_attempts=1)
+    harness.start_worker()
     jobs = [harness.submit() for _ in range(10)]
     # When
     for job in jobs:

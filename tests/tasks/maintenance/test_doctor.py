@@ -23,7 +23,6 @@ from tasks.maintenance import server_findings
 from tasks.maintenance.doctor import examine
 from tasks.maintenance.findings import SHOWN, Severity
 from tasks.maintenance.record_findings import STUCK_S
-from tasks.maintenance.server_findings import examine_info
 from tasks.settings import Settings
 from tests.conftest import ROOT, STAND_IN, RedisProcess, Worker, free_port, wait_until
 from tests.tasks.conftest import job_store, spec
@@ -243,22 +242,6 @@ def test_a_full_blob_server_is_a_warning(healthy: Settings, start_server: Start)
     assert [finding.severity for finding in examine(settings).findings] == [Severity.WARNING] * 2
     assert any("is full; free blobs or raise its maxmemory" in text for text in texts(settings))
     assert any("bytes of memory; free blobs with `longtake gc`, or raise maxmemory" in text for text in texts(settings))
-
-
-@pytest.mark.parametrize(
-    ("info", "words"),
-    [
-        ({"loading": 1}, "still loads its data"),
-        ({"rdb_last_bgsave_status": "err"}, "could not save its last snapshot"),
-        ({"aof_last_write_status": "err"}, "could not write its append-only file"),
-        ({"used_memory": 95, "total_system_memory": 100}, "uses 95 of 100 bytes of memory"),
-    ],
-)
-def test_what_info_says(info: dict[str, Any], words: str) -> None:
-    good = {"aof_enabled": 1, "role": "master", "used_memory": 1, "maxmemory": 0, "total_system_memory": 100}
-    assert list(examine_info("broker", "redis://h", good)) == []
-    [found] = examine_info("broker", "redis://:secret@h", good | info)
-    assert str(found).startswith(f"Redis at redis://h {words}")
 
 
 @pytest.mark.parametrize(
