@@ -53,7 +53,7 @@ class Follower:
 
     def run(self) -> None:
         """Follow until the leader ends."""
-        for work in (self._read, self._beat):
+        for work in (self._read, self._beat, self._watch_leader):
             threading.Thread(target=work, name=work.__name__, daemon=True).start()
         from ltx2.group.rendezvous import join  # torch is slow to import, and this process is to beat meanwhile
         from ltx2.group.values import unpack
@@ -107,6 +107,11 @@ class Follower:
     def _beat(self) -> None:
         while True:
             self._say(BEAT)
+            time.sleep(BEAT_EVERY_S)
+
+    def _watch_leader(self) -> None:
+        """Kill a leader that is overdue. A thread of its own: a leader that hangs reads nothing, so `_say` waits."""
+        while True:
             if (due := self._leader_due) is not None and time.monotonic() > due and os.getppid() == self._leader:
                 os.kill(self._leader, signal.SIGKILL)
             time.sleep(BEAT_EVERY_S)
