@@ -21,29 +21,24 @@ Start = Callable[..., Worker]
 SPEC: dict[str, Any] = {"width": 64, "height": 32, "frames": 17, "segments": [{"prompt": "a"}, {"prompt": "b"}]}
 
 
-@pytest.mark.parametrize(
-    ("fault", "reason"), [(LOAD_FAILS, "RuntimeError: CUDA error"), (LOAD_DIES, "its process dies every time")]
-)
-def test_a_worker_that_cannot_load_its_model_costs_no_job(
-    settings: Settings,
-    shared_redis: RedisProcess,
-    start_worker: Start,
-    monkeypatch: pytest.MonkeyPatch,
-    fault: str,
-    reason: str,
+def test_workers_that_cannot_load_their_model_cost_no_job(
+    settings: Settings, shared_redis: RedisProcess, start_worker: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Given eight jobs, and a worker whose device is broken
-    jobs = [submit(SPEC, settings=settings) for _ in range(8)]
-    monkeypatch.setenv(fault, "1")
-    sick = start_worker(settings)
-    # When
-    status = wait_until(lambda: sick.process.poll(), what="the end of the sick worker")
-    # Then it has exited with an error whose last line is the reason, and taken no message with it
-    assert status > 0
-    last = sick.text().rstrip().splitlines()[-1]
-    assert last.startswith(f"longtake: model shapes cannot be loaded: {reason}")
+    # Given four jobs, and two workers whose devices are broken
+    jobs = [submit(SPEC, settings=settings) for _ in range(4)]
+    sick = {}
+    for fault, reason in ((LOAD_FAILS, "RuntimeError: CUDA error"), (LOAD_DIES, "its process dies every time")):
+        monkeypatch.setenv(fault, "1")
+        sick[reason] = start_worker(settings)
+        monkeypatch.delenv(fault)
+    for reason, worker in sick.items():
+        # When
+        status = wait_until(worker.process.poll, what="the end of a sick worker")
+        # Then it has exited with an error whose last line is the reason, and taken no message with it
+        assert status > 0
+        last = worker.text().rstrip().splitlines()[-1]
+        assert last.startswith(f"longtake: model shapes cannot be loaded: {reason}")
     # When another worker is there, Then every job becomes a film, without a failed attempt
-    monkeypatch.delenv(fault)
     healthy = start_worker(settings)
     for job in jobs:
         assert job.wait().status().film
