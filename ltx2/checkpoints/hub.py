@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+from huggingface_hub import constants, hf_hub_download, snapshot_download
 
 from ltx2.checkpoints.full_weights import FOLDER, SUFFIX, folder_of, has_full, split_full
+from ltx2.checkpoints.hub_headers import file_names
 from ltx2.checkpoints.hub_names import HubName
 from ltx2.checkpoints.hub_outages import fetch_errors, waiting_for_hub
 from ltx2.checkpoints.lora import single_weights_file
@@ -34,9 +35,7 @@ def fetch_model(model: HubModel) -> Path:
     with fetch_errors(model.repository):
         folder = in_cache(snapshot_download(model.repository, revision=model.revision, allow_patterns=few))
     if not (folder / "model_index.json").is_file():
-        with fetch_errors(model.repository):
-            names = HfApi().list_repo_files(model.repository, revision=model.revision)
-        raise bare_repository(model, names)
+        raise bare_repository(model, file_names(model.repository, model.revision))
     check_configs(folder, full=model.full)
     weights = [file for name in WEIGHTS for file in weight_names(folder, name, full=model.full)]
     with fetch_errors(model.repository):
@@ -104,8 +103,7 @@ def fetch_lora(lora: HubName) -> Path:
     with fetch_errors(lora.repository):
         file = lora.file
         if file is None:
-            names = HfApi().list_repo_files(lora.repository, revision=lora.revision)
-            file = single_weights_file(lora.repository, names)
+            file = single_weights_file(lora.repository, file_names(lora.repository, lora.revision))
         return in_cache(hf_hub_download(lora.repository, file, revision=lora.revision))
 
 
@@ -119,7 +117,7 @@ def fetch_upsampler(upsampler: HubName) -> Path:
     repository, revision, files = upsampler.repository, upsampler.revision, [upsampler.file or ""]
     with fetch_errors(repository):
         if upsampler.file is None:
-            files = names_in_repository(repository, HfApi().list_repo_files(repository, revision=revision))
+            files = names_in_repository(repository, file_names(repository, revision))
         if len(files) > 1:
             return upsampler_in(in_cache(snapshot_download(repository, revision=revision, allow_patterns=files)))
         file = in_cache(hf_hub_download(repository, files[0], revision=revision))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub import hf_hub_download, snapshot_download
 
 from ltx2.checkpoints.components import ModelFiles
 from ltx2.checkpoints.file_model import describe, described
 from ltx2.checkpoints.file_sets import TEXT_ENCODER, Candidate, FileSet, file_set, main_file
 from ltx2.checkpoints.hub import in_cache, weight_names
-from ltx2.checkpoints.hub_headers import hub_header
+from ltx2.checkpoints.hub_headers import file_names, hub_header
 from ltx2.checkpoints.hub_outages import fetch_errors, waiting_for_hub
 from ltx2.checkpoints.recognition import header_of
 from ltx2.checkpoints.resolve import FileModel, HubModel
@@ -64,8 +64,7 @@ def repository_set(model: HubModel, encoder: Path | None, *, has_encoder: bool) 
         CheckpointError: the repository cannot be read, or the file is no model.
     """
     assert model.file is not None
-    with fetch_errors(model.repository):
-        names = HfApi().list_repo_files(model.repository, revision=model.revision)
+    names = file_names(model.repository, model.revision)
     if model.file not in names:
         raise UnsupportedModelError(f"{model.repository} has no file {model.file}")
     if not model.file.endswith(".safetensors"):

@@ -9,7 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    IncompleteSnapshotError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
 
 from ltx2.errors import CheckpointError, HubUnreachableError
 
@@ -18,6 +24,7 @@ PATIENCE_S = 60.0
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 15.0
 TOO_MANY_REQUESTS, SERVER_ERROR = 429, 500
+_OFFLINE = (OfflineModeIsEnabled, LocalEntryNotFoundError)
 T = TypeVar("T")
 _outage: dict[str, float] = {}  # of this process; its calls fail one after the other until the hub is back
 
@@ -30,6 +37,11 @@ def fetch_errors(repository: str) -> Iterator[None]:
     except CheckpointError:
         raise
     except Exception as exc:  # the hub's client raises many kinds of errors without a common base class
+        if constants.HF_HUB_OFFLINE and isinstance(exc, _OFFLINE):
+            raise CheckpointError(
+                f"cannot fetch {repository}: what is needed of it is not in the hub's cache, {constants.HF_HUB_CACHE}, "
+                "and HF_HUB_OFFLINE is set: download it once without HF_HUB_OFFLINE"
+            ) from exc
         message = f"cannot fetch {repository}: {type(exc).__name__}: {exc}"
         raise (HubUnreachableError if is_outage(exc) else CheckpointError)(message) from exc
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from fnmatch import fnmatch
 from pathlib import Path
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import snapshot_download
 
 from ltx2.checkpoints.file_report import file_parts, files_report
 from ltx2.checkpoints.full_weights import FOLDER, folder_of, split_full
 from ltx2.checkpoints.hub import bare_repository, configs_of, in_cache, weight_names
 from ltx2.checkpoints.hub_files import repository_set
-from ltx2.checkpoints.hub_headers import hub_header
+from ltx2.checkpoints.hub_headers import file_sizes, hub_header
 from ltx2.checkpoints.hub_outages import fetch_errors
 from ltx2.checkpoints.recognition import (
     DIFFUSERS_LAYOUT,
@@ -38,7 +38,7 @@ def report_of_repository(what: str) -> ModelReport:
         CheckpointError: the repository cannot be read.
     """
     model = hub_model(what)
-    sizes = _sizes(model)
+    sizes = file_sizes(model.repository, model.revision)
     if "model_index.json" not in sizes:
         files = [name for name in sizes if name.endswith(SUFFIXES)]
         recognized = [_recognize(model, name, sizes[name]) for name in files[:MOST_HEADERS]]
@@ -101,12 +101,6 @@ def report_of_hub_file(what: str, encoder: Path | HubModel | None) -> ModelRepor
 
 def _label(found: RecognizedFile) -> str:
     return ", ".join(found.parts) or str(found.kind)
-
-
-def _sizes(model: HubModel) -> dict[str, int]:
-    with fetch_errors(model.repository):
-        info = HfApi().model_info(model.repository, revision=model.revision or "main", files_metadata=True)
-        return {one.rfilename: int(one.size or 0) for one in info.siblings or ()}
 
 
 def _recognize(model: HubModel, name: str, size: int) -> RecognizedFile:

@@ -21,10 +21,10 @@ from safetensors.torch import save_file
 from ltx2.checkpoints import hub_outages
 from ltx2.checkpoints.encoder_files import encoder_in_folder
 from ltx2.checkpoints.hub import fetch_folder, fetch_lora, fetch_model, full_name, in_cache
-from ltx2.checkpoints.hub_files import fetch_encoder
+from ltx2.checkpoints.hub_files import fetch_encoder, fetch_files
 from ltx2.checkpoints.hub_names import HubName
 from ltx2.checkpoints.model_check import check_model
-from ltx2.checkpoints.resolve import WEIGHTS, HubModel
+from ltx2.checkpoints.resolve import WEIGHTS, FileModel, HubModel, hub_model
 from ltx2.engine import Engine
 from ltx2.errors import CheckpointError, HubUnreachableError, RequestError, UnsupportedModelError
 from ltx2.model.upsampler import LatentUpsampler
@@ -105,7 +105,7 @@ def use_hub(port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_only_the_files_of_the_model_are_fetched(
-    hub: Hub, models: dict[str, Path], engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
+    hub: Hub, models: dict[str, Path], engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     # Given a repository that also holds files that are not needed
     shutil.copytree(models["tiny"], hub.folder)
@@ -120,8 +120,19 @@ def test_only_the_files_of_the_model_are_fetched(
     assert engine.variant == engines["tiny"].variant
     assert not [name for name in hub.requested if "dev" in name or "fp16" in name or "encoder/diffusion" in name]
     # And the model is found in the cache when offline
+    online = check_model("owner/name@v1", hub.folder)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    hub.server.shutdown()
     assert fetch_model(HubModel("owner/name", "v1")).name == COMMIT
+    offline = check_model("owner/name@v1", hub.folder)
+    assert (offline.usable, offline.parts[:6]) == (True, online.parts[:6])
+    # but not what was never downloaded
+    with pytest.raises(CheckpointError) as error:
+        check_model("owner/other", hub.folder)
+    assert str(error.value) == (
+        f"cannot fetch owner/other: what is needed of it is not in the hub's cache, {tmp_path}/cache, and HF_HUB_OFFLINE "
+        "is set: download it once without HF_HUB_OFFLINE"
+    )
 
 
 def test_only_the_shards_that_the_index_names_are_fetched(hub: Hub, models: dict[str, Path]) -> None:
@@ -263,7 +274,7 @@ def test_a_bare_repository_is_told_what_it_is(hub: Hub) -> None:
 
 
 def test_a_file_is_fetched_with_the_parts_that_it_lacks(
-    hub: Hub, models: dict[str, Path], engines: dict[str, Engine]
+    hub: Hub, models: dict[str, Path], engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a repository with the files of a model, and others
     main = split_files(models["tiny-2.5"], hub.folder).relative_to(hub.folder)
@@ -287,6 +298,10 @@ def test_a_file_is_fetched_with_the_parts_that_it_lacks(
         Engine.load("owner/name:a.safetensors", device="cpu")
     with pytest.raises(UnsupportedModelError, match=r"loras\.safetensors is a LoRA"):
         Engine.load("owner/name:loras.safetensors", device="cpu")
+    # and offline, the files that were downloaded are a model
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert check_model(named, hub.folder).usable
+    assert Path(fetch_files(FileModel(hub_model(named))).named).name == main.name
 
 
 def test_only_the_text_encoder_of_a_repository_is_fetched(hub: Hub, models: dict[str, Path], tmp_path: Path) -> None:
@@ -370,11 +385,16 @@ def test_a_hub_that_stays_out_is_an_error_of_its_own(tmp_path: Path, monkeypatch
     assert type(caught.value) is CheckpointError
 
 
-def test_a_lora_is_the_only_file_or_given_by_name(hub: Hub) -> None:
+def test_a_lora_is_the_only_file_or_given_by_name(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.folder.mkdir()
     save_file({"a": torch.ones(1)}, hub.folder / "a.safetensors")
     (hub.folder / "README.md").write_text("x")
     assert fetch_lora(HubName("owner/name")).name == "a.safetensors"
+    with monkeypatch.context() as offline:
+        offline.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        assert fetch_lora(HubName("owner/name")).name == "a.safetensors"
+        with pytest.raises(CheckpointError, match="owner/name: what is needed of it is not in the hub's cache"):
+            fetch_lora(HubName("owner/name", None, "b.safetensors"))
     save_file({"b": torch.ones(1)}, hub.folder / "b.safetensors")
     with pytest.raises(CheckpointError, match=r"owner/name has 2 \.safetensors files, a.* and 1 more: name one of"):
         fetch_lora(HubName("owner/name"))
