@@ -12,7 +12,6 @@ from typing import TypeVar
 from huggingface_hub import constants
 from huggingface_hub.errors import (
     HfHubHTTPError,
-    IncompleteSnapshotError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
 )

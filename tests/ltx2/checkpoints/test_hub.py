@@ -130,8 +130,8 @@ def test_only_the_files_of_the_model_are_fetched(
     with pytest.raises(CheckpointError) as error:
         check_model("owner/other", hub.folder)
     assert str(error.value) == (
-        f"cannot fetch owner/other: what is needed of it is not in the hub's cache, {tmp_path}/cache, and HF_HUB_OFFLINE "
-        "is set: download it once without HF_HUB_OFFLINE"
+        f"cannot fetch owner/other: what is needed of it is not in the hub's cache, {tmp_path}/cache, and "
+        "HF_HUB_OFFLINE is set: download it once without HF_HUB_OFFLINE"
     )
 
 
