@@ -28,7 +28,7 @@ from tasks.worker.context import WorkerContext, process
 from tasks.worker.failures import InputLostError, reading_from, when_there_is_room
 from tasks.worker.given_sound import given_track
 from tasks.worker.lease import Lease
-from tasks.worker.run_claimed import SkippedError, run_claimed
+from tasks.worker.run_claimed import SkippedError, WaitingError, run_claimed
 
 log = logging.getLogger(__name__)
 FILM_FOLDERS = "longtake-film-"
@@ -100,11 +100,12 @@ def _remake_lost_clips(context: WorkerContext, lease: Lease, error: InputLostErr
     clips = deployment.jobs.clips(claim.job_id).values()
     lost = sorted({error.index, *(clip.index for clip in clips if not is_whole(clip.blob_id, deployment.blobs))})
     log.warning("clips are made again: segments %s", lost, extra={"reason": str(error)})
-    if deployment.jobs.report_lost_clips(claim, lost):
-        metrics.repairs.labels(str(UnitKind.CLIP), error.kind).inc(len(lost))
-        for index in lost:
-            deployment.publisher.publish(claim.job_id, WorkUnit.clip(index))
-    raise SkippedError(f"waiting for lost clips: segments {lost}")
+    if not deployment.jobs.report_lost_clips(claim, lost):
+        raise SkippedError("another worker holds the film now")
+    metrics.repairs.labels(str(UnitKind.CLIP), error.kind).inc(len(lost))
+    for index in lost:
+        deployment.publisher.publish(claim.job_id, WorkUnit.clip(index))
+    raise WaitingError(f"waiting for lost clips: segments {lost}")
 
 
 def _read_source(context: WorkerContext, source: FilmSource | None) -> Iterator[bytes]:

@@ -37,6 +37,10 @@ class SkippedError(Exception):
     """The work is not done here, and that is no failure: the job was stopped, or another worker has the unit."""
 
 
+class WaitingError(SkippedError):
+    """The claim was given back until another unit is done."""
+
+
 def run_claimed(
     task: Task[..., Any],
     context: WorkerContext,
@@ -129,7 +133,8 @@ def _work(
     try:
         return work(lease)
     except SkippedError as error:
-        if not lease.renew():  # a lost claim did not vanish: its holder lives
+        # a lost claim did not vanish: its holder lives
+        if not isinstance(error, WaitingError) and not lease.renew():
             metrics.leases_lost.inc()
         _skip(task, str(error))
     except SegmentCancelledError:

@@ -125,6 +125,8 @@ def test_a_lost_blob_is_counted_as_the_repair_that_it_costs(
     assert list(counted.values()) == [1]
     assert "'clip'" in str(counted)
     assert "'BlobNotFoundError'" in str(counted)
+    # And the film that waited for its clip has not lost its lease to anybody
+    assert worker_figures()["longtake_leases_lost_total"] == before["longtake_leases_lost_total"]
 
 
 def test_the_dashboard_asks_for_what_there_is(client: httpx2.Client, worker: Worker) -> None:
