@@ -79,6 +79,13 @@ def test_a_job_is_paused_and_cancelled_on_its_page(page: Page, server: Server, c
     assert page.errors == []
 
 
+def test_a_page_says_which_segment_failed_and_why(client: httpx2.Client, worker: Worker) -> None:
+    job_id = submitted(client, spec("a", "fail"))
+    assert finished(client, job_id)["failed_segment"] == 1
+    page = client.get(f"/films/{job_id}").text
+    assert "failed</span> at segment 1 · RuntimeError: the prompt requests a failure" in page
+
+
 def test_a_page_says_that_its_film_was_deleted(page: Page, server: Server, client: httpx2.Client) -> None:
     # Given somebody who waits for a film
     log_in(page, server)
