@@ -21,6 +21,8 @@ SCALES = ("weight_scale", "scale_weight")
 _DROPPED = ("input_scale", "scale_input", "comfy_quant", "scaled_fp8")
 _FORMATS = {"float8_e4m3fn", "float8_e5m2"}
 _METADATA = "_quantization_metadata"
+UNREADABLE = ("NVFP4", "int8")
+"""The forms, as `form_of` names them, of weights that are not read."""
 
 
 def weights_of(path: str, header: Header, read: Callable[[StoredTensor], bytes]) -> dict[str, str | None]:
@@ -72,18 +74,25 @@ def form_of(header: Header) -> str:
     return "fp8, scaled" if "weight_scale" in ends else ""
 
 
+def refuse_form(path: str, form: str) -> None:
+    """Refuse weights in `form`, if it is one of UNREADABLE. path: of the file, for the error."""
+    if form in UNREADABLE:
+        raise UnsupportedModelError(_unreadable(path, form))
+
+
+def _unreadable(path: str, form: str) -> str:
+    rotated = ", whose weights are rotated, too" if "int8" in form else ""
+    return f"{path} has weights in {form:.100}{rotated}: longtake reads bf16, fp8 and GGUF; use such a file instead"
+
+
 def _refuse_forms(path: str, header: Header, read: Callable[[StoredTensor], bytes]) -> None:
     forms = {
         layer: str(form.get("format"))
         for layer, form in _layer_forms(path, header, read).items()
         if form.get("format") not in _FORMATS
     }
-    if form_of(header) in ("NVFP4", "int8") or forms:
-        named = next(iter(forms.values()), form_of(header))
-        rotated = ", whose weights are rotated, too" if "int8" in named else ""
-        raise UnsupportedModelError(
-            f"{path} has weights in {named:.100}{rotated}: longtake reads bf16, fp8 and GGUF; use such a file instead"
-        )
+    if form_of(header) in UNREADABLE or forms:
+        raise UnsupportedModelError(_unreadable(path, next(iter(forms.values()), form_of(header))))
 
 
 def _layer_forms(path: str, header: Header, read: Callable[[StoredTensor], bytes]) -> Mapping[str, Mapping[str, Any]]:

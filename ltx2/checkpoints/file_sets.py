@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ltx2.checkpoints.file_precision import form_of
+from ltx2.checkpoints.file_precision import UNREADABLE, form_of
 from ltx2.checkpoints.recognition import (
     ARCHITECTURE,
     SUFFIXES,
@@ -26,7 +26,6 @@ PARTS = ("transformer", "connectors", PROJECTIONS, "vae", "audio_vae", "vocoder"
 MODEL_FOLDERS = ("diffusion_models", "unet", "checkpoints")
 PART_FOLDERS = ("vae", "text_encoders", "clip", "latent_upscale_models")
 """Folders of ComfyUI: of models, and of parts that several models may share."""
-_UNREADABLE = ("NVFP4", "int8")
 _SHARD = re.compile(r"-\d{5}-of-(\d{5})\.\w+$")
 _REPOSITORIES = {"2.0": "Lightricks/LTX-2", "2.3": "diffusers/LTX-2.3-Diffusers", "2.5": "Lightricks/LTX-2.5"}
 _FILES_OF_2_5 = {
@@ -187,14 +186,14 @@ def file_set(
 
 def _fits(one: Candidate, version: str) -> bool:
     """Whether this file may have parts for a transformer of `version` in another file."""
-    if "transformer" in one.parts or form_of(one.header) in _UNREADABLE:
+    if "transformer" in one.parts or form_of(one.header) in UNREADABLE:
         return False
     return one.recognized.version in (None, version)
 
 
 def _unfit(one: Candidate) -> str:
     """Why a part in this file is not taken."""
-    if (form := form_of(one.header)) in _UNREADABLE:
+    if (form := form_of(one.header)) in UNREADABLE:
         return f"{one.path} has it in {form}, which longtake does not read; "
     return f"{one.path} has that of LTX-{one.recognized.version}; "
 

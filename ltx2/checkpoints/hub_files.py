@@ -8,6 +8,7 @@ from huggingface_hub import hf_hub_download, snapshot_download
 
 from ltx2.checkpoints.components import ModelFiles
 from ltx2.checkpoints.file_model import describe, described
+from ltx2.checkpoints.file_precision import form_of, refuse_form
 from ltx2.checkpoints.file_sets import TEXT_ENCODER, Candidate, FileSet, file_set, main_file
 from ltx2.checkpoints.hub import in_cache, weight_names
 from ltx2.checkpoints.hub_headers import file_names, hub_header
@@ -42,10 +43,12 @@ def fetch_encoder(encoder: HubModel) -> Path:
     """Fetch a text encoder: a file, or the folders text_encoder and tokenizer of a repository, or a whole one.
 
     Raises:
-        CheckpointError: it cannot be fetched.
+        CheckpointError: it cannot be fetched. UnsupportedModelError: its weights are in a form that is not read.
     """
     with fetch_errors(encoder.repository):
         if encoder.file is not None:
+            if encoder.file.endswith(".safetensors"):  # its header can be read before it is downloaded
+                refuse_form(f"{encoder.repository}:{encoder.file}", form_of(hub_header(encoder, encoder.file)))
             return in_cache(hf_hub_download(encoder.repository, encoder.file, revision=encoder.revision))
         configs = snapshot_download(encoder.repository, revision=encoder.revision, allow_patterns=[*_ENCODER_FILES])
         if (Path(configs) / TEXT_ENCODER / "config.json").is_file():

@@ -327,6 +327,14 @@ def test_a_whole_repository_may_be_a_text_encoder(hub: Hub, models: dict[str, Pa
     # Then
     assert encoder_in_folder(folder).source == folder
     assert fetch_encoder(HubModel("owner/name", file="model.safetensors")) == folder / "model.safetensors"
+    # and one that is not read is refused before it is downloaded
+    tensors = {f"model.layers.0.mlp.up_proj.{end}": ("F32", (4,)) for end in ("weight", "weight_scale_2")}
+    sparse(hub.folder / "fp4.safetensors", tensors)
+    with pytest.raises(
+        UnsupportedModelError, match=r"owner/name:fp4\.safetensors has weights in NVFP4: longtake reads"
+    ):
+        fetch_encoder(HubModel("owner/name", file="fp4.safetensors"))
+    assert not (folder / "fp4.safetensors").exists()
 
 
 @pytest.mark.parametrize("model", [HubModel("owner/other"), HubModel("owner/name", "v2")])

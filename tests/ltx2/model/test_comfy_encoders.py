@@ -21,6 +21,7 @@ from ltx2.errors import CheckpointError
 from ltx2.model.encoder_loading import load_encoder, load_tokenizer
 from ltx2.model.gemma import Gemma3
 from ltx2.model.stored_tensors import align
+from ltx2.model.streaming import StreamedWeights
 from ltx2.request import SegmentRequest
 from ltx2.timeline import SegmentShape, exact, first_timing
 from tests.ltx2.exported_encoders import comfy_encoder
@@ -72,6 +73,8 @@ def test_hidden_states_are_those_of_the_folder(folder: Path, single: Path, tmp_p
     }
     reference = hidden(expected)
     assert torch.equal(hidden(converted), reference)
+    assert torch.equal(hidden(kept), reference)
+    StreamedWeights(kept, torch.device("cpu"))
     assert torch.equal(hidden(kept), reference)
     linears = sum(isinstance(layer, torch.nn.Linear) for layer in expected.modules())
     assert sum(isinstance(layer, ScaledLinear) for layer in kept.modules()) == (linears if form else 0)
