@@ -22,7 +22,7 @@ _MOST_BYTES = 1 << 20
 _MOST_ENTRIES = 1 << 20
 _LONGEST_KEPT = 256  # a value per layer
 _MOST_TEXTS = 1_000_000  # a vocabulary, or its merges
-_MOST_TEXT_BYTES = 1 << 26  # of all texts of a list
+_MOST_KEPT_BYTES = 1 << 26  # of the metadata but long lists, of a list that is asked for, and of the tensors' entries
 _MOST_SKIPPED = 1 << 40
 
 BLOCKS = {
@@ -68,8 +68,8 @@ def read_gguf(path: Path) -> GgufHeader:
     try:
         with path.open("rb") as file:
             count, keys = _counts(file, path)
-            values = {_text(file): _value(file) for _ in range(keys)}
-            entries = [_entry(file) for _ in range(count)]
+            values = _values(file, keys)
+            entries = _entries(file, count)
             alignment = int(str(values.get("general.alignment", 32)))
             if alignment < 1:
                 raise ValueError(f"an alignment of {alignment}")
@@ -125,6 +125,26 @@ def _counts(file: BinaryIO, path: Path) -> tuple[int, int]:
     return count, keys
 
 
+def _values(file: BinaryIO, keys: int) -> dict[str, Any]:
+    values, kept = dict[str, Any](), 0
+    for _ in range(keys):
+        name, begin = _text(file), file.tell()
+        value = values[name] = _value(file)
+        kept += len(name) + (0 if value is None else file.tell() - begin)
+        if kept > _MOST_KEPT_BYTES:
+            raise ValueError(f"more than {_MOST_KEPT_BYTES} bytes of metadata")
+    return values
+
+
+def _entries(file: BinaryIO, count: int) -> list[tuple[str, tuple[int, ...], int, int]]:
+    begin, entries = file.tell(), []
+    for _ in range(count):
+        entries.append(_entry(file))
+        if file.tell() - begin > _MOST_KEPT_BYTES:
+            raise ValueError(f"more than {_MOST_KEPT_BYTES} bytes of names of tensors")
+    return entries
+
+
 def _entry(file: BinaryIO) -> tuple[str, tuple[int, ...], int, int]:
     """Name, shape as torch has it, type and offset of a tensor."""
     name = _text(file)
@@ -172,8 +192,8 @@ def _texts(file: BinaryIO, count: int) -> list[str]:
     begin, texts = file.tell(), []
     for _ in range(count):
         texts.append(_text(file))
-        if file.tell() - begin > _MOST_TEXT_BYTES:
-            raise ValueError(f"a list of more than {_MOST_TEXT_BYTES} bytes of text")
+        if file.tell() - begin > _MOST_KEPT_BYTES:
+            raise ValueError(f"a list of more than {_MOST_KEPT_BYTES} bytes of text")
     return texts
 
 

@@ -9,8 +9,10 @@ import pytest
 
 from ltx2.checkpoints import gguf as gguf_file
 from ltx2.checkpoints import vocabulary
+from ltx2.checkpoints.gguf import read_gguf
 from ltx2.checkpoints.vocabulary import merges_of, read_vocabulary
 from ltx2.errors import CheckpointError
+from tests.ltx2.checkpoints.test_gguf_encoder import header_only
 from tests.ltx2.exported_files import write_gguf
 
 NORMAL, CONTROL, USER, BYTE = 1, 3, 4, 6
@@ -82,6 +84,15 @@ def test_a_vocabulary_that_takes_too_much_memory_is_refused(tmp_path: Path, monk
     monkeypatch.setattr(vocabulary, "MOST_MERGES", 5)
     with pytest.raises(CheckpointError, match="its tokens allow more than 5 merges"):
         read_vocabulary(file, {})
-    monkeypatch.setattr(gguf_file, "_MOST_TEXT_BYTES", 41)
+    monkeypatch.setattr(gguf_file, "_MOST_KEPT_BYTES", 41)
     with pytest.raises(CheckpointError, match="a list of more than 41 bytes of text"):
         read_vocabulary(file, {})
+    # And so are the other texts of a file, and the names of its tensors
+    named = (tmp_path / "b.gguf", "gemma3")
+    long = [*named, *(chr(97 + number) * 20 for number in range(3))]
+    with pytest.raises(CheckpointError, match="more than 41 bytes of metadata"):
+        read_gguf(header_only(*named, a="b" * 42))
+    monkeypatch.setattr(gguf_file, "_MOST_KEPT_BYTES", 130)
+    assert read_gguf(header_only(*long[:4])).tensors
+    with pytest.raises(CheckpointError, match="more than 130 bytes of names of tensors"):
+        read_gguf(header_only(*long))
