@@ -81,7 +81,7 @@ def script(document: Path, folder: Path) -> str:
         if language == "sh":
             lines = [line for line in text.splitlines() if not line.startswith("make ")]
             for line in lines:
-                line = line.replace("--port=5555", f"--port={free_port()}")
+                line = line.replace("--port=5555", f"--port={free_port()}").replace(":8000", f":{port}")
                 parts.append(line.replace("longtake serve", f"longtake serve --port {port}"))
                 if line.startswith("longtake serve"):
                     parts.append(started)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, library, nn
 
 from ltx2.acceleration.fp8 import FLOAT8, LARGEST, to_float8
-from ltx2.errors import DeviceError
+from ltx2.errors import DeviceError, install_line
 
 CAPABILITY = (9, 0)
 CHANNELS_STEP = 16
@@ -60,7 +60,7 @@ def why_not(device: torch.device, channels: int) -> str | None:
     if channels % CHANNELS_STEP:
         return f"but the model's heads have {channels} channels, not a multiple of {CHANNELS_STEP}"
     if importlib.util.find_spec("cudnn") is None:
-        return f"which needs {PACKAGE}: pip install 'longtake[fp8-attention]'"
+        return f"which needs {PACKAGE}: {install_line('fp8-attention')}"
     try:
         _plan(1, 2 * CHANNELS_STEP, 1, channels, device)
     except Exception as error:  # of any class: it has its own for each step

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ltx2.checkpoints.gguf import BLOCKS
-from ltx2.errors import UnsupportedModelError
+from ltx2.errors import UnsupportedModelError, install_line
 
 MOST_AT_ONCE = 1 << 24
 """Numbers that are converted at once while loading: a table of embeddings takes 4 GB in float32."""
@@ -26,7 +26,7 @@ def dequantizer(dtype: str, shape: tuple[int, ...]) -> Callable[[Tensor], Tensor
     try:
         from diffusers.quantizers.gguf.utils import dequantize_functions
     except ImportError as exc:
-        raise UnsupportedModelError("a GGUF file needs the package gguf: install longtake[gguf]") from exc
+        raise UnsupportedModelError(f"a GGUF file needs the package gguf: {install_line('gguf')}") from exc
     number, size, count = _NUMBERS[dtype]
     function: Callable[..., Any] = dequantize_functions[number]
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import click
 
+from ltx2.errors import install_line
 from tasks.cli.command import main
 from tasks.maintenance.server_findings import check_servers
 from tasks.settings import Settings
-
-INSTALL = '`.venv/bin/pip install --editable ".[server]" --constraint constraints.txt`'
 
 
 @main.command()
@@ -26,7 +25,7 @@ def serve(host: str, port: int) -> None:
         from tasks.server.app import make_app
         from tasks.server.connections import BoundedConnection
     except ModuleNotFoundError as error:
-        raise click.ClickException(f"{error.name} is missing; {INSTALL}") from None
+        raise click.ClickException(f"{error.name} is missing; {install_line('server')}") from None
     settings = Settings.from_env()
     check_host(host, Keys(settings))
     app = make_app(settings)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
+from ltx2.errors import install_line
 from tasks.errors import LongtakeError
 from tasks.jobs.connection import OUTAGES
 from tasks.jobs.reader import JobReader
@@ -28,7 +29,7 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 EXPORTER, OFF = "OTEL_TRACES_EXPORTER", "OTEL_SDK_DISABLED"
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 HTTP = "http/protobuf"
-MISSING = "no traces: %s is missing; `pip install longtake[otel]`"
+MISSING = f"no traces: %s is missing; {install_line('otel')}"
 
 
 class Tracing:

@@ -128,7 +128,10 @@ def test_float8_attention_is_refused_by_name_where_it_is_not_there(monkeypatch: 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     refused("but the model's heads have 40 channels, not a multiple of 16$", CUDA, 40)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    refused(r"which needs nvidia-cudnn-frontend: pip install 'longtake\[fp8-attention\]'$", CUDA)
+    refused(
+        r"which needs nvidia-cudnn-frontend: `.venv/bin/pip install --editable \"\.\[fp8-attention\]\" --constraint",
+        CUDA,
+    )
     monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
     monkeypatch.setattr("ltx2.acceleration.fp8_attention._plan", lambda *_: 1 / 0)
     refused("but this host's cuDNN cannot compute it: division by zero$", CUDA)

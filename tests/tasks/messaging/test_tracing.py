@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from ltx2.errors import install_line
 from tasks.cli.command import main
 from tasks.client.submit import submit
 from tasks.messaging.tracing import is_wanted, not_possible
@@ -208,7 +209,7 @@ def test_the_variables_of_opentelemetry_decide(environ: dict[str, str], wanted: 
         (
             {"OTEL_TRACES_EXPORTER": "otlp"},
             "sys.modules['opentelemetry.exporter'] = None; ",
-            "no traces: opentelemetry.exporter.otlp is missing; `pip install longtake[otel]`\n",
+            f"no traces: opentelemetry.exporter.otlp is missing; {install_line('otel')}\n",
         ),
     ],
 )
