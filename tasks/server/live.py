@@ -2,12 +2,13 @@
 
 A piece is named by what it is made of: any server, at any time, makes the same bytes. The list is that of the clips
 from the first to the first that is missing, after those of a video with which the film begins; those of a video with
-which it ends come with the last one. While the epoch of a job
-stays the same, the list only grows. A piece for which the blob budget has no room is kept on the server's disk alone.
+which it ends come with the last one. While the epoch of a job stays the same, the list only grows. A piece for which
+the blob budget has no room is kept on the server's disk alone.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import threading
 from collections import OrderedDict
@@ -16,6 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+
+from starlette.concurrency import run_in_threadpool
 
 from blobstore import BlobStoreError, BlobStoreFullError
 from ltx2.media.container import MP4_MIME
@@ -84,27 +87,33 @@ class LiveFilms:
         self._files = files
         self._films: OrderedDict[tuple[str, int, int, int, bool, bool], _Film] = OrderedDict()
         self._tracks = TrackCache()
-        self._reading, self._making = threading.Lock(), threading.Lock()
+        self._reading, self._making = threading.Lock(), asyncio.Lock()
 
     def pieces(self, status: JobStatus) -> PieceList:
         """The pieces of a job."""
         return self._film(status).listed
 
-    def piece(self, status: JobStatus, name: str) -> PieceFiles:
-        """The piece with this name; it is made if it was not.
+    async def piece(self, status: JobStatus, name: str) -> PieceFiles:
+        """The piece with this name; it is made if it was not. A request that waits for that needs no thread.
 
         Raises:
             JobNotFoundError: the job has no such piece, or none any more. MediaError: a clip is damaged.
             BlobStoreError: a clip is missing, or the store is out.
         """
+        known = await run_in_threadpool(self._known, status, name)
+        if known is not None:
+            return known
+        async with self._making:  # one at a time, and each once, however many players ask for it
+            return await run_in_threadpool(self._known_or_made, status, name)
+
+    def _known_or_made(self, status: JobStatus, name: str) -> PieceFiles:
         if (known := self._known(status, name)) is not None:
             return known
         film = self._film(status)
         found = next((piece for piece in film.listed.pieces if piece.name == name), None)
         if found is None:
             raise JobNotFoundError(f"job {status.job_id} has no piece {name:.40}; ask for its playlist again")
-        with self._making:  # one at a time, and each once, however many players ask for it
-            return self._known(status, name) or self._make(status, film, found)
+        return self._make(status, film, found)
 
     def _known(self, status: JobStatus, name: str) -> PieceFiles | None:
         record = self._deployment.jobs.piece(status.job_id, name)

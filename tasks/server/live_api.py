@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
 
 from ltx2.media.container import MP4_MIME
 from tasks.jobs.events import BEGINNING, EventKind
@@ -73,25 +73,25 @@ def playlist_of_epoch(job_id: JobId, epoch: int, context: Context) -> Response:
 @router.get(
     "/{job_id}/live/{epoch}/{name}.init.mp4", response_class=FileResponse, responses=content(MP4_MIME, in_parts=True)
 )
-def live_header(job_id: JobId, epoch: int, name: str, context: Context) -> StoredFile:
+async def live_header(job_id: JobId, epoch: int, name: str, context: Context) -> StoredFile:
     """What is played before all pieces."""
-    found = context.live.piece(context.status(job_id), name)
+    found = await context.live.piece(await run_in_threadpool(context.status, job_id), name)
     return StoredFile(found.header, media_type=MP4_MIME, headers=FOREVER)
 
 
 @router.get(
     "/{job_id}/live/{epoch}/{name}.m4s", response_class=FileResponse, responses=content(MP4_MIME, in_parts=True)
 )
-def live_piece(job_id: JobId, epoch: int, name: str, context: Context) -> StoredFile:
+async def live_piece(job_id: JobId, epoch: int, name: str, context: Context) -> StoredFile:
     """A piece: the pictures of one clip, and its sound."""
-    found = context.live.piece(context.status(job_id), name)
+    found = await context.live.piece(await run_in_threadpool(context.status, job_id), name)
     return StoredFile(found.data, media_type=MP4_MIME, headers=FOREVER)
 
 
 @router.get("/{job_id}/live.mp4", response_class=StreamingResponse, responses=content(MP4_MIME))
 async def live_film(job_id: JobId, context: Context) -> StreamingResponse:
     """One MP4 that grows while the film renders, for players that know no playlists. It cannot be searched."""
-    listed = await asyncio.to_thread(_listed, context, job_id)
+    listed = await run_in_threadpool(_listed, context, job_id)
     return StreamingResponse(_growing(context, job_id, listed.epoch), media_type=MP4_MIME)
 
 
@@ -100,15 +100,15 @@ async def _growing(context: ServerContext, job_id: str, epoch: int) -> AsyncIter
     async for event in context.hub.events(job_id, BEGINNING):
         if event.kind != EventKind.CLIP and not event.kind.ends_job:
             continue
-        status = await asyncio.to_thread(context.status, job_id)
-        listed = await asyncio.to_thread(context.live.pieces, status)
+        status = await run_in_threadpool(context.status, job_id)
+        listed = await run_in_threadpool(context.live.pieces, status)
         if listed.epoch != epoch:
             return
         for piece in listed.pieces[sent:]:
-            made = await asyncio.to_thread(context.live.piece, status, piece.name)
+            made = await context.live.piece(status, piece.name)
             if not sent:
-                yield await asyncio.to_thread(made.header.read_bytes)
-            yield await asyncio.to_thread(made.data.read_bytes)
+                yield await run_in_threadpool(made.header.read_bytes)
+            yield await run_in_threadpool(made.data.read_bytes)
             sent += 1
         if listed.ended:
             return

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import itertools
 import json
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import httpx2
 import numpy as np
 import pytest
+from starlette.concurrency import run_in_threadpool
 
+from ltx2.media.live import LivePiece, live_piece
+from tasks.deployment import Deployment
 from tasks.jobs.connection import connect
 from tasks.jobs.keys import job_keys
+from tasks.jobs.records import JobStatus
 from tasks.jobs.store import JobStore
-from tasks.server.live import Piece, PieceList, playlist
+from tasks.server.blob_files import BlobFiles
+from tasks.server.live import LiveFilms, Piece, PieceFiles, PieceList, playlist
 from tests.conftest import Worker, wait_until
 from tests.ltx2.media.sources.videos import numbered, tone, video
 from tests.tasks.client.test_given_sound import RATE, ramp
@@ -168,6 +176,39 @@ def test_pieces_take_no_room_from_jobs(client: httpx2.Client, worker: Worker, se
         assert jobs._redis.hlen(job_keys(job_id, "pieces")[0]) == 1
     client.post(f"/jobs/{job_id}/cancel")
     (tmp_path / "go").touch()
+
+
+def test_players_that_wait_for_a_piece_keep_no_thread(
+    client: httpx2.Client, worker: Worker, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given more players than the server has threads, and a piece that takes long to make
+    job = submitted(client, spec("a"))
+    finished(client, job)
+    begun, released, made = threading.Event(), threading.Event(), []
+
+    def made_slowly(*arguments: Any, **options: Any) -> LivePiece:
+        begun.set()
+        released.wait()
+        made.append(arguments)
+        return live_piece(*arguments, **options)
+
+    monkeypatch.setattr("tasks.server.live.live_piece", made_slowly)
+
+    async def play(films: LiveFilms, status: JobStatus) -> set[PieceFiles]:
+        name = films.pieces(status).pieces[0].name
+        players = [asyncio.create_task(films.piece(status, name)) for _ in range(60)]
+        await run_in_threadpool(begun.wait)
+        # When something else is asked for
+        try:
+            await asyncio.wait_for(run_in_threadpool(films.pieces, status), timeout=20)
+        finally:
+            released.set()
+        return set(await asyncio.gather(*players))
+
+    # Then it is answered, and the piece is made once
+    with Deployment(server.settings) as deployment:
+        films = LiveFilms(deployment, BlobFiles(tmp_path, deployment.blobs))
+        assert len(asyncio.run(play(films, deployment.jobs.status(job)))) == len(made) == 1
 
 
 def test_the_list_grows_while_the_film_renders(client: httpx2.Client, worker: Worker) -> None:
