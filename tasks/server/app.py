@@ -46,18 +46,20 @@ NO_KEY = Problem(
     "invalid_api_key",
     headers={"WWW-Authenticate": "Bearer"},
 )
-UPLOAD_PATHS = re.compile("/jobs(/[^/]+/(fork|edit))?|/new|/v1/videos(/extensions)?")
+UPLOAD_PATHS = re.compile("/jobs(/[^/]+/(fork|edit|segments))?|/new|/v1/videos(/extensions)?")
+"""Requests that may have files: LONGTAKE_SERVER_BODY_BYTES is for them alone."""
 LARGEST_OPEN_BODY_BYTES = 16 * 1024
 """Of a request that needs no key."""
 ELSEWHERE = Problem(403, "a page of another site may not call this server", INVALID, "other_origin")
 
 
-def _largest_body(settings: Settings, path: str) -> int:
+def largest_body(settings: Settings, path: str) -> int:
+    """The most bytes of the body of a request to `path`."""
     if path in OPEN_PATHS:
         return LARGEST_OPEN_BODY_BYTES
-    return (
-        settings.server_body_bytes if UPLOAD_PATHS.fullmatch(path) else min(settings.server_body_bytes, MAX_SPEC_BYTES)
-    )
+    if UPLOAD_PATHS.fullmatch(path):
+        return settings.server_body_bytes
+    return min(settings.server_body_bytes, MAX_SPEC_BYTES)
 
 
 class _KeyCheck:
@@ -139,7 +141,7 @@ def make_app(settings: Settings) -> FastAPI:
     )
     app.add_middleware(_Callers)
     app.add_middleware(HeadRequests)
-    app.add_middleware(BodyLimit, largest=partial(_largest_body, settings))
+    app.add_middleware(BodyLimit, largest=partial(largest_body, settings))
     app.add_middleware(_KeyCheck, keys=keys)
     add_error_answers(app)
     app.include_router(jobs_api.router)

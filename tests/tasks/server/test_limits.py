@@ -11,7 +11,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from tasks.server.app import largest_body
 from tasks.server.limits import BodyLimit
+from tasks.settings import Settings
+from tasks.spec.loader import MAX_SPEC_BYTES
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,6 +58,23 @@ def test_a_request_that_stops_is_refused(parts: list[dict[str, Any]]) -> None:
 def test_a_request_that_grows_too_large_is_refused() -> None:
     status, body = answered(*[{"body": b"x" * 60, "more_body": True}] * 2)
     assert (status, json.loads(body)["error"]["code"]) == (413, "too_large")
+
+
+@pytest.mark.parametrize(
+    ("path", "largest"),
+    [
+        ("/jobs", 64 * 1024**2),
+        ("/jobs/abc/fork", 64 * 1024**2),
+        ("/jobs/abc/edit", 64 * 1024**2),
+        ("/jobs/abc/segments", 64 * 1024**2),
+        ("/v1/videos/extensions", 64 * 1024**2),
+        ("/jobs/abc/segments/0/takes", MAX_SPEC_BYTES),
+        ("/v1/videos/abc/remix", MAX_SPEC_BYTES),
+        ("/login", 16 * 1024),
+    ],
+)
+def test_only_requests_with_uploads_may_be_large(path: str, largest: int) -> None:
+    assert largest_body(Settings(server_body_bytes=64 * 1024**2), path) == largest
 
 
 def test_a_request_that_drips_is_refused() -> None:
