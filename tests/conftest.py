@@ -125,16 +125,16 @@ class Worker:
         processes.stop(self.process, number, timeout_s=30)
 
     def end(self) -> None:
-        """Kill it with its children, which takes less time than a shutdown. A measured worker is shut down."""
-        if "COVERAGE_PROCESS_CONFIG" in os.environ:
-            return self.stop(signal.SIGQUIT)
+        """Kill it with its children, which takes less time than a shutdown."""
+        if "COVERAGE_PROCESS_CONFIG" in os.environ:  # only processes that shut down save what was measured
+            self.stop(signal.SIGQUIT)
+            return
         with suppress(psutil.NoSuchProcess):
             main = psutil.Process(self.process.pid)
             for process in [main, *main.children(recursive=True)]:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
         self.process.wait()
-        return None
 
 
 def environment(settings: Settings) -> dict[str, str]:

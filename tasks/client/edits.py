@@ -44,9 +44,8 @@ class JobEdits:
 
         added: a list of segments, or a spec whose segments are added; what it says above `segments` must be as in the
         job. Times of its `images` count from the start of the film, and must be in the new segments. The film that the
-        job has stays until the next one is joined. idempotency_key: any text that names this
-        request: repeated with the same key, it adds nothing; other segments are refused. The record remembers the last
-        sixteen requests.
+        job has stays until the next one is joined. idempotency_key: any text that names this request: repeated with the
+        same key, it adds nothing; other segments are refused. The record remembers the last sixteen requests.
 
         Raises:
             JobNotFoundError: no such job. JobStateError: it failed, was cancelled, or has lost blobs: fork it; or

@@ -112,16 +112,19 @@ def create_job(
         admit_now(deployment.jobs, deployment.publisher, deployment.settings)
     elif creation.outcome in (CreateOutcome.CREATED, CreateOutcome.SAME):
         _complete_and_admit(deployment, creation.job_id)
-    _check(creation, job_id, idempotency_key)
+    _check_created(creation, job_id, idempotency_key)
     return creation
 
 
-def request_digest(spec: JobSpec, beside: Any) -> str:
+def request_digest(spec: JobSpec, others: Any) -> str:
     """The hash of a request. Values that are the defaults do not count, so that new keys change nothing.
 
-    beside: what was sent with the spec, JSON. SpecError: it is no JSON.
+    others: what was sent with the spec: a state, or the source of a fork.
+
+    Raises:
+        SpecError: `others` is not JSON.
     """
-    submitted = [spec.model_dump(mode="json", exclude_defaults=True), beside]
+    submitted = [spec.model_dump(mode="json", exclude_defaults=True), others]
     try:
         text = json.dumps(submitted, sort_keys=True, default=str)
     except (TypeError, ValueError, RecursionError) as error:  # of the state; a spec is JSON
@@ -129,7 +132,8 @@ def request_digest(spec: JobSpec, beside: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _check(creation: Creation, job_id: str, key: str | None) -> None:
+def _check_created(creation: Creation, job_id: str, key: str | None) -> None:
+    """Raise the error of a refused creation, see `create_job`."""
     if creation.outcome == CreateOutcome.FULL:
         raise RoomError(
             "the blob budget (LONGTAKE_BLOB_BUDGET_BYTES) has no room now for the image or state; try later"

@@ -124,7 +124,8 @@ def choose_take(deployment: Deployment, job_id: str, segments: range, take: int)
     _check_whole(source, segments, take)
     needs = choice_bytes(source.head, source.segments, source.committed.source_frames)
     budget = deployment.budget_bytes()
-    chosen = segments[:1] if take else sorted(segments, key=lambda one: (_is_continued(source, one), -one))
+    # those that may be refused come first, so that all are refused or none
+    chosen = segments[:1] if take else sorted(segments, key=lambda one: (_can_show_first(source, one), -one))
     shown = [deployment.jobs.choose(job_id, one, take, needs_bytes=needs, budget_bytes=budget) for one in chosen]
     try:
         deployment.publisher.publish_due(job_id)
@@ -133,8 +134,8 @@ def choose_take(deployment: Deployment, job_id: str, segments: range, take: int)
     return any(number != take for number in shown)
 
 
-def _is_continued(source: JobContents, segment: int) -> bool:
-    """Whether take 0 of a segment can be shown. Others are tried first, so that all of several are refused, or none."""
+def _can_show_first(source: JobContents, segment: int) -> bool:
+    """Whether the film can show take 0 of a segment: the next segment continues it, or is a new scene or missing."""
     return source.committed.continued_take(segment) in (None, 0)
 
 

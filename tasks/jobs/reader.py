@@ -211,8 +211,10 @@ class JobReader:
         return read_head(data)
 
     def handoff(self, job_id: str, index: int) -> Handoff | None:
-        """The committed handoff of segment `index`, or None. -1: the state the job started from, -2: the video that it
-        leads into."""
+        """The committed handoff of segment `index`, or None.
+
+        index: also START_INDEX, the state the job started from, or VIDEO_AFTER_INDEX, the video that it leads into.
+        """
         data = cast("bytes | None", self._redis.hget(job_keys(job_id, "handoffs")[0], str(index)))
         return None if data is None else Handoff.unpack(data)
 

@@ -139,31 +139,30 @@ class FilmSource:
         return [*segments, *self.parts] if self.is_after else [*self.parts, *segments]
 
 
-def film_source(every: Iterable[Handoff], timings: Sequence[SegmentTiming], first: Handoff) -> FilmSource | None:
+def film_source(given: Iterable[Handoff], timings: Sequence[SegmentTiming], first: Handoff) -> FilmSource | None:
     """The video that a film shows as a whole; None: it shows none.
 
-    every: what the job was given. timings: of all segments, as the film shows them. first:
-    what segment 0 left.
+    given: see `Committed.given`. timings: of all segments, as the film shows them. first: what segment 0 left.
 
     Raises:
         RecordError: a handoff is damaged.
     """
-    given = next((one for one in every if one.source_clips), None)
-    if given is None:
+    video = next((one for one in given if one.source_clips), None)
+    if video is None:
         return None
-    is_after, start, end = given.index == VIDEO_AFTER_INDEX, timings[0], timings[-1]
+    is_after, start, end = video.index == VIDEO_AFTER_INDEX, timings[0], timings[-1]
     try:
         rate = int(first.state["payload"]["audio_sample_rate"])
         if is_after:
-            frames, begin = given.first_frame - given.dissolve, end.first_frame + end.new_frames
-            parts = source_timings_after(frames, given.source_frames, end.fps, given.dissolve, begin)
+            frames, begin = video.first_frame - video.dissolve, end.first_frame + end.new_frames
+            parts = source_timings_after(frames, video.source_frames, end.fps, video.dissolve, begin)
         else:
-            parts = source_timings(start.first_frame, given.source_frames, start.fps, start.dissolve)
+            parts = source_timings(start.first_frame, video.source_frames, start.fps, start.dissolve)
     except (KeyError, TypeError, ValueError) as error:
         raise RecordError(f"the start of a job is damaged: {type(error).__name__}: {error}") from None
-    if len(parts) != len(given.source_clips):
-        raise RecordError(f"the start of a job is damaged: {len(given.source_clips)} clips for {len(parts)} parts")
-    return FilmSource(tuple(given.source_clips), tuple(parts), rate, is_after)
+    if len(parts) != len(video.source_clips):
+        raise RecordError(f"the start of a job is damaged: {len(video.source_clips)} clips for {len(parts)} parts")
+    return FilmSource(tuple(video.source_clips), tuple(parts), rate, is_after)
 
 
 def timing_in_plan(planned: Mapping[int, PlannedSegment], index: int, start: Handoff | None) -> SegmentTiming:

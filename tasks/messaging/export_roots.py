@@ -1,4 +1,4 @@
-"""Exports the root spans of those of some jobs that have ended. A program: its arguments are the ids of the jobs."""
+"""Exports the root spans of jobs that have ended. A program: its arguments are the ids of jobs, ended or not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks.messaging.tracing import tracing
 from tasks.settings import Settings
 
 LONGEST_S = 60
-"""After that it is killed, whatever it waits for, so that the next one can start."""
+"""After this SIGALRM ends the process, whatever it waits for, so that the next one can start."""
 
 
 def main(job_ids: Sequence[str]) -> None:

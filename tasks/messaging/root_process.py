@@ -16,9 +16,9 @@ from ltx2.processes import python_path
 log = logging.getLogger(__name__)
 PROGRAM = "tasks.messaging.export_roots"
 IDS_LIMIT = 500
-"""Of one process: arguments have a limit."""
+"""Jobs that one process is given: the arguments of a program have a limit."""
 MOST_IDS = 10_000
-"""That wait for a process; the oldest are dropped."""
+"""Jobs that may wait for a process; then the oldest are dropped."""
 
 
 class RootProcess:

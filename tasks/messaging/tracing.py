@@ -56,7 +56,7 @@ class Tracing:
 
     def start_in_parent(self) -> None:
         """Have the roots of jobs that end in this process, which forks others, be exported by `export_roots`."""
-        if is_wanted(os.environ) and not not_possible(os.environ):  # its children say what is not
+        if is_wanted(os.environ) and not not_possible(os.environ):  # its children log what is missing
             self._roots = RootProcess()
 
     def stop(self) -> None:

@@ -9,6 +9,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from tasks.server.limits import LONGEST_PAUSE_S
 
 LONGEST_STALL_S = 60.0
+"""Longer than a player that has buffered enough pauses its download for."""
 
 
 class BoundedConnection(H11Protocol):

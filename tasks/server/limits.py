@@ -13,6 +13,7 @@ from tasks.server.answers import INVALID, Problem, answer
 
 LONGEST_PAUSE_S = 30.0
 LEAST_BYTES_PER_S = 1000
+"""Far below any network that carries pictures, and enough to end a client that sends a byte now and then."""
 
 
 class _RefusedError(Exception):
@@ -22,8 +23,8 @@ class _RefusedError(Exception):
 class BodyLimit:
     """ASGI middleware that refuses bodies that are too large, whatever their header says, or that come too slowly.
 
-    largest: bytes of a body by the path of a request. A body may pause for `pause_s` seconds, and after as
-    many it must have come at LEAST_BYTES_PER_S. Only the time in which the application waits for it counts.
+    largest: bytes of a body by the path of a request. A body may pause for `pause_s` seconds, and after as many it must
+    have come at LEAST_BYTES_PER_S. Only the time in which the application waits for it counts.
     """
 
     def __init__(self, app: ASGIApp, largest: Callable[[str], int], pause_s: float = LONGEST_PAUSE_S) -> None:

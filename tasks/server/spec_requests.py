@@ -243,7 +243,7 @@ def _of_text(data: bytes, files: Mapping[str, bytes] = MappingProxyType({})) -> 
 
 
 def fields_in(data: bytes, name: str) -> tuple[dict[str, Any], SpecSource]:
-    """The fields in the JSON or YAML of a request, unchecked. It takes seconds, so it is called in a thread.
+    """The fields in the JSON or YAML of a request, unchecked. It may take seconds, so it is called in a thread.
 
     Raises:
         RequestError: it is larger than a spec may be, without its `data:` URLs. SpecError: it is no mapping.

@@ -10,7 +10,7 @@ from tasks.server.answers import FAULT, Problem, RequestError
 
 MOST_WAITING = 8
 """Requests that may wait for a turn: each has one of the 40 threads that answer all requests."""
-_BUSY = Problem(503, "too many requests wait for such a figure; try again", FAULT, "busy", headers={"Retry-After": "5"})
+_BUSY = Problem(503, "too many requests wait for it; try again", FAULT, "busy", headers={"Retry-After": "5"})
 
 
 class Turns:

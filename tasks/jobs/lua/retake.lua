@@ -10,7 +10,8 @@
 -- ARGV[1] job id, ARGV[2] token of the request, ARGV[3] and ARGV[4] first and last segment, ARGV[5] budget in bytes, 0
 -- for no limit, ARGV[6] bytes that the takes need together, then what is asked for of each take and segment, msgpack
 -- Returns {'queued', number of the first}, {'missing'} when there is no such job, {'other', number of the first} when
--- something else was asked for with this token, {'not rendered', segments that are}, {'ended', state} or {'full', bytes that are reserved for all jobs}.
+-- something else was asked for with this token, {'not rendered', segments that are}, {'ended', state} or {'full', bytes that
+-- are reserved for all jobs}.
 if is_newer_record(KEYS[1]) then
   return refuse_newer()
 end
