@@ -216,7 +216,7 @@ class Settings(BaseModel):
         return self.blob_url or self.redis_url
 
     @property
-    def has_own_engine(self) -> bool:
+    def has_custom_engine(self) -> bool:
         """Whether segments are rendered by another class than longtake's."""
         return bool(self.engine != type(self).model_fields["engine"].default)
 

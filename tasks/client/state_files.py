@@ -82,7 +82,7 @@ def start_handoff(
 def _audio_rate(model: str, settings: Settings) -> int | None:
     """The sample rate of a model whose folder is here; None if it is unknown, as for one on the hub."""
     folder = Path(local_name(model))
-    if settings.has_own_engine or not folder.is_dir():
+    if settings.has_custom_engine or not folder.is_dir():
         return None
     try:
         return check_configs(folder).audio_rate

@@ -23,7 +23,7 @@ def check_device(settings: Settings) -> None:
     """
     fp8 = "fp8" in (settings.precision, settings.attention)
     wants_gpu = settings.device.startswith("cuda") or settings.gpus not in ("1", "all") or fp8
-    if settings.has_own_engine or not wants_gpu or not device_kind(settings.device).startswith("cpu"):
+    if settings.has_custom_engine or not wants_gpu or not device_kind(settings.device).startswith("cpu"):
         return
     from ltx2.acceleration.fp8_attention import attention_of  # torch is slow to import
     from ltx2.group.rendezvous import rank_count
@@ -48,7 +48,7 @@ def check_sampling(spec: JobSpec, settings: Settings) -> None:
     """
     name, full = split_full(str(spec.model))
     folder = _folder(name, settings)
-    if settings.has_own_engine or not (folder / "model_index.json").is_file():
+    if settings.has_custom_engine or not (folder / "model_index.json").is_file():
         return
     variant = check_configs(folder, full=full)
     for index, segment in enumerate(spec.segments):

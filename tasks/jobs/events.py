@@ -48,6 +48,16 @@ class EventKind(StrEnum):
         return self in (EventKind.DONE, EventKind.FAILED, EventKind.CANCELLED)
 
 
+class LostAttempt(StrEnum):
+    """What became of an attempt that came to nothing, `why` of an event of kind ATTEMPT."""
+
+    FAILED = "failed"
+    DIED = "died"
+    """The process of its holder died."""
+    VANISHED = "vanished"
+    """Its lease ended, and its worker said nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One event. data: by kind, such as the segment, or the reason.

@@ -232,7 +232,7 @@ class JobReader:
         Raises:
             JobNotFoundError: no such job. RecordError: its spec lacks a committed segment.
         """
-        return committed_timings(self.planned(job_id), self._all_handoffs(job_id))
+        return committed_timings(job_id, self.planned(job_id), self._all_handoffs(job_id))
 
     def film_source(self, job_id: str, timings: Sequence[SegmentTiming]) -> FilmSource | None:
         """The video that the film shows as a whole, if any. timings: of all segments, as the film shows them.

@@ -95,7 +95,9 @@ def timing_before_video(timing: SegmentTiming, video: Handoff | None) -> Segment
     return replace(timing, video_after=video.dissolve) if video is not None and video.source_clips else timing
 
 
-def committed_timings(planned: Mapping[int, PlannedSegment], handoffs: Sequence[Handoff]) -> dict[int, SegmentTiming]:
+def committed_timings(
+    job_id: str, planned: Mapping[int, PlannedSegment], handoffs: Sequence[Handoff]
+) -> dict[int, SegmentTiming]:
     """Where committed segments are in the film that shows them, by index.
 
     planned: the segments of the job by index. handoffs: of the committed ones, in order, after what the job was given.
@@ -110,7 +112,7 @@ def committed_timings(planned: Mapping[int, PlannedSegment], handoffs: Sequence[
         if (index := handoff.index) < 0:
             continue
         if index not in planned:
-            raise RecordError(f"the record of a job is damaged: it has no segment {index}")
+            raise RecordError(f"the record of job {job_id} is damaged: it has no segment {index}")
         if index and (previous is None or previous.index != index - 1):
             timings[index] = timing_in_plan(planned, index, start)
         else:

@@ -54,7 +54,7 @@ class EventHub:
         self.counts: Counter[EventKind] = Counter()
         """How many events of each kind were distributed."""
         self.lost_attempts: Counter[str] = Counter()
-        """How many attempts came to nothing, by why."""
+        """How many attempts came to nothing, by what became of them, see `LostAttempt`."""
 
     async def start(self) -> None:
         """Begin with events that come from now on; older ones are read from their streams."""

@@ -169,6 +169,7 @@ class LiveFilms:
         contents = self._deployment.jobs.contents(status.job_id)
         committed, shared, audio = contents.committed, contents.head.shared, contents.head.audio
         timings = committed_timings(
+            status.job_id,
             {index: shared.planned(segment) for index, segment in enumerate(contents.segments)},
             [*committed.given, *committed.handoffs],
         )

@@ -12,14 +12,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from tasks.jobs.events import EventKind
+from tasks.jobs.events import EventKind, LostAttempt
 from tasks.jobs.queues import QUEUES
 from tasks.jobs.units import JobState
 from tasks.jobs.workers import ChildState
 from tasks.server.context import Context, ServerContext
 
 router = APIRouter(tags=["server"])
-LOST = ("failed", "died", "vanished")
 UNFINISHED = tuple(state for state in JobState if not state.is_final)
 
 
@@ -85,7 +84,7 @@ class _Deployment(Collector):
     def _attempts(self) -> Metric:
         text = "Attempts that came to nothing since this server was started, by what became of them."
         family = CounterMetricFamily("longtake_lost_attempts", text, labels=["why"])
-        for why in LOST:
+        for why in LostAttempt:
             family.add_metric([why], self._context.hub.lost_attempts[why])
         return family
 
