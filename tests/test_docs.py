@@ -256,6 +256,13 @@ def test_flower_knows_its_options(document: Path) -> None:
         assert {name.replace("-", "_") for name in re.findall(r"--([\w-]+)", line)} <= known
 
 
+def test_no_line_of_a_list_of_commands_is_cut() -> None:
+    for path, command in COMMANDS.items():
+        if isinstance(command, click.Group):
+            shown = CliRunner().invoke(main, [*path, "--help"], terminal_width=80).output
+            assert "..." not in shown.partition("Commands:")[2], path
+
+
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: " ".join(path) or "longtake")
 def test_help_says_what_a_command_is_for(path: tuple[str, ...]) -> None:
     # When

@@ -20,7 +20,12 @@ from ltx2.checkpoints.resolve import (
     check_is_pipeline,
     refuse_other_files,
 )
-from ltx2.checkpoints.upsampler_files import is_upsampler, no_upsampler, problem_with_file, problem_with_upsampler
+from ltx2.checkpoints.upsampler_files import (
+    instead_of_upsampler,
+    is_upsampler,
+    problem_with_file,
+    problem_with_upsampler,
+)
 from ltx2.checkpoints.variant import Variant
 from ltx2.checkpoints.weight_files import Header, check_weights, read_header, read_json, weight_map
 from ltx2.errors import CheckpointError
@@ -126,7 +131,8 @@ def report_of_folder(what: str, folder: Path, *, full: bool = False) -> ModelRep
         except CheckpointError as error:
             only = f" (only {NEEDED_BY[name]} needs it)" if name in NEEDED_BY else ""
             lacks = name == UPSAMPLER_FOLDER and not (folder / name).is_dir()
-            missing.append(f"{name}{only}: {no_upsampler(folder) if lacks else f'{error}; get it from {source}'}")
+            advice = instead_of_upsampler(folder) if lacks else f"{error}; get it from {source}"
+            missing.append(f"{name}{only}: {advice}")
     return pipeline_report(what, variant, problems[0] if problems else None, tuple(found), tuple(missing))
 
 

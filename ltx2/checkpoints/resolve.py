@@ -173,8 +173,9 @@ def hub_model(model: str) -> HubModel:
     name, full = split_full(model)
     found = parse_hub_name(name)
     if found is None or not (found.file or SUFFIXES[0]).endswith(SUFFIXES):
+        what = "file" if found is None and name.endswith(SUFFIXES) and ":" not in name else "model folder"
         raise CheckpointError(
-            f"no such model folder: {model[:200]} (must be {', '.join(SMALL_MODELS)}, "
+            f"no such {what}: {model[:200]} (must be {', '.join(SMALL_MODELS)}, "
             "a folder with a model_index.json, a .safetensors or .gguf file, or a hub id owner/name[@revision][:file])"
         )
     return HubModel(found.repository, found.revision, full, found.file)
@@ -262,8 +263,13 @@ def check_is_pipeline(folder: Path) -> None:
     for file in sorted(folder.iterdir()) if not files else ():
         if file.suffix in _PICKLED:
             refuse_other_files(file)
-    if not files:
+    if not files and any((folder / name).is_dir() for name in COMPONENTS):
         raise CheckpointError(f"{folder} is incomplete: model_index.json is missing")
+    if not files:
+        raise CheckpointError(
+            f"{folder} is no model folder: it has no model_index.json (the layout of diffusers), and no "
+            f"{' or '.join(SUFFIXES)} file"
+        )
     more = f", and {len(files) - 1} more files" if len(files) > 1 else ""
     first = recognize(files[0])
     raise UnsupportedModelError(f"{folder} has no model_index.json; {first}{more}: {layout_advice(first.version)}")

@@ -31,15 +31,15 @@ def own_upsampler(model: Path | None) -> Path:
 
 def no_upsampler(model: Path | None) -> str:
     """That the checkpoint in the folder `model` has no upsampler, and what to do."""
+    named = SHIPPED.name if model == SHIPPED else model or "this model"
+    return f"{named} has no {UPSAMPLER_FOLDER}: {instead_of_upsampler(model)}"
+
+
+def instead_of_upsampler(model: Path | None) -> str:
+    """What to do where the checkpoint in the folder `model` has no upsampler."""
     if model == SHIPPED:
-        return (
-            f"{SHIPPED.name} has no {UPSAMPLER_FOLDER}: it renders in one stage; for two, use `tiny` or a published "
-            "model"
-        )
-    return (
-        f"{model or 'this model'} has no {UPSAMPLER_FOLDER}: use one stage, or name the one of a published LTX-2 of "
-        "the same version as the upsampler"
-    )
+        return "it renders in one stage; for two, use `tiny` or a published model"
+    return "use one stage, or name the one of a published LTX-2 of the same version as the upsampler"
 
 
 def resolve_upsampler(named: str) -> Path | HubName:

@@ -53,7 +53,10 @@ def worker(only: tuple[str, ...], name: str, loglevel: str) -> None:
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON list.")
 def workers(as_json: bool) -> None:
-    """List the workers that are alive, and those that failed or went silent in the last minutes."""
+    """List live workers, and those that failed lately.
+
+    Those that went silent in the last minutes are shown, too.
+    """
     found = list_workers()
     for problem in found.unreadable:
         show_line(f"longtake: worker {problem}", err=True)
@@ -67,7 +70,9 @@ def workers(as_json: bool) -> None:
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="The findings, as one JSON list.")
 def doctor(as_json: bool) -> None:
-    """Check servers, workers, queues and jobs; say what is wrong and what to do.
+    """Check servers, workers, queues and jobs.
+
+    It says what is wrong and what to do.
 
     Exit status 0 if nothing is wrong, else 1.
     """
@@ -91,7 +96,9 @@ def doctor(as_json: bool) -> None:
 @click.option("--grace", type=click.FloatRange(min=0), default=3600.0, show_default=True, help=GRACE_HELP)
 @click.option("--renders", is_flag=True, help="Delete what renders of this user left, and nothing else.")
 def gc(dry_run: bool, grace: float, renders: bool) -> None:
-    """Free what no job needs: jobs past their retention, pins without a job, blobs without a pin.
+    """Free what no job needs.
+
+    That is: jobs past their retention, pins without a job, blobs without a pin.
 
     Workers do the same regularly; they free blobs after LONGTAKE_BLOB_GRACE_S. What renders left under LONGTAKE_HOME is
     listed. Unfinished renders stay unless --renders is given, finished ones within LONGTAKE_RETENTION_S and
@@ -125,7 +132,9 @@ def model() -> None:
 @click.option("--text-encoder", help="What the spec of a model in files names as `text_encoder`.")
 @click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
 def check(what: str, text_encoder: str | None, as_json: bool) -> None:
-    """Say what WHAT is, a folder, a file or a hub id, and whether it can be used.
+    """Say what WHAT is, and whether it can be used.
+
+    WHAT is a folder, a file or a hub id.
 
     Reads configs and headers only, and downloads no weights. Exit status 0 if a spec can name it, else 1.
     """

@@ -132,7 +132,7 @@ def _show_report(folder: Path, faults: list[str], *, to_stderr: bool = False) ->
     "--take", type=click.IntRange(min=0), help="Of that segment, one take by itself; default: as in the film."
 )
 def save(job: str, out: str, summary: Path | None, force: bool, segment: int | None, take: int | None) -> None:
-    """Write the film of JOB, and its summary next to it; or the clip of one segment."""
+    """Write the film of JOB and its summary, or the clip of a segment."""
     found = find_job(job)
     if segment is not None:
         if summary is not None:
@@ -154,7 +154,9 @@ def save(job: str, out: str, summary: Path | None, force: bool, segment: int | N
     "-o", "--output", "folder", type=click.Path(path_type=Path), required=True, help="The folder for the files."
 )
 def report(job: str, folder: Path) -> None:
-    """Check how well the segments of JOB's film join; write a chart, a contact sheet and all figures.
+    """Check how well the segments of JOB's film join.
+
+    It writes a chart, a contact sheet and all figures.
 
     Measures change between frames, loudness, pitch and clicks; in simple pictures it also follows shapes.
     """

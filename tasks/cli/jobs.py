@@ -130,7 +130,10 @@ def list_(states: tuple[str, ...], limit: int | None, as_json: bool) -> None:
 @main.command()
 @job_argument
 def cancel(job: str) -> None:
-    """Stop JOB; rendered segments stay until its retention ends, and can be exported."""
+    """Stop JOB for good.
+
+    Rendered segments stay until its retention ends, and can be exported.
+    """
     found = find_job(job)
     tracing.start()
     try:
@@ -161,7 +164,7 @@ def resume(job: str) -> None:
 @main.command()
 @job_argument
 def retry(job: str) -> None:
-    """Retry a failed JOB from the failed segment, or rebuild a lost film."""
+    """Retry a failed JOB where it failed, or rebuild a lost film."""
     found = find_job(job)
     found.retry()
     _show_state(found)
@@ -203,7 +206,10 @@ def append(job: str, spec: Path, key: str | None) -> None:
 @click.argument("segment", type=click.IntRange(min=0))
 @click.argument("text")
 def prompt(job: str, segment: int, text: str) -> None:
-    """Give a SEGMENT of JOB (from 0) that no worker has begun the prompt TEXT."""
+    """Replace the prompt of SEGMENT, counted from 0, with TEXT.
+
+    It is refused if a worker has begun the segment.
+    """
     found = find_job(job)
     found.replace_prompt(segment, text)
     show_line(f"job {found.id}: segment {segment} has another prompt")
@@ -212,7 +218,10 @@ def prompt(job: str, segment: int, text: str) -> None:
 @main.command()
 @job_argument
 def close(job: str) -> None:
-    """Wait for no more segments of an open JOB, and join its film once all are rendered."""
+    """Wait for no more segments of an open JOB.
+
+    Its film is joined once all are rendered.
+    """
     found = find_job(job)
     found.close_end()
     show_line(f"job {found.id} is closed: its film is joined once all {found.status().segments} segments are rendered")
@@ -236,7 +245,9 @@ def approve(job: str, segment: int | None, every: bool) -> None:
 @spec_argument
 @click.option("--dry-run", is_flag=True, help="Only say what would be rendered again.")
 def edit(job: str, spec: Path, dry_run: bool) -> None:
-    """Make JOB's film that of SPEC, a changed spec of the whole film, and print the id of the job that renders it.
+    """Make JOB's film that of SPEC, the changed spec of all of it.
+
+    The id of the job that renders it is printed.
 
     Says first which segments are kept and which are rendered again. That is done in JOB if nothing changes that is
     rendered already, else in a fork or a new job.
@@ -273,7 +284,10 @@ state_file_option = click.option(
 @state_file_option
 @force_option
 def export(job: str, segment: int, out: Path | None, force: bool) -> None:
-    """Write the state of JOB after a segment; another job can continue it."""
+    """Write the state of JOB after a segment.
+
+    Another job can continue it.
+    """
     _write_state(find_job(job).state(segment), out, force=force)
 
 
@@ -286,7 +300,9 @@ def export(job: str, segment: int, out: Path | None, force: bool) -> None:
 @state_file_option
 @force_option
 def from_video(video: Path, spec: Path, model: str | None, out: Path | None, force: bool) -> None:
-    """Write the state after the end of VIDEO, an MP4, MOV, WebM or MKV, for the size, rate and model of a spec.
+    """Write the state after the end of VIDEO.
+
+    VIDEO is an MP4, MOV, WebM or MKV; the state is for the size, rate and model of a spec.
 
     The model is loaded on this machine to encode the sound.
     """

@@ -14,7 +14,9 @@ from tasks.settings import Settings
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; others need LONGTAKE_API_KEYS.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
 def serve(host: str, port: int) -> None:
-    """Serve jobs over HTTP: an API with its documentation at /docs, events, and films.
+    """Serve jobs over HTTP: API, events, films and pages.
+
+    The API is described at /docs.
 
     It needs longtake with `[server]`, see docs/server.md, and the servers of a deployment.
     """

@@ -41,7 +41,9 @@ segments_option = click.option(
 @click.option("--takes", type=click.IntRange(1, MOST_TAKES), default=1, help="How many; default: 1.")
 @click.option("--cascade", is_flag=True, help="Render all later segments anew, too, as a new job; prints its id.")
 def retake(job: str, segments: range, prompt: str | None, seed: int | None, takes: int, cascade: bool) -> None:
-    """Render one segment of JOB again, or neighbours as one take; all others stay. Print the numbers of the new takes.
+    """Render a segment of JOB again, or neighbours as one take.
+
+    All others stay. The numbers of the new takes are printed.
 
     A take starts where the segment before it ends, and leads into what the next segment began from. The film changes
     when it is chosen.
@@ -114,7 +116,10 @@ def choose(job: str, segments: range, take: int) -> None:
 @click.option("--for", "how_long", help="How long from now, such as 12h or 7d; default: until --release.")
 @click.option("--release", is_flag=True, help="Keep it no longer than other jobs.")
 def keep(job: str, how_long: str | None, release: bool) -> None:
-    """Keep JOB and its blobs beyond LONGTAKE_RETENTION_S, so that it can be retaken, forked and saved."""
+    """Keep JOB and its blobs beyond LONGTAKE_RETENTION_S.
+
+    It can then be retaken, forked and saved.
+    """
     found = find_job(job)
     if release and how_long is not None:
         raise click.UsageError("--release and --for exclude each other.")

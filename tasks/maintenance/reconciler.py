@@ -213,7 +213,8 @@ class Reconciler:
                 self._fail(job_id, str(error))
                 return published
             published += 1
-            log.warning("published again", extra={"job": job_id, "unit": need.unit, "reason": need.why})
+            level = logging.INFO if need.why == NeedReason.WAITING else logging.WARNING  # as while a model loads
+            log.log(level, "published again", extra={"job": job_id, "unit": need.unit, "reason": need.why})
         return published
 
     def _skip(self, job_id: str, what: str, error: Exception) -> bool:

@@ -53,7 +53,7 @@ def _body(spec: type[BaseModel], files: Mapping[str, str]) -> dict[str, Any]:
 IMAGE_FILES = {"segments.0.image": "An image of the spec, by the field that names it."}
 SPEC_FILES = {
     "image": "What the film starts from.",
-    "extend": "The video to go on with, or to lead into.",
+    "extend": "The video to go on with; with `before: true` in the spec, to lead into.",
     "audio": "The sound of the film.",
     "state": "A continuation state as JSON.",
     **IMAGE_FILES,
@@ -68,7 +68,7 @@ def submit_job(
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> JobView:
-    """Queue a job: a spec as JSON, or a form with `spec`, `image` and `state`."""
+    """Queue a job: a spec as JSON, or a form with `spec`, `image`, `extend`, `audio`, `state` and more images."""
     with submit_request(context, wanted, idempotency_key=idempotency_key) as job:
         response.headers["Location"] = f"/jobs/{job.id}"
         return _view(context, job.id)

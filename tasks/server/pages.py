@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -263,6 +264,8 @@ def _film_page(context: ServerContext, job_id: str, *, problem: str | None = Non
         segments.append(row | {"takes": [take for take in takes if take.segment == index]})
     values = {
         "job": _row(found, wait),
+        "width": found.film.width if found.film else contents.head.width,
+        "workers": json.dumps({worker.token: worker.name for worker in context.deployment.jobs.workers().workers}),
         "segments": segments,
         "rendered": len(handoffs),
         "actions": ACTIONS.get(found.state, ()),

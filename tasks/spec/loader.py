@@ -23,7 +23,7 @@ from tasks.spec.json_text import json_events, parse_json
 from tasks.spec.places import OPTIONS, Location, SpecSource, TextError
 from tasks.spec.schema import JobSpec
 from tasks.spec.segments import FilmImage, SegmentImage, SegmentSpec
-from tasks.spec.yaml_text import parse_yaml, yaml_events
+from tasks.spec.yaml_text import NOT_YAML, parse_yaml, yaml_events
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -33,7 +33,7 @@ STANDARD_INPUT = "-"
 MOST_KEYS = 12  # more would make the line too long to read
 MOST_PROBLEMS = 10
 """So many problems of a spec are shown, and a count of the others."""
-_JSON_START = re.compile(r'\s*\{\s*["}]')
+_JSON_START = re.compile(r"\s*[{\[]")
 
 
 def load_spec(path: Path) -> JobSpec:
@@ -146,8 +146,8 @@ def _data(text: str, *, is_json: bool) -> tuple[Any, bool]:
     except TextError as error:
         try:
             return parse_yaml(text), False
-        except TextError:
-            raise error from None
+        except TextError as other:
+            raise (error if str(other).startswith(NOT_YAML) else other) from None
 
 
 def _repeats(data: Mapping[str, Any]) -> tuple[int, ...]:

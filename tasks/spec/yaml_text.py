@@ -15,6 +15,14 @@ from tasks.field_errors import field_path
 from tasks.spec.json_text import MOST_DIGITS
 from tasks.spec.places import Event, EventKind, TextError, build
 
+NOT_YAML = "not valid YAML"
+_MISPLACED = "this line does not continue what is above it; check its indent, and quotes and brackets before it"
+_ADVICE = {
+    "did not find expected key": _MISPLACED,
+    "did not find expected '-' indicator": _MISPLACED,
+    "mapping values are not allowed in this context": "a colon inside a text; check the indent, or quote the text",
+}
+"""What to say instead of what libyaml says."""
 _NULL = ("", "~", "null", "Null", "NULL")
 _TRUE = ("true", "True", "TRUE")
 _FALSE = ("false", "False", "FALSE")
@@ -64,11 +72,20 @@ def yaml_events(text: str) -> Iterator[Event]:
                     yield Event(EventKind.MAPPING if is_mapping else EventKind.SEQUENCE, line)
     except yaml.reader.ReaderError as error:
         line = text.encode()[: error.position].count(b"\n") + 1
-        raise TextError(line, f"not valid YAML: unacceptable character #x{error.character:04x}") from None
+        raise TextError(line, f"{NOT_YAML}: unacceptable character #x{error.character:04x}") from None
     except yaml.MarkedYAMLError as error:
         last = text.count("\n", 0, -1) + 1
         line = min(error.problem_mark.line + 1, last) if error.problem_mark else last
-        raise TextError(line, f"not valid YAML: {error.problem}") from None
+        raise TextError(line, f"{NOT_YAML}: {_problem(text, error)}") from None
+
+
+def _problem(text: str, error: yaml.MarkedYAMLError) -> str:
+    """What is wrong, in words for somebody who writes a spec."""
+    mark = error.problem_mark
+    lines = text.split("\n")
+    if mark is not None and mark.line < len(lines) and "\t" in lines[mark.line][: mark.column + 1]:
+        return "a tab in the indent; use spaces"
+    return _ADVICE.get(str(error.problem), str(error.problem))
 
 
 def _plain(text: str, line: int) -> Any:

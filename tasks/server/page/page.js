@@ -44,11 +44,29 @@ function follow(live, log) {
   };
 }
 
+// What is known of an event, in words; workers: names by token.
+function words(data, workers) {
+  const parts = [];
+  for (const [name, value] of Object.entries(data)) {
+    if (value === null || name === "job" || name === "at" || name === "steps") continue;
+    if (name === "step") parts.push(`step ${value} of ${data.steps}`);
+    else if (name === "step_s") parts.push(`${value.toPrecision(2)} s per step`);
+    else if (name === "worker") parts.push(`worker ${workers[value] || value}`);
+    else if (name === "jobs_ahead") parts.push(`${value} jobs ahead`);
+    else if (name === "segments") parts.push(`${value} segments`);
+    else if (name === "title" || name === "reason" || name === "why") parts.push(value);
+    else parts.push(`${name} ${value}`);
+  }
+  return parts.join(", ");
+}
+
+// "segment" is the kind of an event and one of its values: the kind says what became of it.
+const SAYS = { segment: "rendered", clip: "can be played", step: "rendering", take: "take rendered", attempt: "attempt failed" };
+
 function note(log, kind, data) {
-  const { job, at, ...rest } = data;
   const line = document.createElement("li");
-  const words = Object.entries(rest).map(([name, value]) => `${name} ${value}`).join(", ");
-  line.textContent = `${new Date(at * 1000).toLocaleTimeString()} ${kind} ${words}`;
+  const said = words(data, JSON.parse(log.dataset.workers));
+  line.textContent = `${new Date(data.at * 1000).toLocaleTimeString()} ${SAYS[kind] || kind}${said ? ": " : ""}${said}`;
   if (kind === "step" && log.lastElementChild?.dataset.kind === "step") log.lastElementChild.remove();
   line.dataset.kind = kind;
   log.append(line);
@@ -78,9 +96,12 @@ async function listed(film) {
   return answer.ok ? answer.json() : { pieces: [], ended: true };
 }
 
+const LARGEST_SCALE = 3; // a small film is not blown up to the width of the page
+
 // Chromium's own HLS player fails on a short growing playlist, so the page appends the same pieces itself.
 async function play(video) {
   const film = video.dataset.film;
+  video.style.maxWidth = `${LARGEST_SCALE * video.dataset.width}px`;
   if ("done" in video.dataset) { video.src = `${film}/film`; return; }
   let now = await listed(film);
   while (!now.pieces.length && !now.ended) { await wait(1000); now = await listed(film); }

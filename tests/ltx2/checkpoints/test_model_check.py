@@ -35,7 +35,7 @@ def check(path: Path) -> ModelReport:
 def test_the_default_model_renders_in_one_stage(tmp_path: Path) -> None:
     [missing] = check_model("shapes", tmp_path).missing
     assert missing == (
-        "latent_upsampler (only `stages: 2` needs it): shapes has no latent_upsampler: it renders in one stage; for "
+        "latent_upsampler (only `stages: 2` needs it): it renders in one stage; for "
         "two, use `tiny` or a published model"
     )
 
@@ -68,7 +68,7 @@ def test_a_full_size_model_fits_on_cards(folder: Path) -> None:
     assert abs(found.parts[2].size - before[2].size) < 10_000  # headers only
     [missing] = found.missing
     assert missing.startswith("latent_upsampler (only `stages: 2` needs it)")
-    assert "model has no latent_upsampler: use one stage, or name the one of a published LTX-2" in missing
+    assert "needs it): use one stage, or name the one of a published LTX-2" in missing
     assert found.usable
 
 
@@ -155,6 +155,8 @@ def test_what_is_nothing_is_an_error(tmp_path: Path) -> None:
         check(tmp_path / "a.bin")
     with pytest.raises(CheckpointError, match="no such model folder"):
         check(tmp_path / "none")
+    with pytest.raises(CheckpointError, match="no such file: "):
+        check(tmp_path / "none.safetensors")
 
 
 def test_the_command_prints_text_or_json_and_its_status(folder: Path) -> None:

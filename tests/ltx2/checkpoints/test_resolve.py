@@ -76,7 +76,7 @@ def test_the_cache_is_under_longtake_home(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_an_empty_folder_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"incomplete: model_index\.json is missing"):
+    with pytest.raises(CheckpointError, match=r"is no model folder: it has no model_index\.json"):
         resolve_model(str(tmp_path), tmp_path)
 
 

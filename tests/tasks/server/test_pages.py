@@ -96,6 +96,7 @@ def test_a_page_says_that_its_film_was_deleted(page: Page, server: Server, clien
     client.delete(f"/v1/videos/{job_id}")
     # Then the page says so, and no script fails
     page.until("document.querySelector('[data-live]').textContent == 'This film was deleted.'")
+    page.until("document.querySelector('[data-player]').textContent == 'Nothing was rendered'")
     assert all("status of 404" in error for error in page.errors)
     page.errors.clear()
 
@@ -109,12 +110,22 @@ def test_a_finished_film_is_listed_and_played(
     finished(client, job_id)
     # When
     page.open(f"{server.url}/")
-    # Then each film is a link with its state and progress, which screen readers can name
+    # Then each film is a link with its picture and length, which screen readers can name
     assert page.value(f"document.querySelector('a[href=\"/films/{job_id}\"]').textContent") == "harbour at dawn"
-    assert page.value("document.querySelector('progress').getAttribute('aria-label')") == "harbour at dawn: 100 percent"
+    assert page.value("document.querySelector('.jobs img').alt") == "First picture of harbour at dawn"
+    page.until("document.querySelector('.jobs img').naturalWidth > 0")
+    assert page.value("document.querySelector('.jobs .done progress') === null")
     # And the film can be searched
     page.open(f"{server.url}/films/{job_id}")
     page.until("document.querySelector('video').readyState > 0")
+    assert page.value("document.querySelector('video').poster").startswith(f"{server.url}/films/{job_id}/0.webp")
+    assert page.value("document.querySelector('video').clientWidth <= 3 * document.querySelector('video').videoWidth")
+    # And its events are told in words, with the name of the worker
+    log = "document.querySelector('.events').textContent"
+    said = page.until(f"{log}.includes('done') && {log}")
+    (name,) = page.value("Object.values(JSON.parse(document.querySelector('.events').dataset.workers))")
+    assert f"segment 0, worker {name}" in said
+    assert page.value(f"{log}.includes('rendered: segment 0')")
     page.value("document.querySelector('video').currentTime = 0.5")
     page.until("!document.querySelector('video').seeking && document.querySelector('video').readyState >= 2")
     assert page.errors == []
