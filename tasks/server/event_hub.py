@@ -106,21 +106,24 @@ class EventHub:
             newest = await asyncio.to_thread(self._reader.newest_id, job_id)
             if is_later(after, newest):  # of another stream, before a loss of data: nothing would ever be later
                 after = newest
+            is_stored = True
             while True:
-                over = await asyncio.to_thread(is_over)  # before the stream is read: all events are in it
-                page = await asyncio.to_thread(self._reader.after, after, job_id=job_id, count=PAGE)
-                for event in page:
-                    yield event
-                    after = event.id
-                if over and not page:
+                while is_stored:
+                    over = await asyncio.to_thread(is_over)  # before the stream is read: all events are in it
+                    page = await asyncio.to_thread(self._reader.after, after, job_id=job_id, count=PAGE)
+                    for event in page:
+                        yield event
+                        after = event.id
+                    if over and not page:
+                        return
+                    is_stored = bool(page)
+                if (new := await listener.next()) is None:
                     return
-                if not page:
-                    break
-            while (new := await listener.next()) is not None:
                 new_id = new.id if job_id is None else new.id_in_job
                 if is_later(new_id, after):
                     after = new_id
                     yield new
+                    is_stored = job_id is not None and new.kind.ends_job  # the job may be over now
 
     @contextlib.contextmanager
     def _listening(self, job_id: str | None) -> Iterator[Listener]:

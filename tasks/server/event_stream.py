@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated
 
@@ -69,5 +68,3 @@ async def _sent(
         if isinstance(data.get("reason"), str):
             data["reason"] = without_paths(data["reason"])
         yield ServerSentEvent(id=event.id if job_id is None else event.id_in_job, event=event.kind, data=data)
-        if job_id is not None and event.kind.ends_job and await asyncio.to_thread(is_over):
-            return  # else it was retried since

@@ -52,6 +52,13 @@ def test_a_job_is_followed_to_its_end(client: httpx2.Client, worker: Worker) -> 
     # And later the same is told again, from any event on
     assert events_of(client, job_id) == events
     assert events_of(client, job_id, after=events[3][0]) == events[4:]
+    # When it goes on, and is done again, Then the stream has both ends
+    assert client.post(f"/jobs/{job_id}/segments", json={"segments": [{"prompt": "c"}]}).is_success
+    finished(client, job_id)
+    longer = events_of(client, job_id)
+    assert longer[: len(events)] == events
+    assert [kind for _, kind, _ in longer].count("done") == 2
+    assert longer[-1][1] == "done"
 
 
 def test_a_server_that_is_started_again_loses_no_event(client: httpx2.Client, worker: Worker, server: Server) -> None:
