@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,7 +14,7 @@ import redis
 from blobstore import BlobStoreError
 from blobstore.redis.urls import shown_url
 from ltx2.errors import LTX2Error
-from tasks.client.terminal import accept_any_text, show_line
+from tasks.client.terminal import accept_any_text, show_line, show_lines
 from tasks.errors import LongtakeError, SpecError
 from tasks.settings import Settings, misspelt
 
@@ -39,6 +40,11 @@ seed_option = click.option("--seed", type=int, help="Render with this seed inste
 before_option = click.option(
     "--before", is_flag=True, help="Lead into the video that the spec extends, instead of continuing it."
 )
+
+
+def show_warnings(warnings: Iterable[str], of_segments: Iterable[str]) -> None:
+    """Show the warnings of a dry run as those of the real one are shown. of_segments: found when it is rendered."""
+    show_lines([*warnings, *(f"warning: {warning}" for warning in of_segments)], err=True)
 
 
 class _Longtake(click.Group):

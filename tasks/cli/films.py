@@ -16,6 +16,7 @@ from tasks.cli.command import (
     model_option,
     out_option,
     seed_option,
+    show_warnings,
     spec_argument,
     state_option,
     summary_option,
@@ -25,6 +26,7 @@ from tasks.client.film_output import STREAM, FilmOutput
 from tasks.client.job import find_job
 from tasks.client.plan import plan_lines
 from tasks.client.progress import ProgressDisplay
+from tasks.client.small_model import prompt_warnings
 from tasks.client.state_files import read_state
 from tasks.client.takes import clip_name
 from tasks.client.terminal import show_line, show_lines
@@ -83,12 +85,13 @@ def render(
     inputs = [path for path in (spec, state) if path and str(path) != STREAM]
     given = read_state(state) if state else None
     if dry_run:
-        named, made_from = check_inputs(
+        named, made_from, warnings = check_inputs(
             job, output, inputs=inputs, state=given, report_folder=folder, settings=settings
         )
         pace = pace_of_renders(settings, made_from)
         for line in plan_lines(job, str(named.model), continues=state is not None, pace=pace):
             show.say(line)
+        show_warnings(warnings, prompt_warnings(named, settings))
         return
     try:
         written, faults = render_here(

@@ -17,6 +17,7 @@ from tasks.cli.command import (
     main,
     model_option,
     seed_option,
+    show_warnings,
     spec_argument,
     state_option,
 )
@@ -27,7 +28,8 @@ from tasks.client.job_text import LIST_HEAD, full_json_of, json_of, lines_of, ro
 from tasks.client.pace import pace_in_deployment
 from tasks.client.plan import plan_lines
 from tasks.client.progress import ProgressDisplay, describe
-from tasks.client.submit import iterate_waiting, submit
+from tasks.client.small_model import prompt_warnings
+from tasks.client.submit import check_only, iterate_waiting, submit
 from tasks.client.terminal import show_json, show_line, show_lines
 from tasks.client.video_input import state_from_video
 from tasks.client.workers import list_workers
@@ -72,8 +74,10 @@ def submit_(
     wanted = changed_spec(load_spec(spec), model=model, seed=seed, before=before or None)
     if dry_run:
         settings = Settings.from_env()
+        warnings = check_only(wanted, from_state=state, settings=settings).warnings
         pace = pace_in_deployment(settings, wanted)
         show_lines(plan_lines(wanted, wanted.model or settings.model, continues=state is not None, pace=pace), err=True)
+        show_warnings(warnings, prompt_warnings(wanted, settings))
         return
     job = submit(wanted, from_state=state, idempotency_key=key, priority=Priority(priority))
     _print_submitted(job)

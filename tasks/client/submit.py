@@ -10,30 +10,27 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import redis
+
 from tasks.client.idempotency import check_key
-from tasks.client.inputs import Inputs, read_inputs
 from tasks.client.job import Job
-from tasks.client.state_files import read_state, start_handoff
-from tasks.client.submission import Draft, create_job, request_digest
+from tasks.client.prepared import Prepared, check_submission, prepare
+from tasks.client.submission import create_job
 from tasks.deployment import Deployment
-from tasks.errors import SpecError
-from tasks.field_errors import FieldError, shown
-from tasks.jobs.committed import Committed
+from tasks.errors import LongtakeError, SpecError
+from tasks.field_errors import shown
 from tasks.jobs.lifetimes import new_job_id
 from tasks.jobs.queues import Priority
 from tasks.jobs.reader import JOBS_PER_PAGE
 from tasks.jobs.records import JobStatus
 from tasks.jobs.results import CreateOutcome
-from tasks.jobs.state_wire import handoff_blobs
 from tasks.jobs.units import JobState
 from tasks.jobs.waits import Wait
 from tasks.maintenance.submissions import complete_submissions
 from tasks.maintenance.sweeper import Sweeper, SweepResult
 from tasks.messaging.tracing import tracing
 from tasks.settings import Settings
-from tasks.spec.images import input_paths
 from tasks.spec.loader import check_spec, load_spec
-from tasks.spec.model_policy import check_model_folders, not_here
 from tasks.spec.schema import JobSpec
 
 log = logging.getLogger(__name__)
@@ -71,37 +68,14 @@ def submit(
     priority = _valid_priority(priority)
     job = Job(job_id or new_job_id(), settings=settings)
     deployment = job._deployment
-    spec = spec.with_absolute_paths()  # workers run elsewhere
-    model = spec.model or deployment.settings.model
-    check_model_folders(model, spec.loras, deployment.settings, spec.more_files, spec.source)
-    try:
-        spec.check_length(model)
-        spec.check_neighbours(continues=from_state is not None)
-    except FieldError as error:
-        raise SpecError(f"{spec.source.place(*error.location)}: {error}") from None
-    if from_state is not None and spec.segments and spec.segments[0].transition == "cut":
-        raise SpecError(
-            f"{spec.source.place('segments', 0, 'transition')}: a job that continues a state cannot start with a cut"
-        )
-    if from_state is not None and (given := spec.extend or spec.audio) is not None:
-        field = "extend" if spec.extend is not None else "audio"
-        raise SpecError(f"{spec.source.place(field)}: {given}: a job that continues a state cannot have it; remove it")
-    if from_state is not None and spec.image is not None:
-        place = spec.source.place("image")
-        raise SpecError(f"{place}: a job that continues a state starts with that state's frames; remove one of the two")
-    inputs = read_inputs(
-        spec,
-        continues=from_state is not None,
-        with_video=True,
-        inline_threshold_bytes=deployment.settings.inline_threshold_bytes,
-    )
-    for warning in [*not_here(spec, deployment.settings), *inputs.warnings]:
+    prepared = prepare(spec, deployment.settings, from_state=from_state, with_video=True)
+    for warning in prepared.warnings:
         log.warning("%s", warning)
-    envelope = from_state if from_state is None or isinstance(from_state, Mapping) else read_state(Path(from_state))
+    has_key = idempotency_key is not None
     creation = create_job(
         deployment,
         job.id,
-        lambda _: _draw_up(deployment, inputs, envelope, has_key=idempotency_key is not None, priority=priority),
+        lambda _: prepared.draft(deployment.blobs, deployment.settings, has_key=has_key, priority=priority),
         idempotency_key=idempotency_key,
     )
     if creation.outcome == CreateOutcome.CREATED:
@@ -110,30 +84,25 @@ def submit(
     return job
 
 
+def check_only(spec: JobSpec, *, from_state: Path | None, settings: Settings) -> Prepared:
+    """Check all that `submit` checks, and store nothing. A deployment that cannot be reached is not needed.
+
+    Raises:
+        SpecError: as `submit`. RoomError: it needs more than the whole blob budget.
+    """
+    with Deployment(settings) as deployment:
+        try:
+            budget = deployment.budget_bytes()
+        except (redis.RedisError, LongtakeError):
+            budget = settings.blob_budget_bytes
+        return check_submission(spec, deployment.blobs, settings, from_state=from_state, budget_bytes=budget)
+
+
 def _valid_priority(priority: str) -> Priority:
     try:
         return Priority(priority)
     except ValueError:
         raise SpecError(f"priority: {shown(priority)} must be one of {', '.join(Priority)}") from None
-
-
-def _draw_up(
-    deployment: Deployment,
-    inputs: Inputs,
-    envelope: Mapping[str, Any] | None,
-    *,
-    has_key: bool,
-    priority: Priority,
-) -> Draft:
-    """The job as it will be created; what it starts from is in memory."""
-    start = inputs.start
-    if envelope is not None:
-        start = start_handoff(dict(envelope), inputs.spec, deployment.blobs, inputs.pending, deployment.settings)
-    committed = Committed(start, video_after=inputs.video_after)
-    given = [blob_id for handoff in committed.given for blob_id in handoff_blobs(handoff)]
-    blob_ids = list(dict.fromkeys([*input_paths(inputs.spec).values(), *given]))
-    digest = request_digest(inputs.spec, envelope) if has_key else ""
-    return Draft(inputs.spec, committed, blob_ids, digest, inputs.pending, priority)
 
 
 def list_jobs(

@@ -5,20 +5,21 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from blobstore import InMemoryBlobStore
 from ltx2.checkpoints.lora import resolve_lora
 from ltx2.checkpoints.resolve import SMALL_MODELS, resolve_model
 from ltx2.checkpoints.upsampler_files import resolve_upsampler
 from ltx2.errors import CheckpointError
 from tasks.client.files import make_folder, private_files
 from tasks.client.film_output import FilmOutput
-from tasks.client.inputs import with_input_ids
 from tasks.client.job import Job, raise_unless_done
+from tasks.client.prepared import check_submission
 from tasks.client.progress import ProgressDisplay
 from tasks.embedded import processes, servers
 from tasks.embedded.inputs import RenderInputs, inputs_of
@@ -29,7 +30,6 @@ from tasks.embedded.resume import finish, start_or_resume
 from tasks.errors import ServerError, SpecError
 from tasks.jobs.records import JobStatus
 from tasks.jobs.units import JobState
-from tasks.maintenance.admission import check_room, estimate_bytes
 from tasks.settings import Settings
 from tasks.spec.images import input_paths
 from tasks.spec.model_policy import check_model_folders
@@ -58,7 +58,7 @@ def render(
         CheckpointError: the model is missing or incomplete. JobFailedError: the job failed; says why.
         JobStateError: this film is being rendered already. ServerError: Redis or the worker failed.
     """
-    spec, made_from = check_inputs(
+    spec, made_from, _ = check_inputs(
         spec, output, inputs=inputs, state=state, report_folder=report_folder, settings=settings
     )
     if report_folder:
@@ -99,8 +99,8 @@ def check_inputs(
     state: Mapping[str, Any] | None,
     report_folder: Path | None,
     settings: Settings,
-) -> tuple[JobSpec, RenderInputs]:
-    """Check all that can be checked without loading the model. Returns the spec with its model, and the inputs.
+) -> tuple[JobSpec, RenderInputs, Sequence[str]]:
+    """Check all that can be checked without loading the model. Returns the spec with its model, the inputs, warnings.
 
     Raises:
         OutputError, SpecError, CheckpointError: as `render`. RequestError: the model cannot render what the spec asks
@@ -113,13 +113,15 @@ def check_inputs(
     spec = _with_model(spec, settings)
     check_sampling(spec, settings)
     check_device(settings)
-    check_room(estimate_bytes(spec), settings.blob_budget_bytes)
-    made_from = inputs_of(with_input_ids(spec, continues=state is not None), state, settings)
+    prepared = check_submission(
+        spec, InMemoryBlobStore(), settings, from_state=state, budget_bytes=settings.blob_budget_bytes
+    )
+    made_from = inputs_of(prepared.inputs.spec, state, settings)
     loras = [*spec.loras, *([spec.stage2_lora] if spec.stage2_lora else [])]
     named = [*input_paths(spec).values(), spec.upsampler, *(lora.path for lora in loras)]
     files = [*inputs, *(Path(name) for name in named if name)]
     output.check(made_from.job_id, files, report=report_folder)
-    return spec, made_from
+    return spec, made_from, prepared.warnings
 
 
 def _film_locked(output: FilmOutput, folder: Path) -> AbstractContextManager[None]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from ltx2.checkpoints.shapes_prompts import HELP
 from tasks.cli.command import main
 from tasks.client.job import Job
 from tasks.client.submit import list_jobs, submit
@@ -18,6 +21,7 @@ from tasks.errors import WaitTimeoutError
 from tasks.settings import Settings
 from tests.conftest import environment, wait_until
 from tests.e2e.refusals import SPEC, Command, check_refused
+from tests.ltx2.media.sources.videos import video
 
 
 @pytest.fixture
@@ -103,6 +107,38 @@ def test_a_dry_run_checks_and_renders_nothing(
     assert [path.name for path in spec.parent.iterdir()] == [spec.name]
 
 
+@pytest.mark.parametrize("command", [("submit",), ("render", "-o", "film.mp4")])
+def test_a_dry_run_refuses_and_warns_as_the_real_run_does(
+    longtake: Command, module_settings: Settings, job: Job, spec: Path, command: tuple[str, ...]
+) -> None:
+    # Given a state, and sound that is longer than the film
+    (spec.parent / "state.json").write_text(json.dumps(job.state(1)))
+    sound = np.zeros((2, 3 * 8000), np.float32)
+    (spec.parent / "track.wav").write_bytes(video(None, kind="wav", sound=sound, sound_codec="pcm_s16le", rate=8000))
+    # When / Then a spec that cannot continue the state is refused, with the same words
+    for text, words in {
+        SPEC.replace("width: 64", "width: 96"): "the state to continue cannot be used",
+        f"audio: track.wav\n{SPEC}": "a job that continues a state cannot have it; remove it",
+    }.items():
+        spec.write_text(text)
+        planned, real = (
+            longtake(command[0], spec, *command[1:], "--from-state", "state.json", *more, settings=module_settings)
+            for more in (("--dry-run",), ())
+        )
+        check_refused(planned, words)
+        assert planned.stderr == real.stderr
+    # And the warnings come, too: of the sound, and of what the small model was not trained on
+    spec.write_text(f"audio: track.wav\n{SPEC}")
+    shapes = module_settings.model_copy(update={"engine": Settings().engine})
+    said = longtake(command[0], spec, *command[1:], "--dry-run", settings=shapes).stderr.splitlines()
+    assert [line for line in said if line.startswith("audio: the track has 3.00 s, the film 1.04 s: ")]
+    size = (
+        "the small model `shapes` was trained on segments of 192x128 and 25 frames, and shows anything at 64x32 and 17"
+    )
+    assert len([line for line in said if line.startswith(size)]) == 1
+    assert len([line for line in said if line.startswith(f"warning: segment 0: {HELP}")]) == 1
+
+
 def test_a_first_spec_can_be_rendered_as_it_is(longtake: Command, module_settings: Settings, tmp_path: Path) -> None:
     # When
     made = longtake("init", settings=module_settings)
@@ -110,6 +146,7 @@ def test_a_first_spec_can_be_rendered_as_it_is(longtake: Command, module_setting
     assert made.stderr.endswith("Next: longtake render film.yaml -o film.mp4\n")
     planned = longtake("render", "film.yaml", "-o", "film.mp4", "--dry-run", settings=module_settings)
     assert planned.returncode == 0, planned.stderr
+    assert "small model `shapes`" not in planned.stderr
     # When / Then
     check_refused(longtake("init", settings=module_settings), "film.yaml exists", "--force")
 

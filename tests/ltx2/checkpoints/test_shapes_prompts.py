@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ltx2.checkpoints.resolve import SHIPPED
-from ltx2.checkpoints.shapes_prompts import HELP, is_small_model, is_understood
+from ltx2.checkpoints.shapes_prompts import HELP, is_small_model, is_understood, size_help
 from ltx2.engine import Engine
 from ltx2.request import SegmentRequest
 from ltx2.timeline import SegmentShape, first_timing
@@ -39,6 +39,12 @@ def test_every_prompt_of_the_training_is_understood() -> None:
 )
 def test_other_prompts_are_not(prompt: str) -> None:
     assert not is_understood(prompt)
+
+
+def test_sizes_and_lengths_of_the_training_are_known() -> None:
+    assert size_help(192, 128, {25}) == ""
+    assert "shows anything at 768x512 and 121 frames" in size_help(768, 512, {121})
+    assert "shows anything at 192x128 and 33 frames" in size_help(192, 128, {25, 33})
 
 
 def test_a_copy_of_the_small_model_is_known(models: dict[str, Path], tmp_path: Path) -> None:
