@@ -35,7 +35,12 @@ class Deployment:
     @cached_property
     def jobs(self) -> JobStore:
         """The job records."""
-        client = connect(self.settings.redis_url, patient=self._patient, reply_timeout_s=self.settings.reply_timeout_s)
+        client = connect(
+            self.settings.redis_url,
+            patient=self._patient,
+            reply_timeout_s=self.settings.reply_timeout_s,
+            typed=not self._patient,
+        )
         return JobStore(client, self.settings, patient=self._patient)
 
     @cached_property

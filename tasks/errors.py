@@ -15,11 +15,14 @@ LongtakeError                 shown to people as one line, without a traceback
 ├── RecordError               a stored record that is damaged
 ├── VersionError              stored or sent by a newer major version
 ├── ServerError               Redis cannot be reached, started or used
+│   ├── UnreachableError      Redis does not answer (also a redis.ConnectionError)
 │   └── MaybeQueuedError      the reply to a submission was lost, so the job may be queued
 └── OutputError               the film cannot be written where it should go
 """
 
 from __future__ import annotations
+
+import redis
 
 
 class LongtakeError(Exception):
@@ -86,6 +89,14 @@ class VersionError(LongtakeError):
 
 class ServerError(LongtakeError):
     """Redis cannot be reached, started or used."""
+
+
+class UnreachableError(ServerError, redis.ConnectionError):
+    """Redis does not answer; the message says where, why, and what to do. reason: only why."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class MaybeQueuedError(ServerError):

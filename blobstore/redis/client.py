@@ -11,7 +11,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from blobstore.redis.outages import DeadlineRetry, health_of, watched
+from blobstore.redis.outages import DeadlineRetry, Raised, health_of, watched
 from blobstore.redis.urls import DEFAULT_PORT, RedisAddress, RedisURLError, Sentinels, parse_url
 
 CONNECT_TIMEOUT_S = 5.0
@@ -52,12 +52,13 @@ def open_client(
     pause_s: float = 1.0,
     health_check_interval_s: int = 0,
     reply_timeout_s: float = REPLY_TIMEOUT_S,
+    raised: Raised | None = None,
 ) -> redis.Redis:
     """A client for `url`; it connects on the first command.
 
     patience_s: how long a call is repeated in an outage, with pauses of at most `pause_s`. health_check_interval_s:
     connections that were idle for longer are checked before use; 0 for never. reply_timeout_s: a reply that takes
-    longer is a lost connection.
+    longer is a lost connection. raised: see `DeadlineRetry`.
 
     Raises:
         RedisURLError: `url` has another scheme or unknown options, or is malformed.
@@ -68,7 +69,7 @@ def open_client(
         "socket_timeout": reply_timeout_s,
         **keepalive(url),
         "health_check_interval": health_check_interval_s,
-        "retry": DeadlineRetry(patience_s, pause_s),
+        "retry": DeadlineRetry(patience_s, pause_s, raised),
     }
     try:
         client = _sentinel_client(address, options) if address.sentinels else _client(address, options)

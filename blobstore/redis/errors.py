@@ -12,7 +12,7 @@ from redis.client import Pipeline
 
 from blobstore.protocol import BlobStoreError, BlobStoreFullError, BlobStoreUnavailableError
 from blobstore.redis.client import server_of
-from blobstore.redis.outages import REFUSALS, refusal_of
+from blobstore.redis.outages import REFUSALS, reason_of, refusal_of
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -45,7 +45,7 @@ def translated_errors(client: redis.Redis) -> Iterator[None]:
             raise BlobStoreUnavailableError(
                 f"Redis at {server_of(client)} asks for a password; put it into the URL of the blob store"
             ) from None
-        raise BlobStoreUnavailableError(f"Redis at {server_of(client)} cannot be used: {error}") from error
+        raise BlobStoreUnavailableError(f"Redis at {server_of(client)} cannot be used: {reason_of(error)}") from error
     except redis.RedisError as error:
         server = server_of(client)
         if refused := refusal_of(error):  # of a client that was not opened by `open_client`

@@ -38,8 +38,15 @@ REFUSALS = {
 
 # Redis 7 begins the error of a script with the code, Redis 6 has it after the position.
 _CODE = re.compile(rf"(?:^|@user_script: ?\d+: -)({'|'.join(REFUSALS)})\b")
+_CONNECTING = re.compile(r"^Error (-?\d+ )?connecting to \S+\. ")
 T = TypeVar("T")
+Raised = Callable[[redis.RedisError], redis.ConnectionError]
 _calls = threading.local()
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a connection failed, without the address, which who shows it knows."""
+    return _CONNECTING.sub("", str(error)).removesuffix(".")
 
 
 class RefusedError(redis.ConnectionError):
@@ -112,15 +119,17 @@ class DeadlineRetry(Retry):
 
     __hash__ = Retry.__hash__
 
-    def __init__(self, patience_s: float, pause_s: float) -> None:
+    def __init__(self, patience_s: float, pause_s: float, raised: Raised | None = None) -> None:
+        """raised: makes what is raised when the time is over; None: the last error."""
         super().__init__(ExponentialWithJitterBackoff(cap=pause_s, base=FIRST_RETRY_S), sys.maxsize)
         self._patience_s = patience_s
+        self._raised = raised
 
     def __eq__(self, other: object) -> bool:
         return self is other
 
     def call_with_retry(self, do: Callable[[], T], fail: Callable[..., Any], *args: Any, **options: Any) -> T:
-        """The result of `do`; raises its last error when the time is over."""
+        """The result of `do`; raises its last error, or what `raised` makes of it, when the time is over."""
         outer: float | None = getattr(_calls, "deadline", None)
         deadline = time.monotonic() + self._patience_s if outer is None else outer
 
@@ -132,6 +141,10 @@ class DeadlineRetry(Retry):
         _calls.deadline = deadline
         try:
             return super().call_with_retry(do, fail_in_time, *args, **options)
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            if outer is not None or self._raised is None:
+                raise
+            raise self._raised(error) from error
         finally:
             _calls.deadline = outer
 

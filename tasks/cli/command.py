@@ -16,6 +16,7 @@ from blobstore.redis.urls import shown_url
 from ltx2.errors import LTX2Error
 from tasks.client.terminal import accept_any_text, show_line, show_lines
 from tasks.errors import LongtakeError, SpecError
+from tasks.jobs.connection import unreachable
 from tasks.settings import Settings, misspelt
 
 FROM_STATE_HELP = "Continue this state, a file written by `longtake state export`."
@@ -58,6 +59,8 @@ class _Longtake(click.Group):
             _fail(str(error))
         except (LongtakeError, LTX2Error, BlobStoreError) as error:
             _fail(" ".join(str(error).split("\n")))
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            _fail(unreachable(Settings.from_env().redis_url, error))
         except redis.RedisError as error:
             _fail(f"Redis at {shown_url(Settings.from_env().redis_url)} (LONGTAKE_REDIS_URL): {error}")
         except OSError as error:

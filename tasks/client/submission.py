@@ -15,7 +15,7 @@ import redis
 
 from blobstore import BlobStoreError, InMemoryBlobStore
 from tasks.deployment import Deployment
-from tasks.errors import JobStateError, MaybeQueuedError, RoomError, SpecError
+from tasks.errors import JobStateError, MaybeQueuedError, RoomError, SpecError, UnreachableError
 from tasks.jobs.committed import Committed
 from tasks.jobs.keys import submission_owner
 from tasks.jobs.queues import Priority
@@ -67,7 +67,7 @@ def create_job(
     Raises:
         RoomError: it needs more than the whole blob budget, or this has no room now for what it starts from.
         JobStateError: `job_id` is taken, or the key was used with another request. MaybeQueuedError: the reply was
-        lost. redis.RedisError: a server cannot be reached. What `draw_up` raises.
+        lost. UnreachableError, BlobStoreError: a server cannot be reached. What `draw_up` raises.
     """
     request = secrets.token_hex(16)
     owner = submission_owner(request)
@@ -168,11 +168,12 @@ def _complete_and_admit(deployment: Deployment, job_id: str) -> None:
 
 
 def _may_be_queued(job_id: str, error: redis.RedisError, *, has_key: bool) -> str:
+    why = error.reason if isinstance(error, UnreachableError) else error
     repeat = "submit it again with the same idempotency key, which is safe"
     if not has_key:
         repeat = "submit it again only if there is no such job (with an idempotency key, that is safe at any time)"
     return (
-        f"job {job_id} may be queued: the reply to its submission was lost ({error}). "
+        f"job {job_id} may be queued: the reply to its submission was lost ({why}). "
         f"See `longtake status {job_id}`, or {repeat}"
     )
 

@@ -55,8 +55,9 @@ def submit(
     Raises:
         SpecError: an invalid spec, state, image, key or priority. RoomError: it needs more than the whole blob budget,
         or this has no room now for its image or state.
-        JobStateError: `job_id` is taken, or the key was used with another spec. ServerError, redis.RedisError: a server
-        cannot be reached. MaybeQueuedError, a ServerError: the reply was lost; names the job, which may be queued.
+        JobStateError: `job_id` is taken, or the key was used with another spec. UnreachableError, a
+        ServerError: Redis cannot be reached. MaybeQueuedError, a ServerError: the reply was lost; names the job, which
+        may be queued. BlobStoreError: the blob server failed.
     """
     began_ns = time.time_ns()
     if not isinstance(spec, JobSpec):

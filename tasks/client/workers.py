@@ -16,7 +16,7 @@ def list_workers(*, settings: Settings | None = None) -> WorkerList:
     """The workers of the deployment as their last heartbeats said, seconds ago.
 
     Raises:
-        redis.RedisError: the broker cannot be reached.
+        UnreachableError: the broker cannot be reached.
     """
     with Deployment(settings or Settings.from_env()) as deployment:
         return deployment.jobs.workers()

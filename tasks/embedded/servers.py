@@ -21,7 +21,7 @@ from tasks.client.files import private_files
 from tasks.embedded import processes
 from tasks.embedded.inputs import short_hash
 from tasks.embedded.locks import locked
-from tasks.errors import ConfigError, ServerError
+from tasks.errors import ConfigError, ServerError, UnreachableError
 from tasks.settings import Settings
 
 START_TIMEOUT_S = 20.0
@@ -136,4 +136,5 @@ def embedded_deployment(settings: Settings, folder: Path) -> Iterator[Settings]:
         try:
             yield settings.model_copy(update={"redis_url": url, "blob_url": url, "blob_budget_bytes": None})
         except redis.RedisError as error:
-            raise ServerError(f"the Redis of this render has failed: {error} (see {folder / 'redis.log'})") from None
+            why = error.reason if isinstance(error, UnreachableError) else error
+            raise ServerError(f"the Redis of this render has failed: {why} (see {folder / 'redis.log'})") from None

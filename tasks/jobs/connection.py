@@ -11,9 +11,10 @@ import redis
 
 from blobstore import BlobStoreUnavailableError
 from blobstore.redis.client import REPLY_TIMEOUT_S, open_client
-from blobstore.redis.errors import is_out_of_memory
-from blobstore.redis.urls import RedisURLError
-from tasks.errors import ServerError
+from blobstore.redis.errors import is_out_of_memory, lacks_password
+from blobstore.redis.outages import RefusedError, reason_of
+from blobstore.redis.urls import RedisURLError, shown_url
+from tasks.errors import ServerError, UnreachableError
 
 log = logging.getLogger(__name__)
 PATIENCE_S = 60.0
@@ -28,8 +29,32 @@ OUTAGES = (BlobStoreUnavailableError, ServerError, redis.ConnectionError, redis.
 T = TypeVar("T")
 
 
-def connect(url: str, *, patient: bool = False, reply_timeout_s: float = REPLY_TIMEOUT_S) -> redis.Redis:
+_NOT_STARTED = ("Connection refused", "No such file or directory")
+
+
+def unreachable(url: str, error: redis.RedisError) -> str:
+    """What is wrong with the Redis server at `url`, which does not answer as it should, and what to do."""
+    server = f"Redis at {shown_url(url)}"
+    if isinstance(error, RefusedError):
+        return f"{server} cannot be used: {error}"
+    if lacks_password(error):
+        return f"{server} asks for a password; put it into LONGTAKE_REDIS_URL"
+    reason = reason_of(error)
+    if reason in _NOT_STARTED:
+        advice = "start redis-server, or set LONGTAKE_REDIS_URL; `longtake render` needs none"
+    elif isinstance(error, redis.AuthenticationError):
+        advice = "check user and password in LONGTAKE_REDIS_URL"
+    else:
+        advice = "check LONGTAKE_REDIS_URL and the network"
+    return f"{server} cannot be reached: {reason}; {advice}"
+
+
+def connect(
+    url: str, *, patient: bool = False, reply_timeout_s: float = REPLY_TIMEOUT_S, typed: bool = False
+) -> redis.Redis:
     """A client for `url`. A patient one keeps trying for a minute, the other for two seconds.
+
+    typed: in an outage it raises UnreachableError.
 
     Raises:
         ServerError: `url` is not a valid Redis URL.
@@ -41,6 +66,7 @@ def connect(url: str, *, patient: bool = False, reply_timeout_s: float = REPLY_T
             pause_s=RETRY_EVERY_S,
             health_check_interval_s=HEALTH_CHECK_S,
             reply_timeout_s=reply_timeout_s,
+            raised=(lambda error: UnreachableError(unreachable(url, error), reason_of(error))) if typed else None,
         )
     except RedisURLError as error:
         raise ServerError(f"LONGTAKE_REDIS_URL: {error}") from None

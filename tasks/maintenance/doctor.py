@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import redis
 
+from blobstore.redis.outages import reason_of
 from blobstore.redis.urls import shown_url
 from tasks.jobs.connection import connect
 from tasks.jobs.reader import JobReader
@@ -50,4 +51,5 @@ def _examine_broker_data(settings: Settings, read: PartsRead) -> Iterator[Findin
             yield from examine_records(client, reader, workers)
             yield from examine_parts(client, read)
         except redis.RedisError as failed:
-            yield error(BROKER, f"Redis at {shown_url(settings.redis_url)} cannot be used: {failed}")
+            problem = f"Redis at {shown_url(settings.redis_url)} cannot be used: {reason_of(failed)}"
+            yield error(BROKER, problem, "check LONGTAKE_REDIS_URL and the network")

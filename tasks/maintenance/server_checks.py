@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import redis
 
-from blobstore.redis.errors import lacks_password
-from blobstore.redis.outages import RefusedError
 from blobstore.redis.server_info import server_info
 from blobstore.redis.urls import shown_url
 from tasks.errors import ServerError
+from tasks.jobs.connection import unreachable
 
 OLDEST_REDIS = (6, 2)
 # The queues, and one key of each kind that Celery writes.
@@ -24,7 +23,7 @@ def check_server(client: redis.Redis, url: str) -> None:
     try:
         info = server_info(client)
     except redis.RedisError as error:
-        raise ServerError(_unreachable(url, error)) from None
+        raise ServerError(unreachable(url, error)) from None
     if info.is_cluster:
         raise ServerError(
             f"Redis at {shown_url(url)} is a Redis Cluster, which cannot run scripts on the keys of a job; "
@@ -60,12 +59,4 @@ def check_rights(client: redis.Redis, url: str) -> None:
             f"Redis at {shown_url(url)} denies its user what a worker needs: {error}; see the ACL in docs/operations.md"
         ) from None
     except redis.RedisError as error:
-        raise ServerError(_unreachable(url, error)) from None
-
-
-def _unreachable(url: str, error: redis.RedisError) -> str:
-    if isinstance(error, RefusedError):
-        return f"Redis at {shown_url(url)} cannot be used: {error}"
-    if lacks_password(error):
-        return f"Redis at {shown_url(url)} asks for a password; put it into LONGTAKE_REDIS_URL"
-    return f"Redis at {shown_url(url)} cannot be reached: {error}"
+        raise ServerError(unreachable(url, error)) from None

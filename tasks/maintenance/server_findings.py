@@ -11,8 +11,9 @@ from typing import Any
 
 import redis
 
-from blobstore import BlobStoreError, BlobStoreFullError, open_blob_store
+from blobstore import BlobStoreError, BlobStoreFullError, BlobStoreUnavailableError, open_blob_store
 from blobstore.redis.client import open_client
+from blobstore.redis.outages import reason_of
 from blobstore.redis.urls import RedisURLError, shown_url
 from tasks.errors import ServerError
 from tasks.jobs.connection import connect
@@ -126,6 +127,8 @@ def _examine_blob_store(settings: Settings) -> Iterator[Finding]:
             blobs.drop(blob_id)
         except BlobStoreFullError as full:  # workers wait for room
             yield warning(BLOB_SERVER, str(full))
+        except BlobStoreUnavailableError as out:
+            yield error(BLOB_SERVER, str(out), "start it, or check LONGTAKE_BLOB_URL and the network")
         except BlobStoreError as refused:
             yield error(BLOB_SERVER, str(refused))
 
@@ -136,7 +139,7 @@ def _examine_answers(about: str, url: str, client: redis.Redis) -> Iterator[Find
     try:
         round_trips, offsets_s = zip(*(_ask_time(client) for _ in range(PINGS)), strict=True)
     except redis.RedisError as failed:
-        yield error(about, f"{server} cannot be reached: {failed}")
+        yield error(about, f"{server} cannot be reached: {reason_of(failed)}", "check its URL and the network")
         return
     round_trip_s, offset_s = statistics.median(round_trips), statistics.median(offsets_s)
     if round_trip_s > SLOW_PING_S:

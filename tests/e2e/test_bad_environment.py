@@ -117,7 +117,10 @@ def test_an_unreachable_redis(
     commands = [command.replace("ID", "abc") for command in (*COMMANDS, "submit spec.yaml", "serve --port 0")]
     # When / Then
     for result in at_once(longtake, commands, unreachable):
-        check_refused(result, f"Redis at redis://127.0.0.1:{port}/0", "refused")
+        check_refused(
+            result, f"Redis at redis://127.0.0.1:{port}/0", ": Connection refused; start redis-server, or set "
+        )
+        assert result.stderr.count(str(port)) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["spec.yaml"]
 
 

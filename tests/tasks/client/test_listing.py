@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 import redis
 
-from tasks.client.job import Job
+from tasks.client.job import Job, find_job
 from tasks.client.submit import iterate_jobs, list_jobs, submit
+from tasks.errors import UnreachableError
 from tasks.jobs import reader
 from tasks.jobs.keys import job_keys
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import JobState
 from tasks.settings import Settings
-from tests.conftest import RedisProcess
+from tests.conftest import RedisProcess, free_port
 from tests.tasks.conftest import spec
 
 PAGE = 3
@@ -61,6 +62,23 @@ def test_lists_are_oldest_first_and_limited_ones_newest_first(settings: Settings
 def test_an_impossible_list_is_refused(settings: Settings, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"limit|melted"):
         list_jobs(settings=settings, **options)
+
+
+def test_redis_that_is_down_is_a_typed_error(settings: Settings) -> None:
+    # Given
+    down = settings.model_copy(update={"redis_url": f"redis://me:secret@127.0.0.1:{free_port()}/0", "blob_url": None})
+    # When / Then
+    calls: list[Callable[[], object]] = [
+        lambda: list_jobs(settings=down),
+        lambda: Job("a", settings=down).status(),
+        lambda: find_job("a", settings=down),
+        lambda: submit(spec("a"), settings=down),
+    ]
+    for call in calls:
+        with pytest.raises(
+            UnreachableError, match=r"^Redis at redis://127\S+ cannot be reached: Connection refused; start"
+        ):
+            call()
 
 
 def test_one_page_is_read_at_a_time_and_in_one_round_trip(

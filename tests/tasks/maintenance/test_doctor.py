@@ -188,8 +188,10 @@ def test_servers_that_cannot_be_reached_are_named_without_their_passwords(home: 
     shown = longtake("doctor", settings=settings)
     # Then
     broker, blobs = [line for line in shown.stdout.splitlines() if line.startswith("error: ")]
-    assert broker.startswith(f"error: broker: Redis at redis://127.0.0.1:{down} cannot be reached")
-    assert blobs.startswith(f"error: blob server: Redis at 127.0.0.1:{down} cannot be used")
+    assert broker.startswith(
+        f"error: broker: Redis at redis://127.0.0.1:{down} cannot be reached: Connection refused; "
+    )
+    assert blobs.startswith(f"error: blob server: Redis at 127.0.0.1:{down} cannot be used: Connection refused")
     assert shown.returncode == 1
     assert "pass" not in shown.stdout + shown.stderr
 
