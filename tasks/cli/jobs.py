@@ -247,8 +247,9 @@ def approve(job: str, segment: int | None, every: bool) -> None:
 @main.command()
 @job_argument
 @spec_argument
+@before_option
 @click.option("--dry-run", is_flag=True, help="Only say what would be rendered again.")
-def edit(job: str, spec: Path, dry_run: bool) -> None:
+def edit(job: str, spec: Path, before: bool, dry_run: bool) -> None:
     """Make JOB's film that of SPEC, the changed spec of all of it.
 
     The id of the job that renders it is printed.
@@ -256,7 +257,7 @@ def edit(job: str, spec: Path, dry_run: bool) -> None:
     Says first which segments are kept and which are rendered again. That is done in JOB if nothing changes that is
     rendered already, else in a fork or a new job.
     """
-    found, wanted = find_job(job), load_spec(spec)
+    found, wanted = find_job(job), changed_spec(load_spec(spec), before=before or None)
     plan = found.plan_edit(wanted)
     show_lines(plan.lines(), err=True)
     if not dry_run:

@@ -24,6 +24,7 @@ from tasks.jobs.edits import ANYWHERE, Appended, AppendOutcome, ReplaceOutcome
 from tasks.jobs.records import JobStatus
 from tasks.jobs.units import START_INDEX, JobState
 from tasks.maintenance.admission import chain_bytes
+from tasks.spec.head import INPUT_FIELDS, JobHead
 from tasks.spec.loader import check_spec, load_spec
 from tasks.spec.schema import JobSpec
 from tasks.spec.segments import MAX_SEGMENTS, SegmentSpec
@@ -207,8 +208,22 @@ def planned(deployment: Deployment, job_id: str, spec: JobSpec) -> EditPlan:
     now = JobNow(
         job_id, contents.head, contents.segments, len(contents.committed.handoffs), begun, JobState(status.state)
     )
-    wanted = with_input_ids(spec, continues=contents.committed.start is not None)
-    return plan_edit(now, comparable(wanted, contents.head))
+    continues = contents.committed.start is not None
+    wanted = comparable(with_input_ids(spec, continues=continues), contents.head)
+    if wanted.extend != contents.head.extend and _is_same_video(spec, contents.head, continues=continues):
+        wanted = wanted.model_copy(update={"extend": contents.head.extend})
+    return plan_edit(now, wanted)
+
+
+def _is_same_video(spec: JobSpec, head: JobHead, *, continues: bool) -> bool:
+    """Whether a spec extends the video of a job, of which other fields may take another part in another form."""
+    if spec.extend is None or head.extend is None:
+        return False
+    others = {name: getattr(head, name) for name in JobHead.model_fields if name not in INPUT_FIELDS}
+    try:
+        return with_input_ids(spec.model_copy(update=others), continues=continues).extend == head.extend
+    except SpecError:  # it does not fit these fields
+        return False
 
 
 def edit_in_place(deployment: Deployment, plan: EditPlan, spec: JobSpec) -> None:

@@ -14,7 +14,8 @@ from tasks.deployment import Deployment
 from tasks.errors import LongtakeError
 from tasks.jobs.records import Handoff
 from tasks.settings import Settings
-from tasks.spec.head import JobHead
+from tasks.spec.head import INPUT_FIELDS, JobHead
+from tasks.spec.schema import JobSpec
 
 IRRELEVANT_FIELDS = {"title", "seed", "image", "image_crf", "negative_prompt", "labels", "webhook", "parallel"}
 JOBS_READ = 50
@@ -29,8 +30,9 @@ class Pace:
 
 
 def work_of(head: JobHead) -> dict[str, Any]:
-    """The fields of a spec on which the time for a segment depends, as JSON."""
-    return head.model_dump(mode="json", include=set(JobHead.model_fields) - IRRELEVANT_FIELDS)
+    """The fields of a spec on which the time for a segment depends, as JSON. Of a file, only whether there is one."""
+    found = head.model_dump(mode="json", include=set(JobHead.model_fields) - IRRELEVANT_FIELDS)
+    return found | {name: "given" for name in INPUT_FIELDS if found.get(name) is not None}
 
 
 def seconds_of(handoffs: Sequence[Handoff]) -> float | None:
@@ -38,12 +40,12 @@ def seconds_of(handoffs: Sequence[Handoff]) -> float | None:
     return median(made.engine_ended - made.engine_started for made in handoffs) if handoffs else None
 
 
-def pace_in_deployment(settings: Settings, head: JobHead) -> Pace | None:
+def pace_in_deployment(settings: Settings, spec: JobSpec) -> Pace | None:
     """The pace of the newest job whose work was the same; None if there is none among the last JOBS_READ.
 
     Also None if the server cannot be reached: a dry run needs none.
     """
-    wanted = work_of(head.model_copy(update={"model": head.model or settings.model}))
+    wanted = work_of(spec.model_copy(update={"model": spec.model or settings.model}).with_absolute_paths())
     try:
         with Deployment(settings) as deployment:
             jobs = deployment.jobs

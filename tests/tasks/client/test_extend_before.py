@@ -27,6 +27,7 @@ from tasks.cli import main
 from tasks.client.edit_plan import EditKind
 from tasks.client.inputs import with_input_ids
 from tasks.client.job import Job
+from tasks.client.pace import pace_in_deployment
 from tasks.client.submit import submit
 from tasks.errors import JobFailedError, JobStateError, SpecError
 from tasks.jobs import state_wire
@@ -170,6 +171,10 @@ def test_no_segment_comes_after_the_last_one(module_settings: Settings, worker: 
     assert (plan.kind, plan.kept, list(plan.changed.values())) == (EditKind.FORK, 1, [["video after it"]])
     plan = job.plan_edit(wanted(clip, "a", include_video=True))
     assert (plan.kind, plan.kept) == (EditKind.NEW_JOB, 0)
+    # And one that continues the same video instead says only that
+    assert list(job.plan_edit({**longer, "before": False}).head) == ["before"]
+    # And such jobs are on record for the time of the next one
+    assert pace_in_deployment(module_settings, check_spec(wanted(clip, "c", include_video=True)))
     # And a fork with as many segments shares the video's clips
     assert film_hash_of(job.fork(after=0, spec=wanted(clip, "a", "b", include_video=True))) == film
     made = job.fork(after=0, spec=longer).wait().status().film
@@ -207,6 +212,10 @@ def test_a_dry_run_says_what_is_rendered(
         result = CliRunner().invoke(main, ["submit", str(path), "--before", "--dry-run"])
         # Then
         assert f": {text} frames" in result.stderr
+    # And an edit of the job that does so has nothing to change
+    job = submit(wanted(clip, "a", "b", include_video=True), settings=module_settings)
+    result = CliRunner().invoke(main, ["edit", job.id, str(path), "--before", "--dry-run"])
+    assert result.stderr.splitlines()[-1] == f"nothing is rendered: job {job.id} has this spec"
 
 
 @pytest.mark.parametrize(
