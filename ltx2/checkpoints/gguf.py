@@ -107,7 +107,7 @@ def read_lists(path: Path, names: Collection[str]) -> dict[str, list[Any]]:
             _, keys = _counts(file, path)
             for _ in range(keys):
                 name = _text(file)
-                value = _value(file, longest=_MOST_TEXTS if name in names else 0)
+                value = _value(file, whole=name in names)
                 if name in names and isinstance(value, list):
                     found[name] = value
     except (OSError, ValueError, KeyError, struct.error) as exc:
@@ -156,11 +156,8 @@ def _entry(file: BinaryIO) -> tuple[str, tuple[int, ...], int, int]:
     return name, shape, kind, offset
 
 
-def _value(file: BinaryIO, longest: int = _LONGEST_KEPT) -> object:
-    """A text, a number, or a list of at most `longest` numbers; None for other lists.
-
-    With a `longest` that a vocabulary fits in, lists of texts are read, too.
-    """
+def _value(file: BinaryIO, *, whole: bool = False) -> object:
+    """A text, a number, or a list. If not `whole`, None for lists of texts and long lists of numbers."""
     (kind,) = _unpack(file, "I")
     if kind == _STRING:
         return _text(file)
@@ -170,12 +167,12 @@ def _value(file: BinaryIO, longest: int = _LONGEST_KEPT) -> object:
     if inner == _STRING:
         if count > _MOST_TEXTS:
             raise ValueError(f"a list of {count} texts")
-        if longest == _MOST_TEXTS:
+        if whole:
             return _texts(file, count)
         for _ in range(count):
             _skip_text(file)
         return None
-    if count > longest:
+    if count > (_MOST_TEXTS if whole else _LONGEST_KEPT):
         file.seek(min(count, _MOST_SKIPPED) * struct.calcsize(_FORMATS[inner]), io.SEEK_CUR)
         return None
     return list(_unpack(file, f"{count}{_FORMATS[inner]}"))

@@ -53,7 +53,8 @@ class StoredTensors:
         """The numbers of a tensor in `dtype`; None is the file's, or float32 if it is quantized."""
         raw, scale = self.raw(stored), self.scale(stored)
         if is_blocks(stored):
-            return dequantized(stored.dtype, stored.shape, raw, dtype or torch.float32)
+            into = torch.float32 if stored.added else dtype or torch.float32
+            raw = dequantized(stored.dtype, stored.shape, raw, into)
         if stored.added:
             raw = raw.float() - stored.added
         elif scale is not None:
@@ -75,7 +76,10 @@ def is_blocks(stored: Stored) -> bool:
 
 
 def align(module: nn.Module) -> None:
-    """Copy what lies in a mapped file at an odd place, so that a CPU computes the same from whatever file it is in."""
+    """Copy what lies in a mapped file at an odd place, so that a CPU computes the same from whatever file it is in.
+
+    Blocks of GGUF may stay: they are converted to other memory before they are used.
+    """
     for owner in module.modules():
         for parameter in owner._parameters.values():
             if parameter is not None and parameter.is_floating_point() and parameter.data_ptr() % ALIGNMENT:
