@@ -30,7 +30,7 @@ Compute: TypeAlias = Callable[[], Streams]
 
 def captured(compute: Compute) -> Compute:
     """`compute` as a CUDA graph, whose result is valid until the next call; `compute` itself if it cannot be one."""
-    compute()  # compiles, and makes what is made once
+    compute()  # compiles, and allocates what is allocated only once
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads use the GPU meanwhile
@@ -38,7 +38,7 @@ def captured(compute: Compute) -> Compute:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:  # the same on all ranks, and the bytes are the same
-        log.warning("blocks are launched one by one, which is slower: they are no CUDA graph: %s", error)
+        log.warning("kernels are launched one by one, which is slower: blocks cannot be a CUDA graph: %s", error)
         return compute
 
     def replay() -> Streams:
@@ -64,7 +64,10 @@ class BlockGraphs:
         self._graphs: OrderedDict[Hashable, tuple[list[Tensor], Compute]] = OrderedDict()
 
     def __call__(self, **arguments: Any) -> Streams:
-        """The arguments of a block, which all get but for the streams of picture and sound."""
+        """Call the blocks with these arguments. `hidden_states` and `audio_hidden_states` are those of the first one.
+
+        The others get the streams that the block before them returned.
+        """
         values, structure = tree_flatten((arguments, self._tokens.video, self._tokens.audio))
         given = [value for value in values if isinstance(value, Tensor)]
         key = (

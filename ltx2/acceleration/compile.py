@@ -21,8 +21,8 @@ IN_ORDER = {
     "reorder_for_peak_memory": False,
     "allow_buffer_reuse": False,
 }
-"""Options of inductor for blocks with exchanges, which keep the order of operations, so that something is computed
-between the start of an exchange and its end, and the memory of what is being sent until then."""
+"""Options of inductor for blocks with exchanges. Operations keep their order, so that something is computed between the
+start of an exchange and its end. The memory of what is sent is not reused, because it may be read until the end."""
 
 _TIME_EMBEDDINGS: dict[str, Literal["video", "audio"]] = {
     "time_embed": "video",

@@ -5,8 +5,8 @@
 - Attention reads its inputs without copies, and the GELU is in the epilogue of its matrix product.
 
 Ranks can compute a block together, each with a part of the picture's tokens: see `ltx2.parallel.exchange`. An exchange
-starts as soon as its input is there and ends where its result is needed. What stands in between, another product, sound
-or text, is computed at the same time. Queries and keys go first, because the compiler rotates both in one kernel.
+starts as soon as its input is there and ends where its result is needed. What is in between (another product, sound or
+text) is computed at the same time. Queries and keys are first, because the compiler rotates both in one kernel.
 """
 
 from __future__ import annotations

@@ -49,8 +49,9 @@ class ScaledLinear(nn.Module):
 class StoredWeights:
     """Decides which layers keep their weights. float8: whether the device computes in float8.
 
-    In float8, those of the transformer stay that `LONGTAKE_PRECISION=fp8` would convert: for others it does not pay.
-    Those of a text encoder stay, but are not computed in float8: its hidden states are those of the converted weights.
+    GGUF blocks stay. Of the transformer's float8 layers, those stay that `LONGTAKE_PRECISION=fp8` would convert: others
+    gain nothing. A text encoder's float8 layers stay, but are not computed in float8, so that its hidden states are
+    those of the converted weights.
     """
 
     def __init__(self, *, float8: bool) -> None:

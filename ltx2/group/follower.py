@@ -2,7 +2,7 @@
 
 It reads packed messages from a connection that it inherits: a call, or the leader's verdict after a denoising step. It
 answers a call with `done`, or with `failed` and the name and message of its error, and says every second that it lives.
-A leader that hangs as a whole, so that nothing in it can see that, is killed.
+It kills a leader whose whole process hangs, its watch thread too.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ FAILED = b"failed "
 GO_ON = b"go on"
 STOP = b"stop"
 BEAT_EVERY_S = 1.0
-COMPILES = 6
-"""So many times as long as between two steps a call may take before its first step: it may compile."""
+FIRST_STEP_FACTOR = 6
+"""A call may take this many times the timeout between two steps until its first step, because it may compile."""
 LEADER_S = 60.0
-"""So long after a leader must have gone on, or ended its followers for that, it hangs as a whole."""
+"""The longest that a leader may be overdue until its follower kills it; three timeouts, if that is less."""
 ERROR_BYTES = 1000
 """With more, a message might not be written as a whole."""
 _IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
@@ -66,7 +66,7 @@ class Follower:
             self._say(self._answer(*unpack(self._messages.get())))
 
     def _answer(self, name: str, positional: tuple[Any, ...], named: dict[str, Any]) -> bytes:
-        self._expect_leader(None if name == "load" else COMPILES * self._timeout_s)  # which may download
+        self._expect_leader(None if name == "load" else FIRST_STEP_FACTOR * self._timeout_s)  # which may download
         try:
             if name == "load":
                 self._load(*positional, **named)
@@ -84,7 +84,7 @@ class Follower:
         return DONE
 
     def _expect_leader(self, seconds: float | None) -> None:
-        """The leader goes on, or ends this process, within so long; None: it may take its time."""
+        """Expect the leader to go on, or to end this process, within `seconds`; None: without a limit."""
         self._leader_due = None if seconds is None else time.monotonic() + seconds + self._grace_s
 
     def _load(self, engine: str, model: str, **settings: Any) -> None:
@@ -110,7 +110,7 @@ class Follower:
             time.sleep(BEAT_EVERY_S)
 
     def _watch_leader(self) -> None:
-        """Kill a leader that is overdue. A thread of its own: a leader that hangs reads nothing, so `_say` waits."""
+        """Kill a leader that is overdue. A thread of its own, because `_say` waits for a leader that reads nothing."""
         while True:
             if (due := self._leader_due) is not None and time.monotonic() > due and os.getppid() == self._leader:
                 os.kill(self._leader, signal.SIGKILL)

@@ -16,7 +16,7 @@ from torch.distributed import distributed_c10d
 
 from ltx2.checkpoints.lora import Lora
 from ltx2.errors import EngineMemoryError, LTX2Error, RankError
-from ltx2.group.follower import COMPILES, DONE, FAILED, GO_ON, READY, STOP
+from ltx2.group.follower import DONE, FAILED, FIRST_STEP_FACTOR, GO_ON, READY, STOP
 from ltx2.group.rendezvous import device_of_rank, join
 from ltx2.group.values import pack
 from ltx2.group.watch import START_S, FollowerProcess, Watch
@@ -45,7 +45,7 @@ class RankGroup:
         self, count: int, device: str, *, timeout_s: float, on_stuck: Callable[[str], None] = lambda _: None
     ) -> None:
         self.count = count
-        self._limit_s = COMPILES * timeout_s
+        self._limit_s = FIRST_STEP_FACTOR * timeout_s
         self._device = device
         self._files = ExitStack()
         folder = self._files.enter_context(temporary_folder(FOLDERS))

@@ -1,7 +1,7 @@
 """Collectives as operations that the compiler traces as a part of a block. group: a process group's name.
 
-`start_gather` and `start_exchange` are torch's; what they return may only be given to `finished`. `start_swap` and
-`end_swap` are longtake's: GPUs of a host that reach each other's memory swap by copy engines.
+`gathered` and `start_exchange` call torch's; what `start_exchange` returns may only be given to `finished`.
+`start_swap` and `end_swap` are longtake's: GPUs of a host that reach each other's memory swap by copy engines.
 """
 
 from __future__ import annotations
@@ -21,15 +21,10 @@ from ltx2.parallel.copies import Copies, can_copy
 log = logging.getLogger(__name__)
 
 
-def start_gather(part: Tensor, count: int, group: str) -> Tensor:
-    """Send `part` to all `count` ranks; the result will be `[count, ...]`, with the part of rank i at i."""
-    sent: Tensor = torch.ops._c10d_functional.all_gather_into_tensor(part.contiguous()[None], count, group)
-    return sent
-
-
 def gathered(part: Tensor, count: int, group: str) -> Tensor:
-    """The `part` of each of `count` ranks, `[count, ...]`."""
-    return finished(start_gather(part, count, group))
+    """The `part` of each of `count` ranks, `[count, ...]`, that of rank i at i."""
+    sent: Tensor = torch.ops._c10d_functional.all_gather_into_tensor(part.contiguous()[None], count, group)
+    return finished(sent)
 
 
 def start_exchange(parts: Tensor, received: Sequence[int], sent: Sequence[int], group: str) -> Tensor:
@@ -49,9 +44,9 @@ def finished(started: Tensor) -> Tensor:
 
 @library.custom_op("longtake::start_swap", mutates_args=())
 def start_swap(parts: Tensor, name: str, group: str) -> Tensor:
-    """Send `parts[i]` to rank i. name: of this swap, until it is ended; `Copies` says which may have the same.
+    """Send `parts[i]` to rank i. name: of this swap until it ends; `Copies` says when a name can be used again.
 
-    Returns what `end_swap` has to be given. A compiler must not write to the memory of `parts` before that.
+    Returns a placeholder for `end_swap`. Until that is called, a compiler must not write to the memory of `parts`.
     """
     copies = _copies(group, parts.device) if parts.is_cuda else None
     if copies is not None:
@@ -61,7 +56,7 @@ def start_swap(parts: Tensor, name: str, group: str) -> Tensor:
         result = torch.empty_like(parts)
         work = dist.all_to_all_single(result, parts, group=_group(group), async_op=True)
         if parts.is_cuda:
-            work.wait()  # NCCL beside products makes both slower
+            work.wait()  # NCCL at the same time as products makes both slower
         _swaps[group, name] = result, work.wait, parts
     return parts.new_empty(1)
 
@@ -85,12 +80,12 @@ def _(started: Tensor, shape: list[int], name: str, group: str) -> Tensor:
 
 
 _swaps: dict[tuple[str, str], tuple[Tensor, Callable[[], object], Tensor]] = {}
-"""Of those under way, what will be the result, what waits for it, and what is being sent."""
+"""The swaps under way, by group and name: the result, what waits for it, and what is sent, kept until then."""
 
 
 @functools.cache
 def _copies(group: str, device: torch.device) -> Copies | None:
-    """The copies of a group, whose ranks have the GPUs of their numbers from a first one on; None if they cannot."""
+    """The copies of a group; None if its GPUs cannot copy to each other. Rank i has the GPU `first` + i."""
     members = _group(group)
     ranks = dist.get_process_group_ranks(members)
     first = device.index - dist.get_rank()

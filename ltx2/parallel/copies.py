@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-_SMALLEST = 256
+_SMALLEST = 256  # bytes of a box
 _FLAG_BYTES = 4
 _EQUAL = 1  # CU_STREAM_WAIT_VALUE_EQ
 _SET, _CLEAR = ctypes.c_uint32(1), ctypes.c_uint32(0)
@@ -47,10 +47,10 @@ class _Box:
 
 
 class Copies:
-    """The exchanges of a process group whose ranks have a GPU each, `can_copy` from each other.
+    """The exchanges of a process group whose ranks have a GPU each, which `can_copy` to each other.
 
     All ranks make the same exchanges in the same order. Between two exchanges of a name, each rank ends one of another
-    name that the others start after they have ended the first; so nothing is overwritten that is still to be read.
+    name, which the others start only after they have ended the first. So nothing is overwritten before it is read.
     """
 
     def __init__(self, group: dist.ProcessGroup, device: torch.device) -> None:
@@ -62,8 +62,8 @@ class Copies:
     def start(self, parts: Tensor, name: str) -> tuple[Tensor, torch.cuda.Event]:
         """Send `parts[i]` to rank i.
 
-        Returns what will have the part of rank i at i, and the event after which it has. Until then, `parts` must not
-        change.
+        Returns the result, with the part of rank i at i, and the event after which it is complete. Until then, `parts`
+        must not change.
         """
         each, own = parts.nbytes // self._count, self._rank
         box = self._box(name, parts.nbytes)
