@@ -145,7 +145,7 @@ def main_file(named: str, candidates: Sequence[Candidate]) -> Candidate:
 
 
 def refuse_shard(path: str) -> None:
-    """Refuse a file that is one of several with the tensors of one, as its name says."""
+    """Refuse a shard: one of several files with the tensors of one model, as its name says."""
     if match := _SHARD.search(path):
         raise UnsupportedModelError(
             f"{path} is one of {int(match[1])} shards of one file: join them, because only the layout of diffusers "

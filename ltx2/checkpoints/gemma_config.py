@@ -58,7 +58,7 @@ def config_of_shapes(file: Path, tensors: Mapping[str, Stored]) -> Config:
     def shape(name: str, dims: int) -> tuple[int, ...]:
         stored = tensors.get(f"language_model.{name}.weight")
         if stored is None or len(stored.shape) != dims or 0 in stored.shape:
-            raise CheckpointError(f"text_encoder: {file} lacks {name}.weight of Gemma 3, or has another of it")
+            raise CheckpointError(f"text_encoder: {file} lacks {name}.weight of Gemma 3, or its shape is another")
         return stored.shape
 
     vocabulary, width = shape("embed_tokens", 2)

@@ -45,7 +45,7 @@ _UNUSED = ("output.weight", "rope_freqs.weight", "v.", "mm.", "a.")
 """The head, a table that follows from the config, and towers for pictures and sound."""
 _LAYER = re.compile(r"blk\.(\d+)\.(.+)")
 _ROPE_FREQS = "rope_freqs.weight"
-_MOST_LAYERS, _LARGEST = 1000, 1 << 20
+_MOST_LAYERS, _LARGEST = 1000, 1 << 20  # bounds for hostile files: Gemma 12B has 48 layers and 262,144 pieces
 
 
 def is_encoder(architecture: str | None) -> bool:
@@ -145,7 +145,9 @@ def _shared(values: _Values, header: Header) -> dict[str, Any]:
         raise values.wrong("block_count", f"at most {_MOST_LAYERS}")
     table = header.tensors.get("token_embd.weight")
     if table is None or len(table.shape) != 2:
-        raise CheckpointError(f"text_encoder: {values.file} lacks token_embd.weight, or has another of it")
+        raise CheckpointError(
+            f"text_encoder: {values.file} lacks token_embd.weight, or it does not have two dimensions"
+        )
     return {
         "vocab_size": table.shape[0],
         "hidden_size": values.whole("embedding_length"),
@@ -175,7 +177,7 @@ def _gemma_3(values: _Values, header: Header) -> Config:
 
 
 def _gemma_4(values: _Values, header: Header) -> Config:
-    """The config of a Gemma 4; that it is the one of LTX-2.5 is in its name alone."""
+    """The config of a Gemma 4. Only its name says whether it is that of LTX-2.5."""
     others = ("attention.shared_kv_layers", "embedding_length_per_layer_input", "expert_count")
     if found := [name for name in others if values.get(name)]:
         raise UnsupportedModelError(
@@ -210,7 +212,7 @@ def _gemma_4(values: _Values, header: Header) -> Config:
     if "ltx" not in f"{values.file.name} {header.metadata.get('general.name')}".lower():
         raise UnsupportedModelError(
             f"text_encoder: {values.file} may be a stock Gemma 4; LTX-2.5 was trained with {GEMMA_4}. A GGUF file of "
-            "that is told by `ltx` in its name, or in general.name of its metadata"
+            "it must have `ltx` in its name, or in general.name of its metadata"
         )
     return {"model_type": "gemma4_unified", "gemma_version": GEMMA_4, "text_config": text}
 
@@ -219,6 +221,6 @@ def _rotated(file: Path, header: Header) -> float:
     """The share of a global head that is rotated: the other frequencies are divided by a very large number."""
     tensor = header.tensors.get(_ROPE_FREQS)
     if tensor is None or tensor.dtype != "F32" or not 0 < tensor.size <= _LARGEST:
-        raise CheckpointError(f"text_encoder: {file} lacks {_ROPE_FREQS}, or has another of it")
+        raise CheckpointError(f"text_encoder: {file} lacks {_ROPE_FREQS}, or it is not a short list of F32")
     factors = [factor for (factor,) in struct.iter_unpack("<f", Stored.of(file, _ROPE_FREQS, tensor).read())]
     return factors.count(1.0) / len(factors)

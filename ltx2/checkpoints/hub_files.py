@@ -43,7 +43,8 @@ def fetch_encoder(encoder: HubModel) -> Path:
     """Fetch a text encoder: a file, or the folders text_encoder and tokenizer of a repository, or a whole one.
 
     Raises:
-        CheckpointError: it cannot be fetched. UnsupportedModelError: its weights are in a form that is not read.
+        UnsupportedModelError: its weights are in a form that is not read.
+        CheckpointError: it cannot be fetched.
     """
     with fetch_errors(encoder.repository):
         if encoder.file is not None:

@@ -76,7 +76,7 @@ class ModelReport:
         lines += [f"  missing: {one}" for one in self.missing]
         lines += [f"  {card}" for card in self.cards]
         encoder = next((part.size for part in self.parts if part.name == "text_encoder"), ENCODER_BYTES)
-        if self.cards and encoder < 0.9 * ENCODER_BYTES:
+        if self.cards and encoder < 0.9 * ENCODER_BYTES:  # not one that lacks only the tower for pictures
             lines.append(f"  measured with a text encoder of {size_text(ENCODER_BYTES)}; this one needs less")
         lines.append("  can be used" if self.usable else f"  cannot be used: {self.problem}")
         return lines

@@ -152,9 +152,10 @@ def variant_of(configs: Mapping[str, Config]) -> Variant:
 
 
 def check_text_width(encoder: Path, config: Config, needed: int | None) -> None:
-    """Refuse a text encoder whose hidden states, together, are not as wide as what the connectors project.
+    """Refuse a text encoder of another size than the connectors were made for.
 
-    encoder: where it is, for the error. needed: numbers for each token that the connectors read; None if unknown.
+    Connectors read all hidden states of a token: those of each layer, and the embedding. encoder: where it is, for the
+    error. config: of it. needed: the numbers for each token that the connectors read; None if unknown.
 
     Raises:
         UnsupportedModelError: it is another size of Gemma.
@@ -170,7 +171,11 @@ def check_text_width(encoder: Path, config: Config, needed: int | None) -> None:
 
 
 def text_width(connectors: Config) -> int | None:
-    """The numbers for each token that connectors of this config read; None if it does not tell."""
+    """The numbers for each token that connectors of this config read; None if it does not say.
+
+    The defaults are those of diffusers' `LTX2TextConnectors`, for Gemma 3 12B: its width, and its layers with the
+    embeddings.
+    """
     width, factor = connectors.get("caption_channels", 3840), connectors.get("text_proj_in_factor", 49)
     return width * factor if isinstance(width, int) and isinstance(factor, int) else None
 

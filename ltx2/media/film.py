@@ -102,7 +102,7 @@ def _write(
                 film = film or _Film(container, timings, clip, track, rate)
                 film.add(i, clip)
         except MediaError as error:
-            named = f"segment {timing.index}" if timing.index >= 0 else f"part {i} of the film, of a video"
+            named = f"segment {timing.index}" if timing.index >= 0 else f"part {i} of the film, from a video"
             raise MediaError(f"{named}: {error}") from error
     if film is None or next(remaining, None) is not None:
         raise MediaError(f"a film needs at least one segment and one clip per segment; {len(timings)} segments given")

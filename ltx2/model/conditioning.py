@@ -23,8 +23,7 @@ class Conditioning:
     """What a segment is conditioned on.
 
     frames: the first ones, uint8 `[v, H, W, 3]`, or None. audio: the kept latents `[1, 8, a, 16]`, float32, or None.
-    end, images, sound: as in `SegmentRequest`. end_frames: the frames of the end's segment, for a smaller first
-    stage.
+    end, images, sound: as in `SegmentRequest`. end_frames: the frames of the end's segment, for a smaller first stage.
     """
 
     frames: NDArray[np.uint8] | None = None

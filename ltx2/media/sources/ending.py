@@ -1,9 +1,9 @@
-"""Decodes the end of a user's video, or its beginning. Run as a program, it is a child process with limits: see
-`reader`.
+"""Decodes the end of a user's video, or its beginning.
 
-Only this part is decoded: from the last keyframe before what is wanted. Frames at the job's rate are the nearest ones
-of the video by time, so variable frame rates need nothing more; the last one of the end is the video's last, the first
-one of the beginning its first. Memory holds two decoded pictures and the result.
+Run as a program, it is a child process with limits: see `reader`. Only what is wanted is decoded, from the last
+keyframe before it. Frames at the job's rate are the nearest ones of the video by time, so variable frame rates need
+nothing more. The last frame of an end is the video's last, the first one of a beginning its first. Memory holds two
+decoded pictures and the result.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _AFTER_S = Fraction(1, 10)  # of sound after the last frame
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is wanted of a video's end, or its beginning: `frames` frames at `fps` of `width` x `height`, and the sound
-    around them.
+    """The frames and the sound that are wanted of a video's end, or of its beginning.
 
-    before_s: seconds of sound before the first frame of an end. rate: Hz.
+    frames: how many, at `fps`, of `width` x `height`. before_s: seconds of sound before the first frame of an end.
+    rate: Hz.
     """
 
     width: int
@@ -89,8 +89,9 @@ def _decoded(file: IO[bytes], wanted: Wanted, *, at_end: bool) -> Excerpt:
         if available < wanted.frames:
             count = f"{available} frame{'s' if available > 1 else ''} at {float(wanted.fps):g} per second"
             raise ValueError(f"it is too short: {count}, at least {wanted.frames} are needed (the overlap)")
-        times = [last - Fraction(left, 1) / wanted.fps for left in reversed(range(wanted.frames))]
-        if not at_end:
+        if at_end:
+            times = [last - Fraction(left) / wanted.fps for left in reversed(range(wanted.frames))]
+        else:
             times = beginning_times(wanted.fps, wanted.frames, first, last)
         frames = _frames(container, video, times, first, wanted, to_end=at_end)
         before = int(min(wanted.before_s, max(Fraction(0), times[0] - first)) * wanted.rate)

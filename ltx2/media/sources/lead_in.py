@@ -1,8 +1,8 @@
 """The beginning of a video as the end of a segment: its frames, and the sound that is to be encoded for it.
 
 The segment's last frames are the video's first ones. Its sound is pinned where both sound: from the first of the
-segment's audio latents that begins with the video or after it. The encoder hears what is before, and there is nothing:
-the video's sound, mirrored at its start, stands for it.
+segment's audio latents that begins with the video or after it. The encoder also needs the sound before that latent,
+which the video does not have: its first samples are mirrored there.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from ltx2.timeline import AUDIO_LATENTS_PER_SECOND, SegmentShape, SegmentTiming,
 
 @dataclass(frozen=True, slots=True)
 class LeadIn:
-    """The sound with which a segment ends that leads into a video.
+    """The sound at the end of a segment that leads into a video.
 
-    sound: `[samples, 2]` at 16 kHz, 640 for each latent, of which the first `lead` are not pinned. latents: the others.
+    sound: `[samples, 2]` at 16 kHz, 640 samples for each latent. lead: its first latents, which are not pinned.
+    latents: how many are pinned.
     """
 
     sound: Sound
@@ -38,9 +39,9 @@ def wanted_beginning(shape: SegmentShape, width: int, height: int, fit: Fit) -> 
 
 
 def lead_in(timing: SegmentTiming, sound: Sound, frames: int) -> LeadIn:
-    """The end of a segment's sound, so that one latent at least is left to render.
+    """The end of a segment's sound. At least one latent of the segment is left to render.
 
-    sound: that of the video at 16 kHz, from its first frame on; silence follows it. frames: that both share.
+    sound: that of the video at 16 kHz, from its first frame on; silence follows it. frames: how many both share.
     """
     start = timing.offset + (timing.shape.frames - frames) / timing.shape.fps
     first = max(math.ceil(start * AUDIO_LATENTS_PER_SECOND), timing.pinned + 1)

@@ -70,8 +70,8 @@ class Track:
     def at(self, rate: int, *, first: int = 0) -> Iterator[Sound]:
         """The samples in blocks, resampled once to `rate`; exactly the stored ones if they have it.
 
-        first: the number of the first one at `rate`. What is long before it is not decoded; the samples are the same as
-        if it were.
+        first: the number of the first one at `rate`. Of what is before it, only what the resampler needs is decoded;
+        the samples are those of the whole track.
 
         Raises:
             MediaError: as `window`.

@@ -1,8 +1,8 @@
-"""Encodes a whole video but its end, or its beginning, as clips of a film. Run as a program, it is a child process with
-limits: see `reader`.
+"""Encodes a whole video but its end, or its beginning, as clips of a film.
 
-Frames are those of `ending`: the nearest ones by time, counted back from the video's last, or from its first. One part
-is in memory at a time, and the video's sound as FLAC.
+Run as a program, it is a child process with limits: see `reader`. Frames are those of `ending`: the nearest ones by
+time, counted back from the video's last, or from its first. One part is in memory at a time, and the video's sound as
+FLAC.
 """
 
 from __future__ import annotations
