@@ -130,7 +130,7 @@ class Reconciler:
             self._complete_submissions()
         with self._isolated("jobs that wait for admission"):
             self._admit()
-        active, beside = self._jobs.active(), list[str]()
+        active, with_parts = self._jobs.active(), list[str]()
         for first in range(0, len(active), JOBS_PER_SURVEY):
             if time.monotonic() - self._pulsed >= self._settings.reconcile_s:
                 self._pulse()  # so that a long round does not count as an outage
@@ -141,9 +141,9 @@ class Reconciler:
                 with self._isolated(f"job {job_id}"):
                     published += self._reconcile_job(job_id, needs, seen, now)
                 if isinstance(needs, list) and any(need.why == NeedReason.POSSIBLE for need in needs):
-                    beside.append(job_id)
+                    with_parts.append(job_id)
         with self._isolated("jobs with parts that could be rendered in parallel"):
-            published += open_parts(self._jobs, self._publisher, beside)
+            published += open_parts(self._jobs, self._publisher, with_parts)
         self._suspects = {suspect: since for suspect, since in self._suspects.items() if suspect in seen}
         return published
 

@@ -85,7 +85,7 @@ class JobHead(Strict):
     `image` is what the first segment starts from, `extend` the video that it continues, `audio` the film's sound: a
     path in a spec, a blob id in a job's record. `before`: the segments lead into that video instead. `include_video`:
     the film has the whole of that video.
-    `parallel`: idle workers render what begins with a cut beside what is before it.
+    `parallel`: idle workers render what begins with a cut at the same time as what is before it.
     """
 
     title: str = Field("untitled", min_length=1, max_length=120)
