@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gguf
 import numpy
@@ -17,8 +17,7 @@ from transformers.utils import sentencepiece_model_pb2_new
 from tests.ltx2.checkpoint_files import edit
 from tests.ltx2.exported_files import Tensors, blocks_of, fp8_tensors, write_gguf
 
-Family = str
-"""`gemma3` or `gemma4`."""
+Family = Literal["gemma3", "gemma4"]
 
 
 def gguf_encoder(folder: Path, target: Path, kind: str, *, name: str = "Gemma LTX", merges: bool | None = None) -> Path:
@@ -29,7 +28,7 @@ def gguf_encoder(folder: Path, target: Path, kind: str, *, name: str = "Gemma LT
     """
     place = folder / "text_encoder"
     config = json.loads((place / "config.json").read_text())
-    family = "gemma4" if config["model_type"] == "gemma4_unified" else "gemma3"
+    family: Family = "gemma4" if config["model_type"] == "gemma4_unified" else "gemma3"
     text = config["text_config"]
     if family == "gemma3":
         text["query_pre_attn_scalar"] = text["head_dim"]
@@ -119,14 +118,13 @@ def _add_tensors(writer: gguf.GGUFWriter, family: Family, layers: int, file: Pat
     save_file(numbers, file)
 
 
-def sentencepiece_model(folder: Path, **normalizer: bool) -> sentencepiece_model_pb2_new.ModelProto:
-    """The tokenizer in `folder` as a sentencepiece model. normalizer: other settings than Gemma's."""
+def sentencepiece_model(folder: Path) -> sentencepiece_model_pb2_new.ModelProto:
+    """The tokenizer in `folder` as a sentencepiece model."""
     model = json.loads(GemmaTokenizer.from_pretrained(folder).backend_tokenizer.to_str())["model"]
     types = {"<unk>": 2, "<pad>": 3, "<eos>": 3, "<bos>": 3, "<mask>": 4}
     found = sentencepiece_model_pb2_new.ModelProto()
     found.trainer_spec.model_type = 2
-    for setting in ("add_dummy_prefix", "remove_extra_whitespaces"):
-        setattr(found.normalizer_spec, setting, normalizer.get(setting, False))
+    found.normalizer_spec.add_dummy_prefix = found.normalizer_spec.remove_extra_whitespaces = False
     for number, piece in enumerate(sorted(model["vocab"], key=model["vocab"].get)):
         kind = 6 if re.fullmatch(r"<0x[0-9A-F]{2}>", piece) else types.get(piece, 1)
         found.pieces.add(piece=piece, score=-number if kind == 1 else 0.0, type=kind)

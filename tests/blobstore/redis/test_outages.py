@@ -61,12 +61,16 @@ def write_in_a_transaction(client: redis.Redis) -> None:
         pipe.execute()
 
 
-CALLS = [write, write_in_a_script, write_in_a_transaction]
-FAULTS = [demote, lose_the_master, lose_replicas, lose_the_disk]
-
-
 @pytest.mark.parametrize(
-    ("fault", "call"), [*zip(FAULTS, [*CALLS, write_in_a_script], strict=True), (demote, CALLS[1]), (demote, CALLS[2])]
+    ("fault", "call"),
+    [
+        (demote, write),
+        (demote, write_in_a_script),
+        (demote, write_in_a_transaction),
+        (lose_the_master, write_in_a_script),
+        (lose_replicas, write_in_a_transaction),
+        (lose_the_disk, write_in_a_script),
+    ],
 )
 def test_a_server_that_refuses_work_for_a_while(
     start_server, caplog: pytest.LogCaptureFixture, fault: Callable, call: Callable[[redis.Redis], None]

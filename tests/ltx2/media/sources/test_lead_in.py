@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import tempfile
-from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -86,7 +85,7 @@ def test_the_sound_lies_on_the_grid_of_the_segment(fps: Fraction, overlap: int) 
 
 def test_something_is_left_to_render() -> None:
     # Given a segment as short as what it has in common with the video
-    timing = replace(first_timing(SegmentShape(17, Fraction(24))), shape=SegmentShape(17, Fraction(24)))
+    timing = first_timing(SegmentShape(17, Fraction(24)))
     short = first_timing(SegmentShape(9, Fraction(24), 1))
     samples = np.ones((8_000, 2), np.float32)
     # When / Then
