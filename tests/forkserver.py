@@ -27,6 +27,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -209,6 +210,7 @@ def become(request: dict[str, Any], out: int, err: int) -> None:
     sys.stderr = io.TextIOWrapper(open(2, "wb", 0, closefd=False), "utf-8", "backslashreplace", write_through=True)  # noqa: SIM115
     os.environ.clear()
     os.environ.update(request["environ"])
+    tempfile.tempdir = None  # that of the fork server, if an import has asked for it
     os.chdir(request["folder"])
     if request["umask"] is not None:
         os.umask(request["umask"])
