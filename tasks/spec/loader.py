@@ -182,8 +182,12 @@ def _explain(problem: ErrorDetails) -> str:
         table = tables.get(problem["loc"][0], JobSpec) if problem["loc"][1:] else JobSpec
         if table is SegmentSpec and problem["loc"][3:]:
             table = SegmentImage if problem["loc"][2] == "images" else GuidanceSpec
-        keys = list(table.model_fields)
+        key, keys = str(problem["loc"][-1]), list(table.model_fields)
+        if table is JobSpec and key in SegmentSpec.model_fields:
+            return f"{text}; it belongs in a segment, below `segments`"
+        if table is SegmentSpec and key in JobSpec.model_fields:
+            return f"{text}; it belongs above `segments`"
         more = ", ... (docs/jobs.md has them all)" if len(keys) > MOST_KEYS else ""
         known = f"the keys are {', '.join(keys[:MOST_KEYS])}{more}"
-        text += f"; {similar_key(str(problem['loc'][-1]), keys) or known}"
+        text += f"; {similar_key(key, keys) or known}"
     return text

@@ -122,6 +122,8 @@ INVALID = {
     "segments: [{prompt: a}]\ntitle: " + "a" * 121: ":2: title: must have at most 120 characters, not 121",
     "segments:\n  - prompt: a\n    transitoin: cut": ":3: segments.0.transitoin: unknown key; did you mean transition?",
     "segments: [{prompt: a}]\nwidht: 96": ":2: widht: unknown key; did you mean width?",
+    "segments: [{prompt: a}]\nprompt: b": ":2: prompt: unknown key; it belongs in a segment, below `segments`",
+    "segments: [{prompt: a, width: 96}]": ":1: segments.0.width: unknown key; it belongs above `segments`",
     'segments: [{prompt: a}]\n"\\e[1m\\n": 1': r":2: \x1b[1m\n: unknown key; the keys are title",
     'segments: [{prompt: a}]\n"\\e": 1\n"\\e": 1': r":3: \x1b: given twice",
     "segments: [{prompt: a}]\nloras: [{weight: 1}]": ":2: loras.0.path: missing",
