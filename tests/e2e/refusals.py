@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from tasks.settings import Settings
 
 Completed = subprocess.CompletedProcess[str]
 Command = Callable[..., Completed]
@@ -27,6 +30,12 @@ COMMANDS = (
     "state export ID --segment 0",
     "worker",
 )
+
+
+def at_once(longtake: Command, commands: Iterable[tuple[str, Settings]]) -> list[Completed]:
+    """Run commands at the same time, because they try for seconds."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda one: longtake(*one[0].split(), settings=one[1]), commands))
 
 
 def check_refused(result: Completed, *words: str, lines: int = 1) -> None:

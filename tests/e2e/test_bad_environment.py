@@ -5,8 +5,7 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -15,7 +14,7 @@ import pytest
 from tasks.client.job import Job
 from tasks.settings import Settings
 from tests.conftest import environment, free_port, wait_until
-from tests.e2e.refusals import COMMANDS, Command, Completed, check_refused
+from tests.e2e.refusals import COMMANDS, Command, Completed, at_once, check_refused
 from tests.stand_in import STEP_S
 
 # Disks
@@ -102,12 +101,6 @@ def test_a_full_disk_behind_standard_output(module_settings: Settings, job: Job,
 # Servers and settings
 
 
-def at_once(longtake: Command, commands: Iterable[str], settings: Settings) -> list[Completed]:
-    """Run commands at the same time, because they try for seconds."""
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda command: longtake(*command.split(), settings=settings), commands))
-
-
 def test_an_unreachable_redis(
     longtake: Command, module_settings: Settings, spec: Path, tiny: Path, tmp_path: Path
 ) -> None:
@@ -116,7 +109,7 @@ def test_an_unreachable_redis(
     unreachable = module_settings.model_copy(update={"redis_url": f"redis://user:secret@127.0.0.1:{port}/0"})
     commands = [command.replace("ID", "abc") for command in (*COMMANDS, "submit spec.yaml", "serve --port 0")]
     # When / Then
-    for result in at_once(longtake, commands, unreachable):
+    for result in at_once(longtake, ((command, unreachable) for command in commands)):
         check_refused(
             result, f"Redis at redis://127.0.0.1:{port}/0", ": Connection refused; start redis-server, or set "
         )
@@ -144,7 +137,7 @@ def test_an_unreachable_blob_server(longtake: Command, module_settings: Settings
     unreachable = module_settings.model_copy(update={"blob_url": f"redis://127.0.0.1:{port}/0"})
     commands = (f"save {job.id} -o film.mp4", "worker --only films", "serve --port 0")
     # When / Then
-    for result in at_once(longtake, commands, unreachable):
+    for result in at_once(longtake, ((command, unreachable) for command in commands)):
         check_refused(result, f"Redis at 127.0.0.1:{port} cannot be used")
     assert list(tmp_path.iterdir()) == []
 

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from tasks.settings import Settings
 from tests.blobstore.conftest import running
 from tests.conftest import ROOT, STAND_IN, Worker, environment, free_port, wait_until
 from tests.e2e.flower_api import get, states
-from tests.e2e.refusals import Command, check_refused
+from tests.e2e.refusals import Command, at_once, check_refused
 from tests.e2e.test_flower import LOGIN, documented_command
 
 PASSWORD = "quay/50%:@"
@@ -150,9 +149,12 @@ def test_a_film_over_tls_with_the_documented_rights(
     # And no command was refused, and no password is in the list of processes, a log, or what a command writes
     others += [submitted, doctor, longtake("workers", "--json", settings=tls)]
     others += [longtake("status", job, "--json", settings=tls), longtake("status", "absent", settings=tls)]
-    lines = [" ".join(found.info["cmdline"] or ()) for found in psutil.process_iter(["cmdline"])]
-    assert any("redis-server" in line for line in lines)
-    check_no_password("\n".join(lines))
+    running = {found.pid: " ".join(found.info["cmdline"] or ()) for found in psutil.process_iter(["cmdline"])}
+    children = [child.pid for child in psutil.Process(worker.process.pid).children()]
+    assert children
+    assert all(running[pid] for pid in (worker.process.pid, *children, tls_redis.admin.info("server")["process_id"]))
+    assert any(f"--port={flower}" in line for line in running.values())
+    check_no_password("\n".join(running.values()))
     worker.stop()
     assert tls_redis.admin.acl_log() == []
     check_no_password(worker.text() + (tmp_path / "flower.log").read_text())
@@ -222,16 +224,9 @@ def test_a_refused_login_is_reported_in_one_line(
     # Given
     tls_redis.admin.acl_setuser("weak", enabled=True, passwords=[f"+{PASSWORD}"], commands=["+ping", "+hello"])
     url = tls_redis.url(user, password, ca)
-    refused = [(command, {"redis_url": url}) for command in commands]
-    refused.append(("worker --only films", {"blob_url": url}))
-    # When they run at the same time, because they try for seconds
-    with ThreadPoolExecutor() as pool:
-        tried = [
-            pool.submit(longtake, *command.split(), settings=tls.model_copy(update=change))
-            for command, change in refused
-        ]
-    # Then
-    for result in (one.result() for one in tried):
+    broker, blobs = (tls.model_copy(update={name: url}) for name in ("redis_url", "blob_url"))
+    # When / Then
+    for result in at_once(longtake, [*((command, broker) for command in commands), ("worker --only films", blobs)]):
         check_refused(result, "localhost", words)
         check_no_password(result.stderr)
 
