@@ -58,3 +58,12 @@ def finish(jobs: JobStore) -> None:
             held = claim_unit(jobs, unit)
             assert jobs.commit_clip(held, clip_of(held, f"clip {unit.index} of take {held.own_take}")).accepted
     assert jobs.commit_film(claim_unit(jobs, WorkUnit.film()), FILM)
+
+
+def render_otherwise(jobs: JobStore, segment: int, take: int, *, lost_by: WorkUnit) -> Claim:
+    """Render a segment of a take again, with other bytes, because the work `lost_by` lacks it."""
+    unit = WorkUnit.of_take(segment, take)
+    assert jobs.report_lost(claim_unit(jobs, lost_by), unit)
+    again = claim_unit(jobs, unit)
+    assert jobs.commit_take(again, made(again, latents="other"), take_clip(again), changed=True)
+    return again

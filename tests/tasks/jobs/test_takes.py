@@ -15,7 +15,7 @@ from tasks.jobs.results import ReleaseOutcome
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import JobState, WorkUnit
 from tests.tasks.jobs.protocol import FILM, JOB, announce, claim, claim_unit, commit, commit_all, create, due, handoff
-from tests.tasks.jobs.take_steps import ask, clip_of, finish, made, render, take_clip
+from tests.tasks.jobs.take_steps import ask, clip_of, finish, made, render, render_otherwise, take_clip
 
 
 def test_a_take_starts_from_the_state_before_and_leads_into_what_the_next_segment_continues(done: JobStore) -> None:
@@ -236,10 +236,7 @@ def test_a_take_that_comes_out_otherwise_takes_its_clips_along(done: JobStore) -
         done.choose(JOB, segment, 1)
         finish(done)
     ask(done, 1)  # so that the job runs
-    held = claim_unit(done, WorkUnit.of_take(1, 2))
-    assert done.report_lost(held, WorkUnit.of_take(1, 1))
-    again = claim_unit(done, WorkUnit.of_take(1, 1))
-    assert done.commit_take(again, made(again, latents="other"), take_clip(again), changed=True)
+    render_otherwise(done, 1, 1, lost_by=WorkUnit.of_take(1, 2))
     assert [unit for unit, _ in due(done)] == [WorkUnit.clip(0), WorkUnit.clip(1), WorkUnit.of_take(1, 2)]
 
 

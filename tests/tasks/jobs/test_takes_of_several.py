@@ -18,7 +18,7 @@ from tasks.jobs.units import JobState, WorkUnit
 from tasks.settings import Settings
 from tasks.spec.loader import check_spec
 from tests.tasks.jobs.protocol import FILM, JOB, claim, claim_unit, commit, due, handoff
-from tests.tasks.jobs.take_steps import ask, done_job, finish, made, render, take_clip
+from tests.tasks.jobs.take_steps import ask, done_job, finish, made, render, render_otherwise, take_clip
 
 MADE_FROM = "what it was made from was rendered again, with other bytes"
 
@@ -169,10 +169,8 @@ def test_a_segment_that_comes_out_otherwise_takes_the_whole_take_along(done: Job
     ask(done, 1, last=3)
     render_all(done, 1, 3, 1)
     done.choose(JOB, 1, 1)
-    held = claim_unit(done, WorkUnit.clip(3))
-    assert done.report_lost(held, WorkUnit.of_take(2, 1))
-    again = claim_unit(done, WorkUnit.of_take(2, 1))
-    assert done.commit_take(again, made(again, latents="other"), take_clip(again), changed=True)
+    # When
+    again = render_otherwise(done, 2, 1, lost_by=WorkUnit.clip(3))
     # Then what was rendered first is shown
     assert [done.takes(JOB).takes[i, 1].failed for i in (1, 2, 3)] == [MADE_FROM] * 3
     assert (shown(done), clips(done)) == ({}, before)
@@ -359,11 +357,8 @@ def test_a_take_that_falls_makes_way_for_the_one_that_is_continued(continuing: J
     assert ask(continuing, 0, last=1) == [2]
     render_all(continuing, 0, 1, 2)
     continuing.choose(JOB, 0, 2)
-    held = claim_unit(continuing, WorkUnit.clip(1))
     # When its first segment is rendered again, with other bytes
-    assert continuing.report_lost(held, WorkUnit.of_take(0, 2))
-    again = claim_unit(continuing, WorkUnit.of_take(0, 2))
-    assert continuing.commit_take(again, made(again, latents="other"), take_clip(again), changed=True)
+    render_otherwise(continuing, 0, 2, lost_by=WorkUnit.clip(1))
     # Then
     assert shown(continuing) == {0: 1, 1: 1}
 
