@@ -51,6 +51,16 @@ def frames_of(clips: list[bytes]) -> Any:
     return np.concatenate([read_clip(clip).frames for clip in clips])
 
 
+def played(parts: list[FilmPart], clips: list[bytes]) -> bytes:
+    """What live players get of these parts, one piece for each."""
+    pieces = [
+        live_piece(parts[: i + 1], clips[0], clips[first : i + 1], is_last=i + 1 == len(parts), rate=24_000)
+        for i, first in enumerate(first_clips_needed(parts, 24_000))
+    ]
+    assert sum(piece.duration for piece in pieces) == Fraction(film_frames(parts), FPS)
+    return pieces[0].header + b"".join(piece.data for piece in pieces)
+
+
 def test_the_parts_have_all_frames_before_the_overlap_once() -> None:
     # Given a video of 45 frames
     clips = parts_of(video(numbered(FRAMES), sound=tone(FRAMES / FPS)))
@@ -106,15 +116,8 @@ def test_a_film_begins_with_the_video_and_its_sound(tmp_path: Path) -> None:
     start = round(count / FPS * 24_000)
     assert np.abs(sound[:, :12_000] - expected[:, start : start + 12_000]).max() < 0.05
     assert numbers(next(film_pieces(data, [segment]))[:9]) == list(range(count, FRAMES))
-    # And live players get the same, one piece for each part
-    starts = first_clips_needed(parts, 24_000)
-    pieces = [
-        live_piece(parts[: i + 1], clips[0], clips[first : i + 1], is_last=i + 1 == len(parts), rate=24_000)
-        for i, first in enumerate(starts)
-    ]
-    live = pieces[0].header + b"".join(piece.data for piece in pieces)
-    assert sum(piece.duration for piece in pieces) == Fraction(film_frames(parts), FPS)
-    heard, _ = film_sound(live, [replace(segment, first_frame=0)])
+    # And live players get the same
+    heard, _ = film_sound(played(parts, clips), [replace(segment, first_frame=0)])
     assert np.abs(heard[:, 2_000:12_000] - expected[:, 2_000:12_000]).max() < 0.05
 
 
@@ -139,15 +142,8 @@ def test_a_film_ends_with_the_video_and_its_sound(tmp_path: Path) -> None:
     expected *= np.interp(np.arange(info.audio_samples), [before, 17_000], [0.5, 1])
     kept = slice(before + 1_000, info.audio_samples - 1_000)  # between the fades of the film
     assert np.abs(sound_in((tmp_path / "film.mp4").read_bytes())[:, kept] - expected[:, kept]).max() < 0.05
-    # And live players get the same, one piece for each part
-    starts = first_clips_needed(film, 24_000)
-    pieces = [
-        live_piece(film[: i + 1], clips[0], clips[first : i + 1], is_last=i + 1 == len(film), rate=24_000)
-        for i, first in enumerate(starts)
-    ]
-    live = pieces[0].header + b"".join(piece.data for piece in pieces)
-    assert sum(piece.duration for piece in pieces) == Fraction(film_frames(film), FPS)
-    assert np.abs(sound_in(live)[:, kept] - expected[:, kept]).max() < 0.05
+    # And live players get the same
+    assert np.abs(sound_in(played(film, clips))[:, kept] - expected[:, kept]).max() < 0.05
 
 
 def test_crop_shows_the_middle() -> None:
