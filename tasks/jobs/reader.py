@@ -244,7 +244,7 @@ class JobReader:
         given = [self.handoff(job_id, index) for index in (START_INDEX, VIDEO_AFTER_INDEX)]
         if not timings or first is None:
             return None
-        return film_source([one for one in given if one is not None], timings, first)
+        return film_source(job_id, [one for one in given if one is not None], timings, first)
 
     def planned_timing(self, job_id: str, index: int) -> SegmentTiming:
         """Where segment `index`, a cut, will be in the film, though the segment before it is not rendered yet.

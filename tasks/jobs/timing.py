@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain, pairwise
+from typing import TypeVar
 
 from ltx2.timeline import (
-    FilmPart,
     PlannedSegment,
     SegmentTiming,
     SourceTiming,
@@ -20,7 +20,10 @@ from ltx2.timeline import (
 )
 from tasks.errors import RecordError
 from tasks.jobs.records import Handoff
+from tasks.jobs.status_reading import damaged
 from tasks.jobs.units import START_INDEX, VIDEO_AFTER_INDEX
+
+T = TypeVar("T")
 
 
 def timing_after(
@@ -136,12 +139,14 @@ class FilmSource:
     rate: int
     is_after: bool
 
-    def with_parts(self, segments: Sequence[FilmPart]) -> list[FilmPart]:
-        """All parts of the film in order. segments: those that are rendered."""
-        return [*segments, *self.parts] if self.is_after else [*self.parts, *segments]
+    def in_order(self, video: Iterable[T], segments: Iterable[T]) -> Iterable[T]:
+        """What belongs to the video and to the segments, such as their clips, in the order of the film."""
+        return chain(segments, video) if self.is_after else chain(video, segments)
 
 
-def film_source(given: Iterable[Handoff], timings: Sequence[SegmentTiming], first: Handoff) -> FilmSource | None:
+def film_source(
+    job_id: str, given: Iterable[Handoff], timings: Sequence[SegmentTiming], first: Handoff
+) -> FilmSource | None:
     """The video that a film shows as a whole; None: it shows none.
 
     given: see `Committed.given`. timings: of all segments, as the film shows them. first: what segment 0 left.
@@ -161,9 +166,11 @@ def film_source(given: Iterable[Handoff], timings: Sequence[SegmentTiming], firs
         else:
             parts = source_timings(start.first_frame, video.source_frames, start.fps, start.dissolve)
     except (KeyError, TypeError, ValueError) as error:
-        raise RecordError(f"the start of a job is damaged: {type(error).__name__}: {error}") from None
+        raise damaged(job_id, error) from None
     if len(parts) != len(video.source_clips):
-        raise RecordError(f"the start of a job is damaged: {len(video.source_clips)} clips for {len(parts)} parts")
+        raise RecordError(
+            f"the record of job {job_id} is damaged: {len(video.source_clips)} clips for {len(parts)} parts of a video"
+        )
     return FilmSource(tuple(video.source_clips), tuple(parts), rate, is_after)
 
 

@@ -180,10 +180,10 @@ class LiveFilms:
             clips.append(committed.clips[len(clips)].blob_id)
         segments = [timings[index] for index in range(len(clips))]
         parts: Sequence[FilmPart] = segments
-        source, others = film_source(committed.given, segments, first) if clips and first else None, 0
+        source, others = film_source(status.job_id, committed.given, segments, first) if clips and first else None, 0
         if source and (not source.is_after or len(clips) == status.segments):
-            parts, others = source.with_parts(segments), len(source.parts)
-            clips = [*clips, *source.clips] if source.is_after else [*source.clips, *clips]
+            parts, others = list(source.in_order(source.parts, segments)), len(source.parts)
+            clips = list(source.in_order(source.clips, clips))
         starts = first_clips_needed(parts, _rate(first)) if clips and first else []
         pieces, last = [], others + status.segments - 1
         for index, (part, start) in enumerate(zip(parts, starts, strict=True)):

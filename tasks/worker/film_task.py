@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from celery import Task
@@ -59,13 +58,14 @@ def _join(context: WorkerContext, lease: Lease) -> dict[str, Any]:
     started = time.monotonic()
     timings, clips = deployment.jobs.timings(claim.job_id), list(deployment.jobs.clips(claim.job_id).values())
     source = deployment.jobs.film_source(claim.job_id, timings)
-    parts: Sequence[FilmPart] = source.with_parts(timings) if source else timings
+    parts: Sequence[FilmPart] = list(source.in_order(source.parts, timings)) if source else timings
     with lease.in_engine(), temporary_folder(FILM_FOLDERS) as folder:
         path = folder / "film.mp4"
         head = deployment.jobs.head(claim.job_id)
         track = given_track(context, head)
-        of_video, of_segments = _read_source(context, source), _read(context, clips)
-        joined = chain(of_segments, of_video) if source and source.is_after else chain(of_video, of_segments)
+        joined: Iterable[bytes] = _read(context, clips)
+        if source:
+            joined = source.in_order(_read_source(context, source), joined)
         rate = source.rate if source else None
         info = join_film(joined, parts, path, title=head.title, track=track, rate=rate)
         data = path.read_bytes()
@@ -108,8 +108,8 @@ def _remake_lost_clips(context: WorkerContext, lease: Lease, error: InputLostErr
     raise WaitingError(f"waiting for lost clips: segments {lost}")
 
 
-def _read_source(context: WorkerContext, source: FilmSource | None) -> Iterator[bytes]:
-    for blob_id in source.clips if source else ():
+def _read_source(context: WorkerContext, source: FilmSource) -> Iterator[bytes]:
+    for blob_id in source.clips:
         with reading_from(START_INDEX):
             data = context.deployment.blobs.get(blob_id)
         yield data

@@ -201,11 +201,11 @@ def test_a_start_whose_video_does_not_add_up_is_damaged(changes: dict[str, Any],
     start = Handoff(-1, {"payload": payload}, first_frame=30, source_clips=["sha256:0"] * 2, source_frames=10)
     made = Handoff(0, {"payload": {"audio_sample_rate": 24_000}}, continued=True)
     shown = shown_timing(timing_after(PlannedSegment(shape), start), start)
-    source = film_source([start], [shown], made)
+    source = film_source(JOB, [start], [shown], made)
     assert source is not None
     assert [part.new_frames for part in source.parts] == [10, 11]
     assert (shown.first_frame, shown.dissolve, timing.dissolve) == (21, 9, 0)
     # When / Then
-    with pytest.raises(RecordError, match=message):
-        film_source([replace(start, **changes)], [shown], made)
-    assert film_source([replace(start, source_clips=[])], [shown], made) is None
+    with pytest.raises(RecordError, match=f"the record of job {JOB} is damaged: {message}"):
+        film_source(JOB, [replace(start, **changes)], [shown], made)
+    assert film_source(JOB, [replace(start, source_clips=[])], [shown], made) is None
