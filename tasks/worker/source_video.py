@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ltx2.errors import MediaError
 from ltx2.media.sound_file import decode_flac
 from ltx2.media.sources.extension import lead_of
+from ltx2.media.sources.samples import Sound
 from ltx2.timeline import SegmentTiming
 from tasks.errors import SpecError
 from tasks.jobs.results import Claim
@@ -38,15 +39,26 @@ def with_source_sound(
     """
     if not claim.head.continues_video or claim.index > 0 or state is None:
         return state
-    with reading_from(START_INDEX):
-        data = context.deployment.blobs.get(str(claim.head.extend))
-    try:
-        sound, _ = decode_flac(data)
-    except MediaError as error:
-        raise SpecError(f"extend: blob {claim.head.extend} in the job's record: {error}") from None
+    sound = video_sound(context, claim)
     pinned = state.audio_conditioning_num_frames
     latents = engine.encode_sound(sound, pinned, lead=lead_of(sound, pinned))
     return replace(state, audio_latents=latents, audio_sample_rate=engine.audio_rate)
+
+
+def video_sound(context: WorkerContext, claim: Claim) -> Sound:
+    """The stored sound of the video that a job extends, `[samples, 2]` at 16 kHz.
+
+    Raises:
+        InputLostError: it is missing or damaged. SpecError: the blob is not sound.
+    """
+    blob_id = str(claim.head.extend)
+    with reading_from(START_INDEX):
+        data = context.deployment.blobs.get(blob_id)
+    try:
+        sound, _ = decode_flac(data)
+    except MediaError as error:
+        raise SpecError(f"extend: blob {blob_id} in the job's record: {error}") from None
+    return sound
 
 
 def as_shown(

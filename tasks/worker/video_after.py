@@ -11,17 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ltx2.errors import MediaError
 from ltx2.media.crossfade import crossfaded_into
-from ltx2.media.sound_file import decode_flac
 from ltx2.media.sources.lead_in import lead_in
 from ltx2.request import PinnedEnd, VideoAfter
-from tasks.errors import MessageError, SpecError
+from tasks.errors import MessageError
 from tasks.jobs import state_wire
 from tasks.jobs.results import Claim
 from tasks.jobs.units import START_INDEX, VIDEO_AFTER_INDEX
 from tasks.worker.context import WorkerContext
 from tasks.worker.failures import reading_from
+from tasks.worker.source_video import video_sound
 
 
 def frames_after(context: WorkerContext, claim: Claim) -> NDArray[np.uint8] | None:
@@ -48,14 +47,7 @@ def video_after(context: WorkerContext, claim: Claim, engine: Any) -> VideoAfter
     frames = frames_after(context, claim)
     if frames is None:
         return None
-    blob_id = str(claim.head.extend)
-    with reading_from(START_INDEX):
-        data = context.deployment.blobs.get(blob_id)
-    try:
-        sound, _ = decode_flac(data)
-    except MediaError as error:
-        raise SpecError(f"extend: blob {blob_id} in the job's record: {error}") from None
-    heard = lead_in(claim.timing, sound, len(frames))
+    heard = lead_in(claim.timing, video_sound(context, claim), len(frames))
     return VideoAfter(frames, engine.encode_sound(heard.sound, heard.latents, lead=heard.lead))
 
 
