@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ltx2.checkpoints.resolve import SMALL_MODELS
 from ltx2.checkpoints.stamps import stamps_of
-from ltx2.timeline import film_frames, shared_frames
+from ltx2.timeline import film_frames
 from tasks.client.pace import Pace
 from tasks.client.progress import clock
 from tasks.maintenance.admission import estimate_bytes
@@ -29,10 +29,8 @@ def plan_lines(spec: JobSpec, model: str, *, continues: bool, pace: Pace | None)
         memory = _memory(model, spec.text_encoder)
         return [f"{spec.title}: {spec.width}x{spec.height}, {now}", blobs, memory]
     timings = spec.plan()
-    given = timings[0].shape.overlap if continues or (spec.include_video and not spec.before) else 0
-    if spec.include_video and spec.before:
-        given = shared_frames(spec.overlap)
-    frames = film_frames(timings) - given
+    repeated = spec.first_shape.overlap if continues else 0
+    frames = film_frames(timings) - (spec.video_overlap if spec.include_video else repeated)
     where = {(True, True): " before the video", (False, True): " after the video", (True, False): ", up to the video"}
     seconds, after = float(frames / spec.shape.fps), where.get((spec.before, spec.include_video), "")
     most = "at most " if any(segment.is_undecided for segment in spec.segments) else ""

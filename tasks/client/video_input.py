@@ -18,7 +18,6 @@ from ltx2.media.sources.extension import SOUND_RATE, Extension, extension_of, le
 from ltx2.media.sources.pictures import Fit
 from ltx2.media.sources.reader import encode_video, read_ending
 from ltx2.media.sources.whole import WantedParts
-from ltx2.timeline import shared_frames
 from tasks.errors import SpecError
 from tasks.field_errors import shown_path
 from tasks.jobs import state_wire
@@ -60,7 +59,7 @@ def stored_extension(
 ) -> VideoStart:
     """Put the end of a video into `blobs`; the same video gives the same blobs."""
     state = state_wire.encode(extension.state, blobs, inline_threshold_bytes=inline_threshold_bytes)
-    first_frame = extension.available if spec.include_video else spec.first_shape.overlap
+    first_frame = extension.available if spec.include_video else spec.video_overlap
     start = Handoff(index=START_INDEX, state=state, first_frame=first_frame)
     return VideoStart(start, put_sound(extension.sound, extension.state.video_frames or (), blobs))
 
@@ -77,8 +76,7 @@ def with_source(given: Handoff, spec: JobSpec, blobs: BlobStore) -> Handoff:
     Raises:
         SpecError: it is too long or too large, or cannot be decoded; names it.
     """
-    path, crop = str(spec.extend), spec.crop
-    overlap = shared_frames(spec.overlap) if spec.before else spec.first_shape.overlap
+    path, overlap, crop = str(spec.extend), spec.video_overlap, spec.crop
     shown = (crop.width, crop.height) if crop else (spec.width, spec.height)
     wanted = WantedParts(spec.width, spec.height, Fit(spec.fit), spec.shape.fps, overlap, *shown, after=spec.before)
     place = spec.source.place("extend")

@@ -21,6 +21,7 @@ from ltx2.timeline import (
     SegmentTiming,
     exact,
     plan_segments,
+    shared_frames,
 )
 from tasks.field_errors import FieldError
 from tasks.settings import absolute
@@ -142,6 +143,11 @@ class JobSpec(JobHead):
     def first_shape(self) -> SegmentShape:
         """The shape of the first segment; without one, the job's."""
         return self.planned(self.segments[0]).shape if self.segments else self.shape
+
+    @property
+    def video_overlap(self) -> int:
+        """How many frames a segment has in common with the video that the job extends."""
+        return shared_frames(self.overlap) if self.before else self.first_shape.overlap
 
     def plan(self) -> list[SegmentTiming]:
         """The timings of a film of these segments that continues nothing."""
