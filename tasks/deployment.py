@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from functools import cached_property
 from types import TracebackType
 from typing import Self
@@ -12,6 +13,17 @@ from tasks.jobs.store import JobStore
 from tasks.messaging.celery_app import make_app
 from tasks.messaging.publisher import Publisher
 from tasks.settings import Settings
+
+
+def pin_stored(
+    blobs: ManagedBlobStore, blob_ids: Collection[str], owner: str, *, put_again: Callable[[], object]
+) -> None:
+    """Pin blobs that were just put. put_again: puts them once more, if the blob server lost its data meanwhile."""
+    try:
+        blobs.pin(blob_ids, owner)
+    except BlobNotFoundError:
+        put_again()
+        blobs.pin(blob_ids, owner)
 
 
 class Deployment:
@@ -64,12 +76,12 @@ class Deployment:
 
     def store_for_job(self, job_id: str, data: bytes, mime: str) -> str:
         """Store `data` as long as the job's record lives; returns the blob id."""
-        blob_id = self.blobs.put(data, mime=mime, owner=job_id)
-        try:
-            self.blobs.pin([blob_id], job_id)
-        except BlobNotFoundError:  # the blob server lost its data in between
-            self.blobs.put(data, mime=mime, owner=job_id)
-            self.blobs.pin([blob_id], job_id)
+
+        def put() -> str:
+            return self.blobs.put(data, mime=mime, owner=job_id)
+
+        blob_id = put()
+        pin_stored(self.blobs, [blob_id], job_id, put_again=put)
         return blob_id
 
     def close(self) -> None:

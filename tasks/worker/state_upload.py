@@ -7,15 +7,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from blobstore import (
-    BlobNotFoundError,
-    BlobStore,
-    BlobStoreError,
-    BlobStoreFullError,
-    BlobStoreUnavailableError,
-    blob_id_of,
-)
+from blobstore import BlobStore, BlobStoreError, BlobStoreFullError, BlobStoreUnavailableError, blob_id_of
 from blobstore.protocol import DEFAULT_MIME, Data
+from tasks.deployment import pin_stored
 from tasks.jobs import state_wire
 from tasks.jobs.failpoints import reach
 from tasks.jobs.results import Claim
@@ -84,11 +78,7 @@ class StateUpload:
         blobs, job_id = self._context.deployment.blobs, self._claim.job_id
         rendered = output.state, output.video_latents, output.audio_latents
         stored = self._early or self._put(*rendered)
-        try:
-            blobs.pin(stored.blobs, job_id)
-        except BlobNotFoundError:  # the blob server lost its data meanwhile
-            stored = self._put(*rendered)
-            blobs.pin(stored.blobs, job_id)
+        pin_stored(blobs, stored.blobs, job_id, put_again=lambda: self._put(*rendered))
         return stored
 
     def _put(self, state: LTX2ContinuationState, video_latents: Tensor, audio_latents: Tensor) -> StoredState:
