@@ -6,6 +6,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any, TypeVar, cast
 
@@ -33,7 +34,7 @@ from tasks.jobs.queues import Priority, list_key
 from tasks.jobs.records import ClipRecord, Handoff, JobStatus, PieceRecord
 from tasks.jobs.results import JobContents, Unpinned
 from tasks.jobs.spec_reading import read_head, read_segment
-from tasks.jobs.status_reading import damaged, ended_states, is_kept, no_such_job, queue_status, read_status
+from tasks.jobs.status_reading import damaged, is_kept, no_such_job, queue_status, read_status
 from tasks.jobs.timing import FilmSource, committed_timings, film_source, timing_in_plan
 from tasks.jobs.units import START_INDEX, VIDEO_AFTER_INDEX, JobState, UnitKind
 from tasks.jobs.waits import Wait, read_waits
@@ -74,19 +75,19 @@ class JobReader:
         after: only those that follow this job in that order, in whatever state it is; none if there is no such job.
         """
         unfinished = bool(states) and not any(state.is_final for state in states)
-        for page in _pages(self._ids(ACTIVE if unfinished else JOBS, newest_first, after)):
-            for job_id, replies in zip(page, self._each(page, queue_status), strict=True):
-                try:
-                    status = read_status(job_id, *replies)
-                except JobNotFoundError:
-                    continue  # deleted since the list was read
-                except (RecordError, VersionError) as error:
-                    log.warning("skipped in the list: %s", error)
-                    continue
-                if not states or status.state in states:
-                    yield status
+        job_ids = self._ids(ACTIVE if unfinished else JOBS, newest_first, after)
+        for job_id, replies in zip(job_ids, self._each(job_ids, queue_status), strict=True):
+            try:
+                status = read_status(job_id, *replies)
+            except JobNotFoundError:
+                continue  # deleted since the list was read
+            except (RecordError, VersionError) as error:
+                log.warning("skipped in the list: %s", error)
+                continue
+            if not states or status.state in states:
+                yield status
 
-    def _ids(self, key: str, newest_first: bool, after: str | None) -> list[str]:
+    def _ids(self, key: str, newest_first: bool = False, after: str | None = None) -> list[str]:
         jobs = self._with_times(key, newest_first=newest_first)
         if after is not None:
             place = (self._redis.zscore(JOBS, after), after)
@@ -108,8 +109,8 @@ class JobReader:
         def queue(pipe: Pipeline, job_id: str) -> None:
             pipe.hget(job_keys(job_id, "record")[0], "kept_until")
 
-        kept = [reply for page in _pages(ended) for reply in self._each(page, queue)]
-        return [job_id for job_id, (until,) in zip(ended, kept, strict=True) if not is_kept(until, now_ms)]
+        kept = zip(ended, self._each(ended, queue), strict=True)
+        return [job_id for job_id, (until,) in kept if not is_kept(until, now_ms)]
 
     def unsettled(self, settled: set[tuple[float, str]]) -> dict[str, int | None]:
         """What is reserved for each ended job for which that is its whole estimate still, in bytes; None: nothing.
@@ -124,8 +125,7 @@ class JobReader:
             pipe.hget(RESERVED, job_id)
 
         asked = [job for job in ended if job not in settled]
-        replies = [reply for page in _pages([job_id for _, job_id in asked]) for reply in self._each(page, queue)]
-        pairs = list(zip(asked, replies, strict=True))
+        pairs = list(zip(asked, self._each([job_id for _, job_id in asked], queue), strict=True))
         settled.update(job for job, (is_settled, _) in pairs if is_settled)
         return {job[1]: None if held is None else int(held) for job, (is_settled, held) in pairs if not is_settled}
 
@@ -155,7 +155,15 @@ class JobReader:
 
     def ended_states(self) -> Counter[JobState]:
         """How many jobs have ended in each state and still have a record."""
-        return ended_states(self._redis)
+        found: Counter[JobState] = Counter()
+
+        def queue(pipe: Pipeline, job_id: str) -> None:
+            pipe.hget(job_keys(job_id, "record")[0], "state")
+
+        for (state,) in self._each(self._ids(ENDED), queue):
+            with suppress(ValueError, AttributeError):  # damaged, or deleted meanwhile
+                found[JobState(state.decode())] += 1
+        return found
 
     def queue_lengths(self, queues: Sequence[str]) -> dict[str, int]:
         """How many messages wait in each of these queues."""
@@ -185,9 +193,8 @@ class JobReader:
         def queue(pipe: Pipeline, job_id: str) -> None:
             pipe.exists(*job_keys(job_id, "record"))
 
-        pages = _pages(list(job_ids))
-        pairs = (pair for page in pages for pair in zip(page, self._each(page, queue), strict=True))
-        return {job_id for job_id, (exists,) in pairs if not exists}
+        ids = list(job_ids)
+        return {job_id for job_id, (exists,) in zip(ids, self._each(ids, queue), strict=True) if not exists}
 
     def status(self, job_id: str) -> JobStatus:
         """One job as people see it.
@@ -355,16 +362,17 @@ class JobReader:
         """How many messages wait in each queue, and which were claimed, by priority."""
         return read_queue_states(self._redis)
 
-    def _each(self, job_ids: Sequence[str], queue: Callable[[Pipeline, str], None]) -> list[tuple[Any, ...]]:
-        """The replies to what `queue` asks about each job, in one round trip. An error reply is among them."""
-        with self._redis.pipeline(transaction=False) as pipe:
-            counts = []
-            for job_id in job_ids:
-                before = len(pipe)
-                queue(pipe, job_id)
-                counts.append(len(pipe) - before)
-            replies = iter(pipe.execute(raise_on_error=False))
-        return [tuple(islice(replies, count)) for count in counts]
+    def _each(self, job_ids: Sequence[str], queue: Callable[[Pipeline, str], None]) -> Iterator[tuple[Any, ...]]:
+        """The replies to what `queue` asks about each job, in one round trip a page. An error reply is among them."""
+        for first in range(0, len(job_ids), JOBS_PER_PAGE):
+            with self._redis.pipeline(transaction=False) as pipe:
+                counts = []
+                for job_id in job_ids[first : first + JOBS_PER_PAGE]:
+                    before = len(pipe)
+                    queue(pipe, job_id)
+                    counts.append(len(pipe) - before)
+                replies = iter(pipe.execute(raise_on_error=False))
+            yield from [tuple(islice(replies, count)) for count in counts]
 
 
 def _clips(raw: dict[bytes, bytes]) -> dict[int, ClipRecord]:
@@ -379,7 +387,3 @@ def _by_index(raw: dict[bytes, bytes], kind: type[P]) -> dict[int, P]:
             raise RecordError(f"the part {name!r:.20} of a job's record is damaged: it is about segment {part.index}")
         found[part.index] = part
     return found
-
-
-def _pages(job_ids: list[str]) -> Iterator[list[str]]:
-    return (job_ids[first : first + JOBS_PER_PAGE] for first in range(0, len(job_ids), JOBS_PER_PAGE))

@@ -4,40 +4,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
-import redis
 from redis.client import Pipeline
 
 from blobstore.stored_format import MAJOR_OF_JOBS, is_newer_major
 from tasks.errors import JobNotFoundError, RecordError, VersionError
-from tasks.jobs.keys import ENDED, job_keys
+from tasks.jobs.keys import job_keys
 from tasks.jobs.queues import Priority
 from tasks.jobs.records import FailedAttempt, FilmRecord, JobStatus, Progress
 from tasks.jobs.units import ALL_APPROVED, JobState, UnitKind, WorkUnit, shown_state
 
 FOREVER = b"forever"
-RECORDS_PER_READ = 1000
 RENDERED = (UnitKind.SEGMENT, UnitKind.REPAIR)
 PROGRESS = re.compile(r"progress(:\d+)?")
-
-
-def ended_states(client: redis.Redis) -> Counter[JobState]:
-    """How many jobs have ended in each state and still have a record."""
-    found: Counter[JobState] = Counter()
-    job_ids = [job_id.decode() for job_id in cast("list[bytes]", client.zrange(ENDED, 0, -1))]
-    for first in range(0, len(job_ids), RECORDS_PER_READ):
-        pipe = client.pipeline(transaction=False)
-        for job_id in job_ids[first : first + RECORDS_PER_READ]:
-            pipe.hget(job_keys(job_id, "record")[0], "state")
-        for state in pipe.execute(raise_on_error=False):
-            with suppress(ValueError, AttributeError):  # damaged, or deleted meanwhile
-                found[JobState(state.decode())] += 1
-    return found
 
 
 def queue_status(pipe: Pipeline, job_id: str) -> None:
