@@ -93,6 +93,19 @@ def _add_vocabulary(writer: gguf.GGUFWriter, folder: Path, family: Family, merge
     writer.add_unk_token_id(3)
 
 
+def vocabulary_file(target: Path, pieces: list[str], types: list[int], merges: list[str] | None = None) -> Path:
+    """Write a GGUF file with this vocabulary, and nothing else."""
+    writer = gguf.GGUFWriter(target, "gemma3")
+    if pieces:
+        writer.add_token_list(pieces)
+    if types:
+        writer.add_token_types(types)
+    if merges is not None:
+        writer.add_token_merges(merges)
+    write_gguf(writer)
+    return target
+
+
 def _add_tensors(writer: gguf.GGUFWriter, family: Family, layers: int, file: Path, kind: str) -> None:
     architecture = {"gemma3": gguf.MODEL_ARCH.GEMMA3, "gemma4": gguf.MODEL_ARCH.GEMMA4}[family]
     names = gguf.get_tensor_name_map(architecture, layers)

@@ -71,6 +71,19 @@ def authors_name(component: str, name: str) -> str:
     return f"{component}.{name}"
 
 
+def lora_name(component: str, name: str, style: str) -> str:
+    """The name of a layer of diffusers' `component` in a LoRA's file.
+
+    style: what precedes it, `component.` being that of its component; after `authors:`, it has the authors' name.
+    """
+    kind, _, prefix = style.rpartition(":")
+    if kind == "authors":
+        name = authors_name(component, f"{name}.weight").removeprefix(PREFIX).removesuffix(".weight")
+    elif prefix == "component.":
+        prefix = f"{component}."
+    return prefix + (name.replace(".", "_") if prefix.endswith("_") else name)
+
+
 def _block(match: re.Match[str]) -> str:
     path, number, what = match[1], int(match[2]), match[3]
     between = what.endswith("samplers.0")
@@ -244,6 +257,22 @@ def write_gguf(writer: gguf.GGUFWriter) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def header_only(file: Path, architecture: str, *tensors: str, **values: Any) -> Path:
+    """A GGUF file with few tensors, and these `values`, whose names may have dots instead of underscores."""
+    writer = gguf.GGUFWriter(file, architecture)
+    for name, value in values.items():
+        if isinstance(value, str):
+            writer.add_string(name, value)
+        elif isinstance(value, float):
+            writer.add_float32(name, value)
+        else:
+            writer.add_uint32(name, value)
+    for name in tensors or ("token_embd.weight",):
+        writer.add_tensor(name, numpy.zeros((2, 4), numpy.float32))
+    write_gguf(writer)
+    return file
 
 
 def blocks_of(tensor: Tensor, kind: str, random: numpy.random.Generator) -> tuple[Any, gguf.GGMLQuantizationType]:

@@ -6,8 +6,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import gguf
-import numpy
 import pytest
 
 from ltx2.checkpoints.file_model import describe
@@ -18,7 +16,7 @@ from ltx2.checkpoints.resolve import FileModel, resolve_model
 from ltx2.errors import CheckpointError, UnsupportedModelError
 from tests.ltx2.checkpoint_files import edit
 from tests.ltx2.exported_encoders import gguf_encoder
-from tests.ltx2.exported_files import single_file, split_files, write_gguf
+from tests.ltx2.exported_files import header_only, single_file, split_files
 
 WIDE = {"context_length": 1024, "embedding_length": 3840, "block_count": 48, "feed_forward_length": 15360}
 WIDE |= {"attention.head_count": 16, "attention.head_count_kv": 8, "attention.key_length": 256}
@@ -31,22 +29,6 @@ def single(models: dict[str, Path], tmp_path: Path) -> Path:
     """A 2.3 in one file, in a folder of its own."""
     (tmp_path / "single").mkdir()
     return single_file(models["tiny"], tmp_path / "single" / "ltx-2.3-distilled.safetensors")
-
-
-def header_only(file: Path, architecture: str, *tensors: str, **values: Any) -> Path:
-    """A GGUF file with few tensors, and these `values`, whose names may have dots instead of underscores."""
-    writer = gguf.GGUFWriter(file, architecture)
-    for name, value in values.items():
-        if isinstance(value, str):
-            writer.add_string(name, value)
-        elif isinstance(value, float):
-            writer.add_float32(name, value)
-        else:
-            writer.add_uint32(name, value)
-    for name in tensors or ("token_embd.weight",):
-        writer.add_tensor(name, numpy.zeros((2, 4), numpy.float32))
-    write_gguf(writer)
-    return file
 
 
 def gemma(file: Path, architecture: str = "gemma3", **changes: Any) -> Path:

@@ -2,42 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from torch import nn
 
 from ltx2.checkpoints.lora_names import Layer, LayerNames, Role, parse
 from ltx2.engine import Engine
-
-AUTHORS = {
-    "proj_in": "patchify_proj",
-    "audio_proj_in": "audio_patchify_proj",
-    "time_embed": "adaln_single",
-    "audio_time_embed": "audio_adaln_single",
-    "prompt_adaln": "prompt_adaln_single",
-    "audio_prompt_adaln": "audio_prompt_adaln_single",
-    "av_cross_attn_(video|audio)_scale_shift": r"av_ca_\1_scale_shift_adaln_single",
-    "av_cross_attn_(video_a2v|audio_v2a)_gate": r"av_ca_\1_gate_adaln_single",
-    "av_ca_(video|audio)_(a2v|v2a)_gate_adaln_single": r"av_ca_\2_gate_adaln_single",
-    "(video|audio)_connector": r"\1_embeddings_connector",
-    "(video_|audio_|)text_proj_in": r"text_embedding_projection.\1aggregate_embed",
-}
-"""Names of diffusers, as patterns, and those of the model's authors."""
-
-
-def renamed(layer: Layer, style: str) -> str:
-    """The layer's name in a file of this style; `authors:` styles have the names of the model's authors."""
-    name = layer.name
-    kind, _, prefix = style.rpartition(":")
-    if kind == "authors":
-        for new, old in AUTHORS.items():
-            name = re.sub(rf"^{new}(?=\.|$)", old, name)
-        if layer.component == "connectors":
-            name = name.replace("transformer_blocks", "transformer_1d_blocks")
-    elif prefix == "component.":
-        prefix = f"{layer.component}."
-    return prefix + (name.replace(".", "_") if prefix.endswith("_") else name)
+from tests.ltx2.exported_files import lora_name
 
 
 @pytest.mark.parametrize(
@@ -60,7 +30,8 @@ def test_every_layer_is_found_by_the_names_of_all_trainers(engine: Engine, style
     names = LayerNames(layers)
     # When / Then
     assert len({str(layer) for layer in layers}) > 80
-    assert {layer: names.layer(renamed(layer, style)) for layer in layers} == {layer: layer for layer in layers}
+    found = [names.layer(lora_name(layer.component, layer.name, style)) for layer in layers]
+    assert found == layers
 
 
 def test_factors_have_the_suffixes_of_all_trainers() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import gguf
 import pytest
 
 from ltx2.checkpoints import gguf as gguf_file
@@ -12,22 +11,10 @@ from ltx2.checkpoints import vocabulary
 from ltx2.checkpoints.gguf import read_gguf
 from ltx2.checkpoints.vocabulary import merges_of, read_vocabulary
 from ltx2.errors import CheckpointError
-from tests.ltx2.checkpoints.test_gguf_encoder import header_only
-from tests.ltx2.exported_files import write_gguf
+from tests.ltx2.exported_encoders import vocabulary_file
+from tests.ltx2.exported_files import header_only
 
 NORMAL, CONTROL, USER, BYTE = 1, 3, 4, 6
-
-
-def file_of(path: Path, pieces: list[str], types: list[int], merges: list[str] | None = None) -> Path:
-    writer = gguf.GGUFWriter(path, "gemma3")
-    if pieces:
-        writer.add_token_list(pieces)
-    if types:
-        writer.add_token_types(types)
-    if merges is not None:
-        writer.add_token_merges(merges)
-    write_gguf(writer)
-    return path
 
 
 def test_user_defined_pieces_are_joined_first_and_then_pieces_by_number() -> None:
@@ -51,7 +38,7 @@ def test_pieces_of_spaces_are_written_as_tokenizers_have_them(tmp_path: Path) ->
     pieces = ["<unk>", "<bos>", "\u2581", "  ", " a", "a", "<b>"]
     types = [2, CONTROL, NORMAL, USER, NORMAL, NORMAL, USER]
     # When
-    found = read_vocabulary(file_of(tmp_path / "a.gguf", pieces, types), {"tokenizer.ggml.bos_token_id": 1})
+    found = read_vocabulary(vocabulary_file(tmp_path / "a.gguf", pieces, types), {"tokenizer.ggml.bos_token_id": 1})
     # Then
     assert found.pieces == ("<unk>", "<bos>", "\u2581", "\u2581\u2581", " a", "a", "<b>")
     assert found.merges == (("\u2581", "\u2581"),)
@@ -62,7 +49,7 @@ def test_pieces_of_spaces_are_written_as_tokenizers_have_them(tmp_path: Path) ->
 def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     def refusal(pieces: list[str], types: list[int], merges: list[str] | None = None) -> str:
         with pytest.raises(CheckpointError) as error:
-            read_vocabulary(file_of(tmp_path / "a.gguf", pieces, types, merges), {})
+            read_vocabulary(vocabulary_file(tmp_path / "a.gguf", pieces, types, merges), {})
         return str(error.value)
 
     # When / Then
@@ -78,7 +65,7 @@ def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
 
 def test_a_vocabulary_that_takes_too_much_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given pieces each of which has a merge at every place, 42 bytes in the file
-    file = file_of(tmp_path / "a.gguf", ["a", "aa", "aaa", "aaaa"], [NORMAL] * 4)
+    file = vocabulary_file(tmp_path / "a.gguf", ["a", "aa", "aaa", "aaaa"], [NORMAL] * 4)
     assert len(read_vocabulary(file, {}).merges) == 6
     # When / Then
     monkeypatch.setattr(vocabulary, "MOST_MERGES", 5)

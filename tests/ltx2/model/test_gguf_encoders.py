@@ -24,8 +24,7 @@ from ltx2.model.gemma import Gemma3, Gemma4
 from ltx2.model.streaming import StreamedWeights
 from ltx2.request import SegmentRequest
 from ltx2.timeline import SegmentShape, exact, first_timing
-from tests.ltx2.checkpoints.test_vocabulary import file_of
-from tests.ltx2.exported_encoders import gguf_encoder
+from tests.ltx2.exported_encoders import gguf_encoder, vocabulary_file
 from tests.ltx2.exported_files import single_file, split_files
 
 CLASSES: dict[str, Any] = {"gemma3": Gemma3, "gemma4": Gemma4}
@@ -110,7 +109,7 @@ def test_a_vocabulary_that_does_not_fit_the_embeddings_is_refused(tmp_path: Path
         ("<unk> <eos> <bos> a", "has no token '<pad>'"),
         ("<pad> <unk> <eos> <bos> <mask> a", "5, but"),
     ):
-        file = file_of(tmp_path / "a.gguf", pieces.split(), [1] * len(pieces.split()))
+        file = vocabulary_file(tmp_path / "a.gguf", pieces.split(), [1] * len(pieces.split()))
         config = {"text_config": {"max_position_embeddings": 64, "vocab_size": 5}}
         # When / Then
         with pytest.raises(CheckpointError, match=wrong):

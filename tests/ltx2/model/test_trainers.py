@@ -12,10 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ltx2.checkpoints.lora import Lora
-from ltx2.checkpoints.lora_names import Layer
 from ltx2.model.loading import load_pipeline
 from ltx2.model.lora_fusion import LoraFusion
-from tests.ltx2.checkpoints.test_lora_names import renamed
+from tests.ltx2.exported_files import lora_name
 
 RANK = 4
 KOHYA, PEFT = ("lora_down", "lora_up"), ("lora_A", "lora_B")
@@ -23,7 +22,7 @@ KOHYA, PEFT = ("lora_down", "lora_up"), ("lora_A", "lora_B")
 
 @dataclass(frozen=True)
 class Trainer:
-    """What a trainer writes. style: of the names, as of `renamed`. alpha: its shape; None if there is none."""
+    """What a trainer writes. style: of the names, as of `lora_name`. alpha: its shape; None if there is none."""
 
     name: str
     style: str
@@ -69,7 +68,7 @@ def test_a_lora_of_every_trainer_changes_every_layer(pipelines: dict[str, Any], 
                 torch.randn(shape, generator=random).to(dtype)
                 for shape, dtype in zip(shapes, trainer.dtypes, strict=True)
             )
-            written = renamed(Layer("transformer", name), trainer.style)
+            written = lora_name("transformer", name, trainer.style)
             tensors |= {f"{written}.{trainer.factors[0]}.weight": down, f"{written}.{trainer.factors[1]}.weight": up}
             if trainer.alpha is not None:
                 tensors[f"{written}.alpha"] = torch.full(trainer.alpha, 2.0, dtype=trainer.dtypes[0])
