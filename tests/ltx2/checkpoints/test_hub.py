@@ -2,106 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 import shutil
-import threading
-from collections.abc import Iterator
 from fractions import Fraction
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import huggingface_hub.constants
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from ltx2.checkpoints import hub_outages
 from ltx2.checkpoints.encoder_files import encoder_in_folder
-from ltx2.checkpoints.hub import fetch_folder, fetch_lora, fetch_model, full_name, in_cache
+from ltx2.checkpoints.hub import fetch_lora, fetch_model, full_name, in_cache
 from ltx2.checkpoints.hub_files import fetch_encoder, fetch_files
 from ltx2.checkpoints.hub_names import HubName
 from ltx2.checkpoints.model_check import check_model
 from ltx2.checkpoints.resolve import WEIGHTS, FileModel, HubModel, hub_model
 from ltx2.engine import Engine
-from ltx2.errors import CheckpointError, HubUnreachableError, RequestError, UnsupportedModelError
+from ltx2.errors import CheckpointError, RequestError, UnsupportedModelError
 from ltx2.model.upsampler import LatentUpsampler
 from ltx2.request import SegmentRequest
 from ltx2.sampling import Sampling
 from ltx2.timeline import SegmentShape, first_timing
-from tests.conftest import free_port
 from tests.ltx2.checkpoint_files import edit, shard, sparse
+from tests.ltx2.checkpoints.hub_server import COMMIT, Hub
 from tests.ltx2.exported_files import single_file, split_files
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-class Hub:
-    """A hub with one repository, `owner/name`; its revisions `main` and `v1` are the files in `folder`."""
-
-    def __init__(self, folder: Path, port: int = 0) -> None:
-        self.folder = folder
-        self.requested: list[str] = []
-        self.server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def files(self) -> list[str]:
-        return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file())
-
-    def answer(self, path: str) -> tuple[int, bytes]:
-        kind, _, rest = path.removeprefix("/api/models/").removeprefix("/").partition("owner/name")
-        _, verb, revision, *file = (*rest.split("/"), "", "")
-        if kind or revision not in ("main", "v1", COMMIT):
-            return 404, b""
-        if verb == "revision":
-            sizes = {name: (self.folder / name).stat().st_size for name in self.files()}
-            siblings = [{"rfilename": name, "size": size} for name, size in sizes.items()]
-            return 200, json.dumps({"id": "owner/name", "sha": COMMIT, "siblings": siblings}).encode()
-        if verb == "tree":
-            tree = [{"type": "file", "path": name, "size": 1, "oid": "0" * 40} for name in self.files()]
-            return 200, json.dumps(tree).encode()
-        name = "/".join(part for part in file if part)
-        self.requested.append(name)
-        return (200, (self.folder / name).read_bytes()) if name in self.files() else (404, b"")
-
-    def _handler(hub) -> type[BaseHTTPRequestHandler]:
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                status, body = hub.answer(unquote(urlsplit(self.path).path))
-                self.send_response(status)
-                self.send_header("X-Repo-Commit", COMMIT)
-                self.send_header("ETag", f'"{hashlib.sha1(body).hexdigest()}"')
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(body)
-
-            do_HEAD = do_GET
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        return Handler
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    hub = Hub(tmp_path / "repository")
-    use_hub(hub.server.server_port, tmp_path, monkeypatch)
-    yield hub
-    hub.server.shutdown()
-    hub.server.server_close()
-
-
-def use_hub(port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    url = f"http://127.0.0.1:{port}"
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
-    template = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
 
 
 def test_only_the_files_of_the_model_are_fetched(
@@ -341,56 +265,6 @@ def test_a_whole_repository_may_be_a_text_encoder(hub: Hub, models: dict[str, Pa
 def test_a_missing_repository_or_revision_is_an_error(hub: Hub, model: HubModel) -> None:
     with pytest.raises(CheckpointError, match=f"cannot fetch {model.repository}: "):
         fetch_model(model)
-
-
-class StartHub(logging.Handler):
-    """Starts a hub at the first line that is logged."""
-
-    def __init__(self, folder: Path, port: int) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-        self._where = folder, port
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if not self.lines:
-            self.hub = Hub(*self._where)
-        self.lines.append(record.getMessage())
-
-
-def test_a_hub_that_is_out_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Given a hub that cannot be reached until somebody waits for it
-    port, folder = free_port(), tmp_path / "repository"
-    use_hub(port, tmp_path, monkeypatch)
-    monkeypatch.setattr(hub_outages, "FIRST_PAUSE_S", 0.01)
-    (folder / "latent_upsampler").mkdir(parents=True)
-    (folder / "latent_upsampler/config.json").write_text("{}")
-    starts = StartHub(folder, port)
-    hub_outages.log.addHandler(starts)
-    # When
-    try:
-        found = fetch_folder(HubModel("owner/name"), "latent_upsampler")
-    finally:
-        hub_outages.log.removeHandler(starts)
-        starts.hub.server.shutdown()
-        starts.hub.server.server_close()
-    # Then
-    assert (found / "latent_upsampler/config.json").read_text() == "{}"
-    assert [line.partition(":")[0].partition(" after")[0] for line in starts.lines] == [
-        "the hub cannot be reached, waiting for it",
-        "the hub can be reached again",
-    ]
-
-
-def test_a_hub_that_stays_out_is_an_error_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    use_hub(free_port(), tmp_path, monkeypatch)
-    monkeypatch.setattr(hub_outages, "PATIENCE_S", 0.0)
-    with pytest.raises(HubUnreachableError, match="cannot fetch owner/name: "):
-        fetch_model(HubModel("owner/name"))
-    # but where the hub is switched off, nothing is waited for
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(CheckpointError) as caught:
-        fetch_model(HubModel("owner/name"))
-    assert type(caught.value) is CheckpointError
 
 
 def test_a_lora_is_the_only_file_or_given_by_name(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
