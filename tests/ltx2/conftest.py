@@ -20,6 +20,12 @@ def models(small_models: Path) -> dict[str, Path]:
     return {name: tiny.ensure(small_models, name) for name in tiny.VERSIONS}
 
 
+@pytest.fixture
+def folder(models: dict[str, Path], tmp_path: Path) -> Path:
+    """A 2.3 that a test may change."""
+    return shutil.copytree(models["tiny"], tmp_path / "model")
+
+
 @pytest.fixture(scope="session")
 def noisy_model(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`tiny` with a VAE whose decoder is given a timestep."""

@@ -1,4 +1,4 @@
-"""A hub to fetch from."""
+"""A model in one file, and a hub to fetch from."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.ltx2.checkpoints.hub_server import Hub, use_hub
+from tests.ltx2.exported_files import single_file
+
+
+@pytest.fixture
+def single(models: dict[str, Path], tmp_path: Path) -> Path:
+    """A 2.3 in one file, in a folder of its own."""
+    (tmp_path / "single").mkdir()
+    return single_file(models["tiny"], tmp_path / "single" / "ltx-2.3-distilled.safetensors")
 
 
 @pytest.fixture

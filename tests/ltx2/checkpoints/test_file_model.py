@@ -13,19 +13,13 @@ from ltx2.checkpoints.model_check import check_model
 from ltx2.checkpoints.resolve import FileModel, HubModel, resolve_model
 from ltx2.errors import CheckpointError, UnsupportedModelError
 from tests.ltx2.checkpoint_files import edit, shard, sparse
-from tests.ltx2.exported_files import encoder_file, header_config, single_file, split_files
+from tests.ltx2.exported_files import encoder_file, header_config, split_files
 
 
 @pytest.fixture
 def split(models: dict[str, Path], tmp_path: Path) -> Path:
     """The file with the transformer of a 2.5 in the folders of ComfyUI."""
     return split_files(models["tiny-2.5"], tmp_path / "comfy")
-
-
-@pytest.fixture
-def single(models: dict[str, Path], tmp_path: Path) -> Path:
-    (tmp_path / "single").mkdir()
-    return single_file(models["tiny"], tmp_path / "single" / "ltx-2.3-distilled.safetensors")
 
 
 def resolved(named: Path, encoder: Path | str | None = None) -> object:

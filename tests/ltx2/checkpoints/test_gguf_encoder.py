@@ -16,19 +16,12 @@ from ltx2.checkpoints.resolve import FileModel, resolve_model
 from ltx2.errors import CheckpointError, UnsupportedModelError
 from tests.ltx2.checkpoint_files import edit
 from tests.ltx2.exported_encoders import gguf_encoder
-from tests.ltx2.exported_files import header_only, single_file, split_files
+from tests.ltx2.exported_files import header_only, split_files
 
 WIDE = {"context_length": 1024, "embedding_length": 3840, "block_count": 48, "feed_forward_length": 15360}
 WIDE |= {"attention.head_count": 16, "attention.head_count_kv": 8, "attention.key_length": 256}
 WIDE |= {"attention.sliding_window": 1024}
 FLOATS = {"attention.layer_norm_rms_epsilon": 1e-6, "rope.freq_base": 1e6}
-
-
-@pytest.fixture
-def single(models: dict[str, Path], tmp_path: Path) -> Path:
-    """A 2.3 in one file, in a folder of its own."""
-    (tmp_path / "single").mkdir()
-    return single_file(models["tiny"], tmp_path / "single" / "ltx-2.3-distilled.safetensors")
 
 
 def gemma(file: Path, architecture: str = "gemma3", **changes: Any) -> Path:

@@ -23,11 +23,6 @@ from tests.conftest import ROOT
 from tests.ltx2.checkpoint_files import edit, shard, sparse
 
 
-@pytest.fixture
-def folder(tmp_path: Path, models: dict[str, Path]) -> Path:
-    return shutil.copytree(models["tiny"], tmp_path / "model")
-
-
 def check(path: Path) -> ModelReport:
     return check_model(str(path), path)
 

@@ -19,11 +19,6 @@ from ltx2.errors import CheckpointError, UnsupportedModelError
 from tests.ltx2.checkpoint_files import POINTER, edit, shard
 
 
-@pytest.fixture
-def folder(tmp_path: Path, models: dict[str, Path]) -> Path:
-    return shutil.copytree(models["tiny"], tmp_path / "model")
-
-
 def test_a_small_model_is_built_in_the_cache(models: dict[str, Path]) -> None:
     for name, built in models.items():
         assert resolve_model(name, built.parent) == built

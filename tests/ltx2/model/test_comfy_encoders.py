@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GemmaTokenizer
 
 from ltx2.acceleration.stored_weights import ScaledLinear, StoredWeights
 from ltx2.checkpoints.components import TextEncoder
 from ltx2.checkpoints.file_model import describe
 from ltx2.checkpoints.model_check import check_model
-from ltx2.checkpoints.random_tokenizer import CORPUS
 from ltx2.engine import Engine
 from ltx2.errors import CheckpointError
 from ltx2.model.encoder_loading import load_encoder, load_tokenizer
@@ -26,14 +22,9 @@ from ltx2.request import SegmentRequest
 from ltx2.timeline import SegmentShape, exact, first_timing
 from tests.ltx2.exported_encoders import comfy_encoder
 from tests.ltx2.exported_files import single_file
+from tests.ltx2.model.encoder_checks import check_tokens, hidden
 
 REQUEST = SegmentRequest("a boat", 1, 96, 64, first_timing(SegmentShape(17, exact(24))))
-
-
-@pytest.fixture
-def folder(models: dict[str, Path], tmp_path: Path) -> Path:
-    """A 2.3 that a test may change."""
-    return shutil.copytree(models["tiny"], tmp_path / "model")
 
 
 @pytest.fixture
@@ -47,14 +38,6 @@ def read(single: Path, file: Path) -> TextEncoder:
     found = describe(single, file).text_encoder
     assert found is not None
     return found
-
-
-def hidden(model: Any) -> torch.Tensor:
-    align(model)
-    ids = torch.arange(5, 15)[None]
-    with torch.inference_mode():
-        states = model(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
-    return torch.stack(states)
 
 
 @pytest.mark.parametrize("form", ["", "plain", "comfy-old", "comfy-new", "comfy-header"])
@@ -71,6 +54,8 @@ def test_hidden_states_are_those_of_the_folder(folder: Path, single: Path, tmp_p
     assert {name: tensor.shape for name, tensor in converted.state_dict().items()} == {
         name: tensor.shape for name, tensor in expected.state_dict().items()
     }
+    for model in (kept, converted, expected):
+        align(model)
     reference = hidden(expected)
     assert torch.equal(hidden(converted), reference)
     assert torch.equal(hidden(kept), reference)
@@ -81,15 +66,8 @@ def test_hidden_states_are_those_of_the_folder(folder: Path, single: Path, tmp_p
 
 
 def test_prompts_have_the_tokens_of_the_tokenizer_in_the_folder(folder: Path, single: Path, tmp_path: Path) -> None:
-    # Given
     encoder = read(single, comfy_encoder(folder, tmp_path / "gemma.safetensors"))
-    expected = GemmaTokenizer.from_pretrained(folder / "tokenizer")
-    texts = [*CORPUS, "", "  two  spaces\n\tand a tab ", "<bos><mask>", "a \u00e9 \u65e5 \u2581"]
-    # When
-    tokenizer = load_tokenizer(encoder)
-    # Then
-    assert [tokenizer(text).input_ids for text in texts] == [expected(text).input_ids for text in texts]
-    assert (tokenizer.pad_token_id, tokenizer.bos_token_id) == (expected.pad_token_id, expected.bos_token_id)
+    check_tokens(load_tokenizer(encoder), folder / "tokenizer")
 
 
 def test_a_film_is_that_of_the_same_numbers_in_the_folder(folder: Path, single: Path, tmp_path: Path) -> None:
