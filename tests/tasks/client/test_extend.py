@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from blobstore import InMemoryBlobStore, open_blob_store
 from ltx2.media.clip import read_clip
@@ -30,19 +27,12 @@ from tasks.jobs import state_wire
 from tasks.settings import Settings
 from tasks.spec.loader import check_spec, load_spec, parse_spec
 from tests.conftest import Worker
-from tests.ltx2.media.sources.videos import numbered, numbers, tone, video
+from tests.ltx2.media.sources.videos import frames_in, numbered, numbers, video
+from tests.tasks.client.conftest import COUNT
 from tests.tasks.conftest import film_hash_of, job_store, spec
 
-FRAMES, OVERLAP, COUNT = 17, 9, 30
+FRAMES, OVERLAP = 17, 9
 SHAPE = SegmentShape(FRAMES, Fraction(24), OVERLAP)
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A video of 30 frames with sound."""
-    path = tmp_path_factory.mktemp("videos") / "harbour.mp4"
-    path.write_bytes(video(numbered(COUNT), sound=tone(COUNT / 24)))
-    return path
 
 
 def ending_of(clip: Path) -> Any:
@@ -84,11 +74,6 @@ def test_the_film_begins_with_the_videos_frames_and_goes_on(
     assert float(first.picture_start) == pytest.approx(state.video_position_offset_sec)
 
 
-def film_frames_of(film: bytes) -> NDArray[np.uint8]:
-    with av.open(io.BytesIO(film)) as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
-
-
 def test_the_film_begins_with_the_whole_video(
     module_settings: Settings, worker: Worker, clip: Path, tmp_path: Path
 ) -> None:
@@ -104,11 +89,11 @@ def test_the_film_begins_with_the_whole_video(
     store, jobs = open_blob_store(module_settings.blobs), job_store(module_settings)
     timings = jobs.timings(job.id)
     assert [timing.first_frame for timing in timings] == [COUNT - OVERLAP, COUNT - OVERLAP + FRAMES]
-    whole = film_frames_of(store.get(film.blob_id))
+    whole = frames_in(store.get(film.blob_id))
     assert numbers(whole[: COUNT - OVERLAP]) == list(range(COUNT - OVERLAP))
     other = submit({**wanted, "include_video": False}, settings=module_settings).wait().status().film
     assert other
-    assert np.array_equal(whole[COUNT - OVERLAP :], film_frames_of(store.get(other.blob_id)))
+    assert np.array_equal(whole[COUNT - OVERLAP :], frames_in(store.get(other.blob_id)))
     # And the job keeps the clips of the video, also for forks
     start = jobs.handoff(job.id, -1)
     assert start is not None
@@ -142,7 +127,7 @@ def test_a_take_of_the_first_segment_stays_behind_the_video(
     # Then it begins with the same frames
     assert again
     assert (again.frames, again.sha256 == film.sha256) == (film.frames, False)
-    shown = film_frames_of(open_blob_store(module_settings.blobs).get(again.blob_id))
+    shown = frames_in(open_blob_store(module_settings.blobs).get(again.blob_id))
     assert numbers(shown[: COUNT - OVERLAP]) == list(range(COUNT - OVERLAP))
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from numpy.typing import NDArray
 
 from blobstore import open_blob_store
 from ltx2.media.clip import read_clip
@@ -35,20 +32,13 @@ from tasks.jobs.units import VIDEO_AFTER_INDEX
 from tasks.settings import Settings
 from tasks.spec.loader import check_spec, parse_spec
 from tests.conftest import Worker, wait_until
-from tests.ltx2.media.sources.videos import numbered, numbers, sound_in, tone, video
+from tests.ltx2.media.sources.videos import frames_in, numbered, numbers, sound_in, tone, video
 from tests.stand_in import StandInEngine
+from tests.tasks.client.conftest import COUNT
 from tests.tasks.conftest import film_hash_of, job_store, spec
 
-FRAMES, SHARED, COUNT = 25, 9, 30
+FRAMES, SHARED = 25, 9
 NEW = FRAMES + FRAMES - SHARED
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A video of 30 frames with sound."""
-    path = tmp_path_factory.mktemp("videos") / "harbour.mp4"
-    path.write_bytes(video(numbered(COUNT), sound=tone(COUNT / 24)))
-    return path
 
 
 def wanted(clip: Path, *prompts: str, **changes: Any) -> dict[str, Any]:
@@ -59,11 +49,6 @@ def film_of(job: Job, settings: Settings) -> bytes:
     film = job.wait().status().film
     assert film
     return open_blob_store(settings.blobs).get(film.blob_id)
-
-
-def frames_of(film: bytes) -> NDArray[np.uint8]:
-    with av.open(io.BytesIO(film)) as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
 def test_the_last_segment_is_pinned_to_the_video_and_fades_into_it(
@@ -118,7 +103,7 @@ def test_the_film_goes_on_with_the_whole_video_and_its_sound(
     # When
     film = film_of(job, module_settings)
     # Then after the segments it has every frame of the video that they do not have
-    frames = frames_of(film)
+    frames = frames_in(film)
     assert len(frames) == 2 * FRAMES - SHARED + COUNT
     assert numbers(frames[2 * FRAMES :]) == list(range(SHARED, COUNT))
     # And the video's sound is at its place to the sample, once it has faded in
@@ -133,7 +118,7 @@ def test_the_film_goes_on_with_the_whole_video_and_its_sound(
     # And a take of the last segment leads into it as well
     [take] = job.retake(1, prompt="x")
     job.wait().choose(1, take)
-    retaken = frames_of(film_of(job, module_settings))
+    retaken = frames_in(film_of(job, module_settings))
     assert len(retaken) == len(frames)
     assert numbers(retaken[2 * FRAMES :]) == list(range(SHARED, COUNT))
     store, made = open_blob_store(module_settings.blobs), jobs.takes(job.id).of(1)[0].made
@@ -199,22 +184,19 @@ def test_a_worker_that_is_killed_in_the_last_segment_changes_nothing(
     assert film_hash_of(job) == film_hash_of(submit(wanted(clip, "a", "b", include_video=True), settings=own_settings))
 
 
-def test_a_dry_run_says_what_is_rendered(
-    module_settings: Settings, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dry_run_says_what_is_rendered(module_settings: Settings, clip: Path, tmp_path: Path) -> None:
     # Given a spec that continues a video
-    for name, value in module_settings.environment().items():
-        monkeypatch.setenv(name, value)
+    command = CliRunner(env=module_settings.environment())
     path, whole = tmp_path / "spec.json", {"include_video": True}
     for changes, text in (({}, "1.71 s, up to the video, 41"), (whole, "1.33 s before the video, 32")):
         path.write_text(json.dumps({**wanted(clip, "a", "b", **changes), "before": False}))
         # When it is to lead into the video instead
-        result = CliRunner().invoke(main, ["submit", str(path), "--before", "--dry-run"])
+        result = command.invoke(main, ["submit", str(path), "--before", "--dry-run"])
         # Then
         assert f": {text} frames" in result.stderr
     # And an edit of the job that does so has nothing to change
     job = submit(wanted(clip, "a", "b", include_video=True), settings=module_settings)
-    result = CliRunner().invoke(main, ["edit", job.id, str(path), "--before", "--dry-run"])
+    result = command.invoke(main, ["edit", job.id, str(path), "--before", "--dry-run"])
     assert result.stderr.splitlines()[-1] == f"nothing is rendered: job {job.id} has this spec"
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 from hypothesis import given
@@ -27,6 +25,7 @@ from tasks.settings import Settings
 from tasks.spec.images import placed
 from tasks.spec.loader import check_spec, load_spec
 from tests.conftest import Worker, wait_until
+from tests.ltx2.media.sources.videos import frames_in
 from tests.tasks.conftest import job_store, spec
 
 GREY = 240
@@ -277,6 +276,5 @@ def shades_of(job: Job, settings: Settings) -> list[int]:
     """The frames of a film that show the image."""
     film = job.status().film
     assert film
-    with av.open(io.BytesIO(open_blob_store(settings.blobs).get(film.blob_id))) as container:
-        shades = [float(np.mean(frame.to_ndarray(format="rgb24"))) for frame in container.decode(video=0)]
-    return [number for number, shade in enumerate(shades) if shade > GREY - 10]
+    frames = frames_in(open_blob_store(settings.blobs).get(film.blob_id))
+    return [number for number, frame in enumerate(frames) if np.mean(frame) > GREY - 10]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 import redis
@@ -26,6 +24,7 @@ from tasks.jobs.units import UnitKind
 from tasks.settings import Settings
 from tasks.spec.loader import check_spec
 from tests.conftest import RedisProcess, Worker, wait_until
+from tests.ltx2.media.sources.videos import frames_in
 from tests.stand_in import StandInEngine
 from tests.tasks.conftest import job_store, spec
 
@@ -39,11 +38,6 @@ SEGMENTS: list[dict[str, Any]] = [
 ]
 SPEC = {**spec(), "fps": 29.97, "loras": [{"path": "owner/rain"}], "segments": SEGMENTS}
 FRAMES = 25 + 24 + 33 + 16 + 16 + 9 + 16 - 6
-
-
-def frames_of(film: bytes) -> list[np.ndarray[Any, Any]]:
-    with av.open(io.BytesIO(film)) as container:
-        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
 def rendered(job: Job, settings: Settings, index: int) -> np.ndarray[Any, Any]:
@@ -84,7 +78,7 @@ def test_the_film_has_the_frames_and_samples_of_its_spec(done: Job, module_setti
 
 def test_a_dissolve_shows_both_scenes(done: Job, module_settings: Settings) -> None:
     # Given the two segments between which the film dissolves
-    film = frames_of(open_blob_store(module_settings.blobs).get(done.status().film.blob_id))  # type: ignore[union-attr]
+    film = frames_in(open_blob_store(module_settings.blobs).get(done.status().film.blob_id))  # type: ignore[union-attr]
     timings = job_store(module_settings).timings(done.id)
     before, after = rendered(done, module_settings, 1), rendered(done, module_settings, 2)
     begin, count = timings[2].first_frame, timings[2].dissolve

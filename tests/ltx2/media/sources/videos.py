@@ -92,3 +92,9 @@ def sound_in(data: bytes) -> NDArray[np.float32]:
     with av.open(io.BytesIO(data)) as container:
         blocks = [frame.to_ndarray() for frame in container.decode(audio=0)]
     return np.concatenate(blocks, axis=1).astype(np.float32)
+
+
+def frames_in(data: bytes) -> NDArray[np.uint8]:
+    """All frames of a file, `[frames, H, W, 3]`."""
+    with av.open(io.BytesIO(data)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
