@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -41,8 +41,7 @@ def check_model_folders(
     name, _ = split_full(model)
     default = _real(os.path.expanduser(split_full(settings.model)[0]))
     place = source.place if source else _dotted
-    named = {place("loras", index, "path"): lora.path for index, lora in enumerate(loras)}
-    named |= {place(*field.split(".")): path for field, path in more.items()}
+    named = _named_parts(place, loras, more)
     if name not in (settings.model, *SMALL_MODELS) and _real(os.path.expanduser(name)) != default:
         named = {place("model"): name, **named}
     check_sources(named, settings)
@@ -55,13 +54,20 @@ def not_here(spec: JobSpec, settings: Settings) -> list[str]:
     """
     model, place = split_full(spec.model or settings.model)[0], spec.source.place
     named = {place("model") if spec.model else "LONGTAKE_MODEL": model}
-    named |= {place("loras", index, "path"): lora.path for index, lora in enumerate(spec.loras)}
-    named |= {place(*field.split(".")): path for field, path in spec.more_files.items()}
+    named |= _named_parts(place, spec.loras, spec.more_files)
     return [
         f"{field}: {shown_path(name)} is not on this machine; the job fails unless its workers have it"
         for field, name in named.items()
         if name not in SMALL_MODELS and parse_hub_name(name) is None and not os.path.lexists(os.path.expanduser(name))
     ]
+
+
+def _named_parts(
+    place: Callable[..., str], loras: Iterable[LoraSpec | Lora], more: Mapping[str, str]
+) -> dict[str, str]:
+    """The paths of LoRAs and of what else a spec names, by the place of each in the spec."""
+    named = {place("loras", index, "path"): lora.path for index, lora in enumerate(loras)}
+    return named | {place(*field.split(".")): path for field, path in more.items()}
 
 
 def check_sources(named: Mapping[str, str], settings: Settings) -> None:

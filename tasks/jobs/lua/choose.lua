@@ -44,15 +44,14 @@ local shown = shown_take(KEYS[5], index)
 if shown == number then
   return { 'shown', shown }
 end
-local lowest = segments_of(KEYS[5], first, shown_take(KEYS[5], first))
 local _, highest = segments_of(KEYS[5], last, shown_take(KEYS[5], last))
 local after, begin = continued_takes(KEYS[2], KEYS[3], KEYS[5], last + 1, highest, last + 1)
 if begin <= last then
   local _, its_last = segments_of(KEYS[5], last, after[last])
   return { 'apart', after[last], its_last }
 end
-local wanted = {}
-wanted, lowest = continued_takes(KEYS[2], KEYS[3], KEYS[5], lowest, first - 1, 0)
+local its_first = segments_of(KEYS[5], first, shown_take(KEYS[5], first))
+local wanted, lowest = continued_takes(KEYS[2], KEYS[3], KEYS[5], its_first, first - 1, 0)
 local full = reserve_more(KEYS[1], KEYS[8], ARGV[1], tonumber(ARGV[6]), tonumber(ARGV[5]))
 if full then
   return { 'full', string.format('%.0f', full) }
