@@ -16,7 +16,9 @@ from tasks.jobs.store import JobStore
 from tasks.settings import Settings
 from tests.conftest import STAND_IN, RedisProcess, Worker
 
-pytest.register_assert_rewrite("tests.tasks.jobs.fault_free_end", "tests.tasks.jobs.job_pair")
+pytest.register_assert_rewrite(
+    "tests.tasks.jobs.fault_free_end", "tests.tasks.jobs.job_pair", "tests.tasks.server.exchanges"
+)
 
 
 def spec(*prompts: str, **changes: Any) -> dict[str, Any]:

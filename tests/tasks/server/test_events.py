@@ -16,7 +16,7 @@ from tasks.jobs.keys import EVENTS, job_keys
 from tests.conftest import RedisProcess, Worker
 from tests.tasks.conftest import spec
 from tests.tasks.server.conftest import Server
-from tests.tasks.server.test_jobs_api import finished, submitted
+from tests.tasks.server.exchanges import finished, submitted
 
 Told = tuple[str, str, dict[str, Any]]
 

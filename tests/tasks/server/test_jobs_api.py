@@ -12,41 +12,12 @@ from typing import Any
 import av
 import httpx2
 import pytest
-from PIL import Image
 
 from tests.conftest import Worker, wait_until
 from tests.ltx2.media.sources.videos import numbered, tone, video
 from tests.tasks.conftest import spec
 from tests.tasks.server.conftest import KEY, Server
-
-
-def finished(client: httpx2.Client, job_id: str) -> dict[str, Any]:
-    """The job, once it has ended."""
-
-    def ended() -> dict[str, Any] | None:
-        job: dict[str, Any] = client.get(f"/jobs/{job_id}").json()
-        return job if job["finished_at"] else None
-
-    found: dict[str, Any] = wait_until(ended, what="the job")
-    return found
-
-
-def submitted(client: httpx2.Client, body: dict[str, Any], **headers: str) -> str:
-    answer = client.post("/jobs", json=body, headers=headers)
-    assert answer.status_code == 201, answer.text
-    assert answer.headers["Location"] == f"/jobs/{answer.json()['id']}"
-    return str(answer.json()["id"])
-
-
-def png(color: str = "red") -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (64, 32), color).save(file, "PNG")
-    return file.getvalue()
-
-
-def error_of(answer: httpx2.Response) -> tuple[int, str]:
-    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
-    return answer.status_code, answer.json()["error"]["message"]
+from tests.tasks.server.exchanges import error_of, finished, png, submitted
 
 
 def test_a_job_is_submitted_watched_and_saved(client: httpx2.Client, worker: Worker) -> None:

@@ -12,7 +12,7 @@ from tasks.client.job import Job
 from tests.conftest import Worker
 from tests.tasks.conftest import spec
 from tests.tasks.server.conftest import Server
-from tests.tasks.server.test_jobs_api import error_of, finished, submitted
+from tests.tasks.server.exchanges import error_of, finished, submitted
 
 SOUND = ("loudness_step", "usual_loudness_step", "click", "usual_click")
 

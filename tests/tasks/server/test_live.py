@@ -33,7 +33,7 @@ from tests.ltx2.media.sources.videos import numbered, tone, video
 from tests.tasks.client.test_given_sound import RATE, ramp
 from tests.tasks.conftest import spec
 from tests.tasks.server.conftest import Server
-from tests.tasks.server.test_jobs_api import finished, submitted
+from tests.tasks.server.exchanges import finished, submitted
 
 
 def urls(text: str) -> list[str]:

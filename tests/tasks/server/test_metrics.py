@@ -16,7 +16,7 @@ from tasks.settings import Settings
 from tasks.worker.metrics import REGISTRY
 from tests.conftest import ROOT, Worker, free_port, wait_until
 from tests.tasks.conftest import spec
-from tests.tasks.server.test_jobs_api import finished, submitted
+from tests.tasks.server.exchanges import finished, submitted
 
 PORT = free_port()
 EVENTS = "longtake_events_total{{'kind': '{}'}}"

@@ -22,8 +22,8 @@ from tasks.server.event_hub import QUEUE_LENGTH, Listener
 from tests.conftest import RedisProcess, Worker
 from tests.tasks.conftest import spec
 from tests.tasks.server.conftest import Server
+from tests.tasks.server.exchanges import error_of, finished, submitted
 from tests.tasks.server.test_events import events_of, told
-from tests.tasks.server.test_jobs_api import error_of, finished, submitted
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from tests.conftest import Worker
 from tests.tasks.conftest import spec
 from tests.tasks.server.browser import Page
 from tests.tasks.server.conftest import KEY, Server
-from tests.tasks.server.test_jobs_api import finished, submitted
+from tests.tasks.server.exchanges import finished, submitted
 
 SPEC = """title: a film <b>& more</b>
 width: 64

@@ -10,16 +10,8 @@ import pytest
 
 from tests.tasks.conftest import spec
 from tests.tasks.server.conftest import Server
-from tests.tasks.server.test_jobs_api import error_of, submitted
+from tests.tasks.server.exchanges import NAMES_A_FILE, ONLY_THESE, error_of, submitted
 
-FILE = "/etc/passwd"
-NAMES_A_FILE: dict[str, dict[str, Any]] = {
-    "images.0.path": {"images": [{"at": 0, "path": FILE}]},
-    "segments.0.image": {"segments": [{"prompt": "a", "image": FILE}]},
-    "segments.0.end_image": {"segments": [{"prompt": "a", "end_image": FILE}]},
-    "segments.0.images.0.path": {"segments": [{"prompt": "a", "images": [{"frame": 1, "path": FILE}]}]},
-}
-ONLY_THESE = "must be an upload or a base64 data: URL"
 BAD_SPECS: list[tuple[dict[str, Any], str]] = [
     ({"segments": []}, "segments: must have at least one"),
     (spec("a", height=31), "height: "),

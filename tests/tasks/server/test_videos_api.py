@@ -19,8 +19,7 @@ from tasks.server.videos import segments_for
 from tests.conftest import Worker
 from tests.ltx2.media.sources.videos import numbered, tone, video
 from tests.tasks.server.conftest import KEY, Server
-from tests.tasks.server.test_jobs_api import png
-from tests.tasks.server.test_refused_specs import FILE, NAMES_A_FILE, ONLY_THESE
+from tests.tasks.server.exchanges import FILE, NAMES_A_FILE, ONLY_THESE, png
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API is scheduled:DeprecationWarning")
 SMALL = {"width": 64, "height": 32, "frames": 17, "seed": 3, "fps": 24}

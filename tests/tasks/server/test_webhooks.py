@@ -18,7 +18,7 @@ from tasks.settings import Settings
 from tests.conftest import Worker, wait_until
 from tests.tasks.conftest import spec
 from tests.tasks.server.conftest import Server
-from tests.tasks.server.test_jobs_api import finished, submitted
+from tests.tasks.server.exchanges import finished, submitted
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
