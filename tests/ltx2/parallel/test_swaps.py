@@ -18,14 +18,14 @@ SIZE = 8
 
 
 def compiled_swap(ranks: Ranks, options: dict[str, Any]) -> tuple[Tensor, list[str]]:
-    """What arrives, and the order of operations in the code of a swap beside a product, which is needed last."""
+    """What arrives, and the order of operations in the code of a swap and of a product that is needed last."""
     group = str(ranks.group.group_name)
 
     def swap(parts: Tensor, x: Tensor) -> Tensor:
         started = start_swap(parts, "queries", group)
-        beside = x @ x
+        product = x @ x
         arrived = end_swap(started, list(parts.shape), "queries", group)
-        return arrived @ x @ beside
+        return arrived @ x @ product
 
     torch._dynamo.reset()
     compiled = torch.compile(swap, fullgraph=True, dynamic=False, options=options)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -19,7 +17,7 @@ from tasks.errors import SpecError
 from tasks.settings import Settings
 from tasks.spec.loader import check_spec
 from tests.conftest import Worker
-from tests.ltx2.media.sources.videos import video
+from tests.ltx2.media.sources.videos import sound_in, video
 from tests.tasks.conftest import film_hash_of, job_store, spec
 
 RATE, SECONDS = 24_000, 2.5  # the stand-in's rate
@@ -64,8 +62,7 @@ def test_every_segment_gets_its_part_and_the_film_the_track(
         loudness = latents[0, 0, :, 0].numpy() / (0.2 * (times + 0.02))
         assert loudness[5:].mean() == pytest.approx(0.65, abs=0.1), timing.index
     # And the film has the track's samples, as well as AAC can
-    with av.open(io.BytesIO(store.get(film.blob_id))) as container:
-        heard = np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1)
+    heard = sound_in(store.get(film.blob_id))
     assert film.audio_samples == round(film.frames / 24 * RATE)
     assert np.corrcoef(heard[0, : film.audio_samples], ramp()[0, : film.audio_samples])[0, 1] > 0.9
 

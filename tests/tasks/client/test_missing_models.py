@@ -12,7 +12,7 @@ from tasks.settings import Settings
 from tests.tasks.conftest import spec
 
 
-def test_a_path_with_nothing_there_is_told_and_the_job_is_queued(
+def test_a_path_with_nothing_there_is_a_warning_and_the_job_is_queued(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Given paths that may be misspelt, or of the workers alone
@@ -29,7 +29,7 @@ def test_a_path_with_nothing_there_is_told_and_the_job_is_queued(
 @pytest.mark.parametrize(
     "model", ["tiny", "Lightricks/LTX-2.5-Diffusers@main#full", "owner/name:a.safetensors", "{here}"]
 )
-def test_names_and_what_is_here_are_not_told(
+def test_names_and_what_is_here_are_no_warning(
     settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture, model: str
 ) -> None:
     submit(spec("a", model=model.format(here=tmp_path)), settings=settings)

@@ -288,7 +288,7 @@ def test_the_metadata_of_a_state_is_counted(small: Settings) -> None:
 
 
 def test_what_waiting_jobs_start_from_is_counted_when_they_are_submitted(small: Settings, picture: str) -> None:
-    # Given an admitted job, and room for few images besides
+    # Given an admitted job, and a blob budget with room for a few more images
     size = {"width": 256, "height": 256, "overlap": 1}
     budget = needs(**size) + 1_000_000
     small = small.model_copy(update={"blob_budget_bytes": budget})
