@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import redis
 
-from tasks.jobs.events import BEGINNING, Event, EventKind, EventReader, is_later
+from tasks.jobs.events import BEGINNING, Event, EventKind, EventReader, LostAttempt, is_later
 
 log = logging.getLogger(__name__)
 WAIT_S = 1.0
@@ -53,8 +53,8 @@ class EventHub:
         self._closing = False
         self.counts: Counter[EventKind] = Counter()
         """How many events of each kind were distributed."""
-        self.lost_attempts: Counter[str] = Counter()
-        """How many attempts came to nothing, by what became of them, see `LostAttempt`."""
+        self.lost_attempts: Counter[LostAttempt] = Counter()
+        """How many attempts came to nothing, by what became of them."""
 
     async def start(self) -> None:
         """Begin with events that come from now on; older ones are read from their streams."""
@@ -82,12 +82,16 @@ class EventHub:
             is_out = False
             for event in events:
                 self._last = event.id
-                self.counts[event.kind] += 1
-                if event.kind == EventKind.ATTEMPT:
-                    self.lost_attempts[str(event.data.get("why"))] += 1
+                self._count(event)
                 for listener in tuple(self._listeners):
                     if listener.job_id in (None, event.job_id):
                         listener.offer(event)
+
+    def _count(self, event: Event) -> None:
+        self.counts[event.kind] += 1
+        if event.kind == EventKind.ATTEMPT:
+            with contextlib.suppress(ValueError):  # a later version may know other reasons
+                self.lost_attempts[LostAttempt(str(event.data.get("why")))] += 1
 
     def close(self) -> None:
         """End all listeners and `run`."""

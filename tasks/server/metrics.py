@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from tasks.jobs.events import EventKind, LostAttempt
 from tasks.jobs.queues import QUEUES
 from tasks.jobs.units import JobState
-from tasks.jobs.workers import ChildState
+from tasks.jobs.workers import ChildState, WorkerList
 from tasks.server.context import Context, ServerContext
 
 router = APIRouter(tags=["server"])
@@ -40,10 +40,15 @@ class _Deployment(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The figures now."""
-        jobs = self._context.deployment.jobs
+        jobs, hub = self._context.deployment.jobs, self._context.hub
         unfinished = list(jobs.statuses(UNFINISHED))
-        yield self._jobs(Counter(status.state for status in unfinished) + jobs.ended_states())
-        yield self._queues(jobs.queue_lengths(QUEUES))
+        count = Counter(status.state for status in unfinished) + jobs.ended_states()
+        states = ((state, count[state]) for state in JobState)
+        yield _labelled(GaugeMetricFamily, "longtake_jobs", "Jobs with a record, by state.", "state", states)
+        lengths = jobs.queue_lengths(QUEUES).items()
+        yield _labelled(
+            GaugeMetricFamily, "longtake_queue_messages", "Messages that wait for any worker.", "queue", lengths
+        )
         queued = [status.created_at for status in unfinished if status.state == JobState.QUEUED]
         oldest = max(0.0, time.time() - min(queued)) if queued else 0.0
         yield GaugeMetricFamily("longtake_oldest_queued_seconds", "How long the oldest queued job has waited.", oldest)
@@ -56,43 +61,30 @@ class _Deployment(Collector):
         yield GaugeMetricFamily(
             "longtake_blob_budget_bytes", "LONGTAKE_BLOB_BUDGET_BYTES; 0: none.", jobs.budget_bytes()
         )
-        yield self._workers()
-        yield self._events()
-        yield self._attempts()
-
-    @staticmethod
-    def _jobs(count: Counter[JobState]) -> Metric:
-        family = GaugeMetricFamily("longtake_jobs", "Jobs with a record, by state.", labels=["state"])
-        for state in JobState:
-            family.add_metric([state], count[state])
-        return family
-
-    @staticmethod
-    def _queues(lengths: dict[str, int]) -> Metric:
-        family = GaugeMetricFamily("longtake_queue_messages", "Messages that wait for any worker.", labels=["queue"])
-        for queue, length in lengths.items():
-            family.add_metric([queue], length)
-        return family
-
-    def _events(self) -> Metric:
+        found = _processes(jobs.workers()).items()
+        yield _labelled(GaugeMetricFamily, "longtake_workers", "Processes of workers, by what they do.", "state", found)
         text = "Events of jobs since this server was started, such as done, failed and retried."
-        family = CounterMetricFamily("longtake_events", text, labels=["kind"])
-        for kind in EventKind:
-            family.add_metric([kind], self._context.hub.counts[kind])
-        return family
-
-    def _attempts(self) -> Metric:
+        events = ((kind, hub.counts[kind]) for kind in EventKind)
+        yield _labelled(CounterMetricFamily, "longtake_events", text, "kind", events)
         text = "Attempts that came to nothing since this server was started, by what became of them."
-        family = CounterMetricFamily("longtake_lost_attempts", text, labels=["why"])
-        for why in LostAttempt:
-            family.add_metric([why], self._context.hub.lost_attempts[why])
-        return family
+        lost = ((why, hub.lost_attempts[why]) for why in LostAttempt)
+        yield _labelled(CounterMetricFamily, "longtake_lost_attempts", text, "why", lost)
 
-    def _workers(self) -> Metric:
-        family = GaugeMetricFamily("longtake_workers", "Processes of workers, by what they do.", labels=["state"])
-        found = self._context.deployment.jobs.workers()
-        states = Counter(child.state for worker in found.workers if not worker.fault for child in worker.children)
-        for state in ChildState:
-            family.add_metric([state], states[state])
-        family.add_metric(["silent"], len(found.silent))
-        return family
+
+def _processes(known: WorkerList) -> dict[str, int]:
+    states = Counter(child.state for worker in known.workers if not worker.fault for child in worker.children)
+    return {**{state: states[state] for state in ChildState}, "silent": len(known.silent)}
+
+
+def _labelled(
+    kind: type[GaugeMetricFamily] | type[CounterMetricFamily],
+    name: str,
+    text: str,
+    label: str,
+    values: Iterable[tuple[str, float]],
+) -> Metric:
+    """A metric with a value for each of these values of its label."""
+    family = kind(name, text, labels=[label])
+    for value, figure in values:
+        family.add_metric([value], figure)
+    return family
