@@ -182,7 +182,8 @@ def taken_files(spec: dict[str, Any], files: Mapping[str, bytes] = MappingProxyT
             table[key] = name
     for name in files:
         if name not in found:
-            raise invalid(f"{escaped(name)[:60]}: the spec has no such image; see docs/server.md", param=name[:60])
+            text = "the spec has no such image; a file has the name of its field, such as segments.0.image"
+            raise invalid(f"{escaped(name)[:60]}: {text}", param=name[:60])
     return found
 
 
