@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import math
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -65,15 +66,14 @@ def read_gguf(path: Path) -> GgufHeader:
     Raises:
         CheckpointError: it is not a GGUF file, is damaged, or has a type of tensor that is not in BLOCKS.
     """
-    try:
-        with path.open("rb") as file:
-            count, keys = _counts(file, path)
-            values = _values(file, keys)
-            entries = _entries(file, count)
-            alignment = int(str(values.get("general.alignment", 32)))
-            if alignment < 1:
-                raise ValueError(f"an alignment of {alignment}")
-            start = math.ceil(file.tell() / alignment) * alignment
+    with _opened(path) as file:
+        count, keys = _counts(file, path)
+        values = _values(file, keys)
+        entries = _entries(file, count)
+        alignment = int(str(values.get("general.alignment", 32)))
+        if alignment < 1:
+            raise ValueError(f"an alignment of {alignment}")
+        start = math.ceil(file.tell() / alignment) * alignment
         tensors = {}
         for name, shape, kind, offset in entries:
             if kind not in BLOCKS:
@@ -87,32 +87,37 @@ def read_gguf(path: Path) -> GgufHeader:
         end = max((tensor.begin + tensor.size for tensor in tensors.values()), default=0)
         if end > path.stat().st_size:
             raise ValueError(f"its tensors end at {end}, but it has {path.stat().st_size} bytes: download it again")
-    except (OSError, ValueError, KeyError, struct.error) as exc:
-        raise CheckpointError(f"{path} is a damaged GGUF file: {exc}") from exc
     architecture = values.get("general.architecture")
     texts = {name: value for name, value in values.items() if isinstance(value, str)}
     others = {name: value for name, value in values.items() if value is not None and name not in texts}
     return GgufHeader(None if architecture is None else str(architecture)[:50], tensors, texts, others)
 
 
-def read_lists(path: Path, names: Collection[str]) -> dict[str, list[Any]]:
-    """The lists of these `names` in the metadata of `path`, whole, texts or numbers; those that it has.
+def read_values(path: Path, names: Collection[str]) -> dict[str, Any]:
+    """The values of these `names` in the metadata of `path`, lists whole; those that it has.
 
     Raises:
         CheckpointError: it is not a GGUF file, or damaged.
     """
     found = {}
+    with _opened(path) as file:
+        _, keys = _counts(file, path)
+        for _ in range(keys):
+            name = _text(file)
+            value = _value(file, whole=name in names)
+            if name in names and value is not None:
+                found[name] = value
+    return found
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The open file; what is wrong in it is a CheckpointError."""
     try:
         with path.open("rb") as file:
-            _, keys = _counts(file, path)
-            for _ in range(keys):
-                name = _text(file)
-                value = _value(file, whole=name in names)
-                if name in names and isinstance(value, list):
-                    found[name] = value
+            yield file
     except (OSError, ValueError, KeyError, struct.error) as exc:
         raise CheckpointError(f"{path} is a damaged GGUF file: {exc}") from exc
-    return found
 
 
 def _counts(file: BinaryIO, path: Path) -> tuple[int, int]:
@@ -179,10 +184,19 @@ def _value(file: BinaryIO, *, whole: bool = False) -> object:
 
 
 def _text(file: BinaryIO) -> str:
+    return file.read(_text_bytes(file)).decode(errors="replace")
+
+
+def _skip_text(file: BinaryIO) -> None:
+    file.seek(_text_bytes(file), io.SEEK_CUR)
+
+
+def _text_bytes(file: BinaryIO) -> int:
+    """How long the text is that begins here."""
     (length,) = _unpack(file, "Q")
     if length > _MOST_BYTES:
         raise ValueError(f"a text of {length} bytes")
-    return file.read(length).decode(errors="replace")
+    return length
 
 
 def _texts(file: BinaryIO, count: int) -> list[str]:
@@ -192,13 +206,6 @@ def _texts(file: BinaryIO, count: int) -> list[str]:
         if file.tell() - begin > _MOST_KEPT_BYTES:
             raise ValueError(f"a list of more than {_MOST_KEPT_BYTES} bytes of text")
     return texts
-
-
-def _skip_text(file: BinaryIO) -> None:
-    (length,) = _unpack(file, "Q")
-    if length > _MOST_BYTES:
-        raise ValueError(f"a text of {length} bytes")
-    file.seek(length, io.SEEK_CUR)
 
 
 def _unpack(file: BinaryIO, layout: str) -> tuple[int, ...]:

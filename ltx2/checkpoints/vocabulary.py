@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
 
-from ltx2.checkpoints.gguf import read_lists
+from ltx2.checkpoints.gguf import read_values
 from ltx2.errors import CheckpointError
 
 SPACE = "\u2581"
@@ -23,7 +22,8 @@ _LONGEST = 256
 MOST_MERGES = 1_000_000
 """That follow from pieces; those of Gemma 3 are half as many. Hostile pieces have 255 each."""
 SPECIAL = {"bos": "<bos>", "eos": "<eos>", "unknown": "<unk>", "padding": "<pad>"}
-"""How Gemma spells its special pieces; a GGUF file has a `tokenizer.ggml.NAME_token_id` for each."""
+"""How Gemma spells its special pieces."""
+_SPECIAL_IDS = {name: f"tokenizer.ggml.{name}_token_id" for name in SPECIAL}
 
 
 class PieceType(IntEnum):
@@ -50,13 +50,14 @@ class Vocabulary:
     special: dict[str, str]
 
 
-def read_vocabulary(file: Path, numbers: dict[str, Any]) -> Vocabulary:
-    """The vocabulary of the GGUF `file`. numbers: of its metadata.
+def read_vocabulary(file: Path) -> Vocabulary:
+    """The vocabulary of the GGUF `file`.
 
     Raises:
         CheckpointError: it has none, or it is damaged.
     """
-    lists = read_lists(file, (_TOKENS, _TYPES, _MERGES))
+    values = read_values(file, {_TOKENS, _TYPES, _MERGES, *_SPECIAL_IDS.values()})
+    lists = {name: value for name, value in values.items() if isinstance(value, list)}
     if missing := [name for name in (_TOKENS, _TYPES) if name not in lists]:
         raise CheckpointError(f"{file} has no {missing[0]} in its metadata")
     if not all(isinstance(piece, str) for piece in lists[_TOKENS]):
@@ -67,7 +68,7 @@ def read_vocabulary(file: Path, numbers: dict[str, Any]) -> Vocabulary:
     merges = tuple(_pair(file, merge) for merge in lists[_MERGES]) if _MERGES in lists else None
     special = {}
     for name, spelled in SPECIAL.items():
-        number = numbers.get(f"tokenizer.ggml.{name}_token_id")
+        number = values.get(_SPECIAL_IDS[name])
         special[name] = pieces[number] if isinstance(number, int) and 0 <= number < len(pieces) else spelled
     return vocabulary_of(file, pieces, lists[_TYPES], special, merges)
 

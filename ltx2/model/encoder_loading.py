@@ -14,7 +14,6 @@ from transformers import Gemma3Config, Gemma4UnifiedConfig, GemmaTokenizer
 
 from ltx2.checkpoints.components import TextEncoder
 from ltx2.checkpoints.encoder_files import GGUF_SUFFIX, SENTENCEPIECE, TOKENIZER
-from ltx2.checkpoints.recognition import header_of
 from ltx2.checkpoints.sentencepiece import read_sentencepiece
 from ltx2.checkpoints.vocabulary import Vocabulary, read_vocabulary
 from ltx2.errors import CheckpointError
@@ -51,8 +50,7 @@ def load_tokenizer(encoder: TextEncoder) -> Any:
         return GemmaTokenizer.from_pretrained(encoder.tokenizer)
     text = encoder.config["text_config"]
     if encoder.source.suffix == GGUF_SUFFIX:
-        numbers = header_of(encoder.source).numbers
-        return _checked(read_vocabulary(encoder.source, numbers), encoder.source, text)
+        return _checked(read_vocabulary(encoder.source), encoder.source, text)
     if TOKENIZER not in encoder.assets:
         tokenizer = _checked(
             read_sentencepiece(encoder.source, encoder.assets[SENTENCEPIECE].read()), encoder.source, text

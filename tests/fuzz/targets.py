@@ -133,7 +133,7 @@ def gguf(data: bytes) -> None:
             if is_encoder(header.metadata[ARCHITECTURE]):
                 encoder_in_gguf(path, header, path.parent)
         with suppress(CheckpointError):
-            read_vocabulary(path, {})
+            read_vocabulary(path)
 
 
 def sentencepiece(data: bytes) -> None:

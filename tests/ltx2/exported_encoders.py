@@ -93,9 +93,13 @@ def _add_vocabulary(writer: gguf.GGUFWriter, folder: Path, family: Family, merge
     writer.add_unk_token_id(3)
 
 
-def vocabulary_file(target: Path, pieces: list[str], types: list[int], merges: list[str] | None = None) -> Path:
-    """Write a GGUF file with this vocabulary, and nothing else."""
+def vocabulary_file(
+    target: Path, pieces: list[str], types: list[int], merges: list[str] | None = None, *, bos: int | None = None
+) -> Path:
+    """Write a GGUF file with this vocabulary, and nothing else. bos: the number of the piece that begins a text."""
     writer = gguf.GGUFWriter(target, "gemma3")
+    if bos is not None:
+        writer.add_bos_token_id(bos)
     if pieces:
         writer.add_token_list(pieces)
     if types:

@@ -38,18 +38,19 @@ def test_pieces_of_spaces_are_written_as_tokenizers_have_them(tmp_path: Path) ->
     pieces = ["<unk>", "<bos>", "\u2581", "  ", " a", "a", "<b>"]
     types = [2, CONTROL, NORMAL, USER, NORMAL, NORMAL, USER]
     # When
-    found = read_vocabulary(vocabulary_file(tmp_path / "a.gguf", pieces, types), {"tokenizer.ggml.bos_token_id": 1})
+    found = read_vocabulary(vocabulary_file(tmp_path / "a.gguf", pieces, types, bos=1))
     # Then
     assert found.pieces == ("<unk>", "<bos>", "\u2581", "\u2581\u2581", " a", "a", "<b>")
     assert found.merges == (("\u2581", "\u2581"),)
     assert found.whole == ("<bos>", "\u2581\u2581", "<b>")
     assert found.special == {"bos": "<bos>", "eos": "<eos>", "unknown": "<unk>", "padding": "<pad>"}
+    assert read_vocabulary(vocabulary_file(tmp_path / "b.gguf", pieces, types, bos=6)).special["bos"] == "<b>"
 
 
 def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     def refusal(pieces: list[str], types: list[int], merges: list[str] | None = None) -> str:
         with pytest.raises(CheckpointError) as error:
-            read_vocabulary(vocabulary_file(tmp_path / "a.gguf", pieces, types, merges), {})
+            read_vocabulary(vocabulary_file(tmp_path / "a.gguf", pieces, types, merges))
         return str(error.value)
 
     # When / Then
@@ -60,20 +61,20 @@ def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     assert "a merge of pieces that it does not have: ('a', 'b')" in refusal(["a", "b"], [1, 1], ["a b"])
     (tmp_path / "b.gguf").write_bytes(b"GGUF")
     with pytest.raises(CheckpointError, match="is a damaged GGUF file"):
-        read_vocabulary(tmp_path / "b.gguf", {})
+        read_vocabulary(tmp_path / "b.gguf")
 
 
 def test_a_vocabulary_that_takes_too_much_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given pieces each of which has a merge at every place, 42 bytes in the file
     file = vocabulary_file(tmp_path / "a.gguf", ["a", "aa", "aaa", "aaaa"], [NORMAL] * 4)
-    assert len(read_vocabulary(file, {}).merges) == 6
+    assert len(read_vocabulary(file).merges) == 6
     # When / Then
     monkeypatch.setattr(vocabulary, "MOST_MERGES", 5)
     with pytest.raises(CheckpointError, match="its tokens allow more than 5 merges"):
-        read_vocabulary(file, {})
+        read_vocabulary(file)
     monkeypatch.setattr(gguf_file, "_MOST_KEPT_BYTES", 41)
     with pytest.raises(CheckpointError, match="a list of more than 41 bytes of text"):
-        read_vocabulary(file, {})
+        read_vocabulary(file)
     # And so are the other texts of a file, and the names of its tensors
     named = (tmp_path / "b.gguf", "gemma3")
     long = [*named, *(chr(97 + number) * 20 for number in range(3))]
