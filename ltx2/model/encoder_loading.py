@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,28 +47,26 @@ def load_tokenizer(encoder: TextEncoder) -> Any:
     """
     if encoder.tokenizer is not None:
         return GemmaTokenizer.from_pretrained(encoder.tokenizer)
-    text = encoder.config["text_config"]
+    if TOKENIZER in encoder.assets:
+        with tempfile.TemporaryDirectory() as folder:
+            for name, stored in encoder.assets.items():
+                Path(folder, name).write_bytes(stored.read())
+            return GemmaTokenizer.from_pretrained(folder)
     if encoder.source.suffix == GGUF_SUFFIX:
-        return _checked(read_vocabulary(encoder.source), encoder.source, text)
-    if TOKENIZER not in encoder.assets:
-        tokenizer = _checked(
-            read_sentencepiece(encoder.source, encoder.assets[SENTENCEPIECE].read()), encoder.source, text
-        )
-        if len(tokenizer) < text["vocab_size"]:
-            tokenizer.add_tokens([AddedToken(IMAGE, special=True, normalized=False)])
-        return tokenizer
-    with tempfile.TemporaryDirectory() as folder:
-        for name, stored in encoder.assets.items():
-            Path(folder, name).write_bytes(stored.read())
-        return GemmaTokenizer.from_pretrained(folder)
+        return _checked(read_vocabulary(encoder.source), encoder)
+    tokenizer = _checked(read_sentencepiece(encoder.source, encoder.assets[SENTENCEPIECE].read()), encoder)
+    if len(tokenizer) < encoder.config["text_config"]["vocab_size"]:
+        tokenizer.add_tokens([AddedToken(IMAGE, special=True, normalized=False)])
+    return tokenizer
 
 
-def _checked(vocabulary: Vocabulary, file: Path, text_config: Mapping[str, Any]) -> Any:
-    """`tokenizer_of` the vocabulary of `file`: on a GPU, a token without an embedding would end the process."""
+def _checked(vocabulary: Vocabulary, encoder: TextEncoder) -> Any:
+    """`tokenizer_of` the vocabulary of `encoder`: on a GPU, a token without an embedding would end the process."""
+    file, text = encoder.source, encoder.config["text_config"]
     if missing := set(vocabulary.special.values()) - set(vocabulary.pieces):
         raise CheckpointError(f"{file} has no token {min(missing)!r:.200}")
-    tokenizer = tokenizer_of(vocabulary, text_config["max_position_embeddings"])
-    largest, rows = max(tokenizer.get_vocab().values()), text_config["vocab_size"]
+    tokenizer = tokenizer_of(vocabulary, text["max_position_embeddings"])
+    largest, rows = max(tokenizer.get_vocab().values()), text["vocab_size"]
     if largest >= rows:
         raise CheckpointError(f"{file} has a token {largest}, but embeddings for {rows} tokens only")
     return tokenizer
