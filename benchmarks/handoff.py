@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,13 @@ PARTS = {
 }
 
 
+class Load(StrEnum):
+    """What else the machine does. busy: a process per core that computes."""
+
+    QUIET = "quiet"
+    BUSY = "busy"
+
+
 def main() -> None:
     """Run both, and print the results."""
     options = parse()
@@ -89,15 +97,15 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def loads(options: argparse.Namespace) -> list[str]:
+def loads(options: argparse.Namespace) -> list[Load]:
     """With which other work on the machine to measure."""
-    return ["quiet", "busy"] if options.busy else ["quiet"]
+    return [*Load] if options.busy else [Load.QUIET]
 
 
 @contextmanager
-def other_work(load: str) -> Iterator[None]:
-    """If `load` is busy: a process per core that computes as long as this one lives."""
-    count = len(os.sched_getaffinity(0)) if load == "busy" else 0
+def other_work(load: Load) -> Iterator[None]:
+    """Processes of a busy machine, which compute until the end of the block, or of this process."""
+    count = len(os.sched_getaffinity(0)) if load is Load.BUSY else 0
     work = f"import os\nwhile os.getppid() == {os.getpid()}: sum(range(10**6))"
     started = [subprocess.Popen([sys.executable, "-S", "-c", work]) for _ in range(count)]
     try:
@@ -131,7 +139,7 @@ def arguments(options: argparse.Namespace) -> list[str]:
     return [f"--{name}={getattr(options, name)}" for name in names] + (["--busy"] if options.busy else [])
 
 
-def bare(options: argparse.Namespace) -> dict[str, list[list[float]]]:
+def bare(options: argparse.Namespace) -> dict[Load, list[list[float]]]:
     """Start and end of each engine call, in seconds, with each load."""
     settings = Settings.from_env().model_copy(update={"engine": options.engine})
     engine = EngineSlot(settings).engine(options.model)
@@ -159,7 +167,7 @@ def loop(engine: Any, spec: JobSpec) -> list[list[float]]:
 # The chain
 
 
-def run_chains(options: argparse.Namespace, folder: Path) -> dict[str, dict[str, Any]]:
+def run_chains(options: argparse.Namespace, folder: Path) -> dict[Load, dict[str, Any]]:
     """For each load, when the segments of a job reached each point, and where they read their states from."""
     with deployment(options, folder) as (settings, worker):
 
@@ -250,7 +258,7 @@ def sources_of(settings: Settings, job: Job) -> dict[str, int]:
 
 
 def print_results(
-    options: argparse.Namespace, alone: dict[str, list[list[float]]], chains: dict[str, dict[str, Any]]
+    options: argparse.Namespace, alone: dict[str, list[list[float]]], chains: dict[Load, dict[str, Any]]
 ) -> None:
     """Print the results of both, and write them to a file."""
     rows, gaps, more = [], [], dict[str, Any]()
