@@ -164,8 +164,12 @@ def _refuse_full(model: str, *, full: bool) -> None:
 def refuse_other_files(file: Path) -> None:
     """Refuse a file that is neither .safetensors nor .gguf."""
     if file.suffix not in SUFFIXES:
-        pickled = ": weights in it are pickled, and loading them could run any code" if file.suffix in _PICKLED else ""
-        raise UnsupportedModelError(f"{file} is neither a {' nor a '.join(SUFFIXES)} file{pickled}")
+        raise _other_file(file)
+
+
+def _other_file(file: Path) -> UnsupportedModelError:
+    pickled = ": weights in it are pickled, and loading them could run any code" if file.suffix in _PICKLED else ""
+    return UnsupportedModelError(f"{file} is neither a {' nor a '.join(SUFFIXES)} file{pickled}")
 
 
 def hub_model(model: str) -> HubModel:
@@ -260,19 +264,24 @@ def check_is_pipeline(folder: Path) -> None:
             f"{folder} is one component, {str(kind)[:100]}, not a whole model: {layout_advice()}"
         )
     files = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES)
-    for file in sorted(folder.iterdir()) if not files else ():
-        if file.suffix in _PICKLED:
-            refuse_other_files(file)
-    if not files and any((folder / name).is_dir() for name in COMPONENTS):
-        raise CheckpointError(f"{folder} is incomplete: model_index.json is missing")
     if not files:
-        raise CheckpointError(
-            f"{folder} is no model folder: it has no model_index.json (the layout of diffusers), and no "
-            f"{' or '.join(SUFFIXES)} file"
-        )
+        raise _without_files(folder)
     more = f", and {len(files) - 1} more files" if len(files) > 1 else ""
     first = recognize(files[0])
     raise UnsupportedModelError(f"{folder} has no model_index.json; {first}{more}: {layout_advice(first.version)}")
+
+
+def _without_files(folder: Path) -> CheckpointError:
+    """What is wrong with a `folder` that has neither a model_index.json nor a file of weights."""
+    pickled = sorted(file for file in folder.iterdir() if file.suffix in _PICKLED)
+    if pickled:
+        return _other_file(pickled[0])
+    if any((folder / name).is_dir() for name in COMPONENTS):
+        return CheckpointError(f"{folder} is incomplete: model_index.json is missing")
+    return CheckpointError(
+        f"{folder} is no model folder: it has no model_index.json (the layout of diffusers), and no "
+        f"{' or '.join(SUFFIXES)} file"
+    )
 
 
 def _is_entry(entry: Any) -> bool:
