@@ -13,7 +13,7 @@ from pathlib import Path
 from ltx2.checkpoints.authors_names import ASSETS, place_of
 from ltx2.checkpoints.components import Stored, TextEncoder
 from ltx2.checkpoints.gemma_config import config_of_shapes
-from ltx2.checkpoints.gguf_encoder import encoder_in_gguf
+from ltx2.checkpoints.gguf_encoder import ONLY_IN_GEMMA_4, encoder_in_gguf
 from ltx2.checkpoints.quantized import refuse_quantized
 from ltx2.checkpoints.sentencepiece import MOST_BYTES
 from ltx2.checkpoints.variant import Config
@@ -27,7 +27,6 @@ SENTENCEPIECE = "spiece_model"
 """The tensor with a sentencepiece model, as of `ltx2.checkpoints.sentencepiece`."""
 _TOKENIZER_TENSOR, _FILE_TENSOR = "tokenizer_json", "hf_asset__"
 _TYPES = ("gemma3", "gemma4_unified")
-_ONLY_IN_GEMMA_4 = ".layer_scalar"
 _LANGUAGE_MODEL = re.compile(r"(?:model\.)?language_model\.(?:model\.)?(.+)")
 """Where files of different ages have the language model; all else is not needed for prompts."""
 GGUF_SUFFIX = ".gguf"
@@ -112,7 +111,7 @@ def encoder_in_file(file: Path, header: Header, weights: dict[str, Stored]) -> T
 
 def _config(file: Path, header: Header, tensors: dict[str, Stored]) -> Config:
     if CONFIG not in header.metadata:
-        if any(name.endswith(_ONLY_IN_GEMMA_4) for name in tensors):
+        if any(name.endswith(ONLY_IN_GEMMA_4) for name in tensors):
             raise UnsupportedModelError(
                 f"text_encoder: {file} is a Gemma 4 without {CONFIG} in it: name the authors' file, or the folder of "
                 "such a text encoder, which has a config.json"

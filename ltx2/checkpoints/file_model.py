@@ -27,7 +27,8 @@ from ltx2.checkpoints.file_sets import (
     main_file,
     refuse_shard,
 )
-from ltx2.checkpoints.recognition import ARCHITECTURE, config_of, header_of
+from ltx2.checkpoints.gguf import ARCHITECTURE
+from ltx2.checkpoints.recognition import config_of, header_of
 from ltx2.checkpoints.variant import Config, Variant, check_text_width, variant_of
 from ltx2.checkpoints.weight_files import Header, StoredTensor
 from ltx2.errors import CheckpointError, UnsupportedModelError

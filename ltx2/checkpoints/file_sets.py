@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ltx2.checkpoints.file_precision import UNREADABLE, form_of
+from ltx2.checkpoints.gguf import ARCHITECTURE
 from ltx2.checkpoints.recognition import (
-    ARCHITECTURE,
     SUFFIXES,
     FileKind,
     RecognizedFile,

@@ -15,6 +15,8 @@ from ltx2.checkpoints.weight_files import StoredTensor, whole
 from ltx2.errors import CheckpointError
 
 MAGIC = b"GGUF"
+ARCHITECTURE = "general.architecture"
+"""The key of the metadata that every GGUF file has, and no other."""
 ORIGINAL_SHAPE = "comfy.gguf.orig_shape."
 """The prefix of a key that says the shape of a tensor, which was stored in another shape to be quantized."""
 _STRING, _ARRAY = 8, 9
@@ -87,7 +89,7 @@ def read_gguf(path: Path) -> GgufHeader:
         end = max((tensor.begin + tensor.size for tensor in tensors.values()), default=0)
         if end > path.stat().st_size:
             raise ValueError(f"its tensors end at {end}, but it has {path.stat().st_size} bytes: download it again")
-    architecture = values.get("general.architecture")
+    architecture = values.get(ARCHITECTURE)
     texts = {name: value for name, value in values.items() if isinstance(value, str)}
     others = {name: value for name, value in values.items() if value is not None and name not in texts}
     return GgufHeader(None if architecture is None else str(architecture)[:50], tensors, texts, others)

@@ -14,6 +14,7 @@ from typing import Any
 
 from ltx2.checkpoints.components import Stored, TextEncoder
 from ltx2.checkpoints.gemma_config import EVERY, FULL_FACTOR, FULL_LAYERS, LOCAL_THETA, gemma_3_config, layer_types
+from ltx2.checkpoints.gguf import ARCHITECTURE
 from ltx2.checkpoints.variant import GEMMA_4, Config
 from ltx2.checkpoints.weight_files import Header
 from ltx2.errors import CheckpointError, UnsupportedModelError
@@ -21,6 +22,8 @@ from ltx2.errors import CheckpointError, UnsupportedModelError
 ARCHITECTURES = ("gemma3", "gemma4")
 PROJECTOR = "clip"
 """The architecture of a file with the tower for pictures, mmproj."""
+ONLY_IN_GEMMA_4 = (".layer_scalar", ".layer_output_scale.weight")
+"""How names of tensors end that Gemma 3 does not have, in transformers and in llama.cpp."""
 TOKENIZERS = ("llama", "gemma4")
 """The tokenizers that a vocabulary in a GGUF file can be of, as `tokenizer.ggml.model` names them."""
 
@@ -65,7 +68,7 @@ def encoder_in_gguf(file: Path, header: Header, tokenizer: Path | None) -> TextE
         raise UnsupportedModelError(
             f"text_encoder: {file} is one of {parts} parts: join them with `llama-gguf-split --merge`"
         )
-    architecture = header.metadata["general.architecture"]
+    architecture = header.metadata[ARCHITECTURE]
     values = _Values(file, architecture, header.numbers)
     config = _gemma_3(values, header) if architecture == "gemma3" else _gemma_4(values, header)
     if header.metadata.get("tokenizer.ggml.model") in TOKENIZERS:

@@ -13,14 +13,13 @@ from typing import Any
 from ltx2.checkpoints.authors_configs import version_of_names
 from ltx2.checkpoints.authors_names import bare_name
 from ltx2.checkpoints.file_precision import form_of
-from ltx2.checkpoints.gguf import read_gguf
-from ltx2.checkpoints.gguf_encoder import PROJECTOR, is_encoder
+from ltx2.checkpoints.gguf import ARCHITECTURE, read_gguf
+from ltx2.checkpoints.gguf_encoder import ONLY_IN_GEMMA_4, PROJECTOR, is_encoder
 from ltx2.checkpoints.lora_file import IC_LORA_KEY
 from ltx2.checkpoints.lora_names import Role, is_dora, parse
 from ltx2.checkpoints.weight_files import Header, StoredTensor, check_file, read_header
 
 _GEMMA_4 = "gemma4_unified"
-_ONLY_IN_GEMMA_4 = (".layer_scalar", ".layer_output_scale.weight")
 DIFFUSERS_LAYOUT = {
     "2.0": "Lightricks/LTX-2 or rootonchair/LTX-2-19b-distilled",
     "2.3": "diffusers/LTX-2.3-Diffusers or diffusers/LTX-2.3-Distilled-Diffusers",
@@ -28,8 +27,6 @@ DIFFUSERS_LAYOUT = {
 }
 """Repositories on the hub that have a version in the layout of diffusers."""
 SUFFIXES = (".safetensors", ".gguf")
-ARCHITECTURE = "general.architecture"
-"""The key of the metadata that every GGUF file has, and no other."""
 
 
 def layout_advice(version: str | None = None) -> str:
@@ -233,7 +230,7 @@ def _version(header: Header, parts: Iterable[str]) -> str | None:
 def _version_of_part(header: Header) -> str | None:
     """What tells versions apart in parts without a transformer; None if 2.3 and 2.5 have the same, or nothing does."""
     names = header.tensors
-    if _GEMMA_4 in header.metadata.get("gemma_config", "") or any(name.endswith(_ONLY_IN_GEMMA_4) for name in names):
+    if _GEMMA_4 in header.metadata.get("gemma_config", "") or any(name.endswith(ONLY_IN_GEMMA_4) for name in names):
         return "2.5"
     if "text_embedding_projection.aggregate_embed.weight" in names:
         return "2.0"

@@ -21,10 +21,11 @@ from PIL import Image
 from blobstore import BlobNotFoundError, InMemoryBlobStore
 from blobstore.manifest import Manifest, NewerManifestError
 from blobstore.redis.urls import RedisURLError, mask_urls, parse_url, shown_url
+from ltx2.checkpoints.gguf import ARCHITECTURE
 from ltx2.checkpoints.gguf_encoder import encoder_in_gguf, is_encoder
 from ltx2.checkpoints.hub_names import parse_hub_name
 from ltx2.checkpoints.lora_file import read_lora
-from ltx2.checkpoints.recognition import ARCHITECTURE, header_of, recognize
+from ltx2.checkpoints.recognition import header_of, recognize
 from ltx2.checkpoints.sentencepiece import read_sentencepiece
 from ltx2.checkpoints.vocabulary import read_vocabulary
 from ltx2.errors import CheckpointError, ContinuationError
