@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks import report
 from ltx2.engine import Engine
 from ltx2.media.crossfade import crossfaded, crossfaded_into
-from ltx2.media.sources.ending import Excerpt, Wanted
+from ltx2.media.sources.excerpts import Excerpt, Wanted
 from ltx2.media.sources.extension import extension_of, lead_of, wanted_of
 from ltx2.media.sources.lead_in import lead_in, wanted_beginning
 from ltx2.media.sources.pictures import Fit

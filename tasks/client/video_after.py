@@ -6,7 +6,7 @@ from pathlib import Path
 
 from blobstore import BlobStore
 from ltx2 import LTX2ContinuationState
-from ltx2.media.sources.ending import Excerpt
+from ltx2.media.sources.excerpts import Excerpt
 from ltx2.media.sources.lead_in import wanted_beginning
 from ltx2.media.sources.pictures import Fit
 from ltx2.media.sources.reader import read_beginning

@@ -30,7 +30,7 @@ from ltx2.checkpoints.sentencepiece import read_sentencepiece
 from ltx2.checkpoints.vocabulary import read_vocabulary
 from ltx2.errors import CheckpointError, ContinuationError
 from ltx2.media.picture_decoder import decode_picture
-from ltx2.media.sources.ending import Wanted, decode_ending
+from ltx2.media.sources.excerpts import Wanted, decode_ending
 from ltx2.media.sources.pictures import Fit
 from ltx2.media.sources.whole import WantedParts, encode_parts
 from ltx2.state.arrays import decode_frames, decode_tensor, unpack_frames

@@ -12,7 +12,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from ltx2.media.sources.ending import Excerpt, Wanted
+from ltx2.media.sources.excerpts import Excerpt, Wanted
 from ltx2.media.sources.pictures import Fit
 from ltx2.state.continuation import LTX2ContinuationState
 from ltx2.state.renderable import AUDIO_SPACE, NORMALISED

@@ -13,7 +13,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from ltx2.media.sources.ending import Wanted
+from ltx2.media.sources.excerpts import Wanted
 from ltx2.media.sources.extension import LEAD, SAMPLES_PER_LATENT, SOUND_RATE
 from ltx2.media.sources.pictures import Fit
 from ltx2.media.sources.samples import Sound

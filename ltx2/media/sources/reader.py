@@ -9,7 +9,7 @@ from typing import IO
 import numpy as np
 
 from ltx2.media.limited_child import decode_in_child
-from ltx2.media.sources.ending import Excerpt, Wanted
+from ltx2.media.sources.excerpts import Excerpt, Wanted
 from ltx2.media.sources.whole import WantedParts
 from ltx2.state.png import Frame
 
@@ -45,7 +45,7 @@ def _read(file: IO[bytes], which: str, wanted: Wanted) -> Excerpt:
         wanted.before_s,
         wanted.rate,
     )
-    head, _, data = _decoded("ltx2.media.sources.ending", arguments, file).partition(b"\n")
+    head, _, data = _decoded("ltx2.media.sources.excerpts", arguments, file).partition(b"\n")
     available, before, samples = json.loads(head)
     shape = (wanted.frames, wanted.height, wanted.width, 3)
     pixels = int(np.prod(shape))
@@ -56,7 +56,7 @@ def _read(file: IO[bytes], which: str, wanted: Wanted) -> Excerpt:
 
 def read_first_frame(file: IO[bytes], width: int, height: int) -> Frame:
     """The first frame of a video as a start image, uint8 `(height, width, 3)`. ValueError: as `read_ending`."""
-    pixels = _decoded("ltx2.media.sources.ending", ("first", width, height), file)
+    pixels = _decoded("ltx2.media.sources.excerpts", ("first", width, height), file)
     return np.frombuffer(pixels, np.uint8).reshape(height, width, 3).copy()
 
 

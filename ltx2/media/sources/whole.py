@@ -1,6 +1,6 @@
 """Encodes a whole video but its end, or its beginning, as clips of a film.
 
-Run as a program, it is a child process with limits: see `reader`. Frames are those of `ending`: the nearest ones by
+Run as a program, it is a child process with limits: see `reader`. Frames are those of `excerpts`: the nearest ones by
 time, counted back from the video's last, or from its first. One part is in memory at a time, and the video's sound as
 FLAC.
 """
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ltx2.errors import MediaError
 from ltx2.media.clip import encode_clip
 from ltx2.media.limited_child import run_limited
-from ltx2.media.sources.ending import beginning_times, decoded_pictures, frames_at, nearest, span_of
+from ltx2.media.sources.excerpts import beginning_times, decoded_pictures, frames_at, nearest, span_of
 from ltx2.media.sources.opening import opened, sound_of, video_of
 from ltx2.media.sources.pictures import Fit, Fitter
 from ltx2.media.sources.samples import Sound

@@ -13,7 +13,7 @@ import pytest
 from blobstore import InMemoryBlobStore, open_blob_store
 from ltx2.media.clip import read_clip
 from ltx2.media.crossfade import crossfaded
-from ltx2.media.sources.ending import Wanted, decode_ending
+from ltx2.media.sources.excerpts import Wanted, decode_ending
 from ltx2.media.sources.extension import wanted_of
 from ltx2.media.sources.pictures import Fit
 from ltx2.state.arrays import decode_latents

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from blobstore import open_blob_store
 from ltx2.media.clip import read_clip
 from ltx2.media.crossfade import crossfaded_into
-from ltx2.media.sources.ending import decode_beginning
+from ltx2.media.sources.excerpts import decode_beginning
 from ltx2.media.sources.lead_in import lead_in, wanted_beginning
 from ltx2.media.sources.pictures import Fit
 from ltx2.state.arrays import decode_latents

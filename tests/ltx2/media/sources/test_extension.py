@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from ltx2.media.sources.ending import Excerpt
+from ltx2.media.sources.excerpts import Excerpt
 from ltx2.media.sources.extension import LEAD, SAMPLES_PER_LATENT, SOUND_RATE, extension_of, lead_of, wanted_of
 from ltx2.media.sources.pictures import Fit
 from ltx2.timeline import SegmentShape, continued_timing, first_timing, next_timing

@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from ltx2.media.sources.ending import Wanted, decode_beginning
+from ltx2.media.sources.excerpts import Wanted, decode_beginning
 from ltx2.media.sources.extension import LEAD
 from ltx2.media.sources.lead_in import lead_in, wanted_beginning
 from ltx2.media.sources.pictures import Fit

@@ -18,13 +18,13 @@ from ltx2.media.clip import encode_clip, read_clip
 from ltx2.media.film import join_film
 from ltx2.media.live import first_clips_needed, live_piece
 from ltx2.media.sources import whole
-from ltx2.media.sources.ending import Wanted, decode_ending
+from ltx2.media.sources.excerpts import Wanted, decode_ending
 from ltx2.media.sources.pictures import Fit
 from ltx2.media.sources.reader import encode_video
 from ltx2.media.sources.whole import WantedParts, encode_parts
 from ltx2.quality.film_reader import film_pieces, film_sound
 from ltx2.timeline import FilmPart, SegmentShape, film_frames, first_timing, source_timings, source_timings_after
-from tests.ltx2.media.sources.test_ending import MATRIX_IN_TRACK_HEADER, ONE
+from tests.ltx2.media.sources.test_excerpts import MATRIX_IN_TRACK_HEADER, ONE
 from tests.ltx2.media.sources.videos import FPS, HEIGHT, WIDTH, numbered, numbers, sound_in, tone, video
 
 OVERLAP, PART, FRAMES = 9, 8, 45

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ltx2.media.sources import reader
-from ltx2.media.sources.ending import Excerpt, Wanted, decode_ending, decode_first_frame
+from ltx2.media.sources.excerpts import Excerpt, Wanted, decode_ending, decode_first_frame
 from ltx2.media.sources.opening import opened
 from ltx2.media.sources.pictures import Fit
 from ltx2.media.sources.reader import read_ending, read_first_frame

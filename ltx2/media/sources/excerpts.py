@@ -1,4 +1,4 @@
-"""Decodes the end of a user's video, or its beginning.
+"""Decodes an excerpt of a user's video: its end, its beginning, or its first frame.
 
 Run as a program, it is a child process with limits: see `reader`. Only what is wanted is decoded, from the last
 keyframe before it. Frames at the job's rate are the nearest ones of the video by time, so variable frame rates need
