@@ -90,13 +90,6 @@ class Blocks:
         self._blocks = blocks
         self._rest: Sound = np.zeros((0, 2), np.float32)
 
-    def skip(self, count: int) -> None:
-        """Go on after the next `count` samples, without keeping them in memory."""
-        while count > len(self._rest) and (block := next(self._blocks, None)) is not None:
-            count -= len(self._rest)
-            self._rest = block
-        self._rest = self._rest[count:]
-
     def take(self, count: int) -> Sound:
         """The next `count` samples."""
         parts, missing = [self._rest[:count]], count - len(self._rest)

@@ -75,12 +75,13 @@ def encode_parts(file: IO[bytes], wanted: WantedParts) -> Iterator[bytes]:
             return
         has_sound = sound_of(container) is not None
     shown, overlap = count - wanted.overlap, wanted.overlap
-    start = last - (count - 1) / wanted.fps
-    timings = source_timings(shown, wanted.part_frames, wanted.fps, overlap)
-    times = [start + Fraction(number) / wanted.fps for number in range(shown)]
     if wanted.after:
         start, timings = first, source_timings_after(shown, wanted.part_frames, wanted.fps, overlap, overlap)
         times = beginning_times(wanted.fps, count, first, last)[overlap:]
+    else:
+        start = last - (count - 1) / wanted.fps
+        timings = source_timings(shown, wanted.part_frames, wanted.fps, overlap)
+        times = [start + Fraction(number) / wanted.fps for number in range(shown)]
     sound = _Sound(decode_track(file) if has_sound else None, start)
     with opened(file) as container:
         video = video_of(container)
@@ -112,11 +113,10 @@ class _Sound:
 
     def __init__(self, flac: bytes | None, start: Fraction) -> None:
         """flac: from the file's time 0 on; None: silence. start: seconds of the first picture."""
-        self._blocks = Blocks(Track(flac).at(RATE) if flac is not None else iter(()))
         lead = round(start * RATE)
+        self._blocks = Blocks(Track(flac).at(RATE, first=max(0, lead)) if flac is not None else iter(()))
         self._ahead: Sound = np.zeros((max(0, -lead), 2), np.float32)
         self._position = 0  # of what is ahead, from the first picture on
-        self._blocks.skip(max(0, lead))
 
     def of(self, timing: SourceTiming) -> Sound:
         """The samples of a part, a few more than it needs."""
