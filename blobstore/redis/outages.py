@@ -45,7 +45,7 @@ _calls = threading.local()
 
 
 def reason_of(error: BaseException) -> str:
-    """Why a connection failed, without the address, which who shows it knows."""
+    """Why a connection failed, without the address, which the caller shows."""
     return _CONNECTING.sub("", str(error)).removesuffix(".")
 
 
