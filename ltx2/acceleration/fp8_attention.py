@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, library, nn
 
 from ltx2.acceleration.fp8 import FLOAT8, LARGEST, to_float8
-from ltx2.errors import DeviceError, install_line
+from ltx2.errors import DeviceError
+from ltx2.extras import install_line
 
 CAPABILITY = (9, 0)
 CHANNELS_STEP = 16

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ltx2.checkpoints.gguf import BLOCKS
-from ltx2.errors import UnsupportedModelError, install_line
+from ltx2.errors import UnsupportedModelError
+from ltx2.extras import install_line
 
 MOST_AT_ONCE = 1 << 24
 """Numbers that are converted at once while loading: a table of embeddings takes 4 GB in float32."""

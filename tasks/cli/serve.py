@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ltx2.errors import install_line
+from ltx2.extras import install_line
 from tasks.cli.command import main
 from tasks.maintenance.server_findings import check_servers
 from tasks.settings import Settings

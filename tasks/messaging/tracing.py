@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
-from ltx2.errors import install_line
+from ltx2.extras import install_line
 from tasks.errors import LongtakeError
 from tasks.jobs.connection import OUTAGES
 from tasks.jobs.reader import JobReader

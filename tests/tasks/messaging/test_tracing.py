@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from ltx2.errors import install_line
+from ltx2.extras import install_line
 from tasks.cli.command import main
 from tasks.client.submit import submit
 from tasks.messaging.tracing import is_wanted, not_possible
