@@ -115,7 +115,7 @@ async function play(video) {
   const append = async (data) => {
     try { buffer.appendBuffer(data); } catch (error) {
       if (error.name !== "QuotaExceededError") throw error;
-      await wait(1000); // full: there is room again once some of it was played
+      await wait(1000); // the buffer is full until some of it was played
       return append(data);
     }
     await ended(buffer, "updateend");
