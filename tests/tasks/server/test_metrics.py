@@ -74,11 +74,13 @@ def test_a_segment_of_a_cancelled_job_has_lost_its_lease(client: httpx2.Client, 
 
 def test_a_server_knows_jobs_queues_and_workers(client: httpx2.Client, worker: Worker) -> None:
     # Given a finished job, and one that is paused
+    workers = [f"longtake_workers{{'state': '{state}'}}" for state in ("loading", "idle", "working")]
     finished(client, submitted(client, spec("a")))
     paused = submitted(client, spec(*"abcdefgh"))
     client.post(f"/jobs/{paused}/pause")
     # When
     wait_until(lambda: figures(client.get("/metrics").text)[EVENTS.format("paused")], what="the event")
+    wait_until(lambda: any(figures(client.get("/metrics").text)[name] for name in workers), what="a heartbeat")
     found = figures(client.get("/metrics").text)
     # Then
     assert found[EVENTS.format("done")] >= 1
@@ -89,7 +91,7 @@ def test_a_server_knows_jobs_queues_and_workers(client: httpx2.Client, worker: W
     assert found["longtake_segments_to_render"] > 0
     assert found["longtake_oldest_queued_seconds"] == 0
     assert {f"longtake_queue_messages{{'queue': '{name}'}}" for name in ("segments", "clips", "films")} <= found.keys()
-    assert sum(found[f"longtake_workers{{'state': '{state}'}}"] for state in ("loading", "idle", "working")) == 1
+    assert sum(found[name] for name in workers) == 1
     # And that it was cancelled
     client.post(f"/jobs/{paused}/cancel")
     cancelled = "longtake_jobs{'state': 'cancelled'}"
