@@ -86,8 +86,10 @@ class Shortage:
         self._wanted = wanted
         self._times: dict[str, float] = {}  # atomic without a lock, which a fork could copy while it is held
 
-    def refused(self, error: Exception) -> None:
-        """Record that a call was refused."""
+    def refused(self, error: Exception, called_at: float) -> None:
+        """Record that a call was refused. called_at: when it began, by the monotonic clock."""
+        if called_at < self._times.get("ended", called_at):
+            return  # the refusal is older than the end that another call saw
         now = self._times["last"] = time.monotonic()
         if self._times.setdefault("since", now) is now:
             log.warning("waiting for %s to have %s: %s", self._what, self._wanted, error)
@@ -95,7 +97,8 @@ class Shortage:
     def served(self, *, waited: bool) -> None:
         """Record that a call succeeded. waited: it was refused before."""
         now = time.monotonic()
-        if self._times and (waited or now - self._times["last"] > QUIET_S):
+        if "since" in self._times and (waited or now - self._times["last"] > QUIET_S):
+            self._times["ended"] = now
             since = self._times.pop("since", None)
             if since is not None:
                 log.warning("%s has %s again after %.1f s", self._what, self._wanted, now - since)
@@ -114,12 +117,13 @@ def retry_while_full(
     start = time.monotonic()
     waited = False
     while True:
+        called_at = time.monotonic()
         try:
             result = call()
         except Exception as error:
             if not is_full(error) or not patience_s:
                 raise
-            shortage.refused(error)
+            shortage.refused(error, called_at)
             if time.monotonic() >= start + patience_s:
                 raise
         else:

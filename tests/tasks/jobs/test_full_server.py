@@ -32,9 +32,17 @@ def test_the_wait_for_memory_is_one_line_at_its_start_and_one_at_its_end(
             refused += 1
             raise
 
-    with ThreadPoolExecutor(WAITERS) as threads:
-        # Given calls that wait for a full server
+    def write_and_be_slow() -> bool:
+        try:
+            return write()
+        except redis.OutOfMemoryError:
+            wait_until(lambda: "Redis has memory again" in caplog.text, what="the line of another call")
+            raise
+
+    with ThreadPoolExecutor(WAITERS + 1) as threads:
+        # Given calls that wait for a full server, and one that learns of its refusal only after the end
         with full(own_server):
+            slow = threads.submit(when_there_is_memory, write_and_be_slow, patient=True)
             calls = [threads.submit(when_there_is_memory, write, patient=True) for _ in range(WAITERS)]
             wait_until(lambda: refused >= 3 * WAITERS, what="calls that are refused again and again")
             # When one does not wait, Then it fails, and adds no line
@@ -43,7 +51,7 @@ def test_the_wait_for_memory_is_one_line_at_its_start_and_one_at_its_end(
             # and a call that needs no memory is not taken for the end
             assert when_there_is_memory(client.ping, patient=True)
         # When there is memory again
-        assert all(call.result() for call in calls)
+        assert all(call.result() for call in [slow, *calls])
     # Then there are two lines
     lines = [record.getMessage() for record in caplog.records]
     assert [line.partition(":")[0] for line in lines[:1]] == ["waiting for Redis to have memory"]
