@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ltx2.timeline import SegmentTiming
+from tasks.client.files import make_folder, write_whole
 
 
 def write_report(
@@ -34,7 +35,6 @@ def write_report(
     from ltx2.quality.film_reader import clip_frames, film_pieces, film_sound
     from ltx2.quality.insides import insides, leaps
     from ltx2.quality.plots import chart, contact_sheet, panels, samples_of
-    from tasks.client.files import make_folder, write_whole
 
     make_folder(folder)
     fps = float(timings[0].shape.fps)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -21,6 +20,7 @@ from tasks.client.pace import work_of
 from tasks.field_errors import shown
 from tasks.settings import Settings
 from tasks.spec.schema import JobSpec
+from tasks.worker.versions import version_of
 
 NOTE = "render.json"
 GPUS = Path("/proc/driver/nvidia/gpus")
@@ -56,7 +56,7 @@ def inputs_of(spec: JobSpec, state: Mapping[str, Any] | None, settings: Settings
     Files of LoRAs and models count as the same while their sizes and modification times are. Models that longtake has
     or builds itself change with its version.
     """
-    made_with: dict[str, Any] = {package: _version(package) for package in PACKAGES}
+    made_with: dict[str, Any] = {package: version_of(package) for package in PACKAGES}
     made_with |= {f"LONGTAKE_{name.upper()}": getattr(settings, name) for name in SETTINGS}
     made_with |= {"the device": device_kind(settings.device)}
     loras = [*spec.loras, *([spec.stage2_lora] if spec.stage2_lora else [])]
@@ -139,10 +139,3 @@ def _gpu_name(information: Path) -> str:
     except OSError:
         return "a GPU"
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("Model:")), "a GPU")
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""

@@ -12,7 +12,7 @@ from tasks.errors import LongtakeError, VersionError
 from tasks.jobs.keys import JOBS, job_keys
 from tasks.jobs.records import ClipRecord, Handoff
 from tasks.jobs.spec_reading import read_head, read_segment
-from tasks.maintenance.findings import Finding, error, first_few, warning
+from tasks.maintenance.findings import Finding, Severity, error, first_few, warning
 
 ABOUT = "records"
 PARTS_READ = 20_000
@@ -54,7 +54,7 @@ def examine_parts(client: redis.Redis, read: PartsRead) -> Iterator[Finding]:
         read.jobs += len(page)
         for job_id, kind, length in _lengths(client, page):
             for finding in _examine_hash(client, job_id, kind, length, read):
-                (newer if finding.severity == "warning" else damaged).append(finding)
+                (newer if finding.severity == Severity.WARNING else damaged).append(finding)
     yield from first_few(damaged, ABOUT, "parts of records cannot be read")
     yield from first_few(newer, ABOUT, "parts of records are of a newer version")
 

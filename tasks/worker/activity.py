@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import struct
 import time
@@ -17,23 +16,20 @@ from pydantic import TypeAdapter
 
 from tasks.jobs.results import Claim
 from tasks.jobs.workers import CHILDREN_LIMIT, ChildInfo, ChildState, Gpu
+from tasks.worker.shared_memory import SharedMemory
 
 SLOT_BYTES = 1024
 HEAD = struct.Struct("<II")  # length and CRC-32: the main process may read while a child writes
 _CHILD = TypeAdapter(ChildInfo)
 
 
-class ActivityBoard:
+class ActivityBoard(SharedMemory):
     """One slot for each child, written by the child, read by the worker's main process. Times are of this host."""
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, SLOT_BYTES * CHILDREN_LIMIT)
+        super().__init__(SLOT_BYTES * CHILDREN_LIMIT)
         self._gpu: Gpu | None = None
         self._ranks = 1
-
-    def reset(self) -> None:
-        """Start a worker: use memory that no other process shares. Call it before the worker forks."""
-        self._memory = mmap.mmap(-1, SLOT_BYTES * CHILDREN_LIMIT)
 
     def loading(self) -> None:
         """This child loads its model."""

@@ -25,7 +25,7 @@ from tasks.worker.activity import ActivityBoard
 from tasks.worker.background import BackgroundThread
 from tasks.worker.engines import EngineSlot
 from tasks.worker.heartbeat import Heartbeat
-from tasks.worker.shutdown import BlobOutage, LoadCount, SharedText, ShutdownFlag
+from tasks.worker.shared_memory import BlobOutage, LoadCount, SharedMemory, SharedText, ShutdownFlag
 from tasks.worker.state_cache import StateCache
 from tasks.worker.track_cache import TrackCache
 
@@ -109,13 +109,9 @@ class WorkerProcess:
 
     def start_worker(self) -> None:
         """Become a worker of its own: share memory and token with its future children only. Call it before the fork."""
-        self.shutdown.reset()
-        self.host_fault.reset()
-        self.render_class.reset()
-        self.rank_fault.reset()
-        self.loads.reset()
-        self.blob_outage.reset()
-        self.activity.reset()
+        for memory in vars(self).values():
+            if isinstance(memory, SharedMemory):
+                memory.reset()
         self.token = secrets.token_hex(4)
 
     def sticky_queue(self, worker: str) -> Queue:

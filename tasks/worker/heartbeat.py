@@ -19,7 +19,7 @@ from tasks.jobs.connection import OUTAGES, connect
 from tasks.jobs.workers import Versions, WorkerInfo, WorkerRegistry
 from tasks.settings import Settings
 from tasks.worker.activity import ActivityBoard
-from tasks.worker.shutdown import BlobOutage, SharedText, ShutdownFlag
+from tasks.worker.shared_memory import BlobOutage, SharedText, ShutdownFlag
 from tasks.worker.versions import version_of
 
 log = logging.getLogger(__name__)

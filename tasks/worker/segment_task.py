@@ -27,9 +27,9 @@ from tasks.worker.clip_task import make_clip_in_background
 from tasks.worker.context import WorkerContext, process
 from tasks.worker.dissolve import frames_to_dissolve, with_dissolve
 from tasks.worker.failures import reading_from, when_there_is_room
-from tasks.worker.first_frame import images_of
 from tasks.worker.given_sound import given_sound
 from tasks.worker.handoffs import handoff_of, kept
+from tasks.worker.images import images_of
 from tasks.worker.lease import Lease
 from tasks.worker.pinned_end import pinned_end
 from tasks.worker.renderings import Rendering, best, has_choice, seed_of

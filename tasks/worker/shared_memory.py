@@ -1,4 +1,4 @@
-"""Memory that a worker shares with its forked children: shutdown, loads, host fault, render class, blob server."""
+"""Memory that a worker's main process shares with its forked children: shutdown, loads, host fault, blob server."""
 
 from __future__ import annotations
 
@@ -9,15 +9,23 @@ TEXT_BYTES = 4096
 SECONDS = struct.Struct("=d")
 
 
-class ShutdownFlag:
-    """Set once by the worker's main process, read by its children."""
+class SharedMemory:
+    """Some bytes that a process shares with the children that it forks, at first all zero."""
 
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, 1)
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._memory = mmap.mmap(-1, size)
 
     def reset(self) -> None:
         """Start a worker: use memory that no other process shares. Call it before the worker forks."""
-        self._memory = mmap.mmap(-1, 1)
+        self._memory = mmap.mmap(-1, self._size)
+
+
+class ShutdownFlag(SharedMemory):
+    """Set once by the worker's main process, read by its children."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
 
     def set(self) -> None:
         """From now on this worker takes no more work."""
@@ -28,15 +36,11 @@ class ShutdownFlag:
         return bool(self._memory[0])
 
 
-class LoadCount:
+class LoadCount(SharedMemory):
     """How many children began to load the default model since one last succeeded."""
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, 1)
-
-    def reset(self) -> None:
-        """Start a worker: use memory that no other process shares. Call it before the worker forks."""
-        self._memory = mmap.mmap(-1, 1)
+        super().__init__(1)
 
     def begin(self) -> int:
         """This child begins to load; returns how many others did before it, and neither succeeded nor reported why."""
@@ -49,15 +53,11 @@ class LoadCount:
         self._memory[0] = 0
 
 
-class SharedText:
-    """A text that a child writes and the worker's main process reads: its host's fault, or its render class."""
+class SharedText(SharedMemory):
+    """A text that a child writes and the worker's main process reads, such as its host's fault or its render class."""
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, TEXT_BYTES)
-
-    def reset(self) -> None:
-        """Start a worker: use memory that no other process shares. Call it before the worker forks."""
-        self._memory = mmap.mmap(-1, TEXT_BYTES)
+        super().__init__(TEXT_BYTES)
 
     @property
     def text(self) -> str:
@@ -69,15 +69,11 @@ class SharedText:
         self._memory[:] = text.encode()[: TEXT_BYTES - 1].ljust(TEXT_BYTES, b"\0")
 
 
-class BlobOutage:
+class BlobOutage(SharedMemory):
     """For how long the blob server cannot be used from this host: written by the main process, read by its children."""
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, SECONDS.size)
-
-    def reset(self) -> None:
-        """Start a worker: use memory that no other process shares. Call it before the worker forks."""
-        self._memory = mmap.mmap(-1, SECONDS.size)
+        super().__init__(SECONDS.size)
 
     @property
     def seconds(self) -> float:
