@@ -23,6 +23,7 @@ from tasks.field_errors import explain, shown
 
 PREFIX = "LONGTAKE_"
 OTHER_VARIABLES = ("LONGTAKE_FLOWER_PASSWORD",)  # of docker-compose.yml
+LONGEST_S = 100 * 365 * 86400.0  # the servers and their clients overflow at larger times
 
 
 class Settings(BaseModel):
@@ -99,31 +100,33 @@ class Settings(BaseModel):
         description="a continuation of one colour after other pictures: `report`, or `error` to fail its job",
     )
     log: Literal["text", "json"] = Field("text", description="log format: `text`, or `json` with one object per line")
-    lease_s: float = Field(15.0, gt=0, le=3600, description="seconds after which a silent worker loses its segment")
+    lease_s: float = Field(15.0, ge=0.1, le=3600, description="seconds after which a silent worker loses its segment")
     class_wait_s: float = Field(
         60.0, ge=0, le=3600, description="seconds that a segment waits for a worker of the render class it began with"
     )
-    reconcile_s: float = Field(2.0, gt=0, le=60, description="seconds between two searches for stuck jobs")
+    reconcile_s: float = Field(2.0, ge=0.01, le=60, description="seconds between two searches for stuck jobs")
     max_attempts: int = Field(3, ge=1, le=100, description="failed attempts at one segment that end its job")
     retention_s: float = Field(
-        7 * 86400.0, gt=0, allow_inf_nan=False, description="seconds that a finished job and its film are kept"
+        7 * 86400.0, gt=0, le=LONGEST_S, description="seconds that a finished job and its film are kept"
     )
     open_s: float = Field(
-        86400.0, gt=0, allow_inf_nan=False, description="seconds after which an open job without work closes itself"
+        86400.0, gt=0, le=LONGEST_S, description="seconds after which an open job without work closes itself"
     )
     blob_budget_bytes: int | None = Field(
         None, ge=1, description="bytes of blobs that all jobs together may need; default: no limit"
     )
-    blob_grace_s: float = Field(86400.0, ge=1, description="seconds that a blob is kept that no job needs")
+    blob_grace_s: float = Field(
+        86400.0, ge=1, le=LONGEST_S, description="seconds that a blob is kept that no job needs"
+    )
     visibility_timeout_s: int = Field(
-        6 * 3600, ge=1, description="seconds until Celery delivers an unacknowledged message again"
+        6 * 3600, ge=1, le=LONGEST_S, description="seconds until Celery delivers an unacknowledged message again"
     )
 
     metrics_port: int | None = Field(
         None, ge=1, le=65535, description="port on which a worker answers Prometheus; default: none"
     )
     metrics_host: str = Field(
-        "127.0.0.1", min_length=1, description="address on which it does; 0.0.0.0 for every network of the host"
+        "127.0.0.1", description="address on which it does; 0.0.0.0 for every network of the host"
     )
     api_keys: str | None = Field(
         None,
@@ -149,6 +152,17 @@ class Settings(BaseModel):
         if url is not None:
             parse_url(url)
         return url
+
+    @field_validator("metrics_host")
+    @classmethod
+    def _resolvable(cls, host: str) -> str:
+        try:
+            host.encode("idna")  # as the resolver does: an empty or too long label
+        except UnicodeError:
+            host = ""
+        if not host or not host.isprintable() or " " in host:
+            raise ValueError("it must be the address or the name of a host")
+        return host
 
     @field_validator("webhook_secret")
     @classmethod

@@ -28,10 +28,12 @@ class Keys:
     """The accepted bearer tokens; none: everybody may call."""
 
     def __init__(self, settings: Settings) -> None:
-        """ConfigError: a key is too short."""
+        """ConfigError: a key is too short, or no header can carry it."""
         keys = [key.strip() for key in (settings.api_keys or "").split(",") if key.strip()]
         if any(len(key) < SHORTEST_KEY for key in keys):
             raise ConfigError(f"LONGTAKE_API_KEYS: a key must have {SHORTEST_KEY} or more characters")
+        if not all(key.isascii() and key.isprintable() for key in keys):
+            raise ConfigError("LONGTAKE_API_KEYS: a key must have ASCII letters, digits and signs only")
         self._keys: Sequence[bytes] = [key.encode() for key in keys]
 
     def __bool__(self) -> bool:

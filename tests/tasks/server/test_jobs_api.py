@@ -353,6 +353,9 @@ def test_it_listens_on_loopback_alone_without_keys(longtake: Callable[..., Any],
     )
     short = longtake("serve", settings=server.settings.model_copy(update={"api_keys": "short"}))
     assert short.stderr == "longtake: LONGTAKE_API_KEYS: a key must have 16 or more characters\n"
+    for unsendable in ("ключ" * 4, "\udcff" * 16):
+        refused = longtake("serve", settings=server.settings.model_copy(update={"api_keys": unsendable}))
+        assert refused.stderr == "longtake: LONGTAKE_API_KEYS: a key must have ASCII letters, digits and signs only\n"
 
 
 def test_an_address_that_it_cannot_have_is_one_line(longtake: Callable[..., Any], server: Server) -> None:
