@@ -13,9 +13,10 @@ import redis
 from blobstore import BlobStoreError, InMemoryBlobStore
 from tasks.client.added_images import image_bytes, read_added_images, store_images
 from tasks.client.edit_plan import EditPlan, JobNow, plan_edit
-from tasks.client.fork import check_join, whole_segments
+from tasks.client.fork import check_join
 from tasks.client.idempotency import request_of
 from tasks.client.inputs import read_inputs, with_input_ids
+from tasks.client.losses import first_loss, lost
 from tasks.client.same_head import check_same_head, comparable
 from tasks.client.track_input import track_warnings
 from tasks.deployment import Deployment
@@ -149,10 +150,9 @@ def append_segments(
     longer = spec.model_copy(update={**dict(head), "segments": [*there, *spec.segments]})
     check_join(longer, contents, len(there))
     if status.state == JobState.DONE:
-        whole = whole_segments(deployment.blobs, contents)
-        if whole < status.committed:
-            advice = f"fork it after segment {whole - 1} or an earlier one" if whole else "submit it again"
-            raise JobStateError(f"blobs of segment {whole} of job {job_id} are missing: {advice}")
+        loss = first_loss(deployment.blobs, contents, status.committed)
+        if loss is not None:
+            raise lost(loss, job_id, otherwise="submit it again")
     for warning in _track_warnings(deployment, longer, len(there)):
         log.warning("%s", warning)
     budget = deployment.budget_bytes()

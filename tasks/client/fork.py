@@ -11,6 +11,7 @@ from blobstore import BlobNotFoundError, InMemoryBlobStore, ManagedBlobStore
 from ltx2.timeline import handed_on
 from tasks.client.idempotency import check_key
 from tasks.client.inputs import read_inputs
+from tasks.client.losses import first_loss, lost
 from tasks.client.same_head import check_same_head
 from tasks.client.submission import Draft, create_job, request_digest
 from tasks.deployment import Deployment
@@ -182,17 +183,6 @@ def blobs_of(head: JobHead, committed: Committed) -> list[str]:
     return list(dict.fromkeys([*found, *(clip.blob_id for clip in clips)]))
 
 
-def whole_segments(blobs: ManagedBlobStore, source: JobContents) -> int:
-    """How many leading segments of a job can be shared: those before the first one that lost a blob."""
-    needed = blobs_of(source.head, source.committed.first(0))
-    if not all(blob_id in blobs for blob_id in needed):
-        return 0
-    for handoff in source.committed.handoffs:
-        if not all(blob_id in blobs for blob_id in handoff_blobs(handoff)):
-            return handoff.index
-    return len(source.committed.handoffs)
-
-
 def _pinned(blobs: ManagedBlobStore, source: JobContents, count: int, owner: str) -> Committed:
     """The first segments of `source`, pinned provisionally for `owner`; without clips whose blobs are missing."""
     committed = source.committed.first(count)
@@ -206,9 +196,10 @@ def _pinned(blobs: ManagedBlobStore, source: JobContents, count: int, owner: str
     try:
         pin_all(blobs, blobs_of(source.head, committed), owner, provisional=True)
     except BlobNotFoundError:
-        whole = whole_segments(blobs, source)
-        advice = f"fork it after segment {whole - 1} or an earlier one" if whole else "it cannot be forked"
-        raise JobStateError(f"blobs of segment {whole} of job {source.job_id} are missing: {advice}") from None
+        loss = first_loss(blobs, source, count)
+        if loss is None:
+            raise  # it was put again meanwhile
+        raise lost(loss, source.job_id, otherwise="it cannot be forked") from None
     return committed
 
 

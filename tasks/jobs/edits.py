@@ -12,7 +12,7 @@ from typing import cast
 from tasks.errors import JobStateError
 from tasks.jobs.keys import ACTIVE, ENDED, RESERVED, SUBMITTING, WAITING, job_keys
 from tasks.jobs.lifetimes import JobLifetimes, new_token
-from tasks.jobs.records import pack_segment
+from tasks.jobs.records import DAMAGE, pack_segment
 from tasks.jobs.spec_reading import read_segment
 from tasks.jobs.status_reading import no_such_job
 from tasks.spec.segments import MAX_SEGMENTS, SegmentSpec
@@ -102,8 +102,9 @@ class JobEdits(JobLifetimes):
     def earlier_append(self, job_id: str, request: str) -> int | None:
         """How many segments the job had before an append with this token; None: the record remembers none."""
         stored = cast("bytes | None", self._redis.hget(job_keys(job_id, "record")[0], "requests"))
-        with suppress(ValueError, TypeError):  # a damaged list counts as empty, as in the scripts
-            return next((int(first) for token, first, *_ in json.loads(stored or b"[]") if token == request), None)
+        with suppress(*DAMAGE):  # a damaged list counts as empty, as in the scripts
+            known = (int(first) for token, first, *_ in json.loads(stored or b"[]") if token == request)
+            return next((first for first in known if first >= 0), None)
         return None
 
     def replace_segments(

@@ -19,6 +19,7 @@ import redis
 from blobstore.stored_format import FORMAT
 from tasks.jobs.events import BEGINNING, Event
 from tasks.jobs.keys import OUTBOX, OUTBOX_LOCK, OUTBOX_PLACE, job_keys
+from tasks.jobs.records import DAMAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,5 +142,5 @@ def _unpacked(packed: bytes) -> Delivery | None:
     try:
         value = json.loads(packed)
         return Delivery(**{name: value[name] for name in Delivery.__dataclass_fields__ if name in value})
-    except (TypeError, ValueError):
+    except DAMAGE:
         return None

@@ -31,7 +31,7 @@ from tasks.jobs.keys import (
 )
 from tasks.jobs.queue_states import QueueStates, read_queue_states
 from tasks.jobs.queues import Priority, list_key
-from tasks.jobs.records import ClipRecord, Handoff, JobStatus, PieceRecord
+from tasks.jobs.records import DAMAGE, ClipRecord, Handoff, JobStatus, PieceRecord
 from tasks.jobs.results import JobContents, Unpinned
 from tasks.jobs.spec_reading import read_head, read_segment
 from tasks.jobs.status_reading import damaged, is_kept, no_such_job, queue_status, read_status
@@ -150,7 +150,7 @@ class JobReader:
             return Unpinned(
                 [str(blob_id) for blob_id in json.loads(blobs)], submission_owner((request or b"").decode())
             )
-        except (TypeError, ValueError) as error:
+        except DAMAGE as error:
             raise damaged(job_id, error) from None
 
     def ended_states(self) -> Counter[JobState]:
@@ -322,7 +322,7 @@ class JobReader:
             start, video_after = found.get(START_INDEX), found.get(VIDEO_AFTER_INDEX)
             committed = Committed(start, made, _clips(clips), Takes.read(takes), ahead, video_after)
             return JobContents(job_id, read_head(spec[b"job"]), segments, committed, status.take_progress)
-        except (KeyError, ValueError) as error:
+        except DAMAGE as error:
             raise damaged(job_id, error) from None
 
     def begun(self, job_id: str) -> int:
@@ -335,7 +335,7 @@ class JobReader:
             runs = json.loads(ahead or b"[]")
             claimed = [int(unit["index"]) + 1 for unit in found if unit.get("token")]
             return max([0, *claimed, *(int(cursor) for first, cursor in runs if cursor > first)])
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except DAMAGE as error:
             raise damaged(job_id, error) from None
 
     def prompts(self, job_id: str) -> dict[int, str]:

@@ -20,6 +20,9 @@ from tasks.jobs.units import JobState
 from tasks.spec.head import JobHead
 from tasks.spec.segments import SegmentSpec
 
+DAMAGE = (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError)
+"""Errors that damaged JSON and numbers provoke in the code that reads them."""
+
 
 def unpack_stored(data: bytes, what: str) -> dict[str, Any]:
     """The msgpack mapping in `data`, without its format version. what: names it in errors.
@@ -236,6 +239,12 @@ class Progress:
     steps: int
     step_s: float
     take: int = 0
+
+    @classmethod
+    def unpack(cls, data: bytes | str) -> Self:
+        """The progress in a JSON list of `index`, `step`, `steps` and `step_s`. An error of DAMAGE: it is damaged."""
+        index, step, steps, step_s = json.loads(data)
+        return cls(int(index), int(step), int(steps), float(step_s))
 
 
 @dataclass(frozen=True, slots=True)

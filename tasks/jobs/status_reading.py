@@ -14,10 +14,12 @@ from blobstore.stored_format import MAJOR_OF_JOBS, is_newer_major
 from tasks.errors import JobNotFoundError, RecordError, VersionError
 from tasks.jobs.keys import job_keys
 from tasks.jobs.queues import Priority
-from tasks.jobs.records import FailedAttempt, FilmRecord, JobStatus, Progress
+from tasks.jobs.records import DAMAGE, FailedAttempt, FilmRecord, JobStatus, Progress
 from tasks.jobs.units import ALL_APPROVED, JobState, UnitKind, WorkUnit, shown_state
 
 FOREVER = b"forever"
+LATEST_MS = 253_402_300_799_000
+"""The end of the year 9999."""
 RENDERED = (UnitKind.SEGMENT, UnitKind.REPAIR)
 PROGRESS = re.compile(r"progress(:\d+)?")
 
@@ -41,20 +43,20 @@ def read_status(job_id: str, raw: Any, clips: Any, units: Any) -> JobStatus:
         if is_newer_major(raw[b"format"].decode() if b"format" in raw else None, readable=MAJOR_OF_JOBS):
             raise VersionError(f"job {job_id}")
         return _status(job_id, {key.decode(): value for key, value in raw.items()}, clips, units)
-    except (KeyError, TypeError, ValueError) as error:  # whatever damaged bytes provoke; UnicodeDecodeError is one
+    except DAMAGE as error:
         raise damaged(job_id, error) from None
 
 
 def _status(job_id: str, record: dict[str, bytes], clips: int, units: dict[bytes, bytes]) -> JobStatus:
     def seconds(name: str) -> float | None:
-        return int(record[name]) / 1000 if name in record else None
+        return time_of(record[name]) if name in record else None
 
     def number(name: str) -> int | None:
         return int(record[name]) if name in record else None
 
     read = list(_readable(units))
     committed, segments, is_open = int(record["cursor"]), int(record["segments"]), "open" in record
-    in_work = sorted(Progress(*json.loads(record[name])) for name in record if PROGRESS.fullmatch(name))
+    in_work = sorted(Progress.unpack(record[name]) for name in record if PROGRESS.fullmatch(name))
     approved = None if number("approved") == ALL_APPROVED else number("approved")
     return JobStatus(
         job_id=job_id,
@@ -70,7 +72,7 @@ def _status(job_id: str, record: dict[str, bytes], clips: int, units: dict[bytes
         committed=committed,
         clips=clips,
         epoch=int(record["epoch"]),
-        created_at=int(record["created_at"]) / 1000,
+        created_at=time_of(record["created_at"]),
         started_at=seconds("started_at"),
         finished_at=seconds("finished_at"),
         reason=record.get("reason", b"").decode() or None,
@@ -104,7 +106,7 @@ def _readable(units: dict[bytes, bytes]) -> Iterator[tuple[WorkUnit, dict[str, A
         try:
             entry = json.loads(raw)
             found = WorkUnit.parse(name.decode(), int(entry["index"])), {"token": "", "after": "", **entry}
-        except (KeyError, TypeError, ValueError):
+        except DAMAGE:
             continue
         yield found
 
@@ -118,7 +120,7 @@ def _take_progress(units: Iterable[tuple[WorkUnit, dict[str, Any]]]) -> Iterator
     """How far the takes are that workers render, in order."""
     for unit, entry in units:
         if unit.kind == UnitKind.TAKE and "progress" in entry:
-            yield replace(Progress(*json.loads(entry["progress"])), take=unit.take)
+            yield replace(Progress.unpack(entry["progress"]), take=unit.take)
 
 
 def damaged(job_id: str, error: Exception) -> RecordError:
@@ -131,6 +133,14 @@ def no_such_job(job_id: str) -> JobNotFoundError:
     return JobNotFoundError(f"there is no job {job_id}; `longtake list` shows the jobs")
 
 
+def time_of(stored: bytes) -> float:
+    """The seconds since the epoch in stored milliseconds. ValueError: no time that a calendar has."""
+    milliseconds = int(stored)
+    if not 0 <= milliseconds <= LATEST_MS:
+        raise ValueError(f"{milliseconds:.3g} is not a time")
+    return milliseconds / 1000
+
+
 def is_kept(stored: object, now_ms: float) -> bool:
     """Whether the field `kept_until` of a record says so; not if it is damaged, which `delete` reports."""
     return stored == FOREVER or (isinstance(stored, bytes) and stored.isdigit() and int(stored) > now_ms)
@@ -138,4 +148,4 @@ def is_kept(stored: object, now_ms: float) -> bool:
 
 def _kept_until(stored: bytes | None) -> float | None:
     """Until when a job is kept, in seconds since the epoch; None: no end is known."""
-    return None if stored in (None, FOREVER) else int(stored) / 1000
+    return None if stored is None or stored == FOREVER else time_of(stored)

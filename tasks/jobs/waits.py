@@ -13,6 +13,7 @@ import redis
 from tasks.jobs import queue_states
 from tasks.jobs.keys import job_keys
 from tasks.jobs.queues import SEGMENTS, Priority, queue_of
+from tasks.jobs.records import DAMAGE
 from tasks.jobs.units import JobState, WorkUnit
 from tasks.jobs.workers import ChildState, SilentWorker, WorkerInfo, WorkerList
 
@@ -81,13 +82,13 @@ def read_waits(client: redis.Redis, statuses: Sequence[Waiter], workers: WorkerL
         replies = pipe.execute(raise_on_error=False)
     try:
         queues = queue_states.states_in(replies)
-    except (TypeError, ValueError):  # a key of another type
+    except DAMAGE:  # a key of another type
         return {}
     found = {}
     for status, units in zip(waiting, replies[queue_states.REPLIES :], strict=True):
         try:
             wait = _wait(cast("Any", units), queues, workers)
-        except (AttributeError, KeyError, TypeError, ValueError):  # damaged: other commands say so
+        except DAMAGE:  # other commands say so
             continue
         if wait is not None:
             found[status.job_id] = wait

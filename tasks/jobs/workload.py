@@ -11,6 +11,7 @@ import redis
 
 from tasks.jobs.keys import job_keys
 from tasks.jobs.queues import SEGMENTS, queue_of
+from tasks.jobs.records import DAMAGE
 from tasks.jobs.units import WorkUnit
 
 
@@ -36,7 +37,7 @@ def read_workload(client: redis.Redis, job_ids: Sequence[str]) -> Workload:
                 if queue_of(WorkUnit.parse(name.decode(), unit["index"])) != SEGMENTS:
                     continue
                 is_held, is_announced = bool(unit["token"]), bool(unit["announced"])
-            except (KeyError, TypeError, ValueError):
+            except DAMAGE:
                 continue
             held += is_held
             queued += is_announced and not is_held

@@ -15,7 +15,7 @@ from tasks.jobs.keys import JOBS, job_keys
 from tasks.jobs.queue_states import QueueStates
 from tasks.jobs.queues import QUEUES, Priority, list_key, queue_of
 from tasks.jobs.reader import JobReader
-from tasks.jobs.records import FilmRecord, Progress
+from tasks.jobs.records import DAMAGE, FilmRecord, Progress
 from tasks.jobs.units import JobState, WorkUnit, shown_state
 from tasks.jobs.waits import WaitReason, read_waits
 from tasks.jobs.workers import WorkerList
@@ -66,9 +66,9 @@ class _Record:
                 FilmRecord.unpack(self.fields["film"])
             int(self.fields["approved"] or 0)
             [int(first) + int(cursor) for first, cursor in json.loads(self.fields["ahead"] or b"[]")]
-            Progress(*json.loads(self.fields["progress"] or b"[0, 0, 0, 0]"))
+            Progress.unpack(self.fields["progress"] or b"[0, 0, 0, 0]")
             [entry["at"] / 1000 for entry in json.loads(self.fields["failures"] or b"[]")]
-        except (KeyError, TypeError, ValueError, LongtakeError):
+        except (*DAMAGE, LongtakeError):
             return False
         return True
 
@@ -197,7 +197,7 @@ def _stuck(client: redis.Redis, reader: JobReader, records: list[_Record], now_m
                 continue
             try:
                 waiting = _waiting_unit(reply, queues, now_ms, has_next=not record.waits_for_user)
-            except (AttributeError, KeyError, TypeError, ValueError):
+            except DAMAGE:
                 yield error(ABOUT, f"the units of job {record.job_id} are damaged", "cancel it and submit it again")
                 continue
             if waiting is not None:

@@ -323,7 +323,7 @@ end
 -- ones are forgotten.
 local function read_requests(record)
   local readable, requests = pcall(cjson.decode, redis.call('HGET', record, 'requests') or '[]')
-  return readable and type(requests) == 'table' and requests or {}
+  return readable and type(requests) == 'table' and pcall(cjson.encode, requests) and requests or {}
 end
 
 -- The reply to a request that the record remembers, or nil; and whether something else was asked for with this token.

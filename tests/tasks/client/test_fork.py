@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import redis
 from blobstore import BlobStoreUnavailableError, ManagedBlobStore, RedisBlobStore, open_blob_store
 from tasks.client import submission
 from tasks.client.job import Job
+from tasks.client.losses import Loss, first_loss
 from tasks.client.submit import collect_garbage, submit
 from tasks.errors import JobNotFoundError, JobStateError, LongtakeError, RoomError, SpecError
-from tasks.jobs.committed import Committed
+from tasks.jobs.committed import Committed, Take, Takes
 from tasks.jobs.connection import connect
 from tasks.jobs.keys import is_submission, job_keys
 from tasks.jobs.queues import CLIPS, SEGMENTS
@@ -259,6 +261,17 @@ def test_a_fork_of_lost_segments_is_refused_and_pins_nothing(settings: Settings,
         job.fork(1)
     assert list(blobs.owners()) == [job.id]
     assert job.fork(0).status().committed == 1
+    # And what else may be lost is named, too, with what can be shared without it
+    whole, gone = jobs.contents(job.id), blobs.put(b"gone", mime="image/png")
+    blobs.drop(gone)
+    lost = replace(jobs.handoffs(job.id)[0], latents=gone)
+    takes = Takes({(0, 2): Take(0, 2, made=lost)}, {0: 2})
+    for source, what in (
+        (replace(whole, head=whole.head.model_copy(update={"image": gone})), "blobs of `image`"),
+        (replace(whole, committed=replace(whole.committed, start=lost)), "blobs of the state before segment 0"),
+        (replace(whole, committed=replace(whole.committed, takes=takes)), "blobs of take 2 of segment 0"),
+    ):
+        assert first_loss(blobs, source, 1) == Loss(what, 0)
     # When a fork needs more than the budget, Then it is refused, too: it may outlive its source, so all of it counts
     small = Job(job.id, settings=settings.model_copy(update={"blob_budget_bytes": 1000}))
     with pytest.raises(RoomError):

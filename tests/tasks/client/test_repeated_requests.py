@@ -162,8 +162,9 @@ def test_a_record_keeps_the_last_requests_only(settings: Settings, jobs: JobStor
         sizes.append(len(client.hget(record, "requests") or b""))
     assert sizes[10] == sizes[-1] < 1024
     # And damaged ones do not get in the way
-    for garbage in (b"{", b"7", b"[1]", b"\xc1"):
+    for garbage in (b"{", b"7", b"[1]", b"\xc1", b'[["append", 1e999]]', b'[["append", -3]]', b"[" * 100_000):
         client.hset(record, "requests", garbage)
+        assert jobs.earlier_append(job.id, "append") is None
         assert jobs.pause(job.id) == JobState.QUEUED
         assert jobs.resume(job.id) == JobState.PAUSED
 

@@ -38,6 +38,10 @@ FILM = FilmRecord("blob", 1000, "00", 64, 32, "24", 17, 0.7, 24000, 17000)
         ("cursor", None),
         ("progress", b"[1]"),
         ("progress", b"{"),
+        ("progress", b'["a", 1, 2, 3]'),
+        ("progress", b"[0, 1, 1e999, 3]"),
+        ("created_at", b"9" * 400),
+        ("started_at", b"-1"),
         ("format", b"two"),
     ],
 )
