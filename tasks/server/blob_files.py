@@ -7,6 +7,7 @@ import os
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from blobstore import BlobStore
 
@@ -14,7 +15,10 @@ MOST_BYTES = 4 * 1024**3
 
 
 class BlobFiles:
-    """Copies of blobs in a folder. The oldest are deleted when there is too much; open ones can still be read."""
+    """Copies of blobs in a folder. The oldest are deleted when there is too much.
+
+    Files are returned open, so that one that is deleted meanwhile can still be read. The caller closes them.
+    """
 
     def __init__(self, folder: Path, blobs: BlobStore, most_bytes: int = MOST_BYTES) -> None:
         """folder: exists, private, and is used by nothing else."""
@@ -23,41 +27,37 @@ class BlobFiles:
         self._most_bytes = most_bytes
         self._lock = threading.Lock()
 
-    def path_of(self, blob_id: str) -> Path:
+    def opened(self, blob_id: str) -> BinaryIO:
         """The file with the bytes of a blob.
 
         Raises:
             BlobNotFoundError, BlobCorruptError: it is missing or damaged. BlobStoreError: the store cannot be reached.
         """
         path = self._place(blob_id)
-        with suppress(FileNotFoundError):
-            os.utime(path)
-            return path  # without the lock: another one may be fetched for long
+        if (found := _opened(path)) is not None:
+            return found  # without the lock: another one may be fetched for long
         with self._lock:
-            if not path.exists():
-                self._write(path, self._blobs.get(blob_id))
-        return path
+            return _opened(path) or self._written(path, self._blobs.get(blob_id))
 
-    def kept(self, name: str) -> Path | None:
+    def kept(self, name: str) -> BinaryIO | None:
         """The file that was kept under a name, if it is still there."""
-        path = self._place(name)
-        return path if path.exists() else None
+        return _opened(self._place(name))
 
-    def keep(self, name: str, data: bytes) -> Path:
+    def keep(self, name: str, data: bytes) -> BinaryIO:
         """Keep data under a name that is no blob id, as long as there is room."""
-        path = self._place(name)
         with self._lock:
-            self._write(path, data)
-        return path
+            return self._written(self._place(name), data)
 
     def _place(self, name: str) -> Path:
         return self._folder / hashlib.sha256(name.encode()).hexdigest()
 
-    def _write(self, path: Path, data: bytes) -> None:
+    def _written(self, path: Path, data: bytes) -> BinaryIO:
         part = path.with_suffix(".part")
+        self._folder.mkdir(mode=0o700, exist_ok=True)  # hosts clean their folder for temporary files now and then
         part.write_bytes(data)
         part.rename(path)
         self._evict(keep=path)
+        return path.open("rb")
 
     def _evict(self, keep: Path) -> None:
         files = sorted(self._folder.iterdir(), key=lambda file: file.stat().st_mtime)
@@ -68,3 +68,12 @@ class BlobFiles:
             if file != keep:
                 total -= file.stat().st_size
                 file.unlink()
+
+
+def _opened(path: Path) -> BinaryIO | None:
+    """The file, noted as used now; None: there is none."""
+    with suppress(FileNotFoundError):
+        file = path.open("rb")
+        os.utime(file.fileno())
+        return file
+    return None

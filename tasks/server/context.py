@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, BinaryIO, cast
 
 from fastapi import Depends, Request
 
@@ -66,8 +66,8 @@ class ServerContext:
         found = iterate_waiting(settings=self.settings, states=states, limit=ALL, after=after)
         return page_of(found, limit=limit)
 
-    def clip_files(self, job_id: str, segment: int, *, and_before: bool = False) -> list[Path]:
-        """The file with the clip of a segment; and_before: after that of the segment before, if there is one.
+    def clip(self, job_id: str, segment: int) -> BinaryIO:
+        """The file with the clip of a segment, to be closed after use.
 
         Raises:
             RequestError: the job has no such segment. JobStateError: it has no clip yet. Errors of the blob store.
@@ -76,8 +76,15 @@ class ServerContext:
         clips = self.deployment.jobs.clips(job_id)
         if segment not in clips:
             raise JobStateError(f"job {job_id} has no clip of segment {segment} yet")
-        wanted = [segment - 1, segment] if and_before else [segment]
-        return [self.files.path_of(clips[index].blob_id) for index in wanted if index in clips]
+        return self.files.opened(clips[segment].blob_id)
+
+    @contextmanager
+    def clip_and_before(self, job_id: str, segment: int) -> Iterator[list[BinaryIO]]:
+        """The files with the clip of the segment before, if there is one, and of a segment. Raises: as `clip`."""
+        with ExitStack() as files:
+            clip = files.enter_context(self.clip(job_id, segment))
+            before = self.deployment.jobs.clips(job_id).get(segment - 1)
+            yield [*([files.enter_context(self.files.opened(before.blob_id))] if before else []), clip]
 
 
 def _context(request: Request) -> ServerContext:

@@ -189,7 +189,7 @@ def job_report(job_id: JobId, context: Context) -> StoredFile:
 def report_file(job_id: JobId, name: Annotated[ReportFile, Path()], context: Context) -> StoredFile:
     """A file of the report: the figures, a chart of them, or a sheet of pictures around each join."""
     with context.job(job_id) as job:
-        return StoredFile(context.reports.path_of(job, name), media_type=FILES[name])
+        return StoredFile(context.reports.opened(job, name), media_type=FILES[name])
 
 
 @router.get("/{job_id}/webhooks")
@@ -205,8 +205,8 @@ def job_film(job_id: JobId, context: Context) -> StoredFile:
     status = context.status(job_id)
     if status.film is None:
         raise JobStateError(f"job {job_id} is {status.state}; only a job that is done has a film")
-    path = context.files.path_of(status.film.blob_id)
-    return StoredFile(path, media_type=MP4_MIME, filename=f"{job_id}.mp4")
+    film = context.files.opened(status.film.blob_id)
+    return StoredFile(film, media_type=MP4_MIME, filename=f"{job_id}.mp4")
 
 
 @router.get("/{job_id}/segments/{segment}/state")
@@ -222,8 +222,7 @@ def segment_state(job_id: JobId, segment: SegmentIndex, context: Context) -> dic
 )
 def segment_clip(job_id: JobId, segment: SegmentIndex, context: Context) -> StoredFile:
     """The clip of a segment: an MP4 with its new pictures and its whole sound, which overlaps those next to it."""
-    (clip,) = context.clip_files(job_id, segment)
-    return StoredFile(clip, media_type=MP4_MIME)
+    return StoredFile(context.clip(job_id, segment), media_type=MP4_MIME)
 
 
 def _view(context: ServerContext, job_id: str) -> JobView:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
+from typing import BinaryIO, Self
 
 from starlette.concurrency import run_in_threadpool
 
@@ -73,10 +73,17 @@ class _Film:
 
 @dataclass(frozen=True, slots=True)
 class PieceFiles:
-    """A piece on disk. header: to be played before all pieces."""
+    """The open files of a piece. header: to be played before all pieces."""
 
-    header: Path
-    data: Path
+    header: BinaryIO
+    data: BinaryIO
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.header.close()
+        self.data.close()
 
 
 class LiveFilms:
@@ -94,7 +101,9 @@ class LiveFilms:
         return self._film(status).listed
 
     async def piece(self, status: JobStatus, name: str) -> PieceFiles:
-        """The piece with this name; it is made if it was not. A request that waits for that needs no thread.
+        """The piece with this name, to be closed after use; it is made if it was not.
+
+        A request that waits for that needs no thread.
 
         Raises:
             JobNotFoundError: the job has no such piece, or none any more. MediaError: a clip is damaged.
@@ -123,7 +132,7 @@ class LiveFilms:
         return PieceFiles(header, data) if header and data else None
 
     def _of(self, record: PieceRecord) -> PieceFiles:
-        return PieceFiles(self._files.path_of(record.header), self._files.path_of(record.blob_id))
+        return PieceFiles(self._files.opened(record.header), self._files.opened(record.blob_id))
 
     def _make(self, status: JobStatus, film: _Film, piece: Piece) -> PieceFiles:
         blobs, index = self._deployment.blobs, piece.index

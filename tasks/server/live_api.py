@@ -76,6 +76,7 @@ def playlist_of_epoch(job_id: JobId, epoch: int, context: Context) -> Response:
 async def live_header(job_id: JobId, epoch: int, name: str, context: Context) -> StoredFile:
     """What is played before all pieces."""
     found = await context.live.piece(await run_in_threadpool(context.status, job_id), name)
+    found.data.close()
     return StoredFile(found.header, media_type=MP4_MIME, headers=FOREVER)
 
 
@@ -85,6 +86,7 @@ async def live_header(job_id: JobId, epoch: int, name: str, context: Context) ->
 async def live_piece(job_id: JobId, epoch: int, name: str, context: Context) -> StoredFile:
     """A piece: the pictures of one clip, and its sound."""
     found = await context.live.piece(await run_in_threadpool(context.status, job_id), name)
+    found.header.close()
     return StoredFile(found.data, media_type=MP4_MIME, headers=FOREVER)
 
 
@@ -105,10 +107,10 @@ async def _growing(context: ServerContext, job_id: str, epoch: int) -> AsyncIter
         if listed.epoch != epoch:
             return
         for piece in listed.pieces[sent:]:
-            made = await context.live.piece(status, piece.name)
-            if not sent:
-                yield await run_in_threadpool(made.header.read_bytes)
-            yield await run_in_threadpool(made.data.read_bytes)
+            with await context.live.piece(status, piece.name) as made:
+                if not sent:
+                    yield await run_in_threadpool(made.header.read)
+                yield await run_in_threadpool(made.data.read)
             sent += 1
         if listed.ended:
             return

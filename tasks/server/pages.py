@@ -148,15 +148,15 @@ def choose(job_id: JobId, segment: int, context: Context, take: Annotated[int, F
 @router.get("/films/{job_id}/{segment}.webp")
 def segment_picture(job_id: JobId, segment: int, context: Context) -> Response:
     """The first picture of a segment."""
-    (clip,) = context.clip_files(job_id, segment)
-    return Response(thumbnail(clip), media_type="image/webp", headers=FOREVER)
+    with context.clip(job_id, segment) as clip:
+        return Response(thumbnail(clip), media_type="image/webp", headers=FOREVER)
 
 
 @router.get("/films/{job_id}/{segment}.svg")
 def segment_changes(job_id: JobId, segment: int, context: Context) -> Response:
     """How much the picture changes from frame to frame in a segment; the first point is its join."""
-    clips = context.clip_files(job_id, segment, and_before=True)
-    return Response(change_curve(changes(clips)), media_type="image/svg+xml", headers=FOREVER)
+    with context.clip_and_before(job_id, segment) as clips:
+        return Response(change_curve(changes(clips)), media_type="image/svg+xml", headers=FOREVER)
 
 
 @router.get("/new")

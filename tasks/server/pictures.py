@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
-from typing import cast
+from typing import BinaryIO, cast
 
 import av
 import numpy as np
@@ -20,14 +19,14 @@ SHEET_COLUMNS = SHEET_ROWS = 5
 CHANGE_PIXELS = 64
 
 
-def thumbnail(film: Path) -> bytes:
+def thumbnail(film: BinaryIO) -> bytes:
     """The first picture of a film or clip as WebP, within THUMBNAIL_PIXELS. MediaError: it cannot be read."""
     picture = Image.fromarray(_frames(film, 1)[0])
     picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     return _saved(picture, "WEBP")
 
 
-def spritesheet(film: Path) -> bytes:
+def spritesheet(film: BinaryIO) -> bytes:
     """25 pictures over the whole film as JPEG, in rows from the upper left. MediaError: it cannot be read."""
     frames = _frames(film, SHEET_COLUMNS * SHEET_ROWS)
     small = Image.fromarray(frames[0])
@@ -40,16 +39,16 @@ def spritesheet(film: Path) -> bytes:
     return _saved(sheet, "JPEG")
 
 
-def changes(clips: Sequence[Path]) -> NDArray[np.float64]:
+def changes(clips: Sequence[BinaryIO]) -> NDArray[np.float64]:
     """The mean change of the picture from frame to frame in the last of these clips, 0 to 255.
 
     clips: one, or two that follow each other: then the first change is that at their join.
     """
     found: list[float] = []
     last: NDArray[np.int16] | None = None
-    for path in clips:
+    for clip in clips:
         found.clear()
-        with media_errors("the clip cannot be read"), av.open(str(path), format="mp4") as container:
+        with media_errors("the clip cannot be read"), av.open(clip, "r", format="mp4") as container:
             for frame in container.decode(video=0):
                 small = frame.reformat(width=CHANGE_PIXELS, height=CHANGE_PIXELS, format="gray").to_ndarray()
                 picture = small.astype(np.int16)
@@ -70,9 +69,9 @@ def change_curve(values: NDArray[np.float64], width: int = 160, height: int = 32
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">{drawn}</svg>'.encode()
 
 
-def _frames(film: Path, count: int) -> list[NDArray[np.uint8]]:
+def _frames(film: BinaryIO, count: int) -> list[NDArray[np.uint8]]:
     """`count` pictures at equal distances, the first one first."""
-    with media_errors("the film cannot be read"), av.open(str(film), format="mp4") as container:
+    with media_errors("the film cannot be read"), av.open(film, "r", format="mp4") as container:
         stream = container.streams.video[0]
         wanted = [index * stream.frames // count for index in range(count)]
         found: list[NDArray[np.uint8]] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from tasks.client.job import Job
 from tasks.errors import JobStateError
@@ -25,8 +25,8 @@ class Reports:
         self._files = files
         self._turns = Turns()
 
-    def path_of(self, job: Job, name: ReportFile) -> Path:
-        """The file `name` of the report on a job's film.
+    def opened(self, job: Job, name: ReportFile) -> BinaryIO:
+        """The file `name` of the report on a job's film, to be closed after use.
 
         Raises:
             JobNotFoundError: no such job. JobStateError: its film is not done, or was lost. MediaError: it is damaged.
@@ -43,7 +43,8 @@ class Reports:
                 return known
             with TemporaryDirectory(prefix="longtake-report-") as folder:
                 job.write_report(folder)
-                made = {
-                    file: self._files.keep(f"{made_of} {file}", (Path(folder) / file).read_bytes()) for file in FILES
-                }
-        return made[name]
+                made = {file: (Path(folder) / file).read_bytes() for file in FILES}
+            for file, data in made.items():
+                if file != name:
+                    self._files.keep(f"{made_of} {file}", data).close()
+            return self._files.keep(f"{made_of} {name}", made[name])

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from starlette.datastructures import MutableHeaders
 from starlette.responses import FileResponse, Response
@@ -19,22 +20,26 @@ _MOST_DIGITS = 18
 
 
 class StoredFile(FileResponse):
-    """A file of `BlobFiles`. Its `ETag` follows from its content, so any server goes on with a download that broke off.
+    """An open file of `BlobFiles`, which is closed once it is sent.
+
+    Its `ETag` follows from its content, so any server goes on with a download that broke off.
 
     `Range`, `If-Range` and `If-None-Match` are as in RFC 9110: a malformed `Range` is ignored. Ranges behind the end
     are left out; if all are, that is 416.
     """
 
     def __init__(
-        self, path: Path, *, media_type: str, filename: str | None = None, headers: Mapping[str, str] | None = None
+        self, file: BinaryIO, *, media_type: str, filename: str | None = None, headers: Mapping[str, str] | None = None
     ) -> None:
-        self._tag = f'"{path.name}"'
+        self._file = file
+        self._tag = f'"{Path(file.name).name}"'
         super().__init__(
-            path,
+            f"/proc/self/fd/{file.fileno()}",  # its name on disk may be gone
             headers={"ETag": self._tag, **(headers or {})},
             media_type=media_type,
             filename=filename,
             content_disposition_type="inline",
+            stat_result=os.fstat(file.fileno()),
         )
 
     def set_stat_headers(self, stat_result: os.stat_result) -> None:
@@ -42,6 +47,11 @@ class StoredFile(FileResponse):
         self.headers["content-length"] = str(stat_result.st_size)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer what was asked for."""
+        with self._file:
+            await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = MutableHeaders(raw=list(scope["headers"]))
         if _names(",".join(asked.getlist("if-none-match")), self._tag):
             kept = {name: self.headers[name] for name in ("etag", "cache-control") if name in self.headers}
@@ -63,7 +73,7 @@ class StoredFile(FileResponse):
         found = [_RANGE.fullmatch(part.strip()) for part in ranges.split(",") if part.strip()]
         if unit.strip().lower() != "bytes" or not found:
             return []
-        size, wanted = Path(self.path).stat().st_size, []
+        size, wanted = os.fstat(self._file.fileno()).st_size, []
         for part in found:
             if part is None or part[0] == "-" or (all(part.groups()) and _number(part[1]) > _number(part[2])):
                 return []

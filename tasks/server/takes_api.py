@@ -123,7 +123,7 @@ def take_clip(job_id: JobId, segment: SegmentIndex, take: TakeNumber, context: C
     """The clip of a take by itself, MP4."""
     context.check_segment(job_id, segment)
     blob_id = clip_blob(context.deployment, job_id, segment, take)
-    return StoredFile(context.files.path_of(blob_id), media_type=MP4_MIME)
+    return StoredFile(context.files.opened(blob_id), media_type=MP4_MIME)
 
 
 @router.post("/{job_id}/segments/{segment}/choose")

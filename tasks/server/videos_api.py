@@ -218,12 +218,13 @@ def download_content(
     status = context.status(video_id)
     if status.film is None:
         raise JobStateError(f"video {video_id} is not finished")
-    film = context.files.path_of(status.film.blob_id)
+    film = context.files.opened(status.film.blob_id)
     if variant == "video":
         return StoredFile(film, media_type=MP4_MIME, filename=f"{video_id}.mp4")
-    if variant == "thumbnail":
-        return Response(thumbnail(film), media_type="image/webp")
-    return Response(spritesheet(film), media_type="image/jpeg")
+    with film:
+        if variant == "thumbnail":
+            return Response(thumbnail(film), media_type="image/webp")
+        return Response(spritesheet(film), media_type="image/jpeg")
 
 
 @router.post("/{video_id}/remix")

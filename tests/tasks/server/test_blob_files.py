@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 from blobstore import InMemoryBlobStore
 from tasks.server.blob_files import BlobFiles
+from tasks.server.stored_files import StoredFile
 
 
 class SlowStore(InMemoryBlobStore):
@@ -23,37 +27,61 @@ class SlowStore(InMemoryBlobStore):
         return super().get(blob_id)
 
 
+def read(files: BlobFiles, blob_id: str) -> bytes:
+    with files.opened(blob_id) as file:
+        return file.read()
+
+
+def answered(file: StoredFile) -> tuple[int, bytes]:
+    """The status and the bytes that a client gets."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return await asyncio.Event().wait()
+
+    scope = {"type": "http", "method": "GET", "headers": [], "asgi": {"spec_version": "2.4"}}
+    asyncio.run(file(scope, receive, send))  # type: ignore[arg-type]
+    return sent[0]["status"], b"".join(message["body"] for message in sent[1:])
+
+
 def test_a_file_on_disk_does_not_wait_for_another_one(tmp_path: Path) -> None:
     # Given one blob on disk, and another one that is being fetched
     store = SlowStore()
     known, other = (store.put(data, mime="video/mp4") for data in (b"known", b"other"))
     files = BlobFiles(tmp_path, store)
     store.go.set()
-    files.path_of(known)
+    files.opened(known).close()
     store.go.clear()
     store.is_asked.clear()
-    fetching = threading.Thread(target=files.path_of, args=(other,), daemon=True)
+    fetching = threading.Thread(target=lambda: files.opened(other).close(), daemon=True)
     fetching.start()
     assert store.is_asked.wait(60)
     # When / Then
-    found: list[Path] = []
-    asking = threading.Thread(target=lambda: found.append(files.path_of(known)), daemon=True)
+    found: list[bytes] = []
+    asking = threading.Thread(target=lambda: found.append(read(files, known)), daemon=True)
     asking.start()
     asking.join(60)
-    assert [path.read_bytes() for path in found] == [b"known"]
+    assert found == [b"known"]
     store.go.set()
     fetching.join(60)
-    assert files.path_of(other).read_bytes() == b"other"
+    assert read(files, other) == b"other"
 
 
 def test_the_oldest_files_are_deleted(tmp_path: Path) -> None:
-    # Given room for two files
+    # Given room for two files, and an answer with the first of three that was not sent yet
     store = InMemoryBlobStore()
     blobs = [store.put(bytes([number]) * 100, mime="video/mp4") for number in range(3)]
     files = BlobFiles(tmp_path, store, most_bytes=200)
-    # When three are asked for
-    paths = [files.path_of(blob) for blob in blobs]
-    # Then the last one is there, and the first one is fetched again
-    assert paths[2].exists()
+    waiting = StoredFile(files.opened(blobs[0]), media_type="video/mp4")
+    # When the others are asked for
+    for blob in blobs[1:]:
+        files.opened(blob).close()
+    # Then the last two are there, and the first one can still be sent
     assert len(list(tmp_path.iterdir())) == 2
-    assert files.path_of(blobs[0]).read_bytes() == bytes(100)
+    assert answered(waiting) == (200, bytes(100))
+    # And it is fetched again, also when the host has deleted the whole folder
+    shutil.rmtree(tmp_path)
+    assert read(files, blobs[0]) == bytes(100)

@@ -27,7 +27,7 @@ from tasks.jobs.keys import job_keys
 from tasks.jobs.records import JobStatus
 from tasks.jobs.store import JobStore
 from tasks.server.blob_files import BlobFiles
-from tasks.server.live import LiveFilms, Piece, PieceFiles, PieceList, playlist
+from tasks.server.live import LiveFilms, Piece, PieceList, playlist
 from tests.conftest import Worker, wait_until
 from tests.ltx2.media.sources.videos import numbered, tone, video
 from tests.tasks.client.test_given_sound import RATE, ramp
@@ -194,7 +194,7 @@ def test_players_that_wait_for_a_piece_keep_no_thread(
 
     monkeypatch.setattr("tasks.server.live.live_piece", made_slowly)
 
-    async def play(films: LiveFilms, status: JobStatus) -> set[PieceFiles]:
+    async def play(films: LiveFilms, status: JobStatus) -> set[bytes]:
         name = films.pieces(status).pieces[0].name
         players = [asyncio.create_task(films.piece(status, name)) for _ in range(60)]
         await run_in_threadpool(begun.wait)
@@ -203,7 +203,11 @@ def test_players_that_wait_for_a_piece_keep_no_thread(
             await asyncio.wait_for(run_in_threadpool(films.pieces, status), timeout=20)
         finally:
             released.set()
-        return set(await asyncio.gather(*players))
+        found = set()
+        for player in players:
+            with await player as piece:
+                found.add(piece.data.read())
+        return found
 
     # Then it is answered, and the piece is made once
     with Deployment(server.settings) as deployment:
