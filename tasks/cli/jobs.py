@@ -34,7 +34,7 @@ from tasks.client.terminal import show_json, show_line, show_lines
 from tasks.client.video_input import state_from_video
 from tasks.client.workers import list_workers
 from tasks.jobs.queues import Priority
-from tasks.jobs.units import JobState
+from tasks.jobs.units import JobState, segments_text
 from tasks.messaging.tracing import tracing
 from tasks.settings import Settings
 from tasks.spec.loader import changed_spec, load_spec
@@ -201,8 +201,7 @@ def append(job: str, spec: Path, key: str | None) -> None:
     What SPEC says above its segments must be as in JOB, and may be left out.
     """
     added = find_job(job).append(load_spec(spec), idempotency_key=key)
-    count = f"segment {added[0]}" if len(added) == 1 else f"segments {added[0]} to {added[-1]}"
-    show_line(f"appended: {count}", err=True)
+    show_line(f"appended: {segments_text(added)}", err=True)
 
 
 @main.command()
@@ -240,7 +239,7 @@ def approve(job: str, segment: int | None, every: bool) -> None:
     found = find_job(job)
     found.approve(segment, all=every)
     approved = found.status().approved
-    what = "all segments" if approved is None else f"segments up to {approved - 1}"
+    what = "all segments" if approved is None else segments_text(range(approved))
     show_line(f"job {found.id}: {what} approved")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from tasks.client.same_head import differences, own_inputs
-from tasks.jobs.units import JobState
+from tasks.jobs.units import JobState, segments_text
 from tasks.spec.head import JobHead
 from tasks.spec.schema import JobSpec
 from tasks.spec.segments import SegmentSpec
@@ -61,17 +61,17 @@ class EditPlan:
         """The plan in words: what is kept, what is rendered again and why, what is new, and how it is done."""
         yield from (f"{name}: {text}; every segment changes" for name, text in self.head.items())
         if self.kept:
-            yield f"{_named(range(self.kept))} of job {self.job_id}: kept"
+            yield f"{segments_text(range(self.kept))} of job {self.job_id}: kept"
         for index, names in self.changed.items():
             again = "rendered again" if index < self.rendered else "not rendered yet"
             yield f"segment {index}: {' and '.join(names)} changed, {again}"
         follow = [index for index in range(self.kept, min(self.rendered, self.segments)) if index not in self.changed]
         if follow:
-            yield f"{_named(follow)}: rendered again, because what comes before changes"
+            yield f"{segments_text(follow)}: rendered again, because what comes before changes"
         if self.segments > self.before:
-            yield f"{_named(range(self.before, self.segments))}: new"
+            yield f"{segments_text(range(self.before, self.segments))}: new"
         if self.segments < self.before:
-            yield f"{_named(range(self.segments, self.before))}: removed"
+            yield f"{segments_text(range(self.segments, self.before))}: removed"
         yield self._how()
 
     def _how(self) -> str:
@@ -107,8 +107,3 @@ def plan_edit(job: JobNow, spec: JobSpec) -> EditPlan:
 def _changes(job: JobNow, spec: JobSpec, index: int) -> list[str]:
     there, here = own_inputs(job.head, index, job.segments), own_inputs(spec, index, spec.segments)
     return [name for name in here if here[name] != there[name]]
-
-
-def _named(indices: Sequence[int]) -> str:
-    first, last = indices[0], indices[-1]
-    return f"segment {first}" if first == last else f"segments {first} to {last}"

@@ -258,8 +258,8 @@ def _refusal(job_id: str, status: JobStatus, appended: Appended, count: int, bud
     """The error about an append that was refused."""
     if appended.outcome == AppendOutcome.OTHER:
         return JobStateError(
-            f"other segments were appended to job {job_id} with this idempotency key, from {appended.first} on; use "
-            "another key for more"
+            f"other segments were appended to job {job_id} with this idempotency key, the first as segment "
+            f"{appended.first}; use another key for more"
         )
     if appended.outcome == AppendOutcome.ENDED:
         last = status.committed - 1
@@ -272,7 +272,9 @@ def _refusal(job_id: str, status: JobStatus, appended: Appended, count: int, bud
             f"a job has at most {MAX_SEGMENTS:,}"
         )
     if appended.outcome == AppendOutcome.MOVED:
-        return JobStateError(f"job {job_id} has {appended.first} segments now: it was changed meanwhile; try again")
+        return JobStateError(
+            f"job {job_id} was changed meanwhile: what is appended would begin with segment {appended.first}; try again"
+        )
     return RoomError(
         f"the segments need about {appended.needs_bytes:,} more bytes of blobs, and {appended.free_bytes:,} of the "
         f"{budget or 0:,} of LONGTAKE_BLOB_BUDGET_BYTES are free; append fewer, or forget jobs that have ended"

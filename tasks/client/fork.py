@@ -21,7 +21,7 @@ from tasks.jobs.committed import Committed
 from tasks.jobs.lifetimes import new_job_id
 from tasks.jobs.results import JobContents
 from tasks.jobs.state_wire import handoff_blobs
-from tasks.jobs.units import JobState
+from tasks.jobs.units import JobState, rendered_text, segments_text
 from tasks.maintenance.submissions import pin_all
 from tasks.spec.auto_frames import check_head
 from tasks.spec.head import INPUT_FIELDS, JobHead
@@ -49,7 +49,8 @@ def fork_job(
     source = deployment.jobs.contents(job_id)
     count = after + 1
     if not 0 < count <= len(source.committed.handoffs):
-        raise JobStateError(f"job {job_id} has no committed segment {after}, so it cannot be forked after it")
+        rendered = rendered_text(source.committed.rendered(after))
+        raise JobStateError(f"job {job_id} cannot be forked after segment {after}: up to there, {rendered}")
     wanted, pending = spec_of(source), InMemoryBlobStore()
     given = len((spec or wanted).segments)
     if given < count or (given == count and not may_be_whole):
@@ -208,8 +209,5 @@ def _warn_of_other_prompts(spec: JobSpec, source: JobContents, count: int) -> No
     others = [index for index, (here, there) in enumerate(pairs) if here.prompt != there.prompt]
     if others:
         log.warning(
-            "segment%s %s of the spec: another prompt than that of job %s, which is kept",
-            "s" if len(others) > 1 else "",
-            ", ".join(map(str, others[:5])) + (", ..." if len(others) > 5 else ""),
-            source.job_id,
+            "%s of the spec: another prompt than that of job %s, which is kept", segments_text(others), source.job_id
         )

@@ -20,7 +20,7 @@ from tasks.errors import JobFailedError, JobNotFoundError, JobStateError, WaitTi
 from tasks.jobs import state_wire
 from tasks.jobs.keys import check_job_id
 from tasks.jobs.records import JobStatus
-from tasks.jobs.units import START_INDEX, JobState
+from tasks.jobs.units import START_INDEX, JobState, rendered_text
 from tasks.jobs.waits import Wait
 from tasks.maintenance.admission import admit_now
 from tasks.messaging.tracing import tracing
@@ -316,7 +316,8 @@ class Job(JobEdits):
         """
         committed = self._deployment.jobs.contents(self.id).committed
         if not 0 <= segment < len(committed.handoffs):
-            raise JobStateError(f"job {self.id} has no committed segment {segment}")
+            rendered = rendered_text(committed.rendered(segment))
+            raise JobStateError(f"job {self.id} has no state after segment {segment}: up to there, {rendered}")
         handoff = committed.handed_on(segment)
         envelope = state_wire.decode(handoff.state, self._deployment.blobs).to_continuation_state()
         return {"kind": envelope.kind, "payload": envelope.payload}

@@ -13,7 +13,7 @@ from tasks.client.workers import describe_activity
 from tasks.field_errors import escaped
 from tasks.jobs.queues import Priority
 from tasks.jobs.records import JobStatus
-from tasks.jobs.units import START_INDEX
+from tasks.jobs.units import START_INDEX, segments_text
 from tasks.jobs.waits import Wait
 from tasks.jobs.workers import WorkerList
 
@@ -90,5 +90,4 @@ def _warnings(segments: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         for warning in segment.get("warnings", []):
             about.setdefault(warning, []).append(segment["index"])
     for warning, indices in about.items():
-        where = f"segment{'s' if len(indices) > 1 else ''} {', '.join(map(str, indices))}"
-        yield f"  warning, {where}: {escaped(warning)}"
+        yield f"  warning, {segments_text(indices)}: {escaped(warning)}"

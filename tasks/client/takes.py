@@ -24,7 +24,7 @@ from tasks.jobs.lifetimes import new_job_id
 from tasks.jobs.records import Progress
 from tasks.jobs.results import JobContents
 from tasks.jobs.timing import timing_after
-from tasks.jobs.units import WorkUnit
+from tasks.jobs.units import WorkUnit, rendered_text
 from tasks.maintenance.admission import choice_bytes, segment_bytes
 from tasks.spec.segments import LONGEST_FRAMES, SegmentSpec
 
@@ -267,11 +267,8 @@ def _status_of(source: JobContents, parts: Sequence[Take]) -> TakeStatus:
 
 def _check_rendered(source: JobContents, segment: int) -> None:
     if source.committed.handoff(segment) is None:
-        count, ahead = len(source.committed.handoffs), len(source.committed.ahead)
-        more = f" and {ahead} of later parts" if ahead else ""
-        raise JobStateError(
-            f"job {source.job_id} has no rendered segment {segment}; it has rendered {count}, from 0 on{more}"
-        )
+        rendered = rendered_text(source.committed.rendered())
+        raise JobStateError(f"segment {segment} of job {source.job_id} is not rendered; {rendered}")
 
 
 def _check_length(source: JobContents, segment: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from tasks.errors import RecordError
 from tasks.jobs.records import ClipRecord, Handoff, Record
+from tasks.jobs.units import segments_text
 
 SEED_STEP = 1_000_003  # a prime, larger than the number of segments: seeds of segments are consecutive
 SEED_LIMIT = 2**63
@@ -53,8 +54,7 @@ class Take:
         return range(self.segment if first is None else first, 1 + (self.segment if last is None else last))
 
     def __str__(self) -> str:
-        first, last = self.segments[0], self.segments[-1]
-        return f"take {self.number} of " + (f"segment {first}" if first == last else f"segments {first} to {last}")
+        return f"take {self.number} of {segments_text(self.segments)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +189,11 @@ class Committed:
         if 0 <= index < len(self.handoffs):
             return self.handoffs[index]
         return next((handoff for handoff in self.ahead if handoff.index == index), None)
+
+    def rendered(self, last: int | None = None) -> list[int]:
+        """The committed segments, or those up to `last`."""
+        found = (handoff.index for handoff in (*self.handoffs, *self.ahead))
+        return [index for index in found if last is None or index <= last]
 
     def handed_on(self, index: int) -> Handoff:
         """The handoff after a segment: of the take that the next one continues, else of the one that the film shows."""

@@ -9,7 +9,7 @@ from tasks.jobs.committed import TakeRequest
 from tasks.jobs.keys import ACTIVE, ENDED, RESERVED, job_keys
 from tasks.jobs.lifetimes import JobLifetimes, new_token
 from tasks.jobs.status_reading import no_such_job
-from tasks.jobs.units import JobState
+from tasks.jobs.units import JobState, rendered_text
 
 
 class JobTakes(JobLifetimes):
@@ -68,7 +68,8 @@ class JobTakes(JobLifetimes):
         outcome, value, *more = self._run("choose", keys, *args)
         where = f"of segment {segment} of job {job_id}"
         if outcome == b"no take":
-            raise JobStateError(f"there is no take {take} {where}; the newest is {value}")
+            others = f"its takes are 0 to {value}" if value else "it has only take 0"
+            raise JobStateError(f"there is no take {take} {where}; {others}")
         if outcome == b"not made":
             raise JobStateError(
                 f"take {take} {where} is not rendered; `longtake takes {job_id}` shows what became of it"
@@ -77,7 +78,7 @@ class JobTakes(JobLifetimes):
             last = more[0]
             raise JobStateError(
                 f"segment {last + 1} of job {job_id} continues take {value} of segment {last}, and take {take} "
-                "does not lead into it; ask for another take, which will"
+                f"does not lead into it; retake segment {last}: a new take does"
             )
         self._check(job_id, segment, outcome.decode(), value, needs_bytes, budget_bytes)
         return int(value)
@@ -93,7 +94,7 @@ class JobTakes(JobLifetimes):
             )
         if outcome == "not rendered":
             raise JobStateError(
-                f"job {job_id} has no rendered segment {segment}; it has rendered {value}, counted from 0"
+                f"segment {segment} of job {job_id} is not rendered; {rendered_text(range(int(str(value))))}"
             )
         if outcome == "ended":
             state = value.decode() if isinstance(value, bytes) else value

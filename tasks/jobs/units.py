@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Self
@@ -113,3 +114,23 @@ class WorkUnit:
         if self.kind == UnitKind.TAKE:
             return f"take {self.take} of segment {self.index}"
         return str(self.kind) if self.kind == UnitKind.FILM else f"{self.kind} {self.index}"
+
+
+def segments_text(indices: Iterable[int]) -> str:
+    """Segments in words, at least one, in order: `segment 3`, `segments 0 to 2`, `segments 0 to 2, 5 and 7`."""
+    runs: list[tuple[int, int]] = []
+    for index in indices:
+        if runs and runs[-1][1] + 1 == index:
+            runs[-1] = runs[-1][0], index
+        else:
+            runs.append((index, index))
+    names = [f"{first}" if first == last else f"{first} to {last}" for first, last in runs]
+    listed = " and ".join([part for part in (", ".join(names[:-1]), names[-1]) if part])
+    return f"segment {listed}" if len(runs) == 1 and runs[0][0] == runs[0][1] else f"segments {listed}"
+
+
+def rendered_text(indices: Sequence[int]) -> str:
+    """Which segments of a job are rendered, for a message about another one."""
+    if not indices:
+        return "none is rendered yet"
+    return f"{segments_text(indices)} {'is' if len(indices) == 1 else 'are'} rendered"

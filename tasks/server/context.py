@@ -16,7 +16,7 @@ from tasks.errors import JobStateError
 from tasks.jobs.keys import check_job_id
 from tasks.jobs.outbox import Outbox
 from tasks.jobs.records import JobStatus
-from tasks.jobs.units import JobState
+from tasks.jobs.units import JobState, segments_text
 from tasks.jobs.waits import Wait
 from tasks.server.answers import invalid
 from tasks.server.blob_files import BlobFiles
@@ -58,7 +58,8 @@ class ServerContext:
         """Check that a job has this segment. JobNotFoundError: there is no such job. RequestError: it has not."""
         count = self.status(job_id).segments
         if segment >= count:
-            message = f"job {job_id} has no segment {segment}; it has {count}, counted from 0"
+            known = segments_text(range(count)) if count else "none yet"
+            message = f"job {job_id} has no segment {segment}; it has {known}"
             raise invalid(message, status=404, code="not_found", param="segment")
 
     def waiting_jobs(self, states: Collection[JobState] = (), *, after: str | None, limit: int) -> Page[WaitingJob]:

@@ -18,7 +18,7 @@ from tasks.jobs.failpoints import reach
 from tasks.jobs.records import ClipRecord, FilmRecord
 from tasks.jobs.state_wire import is_whole
 from tasks.jobs.timing import FilmSource
-from tasks.jobs.units import START_INDEX, UnitKind, WorkUnit
+from tasks.jobs.units import START_INDEX, UnitKind, WorkUnit, segments_text
 from tasks.messaging.topology import FILM_TASK
 from tasks.messaging.tracing import tracing
 from tasks.worker import metrics
@@ -99,13 +99,13 @@ def _remake_lost_clips(context: WorkerContext, lease: Lease, error: InputLostErr
     claim, deployment = lease.claim, context.deployment
     clips = deployment.jobs.clips(claim.job_id).values()
     lost = sorted({error.index, *(clip.index for clip in clips if not is_whole(clip.blob_id, deployment.blobs))})
-    log.warning("clips are made again: segments %s", lost, extra={"reason": str(error)})
+    log.warning("clips are made again: %s", segments_text(lost), extra={"reason": str(error)})
     if not deployment.jobs.report_lost_clips(claim, lost):
         raise SkippedError("another worker holds the film now")
     metrics.repairs.labels(str(UnitKind.CLIP), error.kind).inc(len(lost))
     for index in lost:
         deployment.publisher.publish(claim.job_id, WorkUnit.clip(index))
-    raise WaitingError(f"waiting for lost clips: segments {lost}")
+    raise WaitingError(f"waiting for lost clips: {segments_text(lost)}")
 
 
 def _read_source(context: WorkerContext, source: FilmSource) -> Iterator[bytes]:

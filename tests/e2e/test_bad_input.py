@@ -140,8 +140,8 @@ def test_a_job_in_the_wrong_state(
     queued.forget()
     # Then
     check_refused(save, "is queued; only a job that was done has a film")
-    check_refused(export, "has no committed segment 0")
-    check_refused(beyond, "has no committed segment 2")
+    check_refused(export, "has no state after segment 0: up to there, none is rendered yet")
+    check_refused(beyond, "has no state after segment 2: up to there, ")
     check_refused(cancel, "is already done")
     assert [path.name for path in tmp_path.iterdir()] == ["spec.yaml"]
 

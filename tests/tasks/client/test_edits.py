@@ -192,10 +192,10 @@ def test_a_job_is_approved_segment_by_segment(deployment: Settings, reference_fi
     assert job_store(deployment).survey(job.id) == []
     # And its segments are approved, the last one, too
     job.approve()
-    for committed in (2, 3):
+    for committed, approved in ((2, "segments 0 to 1"), (3, "segments 0 to 2")):
         wait_until(lambda count=committed: job.status().committed == count, what=f"{committed} segments")
         said = longtake("approve", job.id, settings=deployment).stdout
-        assert said == f"job {job.id}: segments up to {committed - 1} approved\n"
+        assert said == f"job {job.id}: {approved} approved\n"
     wait_until(lambda: job.status().clips == 4, what="the last clip")
     assert (job.status().state, job.status().film) == ("awaiting approval", None)
     job.approve(3)

@@ -113,8 +113,8 @@ def test_a_fork_without_a_spec_is_rendered_in_order_if_its_job_was(
 @pytest.mark.parametrize(
     ("after", "changes", "words"),
     [
-        (4, {}, "has no committed segment 4"),
-        (-1, {}, "has no committed segment -1"),
+        (4, {}, "cannot be forked after segment 4: up to there, segments 0 to 3 are rendered"),
+        (-1, {}, "cannot be forked after segment -1"),
         (3, {}, "there is none after segment 3, so there is nothing to render"),
         (1, {"width": 96}, "width: must be that of job .*: 96 here, 64 there"),
         (1, {"height": 64}, "height: "),

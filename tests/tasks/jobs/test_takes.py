@@ -285,9 +285,9 @@ def test_a_choice_reserves_the_room_of_its_clips_and_film(done: JobStore, client
 
 
 def test_what_cannot_be_asked_for_or_chosen(jobs: JobStore, done: JobStore) -> None:
-    with pytest.raises(JobStateError, match="has no rendered segment 3"):
+    with pytest.raises(JobStateError, match="segment 3 of job aaaa1111 is not rendered; segments 0 to 2 are rendered"):
         ask(done, 3)
-    with pytest.raises(JobStateError, match="no take 2 of segment 1 of job aaaa1111; the newest is 0"):
+    with pytest.raises(JobStateError, match="no take 2 of segment 1 of job aaaa1111; it has only take 0"):
         done.choose(JOB, 1, 2)
     for call in (lambda: done.choose("unknown", 0, 0), lambda: done.retake("unknown", range(1), [TakeRequest()])):
         with pytest.raises(JobNotFoundError):

@@ -208,7 +208,7 @@ def test_takes_of_several_segments_reserve_the_room_of_all(done: JobStore, clien
 
 
 def test_what_cannot_be_asked_for(done: JobStore) -> None:
-    with pytest.raises(JobStateError, match="has no rendered segment 5"):
+    with pytest.raises(JobStateError, match="segment 5 of job aaaa1111 is not rendered; segments 0 to 4 are rendered"):
         ask(done, 3, last=5)
 
 
@@ -386,7 +386,7 @@ def test_segments_of_a_later_part_are_retaken_while_earlier_ones_are_missing(
     job.choose(2, 1)
     assert shown(jobs) == {2: 1}
     # And what is missing can be neither retaken nor shared
-    with pytest.raises(JobStateError, match="no rendered segment 1; it has rendered 0, from 0 on and 2 of later parts"):
+    with pytest.raises(JobStateError, match="segment 1 of job aaaa1111 is not rendered; segments 2 to 3 are rendered"):
         job.retake(1, last=2)
     with pytest.raises(JobStateError, match="segment 0 of job aaaa1111 is not rendered yet, so a fork cannot share it"):
         job.cascade(2)

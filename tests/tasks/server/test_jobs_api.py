@@ -127,7 +127,8 @@ def test_an_open_film_is_steered(client: httpx2.Client, worker: Worker) -> None:
     refused = client.post(f"/jobs/{job_id}/segments", json=other, headers={"Idempotency-Key": "first"})
     assert error_of(refused) == (
         409,
-        f"other segments were appended to job {job_id} with this idempotency key, from 0 on; use another key for more",
+        f"other segments were appended to job {job_id} with this idempotency key, the first as segment 0; use another "
+        "key for more",
     )
     # Then it is played once it is known whether the film ends with it
     wait_until(lambda: client.get(f"/jobs/{job_id}").json()["clips"] == 1, what="the first clip")
@@ -243,9 +244,9 @@ def test_takes_that_cannot_be_are_refused(client: httpx2.Client, worker: Worker)
         ("0/takes", {"x": 1}, 400, "x: unknown key; the keys are last, prompt, seed, takes"),
         ("0/takes", {"prompt": " "}, 400, "prompt: must not be blank"),
         ("0/takes", {"seed": -1}, 400, "seed: must be at least 0"),
-        ("0/takes", {"last": 7}, 409, "has no rendered segment 2"),
+        ("0/takes", {"last": 7}, 409, f"segment 2 of job {job_id} is not rendered; segments 0 to 1 are rendered"),
         ("1/takes", {"last": 0}, 400, "last: must be 1 or a later segment, not 0"),
-        ("7/takes", {}, 409, "has no rendered segment 7"),
+        ("7/takes", {}, 409, f"segment 7 of job {job_id} is not rendered"),
         ("-1/takes", {}, 400, "segment: must be at least 0"),
         ("0/choose", {"take": 1}, 409, "there is no take 1"),
         ("0/choose", {"take": 1, "last": 1}, 409, "there is no take 1 of segments 0-1"),
