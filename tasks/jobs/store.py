@@ -43,7 +43,7 @@ from tasks.jobs.results import (
 )
 from tasks.jobs.spec_reading import read_head, read_segment
 from tasks.jobs.take_store import JobTakes
-from tasks.jobs.units import JobState, UnitKind, WorkUnit
+from tasks.jobs.units import JobState, WorkUnit
 from tasks.settings import Settings
 from tasks.spec.segments import SegmentSpec
 
@@ -100,18 +100,16 @@ class JobStore(JobEdits, JobTakes):
     def claim(
         self,
         job_id: str,
-        kind: UnitKind,
-        index: int,
+        unit: WorkUnit,
         ticket: int,
         worker: str,
         *,
-        take: int = 0,
         node: str = "",
         prefer_others: bool = True,
         render_class: str = "",
         class_wait_s: float = 0.0,
     ) -> ClaimResult:
-        """Claim what a message about a SEGMENT, TAKE, CLIP or FILM is about; for a committed segment its repair.
+        """Claim what a message about `unit` is about: of a segment its rendering, or its repair if it is committed.
 
         worker: the name of this process. node: its worker, the same for all processes of one. prefer_others: leave a
         unit that failed on this node lately to another one. render_class: of this worker, '' if it is not known.
@@ -121,14 +119,13 @@ class JobStore(JobEdits, JobTakes):
             VersionError: a newer major version wrote the job. Nothing was changed.
             RecordError: what the claim reads is damaged; the job has failed.
         """
-        token = new_token()
-        queue = queue_of(WorkUnit(kind, index))
+        token, index, queue = new_token(), unit.index, queue_of(unit)
         keys = [*job_keys(job_id, "record", "units", "spec", "handoffs"), queue_key(queue), *job_keys(job_id, "takes")]
         period_ms = int(PREFER_OTHERS_S * 1000) if prefer_others and node else 0
-        args = (kind, index, ticket, token, self._lease_ms, worker, node, period_ms, take)
-        of_class = (render_class, int(class_wait_s * 1000))
+        message = (unit.kind_asked_for, index, ticket)
+        by = (token, self._lease_ms, worker, node, period_ms, unit.take, render_class, int(class_wait_s * 1000))
         try:
-            outcome, *reply = self._run("claim", keys, *args, *of_class)
+            outcome, *reply = self._run("claim", keys, *message, *by)
         except RecordError as error:
             self.stop(job_id, JobState.FAILED, str(error))
             raise
@@ -190,18 +187,18 @@ class JobStore(JobEdits, JobTakes):
         return self._release(claim.job_id, claim.unit, claim.token, reason, allowed=allowed)
 
     def report_death(
-        self, job_id: str, kind: UnitKind, index: int, ticket: int, *, take: int = 0, node: str, reason: str
+        self, job_id: str, unit: WorkUnit, ticket: int, *, node: str, reason: str
     ) -> tuple[WorkUnit, Released]:
-        """Report that the process of `node` that had this message died; returns the unit, and what became of it.
+        """Report that a process of `node` that had this message died; returns its unit, and what became of it.
 
         If it died while it loaded, rendered or encoded, that is a failed attempt, also when its lease has expired
         meanwhile. A message that it had not claimed is due again.
         """
         keys = [*job_keys(job_id, "record", "units"), ACTIVE, ENDED, *job_keys(job_id, "takes")]
-        args = (job_id, kind, index, ticket, node, reason, self._attempts, take)
+        args = (job_id, unit.kind_asked_for, unit.index, ticket, node, reason, self._attempts, unit.take)
         outcome, newest, name = self._run("report_death", keys, *args)
-        unit = WorkUnit.parse(name.decode(), index) if name else WorkUnit(kind, index, take)
-        return unit, Released(ReleaseOutcome(outcome.decode()), int(newest))
+        claimed = WorkUnit.parse(name.decode(), unit.index) if name else unit
+        return claimed, Released(ReleaseOutcome(outcome.decode()), int(newest))
 
     def commit_segment(
         self, claim: Claim, handoff: Handoff, *, others: Sequence[KeptRendering] = (), sticky: bool = False

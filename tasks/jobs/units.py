@@ -103,6 +103,11 @@ class WorkUnit:
         return cls(UnitKind(kind), index, take, kind == UnitKind.SEGMENT and bool(numbers))
 
     @property
+    def kind_asked_for(self) -> UnitKind:
+        """The kind that its message names: a segment that is committed already is claimed as its repair."""
+        return UnitKind.SEGMENT if self.kind == UnitKind.REPAIR else self.kind
+
+    @property
     def name(self) -> str:
         """Its field in a job's units hash: `segment[:<i>]`, `repair:<i>`, `take:<i>:<n>`, `clip:<i>` or `film`."""
         if self.kind == UnitKind.TAKE:

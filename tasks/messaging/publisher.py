@@ -91,7 +91,7 @@ class Publisher:
 
     def _send(self, task: str, queue: str | Queue, job_id: str, announced: Announcement, args: list[Any]) -> None:
         unit = announced.unit
-        kind = UnitKind.SEGMENT if unit.kind == UnitKind.REPAIR else unit.kind
+        kind = unit.kind_asked_for
         is_film = kind == UnitKind.FILM
         headers = {FORMAT_HEADER: FORMAT_OF_JOBS if kind == UnitKind.TAKE else FORMAT}
         name = str(kind) if is_film else f"{kind}-{unit.index}"

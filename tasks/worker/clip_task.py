@@ -22,7 +22,7 @@ from tasks.jobs import state_wire
 from tasks.jobs.failpoints import reach
 from tasks.jobs.records import ClipRecord
 from tasks.jobs.results import Claim
-from tasks.jobs.units import START_INDEX, UnitKind
+from tasks.jobs.units import START_INDEX, WorkUnit
 from tasks.messaging.topology import CLIP_TASK
 from tasks.spec.head import CropSpec
 from tasks.worker import metrics
@@ -45,7 +45,7 @@ def render_clip(task: Task[..., Any], job_id: str, index: int, ticket: int) -> d
     """Decode the stored latents of segment `index` again and make its clip."""
     context = process.context
     return run_claimed(
-        task, context, job_id, UnitKind.CLIP, int(index), int(ticket), lambda lease: _rebuild(context, lease)
+        task, context, job_id, WorkUnit.clip(int(index)), int(ticket), lambda lease: _rebuild(context, lease)
     )
 
 

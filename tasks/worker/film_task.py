@@ -38,9 +38,7 @@ FILM_FOLDERS = "longtake-film-"
 def assemble_film(task: Task[..., Any], job_id: str, ticket: int) -> dict[str, Any]:
     """Join every clip of a job, picture copied and sound encoded once, and end the job."""
     context = process.context
-    return run_claimed(
-        task, context, job_id, UnitKind.FILM, START_INDEX, int(ticket), lambda lease: _assemble(context, lease)
-    )
+    return run_claimed(task, context, job_id, WorkUnit.film(), int(ticket), lambda lease: _assemble(context, lease))
 
 
 def _assemble(context: WorkerContext, lease: Lease) -> dict[str, Any]:

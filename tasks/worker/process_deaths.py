@@ -46,9 +46,7 @@ def _report(job_id: str, unit: WorkUnit, ticket: int, reason: str) -> None:
     try:
         with connect(settings.redis_url, reply_timeout_s=TIMEOUT_S) as client:
             jobs = JobStore(client, settings)
-            _, released = jobs.report_death(
-                job_id, unit.kind, unit.index, ticket, take=unit.take, node=process.token, reason=reason
-            )
+            _, released = jobs.report_death(job_id, unit, ticket, node=process.token, reason=reason)
             if released.outcome == ReleaseOutcome.FAILED:
                 tracing.job_ended(job_id, jobs)
     except Exception as error:

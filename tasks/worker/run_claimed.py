@@ -18,7 +18,7 @@ from tasks.errors import RecordError, VersionError, WorkFailedError
 from tasks.jobs.connection import OUTAGES
 from tasks.jobs.keys import check_job_id
 from tasks.jobs.results import Claim, ClaimResult, FailedHere, NotChained, OtherClass, Refused
-from tasks.jobs.units import UnitKind, WorkUnit
+from tasks.jobs.units import WorkUnit
 from tasks.messaging.tracing import tracing
 from tasks.worker import metrics
 from tasks.worker.context import WorkerContext, process
@@ -45,17 +45,14 @@ def run_claimed(
     task: Task[..., Any],
     context: WorkerContext,
     job_id: str,
-    kind: UnitKind,
-    index: int,
+    unit: WorkUnit,
     ticket: int,
     work: Callable[[Lease], Result],
-    *,
-    take: int = 0,
 ) -> Result:
     """Claim what a message is about and do `work` under its lease; returns the task's result.
 
-    kind: SEGMENT, TAKE, CLIP or FILM. take: the number of a TAKE. A claim ends in one of four ways: its work commits;
-    it is released for another attempt; it waits until lost input is made again; or it fails the job, or the take.
+    A claim ends in one of four ways: its work commits; it is released for another attempt; it waits until lost input is
+    made again; or it fails the job, or the take.
 
     Raises:
         WorkFailedError: the work failed, and the claim has been released; or a server is out, and the lease expires.
@@ -65,7 +62,7 @@ def run_claimed(
         log.warning("this process ends, and is replaced: it can no longer render")
         raise SystemExit(EX_RECYCLE)  # the worker reports it, so that the message is published again
     try:
-        return _run_claimed(task, context, job_id, WorkUnit(kind, index, take), ticket, work)
+        return _run_claimed(task, context, job_id, unit, ticket, work)
     except OUTAGES as error:  # one that lasted longer than anything waited; the connection has logged it
         raise WorkFailedError(f"{error}; a worker tries again") from None
     except RecordError as error:  # found when the claim was renewed, committed or released
@@ -111,8 +108,7 @@ def _claim(context: WorkerContext, job_id: str, unit: WorkUnit, ticket: int) -> 
     """Claim, but leave a unit to another worker that did not fail it, or for a while to one of its render class."""
     claim_as = partial(
         context.deployment.jobs.claim,
-        *(job_id, unit.kind, unit.index, ticket, context.worker),
-        take=unit.take,
+        *(job_id, unit, ticket, context.worker),
         node=context.node,
         render_class=context.engines.render_class,
     )

@@ -18,7 +18,7 @@ from tasks.jobs import state_wire
 from tasks.jobs.failpoints import reach
 from tasks.jobs.records import Handoff
 from tasks.jobs.results import Claim, KeptRendering
-from tasks.jobs.units import UnitKind, WorkUnit
+from tasks.jobs.units import WorkUnit
 from tasks.messaging.topology import SEGMENT_TASK
 from tasks.worker import metrics
 from tasks.worker.app import app
@@ -70,7 +70,7 @@ def generate_segment(
     """
     context = process.context
     return run_claimed(
-        task, context, job_id, UnitKind.SEGMENT, int(index), int(ticket), lambda lease: _render(task, context, lease)
+        task, context, job_id, WorkUnit.segment(int(index)), int(ticket), lambda lease: _render(task, context, lease)
     )
 
 

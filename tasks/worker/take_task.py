@@ -9,7 +9,7 @@ from celery import Task
 
 from tasks.errors import WorkFailedError
 from tasks.jobs.failpoints import reach
-from tasks.jobs.units import UnitKind
+from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.messaging.topology import TAKE_TASK
 from tasks.messaging.tracing import tracing
 from tasks.worker.app import app
@@ -29,15 +29,9 @@ def generate_take(task: Task[..., Any], job_id: str, index: int, take: int, tick
     Of a take of several segments, each is a task of its own, and only the last one is led into such an end.
     """
     context = process.context
+    unit = WorkUnit(UnitKind.TAKE, int(index), int(take))
     return run_claimed(
-        task,
-        context,
-        job_id,
-        UnitKind.TAKE,
-        int(index),
-        int(ticket),
-        lambda lease: render(task, context, lease, _commit_take),
-        take=int(take),
+        task, context, job_id, unit, int(ticket), lambda lease: render(task, context, lease, _commit_take)
     )
 
 

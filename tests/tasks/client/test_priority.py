@@ -21,7 +21,7 @@ from tasks.jobs.keys import queue_key
 from tasks.jobs.queues import QUEUES, SEGMENTS, Priority, list_key
 from tasks.jobs.results import AdmissionOutcome
 from tasks.jobs.store import JobStore
-from tasks.jobs.units import UnitKind
+from tasks.jobs.units import WorkUnit
 from tasks.jobs.workers import ChildInfo, ChildState, WorkerInfo, WorkerRegistry
 from tasks.maintenance import reconciler
 from tasks.maintenance.reconciler import Reconciler
@@ -73,7 +73,7 @@ def test_how_many_jobs_are_ahead(settings: Settings, jobs: JobStore, client: red
     assert ahead(*urgent, *ordinary) == [0, 1, 2, 3]
     # When the first is taken
     client.rpop(HIGH_SEGMENTS)
-    jobs.claim(urgent[0].id, UnitKind.SEGMENT, 0, 1, "h:2", node="gpu-0")
+    jobs.claim(urgent[0].id, WorkUnit.segment(0), 1, "h:2", node="gpu-0")
     # Then
     assert ahead(*urgent, *ordinary) == [None, 0, 1, 2]
     # And all are counted in the length of their queue
@@ -93,7 +93,7 @@ def test_messages_that_wait_behind_others_are_not_lost_ones(
     urgent = [submit(spec("a"), settings=settings, priority=Priority.HIGH) for _ in range(4)]
     for job in urgent[:3]:
         client.rpop(HIGH_SEGMENTS)
-        jobs.claim(job.id, UnitKind.SEGMENT, 0, 1, "w")
+        jobs.claim(job.id, WorkUnit.segment(0), 1, "w")
     with Deployment(settings) as deployment:
         one = Reconciler(client, jobs, deployment.blobs, deployment.publisher, settings)
         # When / Then

@@ -53,7 +53,7 @@ def render(jobs: JobStore, job: Job, count: int) -> None:
     """Commit so many more segments of a job."""
     for index in range(job.status().committed, job.status().committed + count):
         [ticket] = [need.ticket for need in jobs.survey(job.id) if need.unit == WorkUnit.segment(index)]
-        claim = jobs.claim(job.id, UnitKind.SEGMENT, index, ticket, "w")
+        claim = jobs.claim(job.id, WorkUnit.segment(index), ticket, "w")
         assert isinstance(claim, Claim)
         assert jobs.commit_segment(claim, handoff(index, seed=claim.head.seed + index, worker=f"{job.id} {index}"))
 

@@ -10,7 +10,7 @@ from tasks.jobs.queues import Priority
 from tasks.jobs.records import ClipRecord, FilmRecord, Handoff
 from tasks.jobs.results import Admission, AdmissionOutcome, Claim, CreateOutcome, Creation
 from tasks.jobs.store import JobStore
-from tasks.jobs.units import UnitKind, WorkUnit
+from tasks.jobs.units import WorkUnit
 from tasks.spec.loader import check_spec
 from tasks.spec.segments import SegmentSpec
 from tests.tasks.conftest import ticket_of
@@ -44,8 +44,7 @@ def announce(jobs: JobStore, unit: WorkUnit) -> int:
 def claim_unit(jobs: JobStore, unit: WorkUnit, worker: str = "w") -> Claim:
     """Announce `unit`, and claim it by that message."""
     ticket = announce(jobs, unit)
-    kind = UnitKind.SEGMENT if unit.kind == UnitKind.REPAIR else unit.kind
-    claimed = jobs.claim(JOB, kind, unit.index, ticket, worker, take=unit.take)
+    claimed = jobs.claim(JOB, unit, ticket, worker)
     assert isinstance(claimed, Claim), claimed
     assert claimed.unit == unit
     return claimed

@@ -6,7 +6,7 @@ import pytest
 
 from tasks.jobs.results import Claim, FailedHere, Released, ReleaseOutcome
 from tasks.jobs.store import JobStore
-from tasks.jobs.units import UnitKind, WorkUnit
+from tasks.jobs.units import WorkUnit
 from tests.tasks.jobs.protocol import JOB, announce, claim, commit, create, due, end_lease, expire
 
 DEATH = "its process died (signal 9 (SIGKILL))"
@@ -69,7 +69,7 @@ def test_a_reported_death_is_one_attempt(jobs: JobStore, expired: bool) -> None:
     for attempt in (1, 2, 3):
         # Given a claim inside the engine, whose lease perhaps has expired
         ticket = announce(jobs, WorkUnit.segment(0))
-        held = jobs.claim(JOB, UnitKind.SEGMENT, 0, ticket, f"gpu:{attempt}", node="gpu", prefer_others=False)
+        held = jobs.claim(JOB, WorkUnit.segment(0), ticket, f"gpu:{attempt}", node="gpu", prefer_others=False)
         assert isinstance(held, Claim)
         assert jobs.renew(held, engine=True)
         if expired:
@@ -86,7 +86,7 @@ def test_a_reported_death_is_one_attempt(jobs: JobStore, expired: bool) -> None:
 
 
 def report_death(jobs: JobStore, ticket: int, node: str = "gpu") -> tuple[WorkUnit, Released]:
-    return jobs.report_death(JOB, UnitKind.SEGMENT, 0, ticket, node=node, reason=DEATH)
+    return jobs.report_death(JOB, WorkUnit.segment(0), ticket, node=node, reason=DEATH)
 
 
 def test_a_death_before_the_claim_or_outside_the_engine_is_no_attempt(jobs: JobStore) -> None:
@@ -94,7 +94,7 @@ def test_a_death_before_the_claim_or_outside_the_engine_is_no_attempt(jobs: JobS
     for claimed in (False, True) * 5:
         ticket = announce(jobs, WorkUnit.segment(0))
         if claimed:
-            assert isinstance(jobs.claim(JOB, UnitKind.SEGMENT, 0, ticket, "gpu:1", node="gpu"), Claim)
+            assert isinstance(jobs.claim(JOB, WorkUnit.segment(0), ticket, "gpu:1", node="gpu"), Claim)
             # When another worker reports a death with the same message, Then the claim stays
             assert report_death(jobs, ticket, "other") == (WorkUnit.segment(0), Released(ReleaseOutcome.REFUSED))
         # When its own does, Then the message is due again
@@ -108,7 +108,7 @@ def test_a_unit_is_left_to_workers_that_have_not_failed_it(jobs: JobStore) -> No
     create(jobs)
     for node in ("failed", "vanished"):
         ticket = announce(jobs, WorkUnit.segment(0))
-        held = jobs.claim(JOB, UnitKind.SEGMENT, 0, ticket, "w", node=node)
+        held = jobs.claim(JOB, WorkUnit.segment(0), ticket, "w", node=node)
         assert isinstance(held, Claim)
         if node == "failed":
             assert jobs.release(held, "RuntimeError: no").outcome == "retry"
@@ -118,11 +118,11 @@ def test_a_unit_is_left_to_workers_that_have_not_failed_it(jobs: JobStore) -> No
     ticket = announce(jobs, WorkUnit.segment(0))
     for node in ("failed", "vanished"):
         left = FailedHere(WorkUnit.segment(0), ticket, frozenset({"failed", "vanished"}))
-        assert jobs.claim(JOB, UnitKind.SEGMENT, 0, ticket, "w", node=node) == left
+        assert jobs.claim(JOB, WorkUnit.segment(0), ticket, "w", node=node) == left
     # When there is no other worker, Then it may try again
-    again = jobs.claim(JOB, UnitKind.SEGMENT, 0, ticket, "w", node="failed", prefer_others=False)
+    again = jobs.claim(JOB, WorkUnit.segment(0), ticket, "w", node="failed", prefer_others=False)
     assert isinstance(again, Claim)
     # And another worker never has to ask
     jobs.release(again)
     ticket = announce(jobs, WorkUnit.segment(0))
-    assert isinstance(jobs.claim(JOB, UnitKind.SEGMENT, 0, ticket, "w", node="healthy"), Claim)
+    assert isinstance(jobs.claim(JOB, WorkUnit.segment(0), ticket, "w", node="healthy"), Claim)

@@ -11,7 +11,7 @@ from tasks.jobs.edits import ReplaceOutcome
 from tasks.jobs.keys import job_keys
 from tasks.jobs.results import Claim, Refused
 from tasks.jobs.store import JobStore
-from tasks.jobs.units import UnitKind, WorkUnit
+from tasks.jobs.units import WorkUnit
 from tasks.spec.loader import check_spec
 from tests.tasks.jobs.protocol import JOB, claim, commit, expire, may_begin
 
@@ -104,7 +104,7 @@ def claimed(jobs: JobStore, index: int) -> Claim:
     """The claim on a segment that was announced."""
     unit = WorkUnit.segment(index)
     ticket = next(need.ticket for need in jobs.survey(JOB) if need.unit == unit)
-    held = jobs.claim(JOB, unit.kind, index, ticket, "w")
+    held = jobs.claim(JOB, unit, ticket, "w")
     assert isinstance(held, Claim), held
     return held
 
@@ -118,7 +118,7 @@ def test_parts_behind_a_length_that_becomes_open_are_closed(jobs: JobStore) -> N
     changes = {1: {"auto_frames": True, "frames": None}}
     assert jobs.replace_segments(JOB, changes) == (ReplaceOutcome.REPLACED, None)
     # Then their messages get nothing, until it is decided
-    assert jobs.claim(JOB, UnitKind.SEGMENT, 3, message, "w") == Refused("it was not announced")
+    assert jobs.claim(JOB, WorkUnit.segment(3), message, "w") == Refused("it was not announced")
     commit(jobs, claimed(jobs, 0))
     assert may_begin(jobs) == []
     assert decided(jobs, claimed(jobs, 1), 41) == 41

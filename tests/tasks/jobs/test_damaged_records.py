@@ -18,7 +18,7 @@ from tasks.jobs.records import ClipRecord, FilmRecord, Handoff
 from tasks.jobs.state_wire import handoff_blobs
 from tasks.jobs.store import JobStore
 from tasks.jobs.timing import film_source, shown_timing, timing_after
-from tasks.jobs.units import UnitKind, WorkUnit
+from tasks.jobs.units import WorkUnit
 from tests.tasks.jobs.protocol import JOB, claim, commit, create
 
 OTHER = "bbbb2222"
@@ -153,7 +153,7 @@ def test_a_unit_with_a_field_of_a_wrong_type_fails_its_job_once(
     assert isinstance(needs, list)
     # When it is claimed, Then the job fails
     with pytest.raises(RecordError, match=f"its record is damaged: unit segment: {field}"):
-        jobs.claim(JOB, UnitKind.SEGMENT, 0, unit["ticket"], "w")
+        jobs.claim(JOB, WorkUnit.segment(0), unit["ticket"], "w")
     status = jobs.status(JOB)
     assert (status.state, status.reason) == ("failed", f"its record is damaged: unit segment: {field}")
 

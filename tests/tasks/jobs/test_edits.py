@@ -16,7 +16,7 @@ from tasks.jobs.keys import RESERVED, job_keys
 from tasks.jobs.records import ClipRecord
 from tasks.jobs.results import Admission, AdmissionOutcome, Claim, Refused
 from tasks.jobs.store import JobStore
-from tasks.jobs.units import JobState, UnitKind, WorkUnit
+from tasks.jobs.units import JobState, WorkUnit
 from tasks.settings import Settings
 from tasks.spec.loader import check_spec
 from tasks.spec.segments import MAX_SEGMENTS, SegmentSpec
@@ -168,7 +168,7 @@ def test_a_prompt_is_replaced_until_its_segment_is_claimed(jobs: JobStore) -> No
     ticket = announce(jobs, WorkUnit.segment(0))
     assert jobs.replace_segments(JOB, {0: {"prompt": "zero"}, 2: {"prompt": "two"}}) == (ReplaceOutcome.REPLACED, None)
     # When it is claimed, Then the claim has the new prompt, and it stays
-    held = jobs.claim(JOB, UnitKind.SEGMENT, 0, ticket, "w")
+    held = jobs.claim(JOB, WorkUnit.segment(0), ticket, "w")
     assert isinstance(held, Claim)
     assert held.segment
     assert held.segment.prompt == "zero"
@@ -268,4 +268,4 @@ def test_a_message_of_a_film_that_was_taken_back_is_refused(jobs: JobStore) -> N
     commit_all(jobs, 1)
     ticket = announce(jobs, WorkUnit.film())
     append_prompts(jobs, "b")
-    assert jobs.claim(JOB, UnitKind.FILM, -1, ticket, "w") == Refused("it is done")
+    assert jobs.claim(JOB, WorkUnit.film(), ticket, "w") == Refused("it is done")

@@ -57,7 +57,7 @@ def begin(jobs: JobStore, index: int) -> Claim:
 
 
 def take(jobs: JobStore, index: int, ticket: int) -> Claim:
-    found = jobs.claim(JOB, UnitKind.SEGMENT, index, ticket, "w")
+    found = jobs.claim(JOB, WorkUnit.segment(index), ticket, "w")
     assert isinstance(found, Claim), found
     return found
 
@@ -227,7 +227,7 @@ def test_a_late_message_of_a_part_is_refused(jobs: JobStore) -> None:
     # When
     new = take(jobs, 2, announce(jobs, WorkUnit.segment(2)))
     # Then
-    late = jobs.claim(JOB, UnitKind.SEGMENT, 2, 1, "late")
+    late = jobs.claim(JOB, WorkUnit.segment(2), 1, "late")
     assert isinstance(late, Refused)
     assert jobs.commit_segment(held, handoff(2)) is None
     assert jobs.commit_segment(new, handoff(2))

@@ -10,7 +10,7 @@ from tasks.errors import JobNotFoundError, JobStateError
 from tasks.jobs.queues import SEGMENTS
 from tasks.jobs.results import Claim, Refused
 from tasks.jobs.store import JobStore
-from tasks.jobs.units import UnitKind, WorkUnit
+from tasks.jobs.units import WorkUnit
 from tasks.settings import Settings
 from tests.tasks.jobs.protocol import JOB, announce, claim, commit_all, create, due, handoff
 
@@ -44,7 +44,7 @@ def test_only_a_message_that_was_refused_during_the_pause_is_sent_again(jobs: Jo
     assert due(jobs) == [(WorkUnit.segment(0), "waiting")]
     # When the message is delivered during a pause, Then it is refused and must be sent again
     jobs.pause(JOB)
-    assert jobs.claim(JOB, UnitKind.SEGMENT, 0, ticket, "w") == Refused("the job is paused")
+    assert jobs.claim(JOB, WorkUnit.segment(0), ticket, "w") == Refused("the job is paused")
     jobs.resume(JOB)
     assert due(jobs) == [(WorkUnit.segment(0), "expired")]
     assert isinstance(claim(jobs, 0), Claim)
@@ -57,7 +57,7 @@ def test_a_paused_job_does_not_assemble_its_film(jobs: JobStore) -> None:
     ticket = announce(jobs, WorkUnit.film())
     # When the message is delivered during a pause, Then it is refused, and the film is due after the pause
     jobs.pause(JOB)
-    assert jobs.claim(JOB, UnitKind.FILM, -1, ticket, "w") == Refused("the job is paused")
+    assert jobs.claim(JOB, WorkUnit.film(), ticket, "w") == Refused("the job is paused")
     jobs.resume(JOB)
     assert due(jobs) == [(WorkUnit.film(), "expired")]
 

@@ -6,7 +6,7 @@ import pytest
 
 from tasks.jobs.results import Claim, ClaimResult, OtherClass
 from tasks.jobs.store import JobStore
-from tasks.jobs.units import UnitKind, WorkUnit
+from tasks.jobs.units import WorkUnit
 from tasks.spec.loader import check_spec
 from tests.conftest import wait_until
 from tests.tasks.jobs.protocol import JOB, announce, claim_unit, commit, create, handoff
@@ -15,8 +15,7 @@ HOUR_S = 3600.0
 
 
 def ask(jobs: JobStore, unit: WorkUnit, ticket: int, render_class: str, wait_s: float = HOUR_S) -> ClaimResult:
-    kind = UnitKind.SEGMENT if unit.kind == UnitKind.REPAIR else unit.kind
-    return jobs.claim(JOB, kind, unit.index, ticket, "w", render_class=render_class, class_wait_s=wait_s)
+    return jobs.claim(JOB, unit, ticket, "w", render_class=render_class, class_wait_s=wait_s)
 
 
 @pytest.mark.parametrize("name", ["segment", "repair", "clip"])

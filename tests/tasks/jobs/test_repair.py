@@ -7,7 +7,7 @@ import pytest
 from tasks.jobs.records import ClipRecord, Handoff
 from tasks.jobs.results import Claim, ClipCommit, Refused, RepairCommit
 from tasks.jobs.store import JobStore
-from tasks.jobs.units import UnitKind, WorkUnit
+from tasks.jobs.units import WorkUnit
 from tests.tasks.jobs.protocol import JOB, announce, claim, claim_unit, commit, commit_all, create, due, expire, handoff
 
 UNCHANGED = RepairCommit(None)
@@ -48,7 +48,7 @@ def test_a_segment_whose_input_is_lost_waits_for_the_repair(jobs: JobStore, wait
     assert jobs.status(JOB).epoch == 1
     # And its message is refused if it is delivered again
     assert announce(jobs, WorkUnit.segment(3)) == 0
-    assert jobs.claim(JOB, UnitKind.SEGMENT, 3, 99, "w") == Refused("segment waits for repair:2")
+    assert jobs.claim(JOB, WorkUnit.segment(3), 99, "w") == Refused("segment waits for repair:2")
 
 
 def test_a_repair_starts_from_the_handoff_before_it(jobs: JobStore, waiting: Claim) -> None:
@@ -156,4 +156,4 @@ def test_a_repair_that_is_not_needed_is_refused(jobs: JobStore) -> None:
     commit_all(jobs, 2)
     assert jobs.announce(JOB, WorkUnit.repair(0)) is None
     assert jobs.announce(JOB, WorkUnit.clip(0)) is None
-    assert jobs.claim(JOB, UnitKind.SEGMENT, 0, 99, "w") == Refused("the cursor is at segment 2")
+    assert jobs.claim(JOB, WorkUnit.segment(0), 99, "w") == Refused("the cursor is at segment 2")

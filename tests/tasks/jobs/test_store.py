@@ -23,7 +23,7 @@ from tasks.jobs.results import (
     ReleaseOutcome,
 )
 from tasks.jobs.store import JobStore
-from tasks.jobs.units import UnitKind, WorkUnit
+from tasks.jobs.units import WorkUnit
 from tasks.settings import Settings
 from tasks.spec.loader import check_spec
 from tests.tasks.conftest import ticket_of
@@ -78,9 +78,9 @@ def test_a_claimed_segment_cannot_be_claimed_again(jobs: JobStore) -> None:
     # Given
     create(jobs)
     ticket = ticket_of(jobs.announce(JOB, WorkUnit.segment(0)))
-    assert isinstance(jobs.claim(JOB, UnitKind.SEGMENT, 0, ticket, "first"), Claim)
+    assert isinstance(jobs.claim(JOB, WorkUnit.segment(0), ticket, "first"), Claim)
     # When the message is delivered again
-    again = jobs.claim(JOB, UnitKind.SEGMENT, 0, ticket, "second")
+    again = jobs.claim(JOB, WorkUnit.segment(0), ticket, "second")
     # Then
     assert again == Refused("segment 0 is held by first")
     assert jobs.announce(JOB, WorkUnit.segment(0)) is None
@@ -100,14 +100,14 @@ def test_an_old_ticket_is_refused(jobs: JobStore) -> None:
     new = ticket_of(jobs.announce(JOB, WorkUnit.segment(0), seen=old))
     # When / Then
     assert new > old
-    assert jobs.claim(JOB, UnitKind.SEGMENT, 0, old, "w") == Refused("a newer message has replaced this one")
-    assert isinstance(jobs.claim(JOB, UnitKind.SEGMENT, 0, new, "w"), Claim)
+    assert jobs.claim(JOB, WorkUnit.segment(0), old, "w") == Refused("a newer message has replaced this one")
+    assert isinstance(jobs.claim(JOB, WorkUnit.segment(0), new, "w"), Claim)
 
 
 def test_a_segment_ahead_of_the_cursor_is_refused(jobs: JobStore) -> None:
     create(jobs)
     assert jobs.announce(JOB, WorkUnit.segment(1)) is None
-    assert jobs.claim(JOB, UnitKind.SEGMENT, 1, 1, "w") == Refused("the cursor is at segment 0")
+    assert jobs.claim(JOB, WorkUnit.segment(1), 1, "w") == Refused("the cursor is at segment 0")
 
 
 def test_fences_increase_and_only_the_current_holder_commits(jobs: JobStore) -> None:
@@ -136,11 +136,11 @@ def test_a_repeated_message_of_a_committed_segment_is_refused(jobs: JobStore) ->
     # Given a commit whose worker died before it published the next message
     create(jobs)
     ticket = ticket_of(jobs.announce(JOB, WorkUnit.segment(0)))
-    held = jobs.claim(JOB, UnitKind.SEGMENT, 0, ticket, "w")
+    held = jobs.claim(JOB, WorkUnit.segment(0), ticket, "w")
     assert isinstance(held, Claim)
     assert jobs.commit_segment(held, handoff(0))
     # When its message is delivered again, Then it is refused
-    assert isinstance(jobs.claim(JOB, UnitKind.SEGMENT, 0, ticket, "w"), Refused)
+    assert isinstance(jobs.claim(JOB, WorkUnit.segment(0), ticket, "w"), Refused)
     # And the next segment is due: the commit announced it, and the reconciler publishes it
     assert due(jobs) == [(WorkUnit.segment(1), "unpublished")]
 
@@ -166,7 +166,7 @@ def test_a_survey_lists_units_that_may_have_no_message(jobs: JobStore) -> None:
     assert [why for _, why in due(jobs)] == ["unpublished"]
     jobs.chained(JOB, 0)
     assert [why for _, why in due(jobs)] == ["waiting"]
-    held = jobs.claim(JOB, UnitKind.SEGMENT, 0, ticket, "w")
+    held = jobs.claim(JOB, WorkUnit.segment(0), ticket, "w")
     assert isinstance(held, Claim)
     assert jobs.survey(JOB) == []
     clip_claim = commit(jobs, held)
@@ -238,7 +238,7 @@ def test_an_unknown_job_is_an_error(jobs: JobStore) -> None:
             call("0000")
     with pytest.raises(JobNotFoundError):
         jobs.head("0000")
-    assert jobs.claim("0000", UnitKind.SEGMENT, 0, 1, "w") == Refused("there is no such job")
+    assert jobs.claim("0000", WorkUnit.segment(0), 1, "w") == Refused("there is no such job")
 
 
 def test_the_first_segment_continues_an_imported_handoff(jobs: JobStore) -> None:
@@ -311,7 +311,7 @@ def test_a_repeated_message_chains_a_next_segment_that_was_not_announced(jobs: J
     # Given a segment that was committed while its job was paused
     create(jobs)
     ticket = announce(jobs, WorkUnit.segment(0))
-    held = jobs.claim(JOB, UnitKind.SEGMENT, 0, ticket, "w")
+    held = jobs.claim(JOB, WorkUnit.segment(0), ticket, "w")
     assert isinstance(held, Claim)
     jobs.pause(JOB)
     committed = jobs.commit_segment(held, handoff(0))
@@ -319,7 +319,7 @@ def test_a_repeated_message_chains_a_next_segment_that_was_not_announced(jobs: J
     assert committed.following is None
     jobs.resume(JOB)
     # When its message is delivered again, Then the next segment is due
-    assert jobs.claim(JOB, UnitKind.SEGMENT, 0, ticket, "w") == NotChained(1)
+    assert jobs.claim(JOB, WorkUnit.segment(0), ticket, "w") == NotChained(1)
 
 
 @pytest.mark.parametrize(("key", "field"), [("handoffs", "0"), ("spec", "job"), ("spec", "1")])
@@ -331,7 +331,7 @@ def test_a_damaged_record_fails_its_job_once(jobs: JobStore, settings: Settings,
     connect(settings.redis_url).hset(job_keys(JOB, key)[0], field, b"\xc1garbage")
     # When
     with pytest.raises(RecordError, match="damaged"):
-        jobs.claim(JOB, UnitKind.SEGMENT, 1, ticket, "w")
+        jobs.claim(JOB, WorkUnit.segment(1), ticket, "w")
     # Then
     status = jobs.status(JOB)
     assert (status.state, status.failed_segment, status.attempts) == ("failed", 1, 1)

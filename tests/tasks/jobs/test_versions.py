@@ -16,7 +16,7 @@ from tasks.jobs.keys import job_keys
 from tasks.jobs.results import Claim
 from tasks.jobs.scripts import FOLDER
 from tasks.jobs.store import JobStore
-from tasks.jobs.units import JobState, UnitKind, WorkUnit
+from tasks.jobs.units import JobState, WorkUnit
 from tasks.spec.loader import check_spec
 from tests.tasks.jobs.protocol import JOB, announce, claim, commit, commit_all, create, handoff
 
@@ -55,7 +55,7 @@ def test_a_newer_minor_version_is_read_and_its_keys_are_ignored(
     jobs: JobStore, client: redis.Redis, ticket: int, place: str
 ) -> None:
     change(client, place, {"format": "0.9", "colour": "red"})
-    held = jobs.claim(JOB, UnitKind.SEGMENT, 1, ticket, "w")
+    held = jobs.claim(JOB, WorkUnit.segment(1), ticket, "w")
     assert isinstance(held, Claim)
     assert held.segment
     assert (held.head.title, held.segment.prompt, held.next_prompt) == ("harbour", "1", "2")
@@ -72,7 +72,7 @@ def test_a_newer_major_version_is_refused_and_nothing_is_written(
     before = dump(client)
     # When its message comes
     with pytest.raises(VersionError, match="written by a newer longtake; upgrade this worker"):
-        jobs.claim(JOB, UnitKind.SEGMENT, 1, ticket, "w")
+        jobs.claim(JOB, WorkUnit.segment(1), ticket, "w")
     # Then there is no lease, no attempt and no trace of the message
     assert dump(client) == before
 

@@ -22,7 +22,7 @@ from tasks.jobs.keys import job_keys, worker_key
 from tasks.jobs.queues import CLIPS, FILMS, QUEUES, SEGMENTS
 from tasks.jobs.results import Claim
 from tasks.jobs.store import JobStore
-from tasks.jobs.units import UnitKind
+from tasks.jobs.units import WorkUnit
 from tasks.jobs.waits import Wait, WaitReason
 from tasks.jobs.workers import SILENT_KEPT_S, ChildInfo, ChildState, WorkerInfo, WorkerRegistry
 from tasks.settings import Settings
@@ -58,7 +58,7 @@ def silence(client: redis.Redis, name: str, seconds: float) -> None:
 
 
 def claim(jobs: JobStore, job: Job, node: str) -> Claim:
-    claimed = jobs.claim(job.id, UnitKind.SEGMENT, 0, 1, "h:2", node=node)
+    claimed = jobs.claim(job.id, WorkUnit.segment(0), 1, "h:2", node=node)
     assert isinstance(claimed, Claim)
     return claimed
 

@@ -36,8 +36,7 @@ class WorkerPair(PairState):
         work = WorkUnit.parse(unit, index)
         queue = queue_of(work)
         expected = job.deliver(message, self.holders, worker, node, self.model.queue(queue, job.priority))
-        kind = UnitKind.SEGMENT if work.kind == UnitKind.REPAIR else work.kind
-        found = self.jobs.claim(job_id, kind, index, ticket, worker, take=work.take, node=node, prefer_others=False)
+        found = self.jobs.claim(job_id, work, ticket, worker, node=node, prefer_others=False)
         claimed = self.model.queue(queue, job.priority).claimed
         assert self.jobs.queue_states()[queue, job.priority].claimed == claimed
         if isinstance(found, Claim):
@@ -56,11 +55,9 @@ class WorkerPair(PairState):
         """Report that the process of a holder died with this message; the reports of others change nothing."""
         job_id, unit, index, ticket = message
         work, node = WorkUnit.parse(unit, index), self._node(holder)
-        kind = UnitKind.SEGMENT if work.kind == UnitKind.REPAIR else work.kind
-        name = SEGMENT_UNIT if kind == UnitKind.SEGMENT else unit
+        name = SEGMENT_UNIT if work.kind_asked_for == UnitKind.SEGMENT else unit
         expected = self.model.job(job_id).report_death(name, index, ticket, node, DEATH, self.attempts)
-        report = (job_id, kind, index, ticket)
-        found, released = self.jobs.report_death(*report, take=work.take, node=node, reason=DEATH)
+        found, released = self.jobs.report_death(job_id, work, ticket, node=node, reason=DEATH)
         assert (released.outcome, released.ticket) == expected
         self._add_view(released.outcome == ReleaseOutcome.RETRY, job_id, found.name, index, released.ticket)
 

@@ -17,7 +17,7 @@ from tasks.client.submit import submit
 from tasks.jobs.keys import WORKERS, job_keys, worker_key
 from tasks.jobs.queues import CLIPS, FILMS, QUEUES, SEGMENTS
 from tasks.jobs.store import JobStore
-from tasks.jobs.units import JobState
+from tasks.jobs.units import JobState, WorkUnit
 from tasks.jobs.workers import ChildInfo, ChildState, Gpu, Versions, WorkerInfo, WorkerRegistry
 from tasks.maintenance import server_findings
 from tasks.maintenance.doctor import examine
@@ -376,14 +376,10 @@ def test_jobs_that_are_stuck(healthy: Settings, client: redis.Redis) -> None:
         for job in (queued, lost)
     ]
     # When a worker has claimed one of them, Then it is not stuck
-    claim = job_store(healthy).claim(queued.id, *claim_arguments(client, queued.id), "worker")
+    unit = json.loads(client.hget(job_keys(queued.id, "units")[0], "segment") or b"")
+    claim = job_store(healthy).claim(queued.id, WorkUnit.segment(0), unit["ticket"], "worker")
     assert claim
     assert len(texts(healthy)) == 1
-
-
-def claim_arguments(client: redis.Redis, job_id: str) -> tuple[Any, int, int]:
-    unit = json.loads(client.hget(job_keys(job_id, "units")[0], "segment") or b"")
-    return "segment", 0, unit["ticket"]
 
 
 def test_jobs_that_failed_lately(healthy: Settings, client: redis.Redis, jobs: JobStore) -> None:

@@ -9,7 +9,7 @@ from tasks.jobs.connection import connect
 from tasks.jobs.queues import SEGMENTS
 from tasks.jobs.results import Claim
 from tasks.jobs.store import JobStore
-from tasks.jobs.units import UnitKind
+from tasks.jobs.units import WorkUnit
 from tasks.jobs.workers import ChildInfo, ChildState, WorkerInfo, WorkerRegistry
 from tasks.jobs.workload import Workload
 from tasks.maintenance.parts import free_children, open_parts
@@ -60,7 +60,7 @@ def test_idle_workers_get_parts_of_each_job_in_turn(settings: Settings, jobs: Jo
     publisher = Publisher(make_app(settings, results=False), jobs)
     long, short = film(settings, 4), film(settings, 2)
     for job_id in (long, short):
-        assert isinstance(jobs.claim(job_id, UnitKind.SEGMENT, 0, 1, "w"), Claim)
+        assert isinstance(jobs.claim(job_id, WorkUnit.segment(0), 1, "w"), Claim)
     client.delete(SEGMENTS)
     for number, state in enumerate([WORKING, WORKING, IDLE, IDLE, IDLE]):
         WorkerRegistry(client).write(worker(f"worker-{number}", state), life_s=60)

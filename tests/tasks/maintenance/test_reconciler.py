@@ -19,7 +19,7 @@ from tasks.jobs.queues import SEGMENTS
 from tasks.jobs.records import Progress
 from tasks.jobs.results import Claim
 from tasks.jobs.store import JobStore
-from tasks.jobs.units import UnitKind
+from tasks.jobs.units import WorkUnit
 from tasks.maintenance import reconciler as reconciler_module
 from tasks.maintenance.reconciler import Reconciler, open_reconciler_blobs
 from tasks.messaging.celery_app import make_app
@@ -56,7 +56,7 @@ def claimed(settings: Settings, client: redis.Redis, jobs: JobStore) -> Claim:
     """A claim on segment 0 of a new job, whose message was consumed."""
     job = submit(SPEC, settings=settings)
     client.delete(SEGMENTS)
-    claim = jobs.claim(job.id, UnitKind.SEGMENT, 0, 1, "w")
+    claim = jobs.claim(job.id, WorkUnit.segment(0), 1, "w")
     assert isinstance(claim, Claim)
     return claim
 
@@ -151,7 +151,7 @@ def test_a_message_is_published_again_after_a_later_one_was_claimed(
     assert client.rpop(SEGMENTS)
     assert client.rpop(SEGMENTS)
     assert reconciler.reconcile() == 0
-    assert isinstance(jobs.claim(second.id, UnitKind.SEGMENT, 0, 1, "w"), Claim)
+    assert isinstance(jobs.claim(second.id, WorkUnit.segment(0), 1, "w"), Claim)
     # When / Then
     assert reconciler.reconcile() == 1
     assert jobs.survey(first.id)[0].ticket == 2  # its second ticket
@@ -254,7 +254,7 @@ def test_only_one_reconciler_holds_the_lock(
 def test_releasing_a_segment_clears_its_progress(settings: Settings, jobs: JobStore) -> None:
     # Given
     job = submit(SPEC, settings=settings)
-    claim = jobs.claim(job.id, UnitKind.SEGMENT, 0, 1, "w")
+    claim = jobs.claim(job.id, WorkUnit.segment(0), 1, "w")
     assert isinstance(claim, Claim)
     jobs.renew(claim, progress=Progress(0, 3, 8, 0.5))
     assert job.status().progress

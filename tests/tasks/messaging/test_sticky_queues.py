@@ -13,7 +13,7 @@ from tasks.jobs.keys import queue_key
 from tasks.jobs.queues import HIGH_PRIORITY, SEGMENTS, STICKY_PREFIX, Priority, list_key
 from tasks.jobs.results import Claim, Refused
 from tasks.jobs.store import STICKY_QUEUE_LIFE_S, JobStore
-from tasks.jobs.units import UnitKind, WorkUnit
+from tasks.jobs.units import WorkUnit
 from tasks.maintenance.reconciler import Reconciler
 from tasks.maintenance.sweeper import Sweeper
 from tasks.messaging.celery_app import make_app
@@ -46,7 +46,7 @@ def test_a_message_is_sent_to_the_sticky_queue_while_the_shared_queue_is_empty(
     assert (client.llen(STICKY.name), client.llen(SEGMENTS)) == (1, 0)
     assert not client.exists(queue_key(SEGMENTS))
     assert due(jobs) == [(WorkUnit.segment(0), "waiting")]
-    assert isinstance(jobs.claim(JOB, UnitKind.SEGMENT, 0, 1, "w"), Claim)
+    assert isinstance(jobs.claim(JOB, WorkUnit.segment(0), 1, "w"), Claim)
     assert jobs.queue_states()[SEGMENTS, Priority.NORMAL].claimed == 0
 
 
@@ -99,8 +99,8 @@ def test_a_message_that_waits_too_long_is_sent_to_the_shared_queue(
     assert [reconciler.reconcile() for _ in range(3)] == [1, 0, 0]
     assert client.llen(SEGMENTS) == 1
     # And the first message is refused
-    assert jobs.claim(JOB, UnitKind.SEGMENT, 0, 1, "late") == Refused("a newer message has replaced this one")
-    assert isinstance(jobs.claim(JOB, UnitKind.SEGMENT, 0, 2, "w"), Claim)
+    assert jobs.claim(JOB, WorkUnit.segment(0), 1, "late") == Refused("a newer message has replaced this one")
+    assert isinstance(jobs.claim(JOB, WorkUnit.segment(0), 2, "w"), Claim)
 
 
 def test_the_sticky_queue_of_a_dead_worker_expires(settings: Settings, jobs: JobStore, client: redis.Redis) -> None:

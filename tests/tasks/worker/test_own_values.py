@@ -20,7 +20,7 @@ from tasks.client.submit import submit
 from tasks.errors import SpecError, VersionError
 from tasks.jobs.keys import job_keys
 from tasks.jobs.state_wire import handoff_blobs
-from tasks.jobs.units import UnitKind
+from tasks.jobs.units import WorkUnit
 from tasks.settings import Settings
 from tasks.spec.loader import check_spec
 from tests.conftest import RedisProcess, Worker, wait_until
@@ -138,4 +138,4 @@ def test_workers_of_an_earlier_version_leave_such_a_job_alone(settings: Settings
         assert client.hget(job_keys(plain.id, "record")[0], "format") == b"1.0"
         client.hset(job_keys(own.id, "record")[0], "format", "2.0")
     with pytest.raises(VersionError):
-        job_store(settings).claim(own.id, UnitKind.SEGMENT, 0, 1, "w")
+        job_store(settings).claim(own.id, WorkUnit.segment(0), 1, "w")

@@ -10,7 +10,7 @@ import pytest
 
 from tasks.deployment import Deployment
 from tasks.errors import WorkFailedError
-from tasks.jobs.units import UnitKind
+from tasks.jobs.units import WorkUnit
 from tasks.settings import Settings
 from tasks.worker.engines import EngineSlot
 from tasks.worker.run_claimed import run_claimed
@@ -26,4 +26,4 @@ def test_a_broker_that_stays_away_fails_the_task_without_a_traceback(home: Path)
         task: Any = None
         # When / Then Celery expects this error, and logs no traceback
         with pytest.raises(WorkFailedError, match="a worker tries again"):
-            run_claimed(task, context, "job", UnitKind.SEGMENT, 0, 1, lambda _: {})
+            run_claimed(task, context, "job", WorkUnit.segment(0), 1, lambda _: {})
