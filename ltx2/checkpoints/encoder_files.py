@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from ltx2.checkpoints.authors_names import ASSETS, place_of
 from ltx2.checkpoints.components import Stored, TextEncoder
 from ltx2.checkpoints.gemma_config import config_of_shapes
-from ltx2.checkpoints.gguf_encoder import ONLY_IN_GEMMA_4, encoder_in_gguf
+from ltx2.checkpoints.gguf_encoder import ONLY_IN_GEMMA_4, encoder_in_gguf, has_vocabulary
 from ltx2.checkpoints.quantized import refuse_quantized
 from ltx2.checkpoints.sentencepiece import MOST_BYTES
+from ltx2.checkpoints.tokenizer_files import TOKENIZER, TOKENIZER_CONFIG, tokenizer_among
 from ltx2.checkpoints.variant import Config
-from ltx2.checkpoints.weight_files import Header, check_file, check_weights, read_json
+from ltx2.checkpoints.weight_files import Header, check_weights, read_json
 from ltx2.errors import CheckpointError, UnsupportedModelError
 
 CONFIG = "gemma_config"
 """The key of the metadata that has the config of transformers."""
-TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 SENTENCEPIECE = "spiece_model"
 """The tensor with a sentencepiece model, as of `ltx2.checkpoints.sentencepiece`."""
 _TOKENIZER_TENSOR, _FILE_TENSOR = "tokenizer_json", "hf_asset__"
@@ -61,19 +62,29 @@ def encoder_in_folder(named: Path) -> TextEncoder:
     config = read_json(folder / "config.json")
     refuse_quantized(folder.parent, {folder.name: config})
     check_weights(folder, "model")
-    tokenizer = _tokenizer_of(folder)
+    tokenizer = _tokenizer_of(folder, config)
     if tokenizer is None:
         raise CheckpointError(f"text_encoder: {folder} has no {TOKENIZER}, nor has a folder tokenizer next to it")
     return TextEncoder(folder, config, tokenizer, {}, {})
 
 
-def _tokenizer_of(folder: Path) -> Path | None:
-    """The folder of the tokenizer for weights in `folder`; None if there is none."""
-    for place in (folder.parent / "tokenizer", folder):
-        if (place / TOKENIZER).is_file():
-            check_file(place / TOKENIZER_CONFIG)
-            return place
-    return None
+def _tokenizer_of(folder: Path, config: Config) -> Path | None:
+    """The folder of the tokenizer for weights in `folder`; None if there is none. Raises as `tokenizer_among`."""
+    return tokenizer_among((folder.parent / "tokenizer", folder), config)
+
+
+def _tokenizer_near(file: Path, config: Config) -> Path:
+    """The folder of the tokenizer for a `file` that has none. Files of other models may be next to it."""
+    other = ""
+    try:
+        if (found := _tokenizer_of(file.parent, config)) is not None:
+            return found
+    except CheckpointError as error:
+        other = f" ({error})"
+    raise UnsupportedModelError(
+        f"text_encoder: {file} has no tokenizer of Gemma in it{other}: put {TOKENIZER} and {TOKENIZER_CONFIG} of this "
+        "Gemma next to it, or name the folder of such a text encoder"
+    )
 
 
 def encoder_in_file(file: Path, header: Header, weights: dict[str, Stored]) -> TextEncoder:
@@ -86,7 +97,8 @@ def encoder_in_file(file: Path, header: Header, weights: dict[str, Stored]) -> T
         CheckpointError: its config cannot be read.
     """
     if file.suffix == GGUF_SUFFIX:
-        return encoder_in_gguf(file, header, _tokenizer_of(file.parent))
+        found = encoder_in_gguf(file, header)
+        return found if has_vocabulary(header) else replace(found, tokenizer=_tokenizer_near(file, found.config))
     tensors = {}
     for name, stored in weights.items():
         place = place_of(name)
@@ -95,15 +107,10 @@ def encoder_in_file(file: Path, header: Header, weights: dict[str, Stored]) -> T
     assets = {
         _asset_name(name): Stored.of(file, name, one) for name, one in header.tensors.items() if name.startswith(ASSETS)
     }
-    tokenizer = None if TOKENIZER in assets or SENTENCEPIECE in assets else _tokenizer_of(file.parent)
     config = _config(file, header, tensors)
     if TOKENIZER in assets and TOKENIZER_CONFIG not in assets:
         raise CheckpointError(f"{file} has no {TOKENIZER_CONFIG} in it")
-    if tokenizer is None and TOKENIZER not in assets and SENTENCEPIECE not in assets:
-        raise UnsupportedModelError(
-            f"text_encoder: {file} has no tokenizer in it: put {TOKENIZER} and {TOKENIZER_CONFIG} of this Gemma next "
-            "to it, or name the folder of such a text encoder"
-        )
+    tokenizer = None if TOKENIZER in assets or SENTENCEPIECE in assets else _tokenizer_near(file, config)
     if SENTENCEPIECE in assets and assets[SENTENCEPIECE].size > MOST_BYTES:
         raise CheckpointError(f"{file} has a {SENTENCEPIECE} of {assets[SENTENCEPIECE].size:,} bytes")
     return TextEncoder(file, config, tokenizer, tensors, assets)

@@ -172,6 +172,8 @@ def file_set(
         having = [one for one in others if part in one.parts]
         if part == TEXT_ENCODER:
             having = [one for one in having if (one.recognized.version == "2.5") is (version == "2.5")]
+        # what says the version of the transformer comes before what does not say one
+        having = [one for one in having if one.recognized.version == version] or having
         if len(having) == 1:
             found.chosen[part] = having[0]
         elif having:

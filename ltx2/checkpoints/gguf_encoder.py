@@ -56,11 +56,16 @@ def is_encoder(architecture: str | None) -> bool:
     return architecture in ARCHITECTURES
 
 
-def encoder_in_gguf(file: Path, header: Header, tokenizer: Path | None) -> TextEncoder:
-    """The text encoder in the GGUF `file`. tokenizer: the folder of one, needed if the file has no vocabulary.
+def has_vocabulary(header: Header) -> bool:
+    """Whether a GGUF file with this header has a tokenizer of Gemma in it."""
+    return header.metadata.get("tokenizer.ggml.model") in TOKENIZERS
+
+
+def encoder_in_gguf(file: Path, header: Header) -> TextEncoder:
+    """The text encoder in the GGUF `file`, without a tokenizer of its own: see `has_vocabulary`.
 
     Raises:
-        UnsupportedModelError: another Gemma, a part of a file, or one without a tokenizer.
+        UnsupportedModelError: another Gemma, or a part of a file.
         CheckpointError: its metadata lacks what the config needs.
     """
     parts = header.numbers.get("split.count", 1)
@@ -71,13 +76,6 @@ def encoder_in_gguf(file: Path, header: Header, tokenizer: Path | None) -> TextE
     architecture = header.metadata[ARCHITECTURE]
     values = _Values(file, architecture, header.numbers)
     config = _gemma_3(values, header) if architecture == "gemma3" else _gemma_4(values, header)
-    if header.metadata.get("tokenizer.ggml.model") in TOKENIZERS:
-        tokenizer = None
-    elif tokenizer is None:
-        raise UnsupportedModelError(
-            f"text_encoder: {file} has no tokenizer of Gemma in it: put tokenizer.json and tokenizer_config.json of "
-            "this Gemma next to it"
-        )
     added = 1.0 if architecture == "gemma3" else 0.0
     tensors = {}
     for written, tensor in header.tensors.items():
@@ -85,7 +83,7 @@ def encoder_in_gguf(file: Path, header: Header, tokenizer: Path | None) -> TextE
             name = encoder_name(written)
             shift = added if name.endswith("norm.weight") else 0.0
             tensors[name] = Stored.of(file, written, tensor, added=shift)
-    return TextEncoder(file, config, tokenizer, tensors, {})
+    return TextEncoder(file, config, None, tensors, {})
 
 
 def encoder_name(written: str) -> str:

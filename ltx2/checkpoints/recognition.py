@@ -20,6 +20,8 @@ from ltx2.checkpoints.lora_names import Role, is_dora, parse
 from ltx2.checkpoints.weight_files import Header, StoredTensor, check_file, read_header
 
 _GEMMA_4 = "gemma4_unified"
+_ONLY_IN_GEMMA = (".self_attn.q_norm.weight", ".pre_feedforward_layernorm.weight")
+"""How names of tensors end that Gemma 3 and 4 have, but no Gemma 2 and no Llama or Qwen."""
 DIFFUSERS_LAYOUT = {
     "2.0": "Lightricks/LTX-2 or rootonchair/LTX-2-19b-distilled",
     "2.3": "diffusers/LTX-2.3-Diffusers or diffusers/LTX-2.3-Distilled-Diffusers",
@@ -50,6 +52,7 @@ class FileKind(StrEnum):
     IC_LORA = "IC-LoRA"
     UPSAMPLER = "latent upsampler"
     TEXT_ENCODER = "text encoder"
+    OTHER_ENCODER = "language model that is no text encoder of LTX-2"
     PROJECTOR = "tower for pictures (mmproj)"
     GGUF = "GGUF file"
     LTX_VIDEO = "file of LTX-Video, the model before LTX-2"
@@ -93,6 +96,8 @@ class RecognizedFile:
             return "name it as the `upsampler:` of a spec with `stages: 2`"
         if self.kind in (FileKind.LTX_VIDEO, FileKind.UNKNOWN):
             return "it is not a part of LTX-2"
+        if self.kind is FileKind.OTHER_ENCODER:
+            return "LTX-2 and 2.3 need Gemma 3, and 2.5 its own Gemma 4"
         if self.kind is FileKind.PROJECTOR:
             return "prompts are text, so longtake does not need it; name the file with the language model"
         if self.kind is FileKind.TEXT_ENCODER:
@@ -163,12 +168,12 @@ def _kind(header: Header) -> tuple[FileKind, tuple[str, ...], str]:
     if {"initial_conv.weight", "final_conv.weight"} <= tensors.keys():
         return FileKind.UPSAMPLER, (), _direction(tensors)
     parts = tuple(_parts(header))
-    if parts == ("transformer",) and not any(
-        "audio_patchify_proj" in name or "audio_proj_in" in name for name in tensors
-    ):
+    if "transformer" in parts and not any("audio_patchify_proj" in name or "audio_proj_in" in name for name in tensors):
         return FileKind.LTX_VIDEO, (), ""
     if {"transformer", "vae"} <= set(parts):
         return FileKind.MODEL, parts, ""
+    if "text_encoder" in parts and not all(any(name.endswith(end) for name in tensors) for end in _ONLY_IN_GEMMA):
+        return FileKind.OTHER_ENCODER, (), ""
     if "text_encoder" in parts:
         return FileKind.TEXT_ENCODER, parts[1:], ""
     return (FileKind.PARTS, parts, "") if parts else (FileKind.UNKNOWN, (), "")
@@ -233,6 +238,9 @@ def _version_of_part(header: Header) -> str | None:
     if _GEMMA_4 in header.metadata.get("gemma_config", "") or any(name.endswith(ONLY_IN_GEMMA_4) for name in names):
         return "2.5"
     if "text_embedding_projection.aggregate_embed.weight" in names:
+        return "2.0"
+    layers = [name for name in names if "_connector.transformer_" in name]
+    if layers and not any("to_gate_logits" in name for name in layers):
         return "2.0"
     blocks = {name.partition("decoder.up_blocks.")[2].partition(".")[0] for name in names} & {"6", "7"}
     return "2.0" if blocks == {"6"} or "vocoder.conv_pre.weight" in names else None

@@ -15,8 +15,9 @@ from ltx2.checkpoints.full_weights import FOLDER, SUFFIX, folder_of, has_full, s
 from ltx2.checkpoints.hub_names import parse_hub_name
 from ltx2.checkpoints.quantized import refuse_quantized
 from ltx2.checkpoints.recognition import DIFFUSERS_LAYOUT, SUFFIXES, layout_advice, recognize
+from ltx2.checkpoints.tokenizer_files import check_tokenizer
 from ltx2.checkpoints.variant import CONFIGURED, Variant, check_text_width, text_width, variant_of
-from ltx2.checkpoints.weight_files import check_file, check_weights, read_json
+from ltx2.checkpoints.weight_files import check_weights, read_json
 from ltx2.errors import CheckpointError, UnsupportedModelError
 from ltx2.processes import python_path
 
@@ -214,8 +215,7 @@ def check_folder(folder: Path, *, full: bool = False) -> Variant:
     variant = check_configs(folder, full=full)
     for name, stem in WEIGHTS.items():
         check_weights(folder / folder_of(name, full=full), stem)
-    check_file(folder / "tokenizer" / "tokenizer_config.json")
-    check_file(folder / "tokenizer" / "tokenizer.json")
+    check_tokenizer(folder / "tokenizer", read_json(folder / "text_encoder" / "config.json"))
     return variant
 
 

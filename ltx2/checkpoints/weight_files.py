@@ -159,7 +159,8 @@ def read_header(path: Path) -> Header:
     declared = 8 + length + max(ends, default=0)
     if size != declared:
         raise CheckpointError(f"{path} has {size} bytes, but its header declares {declared}: download it again")
-    return Header(tensors, metadata if isinstance(metadata, dict) else {})
+    texts = metadata.items() if isinstance(metadata, dict) else ()
+    return Header(tensors, {key: value for key, value in texts if isinstance(value, str)})  # the format has no others
 
 
 def _tensor(entry: Mapping[str, Any], data: int) -> StoredTensor:

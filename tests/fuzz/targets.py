@@ -132,7 +132,7 @@ def gguf(data: bytes) -> None:
             str(recognize(path))
             header = header_of(path)
             if is_encoder(header.metadata[ARCHITECTURE]):
-                encoder_in_gguf(path, header, path.parent)
+                encoder_in_gguf(path, header)
         with suppress(CheckpointError):
             read_vocabulary(path)
 

@@ -13,7 +13,8 @@ from ltx2.checkpoints.model_check import check_model
 from ltx2.checkpoints.resolve import FileModel, HubModel, resolve_model
 from ltx2.errors import CheckpointError, UnsupportedModelError
 from tests.ltx2.checkpoint_files import edit, shard, sparse
-from tests.ltx2.exported_files import encoder_file, header_config, split_files
+from tests.ltx2.checkpoints.test_recognition import GEMMA_3, LTX_VIDEO, UPSAMPLER
+from tests.ltx2.exported_files import encoder_file, header_config, header_only, split_files
 
 
 @pytest.fixture
@@ -32,8 +33,17 @@ def test_parts_are_found_next_to_the_file_and_in_folders_of_comfyui(split: Path,
     sparse(comfy / "vae" / "sdxl.safetensors", {"decoder.conv_in.weight": ("F32", (8,))})
     diffusion = {"decoder.t_embedder.x": ("F32", (8,)), "per_channel_statistics.mean-of-means": ("F32", (8,))}
     sparse(comfy / "vae" / "video-vae.safetensors", diffusion, model_version="2.5.0")
-    gemma_3 = {"model.layers.0.mlp.up_proj.weight": ("BF16", (8, 8))}
-    sparse(comfy / "text_encoders" / "gemma_3.safetensors", gemma_3)
+    sparse(comfy / "text_encoders" / "gemma_3.safetensors", GEMMA_3)
+    sparse(comfy / "text_encoders" / "qwen_3.safetensors", dict(list(GEMMA_3.items())[:2]))
+    save_file(load_file(comfy / "vae" / "video-vae-conv.safetensors"), comfy / "vae" / "ltx-2.3-vae.safetensors")
+    sparse(comfy / "diffusion_models" / "ltx-video.safetensors", LTX_VIDEO | {"vae.decoder.x": ("BF16", (8,))})
+    sparse(comfy / "diffusion_models" / "lora.safetensors", {"a.lora_A.weight": ("BF16", (8, 64))})
+    (comfy / "latent_upscale_models").mkdir()
+    sparse(
+        comfy / "latent_upscale_models" / "x2.safetensors", UPSAMPLER | {"upsampler.0.weight": ("BF16", (8, 8, 3, 3))}
+    )
+    header_only(comfy / "text_encoders" / "mmproj-F16.gguf", "clip", "v.blk.0.attn_q.weight")
+    (comfy / "text_encoders" / "tokenizer.json").write_text("{}")
     (comfy / "vae" / "broken.safetensors").write_bytes(b"x")
     # When the file or the root is named
     for named in (split, comfy):
@@ -161,8 +171,9 @@ def test_what_is_no_text_encoder_is_refused(single: Path, models: dict[str, Path
     folder = shutil.copytree(models["tiny"] / "text_encoder", tmp_path / "encoder")
     # When / Then
     assert resolved(single, whole) == FileModel(single, whole)
-    assert "has no tokenizer in it: put tokenizer.json and tokenizer_config.json of this Gemma next to it" in refusal(
-        bare
+    assert (
+        "has no tokenizer of Gemma in it: put tokenizer.json and tokenizer_config.json of this Gemma next to it"
+        in refusal(bare)
     )
     assert "is a model in one file" in refusal(single)
     assert "no such text encoder: ./gemma.gguf" in refusal("./gemma.gguf")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from ltx2.checkpoints.file_model import describe
 from ltx2.checkpoints.gguf_encoder import encoder_in_gguf
@@ -15,7 +17,7 @@ from ltx2.checkpoints.recognition import FileKind, header_of, recognize
 from ltx2.checkpoints.resolve import FileModel, resolve_model
 from ltx2.errors import CheckpointError, UnsupportedModelError
 from tests.ltx2.checkpoint_files import edit
-from tests.ltx2.exported_encoders import gguf_encoder
+from tests.ltx2.exported_encoders import comfy_encoder, gguf_encoder
 from tests.ltx2.exported_files import header_only, split_files
 
 WIDE = {"context_length": 1024, "embedding_length": 3840, "block_count": 48, "feed_forward_length": 15360}
@@ -35,7 +37,7 @@ def test_the_config_is_that_of_the_published_model(tmp_path: Path) -> None:
     for factor in ({"gemma3.rope.scaling.factor": 8.0}, {}):
         file = gemma(tmp_path / "gemma.gguf", **factor)
         # When
-        config = encoder_in_gguf(file, header_of(file), None).config
+        config = encoder_in_gguf(file, header_of(file)).config
         # Then
         text = config["text_config"]
         assert text["rope_parameters"]["full_attention"] == {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6}
@@ -45,7 +47,7 @@ def test_the_config_is_that_of_the_published_model(tmp_path: Path) -> None:
         assert [text[name] for name in sizes] == [3840, 48, 256, 256, 8]
     # and smaller models have none
     file = gemma(tmp_path / "gemma.gguf", **{"gemma3.block_count": 18})
-    text = encoder_in_gguf(file, header_of(file), None).config["text_config"]
+    text = encoder_in_gguf(file, header_of(file)).config["text_config"]
     assert text["rope_parameters"]["full_attention"] == {"rope_type": "default", "rope_theta": 1e6}
 
 
@@ -113,11 +115,58 @@ def test_what_is_no_text_encoder_of_the_model_is_refused(models: dict[str, Path]
     assert "4 layers of width 32" in refusal(folder)
 
 
-def test_a_tokenizer_next_to_it_is_used_where_it_has_none(models: dict[str, Path], tmp_path: Path) -> None:
-    file = gemma(tmp_path / "gemma.gguf", **{"tokenizer.ggml.model": "gpt2"})
-    shutil.copytree(models["tiny"] / "tokenizer", tmp_path, dirs_exist_ok=True)
-    found = encoder_in_gguf(file, header_of(file), tmp_path)
-    assert found.tokenizer == tmp_path
+def test_a_tokenizer_next_to_it_is_used_where_it_has_none(
+    models: dict[str, Path], single: Path, tmp_path: Path
+) -> None:
+    def found(file: Path) -> Path | None:
+        encoder = describe(single, file).text_encoder
+        assert encoder is not None
+        return encoder.tokenizer
+
+    def refusal(file: Path) -> str:
+        with pytest.raises(CheckpointError) as error:
+            found(file)
+        assert check_model(str(single), tmp_path, str(file)).problem == str(error.value)
+        return str(error.value)
+
+    # Given three text encoders, one with a vocabulary, one with a sentencepiece model and one without a tokenizer
+    place = tmp_path / "text_encoders"
+    place.mkdir()
+    folder = shutil.copytree(models["tiny"], tmp_path / "model")
+    with_vocabulary = gguf_encoder(folder, place / "gemma.gguf", "Q8_0")
+    with_model = comfy_encoder(shutil.copytree(models["tiny"], tmp_path / "other"), place / "gemma.safetensors")
+    bare = place / "bare.safetensors"
+    save_file({name: one for name, one in load_file(with_model).items() if name != "spiece_model"}, bare)
+    tokenizer, config = (place / name for name in ("tokenizer.json", "tokenizer_config.json"))
+    own = (models["tiny"] / "tokenizer/tokenizer.json").read_text()
+    few = json.loads(own)
+    few["model"]["vocab"] = {piece: number for piece, number in few["model"]["vocab"].items() if number < 500}
+    # When what is next to them is damaged, or of another model
+    for text, wrong in (
+        (own, "tokenizer_config.json is missing"),
+        ("{}", "has no vocabulary of byte-pair encoding"),
+        ('{"model": {"vocab": [["</s>", 0.0]]}}', "has no vocabulary of byte-pair encoding"),
+        ('{"model": {"vocab": {"<pad>": 0', "cannot read"),
+        ('{"model": {"vocab": {"<pad>": 0, "</s>": 1}}}', "is not of a Gemma: it has no token <bos> and 2 more"),
+        (json.dumps(few), "is of another Gemma: it has 500 tokens, and the text encoder has embeddings for 512"),
+    ):
+        tokenizer.write_text(text)
+        # Then only the one that needs it is refused
+        assert found(with_vocabulary) is found(with_model) is None
+        message = refusal(bare)
+        assert "has no tokenizer of Gemma in it (" in message
+        assert wrong in message
+        config.write_text("{}")
+    # and one of its own is used, and in folders checked as well
+    tokenizer.write_text(own)
+    assert found(bare) == place
+    for name in ("text_encoder", "tokenizer"):
+        shutil.copytree(models["tiny"] / name, tmp_path / "folder" / name)
+    edit(tmp_path / "folder/text_encoder/config.json", text_config={"vocab_size": 600})
+    assert "is of another Gemma" in refusal(tmp_path / "folder")
+    edit(folder / "text_encoder/config.json", text_config={"vocab_size": 600})
+    with pytest.raises(UnsupportedModelError, match=r"tokenizer\.json is of another Gemma"):
+        resolve_model(str(folder), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,15 @@ VAE: Tensors = {
     "encoder.conv_in.conv.weight": ("BF16", (128, 48, 3, 3, 3)),
     "per_channel_statistics.mean-of-means": ("BF16", (128,)),
 }
+GEMMA_3: Tensors = {
+    "model.layers.0.mlp.up_proj.weight": ("BF16", (15360, 3840)),
+    "model.layers.0.self_attn.q_norm.weight": ("BF16", (256,)),
+    "model.layers.0.pre_feedforward_layernorm.weight": ("BF16", (3840,)),
+}
+LTX_VIDEO: Tensors = {
+    f"{MODEL}patchify_proj.weight": ("BF16", (2048, 128)),
+    f"{MODEL}transformer_blocks.0.x": ("BF16", (8,)),
+}
 UPSAMPLER: Tensors = {
     "initial_conv.weight": ("BF16", (1024, 128, 3, 3, 3)),
     "final_conv.weight": ("BF16", (128, 1024, 3, 3, 3)),
@@ -60,14 +69,15 @@ DIFFUSION = json.dumps({"vae": {"_class_name": "CausalDiffusionVAE"}})
         (FP8 | {f"{MODEL}proj.weight_scale_2": ("F32", ())}, {}, "PARTS", "2.0", 1, "NVFP4"),
         (VAE, {}, "PARTS", None, 1, "BF16"),
         (VAE, {"config": DIFFUSION, "model_version": "2.5.0"}, "PARTS", "2.5", 1, "BF16"),
-        ({"model.layers.0.mlp.up_proj.weight": ("BF16", (15360, 3840))}, {}, "TEXT_ENCODER", None, 0, "BF16"),
+        (GEMMA_3, {}, "TEXT_ENCODER", None, 0, "BF16"),
+        (dict(list(GEMMA_3.items())[:2]), {}, "OTHER_ENCODER", None, 0, "BF16"),
         (UPSAMPLER | {"upsampler.0.weight": ("BF16", (4096, 1024, 3, 3))}, {}, "UPSAMPLER", None, 0, "BF16"),
         ({"diffusion_model.a.lora_A.weight": ("BF16", (450, 64))}, {}, "LORA", None, 0, "BF16"),
         ({"lora_unet_a.lora_down.weight": ("F16", (8, 64))}, {}, "LORA", None, 0, "F16"),
         ({"a.lora_A.weight": ("BF16", (8, 64)), "a.dora_scale": ("BF16", (8,))}, {}, "DORA", None, 0, "BF16"),
         ({"a.lora_A.weight": ("BF16", (8, 64))}, {"reference_downscale_factor": "2"}, "IC_LORA", None, 0, "BF16"),
-        ({f"{MODEL}patchify_proj.weight": ("BF16", (8, 8)), f"{MODEL}transformer_blocks.0.x": ("BF16", (8,))}, {},
-         "LTX_VIDEO", None, 0, "BF16"),
+        (LTX_VIDEO, {}, "LTX_VIDEO", None, 0, "BF16"),
+        (LTX_VIDEO | {"vae.encoder.conv_in.conv.weight": ("BF16", (8,))}, {}, "LTX_VIDEO", None, 0, "BF16"),
         ({"down_blocks.0.weight": ("F32", (8,))}, {"config": "[", "model_version": "x"}, "UNKNOWN", None, 0, "F32"),
         ({}, {}, "UNKNOWN", None, 0, "empty"),
     ],

@@ -20,6 +20,8 @@ from ltx2.model.stored_tensors import align
 from ltx2.model.streaming import StreamedWeights
 from ltx2.request import SegmentRequest
 from ltx2.timeline import SegmentShape, exact, first_timing
+from tests.ltx2.checkpoint_files import sparse
+from tests.ltx2.checkpoints.test_recognition import GEMMA_3
 from tests.ltx2.exported_encoders import comfy_encoder
 from tests.ltx2.exported_files import single_file
 from tests.ltx2.model.encoder_checks import check_tokens, hidden
@@ -71,10 +73,13 @@ def test_prompts_have_the_tokens_of_the_tokenizer_in_the_folder(folder: Path, si
 
 
 def test_a_film_is_that_of_the_same_numbers_in_the_folder(folder: Path, single: Path, tmp_path: Path) -> None:
-    # Given a model in the folders of ComfyUI, with a text encoder that cannot be read next to the one that can
+    # Given a model in the folders of ComfyUI, with a text encoder that cannot be read next to the one that can, and one
+    # of another model
     (tmp_path / "text_encoders").mkdir()
     place = comfy_encoder(folder, tmp_path / "text_encoders" / "gemma_3_12B_it_fp8_scaled.safetensors", "comfy-new")
     other = _in_fp4(place, tmp_path / "text_encoders" / "gemma_3_12B_it_fp4_mixed.safetensors")
+    qwen = [name for name in GEMMA_3 if "pre_feedforward" not in name]
+    sparse(tmp_path / "text_encoders" / "qwen_3_4b.safetensors", {name: GEMMA_3[name] for name in qwen})
     expected = Engine.load(str(folder), device="cpu").run(REQUEST).video_latents
     # When
     report = check_model(str(single), tmp_path)
@@ -119,7 +124,7 @@ def test_a_file_that_lacks_what_it_needs_is_refused(folder: Path, single: Path, 
     # Given
     tensors: dict[str, torch.Tensor | None] = dict(load_file(comfy_encoder(folder, tmp_path / "gemma.safetensors")))
     # When / Then
-    assert "has no tokenizer in it: put tokenizer.json" in refusal({"spiece_model": None})
+    assert "has no tokenizer of Gemma in it: put tokenizer.json" in refusal({"spiece_model": None})
     assert "lacks embed_tokens.weight of Gemma 3" in refusal({"model.embed_tokens.weight": None})
     assert "lacks layers.0.self_attn.q_norm.weight" in refusal({"model.layers.0.self_attn.q_norm.weight": None})
     assert "2 layers of width 16" in refusal({"model.embed_tokens.weight": torch.zeros(8, 16)})
