@@ -9,10 +9,10 @@ import ipaddress
 import os
 import socket
 from collections.abc import Sequence
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
 
 from tasks.errors import ConfigError
 from tasks.settings import Settings
@@ -56,11 +56,8 @@ class Keys:
 
 
 def _cookie(headers: Headers) -> str:
-    try:
-        found = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-    except CookieError:
-        return ""
-    return found.value if found else ""
+    """The key in a cookie; those of other programs on the same host may be anything."""
+    return cookie_parser("; ".join(headers.getlist("cookie"))).get(COOKIE, "")
 
 
 def is_from_elsewhere(method: str, headers: Headers, *, has_keys: bool) -> bool:
@@ -68,11 +65,13 @@ def is_from_elsewhere(method: str, headers: Headers, *, has_keys: bool) -> bool:
 
     A browser names the page in `Origin`, and the host that it believes to talk to in `Host`.
     """
-    host = headers.get("host", "")
-    if not has_keys and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+    host, origin = headers.get("host", ""), headers.get("origin")
+    try:
+        if not has_keys and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+            return True
+        return method not in READING and origin is not None and urlsplit(origin).netloc != host
+    except ValueError:  # not a URL
         return True
-    origin = headers.get("origin")
-    return method not in READING and origin is not None and urlsplit(origin).netloc != host
 
 
 def check_host(host: str, keys: Keys) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Sequence
-from urllib.parse import urlsplit
+
+import httpx2
 
 from tasks.errors import LongtakeError
 
@@ -19,28 +20,38 @@ class AddressError(LongtakeError):
     """A URL to which nothing may be sent."""
 
 
-def checked_addresses(url: str, *, allow_private: bool) -> Sequence[str]:
+def target_of(url: str, before: httpx2.URL | None = None) -> httpx2.URL:
+    """The URL in `url`, which may be relative to the one `before`.
+
+    Raises:
+        AddressError: not an http or https URL with a host and a possible port, and without a user.
+    """
+    try:
+        target = httpx2.URL(url) if before is None else before.join(url)
+    except (httpx2.InvalidURL, ValueError) as error:
+        raise AddressError(f"it is not a URL: {error}") from None
+    if target.scheme not in ("http", "https") or not target.raw_host or target.userinfo:
+        raise AddressError("it must be an http or https URL with a host, and without a user")
+    if target.port is not None and not 0 < target.port < 65536:
+        raise AddressError("its port is not between 1 and 65535")
+    return target
+
+
+def checked_addresses(target: httpx2.URL, *, allow_private: bool) -> Sequence[str]:
     """The addresses of a URL's host, all of which may be used; it is asked for once, so that it cannot change.
 
     Raises:
-        AddressError: not an http or https URL, its host is unknown, or one of its addresses is not public.
+        AddressError: its host is unknown, or one of its addresses is not public.
     """
-    parts = urlsplit(url)
+    host = target.raw_host.decode("ascii")
     try:
-        port = parts.port
-    except ValueError:
-        raise AddressError("its port is not a number") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
-        raise AddressError("it must be an http or https URL with a host, and without a user")
-    try:
-        default = 443 if parts.scheme == "https" else 80
-        found = socket.getaddrinfo(parts.hostname, port or default, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        raise AddressError(f"its host {parts.hostname:.200} is unknown") from None
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, ValueError):
+        raise AddressError(f"its host {host:.200} is unknown") from None
     addresses = list(dict.fromkeys(str(info[4][0]) for info in found))
     for address in addresses:
         if not allow_private and not is_public(address):
-            raise AddressError(f"its host {parts.hostname:.200} is not a public address")
+            raise AddressError(f"its host {host:.200} is not a public address")
     return addresses
 
 

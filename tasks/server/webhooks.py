@@ -7,7 +7,6 @@ import json
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import httpx2
 import redis
@@ -18,7 +17,7 @@ from tasks.errors import LongtakeError
 from tasks.jobs.events import Event, EventKind, EventReader
 from tasks.jobs.outbox import Delivery, Outbox
 from tasks.jobs.store import JobStore
-from tasks.server.addresses import AddressError, checked_addresses
+from tasks.server.addresses import AddressError, checked_addresses, target_of
 from tasks.server.answers import without_paths
 from tasks.settings import Settings
 
@@ -29,6 +28,8 @@ RETRY_AFTER_S: Sequence[float] = (5, 30, 120, 600, 3600, 4 * 3600, 12 * 3600)
 LOCK_S = 30.0
 POLL_S = 0.5
 TIMEOUT_S = 10.0
+LONGEST_S = 20.0
+"""Of one attempt with its redirects, within LOCK_S: others wait for it."""
 AT_ONCE = 16
 MOST_REDIRECTS = 3
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -94,28 +95,32 @@ class Sender:
         body = _body(delivery)
         headers = {"content-type": "application/json", **self._signature(delivery, body)}
         try:
-            for _ in range(MOST_REDIRECTS + 1):
-                answer = await self._post(url, body, headers)
-                if answer.status_code not in REDIRECTS or "location" not in answer.headers:
-                    return None if answer.is_success else f"the receiver answered {answer.status_code}"
-                url = urljoin(url, answer.headers["location"])
-        except (AddressError, httpx2.HTTPError, httpx2.InvalidURL) as error:
+            async with asyncio.timeout(LONGEST_S):
+                target = target_of(url)
+                for _ in range(MOST_REDIRECTS + 1):
+                    answer = await self._post(target, body, headers)
+                    if answer.status_code not in REDIRECTS or "location" not in answer.headers:
+                        return None if answer.is_success else f"the receiver answered {answer.status_code}"
+                    target = target_of(answer.headers["location"], before=target)
+        except TimeoutError:
+            return f"the receiver took more than {LONGEST_S:g} s"
+        except (AddressError, httpx2.HTTPError) as error:
             return str(error) or type(error).__name__
+        except Exception as error:  # whatever one receiver provokes, the others get theirs
+            log.exception("a webhook of job %s", delivery.job_id)
+            return type(error).__name__
         return f"more than {MOST_REDIRECTS} redirects"
 
-    async def _post(self, url: str, body: str, headers: dict[str, str]) -> httpx2.Response:
+    async def _post(self, target: httpx2.URL, body: str, headers: dict[str, str]) -> httpx2.Response:
         """Post to an address that was checked: a name could mean another one a moment later."""
         allow = self._settings.webhook_private
-        address = (await asyncio.to_thread(checked_addresses, url, allow_private=allow))[0]
-        parts = urlsplit(url)
-        host = f"[{address}]" if ":" in address else address
-        place = urlunsplit(parts._replace(netloc=host if parts.port is None else f"{host}:{parts.port}"))
-        named = headers | {"host": parts.netloc}
+        address = (await asyncio.to_thread(checked_addresses, target, allow_private=allow))[0]
+        named = headers | {"host": target.netloc.decode("ascii")}
+        extensions = {"sni_hostname": target.raw_host.decode("ascii")}
+        place = target.copy_with(host=address)
         async with (
             httpx2.AsyncClient(timeout=TIMEOUT_S, trust_env=False) as client,
-            client.stream(
-                "POST", place, content=body, headers=named, extensions={"sni_hostname": parts.hostname}
-            ) as answer,
+            client.stream("POST", place, content=body, headers=named, extensions=extensions) as answer,
         ):
             return answer
 

@@ -225,8 +225,13 @@ def test_pages_are_for_people_with_a_key_and_for_this_site(server: Server) -> No
     cookie = accepted.headers["set-cookie"]
     assert "HttpOnly" in cookie
     assert "samesite=strict" in cookie.lower()
-    headers = {"Cookie": f"longtake_key={KEY}", "Origin": "https://example.com"}
-    assert httpx2.post(f"{server.url}/jobs", json=spec("a"), headers=headers).status_code == 403
+    headers = {"Cookie": f"longtake_key={KEY}"}
+    for origin in ("https://example.com", "null", "http://["):
+        headers["Origin"] = origin
+        assert httpx2.post(f"{server.url}/jobs", json=spec("a"), headers=headers).status_code == 403
+    # And cookies of other programs on this host do not hide theirs
+    others = {"Cookie": f"a[0]={{}}; =; longtake_key={KEY}", **html}
+    assert httpx2.get(f"{server.url}/", headers=others).status_code == 200
     # And no page may be shown inside of another one, or run scripts that are not ours
     policy = httpx2.get(f"{server.url}/login").headers["content-security-policy"]
     assert "frame-ancestors 'none'" in policy
@@ -239,7 +244,8 @@ def test_a_server_without_keys_is_for_this_machine(server: Server, tmp_path: Pat
     try:
         # Then requests that name another host, as a page of another site can make them, are refused
         assert httpx2.get(f"{open_server.url}/jobs").status_code == 200
-        refused = httpx2.get(f"{open_server.url}/jobs", headers={"Host": "rebound.example.com"})
-        assert refused.status_code == 403
+        for host in ("rebound.example.com", "["):
+            refused = httpx2.get(f"{open_server.url}/jobs", headers={"Host": host})
+            assert refused.status_code == 403
     finally:
         open_server.stop()

@@ -13,7 +13,7 @@ import pytest
 from standardwebhooks.webhooks import Webhook
 
 from tasks.server import addresses
-from tasks.server.addresses import AddressError, checked_addresses, is_public
+from tasks.server.addresses import AddressError, checked_addresses, is_public, target_of
 from tasks.settings import Settings
 from tests.conftest import Worker, wait_until
 from tests.tasks.conftest import spec
@@ -117,13 +117,19 @@ def test_a_message_that_fails_is_sent_again_under_the_same_id(
 
 
 def test_redirects_are_followed_a_few_times(client: httpx2.Client, receiver: Receiver) -> None:
+    """Those that lead nowhere, and names that are not ASCII, stop no other webhook."""
     # Given
-    receiver.answers = [(307, {"location": "/other"})]
+    others = [
+        submitted(client, spec("a", webhook=url))
+        for url in ("http://bücher.localhost:1/", "http://[::1", f"http://{'a' * 70}.example/")
+    ]
+    receiver.answers = [(307, {"location": "http://[::1"}), (307, {"location": "//:x"}), (307, {"location": "/other"})]
     # When
-    job_id = submitted(client, spec("a", webhook=receiver.url))
+    job_ids = [submitted(client, spec("a", webhook=receiver.url)) for _ in range(3)]
     # Then
     wait_until(lambda: any(path == "/other" for path, _, _ in receiver.messages), what="the redirect")
-    client.post(f"/jobs/{job_id}/cancel")
+    for job_id in (*job_ids, *others):
+        client.post(f"/jobs/{job_id}/cancel")
 
 
 def test_nothing_is_sent_to_private_addresses(
@@ -171,7 +177,13 @@ def test_addresses_that_are_public(address: str) -> None:
     [
         ("ftp://example.com", "http or https"),
         ("http://user@example.com", "without a user"),
-        ("http://example.com:x", "port"),
+        ("http://example.com:x", "not a URL"),
+        ("http://example.com:99999/", "between 1 and 65535"),
+        ("http://[::1", "not a URL"),
+        ("http://[fe80::1%25lo]/", "unknown"),
+        ("http://a\x00b/", "not a URL"),
+        (f"http://{'a' * 70}.example/", "unknown"),
+        ("http://a..b/", "unknown"),
         ("http://", "with a host"),
         ("http://127.1/", "not a public address"),
         ("http://0x7f000001/", "not a public address"),
@@ -183,7 +195,7 @@ def test_addresses_that_are_public(address: str) -> None:
 )
 def test_urls_that_are_refused(url: str, words: str) -> None:
     with pytest.raises(AddressError, match=words):
-        checked_addresses(url, allow_private=False)
+        checked_addresses(target_of(url), allow_private=False)
 
 
 def test_a_host_with_one_private_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,4 +204,4 @@ def test_a_host_with_one_private_address_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(addresses.socket, "getaddrinfo", lambda *_, **__: found)
     # Then
     with pytest.raises(AddressError, match="not a public address"):
-        checked_addresses("http://example.com/", allow_private=False)
+        checked_addresses(target_of("http://example.com/"), allow_private=False)
