@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -49,10 +50,22 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         report.longrepr = f"skipped in CI, where everything must run: {report.longrepr}"
 
 
+PORTS = range(20_000, 30_000)  # below those that Linux gives to clients and to servers that ask for any
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that no other test process gets while this one lives; nothing listens there yet."""
+    while True:
+        port, claim = PORTS[secrets.randbelow(len(PORTS))], socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0longtake-tests-port-{port}")  # each name of an abstract socket exists once on a machine
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            claim.close()
+            continue
+        claim.detach()  # open until this process ends
+        return port
 
 
 def wait_until(condition: Callable[[], Any], *, timeout_s: float = 60.0, what: str = "") -> Any:

@@ -46,7 +46,7 @@ class RedisServer:
 
     def start(self) -> None:
         self.launch()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             try:
                 self.client.ping()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -19,7 +20,7 @@ from tests.conftest import QUIET_CHROMIUM, ROOT, Worker, chromium, environment, 
 from tests.e2e.flower_api import get, states, tasks
 
 LOGIN = "longtake:quay"
-SPEC = {
+SPEC: dict[str, Any] = {
     "title": "harbour at dawn",
     "width": 96,
     "height": 64,
@@ -66,11 +67,11 @@ def flower(settings: Settings, tmp_path: Path) -> Iterator[int]:
 
 
 def test_api_follows_a_job_from_the_queue_to_the_film(
-    flower: int, settings: Settings, start_worker: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch
+    flower: int, settings: Settings, start_worker: Callable[..., Worker], tmp_path: Path
 ) -> None:
-    # Given a job and no worker
-    monkeypatch.setenv("STAND_IN_STEP_S", "0.3")
-    submit(SPEC, settings=settings)
+    # Given a job whose second segment takes as long as this test wants, and no worker
+    first, _, last = SPEC["segments"]
+    submit(SPEC | {"segments": [first, {"prompt": f"wait until {tmp_path / 'go'}"}, last]}, settings=settings)
 
     # Then its first segment is pending
     wait_until(lambda: states(flower, LOGIN) == {SEGMENTS[0]: "PENDING"}, what="the queued segment")
@@ -81,6 +82,7 @@ def test_api_follows_a_job_from_the_queue_to_the_film(
     assert tasks(flower, LOGIN)[SEGMENTS[1]]["name"] == "longtake.segment"
 
     # And in the end every task has succeeded, including the film
+    (tmp_path / "go").touch()
     success = dict.fromkeys([*SEGMENTS, FILM], "SUCCESS")
     wait_until(lambda: states(flower, LOGIN) == success, what="the end of every task")
     assert tasks(flower, LOGIN)[FILM]["name"] == "longtake.film"
@@ -103,7 +105,7 @@ def test_page_shows_the_segments_of_a_job(
         return all(f">{args}</td>" in rows for args in [*SEGMENTS, FILM])
 
     # Then each of its segments has a row
-    wait_until(all_shown, timeout_s=30, what=f"the rows of {SEGMENTS}")
+    wait_until(all_shown, what=f"the rows of {SEGMENTS}")
 
 
 def test_password_is_required(flower: int) -> None:

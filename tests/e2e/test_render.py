@@ -68,6 +68,18 @@ def wait_committed(process: subprocess.Popen[bytes], count: int) -> list[psutil.
     return psutil.Process(process.pid).children(recursive=True)
 
 
+def wait_ended(started: list[psutil.Process]) -> None:
+    """Wait until these processes have ended; the kernel ends and reaps a child a moment after its parent."""
+
+    def lives(process: psutil.Process) -> bool:
+        try:
+            return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    wait_until(lambda: not any(map(lives, started)), what="the end of every process")
+
+
 def test_the_example_in_the_readme_becomes_a_film(user_settings: Settings, longtake: Longtake, tmp_path: Path) -> None:
     # When
     done = longtake("render", HARBOUR, "-o", "out/film.mp4", "--report", "out/joins", settings=user_settings)
@@ -153,7 +165,7 @@ def test_a_terminated_render_leaves_no_process_and_resumes(user_settings: Settin
     interrupt_render(user_settings, spec, out, signal.SIGTERM)
     # When the same command runs again
     second = start_render(user_settings, spec, out, step_s=0.01)
-    _, errors = second.communicate(timeout=60)
+    _, errors = second.communicate(timeout=120)
     # Then committed segments are not rendered again
     assert second.returncode == 0, errors
     done = int(re.findall(rb"resuming: (\d) of 4 segments already rendered", errors)[0])
@@ -168,10 +180,10 @@ def interrupt_render(user_settings: Settings, spec: Path, out: Path, number: int
     children = wait_committed(process, 1)
     assert len(children) >= 3  # Redis, the worker, its child
     process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"Run the same command again to resume" in errors
-    assert not [child for child in children if child.is_running()]
+    wait_ended(children)
     assert not out.exists()
 
 
@@ -185,7 +197,7 @@ def test_an_interrupted_render_keeps_what_is_unchanged_in_its_spec(user_settings
     # When its title, the prompt of its last segment and its number of segments change
     spec.write_text(f"title: dusk\n{SLOW.replace('{prompt: d}', '{prompt: x}, {prompt: e}')}")
     second = start_render(user_settings, spec, out, step_s=0.01)
-    _, errors = second.communicate(timeout=60)
+    _, errors = second.communicate(timeout=120)
     # Then the committed segments are kept, and the film has the new ones
     assert second.returncode == 0, errors
     kept = int(re.findall(rb"keeping (\d) of 5 segments; segment 3's prompt changed\n", errors)[0])
@@ -240,10 +252,10 @@ def test_a_killed_render_leaves_no_process_and_resumes(user_settings: Settings, 
     first.kill()
     first.communicate()
     # Then every process ends, and the same command resumes
-    wait_until(lambda: not [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE], timeout_s=10)
+    wait_ended(children)
     short = user_settings.model_copy(update={"lease_s": 1.0})
     second = start_render(short, spec, out, step_s=0.01)
-    _, errors = second.communicate(timeout=60)
+    _, errors = second.communicate(timeout=120)
     assert second.returncode == 0, errors
     assert film_facts(out)["frames"] == 17 + 3 * 8
 

@@ -79,7 +79,13 @@ def test_a_server_that_refuses_work_for_a_while(
     server = start_server("--repl-diskless-load", "disabled")
     with open_client(server.url, patience_s=20) as client:
         client.ping()
-        repairs = threading.Timer(0.7, fault(server))
+        repair = fault(server)
+
+        def repair_at_the_first_line() -> None:
+            wait_until(lambda: "waiting for it" in caplog.text, what="the call to wait")
+            repair()
+
+        repairs = threading.Thread(target=repair_at_the_first_line)
         repairs.start()
         # When
         call(client)

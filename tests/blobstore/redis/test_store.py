@@ -138,7 +138,7 @@ def test_pins_of_a_dropped_blob_hold_after_a_put(store: RedisBlobStore, server) 
 
 def test_expiry_in_real_time(server) -> None:
     # Given short lifetimes
-    store = RedisBlobStore(server.client, prefix="p:", ttl_s=0.2, pin_lease_s=0.2)
+    store = RedisBlobStore(server.client, prefix="p:", ttl_s=1.0, pin_lease_s=1.0)
     unpinned, provisional, committed = store.put(b"one"), store.put(b"two", owner="late"), store.put(b"three")
     store.pin([committed], "job")
     # When real time passes, Then they end
@@ -198,7 +198,7 @@ def test_a_policy_is_found_where_config_is_renamed(start_server) -> None:
 
 def test_a_cluster_is_refused(start_server) -> None:
     # Given a node of a Redis Cluster that has no slots yet
-    port = next(port for port in iter(free_port, None) if port < 55_000)  # the cluster also uses the port 10,000 above
+    port = next(port for port in iter(free_port, None) if port < 22_000)  # the cluster also uses the port 10,000 above
     server = start_server("--port", str(port), "--cluster-enabled", "yes")
     is_cluster = r"is a Redis Cluster, .* use one server, or Sentinel"
     # When / Then

@@ -81,7 +81,7 @@ def app(module_settings: Settings, worker: Worker) -> Iterator[Celery]:
 
 
 def answers(app: Celery) -> bool:
-    return [list(reply.values()) for reply in app.control.ping(timeout=5, limit=1)] == [[{"ok": "pong"}]]
+    return [list(reply.values()) for reply in app.control.ping(timeout=60, limit=1)] == [[{"ok": "pong"}]]
 
 
 def is_wrong(method: str, name: str, value: Any) -> bool:
@@ -235,14 +235,14 @@ def passes(data: bytes) -> bool:
 
 
 def test_what_celery_and_flower_send_still_works(worker: Worker, app: Celery) -> None:
-    control, inspected = app.control, app.control.inspect(timeout=5, limit=1)
+    control, inspected = app.control, app.control.inspect(timeout=60, limit=1)
     # Given what `celery inspect` and Flower's pages ask, When it is sent, Then the worker answers
     for ask in ("stats", "active_queues", "registered", "scheduled", "active", "reserved", "revoked", "conf", "clock"):
         assert getattr(inspected, ask)(), ask
     assert inspected.query_task("a", "b")
     # And what `celery control` and Flower's buttons change
     replies: list[Any] = []
-    options: dict[str, Any] = {"reply": True, "timeout": 5, "limit": 1}
+    options: dict[str, Any] = {"reply": True, "timeout": 60, "limit": 1}
     replies += control.rate_limit(FILM_TASK, "100/m", **options) + control.rate_limit(FILM_TASK, 0, **options)
     replies += control.time_limit(FILM_TASK, soft=60.0, hard=90.0, **options)
     replies += control.time_limit(FILM_TASK, **options)

@@ -124,6 +124,7 @@ def test_work_that_fails_is_an_error_of_its_span_and_of_its_job(
     submit(spec("a", "nan"), settings=settings)
     start_worker(settings)
     root = receiver.first("job")
+    wait_until(lambda: len(receiver.of("segment")) == 2, what="both segments")
     # Then
     failed = receiver.of("segment")[1]
     assert failed.status.code == root.status.code == Status.STATUS_CODE_ERROR

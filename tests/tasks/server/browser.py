@@ -36,8 +36,13 @@ class Page:
             self._process = processes.start([chromium(), *FLAGS, f"--user-data-dir={folder}"], log=log)
         ports = folder / "DevToolsActivePort"
         wait_until(lambda: ports.exists() and len(ports.read_text().split()) == 2, what="Chromium")
-        pages = httpx2.get(f"http://127.0.0.1:{ports.read_text().split()[0]}/json").json()
-        address = next(page["webSocketDebuggerUrl"] for page in pages if page["type"] == "page")
+        listed = f"http://127.0.0.1:{ports.read_text().split()[0]}/json"
+
+        def addresses() -> list[str]:
+            pages = httpx2.get(listed, timeout=60).json()
+            return [page["webSocketDebuggerUrl"] for page in pages if page["type"] == "page"]
+
+        address = wait_until(addresses, what="its first page")[0]
         self._socket = self._loop.run_until_complete(self._connected(address))
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")

@@ -58,8 +58,9 @@ def test_one_without_a_whole_request_is_ended(address: tuple[str, int], sent: by
         assert client.recv(1) == b""
 
 
-def test_one_that_takes_nothing_is_ended(address: tuple[str, int]) -> None:
-    # Given a client that asks, and reads nothing
+def test_one_that_takes_nothing_is_ended(address: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a client that asks, however late, and reads nothing
+    monkeypatch.setattr(Impatient, "pause_s", 60.0)
     ended.clear()
     with socket.create_connection(address, timeout=30) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")

@@ -122,7 +122,7 @@ def test_events_of_a_newer_version_are_skipped(
     assert events_of(client, job_id) == expected
     with client.stream("GET", "/events") as answer:
         second = submitted(client, spec("a"))
-        assert next(told(answer))[2]["job"] == second
+        assert any(data["job"] == second for _, _, data in told(answer))  # the last ones of the first job may come, too
 
 
 def test_a_failed_job_that_was_retried_is_followed_to_its_new_end(

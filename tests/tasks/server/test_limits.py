@@ -23,22 +23,25 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await PlainTextResponse(body.decode())(scope, receive, send)
 
 
-def answered(*parts: dict[str, Any], application: ASGIApp = echo) -> tuple[int, str]:
-    """The status and body for a request whose client sends these parts, and then nothing."""
+def answered(
+    *parts: dict[str, Any], application: ASGIApp = echo, pause_s: float = 60.0, part_s: float = 0.01
+) -> tuple[int, str]:
+    """The status and body for a request whose client sends these parts, each after `part_s`, and then nothing."""
     sent: list[dict[str, Any]] = []
     waiting = list(parts)
 
     async def receive() -> dict[str, Any]:
         if not waiting:
             await asyncio.Event().wait()
-        await asyncio.sleep(0.01)
+        if part_s:
+            await asyncio.sleep(part_s)
         return {"type": "http.request"} | waiting.pop(0)
 
     async def send(message: Any) -> None:
         sent.append(message)
 
     scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": []}
-    asyncio.run(BodyLimit(application, lambda path: 100, pause_s=0.05)(scope, receive, send))  # type: ignore[arg-type]
+    asyncio.run(BodyLimit(application, lambda path: 100, pause_s=pause_s)(scope, receive, send))  # type: ignore[arg-type]
     return sent[0]["status"], sent[1]["body"].decode()
 
 
@@ -48,7 +51,7 @@ def test_a_request_that_is_whole_is_answered() -> None:
 
 @pytest.mark.parametrize("parts", [[], [{"body": b"a", "more_body": True}]], ids=["at its start", "in the middle"])
 def test_a_request_that_stops_is_refused(parts: list[dict[str, Any]]) -> None:
-    status, body = answered(*parts)
+    status, body = answered(*parts, pause_s=0.05)
     assert (status, json.loads(body)["error"]["message"]) == (
         408,
         "the request stopped for 0.05 s, or came at less than 1,000 bytes/s",
@@ -79,7 +82,7 @@ def test_only_requests_with_uploads_may_be_large(path: str, largest: int) -> Non
 
 def test_a_request_that_drips_is_refused() -> None:
     """Each part comes in time, and the whole never would."""
-    status, body = answered(*[{"body": b"x", "more_body": True}] * 50)
+    status, body = answered(*[{"body": b"x", "more_body": True}] * 50, pause_s=0.05)
     assert (status, json.loads(body)["error"]["code"]) == (408, "too_slow")
 
 
@@ -106,4 +109,5 @@ def test_the_time_in_which_nobody_reads_does_not_count() -> None:
             parts.append((await receive())["body"])
         await PlainTextResponse(b"".join(parts).decode())(scope, receive, send)
 
-    assert answered({"body": b"a", "more_body": True}, {"body": b"b"}, application=busy) == (200, "ab")
+    parts = {"body": b"a", "more_body": True}, {"body": b"b"}
+    assert answered(*parts, application=busy, pause_s=0.1, part_s=0.0) == (200, "ab")

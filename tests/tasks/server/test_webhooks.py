@@ -72,14 +72,14 @@ def settings(settings: Settings) -> Settings:
 
 
 def arrived(client: httpx2.Client, job_id: str) -> list[dict[str, Any]]:
-    """The deliveries of an ended job, once its last one arrived."""
+    """The deliveries of an ended job, once all of them arrived; those that are due together may do so in any order."""
 
-    def last() -> list[dict[str, Any]] | None:
+    def whole() -> list[dict[str, Any]] | None:
         found: list[dict[str, Any]] = client.get(f"/jobs/{job_id}/webhooks").json()
-        ends = [delivery for delivery in found if delivery["kind"] in ("done", "cancelled")]
-        return found if ends and ends[0]["delivered_at"] else None
+        has_end = any(delivery["kind"] in ("done", "cancelled") for delivery in found)
+        return found if has_end and all(delivery["delivered_at"] for delivery in found) else None
 
-    deliveries: list[dict[str, Any]] = wait_until(last, what="the last webhook")
+    deliveries: list[dict[str, Any]] = wait_until(whole, what="every webhook")
     return deliveries
 
 
