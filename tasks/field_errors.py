@@ -110,6 +110,11 @@ def escaped(text: object, limit: int = LINE_CHARACTERS) -> str:
     return "".join(one.encode("unicode_escape").decode() if _is_hidden(one) else one for one in cut)
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 segment`, `3 segments`: a number of things for people. noun: one of them; its plural ends in s."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def _is_hidden(character: str) -> bool:
     return unicodedata.category(character) in HIDDEN_CATEGORIES and character not in JOINERS
 

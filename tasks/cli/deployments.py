@@ -63,8 +63,10 @@ def workers(as_json: bool) -> None:
     if as_json:
         show_json(workers_json(found))
         return
-    for line in worker_lines(found):
-        show_line(line)
+    lines = list(worker_lines(found))
+    show_lines(lines)
+    if not lines:
+        show_line("no worker; `longtake worker` starts one", err=True)
 
 
 @main.command()
@@ -112,6 +114,8 @@ def gc(dry_run: bool, grace: float, renders: bool) -> None:
     for render in kept:
         show_line(f"{render}, {render.bytes:,} bytes{', deleted' if render in gone else ''}")
     if renders:
+        if not kept:
+            show_line(f"no render is kept under {settings.home}", err=True)
         return
     found = collect_garbage(dry_run=dry_run, grace_s=grace)
     blobs = found.blobs

@@ -30,6 +30,7 @@ from tasks.client.small_model import prompt_warnings
 from tasks.client.state_files import read_state
 from tasks.client.takes import clip_name
 from tasks.client.terminal import show_line, show_lines
+from tasks.field_errors import counted
 from tasks.settings import Settings
 from tasks.spec.loader import changed_spec, load_spec
 
@@ -38,7 +39,7 @@ title: my first film
 model: shapes         # small; understands moving shapes. Or LTX-2: a folder or a hub id
 width: 192            # pixels, multiples of 32
 height: 128
-frames: 25            # per segment, 8k+1
+frames: 25            # per segment, 8k+1; a continuation repeats the last 9 of the segment before
 fps: 24
 seed: 1
 segments:             # each continues the one before, unless it says `transition: cut`
@@ -110,7 +111,7 @@ def _show_summary(show: ProgressDisplay, output: FilmOutput, summary: dict[str, 
     engine = sum(segment["engine_s"] for segment in segments)
     waits = [segment["handoff_s"] for segment in segments if segment["handoff_s"] is not None]
     _show_written(show, output, summary)
-    count = f"{len(segments)} segment{'s' if len(segments) > 1 else ''}, {summary['frames']} frames"
+    count = f"{counted(len(segments), 'segment')}, {counted(summary['frames'], 'frame')}"
     show.say(f"{count}: {engine:.1f} s rendering, {sum(waits):.1f} s between segments")
 
 

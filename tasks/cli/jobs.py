@@ -122,7 +122,10 @@ def list_(states: tuple[str, ...], limit: int | None, as_json: bool) -> None:
     """List the jobs, oldest first."""
     jobs = iterate_waiting(states=states, limit=limit)
     first = list(islice(jobs, 1))  # an error here comes before any output
-    if not as_json:
+    if not first:
+        such = f" is {' or '.join(states)}" if states else ""
+        show_line(f"no job{such}; `longtake submit SPEC` queues one", err=True)
+    elif not as_json:
         click.echo(LIST_HEAD)
     for status, wait in chain(first, jobs):
         if as_json:
@@ -260,7 +263,7 @@ def edit(job: str, spec: Path, before: bool, dry_run: bool) -> None:
     plan = found.plan_edit(wanted)
     show_lines(plan.lines(), err=True)
     if not dry_run:
-        click.echo(edit_job(found, wanted, plan=plan).id)
+        _print_submitted(edit_job(found, wanted, plan=plan))
 
 
 @main.command()
@@ -322,3 +325,4 @@ def _write_state(envelope: dict[str, Any], out: Path | None, *, force: bool) -> 
         click.echo(text, nl=False)
         return
     write_new(out, text.encode(), overwrite=force)
+    show_line(f"{out}: {len(text):,} bytes. Next: longtake submit SPEC --from-state {out}, or render", err=True)

@@ -68,6 +68,8 @@ def retake(job: str, segments: range, prompt: str | None, seed: int | None, take
 def takes(job: str, as_json: bool) -> None:
     """List the takes of JOB's segments. Take 0 is what was rendered first."""
     found = find_job(job).takes()
+    if not found:
+        show_line("no take; `longtake retake JOB --segment K` renders a segment again", err=True)
     if not as_json:
         show_lines(_lines_of(found))
     for take in found if as_json else ():
@@ -75,8 +77,6 @@ def takes(job: str, as_json: bool) -> None:
 
 
 def _lines_of(found: Sequence[TakeStatus]) -> Iterator[str]:
-    if not found:
-        yield "no segment was retaken"
     for take in found:
         state = "shown" if take.shown else str(take.state)
         seconds = "" if take.engine_s is None else f"{take.engine_s:.1f} s  "

@@ -16,7 +16,7 @@ from tasks.client.same_head import check_same_head
 from tasks.client.submission import Draft, create_job, request_digest
 from tasks.deployment import Deployment
 from tasks.errors import JobStateError, SpecError
-from tasks.field_errors import FieldError
+from tasks.field_errors import FieldError, counted
 from tasks.jobs.committed import Committed
 from tasks.jobs.lifetimes import new_job_id
 from tasks.jobs.results import JobContents
@@ -146,8 +146,8 @@ def check_join(spec: JobSpec, source: JobContents, count: int) -> None:
     repeated = spec.planned(wanted).shape.overlap
     if not wanted.is_new_scene and repeated != handed:
         raise SpecError(
-            f"{spec.source.place('segments', count, 'overlap')}: it repeats {repeated} frames; segment {count - 1} of "
-            f"job {source.job_id} hands on {handed}"
+            f"{spec.source.place('segments', count, 'overlap')}: it repeats {counted(repeated, 'frame')}; "
+            f"segment {count - 1} of job {source.job_id} hands on {handed}"
         )
 
 

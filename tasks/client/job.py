@@ -17,6 +17,7 @@ from tasks.client.fork import fork_job
 from tasks.client.takes import TakeStatus, cascade, choose_take, clip_of, hidden_takes, list_takes, retake_segments
 from tasks.deployment import Deployment
 from tasks.errors import JobFailedError, JobNotFoundError, JobStateError, WaitTimeoutError
+from tasks.field_errors import counted
 from tasks.jobs import state_wire
 from tasks.jobs.keys import check_job_id
 from tasks.jobs.records import JobStatus
@@ -369,5 +370,5 @@ def raise_unless_done(status: JobStatus) -> None:
     if status.state == JobState.CANCELLED:
         raise JobFailedError(f"job {status.job_id} was cancelled")
     where = "" if status.failed_segment in (None, START_INDEX) else f" at segment {status.failed_segment}"
-    tries = f" after {status.attempts} attempt{'s' if status.attempts != 1 else ''}" if status.attempts else ""
+    tries = f" after {counted(status.attempts, 'attempt')}" if status.attempts else ""
     raise JobFailedError(f"job {status.job_id} failed{where}{tries}: {status.reason}")

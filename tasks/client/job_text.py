@@ -10,7 +10,7 @@ from typing import Any
 from tasks.client.job import Job
 from tasks.client.progress import describe, rendered_of, step_of
 from tasks.client.workers import describe_activity
-from tasks.field_errors import escaped
+from tasks.field_errors import counted, escaped
 from tasks.jobs.queues import Priority
 from tasks.jobs.records import JobStatus
 from tasks.jobs.units import START_INDEX, segments_text
@@ -54,11 +54,11 @@ def lines_of(job: Job, workers: WorkerList) -> Iterator[str]:
     text = text if text.startswith(status.state) else f"{status.state}: {text}"
     rendered = rendered_of(status)
     text = text if rendered in text else f"{text} · {rendered}"
-    yield f"  {text} · {status.clips} clip{'' if status.clips == 1 else 's'}"
+    yield f"  {text} · {counted(status.clips, 'clip')}"
     if status.priority != Priority.NORMAL:
         yield f"  priority: {status.priority}"
     if status.takes_due:
-        yield f"  {status.takes_due} take{'s' if status.takes_due > 1 else ''} to be rendered"
+        yield f"  {counted(status.takes_due, 'take')} to be rendered"
     for take in job.takes():
         if take.reason is not None:
             yield f"  {take.name} failed: {escaped(take.reason)}"

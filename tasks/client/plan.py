@@ -7,6 +7,7 @@ from ltx2.checkpoints.stamps import stamps_of
 from ltx2.timeline import film_frames
 from tasks.client.pace import Pace
 from tasks.client.progress import clock
+from tasks.field_errors import counted
 from tasks.maintenance.admission import estimate_bytes
 from tasks.spec.schema import JobSpec
 
@@ -25,7 +26,7 @@ def plan_lines(spec: JobSpec, model: str, *, continues: bool, pace: Pace | None)
     lengths = sorted({segment.frames or spec.frames for segment in spec.segments} or {spec.frames})
     length = str(lengths[0]) if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
     if spec.open:
-        now = f"{count or 'no'} segment{'' if count == 1 else 's'} of {length} frames now, more are appended later"
+        now = f"{counted(count, 'segment') if count else 'no segments'} of {length} frames now, more are appended later"
         memory = _memory(model, spec.text_encoder)
         return [f"{spec.title}: {spec.width}x{spec.height}, {now}", blobs, memory]
     timings = spec.plan()
@@ -35,8 +36,8 @@ def plan_lines(spec: JobSpec, model: str, *, continues: bool, pace: Pace | None)
     seconds, after = float(frames / spec.shape.fps), where.get((spec.before, spec.include_video), "")
     most = "at most " if any(segment.is_undecided for segment in spec.segments) else ""
     return [
-        f"{spec.title}: {most}{seconds:.2f} s{after}, {frames} frames, {spec.width}x{spec.height}, "
-        f"{count} segment{'s' if count > 1 else ''} of {most}{length} frames",
+        f"{spec.title}: {most}{seconds:.2f} s{after}, {counted(frames, 'frame')}, {spec.width}x{spec.height}, "
+        f"{counted(count, 'segment')} of {most}{length} frames",
         blobs,
         _memory(model, spec.text_encoder),
         _time(count, pace),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-from tasks.field_errors import escaped
+from tasks.field_errors import counted, escaped
 from tasks.jobs.records import JobStatus
 from tasks.jobs.records import Progress as Reported
 from tasks.jobs.units import JobState
@@ -63,7 +63,7 @@ def describe(status: JobStatus, seconds_left: float | None = None, wait: Wait | 
     if status.film is not None and status.takes_due:
         waits = f" · {wait}" if wait else ""
         steps = "".join(f" · {step_of(one)}" for one in status.take_progress[:1])
-        return f"rendering {status.takes_due} take{'s' if status.takes_due > 1 else ''}{steps or waits}"
+        return f"rendering {counted(status.takes_due, 'take')}{steps or waits}"
     if status.committed == status.segments:
         return f"{rendered} · {wait or 'joining the film'}"
     if not status.admitted:
@@ -79,7 +79,7 @@ def describe(status: JobStatus, seconds_left: float | None = None, wait: Wait | 
 
 def rendered_of(status: JobStatus) -> str:
     """`3 of 8 segments rendered`."""
-    return f"{status.rendered} of {status.segments} segment{'' if status.segments == 1 else 's'} rendered"
+    return f"{status.rendered} of {counted(status.segments, 'segment')} rendered"
 
 
 def _segment_in_work(progress: Reported) -> str:

@@ -18,6 +18,7 @@ from tasks.client.submit import submit
 from tasks.deployment import Deployment
 from tasks.embedded.inputs import Note, RenderInputs, read_note
 from tasks.errors import JobNotFoundError, RecordError, VersionError
+from tasks.field_errors import counted
 from tasks.jobs.results import JobContents
 from tasks.jobs.units import JobState
 from tasks.settings import Settings
@@ -65,7 +66,7 @@ def start_or_resume(
     if earlier is None or not earlier.contents.committed.handoffs:
         return job, None
     why = f"; {earlier.change}" if earlier.change else ""
-    return job, f"keeping {earlier.kept} of {_segments(len(spec.segments))}{why}"
+    return job, f"keeping {earlier.kept} of {counted(len(spec.segments), 'segment')}{why}"
 
 
 def finish(job: Job, inputs: RenderInputs, *, folder: Path, film: Path) -> None:
@@ -87,12 +88,12 @@ def finish(job: Job, inputs: RenderInputs, *, folder: Path, film: Path) -> None:
 def _continue(job: Job) -> str:
     status = job.status()
     if status.state == JobState.DONE:
-        return f"keeping {status.segments} of {_segments(status.segments)}: the film is rendered already"
+        return f"keeping {status.segments} of {counted(status.segments, 'segment')}: the film is rendered already"
     if status.state == JobState.FAILED:
         job.retry()
     elif status.state == JobState.CANCELLED:  # by a render of another spec to the same film
         job._deployment.jobs.revive(job.id, JobState.CANCELLED)
-    return f"resuming: {status.committed} of {_segments(status.segments)} already rendered"
+    return f"resuming: {status.committed} of {counted(status.segments, 'segment')} already rendered"
 
 
 def _best(deployment: Deployment, inputs: RenderInputs, note: Mapping[str, Mapping[str, Any]]) -> Earlier | None:
@@ -158,7 +159,3 @@ def _stop_others(deployment: Deployment, job_id: str) -> None:
     for other in deployment.jobs.active():
         if other != job_id:
             deployment.jobs.stop(other, JobState.CANCELLED, SUPERSEDED)
-
-
-def _segments(count: int) -> str:
-    return f"{count} segment{'s' if count != 1 else ''}"

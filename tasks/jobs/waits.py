@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 
 import redis
 
+from tasks.field_errors import counted
 from tasks.jobs import queue_states
 from tasks.jobs.keys import job_keys
 from tasks.jobs.queues import SEGMENTS, Priority, queue_of
@@ -45,7 +46,7 @@ class Wait:
     def __str__(self) -> str:
         if self.reason == WaitReason.QUEUE:
             ahead = self.jobs_ahead or 0
-            return f"waiting in queue, {ahead} job{'s' if ahead > 1 else ''} ahead" if ahead else "next in queue"
+            return f"waiting in queue, {counted(ahead, 'job')} ahead" if ahead else "next in queue"
         if self.reason == WaitReason.LOADING:
             return f"worker {self.worker} is loading the model"
         if self.reason == WaitReason.BLOBS:

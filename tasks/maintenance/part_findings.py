@@ -9,6 +9,7 @@ from typing import Any, cast
 import redis
 
 from tasks.errors import LongtakeError, VersionError
+from tasks.field_errors import counted
 from tasks.jobs.keys import JOBS, job_keys
 from tasks.jobs.records import ClipRecord, Handoff
 from tasks.jobs.spec_reading import read_head, read_segment
@@ -37,8 +38,8 @@ class PartsRead:
     left_out: int = 0
 
     def __str__(self) -> str:
-        more = f"; {self.left_out} older jobs were left out" if self.left_out else ""
-        return f"read {self.parts} stored parts of {self.jobs} jobs{more}"
+        more = f"; {counted(self.left_out, 'older job')} left out" if self.left_out else ""
+        return f"read {counted(self.parts, 'stored part')} of {counted(self.jobs, 'job')}{more}"
 
 
 def examine_parts(client: redis.Redis, read: PartsRead) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ import redis
 
 from blobstore.stored_format import MAJOR_OF_JOBS, is_newer_major
 from tasks.errors import JobNotFoundError, LongtakeError, RecordError, VersionError
+from tasks.field_errors import counted
 from tasks.jobs.keys import JOBS, job_keys
 from tasks.jobs.queue_states import QueueStates
 from tasks.jobs.queues import QUEUES, Priority, list_key, queue_of
@@ -175,7 +176,7 @@ def _unserved(client: redis.Redis, records: list[_Record], workers: WorkerList) 
     for queue in QUEUES:
         ids = [job_id for job_id, wait in waits if (wait.reason, wait.queue) == (WaitReason.NO_WORKER, queue)]
         if ids and not any(client.llen(list_key(queue, priority)) for priority in Priority):
-            problem = f"no living worker takes {queue}, and {len(ids)} jobs wait for one, such as {ids[0]}"
+            problem = f"no living worker takes {queue}, needed by {counted(len(ids), 'job')}, such as {ids[0]}"
             yield error(ABOUT, problem, "start `longtake worker`")
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from tasks.errors import SpecError
-from tasks.field_errors import UNKNOWN_KEY, FieldError, explain, shown_path, similar_key
+from tasks.field_errors import UNKNOWN_KEY, FieldError, counted, explain, shown_path, similar_key
 from tasks.spec.guidance import GuidanceSpec
 from tasks.spec.head import INPUT_FIELDS, LoraSpec
 from tasks.spec.images import input_paths, with_paths
@@ -82,7 +82,7 @@ def check_spec(data: Mapping[str, Any], *, source: SpecSource | None = None) -> 
         places = source.places([_location(problem) for problem in first])
         lines = [f"{place}: {_explain(problem)}" for place, problem in zip(places, first, strict=True)]
         if more > 0:
-            lines.append(f"{source.name}: and {more:,} more problem{'s' if more > 1 else ''}")
+            lines.append(f"{source.name}: and {counted(more, 'more problem')}")
         raise SpecError("\n".join(lines)) from None
 
 

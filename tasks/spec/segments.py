@@ -25,7 +25,7 @@ from ltx2.request import MOST_IMAGES
 from ltx2.sampling import FEWEST_STEPS, MOST_STEPS
 from ltx2.state.arrays import MOST_PIXEL_BYTES
 from ltx2.timeline import PlannedSegment, SegmentShape, auto_lengths, exact, exact_seconds, round_half_up, segment_seed
-from tasks.field_errors import FieldError
+from tasks.field_errors import FieldError, counted
 from tasks.spec.guidance import GuidanceSpec
 
 MAX_SEGMENTS = 100_000
@@ -279,8 +279,8 @@ def _check_own(index: int, segment: SegmentSpec, shared: SharedValues) -> None:
     if segment.steps is not None and shared.has_sigmas:
         _refuse(index, "steps", "the job has sigmas, which fix the steps; remove one of the two")
     if segment.loras is not None and len(segment.loras) != shared.loras:
-        given, plural = len(segment.loras), "" if len(segment.loras) == 1 else "s"
-        _refuse(index, "loras", f"{given} strength{plural} for {shared.loras} LoRAs of the job; give one for each")
+        given = counted(len(segment.loras), "strength")
+        _refuse(index, "loras", f"{given} for {counted(shared.loras, 'LoRA')} of the job; give one for each")
 
 
 def _check_after(index: int, before: SegmentSpec, repeats: bool, segment: SegmentSpec, shared: SharedValues) -> None:
@@ -288,7 +288,10 @@ def _check_after(index: int, before: SegmentSpec, repeats: bool, segment: Segmen
     overlap, frames = segment.overlap or shared.overlap, shared.shortest(before)
     if not segment.is_new_scene and overlap >= frames:
         field = (index, "overlap") if segment.overlap else (index - 1, "frames")
-        _refuse(*field, f"segment {index} repeats {overlap} frames of segment {index - 1}, which has only {frames}")
+        _refuse(
+            *field,
+            f"segment {index} repeats {counted(overlap, 'frame')} of segment {index - 1}, which has only {frames}",
+        )
     if segment.transition != "fade":
         return
     new = frames - ((before.overlap or shared.overlap) if repeats else 0)

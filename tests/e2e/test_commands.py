@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import subprocess
@@ -112,7 +111,8 @@ def test_a_dry_run_refuses_and_warns_as_the_real_run_does(
     longtake: Command, module_settings: Settings, job: Job, spec: Path, command: tuple[str, ...]
 ) -> None:
     # Given a state, and sound that is longer than the film
-    (spec.parent / "state.json").write_text(json.dumps(job.state(1)))
+    exported = longtake("state", "export", job.id, "--segment", "1", "-o", "state.json", settings=module_settings)
+    assert re.fullmatch(r"state\.json: [\d,]+ bytes\. Next: .*--from-state state\.json, or render\n", exported.stderr)
     sound = np.zeros((2, 3 * 8000), np.float32)
     (spec.parent / "track.wav").write_bytes(video(None, kind="wav", sound=sound, sound_codec="pcm_s16le", rate=8000))
     # When / Then a spec that cannot continue the state is refused, with the same words
@@ -203,6 +203,25 @@ def test_a_first_spec_goes_into_a_folder_that_does_not_exist(
 ) -> None:
     assert longtake("init", "new/films/first.yaml", settings=module_settings).returncode == 0
     assert (tmp_path / "new" / "films" / "first.yaml").is_file()
+
+
+def test_an_empty_list_says_what_to_do(settings: Settings) -> None:
+    def said(*words: str) -> tuple[str, str]:
+        found = CliRunner().invoke(main, words, env=environment(settings))
+        assert found.exit_code == 0, found.output
+        return found.stdout, found.stderr
+
+    # Given nothing
+    submit_one = "`longtake submit SPEC` queues one\n"
+    assert said("list") == ("", f"no job; {submit_one}")
+    assert said("list", "--state", "failed", "--state", "paused") == ("", f"no job is failed or paused; {submit_one}")
+    assert said("list", "--json") == ("", f"no job; {submit_one}")
+    assert said("workers") == ("", "no worker; `longtake worker` starts one\n")
+    assert said("workers", "--json") == ("[]\n", "")
+    assert said("gc", "--renders") == ("", f"no render is kept under {settings.home}\n")
+    # Given a job without takes
+    queued = submit({"segments": [{"prompt": "a"}]}, settings=settings)
+    assert said("takes", queued.id)[1] == "no take; `longtake retake JOB --segment K` renders a segment again\n"
 
 
 def test_a_grace_that_is_no_number_is_refused(longtake: Command, module_settings: Settings) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.errors import SpecError
-from tasks.field_errors import HIDDEN_CATEGORIES, JOINERS, escaped, is_shown
+from tasks.field_errors import HIDDEN_CATEGORIES, JOINERS, counted, escaped, is_shown
 from tasks.spec.loader import check_spec
 
 
@@ -33,6 +33,10 @@ from tasks.spec.loader import check_spec
 )
 def test_what_a_terminal_acts_on_is_an_escape(text: str, shown: str) -> None:
     assert escaped(text) == shown
+
+
+def test_one_thing_has_no_plural() -> None:
+    assert [counted(count, "frame") for count in (0, 1, 2, 1200)] == ["0 frames", "1 frame", "2 frames", "1,200 frames"]
 
 
 @given(st.text())

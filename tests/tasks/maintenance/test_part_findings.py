@@ -72,7 +72,7 @@ def test_no_more_than_a_bound_is_read(settings: Settings, client: redis.Redis, m
     assert str(examine(settings).read) == "read 15 stored parts of 5 jobs"
     monkeypatch.setattr(part_findings, "JOBS_PER_PAGE", 2)
     monkeypatch.setattr(part_findings, "PARTS_READ", 10)
-    assert str(examine(settings).read) == "read 10 stored parts of 4 jobs; 1 older jobs were left out"
+    assert str(examine(settings).read) == "read 10 stored parts of 4 jobs; 1 older job left out"
 
 
 def test_a_submission_that_stays_incomplete_is_named(settings: Settings, client: redis.Redis) -> None:
@@ -92,7 +92,7 @@ def test_jobs_without_a_worker_for_their_queue_are_named(settings: Settings, cli
     client.delete(SEGMENTS)
     # When / Then
     [line] = texts(settings, "jobs")
-    assert line.startswith(f"error: no living worker takes segments, and 1 jobs wait for one, such as {job.id}; start")
+    assert line.startswith(f"error: no living worker takes segments, needed by 1 job, such as {job.id}; start")
     # and damaged units are no reason to fail
     client.hset(job_keys(job.id, "units")[0], "segment", json.dumps([]))
     assert texts(settings, "jobs") == []
