@@ -59,7 +59,7 @@ class Settings(BaseModel):
         description="GPUs that render each segment together, from that of LONGTAKE_DEVICE on: a number or `all`",
     )
     rank_timeout_s: float = Field(
-        300.0, ge=1, le=3600, description="seconds that one of several GPUs waits for another before both are given up"
+        300.0, ge=5, le=3600, description="seconds that one of several GPUs waits for another before both are given up"
     )
     precision: Literal["auto", "bf16", "fp8", "fp32"] = Field(
         "auto", description="`bf16`, `fp8` (faster, 0.7 of the memory), `fp32`; `auto`: bf16 on a GPU, else fp32"

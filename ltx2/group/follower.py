@@ -19,6 +19,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from ltx2.errors import LTX2Error
+from ltx2.group.running_clock import RunningClock
 from ltx2.processes import die_with_parent
 
 BEAT = b"beat"
@@ -28,13 +29,16 @@ FAILED = b"failed "
 GO_ON = b"go on"
 STOP = b"stop"
 BEAT_EVERY_S = 1.0
+LONGEST_GAP_S = 2.0
+"""A rank that looks at the others less often was stopped itself, and maybe they were, too: see `RunningClock`."""
 FIRST_STEP_FACTOR = 6
 """A call may take this many times the timeout between two steps until its first step, because it may compile."""
 LEADER_S = 60.0
 """The longest that a leader may be overdue until its follower kills it; three timeouts, if that is less."""
 ERROR_BYTES = 1000
 """With more, a message might not be written as a whole."""
-_IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+"""The signals of a supervisor or a terminal, which are for the leader. It blocks them when it starts a follower."""
 
 
 class Follower:
@@ -50,6 +54,7 @@ class Follower:
         self._ranks: Any = None
         self._leader, self._grace_s = os.getppid(), min(LEADER_S, 3 * self._timeout_s)
         self._leader_due: float | None = None
+        self._clock = RunningClock(LONGEST_GAP_S)
 
     def run(self) -> None:
         """Follow until the leader ends."""
@@ -85,7 +90,7 @@ class Follower:
 
     def _expect_leader(self, seconds: float | None) -> None:
         """Expect the leader to go on, or to end this process, within `seconds`; None: without a limit."""
-        self._leader_due = None if seconds is None else time.monotonic() + seconds + self._grace_s
+        self._leader_due = None if seconds is None else self._clock.now() + seconds + self._grace_s
 
     def _load(self, engine: str, model: str, **settings: Any) -> None:
         self._engine = None
@@ -112,7 +117,8 @@ class Follower:
     def _watch_leader(self) -> None:
         """Kill a leader that is overdue. A thread of its own, because `_say` waits for a leader that reads nothing."""
         while True:
-            if (due := self._leader_due) is not None and time.monotonic() > due and os.getppid() == self._leader:
+            now = self._clock.now()
+            if (due := self._leader_due) is not None and now > due and os.getppid() == self._leader:
                 os.kill(self._leader, signal.SIGKILL)
             time.sleep(BEAT_EVERY_S)
 
@@ -125,9 +131,9 @@ class Follower:
 
 
 def main() -> None:
-    """`python -m ltx2.group.follower FD RANK COUNT DEVICE FOLDER SECONDS`; a supervisor's signals are the leader's."""
+    """`python -m ltx2.group.follower FD RANK COUNT DEVICE FOLDER SECONDS`."""
     die_with_parent()
-    for number in _IGNORED:
+    for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
     Follower(Connection(int(sys.argv[1])), sys.argv[2:]).run()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -16,7 +17,7 @@ from torch.distributed import distributed_c10d
 
 from ltx2.checkpoints.lora import Lora
 from ltx2.errors import EngineMemoryError, LTX2Error, RankError
-from ltx2.group.follower import DONE, FAILED, FIRST_STEP_FACTOR, GO_ON, READY, STOP
+from ltx2.group.follower import DONE, FAILED, FIRST_STEP_FACTOR, GO_ON, IGNORED, READY, STOP
 from ltx2.group.rendezvous import device_of_rank, join
 from ltx2.group.values import pack
 from ltx2.group.watch import START_S, FollowerProcess, Watch
@@ -134,7 +135,7 @@ class RankGroup:
                 self._watch.fail(f"{name} failed on some ranks only: {'; '.join(failures)}")
             elif isinstance(error, EngineMemoryError) and not alike:
                 self._watch.fail(f"{name} failed on some ranks only: rank 0: {error}")
-            elif isinstance(error, distributed.DistError):
+            elif error is not None and _is_of_exchange(error):
                 self._watch.fail(f"{name}: the ranks lost each other: {error}")
         if self._watch.fault is not None:
             raise RankError(self._watch.fault) from error
@@ -226,15 +227,24 @@ class GroupEngine:
 def _start(rank: int, *arguments: object) -> FollowerProcess:
     own, other = Pipe()
     command = [sys.executable, "-m", "ltx2.group.follower", str(other.fileno()), str(rank), *map(str, arguments)]
-    with other:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": python_path()},
-            pass_fds=[other.fileno()],
-            start_new_session=True,  # a terminal's Ctrl-C is for the leader
-        )
+    # it stays in the process group, so that whoever stops that stops all ranks; Ctrl-C there is for the leader
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
+    try:
+        with other:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                env=os.environ | {"PYTHONPATH": python_path()},
+                pass_fds=[other.fileno()],
+            )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return FollowerProcess(rank, process, own)
+
+
+def _is_of_exchange(error: Exception) -> bool:
+    """Whether ranks lost each other, as all of them may notice. Errors of gloo have no type of their own."""
+    return isinstance(error, distributed.DistError) or "gloo/transport" in str(error)
 
 
 def _uses_gpus() -> bool:

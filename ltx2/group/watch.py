@@ -12,7 +12,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 
-from ltx2.group.follower import BEAT, FAILED
+from ltx2.group.follower import BEAT, FAILED, LONGEST_GAP_S
+from ltx2.group.running_clock import RunningClock
 
 log = logging.getLogger(__name__)
 SILENT_S = 30.0
@@ -34,7 +35,7 @@ class FollowerProcess:
     rank: int
     process: subprocess.Popen[bytes]
     connection: Connection
-    heard_at: float = field(default_factory=time.monotonic)
+    heard_at: float = 0.0
     has_answered: bool = False
     replies: queue.SimpleQueue[bytes | None] = field(default_factory=queue.SimpleQueue)
 
@@ -63,6 +64,7 @@ class Watch:
         self._timeout_s = timeout_s
         self._abort = abort
         self._on_stuck = on_stuck
+        self._clock = RunningClock(LONGEST_GAP_S)
         self._calling = False
         self._moved_at = 0.0
         self._limit_s: float | None = None
@@ -79,7 +81,7 @@ class Watch:
     def call(self, limit_s: float | None) -> Iterator[None]:
         """All ranks make a call in this block. limit_s: for this rank, until `moved`; None: none."""
         self._ended_at = self._failed_at = None
-        self._moved_at, self._limit_s = time.monotonic(), limit_s
+        self._moved_at, self._limit_s = self._clock.now(), limit_s
         self._calling = True
         try:
             yield
@@ -88,16 +90,17 @@ class Watch:
 
     def moved(self) -> None:
         """This rank has made a step of the call, so that it compiles nothing any more: the next one comes soon."""
-        self._moved_at, self._limit_s = time.monotonic(), self._timeout_s + self.settle_s
+        self._moved_at, self._limit_s = self._clock.now(), self._timeout_s + self.settle_s
 
     def own_part_ended(self, *, failed: bool) -> None:
         """This rank has made the call, and waits for the others."""
-        self._failed_at = self._failed_at or (time.monotonic() if failed else None)
-        self._ended_at = time.monotonic()
+        self._failed_at = self._failed_at or (self._clock.now() if failed else None)
+        self._ended_at = self._clock.now()
 
     def fail(self, reason: str) -> None:
         """Give the group up: kill the followers, and end what this process exchanges with them."""
-        log.error("the ranks of this process end: %s", reason)
+        if self.fault is None:  # else the followers were killed, which this thread sees, too
+            log.error("the ranks of this process end: %s", reason)
         self.close(reason)
 
     def close(self, reason: str) -> None:
@@ -122,9 +125,9 @@ class Watch:
                 self._hear(by_connection[connection])  # type: ignore[index]  # only connections are waited for
             if reason := self._overdue():
                 self.fail(reason)
-        until = time.monotonic() + ABORT_S
+        until = self._clock.now() + ABORT_S
         while self._calling:
-            if time.monotonic() > until:
+            if self._clock.now() > until:
                 self._on_stuck(self.fault)
                 return
             time.sleep(_POLL_S)
@@ -141,16 +144,16 @@ class Watch:
             how = f"by signal {-status}" if status < 0 else f"with status {status}"
             self.fail(f"{follower} died {how}")
             return
-        follower.heard_at = time.monotonic()
+        follower.heard_at = self._clock.now()
         if message != BEAT:
             follower.has_answered = True
             if message.startswith(FAILED):
-                self._failed_at = self._failed_at or time.monotonic()
+                self._failed_at = self._failed_at or self._clock.now()
             follower.replies.put(message)
 
     def _overdue(self) -> str | None:
         """Why the group has a fault by now, if it has one."""
-        now = time.monotonic()
+        now = self._clock.now()
         for follower in self._followers:
             limit_s = min(SILENT_S, self._timeout_s) if follower.has_answered else START_S
             if now - follower.heard_at > limit_s:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -124,6 +125,16 @@ def test_a_follower_that_hangs_is_given_up(ranked: Harness, film: str) -> None:
 
 
 @pytest.mark.faults
+def test_an_exchange_that_fails_on_all_ranks_is_no_attempt(ranked: Harness, film: str) -> None:
+    # Given / When rank 0 comes to an exchange after the follower has given it up, and so finds nobody
+    job, go, ranks = stalled(ranked, 0)
+    ranked.workers[-1].wait_for_log("Timed out waiting")
+    go.touch()
+    # Then
+    verify_in_new_ranks(ranked, film, job, go, ranks)
+
+
+@pytest.mark.faults
 def test_a_stopped_leader_loses_its_segment(ranked: Harness, film: str) -> None:
     # Given / When its lease ends, and it goes on
     job, go, ranks = in_engine(ranked)
@@ -145,6 +156,25 @@ def test_a_leader_that_is_stopped_for_good_is_killed(ranked: Harness) -> None:
     with pytest.raises(JobFailedError, match="its process died"):
         job.wait(60)
     go.touch()
+
+
+@pytest.mark.faults
+def test_ranks_that_are_stopped_together_go_on(ranked: Harness, film: str) -> None:
+    # Given ranks outside of an exchange, which over gloo has a time limit of its own
+    hold = ranked.hold("segment rendered", 1)
+    job = ranked.submit()
+    hold.wait()
+    ranks = ranks_of(ranked.workers[-1])
+    ranked.mark_fault()
+    # When the whole worker is stopped for longer than a rank may be silent, as by `docker pause`
+    group, end = os.getpgid(ranked.workers[-1].process.pid), time.monotonic() + 8
+    os.killpg(group, signal.SIGSTOP)
+    wait_until(lambda: time.monotonic() > end, what="the end of the pause")
+    os.killpg(group, signal.SIGCONT)
+    hold.release()
+    # Then the same ranks render the segment, again if its lease is lost
+    ranked.verify(job, film, denoised_again=1)
+    assert ranks_of(ranked.workers[-1]) == ranks
 
 
 @pytest.mark.faults

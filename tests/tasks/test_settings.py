@@ -45,7 +45,7 @@ def test_settings_survive_a_round_trip_through_the_environment() -> None:
         ("LONGTAKE_MAX_ATTEMPTS", "0"),
         ("LONGTAKE_GPUS", "0"),
         ("LONGTAKE_GPUS", "two"),
-        ("LONGTAKE_RANK_TIMEOUT_S", "0"),
+        ("LONGTAKE_RANK_TIMEOUT_S", "4"),
         ("LONGTAKE_CLASS_WAIT_S", "-1"),
         ("LONGTAKE_METRICS_HOST", " "),
         ("LONGTAKE_METRICS_HOST", "a" * 64),

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import time
+
+from tests.conftest import wait_until
 
 LEADER = """
-import os, threading, time
+import os, sys, threading, time
 from multiprocessing.connection import Pipe
+from ltx2.group import follower
 from ltx2.group.follower import BEAT, Follower
 
+follower.BEAT_EVERY_S, follower.LONGEST_GAP_S = 0.1, 0.2
 own, other = Pipe()
 if os.fork():
-    time.sleep(600)  # it hangs, and reads nothing
+    for _ in range(10):
+        time.sleep(float(sys.argv[1]) / 10)  # it reads nothing
+    sys.exit()
 own.close()
 os.set_blocking(other.fileno(), False)
 try:
@@ -21,16 +29,32 @@ try:
         other.send_bytes(BEAT)
 except BlockingIOError:
     os.set_blocking(other.fileno(), True)
-follower = Follower(other, ["1", "2", "cpu", "nowhere", "0.1"])
+follower = Follower(other, ["1", "2", "cpu", "nowhere", sys.argv[2]])
 follower._expect_leader(0.0)
 for work in (follower._beat, follower._watch_leader):
     threading.Thread(target=work, daemon=True).start()
+print("watched", flush=True)
 follower._read()
 """
 
 
 def test_a_leader_that_reads_nothing_any_more_is_killed() -> None:
     # Given a leader that has hung for so long that no word from its follower fits into the connection
-    leader = subprocess.run([sys.executable, "-c", LEADER], timeout=60, check=False)
+    leader = subprocess.run([sys.executable, "-c", LEADER, "600", "0.1"], timeout=60, check=False)
     # Then the follower, which cannot say that it lives, kills it all the same
     assert leader.returncode == -signal.SIGKILL
+
+
+def test_a_leader_that_was_stopped_together_with_its_follower_lives() -> None:
+    # Given a leader that has a second and a half to go on, and needs less
+    command = [sys.executable, "-c", LEADER, "0.8", "0.5"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, process_group=0) as leader:
+        assert leader.stdout
+        assert leader.stdout.readline() == b"watched\n"
+        # When both are stopped until it is overdue by the clock, and continue
+        os.killpg(leader.pid, signal.SIGSTOP)
+        end = time.monotonic() + 2.0
+        wait_until(lambda: time.monotonic() > end, what="the end of the pause")
+        os.killpg(leader.pid, signal.SIGCONT)
+    # Then
+    assert leader.returncode == 0
