@@ -266,7 +266,9 @@ def test_an_edit_in_place_changes_what_no_worker_has_begun(
     assert plan.kind == EditKind.IN_PLACE
     assert edit(job, wanted, plan=plan) is job
     # Then it says so when it is repeated with the same plan, and does nothing when it is planned again
-    with pytest.raises(JobStateError, match="has 4 segments now: it was changed meanwhile; try again"):
+    with pytest.raises(
+        JobStateError, match="was changed meanwhile: what is appended would begin with segment 4; try again"
+    ):
         edit(job, wanted, plan=plan)
     assert edit(job, wanted) is job
     job.approve(all=True)
