@@ -38,6 +38,7 @@ MUST_BE = {
     "less_than_equal": "must be at most {le}",
     "list_type": "must be a list",
     "literal_error": "must be {expected}",
+    "model_attributes_type": "must be a mapping",
     "model_type": "must be a mapping",
     "none_required": "must be null",
     "string_pattern_mismatch": "must match {pattern}",

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
+from starlette.routing import Match, Mount
 
 from blobstore import BlobCorruptError, BlobNotFoundError, BlobStoreError
 from ltx2.errors import LTX2Error
@@ -35,6 +36,7 @@ INVALID = "invalid_request_error"
 FAULT = "server_error"
 NOT_AGAIN = {"x-should-retry": "false"}
 """The header that keeps the `openai` client from asking again by itself, as it does after 409 and 503."""
+_FASTAPI_HAS_NO_REASON = "There was an error parsing the body"
 _PATH = re.compile(r"(?<![\w:/.])(?:~|[A-Za-z]:)?(?:/[^\s/'\"<>|:;,]+){2,}/?")
 _FIELD = re.compile(r"(?:(?:spec|request)(?::\d+)?: )?(?P<field>[a-z_][\w.]*): ")
 
@@ -158,19 +160,36 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return next((model for part in get_args(annotation) if (model := _model_in(part))), None)
 
 
+def _methods_at(request: Request) -> list[str]:
+    """The methods that the path of a request has; none: it is of the files of the pages."""
+    routes = [route for route in request.app.routes if not isinstance(route, Mount)]
+    scope = dict(request.scope)
+
+    def has(method: str) -> bool:
+        return any(route.matches({**scope, "method": method})[0] == Match.FULL for route in routes)
+
+    found = [method for method in ("GET", "POST", "PUT", "DELETE") if has(method)]
+    return ["HEAD", *found] if "GET" in found else found
+
+
 def add_error_answers(app: FastAPI) -> None:
     """Have every error answered in the same form."""
 
     async def ours(_: Request, error: Exception) -> JSONResponse:
         return answer(problem_of(error))
 
-    async def http(_: Request, error: Exception) -> JSONResponse:
+    async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
+        status, text, headers = error.status_code, str(error.detail), error.headers or {}
+        if status == 400:  # the only ones of the libraries are about bodies
+            why = "" if text == _FASTAPI_HAS_NO_REASON else f": {text}"
+            return answer(Problem(400, f"the request: its body cannot be read{why}", INVALID, "invalid_field"))
+        if status == 405:
+            text = f"{request.method} is not allowed here"
+            if found := _methods_at(request):  # theirs names those of one function
+                headers = {"Allow": ", ".join(found)}
         codes = {404: "not_found", 405: "method_not_allowed"}
-        problem = Problem(
-            error.status_code, str(error.detail), INVALID, codes.get(error.status_code), None, error.headers or {}
-        )
-        return answer(problem)
+        return answer(Problem(status, text, INVALID, codes.get(status), None, headers))
 
     async def fields(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)

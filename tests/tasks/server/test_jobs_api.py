@@ -299,7 +299,8 @@ def test_requests_without_a_key_are_refused(server: Server, header: str) -> None
 
 def test_other_paths_and_methods_are_answered_in_the_same_form(client: httpx2.Client) -> None:
     assert error_of(client.get("/nothing"))[0] == 404
-    assert error_of(client.put("/jobs"))[0] == 405
+    wrong = client.put("/jobs")
+    assert (*error_of(wrong), wrong.headers["allow"]) == (405, "PUT is not allowed here", "HEAD, GET, POST")
     assert error_of(client.get("/jobs", params={"limit": 0})) == (400, "limit: must be at least 1, not '0'")
     answer = client.get("/jobs/nobody")
     assert error_of(answer) == (404, "there is no job nobody; `GET /jobs` lists the jobs")
@@ -314,6 +315,11 @@ def test_other_paths_and_methods_are_answered_in_the_same_form(client: httpx2.Cl
     assert error_of(answer) == (400, "spec:1: segments.0.promt: unknown key; did you mean prompt?")
     answer = client.put(f"{segments}/0/prompt", content=body[1:], headers={"Content-Type": "application/json"})
     assert error_of(answer) == (400, "the request: not valid JSON")
+    for broken, words in ((b"[" * 10**5, "its body cannot be read"), (b"7", "must be a mapping, not 7")):
+        answer = client.put(f"{segments}/0/prompt", content=broken, headers={"Content-Type": "application/json"})
+        assert error_of(answer) == (400, f"the request: {words}")
+    answer = client.post("/jobs", content=b"{}", headers={"Content-Type": "multipart/form-data; boundary=x"})
+    assert error_of(answer) == (400, "the request: its body cannot be read: Invalid multipart data.")
     for what, status in (("0/clip", 409), ("9/clip", 404), ("9/state", 404), ("9/join", 404), ("9/takes/1/clip", 404)):
         assert error_of(client.get(f"{segments}/{what}"))[0] == status
     client.post(f"{segments.removesuffix('/segments')}/cancel")
