@@ -22,7 +22,7 @@ from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2VocoderWithBWE
 
 from benchmarks.full import CONNECTORS, TRANSFORMER, VAE
 from ltx2.acceleration.stored_weights import StoredWeights
-from ltx2.checkpoints.file_model import describe
+from ltx2.checkpoints.files.model import describe
 from ltx2.model.file_loading import load_component
 from ltx2.model.placement import computes_float8
 

@@ -2,10 +2,10 @@
 
     python benchmarks/memory.py [--rows 2 5 7] [--device cpu]
 
-Full-size LTX-2.3 with random weights and a text encoder as large as the real one. Each row of `ltx2.checkpoints.cards`
-renders a first segment and a continuation of two steps each, while the next prompt is encoded, with the memory of its
-card and no more. --rows: which of them, counted from 0; all by default. --device cpu does the same with a tiny model,
-to test the program; its memory says nothing.
+Full-size LTX-2.3 with random weights and a text encoder as large as the real one. Each row of
+`ltx2.checkpoints.reports.cards` renders a first segment and a continuation of two steps each, while the next prompt is
+encoded, with the memory of its card and no more. --rows: which of them, counted from 0; all by default. --device cpu
+does the same with a tiny model, to test the program; its memory says nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from benchmarks import report
 from benchmarks.full import GEMMA, GEMMA_LAYERS, VISION, full_pipeline
 from ltx2.acceleration.compile import speed_up
 from ltx2.acceleration.fp8 import quantize
-from ltx2.checkpoints.cards import CARDS, Card
+from ltx2.checkpoints.reports.cards import CARDS, Card
 from ltx2.checkpoints.resolve import default_cache, resolve_model
 from ltx2.engine import Engine
 from ltx2.errors import EngineMemoryError

@@ -20,7 +20,7 @@ from ltx2.acceleration.int8 import quantize_linears
 from ltx2.acceleration.shared_transformer import share
 from ltx2.acceleration.stored_weights import StoredWeights
 from ltx2.checkpoints.full_weights import split_full
-from ltx2.checkpoints.lora import Lora
+from ltx2.checkpoints.loras.lora import Lora
 from ltx2.checkpoints.positions import problem_with_length
 from ltx2.checkpoints.resolve import WEIGHTS, FileModel, HubModel, default_cache, resolve_model
 from ltx2.checkpoints.shapes_prompts import HELP as SHAPES_HELP

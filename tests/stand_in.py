@@ -15,7 +15,7 @@ import torch
 from torch import distributed
 
 from ltx2 import LTX2ContinuationState
-from ltx2.checkpoints.lora import Lora
+from ltx2.checkpoints.loras.lora import Lora
 from ltx2.errors import EngineMemoryError, HubUnreachableError, NotFiniteError, SegmentCancelledError
 from ltx2.parallel.ranks import Ranks
 from ltx2.request import Decoding, OnState, OnStep, SegmentOutput, SegmentRequest, VideoAfter

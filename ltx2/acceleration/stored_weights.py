@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ltx2.acceleration.fp8 import PICTURE_LAYERS, SMALLEST_SIZE, Float8Linear
 from ltx2.checkpoints.components import Stored
-from ltx2.checkpoints.gguf_blocks import dequantizer
+from ltx2.checkpoints.formats.gguf_blocks import dequantizer
 
 
 class GgufLinear(nn.Module):

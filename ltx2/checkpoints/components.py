@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ltx2.checkpoints.formats.weight_files import StoredTensor
 from ltx2.checkpoints.variant import Config, Variant
-from ltx2.checkpoints.weight_files import StoredTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class TextEncoder:
 
     config: of transformers. tokenizer: the folder of the tokenizer, or None if the file has it. tensors: those of the
     language model in a file, by the names that transformers has for them. assets: files that are stored as tensors, by
-    their name. A GGUF file has no such files, but a vocabulary, see `ltx2.checkpoints.vocabulary`.
+    their name. A GGUF file has no such files, but a vocabulary, see `ltx2.checkpoints.formats.vocabulary`.
     """
 
     source: Path

@@ -8,7 +8,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from ltx2.checkpoints.weight_files import read_config
+from ltx2.checkpoints.formats.weight_files import read_config
 from ltx2.errors import CheckpointError
 from ltx2.timeline import TEMPORAL_COMPRESSION
 

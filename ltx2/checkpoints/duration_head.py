@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ltx2.checkpoints.authors_names import bare_name
 from ltx2.checkpoints.components import Component, Stored
+from ltx2.checkpoints.files.authors_names import bare_name
+from ltx2.checkpoints.files.recognition import header_of
 from ltx2.checkpoints.full_weights import split_full
-from ltx2.checkpoints.recognition import header_of
 from ltx2.checkpoints.resolve import SMALL_MODELS
 from ltx2.errors import CheckpointError
 

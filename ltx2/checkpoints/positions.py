@@ -5,9 +5,9 @@ from __future__ import annotations
 from fractions import Fraction
 from pathlib import Path
 
+from ltx2.checkpoints.formats.weight_files import read_json
 from ltx2.checkpoints.full_weights import split_full
 from ltx2.checkpoints.resolve import local_name
-from ltx2.checkpoints.weight_files import read_json
 from ltx2.errors import CheckpointError
 from ltx2.timeline import POSITIONS_S, longest_frames
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ltx2.checkpoints.file_model import describe
-from ltx2.checkpoints.file_sets import local_candidates
+from ltx2.checkpoints.files.model import describe
+from ltx2.checkpoints.files.recognition import DIFFUSERS_LAYOUT, SUFFIXES, layout_advice, recognize
+from ltx2.checkpoints.files.sets import local_candidates
+from ltx2.checkpoints.files.tokenizers import check_tokenizer
+from ltx2.checkpoints.formats.weight_files import check_weights, read_json
 from ltx2.checkpoints.full_weights import FOLDER, SUFFIX, folder_of, has_full, scheduler_config, split_full
 from ltx2.checkpoints.hub_names import parse_hub_name
 from ltx2.checkpoints.quantized import refuse_quantized
-from ltx2.checkpoints.recognition import DIFFUSERS_LAYOUT, SUFFIXES, layout_advice, recognize
-from ltx2.checkpoints.tokenizer_files import check_tokenizer
 from ltx2.checkpoints.variant import CONFIGURED, Variant, check_text_width, text_width, variant_of
-from ltx2.checkpoints.weight_files import check_weights, read_json
 from ltx2.errors import CheckpointError, UnsupportedModelError
 from ltx2.processes import python_path
 

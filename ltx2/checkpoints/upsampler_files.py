@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ltx2.checkpoints.formats.weight_files import Header, read_header, read_json
 from ltx2.checkpoints.hub_names import HubName
-from ltx2.checkpoints.lora import hub_file, single_weights_file
+from ltx2.checkpoints.loras.lora import hub_file, single_weights_file
 from ltx2.checkpoints.resolve import SHIPPED, UPSAMPLER_FOLDER, WEIGHTS
-from ltx2.checkpoints.weight_files import Header, read_header, read_json
 from ltx2.errors import CheckpointError, RequestError, UnsupportedModelError
 
 SUFFIX = ".safetensors"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch import distributed
 from torch.distributed import distributed_c10d
 
-from ltx2.checkpoints.lora import Lora
+from ltx2.checkpoints.loras.lora import Lora
 from ltx2.errors import EngineMemoryError, LTX2Error, RankError
 from ltx2.group.follower import DONE, FAILED, FIRST_STEP_FACTOR, GO_ON, IGNORED, READY, STOP
 from ltx2.group.rendezvous import device_of_rank, join

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ltx2.checkpoints.lora import Lora
+from ltx2.checkpoints.loras.lora import Lora
 from ltx2.request import Decoding, PinnedEnd, PlacedImage, SegmentRequest, VideoAfter
 from ltx2.sampling import Decoder, Sampling, Scales, Shift
 from ltx2.state.continuation import LTX2ContinuationState

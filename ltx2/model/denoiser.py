@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ltx2.checkpoints.lora import Lora
+from ltx2.checkpoints.loras.lora import Lora
 from ltx2.checkpoints.resolve import HubModel
 from ltx2.checkpoints.variant import Variant
 from ltx2.errors import SegmentCancelledError

@@ -13,10 +13,10 @@ from diffusers.pipelines.ltx2 import LTX2DurationHead
 from torch import Tensor
 
 from ltx2.checkpoints.duration_head import CLASS, DURATION_FOLDER, head_in_files
-from ltx2.checkpoints.hub import fetch_folder
-from ltx2.checkpoints.hub_files import fetch_files
+from ltx2.checkpoints.formats.weight_files import read_config
+from ltx2.checkpoints.hub.fetching import fetch_folder
+from ltx2.checkpoints.hub.files import fetch_files
 from ltx2.checkpoints.resolve import FileModel, HubModel
-from ltx2.checkpoints.weight_files import read_config
 from ltx2.errors import CheckpointError, RequestError
 from ltx2.model.file_loading import load_component
 from ltx2.model.finite import check_finite_weights

@@ -12,10 +12,10 @@ from tokenizers import AddedToken
 from transformers import Gemma3Config, Gemma4UnifiedConfig, GemmaTokenizer
 
 from ltx2.checkpoints.components import TextEncoder
-from ltx2.checkpoints.encoder_files import GGUF_SUFFIX, SENTENCEPIECE
-from ltx2.checkpoints.sentencepiece import read_sentencepiece
-from ltx2.checkpoints.tokenizer_files import TOKENIZER
-from ltx2.checkpoints.vocabulary import Vocabulary, read_vocabulary
+from ltx2.checkpoints.files.encoders import GGUF_SUFFIX, SENTENCEPIECE
+from ltx2.checkpoints.files.tokenizers import TOKENIZER
+from ltx2.checkpoints.formats.sentencepiece import read_sentencepiece
+from ltx2.checkpoints.formats.vocabulary import Vocabulary, read_vocabulary
 from ltx2.errors import CheckpointError
 from ltx2.model.file_loading import KeepQuantized, fill
 

@@ -11,7 +11,7 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from ltx2.checkpoints.components import Component, Stored
-from ltx2.checkpoints.weight_files import check_loaded
+from ltx2.checkpoints.formats.weight_files import check_loaded
 from ltx2.model.stored_tensors import StoredTensors, is_blocks
 
 FLOAT8 = "F8_E4M3"

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ltx2.checkpoints.lora import Lora
-from ltx2.checkpoints.weight_files import summary
+from ltx2.checkpoints.formats.weight_files import summary
+from ltx2.checkpoints.loras.lora import Lora
 from ltx2.errors import NotFiniteError, UnsupportedModelError
 
 

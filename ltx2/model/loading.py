@@ -22,14 +22,14 @@ from torch import nn
 from transformers import GemmaTokenizer
 
 from ltx2.checkpoints.components import ModelFiles
+from ltx2.checkpoints.formats.weight_files import check_loaded, check_weights, read_json
 from ltx2.checkpoints.full_weights import folder_of, scheduler_config
-from ltx2.checkpoints.hub import fetch_lora, fetch_model
-from ltx2.checkpoints.hub_files import fetch_files
-from ltx2.checkpoints.lora import Lora, resolve_lora
+from ltx2.checkpoints.hub.fetching import fetch_lora, fetch_model
+from ltx2.checkpoints.hub.files import fetch_files
+from ltx2.checkpoints.loras.lora import Lora, resolve_lora
 from ltx2.checkpoints.progress_bars import no_progress_bars
 from ltx2.checkpoints.resolve import WEIGHTS, FileModel, HubModel, check_folder
 from ltx2.checkpoints.variant import CONFIGURED, Variant, variant_of
-from ltx2.checkpoints.weight_files import check_loaded, check_weights, read_json
 from ltx2.errors import CheckpointError, EngineMemoryError
 from ltx2.model.encoder_loading import load_encoder, load_tokenizer
 from ltx2.model.file_loading import KeepQuantized, load_component

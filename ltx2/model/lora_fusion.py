@@ -13,11 +13,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ltx2.checkpoints.components import Component
-from ltx2.checkpoints.lora import Lora
-from ltx2.checkpoints.lora_file import Factors, match, read_lora
-from ltx2.checkpoints.lora_names import Layer
+from ltx2.checkpoints.formats.weight_files import weight_map
+from ltx2.checkpoints.loras.file import Factors, match, read_lora
+from ltx2.checkpoints.loras.lora import Lora
+from ltx2.checkpoints.loras.names import Layer
 from ltx2.checkpoints.resolve import WEIGHTS
-from ltx2.checkpoints.weight_files import weight_map
 from ltx2.errors import CheckpointError, EngineMemoryError, UnsupportedModelError
 from ltx2.model.file_loading import FLOAT8, STORED_IN
 from ltx2.model.stored_tensors import StoredTensors

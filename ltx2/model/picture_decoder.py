@@ -14,7 +14,7 @@ from diffusers import LTX2VideoDiffusionDecoderModel
 from torch import Tensor
 
 from ltx2.checkpoints.diffusion_decoder import DIFFUSION_FOLDER, check_decoder_config, smallest_picture
-from ltx2.checkpoints.hub import fetch_folder
+from ltx2.checkpoints.hub.fetching import fetch_folder
 from ltx2.checkpoints.resolve import HubModel
 from ltx2.errors import RequestError
 from ltx2.model.finite import all_finite, check_finite_weights

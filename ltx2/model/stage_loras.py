@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ltx2.checkpoints.lora import Lora
+from ltx2.checkpoints.loras.lora import Lora
 from ltx2.errors import CheckpointError, RequestError
 from ltx2.model.loading import find_loras
 from ltx2.model.lora_fusion import LoraFusion, fused_of

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ltx2.checkpoints.components import Stored
-from ltx2.checkpoints.gguf_blocks import dequantized
+from ltx2.checkpoints.formats.gguf_blocks import dequantized
 
 ALIGNMENT = 64
 """Bytes to which torch's own memory is aligned. Sums of CPU kernels are rounded differently in other memory."""

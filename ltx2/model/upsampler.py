@@ -10,10 +10,10 @@ from diffusers.pipelines.ltx2 import LTX2LatentUpsamplerModel
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ltx2.checkpoints.hub import fetch_folder, fetch_upsampler
+from ltx2.checkpoints.formats.weight_files import check_loaded
+from ltx2.checkpoints.hub.fetching import fetch_folder, fetch_upsampler
 from ltx2.checkpoints.resolve import UPSAMPLER_FOLDER, HubModel
 from ltx2.checkpoints.upsampler_files import own_upsampler, problem_with_upsampler, resolve_upsampler, upsampler_config
-from ltx2.checkpoints.weight_files import check_loaded
 from ltx2.errors import RequestError
 from ltx2.model.finite import check_finite_weights
 from ltx2.model.loading import load_errors, load_part

@@ -142,7 +142,7 @@ def check(what: str, text_encoder: str | None, as_json: bool) -> None:
 
     Reads configs and headers only, and downloads no weights. Exit status 0 if a spec can name it, else 1.
     """
-    from ltx2.checkpoints.model_check import check_model
+    from ltx2.checkpoints.reports.check import check_model
 
     with private_files():
         found = check_model(what, Settings.from_env().home / "models", text_encoder)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ltx2.checkpoints.full_weights import split_full
-from ltx2.checkpoints.lora import stamp_of
+from ltx2.checkpoints.loras.lora import stamp_of
 from ltx2.checkpoints.resolve import SMALL_MODELS
 from ltx2.checkpoints.stamps import stamps_of
 from tasks.client.files import write_whole

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 from blobstore import InMemoryBlobStore
-from ltx2.checkpoints.lora import resolve_lora
+from ltx2.checkpoints.loras.lora import resolve_lora
 from ltx2.checkpoints.resolve import SMALL_MODELS, resolve_model
 from ltx2.checkpoints.upsampler_files import resolve_upsampler
 from ltx2.errors import CheckpointError

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from ltx2.checkpoints.full_weights import split_full
 from ltx2.checkpoints.hub_names import parse_hub_name
-from ltx2.checkpoints.lora import Lora
+from ltx2.checkpoints.loras.lora import Lora
 from ltx2.checkpoints.resolve import SMALL_MODELS
 from tasks.errors import SpecError
 from tasks.field_errors import field_path, shown_path

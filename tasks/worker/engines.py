@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ltx2.checkpoints.full_weights import split_full
-from ltx2.checkpoints.lora import Lora, stamp_of
+from ltx2.checkpoints.loras.lora import Lora, stamp_of
 from ltx2.errors import DeviceError, HubUnreachableError, RankError
 from ltx2.request import SegmentRequest
 from tasks.errors import ConfigError, HostFaultError
@@ -182,7 +182,7 @@ class EngineSlot:
         return device_works(self._settings.device)
 
     def _with_full_weights(self, model: str) -> str:
-        from ltx2.checkpoints.hub import full_name  # slow to import
+        from ltx2.checkpoints.hub.fetching import full_name  # slow to import
 
         if model not in self._full_names:  # a repository is asked once
             self._full_names[model] = full_name(model, self._settings.home / "models")

@@ -21,13 +21,13 @@ from PIL import Image
 from blobstore import BlobNotFoundError, InMemoryBlobStore
 from blobstore.manifest import Manifest, NewerManifestError
 from blobstore.redis.urls import RedisURLError, mask_urls, parse_url, shown_url
-from ltx2.checkpoints.gguf import ARCHITECTURE
-from ltx2.checkpoints.gguf_encoder import encoder_in_gguf, is_encoder
+from ltx2.checkpoints.files.gguf_encoder import encoder_in_gguf, is_encoder
+from ltx2.checkpoints.files.recognition import header_of, recognize
+from ltx2.checkpoints.formats.gguf import ARCHITECTURE
+from ltx2.checkpoints.formats.sentencepiece import read_sentencepiece
+from ltx2.checkpoints.formats.vocabulary import read_vocabulary
 from ltx2.checkpoints.hub_names import parse_hub_name
-from ltx2.checkpoints.lora_file import read_lora
-from ltx2.checkpoints.recognition import header_of, recognize
-from ltx2.checkpoints.sentencepiece import read_sentencepiece
-from ltx2.checkpoints.vocabulary import read_vocabulary
+from ltx2.checkpoints.loras.file import read_lora
 from ltx2.errors import CheckpointError, ContinuationError
 from ltx2.media.picture_decoder import decode_picture
 from ltx2.media.sources.excerpts import Wanted, decode_ending

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ltx2.checkpoints.lora import Lora
+from ltx2.checkpoints.loras.lora import Lora
 from ltx2.engine import Engine
 from ltx2.errors import EngineMemoryError
 from ltx2.model.placement import device_works

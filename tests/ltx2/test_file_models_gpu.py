@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 from ltx2.acceleration import fp8, stored_weights
 from ltx2.acceleration.fp8 import Float8Linear
 from ltx2.acceleration.stored_weights import GgufLinear
-from ltx2.checkpoints.lora import Lora
+from ltx2.checkpoints.loras.lora import Lora
 from ltx2.engine import Engine
 from ltx2.request import SegmentOutput, SegmentRequest
 from ltx2.sampling import Decoder, Sampling
 from ltx2.timeline import SegmentShape, exact, first_timing, next_timing
-from tests.ltx2.checkpoints.test_lora import factors
+from tests.ltx2.checkpoints.loras.test_lora import factors
 from tests.ltx2.exported_files import fp8_file, gguf_file, parts_around, with_weights
 from tests.ltx2.test_engine import same
 

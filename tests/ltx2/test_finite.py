@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ltx2.checkpoints.lora import Lora
+from ltx2.checkpoints.loras.lora import Lora
 from ltx2.engine import Engine
 from ltx2.errors import NotFiniteError, UnsupportedModelError
 from ltx2.request import SegmentRequest

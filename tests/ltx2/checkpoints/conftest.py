@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ltx2.checkpoints.hub_server import Hub, use_hub
+from tests.ltx2.checkpoints.hub.hub_server import Hub, use_hub
 from tests.ltx2.exported_files import single_file
 
 

@@ -15,9 +15,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ltx2.checkpoints.lora import Lora
-from ltx2.checkpoints.model_check import check_model
-from ltx2.checkpoints.report import ModelReport
+from ltx2.checkpoints.loras.lora import Lora
+from ltx2.checkpoints.reports.check import check_model
+from ltx2.checkpoints.reports.folders import ModelReport
 from ltx2.checkpoints.resolve import default_cache
 from ltx2.engine import Engine
 from ltx2.errors import CheckpointError
@@ -25,7 +25,7 @@ from ltx2.request import SegmentRequest
 from ltx2.timeline import SegmentShape, exact, first_timing
 from tests.conftest import ROOT
 from tests.ltx2.checkpoint_files import edit, shard, sparse
-from tests.ltx2.checkpoints.test_recognition import (
+from tests.ltx2.checkpoints.files.test_recognition import (
     BARE,
     CONNECTORS,
     DIFFUSION,

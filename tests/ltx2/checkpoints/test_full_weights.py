@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ltx2.checkpoints.full_weights import split_full
-from ltx2.checkpoints.hub import full_name
-from ltx2.checkpoints.model_check import check_model
+from ltx2.checkpoints.hub.fetching import full_name
+from ltx2.checkpoints.reports.check import check_model
 from ltx2.checkpoints.resolve import HubModel, resolve_model
 from ltx2.engine import Engine
 from ltx2.errors import UnsupportedModelError

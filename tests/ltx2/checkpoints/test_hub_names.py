@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ltx2.checkpoints.hub_names import HubName, parse_hub_name
-from ltx2.checkpoints.lora import resolve_lora
+from ltx2.checkpoints.loras.lora import resolve_lora
 from ltx2.checkpoints.resolve import resolve_model
 from ltx2.errors import CheckpointError
 

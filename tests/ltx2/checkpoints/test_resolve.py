@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Gemma3ForConditionalGeneration, Gemma4UnifiedForConditionalGeneration
 
-from ltx2.checkpoints.model_check import check_model
+from ltx2.checkpoints.reports.check import check_model
 from ltx2.checkpoints.resolve import COMPONENTS, WEIGHTS, HubModel, default_cache, resolve_model
 from ltx2.engine import Engine
 from ltx2.errors import CheckpointError, UnsupportedModelError

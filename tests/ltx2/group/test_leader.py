@@ -13,7 +13,7 @@ import psutil
 import pytest
 import torch
 
-from ltx2.checkpoints.lora import Lora
+from ltx2.checkpoints.loras.lora import Lora
 from ltx2.errors import DeviceError, EngineMemoryError, NotFiniteError, RankError, SegmentCancelledError
 from ltx2.group import watch
 from ltx2.group.leader import GroupEngine, RankGroup

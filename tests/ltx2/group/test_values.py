@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ltx2.checkpoints.lora import Lora
+from ltx2.checkpoints.loras.lora import Lora
 from ltx2.group.values import pack, unpack
 from ltx2.request import Decoding, PinnedEnd, PlacedImage, SegmentRequest, VideoAfter
 from ltx2.sampling import Decoder, Sampling, Scales, Shift

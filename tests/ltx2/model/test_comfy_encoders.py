@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from ltx2.acceleration.stored_weights import ScaledLinear, StoredWeights
 from ltx2.checkpoints.components import TextEncoder
-from ltx2.checkpoints.file_model import describe
-from ltx2.checkpoints.model_check import check_model
+from ltx2.checkpoints.files.model import describe
+from ltx2.checkpoints.reports.check import check_model
 from ltx2.engine import Engine
 from ltx2.errors import CheckpointError
 from ltx2.model.encoder_loading import load_encoder, load_tokenizer
@@ -21,7 +21,7 @@ from ltx2.model.streaming import StreamedWeights
 from ltx2.request import SegmentRequest
 from ltx2.timeline import SegmentShape, exact, first_timing
 from tests.ltx2.checkpoint_files import sparse
-from tests.ltx2.checkpoints.test_recognition import GEMMA_3
+from tests.ltx2.checkpoints.files.test_recognition import GEMMA_3
 from tests.ltx2.exported_encoders import comfy_encoder
 from tests.ltx2.exported_files import single_file
 from tests.ltx2.model.encoder_checks import check_tokens, hidden

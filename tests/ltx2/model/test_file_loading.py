@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from ltx2.checkpoints.components import Stored
+from ltx2.checkpoints.formats.weight_files import read_header
 from ltx2.checkpoints.resolve import WEIGHTS, resolve_model
-from ltx2.checkpoints.weight_files import read_header
 from ltx2.engine import Engine
 from ltx2.errors import CheckpointError
 from ltx2.model.loading import load_pipeline

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from ltx2.acceleration.stored_weights import GgufLinear, StoredWeights
-from ltx2.checkpoints import gguf_blocks
 from ltx2.checkpoints.components import TextEncoder
-from ltx2.checkpoints.encoder_files import encoder_in_file
+from ltx2.checkpoints.files.encoders import encoder_in_file
+from ltx2.checkpoints.files.recognition import header_of
+from ltx2.checkpoints.formats import gguf_blocks
 from ltx2.checkpoints.random import make_readable, random_gemma_4, random_text_encoder
-from ltx2.checkpoints.recognition import header_of
 from ltx2.engine import Engine
 from ltx2.errors import CheckpointError
 from ltx2.model.encoder_loading import load_encoder, load_tokenizer

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ltx2.acceleration import fp8, stored_weights
 from ltx2.acceleration.fp8 import Float8Linear
 from ltx2.acceleration.stored_weights import GgufLinear, StoredWeights
-from ltx2.checkpoints.lora import Lora
+from ltx2.checkpoints.loras.lora import Lora
 from ltx2.checkpoints.resolve import resolve_model
 from ltx2.engine import Engine
 from ltx2.errors import CheckpointError, UnsupportedModelError

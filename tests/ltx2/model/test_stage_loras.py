@@ -12,12 +12,12 @@ from diffusers.pipelines.ltx2 import LTX2LatentUpsamplePipeline, LTX2LatentUpsam
 from diffusers.pipelines.ltx2.utils import STAGE_2_DISTILLED_SIGMA_VALUES
 from safetensors.torch import save_file
 
-from ltx2.checkpoints.lora import Lora
+from ltx2.checkpoints.loras.lora import Lora
 from ltx2.engine import Engine
 from ltx2.errors import CheckpointError, RequestError, SegmentCancelledError, UnsupportedModelError
 from ltx2.model.denoiser import NEGATIVE_PROMPT
 from ltx2.sampling import ADVISED, NO_GUIDANCE, Sampling, Shift, guidance_arguments
-from tests.ltx2.checkpoints.test_lora import factors
+from tests.ltx2.checkpoints.loras.test_lora import factors
 from tests.ltx2.model.test_denoiser import START, calls_of, close, never, request_of, stock_of
 from tests.ltx2.test_engine import SECOND, same
 

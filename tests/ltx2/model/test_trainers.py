@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ltx2.checkpoints.lora import Lora
+from ltx2.checkpoints.loras.lora import Lora
 from ltx2.model.loading import load_pipeline
 from ltx2.model.lora_fusion import LoraFusion
 from tests.ltx2.exported_files import lora_name

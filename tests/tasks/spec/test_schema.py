@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ltx2.checkpoints.lora import Lora
+from ltx2.checkpoints.loras.lora import Lora
 from ltx2.sampling import Decoder, Sampling, Scales, Shift
 from tasks.errors import SpecError
 from tasks.spec.head import JobHead

@@ -1,0 +1,110 @@
+"""How the tensors of a file are quantized, as its header says, and what longtake can read of it.
+
+Three conventions put one float32 factor next to a float8 weight: `weight_scale` (the authors'), `scale_weight` with a
+tensor `scaled_fp8` (ComfyUI until 2025), and `weight_scale` with a `comfy_quant` per layer or a
+`_quantization_metadata` in the header (ComfyUI since). Scales of the input are not needed: inputs are scaled per token.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ltx2.checkpoints.formats.weight_files import Header, StoredTensor, summary
+from ltx2.errors import CheckpointError, UnsupportedModelError
+
+FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
+"""The dtypes of weights that are read."""
+SCALES = ("weight_scale", "scale_weight")
+_DROPPED = ("input_scale", "scale_input", "comfy_quant", "scaled_fp8")
+_FORMATS = {"float8_e4m3fn", "float8_e5m2"}
+_METADATA = "_quantization_metadata"
+UNREADABLE = ("NVFP4", "int8")
+"""The forms, as `form_of` names them, of weights that are not read."""
+
+
+def weights_of(path: str, header: Header, read: Callable[[StoredTensor], bytes]) -> dict[str, str | None]:
+    """The names of the weights in a file, each with the name of its scale; None is a scale of 1.
+
+    read: gives the bytes of a small tensor.
+
+    Raises:
+        UnsupportedModelError: weights in int8, NVFP4 or another form; names it.
+        CheckpointError: the scale of a weight is missing, or what says its form cannot be read.
+    """
+    tensors = header.tensors
+    _refuse_forms(path, header, read)
+    ends = {name: name.rpartition(".")[2] for name in tensors}
+    scales = {name for name, end in ends.items() if end in SCALES}
+    found: dict[str, str | None] = {}
+    for name, tensor in tensors.items():
+        if name in scales or ends[name] in _DROPPED or tensor.dtype == "U8":
+            continue
+        if tensor.dtype not in FLOATS:
+            raise UnsupportedModelError(f"{path} stores {name:.200} as {tensor.dtype}; longtake reads {sorted(FLOATS)}")
+        found[name] = None
+        layer = name.rpartition(".")[0]
+        scale = next((f"{layer}.{end}" for end in SCALES if f"{layer}.{end}" in scales), None)
+        if ends[name] != "weight" or not tensor.dtype.startswith("F8"):
+            continue
+        if scale is None and scales:
+            raise CheckpointError(f"{path} has no scale for {name:.200}, but scales for others: download it again")
+        if scale is not None and math.prod(tensors[scale].shape) not in (1, tensor.shape[0]):
+            raise UnsupportedModelError(
+                f"{path} has scales {list(tensors[scale].shape)} for {name:.200} {list(tensor.shape)}; longtake reads "
+                "one, or one for each row"
+            )
+        found[name] = scale
+    return found
+
+
+def form_of(header: Header) -> str:
+    """The form of quantized weights; "" if they are not, or only stored in a small dtype."""
+    ends = {name.rpartition(".")[2] for name in header.tensors}
+    if "weight_scale_2" in ends:
+        return "NVFP4"
+    if any(tensor.dtype == "I8" for tensor in header.tensors.values()):
+        return "int8"
+    if "comfy_quant" in ends or _METADATA in header.metadata:
+        return "quantized for ComfyUI"
+    if ends & {"scaled_fp8", "scale_weight"}:
+        return "fp8, scaled for ComfyUI"
+    return "fp8, scaled" if "weight_scale" in ends else ""
+
+
+def refuse_form(path: str, form: str) -> None:
+    """Refuse weights in `form`, if it is one of UNREADABLE. path: of the file, for the error."""
+    if form in UNREADABLE:
+        raise UnsupportedModelError(_unreadable(path, form))
+
+
+def _unreadable(path: str, form: str) -> str:
+    rotated = ", whose weights are rotated, too" if "int8" in form else ""
+    return f"{path} has weights in {form:.100}{rotated}: longtake reads bf16, fp8 and GGUF; use such a file instead"
+
+
+def _refuse_forms(path: str, header: Header, read: Callable[[StoredTensor], bytes]) -> None:
+    forms = {
+        layer: str(form.get("format"))
+        for layer, form in _layer_forms(path, header, read).items()
+        if form.get("format") not in _FORMATS
+    }
+    if form_of(header) in UNREADABLE or forms:
+        raise UnsupportedModelError(_unreadable(path, next(iter(forms.values()), form_of(header))))
+
+
+def _layer_forms(path: str, header: Header, read: Callable[[StoredTensor], bytes]) -> Mapping[str, Mapping[str, Any]]:
+    """What ComfyUI says of layers, by their name: `format` and more."""
+    try:
+        forms = dict(json.loads(header.metadata.get(_METADATA, "{}")).get("layers", {}))
+        for name, tensor in header.tensors.items():
+            if name.endswith(".comfy_quant"):
+                raw = read(tensor)
+                forms[name.removesuffix(".comfy_quant")] = json.loads(raw)
+        if wrong := [name for name, form in forms.items() if not isinstance(form, dict)]:
+            raise ValueError(f"not an object: {summary(wrong)}")
+    except (ValueError, TypeError, AttributeError, RecursionError) as exc:
+        raise CheckpointError(f"{path}: what says how its weights are quantized cannot be read: {exc}") from exc
+    return forms

@@ -1,0 +1,1 @@
+"""File formats: their headers, and what is in them, without torch."""

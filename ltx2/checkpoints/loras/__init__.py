@@ -1,0 +1,1 @@
+"""LoRAs: which are named, their files, and the names of their tensors."""

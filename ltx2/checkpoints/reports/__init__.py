@@ -1,0 +1,1 @@
+"""What `longtake model check` says of a model."""

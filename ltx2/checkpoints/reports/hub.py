@@ -1,0 +1,109 @@
+"""What a repository on the hub is, from its list of files, its configs and the headers of its weights."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+
+from ltx2.checkpoints.files.recognition import (
+    DIFFUSERS_LAYOUT,
+    SUFFIXES,
+    FileKind,
+    RecognizedFile,
+    precision,
+    recognize_header,
+)
+from ltx2.checkpoints.full_weights import FOLDER, folder_of, split_full
+from ltx2.checkpoints.hub.fetching import bare_repository, configs_of, in_cache, weight_names
+from ltx2.checkpoints.hub.files import repository_set
+from ltx2.checkpoints.hub.headers import file_sizes, hub_header
+from ltx2.checkpoints.hub.outages import fetch_errors
+from ltx2.checkpoints.reports.files import file_parts, files_report
+from ltx2.checkpoints.reports.folders import OTHER_WEIGHTS, ModelReport, Part, folder_part, pipeline_report
+from ltx2.checkpoints.resolve import UPSAMPLER_FOLDER, WEIGHTS, HubModel, check_configs, hub_model
+from ltx2.checkpoints.upsampler_files import problem_with_file
+from ltx2.checkpoints.variant import Variant
+from ltx2.errors import CheckpointError
+
+MOST_HEADERS = 12
+"""How many weight files of a repository without an index are looked into."""
+
+
+def report_of_repository(what: str) -> ModelReport:
+    """The report of `owner/name[@revision]`. Configs are downloaded, and of weights their headers.
+
+    Raises:
+        CheckpointError: the repository cannot be read.
+    """
+    model = hub_model(what)
+    sizes = file_sizes(model.repository, model.revision)
+    if "model_index.json" not in sizes:
+        files = [name for name in sizes if name.endswith(SUFFIXES)]
+        recognized = [_recognize(model, name, sizes[name]) for name in files[:MOST_HEADERS]]
+        parts = tuple(Part(_label(one), one.path, one.size, one.precision) for one in recognized)
+        versions = {one.version for one in recognized if one.version}
+        version = versions.pop() if len(versions) == 1 else None
+        reason: str | None = str(bare_repository(model, files))
+        if [one.kind for one in recognized] == [FileKind.UPSAMPLER]:
+            reason = problem_with_file(hub_header(model, files[0]))
+            return ModelReport(what, str(FileKind.UPSAMPLER), version, None, reason is None, reason, parts)
+        return ModelReport(what, "repository without a pipeline of diffusers", version, None, False, reason, parts)
+    variant: Variant | None = None
+    problem: str | None = None
+    with fetch_errors(model.repository):
+        folder = in_cache(
+            snapshot_download(model.repository, revision=model.revision, allow_patterns=configs_of(full=model.full))
+        )
+    try:
+        variant = check_configs(folder, full=model.full)
+    except CheckpointError as error:
+        problem = str(error)
+    source = DIFFUSERS_LAYOUT.get(variant.version, "") if variant else " or ".join(DIFFUSERS_LAYOUT.values())
+    parts_found: list[Part] = []
+    missing: list[str] = []
+    others = [name for name in OTHER_WEIGHTS if f"{name}/config.json" in sizes and not (model.full and name == FOLDER)]
+    for name in (*WEIGHTS, UPSAMPLER_FOLDER, *others):
+        if name in WEIGHTS:
+            files = [file for file in weight_names(folder, name, full=model.full) if file in sizes]
+        else:
+            files = [file for file in sizes if fnmatch(file, f"{name}/*.safetensors")]
+        if files:
+            size = sum(sizes[file] for file in files)
+            place = f"{split_full(what)[0]}/{folder_of(name, full=model.full)}"
+            parts_found.append(Part(name, place, size, precision(hub_header(model, files[0]))))
+        elif name == UPSAMPLER_FOLDER:
+            missing.append(f"{name} (only `stages: 2` needs it): {what} has none; get it from {source}")
+        else:
+            missing.append(f"{name}: {what} has no weights for it; get it from {source}")
+            problem = problem or f"{what} is incomplete: {name} has no weights"
+    return pipeline_report(what, variant, problem, tuple(parts_found), tuple(missing))
+
+
+def report_of_hub_file(what: str, encoder: Path | HubModel | None) -> ModelReport:
+    """The report of `owner/name[@revision]:file`, with the parts in other files of the repository; reads headers.
+
+    Raises:
+        CheckpointError: the repository cannot be read, or the file is no model.
+    """
+    model = hub_model(what)
+    local = encoder if isinstance(encoder, Path) else None
+    found = repository_set(model, local, has_encoder=encoder is not None)
+    problem = f"{found.main.recognized}; missing: {'; '.join(found.problems)}" if found.problems else None
+    repository = what.partition(":")[0]
+    sources = [path if path == str(local) else f"{repository}:{path}" for path in found.files]
+    parts = file_parts(found, sources)
+    if local is not None and local.is_dir():
+        parts += (folder_part(local),)
+    return files_report(what, found, None, problem, parts)
+
+
+def _label(found: RecognizedFile) -> str:
+    return ", ".join(found.parts) or str(found.kind)
+
+
+def _recognize(model: HubModel, name: str, size: int) -> RecognizedFile:
+    if name.endswith(".gguf"):
+        return RecognizedFile(name, FileKind.GGUF, None, (), size, "quantized")
+    return recognize_header(name, hub_header(model, name))
