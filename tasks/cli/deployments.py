@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import secrets
 import sys
 from dataclasses import asdict
 
@@ -16,6 +15,7 @@ from tasks.client.terminal import show_json, show_line, show_lines
 from tasks.client.workers import list_workers, worker_lines, workers_json
 from tasks.embedded.kept_renders import delete_renders, expired_renders, kept_renders
 from tasks.jobs.queues import QUEUES
+from tasks.jobs.workers import made_up_name
 from tasks.maintenance.doctor import examine
 from tasks.settings import Settings
 
@@ -31,7 +31,7 @@ GRACE_HELP = "Seconds without a pin after which a blob is freed; LONGTAKE_BLOB_G
 )
 @click.option(
     "--name",
-    default=lambda: f"longtake-{secrets.token_hex(3)}@%h",
+    default=made_up_name,
     show_default="longtake-<random>@%h",
     help="The worker's name in Flower, different for each; %h is the host.",
 )

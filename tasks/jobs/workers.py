@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
@@ -21,6 +23,7 @@ SILENT_KEPT_S = 300.0
 TEXT_LIMIT = 200
 CHILDREN_LIMIT = 16
 ENTRY_LIMIT_BYTES = 16 * 1024
+MADE_UP_NAME = re.compile(r"longtake-[0-9a-f]{6}@")
 
 
 class ChildState(StrEnum):
@@ -111,9 +114,29 @@ class WorkerInfo:
         return next((child for child in self.children if child.state == ChildState.WORKING), None)
 
     @property
+    def is_ready(self) -> bool:
+        """Whether one of its children has loaded the model."""
+        return any(child.state != ChildState.LOADING for child in self.children)
+
+    @property
     def is_idle(self) -> bool:
         """Whether one of its children waits for work."""
         return any(child.state == ChildState.IDLE for child in self.children)
+
+    @property
+    def gpu_uuids(self) -> frozenset[str]:
+        """The GPUs of its children, as far as they are known."""
+        found = (uuid for child in self.children if child.gpu for uuid in (child.gpu.uuid, *child.gpu.others))
+        return frozenset(filter(None, found))
+
+    def has_replaced(self, ended: WorkerInfo) -> bool:
+        """Whether it does the work of a worker that has ended: it started on the same host and GPUs since.
+
+        It has the same name, if that was given by a user.
+        """
+        is_later = self.host == ended.host and self.started_at >= ended.seen_at and self.is_ready
+        is_named = MADE_UP_NAME.match(ended.name) is None
+        return is_later and ended.gpu_uuids <= self.gpu_uuids and (self.name == ended.name or not is_named)
 
     def takes(self, queue: str) -> bool:
         """Whether it takes messages of this queue."""
@@ -234,6 +257,11 @@ def _silence_s(info: WorkerInfo, left_ms: int) -> float | None:
         return None
     silence_s = info.life_s + SILENT_KEPT_S - left_ms / 1000
     return silence_s if silence_s >= info.life_s else None
+
+
+def made_up_name() -> str:
+    """A name for a worker that is given none, different each time; %h is the host."""
+    return f"longtake-{secrets.token_hex(3)}@%h"
 
 
 def same_name(workers: Sequence[WorkerInfo]) -> dict[str, list[WorkerInfo]]:

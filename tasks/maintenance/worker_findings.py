@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tasks.jobs.queues import CLIPS, SEGMENTS
-from tasks.jobs.workers import ChildState, WorkerInfo, WorkerList, same_name
+from tasks.jobs.workers import WorkerInfo, WorkerList, same_name
 from tasks.maintenance.findings import Finding, error, warning
 
 WORKERS = "workers"
@@ -18,6 +18,8 @@ def examine_workers(workers: WorkerList) -> Iterator[Finding]:
     if not living:
         yield error(WORKERS, "no worker is alive", "start `longtake worker` on a machine with a GPU")
     for ended in workers.ended:
+        if any(worker.has_replaced(ended) for worker in living):
+            continue
         problem = f"worker {ended.name} on {ended.host} has ended because its host cannot render: {ended.fault}"
         yield error(WORKERS, problem, "repair the host and start the worker again")
     for silent in workers.silent:
@@ -63,7 +65,7 @@ ADVICE = {
 def _differences(what: str, workers: Sequence[WorkerInfo], value_of: Callable[[WorkerInfo], str]) -> Iterator[Finding]:
     by_value: dict[str, list[str]] = {}
     for worker in workers:
-        if any(child.state != ChildState.LOADING for child in worker.children):  # before, its GPU is not known
+        if worker.is_ready:  # before, its GPU is not known
             by_value.setdefault(value_of(worker), []).append(worker.name)
     if len(by_value) > 1:
         values = "; ".join(f"{value} ({_few(names)})" for value, names in sorted(by_value.items()))

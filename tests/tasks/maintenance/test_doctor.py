@@ -300,6 +300,34 @@ def test_a_worker_that_ended_by_a_host_fault(healthy: Settings, client: redis.Re
     assert only(healthy).isprintable()
 
 
+def test_a_worker_that_runs_since_in_place_of_one_that_ended(healthy: Settings, client: redis.Redis) -> None:
+    # Given a start that failed, of a worker with a name and of one without
+    named = another(name="gpu@host", token="ended", fault="no CUDA device", seen_at=5.0, children=())
+    for ended in (named, replace(named, name="longtake-0a1b2c@host")):
+        add(client, ended)
+        later = replace(ended, token="later", fault=None, started_at=6.0, children=another().children)
+        unlike = {
+            "another host": replace(later, host="other"),
+            "before": replace(later, started_at=4.0),
+            "loading": replace(later, children=(ChildInfo(18, ChildState.LOADING, 1.5),)),
+        }
+        if ended is named:
+            unlike["another name"] = replace(later, name="gpu-2@host")
+        # When / Then
+        for why, worker in unlike.items():
+            add(client, worker)
+            assert "has ended because its host" in only(healthy), why
+        add(client, later if ended is named else replace(later, name="longtake-3d4e5f@host"))
+        assert texts(healthy) == []
+        client.flushall()
+        add(client, HEALTHY)
+    # Given one that ended after it had rendered on a GPU, and another one on another GPU since
+    add(client, another(name="longtake-0a1b2c@host", fault="device lost", seen_at=5.0))
+    other = ChildInfo(18, ChildState.IDLE, 1.5, gpu=replace(GPU, uuid="GPU-3"))
+    add(client, another(name="longtake-3d4e5f@host", token="later", started_at=6.0, children=(other,)))
+    assert "has ended because its host cannot render: device lost" in only(healthy)
+
+
 def test_a_heartbeat_that_cannot_be_read(healthy: Settings, client: redis.Redis) -> None:
     client.set(worker_key("x"), json.dumps({"format": "9.0"}))
     client.sadd(WORKERS, "x")
