@@ -115,7 +115,7 @@ def test_nothing_is_wrong_with_a_healthy_deployment(
     shown = longtake("doctor", settings=healthy)
     # Then
     assert (shown.stderr, shown.returncode) == ("", 0)
-    assert shown.stdout == "nothing is wrong\nread 2 stored parts of 1 jobs\n"
+    assert shown.stdout == "nothing is wrong\nread 2 stored parts of 1 job\n"
     assert not list(client.scan_iter("longtake:blob:*"))
     # When a real worker does the job
     client.delete(worker_key(HEALTHY.token), worker_key("second"))
