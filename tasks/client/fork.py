@@ -19,6 +19,7 @@ from tasks.errors import JobStateError, SpecError
 from tasks.field_errors import FieldError, counted
 from tasks.jobs.committed import Committed
 from tasks.jobs.lifetimes import new_job_id
+from tasks.jobs.records import ForkOrigin
 from tasks.jobs.results import JobContents
 from tasks.jobs.state_wire import handoff_blobs
 from tasks.jobs.units import JobState, rendered_text, segments_text
@@ -118,7 +119,8 @@ def create_fork(
         except BlobNotFoundError:
             raise JobStateError(f"images of job {source.job_id} are missing, so it cannot be forked") from None
         digest = "" if key is None else request_digest(spec, {"fork": source.job_id, "after": count - 1})
-        return Draft(spec, committed, list(dict.fromkeys([*blobs, *shown])), digest, given)
+        origin = ForkOrigin(source.job_id, count - 1) if count else None
+        return Draft(spec, committed, list(dict.fromkeys([*blobs, *shown])), digest, given, fork_of=origin)
 
     return create_job(deployment, job_id, draw_up, idempotency_key=key).job_id
 

@@ -30,7 +30,8 @@ def json_of(status: JobStatus, wait: Wait | None) -> dict[str, Any]:
 def row_of(status: JobStatus, wait: Wait | None) -> str:
     """A row of `longtake list`."""
     created = _moment(status.created_at)
-    title = status.title if wait is None else f"{status.title} ({wait})"
+    notes = "; ".join(str(note) for note in (status.fork_of, wait) if note is not None)
+    title = f"{status.title} ({notes})" if notes else status.title
     return LIST_ROW.format(status.job_id, status.state, f"{status.rendered}/{status.segments}", created, title)
 
 
@@ -55,6 +56,8 @@ def lines_of(job: Job, workers: WorkerList) -> Iterator[str]:
     rendered = rendered_of(status)
     text = text if rendered in text else f"{text} · {rendered}"
     yield f"  {text} · {counted(status.clips, 'clip')}"
+    if status.fork_of is not None:
+        yield f"  {status.fork_of}"
     if status.priority != Priority.NORMAL:
         yield f"  priority: {status.priority}"
     if status.takes_due:

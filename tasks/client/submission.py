@@ -19,7 +19,7 @@ from tasks.errors import JobStateError, MaybeQueuedError, RoomError, SpecError, 
 from tasks.jobs.committed import Committed
 from tasks.jobs.keys import submission_owner
 from tasks.jobs.queues import Priority
-from tasks.jobs.records import Submission
+from tasks.jobs.records import ForkOrigin, Submission
 from tasks.jobs.results import CreateOutcome, Creation
 from tasks.maintenance.admission import admit_now, check_room, estimate_bytes
 from tasks.maintenance.submissions import complete_submission
@@ -33,6 +33,7 @@ class Draft:
     """A job before it has a record. spec: its image is a blob id. blobs: all that it starts from.
 
     digest: the hash of what was submitted, with an idempotency key. pending: those of its blobs that are to be stored.
+    fork_of: where its committed segments are from.
     """
 
     spec: JobSpec
@@ -41,6 +42,7 @@ class Draft:
     digest: str = ""
     pending: InMemoryBlobStore = field(default_factory=InMemoryBlobStore)
     priority: Priority = Priority.NORMAL
+    fork_of: ForkOrigin | None = None
 
     @property
     def pending_bytes(self) -> int:
@@ -97,6 +99,7 @@ def create_job(
                 committed=draft.committed,
                 submission=submission,
                 priority=draft.priority,
+                fork_of=draft.fork_of,
             )
             may_exist = creation.outcome == CreateOutcome.CREATED
     except redis.RedisError as error:

@@ -16,7 +16,7 @@ from tasks.jobs.connection import when_there_is_memory
 from tasks.jobs.keys import ACTIVE, ENDED, IDEMPOTENCY, JOBS, RESERVED, SUBMITTING, WAITING, job_keys
 from tasks.jobs.queues import Priority
 from tasks.jobs.reader import JobReader
-from tasks.jobs.records import PieceRecord, Submission, pack_head, pack_segment
+from tasks.jobs.records import ForkOrigin, PieceRecord, Submission, pack_head, pack_segment
 from tasks.jobs.results import Admission, AdmissionOutcome, CreateOutcome, Creation
 from tasks.jobs.scripts import load_scripts
 from tasks.jobs.status_reading import no_such_job
@@ -55,6 +55,7 @@ class JobLifetimes(JobReader):
         committed: Committed | None = None,
         submission: Submission | None = None,
         priority: Priority = Priority.NORMAL,
+        fork_of: ForkOrigin | None = None,
     ) -> Creation:
         """Write the record of a new job that renders with `model`, unless the id or the idempotency key is taken.
 
@@ -62,6 +63,7 @@ class JobLifetimes(JobReader):
         does so only after `submitted`; their `stored_bytes` are reserved at once, if `budget_bytes` (None: no limit)
         has room. committed: what it starts from; it goes on with the segment after that. Clips that are missing there
         are due. submission: default: a request that is never repeated. priority: HIGH goes before all others.
+        fork_of: where `committed` is from, for people.
         """
         committed = committed or Committed()
         cursor = len(committed.handoffs)
@@ -71,6 +73,7 @@ class JobLifetimes(JobReader):
         record |= {"approved": cursor} if spec.approve else {}
         record |= {"next_part": cursor + 1} if spec.has_parallel_parts(cursor) else {}
         record |= {"priority": Priority.HIGH} if priority == Priority.HIGH else {}
+        record |= {"fork_of": fork_of.job_id, "fork_after": fork_of.after} if fork_of else {}
         record |= _request(submission or Submission(new_token()), needs_bytes, stored_bytes)
         head = spec.head.model_copy(update={"model": model})
         fields = {"job": pack_head(head)}

@@ -260,6 +260,17 @@ class FailedAttempt:
 
 
 @dataclass(frozen=True, slots=True)
+class ForkOrigin:
+    """What a fork began with: the segments of `job_id` up to and including segment `after`."""
+
+    job_id: str
+    after: int
+
+    def __str__(self) -> str:
+        return f"fork of {self.job_id} after segment {self.after}"
+
+
+@dataclass(frozen=True, slots=True)
 class JobStatus:
     """One job as people see it. Times are seconds since the epoch, None before they occur.
 
@@ -271,6 +282,7 @@ class JobStatus:
     of how many segments; None: it asks for no approval. grown: how often segments were appended to a film whose end
     was there. takes_due: how many takes are to be rendered; take_progress: of those that are being rendered. kept,
     kept_until: whether it is kept beyond its retention, and until when; None: as long as nobody says otherwise.
+    fork_of: of a fork, where its first segments are from; that job may be gone.
     """
 
     job_id: str
@@ -302,6 +314,7 @@ class JobStatus:
     ahead: int = 0
     others: tuple[Progress, ...] = ()
     claimed: tuple[int, ...] = ()
+    fork_of: ForkOrigin | None = None
 
     @property
     def rendered(self) -> int:

@@ -14,7 +14,7 @@ from blobstore.stored_format import MAJOR_OF_JOBS, is_newer_major
 from tasks.errors import JobNotFoundError, RecordError, VersionError
 from tasks.jobs.keys import job_keys
 from tasks.jobs.queues import Priority
-from tasks.jobs.records import DAMAGE, FailedAttempt, FilmRecord, JobStatus, Progress
+from tasks.jobs.records import DAMAGE, FailedAttempt, FilmRecord, ForkOrigin, JobStatus, Progress
 from tasks.jobs.units import ALL_APPROVED, JobState, UnitKind, WorkUnit, shown_state
 
 FOREVER = b"forever"
@@ -97,6 +97,7 @@ def _status(job_id: str, record: dict[str, bytes], clips: int, units: dict[bytes
         ahead=sum(cursor - first for first, cursor in json.loads(record.get("ahead", b"[]"))),
         others=tuple(in_work[1:]),
         claimed=tuple(sorted(unit.index for unit, entry in read if unit.kind in RENDERED and entry["token"])),
+        fork_of=ForkOrigin(record["fork_of"].decode(), int(record["fork_after"])) if "fork_of" in record else None,
     )
 
 

@@ -35,11 +35,19 @@ class FilmView(BaseModel):
     duration_s: float
 
 
+class ForkView(BaseModel):
+    """What a fork began with: the segments of the job `id` up to and including segment `after`."""
+
+    id: str
+    after: int
+
+
 class JobView(BaseModel):
     """A job. Times are seconds since the epoch, null before they occur. waiting: what it waits for, in words.
 
     committed: the segments from the first to before the first one that is missing. rendered: all that are there.
     progress: of the first segment in work that has begun a step. in_work: of every one, in the film's order.
+    fork_of: of a fork, where its first segments are from; that job may be gone.
     """
 
     id: str
@@ -59,6 +67,7 @@ class JobView(BaseModel):
     in_work: list[ProgressView]
     film: FilmView | None
     waiting: str | None
+    fork_of: ForkView | None
 
 
 class DeliveryView(BaseModel):
@@ -90,6 +99,7 @@ def job_view(status: JobStatus, wait: Wait | None) -> JobView:
         "in_work": [progress_view(one) for one in status.in_work],
         "film": film and FilmView(**_common(film, FilmView)),
         "waiting": None if wait is None else str(wait),
+        "fork_of": status.fork_of and ForkView(id=status.fork_of.job_id, after=status.fork_of.after),
     }
     return JobView(**_common(status, JobView) | own)
 

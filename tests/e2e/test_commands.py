@@ -77,6 +77,16 @@ def test_a_fork_shares_what_is_rendered(longtake: Command, module_settings: Sett
     fork = Job(fork_id, settings=module_settings)
     assert (fork.status().committed, fork.status().clips) == (1, 1)
     assert fork._deployment.jobs.prompts(fork_id) == {0: "a boat", 1: "fog"}
+    # And lists say where it is from
+    origin = f"fork of {job.id} after segment 0"
+    listed, shown = (
+        CliRunner().invoke(main, words, env=environment(module_settings)).stdout
+        for words in (["list"], ["status", fork_id])
+    )
+    [row] = [line for line in listed.splitlines() if line.startswith(fork_id)]
+    assert f"harbour ({origin}" in row
+    assert f"\n  {origin}\n" in shown
+    assert "fork of" not in listed.replace(row, "")
     # When / Then
     spec.write_text(SPEC.replace("frames: 17", "frames: 25"))
     refused = longtake("fork", job.id, "--after", "0", spec, settings=module_settings)

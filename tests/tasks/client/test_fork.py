@@ -108,6 +108,9 @@ def test_a_fork_without_a_spec_is_rendered_in_order_if_its_job_was(
         heads = [client.hget(job_keys(job.id, "spec")[0], "job") or b"" for job in (whole, parts)]
     assert ways == [False, False, True]
     assert [b"parallel" in head for head in heads] == [True, False]
+    # And each knows where it is from; one that shares nothing is no fork
+    origins = [str(fork.status().fork_of) for fork in (*forks, whole.cascade(0))]
+    assert origins == [*(f"fork of {job.id} after segment 0" for job in (whole, whole, parts)), "None"]
 
 
 @pytest.mark.parametrize(

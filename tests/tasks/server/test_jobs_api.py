@@ -210,7 +210,10 @@ def test_a_film_is_forked_and_edited(client: httpx2.Client, worker: Worker) -> N
     assert first.json()["id"] == again.json()["id"]
     assert error_of(other)[0] == 409
     fork_id = first.json()["id"]
-    finished(client, fork_id)
+    assert finished(client, fork_id)["fork_of"] == {"id": job_id, "after": 0}
+    assert client.get(f"/jobs/{job_id}").json()["fork_of"] is None
+    for page in ("/", f"/films/{fork_id}"):
+        assert f'ork of <a href="/films/{job_id}">{job_id}</a> after segment 0' in client.get(page).text
     assert [one["prompt"] for one in client.get(f"/jobs/{fork_id}/summary").json()["segments"]] == ["a", "c"]
     # And without a spec the rest is rendered anew, in a job of its own
     rest = client.post(f"/jobs/{job_id}/fork?after=0").json()["id"]

@@ -132,7 +132,7 @@ def test_workers_of_an_earlier_version_leave_such_a_job_alone(settings: Settings
         assert formats == [b"1.0", b"0.2"]
         assert own.status().segments == 7
         # And that of one to which such a segment is appended, if it repeats what the last state holds
-        with pytest.raises(SpecError, match=r"it repeats 1 frames; segment 1 of job \w+ hands on 9"):
+        with pytest.raises(SpecError, match=r"it repeats 1 frame; segment 1 of job \w+ hands on 9"):
             plain.append({"segments": [{"prompt": "c", "overlap": 1}]})
         plain.append({"segments": [{"prompt": "c", "frames": 25}]})
         assert client.hget(job_keys(plain.id, "record")[0], "format") == b"1.0"
