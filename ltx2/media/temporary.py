@@ -17,9 +17,12 @@ from uuid import uuid4
 def temporary_folder(prefix: str) -> Iterator[Path]:
     """A folder among the system's temporary files, deleted at the end; abandoned ones of this prefix are deleted, too.
 
+    The folder of temporary files is made again if it is gone: this process knows it by the name that it found first.
+
     Raises:
         OSError: it cannot be created.
     """
+    os.makedirs(tempfile.gettempdir(), mode=0o700, exist_ok=True)
     delete_abandoned(prefix)
     with _locked(lambda: Path(tempfile.mkdtemp(prefix=prefix))) as folder:
         yield folder

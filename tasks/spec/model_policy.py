@@ -38,13 +38,20 @@ def check_model_folders(
     Raises:
         SpecError: names the field and the setting.
     """
+    if settings.model_folders is None:
+        return
     name, _ = split_full(model)
-    default = _real(os.path.expanduser(split_full(settings.model)[0]))
     place = source.place if source else _dotted
     named = _named_parts(place, loras, more)
-    if name not in (settings.model, *SMALL_MODELS) and _real(os.path.expanduser(name)) != default:
+    if name not in (settings.model, *SMALL_MODELS) and not _is_default(os.path.expanduser(name), settings):
         named = {place("model"): name, **named}
     check_sources(named, settings)
+
+
+def _is_default(path: str, settings: Settings) -> bool:
+    """Whether `path` is LONGTAKE_MODEL. Only what exists is resolved: a worker may outlive its working directory."""
+    default = os.path.expanduser(split_full(settings.model)[0])
+    return os.path.lexists(path.replace("\0", "")) and os.path.lexists(default) and _real(path) == _real(default)
 
 
 def not_here(spec: JobSpec, settings: Settings) -> list[str]:

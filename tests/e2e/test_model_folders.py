@@ -54,7 +54,14 @@ def restricted(settings: Settings, tmp_path: Path) -> Settings:
         "HERE/secret/../more",
     ],
 )
-def test_a_model_that_specs_may_name(restricted: Settings, tmp_path: Path, model: str) -> None:
+def test_a_model_that_specs_may_name(
+    restricted: Settings, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a worker whose working directory was deleted
+    (tmp_path / "deleted").mkdir()
+    monkeypatch.chdir(tmp_path / "deleted")
+    (tmp_path / "deleted").rmdir()
+    # When / Then
     check_model_folders(model.replace("HERE", str(tmp_path)), [], restricted)
 
 

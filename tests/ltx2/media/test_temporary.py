@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,6 +70,10 @@ def test_only_the_folder_of_a_killed_process_is_deleted(tmp_path: Path, monkeypa
         assert not folder.exists()
         living.communicate()
     assert list(tmp_path.iterdir()) == [tmp_path / "longtake-other"]
+    # And a folder of temporary files that a cleaner has deleted is made again
+    shutil.rmtree(tmp_path)
+    with temporary_folder("longtake-test-") as folder:
+        assert folder.parent == tmp_path
 
 
 def test_a_killed_join_leaves_nothing_after_the_next_one(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,3 +104,17 @@ def test_a_worker_on_which_every_segment_fails_costs_no_job(
     for job in jobs:
         assert job.wait().status().film
     assert "this host cannot render" in sick.text()
+
+
+@pytest.mark.faults
+def test_a_worker_whose_folders_were_deleted_costs_no_job(
+    settings: Settings, start_worker: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a worker whose working directory and folder of temporary files are deleted, as by a new release or a cleaner
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    start_worker(settings).ready()
+    shutil.rmtree(tmp_path)
+    # When / Then
+    assert submit(SPEC, settings=settings).wait().status().film
