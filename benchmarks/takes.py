@@ -30,7 +30,7 @@ from ltx2.quality.joins import Join, join_in
 from ltx2.request import PlacedImage
 from ltx2.timeline import next_timing
 from tasks.spec.head import JobHead
-from tasks.worker.renderings import SEED_STEP, Rendering, best
+from tasks.worker.segments.renderings import SEED_STEP, Rendering, best
 from training import takes
 from training.takes import Judgement, Rendered
 from training.world import FPS, FRAMES

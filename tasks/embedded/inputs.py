@@ -20,7 +20,7 @@ from tasks.client.pace import work_of
 from tasks.field_errors import shown
 from tasks.settings import Settings
 from tasks.spec.schema import JobSpec
-from tasks.worker.versions import version_of
+from tasks.worker.heartbeats.versions import version_of
 
 NOTE = "render.json"
 GPUS = Path("/proc/driver/nvidia/gpus")

@@ -38,7 +38,7 @@ def make_app(settings: Settings, *, results: bool = True) -> Celery:
             "tasks.worker.clip_task",
             "tasks.worker.film_task",
             "tasks.worker.lifecycle",
-            "tasks.worker.process_deaths",
+            "tasks.worker.claims.process_deaths",
         ),
         accept_content=["json"],
         task_serializer="json",

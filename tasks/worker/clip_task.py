@@ -27,15 +27,15 @@ from tasks.messaging.topology import CLIP_TASK
 from tasks.spec.head import CropSpec
 from tasks.worker import metrics
 from tasks.worker.app import app
+from tasks.worker.claims.failures import handle_failure, reading_from, when_there_is_room
+from tasks.worker.claims.hand_over import hand_over
+from tasks.worker.claims.lease import Lease
+from tasks.worker.claims.run_claimed import run_claimed
 from tasks.worker.context import WorkerContext, process
-from tasks.worker.dissolve import dissolved, frames_to_dissolve
-from tasks.worker.failures import handle_failure, reading_from, when_there_is_room
-from tasks.worker.hand_over import hand_over
-from tasks.worker.lease import Lease
+from tasks.worker.inputs.dissolve import dissolved, frames_to_dissolve
+from tasks.worker.inputs.source_video import as_shown
+from tasks.worker.inputs.video_after import frames_after
 from tasks.worker.render_class import class_warnings
-from tasks.worker.run_claimed import run_claimed
-from tasks.worker.source_video import as_shown
-from tasks.worker.video_after import frames_after
 
 log = logging.getLogger(__name__)
 

@@ -21,11 +21,11 @@ from tasks.logs import SaidOnce, log_context
 from tasks.messaging.topology import sticky_queue
 from tasks.messaging.tracing import tracing
 from tasks.settings import Settings
-from tasks.worker.activity import ActivityBoard
 from tasks.worker.background import BackgroundThread
 from tasks.worker.engines import EngineSlot
-from tasks.worker.heartbeat import Heartbeat
-from tasks.worker.shared_memory import BlobOutage, LoadCount, SharedMemory, SharedText, ShutdownFlag
+from tasks.worker.heartbeats.activity import ActivityBoard
+from tasks.worker.heartbeats.heartbeat import Heartbeat
+from tasks.worker.heartbeats.shared_memory import BlobOutage, LoadCount, SharedMemory, SharedText, ShutdownFlag
 from tasks.worker.state_cache import StateCache
 from tasks.worker.track_cache import TrackCache
 

@@ -23,11 +23,11 @@ from tasks.messaging.topology import FILM_TASK
 from tasks.messaging.tracing import tracing
 from tasks.worker import metrics
 from tasks.worker.app import app
+from tasks.worker.claims.failures import InputLostError, reading_from, when_there_is_room
+from tasks.worker.claims.lease import Lease
+from tasks.worker.claims.run_claimed import SkippedError, WaitingError, run_claimed
 from tasks.worker.context import WorkerContext, process
-from tasks.worker.failures import InputLostError, reading_from, when_there_is_room
-from tasks.worker.given_sound import given_track
-from tasks.worker.lease import Lease
-from tasks.worker.run_claimed import SkippedError, WaitingError, run_claimed
+from tasks.worker.inputs.given_sound import given_track
 
 log = logging.getLogger(__name__)
 FILM_FOLDERS = "longtake-film-"

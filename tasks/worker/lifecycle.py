@@ -36,7 +36,7 @@ from tasks.worker.app import app
 from tasks.worker.context import process
 from tasks.worker.film_task import FILM_FOLDERS
 from tasks.worker.gpu import gpu_in_use
-from tasks.worker.heartbeat import Heartbeat, describe_worker
+from tasks.worker.heartbeats.heartbeat import Heartbeat, describe_worker
 from tasks.worker.outage_lines import is_news
 
 log = logging.getLogger(__name__)

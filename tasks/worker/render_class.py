@@ -9,7 +9,7 @@ from tasks.jobs.results import Claim
 from tasks.jobs.workers import TEXT_LIMIT
 from tasks.settings import Settings
 from tasks.worker.gpu import gpu_in_use
-from tasks.worker.versions import version_of
+from tasks.worker.heartbeats.versions import version_of
 
 PACKAGES = ("longtake", "torch", "diffusers")
 SETTINGS = ("precision", "attention", "text_encoder", "offload", "compiler")

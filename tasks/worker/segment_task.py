@@ -22,22 +22,22 @@ from tasks.jobs.units import WorkUnit
 from tasks.messaging.topology import SEGMENT_TASK
 from tasks.worker import metrics
 from tasks.worker.app import app
-from tasks.worker.auto_length import with_length
+from tasks.worker.claims.failures import reading_from, when_there_is_room
+from tasks.worker.claims.lease import Lease
+from tasks.worker.claims.run_claimed import SkippedError, run_claimed
 from tasks.worker.clip_task import make_clip_in_background
 from tasks.worker.context import WorkerContext, process
-from tasks.worker.dissolve import frames_to_dissolve, with_dissolve
-from tasks.worker.failures import reading_from, when_there_is_room
-from tasks.worker.given_sound import given_sound
-from tasks.worker.handoffs import handoff_of, kept
-from tasks.worker.images import images_of
-from tasks.worker.lease import Lease
-from tasks.worker.pinned_end import pinned_end
-from tasks.worker.renderings import Rendering, best, has_choice, seed_of
-from tasks.worker.run_claimed import SkippedError, run_claimed
-from tasks.worker.source_video import as_shown, with_source_sound
-from tasks.worker.state_upload import StateUpload
-from tasks.worker.step_reporter import StepReporter
-from tasks.worker.video_after import led_into
+from tasks.worker.inputs.dissolve import frames_to_dissolve, with_dissolve
+from tasks.worker.inputs.given_sound import given_sound
+from tasks.worker.inputs.images import images_of
+from tasks.worker.inputs.pinned_end import pinned_end
+from tasks.worker.inputs.source_video import as_shown, with_source_sound
+from tasks.worker.inputs.video_after import led_into
+from tasks.worker.segments.auto_length import with_length
+from tasks.worker.segments.handoffs import handoff_of, kept
+from tasks.worker.segments.renderings import Rendering, best, has_choice, seed_of
+from tasks.worker.segments.state_upload import StateUpload
+from tasks.worker.segments.step_reporter import StepReporter
 
 if TYPE_CHECKING:
     from ltx2 import LTX2ContinuationState

@@ -13,10 +13,10 @@ from tasks.jobs.units import UnitKind, WorkUnit
 from tasks.messaging.topology import TAKE_TASK
 from tasks.messaging.tracing import tracing
 from tasks.worker.app import app
+from tasks.worker.claims.lease import Lease
+from tasks.worker.claims.run_claimed import run_claimed
 from tasks.worker.clip_task import encoded, stored_clip
 from tasks.worker.context import WorkerContext, process
-from tasks.worker.lease import Lease
-from tasks.worker.run_claimed import run_claimed
 from tasks.worker.segment_task import Committable, render
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from tests.faults.pool import WorkerPool
 from tests.faults.table import Rows, table
 
 MakeHarness = Callable[..., Harness]
-SHORT_FULL_WAIT = {"FAULT_CONSTANTS": "tasks.worker.failures.FULL_STORE_PATIENCE_S=2"}
+SHORT_FULL_WAIT = {"FAULT_CONSTANTS": "tasks.worker.claims.failures.FULL_STORE_PATIENCE_S=2"}
 AOF = ("--appendonly", "yes", "--appendfsync", "everysec")
 _passed: dict[str, bool] = {}
 _rows: Rows = {}

@@ -22,7 +22,7 @@ from tests.proxies import Proxy
 
 DEMOTED_S = 5.0
 LONGER_THAN_PATIENCE = {
-    "FAULT_CONSTANTS": "tasks.jobs.connection.PATIENCE_S=1 tasks.worker.failures.OUTAGE_PAUSE_S=0.5"
+    "FAULT_CONSTANTS": "tasks.jobs.connection.PATIENCE_S=1 tasks.worker.claims.failures.OUTAGE_PAUSE_S=0.5"
 }
 BROKER, BLOBS = "broker", "blobs"
 

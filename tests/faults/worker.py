@@ -6,7 +6,7 @@ Started as `python -m tests.faults.worker`, with the options of `longtake worker
   held/<name>     the same file after that, with the process id in it; the process continues when the test deletes it,
                   or when another process is held at the same failpoint
   ready/<pid>     exists while the worker consumes messages; contains the name of its reconciler
-FAULT_CONSTANTS overrides constants: `tasks.worker.failures.FULL_STORE_PATIENCE_S=2`, several separated by spaces.
+FAULT_CONSTANTS overrides constants: `tasks.jobs.connection.PATIENCE_S=1`, several separated by spaces.
 FAULT_MESSAGE_COPIES is how many copies of every message are published.
 A name is `<failpoint with dashes>@<segment>`, for instance `segment-committed@1`.
 """

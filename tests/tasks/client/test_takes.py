@@ -20,7 +20,7 @@ from tasks.jobs.state_wire import state_blobs
 from tasks.jobs.units import JobState
 from tasks.maintenance.doctor import examine
 from tasks.settings import Settings
-from tasks.worker.renderings import SEED_STEP
+from tasks.worker.segments.renderings import SEED_STEP
 from tests.conftest import Worker, environment, wait_until
 from tests.tasks.conftest import film_hash_of, spec
 

@@ -17,7 +17,7 @@ from tests.conftest import Worker, wait_until
 from tests.tasks.conftest import spec
 
 Start = Callable[..., Worker]
-FAST = "tests.tasks.worker.fast_heartbeats"
+FAST = "tests.tasks.worker.heartbeats.fast_heartbeats"
 
 
 @pytest.mark.parametrize(("wait_s", "waits"), [(60.0, True), (0.5, False)])

@@ -16,8 +16,8 @@ from tasks.jobs.store import JobStore
 from tasks.jobs.units import START_INDEX, UnitKind, WorkUnit
 from tasks.messaging.topology import CLIP_TASK, FILM_TASK, SEGMENT_TASK, TAKE_TASK
 from tasks.messaging.tracing import tracing
+from tasks.worker.claims.failures import OUTCOMES
 from tasks.worker.context import process
-from tasks.worker.failures import OUTCOMES
 
 log = logging.getLogger(__name__)
 TIMEOUT_S = 1.0

@@ -8,9 +8,9 @@ from ltx2.request import PinnedEnd, VideoAfter
 from tasks.errors import MessageError
 from tasks.jobs.results import Claim
 from tasks.jobs.units import UnitKind
+from tasks.worker.claims.failures import reading_from
 from tasks.worker.context import WorkerContext
-from tasks.worker.failures import reading_from
-from tasks.worker.video_after import video_after
+from tasks.worker.inputs.video_after import video_after
 
 
 def pinned_end(context: WorkerContext, claim: Claim, engine: Any) -> PinnedEnd | VideoAfter | None:

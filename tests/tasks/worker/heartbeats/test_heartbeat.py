@@ -21,12 +21,12 @@ from tasks.jobs.keys import WORKERS, worker_key
 from tasks.jobs.workers import ChildInfo, ChildState, WorkerInfo, WorkerRegistry
 from tasks.messaging.celery_app import make_app
 from tasks.settings import Settings
-from tasks.worker.heartbeat import LIFE_S
+from tasks.worker.heartbeats.heartbeat import LIFE_S
 from tests.conftest import RedisProcess, Worker, wait_until
 from tests.stand_in import LOAD_FAILS
 from tests.tasks.conftest import spec
 
-PROGRAM = "tests.tasks.worker.fast_heartbeats"
+PROGRAM = "tests.tasks.worker.heartbeats.fast_heartbeats"
 Start = Callable[..., Worker]
 Longtake = Callable[..., Any]
 

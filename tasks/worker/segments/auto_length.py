@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from ltx2.timeline import exact, nearest_length
 from tasks.jobs.results import Claim
+from tasks.worker.claims.lease import Lease
+from tasks.worker.claims.run_claimed import SkippedError
 from tasks.worker.context import WorkerContext
-from tasks.worker.lease import Lease
-from tasks.worker.run_claimed import SkippedError
 
 if TYPE_CHECKING:
     from tasks.worker.engines import SegmentEngine

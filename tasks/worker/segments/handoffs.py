@@ -9,11 +9,11 @@ from tasks.jobs.records import Handoff
 from tasks.jobs.results import Claim, KeptRendering
 from tasks.worker.clip_task import encoded, stored_clip
 from tasks.worker.context import WorkerContext
+from tasks.worker.inputs.source_video import as_shown
+from tasks.worker.inputs.video_after import led_into
 from tasks.worker.render_class import class_warnings
-from tasks.worker.renderings import Rendering
-from tasks.worker.source_video import as_shown
-from tasks.worker.state_upload import StateUpload, StoredState
-from tasks.worker.video_after import led_into
+from tasks.worker.segments.renderings import Rendering
+from tasks.worker.segments.state_upload import StateUpload, StoredState
 
 if TYPE_CHECKING:
     from ltx2 import LTX2ContinuationState

@@ -21,11 +21,11 @@ from tasks.jobs.results import Claim, ClaimResult, FailedHere, NotChained, Other
 from tasks.jobs.units import WorkUnit
 from tasks.messaging.tracing import tracing
 from tasks.worker import metrics
+from tasks.worker.claims.failures import InputLostError, handle_failure, handle_lost_input
+from tasks.worker.claims.hand_over import hand_over
+from tasks.worker.claims.lease import Lease
+from tasks.worker.claims.peers import has_other_worker, has_worker_of_class
 from tasks.worker.context import WorkerContext, process
-from tasks.worker.failures import InputLostError, handle_failure, handle_lost_input
-from tasks.worker.hand_over import hand_over
-from tasks.worker.lease import Lease
-from tasks.worker.peers import has_other_worker, has_worker_of_class
 
 log = logging.getLogger(__name__)
 Result = dict[str, Any]

@@ -12,8 +12,8 @@ from tasks.deployment import Deployment
 from tasks.errors import WorkFailedError
 from tasks.jobs.units import WorkUnit
 from tasks.settings import Settings
+from tasks.worker.claims.run_claimed import run_claimed
 from tasks.worker.engines import EngineSlot
-from tasks.worker.run_claimed import run_claimed
 from tests.conftest import free_port
 
 

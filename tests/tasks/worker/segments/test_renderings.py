@@ -11,7 +11,7 @@ import pytest
 from ltx2.request import SegmentRequest
 from ltx2.timeline import SegmentShape, plan
 from tasks.spec.head import JobHead
-from tasks.worker.renderings import SEED_STEP, Rendering, best
+from tasks.worker.segments.renderings import SEED_STEP, Rendering, best
 
 _, TIMING = plan(SegmentShape(17, fps=24), [False, False])  # type: ignore[arg-type]
 STATE: Any = SimpleNamespace(video_frames=list(np.full((9, 32, 64, 3), 100, np.uint8)))

@@ -18,9 +18,9 @@ from tasks.errors import MessageError
 from tasks.jobs import state_wire
 from tasks.jobs.results import Claim
 from tasks.jobs.units import START_INDEX, VIDEO_AFTER_INDEX
+from tasks.worker.claims.failures import reading_from
 from tasks.worker.context import WorkerContext
-from tasks.worker.failures import reading_from
-from tasks.worker.source_video import video_sound
+from tasks.worker.inputs.source_video import video_sound
 
 
 def frames_after(context: WorkerContext, claim: Claim) -> NDArray[np.uint8] | None:

@@ -15,8 +15,8 @@ from tasks.jobs.store import JobStore
 from tasks.jobs.units import JobState
 from tasks.messaging.celery_app import make_app
 from tasks.settings import Settings
-from tasks.worker.lease import Lease
-from tasks.worker.step_reporter import StepReporter
+from tasks.worker.claims.lease import Lease
+from tasks.worker.segments.step_reporter import StepReporter
 from tests.conftest import RedisProcess, wait_until
 from tests.proxies import Proxy
 from tests.tasks.jobs.protocol import JOB, claim, create
@@ -96,7 +96,7 @@ def test_progress_is_not_sent_while_a_renewal_waits_for_its_reply(
     near: JobStore, proxy: Proxy, lease: Lease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a lease whose renewal gets no reply
-    monkeypatch.setattr("tasks.worker.lease.OVERDUE_S", 0.0)
+    monkeypatch.setattr("tasks.worker.claims.lease.OVERDUE_S", 0.0)
     proxy.cut()
     lease.start()
     wait_until(lambda: lease._asked, what="a renewal")

@@ -7,8 +7,8 @@ from ltx2.state.png import Frame, decode_png
 from tasks.errors import SpecError
 from tasks.jobs.results import Claim
 from tasks.jobs.units import START_INDEX
+from tasks.worker.claims.failures import reading_from
 from tasks.worker.context import WorkerContext
-from tasks.worker.failures import reading_from
 
 
 def images_of(context: WorkerContext, claim: Claim) -> tuple[Frame | None, tuple[PlacedImage, ...]]:

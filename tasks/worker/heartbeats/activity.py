@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from tasks.jobs.results import Claim
 from tasks.jobs.workers import CHILDREN_LIMIT, ChildInfo, ChildState, Gpu
-from tasks.worker.shared_memory import SharedMemory
+from tasks.worker.heartbeats.shared_memory import SharedMemory
 
 SLOT_BYTES = 1024
 HEAD = struct.Struct("<II")  # length and CRC-32: the main process may read while a child writes

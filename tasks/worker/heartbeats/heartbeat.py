@@ -18,9 +18,9 @@ from blobstore import BlobStoreError, BlobStoreUnavailableError, ManagedBlobStor
 from tasks.jobs.connection import OUTAGES, connect
 from tasks.jobs.workers import Versions, WorkerInfo, WorkerRegistry
 from tasks.settings import Settings
-from tasks.worker.activity import ActivityBoard
-from tasks.worker.shared_memory import BlobOutage, SharedText, ShutdownFlag
-from tasks.worker.versions import version_of
+from tasks.worker.heartbeats.activity import ActivityBoard
+from tasks.worker.heartbeats.shared_memory import BlobOutage, SharedText, ShutdownFlag
+from tasks.worker.heartbeats.versions import version_of
 
 log = logging.getLogger(__name__)
 BEAT_EVERY_S = 3.0

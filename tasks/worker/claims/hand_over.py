@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 
 from tasks.jobs.results import Claim, ReleaseOutcome
+from tasks.worker.claims.failures import publish_again
+from tasks.worker.claims.peers import idle_peer_with_blobs
 from tasks.worker.context import WorkerContext, process
-from tasks.worker.failures import publish_again
-from tasks.worker.peers import idle_peer_with_blobs
 
 log = logging.getLogger(__name__)
 

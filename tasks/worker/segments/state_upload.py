@@ -13,8 +13,8 @@ from tasks.deployment import pin_stored
 from tasks.jobs import state_wire
 from tasks.jobs.failpoints import reach
 from tasks.jobs.results import Claim
+from tasks.worker.claims.failures import when_there_is_room
 from tasks.worker.context import WorkerContext
-from tasks.worker.failures import when_there_is_room
 
 if TYPE_CHECKING:
     from torch import Tensor

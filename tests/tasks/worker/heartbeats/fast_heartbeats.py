@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tasks.cli import main
-from tasks.worker import heartbeat
+from tasks.worker.heartbeats import heartbeat
 
 heartbeat.BEAT_EVERY_S, heartbeat.NAME_CHECKS = 0.2, 50
 main()

@@ -21,9 +21,9 @@ from tasks.errors import SpecError
 from tasks.jobs.results import Claim
 from tasks.jobs.timing import shown_timing
 from tasks.jobs.units import START_INDEX
+from tasks.worker.claims.failures import reading_from
 from tasks.worker.context import WorkerContext
-from tasks.worker.dissolve import dissolved
-from tasks.worker.failures import reading_from
+from tasks.worker.inputs.dissolve import dissolved
 
 if TYPE_CHECKING:
     from ltx2 import LTX2ContinuationState

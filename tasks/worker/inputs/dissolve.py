@@ -12,8 +12,8 @@ from ltx2.media.crossfade import crossfaded
 from ltx2.request import SegmentOutput
 from tasks.errors import MessageError
 from tasks.jobs.results import Claim
+from tasks.worker.claims.failures import reading_from
 from tasks.worker.context import WorkerContext
-from tasks.worker.failures import reading_from
 
 if TYPE_CHECKING:
     from tasks.worker.engines import SegmentEngine

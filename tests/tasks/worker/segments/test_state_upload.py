@@ -17,7 +17,7 @@ from ltx2 import LTX2ContinuationState
 from ltx2.request import SegmentOutput
 from tasks.deployment import Deployment
 from tasks.settings import Settings
-from tasks.worker.state_upload import StateUpload, StoredState
+from tasks.worker.segments.state_upload import StateUpload, StoredState
 from tests.tasks.jobs.test_state_wire import a_state
 
 JOB = "job"

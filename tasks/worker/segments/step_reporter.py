@@ -16,7 +16,7 @@ from blobstore.redis.errors import is_out_of_memory
 from tasks.jobs.connection import OUTAGES
 from tasks.jobs.records import Progress
 from tasks.logs import SaidOnce
-from tasks.worker.lease import Lease
+from tasks.worker.claims.lease import Lease
 
 log = logging.getLogger(__name__)
 SHOW_EVERY_S = 0.25

@@ -10,8 +10,8 @@ from ltx2.timeline import SegmentTiming
 from tasks.errors import SpecError
 from tasks.jobs.units import START_INDEX
 from tasks.spec.head import JobHead
+from tasks.worker.claims.failures import reading_from
 from tasks.worker.context import WorkerContext
-from tasks.worker.failures import reading_from
 
 if TYPE_CHECKING:
     from torch import Tensor
