@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ltx2.checkpoints.files.model import describe
-from ltx2.checkpoints.files.recognition import DIFFUSERS_LAYOUT, SUFFIXES, layout_advice, recognize
+from ltx2.checkpoints.files.recognition import DIFFUSERS_LAYOUT, SUFFIXES, has_suffix, layout_advice, recognize
 from ltx2.checkpoints.files.sets import local_candidates
 from ltx2.checkpoints.files.tokenizers import check_tokenizer
 from ltx2.checkpoints.formats.weight_files import check_weights, read_json
@@ -87,7 +87,7 @@ def resolve_model(model: str, cache: Path, text_encoder: str | None = None) -> P
     """
     name, full = split_full(model)
     if name in RANDOM_MODELS:
-        _refuse_encoder(model, text_encoder)
+        refuse_encoder(model, text_encoder)
         built = _random_model(cache, name)
         if full:
             check_folder(built, full=True)
@@ -100,7 +100,8 @@ def resolve_model(model: str, cache: Path, text_encoder: str | None = None) -> P
         describe(Path(named), local, encoder_later=isinstance(encoder, HubModel))
         return FileModel(Path(named), encoder)
     if os.path.isdir(named):
-        _refuse_encoder(model, text_encoder)
+        check_is_pipeline(Path(named))
+        refuse_encoder(model, text_encoder)
         check_folder(Path(named), full=full)
         return Path(named)
     if os.path.isfile(named):
@@ -109,7 +110,7 @@ def resolve_model(model: str, cache: Path, text_encoder: str | None = None) -> P
     if found.file is not None:
         _refuse_full(model, full=full)
         return FileModel(found, None if text_encoder is None else resolve_encoder(text_encoder))
-    _refuse_encoder(model, text_encoder)
+    refuse_encoder(model, text_encoder)
     return found
 
 
@@ -122,7 +123,7 @@ def is_in_files(named: str) -> bool:
     """Whether the path `named` is a file of weights, or a folder with files of weights and not of one component."""
     path = Path(named)
     if os.path.isfile(named):
-        return path.suffix in SUFFIXES
+        return has_suffix(path)
     if not os.path.isdir(named) or (path / "model_index.json").is_file() or (path / "config.json").is_file():
         return False
     return any(one.has_transformer for one in local_candidates(path))
@@ -135,7 +136,7 @@ def resolve_encoder(text_encoder: str) -> Path | HubModel:
         CheckpointError: it is none of these.
     """
     local = os.path.expanduser(text_encoder)
-    if os.path.isdir(local) or (os.path.isfile(local) and local.endswith(SUFFIXES)):
+    if os.path.isdir(local) or (os.path.isfile(local) and has_suffix(local)):
         return Path(local)
     try:
         return hub_model(text_encoder)
@@ -146,7 +147,8 @@ def resolve_encoder(text_encoder: str) -> Path | HubModel:
         ) from None
 
 
-def _refuse_encoder(model: str, text_encoder: str | None) -> None:
+def refuse_encoder(model: str, text_encoder: str | None) -> None:
+    """Refuse a text encoder that is named for a `model` in the layout of diffusers."""
     if text_encoder is not None:
         raise UnsupportedModelError(
             f"{model[:200]} is in the layout of diffusers and has its text encoder: remove text_encoder, which is for "
@@ -164,12 +166,12 @@ def _refuse_full(model: str, *, full: bool) -> None:
 
 def refuse_other_files(file: Path) -> None:
     """Refuse a file that is neither .safetensors nor .gguf."""
-    if file.suffix not in SUFFIXES:
+    if not has_suffix(file):
         raise _other_file(file)
 
 
 def _other_file(file: Path) -> UnsupportedModelError:
-    pickled = ": weights in it are pickled, and loading them could run any code" if file.suffix in _PICKLED else ""
+    pickled = ": weights in it are pickled, and loading them could run any code" if has_suffix(file, _PICKLED) else ""
     return UnsupportedModelError(f"{file} is neither a {' nor a '.join(SUFFIXES)} file{pickled}")
 
 
@@ -177,8 +179,8 @@ def hub_model(model: str) -> HubModel:
     """The hub id `owner/name[@revision][:file][#full]` that `model` is; CheckpointError if it is none."""
     name, full = split_full(model)
     found = parse_hub_name(name)
-    if found is None or not (found.file or SUFFIXES[0]).endswith(SUFFIXES):
-        what = "file" if found is None and name.endswith(SUFFIXES) and ":" not in name else "model folder"
+    if found is None or not has_suffix(found.file or SUFFIXES[0]):
+        what = "file" if found is None and has_suffix(name) and ":" not in name else "model folder"
         raise CheckpointError(
             f"no such {what}: {model[:200]} (must be {', '.join(SMALL_MODELS)}, "
             "a folder with a model_index.json, a .safetensors or .gguf file, or a hub id owner/name[@revision][:file])"
@@ -263,7 +265,7 @@ def check_is_pipeline(folder: Path) -> None:
         raise UnsupportedModelError(
             f"{folder} is one component, {str(kind)[:100]}, not a whole model: {layout_advice()}"
         )
-    files = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES)
+    files = sorted(file for file in folder.iterdir() if has_suffix(file))
     if not files:
         raise _without_files(folder)
     more = f", and {len(files) - 1} more files" if len(files) > 1 else ""
@@ -273,9 +275,11 @@ def check_is_pipeline(folder: Path) -> None:
 
 def _without_files(folder: Path) -> CheckpointError:
     """What is wrong with a `folder` that has neither a model_index.json nor a file of weights."""
-    pickled = sorted(file for file in folder.iterdir() if file.suffix in _PICKLED)
+    pickled = sorted(file for file in folder.iterdir() if has_suffix(file, _PICKLED))
     if pickled:
         return _other_file(pickled[0])
+    if inner := sorted([*folder.glob("*/model_index.json"), *folder.glob("*/*/model_index.json")]):
+        return CheckpointError(f"{folder} has its model_index.json in {inner[0].parent}: name that folder")
     if any((folder / name).is_dir() for name in COMPONENTS):
         return CheckpointError(f"{folder} is incomplete: model_index.json is missing")
     return CheckpointError(

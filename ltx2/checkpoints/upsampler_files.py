@@ -132,7 +132,7 @@ def upsampler_config(file: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing or damaged. UnsupportedModelError: it is no upsampler.
     """
-    if file.suffix != SUFFIX:
+    if file.suffix.lower() != SUFFIX:
         raise CheckpointError(f"an upsampler must be a {SUFFIX} file, not {file!s:.200}")
     config = config_of_header(read_header(file))
     if config is None:

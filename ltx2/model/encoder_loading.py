@@ -12,7 +12,7 @@ from tokenizers import AddedToken
 from transformers import Gemma3Config, Gemma4UnifiedConfig, GemmaTokenizer
 
 from ltx2.checkpoints.components import TextEncoder
-from ltx2.checkpoints.files.encoders import GGUF_SUFFIX, SENTENCEPIECE
+from ltx2.checkpoints.files.encoders import SENTENCEPIECE
 from ltx2.checkpoints.files.tokenizers import TOKENIZER
 from ltx2.checkpoints.formats.sentencepiece import read_sentencepiece
 from ltx2.checkpoints.formats.vocabulary import Vocabulary, read_vocabulary
@@ -53,7 +53,7 @@ def load_tokenizer(encoder: TextEncoder) -> Any:
             for name, stored in encoder.assets.items():
                 Path(folder, name).write_bytes(stored.read())
             return GemmaTokenizer.from_pretrained(folder)
-    if encoder.source.suffix == GGUF_SUFFIX:
+    if SENTENCEPIECE not in encoder.assets:
         return _checked(read_vocabulary(encoder.source), encoder)
     tokenizer = _checked(read_sentencepiece(encoder.source, encoder.assets[SENTENCEPIECE].read()), encoder)
     if len(tokenizer) < encoder.config["text_config"]["vocab_size"]:

@@ -143,9 +143,16 @@ def check(what: str, text_encoder: str | None, as_json: bool) -> None:
     Reads configs and headers only, and downloads no weights. Exit status 0 if a spec can name it, else 1.
     """
     from ltx2.checkpoints.reports.check import check_model
+    from ltx2.checkpoints.reports.folders import ModelReport
+    from ltx2.errors import CheckpointError, HubUnreachableError
 
-    with private_files():
-        found = check_model(what, Settings.from_env().home / "models", text_encoder)
+    try:
+        with private_files():
+            found = check_model(what, Settings.from_env().home / "models", text_encoder)
+    except CheckpointError as error:
+        if not as_json or isinstance(error, HubUnreachableError):  # that the hub is out says nothing about WHAT
+            raise
+        found = ModelReport(what, "cannot be read", None, None, usable=False, problem=str(error))
     if as_json:
         show_json(asdict(found))
     else:

@@ -50,7 +50,7 @@ def _memory(model: str, text_encoder: str | None) -> str:
     parts = [stamps_of(part) for part in (model, text_encoder) if part is not None]
     if any(part is None for part in parts):
         return "memory: unknown, because the model is not on this machine; see `longtake model check`"
-    weights = sum(size for part in parts for name, size, _ in part or () if name.endswith(WEIGHTS))
+    weights = sum(size for part in parts for name, size, _ in part or () if name.lower().endswith(WEIGHTS))
     return f"memory: the files of weights have {weights / 1e9:,.1f} GB; settings decide how much of them is on the GPU"
 
 

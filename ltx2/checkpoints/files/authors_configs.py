@@ -5,6 +5,7 @@ What neither says is that of the published models: the values are those of diffu
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -47,6 +48,14 @@ _VAE_DECODER: dict[int, dict[str, Any]] = {
     },
 }
 """By the number of blocks: 3 in 2.0, 4 in 2.3 and 2.5."""
+_FLAG = (True, False)
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "rope_type": ("split", "interleaved"),
+    "spatial_padding_mode": ("zeros", "reflect", "replicate", "circular"),
+    "use_prompt_adaln_single": _FLAG,
+    "causal_decoder": _FLAG,
+}
+"""The values of settings that are no numbers."""
 _SNAKE = {"act_fn": "snakebeta", "antialias": True, "final_act_fn": None, "final_bias": False}
 _UPSAMPLE_FACTORS = {
     (16, 15, 8, 4, 4): [6, 5, 2, 2, 2],
@@ -112,7 +121,7 @@ def connectors_config(shapes: Shapes, settings: Settings, text_width: int | None
         }
         if per_stream:
             config[f"{stream}_hidden_dim"] = _shape(shapes, f"{stream}_text_proj_in.weight")[0]
-    if positions := settings.get("connector_positional_embedding_max_pos"):
+    if positions := _numbers(settings, "connector_positional_embedding_max_pos"):
         config["connector_rope_base_seq_len"] = positions[0]
     return config | _rope(settings)
 
@@ -227,16 +236,37 @@ def _rope(settings: Settings) -> dict[str, Any]:
 def _positions(settings: Settings) -> dict[str, Any]:
     """The largest positions that rotary embeddings are scaled to: seconds, height and width."""
     found: dict[str, Any] = {}
-    if video := settings.get("positional_embedding_max_pos"):
-        found |= dict(zip(("pos_embed_max_pos", "base_height", "base_width"), video, strict=False))
-    if audio := settings.get("audio_positional_embedding_max_pos"):
-        found["audio_pos_embed_max_pos"] = audio[0]
+    names = ("pos_embed_max_pos", "base_height", "base_width")
+    found |= dict(zip(names, _numbers(settings, "positional_embedding_max_pos"), strict=False))
+    found |= dict(
+        zip(["audio_pos_embed_max_pos"], _numbers(settings, "audio_positional_embedding_max_pos"), strict=False)
+    )
     return found
 
 
+def _numbers(settings: Settings, key: str) -> list[Any]:
+    """A list of positive numbers, empty if there is none; CheckpointError if it is something else."""
+    value = settings.get(key) or []
+    if not isinstance(value, list) or not all(map(_is_positive, value)):
+        raise CheckpointError(f"{key} in the config of its header is {value!r:.100}; it must be positive numbers")
+    return value
+
+
 def _given(settings: Settings, **names: str) -> dict[str, Any]:
-    """The `settings` that are there, by the names of diffusers."""
-    return {name: settings[key] for key, name in names.items() if key in settings}
+    """The `settings` that are there, by the names of diffusers; CheckpointError if one is of another type."""
+    return {name: _checked(key, settings[key]) for key, name in names.items() if settings.get(key) is not None}
+
+
+def _checked(key: str, value: Any) -> Any:
+    right = isinstance(value, str | bool) and value in _CHOICES[key] if key in _CHOICES else _is_positive(value)
+    if not right:
+        expected = " or ".join(map(str, _CHOICES[key])) if key in _CHOICES else "a positive number"
+        raise CheckpointError(f"{key} in the config of its header is {value!r:.100}; it must be {expected}")
+    return value
+
+
+def _is_positive(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < math.inf
 
 
 def _count(shapes: Shapes, numbered: str) -> int:

@@ -10,7 +10,7 @@ import re
 
 from ltx2.checkpoints.loras.names import AUTHORS_FIRST
 
-TRANSFORMER_PREFIXES = ("model.diffusion_model.", "diffusion_model.")
+TRANSFORMER_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.")
 ENCODER_PREFIXES = ("model.layers.", "model.embed_tokens.", "model.norm.")
 """How the names of a text encoder in one file begin; in a folder, `language_model.` follows `model.`."""
 ASSETS = ("tokenizer_json", "hf_asset__", "spiece_model")

@@ -16,6 +16,7 @@ from ltx2.checkpoints.files.authors_names import ASSETS, place_of
 from ltx2.checkpoints.files.gemma_config import config_of_shapes
 from ltx2.checkpoints.files.gguf_encoder import ONLY_IN_GEMMA_4, encoder_in_gguf, has_vocabulary
 from ltx2.checkpoints.files.tokenizers import TOKENIZER, TOKENIZER_CONFIG, tokenizer_among
+from ltx2.checkpoints.formats.gguf import ARCHITECTURE
 from ltx2.checkpoints.formats.sentencepiece import MOST_BYTES
 from ltx2.checkpoints.formats.weight_files import Header, check_weights, read_json
 from ltx2.checkpoints.quantized import refuse_quantized
@@ -30,7 +31,6 @@ _TOKENIZER_TENSOR, _FILE_TENSOR = "tokenizer_json", "hf_asset__"
 _TYPES = ("gemma3", "gemma4_unified")
 _LANGUAGE_MODEL = re.compile(r"(?:model\.)?language_model\.(?:model\.)?(.+)")
 """Where files of different ages have the language model; all else is not needed for prompts."""
-GGUF_SUFFIX = ".gguf"
 
 
 def encoder_folder(folder: Path) -> Path | None:
@@ -96,7 +96,7 @@ def encoder_in_file(file: Path, header: Header, weights: dict[str, Stored]) -> T
         UnsupportedModelError: it has no tokenizer, or is a Gemma 4 without a config.
         CheckpointError: its config cannot be read.
     """
-    if file.suffix == GGUF_SUFFIX:
+    if ARCHITECTURE in header.metadata:
         found = encoder_in_gguf(file, header)
         return found if has_vocabulary(header) else replace(found, tokenizer=_tokenizer_near(file, found.config))
     tensors = {}

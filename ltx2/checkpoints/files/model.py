@@ -45,11 +45,15 @@ def local_set(named: Path, encoder: Path | None, *, encoder_later: bool = False)
     Raises:
         CheckpointError: `named` is no model, or damaged.
     """
+    if named.is_file() and (named.parent / "config.json").is_file():
+        folder = named.parent.parent
+        if (folder / "model_index.json").is_file():
+            raise UnsupportedModelError(f"{named} is one file of the model in {folder}: name that folder")
     candidates = local_candidates(named)
     main = main_file(str(named), candidates)
     in_file = Candidate.of(str(encoder), header_of(encoder)) if encoder is not None and encoder.is_file() else None
     if in_file is not None:
-        refuse_shard(in_file.path)
+        refuse_shard(in_file.path, f"name the folder, {Path(in_file.path).parent}, as `text_encoder`")
     if in_file is not None and TEXT_ENCODER not in in_file.parts:
         raise UnsupportedModelError(
             f"text_encoder: {in_file.recognized}: it must be a Gemma in one file, or its folder"
@@ -159,7 +163,7 @@ def _configs(
     except CheckpointError as exc:
         raise CheckpointError(f"{', '.join(files.files)}: {exc}") from exc
     except (TypeError, ValueError, LookupError, AttributeError, ZeroDivisionError) as exc:
-        raise CheckpointError(f"{', '.join(files.files)}: shapes or config of another model ({exc})") from exc
+        raise CheckpointError(f"{', '.join(files.files)}: shapes or config of another model") from exc
 
 
 def _variant(files: FileSet, configs: dict[str, Config], text_encoder: TextEncoder | None) -> Variant:

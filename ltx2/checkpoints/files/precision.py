@@ -46,6 +46,11 @@ def weights_of(path: str, header: Header, read: Callable[[StoredTensor], bytes])
             raise UnsupportedModelError(f"{path} stores {name:.200} as {tensor.dtype}; longtake reads {sorted(FLOATS)}")
         found[name] = None
         layer = name.rpartition(".")[0]
+        weight = tensors.get(f"{layer.removesuffix('.weight')}.weight")
+        if "scale" in ends[name] and weight is not None and weight.dtype.startswith("F8"):
+            raise UnsupportedModelError(
+                f"{path} has float8 weights with {name:.200}; longtake reads {' and '.join(SCALES)}"
+            )
         scale = next((f"{layer}.{end}" for end in SCALES if f"{layer}.{end}" in scales), None)
         if ends[name] != "weight" or not tensor.dtype.startswith("F8"):
             continue
@@ -81,30 +86,30 @@ def refuse_form(path: str, form: str) -> None:
 
 
 def _unreadable(path: str, form: str) -> str:
-    rotated = ", whose weights are rotated, too" if "int8" in form else ""
+    rotated = ", whose weights are rotated, too" if "convrot" in form else ""
     return f"{path} has weights in {form:.100}{rotated}: longtake reads bf16, fp8 and GGUF; use such a file instead"
 
 
 def _refuse_forms(path: str, header: Header, read: Callable[[StoredTensor], bytes]) -> None:
-    forms = {
-        layer: str(form.get("format"))
-        for layer, form in _layer_forms(path, header, read).items()
-        if form.get("format") not in _FORMATS
-    }
+    forms = [form for form in _layer_forms(path, header, read).values() if form not in _FORMATS]
     if form_of(header) in UNREADABLE or forms:
-        raise UnsupportedModelError(_unreadable(path, next(iter(forms.values()), form_of(header))))
+        raise UnsupportedModelError(_unreadable(path, next(iter(forms), form_of(header))))
 
 
-def _layer_forms(path: str, header: Header, read: Callable[[StoredTensor], bytes]) -> Mapping[str, Mapping[str, Any]]:
-    """What ComfyUI says of layers, by their name: `format` and more."""
+def _layer_forms(path: str, header: Header, read: Callable[[StoredTensor], bytes]) -> Mapping[str, str]:
+    """The formats of layers that ComfyUI quantized, by their names."""
     try:
-        forms = dict(json.loads(header.metadata.get(_METADATA, "{}")).get("layers", {}))
+        written = json.loads(header.metadata.get(_METADATA, "{}"))
+        layers = written.get("layers", {}) if isinstance(written, dict) else written
+        if not isinstance(layers, dict):
+            raise ValueError("`layers` is not an object")
+        found: dict[str, Any] = dict(layers)
         for name, tensor in header.tensors.items():
             if name.endswith(".comfy_quant"):
-                raw = read(tensor)
-                forms[name.removesuffix(".comfy_quant")] = json.loads(raw)
-        if wrong := [name for name, form in forms.items() if not isinstance(form, dict)]:
-            raise ValueError(f"not an object: {summary(wrong)}")
-    except (ValueError, TypeError, AttributeError, RecursionError) as exc:
+                found[name.removesuffix(".comfy_quant")] = json.loads(read(tensor))
+        forms = {name: form.get("format") if isinstance(form, dict) else None for name, form in found.items()}
+        if wrong := [name for name, form in forms.items() if not isinstance(form, str)]:
+            raise ValueError(f"no `format` for {summary(wrong)}")
+    except (ValueError, RecursionError) as exc:
         raise CheckpointError(f"{path}: what says how its weights are quantized cannot be read: {exc}") from exc
-    return forms
+    return {name: str(form) for name, form in forms.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from ltx2.checkpoints.files.authors_configs import version_of_names
-from ltx2.checkpoints.files.authors_names import bare_name
+from ltx2.checkpoints.files.authors_names import TRANSFORMER_PREFIXES, bare_name
 from ltx2.checkpoints.files.gguf_encoder import ONLY_IN_GEMMA_4, PROJECTOR, is_encoder
 from ltx2.checkpoints.files.precision import form_of
 from ltx2.checkpoints.formats.gguf import ARCHITECTURE, read_gguf
 from ltx2.checkpoints.formats.weight_files import Header, StoredTensor, check_file, read_header
 from ltx2.checkpoints.loras.file import IC_LORA_KEY
-from ltx2.checkpoints.loras.names import Role, is_dora, parse
+from ltx2.checkpoints.loras.names import Role, is_dora, other_adapter, parse
 
 _GEMMA_4 = "gemma4_unified"
 _ONLY_IN_GEMMA = (".self_attn.q_norm.weight", ".pre_feedforward_layernorm.weight")
@@ -29,6 +30,11 @@ DIFFUSERS_LAYOUT = {
 }
 """Repositories on the hub that have a version in the layout of diffusers."""
 SUFFIXES = (".safetensors", ".gguf")
+
+
+def has_suffix(name: str | Path, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
+    """Whether a file of this name has one of these suffixes, in small letters or capitals."""
+    return str(name).lower().endswith(suffixes)
 
 
 def layout_advice(version: str | None = None) -> str:
@@ -49,14 +55,20 @@ class FileKind(StrEnum):
     PARTS = "part of a model"
     LORA = "LoRA"
     DORA = "DoRA"
+    OTHER_ADAPTER = "adapter that is no LoRA"
     IC_LORA = "IC-LoRA"
     UPSAMPLER = "latent upsampler"
     TEXT_ENCODER = "text encoder"
     OTHER_ENCODER = "language model that is no text encoder of LTX-2"
     PROJECTOR = "tower for pictures (mmproj)"
     GGUF = "GGUF file"
+    OTHER_NAMES = "transformer of LTX-2 with unknown names"
     LTX_VIDEO = "file of LTX-Video, the model before LTX-2"
     UNKNOWN = "file of unknown weights"
+
+
+OTHER_LORAS = (FileKind.DORA, FileKind.OTHER_ADAPTER, FileKind.IC_LORA)
+"""What people name under `loras:`, and longtake refuses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +90,10 @@ class RecognizedFile:
         version = f" of LTX-{self.version}" if self.version else ""
         parts = f": {', '.join(self.parts)}" if self.parts else ""
         detail = f", {self.detail}" if self.detail else ""
-        return f"{self.path} is a {self.kind}{version}{parts} ({size_text(self.size)}, {self.precision}{detail})"
+        article = "an" if self.kind.startswith(("IC", "adapter")) else "a"
+        return (
+            f"{self.path} is {article} {self.kind}{version}{parts} ({size_text(self.size)}, {self.precision}{detail})"
+        )
 
     @property
     def is_model(self) -> bool:
@@ -90,10 +105,12 @@ class RecognizedFile:
         """What to do with it instead of naming it as a model."""
         if self.kind is FileKind.LORA:
             return "name it under `loras:`, with the model that it was made for"
-        if self.kind in (FileKind.DORA, FileKind.IC_LORA):
+        if self.kind in OTHER_LORAS:
             return "longtake does not support this kind"
         if self.kind is FileKind.UPSAMPLER:
             return "name it as the `upsampler:` of a spec with `stages: 2`"
+        if self.kind is FileKind.OTHER_NAMES:
+            return f"names of its tensors must begin with {', '.join(TRANSFORMER_PREFIXES)} or with nothing"
         if self.kind in (FileKind.LTX_VIDEO, FileKind.UNKNOWN):
             return "it is not a part of LTX-2"
         if self.kind is FileKind.OTHER_ENCODER:
@@ -120,7 +137,7 @@ def header_of(path: Path) -> Header:
     Raises:
         CheckpointError: the file is missing or damaged.
     """
-    if path.suffix != ".gguf":
+    if path.suffix.lower() != ".gguf":
         return read_header(path)
     check_file(path)
     found = read_gguf(path)
@@ -158,11 +175,13 @@ def _kind(header: Header) -> tuple[FileKind, tuple[str, ...], str]:
         return FileKind.TEXT_ENCODER, (), ""
     if architecture == PROJECTOR:
         return FileKind.PROJECTOR, (), ""
-    if IC_LORA_KEY in header.metadata:
-        return FileKind.IC_LORA, (), ""
     if any(map(is_dora, tensors)):
         return FileKind.DORA, (), ""
+    if adapters := set(filter(None, map(other_adapter, tensors))):
+        return FileKind.OTHER_ADAPTER, (), ", ".join(sorted(adapters))
     ranks = {tensor.shape[0] for name, tensor in tensors.items() if _is_factor(name) and tensor.shape}
+    if ranks and IC_LORA_KEY in header.metadata:
+        return FileKind.IC_LORA, (), ""
     if ranks:
         return FileKind.LORA, (), f"rank {', '.join(map(str, sorted(ranks)[:5]))}"
     if {"initial_conv.weight", "final_conv.weight"} <= tensors.keys():
@@ -170,6 +189,8 @@ def _kind(header: Header) -> tuple[FileKind, tuple[str, ...], str]:
     parts = tuple(_parts(header))
     if "transformer" in parts and not any("audio_patchify_proj" in name or "audio_proj_in" in name for name in tensors):
         return FileKind.LTX_VIDEO, (), ""
+    if "transformer" not in parts and (prefix := _unknown_prefix(tensors)):
+        return FileKind.OTHER_NAMES, (), f"they begin with {prefix:.50}"
     if {"transformer", "vae"} <= set(parts):
         return FileKind.MODEL, parts, ""
     if "text_encoder" in parts and not all(any(name.endswith(end) for name in tensors) for end in _ONLY_IN_GEMMA):
@@ -177,6 +198,12 @@ def _kind(header: Header) -> tuple[FileKind, tuple[str, ...], str]:
     if "text_encoder" in parts:
         return FileKind.TEXT_ENCODER, parts[1:], ""
     return (FileKind.PARTS, parts, "") if parts else (FileKind.UNKNOWN, (), "")
+
+
+def _unknown_prefix(names: Iterable[str]) -> str | None:
+    """What is before the names of a transformer of LTX-2; None if it is not in the file."""
+    found = (re.fullmatch(r"(.+\.)audio_(?:patchify_proj|proj_in)\.weight", name) for name in names)
+    return next((match[1] for match in found if match), None)
 
 
 def _is_factor(name: str) -> bool:

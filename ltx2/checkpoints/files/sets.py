@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ltx2.checkpoints.files.precision import UNREADABLE, form_of
 from ltx2.checkpoints.files.recognition import (
-    SUFFIXES,
     FileKind,
     RecognizedFile,
+    has_suffix,
     header_of,
     recognize_header,
 )
@@ -27,6 +27,7 @@ MODEL_FOLDERS = ("diffusion_models", "unet", "checkpoints")
 PART_FOLDERS = ("vae", "text_encoders", "clip", "latent_upscale_models")
 """Folders of ComfyUI: of models, and of parts that several models may share."""
 _SHARD = re.compile(r"-\d{5}-of-(\d{5})\.\w+$")
+_NO_SHARDS = "join them, because only the layout of diffusers may have shards"
 _REPOSITORIES = {"2.0": "Lightricks/LTX-2", "2.3": "diffusers/LTX-2.3-Diffusers", "2.5": "Lightricks/LTX-2.5"}
 _FILES_OF_2_5 = {
     "connectors": "diffusion_models/ltx-2.5-22b-distilled-transformer-bf16.safetensors",
@@ -102,7 +103,7 @@ def local_files(named: Path) -> list[Path]:
 
 
 def _weights(paths: Iterable[Path]) -> list[Path]:
-    return sorted(path for path in paths if path.suffix in SUFFIXES and path.is_file())
+    return sorted(path for path in paths if has_suffix(path) and path.is_file())
 
 
 def local_candidates(named: Path) -> list[Candidate]:
@@ -144,13 +145,10 @@ def main_file(named: str, candidates: Sequence[Candidate]) -> Candidate:
     return mains[0]
 
 
-def refuse_shard(path: str) -> None:
-    """Refuse a shard: one of several files with the tensors of one model, as its name says."""
+def refuse_shard(path: str, instead: str = _NO_SHARDS) -> None:
+    """Refuse a shard: one of several files with the tensors of one model, as its name says. instead: what to do."""
     if match := _SHARD.search(path):
-        raise UnsupportedModelError(
-            f"{path} is one of {int(match[1])} shards of one file: join them, because only the layout of diffusers "
-            "may have shards"
-        )
+        raise UnsupportedModelError(f"{path} is one of {int(match[1])} shards of one file: {instead}")
 
 
 def file_set(

@@ -7,6 +7,7 @@ model is several such files (shards) and an index that maps each tensor to its f
 from __future__ import annotations
 
 import json
+import math
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ class Header:
 MAX_HEADER_BYTES = 8 * 2**20  # a full-size model has less than 2 MB
 MAX_TENSORS = 50_000  # a full-size model has 5,000
 MAX_JSON_BYTES = 8 * 2**20
+_WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
 _POINTER = b"version https://git-lfs"
 
 
@@ -100,6 +102,8 @@ def check_weights(folder: Path, stem: str) -> None:
     """
     index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
     if not index.is_file():
+        if not single.is_file():
+            _refuse_other_weights(folder, stem)
         tensor_shapes(single)
         return
     if single.is_file():
@@ -108,6 +112,23 @@ def check_weights(folder: Path, stem: str) -> None:
         inside = tensor_shapes(folder / shard)
         if absent := [name for name in listed if name not in inside]:
             raise CheckpointError(f"{folder / shard} lacks {summary(absent)}, listed in {index.name}")
+
+
+def _refuse_other_weights(folder: Path, stem: str) -> None:
+    """Refuse weights in `folder` that are not called `stem`.safetensors: a variant, as diffusers calls it, or pickled.
+
+    Raises:
+        CheckpointError: there are such; names the first.
+    """
+    for file in sorted(folder.glob("*.safetensors")):
+        if file.name.startswith(f"{stem}."):
+            raise CheckpointError(
+                f"{folder} has its weights as a variant, {file.name}: rename it to {stem}.safetensors"
+            )
+    for file in sorted(folder.glob("*.bin")):
+        raise CheckpointError(
+            f"{folder} has pickled weights, {file.name}; loading them could run any code: get {stem}.safetensors"
+        )
 
 
 def shards_of(index: Path) -> dict[str, list[str]]:
@@ -151,7 +172,9 @@ def read_header(path: Path) -> Header:
         if (count := text.count(b'"dtype"')) > MAX_TENSORS:
             raise CheckpointError(f"{path} has {count:,} tensors, the limit is {MAX_TENSORS:,}")
         header = json.loads(text)
-        metadata = header.pop("__metadata__", None)
+        metadata = header.pop("__metadata__", None) or {}
+        if wrong := [key for key, value in metadata.items() if not isinstance(value, str)]:
+            raise ValueError(f"the metadata {summary(wrong)} is not a text")
         tensors = {name: _tensor(entry, 8 + length) for name, entry in header.items()}
         ends = [whole(entry["data_offsets"][1]) for entry in header.values()]
     except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as exc:
@@ -159,8 +182,7 @@ def read_header(path: Path) -> Header:
     declared = 8 + length + max(ends, default=0)
     if size != declared:
         raise CheckpointError(f"{path} has {size} bytes, but its header declares {declared}: download it again")
-    texts = metadata.items() if isinstance(metadata, dict) else ()
-    return Header(tensors, {key: value for key, value in texts if isinstance(value, str)})  # the format has no others
+    return Header(tensors, metadata)
 
 
 def _tensor(entry: Mapping[str, Any], data: int) -> StoredTensor:
@@ -170,7 +192,10 @@ def _tensor(entry: Mapping[str, Any], data: int) -> StoredTensor:
     start, end = map(whole, entry["data_offsets"])
     if start > end:
         raise ValueError(f"data_offsets {start} and {end}")
-    return StoredTensor(str(entry["dtype"]), tuple(map(whole, entry["shape"])), end - start, data + start)
+    dtype, shape = str(entry["dtype"]), tuple(map(whole, entry["shape"]))
+    if dtype in _WIDTHS and math.prod(shape) * _WIDTHS[dtype] != end - start:
+        raise ValueError(f"{end - start} bytes for {dtype} {list(shape)}")
+    return StoredTensor(dtype, shape, end - start, data + start)
 
 
 def whole(value: object) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import constants, hf_hub_download, snapshot_download
 
-from ltx2.checkpoints.files.recognition import SUFFIXES, layout_advice
+from ltx2.checkpoints.files.recognition import has_suffix, layout_advice
 from ltx2.checkpoints.formats.weight_files import shards_of
 from ltx2.checkpoints.full_weights import FOLDER, SUFFIX, folder_of, has_full, split_full
 from ltx2.checkpoints.hub.headers import file_names
@@ -74,7 +74,7 @@ def weight_names(folder: Path, name: str, *, full: bool = False) -> list[str]:
 
 def bare_repository(model: HubModel, names: list[str]) -> UnsupportedModelError:
     """The error for a repository without a model_index.json, of these files."""
-    weights = [name for name in names if name.endswith(SUFFIXES)]
+    weights = [name for name in names if has_suffix(name)]
     has = f"has {len(weights)} files of weights, such as {weights[0]}" if weights else "has no weights"
     return UnsupportedModelError(
         f"{model.repository} {has}, and no model_index.json: {layout_advice()}, named as {model.repository}:FILE"

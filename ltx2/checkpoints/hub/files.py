@@ -9,7 +9,7 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from ltx2.checkpoints.components import ModelFiles
 from ltx2.checkpoints.files.model import describe, described
 from ltx2.checkpoints.files.precision import form_of, refuse_form
-from ltx2.checkpoints.files.recognition import header_of
+from ltx2.checkpoints.files.recognition import has_suffix, header_of
 from ltx2.checkpoints.files.sets import TEXT_ENCODER, Candidate, FileSet, file_set, main_file
 from ltx2.checkpoints.formats.weight_files import shards_of
 from ltx2.checkpoints.hub.fetching import in_cache, weight_names
@@ -18,6 +18,7 @@ from ltx2.checkpoints.hub.outages import fetch_errors, waiting_for_hub
 from ltx2.checkpoints.resolve import FileModel, HubModel
 from ltx2.errors import UnsupportedModelError
 
+SAFETENSORS = (".safetensors",)
 MOST_FILES = 60
 """How many files of a repository are looked into to find the parts that the named one lacks."""
 _ENCODER_FILES = ("text_encoder/*.json", "tokenizer/*", "*.json")
@@ -48,7 +49,7 @@ def fetch_encoder(encoder: HubModel) -> Path:
     """
     with fetch_errors(encoder.repository):
         if encoder.file is not None:
-            if encoder.file.endswith(".safetensors"):  # its header can be read before it is downloaded
+            if has_suffix(encoder.file, SAFETENSORS):  # its header can be read before it is downloaded
                 refuse_form(f"{encoder.repository}:{encoder.file}", form_of(hub_header(encoder, encoder.file)))
             return in_cache(hf_hub_download(encoder.repository, encoder.file, revision=encoder.revision))
         configs = snapshot_download(encoder.repository, revision=encoder.revision, allow_patterns=[*_ENCODER_FILES])
@@ -71,9 +72,9 @@ def repository_set(model: HubModel, encoder: Path | None, *, has_encoder: bool) 
     names = file_names(model.repository, model.revision)
     if model.file not in names:
         raise UnsupportedModelError(f"{model.repository} has no file {model.file}")
-    if not model.file.endswith(".safetensors"):
+    if not has_suffix(model.file, SAFETENSORS):
         raise UnsupportedModelError(f"{model.file} cannot be fetched by itself: download it, and name the file")
-    files = [name for name in names if name.endswith(".safetensors") and not _is_component(name, names)]
+    files = [name for name in names if has_suffix(name, SAFETENSORS) and not _is_component(name, names)]
     if len(files) > MOST_FILES:
         raise UnsupportedModelError(
             f"{model.repository} has {len(files)} files of weights: download those of one model into a folder"

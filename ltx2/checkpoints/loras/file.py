@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ltx2.checkpoints.formats.weight_files import Header, read_header, read_json
-from ltx2.checkpoints.loras.names import Layer, LayerNames, Role, is_dora, parse
+from ltx2.checkpoints.loras.names import Layer, LayerNames, Role, is_dora, other_adapter, parse
 from ltx2.errors import CheckpointError, UnsupportedModelError
 
 IC_LORA_KEY = "reference_downscale_factor"
 _DTYPES = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
+_ALPHA_DTYPES = _DTYPES | {"I64", "I32", "I16", "I8", "U8"}
 _PEFT_FILE, _PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PEFT_METADATA = "lora_adapter_metadata"
 _SHOWN = 3
@@ -41,7 +42,8 @@ def read_lora(file: Path) -> dict[str, Factors]:
     """The factors in `file`, by the name that it has for their layer.
 
     Raises:
-        UnsupportedModelError: a DoRA, an IC-LoRA, or a file with other tensors than pairs of factors; names them.
+        UnsupportedModelError: a DoRA, another adapter, an IC-LoRA, or a file with other tensors than pairs of factors;
+            names them.
         CheckpointError: the file is missing or damaged.
     """
     header = read_header(file)
@@ -102,13 +104,20 @@ def _refuse_kinds(file: Path, header: Header) -> None:
         )
     if dora := [name for name in header.tensors if is_dora(name)]:
         raise UnsupportedModelError(f"{file} is a DoRA, which longtake does not support: it has {some(dora)}")
+    for name in header.tensors:
+        if (kind := other_adapter(name)) is not None:
+            raise UnsupportedModelError(f"{file} is a {kind}, which longtake does not support: it has {name:.200}")
 
 
 def _factors(
     file: Path, header: Header, layer: str, names: Mapping[Role, str], configs: Mapping[str, Mapping[str, Any]]
 ) -> Factors:
     stored = {role: header.tensors[name] for role, name in names.items()}
-    if wrong := [f"{names[role]} as {one.dtype}" for role, one in stored.items() if one.dtype not in _DTYPES]:
+    if wrong := [
+        f"{names[role]} as {one.dtype}"
+        for role, one in stored.items()
+        if one.dtype not in (_ALPHA_DTYPES if role is Role.ALPHA else _DTYPES)
+    ]:
         raise UnsupportedModelError(f"the LoRA {file} stores {some(wrong)}; it must be one of {sorted(_DTYPES)}")
     down, up = stored[Role.DOWN].shape, stored[Role.UP].shape
     if len(down) != 2 or len(up) != 2 or down[0] != up[1] or 0 in down + up:

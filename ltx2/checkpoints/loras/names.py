@@ -42,6 +42,8 @@ _SUFFIX = re.compile(
     r"|(?P<up>lora_B|lora_up|lora\.up)(?:\.[^.]+)?\.weight"
     r"|(?P<alpha>alpha))"
 )
+_OTHERS = {"lokr_": "LoKr", "hada_": "LoHa", "oft_": "OFT", "boft_": "BOFT"}
+"""How the last segment of a name begins in other kinds of adapters."""
 _DORA = re.compile(r".+\.(dora_scale|lora_magnitude_vector)(\..+)?")
 
 
@@ -74,6 +76,11 @@ def parse(tensor: str) -> tuple[str, Role] | None:
 def is_dora(tensor: str) -> bool:
     """Whether this is the name of a magnitude, which makes a LoRA a DoRA."""
     return _DORA.fullmatch(tensor) is not None
+
+
+def other_adapter(tensor: str) -> str | None:
+    """The kind of adapter, other than a LoRA, that has tensors of this name; None if there is none."""
+    return next((kind for begin, kind in _OTHERS.items() if tensor.rpartition(".")[2].startswith(begin)), None)
 
 
 class LayerNames:

@@ -8,8 +8,15 @@ from pathlib import Path
 from ltx2.checkpoints.files.recognition import recognize
 from ltx2.checkpoints.full_weights import split_full
 from ltx2.checkpoints.reports.files import report_of_files
-from ltx2.checkpoints.reports.folders import ModelReport, report_of_file, report_of_folder
-from ltx2.checkpoints.resolve import SMALL_MODELS, hub_model, is_in_files, resolve_encoder, resolve_model
+from ltx2.checkpoints.reports.folders import PIPELINE, ModelReport, report_of_file, report_of_folder
+from ltx2.checkpoints.resolve import (
+    SMALL_MODELS,
+    hub_model,
+    is_in_files,
+    refuse_encoder,
+    resolve_encoder,
+    resolve_model,
+)
 
 
 def check_model(what: str, cache: Path, text_encoder: str | None = None) -> ModelReport:
@@ -18,6 +25,13 @@ def check_model(what: str, cache: Path, text_encoder: str | None = None) -> Mode
     Raises:
         CheckpointError: it does not exist, or a file is damaged.
     """
+    found = _report(what, cache, text_encoder)
+    if found.kind == PIPELINE:
+        refuse_encoder(what, text_encoder)
+    return found
+
+
+def _report(what: str, cache: Path, text_encoder: str | None) -> ModelReport:
     name, full = split_full(what)
     local = os.path.expanduser(name)
     encoder = None if text_encoder is None else resolve_encoder(text_encoder)

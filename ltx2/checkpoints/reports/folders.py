@@ -8,7 +8,15 @@ from pathlib import Path
 
 from ltx2.checkpoints.diffusion_decoder import DIFFUSION_FOLDER
 from ltx2.checkpoints.files.encoders import encoder_folder
-from ltx2.checkpoints.files.recognition import DIFFUSERS_LAYOUT, SUFFIXES, FileKind, precision, recognize, size_text
+from ltx2.checkpoints.files.recognition import (
+    DIFFUSERS_LAYOUT,
+    OTHER_LORAS,
+    FileKind,
+    has_suffix,
+    precision,
+    recognize,
+    size_text,
+)
 from ltx2.checkpoints.formats.weight_files import Header, check_weights, read_header, read_json, weight_map
 from ltx2.checkpoints.full_weights import FOLDER, SUFFIX, folder_of
 from ltx2.checkpoints.loras.file import read_lora
@@ -31,6 +39,8 @@ from ltx2.checkpoints.variant import Variant
 from ltx2.errors import CheckpointError
 
 FULL_LAYERS = 48
+PIPELINE = "pipeline of diffusers"
+"""The kind of a model in the layout of diffusers."""
 OTHER_WEIGHTS = (DIFFUSION_FOLDER, FOLDER)
 """What a model need not have."""
 NEEDED_BY = {UPSAMPLER_FOLDER: "`stages: 2`", DIFFUSION_FOLDER: "`decoder: diffusion`", FOLDER: f"`model: ...{SUFFIX}`"}
@@ -87,7 +97,7 @@ def report_of_file(what: str, file: Path) -> ModelReport:
     refuse_other_files(file)
     found = recognize(file)
     problem: str | None = f"{found}: {found.advice}"
-    if found.kind is FileKind.LORA:
+    if found.kind is FileKind.LORA or found.kind in OTHER_LORAS:
         try:
             read_lora(file)
             problem = None
@@ -107,7 +117,7 @@ def report_of_folder(what: str, folder: Path, *, full: bool = False) -> ModelRep
     except CheckpointError as error:
         if is_upsampler(folder):
             return _report_of_upsampler(what, folder)
-        files = [file for file in sorted(folder.iterdir()) if file.suffix in SUFFIXES]
+        files = [file for file in sorted(folder.iterdir()) if has_suffix(file)]
         recognized = [recognize(file) for file in files]
         parts = [Part(", ".join(one.parts) or str(one.kind), one.path, one.size, one.precision) for one in recognized]
         versions = {one.version for one in recognized if one.version}
@@ -152,7 +162,7 @@ def pipeline_report(
     """The report of a pipeline in the layout of diffusers."""
     return ModelReport(
         what=what,
-        kind="pipeline of diffusers",
+        kind=PIPELINE,
         version=variant.version if variant else None,
         distilled=variant.distilled if variant else None,
         usable=problem is None,

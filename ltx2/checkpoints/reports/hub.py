@@ -9,9 +9,9 @@ from huggingface_hub import snapshot_download
 
 from ltx2.checkpoints.files.recognition import (
     DIFFUSERS_LAYOUT,
-    SUFFIXES,
     FileKind,
     RecognizedFile,
+    has_suffix,
     precision,
     recognize_header,
 )
@@ -40,7 +40,7 @@ def report_of_repository(what: str) -> ModelReport:
     model = hub_model(what)
     sizes = file_sizes(model.repository, model.revision)
     if "model_index.json" not in sizes:
-        files = [name for name in sizes if name.endswith(SUFFIXES)]
+        files = [name for name in sizes if has_suffix(name)]
         recognized = [_recognize(model, name, sizes[name]) for name in files[:MOST_HEADERS]]
         parts = tuple(Part(_label(one), one.path, one.size, one.precision) for one in recognized)
         versions = {one.version for one in recognized if one.version}
@@ -104,6 +104,6 @@ def _label(found: RecognizedFile) -> str:
 
 
 def _recognize(model: HubModel, name: str, size: int) -> RecognizedFile:
-    if name.endswith(".gguf"):
+    if has_suffix(name, (".gguf",)):
         return RecognizedFile(name, FileKind.GGUF, None, (), size, "quantized")
     return recognize_header(name, hub_header(model, name))

@@ -138,6 +138,11 @@ def test_forms_that_cannot_be_read_are_named(models: dict[str, Path], tmp_path: 
     assert "cannot be read" in refusal(comfy_quant=form("")[:5])
     assert "has no scale for" in refusal(weight_scale=None)
     assert "has scales [2, 2] for" in refusal(weight_scale=torch.ones(2, 2))
+    assert f"has float8 weights with {LAYER}.weight_scale_inv" in refusal(weight_scale_inv=torch.ones(()))
+    for text in (b"[]", b"{}", b'{"format": ["mxfp8"]}', b"\xff"):
+        assert "what says how its weights are quantized cannot be read" in refusal(
+            comfy_quant=torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        )
 
 
 def test_lora_on_gguf_is_refused_by_name(models: dict[str, Path], tmp_path: Path) -> None:

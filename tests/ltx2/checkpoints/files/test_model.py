@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from pathlib import Path
 
@@ -59,11 +61,11 @@ def test_parts_are_found_next_to_the_file_and_in_folders_of_comfyui(split: Path,
         }
         assert found.text_encoder is not None
         assert found.text_encoder.source.name == "gemma4-with-proj.safetensors"
-    # and all files in one folder are found, too
+    # and all files in one folder are found, too, with suffixes in capitals
     flat = tmp_path / "flat"
     flat.mkdir()
-    for file in (*comfy.rglob("gemma4*"), *comfy.rglob("*-vae*"), split):
-        shutil.copy(file, flat)
+    for file in (*comfy.rglob("gemma4*"), *comfy.rglob("*o-vae*"), split):
+        shutil.copy(file, flat / file.name.upper())
     assert resolved(flat) == FileModel(flat)
 
 
@@ -157,6 +159,39 @@ def test_shards_and_pickled_files_are_refused_by_name(single: Path, models: dict
         pickled.unlink()
 
 
+@pytest.mark.parametrize(
+    ("part", "settings", "message"),
+    [
+        ("transformer", {"norm_eps": "1e-6"}, r"norm_eps in the config of its header is '1e-6'; it must be a positive"),
+        ("transformer", {"rope_type": ["split"]}, r"rope_type .* is \['split'\]; it must be split or interleaved"),
+        ("transformer", {"positional_embedding_max_pos": [-20]}, r"max_pos .* is \[-20\]; it must be positive numbers"),
+        ("transformer", {"audio_positional_embedding_max_pos": 20}, "max_pos .* is 20; it must be positive numbers"),
+        ("vae", {"causal_decoder": False}, None),
+        ("vae", {"causal_decoder": "no"}, "causal_decoder .* is 'no'; it must be True or False"),
+        ("vocoder", {"vocoder": [1]}, "shapes or config of another model$"),
+        ("transformer", {"norm_eps": None}, None),
+    ],
+)
+def test_settings_of_a_header_that_cannot_be_are_named(
+    single: Path, models: dict[str, Path], part: str, settings: dict[str, object], message: str | None
+) -> None:
+    # Given
+    config = json.loads(header_config(models["tiny"])["config"])
+    config[part] = config.get(part, {}) | settings
+    save_file(load_file(single), single, {"config": json.dumps(config)})
+    # When
+    problem = check_model(str(single), single, str(models["tiny"])).problem
+    # Then
+    assert re.search(message, problem or "") if message else problem is None
+
+
+def test_a_file_of_a_component_is_refused_with_its_folder(models: dict[str, Path]) -> None:
+    for name in ("transformer", "vae"):
+        file = models["tiny"] / name / "diffusion_pytorch_model.safetensors"
+        with pytest.raises(UnsupportedModelError, match=f"is one file of the model in {models['tiny']}: name that"):
+            resolved(file)
+
+
 def test_what_is_no_text_encoder_is_refused(single: Path, models: dict[str, Path], tmp_path: Path) -> None:
     def refusal(encoder: Path | str) -> str:
         with pytest.raises(CheckpointError) as error:
@@ -179,6 +214,8 @@ def test_what_is_no_text_encoder_is_refused(single: Path, models: dict[str, Path
     assert "no such text encoder: ./gemma.gguf" in refusal("./gemma.gguf")
     assert "has no config.json of gemma3 or gemma4_unified" in refusal(tmp_path)
     assert "has no tokenizer.json" in refusal(folder)
+    part = shutil.copy(folder / "model.safetensors", folder / "model-00001-of-00002.safetensors")
+    assert f"is one of 2 shards of one file: name the folder, {folder}, as `text_encoder`" in refusal(Path(part))
     edit(folder / "config.json", quantization_config={"quant_method": "bitsandbytes"})
     assert "is quantized: encoder/ with bitsandbytes" in refusal(folder)
     assert "no such text encoder: ./none" in refusal("./none")
@@ -186,6 +223,10 @@ def test_what_is_no_text_encoder_is_refused(single: Path, models: dict[str, Path
     for model in (str(models["tiny"]), "shapes", "tiny", "owner/name"):
         with pytest.raises(UnsupportedModelError, match="has its text encoder: remove text_encoder"):
             resolve_model(model, tmp_path, str(whole))
+    with pytest.raises(UnsupportedModelError, match="has its text encoder: remove text_encoder"):
+        check_model("shapes", tmp_path, str(whole))
+    with pytest.raises(CheckpointError, match="is one component, gemma3"):
+        resolve_model(str(models["tiny"] / "text_encoder"), tmp_path, str(whole))
 
 
 @pytest.mark.parametrize("model", ["a/b:../c.safetensors", "a/b:c.bin", "a/b:", "/a/b:c.safetensors", "a/b@v:c d.gguf"])

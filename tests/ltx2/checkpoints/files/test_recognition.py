@@ -75,6 +75,8 @@ DIFFUSION = json.dumps({"vae": {"_class_name": "CausalDiffusionVAE"}})
         ({"diffusion_model.a.lora_A.weight": ("BF16", (450, 64))}, {}, "LORA", None, 0, "BF16"),
         ({"lora_unet_a.lora_down.weight": ("F16", (8, 64))}, {}, "LORA", None, 0, "F16"),
         ({"a.lora_A.weight": ("BF16", (8, 64)), "a.dora_scale": ("BF16", (8,))}, {}, "DORA", None, 0, "BF16"),
+        ({"a.lokr_w1": ("BF16", (8, 64))}, {}, "OTHER_ADAPTER", None, 0, "BF16"),
+        ({f"net.{name}": tensor for name, tensor in BARE.items()}, {}, "OTHER_NAMES", None, 0, "BF16"),
         ({"a.lora_A.weight": ("BF16", (8, 64))}, {"reference_downscale_factor": "2"}, "IC_LORA", None, 0, "BF16"),
         (LTX_VIDEO, {}, "LTX_VIDEO", None, 0, "BF16"),
         (LTX_VIDEO | {"vae.encoder.conv_in.conv.weight": ("BF16", (8,))}, {}, "LTX_VIDEO", None, 0, "BF16"),

@@ -21,9 +21,10 @@ from tests.ltx2.checkpoint_files import POINTER, shard
 STEM = "diffusion_pytorch_model"
 
 
-def with_header(offsets: dict[str, Any]) -> bytes:
+def with_header(offsets: dict[str, Any], dtype: str = "I64", metadata: dict[str, Any] | None = None) -> bytes:
     """A file whose header has tensors with these offsets, and no data."""
-    entries = {name: {"dtype": "F32", "shape": [1], "data_offsets": pair} for name, pair in offsets.items()}
+    entries: dict[str, object] = {"__metadata__": metadata} if metadata else {}
+    entries |= {name: {"dtype": dtype, "shape": [1], "data_offsets": pair} for name, pair in offsets.items()}
     header = json.dumps(entries).replace("Infinity", "1e999").encode()
     return len(header).to_bytes(8, "little") + header
 
@@ -63,6 +64,8 @@ def test_complete_weights_pass_in_one_file_or_in_shards(whole: Path) -> None:
         (lambda data: with_header({"a": [4, 0]}), "its header cannot be read"),
         (lambda data: with_header({"a": [-4, 0]}), "its header cannot be read"),
         (lambda data: with_header({"a": [False, 4]}), "its header cannot be read"),
+        (lambda data: with_header({"a": [0, 8]}, "F32"), r"its header cannot be read \(8 bytes for F32 \[1\]\)"),
+        (lambda data: with_header({}, "F32", {"a": "x", "config": {}}), "the metadata config is not a text"),
         (lambda data: with_header({f"t{i}": [0, 0] for i in range(50_001)}), "has 50,001 tensors, the limit is 50,000"),
         (lambda data: (9 << 20).to_bytes(8, "little") + bytes(9 << 20), "has a header of 9,437,184 bytes, the limit"),
     ],
@@ -106,6 +109,20 @@ def test_a_missing_or_truncated_shard_is_named(whole: Path) -> None:
 )
 def test_an_invalid_index_is_rejected(whole: Path, weight_map: object, message: str) -> None:
     shard(whole).write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(CheckpointError, match=message):
+        check_weights(whole.parent, STEM)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (f"{STEM}.fp16.safetensors", rf"its weights as a variant, {STEM}\.fp16\.safetensors: rename it to {STEM}\.s"),
+        (f"{STEM}.bin", rf"has pickled weights, {STEM}\.bin; .*: get {STEM}\.safetensors"),
+        ("other.safetensors", rf"is incomplete: {STEM}\.safetensors is missing"),
+    ],
+)
+def test_weights_of_another_name_are_named(whole: Path, name: str, message: str) -> None:
+    whole.rename(whole.with_name(name))
     with pytest.raises(CheckpointError, match=message):
         check_weights(whole.parent, STEM)
 

@@ -132,7 +132,7 @@ def test_a_lora_for_another_model_is_rejected(models: dict[str, Path], files: li
         ({f"{name}.diff": torch.ones(1) for name in "abcde"}, r"LTX-2: a\.diff, b\.diff, c\.diff and 2 more$"),
         (PAIR | {"transformer.proj_in.lora_down.weight": torch.ones(1, 16)}, r"pairs of factors .*lora_(A|down)"),
         (PAIR | {"transformer.proj_in.lora_A.bias": torch.ones(1)}, r"pairs of factors .*lora_A\.bias"),
-        ({"transformer.proj_in.lokr_w1": torch.ones(2, 2)}, "pairs of factors .*lokr_w1"),
+        ({"transformer.proj_in.lokr_w1": torch.ones(2, 2)}, r"is a LoKr, .*: it has .*proj_in\.lokr_w1"),
         ({"diffusion_model.x.alpha": torch.ones(1)}, r"only one factor of a pair for diffusion_model\.x$"),
         ({name: tensor for name, tensor in PAIR.items() if "_B" in name}, r"only one factor .* transformer\.proj_in$"),
         (PAIR | {"transformer.proj_in.alpha": torch.ones(2)}, r"an alpha that is not a number: .*proj_in\.alpha"),
@@ -196,11 +196,11 @@ def test_an_ic_lora_is_rejected(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("metadata", "config", "alpha", "scale"),
     [
-        ({}, None, 8.0, 2.0),
+        ({}, None, torch.tensor([8]), 2.0),
         ({}, None, None, 1.0),
         ({"lora_adapter_metadata": '{"transformer.lora_alpha": 2, "transformer.r": 4}'}, None, None, 0.5),
         ({"lora_adapter_metadata": '{"connectors.lora_alpha": 2}'}, None, None, 1.0),
-        ({"lora_adapter_metadata": '{"transformer.lora_alpha": 2}'}, None, 8.0, 2.0),
+        ({"lora_adapter_metadata": '{"transformer.lora_alpha": 2}'}, None, torch.tensor([[8]]).bfloat16(), 2.0),
         ({}, {"lora_alpha": 12, "r": 4}, None, 3.0),
         ({}, {"lora_alpha": 12, "use_rslora": True}, None, 6.0),
         ({}, {"lora_alpha": 12, "alpha_pattern": {"proj_in": 20, "j_in": 1}}, None, 5.0),
@@ -212,14 +212,14 @@ def test_a_change_is_scaled_by_alpha_and_rank(
     tmp_path: Path,
     metadata: dict[str, str],
     config: dict[str, object] | None,
-    alpha: float | None,
+    alpha: Tensor | None,
     scale: float,
 ) -> None:
     # Given a LoRA of rank 4, with an alpha in the file, in its header, or in peft's own file
     name = "transformer.proj_in"
     tensors = {f"{name}.lora_down.weight": torch.ones(4, 16), f"{name}.lora_up.weight": torch.ones(64, 4)}
     if alpha is not None:
-        tensors[f"{name}.alpha"] = torch.tensor(alpha, dtype=torch.bfloat16)
+        tensors[f"{name}.alpha"] = alpha
     save_file(tensors, tmp_path / "adapter_model.safetensors", metadata=metadata)
     if config is not None:
         (tmp_path / "adapter_config.json").write_text(json.dumps(config))

@@ -13,11 +13,12 @@ import pytest
 from click.testing import CliRunner
 
 from ltx2.checkpoints.files.recognition import recognize
+from ltx2.checkpoints.loras.lora import resolve_lora
 from ltx2.checkpoints.reports.cards import CARDS
 from ltx2.checkpoints.reports.check import check_model
 from ltx2.checkpoints.reports.folders import ModelReport
 from ltx2.checkpoints.resolve import WEIGHTS, resolve_model
-from ltx2.errors import CheckpointError
+from ltx2.errors import CheckpointError, UnsupportedModelError
 from tasks.cli import main
 from tests.conftest import ROOT
 from tests.ltx2.checkpoint_files import edit, shard, sparse
@@ -98,6 +99,13 @@ def test_a_folder_of_other_files_lists_them(tmp_path: Path) -> None:
     assert [part.name for part in found.parts] == ["LoRA", "vae, audio_vae"]
     assert "has no model_index.json" in str(found.problem)
     assert "a.safetensors is a LoRA" in str(found.problem)
+    # and a model in a folder of this folder is named, as in the cache of the hub
+    inner = tmp_path / "cache" / "snapshots" / "0a1b"
+    inner.mkdir(parents=True)
+    (inner / "model_index.json").write_text("{}")
+    assert (
+        check(tmp_path / "cache").problem == f"{tmp_path}/cache has its model_index.json in {inner}: name that folder"
+    )
     # and one component is told from a model
     (tmp_path / "config.json").write_text('{"_class_name": "LTX2TextConnectors"}')
     assert "is one component, LTX2TextConnectors, not a whole model" in str(check(tmp_path).problem)
@@ -110,6 +118,12 @@ def test_a_lora_can_be_used_if_it_is_one(tmp_path: Path) -> None:
     found = check(sparse(tmp_path / "b.safetensors", pair | {"x.lora_A.weight": ("BF16", (8, 64))}))
     assert not found.usable
     assert "only one factor of a pair for x" in str(found.problem)
+    # and what a job refuses is refused with the same text
+    for more, metadata in (({"x.dora_scale": ("BF16", (8,))}, {}), ({}, {"reference_downscale_factor": "2"})):
+        file = sparse(tmp_path / "c.SAFETENSORS", pair | more, **metadata)
+        with pytest.raises(UnsupportedModelError) as error:
+            resolve_lora(str(file))
+        assert check(file).problem == str(error.value)
 
 
 def test_the_cards_are_those_of_the_documentation() -> None:
@@ -164,6 +178,10 @@ def test_the_command_prints_text_or_json_and_its_status(folder: Path) -> None:
     assert (usable.exit_code, found["version"], found["distilled"], found["usable"]) == (0, "2.3", True, True)
     assert found["parts"][0].keys() == {"name", "source", "size", "precision"}
     assert unusable.exit_code == 1
+    # and what cannot be read is answered, too
+    damaged = CliRunner().invoke(main, ["model", "check", str(folder / "model_index.json"), "--json"])
+    assert (damaged.exit_code, json.loads(damaged.stdout)["usable"]) == (1, False)
+    assert "is neither a .safetensors nor a .gguf file" in json.loads(damaged.stdout)["problem"]
     assert unusable.stdout.splitlines()[-1].startswith("  cannot be used: ")
 
 
