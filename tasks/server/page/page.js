@@ -128,7 +128,7 @@ async function play(video) {
       if (!piece.ok) break; // the film was changed, or deleted
       await append(await piece.arrayBuffer());
     }
-    caption(now.ended ? "All that was rendered" : `Live: ${done} segments can be played`);
+    caption(now.ended ? "All that was rendered" : `Live: ${done} ${done === 1 ? "segment" : "segments"} can be played`);
     if (now.ended) break;
     await wait(500);
     now = await listed(film);
