@@ -2,12 +2,14 @@
 
     python benchmarks/extension.py --videos 12
     python benchmarks/extension.py --videos 12 --before
+    python benchmarks/extension.py --videos 12 --before --segments 3
 
 Each video has 3 s of a random world at 30 frames per second, as H.264 and AAC. Two segments continue it. A join is
 within bounds if `longtake report` would say so.
 
---before: one segment leads into each video instead. The controls are the same segment without the video's sound, and
-without anything of it. Pitches are compared with those of the world itself.
+--before: segments lead into each video instead, one or as many as --segments says. Several begin with a picture of the
+world, as `image`, because a model that only sees the prompt may begin anywhere. The controls are the same last segment
+without the video's sound, and without anything of it. Pitches are compared with those of the world itself.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from typing import IO
 
 import av
@@ -33,7 +36,15 @@ from ltx2.media.sources.reader import read_beginning, read_ending
 from ltx2.quality.continuity import Continuity, broken
 from ltx2.quality.insides import insides, leaps
 from ltx2.request import SegmentOutput, SegmentRequest, VideoAfter
-from ltx2.timeline import SegmentShape, continued_timing, exact, first_timing, next_timing
+from ltx2.timeline import (
+    SegmentShape,
+    SegmentTiming,
+    continued_timing,
+    exact,
+    film_frames,
+    first_timing,
+    next_timing,
+)
 from training.films import joined
 from training.world import FPS, FRAMES, HEIGHT, WIDTH, World, draw
 
@@ -112,49 +123,66 @@ def extended(engine: Engine, world: World, seed: int) -> dict[str, object]:
     }
 
 
-def preceded(engine: Engine, world: World, seed: int) -> dict[str, object]:
-    """A segment that leads into a video of `world`: whether the join is within bounds, and the segment inside."""
-    data, timing = video_of(world), first_timing(SHAPE)
+def preceded(engine: Engine, world: World, seed: int, *, segments: int) -> dict[str, object]:
+    """Segments that lead into a video of `world`: whether they join with it and each other, and the segments inside."""
+    data, timings = video_of(world), timings_of(segments)
     beginning = read(read_beginning, data, wanted_beginning(SHAPE, WIDTH, HEIGHT, Fit.CROP))
     shared = len(beginning.frames)
-    sound = lead_in(timing, beginning.sound, shared)
+    sound = lead_in(timings[-1], beginning.sound, shared)
     end = VideoAfter(beginning.frames, engine.encode_sound(sound.sound, sound.latents, lead=sound.lead))
-    following = next_timing(timing)
+    following = next_timing(timings[-1])
     wanted = replace(wanted_beginning(SHAPE, WIDTH, HEIGHT, Fit.CROP), frames=FRAMES)
     length = round((float(following.offset) + FRAMES / FPS) * engine.audio_rate) + engine.audio_rate // 10
     heard = world.samples(-float(following.offset), length, engine.audio_rate).T
     frames = read(read_beginning, data, wanted).frames
     video = SegmentOutput(frames, heard, engine.audio_rate, None, None, None)  # type: ignore[arg-type]  # not rendered
+    requests = [SegmentRequest(world.prompt, seed + one.index, WIDTH, HEIGHT, one) for one in timings]
+    if segments > 1:
+        picture = world.frames((shared - film_frames(timings)) / FPS, 1)[0]
+        requests[0] = replace(requests[0], image=picture)
+    before: list[SegmentOutput] = []
+    for request in requests[:-1]:
+        before.append(engine.run(request, before[-1].state if before else None))
 
     def seen(made: SegmentOutput) -> tuple[Continuity, Continuity]:
         """As it is, and crossfaded."""
         mixed = replace(made, frames=crossfaded_into(made.frames, frames[:shared]))
-        plain, faded = (joined([one, video], [timing, following]).continuity() for one in (made, mixed))
+        plain, faded = (joined([*before, one, video], [*timings, following]).continuity() for one in (made, mixed))
         return plain, faded
 
     def rendered(end: VideoAfter | None) -> tuple[Continuity, Continuity]:
-        return seen(engine.run(SegmentRequest(world.prompt, seed, WIDTH, HEIGHT, timing, end=end)))
+        return seen(engine.run(replace(requests[-1], end=end), before[-1].state if before else None))
 
     start = -(FRAMES - shared) / FPS
-    true = world.frames(start, FRAMES), world.samples(start, length, engine.audio_rate).T
+    true = world.frames(start, FRAMES), world.samples(start - float(timings[-1].offset), length, engine.audio_rate).T
     _, own = seen(replace(video, frames=true[0], sound=true[1]))
 
     def off(found: Continuity) -> float:
-        return round(abs(found.seams[0].sound.pitch_step - own.seams[0].sound.pitch_step), 2)
+        return round(abs(found.seams[-1].sound.pitch_step - own.seams[-1].sound.pitch_step), 2)
 
     plain, faded = rendered(end)
     _, without_sound = rendered(replace(end, audio_latents=end.audio_latents[:, :, :0]))
     free, _ = rendered(None)
+    inside = leaps(insides(faded)[:segments])
     return {
         "world": world.prompt[:60],
-        "within": not broken(plain.seams),
-        "crossfaded within": not broken(faded.seams),
-        "no leap inside": not leaps(insides(faded)[:1]),
+        "within": not broken(plain.seams[-1:]),
+        "crossfaded within": not broken(faded.seams[-1:]),
+        "joins of segments within": not broken(faded.seams[:-1]),
+        "no leap inside": not inside,
         "semitones off": off(faded),
         "control without its sound, semitones off": off(without_sound),
-        "control without it: within": not broken(free.seams),
-        "problems": "; ".join([*broken(faded.seams), *leaps(insides(faded)[:1])])[:160],
+        "control without it: within": not broken(free.seams[-1:]),
+        "problems": "; ".join([*broken(faded.seams), *inside])[:160],
     }
+
+
+def timings_of(segments: int) -> list[SegmentTiming]:
+    """The timings of a film of one scene."""
+    timings = [first_timing(SHAPE)]
+    while len(timings) < segments:
+        timings.append(next_timing(timings[-1]))
+    return timings
 
 
 def main() -> None:
@@ -162,14 +190,15 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--before", action="store_true", help="segments before the videos")
+    parser.add_argument("--segments", type=int, default=1, help="with --before: how many lead into each video")
     options = parser.parse_args()
     engine = Engine.load("shapes", device="cpu")
     rng = np.random.default_rng(options.seed)
-    measure = preceded if options.before else extended
+    measure = partial(preceded, segments=options.segments) if options.before else extended
     rows = [measure(engine, draw(rng)[0], number) for number in range(options.videos)]
     for name in [name for name in rows[0] if name.endswith(("within", "inside"))]:
         print(f"{name}: {sum(bool(row[name]) for row in rows)} of {len(rows)}")
-    report.write("extension", rows, options.json)
+    report.write("extension", rows, options.json, segments=options.segments if options.before else 2)
 
 
 if __name__ == "__main__":
