@@ -1,9 +1,9 @@
 """Decodes an excerpt of a user's video: its end, its beginning, or its first frame.
 
 Run as a program, it is a child process with limits: see `reader`. Only what is wanted is decoded, from the last
-keyframe before it. Frames at the job's rate are the nearest ones of the video by time, so variable frame rates need
-nothing more. The last frame of an end is the video's last, the first one of a beginning its first. Memory holds two
-decoded pictures and the result.
+keyframe before it. Frames at the job's rate are the nearest ones of the video by time, but none is more than half a
+frame early, so that a picture stays that a video with a variable rate shows for long. The last frame of an end is the
+video's last picture, the first one of a beginning its first. Memory holds two decoded pictures and the result.
 """
 
 from __future__ import annotations
@@ -81,10 +81,25 @@ def decode_beginning(file: IO[bytes], wanted: Wanted) -> Excerpt:
     return _decoded(file, wanted, at_end=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The times of a video's first and last picture, in seconds, and when the last one ends, if the file says so."""
+
+    first: Fraction
+    last: Fraction
+    end: Fraction
+
+    def last_frame(self, fps: Fraction) -> Fraction:
+        """The time of the last frame at this rate: of the last picture, or later if that is shown for longer."""
+        return max(self.last, self.end - 1 / fps)
+
+
 def _decoded(file: IO[bytes], wanted: Wanted, *, at_end: bool) -> Excerpt:
     with opened(file) as container:
         video = video_of(container)
-        first, last = span_of(container, video)
+        span = span_of(container, video)
+        first = span.first if at_end else max(span.first, first_shown(container, video))
+        last = span.last_frame(wanted.fps)
         available = frames_at(wanted.fps, first, last)
         if available < wanted.frames:
             count = f"{available} frame{'s' if available > 1 else ''} at {float(wanted.fps):g} per second"
@@ -93,7 +108,7 @@ def _decoded(file: IO[bytes], wanted: Wanted, *, at_end: bool) -> Excerpt:
             times = [last - Fraction(left) / wanted.fps for left in reversed(range(wanted.frames))]
         else:
             times = beginning_times(wanted.fps, wanted.frames, first, last)
-        frames = _frames(container, video, times, first, wanted, to_end=at_end)
+        frames = _frames(container, video, times, span, wanted, to_end=at_end)
         before = int(min(wanted.before_s, max(Fraction(0), times[0] - first)) * wanted.rate)
         sound = _sound(container, times[0], times[-1] + 1 / wanted.fps, before, wanted.rate)
     return Excerpt(frames, sound, available, before)
@@ -117,7 +132,7 @@ def _check_whole(container: InputContainer) -> None:
 
 
 def frames_at(fps: Fraction, first: Fraction, last: Fraction) -> int:
-    """How many frames a video has at this rate, whose first and last pictures have these times, in seconds."""
+    """How many frames a video has at this rate, of which the first and the last have these times, in seconds."""
     return int((last - first) * fps + Fraction(1, 4)) + 1
 
 
@@ -126,23 +141,46 @@ def beginning_times(fps: Fraction, count: int, first: Fraction, last: Fraction) 
     return [min(last, first + Fraction(number) / fps) for number in range(count)]
 
 
-def span_of(container: InputContainer, video: VideoStream) -> tuple[Fraction, Fraction]:
-    """The times of the first and the last picture, in seconds, from their packets. ValueError: a damaged video."""
+def span_of(container: InputContainer, video: VideoStream) -> Span:
+    """The times of a video, from its packets. ValueError: a damaged video."""
     _check_whole(container)
     first = _times(container, video, most=_FIRST_PACKETS)
-    _seek(container, video, _declared_end(container, video))
-    last = _times(container, video)
-    if not last:  # the declared end is wrong
+    declared = _declared_end(container, video)
+    _seek(container, video, declared)
+    found = _times(container, video)
+    if not found:  # the declared end is wrong
         _seek(container, video, None)
-        last = _times(container, video)
-    if not first or not last:
+        found = _times(container, video)
+    if not first or not found:
         raise ValueError("it has no picture that can be decoded")
-    return min(first), max(last)
+    last, end = (max(times) for times in zip(*found, strict=True))
+    if video.duration and declared is not None:
+        end = min(end, declared)
+    return Span(min(first)[0], last, max(last, end))
 
 
-def _times(container: InputContainer, video: VideoStream, *, most: int | None = None) -> list[Fraction]:
+def first_shown(container: InputContainer, video: VideoStream) -> Fraction:
+    """The time of the first picture that can be decoded, in seconds: after a cut, some may need those before it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    _seek(container, video, None)
+    for time, _ in decoded_pictures(container, video):
+        return time
+    raise ValueError("it has no picture that can be decoded")
+
+
+def _times(
+    container: InputContainer, video: VideoStream, *, most: int | None = None
+) -> list[tuple[Fraction, Fraction]]:
+    """From when and until when pictures are shown, from here on; a file may not say for how long one is."""
     packets = (packet for packet in container.demux(video) if packet.size and not packet.is_discard)
-    return [packet.pts * packet.time_base for packet in islice(packets, most) if packet.pts is not None]
+    return [
+        (packet.pts * packet.time_base, (packet.pts + max(0, packet.duration or 0)) * packet.time_base)
+        for packet in islice(packets, most)
+        if packet.pts is not None
+    ]
 
 
 def _declared_end(container: InputContainer, video: VideoStream) -> Fraction | None:
@@ -160,14 +198,17 @@ def _seek(container: InputContainer, stream: VideoStream | AudioStream, time: Fr
             return
     except av.FFmpegError:
         pass  # a file without an index, or with a wrong one
-    container.seek(start, stream=stream)
+    try:
+        container.seek(start, stream=stream)
+    except av.FFmpegError:
+        raise ValueError("damaged: its times are wrong, so that nothing in it can be found") from None
 
 
 def _frames(
     container: InputContainer,
     video: VideoStream,
     times: list[Fraction],
-    first: Fraction,
+    span: Span,
     wanted: Wanted,
     *,
     to_end: bool,
@@ -179,27 +220,33 @@ def _frames(
         _seek(container, video, start)
         seen: list[Fraction] = []
         pictures = _noted(decoded_pictures(container, video), seen)
-        frames = list(nearest(pictures, iter(times), fitted))
+        frames = list(nearest(pictures, iter(times), span, wanted.fps, fitted))
         if to_end:
             deque(pictures, maxlen=0)  # a damaged picture after the last one that is needed is an error, too
-        if seen and (start is None or seen[0] <= max(times[0], first)):
+        if seen and (start is None or seen[0] <= max(times[0], span.first)):
             break  # otherwise the first pictures after a keyframe could not be decoded: from the start on
     if not seen:
         raise ValueError("its last pictures cannot be decoded")
-    if seen[-1] < times[-1]:
-        raise ValueError(f"damaged: its pictures end at {float(seen[-1]):.2f} s, not at {float(times[-1]):.2f} s")
+    if seen[-1] < min(times[-1], span.last):
+        raise ValueError(f"damaged: its pictures end at {float(seen[-1]):.2f} s, not at {float(span.last):.2f} s")
     return np.stack(frames)
 
 
 def nearest(
-    decoded: Iterator[tuple[Fraction, VideoFrame]], times: Iterator[Fraction], fitted: Fitter
+    decoded: Iterator[tuple[Fraction, VideoFrame]], times: Iterator[Fraction], span: Span, fps: Fraction, fitted: Fitter
 ) -> Iterator[NDArray[np.uint8]]:
-    """The picture that is nearest to each of the `times`, which rise; it is converted once. None after the last one."""
+    """The picture that is nearest to each of the `times`, which rise, but at most half a frame of `fps` early.
+
+    It is converted once. None after the end of the last one, or of what can be decoded.
+    """
     pending = next(times, None)
     shown: tuple[Fraction, VideoFrame] | None = None
     for following in chain(decoded, [None]):
         if shown is not None:
-            until = shown[0] if following is None else (shown[0] + following[0]) / 2
+            if following is None:
+                until = span.end if shown[0] >= span.last else shown[0]
+            else:
+                until = max((shown[0] + following[0]) / 2, following[0] - 1 / (2 * fps))
             if pending is not None and pending <= until:
                 pixels = fitted(shown[1])
                 while pending is not None and pending <= until:

@@ -67,12 +67,17 @@ def reading_errors() -> Iterator[None]:
         raise ValueError(f"cannot be decoded ({error.strerror or error})") from None
 
 
+def main_video(container: InputContainer) -> VideoStream | None:
+    """The main video track, or None; a cover picture is none."""
+    found = [stream for stream in container.streams.video if not stream.disposition & _ATTACHED]
+    return next((stream for stream in found if stream.disposition & Disposition.default), found[0] if found else None)
+
+
 def video_of(container: InputContainer) -> VideoStream:
     """The main video track, decoded by one thread. ValueError: there is none, or its codec is unknown."""
-    found = [stream for stream in container.streams.video if not stream.disposition & _ATTACHED]
-    if not found:
+    stream = main_video(container)
+    if stream is None:
         raise ValueError("it has no video" + (", only a cover picture" if container.streams.video else ""))
-    stream = next((stream for stream in found if stream.disposition & Disposition.default), found[0])
     if stream.codec_context is None:
         raise ValueError("its video has a codec that cannot be decoded")
     context = stream.codec_context

@@ -15,20 +15,27 @@ RESYNC_S = 0.02  # times of packets are rounded, to 1 ms in WebM; only a larger 
 
 
 class Stereo:
-    """Turns decoded frames of any layout to stereo: mono on both sides, more channels mixed down."""
+    """Turns decoded frames of any layout to stereo: mono on both sides, more channels mixed down.
 
-    def __init__(self) -> None:
+    rate: Hz of what it gives; default: that of the first frame. The form of frames may change, as in joined files.
+    """
+
+    def __init__(self, rate: int = 0) -> None:
+        self.rate = rate
+        self._form: tuple[str, str, int] | None = None
         self._mixer: AudioResampler | None = None
         self._scale = 1.0
 
     def __call__(self, frame: AudioFrame) -> Sound:
-        """The samples of one frame. ValueError: the sound's form changes on the way."""
-        if self._mixer is None:
+        """The samples of one frame."""
+        form = frame.layout.name, frame.format.name, frame.sample_rate
+        if self._mixer is None or form != self._form:
+            self._form, self.rate = form, self.rate or frame.sample_rate
             channels = frame.layout.nb_channels
             # only with whole numbers does FFmpeg scale a mix so that it cannot clip
-            self._scale, form = (1.0, "fltp") if channels <= 2 else (2.0**-31, "s32p")
+            self._scale, samples = (1.0, "fltp") if channels <= 2 else (2.0**-31, "s32p")
             layout = "mono" if channels == 1 else "stereo"
-            self._mixer = AudioResampler(format=form, layout=layout, rate=frame.sample_rate)
+            self._mixer = AudioResampler(format=samples, layout=layout, rate=self.rate)
         parts = [part.to_ndarray().astype(np.float64) * self._scale for part in self._mixer.resample(frame)]
         planes = np.concatenate(parts, axis=1) if parts else np.zeros((2, 0))
         return np.ascontiguousarray(np.broadcast_to(planes, (2, planes.shape[1])).T, dtype=np.float32)
@@ -43,14 +50,14 @@ def placed(frames: Iterable[AudioFrame], start: Fraction, end: Fraction) -> tupl
     for frame in frames:
         if frame.pts is None or frame.time_base is None:
             raise ValueError("its sound has no times")
-        rate = rate or frame.sample_rate
+        samples = stereo(frame)
+        rate = stereo.rate
         time = frame.pts * frame.time_base
         if sound is None:
             sound = np.zeros((max(0, round((end - start) * rate)), 2), np.float32)
             position = round((time - start) * rate)
         elif abs((time - start) * rate - position) > RESYNC_S * rate:
             position = round((time - start) * rate)
-        samples = stereo(frame)
         first, last = max(0, position), min(len(sound), position + len(samples))
         if first < last:
             sound[first:last] = samples[first - position : last - position]

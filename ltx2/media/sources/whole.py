@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from ltx2.errors import MediaError
 from ltx2.media.clip import encode_clip
 from ltx2.media.limited_child import run_limited
-from ltx2.media.sources.excerpts import beginning_times, decoded_pictures, frames_at, nearest, span_of
-from ltx2.media.sources.opening import opened, sound_of, video_of
+from ltx2.media.sources.excerpts import beginning_times, decoded_pictures, first_shown, frames_at, nearest, span_of
+from ltx2.media.sources.opening import opened, video_of
 from ltx2.media.sources.pictures import Fit, Fitter
 from ltx2.media.sources.samples import Sound
 from ltx2.media.sources.slices import Blocks, Track
-from ltx2.media.sources.track import decode_track
+from ltx2.media.sources.track import decode_sound
 from ltx2.timeline import SourceTiming, film_samples, source_part_frames, source_timings, source_timings_after
 
 RATE = 48_000
@@ -67,13 +67,13 @@ def encode_parts(file: IO[bytes], wanted: WantedParts) -> Iterator[bytes]:
     """
     with opened(file) as container:
         video = video_of(container)
-        first, last = span_of(container, video)
+        span = span_of(container, video)
+        first, last = max(span.first, first_shown(container, video)), span.last_frame(wanted.fps)
         if last - first > LONGEST_S:
             raise ValueError(f"it is longer than {LONGEST_S // 60} minutes, so a film cannot have all of it")
         count = frames_at(wanted.fps, first, last)
         if count <= wanted.overlap:
             return
-        has_sound = sound_of(container) is not None
     shown, overlap = count - wanted.overlap, wanted.overlap
     if wanted.after:
         start, timings = first, source_timings_after(shown, wanted.part_frames, wanted.fps, overlap, overlap)
@@ -82,12 +82,12 @@ def encode_parts(file: IO[bytes], wanted: WantedParts) -> Iterator[bytes]:
         start = last - (count - 1) / wanted.fps
         timings = source_timings(shown, wanted.part_frames, wanted.fps, overlap)
         times = [start + Fraction(number) / wanted.fps for number in range(shown)]
-    sound = _Sound(decode_track(file) if has_sound else None, start)
+    sound = _Sound(decode_sound(file, start))
     with opened(file) as container:
         video = video_of(container)
         container.seek(video.start_time or 0, stream=video)
         fitted = Fitter(wanted.width, wanted.height, wanted.fit, video.codec_context.sample_aspect_ratio)
-        pictures = nearest(decoded_pictures(container, video), iter(times), fitted)
+        pictures = nearest(decoded_pictures(container, video), iter(times), span, wanted.fps, fitted)
         for timing in timings:
             frames = [_cropped(picture, wanted) for picture in islice(pictures, timing.new_frames)]
             if len(frames) < timing.new_frames:
@@ -111,11 +111,10 @@ def _cropped(frame: NDArray[np.uint8], wanted: WantedParts) -> NDArray[np.uint8]
 class _Sound:
     """The sound of parts, in their order: each goes on under the next one."""
 
-    def __init__(self, flac: bytes | None, start: Fraction) -> None:
-        """flac: from the file's time 0 on; None: silence. start: seconds of the first picture."""
-        lead = round(start * RATE)
-        self._blocks = Blocks(Track(flac).at(RATE, first=max(0, lead)) if flac is not None else iter(()))
-        self._ahead: Sound = np.zeros((max(0, -lead), 2), np.float32)
+    def __init__(self, flac: bytes | None) -> None:
+        """flac: from the first picture on; None: silence."""
+        self._blocks = Blocks(Track(flac).at(RATE) if flac is not None else iter(()))
+        self._ahead: Sound = np.zeros((0, 2), np.float32)
         self._position = 0  # of what is ahead, from the first picture on
 
     def of(self, timing: SourceTiming) -> Sound:

@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ltx2.media.sources import reader
-from ltx2.media.sources.excerpts import Excerpt, Wanted, decode_ending, decode_first_frame
+from ltx2.media.sources.excerpts import Excerpt, Wanted, decode_beginning, decode_ending, decode_first_frame
 from ltx2.media.sources.opening import opened
 from ltx2.media.sources.pictures import Fit
 from ltx2.media.sources.reader import read_ending, read_first_frame
-from tests.ltx2.media.sources.videos import FPS, HEIGHT, WIDTH, numbered, numbers, tone, video
+from tests.ltx2.media.sources.videos import FPS, HEIGHT, WIDTH, numbered, numbers, remuxed, tone, video
 
 SOUND_RATE = 16_000
 WANTED = Wanted(WIDTH, HEIGHT, Fit.CROP, Fraction(FPS), 9, Fraction(2), SOUND_RATE)
@@ -82,7 +82,39 @@ def test_frames_are_the_nearest_ones_by_time() -> None:
     times = [number / 2 for number in range(5)] + [2 + number / FPS for number in range(1, 5)]
     # When / Then
     assert numbers(ending(video(numbered(30), fps=Fraction(30))).frames) == [19, 20, 21, 23, 24, 25, 26, 28, 29]
-    assert numbers(ending(video(numbered(9), times=times)).frames) == [4, 4, 4, 4, 4, 5, 6, 7, 8]
+    assert numbers(ending(video(numbered(9), times=times)).frames) == [3, 3, 3, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("kind", ["mp4", "matroska"])
+def test_a_picture_that_is_shown_for_long_stays_to_its_end(kind: str) -> None:
+    # Given a recording of a screen on which nothing changes in the last half of a second
+    def held(packets: list[Any]) -> list[Any]:
+        last = [packet for packet in packets if packet.stream.type == "video"][-1]
+        last.duration = round(Fraction(1, 2) / last.time_base)
+        return packets
+
+    data = remuxed(video(numbered(12), sound=tone(1)), held, kind=kind)
+    # When
+    found = ending(data, frames=17)
+    # Then the video ends half a second after its last picture begins
+    assert (found.available, numbers(found.frames)) == (23, [*range(6, 12), *[11] * 11])
+    assert np.abs(found.sound[found.before : found.before + SOUND_RATE // 2]).max() == pytest.approx(0.5, abs=0.03)
+
+
+def test_pictures_that_need_those_before_a_cut_are_not_the_beginning() -> None:
+    # Given a video that was cut at a keyframe which pictures refer to that are shown before it
+    settings = {"x264-params": "open-gop=1:keyint=12:min-keyint=12:scenecut=0:bframes=3:b-adapt=0"}
+    whole = video(numbered(40), settings={"preset": "medium"} | settings, kind="matroska")
+
+    def cut(packets: list[Any]) -> list[Any]:
+        return packets[[number for number, packet in enumerate(packets) if packet.is_keyframe][1] :]
+
+    data = remuxed(whole, cut, kind="matroska")
+    with av.open(io.BytesIO(data)) as container:
+        times = [packet.pts for packet in container.demux(video=0) if packet.pts is not None]
+    assert min(times) < times[0]
+    # When / Then it begins with the first picture that can be decoded
+    assert numbers(decode_beginning(io.BytesIO(data), WANTED).frames) == list(range(12, 21))
 
 
 def test_the_sound_is_that_of_the_frames() -> None:

@@ -45,7 +45,7 @@ def test_the_first_frames_and_their_sound_are_read_whatever_comes_later() -> Non
     ("data", "expected"),
     [
         (video(numbered(40), fps=Fraction(48)), [0, 2, 4, 6, 8, 10, 12, 14, 16]),
-        (video(numbered(5), times=[0, 0.1, 0.2, 0.3, 0.4], kind="matroska"), [0, 0, 1, 1, 2, 2, 2, 3, 3]),
+        (video(numbered(5), times=[0, 0.1, 0.2, 0.3, 0.4], kind="matroska"), [0, 0, 1, 1, 1, 2, 2, 3, 3]),
         (video(numbered(9)), list(range(9))),
     ],
     ids=["twice the rate", "a lower rate", "no more than is shared"],

@@ -25,7 +25,7 @@ from ltx2.media.sources.whole import WantedParts, encode_parts
 from ltx2.quality.film_reader import film_pieces, film_sound
 from ltx2.timeline import FilmPart, SegmentShape, film_frames, first_timing, source_timings, source_timings_after
 from tests.ltx2.media.sources.test_excerpts import MATRIX_IN_TRACK_HEADER, ONE
-from tests.ltx2.media.sources.videos import FPS, HEIGHT, WIDTH, numbered, numbers, sound_in, tone, video
+from tests.ltx2.media.sources.videos import FPS, HEIGHT, WIDTH, numbered, numbers, remuxed, sound_in, tone, video
 
 OVERLAP, PART, FRAMES = 9, 8, 45
 WANTED = WantedParts(WIDTH, HEIGHT, Fit.CROP, Fraction(FPS), OVERLAP, WIDTH, HEIGHT)
@@ -144,6 +144,20 @@ def test_a_film_ends_with_the_video_and_its_sound(tmp_path: Path) -> None:
     assert np.abs(sound_in((tmp_path / "film.mp4").read_bytes())[:, kept] - expected[:, kept]).max() < 0.05
     # And live players get the same
     assert np.abs(sound_in(played(film, clips))[:, kept] - expected[:, kept]).max() < 0.05
+
+
+def test_its_sound_is_in_time_when_it_begins_a_little_later() -> None:
+    # Given a video with silence for 15 ms
+    def moved(packets: list[Any]) -> list[Any]:
+        for packet in packets:
+            packet.pts += 15 if packet.stream.type == "audio" else 0  # ms
+        return packets
+
+    data = video(numbered(20), kind="matroska", sound=tone(20 / FPS), sound_codec="flac")
+    # When
+    sound = read_clip(parts_of(remuxed(data, moved, kind="matroska"))[0]).sound
+    # Then so has the film
+    assert int(np.argmax(np.abs(sound[:, 0]) > 0.1)) == pytest.approx(720, abs=20)
 
 
 def test_crop_shows_the_middle() -> None:

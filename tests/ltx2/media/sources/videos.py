@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -84,6 +84,17 @@ def video(
             for part in resampler.resample(frame_a):
                 container.mux(audio.encode(part))
             container.mux(audio.encode(None))
+    return file.getvalue()
+
+
+def remuxed(data: bytes, change: Callable[[list[Any]], list[Any]], *, kind: str) -> bytes:
+    """The packets of a file in another one, after `change` to them; `packet.stream.type` is video or audio."""
+    file = io.BytesIO()
+    with av.open(io.BytesIO(data)) as source, av.open(file, "w", format=kind) as container:
+        streams = {stream: container.add_stream_from_template(stream) for stream in source.streams}
+        for packet in change([packet for packet in source.demux() if packet.size]):
+            packet.stream = streams[packet.stream]
+            container.mux(packet)
     return file.getvalue()
 
 
