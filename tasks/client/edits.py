@@ -21,7 +21,7 @@ from tasks.client.same_head import check_same_head, comparable
 from tasks.client.track_input import track_warnings
 from tasks.deployment import Deployment
 from tasks.errors import JobStateError, RoomError, ServerError, SpecError
-from tasks.jobs.edits import ANYWHERE, Appended, AppendOutcome, ReplaceOutcome
+from tasks.jobs.edit_store import ANYWHERE, Appended, AppendOutcome, ReplaceOutcome
 from tasks.jobs.records import JobStatus
 from tasks.jobs.units import START_INDEX, JobState
 from tasks.maintenance.admission import chain_bytes
@@ -190,15 +190,16 @@ def replace_segments(deployment: Deployment, job_id: str, changes: Mapping[int, 
     Raises:
         JobNotFoundError: no such job. JobStateError: what prevents it, and where.
     """
-    outcome, at = deployment.jobs.replace_segments(job_id, changes)
+    replaced = deployment.jobs.replace_segments(job_id, changes)
+    at = replaced.at
     words = {
         ReplaceOutcome.ABSENT: f"job {job_id} has no segment {at}",
         ReplaceOutcome.COMMITTED: f"segment {at} of job {job_id} is rendered; fork the job to change it",
         ReplaceOutcome.BEGUN: f"segment {at} of job {job_id} has begun, and would move in the film; fork the job",
         ReplaceOutcome.CLAIMED: f"a worker renders segment {at} of job {job_id}; fork the job to change it",
     }
-    if outcome in words:
-        raise JobStateError(words[outcome])
+    if replaced.outcome in words:
+        raise JobStateError(words[replaced.outcome])
 
 
 def planned(deployment: Deployment, job_id: str, spec: JobSpec) -> EditPlan:

@@ -19,7 +19,7 @@ from tasks.client.submission import create_job
 from tasks.deployment import Deployment
 from tasks.errors import LongtakeError, SpecError
 from tasks.field_errors import shown
-from tasks.jobs.lifetimes import new_job_id
+from tasks.jobs.lifetime_store import new_job_id
 from tasks.jobs.queues import Priority
 from tasks.jobs.reader import JOBS_PER_PAGE
 from tasks.jobs.records import JobStatus

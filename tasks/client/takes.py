@@ -20,7 +20,7 @@ from tasks.deployment import Deployment
 from tasks.errors import JobStateError, ServerError, SpecError
 from tasks.field_errors import explain, field_path
 from tasks.jobs.committed import Take, TakeRequest
-from tasks.jobs.lifetimes import new_job_id
+from tasks.jobs.lifetime_store import new_job_id
 from tasks.jobs.records import Progress
 from tasks.jobs.results import JobContents
 from tasks.jobs.timing import timing_after

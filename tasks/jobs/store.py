@@ -12,7 +12,7 @@ import redis
 
 from tasks.errors import RecordError, VersionError
 from tasks.jobs.committed import TakeRequest
-from tasks.jobs.edits import JobEdits
+from tasks.jobs.edit_store import EditStore
 from tasks.jobs.keys import (
     ACTIVE,
     ENDED,
@@ -20,8 +20,9 @@ from tasks.jobs.keys import (
     job_keys,
     queue_key,
 )
-from tasks.jobs.lifetimes import is_newer_reply, new_token
+from tasks.jobs.lifetime_store import LifetimeStore
 from tasks.jobs.one_way import OneWay
+from tasks.jobs.piece_store import PieceStore
 from tasks.jobs.queues import STICKY_PREFIX, Priority, list_key, queue_of
 from tasks.jobs.records import ClipRecord, FilmRecord, Handoff, Progress, pack_segment
 from tasks.jobs.results import (
@@ -42,8 +43,9 @@ from tasks.jobs.results import (
     SegmentCommit,
 )
 from tasks.jobs.spec_reading import read_head, read_segment
-from tasks.jobs.take_store import JobTakes
+from tasks.jobs.take_store import TakeStore
 from tasks.jobs.units import JobState, WorkUnit
+from tasks.jobs.writer import is_newer_reply, new_token
 from tasks.settings import Settings
 from tasks.spec.segments import SegmentSpec
 
@@ -57,7 +59,7 @@ PREFER_OTHERS_S = 60.0
 ONE_WAY = ("chained", "renew")
 
 
-class JobStore(JobEdits, JobTakes):
+class JobStore(LifetimeStore, EditStore, TakeStore, PieceStore):
     """The job records of one deployment: messages, the right to work, and results."""
 
     def __init__(self, client: redis.Redis, settings: Settings, *, patient: bool = False) -> None:

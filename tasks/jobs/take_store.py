@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from tasks.errors import JobStateError, RoomError
 from tasks.jobs.committed import TakeRequest
 from tasks.jobs.keys import ACTIVE, ENDED, RESERVED, job_keys
-from tasks.jobs.lifetimes import JobLifetimes, new_token
 from tasks.jobs.status_reading import no_such_job
 from tasks.jobs.units import JobState, rendered_text
+from tasks.jobs.writer import JobWriter, new_token
 
 
-class JobTakes(JobLifetimes):
+class TakeStore(JobWriter):
     """Asks for and chooses takes of the segments of one deployment's jobs.
 
     A request that is sent again with the same token, because its reply was lost, gets the same answer.

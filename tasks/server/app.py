@@ -18,8 +18,8 @@ from ltx2.media.temporary import temporary_folder
 from tasks.deployment import Deployment
 from tasks.jobs.connection import connect
 from tasks.jobs.events import EventReader
-from tasks.jobs.lifetimes import new_token
 from tasks.jobs.outbox import Outbox
+from tasks.jobs.writer import new_token
 from tasks.messaging.tracing import tracing
 from tasks.server import api_page, edits_api, event_stream, jobs_api, live_api, metrics, pages, takes_api, videos_api
 from tasks.server.access import OPEN_PATHS, Keys, is_from_elsewhere

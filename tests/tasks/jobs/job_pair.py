@@ -179,7 +179,8 @@ class JobPair(WorkerPair, PairComparison):
             return
         expected = self.model.job(job_id).replace_prompt(index, prompt)
         for _ in range(2):
-            assert self.jobs.replace_segments(job_id, {index: {"prompt": prompt}}) == expected
+            replaced = self.jobs.replace_segments(job_id, {index: {"prompt": prompt}})
+            assert (replaced.outcome, replaced.at) == expected
 
     def close_end(self, job_id: str) -> None:
         self.requests += 1

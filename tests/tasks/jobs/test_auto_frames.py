@@ -7,7 +7,7 @@ from typing import Any
 import redis
 
 from blobstore.stored_format import FORMAT_OF_JOBS
-from tasks.jobs.edits import ReplaceOutcome
+from tasks.jobs.edit_store import Replaced, ReplaceOutcome
 from tasks.jobs.keys import job_keys
 from tasks.jobs.results import Claim, Refused
 from tasks.jobs.store import JobStore
@@ -62,7 +62,7 @@ def test_another_prompt_gives_the_length_up(jobs: JobStore) -> None:
     create(jobs, {**AUTO, "seed": 2**62 + 1})
     held = claim(jobs, 0)
     assert decided(jobs, held, 65) == 65
-    assert jobs.replace_segments(JOB, {0: {"prompt": "x"}}) == (ReplaceOutcome.CLAIMED, 0)
+    assert jobs.replace_segments(JOB, {0: {"prompt": "x"}}) == Replaced(ReplaceOutcome.CLAIMED, 0)
     expire(jobs, held)
     # When other values are replaced, Then it stays
     jobs.replace_segments(JOB, {0: {"steps": 9, "prompt": "0"}})
@@ -97,7 +97,7 @@ def test_a_part_begins_once_its_place_in_the_film_is_decided(jobs: JobStore) -> 
     last = claimed(jobs, 4)
     assert last.timing.first_frame == 121 + 25 + 121 + 41 - 9
     # And what has begun does not move
-    assert jobs.replace_segments(JOB, {0: {"frames": 9}}) == (ReplaceOutcome.BEGUN, 4)
+    assert jobs.replace_segments(JOB, {0: {"frames": 9}}) == Replaced(ReplaceOutcome.BEGUN, 4)
 
 
 def claimed(jobs: JobStore, index: int) -> Claim:
@@ -116,7 +116,7 @@ def test_parts_behind_a_length_that_becomes_open_are_closed(jobs: JobStore) -> N
     message = next(need.ticket for need in jobs.survey(JOB) if need.unit == WorkUnit.segment(3))
     # When a length before them is open
     changes = {1: {"auto_frames": True, "frames": None}}
-    assert jobs.replace_segments(JOB, changes) == (ReplaceOutcome.REPLACED, None)
+    assert jobs.replace_segments(JOB, changes) == Replaced(ReplaceOutcome.REPLACED)
     # Then their messages get nothing, until it is decided
     assert jobs.claim(JOB, WorkUnit.segment(3), message, "w") == Refused("it was not announced")
     commit(jobs, claimed(jobs, 0))

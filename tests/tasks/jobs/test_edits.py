@@ -10,7 +10,7 @@ import redis
 
 from tasks.errors import JobNotFoundError, VersionError
 from tasks.jobs.connection import connect
-from tasks.jobs.edits import Appended, AppendOutcome, ReplaceOutcome
+from tasks.jobs.edit_store import Appended, AppendOutcome, Replaced, ReplaceOutcome
 from tasks.jobs.events import BEGINNING, EventReader
 from tasks.jobs.keys import RESERVED, job_keys
 from tasks.jobs.records import ClipRecord
@@ -166,28 +166,30 @@ def test_a_prompt_is_replaced_until_its_segment_is_claimed(jobs: JobStore) -> No
     # Given a job whose first segment is announced
     create(jobs, 3)
     ticket = announce(jobs, WorkUnit.segment(0))
-    assert jobs.replace_segments(JOB, {0: {"prompt": "zero"}, 2: {"prompt": "two"}}) == (ReplaceOutcome.REPLACED, None)
+    replaced = jobs.replace_segments(JOB, {0: {"prompt": "zero"}, 2: {"prompt": "two"}})
+    assert replaced == Replaced(ReplaceOutcome.REPLACED)
     # When it is claimed, Then the claim has the new prompt, and it stays
     held = jobs.claim(JOB, WorkUnit.segment(0), ticket, "w")
     assert isinstance(held, Claim)
     assert held.segment
     assert held.segment.prompt == "zero"
-    assert jobs.replace_segments(JOB, {1: {"prompt": "one"}, 0: {"prompt": "0"}}) == (ReplaceOutcome.CLAIMED, 0)
+    refused = jobs.replace_segments(JOB, {1: {"prompt": "one"}, 0: {"prompt": "0"}})
+    assert refused == Replaced(ReplaceOutcome.CLAIMED, 0)
     assert jobs.prompts(JOB) == {0: "zero", 1: "1", 2: "two"}, "not all or none"
     # When it is given back, it can be changed again; once it is committed, it cannot
     jobs.release(held)
-    assert jobs.replace_segments(JOB, {0: {"prompt": "nought"}})[0] == ReplaceOutcome.REPLACED
+    assert jobs.replace_segments(JOB, {0: {"prompt": "nought"}}).outcome == ReplaceOutcome.REPLACED
     again = claim(jobs, 0)
     assert again.segment
     assert again.segment.prompt == "nought"
     commit(jobs, again)
-    assert jobs.replace_segments(JOB, {0: {"prompt": "0"}}) == (ReplaceOutcome.COMMITTED, 0)
+    assert jobs.replace_segments(JOB, {0: {"prompt": "0"}}) == Replaced(ReplaceOutcome.COMMITTED, 0)
 
 
 @pytest.mark.parametrize("index", [-1, 2, 99])
 def test_there_is_no_prompt_to_replace(jobs: JobStore, index: int) -> None:
     create(jobs, 2)
-    assert jobs.replace_segments(JOB, {index: {"prompt": "a"}}) == (ReplaceOutcome.ABSENT, index)
+    assert jobs.replace_segments(JOB, {index: {"prompt": "a"}}) == Replaced(ReplaceOutcome.ABSENT, index)
     with pytest.raises(JobNotFoundError):
         jobs.replace_segments("unknown", {index: {"prompt": "a"}})
 
@@ -204,7 +206,7 @@ def test_a_prompt_that_a_bad_segment_failed_with_is_replaced_before_the_retry(jo
     create(jobs, 1)
     jobs.release(claim(jobs, 0), "a bad prompt", final=True)
     assert jobs.status(JOB).state == "failed"
-    assert jobs.replace_segments(JOB, {0: {"prompt": "a good one"}})[0] == ReplaceOutcome.REPLACED
+    assert jobs.replace_segments(JOB, {0: {"prompt": "a good one"}}).outcome == ReplaceOutcome.REPLACED
     jobs.revive(JOB, JobState.FAILED)
     jobs.admit(None)
     held = claim(jobs, 0)

@@ -13,7 +13,7 @@ import redis
 from blobstore.stored_format import FORMAT, FORMAT_OF_JOBS
 from tasks.client.film_summary import film_summary
 from tasks.errors import RecordError
-from tasks.jobs.edits import ReplaceOutcome
+from tasks.jobs.edit_store import Replaced, ReplaceOutcome
 from tasks.jobs.keys import job_keys
 from tasks.jobs.queues import SEGMENTS, list_key
 from tasks.jobs.records import ClipRecord, Handoff, Progress
@@ -312,14 +312,14 @@ def test_segments_are_replaced_where_nothing_moves(jobs: JobStore) -> None:
     create(jobs, *CUTS)
     begin(jobs, 2)
     # When / Then
-    assert jobs.replace_segments(JOB, {1: {"prompt": "new"}}) == (ReplaceOutcome.REPLACED, None)
-    assert jobs.replace_segments(JOB, {1: {"frames": 25}}) == (ReplaceOutcome.BEGUN, 2)
-    assert jobs.replace_segments(JOB, {2: {"prompt": "new"}}) == (ReplaceOutcome.CLAIMED, 2)
-    assert jobs.replace_segments(JOB, {5: {"frames": 25}}) == (ReplaceOutcome.REPLACED, None)
+    assert jobs.replace_segments(JOB, {1: {"prompt": "new"}}) == Replaced(ReplaceOutcome.REPLACED)
+    assert jobs.replace_segments(JOB, {1: {"frames": 25}}) == Replaced(ReplaceOutcome.BEGUN, 2)
+    assert jobs.replace_segments(JOB, {2: {"prompt": "new"}}) == Replaced(ReplaceOutcome.CLAIMED, 2)
+    assert jobs.replace_segments(JOB, {5: {"frames": 25}}) == Replaced(ReplaceOutcome.REPLACED)
     assert jobs.begun(JOB) == 3
     # When one that is in the queue is no cut any more
     jobs.announce(JOB, WorkUnit.segment(4))
-    assert jobs.replace_segments(JOB, {4: {"transition": "continue"}}) == (ReplaceOutcome.REPLACED, None)
+    assert jobs.replace_segments(JOB, {4: {"transition": "continue"}}) == Replaced(ReplaceOutcome.REPLACED)
     # Then it waits for the one before it
     assert 4 not in {need.unit.index for need in jobs.survey(JOB)} | {*may_begin(jobs)}
 

@@ -1,30 +1,22 @@
-"""The life of job records: created, admitted, paused, ended, deleted. And how every script is run."""
+"""The life of job records: created, admitted, paused, ended, kept, deleted."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 import secrets
 from typing import Any, cast
 
-import redis
-
-from tasks.errors import JobStateError, RecordError, VersionError
+from tasks.errors import JobStateError
 from tasks.jobs.committed import Committed
-from tasks.jobs.connection import when_there_is_memory
 from tasks.jobs.keys import ACTIVE, ENDED, IDEMPOTENCY, JOBS, RESERVED, SUBMITTING, WAITING, job_keys
 from tasks.jobs.queues import Priority
-from tasks.jobs.reader import JobReader
-from tasks.jobs.records import ForkOrigin, PieceRecord, Submission, pack_head, pack_segment
+from tasks.jobs.records import ForkOrigin, Submission, pack_head, pack_segment
 from tasks.jobs.results import Admission, AdmissionOutcome, CreateOutcome, Creation
-from tasks.jobs.scripts import load_scripts
 from tasks.jobs.status_reading import no_such_job
 from tasks.jobs.units import JobState
+from tasks.jobs.writer import JobWriter, new_token
 from tasks.spec.schema import JobSpec
-
-NEWER = "NEWER"
-DAMAGED = re.compile(r"\bDAMAGED ([^;]*);")
 
 
 def new_job_id() -> str:
@@ -32,16 +24,8 @@ def new_job_id() -> str:
     return secrets.token_hex(8)
 
 
-class JobLifetimes(JobReader):
-    """Creates and ends the jobs of one deployment. A patient one waits when Redis is full.
-
-    Every method raises VersionError, and changes nothing, for a job that a newer major version wrote.
-    """
-
-    def __init__(self, client: redis.Redis, *, patient: bool = False) -> None:
-        super().__init__(client)
-        self.patient = patient
-        self._scripts = load_scripts(client)
+class LifetimeStore(JobWriter):
+    """Creates and ends the jobs of one deployment."""
 
     def create(
         self,
@@ -197,22 +181,6 @@ class JobLifetimes(JobReader):
         if not self._run("delete", keys, job_id, int(unless_kept)):
             raise JobStateError(f"job {job_id} has not ended; cancel it first")
 
-    def reserve_piece(self, job_id: str, name: str, size: int, *, budget_bytes: int | None) -> bool:
-        """Reserve so many bytes for a piece for live players, if `budget_bytes` (None: no limit) has room for them.
-
-        They are reserved until `note_piece` or `release_piece`, however often this is called.
-        """
-        keys = [*job_keys(job_id, "record"), RESERVED, *job_keys(job_id, "pieces")]
-        return bool(self._run("reserve_piece", keys, job_id, name, size, budget_bytes or 0))
-
-    def release_piece(self, job_id: str, name: str) -> None:
-        """Give back what was reserved for a piece that was not stored."""
-        self._run("release_piece", [*job_keys(job_id, "record"), RESERVED], job_id, name)
-
-    def note_piece(self, job_id: str, name: str, piece: PieceRecord) -> bool:
-        """Record a piece for live players; False: nothing is reserved for it any more, or there is no such job."""
-        return bool(self._run("note_piece", job_keys(job_id, "record", "pieces"), name, piece.pack()))
-
     def _transition(
         self, job_id: str, action: str, state: str = "", reason: str = "", *, request: str = ""
     ) -> JobState:
@@ -222,26 +190,6 @@ class JobLifetimes(JobReader):
         if not was:
             raise no_such_job(job_id)
         return JobState(was)
-
-    def _run(self, script: str, keys: list[str], *args: Any) -> Any:
-        try:
-            return when_there_is_memory(lambda: self._scripts[script](keys=keys, args=args), patient=self.patient)
-        except redis.ResponseError as error:
-            if is_newer_reply(error):
-                raise VersionError("this job") from None
-            if damage := DAMAGED.search(str(error)):
-                raise RecordError(f"its record is damaged: {damage[1]}") from None
-            raise
-
-
-def new_token() -> str:
-    """A random token, of a request or a claim."""
-    return secrets.token_hex(16)
-
-
-def is_newer_reply(reply: object) -> bool:
-    """Whether a script refused to change what a newer major version wrote."""
-    return isinstance(reply, redis.ResponseError) and str(reply).startswith(NEWER)
 
 
 def _request(submission: Submission, needs_bytes: int, stored_bytes: int) -> dict[str, Any]:

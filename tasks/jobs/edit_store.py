@@ -11,10 +11,10 @@ from typing import cast
 
 from tasks.errors import JobStateError
 from tasks.jobs.keys import ACTIVE, ENDED, RESERVED, SUBMITTING, WAITING, job_keys
-from tasks.jobs.lifetimes import JobLifetimes, new_token
 from tasks.jobs.records import DAMAGE, pack_segment
 from tasks.jobs.spec_reading import read_segment
 from tasks.jobs.status_reading import no_such_job
+from tasks.jobs.writer import JobWriter, new_token
 from tasks.spec.segments import MAX_SEGMENTS, SegmentSpec
 
 ANYWHERE = -1
@@ -64,7 +64,15 @@ class ReplaceOutcome(StrEnum):
     """A later segment has begun, and its place in the film would change."""
 
 
-class JobEdits(JobLifetimes):
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """The reply to a request to replace segments. at: the segment that prevents it, None if they were replaced."""
+
+    outcome: ReplaceOutcome
+    at: int | None = None
+
+
+class EditStore(JobWriter):
     """The job records of one deployment, for changes of jobs that have begun."""
 
     def append(
@@ -107,13 +115,10 @@ class JobEdits(JobLifetimes):
             return next((first for first in known if first >= 0), None)
         return None
 
-    def replace_segments(
-        self, job_id: str, changes: Mapping[int, Mapping[str, object]]
-    ) -> tuple[ReplaceOutcome, int | None]:
+    def replace_segments(self, job_id: str, changes: Mapping[int, Mapping[str, object]]) -> Replaced:
         """Change fields of the specs of segments that no worker has claimed or committed, all of them or none.
 
-        changes: new values by field, by segment. A length that was found in a prompt is given up with it. Returns the
-        outcome, and the segment that prevents it.
+        changes: new values by field, by segment. A length that was found in a prompt is given up with it.
 
         Raises:
             JobNotFoundError: no such job. VersionError: a newer major version wrote it, or one of these segments.
@@ -129,9 +134,9 @@ class JobEdits(JobLifetimes):
             if outcome == b"missing":
                 raise no_such_job(job_id)
             if outcome == b"replaced":
-                return ReplaceOutcome.REPLACED, None
+                return Replaced(ReplaceOutcome.REPLACED)
             if outcome != b"changed":  # by another client, since it was read
-                return ReplaceOutcome(outcome.decode()), int(at)
+                return Replaced(ReplaceOutcome(outcome.decode()), int(at))
 
     def close_end(self, job_id: str, *, request: str = "") -> bool:
         """Wait for no more segments of an open job; False when it is not open.
