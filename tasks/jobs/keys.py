@@ -19,6 +19,7 @@ WORKERS = f"{PREFIX}workers"
 EVENTS = f"{PREFIX}events"
 OUTBOX = f"{PREFIX}outbox"
 OUTBOX_PLACE = f"{PREFIX}outbox:place"
+OUTBOX_CLOCK = f"{PREFIX}outbox:clock"
 OUTBOX_LOCK = f"{PREFIX}outbox:lock"
 JOB_ID = re.compile(r"[0-9a-z]{1,40}")
 SUBMISSION = "submission:"  # no job id can begin with it

@@ -1,7 +1,10 @@
 """The outbox of webhooks: what is to be sent, when it is tried next, and what became of it. In Redis, for any server.
 
+All times are of Redis' clock: the clocks of servers need not agree.
+
 <prefix>outbox            zset    'job id, space, event id' by the time of the next attempt, ms
 <prefix>outbox:place      string  the last event of all jobs that was looked at
+<prefix>outbox:clock      string  when somebody looked for what is due last, ms
 <prefix>outbox:lock       string  the server that sends now
 <prefix>job:<id>:webhooks hash    event id -> JSON, see Delivery
 """
@@ -9,16 +12,16 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
 import redis
+from pydantic import TypeAdapter
 
 from blobstore.stored_format import FORMAT
 from tasks.jobs.events import BEGINNING, Event
-from tasks.jobs.keys import OUTBOX, OUTBOX_LOCK, OUTBOX_PLACE, job_keys
+from tasks.jobs.keys import OUTBOX, OUTBOX_CLOCK, OUTBOX_LOCK, OUTBOX_PLACE, job_keys
 from tasks.jobs.records import DAMAGE
 
 
@@ -51,6 +54,9 @@ class Delivery:
         return self.given_up or self.delivered_at is not None
 
 
+_DELIVERY = TypeAdapter(Delivery)
+
+
 class Outbox:
     """The outbox of one deployment. Only the server that holds the lock sends."""
 
@@ -65,6 +71,8 @@ class Outbox:
         if self._redis.set(OUTBOX_LOCK, self._token, nx=True, px=life_ms):
             return True
         if self._redis.get(OUTBOX_LOCK) != self._token.encode():
+            if self._redis.pttl(OUTBOX_LOCK) > life_ms:  # taken before the clock was set back
+                self._redis.pexpire(OUTBOX_LOCK, life_ms)
             return False
         self._redis.pexpire(OUTBOX_LOCK, life_ms)
         return True
@@ -81,22 +89,26 @@ class Outbox:
 
     def add(self, events: Iterable[Event], place: str) -> None:
         """Have these events sent as soon as possible, and go on after `place`. The same event again changes nothing."""
+        now = self._now_ms()
         with self._redis.pipeline() as pipe:
             for event in events:
                 delivery = Delivery.of(event)
                 pipe.hsetnx(*self._field(delivery), self._packed(delivery))
-                pipe.zadd(OUTBOX, {f"{delivery.job_id} {delivery.event_id}": time.time() * 1000}, nx=True)
+                pipe.zadd(OUTBOX, {f"{delivery.job_id} {delivery.event_id}": now}, nx=True)
             pipe.set(OUTBOX_PLACE, place)
             pipe.execute()
 
     def due(self, count: int) -> list[Delivery]:
-        """What is to be sent now, the longest due first."""
-        names = cast(
-            "list[bytes]", self._redis.zrange(OUTBOX, 0, time.time() * 1000, byscore=True, offset=0, num=count)
-        )
+        """What is to be sent now, the longest due first: all of it, after the clock was set back."""
+        now = self._now_ms()
+        last = self._redis.set(OUTBOX_CLOCK, now, get=True)
+        if now < int(cast("bytes | None", last) or 0):
+            for late in cast("list[bytes]", self._redis.zrange(OUTBOX, now, "+inf", byscore=True)):
+                self._redis.zadd(OUTBOX, {late: now}, xx=True)
+        names = cast("list[bytes]", self._redis.zrange(OUTBOX, 0, now, byscore=True, offset=0, num=count))
         found = []
         for name in names:
-            job_id, event_id = name.decode().split(" ")
+            job_id, _, event_id = name.decode(errors="replace").partition(" ")
             packed = cast("bytes | None", self._redis.hget(job_keys(job_id, "webhooks")[0], event_id))
             delivery = None if packed is None else _unpacked(packed)
             if delivery is None or delivery.is_over:  # its job is gone, or it was sent before the server died
@@ -107,9 +119,10 @@ class Outbox:
 
     def note(self, delivery: Delivery, *, problem: str | None, again_in_s: float | None) -> Delivery:
         """Record an attempt: delivered without a problem, else tried again after `again_in_s`, or given up (None)."""
+        now = self._now_ms()
         noted = replace(delivery, attempts=delivery.attempts + 1, problem=problem)
         if problem is None:
-            noted = replace(noted, delivered_at=time.time())
+            noted = replace(noted, delivered_at=now / 1000)
         elif again_in_s is None:
             noted = replace(noted, given_up=True)
         name = f"{delivery.job_id} {delivery.event_id}"
@@ -118,7 +131,7 @@ class Outbox:
             if noted.is_over:
                 pipe.zrem(OUTBOX, name)
             else:
-                pipe.zadd(OUTBOX, {name: (time.time() + (again_in_s or 0)) * 1000})
+                pipe.zadd(OUTBOX, {name: now + round((again_in_s or 0) * 1000)})
             pipe.execute()
         return noted
 
@@ -127,6 +140,10 @@ class Outbox:
         packed = cast("dict[bytes, bytes]", self._redis.hgetall(job_keys(job_id, "webhooks")[0]))
         found = [delivery for value in packed.values() if (delivery := _unpacked(value)) is not None]
         return sorted(found, key=lambda delivery: delivery.at)
+
+    def _now_ms(self) -> int:
+        seconds, micros = self._redis.time()
+        return int(seconds * 1000 + micros // 1000)
 
     @staticmethod
     def _field(delivery: Delivery) -> tuple[str, str]:
@@ -140,7 +157,6 @@ class Outbox:
 def _unpacked(packed: bytes) -> Delivery | None:
     """The delivery; None: it is damaged."""
     try:
-        value = json.loads(packed)
-        return Delivery(**{name: value[name] for name in Delivery.__dataclass_fields__ if name in value})
+        return _DELIVERY.validate_json(packed)
     except DAMAGE:
         return None

@@ -92,9 +92,9 @@ class Sender:
 
     async def _problem_with(self, url: str, delivery: Delivery) -> str | None:
         """Send one message; why it failed, or None."""
-        body = _body(delivery)
-        headers = {"content-type": "application/json", **self._signature(delivery, body)}
         try:
+            body = _body(delivery)
+            headers = {"content-type": "application/json", **self._signature(delivery, body)}
             async with asyncio.timeout(LONGEST_S):
                 target = target_of(url)
                 for _ in range(MOST_REDIRECTS + 1):

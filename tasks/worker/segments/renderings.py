@@ -24,7 +24,10 @@ SEED_STEP = 7_368_787  # another prime than that of takes, so that no take repea
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """What was rendered, and what for. started, ended: seconds since the epoch. join: if it was measured."""
+    """What was rendered, and what for. started, ended: seconds since the epoch. join: if it was measured.
+
+    Between the two there are as many seconds as passed, also if the clock was set meanwhile.
+    """
 
     request: SegmentRequest
     output: SegmentOutput
@@ -35,8 +38,8 @@ class Rendering:
     @classmethod
     def made(cls, request: SegmentRequest, run: Callable[[SegmentRequest], SegmentOutput]) -> Self:
         """Render `request`."""
-        started = time.time()
-        return cls(request, run(request), started, time.time())
+        started, began = time.time(), time.monotonic()
+        return cls(request, run(request), started, started + time.monotonic() - began)
 
 
 def has_choice(claim: Claim, state: LTX2ContinuationState | None) -> bool:

@@ -13,7 +13,9 @@ import redis
 
 from blobstore import open_blob_store
 from tasks.jobs.connection import RETRY_EVERY_S
-from tasks.jobs.keys import PULSE, job_keys
+from tasks.jobs.events import Event, EventKind
+from tasks.jobs.keys import OUTBOX, OUTBOX_CLOCK, OUTBOX_LOCK, PULSE, job_keys
+from tasks.jobs.outbox import Outbox
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import WorkUnit
 from tasks.maintenance.reconciler import LOCK, Reconciler
@@ -135,3 +137,36 @@ def test_the_reconciler_lock_of_a_clock_ahead_passes_on(
     # When another asks for it, Then it ends within the period it was made for
     assert not reconciler._hold_lock()
     assert 0 < client.pttl(LOCK) <= settings.reconcile_s * 3000
+
+
+def test_webhooks_wait_by_the_clock_of_redis_and_not_for_its_jumps(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a server whose own clock is one hour ahead
+    outbox = Outbox(client, "a")
+    with monkeypatch.context() as ahead:
+        now = time.time()
+        ahead.setattr(time, "time", lambda: now + HOUR_MS / 1000)
+        outbox.add([Event("7-0", JOB, "5-0", EventKind.DONE)], "7-0")
+    # When another one looks, Then the message is due
+    (delivery,) = outbox.due(9)
+    assert (delivery.job_id, delivery.event_id) == (JOB, "5-0")
+    # Given a failed attempt, noted while the clock of Redis was one hour ahead
+    outbox.note(delivery, problem="no answer", again_in_s=60)
+    assert outbox.due(9) == []
+    client.zincrby(OUTBOX, HOUR_MS, f"{JOB} 5-0")
+    client.incrby(OUTBOX_CLOCK, HOUR_MS)
+    # When it is set back, Then the message does not wait for the hour
+    assert [again.attempts for again in outbox.due(9)] == [1]
+    # And neither does the right to send of a server that died then
+    client.set(OUTBOX_LOCK, "dead", px=HOUR_MS)
+    assert not outbox.lock(30)
+    assert 0 < client.pttl(OUTBOX_LOCK) <= 30_000
+
+
+def test_a_damaged_webhook_is_dropped_and_the_others_are_sent(client: redis.Redis) -> None:
+    outbox = Outbox(client, "a")
+    outbox.add([Event("7-0", JOB, place, EventKind.DONE) for place in ("5-0", "6-0")], "7-0")
+    client.hset(job_keys(JOB, "webhooks")[0], "5-0", '{"job_id": 7, "attempts": "many"}')
+    client.zadd(OUTBOX, {"no event": 0, "nonsense": 0})
+    assert [delivery.event_id for delivery in outbox.due(9)] == ["6-0"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,3 +54,14 @@ def test_the_rendering_that_joins_best_is_chosen(
     assert found.join
     assert {one.request.seed for one in others} == {*seeds} - {found.request.seed}
     assert all(one.join and one.join.rank >= found.join.rank for one in others)
+
+
+def test_a_clock_that_is_set_while_a_segment_is_rendered_does_not_change_its_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run(request: SegmentRequest) -> Any:
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now - 3600)
+
+    made = Rendering.made(SegmentRequest("a", 7, 64, 32, TIMING), run)
+    assert 0 <= made.ended - made.started < 60
