@@ -13,7 +13,12 @@ from tasks.client.track_input import read_track_of, track_warnings
 from tasks.client.video_after import read_video_after, stored_video_after
 from tasks.client.video_input import read_extension, stored_extension, with_source
 from tasks.errors import SpecError
+from tasks.field_errors import counted
 from tasks.jobs.records import Handoff
+from tasks.spec.images import input_paths
+from tasks.spec.input_files import open_input
+from tasks.spec.loader import MOST_PROBLEMS
+from tasks.spec.places import Location
 from tasks.spec.schema import JobSpec
 from tasks.spec.segments import SegmentSpec
 
@@ -48,8 +53,8 @@ def read_inputs(
     the first segments as a record has them, which count instead of those of `spec`.
 
     Raises:
-        SpecError: a file is missing, or of another kind; names the field and the file. An image cannot be shown where
-        the spec says.
+        SpecError: as `check_files`, or a file is of another kind; names the field and the file. An image cannot be
+            shown where the spec says.
     """
     pending, ids, video_frames = InMemoryBlobStore(), dict[str, str](), 0
     start = video_after = None
@@ -57,6 +62,7 @@ def read_inputs(
     for field in ("include_video", "before"):
         if getattr(spec, field) and spec.extend is None:
             raise SpecError(f"{spec.source.place(field)}: there is no video; name one in `extend`, or remove this")
+    check_files(spec, kept=len(kept))
     images = read_images(spec, kept=len(kept))
     for png in images.values():
         pending.put(png, mime=IMAGE_MIME)
@@ -79,6 +85,35 @@ def read_inputs(
     found = with_image_ids(spec, images, continues=continues, video_frames=video_frames, kept=len(kept))
     warnings = tuple(track_warnings(track, spec)) if track is not None else ()
     return Inputs(found.model_copy(update=ids), pending, start, video_after, warnings)
+
+
+def check_files(spec: JobSpec, *, kept: int = 0) -> None:
+    """Check that every file that `spec` names besides its models can be opened, before any is read.
+
+    kept: the images of so many leading segments are stored already.
+
+    Raises:
+        SpecError: one line per file that cannot, MOST_PROBLEMS at most.
+    """
+    problems: dict[str, tuple[Location, str]] = {}
+    for location, path in input_paths(spec).items():
+        if path in problems or (location[0] == "segments" and int(location[1]) < kept):
+            continue
+        try:
+            with open_input(path):
+                pass
+        except SpecError as error:
+            problems[path] = (location, str(error))
+    if not problems:
+        return
+    numbers = spec.source.lines([location for location, _ in problems.values()])
+    in_order = [found for _, found in sorted(zip(numbers, problems.values(), strict=True), key=lambda one: one[0])]
+    first = in_order[:MOST_PROBLEMS]
+    places = spec.source.places([location for location, _ in first])
+    lines = [f"{place}: {problem}" for place, (_, problem) in zip(places, first, strict=True)]
+    if len(problems) > MOST_PROBLEMS:
+        lines.append(f"{spec.source.name}: and {counted(len(problems) - MOST_PROBLEMS, 'more problem')}")
+    raise SpecError("\n".join(lines))
 
 
 def with_input_ids(spec: JobSpec, *, continues: bool = False) -> JobSpec:

@@ -18,6 +18,7 @@ from ltx2.checkpoints.upsampler_files import resolve_upsampler
 from ltx2.errors import CheckpointError
 from tasks.client.files import make_folder, private_files
 from tasks.client.film_output import FilmOutput
+from tasks.client.inputs import check_files
 from tasks.client.job import Job, raise_unless_done
 from tasks.client.prepared import check_submission
 from tasks.client.progress import ProgressDisplay
@@ -144,29 +145,40 @@ def _with_model(spec: JobSpec, settings: Settings) -> JobSpec:
 
 
 def _resolve_all(spec: JobSpec, model: str, settings: Settings) -> None:
-    """Check that all parts of the model exist. model: begins an error about the model itself."""
+    """Check that all parts of the model and all input files exist. model: begins an error about the model itself.
+
+    Raises:
+        CheckpointError: one part of the model does not. SpecError: a file does not, or several of all these do not.
+    """
     place = spec.source.place
+    problems: list[CheckpointError | SpecError] = []
     if spec.model not in SMALL_MODELS or spec.text_encoder:
-        with _naming(model):
+        with _noting(problems, model):
             resolve_model(str(spec.model), settings.home / "models", spec.text_encoder)
     for index, lora in enumerate(spec.loras):
-        with _naming(f"{place('loras', index, 'path')}: "):
+        with _noting(problems, f"{place('loras', index, 'path')}: "):
             resolve_lora(lora.path)
     if spec.stage2_lora is not None:
-        with _naming(f"{place('stage2_lora', 'path')}: "):
+        with _noting(problems, f"{place('stage2_lora', 'path')}: "):
             resolve_lora(spec.stage2_lora.path)
     if spec.upsampler is not None:
-        with _naming(f"{place('upsampler')}: "):
+        with _noting(problems, f"{place('upsampler')}: "):
             resolve_upsampler(spec.upsampler)
+    with _noting(problems, ""):
+        check_files(spec)
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise SpecError("\n".join(map(str, problems)))
 
 
 @contextmanager
-def _naming(place: str) -> Iterator[None]:
-    """Put `place` before the message of an error about a model or LoRA."""
+def _noting(problems: list[CheckpointError | SpecError], place: str) -> Iterator[None]:
+    """Note an error about a part of the model with `place` before its message, and go on."""
     try:
         yield
-    except CheckpointError as error:
-        raise type(error)(f"{place}{error}") from error
+    except (CheckpointError, SpecError) as error:
+        problems.append(type(error)(f"{place}{error}"))
 
 
 def watch_with(job: Job, worker: subprocess.Popen[bytes], log: Path) -> Iterator[JobStatus]:

@@ -130,12 +130,16 @@ def test_a_render_reads_its_image_next_to_its_spec_shows_warnings_and_ignores_ot
     # Given a spec outside the working directory, a missing image, and an environment that names unreachable servers
     (tmp_path / "specs").mkdir()
     warned = SLOW.replace("prompt: b", "prompt: warn").replace("prompt: c", "prompt: warn")
-    (tmp_path / "specs" / "job.yaml").write_text(f"{warned}image: boat.jpg\n")
+    (tmp_path / "specs" / "job.yaml").write_text(f"{warned}image: boat.jpg\nloras: [{{path: rain.safetensors}}]\n")
     fast = user_settings.model_copy(update={"engine": STAND_IN, "blob_url": "redis://127.0.0.1:1/0"})
     missing = longtake("render", "specs/job.yaml", "-o", "film.mp4", settings=fast)
     assert missing.returncode == 1
-    assert "boat.jpg: No such file" in missing.stderr
+    # Then each file that is missing is a line
+    lora, image = missing.stderr.splitlines()
+    assert re.match(r"longtake: \S+job\.yaml:\d+: loras\.0\.path: no such LoRA: rain\.safetensors ", lora)
+    assert re.match(r"longtake: \S+job\.yaml:\d+: image: \S+boat\.jpg: No such file", image)
     # When the image exists
+    (tmp_path / "specs" / "job.yaml").write_text(f"{warned}image: boat.jpg\n")
     Image.new("RGB", (300, 200), "navy").save(tmp_path / "specs" / "boat.jpg")
     done = longtake("render", "specs/job.yaml", "-o", "film.mp4", settings=fast)
     # Then the film is made, and a warning of two segments is shown once

@@ -14,6 +14,7 @@ from PIL import Image
 from blobstore import blob_id_of, open_blob_store
 from ltx2.timeline import exact, exact_seconds
 from tasks.client.edit import edit
+from tasks.client.inputs import read_inputs
 from tasks.client.job import Job
 from tasks.client.start_image import read_images
 from tasks.client.submit import submit
@@ -154,6 +155,22 @@ def test_paths_are_relative_to_the_spec_and_each_file_is_read_once(tmp_path: Pat
     (tmp_path / "job.yaml").write_text(f"{text}segments:\n  - prompt: a\n    end_image: wall.png\n")
     with pytest.raises(SpecError, match=r"job\.yaml:6: segments\.0\.end_image: .*wall\.png: No such file"):
         read_images(load_spec(tmp_path / "job.yaml"))
+
+
+def test_all_files_that_are_missing_are_named_at_once(tmp_path: Path, gate: Path) -> None:
+    # Given eleven images that are missing, one of them named twice, one that is there, and missing sound
+    at = [f"  - {{at: 0.{number}, path: wall{number % 9}.png}}" for number in range(1, 10)]
+    text = ["width: 64", "height: 32", "image: gate.png", "images:", *at, "audio: song.mp3", "segments:"]
+    lines = [*text, "  - {prompt: a, end_image: wall1.png}", "  - {prompt: b, image: ., end_image: far.png}"]
+    (tmp_path / "job.yaml").write_text("\n".join(lines))
+    # When
+    with pytest.raises(SpecError) as caught:
+        read_inputs(load_spec(tmp_path / "job.yaml"))
+    # Then
+    found = str(caught.value).splitlines()
+    name, missing = tmp_path / "job.yaml", "No such file or directory"
+    walls = [f"{name}:{4 + n}: images.{n - 1}.path: {tmp_path}/wall{n % 9}.png: {missing}" for n in range(1, 10)]
+    assert found == [*walls, f"{name}:14: audio: {tmp_path}/song.mp3: {missing}", f"{name}: and 2 more problems"]
 
 
 def test_the_film_shows_each_image_at_its_frame(module_settings: Settings, worker: Worker, gate: Path) -> None:
