@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field
 from tasks.errors import MessageError
 from tasks.field_errors import shown
 from tasks.jobs.queues import STICKY_PREFIX
-from tasks.messaging.parts import ClosedPart, Part, valid
+from tasks.messaging.message_models import ClosedModel, MessageModel, valid
 
 MAX_CHILDREN = 16
 MAX_TASK_IDS = 1000
@@ -41,32 +41,32 @@ Children = Annotated[int, Field(ge=1, le=MAX_CHILDREN)]
 Moment = Annotated[float, Field(ge=0, le=253_402_300_799)]  # seconds, until the year 9999
 
 
-class _NoArguments(ClosedPart):
+class _NoArguments(ClosedModel):
     pass
 
 
-class _Conf(ClosedPart):
+class _Conf(ClosedModel):
     with_defaults: bool = False
 
 
-class _Active(ClosedPart):
+class _Active(ClosedModel):
     safe: bool | None = None
 
 
-class _Registered(ClosedPart):
+class _Registered(ClosedModel):
     taskinfoitems: list[Annotated[str, Field(pattern=r"^[a-z][a-z_]{0,39}$")]] | None = Field(None, max_length=20)
     builtins: bool = False
 
 
-class _QueryTask(ClosedPart):
+class _QueryTask(ClosedModel):
     ids: TaskIds
 
 
-class _MemDump(ClosedPart):
+class _MemDump(ClosedModel):
     samples: int = Field(10, ge=1, le=1000)
 
 
-class _Hello(ClosedPart):
+class _Hello(ClosedModel):
     from_node: Name
     revoked: (
         Annotated[list[Name], Field(max_length=REVOKED_LIMIT)]
@@ -79,38 +79,38 @@ class _Hello(ClosedPart):
     ) = None
 
 
-class _Revoke(ClosedPart):
+class _Revoke(ClosedModel):
     task_id: TaskIds
     terminate: bool = False
     signal: SignalName | None = None
 
 
-class _Terminate(ClosedPart):
+class _Terminate(ClosedModel):
     task_id: TaskIds
     signal: SignalName
 
 
-class _RateLimit(ClosedPart):
+class _RateLimit(ClosedModel):
     task_name: TaskName
     rate_limit: Rate | None
 
 
-class _TimeLimit(ClosedPart):
+class _TimeLimit(ClosedModel):
     task_name: TaskName
     soft: Seconds | None = None
     hard: Seconds | None = None
 
 
-class _Resize(ClosedPart):
+class _Resize(ClosedModel):
     n: Children = 1
 
 
-class _Autoscale(ClosedPart):
+class _Autoscale(ClosedModel):
     max: Annotated[int, Field(ge=0, le=MAX_CHILDREN)] | None = None
     min: Annotated[int, Field(ge=0, le=MAX_CHILDREN)] | None = None
 
 
-class _PoolRestart(ClosedPart):
+class _PoolRestart(ClosedModel):
     """What Flower sends; it may name no module to import."""
 
     modules: Annotated[list[str], Field(max_length=0)] | None = None
@@ -118,7 +118,7 @@ class _PoolRestart(ClosedPart):
     reloader: None = None
 
 
-class _AddConsumer(ClosedPart):
+class _AddConsumer(ClosedModel):
     """The worker knows these queues, so the other arguments, which Celery's client sends, change nothing."""
 
     queue: QueueName
@@ -127,11 +127,11 @@ class _AddConsumer(ClosedPart):
     routing_key: Name | None = None
 
 
-class _CancelConsumer(ClosedPart):
+class _CancelConsumer(ClosedModel):
     queue: QueueName | StickyName
 
 
-METHODS: dict[str, type[ClosedPart]] = {
+METHODS: dict[str, type[ClosedModel]] = {
     # read
     "active": _Active,
     "active_queues": _NoArguments,
@@ -166,14 +166,14 @@ METHODS: dict[str, type[ClosedPart]] = {
 }
 
 
-class _ReplyTo(ClosedPart):
+class _ReplyTo(ClosedModel):
     """Where the worker sends its reply: with another exchange it could be made to write into a task queue."""
 
     exchange: Literal["reply.celery.pidbox"]
     routing_key: str = Field(pattern=r"^[0-9a-f-]{1,100}$")
 
 
-class _Command(ClosedPart):
+class _Command(ClosedModel):
     method: str
     arguments: dict[str, Any]
     destination: list[Name] | None = None
@@ -183,7 +183,7 @@ class _Command(ClosedPart):
     reply_to: _ReplyTo | None = None
 
 
-class _Headers(Part):
+class _Headers(MessageModel):
     """Headers of commands and replies. A compressed body could be of any size."""
 
     clock: int = Field(0, ge=0, lt=CLOCK_LIMIT)
@@ -192,7 +192,7 @@ class _Headers(Part):
     compression: None = None
 
 
-class _Reply(Part):
+class _Reply(MessageModel):
     headers: _Headers
     body: dict[Name, Any]
 

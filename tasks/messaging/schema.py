@@ -15,7 +15,7 @@ from tasks.field_errors import shown
 from tasks.jobs.json_limits import NESTING_LIMIT, nesting
 from tasks.jobs.keys import check_job_id
 from tasks.jobs.queues import CLIPS, FILMS, QUEUES, SEGMENTS, STICKY_PREFIX
-from tasks.messaging.parts import ClosedPart, Part, valid
+from tasks.messaging.message_models import ClosedModel, MessageModel, valid
 from tasks.messaging.remote_control import CLOCK_LIMIT, Moment, Name, check_command, check_reply
 from tasks.messaging.topology import CLIP_TASK, FILM_TASK, FORMAT_HEADER, SEGMENT_TASK, TAKE_TASK
 from tasks.spec.segments import MAX_SEGMENTS
@@ -32,19 +32,19 @@ PARAMETERS = {
 COMMANDS, REPLIES, EVENTS = "celery.pidbox", "reply.celery.pidbox", "celeryev"
 
 
-class _Destination(Part):
+class _Destination(MessageModel):
     exchange: str
     routing_key: str
 
 
-class _Properties(Part):
+class _Properties(MessageModel):
     delivery_tag: str = Field(min_length=1, max_length=100)
     delivery_info: _Destination
     body_encoding: Literal["base64"]
     priority: int = Field(0, ge=0, le=9)
 
 
-class _Envelope(Part):
+class _Envelope(MessageModel):
     """What kombu reads of every message."""
 
     body: str
@@ -54,7 +54,7 @@ class _Envelope(Part):
     properties: _Properties
 
 
-class _TaskHeaders(Part):
+class _TaskHeaders(MessageModel):
     """Headers that Celery acts on.
 
     longtake uses no callbacks, groups, retries or deadlines, so they are refused.
@@ -91,25 +91,25 @@ class _TaskHeaders(Part):
         return self
 
 
-class _Callbacks(ClosedPart):
+class _Callbacks(ClosedModel):
     callbacks: None = None
     errbacks: None = None
     chain: None = None
     chord: None = None
 
 
-class _TaskBody(Part):
+class _TaskBody(MessageModel):
     args: list[Any]
     kwargs: dict[str, Any] = Field(max_length=0)
     embed: _Callbacks
 
 
-class _EventHeaders(Part):
+class _EventHeaders(MessageModel):
     hostname: Name
     compression: None = None
 
 
-class _Event(Part):
+class _Event(MessageModel):
     type: str
     hostname: Name
     timestamp: Moment

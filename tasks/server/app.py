@@ -31,7 +31,7 @@ from tasks.server.head_requests import HeadRequests
 from tasks.server.joins import Joins
 from tasks.server.limits import BodyLimit
 from tasks.server.live import LiveFilms
-from tasks.server.parts import PartTable
+from tasks.server.names import NameTable
 from tasks.server.reports import Reports
 from tasks.server.webhooks import Sender
 from tasks.settings import Settings
@@ -105,7 +105,7 @@ def make_app(settings: Settings) -> FastAPI:
     Raises:
         ConfigError: a key is too short, or the table of parts cannot be read.
     """
-    keys, parts = Keys(settings), PartTable.read(settings)
+    keys, names = Keys(settings), NameTable.read(settings)
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -117,7 +117,7 @@ def make_app(settings: Settings) -> FastAPI:
             outbox = Outbox(client, new_token())
             tracing.start()
             app.state.context = ServerContext(
-                settings, deployment, parts, hub, files, live, Joins(deployment), Reports(files), outbox
+                settings, deployment, names, hub, files, live, Joins(deployment), Reports(files), outbox
             )
             sender = Sender(settings, deployment.jobs, EventReader(client), outbox)
             await hub.start()

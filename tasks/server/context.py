@@ -23,8 +23,8 @@ from tasks.server.blob_files import BlobFiles
 from tasks.server.event_hub import EventHub
 from tasks.server.joins import Joins
 from tasks.server.live import LiveFilms
+from tasks.server.names import NameTable
 from tasks.server.paging import Page, page_of
-from tasks.server.parts import PartTable
 from tasks.server.reports import Reports
 from tasks.settings import Settings
 
@@ -38,7 +38,7 @@ class ServerContext:
 
     settings: Settings
     deployment: Deployment
-    parts: PartTable
+    names: NameTable
     hub: EventHub
     files: BlobFiles
     live: LiveFilms

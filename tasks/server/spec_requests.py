@@ -99,7 +99,7 @@ def requested_spec(context: ServerContext, wanted: SpecRequest) -> JobSpec:
     Raises:
         SpecError: it is invalid, or names a file of this machine.
     """
-    return without_files(check_spec(context.parts.resolved(wanted.spec), source=wanted.source), wanted.files)
+    return without_files(check_spec(context.names.resolved(wanted.spec), source=wanted.source), wanted.files)
 
 
 def submit_request(context: ServerContext, wanted: SpecRequest, *, idempotency_key: str | None = None) -> Job:

@@ -14,7 +14,7 @@ from tasks.field_errors import shown
 from tasks.jobs.records import JobStatus
 from tasks.jobs.units import JobState
 from tasks.server.answers import invalid, without_paths
-from tasks.server.parts import PartTable
+from tasks.server.names import NameTable
 from tasks.spec.head import SPATIAL_COMPRESSION, JobHead
 from tasks.spec.loader import check_spec
 from tasks.spec.places import SpecSource
@@ -73,7 +73,7 @@ class DeletedVideo(BaseModel):
     deleted: bool = True
 
 
-def spec_of_video(fields: Mapping[str, Any], parts: PartTable) -> JobSpec:
+def spec_of_video(fields: Mapping[str, Any], names: NameTable) -> JobSpec:
     """The spec of a new video. fields: `prompt`, `model`, `seconds`, `size` and `spec`, each optional but the first.
 
     `spec` is a whole spec, or some fields of one: what it has counts. `seconds` becomes as many segments as are needed,
@@ -89,7 +89,7 @@ def spec_of_video(fields: Mapping[str, Any], parts: PartTable) -> JobSpec:
     given = dict(given or {})
     if fields.get("model") is not None:
         given.setdefault("model", fields["model"])
-    resolved = parts.resolved(given)
+    resolved = names.resolved(given)
     if fields.get("size") is not None or not {"width", "height"} & resolved.keys():
         resolved |= _size_fields(fields.get("size") or DEFAULT_SIZE, 2 if resolved.get("stages") == 2 else 1)
     if "segments" not in resolved:
@@ -134,7 +134,7 @@ def segments_for(seconds: str, shape: SegmentShape, *, continued: bool = False) 
 
 
 def video_of(
-    status: JobStatus, head: JobHead, segments: Sequence[SegmentSpec], parts: PartTable, *, retention_s: float
+    status: JobStatus, head: JobHead, segments: Sequence[SegmentSpec], names: NameTable, *, retention_s: float
 ) -> Video:
     """A job as a video."""
     failed = status.state in (JobState.FAILED, JobState.CANCELLED)
@@ -143,7 +143,7 @@ def video_of(
     visible = head.crop or head
     return Video(
         id=status.job_id,
-        model=parts.name_of(str(head.model)),
+        model=names.name_of(str(head.model)),
         status=_STATUS[status.state],
         progress=_progress(status),
         created_at=int(status.created_at),

@@ -245,7 +245,7 @@ def _new(context: ServerContext, wanted: VideoRequest, uploads: Mapping[str, byt
     """A new video. uploads: of the request, by field of the spec; `data:` URLs of its `spec` are sent, too."""
     given = wanted.fields.get("spec")
     sent = taken_files(given) if isinstance(given, dict) else {}
-    return _submitted(context, spec_of_video(wanted.fields, context.parts), {**sent, **uploads}, key, uploads)
+    return _submitted(context, spec_of_video(wanted.fields, context.names), {**sent, **uploads}, key, uploads)
 
 
 def _submitted(
@@ -259,7 +259,7 @@ def _submitted(
 def _video(context: ServerContext, status: JobStatus) -> Video:
     contents = context.deployment.jobs.contents(status.job_id)
     retention_s = context.settings.retention_s
-    return video_of(status, contents.head, contents.segments, context.parts, retention_s=retention_s)
+    return video_of(status, contents.head, contents.segments, context.names, retention_s=retention_s)
 
 
 def _input_reference(wanted: VideoRequest) -> bytes | None:

@@ -116,4 +116,4 @@ def _common(record: Any, view: type[BaseModel]) -> dict[str, Any]:
 def summary_view(context: ServerContext, job_id: str) -> dict[str, Any]:
     """The film summary, with the model's name in place of its path."""
     summary = film_summary(context.deployment.jobs, job_id)
-    return summary | {"model": context.parts.name_of(str(summary["model"]))}
+    return summary | {"model": context.names.name_of(str(summary["model"]))}

@@ -1,4 +1,4 @@
-"""Parts of messages: pydantic models, and their validation with errors that name the field."""
+"""Pydantic models of what messages consist of, and their validation with errors that name the field."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tasks.errors import MessageError
 from tasks.field_errors import explain, field_path
 
-P = TypeVar("P", bound="Part")
+M = TypeVar("M", bound="MessageModel")
 
 
-class Part(BaseModel):
-    """A part of a message: every field has exactly its type."""
+class MessageModel(BaseModel):
+    """Some fields of a message, each of exactly its type."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
 
-class ClosedPart(Part):
-    """A part without other fields."""
+class ClosedModel(MessageModel):
+    """Some fields of a message, and no others next to them."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-def valid(part: type[P], value: object, where: str = "", *, levels: int | None = None) -> P:
-    """`value` as a `part`.
+def valid(model: type[M], value: object, where: str = "", *, levels: int | None = None) -> M:
+    """`value` as a `model`.
 
     levels: how many levels of fields an error names; default: all. Below a union, pydantic names its own types.
 
@@ -33,7 +33,7 @@ def valid(part: type[P], value: object, where: str = "", *, levels: int | None =
         MessageError: names the field below `where` and what is wrong with it.
     """
     try:
-        return part.model_validate(value)
+        return model.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         path = field_path(((where,) if where else ()) + first["loc"][:levels])

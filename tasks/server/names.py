@@ -1,4 +1,4 @@
-"""The table of names that callers may use for models and their parts; a path is never accepted over HTTP."""
+"""The names that callers may use for models, LoRAs, text encoders and upsamplers; no path is accepted over HTTP."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class ModelEntry(BaseModel):
     spec: dict[str, Any] = Field(default_factory=dict)
 
 
-class PartTable(BaseModel):
-    """Names of models and parts, and what they stand for."""
+class NameTable(BaseModel):
+    """Names of models, and of what a spec names next to its model, and what they stand for."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -42,7 +42,7 @@ class PartTable(BaseModel):
     upsamplers: dict[str, str] = Field(default_factory=dict)
 
     @classmethod
-    def read(cls, settings: Settings) -> PartTable:
+    def read(cls, settings: Settings) -> NameTable:
         """The table in the file LONGTAKE_SERVER_PARTS, with LONGTAKE_MODEL and the small models added.
 
         Raises:
@@ -53,7 +53,7 @@ class PartTable(BaseModel):
         return table.model_copy(update={"models": own | table.models})
 
     @classmethod
-    def _from_file(cls, path: Path) -> PartTable:
+    def _from_file(cls, path: Path) -> NameTable:
         try:
             with path.open("rb") as file:
                 data = parse_yaml(file.read(LARGEST_TABLE_BYTES).decode())
