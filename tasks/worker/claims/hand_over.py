@@ -23,7 +23,7 @@ def hand_over(context: WorkerContext, claim: Claim) -> bool:
     """
     if process.blob_outage.seconds < context.settings.lease_s / 2:
         return False
-    peer = idle_peer_with_blobs(context, claim.unit.kind)
+    peer = idle_peer_with_blobs(context, claim.unit)
     if peer is None:
         return False
     released = context.deployment.jobs.release(claim)

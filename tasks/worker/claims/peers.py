@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 from tasks.jobs.queues import queue_of
-from tasks.jobs.units import UnitKind, WorkUnit
+from tasks.jobs.units import WorkUnit
 from tasks.jobs.workers import WorkerInfo
 from tasks.worker.context import WorkerContext
 
 
-def has_other_worker(context: WorkerContext, kind: UnitKind, failed: frozenset[str]) -> bool:
-    """Whether a living worker takes units of this kind, and is none of those that failed this one."""
-    queue = queue_of(WorkUnit(kind, 0))
+def has_other_worker(context: WorkerContext, unit: WorkUnit, failed: frozenset[str]) -> bool:
+    """Whether a living worker takes units like this one, and is none of those that failed this one."""
+    queue = queue_of(unit)
     return any(other.token not in failed and other.takes(queue) for other in context.deployment.jobs.workers().living)
 
 
-def has_worker_of_class(context: WorkerContext, kind: UnitKind, render_class: str) -> bool:
-    """Whether a living worker takes units of this kind, and has this render class."""
-    queue = queue_of(WorkUnit(kind, 0))
+def has_worker_of_class(context: WorkerContext, unit: WorkUnit, render_class: str) -> bool:
+    """Whether a living worker takes units like this one, and has this render class."""
+    queue = queue_of(unit)
     return any(
         one.render_class == render_class and one.takes(queue) for one in context.deployment.jobs.workers().living
     )
 
 
-def idle_peer_with_blobs(context: WorkerContext, kind: UnitKind) -> WorkerInfo | None:
-    """Another worker that waits for units of this kind, and reaches the blob server, which this one does not.
+def idle_peer_with_blobs(context: WorkerContext, unit: WorkUnit) -> WorkerInfo | None:
+    """Another worker that waits for units like this one, and reaches the blob server, which this one does not.
 
     Its heartbeat must be from the later half of this worker's outage: an older one does not tell whether the server is
     out for both.
     """
-    queue = queue_of(WorkUnit(kind, 0))
+    queue = queue_of(unit)
     living = context.deployment.jobs.workers().living
     own = next((worker for worker in living if worker.token == context.node), None)
     if own is None or not own.blob_outage_s:

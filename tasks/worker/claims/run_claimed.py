@@ -114,10 +114,10 @@ def _claim(context: WorkerContext, job_id: str, unit: WorkUnit, ticket: int) -> 
     )
     wait_s, prefer_others = context.settings.class_wait_s, True
     claim = claim_as(class_wait_s=wait_s)
-    if isinstance(claim, FailedHere) and not has_other_worker(context, unit.kind, claim.nodes):
+    if isinstance(claim, FailedHere) and not has_other_worker(context, unit, claim.nodes):
         prefer_others = False
         claim = claim_as(class_wait_s=wait_s, prefer_others=False)
-    if isinstance(claim, OtherClass) and not has_worker_of_class(context, unit.kind, claim.render_class):
+    if isinstance(claim, OtherClass) and not has_worker_of_class(context, unit, claim.render_class):
         claim = claim_as(prefer_others=prefer_others)
     return claim
 
