@@ -36,6 +36,8 @@ INVALID = "invalid_request_error"
 FAULT = "server_error"
 NOT_AGAIN = {"x-should-retry": "false"}
 """The header that keeps the `openai` client from asking again by itself, as it does after 409 and 503."""
+EXPECTED = (LongtakeError, LTX2Error, BlobStoreError, redis.RedisError)
+"""Errors that `problem_of` explains."""
 _FASTAPI_HAS_NO_REASON = "There was an error parsing the body"
 _PATH = re.compile(r"(?<![\w:/.])(?:~|[A-Za-z]:)?(?:/[^\s/'\"<>|:;,]+){2,}/?")
 _FIELD = re.compile(r"(?:(?:spec|request)(?::\d+)?: )?(?P<field>[a-z_][\w.]*): ")
@@ -216,7 +218,7 @@ def add_error_answers(app: FastAPI) -> None:
         return answer(Problem(400, "the request ended before its body did"))  # nobody reads it
 
     app.add_exception_handler(ClientDisconnect, left)
-    for kind in (LongtakeError, LTX2Error, BlobStoreError, redis.RedisError):
+    for kind in EXPECTED:
         app.add_exception_handler(kind, ours)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, fields)

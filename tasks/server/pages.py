@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import jinja2
 from fastapi import APIRouter, Depends, Form, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.routing import APIRoute
 from starlette.staticfiles import StaticFiles
 
 from tasks.client.fork import fork_longer
@@ -25,7 +26,7 @@ from tasks.jobs.records import JobStatus
 from tasks.jobs.units import JobState
 from tasks.jobs.waits import Wait
 from tasks.server.access import COOKIE, Keys
-from tasks.server.answers import RequestError, problem_of
+from tasks.server.answers import EXPECTED, RequestError, problem_of
 from tasks.server.context import Context, ServerContext
 from tasks.server.jobs_api import JobId
 from tasks.server.pictures import change_curve, changes, thumbnail
@@ -59,7 +60,26 @@ POLICY = (
     "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
 
-router = APIRouter(include_in_schema=False)
+
+class _PageRoute(APIRoute):
+    """A path whose errors are a page for a browser that asks for one."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answered = super().get_route_handler()
+
+        async def answered_or_explained(request: Request) -> Response:
+            try:
+                return await answered(request)
+            except EXPECTED as error:
+                if "text/html" not in request.headers.get("accept", ""):
+                    raise
+                problem, context = problem_of(error), request.app.state.context
+                return shown(context, "base.html", "Error", problem.status, problem=problem.message)
+
+        return answered_or_explained
+
+
+router = APIRouter(include_in_schema=False, route_class=_PageRoute)
 files = StaticFiles(directory=FOLDER)
 _templates = jinja2.Environment(loader=jinja2.FileSystemLoader(FOLDER), autoescape=True)
 
