@@ -68,7 +68,7 @@ def free_port() -> int:
         return port
 
 
-def wait_until(condition: Callable[[], Any], *, timeout_s: float = 60.0, what: str = "") -> Any:
+def wait_until(condition: Callable[[], Any], *, timeout_s: float = 120.0, what: str = "") -> Any:
     """Wait until `condition()` is true and return its value; fails after `timeout_s`."""
     end = time.monotonic() + timeout_s
     while not (value := condition()):
@@ -135,7 +135,7 @@ class Worker:
         return self.log.read_text(errors="replace")
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        processes.stop(self.process, number, timeout_s=30)
+        processes.stop(self.process, number, timeout_s=60)
 
     def end(self) -> None:
         """Kill it with its children, which takes less time than a shutdown."""

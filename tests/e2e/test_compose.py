@@ -179,7 +179,7 @@ class Service:
         return words in text
 
     def stop(self) -> None:
-        processes.stop(self._process, self._signal, timeout_s=30)
+        processes.stop(self._process, self._signal, timeout_s=60)
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ def test_two_renders_of_one_film_exclude_each_other(
 ) -> None:
     # Given a running render, and another spec
     command = [sys.executable, "-m", "tasks", "render", str(spec), "-o", "film.mp4"]
-    environ = environment(own_settings) | {STEP_S: "3"}
+    environ = environment(own_settings) | {STEP_S: "20"}
     first = subprocess.Popen(command, env=environ, cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True)
     wait_until(lambda: (tmp_path / ".film.mp4.lock").exists(), what="the lock of the film")
     (tmp_path / "other.yaml").write_text(f"seed: 7\n{SPEC}")

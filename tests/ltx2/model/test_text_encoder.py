@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 
@@ -110,9 +111,8 @@ def test_a_segment_does_not_wait_until_the_cpu_has_encoded_the_next_prompt(
     monkeypatch.setattr("ltx2.model.prompts.LONG_WAIT_S", -1)
     threading.Timer(0.01, slow.may.set).start()
     assert torch.equal(prompts.encode("gulls").video, torch.zeros(1))
-    assert [record.getMessage() for record in caplog.records] == [
-        "a segment waited 0 s for its prompt; text encoder: cpu"
-    ]
+    [record] = caplog.records
+    assert re.fullmatch(r"a segment waited \d+ s for its prompt; text encoder: cpu", record.getMessage())
     # And in other modes the device is free at the end of a segment
     fast = SlowEncoder(TextEncoderMode.OFFLOAD)
     fast.may.set()

@@ -51,7 +51,7 @@ class Server:
         return httpx2.Client(base_url=self.url, headers=headers, timeout=60, **options)  # type: ignore[arg-type]
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        processes.stop(self.process, number, timeout_s=30)
+        processes.stop(self.process, number, timeout_s=60)
 
 
 @pytest.fixture(scope="module")
