@@ -254,7 +254,10 @@ class Reconciler:
         lease_ms = int(self._settings.reconcile_s * 3000)
         if self._redis.set(LOCK, self._name, nx=True, px=lease_ms):
             return True
-        if self._redis.get(LOCK) != self._name.encode():
+        holder = self._redis.get(LOCK)
+        if holder is None:  # it has just expired
+            return bool(self._redis.set(LOCK, self._name, nx=True, px=lease_ms))
+        if holder != self._name.encode():
             if self._redis.pttl(LOCK) > lease_ms:  # taken before the server's clock was set back
                 self._redis.pexpire(LOCK, lease_ms)
             return False
