@@ -10,9 +10,10 @@ async function answered(url, options) {
   }
 }
 
-// Ask for the page again and replace its live part: the server has rendered it.
+// Ask for the page again and replace its live part: the server has rendered it. Where a form was refused, the address
+// is that of the form.
 async function refresh(live) {
-  const answer = await answered(location.href, { headers: { Accept: "text/html" } });
+  const answer = await answered(live.dataset.page || location.href, { headers: { Accept: "text/html" } });
   if (answer.status === 404) live.textContent = "This film was deleted.";
   if (!answer.ok) return;
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
@@ -132,7 +133,7 @@ async function play(video) {
     if (now.ended) break;
     await wait(500);
     now = await listed(film);
-    if ("epoch" in now && now.epoch !== epoch) { location.reload(); return; }
+    if ("epoch" in now && now.epoch !== epoch) { location.assign(live.dataset.page); return; }
   }
   source.endOfStream();
 }

@@ -64,10 +64,12 @@ def test_a_film_is_submitted_and_watched_to_its_end(page: Page, server: Server, 
     assert page.errors == []
 
 
-def test_a_job_is_paused_and_cancelled_on_its_page(page: Page, server: Server, client: httpx2.Client) -> None:
+def test_a_job_is_paused_and_cancelled_on_its_page(
+    page: Page, server: Server, client: httpx2.Client, tmp_path: Path
+) -> None:
     # Given
     log_in(page, server)
-    job_id = submitted(client, spec(*"abcdefghijklmnopqrstuvwxyz"))
+    job_id = submitted(client, spec(f"wait until {tmp_path / 'never'}"))
     # When
     page.open(f"{server.url}/films/{job_id}")
     page.value("document.querySelector('button[value=pause]').click()")
@@ -86,10 +88,12 @@ def test_a_page_says_which_segment_failed_and_why(client: httpx2.Client, worker:
     assert "failed</span> at segment 1 · RuntimeError: the prompt requests a failure" in page
 
 
-def test_a_page_says_that_its_film_was_deleted(page: Page, server: Server, client: httpx2.Client) -> None:
+def test_a_page_says_that_its_film_was_deleted(
+    page: Page, server: Server, client: httpx2.Client, tmp_path: Path
+) -> None:
     # Given somebody who waits for a film
     log_in(page, server)
-    job_id = submitted(client, spec(*"abcdefghijklmnopqrstuvwxyz"))
+    job_id = submitted(client, spec(f"wait until {tmp_path / 'never'}"))
     page.open(f"{server.url}/films/{job_id}")
     page.until("document.querySelector('.events').textContent.includes('accepted')")
     # When somebody else deletes it
@@ -154,6 +158,9 @@ def test_a_segment_is_retaken_and_a_take_chosen_on_the_page(
     page.value(f"{retake}.querySelector('button').click()")
     # Then the page says so
     assert "prompt: must not be blank" in page.until("document.querySelector('.problem')?.textContent")
+    # and follows the film, although its own address is now that of the form
+    page.value("document.querySelector('[data-live] progress').dataset.old = 'yes'")
+    page.until("document.querySelector('[data-live] progress').dataset.old != 'yes'")
     # When they give a prompt and a seed, and the segment after it is to be part of the take
     page.value(f"{retake}.querySelector('textarea').value = 'wait until {go}'")
     page.value(f"{retake}.querySelector('input').value = '5'")
