@@ -55,6 +55,12 @@ class Outcome:
     recovery_s: float | None
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether every thread of a process is stopped by a signal."""
+    states = [path.read_text().rpartition(") ")[2][0] for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return set(states) == {"T"}
+
+
 class FaultWorker:
     """A worker process and its child."""
 
@@ -81,6 +87,14 @@ class FaultWorker:
         for pid in self.pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
+
+    def freeze(self) -> None:
+        """Stop the main process and its children, and wait until no thread of them runs.
+
+        One thread takes the signal and stops the others; until it is scheduled, they go on.
+        """
+        self.send(signal.SIGSTOP)
+        wait_until(lambda: all(map(is_stopped, self.pids)), what="every thread to stop")
 
     def kill(self) -> None:
         """Kill the main process and its children."""
@@ -122,7 +136,7 @@ class FaultWorker:
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """Shut the worker down and wait."""
-        processes.stop(self.process, number, timeout_s=30)
+        processes.stop(self.process, number, timeout_s=60)
 
     def text(self) -> str:
         """Its log."""

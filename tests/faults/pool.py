@@ -30,11 +30,13 @@ class WorkerPool(Harness):
         super().stop()
 
     def reset(self) -> None:
-        """Cancel jobs, release holds and clear the fault of the previous test."""
+        """Cancel jobs, release holds and workers, and clear the fault of the previous test."""
         for job_id in self.jobs.active():
             self.jobs.stop(job_id, "cancelled", "its test is over")
         for path in [*(self.folder / "holds").iterdir(), *(self.folder / "held").iterdir()]:
             path.unlink()
+        for worker in self.workers:
+            worker.send(signal.SIGCONT)
         self.fault_at = None
 
     def scale(self, count: int) -> list[FaultWorker]:

@@ -97,7 +97,7 @@ class Chaos:
 
     def _freeze(self) -> None:
         worker = self._random.choice(self._workers)
-        worker.send(signal.SIGSTOP)
+        worker.freeze()
         time.sleep(self._harness.lease_s * self._random.uniform(0.5, 2))
         worker.send(signal.SIGCONT)
 

@@ -29,7 +29,7 @@ def test_a_worker_that_continues_while_another_has_the_claim(
     late_pid = hold.wait()
     wait_until(lambda: len(pool.jobs.clips(job.id)) == index, what="the clips before, encoded in the background")
     pool.mark_fault()
-    late.send(signal.SIGSTOP)
+    late.freeze()
     second = pool.hold(point, index)
     assert second.wait() != late_pid
     before = record(pool, job)
@@ -54,7 +54,7 @@ def test_a_worker_that_continues_after_the_film(pool: WorkerPool, undisturbed: s
     # Given a frozen worker, and a job that others have finished
     hold, job, late = pool.submit_and_hold(point, index)
     pool.mark_fault()
-    late.send(signal.SIGSTOP)
+    late.freeze()
     job.wait()
     before = record(pool, job)
     # When

@@ -92,8 +92,8 @@ def test_other_event_ids_are_refused(client: httpx2.Client) -> None:
 
 
 def test_streams_of_ended_jobs_end(client: httpx2.Client) -> None:
-    # Given a job that has ended
-    job_id = submitted(client, spec("a"))
+    # Given a job that has ended, and that no worker works on
+    job_id = submitted(client, spec(open=True))
     client.post(f"/jobs/{job_id}/cancel")
     events = events_of(client, job_id)
     assert events[-1][1] == "cancelled"

@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import av
@@ -102,9 +103,9 @@ def test_a_video_and_a_sound_are_sent(client: httpx2.Client, worker: Worker) -> 
     assert "longtake-upload" not in refused.text
 
 
-def test_jobs_are_paused_resumed_cancelled_and_forgotten(client: httpx2.Client) -> None:
-    # Given
-    job_id = submitted(client, spec("a"))
+def test_jobs_are_paused_resumed_cancelled_and_forgotten(client: httpx2.Client, tmp_path: Path) -> None:
+    # Given a job that no worker ends
+    job_id = submitted(client, spec(f"wait until {tmp_path / 'never'}"))
     # Then
     for change, state in [("pause", "paused"), ("resume", "queued"), ("pause", "paused"), ("cancel", "cancelled")]:
         answer = client.post(f"/jobs/{job_id}/{change}")
@@ -277,7 +278,7 @@ def test_the_same_submission_again_is_the_same_job(client: httpx2.Client) -> Non
 
 def test_jobs_are_listed_in_pages(client: httpx2.Client) -> None:
     # Given
-    made = [submitted(client, spec(f"page {i}")) for i in range(3)]
+    made = [submitted(client, spec(open=True)) for _ in range(3)]
     # When
     first = client.get("/jobs", params={"limit": 2}).json()
     second = client.get("/jobs", params={"limit": 2, "after": first["next"]}).json()
@@ -300,7 +301,7 @@ def test_requests_without_a_key_are_refused(server: Server, header: str) -> None
     assert httpx2.get(f"{server.url}/health").json() == {"status": "ok"}
 
 
-def test_other_paths_and_methods_are_answered_in_the_same_form(client: httpx2.Client) -> None:
+def test_other_paths_and_methods_are_answered_in_the_same_form(client: httpx2.Client, tmp_path: Path) -> None:
     assert error_of(client.get("/nothing"))[0] == 404
     wrong = client.put("/jobs")
     assert (*error_of(wrong), wrong.headers["allow"]) == (405, "PUT is not allowed here", "HEAD, GET, POST")
@@ -309,7 +310,8 @@ def test_other_paths_and_methods_are_answered_in_the_same_form(client: httpx2.Cl
     assert error_of(answer) == (404, "there is no job nobody; `GET /jobs` lists the jobs")
     assert "must be 'queued', 'running', " in error_of(client.get("/jobs", params={"state": "bogus"}))[1]
     body = b'{"prompt": "a", "promt": "b"}'
-    segments = f"/jobs/{submitted(client, spec('a'))}/segments"
+    unfinished = submitted(client, spec(f"wait until {tmp_path / 'never'}"))
+    segments = f"/jobs/{unfinished}/segments"
     answer = client.put(f"{segments}/0/prompt", content=body, headers={"Content-Type": "text/plain"})
     assert error_of(answer) == (400, "the request: send its JSON with the header Content-Type: application/json")
     answer = client.put(f"{segments}/0/prompt", content=body, headers={"Content-Type": "application/json"})
@@ -325,7 +327,7 @@ def test_other_paths_and_methods_are_answered_in_the_same_form(client: httpx2.Cl
     assert error_of(answer) == (400, "the request: its body cannot be read: Invalid multipart data.")
     for what, status in (("0/clip", 409), ("9/clip", 404), ("9/state", 404), ("9/join", 404), ("9/takes/1/clip", 404)):
         assert error_of(client.get(f"{segments}/{what}"))[0] == status
-    client.post(f"{segments.removesuffix('/segments')}/cancel")
+    client.post(f"/jobs/{unfinished}/cancel")
     assert error_of(client.get("/jobs/..%2F..%2Fetc"))[0] == 404
     assert error_of(client.get("/jobs", params={"after": "gone"}))[0] == 404
 

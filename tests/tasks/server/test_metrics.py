@@ -84,11 +84,11 @@ def test_a_segment_of_a_cancelled_job_has_lost_its_lease(
     wait_until(lambda: worker_figures(port)["longtake_leases_lost_total"] == before + 1, what="the figure")
 
 
-def test_a_server_knows_jobs_queues_and_workers(client: httpx2.Client, worker: Worker) -> None:
+def test_a_server_knows_jobs_queues_and_workers(client: httpx2.Client, worker: Worker, tmp_path: Path) -> None:
     # Given a finished job, and one that is paused
     workers = [f"longtake_workers{{'state': '{state}'}}" for state in ("loading", "idle", "working")]
     finished(client, submitted(client, spec("a")))
-    paused = submitted(client, spec(*"abcdefgh"))
+    paused = submitted(client, spec(f"wait until {tmp_path / 'never'}", "b"))
     client.post(f"/jobs/{paused}/pause")
     # When
     wait_until(lambda: figures(client.get("/metrics").text)[EVENTS.format("paused")], what="the event")

@@ -99,8 +99,8 @@ def test_streams_go_on_after_an_outage_of_redis(
 
 
 def test_a_deleted_job_ends_its_streams(client: httpx2.Client) -> None:
-    # Given somebody who follows a job, and its growing film
-    job_id = submitted(client, spec("a"))
+    # Given somebody who follows a job that no worker ends
+    job_id = submitted(client, spec(open=True))
     kinds: list[str] = []
 
     def follow() -> None:

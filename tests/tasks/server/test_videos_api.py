@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -128,8 +129,9 @@ def test_videos_are_listed_and_deleted(videos: Any, worker: Worker) -> None:
         videos.retrieve(made[0].id)
 
 
-def test_a_video_that_is_not_finished_is_deleted(videos: Any) -> None:
-    video = videos.create(prompt="a", seconds="4", extra_body={"spec": json.dumps(SMALL)})
+def test_a_video_that_is_not_finished_is_deleted(videos: Any, tmp_path: Path) -> None:
+    unfinished = f"wait until {tmp_path / 'never'}"
+    video = videos.create(prompt=unfinished, seconds="4", extra_body={"spec": json.dumps(SMALL)})
     # The client does not ask again for what will be the same
     with pytest.raises(openai.ConflictError, match="is not finished") as caught:
         videos._client.with_options(max_retries=2).videos.download_content(video.id)
