@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from tasks.deployment import Deployment
 from tasks.errors import JobStateError, RoomError, ServerError, SpecError
 from tasks.jobs.edit_store import ANYWHERE, Appended, AppendOutcome, ReplaceOutcome
 from tasks.jobs.records import JobStatus
+from tasks.jobs.results import JobContents
 from tasks.jobs.units import START_INDEX, JobState
 from tasks.maintenance.admission import chain_bytes
 from tasks.spec.head import INPUT_FIELDS, JobHead
@@ -129,24 +130,19 @@ def append_segments(
     if not spec.segments:
         raise SpecError(f"{spec.source.place('segments')}: there is none, so there is nothing to append")
     contents = deployment.jobs.contents(job_id)
-    status, head, start = deployment.jobs.status(job_id), contents.head, contents.committed.start
+    status, head = deployment.jobs.status(job_id), contents.head
     given = spec.model_fields_set
     there = contents.segments[: deployment.jobs.earlier_append(job_id, request)]
     is_edit = images is not None
     if images is None:
         first = len(there) if spec.images else first  # their frames follow from it
         spec = spec.written_in(replace(spec.source, before=len(there)))
-        segments, images = read_added_images(spec, head, there, start=start)
+        segments, images = read_added_images(spec, head, there, start=contents.committed.start)
         spec = spec.model_copy(update={"segments": segments, "images": ()})
-    begun = [segment.model_copy(update={"images": None}) for segment in there[:1] or spec.segments]
-    first_of_job = spec.model_copy(update={"segments": begun})  # what it extends was read for this one
-    check_same_head(with_input_ids(first_of_job), head, job_id, why="to which its segments are appended", fields=given)
+    _check_follows(spec, contents, there, job_id, fields=given)
     if not is_edit and "seed" in given and spec.seed != head.seed:
         place = spec.source.place("seed")
         raise SpecError(f"{place}: must be that of job {job_id}: {spec.seed} here, {head.seed} there")
-    if start and not there and spec.segments[0].transition == "cut":
-        place = spec.source.place("segments", 0, "transition")
-        raise SpecError(f"{place}: a job that continues a state cannot start with a cut")
     longer = spec.model_copy(update={**dict(head), "segments": [*there, *spec.segments]})
     check_join(longer, contents, len(there))
     if status.state == JobState.DONE:
@@ -170,6 +166,18 @@ def append_segments(
         raise _refusal(job_id, status, appended, len(spec.segments), budget)
     publish_now(deployment, job_id)
     return range(appended.first, appended.first + len(spec.segments))
+
+
+def _check_follows(
+    spec: JobSpec, contents: JobContents, there: Sequence[SegmentSpec], job_id: str, *, fields: Collection[str]
+) -> None:
+    """Raise SpecError unless the segments of `spec` may follow those that are `there`; see `check_same_head`."""
+    begun = [segment.model_copy(update={"images": None}) for segment in there[:1] or spec.segments]
+    first_of_job = with_input_ids(spec.model_copy(update={"segments": begun}))  # what it extends was read for this one
+    check_same_head(first_of_job, contents.head, job_id, why="to which its segments are appended", fields=fields)
+    if contents.committed.start and not there and spec.segments[0].transition == "cut":
+        place = spec.source.place("segments", 0, "transition")
+        raise SpecError(f"{place}: a job that continues a state cannot start with a cut")
 
 
 def _track_warnings(deployment: Deployment, longer: JobSpec, count: int) -> list[str]:

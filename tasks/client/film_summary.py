@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Any
 
 from tasks.jobs.reader import JobReader
-from tasks.jobs.records import Handoff
+from tasks.jobs.records import FilmRecord, Handoff
 from tasks.jobs.state_wire import handoff_blobs
 
 
@@ -23,18 +23,7 @@ def film_summary(jobs: JobReader, job_id: str, *, of_film: bool = False) -> dict
     handoffs = [takes.handoff(original) for original in jobs.handoffs(job_id)]
     summary: dict[str, Any] = {"job_id": job_id, "title": status.title, "model": head.model}
     if status.film is not None:
-        film = status.film
-        rate = Fraction(film.fps)
-        summary |= {
-            "width": film.width,
-            "height": film.height,
-            "fps": int(rate) if rate.denominator == 1 else round(float(rate), 3),
-            "frames": film.frames,
-            "duration_s": film.duration_s,
-            "audio_sample_rate": film.audio_sample_rate,
-            "audio_samples": film.audio_samples,
-            "sha256": film.sha256,
-        }
+        summary |= _of_film(status.film)
     if of_film and status.film is not None and status.film.segments:
         handoffs = [handoff for handoff in handoffs if handoff.index < status.film.segments]
     segments = []
@@ -56,6 +45,20 @@ def film_summary(jobs: JobReader, job_id: str, *, of_film: bool = False) -> dict
             }
         )
     return summary | {"segments": segments}
+
+
+def _of_film(film: FilmRecord) -> dict[str, Any]:
+    rate = Fraction(film.fps)
+    return {
+        "width": film.width,
+        "height": film.height,
+        "fps": int(rate) if rate.denominator == 1 else round(float(rate), 3),
+        "frames": film.frames,
+        "duration_s": film.duration_s,
+        "audio_sample_rate": film.audio_sample_rate,
+        "audio_samples": film.audio_samples,
+        "sha256": film.sha256,
+    }
 
 
 def _seconds_between(handoff: Handoff, after: Handoff | None) -> float | None:

@@ -64,52 +64,78 @@ def placed(spec: JobSpec, *, continues: bool, video_frames: int = 0, kept: int =
     """
     if not spec.images and not any(any(_paths_of(segment)) for segment in spec.segments):
         return spec
-    spans = _spans(spec, continues=continues, start=video_frames)
-    at: dict[int, dict[int, str]] = {}
+    film = _FilmFrames(spec, continues=continues, start=video_frames)
+    for index, segment in enumerate(spec.segments):
+        for field, path in _paths_of(segment):
+            film.put(("segments", index, *field), index, film.frame_of(index, field), path)
+    for number, image in enumerate(spec.images):
+        index, frame = film.at_time(number, image.at)
+        there = film.images[index].get(frame)
+        if not image.strength or (index < kept and there == image.path):
+            continue
+        if index < kept:
+            raise FieldError(
+                ("images", number, "at"),
+                f"{image.at:g} s is frame {frame} of segment {index}, which stays as it is; segment {kept} begins at "
+                f"{film.seconds_before(kept):.3f} s",
+            )
+        film.put(("images", number, "at"), index, frame, image.path)
+    segments = [_with_images(*pair) for pair in zip(spec.segments, film.images, strict=True)]
+    return spec.model_copy(update={"images": (), "segments": segments})
 
-    def put(location: Location, index: int, frame: int, path: str) -> None:
-        there = at.setdefault(index, {})
-        if index == len(spans) - 1 and frame >= spans[index].count - shown_by_video(spec):
+
+class _FilmFrames:
+    """The frames of a film, of which some show an image. images: of each segment, by the number of its new frame."""
+
+    def __init__(self, spec: JobSpec, *, continues: bool, start: int) -> None:
+        self._spec = spec
+        self._spans = _spans(spec, continues=continues, start=start)
+        self._end = self._spans[-1].first + self._spans[-1].count
+        self.images: list[dict[int, str]] = [{} for _ in spec.segments]
+
+    def put(self, location: Location, index: int, frame: int, path: str) -> None:
+        """Show an image, named at `location`, in a frame of segment `index`."""
+        there, is_last = self.images[index], index == len(self._spans) - 1
+        if is_last and frame >= self._spans[index].count - shown_by_video(self._spec):
             raise FieldError(location, f"frame {frame} of segment {index} shows the video into which it leads")
-        if frame in there or (index == frame == 0 and spec.image is not None):
+        if frame in there or (index == frame == 0 and self._spec.image is not None):
             raise FieldError(location, f"frame {frame} of segment {index} has another image already")
         if len(there) == MOST_IMAGES:
             raise FieldError(location, f"segment {index} would have more than {MOST_IMAGES} images")
         there[frame] = path
 
-    for index, segment in enumerate(spec.segments):
-        for field, path in _paths_of(segment):
-            number = _frame_of(segment, field, spans[index])
-            if not number < spans[index].count:
-                problem = f"{number} is none of the {spans[index].count} new frames of segment {index}, from 0"
-                raise FieldError(("segments", index, *field[:-1], "frame"), problem)
-            put(("segments", index, *field), index, number, path)
-    firsts, fps = [span.first for span in spans], exact(spec.fps)
-    for number, image in enumerate(spec.images):
-        frame = int(exact_seconds(image.at) * fps)
-        index = bisect_right(firsts, frame) - 1
-        if frame >= spans[-1].first + spans[-1].count:
-            seconds = float((spans[-1].first + spans[-1].count) / fps)
-            raise FieldError(("images", number, "at"), f"{image.at:g} s is not in the film, which has {seconds:.3f} s")
+    def frame_of(self, index: int, field: Location) -> int:
+        """The frame of segment `index` in which an image is shown that this field of it names."""
+        segment, count = self._spec.segments[index], self._spans[index].count
+        if field == ("image",):
+            return 0
+        if field == ("end_image",):
+            return count - 1
+        frame = (segment.images or ())[int(field[1])].frame
+        if not frame < count:
+            problem = f"{frame} is none of the {count} new frames of segment {index}, from 0"
+            raise FieldError(("segments", index, *field[:-1], "frame"), problem)
+        return frame
+
+    def at_time(self, number: int, seconds: float) -> tuple[int, int]:
+        """The segment, and the frame of it, that is on screen at a time of the film, that of image `number`."""
+        frame = int(exact_seconds(seconds) * exact(self._spec.fps))
+        index = bisect_right([span.first for span in self._spans], frame) - 1
+        if frame >= self._end:
+            problem = f"{seconds:g} s is not in the film, which has {self._seconds(self._end):.3f} s"
+            raise FieldError(("images", number, "at"), problem)
         if index < 0:
-            seconds = float(firsts[0] / fps)
-            raise FieldError(
-                ("images", number, "at"),
-                f"{image.at:g} s is in the video that the job extends, which has the film's first {seconds:.3f} s",
-            )
-        own = frame - firsts[index]
-        if not image.strength or (index < kept and at.get(index, {}).get(own) == image.path):
-            continue
-        if index < kept:
-            next_s = float((spans[kept].first if kept < len(spans) else spans[-1].first + spans[-1].count) / fps)
-            raise FieldError(
-                ("images", number, "at"),
-                f"{image.at:g} s is frame {own} of segment {index}, which stays as it is; segment {kept} begins at "
-                f"{next_s:.3f} s",
-            )
-        put(("images", number, "at"), index, own, image.path)
-    segments = [_with_images(segment, at.get(index, {})) for index, segment in enumerate(spec.segments)]
-    return spec.model_copy(update={"images": (), "segments": segments})
+            first_s = self._seconds(self._spans[0].first)
+            problem = f"{seconds:g} s is in the video that the job extends, which has the film's first {first_s:.3f} s"
+            raise FieldError(("images", number, "at"), problem)
+        return index, frame - self._spans[index].first
+
+    def seconds_before(self, index: int) -> float:
+        """The time of the film at which segment `index` begins, which may be one more than there are."""
+        return self._seconds(self._spans[index].first if index < len(self._spans) else self._end)
+
+    def _seconds(self, frame: int) -> float:
+        return float(frame / exact(self._spec.fps))
 
 
 def _spans(spec: JobSpec, *, continues: bool, start: int) -> list[_Span]:
@@ -131,14 +157,6 @@ def _paths_of(segment: SegmentSpec) -> Iterator[tuple[Location, str]]:
         yield ("end_image",), segment.end_image
     for number, image in enumerate(segment.images or ()):
         yield ("images", number, "path"), image.path
-
-
-def _frame_of(segment: SegmentSpec, field: Location, span: _Span) -> int:
-    if field == ("image",):
-        return 0
-    if field == ("end_image",):
-        return span.count - 1
-    return (segment.images or ())[int(field[1])].frame
 
 
 def _with_paths(segment: SegmentSpec, paths: Mapping[str, str]) -> SegmentSpec:
