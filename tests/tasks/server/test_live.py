@@ -10,6 +10,7 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -264,11 +265,15 @@ def test_a_playlist_is_written_as_players_expect(tmp_path: Path) -> None:
     # Given pieces of a film at 23.976 frames per second that is not done
     fps = Fraction(24000, 1001)
     listed = PieceList(2, (Piece(0, "aa", 25 / fps), Piece(1, "bb", 16 / fps)), 25 / fps, False)
-    # Then no duration is longer than the target, which does not depend on what is there
-    text = playlist(listed, "live/2/")
-    assert "#EXT-X-TARGETDURATION:2\n" in text
-    assert text.endswith("#EXTINF:1.042708,\nlive/2/aa.m4s\n#EXTINF:0.667333,\nlive/2/bb.m4s\n")
-    assert '#EXT-X-MAP:URI="live/2/aa.init.mp4"' in text
+    # Then no duration is longer than the target, which does not depend on what is there. Without a sequence number
+    # Chromium takes the list for a whole film, and with a discontinuity it hangs there
+    head = (
+        "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:2\n#EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-PLAYLIST-TYPE:EVENT\n"
+        '#EXT-X-INDEPENDENT-SEGMENTS\n#EXT-X-MAP:URI="live/2/aa.init.mp4"\n'
+    )
+    pieces = "#EXTINF:1.042708,\nlive/2/aa.m4s\n#EXTINF:0.667333,\nlive/2/bb.m4s\n"
+    assert playlist(listed, "live/2/") == head + pieces
+    assert playlist(replace(listed, ended=True), "live/2/") == head + pieces + "#EXT-X-ENDLIST\n"
 
 
 def test_a_download_that_broke_off_goes_on(client: httpx2.Client, film: str) -> None:
