@@ -155,8 +155,8 @@ def test_status_and_summary_show_the_warnings_of_segments(
 def test_report_on_a_job_without_a_film_fails(
     module_settings: Settings, longtake: Callable[..., CompletedProcess[str]]
 ) -> None:
-    # Given
-    job = submit(spec("a"), settings=module_settings)
+    # Given a job that no worker ends before it is cancelled
+    job = submit(spec(open=True), settings=module_settings)
     job.cancel()
     # When
     result = longtake("report", job.id, "-o", "joins", settings=module_settings)

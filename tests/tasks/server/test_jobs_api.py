@@ -178,7 +178,8 @@ def test_takes_are_asked_for_compared_and_chosen(client: httpx2.Client, worker: 
     assert len(set(clips)) == 3
     # When one is chosen
     chosen = client.post(f"{segment}/choose", json={"take": 2})
-    assert (chosen.status_code, chosen.json()["state"]) == (200, "running")
+    assert chosen.status_code == 200
+    assert chosen.json()["state"] in ("running", "done")  # a worker may be quicker than the answer
     # Then the film shows it
     assert finished(client, job_id)["film"]["sha256"] != film
     assert client.get(f"/jobs/{job_id}/summary").json()["segments"][0]["take"] == 2

@@ -173,8 +173,9 @@ def test_errors_are_in_the_form_that_the_client_reads(
     assert caught.value.type == "invalid_request_error"
 
 
-def test_json_bodies_do_as_well(client: httpx2.Client) -> None:
-    answer = client.post("/v1/videos", json={"prompt": "a", "seconds": "1", "spec": SMALL})
+def test_json_bodies_do_as_well(client: httpx2.Client, tmp_path: Path) -> None:
+    unfinished = f"wait until {tmp_path / 'never'}"
+    answer = client.post("/v1/videos", json={"prompt": unfinished, "seconds": "1", "spec": SMALL})
     assert answer.json()["status"] in ("queued", "in_progress")
     assert client.delete(f"/v1/videos/{answer.json()['id']}").status_code == 200
 

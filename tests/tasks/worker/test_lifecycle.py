@@ -204,16 +204,16 @@ def test_forgetting_a_job_removes_its_pins(module_settings: Settings, worker: Wo
 
 
 def test_sigquit_releases_the_segment_and_another_worker_renders_it(
-    own_settings: Settings, reference_film: str, start_worker: Start, monkeypatch: pytest.MonkeyPatch
+    own_settings: Settings, reference_film: str, start_worker: Start, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("STAND_IN_STEP_S", "0.2")
-    # Given a lease much longer than the test
+    # Given a lease much longer than the test, and a worker that renders the second segment
     long_lease = own_settings.model_copy(update={"lease_s": 600.0})
     first = start_worker(long_lease).ready()
-    job = submit(spec("a", "b", "c", "d"), settings=long_lease)
-    wait_until(lambda: job.status().committed == 1 and job.status().progress)
+    job = submit(spec("a", f"wait until {tmp_path / 'go'}", "c", "d"), settings=long_lease)
+    wait_until(lambda: job.status().committed == 1 and job.status().progress, what="the second segment")
     # When
     first.stop(signal.SIGQUIT)
+    (tmp_path / "go").touch()
     start_worker(long_lease).ready()
     # Then
     assert film_hash_of(job) == reference_film
