@@ -26,7 +26,7 @@ from ltx2.media.clip import encode_clip
 from ltx2.media.film import join_film
 from ltx2.request import SegmentOutput, SegmentRequest
 from ltx2.timeline import SegmentShape, SegmentTiming, exact, first_timing, next_timing
-from tasks.client.film_report import write_report
+from tasks.client.films.report import write_report
 from tasks.settings import Settings
 
 PROMPT = "a fishing boat leaves the harbour at dawn, gulls cry, waves lap against the quay"

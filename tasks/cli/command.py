@@ -14,7 +14,7 @@ import redis
 from blobstore import BlobStoreError
 from blobstore.redis.urls import shown_url
 from ltx2.errors import LTX2Error
-from tasks.client.terminal import accept_any_text, show_line, show_lines
+from tasks.client.display.terminal import accept_any_text, show_line, show_lines
 from tasks.errors import LongtakeError, SpecError
 from tasks.jobs.connection import unreachable
 from tasks.settings import Settings, misspelt

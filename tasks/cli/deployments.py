@@ -9,10 +9,10 @@ from dataclasses import asdict
 import click
 
 from tasks.cli.command import main
+from tasks.client.display.terminal import show_json, show_line, show_lines
+from tasks.client.display.workers import list_workers, worker_lines, workers_json
 from tasks.client.files import private_files
 from tasks.client.submit import collect_garbage
-from tasks.client.terminal import show_json, show_line, show_lines
-from tasks.client.workers import list_workers, worker_lines, workers_json
 from tasks.embedded.kept_renders import delete_renders, expired_renders, kept_renders
 from tasks.jobs.queues import QUEUES
 from tasks.jobs.workers import made_up_name

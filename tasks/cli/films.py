@@ -21,15 +21,15 @@ from tasks.cli.command import (
     state_option,
     summary_option,
 )
+from tasks.client.display.plan import plan_lines
+from tasks.client.display.progress import ProgressDisplay
+from tasks.client.display.terminal import show_line, show_lines
 from tasks.client.files import write_new
-from tasks.client.film_output import STREAM, FilmOutput
+from tasks.client.films.output import STREAM, FilmOutput
 from tasks.client.job import find_job
-from tasks.client.plan import plan_lines
-from tasks.client.progress import ProgressDisplay
-from tasks.client.small_model import prompt_warnings
-from tasks.client.state_files import read_state
+from tasks.client.submissions.small_model import prompt_warnings
+from tasks.client.submissions.state_files import read_state
 from tasks.client.takes import clip_name
-from tasks.client.terminal import show_line, show_lines
 from tasks.field_errors import counted
 from tasks.settings import Settings
 from tasks.spec.loader import changed_spec, load_spec

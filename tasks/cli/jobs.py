@@ -21,18 +21,18 @@ from tasks.cli.command import (
     spec_argument,
     state_option,
 )
+from tasks.client.display.job_text import LIST_HEAD, full_json_of, json_of, lines_of, row_of
+from tasks.client.display.pace import pace_in_deployment
+from tasks.client.display.plan import plan_lines
+from tasks.client.display.progress import ProgressDisplay, describe
+from tasks.client.display.terminal import show_json, show_line, show_lines
+from tasks.client.display.workers import list_workers
 from tasks.client.edit import edit as edit_job
 from tasks.client.files import check_new, write_new
+from tasks.client.inputs.video import state_from_video
 from tasks.client.job import Job, find_job, raise_unless_done
-from tasks.client.job_text import LIST_HEAD, full_json_of, json_of, lines_of, row_of
-from tasks.client.pace import pace_in_deployment
-from tasks.client.plan import plan_lines
-from tasks.client.progress import ProgressDisplay, describe
-from tasks.client.small_model import prompt_warnings
+from tasks.client.submissions.small_model import prompt_warnings
 from tasks.client.submit import check_only, iterate_waiting, submit
-from tasks.client.terminal import show_json, show_line, show_lines
-from tasks.client.video_input import state_from_video
-from tasks.client.workers import list_workers
 from tasks.jobs.queues import Priority
 from tasks.jobs.units import JobState, segments_text
 from tasks.messaging.tracing import tracing

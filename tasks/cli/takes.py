@@ -9,10 +9,10 @@ from dataclasses import asdict
 import click
 
 from tasks.cli.command import job_argument, main
+from tasks.client.display.progress import step_of
+from tasks.client.display.terminal import show_json, show_line, show_lines
 from tasks.client.job import find_job
-from tasks.client.progress import step_of
 from tasks.client.takes import MOST_TAKES, TakeStatus, text_of
-from tasks.client.terminal import show_json, show_line, show_lines
 from tasks.field_errors import escaped
 
 PROMPT_CHARACTERS = 200

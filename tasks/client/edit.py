@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tasks.client.edit_plan import EditKind, EditPlan
-from tasks.client.edits import GivenSpec, edit_in_place, given_spec
-from tasks.client.fork import fork_job
+from tasks.client.edits.fork import fork_job
+from tasks.client.edits.methods import GivenSpec, edit_in_place, given_spec
+from tasks.client.edits.plan import EditKind, EditPlan
 from tasks.client.job import Job
 from tasks.client.submit import submit
 from tasks.errors import JobStateError

@@ -9,11 +9,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from blobstore import BlobCorruptError, BlobNotFoundError
-from tasks.client.edits import GivenSpec, JobEdits, given_spec
-from tasks.client.film_output import FilmOutput
-from tasks.client.film_report import write_report
-from tasks.client.film_summary import film_summary
-from tasks.client.fork import fork_job
+from tasks.client.edits.fork import fork_job
+from tasks.client.edits.methods import GivenSpec, JobEdits, given_spec
+from tasks.client.films.output import FilmOutput
+from tasks.client.films.report import write_report
+from tasks.client.films.summary import film_summary
 from tasks.client.takes import TakeStatus, cascade, choose_take, clip_of, hidden_takes, list_takes, retake_segments
 from tasks.deployment import Deployment
 from tasks.errors import JobFailedError, JobNotFoundError, JobStateError, WaitTimeoutError

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import redis
 
-from tasks.client.idempotency import check_key
 from tasks.client.job import Job
-from tasks.client.prepared import Prepared, check_submission, prepare
-from tasks.client.submission import create_job
+from tasks.client.submissions.idempotency import check_key
+from tasks.client.submissions.prepared import Prepared, check_submission, prepare
+from tasks.client.submissions.submission import create_job
 from tasks.deployment import Deployment
 from tasks.errors import LongtakeError, SpecError
 from tasks.field_errors import shown

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from blobstore import BlobCorruptError, BlobNotFoundError
 from ltx2.request import END_AUDIO_LATENTS, free_latents
 from ltx2.timeline import SegmentTiming, segment_seed
-from tasks.client.fork import create_fork, spec_of
-from tasks.client.idempotency import request_of
+from tasks.client.edits.fork import create_fork, spec_of
+from tasks.client.submissions.idempotency import request_of
 from tasks.deployment import Deployment
 from tasks.errors import JobStateError, ServerError, SpecError
 from tasks.field_errors import explain, field_path

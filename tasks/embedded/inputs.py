@@ -15,8 +15,8 @@ from ltx2.checkpoints.full_weights import split_full
 from ltx2.checkpoints.loras.lora import stamp_of
 from ltx2.checkpoints.resolve import SMALL_MODELS
 from ltx2.checkpoints.stamps import stamps_of
+from tasks.client.display.pace import work_of
 from tasks.client.files import write_whole
-from tasks.client.pace import work_of
 from tasks.field_errors import shown
 from tasks.settings import Settings
 from tasks.spec.schema import JobSpec

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.client.pace import Pace
+from tasks.client.display.pace import Pace
 from tasks.embedded.inputs import RenderInputs, read_note
 from tasks.embedded.locks import locked
 from tasks.errors import JobStateError

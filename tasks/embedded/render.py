@@ -16,12 +16,12 @@ from ltx2.checkpoints.loras.lora import resolve_lora
 from ltx2.checkpoints.resolve import SMALL_MODELS, resolve_model
 from ltx2.checkpoints.upsampler_files import resolve_upsampler
 from ltx2.errors import CheckpointError
+from tasks.client.display.progress import ProgressDisplay
 from tasks.client.files import make_folder, private_files
-from tasks.client.film_output import FilmOutput
-from tasks.client.inputs import check_files
+from tasks.client.films.output import FilmOutput
+from tasks.client.inputs.reading import check_files
 from tasks.client.job import Job, raise_unless_done
-from tasks.client.prepared import check_submission
-from tasks.client.progress import ProgressDisplay
+from tasks.client.submissions.prepared import check_submission
 from tasks.embedded import processes, servers
 from tasks.embedded.inputs import RenderInputs, inputs_of
 from tasks.embedded.kept_renders import delete_renders, expired_renders

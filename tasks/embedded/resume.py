@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.client.fork import create_fork
-from tasks.client.inputs import read_inputs
+from tasks.client.display.pace import seconds_of
+from tasks.client.edits.fork import create_fork
+from tasks.client.edits.losses import whole_segments
+from tasks.client.edits.same_head import SHARED_FIELDS, own_inputs
+from tasks.client.inputs.reading import read_inputs
 from tasks.client.job import Job
-from tasks.client.losses import whole_segments
-from tasks.client.pace import seconds_of
-from tasks.client.same_head import SHARED_FIELDS, own_inputs
 from tasks.client.submit import submit
 from tasks.deployment import Deployment
 from tasks.embedded.inputs import Note, RenderInputs, read_note

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel
 
 from tasks.client.edit import edit
-from tasks.client.edit_plan import EditKind
+from tasks.client.edits.plan import EditKind
 from tasks.server.answers import invalid
 from tasks.server.context import Context
 from tasks.server.jobs_api import SPEC_BODY, IdempotencyKey, JobId, job_status

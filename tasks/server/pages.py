@@ -15,11 +15,11 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from starlette.staticfiles import StaticFiles
 
-from tasks.client.fork import fork_longer
+from tasks.client.display.pace import pace_in_deployment
+from tasks.client.display.plan import plan_lines
+from tasks.client.display.progress import clock, describe, share_done
+from tasks.client.edits.fork import fork_longer
 from tasks.client.job import Job
-from tasks.client.pace import pace_in_deployment
-from tasks.client.plan import plan_lines
-from tasks.client.progress import clock, describe, share_done
 from tasks.client.takes import takes_in
 from tasks.errors import JobStateError, RoomError, SpecError
 from tasks.jobs.records import JobStatus

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from ltx2.media.container import MP4_MIME
 from ltx2.media.images import LARGEST_FILE_BYTES
-from tasks.client.fork import create_fork, spec_of
+from tasks.client.edits.fork import create_fork, spec_of
 from tasks.errors import JobStateError
 from tasks.field_errors import escaped
 from tasks.jobs.lifetime_store import new_job_id

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from tasks.client.film_summary import film_summary
+from tasks.client.films.summary import film_summary
 from tasks.jobs.records import JobStatus, Progress
 from tasks.jobs.units import JobState
 from tasks.jobs.waits import Wait

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tasks.client import submission as client
 from tasks.client.job import Job
+from tasks.client.submissions import submission as client
 from tasks.client.submit import submit
 from tasks.jobs import failpoints as points
 from tasks.jobs.lifetime_store import new_job_id

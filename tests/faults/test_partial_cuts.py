@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.client.workers import list_workers
+from tasks.client.display.workers import list_workers
 from tests.conftest import wait_until
 from tests.faults.conftest import MakeHarness, film_of
 from tests.faults.harness import SEGMENTS, Harness

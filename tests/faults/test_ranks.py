@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tasks.client.display.workers import list_workers
 from tasks.client.job import Job
-from tasks.client.workers import list_workers
 from tasks.errors import JobFailedError
 from tests.conftest import wait_until
 from tests.faults.conftest import MakeHarness, film_of

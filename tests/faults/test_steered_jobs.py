@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tasks.client import edits
+from tasks.client.edits import methods as edits
 from tasks.client.submit import submit
 from tests.conftest import wait_until
 from tests.faults.harness import SEGMENTS, Harness, failpoints, segments_lost_at

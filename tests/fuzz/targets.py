@@ -35,7 +35,7 @@ from ltx2.media.sources.pictures import Fit
 from ltx2.media.sources.whole import WantedParts, encode_parts
 from ltx2.state.arrays import decode_frames, decode_tensor, unpack_frames
 from ltx2.state.png import decode_png, png_size
-from tasks.client.state_files import read_state, start_handoff
+from tasks.client.submissions.state_files import read_state, start_handoff
 from tasks.errors import JobNotFoundError, MessageError, RecordError, SpecError, VersionError
 from tasks.field_errors import is_shown
 from tasks.jobs import state_wire

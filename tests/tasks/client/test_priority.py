@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import redis
 
+from tasks.client.display.job_text import json_of, lines_of
+from tasks.client.display.workers import list_workers
 from tasks.client.job import Job
-from tasks.client.job_text import json_of, lines_of
 from tasks.client.submit import submit
-from tasks.client.workers import list_workers
 from tasks.deployment import Deployment
 from tasks.errors import SpecError
 from tasks.jobs.connection import connect

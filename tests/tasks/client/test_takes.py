@@ -9,9 +9,9 @@ from click.testing import CliRunner
 
 from ltx2.state.arrays import decode_latents
 from tasks.cli.command import main
+from tasks.client.display.job_text import lines_of
+from tasks.client.display.progress import describe
 from tasks.client.job import Job
-from tasks.client.job_text import lines_of
-from tasks.client.progress import describe
 from tasks.client.submit import submit
 from tasks.client.takes import TakeState
 from tasks.deployment import Deployment

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from blobstore.stored_format import FORMAT, FORMAT_OF_JOBS
-from tasks.client.film_summary import film_summary
+from tasks.client.films.summary import film_summary
 from tasks.errors import RecordError
 from tasks.jobs.edit_store import Replaced, ReplaceOutcome
 from tasks.jobs.keys import job_keys

@@ -13,11 +13,11 @@ import pytest
 import redis
 from rich.console import Console
 
+from tasks.client.display.job_text import json_of, row_of
+from tasks.client.display.progress import ProgressDisplay
+from tasks.client.display.workers import list_workers
 from tasks.client.job import Job
-from tasks.client.job_text import json_of, row_of
-from tasks.client.progress import ProgressDisplay
 from tasks.client.submit import iterate_waiting, submit
-from tasks.client.workers import list_workers
 from tasks.jobs.keys import job_keys, worker_key
 from tasks.jobs.queues import CLIPS, FILMS, QUEUES, SEGMENTS
 from tasks.jobs.results import Claim

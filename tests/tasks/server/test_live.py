@@ -31,7 +31,7 @@ from tasks.server.blob_files import BlobFiles
 from tasks.server.live import LiveFilms, Piece, PieceList, playlist
 from tests.conftest import Worker, wait_until
 from tests.ltx2.media.sources.videos import numbered, tone, video
-from tests.tasks.client.test_given_sound import RATE, ramp
+from tests.tasks.client.inputs.test_given_sound import RATE, ramp
 from tests.tasks.conftest import spec
 from tests.tasks.server.conftest import Server
 from tests.tasks.server.exchanges import finished, submitted

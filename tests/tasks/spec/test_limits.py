@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ltx2.processes import python_path
-from tasks.client.state_files import read_state
+from tasks.client.submissions.state_files import read_state
 from tasks.errors import SpecError
 from tasks.spec.loader import MAX_SPEC_BYTES, check_spec, load_spec, parse_spec
 

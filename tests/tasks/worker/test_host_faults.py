@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import redis
 
+from tasks.client.display.workers import list_workers
 from tasks.client.submit import submit
-from tasks.client.workers import list_workers
 from tasks.errors import JobFailedError
 from tasks.jobs.queues import SEGMENTS
 from tasks.settings import Settings

@@ -14,8 +14,8 @@ from blobstore import open_blob_store
 from ltx2.media.crossfade import crossfaded
 from ltx2.state.arrays import decode_latents
 from ltx2.timeline import film_frames, film_samples, handed_on, plan_segments
+from tasks.client.display.plan import plan_lines
 from tasks.client.job import Job
-from tasks.client.plan import plan_lines
 from tasks.client.submit import submit
 from tasks.errors import SpecError, VersionError
 from tasks.jobs.keys import job_keys

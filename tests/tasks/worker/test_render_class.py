@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tasks.client.display.workers import list_workers
 from tasks.client.submit import submit
-from tasks.client.workers import list_workers
 from tasks.jobs.store import JobStore
 from tasks.jobs.workers import TEXT_LIMIT
 from tasks.settings import Settings

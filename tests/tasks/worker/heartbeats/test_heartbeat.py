@@ -14,8 +14,8 @@ import psutil
 import pytest
 import redis
 
+from tasks.client.display.workers import list_workers
 from tasks.client.submit import submit
-from tasks.client.workers import list_workers
 from tasks.jobs.connection import connect
 from tasks.jobs.keys import WORKERS, worker_key
 from tasks.jobs.workers import ChildInfo, ChildState, WorkerInfo, WorkerRegistry

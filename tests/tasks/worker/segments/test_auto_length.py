@@ -17,8 +17,8 @@ from ltx2.checkpoints.duration_head import DURATION_FOLDER
 from ltx2.checkpoints.random import ensure
 from ltx2.engine import Engine
 from ltx2.timeline import film_samples
+from tasks.client.display.plan import plan_lines
 from tasks.client.job import Job
-from tasks.client.plan import plan_lines
 from tasks.client.submit import submit
 from tasks.errors import SpecError
 from tasks.jobs.state_wire import handoff_blobs

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from blobstore import open_blob_store
 from ltx2.state.arrays import decode_latents
-from tasks.client.inputs import read_inputs
+from tasks.client.inputs.reading import read_inputs
 from tasks.client.submit import submit
 from tasks.errors import SpecError
 from tasks.settings import Settings

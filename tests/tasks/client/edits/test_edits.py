@@ -12,8 +12,8 @@ import pytest
 
 from blobstore import open_blob_store
 from tasks.client.edit import edit
-from tasks.client.edit_plan import EditKind
-from tasks.client.film_output import FilmOutput
+from tasks.client.edits.plan import EditKind
+from tasks.client.films.output import FilmOutput
 from tasks.client.job import Job
 from tasks.client.submit import list_jobs, submit
 from tasks.embedded.render import check_inputs
@@ -21,7 +21,7 @@ from tasks.errors import JobStateError, LongtakeError, RoomError, SpecError
 from tasks.settings import Settings
 from tasks.spec.loader import check_spec, parse_spec
 from tests.conftest import RedisProcess, Worker, wait_until
-from tests.tasks.client.test_fork import claims_of, with_seeds
+from tests.tasks.client.edits.test_fork import claims_of, with_seeds
 from tests.tasks.conftest import film_hash_of, job_store, spec
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -11,9 +11,9 @@ from PIL import Image
 
 from blobstore import open_blob_store
 from ltx2.state.png import decode_png
-from tasks.client.inputs import with_input_ids
+from tasks.client.inputs.reading import with_input_ids
+from tasks.client.inputs.start_image import read_images
 from tasks.client.job import Job
-from tasks.client.start_image import read_images
 from tasks.client.submit import list_jobs, submit
 from tasks.embedded.inputs import inputs_of
 from tasks.errors import JobFailedError, SpecError

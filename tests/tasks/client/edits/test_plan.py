@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tasks.client.edit_plan import EditKind, EditPlan, JobNow, plan_edit
+from tasks.client.edits.plan import EditKind, EditPlan, JobNow, plan_edit
 from tasks.jobs.units import JobState
 from tasks.spec.loader import check_spec
 

@@ -10,7 +10,7 @@ import torch
 
 from blobstore import InMemoryBlobStore
 from ltx2 import LTX2ContinuationState
-from tasks.client.state_files import start_handoff
+from tasks.client.submissions.state_files import start_handoff
 from tasks.errors import SpecError
 from tasks.settings import Settings
 from tasks.spec.loader import check_spec

@@ -11,14 +11,14 @@ from typing import Any
 import redis
 
 from blobstore import BlobStoreError, InMemoryBlobStore
-from tasks.client.added_images import image_bytes, read_added_images, store_images
-from tasks.client.edit_plan import EditPlan, JobNow, plan_edit
-from tasks.client.fork import check_join
-from tasks.client.idempotency import request_of
-from tasks.client.inputs import read_inputs, with_input_ids
-from tasks.client.losses import first_loss, lost
-from tasks.client.same_head import check_same_head, comparable
-from tasks.client.track_input import track_warnings
+from tasks.client.edits.fork import check_join
+from tasks.client.edits.losses import first_loss, lost
+from tasks.client.edits.plan import EditPlan, JobNow, plan_edit
+from tasks.client.edits.same_head import check_same_head, comparable
+from tasks.client.inputs.added_images import image_bytes, read_added_images, store_images
+from tasks.client.inputs.reading import read_inputs, with_input_ids
+from tasks.client.inputs.track import track_warnings
+from tasks.client.submissions.idempotency import request_of
 from tasks.deployment import Deployment
 from tasks.errors import JobStateError, RoomError, ServerError, SpecError
 from tasks.jobs.edit_store import ANYWHERE, Appended, AppendOutcome, ReplaceOutcome

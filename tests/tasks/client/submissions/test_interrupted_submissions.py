@@ -33,11 +33,11 @@ from tests.tasks.conftest import spec
 # The steps of a submission; a client dies before each.
 STEPS = {
     "create": "tasks.jobs.store:JobStore.create",
-    "complete": "tasks.client.submission:complete_submission",
+    "complete": "tasks.client.submissions.submission:complete_submission",
     "pin": "blobstore.redis.store:RedisBlobStore.pin",
     "submitted": "tasks.jobs.store:JobStore.submitted",
     "release": "blobstore.redis.store:RedisBlobStore.release",
-    "admit": "tasks.client.submission:admit_now",
+    "admit": "tasks.client.submissions.submission:admit_now",
 }
 DYING_CLIENT = """
 import os, sys

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from blobstore import InMemoryBlobStore
-from tasks.client.start_image import IMAGE_MIME, read_images, with_image_ids
+from tasks.client.inputs.start_image import IMAGE_MIME, read_images, with_image_ids
 from tasks.deployment import Deployment
 from tasks.errors import SpecError
 from tasks.jobs.records import Handoff

@@ -21,10 +21,10 @@ from ltx2.media.sources.pictures import Fit
 from ltx2.state.arrays import decode_latents
 from ltx2.state.png import encode_png
 from tasks.cli import main
-from tasks.client.edit_plan import EditKind
-from tasks.client.inputs import with_input_ids
+from tasks.client.display.pace import pace_in_deployment
+from tasks.client.edits.plan import EditKind
+from tasks.client.inputs.reading import with_input_ids
 from tasks.client.job import Job
-from tasks.client.pace import pace_in_deployment
 from tasks.client.submit import submit
 from tasks.errors import JobFailedError, JobStateError, SpecError
 from tasks.jobs import state_wire

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from tasks.client.progress import clock
+from tasks.client.display.progress import clock
 from tasks.deployment import Deployment
 from tasks.jobs.workers import ChildInfo, WorkerInfo, WorkerList
 from tasks.settings import Settings

@@ -9,11 +9,11 @@ from typing import Any
 
 from blobstore import BlobNotFoundError, InMemoryBlobStore, ManagedBlobStore
 from ltx2.timeline import handed_on
-from tasks.client.idempotency import check_key
-from tasks.client.inputs import read_inputs
-from tasks.client.losses import first_loss, lost
-from tasks.client.same_head import check_same_head
-from tasks.client.submission import Draft, create_job, request_digest
+from tasks.client.edits.losses import first_loss, lost
+from tasks.client.edits.same_head import check_same_head
+from tasks.client.inputs.reading import read_inputs
+from tasks.client.submissions.idempotency import check_key
+from tasks.client.submissions.submission import Draft, create_job, request_digest
 from tasks.deployment import Deployment
 from tasks.errors import JobStateError, SpecError
 from tasks.field_errors import FieldError, counted

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+from tasks.client.display.progress import describe, rendered_of, step_of
+from tasks.client.display.workers import describe_activity
 from tasks.client.job import Job
-from tasks.client.progress import describe, rendered_of, step_of
-from tasks.client.workers import describe_activity
 from tasks.field_errors import counted, escaped
 from tasks.jobs.queues import Priority
 from tasks.jobs.records import JobStatus

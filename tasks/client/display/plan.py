@@ -5,8 +5,8 @@ from __future__ import annotations
 from ltx2.checkpoints.resolve import SMALL_MODELS
 from ltx2.checkpoints.stamps import stamps_of
 from ltx2.timeline import film_frames
-from tasks.client.pace import Pace
-from tasks.client.progress import clock
+from tasks.client.display.pace import Pace
+from tasks.client.display.progress import clock
 from tasks.field_errors import counted
 from tasks.maintenance.admission import estimate_bytes
 from tasks.spec.schema import JobSpec

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from blobstore import BlobStore
-from tasks.client.inputs import Inputs, read_inputs
-from tasks.client.small_model import size_warnings
-from tasks.client.state_files import read_state, start_handoff
-from tasks.client.submission import Draft, request_digest
+from tasks.client.inputs.reading import Inputs, read_inputs
+from tasks.client.submissions.small_model import size_warnings
+from tasks.client.submissions.state_files import read_state, start_handoff
+from tasks.client.submissions.submission import Draft, request_digest
 from tasks.errors import SpecError
 from tasks.field_errors import FieldError
 from tasks.jobs.committed import Committed

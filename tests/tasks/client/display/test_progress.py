@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tasks.client.progress import Forecast, ProgressDisplay, clock, describe, share_done
+from tasks.client.display.progress import Forecast, ProgressDisplay, clock, describe, share_done
 from tasks.jobs.records import JobStatus, Progress
 from tasks.jobs.units import JobState
 

@@ -11,9 +11,9 @@ import pytest
 import redis
 
 from blobstore import BlobStoreUnavailableError, ManagedBlobStore, RedisBlobStore, open_blob_store
-from tasks.client import submission
+from tasks.client.edits.losses import Loss, first_loss
 from tasks.client.job import Job
-from tasks.client.losses import Loss, first_loss
+from tasks.client.submissions import submission
 from tasks.client.submit import collect_garbage, submit
 from tasks.errors import JobNotFoundError, JobStateError, LongtakeError, RoomError, SpecError
 from tasks.jobs.committed import Committed, Take, Takes

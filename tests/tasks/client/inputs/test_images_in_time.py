@@ -14,9 +14,9 @@ from PIL import Image
 from blobstore import blob_id_of, open_blob_store
 from ltx2.timeline import exact, exact_seconds
 from tasks.client.edit import edit
-from tasks.client.inputs import read_inputs
+from tasks.client.inputs.reading import read_inputs
+from tasks.client.inputs.start_image import read_images
 from tasks.client.job import Job
-from tasks.client.start_image import read_images
 from tasks.client.submit import submit
 from tasks.errors import JobStateError, SpecError
 from tasks.field_errors import FieldError

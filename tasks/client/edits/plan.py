@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from tasks.client.same_head import differences, own_inputs
+from tasks.client.edits.same_head import differences, own_inputs
 from tasks.jobs.units import JobState, segments_text
 from tasks.spec.head import JobHead
 from tasks.spec.schema import JobSpec

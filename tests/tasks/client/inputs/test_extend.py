@@ -18,10 +18,10 @@ from ltx2.media.sources.extension import wanted_of
 from ltx2.media.sources.pictures import Fit
 from ltx2.state.arrays import decode_latents
 from ltx2.timeline import SegmentShape, film_frames, first_timing
-from tasks.client.inputs import with_input_ids
-from tasks.client.state_files import start_handoff
+from tasks.client.inputs.reading import with_input_ids
+from tasks.client.inputs.video import state_from_video
+from tasks.client.submissions.state_files import start_handoff
 from tasks.client.submit import submit
-from tasks.client.video_input import state_from_video
 from tasks.errors import JobFailedError, JobStateError, SpecError
 from tasks.jobs import state_wire
 from tasks.settings import Settings

@@ -17,7 +17,7 @@ from PIL import Image
 from ltx2.media.clip import encode_clip
 from ltx2.media.film import join_film
 from ltx2.timeline import SegmentShape, SegmentTiming, plan, sound_seconds
-from tasks.client.film_report import write_report
+from tasks.client.films.report import write_report
 from tasks.client.job import Job
 from tasks.client.submit import submit
 from tasks.errors import JobStateError, OutputError

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from blobstore import InMemoryBlobStore
 from ltx2 import DEFAULT_INLINE_THRESHOLD_BYTES
 from ltx2.media.sound_file import MIME
-from tasks.client.start_image import IMAGE_MIME, read_images, with_image_ids
-from tasks.client.track_input import read_track_of, track_warnings
-from tasks.client.video_after import read_video_after, stored_video_after
-from tasks.client.video_input import read_extension, stored_extension, with_source
+from tasks.client.inputs.start_image import IMAGE_MIME, read_images, with_image_ids
+from tasks.client.inputs.track import read_track_of, track_warnings
+from tasks.client.inputs.video import read_extension, stored_extension, with_source
+from tasks.client.inputs.video_after import read_video_after, stored_video_after
 from tasks.errors import SpecError
 from tasks.field_errors import counted
 from tasks.jobs.records import Handoff

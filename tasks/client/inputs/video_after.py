@@ -10,7 +10,7 @@ from ltx2.media.sources.excerpts import Excerpt
 from ltx2.media.sources.lead_in import wanted_beginning
 from ltx2.media.sources.pictures import Fit
 from ltx2.media.sources.reader import read_beginning
-from tasks.client.video_input import put_sound
+from tasks.client.inputs.video import put_sound
 from tasks.errors import SpecError
 from tasks.field_errors import shown_path
 from tasks.jobs import state_wire

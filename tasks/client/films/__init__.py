@@ -1,0 +1,1 @@
+"""What is written about a film: its file, its clips, its report."""
