@@ -2,7 +2,7 @@
 
 python benchmarks/takes.py                  a few of each, some minutes on a CPU
 python benchmarks/takes.py --retakes 40     all
-python benchmarks/takes.py --jobs 6         retakes of jobs in a deployment instead: `retake`, `choose`, and back again
+python benchmarks/takes.py --jobs 40        retakes of jobs in a deployment instead: `retake`, `choose`, and back again
 
 Retakes are of the second or third of four segments, in worlds with one shape and a tone: another seed, the other tone
 (one and a half octaves away), the opposite direction. The last latent of the picture and the last ten of the sound are
