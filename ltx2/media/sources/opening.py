@@ -15,6 +15,7 @@ from av.audio.stream import AudioStream
 from av.codec.context import ThreadType
 from av.container import InputContainer
 from av.stream import Disposition
+from av.video.reformatter import ColorTrc
 from av.video.stream import VideoStream
 
 from ltx2.media.container import MAX_PIXELS
@@ -25,6 +26,7 @@ SOUNDS = "WAV, AIFF, FLAC, MP3, AAC, Ogg or a video"
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 _STILLS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")  # pictures, with boxes as an MP4
 _ATTACHED = Disposition.attached_pic | Disposition.timed_thumbnails
+_HDR = {ColorTrc.SMPTE2084: "HDR (PQ)", ColorTrc.ARIB_STD_B67: "HDR (HLG)"}
 _VIDEO_DEMUXERS = ("mov", "matroska")
 _HEAD_BYTES = 64
 
@@ -74,7 +76,7 @@ def main_video(container: InputContainer) -> VideoStream | None:
 
 
 def video_of(container: InputContainer) -> VideoStream:
-    """The main video track, decoded by one thread. ValueError: there is none, or its codec is unknown."""
+    """The main video track, decoded by one thread. ValueError: there is none, it is HDR, or its codec is unknown."""
     stream = main_video(container)
     if stream is None:
         raise ValueError("it has no video" + (", only a cover picture" if container.streams.video else ""))
@@ -83,9 +85,16 @@ def video_of(container: InputContainer) -> VideoStream:
     context = stream.codec_context
     if context.width * context.height > MAX_PIXELS:
         raise ValueError(f"its pictures have {context.width}x{context.height} pixels; {MAX_PIXELS:,} is the limit")
+    check_sdr(context.color_trc)  # what the file says of all pictures; a picture may say nothing
     context.thread_count, context.thread_type = 1, ThreadType.NONE
     context.options = {"max_pixels": str(MAX_PIXELS)}
     return stream
+
+
+def check_sdr(transfer: int) -> None:
+    """Refuse pictures with the transfer function of HDR. transfer: as in FFmpeg, `AVColorTransferCharacteristic`."""
+    if name := next((name for known, name in _HDR.items() if known == transfer), None):
+        raise ValueError(f"its pictures are {name}; convert it to SDR (BT.709) first")
 
 
 def sound_of(container: InputContainer) -> AudioStream | None:

@@ -11,10 +11,11 @@ from typing import cast
 import numpy as np
 from av import VideoFrame
 from av.sidedata.sidedata import SideData, Type
-from av.video.reformatter import Colorspace, ColorTrc, Interpolation, VideoReformatter
+from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-_HDR = {ColorTrc.SMPTE2084: "HDR (PQ)", ColorTrc.ARIB_STD_B67: "HDR (HLG)"}
+from ltx2.media.sources.opening import check_sdr
+
 _UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED
 _HD_LINES = 720  # pictures without a colour matrix: BT.709 from this height on, as players assume
 _EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
@@ -41,8 +42,7 @@ class Fitter:
 
     def __call__(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """One picture. ValueError: it is HDR."""
-        if name := _HDR.get(ColorTrc(frame.color_trc) if frame.color_trc in _HDR else ColorTrc.UNSPECIFIED):
-            raise ValueError(f"its pictures are {name}; convert it to SDR (BT.709) first")
+        check_sdr(frame.color_trc)
         matrix = _matrix(frame)
         sideways = matrix is not None and abs(matrix[0]) < abs(matrix[1])
         width, height = (self._size[1], self._size[0]) if sideways else self._size  # of the frame before it is turned

@@ -149,7 +149,7 @@ def check_join(spec: JobSpec, source: JobContents, count: int) -> None:
     if not wanted.is_new_scene and repeated != handed:
         raise SpecError(
             f"{spec.source.place('segments', count, 'overlap')}: it repeats {counted(repeated, 'frame')}; "
-            f"segment {count - 1} of job {source.job_id} hands on {handed}"
+            f"segment {count - 1} of job {source.job_id} hands on {handed}, so it must be {handed}"
         )
 
 

@@ -223,6 +223,19 @@ def interrupted() -> bytes:
         return target.read()[:-40]
 
 
+def hdr_by_its_container() -> bytes:
+    """A ProRes video whose pictures do not say that they are HDR."""
+    colours = {"color_primaries": 9, "color_trc": 16, "colorspace": 9}
+    return video(
+        numbered(12),
+        kind="mov",
+        codec="prores_ks",
+        pixels="yuv422p10le",
+        colours=colours,
+        container_settings={"movflags": "write_colr"},
+    )
+
+
 TRANSFERS = {"PQ": 16, "HLG": 18}
 
 
@@ -243,6 +256,7 @@ TRANSFERS = {"PQ": 16, "HLG": 18}
             (lambda value=value: video(numbered(12), colours={"color_trc": value}), rf"HDR \({name}\); convert it")
             for name, value in TRANSFERS.items()
         ),
+        (hdr_by_its_container, r"HDR \(PQ\); convert it"),
     ],
 )
 def test_what_is_not_a_usable_video_is_refused_by_name(make: Callable[[], bytes], message: str) -> None:
