@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -124,6 +125,9 @@ def problem_of(error: Exception) -> Problem:
     """What a caller is told about an error of longtake."""
     if isinstance(error, RequestError):
         return error.problem
+    if _is_disk_full(error):
+        log.warning("the disk for temporary files is full: %s", error)
+        return Problem(507, "the server's disk for temporary files is full", FAULT, "no_room")
     text = without_paths(escaped(str(error).replace("\n", "; ")))
     if isinstance(error, SpecError):
         found = _FIELD.match(text)
@@ -142,6 +146,11 @@ def problem_of(error: Exception) -> Problem:
         log.warning("a server of the deployment: %s", error)
         return Problem(503, "a server of the deployment cannot be reached; try again", FAULT, "unavailable")
     return Problem(500, text, FAULT, "internal")
+
+
+def _is_disk_full(error: Exception) -> bool:
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return any(isinstance(one, OSError) and one.errno in full for one in (error, error.__context__))
 
 
 def _keys_at(body: Any, location: Sequence[str | int]) -> list[str]:
@@ -214,12 +223,16 @@ def add_error_answers(app: FastAPI) -> None:
         log.error("a request failed", exc_info=error)
         return answer(Problem(500, "the server failed; its log says why", FAULT, "internal"))
 
+    async def system(request: Request, error: Exception) -> JSONResponse:
+        return await (ours if _is_disk_full(error) else unexpected)(request, error)
+
     async def left(_: Request, error: Exception) -> JSONResponse:
         return answer(Problem(400, "the request ended before its body did"))  # nobody reads it
 
     app.add_exception_handler(ClientDisconnect, left)
     for kind in EXPECTED:
         app.add_exception_handler(kind, ours)
+    app.add_exception_handler(OSError, system)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, fields)
     app.add_exception_handler(Exception, unexpected)

@@ -54,7 +54,11 @@ class BlobFiles:
     def _written(self, path: Path, data: bytes) -> BinaryIO:
         part = path.with_suffix(".part")
         self._folder.mkdir(mode=0o700, exist_ok=True)  # hosts clean their folder for temporary files now and then
-        part.write_bytes(data)
+        try:
+            part.write_bytes(data)
+        except OSError:  # the disk is full
+            part.unlink(missing_ok=True)
+            raise
         part.rename(path)
         self._evict(keep=path)
         return path.open("rb")

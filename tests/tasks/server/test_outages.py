@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
+import resource
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import httpx2
 import pytest
 
-from blobstore import open_blob_store
+from blobstore import InMemoryBlobStore, open_blob_store
 from tasks.errors import MaybeQueuedError
 from tasks.jobs.connection import connect
 from tasks.jobs.events import Event, EventKind
 from tasks.jobs.keys import job_keys
 from tasks.server.answers import problem_of
+from tasks.server.blob_files import BlobFiles
 from tasks.server.event_hub import QUEUE_LENGTH, Listener
 from tests.conftest import RedisProcess, Worker, wait_until
 from tests.tasks.conftest import spec
@@ -122,6 +126,25 @@ def test_a_video_that_may_be_queued_is_not_asked_for_again() -> None:
     """The `openai` client asks again after a 503, which would be a second job."""
     problem = problem_of(MaybeQueuedError("the reply was lost", "0123456789abcdef"))
     assert (problem.status, problem.headers["x-should-retry"]) == (503, "false")
+
+
+def test_a_full_disk_is_an_answer(tmp_path: Path) -> None:
+    # Given a disk without room for what a client asks for
+    files = BlobFiles(tmp_path, InMemoryBlobStore())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    full = OSError(errno.ENOSPC, "No space left on device", str(tmp_path))
+    assert (problem_of(full).status, problem_of(full).message) == (507, "the server's disk for temporary files is full")
+    # When it is to be kept
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        with pytest.raises(OSError):
+            files.keep("a film", bytes(100))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    # Then no part of it is left, and it is kept once there is room
+    assert list(tmp_path.iterdir()) == []
+    with files.keep("a film", bytes(100)) as file:
+        assert file.read() == bytes(100)
 
 
 def test_a_slow_listener_is_cut_off_and_keeps_what_fitted() -> None:
