@@ -138,6 +138,11 @@ class WorkerInfo:
         is_named = MADE_UP_NAME.match(ended.name) is None
         return is_later and ended.gpu_uuids <= self.gpu_uuids and (self.name == ended.name or not is_named)
 
+    @property
+    def is_loading(self) -> bool:
+        """Whether none of its children can work yet; its main process may have taken a message for the next one."""
+        return all(child.state == ChildState.LOADING for child in self.children)
+
     def takes(self, queue: str) -> bool:
         """Whether it takes messages of this queue."""
         return queue in self.queues and not self.stopping

@@ -23,6 +23,7 @@ from tasks.jobs.queues import queue_of
 from tasks.jobs.results import Need, NeedReason
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import JobState, WorkUnit
+from tasks.jobs.workers import WorkerInfo
 from tasks.logs import SaidOnce
 from tasks.maintenance.admission import admit_waiting, settle_ended
 from tasks.maintenance.parts import open_parts
@@ -79,6 +80,7 @@ class Reconciler:
         self._reserved = sys.maxsize
         self._settled: set[tuple[float, str]] = set()
         self._queues: QueueStates = {}
+        self._workers: tuple[WorkerInfo, ...] | None = None
         self._sweeper = Sweeper(jobs, blobs, retention_s=settings.retention_s)
         self._swept = self._pulsed = time.monotonic()
         self._reached: float | None = None
@@ -125,7 +127,7 @@ class Reconciler:
         now = time.monotonic()
         published = 0
         seen: set[_Message] = set()
-        self._queues = {}
+        self._queues, self._workers = {}, None
         with self._isolated("jobs that are being submitted"):
             self._complete_submissions()
         with self._isolated("jobs that wait for admission"):
@@ -247,7 +249,18 @@ class Reconciler:
     def _message_is_gone(self, need: Need) -> bool:
         if not self._queues:  # read once per round
             self._queues = self._jobs.queue_states()
-        return self._queues[queue_of(need.unit), need.priority].has_lost(need.stamp)
+        queue = queue_of(need.unit)
+        return self._queues[queue, need.priority].has_lost(need.stamp) and not self._may_be_taken(queue)
+
+    def _may_be_taken(self, queue: str) -> bool:
+        """Whether a worker may have a message whose child still loads the model, and no other worker could work now.
+
+        A child that ends after each task would find every message replaced, and load again.
+        """
+        if self._workers is None:
+            self._workers = self._jobs.workers().living
+        takers = [worker for worker in self._workers if worker.takes(queue)]
+        return bool(takers) and all(worker.is_loading for worker in takers)
 
     def _hold_lock(self) -> bool:
         """Take or renew the active reconciler's lock, which expires after three rounds."""

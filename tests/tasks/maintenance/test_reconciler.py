@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 import redis
@@ -20,6 +21,7 @@ from tasks.jobs.records import Progress
 from tasks.jobs.results import Claim
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import WorkUnit
+from tasks.jobs.workers import ChildInfo, ChildState, WorkerInfo, WorkerRegistry
 from tasks.maintenance import reconciler as reconciler_module
 from tasks.maintenance.reconciler import Reconciler, open_reconciler_blobs
 from tasks.messaging.celery_app import make_app
@@ -140,6 +142,24 @@ def test_a_lost_message_is_published_again_after_a_grace_period(
     # When it has ended, Then the message is published once
     monkeypatch.setattr(reconciler_module, "LOST_MESSAGE_GRACE_S", 0.0)
     assert [reconciler.reconcile() for _ in range(2)] == [1, 0]
+
+
+@pytest.mark.usefixtures("no_grace")
+def test_a_message_is_not_replaced_while_the_worker_that_may_have_it_loads(
+    settings: Settings, client: redis.Redis, reconciler: Reconciler
+) -> None:
+    # Given a message that was taken, and one worker, whose child was replaced: at first there is none, then it loads
+    submit(SPEC, settings=settings)
+    client.delete(SEGMENTS)
+    registry, loading = WorkerRegistry(client), ChildInfo(2, ChildState.LOADING, 1.0)
+    gpu = WorkerInfo("gpu-0", "gpu-0", "h", 1, 1.0, 2.0, 0.0, "m", "e", queues=(SEGMENTS,))
+    for children in ((), (loading,)):
+        registry.write(replace(gpu, children=children), life_s=60)
+        # When / Then
+        assert reconciler.reconcile() == 0
+    # When it is idle, Then the message was lost
+    registry.write(replace(gpu, children=(replace(loading, state=ChildState.IDLE),)), life_s=60)
+    assert reconciler.reconcile() == 1
 
 
 @pytest.mark.usefixtures("no_grace")
