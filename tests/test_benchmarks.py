@@ -105,6 +105,9 @@ def test_the_check_of_a_model_renders_two_segments_and_says_whether_they_join(
     # and it says in one line what is wrong with a model
     with pytest.raises(SystemExit, match="no such model folder"):
         run("real", "./none")
+    # and what is wrong with its arguments before it loads the model
+    with pytest.raises(SystemExit, match="width is 100; it must be a positive multiple of 32"):
+        run("real", "./none", "--size=100x64")
 
 
 def test_a_benchmark_without_its_gpu_fails_with_the_reason(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from huggingface_hub import constants, hf_hub_download, snapshot_download
@@ -38,6 +39,8 @@ def fetch_model(model: HubModel) -> Path:
         raise bare_repository(model, file_names(model.repository, model.revision))
     check_configs(folder, full=model.full)
     weights = [file for name in WEIGHTS for file in weight_names(folder, name, full=model.full)]
+    if (problem := missing_weights(model, weights, file_names(model.repository, model.revision))) is not None:
+        raise CheckpointError(problem)
     with fetch_errors(model.repository):
         return in_cache(snapshot_download(model.repository, revision=model.revision, allow_patterns=few + weights))
 
@@ -70,6 +73,17 @@ def weight_names(folder: Path, name: str, *, full: bool = False) -> list[str]:
     index = folder / place / f"{stem}.safetensors.index.json"
     files = list(shards_of(index)) if index.is_file() else [f"{stem}.safetensors"]
     return [f"{place}/{file}" for file in files]
+
+
+def missing_weights(model: HubModel, files: Iterable[str], names: Collection[str]) -> str | None:
+    """Why a repository that has the files `names` lacks one of the weight `files` that are read; None if it has all."""
+    for file in files:
+        if file not in names:
+            stem = file.removesuffix(".safetensors")
+            variant = next((name for name in names if name.startswith(f"{stem}.") and has_suffix(name)), None)
+            only = f", only a variant, {variant}, which longtake does not read" if variant else ""
+            return f"{model.repository} is incomplete: it has no {file}{only}"
+    return None
 
 
 def bare_repository(model: HubModel, names: list[str]) -> UnsupportedModelError:

@@ -16,7 +16,7 @@ from ltx2.checkpoints.files.recognition import (
     recognize_header,
 )
 from ltx2.checkpoints.full_weights import FOLDER, folder_of, split_full
-from ltx2.checkpoints.hub.fetching import bare_repository, configs_of, in_cache, weight_names
+from ltx2.checkpoints.hub.fetching import bare_repository, configs_of, in_cache, missing_weights, weight_names
 from ltx2.checkpoints.hub.files import repository_set
 from ltx2.checkpoints.hub.headers import file_sizes, hub_header
 from ltx2.checkpoints.hub.outages import fetch_errors
@@ -65,11 +65,16 @@ def report_of_repository(what: str) -> ModelReport:
     missing: list[str] = []
     others = [name for name in OTHER_WEIGHTS if f"{name}/config.json" in sizes and not (model.full and name == FOLDER)]
     for name in (*WEIGHTS, UPSAMPLER_FOLDER, *others):
+        lacking = None
         if name in WEIGHTS:
-            files = [file for file in weight_names(folder, name, full=model.full) if file in sizes]
+            files = weight_names(folder, name, full=model.full)
+            lacking = missing_weights(model, files, sizes)
         else:
             files = [file for file in sizes if fnmatch(file, f"{name}/*.safetensors")]
-        if files:
+        if lacking is not None:
+            missing.append(f"{name}: {lacking}; get it from {source}")
+            problem = problem or lacking
+        elif files:
             size = sum(sizes[file] for file in files)
             place = f"{split_full(what)[0]}/{folder_of(name, full=model.full)}"
             parts_found.append(Part(name, place, size, precision(hub_header(model, files[0]))))
@@ -77,7 +82,6 @@ def report_of_repository(what: str) -> ModelReport:
             missing.append(f"{name} (only `stages: 2` needs it): {what} has none; get it from {source}")
         else:
             missing.append(f"{name}: {what} has no weights for it; get it from {source}")
-            problem = problem or f"{what} is incomplete: {name} has no weights"
     return pipeline_report(what, variant, problem, tuple(parts_found), tuple(missing))
 
 

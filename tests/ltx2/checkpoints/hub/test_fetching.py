@@ -158,11 +158,38 @@ def test_the_weights_of_an_unsupported_model_are_not_fetched(
     assert not [name for name in hub.requested if name.endswith(".safetensors")]
 
 
-def test_a_repository_without_weights_is_incomplete(hub: Hub, models: dict[str, Path]) -> None:
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("vae/diffusion_pytorch_model.safetensors", ""),
+        (
+            "vae/diffusion_pytorch_model.fp16.safetensors",
+            ", only a variant, vae/diffusion_pytorch_model.fp16.safetensors, which longtake does not read",
+        ),
+        ("vae/diffusion_pytorch_model-00002-of-00002.safetensors", ""),
+    ],
+)
+def test_a_repository_without_weights_is_incomplete(hub: Hub, models: dict[str, Path], name: str, more: str) -> None:
+    # Given a repository whose VAE has no weights, weights of another name, or a shard too few
     shutil.copytree(models["tiny"], hub.folder)
-    (hub.folder / "vae/diffusion_pytorch_model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"vae is incomplete: diffusion_pytorch_model\.safetensors is missing"):
+    weights = hub.folder / "vae/diffusion_pytorch_model.safetensors"
+    lacking = "vae/diffusion_pytorch_model.safetensors"
+    if "variant" in more:
+        weights.rename(hub.folder / name)
+    elif "-of-" in name:
+        shard(weights)
+        lacking = name
+        (hub.folder / name).unlink()
+    else:
+        weights.unlink()
+    # When
+    found = check_model("owner/name", hub.folder)
+    with pytest.raises(CheckpointError) as error:
         Engine.load("owner/name", device="cpu")
+    # Then the check and a worker say the same, and no weights were fetched
+    assert found.problem == str(error.value) == f"owner/name is incomplete: it has no {lacking}{more}"
+    assert [one.partition(":")[0] for one in found.missing] == ["vae"]
+    assert not list((hub.folder.parent / "cache").rglob("*.safetensors"))
 
 
 def test_a_repository_is_checked_without_downloading_weights(hub: Hub, models: dict[str, Path]) -> None:
@@ -177,9 +204,6 @@ def test_a_repository_is_checked_without_downloading_weights(hub: Hub, models: d
     assert found.parts[2].size == (hub.folder / "transformer/diffusion_pytorch_model.safetensors").stat().st_size
     assert found.parts[2].precision == "F32"
     assert found.missing[0].startswith("latent_upsampler (only `stages: 2` needs it): owner/name@v1 has none")
-    # and a part without weights is missing
-    (hub.folder / "vae/diffusion_pytorch_model.safetensors").unlink()
-    assert check_model("owner/name", hub.folder).problem == "owner/name is incomplete: vae has no weights"
 
 
 def test_a_bare_repository_is_told_what_it_is(hub: Hub) -> None:
