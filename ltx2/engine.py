@@ -44,6 +44,7 @@ from ltx2.model.sound_encoder import SoundEncoder
 from ltx2.model.stage_loras import StageLoras
 from ltx2.model.stored_tensors import align
 from ltx2.model.text_encoder import TextEncoder, TextEncoderMode, text_encoder_mode, weights_of
+from ltx2.parallel.agreement import check_alike
 from ltx2.parallel.encoding import share_encoder
 from ltx2.parallel.ranks import Ranks
 from ltx2.request import Decoding, OnState, OnStep, PinnedEnd, SegmentOutput, SegmentRequest
@@ -122,8 +123,8 @@ class Engine:
         Raises:
             CheckpointError: the model or a LoRA is missing, incomplete, unsupported, or not finite.
             EngineMemoryError: it does not fit.
-            DeviceError: this host does not have this device, precision or attention, or the model's heads do not divide
-                by the number of ranks. ValueError: an invalid setting.
+            DeviceError: this host does not have this device, precision or attention, the model's heads do not divide
+                by the number of ranks, or settings mean something else on other ranks. ValueError: an invalid setting.
         """
         target = device_of(device)
         actual_precision = precision_of(precision, target)
@@ -184,6 +185,10 @@ class Engine:
             graphs = device.type == "cuda" and backend == "inductor" and offload == "none"
             share(pipeline, ranks, variant.stg_blocks, graphs=graphs)
         mode = text_encoder_mode(text_encoder, device, offload=offload, weights=weights_of(pipeline))
+        made_with = {"precision": precision, "offload": offload, "text_encoder": str(mode), "attention": str(how)}
+        if ranks is not None:
+            check_alike(ranks, made_with, device)
+            made_with["gpus"] = str(ranks.count)
         if mode == TextEncoderMode.EIGHT_BIT:
             quantize_linears(pipeline.text_encoder.language_model.layers, device)
         parts = set(pipeline.components)
@@ -208,8 +213,7 @@ class Engine:
             encode_ahead=apart and (backend is not None or device.type == "cpu"),
             compiled=backend is not None,
             fusion=fusion if offload != "sequential" else None,  # which keeps copies of weights
-            made_with={"precision": precision, "offload": offload, "text_encoder": str(mode), "attention": str(how)}
-            | ({} if ranks is None else {"gpus": str(ranks.count)}),
+            made_with=made_with,
             name=name,
             loras=loras,
             ranks=ranks,

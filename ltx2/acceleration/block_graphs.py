@@ -31,7 +31,7 @@ Compute: TypeAlias = Callable[[], Streams]
 def captured(compute: Compute) -> Compute:
     """`compute` as a CUDA graph, whose result is valid until the next call; `compute` itself if it cannot be one."""
     compute()  # compiles, and allocates what is allocated only once
-    graph = torch.cuda.CUDAGraph()
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
     try:
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads use the GPU meanwhile
             result = compute()
@@ -40,6 +40,8 @@ def captured(compute: Compute) -> Compute:
     except RuntimeError as error:  # the same on all ranks, and the bytes are the same
         log.warning("kernels are launched one by one, which is slower: blocks cannot be a CUDA graph: %s", error)
         return compute
+    finally:
+        torch.cuda.set_stream(stream)  # torch does not go back to it if a capture fails
 
     def replay() -> Streams:
         graph.replay()

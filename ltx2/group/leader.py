@@ -140,7 +140,8 @@ class RankGroup:
         if self._watch.fault is not None:
             raise RankError(self._watch.fault) from error
         if error is not None:
-            if not isinstance(error, LTX2Error):  # whatever it was, an exchange may be half done
+            if not isinstance(error, LTX2Error) or isinstance(error, EngineMemoryError):
+                # an exchange may be half done; ranks may be out of memory at different ones, and the GPU waits for it
                 self._watch.fail(f"{name} failed on all ranks: {type(error).__name__}: {error}")
             raise error
 

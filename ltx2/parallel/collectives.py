@@ -85,7 +85,7 @@ _swaps: dict[tuple[str, str], tuple[Tensor, Callable[[], object], Tensor]] = {}
 
 @functools.cache
 def _copies(group: str, device: torch.device) -> Copies | None:
-    """The copies of a group; None if its GPUs cannot copy to each other. Rank i has the GPU `first` + i."""
+    """The copies of a group; None if those of one of its GPUs do not work. Rank i has the GPU `first` + i."""
     members = _group(group)
     ranks = dist.get_process_group_ranks(members)
     first = device.index - dist.get_rank()
@@ -93,8 +93,12 @@ def _copies(group: str, device: torch.device) -> Copies | None:
         return None
     works = torch.ones(1, device=device)
     copies = Copies(members, device)
+    sent = torch.full((len(ranks), 1), 1 + dist.get_rank(members), device=device)
     try:
-        copies.start(torch.zeros(len(ranks), 1, device=device), "trial")[1].synchronize()
+        received, done = copies.start(sent, "trial")
+        done.synchronize()
+        if received.flatten().tolist() != list(range(1, 1 + len(ranks))):
+            raise RuntimeError("what arrives is not what was sent")
     except RuntimeError as error:  # a container may forbid it
         log.warning("GPUs exchange through NCCL, which is slower: copies do not work here: %s", error)
         works.zero_()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,9 @@ _SET, _CLEAR = ctypes.c_uint32(1), ctypes.c_uint32(0)
 
 
 def can_copy(devices: list[int]) -> bool:
-    """Whether each of these CUDA devices can write into the memory of each other."""
+    """Whether each of these CUDA devices can write into the memory of each other, and may, as NCCL may."""
+    if os.environ.get("NCCL_P2P_DISABLE", "0") != "0":  # on some machines such writes are lost
+        return False
     pairs = [(one, other) for one in devices for other in devices if one != other]
     return all(torch.cuda.can_device_access_peer(one, other) for one, other in pairs)
 

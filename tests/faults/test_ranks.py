@@ -196,6 +196,18 @@ def test_memory_of_one_rank(ranked: Harness, film: str) -> None:
 
 
 @pytest.mark.faults
+def test_memory_of_all_ranks(ranked: Harness, film: str) -> None:
+    # Given / When each rank may be out of memory at another exchange, which would then wait for ever
+    ranks = ranks_of(ranked.workers[-1])
+    job = ranked.submit_prompts("memory")
+    # Then the attempt counts, and new ranks render the next job
+    with pytest.raises(JobFailedError, match="segment 0 after 1 attempt: EngineMemoryError"):
+        job.wait()
+    assert film_of(ranked, SEGMENTS) == film
+    assert not set(ranks or ()) & set(ranks_of(ranked.workers[-1]) or ())
+
+
+@pytest.mark.faults
 def test_a_segment_that_ends_its_rank_each_time_ends_its_job_alone(ranked: Harness, film: str) -> None:
     # Given / When
     job = ranked.submit_prompts("rank 1 die")
