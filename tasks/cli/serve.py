@@ -23,9 +23,9 @@ def serve(host: str, port: int) -> None:
     try:
         import uvicorn
 
-        from tasks.server.access import Keys, check_address, check_host
         from tasks.server.app import make_app
-        from tasks.server.connections import BoundedConnection
+        from tasks.server.http.access import Keys, check_address, check_host
+        from tasks.server.http.connections import BoundedConnection
     except ModuleNotFoundError as error:
         raise click.ClickException(f"{error.name} is missing; {install_line('server')}") from None
     settings = Settings.from_env()

@@ -21,19 +21,20 @@ from tasks.jobs.events import EventReader
 from tasks.jobs.outbox import Outbox
 from tasks.jobs.writer import new_token
 from tasks.messaging.tracing import tracing
-from tasks.server import api_page, edits_api, event_stream, jobs_api, live_api, metrics, pages, takes_api, videos_api
-from tasks.server.access import OPEN_PATHS, Keys, is_from_elsewhere
-from tasks.server.answers import ANSWERS, INVALID, ErrorAnswer, Problem, add_error_answers, answer
-from tasks.server.blob_files import BlobFiles
+from tasks.server import api_page, metrics, pages
 from tasks.server.context import ServerContext
-from tasks.server.event_hub import EventHub
-from tasks.server.head_requests import HeadRequests
-from tasks.server.joins import Joins
-from tasks.server.limits import BodyLimit
-from tasks.server.live import LiveFilms
+from tasks.server.events.hub import EventHub
+from tasks.server.events.webhooks import Sender
+from tasks.server.films.blob_files import BlobFiles
+from tasks.server.films.joins import Joins
+from tasks.server.films.live import LiveFilms
+from tasks.server.films.reports import Reports
+from tasks.server.http.access import OPEN_PATHS, Keys, is_from_elsewhere
+from tasks.server.http.answers import ANSWERS, INVALID, ErrorAnswer, Problem, add_error_answers, answer
+from tasks.server.http.head_requests import HeadRequests
+from tasks.server.http.limits import BodyLimit
 from tasks.server.names import NameTable
-from tasks.server.reports import Reports
-from tasks.server.webhooks import Sender
+from tasks.server.routes import edits_api, event_stream, jobs_api, live_api, takes_api, videos_api
 from tasks.settings import Settings
 from tasks.spec.loader import MAX_SPEC_BYTES
 

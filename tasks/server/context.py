@@ -18,14 +18,14 @@ from tasks.jobs.outbox import Outbox
 from tasks.jobs.records import JobStatus
 from tasks.jobs.units import JobState, segments_text
 from tasks.jobs.waits import Wait
-from tasks.server.answers import invalid
-from tasks.server.blob_files import BlobFiles
-from tasks.server.event_hub import EventHub
-from tasks.server.joins import Joins
-from tasks.server.live import LiveFilms
+from tasks.server.events.hub import EventHub
+from tasks.server.films.blob_files import BlobFiles
+from tasks.server.films.joins import Joins
+from tasks.server.films.live import LiveFilms
+from tasks.server.films.reports import Reports
+from tasks.server.http.answers import invalid
+from tasks.server.http.paging import Page, page_of
 from tasks.server.names import NameTable
-from tasks.server.paging import Page, page_of
-from tasks.server.reports import Reports
 from tasks.settings import Settings
 
 WaitingJob = tuple[JobStatus, Wait | None]

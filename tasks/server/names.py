@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ltx2.checkpoints.resolve import SMALL_MODELS
 from tasks.errors import ConfigError, SpecError
 from tasks.field_errors import explain, field_path, shown
-from tasks.server.answers import without_paths
+from tasks.server.http.answers import without_paths
 from tasks.settings import Settings
 from tasks.spec.places import TextError
 from tasks.spec.yaml_text import parse_yaml

@@ -25,13 +25,13 @@ from tasks.errors import JobStateError, RoomError, SpecError
 from tasks.jobs.records import JobStatus
 from tasks.jobs.units import JobState
 from tasks.jobs.waits import Wait
-from tasks.server.access import COOKIE, Keys
-from tasks.server.answers import EXPECTED, RequestError, problem_of
 from tasks.server.context import Context, ServerContext
-from tasks.server.jobs_api import JobId
-from tasks.server.pictures import change_curve, changes, thumbnail
-from tasks.server.spec_requests import SpecRequest, read_form, read_spec_request, requested_spec, submit_request
-from tasks.server.views import job_view
+from tasks.server.films.pictures import change_curve, changes, thumbnail
+from tasks.server.http.access import COOKIE, Keys
+from tasks.server.http.answers import EXPECTED, RequestError, problem_of
+from tasks.server.routes.jobs_api import JobId
+from tasks.server.routes.spec_requests import SpecRequest, read_form, read_spec_request, requested_spec, submit_request
+from tasks.server.routes.views import job_view
 
 FOLDER = Path(__file__).with_name("page")
 PAGE_LENGTH = 50

@@ -1,7 +1,7 @@
 """Sends what schemathesis makes of the OpenAPI document to a real server: `python -m tests.fuzz.http SCHEMATHESIS`.
 
 It takes FUZZ_SECONDS, half of them with the id of a finished job. It starts a private Redis, a stand-in worker and
-a server. Streams that never end are left out; `tests/tasks/server/test_events.py` has them.
+a server. Streams that never end are left out; `tests/tasks/server/events/test_events.py` has them.
 """
 
 from __future__ import annotations

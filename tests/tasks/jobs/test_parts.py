@@ -22,7 +22,7 @@ from tasks.jobs.store import JobStore
 from tasks.jobs.timing import timing_in_plan
 from tasks.jobs.units import JobState, UnitKind, WorkUnit
 from tasks.maintenance.record_findings import examine_records
-from tasks.server.views import job_view
+from tasks.server.routes.views import job_view
 from tasks.spec.loader import check_spec
 from tests.tasks.jobs.protocol import (
     FILM,

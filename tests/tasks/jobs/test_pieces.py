@@ -16,8 +16,8 @@ from tasks.jobs.records import PieceRecord
 from tasks.jobs.results import AdmissionOutcome
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import JobState
-from tasks.server.blob_files import BlobFiles
-from tasks.server.live import LiveFilms
+from tasks.server.films.blob_files import BlobFiles
+from tasks.server.films.live import LiveFilms
 from tasks.settings import Settings
 from tests.conftest import RedisProcess
 from tests.tasks.jobs.protocol import JOB, create_with

@@ -16,8 +16,8 @@ from tasks.settings import Settings
 from tasks.worker.metrics import REGISTRY
 from tests.conftest import ROOT, Worker, free_port, wait_until
 from tests.tasks.conftest import spec
+from tests.tasks.server.events.test_events import events_of
 from tests.tasks.server.exchanges import finished, submitted
-from tests.tasks.server.test_events import events_of
 
 EVENTS = "longtake_events_total{{'kind': '{}'}}"
 

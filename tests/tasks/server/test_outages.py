@@ -14,20 +14,20 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from tasks.server.answers import problem_of
+from tasks.server.blob_files import BlobFiles
+from tasks.server.event_hub import QUEUE_LENGTH, Listener
 
 from blobstore import InMemoryBlobStore, open_blob_store
 from tasks.errors import MaybeQueuedError
 from tasks.jobs.connection import connect
 from tasks.jobs.events import Event, EventKind
 from tasks.jobs.keys import job_keys
-from tasks.server.answers import problem_of
-from tasks.server.blob_files import BlobFiles
-from tasks.server.event_hub import QUEUE_LENGTH, Listener
 from tests.conftest import RedisProcess, Worker, wait_until
 from tests.tasks.conftest import spec
 from tests.tasks.server.conftest import Server
+from tests.tasks.server.events.test_events import told
 from tests.tasks.server.exchanges import error_of, finished, submitted
-from tests.tasks.server.test_events import told
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from tasks.client.films.summary import film_summary
 from tasks.jobs.records import JobStatus, Progress
 from tasks.jobs.units import JobState
 from tasks.jobs.waits import Wait
-from tasks.server.answers import without_paths
 from tasks.server.context import ServerContext
+from tasks.server.http.answers import without_paths
 
 
 class ProgressView(BaseModel):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from tasks.server.answers import RequestError
-from tasks.server.turns import MOST_WAITING, Turns
+from tasks.server.films.turns import MOST_WAITING, Turns
+from tasks.server.http.answers import RequestError
 from tests.conftest import wait_until
 
 

@@ -9,8 +9,8 @@ from typing import BinaryIO, Literal
 
 from tasks.client.job import Job
 from tasks.errors import JobStateError
-from tasks.server.blob_files import BlobFiles
-from tasks.server.turns import Turns
+from tasks.server.films.blob_files import BlobFiles
+from tasks.server.films.turns import Turns
 
 ReportFile = Literal["seams.json", "seams.png", "sheet.png"]
 FIGURES: ReportFile = "seams.json"

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tasks.server.answers import FAULT, Problem, RequestError
+from tasks.server.http.answers import FAULT, Problem, RequestError
 
 MOST_WAITING = 8
 """Requests that may wait for a turn: each has one of the 40 threads that answer all requests."""

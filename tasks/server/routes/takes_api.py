@@ -11,12 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ltx2.media.container import MP4_MIME
 from tasks.client.takes import MOST_TAKES, TakeState, TakeStatus, clip_blob
-from tasks.server.answers import content, without_paths
 from tasks.server.context import Context
-from tasks.server.jobs_api import IdempotencyKey, JobId, SegmentIndex, job_status
-from tasks.server.joins import JoinView
-from tasks.server.stored_files import StoredFile
-from tasks.server.views import JobView, ProgressView, progress_view
+from tasks.server.films.joins import JoinView
+from tasks.server.http.answers import content, without_paths
+from tasks.server.http.stored_files import StoredFile
+from tasks.server.routes.jobs_api import IdempotencyKey, JobId, SegmentIndex, job_status
+from tasks.server.routes.views import JobView, ProgressView, progress_view
 
 router = APIRouter(prefix="/jobs", tags=["takes"])
 MOST = 2**31

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from ltx2.timeline import SegmentShape, film_frames, plan
-from tasks.server.videos import segments_for
+from tasks.server.routes.videos import segments_for
 from tests.conftest import Worker
 from tests.ltx2.media.sources.videos import numbered, tone, video
 from tests.tasks.server.conftest import KEY, Server

@@ -27,8 +27,8 @@ from tasks.jobs.connection import connect
 from tasks.jobs.keys import job_keys
 from tasks.jobs.records import JobStatus
 from tasks.jobs.store import JobStore
-from tasks.server.blob_files import BlobFiles
-from tasks.server.live import LiveFilms, Piece, PieceList, playlist
+from tasks.server.films.blob_files import BlobFiles
+from tasks.server.films.live import LiveFilms, Piece, PieceList, playlist
 from tests.conftest import Worker, wait_until
 from tests.ltx2.media.sources.videos import numbered, tone, video
 from tests.tasks.client.inputs.test_given_sound import RATE, ramp
@@ -193,7 +193,7 @@ def test_players_that_wait_for_a_piece_keep_no_thread(
         made.append(arguments)
         return live_piece(*arguments, **options)
 
-    monkeypatch.setattr("tasks.server.live.live_piece", made_slowly)
+    monkeypatch.setattr("tasks.server.films.live.live_piece", made_slowly)
 
     async def play(films: LiveFilms, status: JobStatus) -> set[bytes]:
         name = films.pieces(status).pieces[0].name

@@ -23,8 +23,8 @@ from tasks.client.job import Job
 from tasks.client.submit import submit
 from tasks.errors import SpecError
 from tasks.field_errors import escaped
-from tasks.server.answers import invalid
 from tasks.server.context import ServerContext
+from tasks.server.http.answers import invalid
 from tasks.spec.head import INPUT_FIELDS
 from tasks.spec.images import input_paths, with_paths
 from tasks.spec.loader import MAX_SPEC_BYTES, check_spec, data_of

@@ -19,12 +19,13 @@ from tasks.field_errors import escaped
 from tasks.jobs.lifetime_store import new_job_id
 from tasks.jobs.records import JobStatus
 from tasks.jobs.units import JobState
-from tasks.server.answers import content, invalid
 from tasks.server.context import Context, ServerContext
-from tasks.server.jobs_api import IdempotencyKey
-from tasks.server.paging import page_of
-from tasks.server.pictures import spritesheet, thumbnail
-from tasks.server.spec_requests import (
+from tasks.server.films.pictures import spritesheet, thumbnail
+from tasks.server.http.answers import content, invalid
+from tasks.server.http.paging import page_of
+from tasks.server.http.stored_files import StoredFile
+from tasks.server.routes.jobs_api import IdempotencyKey
+from tasks.server.routes.spec_requests import (
     LARGEST_MEDIA_BYTES,
     data_url,
     fields_in,
@@ -34,8 +35,7 @@ from tasks.server.spec_requests import (
     submit_spec,
     taken_files,
 )
-from tasks.server.stored_files import StoredFile
-from tasks.server.videos import (
+from tasks.server.routes.videos import (
     REMIXED_FROM,
     REQUEST,
     SECONDS,

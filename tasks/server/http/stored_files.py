@@ -12,7 +12,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import FileResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from tasks.server.answers import invalid
+from tasks.server.http.answers import invalid
 
 _RANGE = re.compile(r"(\d*)-(\d*)")
 _MOST_DIGITS = 18

@@ -28,7 +28,7 @@ from tasks.deployment import Deployment
 from tasks.errors import JobNotFoundError
 from tasks.jobs.records import Handoff, JobStatus, PieceRecord
 from tasks.jobs.timing import FilmSource, committed_timings, film_source
-from tasks.server.blob_files import BlobFiles
+from tasks.server.films.blob_files import BlobFiles
 from tasks.worker.track_cache import TrackCache
 
 RECIPE = "1"

@@ -13,7 +13,7 @@ from ltx2.timeline import SegmentShape, film_frames, plan_segments
 from tasks.field_errors import shown
 from tasks.jobs.records import JobStatus
 from tasks.jobs.units import JobState
-from tasks.server.answers import invalid, without_paths
+from tasks.server.http.answers import invalid, without_paths
 from tasks.server.names import NameTable
 from tasks.spec.head import SPATIAL_COMPRESSION, JobHead
 from tasks.spec.loader import check_spec

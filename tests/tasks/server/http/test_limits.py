@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tasks.server.app import largest_body
-from tasks.server.limits import BodyLimit
+from tasks.server.http.limits import BodyLimit
 from tasks.settings import Settings
 from tasks.spec.loader import MAX_SPEC_BYTES
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from blobstore import InMemoryBlobStore
-from tasks.server.blob_files import BlobFiles
-from tasks.server.stored_files import StoredFile
+from tasks.server.films.blob_files import BlobFiles
+from tasks.server.http.stored_files import StoredFile
 
 
 class SlowStore(InMemoryBlobStore):

@@ -15,12 +15,18 @@ from tasks.client.job import Job
 from tasks.errors import JobStateError
 from tasks.field_errors import escaped
 from tasks.jobs.units import JobState
-from tasks.server.answers import content, invalid
 from tasks.server.context import Context, ServerContext
-from tasks.server.reports import FIGURES, FILES, ReportFile
-from tasks.server.spec_requests import SpecRequest, read_spec_request, submit_request, with_uploads, without_files
-from tasks.server.stored_files import StoredFile
-from tasks.server.views import DeliveryView, JobPage, JobView, job_view, summary_view
+from tasks.server.films.reports import FIGURES, FILES, ReportFile
+from tasks.server.http.answers import content, invalid
+from tasks.server.http.stored_files import StoredFile
+from tasks.server.routes.spec_requests import (
+    SpecRequest,
+    read_spec_request,
+    submit_request,
+    with_uploads,
+    without_files,
+)
+from tasks.server.routes.views import DeliveryView, JobPage, JobView, job_view, summary_view
 from tasks.spec.head import INPUT_FIELDS
 from tasks.spec.loader import check_spec
 from tasks.spec.schema import JobSpec

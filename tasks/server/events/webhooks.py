@@ -17,8 +17,8 @@ from tasks.errors import LongtakeError
 from tasks.jobs.events import Event, EventKind, EventReader
 from tasks.jobs.outbox import Delivery, Outbox
 from tasks.jobs.store import JobStore
-from tasks.server.addresses import AddressError, checked_addresses, target_of
-from tasks.server.answers import without_paths
+from tasks.server.events.addresses import AddressError, checked_addresses, target_of
+from tasks.server.http.answers import without_paths
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)

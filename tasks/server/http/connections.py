@@ -6,7 +6,7 @@ import asyncio
 
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from tasks.server.limits import LONGEST_PAUSE_S
+from tasks.server.http.limits import LONGEST_PAUSE_S
 
 LONGEST_STALL_S = 60.0
 """Longer than a player that has buffered enough pauses its download for."""

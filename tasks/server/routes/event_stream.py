@@ -10,9 +10,9 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from tasks.errors import JobNotFoundError
 from tasks.jobs.events import BEGINNING, EVENT_ID
-from tasks.server.answers import invalid, without_paths
 from tasks.server.context import Context, ServerContext
-from tasks.server.jobs_api import JobId
+from tasks.server.http.answers import invalid, without_paths
+from tasks.server.routes.jobs_api import JobId
 
 router = APIRouter(tags=["events"])
 

@@ -19,7 +19,7 @@ from ltx2.timeline import SegmentTiming
 from tasks.client.takes import clip_blob
 from tasks.deployment import Deployment
 from tasks.errors import JobStateError
-from tasks.server.turns import Turns
+from tasks.server.films.turns import Turns
 
 KEPT = 5000
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tasks.server.answers import INVALID, Problem, answer
+from tasks.server.http.answers import INVALID, Problem, answer
 
 LONGEST_PAUSE_S = 30.0
 LEAST_BYTES_PER_S = 1000

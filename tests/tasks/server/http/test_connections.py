@@ -12,7 +12,7 @@ import uvicorn
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from tasks.server.connections import BoundedConnection
+from tasks.server.http.connections import BoundedConnection
 from tests.conftest import wait_until
 
 ended = threading.Event()

@@ -11,11 +11,11 @@ from starlette.concurrency import run_in_threadpool
 
 from ltx2.media.container import MP4_MIME
 from tasks.jobs.events import BEGINNING, EventKind
-from tasks.server.answers import content, invalid
 from tasks.server.context import Context, ServerContext
-from tasks.server.jobs_api import JobId
-from tasks.server.live import PieceList, playlist
-from tasks.server.stored_files import StoredFile
+from tasks.server.films.live import PieceList, playlist
+from tasks.server.http.answers import content, invalid
+from tasks.server.http.stored_files import StoredFile
+from tasks.server.routes.jobs_api import JobId
 
 router = APIRouter(prefix="/jobs", tags=["live"])
 PLAYLIST = "application/vnd.apple.mpegurl"

@@ -12,8 +12,8 @@ import httpx2
 import pytest
 from standardwebhooks.webhooks import Webhook
 
-from tasks.server import addresses
-from tasks.server.addresses import AddressError, checked_addresses, is_public, target_of
+from tasks.server.events import addresses
+from tasks.server.events.addresses import AddressError, checked_addresses, is_public, target_of
 from tasks.settings import Settings
 from tests.conftest import Worker, wait_until
 from tests.tasks.conftest import spec

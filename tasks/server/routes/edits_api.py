@@ -9,11 +9,11 @@ from pydantic import BaseModel
 
 from tasks.client.edit import edit
 from tasks.client.edits.plan import EditKind
-from tasks.server.answers import invalid
 from tasks.server.context import Context
-from tasks.server.jobs_api import SPEC_BODY, IdempotencyKey, JobId, job_status
-from tasks.server.spec_requests import SpecRequest, read_spec_request, requested_spec, with_uploads
-from tasks.server.views import JobView
+from tasks.server.http.answers import invalid
+from tasks.server.routes.jobs_api import SPEC_BODY, IdempotencyKey, JobId, job_status
+from tasks.server.routes.spec_requests import SpecRequest, read_spec_request, requested_spec, with_uploads
+from tasks.server.routes.views import JobView
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 

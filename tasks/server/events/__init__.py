@@ -1,0 +1,1 @@
+"""Events of jobs for those who wait for them: streams and webhooks."""

@@ -1,0 +1,1 @@
+"""How requests are let in and answered, whatever they ask for."""

@@ -1,0 +1,1 @@
+"""What is answered to each request about jobs, takes, edits, live films and videos."""
