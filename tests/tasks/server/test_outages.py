@@ -14,15 +14,15 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from tasks.server.answers import problem_of
-from tasks.server.blob_files import BlobFiles
-from tasks.server.event_hub import QUEUE_LENGTH, Listener
 
 from blobstore import InMemoryBlobStore, open_blob_store
 from tasks.errors import MaybeQueuedError
 from tasks.jobs.connection import connect
 from tasks.jobs.events import Event, EventKind
 from tasks.jobs.keys import job_keys
+from tasks.server.events.hub import QUEUE_LENGTH, Listener
+from tasks.server.films.blob_files import BlobFiles
+from tasks.server.http.answers import problem_of
 from tests.conftest import RedisProcess, Worker, wait_until
 from tests.tasks.conftest import spec
 from tests.tasks.server.conftest import Server
