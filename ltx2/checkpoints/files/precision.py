@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ltx2.checkpoints.files.authors_names import ASSETS
 from ltx2.checkpoints.formats.weight_files import Header, StoredTensor, summary
 from ltx2.errors import CheckpointError, UnsupportedModelError
 
@@ -20,8 +21,9 @@ FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 SCALES = ("weight_scale", "scale_weight")
 _DROPPED = ("input_scale", "scale_input", "comfy_quant", "scaled_fp8")
 _FORMATS = {"float8_e4m3fn", "float8_e5m2"}
+BITSANDBYTES = "bitsandbytes"
 _METADATA = "_quantization_metadata"
-UNREADABLE = ("NVFP4", "int8")
+UNREADABLE = ("NVFP4", "int8", BITSANDBYTES)
 """The forms, as `form_of` names them, of weights that are not read."""
 
 
@@ -40,7 +42,7 @@ def weights_of(path: str, header: Header, read: Callable[[StoredTensor], bytes])
     scales = {name for name, end in ends.items() if end in SCALES}
     found: dict[str, str | None] = {}
     for name, tensor in tensors.items():
-        if name in scales or ends[name] in _DROPPED or tensor.dtype == "U8":
+        if name in scales or ends[name] in _DROPPED or name.startswith(ASSETS):
             continue
         if tensor.dtype not in FLOATS:
             raise UnsupportedModelError(f"{path} stores {name:.200} as {tensor.dtype}; longtake reads {sorted(FLOATS)}")
@@ -70,6 +72,8 @@ def form_of(header: Header) -> str:
     ends = {name.rpartition(".")[2] for name in header.tensors}
     if "weight_scale_2" in ends:
         return "NVFP4"
+    if any(end.startswith(BITSANDBYTES) for end in ends):
+        return BITSANDBYTES
     if any(tensor.dtype == "I8" for tensor in header.tensors.values()):
         return "int8"
     if "comfy_quant" in ends or _METADATA in header.metadata:

@@ -48,6 +48,11 @@ BLOCKS = {
 """The types of tensors, by their number: name, numbers in a block, and bytes of a block."""
 
 
+_OTHERS = {9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S", 22: "IQ2_S"}
+_OTHERS |= {24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4"}
+"""Types that are not read, for errors."""
+
+
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
     """architecture: as the file names it, such as `ltxv`; None if it does not. tensors: by name, with their place.
@@ -79,7 +84,10 @@ def read_gguf(path: Path) -> GgufHeader:
         tensors = {}
         for name, shape, kind, offset in entries:
             if kind not in BLOCKS:
-                raise CheckpointError(f"{path} stores {name:.200} in GGUF type {kind}, which longtake does not support")
+                found = _OTHERS.get(kind, kind)
+                raise CheckpointError(
+                    f"{path} stores {name:.200} in GGUF type {found}, which longtake does not support"
+                )
             dtype, numbers, size = BLOCKS[kind]
             original = values.get(f"{ORIGINAL_SHAPE}{name}")
             logical = tuple(map(whole, original)) if isinstance(original, list) else shape

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import math
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ltx2.errors import CheckpointError
+from ltx2.errors import CheckpointError, UnsupportedModelError
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -104,14 +104,25 @@ def check_weights(folder: Path, stem: str) -> None:
     if not index.is_file():
         if not single.is_file():
             _refuse_other_weights(folder, stem)
-        tensor_shapes(single)
+        _plain_tensors(single)
         return
     if single.is_file():
-        tensor_shapes(single)
+        _plain_tensors(single)
     for shard, listed in shards_of(index).items():
-        inside = tensor_shapes(folder / shard)
+        inside = _plain_tensors(folder / shard)
         if absent := [name for name in listed if name not in inside]:
             raise CheckpointError(f"{folder / shard} lacks {summary(absent)}, listed in {index.name}")
+
+
+def _plain_tensors(path: Path) -> Collection[str]:
+    """The names of the tensors in `path`. UnsupportedModelError: weights are integers, as libraries quantize them."""
+    tensors = read_header(path).tensors
+    for name, tensor in tensors.items():
+        if tensor.dtype in ("I8", "U8") and len(tensor.shape) > 1:
+            raise UnsupportedModelError(
+                f"{path} stores {name:.200} as {tensor.dtype}: another library quantized it; use weights in bf16"
+            )
+    return tensors.keys()
 
 
 def _refuse_other_weights(folder: Path, stem: str) -> None:

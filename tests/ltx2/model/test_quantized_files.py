@@ -134,6 +134,8 @@ def test_forms_that_cannot_be_read_are_named(models: dict[str, Path], tmp_path: 
     assert "has weights in NVFP4: longtake reads bf16, fp8 and GGUF" in refusal(weight_scale_2=torch.ones(()))
     assert "has weights in int8_convrot, whose weights are rotated" in refusal(comfy_quant=form("int8_convrot"))
     assert "has weights in mxfp8" in refusal(comfy_quant=form("mxfp8"))
+    assert "has weights in bitsandbytes" in refusal(**{"weight.quant_state.bitsandbytes__nf4": torch.ones(9)})
+    assert f"stores {LAYER}.weight as U8" in refusal(weight=torch.zeros(64, 32, dtype=torch.uint8))
     assert "has weights in int8" in refusal(weight=torch.zeros(64, 64, dtype=torch.int8))
     assert "cannot be read" in refusal(comfy_quant=form("")[:5])
     assert "has no scale for" in refusal(weight_scale=None)

@@ -144,7 +144,10 @@ def test_a_gguf_file_is_recognized_by_its_architecture(tmp_path: Path) -> None:
     assert header_of(file).tensors["patchify_proj.weight"].shape == (64, 256)
     with pytest.raises(UnsupportedModelError, match=r"is a GGUF file .* missing: connectors: get diffusion_models/ltx"):
         resolve_model(str(file), tmp_path)
-    # and a type that longtake does not know is named
+    # and types that longtake does not read are named
+    file.write_bytes(gguf(*values, tensors=(text("a") + struct.pack("<IQIQ", 1, 256, 16, 0),)))
+    with pytest.raises(CheckpointError, match="stores a in GGUF type IQ2_XXS"):
+        recognize(file)
     file.write_bytes(gguf(*values, tensors=(text("a") + struct.pack("<IQIQ", 1, 256, 99, 0),)))
     with pytest.raises(CheckpointError, match="stores a in GGUF type 99"):
         recognize(file)

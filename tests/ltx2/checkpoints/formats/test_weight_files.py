@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from ltx2.checkpoints.formats.weight_files import check_weights, read_json, tensor_shapes
-from ltx2.errors import CheckpointError
+from ltx2.errors import CheckpointError, UnsupportedModelError
 from tests.ltx2.checkpoint_files import POINTER, shard
 
 STEM = "diffusion_pytorch_model"
@@ -124,6 +124,14 @@ def test_an_invalid_index_is_rejected(whole: Path, weight_map: object, message: 
 def test_weights_of_another_name_are_named(whole: Path, name: str, message: str) -> None:
     whole.rename(whole.with_name(name))
     with pytest.raises(CheckpointError, match=message):
+        check_weights(whole.parent, STEM)
+
+
+def test_weights_in_integers_are_refused(whole: Path) -> None:
+    save_file({"a": torch.ones(2, 3), "number": torch.tensor(3, dtype=torch.uint8)}, whole)
+    check_weights(whole.parent, STEM)
+    save_file({"a": torch.ones(2, 3), "b._data": torch.ones(2, 3, dtype=torch.int8)}, whole)
+    with pytest.raises(UnsupportedModelError, match=r"stores b\._data as I8: another library quantized it"):
         check_weights(whole.parent, STEM)
 
 
