@@ -11,24 +11,27 @@ async function answered(url, options) {
 }
 
 // Ask for the page again and replace its live part: the server has rendered it. Where a form was refused, the address
-// is that of the form.
+// is that of the form. Returns whether there still is such a page.
 async function refresh(live) {
   const answer = await answered(live.dataset.page || location.href, { headers: { Accept: "text/html" } });
+  if (answer.redirected) location.assign(answer.url); // the key is not accepted any more
   if (answer.status === 404) live.textContent = "This film was deleted.";
-  if (!answer.ok) return;
+  if (!answer.ok || answer.redirected) return false;
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   const fresh = page.querySelector("[data-live]");
-  if (!fresh || live.contains(document.activeElement) || isEdited(live)) return;
+  if (!fresh || live.contains(document.activeElement) || isEdited(live)) return true;
   const open = [...live.querySelectorAll("details[open]")].map((part) => part.id);
   live.innerHTML = fresh.innerHTML;
   for (const id of open) document.getElementById(id)?.setAttribute("open", "");
   watchJoins(live);
+  return true;
 }
 
 // Whether something was typed that is not sent yet.
 const isEdited = (live) => [...live.querySelectorAll("input, textarea")].some((field) => field.value !== field.defaultValue);
 
 function follow(live, log) {
+  log?.replaceChildren(); // all events of a film are sent again
   const events = new EventSource((live || log).dataset.live || log.dataset.log);
   let due = null;
   const kinds = ["accepted", "queued", "loading", "step", "segment", "clip", "take", "chosen", "rewound", "attempt",
@@ -39,9 +42,12 @@ function follow(live, log) {
       due = due || setTimeout(() => { due = null; refresh(live); }, 700);
     });
   }
-  events.onerror = () => {
+  events.onerror = async () => {
     if (log && live.querySelector(":scope > :is(.done, .failed, .cancelled)")) events.close();
-    else if (events.readyState === EventSource.CLOSED) refresh(live); // it was refused: the film is gone
+    else if (events.readyState === EventSource.CLOSED && await refresh(live)) { // something was out for a while
+      await wait(2000);
+      follow(live, log);
+    }
   };
 }
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +59,32 @@ class Page:
 
     async def _call(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         self._last += 1
-        await self._socket.write_message(json.dumps({"id": self._last, "method": method, "params": params}))
+        number = self._last
+        await self._socket.write_message(json.dumps({"id": number, "method": method, "params": params}))
         while True:
             text = await self._socket.read_message()
             assert text is not None, "the browser has ended"
             message = json.loads(text)
-            if message.get("id") == self._last:
+            if message.get("id") == number:
                 assert "error" not in message, message
                 result: dict[str, Any] = message["result"]
                 return result
+            if message.get("method") == "Fetch.requestPaused":
+                await self._refuse(message["params"]["requestId"])
             self._note(message)
+
+    async def _refuse(self, request: str) -> None:
+        self._last += 1
+        answer = {"requestId": request, "responseCode": 503}
+        message = {"id": self._last, "method": "Fetch.fulfillRequest", "params": answer}
+        await self._socket.write_message(json.dumps(message))
+
+    @contextmanager
+    def refusing(self, pattern: str) -> Iterator[None]:
+        """Answer requests for URLs of this pattern with 503, for as long."""
+        self.call("Fetch.enable", patterns=[{"urlPattern": pattern}])
+        yield
+        self.call("Fetch.disable")
 
     def _note(self, message: dict[str, Any]) -> None:
         params = message.get("params", {})

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.conftest import Worker
+from tests.conftest import Worker, wait_until
 from tests.tasks.conftest import spec
 from tests.tasks.server.browser import Page
 from tests.tasks.server.conftest import KEY, Server
@@ -70,8 +70,17 @@ def test_a_job_is_paused_and_cancelled_on_its_page(
     # Given
     log_in(page, server)
     job_id = submitted(client, spec(f"wait until {tmp_path / 'never'}"))
+    # Given that its events are refused for a while, as when Redis is out
+    with page.refusing("*/events"):
+        page.open(f"{server.url}/films/{job_id}")
+        wait_until(lambda: page.value("1") and page.errors, what="a refusal")
+    page.errors.clear()
+    # When it is resumed elsewhere later, Then the page knows
+    client.post(f"/jobs/{job_id}/pause")
+    page.until("document.querySelector('.state')?.textContent.startsWith('paused')")
+    client.post(f"/jobs/{job_id}/resume")
+    page.until("document.querySelector('button[value=pause]') !== null")
     # When
-    page.open(f"{server.url}/films/{job_id}")
     page.value("document.querySelector('button[value=pause]').click()")
     # Then
     page.until("document.querySelector('.state')?.textContent.startsWith('paused')")
