@@ -198,12 +198,15 @@ def test_every_name_exists(document: Path) -> None:
 
 def test_the_tree_is_as_it_is_drawn() -> None:
     (tree,) = (text for _, text in blocks(ROOT / "docs" / "architecture.md") if text.startswith("blobstore/"))
-    top = ROOT
+    folders = {-1: ROOT}  # by the indent of their lines
     for line in tree.splitlines():
         found = [word for word in re.split(r"\s{2,}", line.strip()) if re.fullmatch(r"\w+(\.py|/)", word)]
-        top = top if line.startswith(" ") else ROOT / found[0]
+        indent = len(line) - len(line.lstrip())
+        folders = {at: folder for at, folder in folders.items() if at < indent}
+        parent = folders[max(folders)]
         assert found, line
-        assert not [name for name in found if not ((top if line.startswith(" ") else ROOT) / name).exists()], line
+        assert not [name for name in found if not (parent / name).exists()], line
+        folders[indent] = parent / found[0]
 
 
 @pytest.mark.parametrize("document", DECISIONS, ids=named(DECISIONS))
