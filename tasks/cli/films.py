@@ -30,6 +30,7 @@ from tasks.client.job import find_job
 from tasks.client.submissions.small_model import prompt_warnings
 from tasks.client.submissions.state_files import read_state
 from tasks.client.takes import clip_name
+from tasks.errors import OutputError
 from tasks.field_errors import counted
 from tasks.settings import Settings
 from tasks.spec.loader import changed_spec, load_spec
@@ -172,5 +173,7 @@ def report(job: str, folder: Path) -> None:
 @force_option
 def init(spec: Path, force: bool) -> None:
     """Write a small SPEC to start from; default: film.yaml."""
+    if spec.suffix.lower() == ".json":
+        raise OutputError(f"{spec}: the spec to start from is YAML; name it {spec.with_suffix('.yaml')}")
     write_new(spec, STARTER.encode(), overwrite=force)
     show_line(f"{spec}: a spec of two segments. Next: longtake render {spec} -o {spec.with_suffix('.mp4')}", err=True)

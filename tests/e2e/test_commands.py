@@ -159,6 +159,8 @@ def test_a_first_spec_can_be_rendered_as_it_is(longtake: Command, module_setting
     assert "small model `shapes`" not in planned.stderr
     # When / Then
     check_refused(longtake("init", settings=module_settings), "film.yaml exists", "--force")
+    check_refused(longtake("init", "a/film.json", settings=module_settings), "is YAML; name it a/film.yaml")
+    assert [path.name for path in tmp_path.iterdir()] == ["film.yaml"]
 
 
 def heed_interrupts() -> None:
