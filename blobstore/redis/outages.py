@@ -33,6 +33,7 @@ REFUSALS = {
     "MISCONF": "it cannot save its data, so it takes no writes",
     "NOREPLICAS": "it has too few replicas, so it takes no writes",
     "CLUSTERDOWN": "its cluster is down",
+    "BUSY": "it runs a script that takes long",
 }
 """The codes of replies that are outages, in words."""
 

@@ -220,8 +220,9 @@ def _check_latents(tensor: Tensor, field: str) -> None:
         raise ContinuationError(f"{field}: must be floating point, not {tensor.dtype}")
     if str(tensor.dtype).removeprefix("torch.") not in FLOATS:
         raise ContinuationError(f"{field}: must be one of {', '.join(FLOATS)}, not {tensor.dtype}")
-    if tensor.layout is not torch.strided or tensor.is_meta:
+    if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_nested:
         kind = "on the meta device" if tensor.is_meta else f"of the layout {tensor.layout}"
+        kind = "of several tensors" if tensor.is_nested else kind
         raise ContinuationError(f"{field}: must be an ordinary tensor with data, not one {kind}")
     if tensor.ndim != 4:
         raise ContinuationError(f"{field}: must be [batch, channels, time, mel], not the shape {list(tensor.shape)}")
@@ -234,7 +235,8 @@ def _save(tensors: dict[str, Tensor], field: str) -> bytes:
     try:
         # clone: the format rejects tensors that share memory
         return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
-    except (SafetensorError, KeyError, ValueError) as error:  # a dtype that the format does not support
+    except (SafetensorError, KeyError, MemoryError, RuntimeError, ValueError) as error:
+        # a dtype that the format does not support, or an expanded tensor that no memory can hold
         raise ContinuationError(f"{field}: cannot be written as safetensors ({error})") from None
 
 

@@ -44,7 +44,7 @@ JOBS_PER_SURVEY = 50
 # How Redis 7 ends and Redis 6 begins the error of a script.
 SCRIPT_POSITION = re.compile(r" script: \w+, on @user_script:\d+\.?$|^Error running script \(.*?\): @user_script:\d+: ")
 # Errors that say something about the server, and nothing about the record.
-SERVER_CODES = (*REFUSALS, "OOM", "BUSY", "NOSCRIPT", "NOPERM", "NOAUTH", "EXECABORT")
+SERVER_CODES = (*REFUSALS, "OOM", "NOSCRIPT", "NOPERM", "NOAUTH", "EXECABORT")
 SERVER_STATE = re.compile(rf"\b({'|'.join(SERVER_CODES)})\b")
 _Message = tuple[str, WorkUnit, int]  # job, unit, ticket
 

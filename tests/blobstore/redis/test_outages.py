@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 import redis
@@ -45,6 +45,27 @@ def lose_the_disk(server) -> Callable[[], object]:
     return lambda: server.client.config_set("stop-writes-on-bgsave-error", "no")
 
 
+def run_a_long_script(server) -> Callable[[], object]:
+    server.client.config_set("lua-time-limit", 1)
+    client = redis.Redis.from_url(server.url)  # a connection of its own
+    endless = client.register_script("while true do end")
+
+    def run() -> None:
+        with suppress(redis.RedisError):  # it is killed
+            endless()
+
+    threading.Thread(target=run).start()
+    wait_until(lambda: is_busy(server.client), what="a busy server")
+    return server.client.script_kill
+
+
+def is_busy(client: redis.Redis) -> bool:
+    try:
+        return not client.ping()
+    except redis.ResponseError as error:
+        return "BUSY" in str(error)
+
+
 def write(client: redis.Redis) -> None:
     client.set("key", "value")
 
@@ -70,6 +91,7 @@ def write_in_a_transaction(client: redis.Redis) -> None:
         (lose_the_master, write_in_a_script),
         (lose_replicas, write_in_a_transaction),
         (lose_the_disk, write_in_a_script),
+        (run_a_long_script, write_in_a_transaction),
     ],
 )
 def test_a_server_that_refuses_work_for_a_while(

@@ -322,6 +322,15 @@ def test_latents_that_could_not_be_read_again_are_refused(tensor: Tensor, messag
         encode_tensor(tensor)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_latents_and_those_that_no_memory_holds_are_refused() -> None:
+    nested = torch.nested.nested_tensor([torch.zeros(8, 2)])
+    with pytest.raises(ContinuationError, match="must be an ordinary tensor with data, not one of several tensors"):
+        encode_tensor(nested)
+    with pytest.raises(ContinuationError, match="cannot be written as safetensors"):
+        encode_tensor(torch.zeros(1).expand(1, 8, 2**50, 16))
+
+
 @pytest.mark.parametrize("name", FLOAT_NAMES)
 def test_every_type_of_latents_round_trips(name: str) -> None:
     tensor = torch.ones(1, 8, 2, 16).to(getattr(torch, name))
