@@ -203,7 +203,7 @@ def append(job: str, spec: Path, key: str | None) -> None:
 
     What SPEC says above its segments must be as in JOB, and may be left out.
     """
-    added = find_job(job).append(load_spec(spec), idempotency_key=key)
+    added = find_job(job).append(load_spec(spec, appended=True), idempotency_key=key)
     show_line(f"appended: {segments_text(added)}", err=True)
 
 

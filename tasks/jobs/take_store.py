@@ -78,7 +78,7 @@ class TakeStore(JobWriter):
             last = more[0]
             raise JobStateError(
                 f"segment {last + 1} of job {job_id} continues take {value} of segment {last}, and take {take} "
-                f"does not lead into it; retake segment {last}: a new take does"
+                f"does not lead into it; choose take {value}, or retake segment {last}: a new take does"
             )
         self._check(job_id, segment, outcome.decode(), value, needs_bytes, budget_bytes)
         return int(value)

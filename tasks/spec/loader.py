@@ -21,7 +21,7 @@ from tasks.spec.images import input_paths, with_paths
 from tasks.spec.input_files import read_input, read_limited
 from tasks.spec.json_text import json_events, parse_json
 from tasks.spec.places import OPTIONS, Location, SpecSource, TextError
-from tasks.spec.schema import JobSpec
+from tasks.spec.schema import APPENDED, JobSpec
 from tasks.spec.segments import FilmImage, SegmentImage, SegmentSpec
 from tasks.spec.yaml_text import NOT_YAML, parse_yaml, yaml_events
 
@@ -36,10 +36,10 @@ MOST_PROBLEMS = 10
 _JSON_START = re.compile(r"\s*[{\[]")
 
 
-def load_spec(path: Path) -> JobSpec:
+def load_spec(path: Path, *, appended: bool = False) -> JobSpec:
     """Read the spec in the file `path`, or on standard input for `-`. Its paths of inputs are relative to that file.
 
-    It is JSON if its name ends in .json.
+    It is JSON if its name ends in .json. appended: its segments come after those of a job.
 
     Raises:
         SpecError: one line per problem, each with file, line and field.
@@ -49,7 +49,8 @@ def load_spec(path: Path) -> JobSpec:
         data = read_limited(sys.stdin.buffer, str(path), MAX_SPEC_BYTES, "a spec")
     else:
         data = read_input(path, MAX_SPEC_BYTES, "a spec")
-    spec = _parse(_decoded(data, shown_path(path)), shown_path(path), is_json=path.suffix.lower() == ".json")
+    name, is_json = shown_path(path), path.suffix.lower() == ".json"
+    spec = _parse(_decoded(data, name), name, is_json=is_json, appended=appended)
     folder = path.parent.absolute()
     found = {name: os.path.join(folder, os.path.expanduser(name)) for name in input_paths(spec).values()}
     if not found:
@@ -67,15 +68,18 @@ def parse_spec(text: str, *, source: str = "spec") -> JobSpec:
     return _parse(text, source, is_json=False)
 
 
-def check_spec(data: Mapping[str, Any], *, source: SpecSource | None = None) -> JobSpec:
+def check_spec(data: Mapping[str, Any], *, source: SpecSource | None = None, appended: bool = False) -> JobSpec:
     """Make a spec of the mapping `data`; `source` gives the line of each field.
+
+    appended: its segments come after those of a job.
 
     Raises:
         SpecError: one line per problem, MOST_PROBLEMS at most.
     """
     source = source or SpecSource()
     try:
-        return JobSpec.model_validate(dict(data)).written_in(replace(source, repeats=_repeats(data)))
+        spec = JobSpec.model_validate(dict(data), context=APPENDED if appended else None)
+        return spec.written_in(replace(source, repeats=_repeats(data)))
     except ValidationError as error:
         problems = _in_order(error.errors(include_url=False), source)
         first, more = problems[:MOST_PROBLEMS], len(problems) - MOST_PROBLEMS
@@ -115,9 +119,9 @@ def _decoded(data: bytes, name: str) -> str:
         raise SpecError(f"{name}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
 
-def _parse(text: str, name: str, *, is_json: bool) -> JobSpec:
+def _parse(text: str, name: str, *, is_json: bool, appended: bool = False) -> JobSpec:
     data, source = _fields(text, name, is_json=is_json)
-    return check_spec(data, source=source)
+    return check_spec(data, source=source, appended=appended)
 
 
 def _fields(text: str, name: str, *, is_json: bool) -> tuple[dict[str, Any], SpecSource]:

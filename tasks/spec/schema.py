@@ -43,6 +43,10 @@ from tasks.spec.segments import (
 OPEN = "open"
 
 
+APPENDED = "appended"
+"""The context in which a spec is validated whose segments come after those of a job."""
+
+
 class JobSpec(JobHead):
     """One long video: what all segments share, the segments, and whether the job waits for its user.
 
@@ -86,6 +90,7 @@ class JobSpec(JobHead):
                 segments,
                 shared_values(info.data),
                 continues=info.data["extend"] is not None and not info.data["before"],
+                appended=info.context == APPENDED,
             )
             if info.data["model"] is not None:
                 _check_own_lengths(segments, info.data["fps"], info.data["model"])

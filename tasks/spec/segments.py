@@ -239,17 +239,20 @@ def written_out(segments: Sequence[SegmentSpec]) -> list[SegmentSpec]:
     return [copy for segment in segments for copy in _copies(segment)]
 
 
-def check_neighbours(segments: Sequence[SegmentSpec], shared: SharedValues, *, continues: bool = False) -> None:
+def check_neighbours(
+    segments: Sequence[SegmentSpec], shared: SharedValues, *, continues: bool = False, appended: bool = False
+) -> None:
     """Check what depends on the values of the job, and of the segment before.
 
     segments: not written out, so that errors name what the user wrote. continues: the first one continues a state.
+    appended: it comes after those of a job.
 
     Raises:
         FieldError: names the segment and its field.
     """
     for index, segment in enumerate(segments):
         _check_own(index, segment, shared)
-        if index == 0 and segment.transition == "fade":
+        if index == 0 and segment.transition == "fade" and not appended:
             _refuse(index, "transition", "the first segment has no scene before it to fade from")
         if index > 0:
             before = segments[index - 1]

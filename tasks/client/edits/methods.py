@@ -57,7 +57,7 @@ class JobEdits:
         """
         if isinstance(added, Sequence) and not isinstance(added, str):
             added = {"segments": list(added), "open": True}  # an empty list has an error of its own below
-        spec = given_spec(added)
+        spec = given_spec(added, appended=True)
         return append_segments(self._deployment, self.id, spec, request=request_of(idempotency_key))
 
     def replace_prompt(self, index: int, prompt: str) -> None:
@@ -107,11 +107,13 @@ class JobEdits:
         return planned(self._deployment, self.id, given_spec(spec))
 
 
-def given_spec(spec: GivenSpec) -> JobSpec:
-    """The spec in a mapping or a file, or that is one. SpecError: it is invalid."""
+def given_spec(spec: GivenSpec, *, appended: bool = False) -> JobSpec:
+    """The spec in a mapping or a file, or that is one. appended: see `check_spec`. SpecError: it is invalid."""
     if isinstance(spec, JobSpec):
         return spec
-    return check_spec(spec) if isinstance(spec, Mapping) else load_spec(Path(spec))
+    if isinstance(spec, Mapping):
+        return check_spec(spec, appended=appended)
+    return load_spec(Path(spec), appended=appended)
 
 
 def append_segments(

@@ -150,7 +150,7 @@ def append_segments(
     given = wanted.spec.keys() | (wanted.files.keys() & INPUT_FIELDS)
     for name in given - NewSegments.model_fields.keys():
         raise invalid(f"{escaped(name)[:60]}: only segments and images can be appended", param=name[:60])
-    spec = without_files(check_spec({"open": True, **wanted.spec}, source=wanted.source), wanted.files)
+    spec = without_files(check_spec({"open": True, **wanted.spec}, source=wanted.source, appended=True), wanted.files)
     with with_uploads(spec, wanted.files) as whole:
         return _changed(context, job_id, lambda job: job.append(whole, idempotency_key=idempotency_key))
 

@@ -85,6 +85,22 @@ def test_a_spec_with_nothing_but_segments_is_appended(
     assert film_hash_of(job) == reference_film
 
 
+def test_an_appended_scene_fades_from_the_last_one(deployment: Settings, tmp_path: Path) -> None:
+    # Given a finished job
+    job = submit(spec("a", frames=25), settings=deployment).wait()
+    fade = {"prompt": "b", "transition": "fade", "fade": 0.25}
+    # When a scene is appended that fades from its last one, as a list or in a file
+    assert job.append([fade]) == range(1, 2)
+    (tmp_path / "more.yaml").write_text(f"segments: [{json.dumps(fade)}]")
+    assert job.append(tmp_path / "more.yaml") == range(2, 3)
+    # Then the film is that of the whole spec
+    whole = {**spec("a", frames=25), "segments": [{"prompt": "a"}, fade, fade]}
+    assert film_hash_of(job) == film_hash_of(submit(whole, settings=deployment))
+    # And an open job without a segment has nothing to fade from
+    with pytest.raises(SpecError, match="the first segment has no scene before it to fade from"):
+        submit({**spec(frames=25), "segments": "open"}, settings=deployment).append([fade])
+
+
 @pytest.mark.parametrize(
     ("added", "words"),
     [
@@ -94,6 +110,7 @@ def test_a_spec_with_nothing_but_segments_is_appended(
         ({"model": "tiny-2.5", "segments": [{"prompt": "a"}]}, "model: must be that of job"),
         ({"seed": 4, "segments": [{"prompt": "a"}]}, "seed: must be that of job .*: 4 here, 3 there"),
         ({"segments": "open"}, "there is none, so there is nothing to append"),
+        ([{"prompt": "b", "transition": "fade", "fade": 3}], r"segments\.0\.fade: a dissolve of 72 frames is too long"),
     ],
 )
 def test_what_does_not_fit_is_not_appended(settings: Settings, added: Any, words: str) -> None:
