@@ -33,4 +33,12 @@ def serve(host: str, port: int) -> None:
     app = make_app(settings)
     check_address(host, port)
     check_servers(settings)
-    uvicorn.run(app, host=host, port=port, http=BoundedConnection, log_level="info", timeout_graceful_shutdown=5)
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        http=BoundedConnection,
+        ws="none",  # nothing here speaks WebSocket
+        log_level="info",
+        timeout_graceful_shutdown=5,
+    )
