@@ -99,10 +99,14 @@ class JobReader:
         found = self._redis.zrange(key, 0, -1, desc=newest_first, withscores=True)
         return [(score, job_id.decode()) for job_id, score in cast("list[tuple[bytes, float]]", found)]
 
+    def now(self) -> float:
+        """Seconds since the epoch by Redis' clock, as all times in records are."""
+        seconds, micros = self._redis.time()
+        return seconds + micros / 1e6
+
     def ended_for(self, seconds: float) -> list[str]:
         """The ids of jobs that ended at least so long ago, by Redis' clock, except those that are kept longer."""
-        now_s, now_us = self._redis.time()
-        now_ms = now_s * 1000 + now_us / 1000
+        now_ms = self.now() * 1000
         found = self._redis.zrangebyscore(ENDED, "-inf", now_ms - seconds * 1000)
         ended = [job_id.decode() for job_id in cast("list[bytes]", found)]
 

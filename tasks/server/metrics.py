@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
@@ -50,7 +49,7 @@ class _Deployment(Collector):
             GaugeMetricFamily, "longtake_queue_messages", "Messages that wait for any worker.", "queue", lengths
         )
         queued = [status.created_at for status in unfinished if status.state == JobState.QUEUED]
-        oldest = max(0.0, time.time() - min(queued)) if queued else 0.0
+        oldest = max(0.0, jobs.now() - min(queued)) if queued else 0.0
         yield GaugeMetricFamily("longtake_oldest_queued_seconds", "How long the oldest queued job has waited.", oldest)
         segments = sum(status.segments - status.rendered for status in unfinished)
         yield GaugeMetricFamily(

@@ -95,7 +95,8 @@ def shown(context: ServerContext, template: str, title: str, status: int = 200, 
 def jobs_page(context: Context, after: str | None = None) -> Response:
     """The newest jobs."""
     page = context.waiting_jobs(after=after, limit=PAGE_LENGTH)
-    rows = [_row(*found) for found in page.entries]
+    now = context.deployment.jobs.now()
+    rows = [_row(status, wait, now) for status, wait in page.entries]
     following = rows[-1]["id"] if page.has_more else None
     return shown(context, "jobs.html", "Films", jobs=rows, next=following)
 
@@ -283,7 +284,7 @@ def _film_page(context: ServerContext, job_id: str, *, problem: str | None = Non
         row["joins"] = f"{before.blob_id[-12:]}-{clip.blob_id[-12:]}" if before and clip else None
         segments.append(row | {"takes": [take for take in takes if take.segment == index]})
     values = {
-        "job": _row(found, wait),
+        "job": _row(found, wait, context.deployment.jobs.now()),
         "width": found.film.width if found.film else contents.head.width,
         "workers": json.dumps({worker.token: worker.name for worker in context.deployment.jobs.workers().workers}),
         "segments": segments,
@@ -294,11 +295,11 @@ def _film_page(context: ServerContext, job_id: str, *, problem: str | None = Non
     return shown(context, "film.html", found.title, status, problem=problem, **values)
 
 
-def _row(status: JobStatus, wait: Wait | None) -> dict[str, Any]:
+def _row(status: JobStatus, wait: Wait | None, now: float) -> dict[str, Any]:
     share = share_done(status)
     left = None
     if status.started_at is not None and 0 < share < 1 and status.state == JobState.RUNNING:
-        left = (datetime.now(UTC).timestamp() - status.started_at) / share * (1 - share)
+        left = max(0.0, now - status.started_at) / share * (1 - share)
     text = describe(status, wait=wait) + ("" if left is None else f" · {clock(left)} left")
     created = datetime.fromtimestamp(status.created_at, UTC).isoformat(" ", "minutes").removesuffix("+00:00")
     percent = 100 if status.state == JobState.DONE else min(99, int(share * 100))
