@@ -33,7 +33,7 @@ from benchmarks.full import VAE
 from ltx2.acceleration.compile import compile_decoder
 from ltx2.checkpoints.diffusion_decoder import DIFFUSION_FOLDER
 from ltx2.checkpoints.resolve import default_cache, resolve_model
-from ltx2.model.neighborhood import NeighborhoodProcessor
+from ltx2.model.codecs.neighborhood import NeighborhoodProcessor
 from ltx2.parallel.encoding import share_encoder
 from ltx2.parallel.halo import add_halos, working_on
 from ltx2.parallel.ranks import Ranks

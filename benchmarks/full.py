@@ -26,10 +26,10 @@ from transformers import Gemma3Config, Gemma4UnifiedConfig, GemmaTokenizer
 from benchmarks.natural import natural_film
 from ltx2.checkpoints.resolve import default_cache, resolve_model
 from ltx2.engine import Engine
-from ltx2.model.gemma import Gemma3, Gemma4
-from ltx2.model.host_copies import Checked
+from ltx2.model.codecs.host_copies import Checked
 from ltx2.model.pipeline import LongtakePipeline
-from ltx2.model.placement import device_of, precision_of
+from ltx2.model.weights.gemma import Gemma3, Gemma4
+from ltx2.model.weights.placement import device_of, precision_of
 from ltx2.parallel.ranks import Ranks
 from ltx2.request import Decoding
 

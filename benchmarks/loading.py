@@ -23,8 +23,8 @@ from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2VocoderWithBWE
 from benchmarks.full import CONNECTORS, TRANSFORMER, VAE
 from ltx2.acceleration.stored_weights import StoredWeights
 from ltx2.checkpoints.files.model import describe
-from ltx2.model.file_loading import load_component
-from ltx2.model.placement import computes_float8
+from ltx2.model.weights.file_loading import load_component
+from ltx2.model.weights.placement import computes_float8
 
 WIDTHS = {"BF16": 2, "F8_E4M3": 1, "F32": 4}
 

@@ -34,11 +34,11 @@ from ltx2.checkpoints.reports.cards import CARDS, Card
 from ltx2.checkpoints.resolve import default_cache, resolve_model
 from ltx2.engine import Engine
 from ltx2.errors import EngineMemoryError
-from ltx2.model.gemma import Gemma3
-from ltx2.model.loading import load_pipeline, variant_of_pipeline
 from ltx2.model.pipeline import LongtakePipeline
-from ltx2.model.placement import place
-from ltx2.model.text_encoder import TextEncoder, TextEncoderMode
+from ltx2.model.text.text_encoder import TextEncoder, TextEncoderMode
+from ltx2.model.weights.gemma import Gemma3
+from ltx2.model.weights.loading import load_pipeline, variant_of_pipeline
+from ltx2.model.weights.placement import place
 from ltx2.request import SegmentRequest
 from ltx2.sampling import Sampling
 from ltx2.timeline import SegmentShape, exact, first_timing, next_timing

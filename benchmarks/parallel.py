@@ -39,7 +39,7 @@ from benchmarks import report
 from benchmarks.full import full_pipeline
 from ltx2.engine import Engine
 from ltx2.errors import SegmentCancelledError
-from ltx2.model.conditioning import state_after
+from ltx2.model.denoising.conditioning import state_after
 from ltx2.parallel.ranks import Ranks
 from ltx2.request import SegmentOutput, SegmentRequest
 from ltx2.sampling import Sampling

@@ -27,23 +27,29 @@ from ltx2.checkpoints.shapes_prompts import HELP as SHAPES_HELP
 from ltx2.checkpoints.shapes_prompts import is_small_model, is_understood
 from ltx2.checkpoints.variant import Variant
 from ltx2.errors import RequestError
-from ltx2.model.conditioning import Conditioning, check_channels, conditioning_of, placeholder_images, state_after
-from ltx2.model.denoiser import Denoiser
+from ltx2.model.codecs.host_copies import Checked, HostCopies, HostCopy
+from ltx2.model.codecs.picture_decoder import PictureDecoder
+from ltx2.model.codecs.sound_decoder import decode_sound
+from ltx2.model.codecs.sound_encoder import SoundEncoder
+from ltx2.model.denoising.conditioning import (
+    Conditioning,
+    check_channels,
+    conditioning_of,
+    placeholder_images,
+    state_after,
+)
+from ltx2.model.denoising.denoiser import Denoiser
+from ltx2.model.denoising.stage_loras import StageLoras
 from ltx2.model.duration import DurationHead
 from ltx2.model.finite import all_finite, naming_model
-from ltx2.model.host_copies import Checked, HostCopies, HostCopy
-from ltx2.model.loading import check_finite, find_loras, load_pipeline, variant_of_pipeline
-from ltx2.model.lora_fusion import LoraFusion
-from ltx2.model.picture_decoder import PictureDecoder
 from ltx2.model.pipeline import LongtakePipeline
-from ltx2.model.placement import PRECISIONS, computes_float8, device_of, place, precision_of
-from ltx2.model.prompts import PromptEncoder, new_stream
 from ltx2.model.render_context import memory_errors, render_context
-from ltx2.model.sound_decoder import decode_sound
-from ltx2.model.sound_encoder import SoundEncoder
-from ltx2.model.stage_loras import StageLoras
-from ltx2.model.stored_tensors import align
-from ltx2.model.text_encoder import TextEncoder, TextEncoderMode, text_encoder_mode, weights_of
+from ltx2.model.text.prompts import PromptEncoder, new_stream
+from ltx2.model.text.text_encoder import TextEncoder, TextEncoderMode, text_encoder_mode, weights_of
+from ltx2.model.weights.loading import check_finite, find_loras, load_pipeline, variant_of_pipeline
+from ltx2.model.weights.lora_fusion import LoraFusion
+from ltx2.model.weights.placement import PRECISIONS, computes_float8, device_of, place, precision_of
+from ltx2.model.weights.stored_tensors import align
 from ltx2.parallel.agreement import check_alike
 from ltx2.parallel.encoding import share_encoder
 from ltx2.parallel.ranks import Ranks
@@ -115,10 +121,10 @@ class Engine:
     ) -> Engine:
         """Load `model` (see `resolve_model`), fuse `loras` (see `resolve_lora`), and place it on a device.
 
-        device, precision, offload: see `ltx2.model.placement`. text_encoder: see `text_encoder_mode`. compiler: see
-        `backend_of` in `ltx2.acceleration.compile`. attention: see `attention_of`. encoder: the text encoder of a model
-        in files. Weights that its files have in float8 stay so where the device computes in it and the precision is
-        auto or fp8. ranks: see above.
+        device, precision, offload: see `ltx2.model.weights.placement`. text_encoder: see `text_encoder_mode`. compiler:
+        see `backend_of` in `ltx2.acceleration.compile`. attention: see `attention_of`. encoder: the text encoder of a
+        model in files. Weights that its files have in float8 stay so where the device computes in it and the precision
+        is auto or fp8. ranks: see above.
 
         Raises:
             CheckpointError: the model or a LoRA is missing, incomplete, unsupported, or not finite.

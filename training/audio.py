@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltx2.model.spectrum import HOP, MARGIN, RATE, log_mel
+from ltx2.model.codecs.spectrum import HOP, MARGIN, RATE, log_mel
 from training import world
 from training.clips import batches
 from training.loop import Stage

@@ -26,7 +26,7 @@ from transformers import GemmaTokenizer
 
 from ltx2.checkpoints.random import make_readable, random_text_encoder, set_fourier_basis
 from ltx2.checkpoints.random_tokenizer import train_tokenizer
-from ltx2.model.spectrum import filterbank
+from ltx2.model.codecs.spectrum import filterbank
 from training import world
 
 CHANNELS = 32  # of the video latents

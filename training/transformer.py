@@ -22,7 +22,7 @@ import torch
 from diffusers.pipelines.ltx2.utils import DISTILLED_SIGMA_VALUES
 from torch import Tensor, nn
 
-from ltx2.model.cross_attention import apply_cross_attention_rule
+from ltx2.model.denoising.cross_attention import apply_cross_attention_rule
 from training import clips, world
 from training.latents import Kind, Recorder, Windows, draw_kind, draw_scenes
 from training.loop import Stage

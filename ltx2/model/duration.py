@@ -18,12 +18,12 @@ from ltx2.checkpoints.hub.fetching import fetch_folder
 from ltx2.checkpoints.hub.files import fetch_files
 from ltx2.checkpoints.resolve import FileModel, HubModel
 from ltx2.errors import CheckpointError, RequestError
-from ltx2.model.file_loading import load_component
+from ltx2.model.denoising.stage_loras import StageLoras
 from ltx2.model.finite import check_finite_weights
-from ltx2.model.loading import load_errors, load_part
-from ltx2.model.prompts import PromptEncoder
 from ltx2.model.render_context import render_context
-from ltx2.model.stage_loras import StageLoras
+from ltx2.model.text.prompts import PromptEncoder
+from ltx2.model.weights.file_loading import load_component
+from ltx2.model.weights.loading import load_errors, load_part
 
 SHORTEST_S, LONGEST_S = 1.0, 20.0
 """The answer is within these bounds, as in the code of the model's authors."""

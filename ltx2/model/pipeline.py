@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ltx2.model.ancestral import AncestralScheduler
-from ltx2.model.prompts import PromptedPipeline
+from ltx2.model.text.prompts import PromptedPipeline
 
 
 @dataclass(frozen=True, slots=True)

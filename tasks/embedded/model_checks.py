@@ -27,7 +27,7 @@ def check_device(settings: Settings) -> None:
         return
     from ltx2.acceleration.fp8_attention import attention_of  # torch is slow to import
     from ltx2.group.rendezvous import rank_count
-    from ltx2.model.placement import device_of, precision_of
+    from ltx2.model.weights.placement import device_of, precision_of
 
     try:
         rank_count(settings.gpus, settings.device)

@@ -177,7 +177,7 @@ class EngineSlot:
         torch = sys.modules.get("torch")
         if torch is None or not torch.cuda.is_initialized():
             return True
-        from ltx2.model.placement import device_works
+        from ltx2.model.weights.placement import device_works
 
         return device_works(self._settings.device)
 

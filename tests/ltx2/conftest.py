@@ -13,7 +13,7 @@ from diffusers import AutoencoderKLLTX2Video
 from ltx2.checkpoints import random as tiny
 from ltx2.engine import Engine
 
-pytest.register_assert_rewrite("tests.ltx2.model.encoder_checks")
+pytest.register_assert_rewrite("tests.ltx2.model.weights.encoder_checks")
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from ltx2.checkpoints.loras.lora import Lora
 from ltx2.engine import Engine
 from ltx2.errors import EngineMemoryError
-from ltx2.model.placement import device_works
+from ltx2.model.weights.placement import device_works
 from ltx2.request import PinnedEnd, PlacedImage, SegmentOutput, SegmentRequest, VideoAfter
 from ltx2.sampling import Sampling
 from ltx2.timeline import SegmentShape, exact, first_timing, next_timing
@@ -115,7 +115,7 @@ def test_a_segment_is_the_same_after_running_out_of_memory(models: dict[str, Pat
 
 POISONING = """
 import torch
-from ltx2.model.placement import device_works
+from ltx2.model.weights.placement import device_works
 assert device_works("cuda")
 values, index = torch.zeros(1, device="cuda"), torch.tensor([5], device="cuda")
 try:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ltx2.engine import Engine
-from ltx2.model.conditioning import Conditioning
+from ltx2.model.denoising.conditioning import Conditioning
 from ltx2.model.pipeline import Pins
 from ltx2.request import SegmentRequest
 from training.films import render
@@ -121,7 +121,7 @@ def rendered_arguments(engine: Engine, edit: Edit, windows: Windows, monkeypatch
     blank = LTX2VideoCondition(frames=np.zeros((1, 128, 192, 3), np.uint8), index=1, strength=1.0, crf=0)
     monkeypatch.setattr(pipeline, "apply_first_frame_conditioning", pin, raising=False)
     monkeypatch.setattr(denoiser, "_pins", lambda *_: pins, raising=False)
-    monkeypatch.setattr("ltx2.model.denoiser._conditions", lambda *_, **__: [blank] if edit.still else [])
+    monkeypatch.setattr("ltx2.model.denoising.denoiser._conditions", lambda *_, **__: [blank] if edit.still else [])
     request = SegmentRequest(PROMPT, 0, 192, 128, windows.kind.timing(1))
     plan = denoiser.plan(request.sampling)
     (arguments,) = arguments_of(

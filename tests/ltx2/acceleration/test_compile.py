@@ -13,9 +13,9 @@ from torch._inductor import config as inductor
 
 from ltx2.acceleration.compile import compile_blocks, speed_up
 from ltx2.engine import Engine
-from ltx2.model.cross_attention import apply_cross_attention_rule
-from ltx2.model.denoiser import _enable_stg
-from ltx2.model.first_latent import mark_first_latents
+from ltx2.model.denoising.cross_attention import apply_cross_attention_rule
+from ltx2.model.denoising.denoiser import _enable_stg
+from ltx2.model.denoising.first_latent import mark_first_latents
 from ltx2.parallel.exchange import Name
 
 CPU = torch.device("cpu")

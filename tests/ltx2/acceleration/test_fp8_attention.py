@@ -16,7 +16,7 @@ from ltx2.acceleration.fp8 import to_float8
 from ltx2.acceleration.fp8_attention import Attention, attend_float8, attention_of, largest_normalised
 from ltx2.engine import Engine
 from ltx2.errors import DeviceError
-from ltx2.model.denoiser import _enable_stg
+from ltx2.model.denoising.denoiser import _enable_stg
 from tests.ltx2.acceleration.test_compile import call_of, error, stock  # noqa: F401 - a fixture
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -16,7 +16,7 @@ from ltx2.engine import Engine
 from ltx2.errors import UnsupportedModelError
 from ltx2.sampling import Sampling, Shift
 from tests.ltx2.checkpoint_files import edit
-from tests.ltx2.model.test_denoiser import calls_of, request_of
+from tests.ltx2.model.denoising.test_denoiser import calls_of, request_of
 from tests.ltx2.test_engine import same
 
 

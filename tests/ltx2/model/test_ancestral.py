@@ -14,7 +14,7 @@ from torch import Tensor
 from ltx2.engine import Engine
 from ltx2.model.ancestral import SEED_OFFSET, AncestralScheduler
 from ltx2.sampling import Sampling
-from tests.ltx2.model.test_denoiser import calls_of, encoded, request_of
+from tests.ltx2.model.denoising.test_denoiser import calls_of, encoded, request_of
 from tests.ltx2.test_engine import SECOND, same
 
 TABLE = [  # the factors of sample, prediction and noise in each step, computed with Lightricks' ltx-core

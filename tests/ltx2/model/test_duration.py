@@ -13,7 +13,7 @@ from ltx2.checkpoints.duration_head import DURATION_FOLDER, head_in_files
 from ltx2.engine import Engine
 from ltx2.errors import CheckpointError, RequestError
 from ltx2.model.duration import DurationHead
-from ltx2.model.file_loading import load_component
+from ltx2.model.weights.file_loading import load_component
 
 PROMPTS = ("a boat", "a boat leaves the harbour at dawn while gulls follow the boat over the quiet sea")
 

@@ -15,9 +15,9 @@ from torch._dynamo.utils import counters
 
 from ltx2.checkpoints.resolve import resolve_model
 from ltx2.engine import Engine
-from ltx2.model.loading import load_pipeline
-from ltx2.model.neighborhood import NeighborhoodProcessor
-from ltx2.model.picture_decoder import PictureDecoder
+from ltx2.model.codecs.neighborhood import NeighborhoodProcessor
+from ltx2.model.codecs.picture_decoder import PictureDecoder
+from ltx2.model.weights.loading import load_pipeline
 from ltx2.parallel.encoding import share_encoder
 from ltx2.parallel.halo import add_halos, working_on
 from ltx2.parallel.ranks import Ranks
@@ -25,7 +25,7 @@ from ltx2.parallel.strips import Strip, strip_of
 from ltx2.parallel.tiles import decode_in_tiles
 from ltx2.request import Decoding
 from ltx2.sampling import Decoder, Sampling
-from tests.ltx2.model.test_denoiser import request_of
+from tests.ltx2.model.denoising.test_denoiser import request_of
 from tests.ltx2.parallel.processes import RankProcesses
 from tests.ltx2.test_engine import FIRST, SECOND
 

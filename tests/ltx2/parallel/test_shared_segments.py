@@ -16,7 +16,7 @@ from torch._dynamo.utils import counters
 
 from ltx2.acceleration.block_graphs import BlockGraphs
 from ltx2.engine import Engine
-from ltx2.model.loading import load_pipeline
+from ltx2.model.weights.loading import load_pipeline
 from ltx2.parallel.exchange import Shared
 from ltx2.parallel.ranks import Ranks
 from ltx2.request import PinnedEnd, PlacedImage, SegmentRequest

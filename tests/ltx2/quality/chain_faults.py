@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ltx2.model.denoiser import Denoiser
+from ltx2.model.denoising.denoiser import Denoiser
 from ltx2.model.pipeline import LongtakePipeline, Pins
 from ltx2.state.continuation import LTX2ContinuationState
 from training.films import Film, Renders, render

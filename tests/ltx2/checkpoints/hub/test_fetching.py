@@ -19,7 +19,7 @@ from ltx2.checkpoints.reports.check import check_model
 from ltx2.checkpoints.resolve import WEIGHTS, FileModel, HubModel, hub_model
 from ltx2.engine import Engine
 from ltx2.errors import CheckpointError, RequestError, UnsupportedModelError
-from ltx2.model.upsampler import LatentUpsampler
+from ltx2.model.denoising.upsampler import LatentUpsampler
 from ltx2.request import SegmentRequest
 from ltx2.sampling import Sampling
 from ltx2.timeline import SegmentShape, first_timing

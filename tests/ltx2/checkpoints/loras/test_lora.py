@@ -21,7 +21,7 @@ from ltx2.checkpoints.loras.file import read_lora
 from ltx2.checkpoints.loras.lora import Lora, resolve_lora
 from ltx2.engine import Engine
 from ltx2.errors import CheckpointError, UnsupportedModelError
-from ltx2.model.lora_fusion import _Reader
+from ltx2.model.weights.lora_fusion import _Reader
 from ltx2.request import SegmentOutput, SegmentRequest
 from ltx2.timeline import SegmentShape, first_timing
 from tests.ltx2.checkpoint_files import POINTER, shard

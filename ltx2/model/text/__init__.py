@@ -1,0 +1,1 @@
+"""Encoding prompts: the text encoder, and when and where it runs."""
