@@ -14,6 +14,7 @@ from tasks.client.display.terminal import show_json, show_line, show_lines
 from tasks.client.job import find_job
 from tasks.client.takes import MOST_TAKES, TakeStatus, text_of
 from tasks.field_errors import escaped
+from tasks.jobs.units import segments_text
 
 PROMPT_CHARACTERS = 200
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -81,7 +82,7 @@ def _lines_of(found: Sequence[TakeStatus]) -> Iterator[str]:
         state = "shown" if take.shown else str(take.state)
         seconds = "" if take.engine_s is None else f"{take.engine_s:.1f} s  "
         prompt = escaped(take.prompt, PROMPT_CHARACTERS)
-        where = f"segment {text_of(range(take.segment, take.last + 1))}"
+        where = segments_text(range(take.segment, take.last + 1))
         join = "" if take.join is None else f"join {take.join:.2f}  "
         yield f"{where}  take {take.take}  {state:8}  {seconds}{join}seed {take.seed}  {prompt}"
         if take.progress is not None:
@@ -103,7 +104,7 @@ def choose(job: str, segments: range, take: int) -> None:
     was rendered first.
     """
     found = find_job(job)
-    name = f"take {take} of segment{'s' if len(segments) > 1 else ''} {text_of(segments)}"
+    name = f"take {take} of {segments_text(segments)}"
     if not found.choose(segments[0], take, last=segments[-1]):
         show_line(f"{name} is shown already")
         return

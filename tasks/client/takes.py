@@ -24,7 +24,7 @@ from tasks.jobs.lifetime_store import new_job_id
 from tasks.jobs.records import Progress
 from tasks.jobs.results import JobContents
 from tasks.jobs.timing import timing_after
-from tasks.jobs.units import WorkUnit, rendered_text
+from tasks.jobs.units import WorkUnit, rendered_text, segments_text
 from tasks.maintenance.admission import choice_bytes, segment_bytes
 from tasks.spec.segments import LONGEST_FRAMES, SegmentSpec
 
@@ -153,10 +153,11 @@ def _check_whole(source: JobContents, segments: range, take: int) -> None:
     takes = source.committed.takes
     found = next((takes.takes[index, take] for index in segments if (index, take) in takes.takes), None)
     if found is None:
-        raise JobStateError(f"there is no take {take} of segments {text_of(segments)} of job {source.job_id}")
+        raise JobStateError(f"there is no take {take} of {segments_text(segments)} of job {source.job_id}")
     if found.segments != segments:
         raise JobStateError(
-            f"take {take} of job {source.job_id} is of {text_of(found.segments)}, not {text_of(segments)}"
+            f"take {take} of job {source.job_id} is of {segments_text(found.segments)}, not of "
+            f"{segments_text(segments)}"
         )
 
 

@@ -106,7 +106,9 @@ def test_the_step_of_a_take_is_shown_while_a_worker_renders_it(job: Job, tmp_pat
     assert "  take 1 of segments 1 to 2: segment 1, step 1 of 4" in lines_of(job, job._deployment.jobs.workers())
     assert describe(job.status()) == "rendering 1 take · step 1 of 4"
     shown = CliRunner().invoke(main, ["takes", job.id], env=environment(job._deployment.settings)).output
-    assert f"segment 1-2  take 1  due       seed 5  wait until {go}\n    rendering segment 1: step 1 of 4\n" in shown
+    assert (
+        f"segments 1 to 2  take 1  due       seed 5  wait until {go}\n    rendering segment 1: step 1 of 4\n" in shown
+    )
     go.touch()
     job.wait()
     assert job.takes()[1].progress is None
@@ -320,10 +322,10 @@ def test_several_segments_are_rendered_as_one_take_and_chosen_whole(job: Job) ->
         result = CliRunner().invoke(main, arguments, env=environment(job._deployment.settings))
         return result.output.partition("Next")[0]
 
-    assert choose("2-3", "1") == f"longtake: take 1 of job {job.id} is of 1-2, not 2-3\n"
-    assert choose("0-3", "2") == f"longtake: there is no take 2 of segments 0-3 of job {job.id}\n"
-    assert choose("1-2", "1") == "take 1 of segments 1-2 is shown already\n"
-    assert choose("1-2", "0") == "take 0 of segments 1-2 is chosen\n"
+    assert choose("2-3", "1") == f"longtake: take 1 of job {job.id} is of segments 1 to 2, not of segments 2 to 3\n"
+    assert choose("0-3", "2") == f"longtake: there is no take 2 of segments 0 to 3 of job {job.id}\n"
+    assert choose("1-2", "1") == "take 1 of segments 1 to 2 is shown already\n"
+    assert choose("1-2", "0") == "take 0 of segments 1 to 2 is chosen\n"
     job.wait()
     assert (film_hash_of(job), clips_of(job)) == (film, before)
 

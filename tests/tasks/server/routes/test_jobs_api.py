@@ -254,7 +254,7 @@ def test_takes_that_cannot_be_are_refused(client: httpx2.Client, worker: Worker)
         ("7/takes", {}, 409, f"segment 7 of job {job_id} is not rendered"),
         ("-1/takes", {}, 400, "segment: must be at least 0"),
         ("0/choose", {"take": 1}, 409, "there is no take 1"),
-        ("0/choose", {"take": 1, "last": 1}, 409, "there is no take 1 of segments 0-1"),
+        ("0/choose", {"take": 1, "last": 1}, 409, "there is no take 1 of segments 0 to 1"),
         ("1/choose", {"take": 0, "last": 0}, 400, "last: must be 1 or a later segment, not 0"),
         ("0/choose", {}, 400, "take: "),
     ):
