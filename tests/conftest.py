@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -50,22 +51,33 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         report.longrepr = f"skipped in CI, where everything must run: {report.longrepr}"
 
 
-PORTS = range(20_000, 30_000)  # below those that Linux gives to clients and to servers that ask for any
+# Linux gives away none of these, nor those 10,000 above, which nodes of a cluster also use.
+PORTS = range(12_000, 22_000, 100)
 
 
-def free_port() -> int:
-    """A port that no other test process gets while this one lives; nothing listens there yet."""
-    while True:
-        port, claim = PORTS[secrets.randbelow(len(PORTS))], socket.socket(socket.AF_UNIX)
+@functools.cache
+def own_ports() -> Iterator[int]:
+    """A hundred ports, again and again, that no other test process on this machine has."""
+    for first in PORTS:
+        claim = socket.socket(socket.AF_UNIX)
         try:
-            claim.bind(f"\0longtake-tests-port-{port}")  # each name of an abstract socket exists once on a machine
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", port))
+            claim.bind(f"\0longtake-tests-ports-{first}")  # an abstract name exists once
         except OSError:
             claim.close()
             continue
         claim.detach()  # open until this process ends
-        return port
+        return itertools.cycle(range(first, first + PORTS.step))
+    raise AssertionError("other test processes have all ports")
+
+
+def free_port() -> int:
+    """A port at which nothing listens, and that no other test process gets."""
+    for port in own_ports():
+        with suppress(OSError), socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("they do not end")
 
 
 def wait_until(condition: Callable[[], Any], *, timeout_s: float = 120.0, what: str = "") -> Any:

@@ -103,7 +103,7 @@ def test_a_worker_on_which_every_segment_fails_costs_no_job(
     # Then every job becomes a film: each unit failed on the sick worker once at most, and was left to the other one
     for job in jobs:
         assert job.wait().status().film
-    assert "this host cannot render" in sick.text()
+    wait_until(lambda: "this host cannot render" in sick.text(), what="the end of the sick worker")
 
 
 @pytest.mark.faults
