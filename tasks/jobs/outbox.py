@@ -20,7 +20,7 @@ import redis
 from pydantic import TypeAdapter
 
 from blobstore.stored_format import FORMAT
-from tasks.jobs.events import BEGINNING, Event
+from tasks.jobs.events import BEGINNING, EVENT_ID, Event
 from tasks.jobs.keys import OUTBOX, OUTBOX_CLOCK, OUTBOX_LOCK, OUTBOX_PLACE, job_keys
 from tasks.jobs.records import DAMAGE
 
@@ -84,8 +84,8 @@ class Outbox:
 
     def place(self) -> str:
         """The last event, in the stream of all jobs, that was looked at."""
-        found = cast("bytes | None", self._redis.get(OUTBOX_PLACE))
-        return found.decode() if found else BEGINNING
+        found = (cast("bytes | None", self._redis.get(OUTBOX_PLACE)) or b"").decode(errors="replace")
+        return found if EVENT_ID.fullmatch(found) else BEGINNING  # damaged: events that were looked at change nothing
 
     def add(self, events: Iterable[Event], place: str) -> None:
         """Have these events sent as soon as possible, and go on after `place`. The same event again changes nothing."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
@@ -38,6 +39,8 @@ from tasks.server.routes import edits_api, event_stream, jobs_api, live_api, tak
 from tasks.settings import Settings
 from tasks.spec.loader import MAX_SPEC_BYTES
 
+log = logging.getLogger(__name__)
+AGAIN_S = 1.0
 FOLDERS = "longtake-server-"
 """Prefix of the temporary folders with the films that are being sent."""
 NO_KEY = Problem(
@@ -100,6 +103,16 @@ class _Callers:
             await self._app(scope, receive, send)
 
 
+async def _kept_up(work: Callable[[], Awaitable[None]]) -> None:
+    """Run work that ends with the server, and run it again if it fails: nobody would miss it at first."""
+    while True:
+        try:
+            return await work()
+        except Exception:
+            log.exception("work in the background failed, and begins again")
+            await asyncio.sleep(AGAIN_S)
+
+
 def make_app(settings: Settings) -> FastAPI:
     """The server of this deployment.
 
@@ -122,7 +135,7 @@ def make_app(settings: Settings) -> FastAPI:
             )
             sender = Sender(settings, deployment.jobs, EventReader(client), outbox)
             await hub.start()
-            running = [asyncio.create_task(hub.run()), asyncio.create_task(sender.run())]
+            running = [asyncio.create_task(_kept_up(work)) for work in (hub.run, sender.run)]
             try:
                 yield
             finally:

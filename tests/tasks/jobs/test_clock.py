@@ -13,8 +13,8 @@ import redis
 
 from blobstore import open_blob_store
 from tasks.jobs.connection import RETRY_EVERY_S
-from tasks.jobs.events import Event, EventKind
-from tasks.jobs.keys import OUTBOX, OUTBOX_CLOCK, OUTBOX_LOCK, PULSE, job_keys
+from tasks.jobs.events import BEGINNING, Event, EventKind
+from tasks.jobs.keys import OUTBOX, OUTBOX_CLOCK, OUTBOX_LOCK, OUTBOX_PLACE, PULSE, job_keys
 from tasks.jobs.outbox import Outbox
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import WorkUnit
@@ -169,4 +169,6 @@ def test_a_damaged_webhook_is_dropped_and_the_others_are_sent(client: redis.Redi
     outbox.add([Event("7-0", JOB, place, EventKind.DONE) for place in ("5-0", "6-0")], "7-0")
     client.hset(job_keys(JOB, "webhooks")[0], "5-0", '{"job_id": 7, "attempts": "many"}')
     client.zadd(OUTBOX, {"no event": 0, "nonsense": 0})
+    client.set(OUTBOX_PLACE, b"\xff")
+    assert outbox.place() == BEGINNING
     assert [delivery.event_id for delivery in outbox.due(9)] == ["6-0"]

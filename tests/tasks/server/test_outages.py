@@ -20,6 +20,7 @@ from tasks.errors import MaybeQueuedError
 from tasks.jobs.connection import connect
 from tasks.jobs.events import Event, EventKind
 from tasks.jobs.keys import job_keys
+from tasks.server import app
 from tasks.server.events.hub import QUEUE_LENGTH, Listener
 from tasks.server.films.blob_files import BlobFiles
 from tasks.server.http.answers import problem_of
@@ -126,6 +127,20 @@ def test_a_video_that_may_be_queued_is_not_asked_for_again() -> None:
     """The `openai` client asks again after a 503, which would be a second job."""
     problem = problem_of(MaybeQueuedError("the reply was lost", "0123456789abcdef"))
     assert (problem.status, problem.headers["x-should-retry"]) == (503, "false")
+
+
+def test_work_in_the_background_that_fails_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given work that fails twice
+    monkeypatch.setattr(app, "AGAIN_S", 0.0)
+    begun: list[int] = []
+
+    async def work() -> None:
+        begun.append(len(begun))
+        assert len(begun) == 3, "a fault"
+
+    # Then it is begun a third time
+    asyncio.run(app._kept_up(work))
+    assert begun == [0, 1, 2]
 
 
 def test_a_full_disk_is_an_answer(tmp_path: Path) -> None:
