@@ -44,7 +44,7 @@ def test_each_step_is_that_of_the_authors() -> None:
     # Given diffusers' scheduler of the same steps, and the authors' factors
     stock = LTXEulerAncestralRFScheduler()
     stock.set_timesteps(sigmas=[*DISTILLED_SIGMA_VALUES, 0.0])
-    ours, draws, stock_draws = scheduler_of(3), *(torch.Generator().manual_seed(3 + SEED_OFFSET) for _ in range(2))
+    ours, draws, stock_draws = scheduler_of(3), *(torch.Generator().manual_seed(10_003) for _ in range(2))
     sample = stock_sample = noise(1, 6, 16, seed=1)
     for step, (of_sample, of_x0, of_noise) in enumerate(TABLE):
         # When

@@ -15,7 +15,11 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, LTX2ConditionPipeline
 from diffusers.pipelines.ltx2 import LTX2LatentUpsamplePipeline, LTX2LatentUpsamplerModel
-from diffusers.pipelines.ltx2.utils import DISTILLED_SIGMA_VALUES, STAGE_2_DISTILLED_SIGMA_VALUES
+from diffusers.pipelines.ltx2.utils import (
+    DEFAULT_NEGATIVE_PROMPT,
+    DISTILLED_SIGMA_VALUES,
+    STAGE_2_DISTILLED_SIGMA_VALUES,
+)
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,7 +28,7 @@ from ltx2.engine import Engine
 from ltx2.errors import CheckpointError, RequestError, SegmentCancelledError
 from ltx2.media.images import recompressed
 from ltx2.model.ancestral import AncestralScheduler
-from ltx2.model.denoising.denoiser import NEGATIVE_PROMPT, shifted_sigmas
+from ltx2.model.denoising.denoiser import shifted_sigmas
 from ltx2.request import SegmentRequest
 from ltx2.sampling import ADVISED, NO_GUIDANCE, OFF, Sampling, Scales, Shift, guidance_arguments
 from ltx2.timeline import next_timing
@@ -236,10 +240,12 @@ def test_a_damaged_upsampler_is_rejected(copied: Path) -> None:
 
 
 def test_a_full_model_is_guided_like_the_stock_pipeline(full: Engine) -> None:
-    # Given the stock pipeline with the advised guidance and the schedule of its scheduler
+    # Given the stock pipeline with the advised guidance, the authors' negative prompt and the schedule of its scheduler
+    tags = "has_subtitles, has_blurbox, transition from black, transition to black, speech_ending_short, "
     advised = {**guidance_arguments(ADVISED), "spatio_temporal_guidance_blocks": [1]}
     generator = torch.Generator().manual_seed(3)
-    settings = {"width": 128, "height": 64, "num_inference_steps": 3, "negative_prompt": NEGATIVE_PROMPT}
+    settings: dict[str, Any] = {"width": 128, "height": 64, "num_inference_steps": 3}
+    settings["negative_prompt"] = tags + DEFAULT_NEGATIVE_PROMPT
     expected = stock_of(full)(generator=generator, **settings, **advised)
 
     # When / Then the engine does the same, with three calls per step, the first with both prompts
@@ -255,7 +261,7 @@ def test_the_noise_levels_of_a_full_model_are_shifted_as_the_authors_command_lin
     full = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.1, **published)
     for scheduler in (distilled, full):
         # Then the levels do not depend on the picture's size, unless that is asked for
-        small, large = (shifted_sigmas(scheduler, 30, tokens, Shift.FIXED) for tokens in (96, 24_576))
+        small, large = (shifted_sigmas(scheduler, 30, tokens, Sampling().shift) for tokens in (96, 24_576))
         assert small == large
         assert (small[0], small[15], small[-1]) == pytest.approx((1.0, 0.8699, 0.1), abs=1e-3)
         assert shifted_sigmas(scheduler, 30, 24_576, Shift.TOKENS)[15] > 0.95
