@@ -6,15 +6,18 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
+from difflib import get_close_matches
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
 from tasks.errors import SpecError
-from tasks.field_errors import UNKNOWN_KEY, FieldError, counted, explain, shown_path, similar_key
+from tasks.field_errors import UNKNOWN_KEY, FieldError, counted, explain, is_shown, shown_path, similar_key
 from tasks.spec.guidance import GuidanceSpec
 from tasks.spec.head import INPUT_FIELDS, LoraSpec
 from tasks.spec.images import input_paths, with_paths
@@ -32,6 +35,9 @@ MAX_SPEC_BYTES = 4 * 1024 * 1024
 STANDARD_INPUT = "-"
 MOST_KEYS = 12  # more would make the line too long to read
 MOST_PROBLEMS = 10
+SUFFIXES = (".yaml", ".yml", ".json")
+MOST_NAMES = 1000
+"""So many files are looked at for a name like that of a spec that is not there."""
 """So many problems of a spec are shown, and a count of the others."""
 _JSON_START = re.compile(r"\s*[{\[]")
 
@@ -47,6 +53,8 @@ def load_spec(path: Path, *, appended: bool = False) -> JobSpec:
     if str(path) == STANDARD_INPUT:
         path = Path("standard input")
         data = read_limited(sys.stdin.buffer, str(path), MAX_SPEC_BYTES, "a spec")
+    elif _is_missing(path):
+        raise SpecError(f"{shown_path(path)}: No such file or directory; {_instead_of(path)}")
     else:
         data = read_input(path, MAX_SPEC_BYTES, "a spec")
     name, is_json = shown_path(path), path.suffix.lower() == ".json"
@@ -57,6 +65,26 @@ def load_spec(path: Path, *, appended: bool = False) -> JobSpec:
         return spec
     fields = {field: found[name] for field in INPUT_FIELDS if (name := getattr(spec, field)) is not None}
     return with_paths(spec, found).model_copy(update=fields)
+
+
+def _is_missing(path: Path) -> bool:
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):  # reading it says what is wrong
+        return False
+    return False
+
+
+def _instead_of(path: Path) -> str:
+    """What to do where there is no spec at `path`: the most similar name of one there, or how to get one."""
+    by_stem: dict[str, str] = {}
+    with suppress(OSError), os.scandir(path.parent) as found:
+        names = [one.name for one in islice(found, MOST_NAMES) if one.name.endswith(SUFFIXES) and is_shown(one.name)]
+        by_stem = {Path(name).stem: name for name in names}
+    similar = get_close_matches(path.stem, by_stem, n=1)
+    return f"did you mean {by_stem[similar[0]]}?" if similar else "`longtake init` writes a spec to start from"
 
 
 def parse_spec(text: str, *, source: str = "spec") -> JobSpec:

@@ -57,8 +57,10 @@ def test_every_error_in_a_spec_is_reported_at_once(
     assert [path.name for path in tmp_path.iterdir()] == ["spec.yaml"]
 
 
-def test_a_missing_spec(longtake: Command, module_settings: Settings) -> None:
-    check_refused(longtake("submit", "absent.yaml", settings=module_settings), "absent.yaml: No such file")
+def test_a_missing_spec(longtake: Command, module_settings: Settings, spec: Path) -> None:
+    absent, similar = (longtake("submit", name, settings=module_settings) for name in ("absent.yaml", "spec.yml"))
+    check_refused(absent, "absent.yaml: No such file", "`longtake init` writes a spec")
+    check_refused(similar, "spec.yml: No such file", f"did you mean {spec.name}?")
 
 
 @pytest.mark.parametrize("arguments", ["submit", "save abc", "paint spec.yaml", "state", "worker --only pictures"])

@@ -106,7 +106,7 @@ def test_only_regular_files_of_limited_size_are_read(tmp_path: Path) -> None:
         ("zero", "not a regular file"),
         ("", "Is a directory"),
         ("a\0", "not the name of a file"),
-        ("\x1b[1m", "No such file or directory"),
+        ("\x1b[1m", "No such file or directory; `longtake init` writes a spec to start from"),
     ):
         # Then each is refused without being read
         with pytest.raises(SpecError) as error:
