@@ -18,8 +18,8 @@ from pathlib import Path
 import redis
 
 from blobstore import open_blob_store
+from tasks.jobs.changes.lifetimes import new_job_id
 from tasks.jobs.connection import connect
-from tasks.jobs.lifetime_store import new_job_id
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import JobState
 from tasks.settings import Settings

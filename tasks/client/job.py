@@ -20,9 +20,9 @@ from tasks.errors import JobFailedError, JobNotFoundError, JobStateError, WaitTi
 from tasks.field_errors import counted
 from tasks.jobs import state_wire
 from tasks.jobs.keys import check_job_id
+from tasks.jobs.reading.waits import Wait
 from tasks.jobs.records import JobStatus
 from tasks.jobs.units import START_INDEX, JobState, rendered_text
-from tasks.jobs.waits import Wait
 from tasks.maintenance.admission import admit_now
 from tasks.messaging.tracing import tracing
 from tasks.settings import Settings

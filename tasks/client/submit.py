@@ -19,13 +19,13 @@ from tasks.client.submissions.submission import create_job
 from tasks.deployment import Deployment
 from tasks.errors import LongtakeError, SpecError
 from tasks.field_errors import shown
-from tasks.jobs.lifetime_store import new_job_id
+from tasks.jobs.changes.lifetimes import new_job_id
 from tasks.jobs.queues import Priority
 from tasks.jobs.reader import JOBS_PER_PAGE
+from tasks.jobs.reading.waits import Wait
 from tasks.jobs.records import JobStatus
 from tasks.jobs.results import CreateOutcome
 from tasks.jobs.units import JobState
-from tasks.jobs.waits import Wait
 from tasks.maintenance.submissions import complete_submissions
 from tasks.maintenance.sweeper import Sweeper, SweepResult
 from tasks.messaging.tracing import tracing

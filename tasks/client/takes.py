@@ -19,8 +19,8 @@ from tasks.client.submissions.idempotency import request_of
 from tasks.deployment import Deployment
 from tasks.errors import JobStateError, ServerError, SpecError
 from tasks.field_errors import explain, field_path
+from tasks.jobs.changes.lifetimes import new_job_id
 from tasks.jobs.committed import Take, TakeRequest
-from tasks.jobs.lifetime_store import new_job_id
 from tasks.jobs.records import Progress
 from tasks.jobs.results import JobContents
 from tasks.jobs.timing import timing_after

@@ -29,17 +29,17 @@ from tasks.jobs.keys import (
     job_keys,
     submission_owner,
 )
-from tasks.jobs.queue_states import QueueStates, read_queue_states
 from tasks.jobs.queues import Priority, list_key
+from tasks.jobs.reading.queue_states import QueueStates, read_queue_states
+from tasks.jobs.reading.specs import read_head, read_segment
+from tasks.jobs.reading.status import damaged, is_kept, no_such_job, queue_status, read_status
+from tasks.jobs.reading.waits import Wait, read_waits
+from tasks.jobs.reading.workload import Workload, read_workload
 from tasks.jobs.records import DAMAGE, ClipRecord, Handoff, JobStatus, PieceRecord
 from tasks.jobs.results import JobContents, Unpinned
-from tasks.jobs.spec_reading import read_head, read_segment
-from tasks.jobs.status_reading import damaged, is_kept, no_such_job, queue_status, read_status
 from tasks.jobs.timing import FilmSource, committed_timings, film_source, timing_in_plan
 from tasks.jobs.units import START_INDEX, VIDEO_AFTER_INDEX, JobState, UnitKind
-from tasks.jobs.waits import Wait, read_waits
 from tasks.jobs.workers import WorkerList, WorkerRegistry
-from tasks.jobs.workload import Workload, read_workload
 from tasks.spec.head import JobHead
 from tasks.spec.segments import SegmentSpec
 

@@ -11,8 +11,13 @@ from typing import Any, cast
 import redis
 
 from tasks.errors import RecordError, VersionError
+from tasks.jobs.changes.edits import EditStore
+from tasks.jobs.changes.lifetimes import LifetimeStore
+from tasks.jobs.changes.one_way import OneWay
+from tasks.jobs.changes.pieces import PieceStore
+from tasks.jobs.changes.takes import TakeStore
+from tasks.jobs.changes.writer import is_newer_reply, new_token
 from tasks.jobs.committed import TakeRequest
-from tasks.jobs.edit_store import EditStore
 from tasks.jobs.keys import (
     ACTIVE,
     ENDED,
@@ -20,10 +25,8 @@ from tasks.jobs.keys import (
     job_keys,
     queue_key,
 )
-from tasks.jobs.lifetime_store import LifetimeStore
-from tasks.jobs.one_way import OneWay
-from tasks.jobs.piece_store import PieceStore
 from tasks.jobs.queues import STICKY_PREFIX, Priority, list_key, queue_of
+from tasks.jobs.reading.specs import read_head, read_segment
 from tasks.jobs.records import ClipRecord, FilmRecord, Handoff, Progress, pack_segment
 from tasks.jobs.results import (
     Announcement,
@@ -42,10 +45,7 @@ from tasks.jobs.results import (
     RepairCommit,
     SegmentCommit,
 )
-from tasks.jobs.spec_reading import read_head, read_segment
-from tasks.jobs.take_store import TakeStore
 from tasks.jobs.units import JobState, WorkUnit
-from tasks.jobs.writer import is_newer_reply, new_token
 from tasks.settings import Settings
 from tasks.spec.segments import SegmentSpec
 

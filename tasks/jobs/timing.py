@@ -19,8 +19,8 @@ from ltx2.timeline import (
     source_timings_after,
 )
 from tasks.errors import RecordError
+from tasks.jobs.reading.status import damaged
 from tasks.jobs.records import Handoff
-from tasks.jobs.status_reading import damaged
 from tasks.jobs.units import START_INDEX, VIDEO_AFTER_INDEX
 
 T = TypeVar("T")

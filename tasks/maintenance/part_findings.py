@@ -11,8 +11,8 @@ import redis
 from tasks.errors import LongtakeError, VersionError
 from tasks.field_errors import counted
 from tasks.jobs.keys import JOBS, job_keys
+from tasks.jobs.reading.specs import read_head, read_segment
 from tasks.jobs.records import ClipRecord, Handoff
-from tasks.jobs.spec_reading import read_head, read_segment
 from tasks.maintenance.findings import Finding, Severity, error, first_few, warning
 
 ABOUT = "records"

@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from tasks.jobs.queues import SEGMENTS
+from tasks.jobs.reading.workload import Workload
 from tasks.jobs.results import NeedReason
 from tasks.jobs.store import JobStore
 from tasks.jobs.workers import ChildState, WorkerInfo
-from tasks.jobs.workload import Workload
 from tasks.messaging.publisher import Publisher
 
 log = logging.getLogger(__name__)

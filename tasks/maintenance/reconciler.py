@@ -18,8 +18,8 @@ from blobstore.redis.outages import REFUSALS
 from tasks.errors import RecordError
 from tasks.jobs.connection import IMPATIENCE_S, OUTAGES, RETRY_EVERY_S
 from tasks.jobs.keys import PREFIX
-from tasks.jobs.queue_states import QueueStates
 from tasks.jobs.queues import queue_of
+from tasks.jobs.reading.queue_states import QueueStates
 from tasks.jobs.results import Need, NeedReason
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import JobState, WorkUnit

@@ -13,12 +13,12 @@ from blobstore.stored_format import MAJOR_OF_JOBS, is_newer_major
 from tasks.errors import JobNotFoundError, LongtakeError, RecordError, VersionError
 from tasks.field_errors import counted
 from tasks.jobs.keys import JOBS, job_keys
-from tasks.jobs.queue_states import QueueStates
 from tasks.jobs.queues import QUEUES, Priority, list_key, queue_of
 from tasks.jobs.reader import JobReader
+from tasks.jobs.reading.queue_states import QueueStates
+from tasks.jobs.reading.waits import WaitReason, read_waits
 from tasks.jobs.records import DAMAGE, FilmRecord, Progress
 from tasks.jobs.units import JobState, WorkUnit, shown_state
-from tasks.jobs.waits import WaitReason, read_waits
 from tasks.jobs.workers import WorkerList
 from tasks.maintenance.findings import Finding, error, first_few, warning
 from tasks.maintenance.take_findings import failed_takes

@@ -12,8 +12,8 @@ from celery.backends import redis as backends
 from redis.sentinel import SentinelManagedConnection
 
 from blobstore.redis.outages import DeadlineRetry, health_of, watched
+from tasks.jobs.changes.one_way import OneWay
 from tasks.jobs.connection import RETRY_EVERY_S
-from tasks.jobs.one_way import OneWay
 
 PATIENCE_S = 20.0
 

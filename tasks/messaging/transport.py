@@ -16,8 +16,8 @@ from redis.exceptions import ConnectionError
 from redis.retry import Retry
 
 from blobstore.redis.outages import DeadlineRetry, health_of, watched
+from tasks.jobs.changes.one_way import OneWay
 from tasks.jobs.connection import RETRY_EVERY_S
-from tasks.jobs.one_way import OneWay
 from tasks.jobs.queues import HIGH_PRIORITY
 from tasks.messaging.message_filter import MessageFilter
 

@@ -17,10 +17,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ltx2.media.temporary import temporary_folder
 from tasks.deployment import Deployment
+from tasks.jobs.changes.writer import new_token
 from tasks.jobs.connection import connect
 from tasks.jobs.events import EventReader
 from tasks.jobs.outbox import Outbox
-from tasks.jobs.writer import new_token
 from tasks.messaging.tracing import tracing
 from tasks.server import api_page, metrics, pages
 from tasks.server.context import ServerContext

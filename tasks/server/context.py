@@ -15,9 +15,9 @@ from tasks.deployment import Deployment
 from tasks.errors import JobStateError
 from tasks.jobs.keys import check_job_id
 from tasks.jobs.outbox import Outbox
+from tasks.jobs.reading.waits import Wait
 from tasks.jobs.records import JobStatus
 from tasks.jobs.units import JobState, segments_text
-from tasks.jobs.waits import Wait
 from tasks.server.events.hub import EventHub
 from tasks.server.films.blob_files import BlobFiles
 from tasks.server.films.joins import Joins

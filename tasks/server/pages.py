@@ -22,9 +22,9 @@ from tasks.client.edits.fork import fork_longer
 from tasks.client.job import Job
 from tasks.client.takes import takes_in
 from tasks.errors import JobStateError, RoomError, SpecError
+from tasks.jobs.reading.waits import Wait
 from tasks.jobs.records import JobStatus
 from tasks.jobs.units import JobState
-from tasks.jobs.waits import Wait
 from tasks.server.context import Context, ServerContext
 from tasks.server.films.pictures import change_curve, changes, thumbnail
 from tasks.server.http.access import COOKIE, Keys

@@ -12,7 +12,7 @@ from tasks.client.job import Job
 from tasks.client.submissions import submission as client
 from tasks.client.submit import submit
 from tasks.jobs import failpoints as points
-from tasks.jobs.lifetime_store import new_job_id
+from tasks.jobs.changes.lifetimes import new_job_id
 from tasks.messaging.publisher import Publisher
 from tests.faults.pool import WorkerPool
 from tests.tasks.conftest import film_hash_of, spec

@@ -12,9 +12,9 @@ from tasks.client.display.workers import describe_activity
 from tasks.client.job import Job
 from tasks.field_errors import counted, escaped
 from tasks.jobs.queues import Priority
+from tasks.jobs.reading.waits import Wait
 from tasks.jobs.records import JobStatus
 from tasks.jobs.units import START_INDEX, segments_text
-from tasks.jobs.waits import Wait
 from tasks.jobs.workers import WorkerList
 
 PROMPT_CHARACTERS = 200

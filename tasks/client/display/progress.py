@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from tasks.field_errors import counted, escaped
+from tasks.jobs.reading.waits import Wait
 from tasks.jobs.records import JobStatus
 from tasks.jobs.records import Progress as Reported
 from tasks.jobs.units import JobState
-from tasks.jobs.waits import Wait
 
 AskWait = Callable[[], Wait | None]
 PLAIN_EVERY_S = 1.0

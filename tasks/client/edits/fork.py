@@ -17,8 +17,8 @@ from tasks.client.submissions.submission import Draft, create_job, request_diges
 from tasks.deployment import Deployment
 from tasks.errors import JobStateError, SpecError
 from tasks.field_errors import FieldError, counted
+from tasks.jobs.changes.lifetimes import new_job_id
 from tasks.jobs.committed import Committed
-from tasks.jobs.lifetime_store import new_job_id
 from tasks.jobs.records import ForkOrigin
 from tasks.jobs.results import JobContents
 from tasks.jobs.state_wire import handoff_blobs

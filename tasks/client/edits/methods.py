@@ -21,7 +21,7 @@ from tasks.client.inputs.track import track_warnings
 from tasks.client.submissions.idempotency import request_of
 from tasks.deployment import Deployment
 from tasks.errors import JobStateError, RoomError, ServerError, SpecError
-from tasks.jobs.edit_store import ANYWHERE, Appended, AppendOutcome, ReplaceOutcome
+from tasks.jobs.changes.edits import ANYWHERE, Appended, AppendOutcome, ReplaceOutcome
 from tasks.jobs.records import JobStatus
 from tasks.jobs.results import JobContents
 from tasks.jobs.units import START_INDEX, JobState

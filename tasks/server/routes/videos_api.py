@@ -16,7 +16,7 @@ from ltx2.media.images import LARGEST_FILE_BYTES
 from tasks.client.edits.fork import create_fork, spec_of
 from tasks.errors import JobStateError
 from tasks.field_errors import escaped
-from tasks.jobs.lifetime_store import new_job_id
+from tasks.jobs.changes.lifetimes import new_job_id
 from tasks.jobs.records import JobStatus
 from tasks.jobs.units import JobState
 from tasks.server.context import Context, ServerContext

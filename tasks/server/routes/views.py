@@ -7,9 +7,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from tasks.client.films.summary import film_summary
+from tasks.jobs.reading.waits import Wait
 from tasks.jobs.records import JobStatus, Progress
 from tasks.jobs.units import JobState
-from tasks.jobs.waits import Wait
 from tasks.server.context import ServerContext
 from tasks.server.http.answers import without_paths
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from tasks.jobs.edit_store import Appended
+from tasks.jobs.changes.edits import Appended
 from tasks.jobs.queues import Priority
 from tasks.jobs.records import ClipRecord, FilmRecord, Handoff
 from tasks.jobs.results import Admission, AdmissionOutcome, Claim, CreateOutcome, Creation

@@ -7,7 +7,7 @@ from typing import Any
 import redis
 
 from blobstore.stored_format import FORMAT_OF_JOBS
-from tasks.jobs.edit_store import Replaced, ReplaceOutcome
+from tasks.jobs.changes.edits import Replaced, ReplaceOutcome
 from tasks.jobs.keys import job_keys
 from tasks.jobs.results import Claim, Refused
 from tasks.jobs.store import JobStore

@@ -13,7 +13,7 @@ import redis
 from blobstore.stored_format import FORMAT, FORMAT_OF_JOBS
 from tasks.client.films.summary import film_summary
 from tasks.errors import RecordError
-from tasks.jobs.edit_store import Replaced, ReplaceOutcome
+from tasks.jobs.changes.edits import Replaced, ReplaceOutcome
 from tasks.jobs.keys import job_keys
 from tasks.jobs.queues import SEGMENTS, list_key
 from tasks.jobs.records import ClipRecord, Handoff, Progress

@@ -7,11 +7,11 @@ import pytest
 from tasks.client.submit import submit
 from tasks.jobs.connection import connect
 from tasks.jobs.queues import SEGMENTS
+from tasks.jobs.reading.workload import Workload
 from tasks.jobs.results import Claim
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import WorkUnit
 from tasks.jobs.workers import ChildInfo, ChildState, WorkerInfo, WorkerRegistry
-from tasks.jobs.workload import Workload
 from tasks.maintenance.parts import free_children, open_parts
 from tasks.messaging.celery_app import make_app
 from tasks.messaging.publisher import Publisher

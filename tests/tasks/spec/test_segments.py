@@ -12,8 +12,8 @@ from ltx2.sampling import Scales
 from ltx2.timeline import PlannedSegment, SegmentShape, film_frames
 from tasks.errors import SpecError
 from tasks.field_errors import FieldError
+from tasks.jobs.reading.specs import read_segment
 from tasks.jobs.records import pack_stored
-from tasks.jobs.spec_reading import read_segment
 from tasks.spec.loader import check_spec, load_spec, parse_spec
 from tasks.spec.segments import MAX_SEGMENTS, SegmentSpec
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tasks.errors import JobStateError, RoomError
+from tasks.jobs.changes.writer import JobWriter, new_token
 from tasks.jobs.committed import TakeRequest
 from tasks.jobs.keys import ACTIVE, ENDED, RESERVED, job_keys
-from tasks.jobs.status_reading import no_such_job
+from tasks.jobs.reading.status import no_such_job
 from tasks.jobs.units import JobState, rendered_text
-from tasks.jobs.writer import JobWriter, new_token
 
 
 class TakeStore(JobWriter):

@@ -20,10 +20,10 @@ from tasks.client.job import Job
 from tasks.client.submit import iterate_waiting, submit
 from tasks.jobs.keys import job_keys, worker_key
 from tasks.jobs.queues import CLIPS, FILMS, QUEUES, SEGMENTS
+from tasks.jobs.reading.waits import Wait, WaitReason
 from tasks.jobs.results import Claim
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import WorkUnit
-from tasks.jobs.waits import Wait, WaitReason
 from tasks.jobs.workers import SILENT_KEPT_S, ChildInfo, ChildState, WorkerInfo, WorkerRegistry
 from tasks.settings import Settings
 from tests.tasks.conftest import spec

@@ -8,14 +8,14 @@ import secrets
 from typing import Any, cast
 
 from tasks.errors import JobStateError
+from tasks.jobs.changes.writer import JobWriter, new_token
 from tasks.jobs.committed import Committed
 from tasks.jobs.keys import ACTIVE, ENDED, IDEMPOTENCY, JOBS, RESERVED, SUBMITTING, WAITING, job_keys
 from tasks.jobs.queues import Priority
+from tasks.jobs.reading.status import no_such_job
 from tasks.jobs.records import ForkOrigin, Submission, pack_head, pack_segment
 from tasks.jobs.results import Admission, AdmissionOutcome, CreateOutcome, Creation
-from tasks.jobs.status_reading import no_such_job
 from tasks.jobs.units import JobState
-from tasks.jobs.writer import JobWriter, new_token
 from tasks.spec.schema import JobSpec
 
 

@@ -9,8 +9,8 @@ import pytest
 import redis
 
 from tasks.errors import JobNotFoundError, VersionError
+from tasks.jobs.changes.edits import Appended, AppendOutcome, Replaced, ReplaceOutcome
 from tasks.jobs.connection import connect
-from tasks.jobs.edit_store import Appended, AppendOutcome, Replaced, ReplaceOutcome
 from tasks.jobs.events import BEGINNING, EventReader
 from tasks.jobs.keys import RESERVED, job_keys
 from tasks.jobs.records import ClipRecord

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from tasks.jobs.changes.writer import JobWriter
 from tasks.jobs.keys import RESERVED, job_keys
 from tasks.jobs.records import PieceRecord
-from tasks.jobs.writer import JobWriter
 
 
 class PieceStore(JobWriter):

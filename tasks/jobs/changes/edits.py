@@ -10,11 +10,11 @@ from enum import StrEnum
 from typing import cast
 
 from tasks.errors import JobStateError
+from tasks.jobs.changes.writer import JobWriter, new_token
 from tasks.jobs.keys import ACTIVE, ENDED, RESERVED, SUBMITTING, WAITING, job_keys
+from tasks.jobs.reading.specs import read_segment
+from tasks.jobs.reading.status import no_such_job
 from tasks.jobs.records import DAMAGE, pack_segment
-from tasks.jobs.spec_reading import read_segment
-from tasks.jobs.status_reading import no_such_job
-from tasks.jobs.writer import JobWriter, new_token
 from tasks.spec.segments import MAX_SEGMENTS, SegmentSpec
 
 ANYWHERE = -1

@@ -11,9 +11,9 @@ from typing import Any, Protocol, cast
 import redis
 
 from tasks.field_errors import counted
-from tasks.jobs import queue_states
 from tasks.jobs.keys import job_keys
 from tasks.jobs.queues import SEGMENTS, Priority, queue_of
+from tasks.jobs.reading import queue_states
 from tasks.jobs.records import DAMAGE
 from tasks.jobs.units import JobState, WorkUnit
 from tasks.jobs.workers import ChildState, SilentWorker, WorkerInfo, WorkerList

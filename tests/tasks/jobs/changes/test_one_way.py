@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
+from tasks.jobs.changes.one_way import OneWay
 from tasks.jobs.connection import connect
-from tasks.jobs.one_way import OneWay
 from tests.conftest import RedisProcess, free_port, wait_until
 from tests.proxies import Proxy
 

@@ -1,0 +1,1 @@
+"""What changes job records, each by one Lua script: lifetimes, edits, takes and pieces of jobs."""
