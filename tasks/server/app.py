@@ -32,6 +32,7 @@ from tasks.server.films.live import LiveFilms
 from tasks.server.films.reports import Reports
 from tasks.server.http.access import OPEN_PATHS, Keys, is_from_elsewhere
 from tasks.server.http.answers import ANSWERS, INVALID, ErrorAnswer, Problem, add_error_answers, answer
+from tasks.server.http.early_ends import EarlyEnds
 from tasks.server.http.head_requests import HeadRequests
 from tasks.server.http.limits import BodyLimit
 from tasks.server.names import NameTable
@@ -155,6 +156,7 @@ def make_app(settings: Settings) -> FastAPI:
     )
     app.add_middleware(_Callers)
     app.add_middleware(HeadRequests)
+    app.add_middleware(EarlyEnds)
     app.add_middleware(BodyLimit, largest=partial(largest_body, settings))
     app.add_middleware(_KeyCheck, keys=keys)
     add_error_answers(app)
