@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain, islice
+from itertools import chain
 from typing import IO
 
 import av
@@ -98,8 +98,7 @@ def _decoded(file: IO[bytes], wanted: Wanted, *, at_end: bool) -> Excerpt:
     with opened(file) as container:
         video = video_of(container)
         span = span_of(container, video)
-        first = span.first if at_end else max(span.first, first_shown(container, video))
-        last = span.last_frame(wanted.fps)
+        first, last = span.first, span.last_frame(wanted.fps)
         available = frames_at(wanted.fps, first, last)
         if available < wanted.frames:
             count = f"{available} frame{'s' if available > 1 else ''} at {float(wanted.fps):g} per second"
@@ -144,42 +143,42 @@ def beginning_times(fps: Fraction, count: int, first: Fraction, last: Fraction) 
 def span_of(container: InputContainer, video: VideoStream) -> Span:
     """The times of a video, from its packets. ValueError: a damaged video."""
     _check_whole(container)
-    first = _times(container, video, most=_FIRST_PACKETS)
+    first = _first(container, video)
     declared = _declared_end(container, video)
     _seek(container, video, declared)
     found = _times(container, video)
     if not found:  # the declared end is wrong
         _seek(container, video, None)
         found = _times(container, video)
-    if not first or not found:
+    if first is None or not found:
         raise ValueError("it has no picture that can be decoded")
     last, end = (max(times) for times in zip(*found, strict=True))
     if video.duration and declared is not None:
         end = min(end, declared)
-    return Span(min(first)[0], last, max(last, end))
+    return Span(first, last, max(last, end))
 
 
-def first_shown(container: InputContainer, video: VideoStream) -> Fraction:
-    """The time of the first picture that can be decoded, in seconds: after a cut, some may need those before it.
+def _first(container: InputContainer, video: VideoStream) -> Fraction | None:
+    """The time of the first picture; after a cut, those that are shown before the first keyframe need what was cut."""
+    key, shown = None, list[Fraction]()
+    for packet in container.demux(video):
+        if not packet.size or packet.pts is None:
+            continue
+        time = packet.pts * packet.time_base
+        key = time if key is None and packet.is_keyframe else key
+        if not packet.is_discard:
+            shown.append(time)
+        if len(shown) == _FIRST_PACKETS:
+            break
+    return min((time for time in shown if key is None or time >= key), default=min(shown, default=None))
 
-    Raises:
-        ValueError: there is none.
-    """
-    _seek(container, video, None)
-    for time, _ in decoded_pictures(container, video):
-        return time
-    raise ValueError("it has no picture that can be decoded")
 
-
-def _times(
-    container: InputContainer, video: VideoStream, *, most: int | None = None
-) -> list[tuple[Fraction, Fraction]]:
+def _times(container: InputContainer, video: VideoStream) -> list[tuple[Fraction, Fraction]]:
     """From when and until when pictures are shown, from here on; a file may not say for how long one is."""
-    packets = (packet for packet in container.demux(video) if packet.size and not packet.is_discard)
     return [
         (packet.pts * packet.time_base, (packet.pts + max(0, packet.duration or 0)) * packet.time_base)
-        for packet in islice(packets, most)
-        if packet.pts is not None
+        for packet in container.demux(video)
+        if packet.size and not packet.is_discard and packet.pts is not None
     ]
 
 

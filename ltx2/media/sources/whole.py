@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ltx2.errors import MediaError
 from ltx2.media.clip import encode_clip
 from ltx2.media.limited_child import run_limited
-from ltx2.media.sources.excerpts import beginning_times, decoded_pictures, first_shown, frames_at, nearest, span_of
+from ltx2.media.sources.excerpts import beginning_times, decoded_pictures, frames_at, nearest, span_of
 from ltx2.media.sources.opening import opened, video_of
 from ltx2.media.sources.pictures import Fit, Fitter
 from ltx2.media.sources.samples import Sound
@@ -68,7 +68,7 @@ def encode_parts(file: IO[bytes], wanted: WantedParts) -> Iterator[bytes]:
     with opened(file) as container:
         video = video_of(container)
         span = span_of(container, video)
-        first, last = max(span.first, first_shown(container, video)), span.last_frame(wanted.fps)
+        first, last = span.first, span.last_frame(wanted.fps)
         if last - first > LONGEST_S:
             raise ValueError(f"it is longer than {LONGEST_S // 60} minutes, so a film cannot have all of it")
         count = frames_at(wanted.fps, first, last)

@@ -25,7 +25,17 @@ from ltx2.media.sources.excerpts import Excerpt, Wanted, decode_beginning, decod
 from ltx2.media.sources.opening import opened
 from ltx2.media.sources.pictures import Fit
 from ltx2.media.sources.reader import read_ending, read_first_frame
-from tests.ltx2.media.sources.videos import FPS, HEIGHT, WIDTH, numbered, numbers, remuxed, tone, video
+from tests.ltx2.media.sources.videos import (
+    FPS,
+    HEIGHT,
+    WIDTH,
+    cut_in_an_open_group,
+    held,
+    numbered,
+    numbers,
+    tone,
+    video,
+)
 
 SOUND_RATE = 16_000
 WANTED = Wanted(WIDTH, HEIGHT, Fit.CROP, Fraction(FPS), 9, Fraction(2), SOUND_RATE)
@@ -88,12 +98,7 @@ def test_frames_are_the_nearest_ones_by_time() -> None:
 @pytest.mark.parametrize("kind", ["mp4", "matroska"])
 def test_a_picture_that_is_shown_for_long_stays_to_its_end(kind: str) -> None:
     # Given a recording of a screen on which nothing changes in the last half of a second
-    def held(packets: list[Any]) -> list[Any]:
-        last = [packet for packet in packets if packet.stream.type == "video"][-1]
-        last.duration = round(Fraction(1, 2) / last.time_base)
-        return packets
-
-    data = remuxed(video(numbered(12), sound=tone(1)), held, kind=kind)
+    data = held(video(numbered(12), sound=tone(1)), kind=kind)
     # When
     found = ending(data, frames=17)
     # Then the video ends half a second after its last picture begins
@@ -103,18 +108,13 @@ def test_a_picture_that_is_shown_for_long_stays_to_its_end(kind: str) -> None:
 
 def test_pictures_that_need_those_before_a_cut_are_not_the_beginning() -> None:
     # Given a video that was cut at a keyframe which pictures refer to that are shown before it
-    settings = {"x264-params": "open-gop=1:keyint=12:min-keyint=12:scenecut=0:bframes=3:b-adapt=0"}
-    whole = video(numbered(40), settings={"preset": "medium"} | settings, kind="matroska")
-
-    def cut(packets: list[Any]) -> list[Any]:
-        return packets[[number for number, packet in enumerate(packets) if packet.is_keyframe][1] :]
-
-    data = remuxed(whole, cut, kind="matroska")
+    data = cut_in_an_open_group()
     with av.open(io.BytesIO(data)) as container:
         times = [packet.pts for packet in container.demux(video=0) if packet.pts is not None]
     assert min(times) < times[0]
     # When / Then it begins with the first picture that can be decoded
     assert numbers(decode_beginning(io.BytesIO(data), WANTED).frames) == list(range(12, 21))
+    assert ending(data).available == 28
 
 
 def test_the_sound_is_that_of_the_frames() -> None:

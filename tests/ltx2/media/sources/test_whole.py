@@ -25,7 +25,19 @@ from ltx2.media.sources.whole import WantedParts, encode_parts
 from ltx2.quality.film_reader import film_pieces, film_sound
 from ltx2.timeline import FilmPart, SegmentShape, film_frames, first_timing, source_timings, source_timings_after
 from tests.ltx2.media.sources.test_excerpts import MATRIX_IN_TRACK_HEADER, ONE
-from tests.ltx2.media.sources.videos import FPS, HEIGHT, WIDTH, numbered, numbers, remuxed, sound_in, tone, video
+from tests.ltx2.media.sources.videos import (
+    FPS,
+    HEIGHT,
+    WIDTH,
+    cut_in_an_open_group,
+    held,
+    numbered,
+    numbers,
+    remuxed,
+    sound_in,
+    tone,
+    video,
+)
 
 OVERLAP, PART, FRAMES = 9, 8, 45
 WANTED = WantedParts(WIDTH, HEIGHT, Fit.CROP, Fraction(FPS), OVERLAP, WIDTH, HEIGHT)
@@ -80,8 +92,10 @@ def test_the_parts_have_all_frames_before_the_overlap_once() -> None:
         (video(numbered(10), sound=tone(1.0)), 1),
         (video(numbered(OVERLAP)), 0),
         (turned(video(numbered(20))), 11),
+        (held(video(numbered(20))), 22),
+        (cut_in_an_open_group(), 19),
     ],
-    ids=["50 fps", "variable", "5.1", "mono", "one frame more", "no more than is repeated", "turned"],
+    ids=["50 fps", "variable", "5.1", "mono", "one frame more", "no more than is repeated", "turned", "held", "cut"],
 )
 def test_its_frames_are_those_that_lead_to_the_end(data: bytes, count: int) -> None:
     # Given the frames that the first segment repeats, and those before them as one long end
@@ -89,9 +103,10 @@ def test_its_frames_are_those_that_lead_to_the_end(data: bytes, count: int) -> N
     assert len(before) == (len(source_timings(count, PART, WANTED.fps, 9)) if count else 0)
     if count:
         wanted = Wanted(WIDTH, HEIGHT, Fit.CROP, WANTED.fps, count + OVERLAP, Fraction(0), 16_000)
-        expected = decode_ending(io.BytesIO(data), wanted).frames[:count]
+        ending = decode_ending(io.BytesIO(data), wanted)
         # When / Then
-        assert np.abs(frames_of(before).astype(int) - expected).mean() < 2
+        assert np.abs(frames_of(before).astype(int) - ending.frames[:count]).mean() < 2
+        assert ending.available == count + OVERLAP  # as the job counts them
 
 
 def test_a_film_begins_with_the_video_and_its_sound(tmp_path: Path) -> None:

@@ -98,6 +98,27 @@ def remuxed(data: bytes, change: Callable[[list[Any]], list[Any]], *, kind: str)
     return file.getvalue()
 
 
+def held(data: bytes, *, kind: str = "mp4") -> bytes:
+    """The same video, whose last picture is shown for half a second."""
+
+    def longer(packets: list[Any]) -> list[Any]:
+        last = [packet for packet in packets if packet.stream.type == "video"][-1]
+        last.duration = round(Fraction(1, 2) / last.time_base)
+        return packets
+
+    return remuxed(data, longer, kind=kind)
+
+
+def cut_in_an_open_group() -> bytes:
+    """Frames 12 to 39, with pictures before them in the file that refer to what was cut off."""
+    settings = {"x264-params": "open-gop=1:keyint=12:min-keyint=12:scenecut=0:bframes=3:b-adapt=0", "preset": "medium"}
+
+    def cut(packets: list[Any]) -> list[Any]:
+        return packets[[number for number, packet in enumerate(packets) if packet.is_keyframe][1] :]
+
+    return remuxed(video(numbered(40), settings=settings, kind="matroska"), cut, kind="matroska")
+
+
 def sound_in(data: bytes) -> NDArray[np.float32]:
     """All sound of a file, `[channels, samples]`."""
     with av.open(io.BytesIO(data)) as container:
