@@ -57,8 +57,11 @@ class Outcome:
 
 def is_stopped(pid: int) -> bool:
     """Whether every thread of a process is stopped by a signal."""
-    states = [path.read_text().rpartition(") ")[2][0] for path in Path(f"/proc/{pid}/task").glob("*/stat")]
-    return set(states) == {"T"}
+    try:
+        states = {path.read_text().rpartition(") ")[2][0] for path in Path(f"/proc/{pid}/task").glob("*/stat")}
+    except OSError:  # a thread has just ended
+        return False
+    return states == {"T"}
 
 
 class FaultWorker:
