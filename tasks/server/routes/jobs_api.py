@@ -18,6 +18,7 @@ from tasks.jobs.units import JobState
 from tasks.server.context import Context, ServerContext
 from tasks.server.films.reports import FIGURES, FILES, ReportFile
 from tasks.server.http.answers import content, invalid
+from tasks.server.http.json_bodies import JsonRoute
 from tasks.server.http.stored_files import StoredFile
 from tasks.server.routes.spec_requests import (
     SpecRequest,
@@ -32,7 +33,7 @@ from tasks.spec.loader import check_spec
 from tasks.spec.schema import JobSpec
 from tasks.spec.segments import MAX_SEGMENTS, FilmImage, SegmentSpec
 
-router = APIRouter(prefix="/jobs", tags=["jobs"])
+router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=JsonRoute)
 JobId = Annotated[str, Path(description="The id of a job.")]
 SegmentIndex = Annotated[int, Path(ge=0, le=2**31, description="A segment, from 0.")]
 IdempotencyKey = Annotated[str | None, Header(description="Names this submission: the same again is the same job.")]

@@ -14,11 +14,12 @@ from tasks.client.takes import MOST_TAKES, TakeState, TakeStatus, clip_blob
 from tasks.server.context import Context
 from tasks.server.films.joins import JoinView
 from tasks.server.http.answers import content, without_paths
+from tasks.server.http.json_bodies import JsonRoute
 from tasks.server.http.stored_files import StoredFile
 from tasks.server.routes.jobs_api import IdempotencyKey, JobId, SegmentIndex, job_status
 from tasks.server.routes.views import JobView, ProgressView, progress_view
 
-router = APIRouter(prefix="/jobs", tags=["takes"])
+router = APIRouter(prefix="/jobs", tags=["takes"], route_class=JsonRoute)
 MOST = 2**31
 LONGEST_KEPT_S = 10**9
 CACHE = {"Cache-Control": "private, max-age=3600"}

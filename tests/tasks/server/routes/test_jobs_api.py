@@ -321,7 +321,11 @@ def test_other_paths_and_methods_are_answered_in_the_same_form(client: httpx2.Cl
     assert error_of(answer) == (400, "spec:1: segments.0.promt: unknown key; did you mean prompt?")
     answer = client.put(f"{segments}/0/prompt", content=body[1:], headers={"Content-Type": "application/json"})
     assert error_of(answer) == (400, "the request: not valid JSON")
-    for broken, words in ((b"[" * 10**5, "its body cannot be read"), (b"7", "must be a mapping, not 7")):
+    for broken, words in (
+        (b"[" * 10**5, "its body cannot be read"),
+        (b"7", "must be a mapping, not 7"),
+        (b'{"prompt": "a", "prompt": "b"}', "its body cannot be read: prompt is given more than once"),
+    ):
         answer = client.put(f"{segments}/0/prompt", content=broken, headers={"Content-Type": "application/json"})
         assert error_of(answer) == (400, f"the request: {words}")
     answer = client.post("/jobs", content=b"{}", headers={"Content-Type": "multipart/form-data; boundary=x"})
