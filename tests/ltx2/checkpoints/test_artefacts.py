@@ -158,6 +158,11 @@ def in_shards(folder: Path) -> None:
     shard(folder / "transformer/diffusion_pytorch_model.safetensors")
 
 
+def as_variant(folder: Path) -> None:
+    weights = folder / "transformer/diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".fp16.safetensors"))
+
+
 def with_diffusion_decoder(folder: Path) -> None:
     edit(folder / "vae/config.json", _class_name="LTX2VideoDiffusionDecoderModel")
 
@@ -190,12 +195,14 @@ ARTEFACTS = (
     Artefact("LTX-2.5, diffusers' layout", folder_of("tiny-2.5"), f"{FOLDER}, LTX-2.5, distilled", True),
     Artefact("one that is not distilled", folder_of("tiny", not_distilled), f"{FOLDER}, LTX-2.3, not distilled", True),
     Artefact("weights in shards", folder_of("tiny", in_shards), f"{FOLDER}, LTX-2.3, distilled", True),
+    Artefact("weights as a variant, fp16", folder_of("tiny", as_variant), f"{FOLDER}, LTX-2.3, distilled", False),
     Artefact("a diffusion decoder as `vae`", folder_of("tiny-2.5", with_diffusion_decoder), FOLDER, False),
     Artefact("weights of bitsandbytes", folder_of("tiny", quantized), FOLDER, False),
     Artefact("LoRA, names of diffusers", lora_of(DIFFUSERS), "LoRA", True),
     Artefact("LoRA, names of the authors", lora_of(AUTHORS), "LoRA", True),
     Artefact("LoRA, names of kohya", lora_of(KOHYA), "LoRA", True),
     Artefact("DoRA", lora_of(DIFFUSERS | {"transformer.proj_in.dora_scale": torch.ones(64, 1)}), "DoRA", False),
+    Artefact("LoKr", lora_of({"transformer.proj_in.lokr_w1": torch.ones(2, 2)}), "adapter that is no LoRA", False),
     Artefact("IC-LoRA", lora_of(DIFFUSERS, reference_downscale_factor="2"), "IC-LoRA", False),
     Artefact("one file, LTX-2", one_file("tiny-2.0"), f"{TWO}, LTX-2.0, distilled, F32", True, encoder="tiny-2.0"),
     Artefact("one file, LTX-2.3", one_file("tiny"), f"{TWO}, LTX-2.3, distilled, F32", True, encoder="tiny"),
@@ -214,6 +221,8 @@ ARTEFACTS = (
              f"{TWO}, LTX-2.3, distilled, {QUANTIZED}", True, encoder="tiny"),
     Artefact("int8 of ComfyUI", fp8_with("comfy_quant", "U8"), f"{ONE}, LTX-2.0, {QUANTIZED}", False, HEADER),
     Artefact("NVFP4", fp8_with("weight_scale_2", "F32"), f"{ONE}, LTX-2.0, NVFP4", False, HEADER),
+    Artefact("one file of bitsandbytes", fp8_with("weight.quant_state.bitsandbytes__nf4", "U8"),
+             f"{ONE}, LTX-2.0, bitsandbytes", False, HEADER),
     Artefact("GGUF, Q8_0", in_gguf("Q8_0"), f"{THREE}, LTX-2.3, distilled, F32 and Q8_0", True, encoder="tiny"),
     Artefact("GGUF, Q6_K", in_gguf("Q6_K"),
              f"{THREE}, LTX-2.3, distilled, F32 and Q8_0 and Q6_K", True, encoder="tiny"),
