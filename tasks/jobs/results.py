@@ -244,6 +244,8 @@ class AdmissionOutcome(StrEnum):
     ADMITTED = "admitted"
     GONE = "gone"
     """It ended while it waited."""
+    DAMAGED = "damaged"
+    """Its record does not say what it needs; it waits no more."""
     NEVER = "never"
     """It needs more than the whole budget."""
     WAIT = "wait"

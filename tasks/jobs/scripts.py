@@ -8,7 +8,7 @@ from typing import Any
 import redis
 
 FOLDER = Path(__file__).with_name("lua")
-PRELUDES = ("prelude", "prelude_parts", "prelude_takes", "prelude_endings")
+PRELUDES = ("prelude", "prelude_room", "prelude_parts", "prelude_takes", "prelude_endings")
 
 
 def load_scripts(client: redis.Redis) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from fractions import Fraction
 
 import redis
@@ -137,6 +138,10 @@ def admit_waiting(jobs: JobStore, publisher: Publisher, budget_bytes: int | None
             except RoomError as error:
                 jobs.stop(admission.job_id, JobState.FAILED, str(error))
                 tracing.job_ended(admission.job_id, jobs)
+        elif admission.outcome == AdmissionOutcome.DAMAGED:
+            log.error("its record is damaged: needs_bytes", extra={"job": admission.job_id})
+            with suppress(redis.ResponseError):  # of a record that is no hash, the log line is all that can be done
+                jobs.stop(admission.job_id, JobState.FAILED, "its record is damaged: needs_bytes")
         elif admission.outcome == AdmissionOutcome.ADMITTED:
             log.info("admitted", extra={"job": admission.job_id, "bytes": admission.needs_bytes})
             publisher.publish_due(admission.job_id)

@@ -7,18 +7,22 @@
 -- KEYS[3] active   zset    ids of unfinished jobs by creation, ms
 -- ARGV[1] budget in bytes, 0 for no limit, ARGV[2] and ARGV[3] prefix and suffix of the keys of records
 -- Returns {'admitted', id, bytes it needs}, {'gone', id, 0} for one that ended while it waited, {'never', id, bytes it
--- needs}, or {'wait', '', 0}.
+-- needs}, {'damaged', id, 0} for one whose record does not say what it needs, or {'wait', '', 0}.
 local budget = tonumber(ARGV[1])
 local reserved, blocked = reserved_bytes(KEYS[2]), false
 for _, job_id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
   local record = ARGV[2] .. job_id .. ARGV[3]
-  local newer = is_newer_record(record)
+  local kind, needs = redis.call('TYPE', record).ok, needs_of(record)
+  local newer = kind == 'hash' and is_newer_record(record)
+  if not newer and not needs and kind ~= 'none' then
+    redis.call('ZREM', KEYS[1], job_id)
+    return { 'damaged', job_id, 0 }
+  end
   if not newer and not is_unfinished(record) then
     redis.call('ZREM', KEYS[1], job_id)
     return { 'gone', job_id, 0 }
   end
   local held = redis.call('HGET', KEYS[2], job_id)
-  local needs = tonumber(redis.call('HGET', record, 'needs_bytes'))
   local revived = held and redis.call('HEXISTS', record, 'stored') == 0
   if not newer and is_running(record) and (revived or not blocked) then
     if budget > 0 and needs > budget then

@@ -20,7 +20,7 @@ from tasks.client.submit import submit
 from tasks.deployment import Deployment
 from tasks.errors import JobStateError, RoomError
 from tasks.jobs.connection import connect
-from tasks.jobs.keys import RESERVED
+from tasks.jobs.keys import RESERVED, job_keys
 from tasks.jobs.queues import SEGMENTS
 from tasks.maintenance.admission import (
     SOUND_BYTES_PER_S,
@@ -116,6 +116,24 @@ def queue(settings: Settings, *specs: dict[str, Any]) -> list[Job]:
         jobs.append(submit(given_spec, settings=settings))
         admit(settings)
     return jobs
+
+
+@pytest.mark.parametrize("damage", ["many", "nan", None, "no hash"])
+def test_a_damaged_record_of_a_job_that_waits_does_not_keep_others_waiting(small: Settings, damage: str | None) -> None:
+    # Given two jobs that wait, the first one with a damaged record
+    damaged, whole = (submit(job_spec(), settings=small) for _ in range(2))
+    client, (record,) = connect(small.redis_url), job_keys(damaged.id, "record")
+    if damage == "no hash":
+        client.delete(record)
+        client.set(record, damage)
+    elif damage is None:
+        client.hdel(record, "needs_bytes")
+    else:
+        client.hset(record, "needs_bytes", damage)
+    # When / Then
+    admit(small)
+    assert whole.status().admitted
+    assert damage == "no hash" or client.hget(record, "state") == b"failed"
 
 
 def test_jobs_are_admitted_in_order_of_submission(small: Settings) -> None:
