@@ -6,6 +6,7 @@ import ast
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,7 @@ UNSAFE = {
     *("eval", "exec", "torch.load", "torch.jit.load", "numpy.load", "np.load", "joblib.load", "pandas.read_pickle"),
     *("yaml.load", "yaml.load_all", "yaml.full_load", "yaml.full_load_all", "yaml.unsafe_load", "yaml.unsafe_load_all"),
 }
+MOST_MODULES = 20
 WITHOUT_WEIGHTS = ("Tokenizer.from_pretrained", "Config.from_pretrained")
 UNSAFE_ARGUMENTS = {"allow_pickle", "trust_remote_code", "weights_only"}
 
@@ -50,6 +52,11 @@ def test_import_linter_contracts_are_kept() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert " 0 broken" in done.stdout
+
+
+def test_no_folder_has_more_modules_than_people_can_look_through() -> None:
+    modules = Counter(path.parent for path in sources(*PACKAGES) if path.name != "__init__.py")
+    assert {str(folder.relative_to(ROOT)) for folder, count in modules.items() if count > MOST_MODULES} == set()
 
 
 @pytest.mark.parametrize("package", PACKAGES)

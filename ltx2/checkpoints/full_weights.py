@@ -29,7 +29,7 @@ def folder_of(component: str, *, full: bool) -> str:
     return FOLDER if full and component == "transformer" else component
 
 
-def scheduler_config(config: Mapping[str, Any], *, full: bool) -> dict[str, Any]:
+def scheduler_for(config: Mapping[str, Any], *, full: bool) -> dict[str, Any]:
     """The scheduler's config, given that in a checkpoint's folder."""
     return {**config, **SCHEDULE} if full else dict(config)
 

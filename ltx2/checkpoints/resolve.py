@@ -14,7 +14,7 @@ from ltx2.checkpoints.files.recognition import DIFFUSERS_LAYOUT, SUFFIXES, has_s
 from ltx2.checkpoints.files.sets import local_candidates
 from ltx2.checkpoints.files.tokenizers import check_tokenizer
 from ltx2.checkpoints.formats.weight_files import check_weights, read_json
-from ltx2.checkpoints.full_weights import FOLDER, SUFFIX, folder_of, has_full, scheduler_config, split_full
+from ltx2.checkpoints.full_weights import FOLDER, SUFFIX, folder_of, has_full, scheduler_for, split_full
 from ltx2.checkpoints.hub_names import parse_hub_name
 from ltx2.checkpoints.quantized import refuse_quantized
 from ltx2.checkpoints.variant import CONFIGURED, Variant, check_text_width, text_width, variant_of
@@ -240,7 +240,7 @@ def check_configs(folder: Path, *, full: bool = False) -> Variant:
             f"{DIFFUSERS_LAYOUT['2.5']}"
         )
     configs = {name: read_json(folder / folder_of(name, full=full) / _config_name(name)) for name in CONFIGURED}
-    configs["scheduler"] = scheduler_config(configs["scheduler"], full=full)
+    configs["scheduler"] = scheduler_for(configs["scheduler"], full=full)
     refuse_quantized(folder, configs)
     try:
         variant = variant_of(configs)

@@ -15,6 +15,7 @@ from ltx2.errors import EngineMemoryError, SegmentCancelledError, UnsupportedSta
 from ltx2.request import SegmentOutput, SegmentRequest
 from ltx2.state.continuation import LTX2ContinuationState
 from ltx2.timeline import SegmentShape, SegmentTiming, continued_timing, exact, first_timing, next_timing
+from tests.ltx2.outputs import same
 
 SHAPE = SegmentShape(17, Fraction(24))
 FIRST = first_timing(SHAPE)
@@ -31,10 +32,6 @@ def timing_of(state: LTX2ContinuationState) -> SegmentTiming:
     offset = exact(state.video_position_offset_sec)
     pinned = state.audio_conditioning_num_frames
     return continued_timing(SHAPE, pinned=pinned, offset=offset, index=1, first_frame=SHAPE.frames)
-
-
-def same(one: SegmentOutput, other: SegmentOutput) -> bool:
-    return np.array_equal(one.frames, other.frames) and np.array_equal(one.sound, other.sound)
 
 
 @pytest.fixture(scope="module")

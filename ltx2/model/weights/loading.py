@@ -23,7 +23,7 @@ from transformers import GemmaTokenizer
 
 from ltx2.checkpoints.components import ModelFiles
 from ltx2.checkpoints.formats.weight_files import check_loaded, check_weights, read_json
-from ltx2.checkpoints.full_weights import folder_of, scheduler_config
+from ltx2.checkpoints.full_weights import folder_of, scheduler_for
 from ltx2.checkpoints.hub.fetching import fetch_lora, fetch_model
 from ltx2.checkpoints.hub.files import fetch_files
 from ltx2.checkpoints.loras.lora import Lora, resolve_lora
@@ -62,7 +62,7 @@ def load_pipeline(
         }
         tokenizer = GemmaTokenizer.from_pretrained(folder / "tokenizer")
         published = read_json(folder / "scheduler/scheduler_config.json")
-        scheduler = FlowMatchEulerDiscreteScheduler.from_config(scheduler_config(published, full=full))
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(scheduler_for(published, full=full))
         return LongtakePipeline(scheduler=scheduler, tokenizer=tokenizer, **parts)
 
 

@@ -32,16 +32,22 @@ def plan_lines(spec: JobSpec, model: str, *, continues: bool, pace: Pace | None)
     timings = spec.plan()
     repeated = spec.first_shape.overlap if continues else 0
     frames = film_frames(timings) - (spec.video_overlap if spec.include_video else repeated)
-    where = {(True, True): " before the video", (False, True): " after the video", (True, False): ", up to the video"}
-    seconds, after = float(frames / spec.shape.fps), where.get((spec.before, spec.include_video), "")
+    seconds = float(frames / spec.shape.fps)
     most = "at most " if any(segment.is_undecided for segment in spec.segments) else ""
     return [
-        f"{spec.title}: {most}{seconds:.2f} s{after}, {counted(frames, 'frame')}, {spec.width}x{spec.height}, "
-        f"{counted(count, 'segment')} of {most}{length} frames",
+        f"{spec.title}: {most}{seconds:.2f} s{_beside_video(spec)}, {counted(frames, 'frame')}, "
+        f"{spec.width}x{spec.height}, {counted(count, 'segment')} of {most}{length} frames",
         blobs,
         _memory(model, spec.text_encoder),
         _time(count, pace),
     ]
+
+
+def _beside_video(spec: JobSpec) -> str:
+    """Where the segments are, if the film shows a video too, or leads into one."""
+    if spec.include_video:
+        return " before the video" if spec.before else " after the video"
+    return ", up to the video" if spec.before else ""
 
 
 def _memory(model: str, text_encoder: str | None) -> str:

@@ -179,7 +179,8 @@ class LifetimeStore(JobWriter):
         keys = [*job_keys(job_id, "record", "spec", "units", "handoffs", "clips"), JOBS, ENDED, WAITING, RESERVED]
         keys += [SUBMITTING, IDEMPOTENCY, *job_keys(job_id, "events", "pieces", "webhooks", "takes")]
         if not self._run("delete", keys, job_id, int(unless_kept)):
-            raise JobStateError(f"job {job_id} has not ended; cancel it first")
+            why = "has not ended, or is kept" if unless_kept else "has not ended; cancel it first"
+            raise JobStateError(f"job {job_id} {why}")
 
     def _transition(
         self, job_id: str, action: str, state: str = "", reason: str = "", *, request: str = ""

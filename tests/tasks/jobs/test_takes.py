@@ -314,7 +314,7 @@ def test_a_kept_job_outlives_its_retention(done: JobStore) -> None:
     done.keep(JOB, None)
     # Then a sweep spares it
     assert done.ended_for(0) == []
-    with pytest.raises(JobStateError):
+    with pytest.raises(JobStateError, match="or is kept"):
         done.delete(JOB, unless_kept=True)
     assert (done.status(JOB).kept, done.status(JOB).kept_until) == (True, None)
     # When / Then

@@ -9,7 +9,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,9 +21,10 @@ from ltx2.checkpoints.loras.lora import Lora, resolve_lora
 from ltx2.engine import Engine
 from ltx2.errors import CheckpointError, UnsupportedModelError
 from ltx2.model.weights.lora_fusion import _Reader
-from ltx2.request import SegmentOutput, SegmentRequest
+from ltx2.request import SegmentRequest
 from ltx2.timeline import SegmentShape, first_timing
 from tests.ltx2.checkpoint_files import POINTER, shard
+from tests.ltx2.outputs import same
 
 LAYERS = ("attn1.to_q", "audio_attn1.to_v", "ff.net.2")
 PAIR = {
@@ -64,10 +64,6 @@ def load(models: dict[str, Path], *loras: Lora) -> Engine:
 
 def weights(engine: Engine) -> dict[str, Tensor]:
     return dict(engine.pipeline.transformer.state_dict())
-
-
-def same(one: SegmentOutput, other: SegmentOutput) -> bool:
-    return np.array_equal(one.frames, other.frames) and np.array_equal(one.sound, other.sound)
 
 
 def test_the_strength_of_a_lora_changes_the_output(

@@ -9,7 +9,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from diffusers import LTX2ConditionPipeline
@@ -24,6 +23,7 @@ from ltx2.model.text.text_encoder import EncodedPrompt
 from ltx2.request import SegmentOutput, SegmentRequest
 from ltx2.sampling import NO_GUIDANCE
 from ltx2.timeline import SegmentShape, first_timing, next_timing
+from tests.ltx2.outputs import same
 from tests.ltx2.rendering import render
 
 FIRST = first_timing(SegmentShape(17, Fraction(24)))
@@ -44,10 +44,6 @@ def two_segments(engine: Engine, *, next_prompt: str | None) -> tuple[SegmentOut
     """Render a segment while `next_prompt` is encoded, and a continuation whose prompt is "gulls"."""
     first = engine.run(SegmentRequest("a boat", 3, 96, 64, FIRST), next_prompt=next_prompt)
     return first, engine.run(SegmentRequest("gulls", 4, 96, 64, next_timing(FIRST)), first.state)
-
-
-def same(one: SegmentOutput, other: SegmentOutput) -> bool:
-    return np.array_equal(one.frames, other.frames) and np.array_equal(one.sound, other.sound)
 
 
 @contextmanager
