@@ -74,7 +74,8 @@ class _PageRoute(APIRoute):
                 if "text/html" not in request.headers.get("accept", ""):
                     raise
                 problem, context = problem_of(error), request.app.state.context
-                return shown(context, "base.html", "Error", problem.status, problem=problem.message)
+                text = problem.message.partition("; `GET ")[0]  # what follows is for programs
+                return shown(context, "error.html", "Error", problem.status, problem=text)
 
         return answered_or_explained
 
