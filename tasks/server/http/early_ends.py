@@ -32,6 +32,6 @@ class EarlyEnds:
             await self._app(scope, receive, noted)
         except Exception as error:
             cause = error.__cause__ or error  # the routes raise an error of their own from it
-            if not has_begun or not isinstance(cause, EXPECTED):
+            if scope["type"] != "http" or not has_begun or not isinstance(cause, EXPECTED):
                 raise
             log.warning("%s ended early: %s", scope["path"], cause)
