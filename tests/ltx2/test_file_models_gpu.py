@@ -19,7 +19,7 @@ from ltx2.sampling import Decoder, Sampling
 from ltx2.timeline import SegmentShape, exact, first_timing, next_timing
 from tests.ltx2.checkpoints.loras.test_lora import factors
 from tests.ltx2.exported_files import fp8_file, gguf_file, parts_around, with_weights
-from tests.ltx2.test_engine import same
+from tests.ltx2.outputs import same
 
 pytestmark = [
     pytest.mark.gpu,

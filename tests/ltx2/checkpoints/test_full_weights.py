@@ -17,7 +17,7 @@ from ltx2.errors import UnsupportedModelError
 from ltx2.sampling import Sampling, Shift
 from tests.ltx2.checkpoint_files import edit
 from tests.ltx2.model.denoising.test_denoiser import calls_of, request_of
-from tests.ltx2.test_engine import same
+from tests.ltx2.outputs import same
 
 
 def test_the_full_weights_are_rendered_as_those_of_a_repository_of_their_own(

@@ -15,7 +15,8 @@ from ltx2.engine import Engine
 from ltx2.model.ancestral import SEED_OFFSET, AncestralScheduler
 from ltx2.sampling import Sampling
 from tests.ltx2.model.denoising.test_denoiser import calls_of, encoded, request_of
-from tests.ltx2.test_engine import SECOND, same
+from tests.ltx2.outputs import same
+from tests.ltx2.test_engine import SECOND
 
 TABLE = [  # the factors of sample, prediction and noise in each step, computed with Lightricks' ltx-core
     (0.495317, 0.006250, 0.861510),

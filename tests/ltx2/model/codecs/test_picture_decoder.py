@@ -20,7 +20,8 @@ from ltx2.request import Decoding
 from ltx2.sampling import Decoder, Sampling
 from tests.ltx2.checkpoint_files import edit
 from tests.ltx2.model.denoising.test_denoiser import never, request_of
-from tests.ltx2.test_engine import SECOND, same
+from tests.ltx2.outputs import same
+from tests.ltx2.test_engine import SECOND
 
 DIFFUSION = Sampling(decoder=Decoder.DIFFUSION)
 

@@ -32,7 +32,8 @@ from ltx2.model.denoising.denoiser import shifted_sigmas
 from ltx2.request import SegmentRequest
 from ltx2.sampling import ADVISED, NO_GUIDANCE, OFF, Sampling, Scales, Shift, guidance_arguments
 from ltx2.timeline import next_timing
-from tests.ltx2.test_engine import FIRST, SECOND, SHAPE, same
+from tests.ltx2.outputs import same
+from tests.ltx2.test_engine import FIRST, SECOND, SHAPE
 
 TWO = Sampling(stages=2)
 QUICK = Sampling(steps=3)

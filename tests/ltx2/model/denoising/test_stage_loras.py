@@ -19,7 +19,8 @@ from ltx2.model.denoising.denoiser import NEGATIVE_PROMPT
 from ltx2.sampling import ADVISED, NO_GUIDANCE, Sampling, Shift, guidance_arguments
 from tests.ltx2.checkpoints.loras.test_lora import factors
 from tests.ltx2.model.denoising.test_denoiser import START, calls_of, close, never, request_of, stock_of
-from tests.ltx2.test_engine import SECOND, same
+from tests.ltx2.outputs import same
+from tests.ltx2.test_engine import SECOND
 
 
 @pytest.fixture

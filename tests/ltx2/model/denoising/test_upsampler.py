@@ -20,7 +20,7 @@ from ltx2.errors import CheckpointError, RequestError
 from ltx2.sampling import Sampling
 from tests.ltx2.checkpoint_files import edit, sparse
 from tests.ltx2.model.denoising.test_denoiser import never, request_of
-from tests.ltx2.test_engine import same
+from tests.ltx2.outputs import same
 
 TINY: dict[str, Any] = {"in_channels": 16, "mid_channels": 32, "num_blocks_per_stage": 1}
 
