@@ -14,6 +14,17 @@ from blobstore.protocol import BlobStoreError, BlobStoreFullError, BlobStoreUnav
 from blobstore.redis.client import server_of
 from blobstore.redis.outages import REFUSALS, reason_of, refusal_of
 
+# How Redis 7 ends and Redis 6 begins the error of a script.
+_SCRIPT_POSITION = re.compile(
+    r" script: \w+, on @user_script:\d+\.?$|^Error running script \(.*?\): (?:@user_script: ?\d+: )+"
+)
+_LONGEST_REPLY = 200  # an error for an unknown command quotes its arguments, such as a whole script
+
+
+def reply_of(error: BaseException) -> str:
+    """What the server replied, in short: without the place in a script."""
+    return _SCRIPT_POSITION.sub("", str(error))[:_LONGEST_REPLY].rstrip()
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether Redis is full. Redis 6.2 reports errors of scripts as plain errors with the reason in the text."""
@@ -54,4 +65,4 @@ def translated_errors(client: redis.Redis) -> Iterator[None]:
             ) from error
         if is_out_of_memory(error):
             raise BlobStoreFullError(f"Redis at {server} is full; free blobs or raise its maxmemory") from error
-        raise BlobStoreError(f"Redis at {server}: {error}") from error
+        raise BlobStoreError(f"Redis at {server}: {reply_of(error)}") from error

@@ -12,6 +12,7 @@ import click
 import redis
 
 from blobstore import BlobStoreError
+from blobstore.redis.errors import reply_of
 from blobstore.redis.urls import shown_url
 from ltx2.errors import LTX2Error
 from tasks.client.display.terminal import accept_any_text, show_line, show_lines
@@ -62,7 +63,7 @@ class _Longtake(click.Group):
         except (redis.ConnectionError, redis.TimeoutError) as error:
             _fail(unreachable(Settings.from_env().redis_url, error))
         except redis.RedisError as error:
-            _fail(f"Redis at {shown_url(Settings.from_env().redis_url)} (LONGTAKE_REDIS_URL): {error}")
+            _fail(f"Redis at {shown_url(Settings.from_env().redis_url)} (LONGTAKE_REDIS_URL): {reply_of(error)}")
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise  # the reader of our output has closed it: click exits quietly

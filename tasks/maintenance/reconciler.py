@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 import redis
 
 from blobstore import BlobStoreUnavailableError, ManagedBlobStore, open_blob_store
+from blobstore.redis.errors import reply_of
 from blobstore.redis.outages import REFUSALS
 from tasks.errors import RecordError
 from tasks.jobs.connection import IMPATIENCE_S, OUTAGES, RETRY_EVERY_S
@@ -41,8 +42,6 @@ LOST_MESSAGE_GRACE_S = 5.0
 SWEEP_EVERY_S = 60.0
 FAILED = "reconciling failed, trying again"
 JOBS_PER_SURVEY = 50
-# How Redis 7 ends and Redis 6 begins the error of a script.
-SCRIPT_POSITION = re.compile(r" script: \w+, on @user_script:\d+\.?$|^Error running script \(.*?\): @user_script:\d+: ")
 # Errors that say something about the server, and nothing about the record.
 SERVER_CODES = (*REFUSALS, "OOM", "NOSCRIPT", "NOPERM", "NOAUTH", "EXECABORT")
 SERVER_STATE = re.compile(rf"\b({'|'.join(SERVER_CODES)})\b")
@@ -223,7 +222,7 @@ class Reconciler:
         """Log once why something cannot be done for a job, and return whether it is new; each round tries again."""
         is_new = self._said.is_new(what)
         if is_new:
-            log.error("cannot %s", what, extra={"job": job_id, "reason": SCRIPT_POSITION.sub("", str(error))})
+            log.error("cannot %s", what, extra={"job": job_id, "reason": reply_of(error)})
         return is_new
 
     def _fail_if_damaged(self, job_id: str, error: Exception) -> None:

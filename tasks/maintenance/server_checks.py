@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import redis
 
+from blobstore.redis.errors import reply_of
 from blobstore.redis.server_info import server_info
 from blobstore.redis.urls import shown_url
 from tasks.errors import ServerError
@@ -56,7 +57,8 @@ def check_rights(client: redis.Redis, url: str) -> None:
             channels.get_message(timeout=5)
     except redis.ResponseError as error:
         raise ServerError(
-            f"Redis at {shown_url(url)} denies its user what a worker needs: {error}; see the ACL in docs/operations.md"
+            f"Redis at {shown_url(url)} denies its user what a worker needs: {reply_of(error)}; see the ACL in "
+            "docs/operations.md"
         ) from None
     except redis.RedisError as error:
         raise ServerError(unreachable(url, error)) from None
