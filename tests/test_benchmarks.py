@@ -17,6 +17,8 @@ import torch
 from tests.conftest import STAND_IN
 
 SERVE = ("--clients=5", "--players=2", "--workers=1", "--minutes=0.2", "--rounds=1", "--settle=1")
+PARALLEL = ("--device=cpu", "--precisions=fp32", "--sizes=64x64", "--frames=17", "--segments=1")
+RANKS = ("--device=cpu", "--engine=ltx2.engine:Engine", "--model=tiny")
 PROMPT = "a red circle moves left over a blue background, low hum"
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -76,7 +78,11 @@ def test_a_benchmark_prints_a_table_and_writes_its_figures(
                 ("parts", ["--parts=2", "--segments=1", "--seconds=0.1", "--workers=1"]),
                 ("takes", ["--jobs=1"]),
                 ("decoding", ["--device=cpu", "--sizes=128x64", "--frames=9", "--rounds=1"]),
-                ("parallel", ["--device=cpu", "--precisions=fp32", "--sizes=64x64", "--frames=17", "--segments=1"]),
+                ("parallel", [*PARALLEL, "--parts", "calls", "segments", "guidance"]),
+                (
+                    "ranks",
+                    ["--device=cpu", "--engine=ltx2.engine:Engine", "--model=tiny", "--size=64x64", "--frames=17"],
+                ),
                 ("serve", [*SERVE, "--size=64x32", "--frames=17", f"--engine={STAND_IN}"]),
             )
         ),
