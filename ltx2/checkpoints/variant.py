@@ -142,10 +142,13 @@ def variant_of(configs: Mapping[str, Config]) -> Variant:
             "their own, because the same latents must decode to the same frames again"
         )
     layers = configs["transformer"].get("num_layers", 48)
-    if not isinstance(layers, int) or layers < 1:
+    if type(layers) is not int or layers < 1:
         raise CheckpointError(f"transformer/: num_layers is {layers!r}; it must be at least 1")
     positions_s = configs["transformer"].get("pos_embed_max_pos", POSITIONS_S)
-    variant = Variant(_version(configs), _distilled(configs["scheduler"]), layers, positions_s)
+    is_whole = type(positions_s) is int or (type(positions_s) is float and positions_s.is_integer())
+    if not is_whole or positions_s < 1:
+        raise CheckpointError(f"transformer/: pos_embed_max_pos is {positions_s!r:.100}; it must be whole seconds")
+    variant = Variant(_version(configs), _distilled(configs["scheduler"]), layers, int(positions_s))
     rate = configs["vocoder"].get("output_sampling_rate", variant.audio_rate)
     _check("vocoder", "output_sampling_rate", rate, variant.audio_rate)
     return variant

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -119,6 +120,11 @@ def test_a_loaded_model_has_the_variant_of_its_files(models: dict[str, Path], en
         ("transformer", {"patch_size": 2}, "transformer/: patch_size is 2.*only 1"),
         ("transformer", {"patch_size_t": 2}, "transformer/: patch_size_t is 2"),
         ("transformer", {"num_layers": 0}, "num_layers is 0; it must be at least 1"),
+        ("transformer", {"num_layers": True}, "num_layers is True; it must be at least 1"),
+        *(
+            ("transformer", {"pos_embed_max_pos": value}, "pos_embed_max_pos is .*; it must be whole seconds")
+            for value in ("20", -1, 0.5, math.inf, True)
+        ),
         ("audio_vae", {"latent_channels": 16}, "audio_vae/: latent_channels is 16.*only 8"),
         ("audio_vae", {"mel_hop_length": 256}, "audio_vae/: mel_hop_length is 256.*only 160"),
         ("vocoder", {"output_sampling_rate": 44_100}, "vocoder/: output_sampling_rate is 44100.*only 24000"),
