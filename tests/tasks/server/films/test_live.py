@@ -236,25 +236,6 @@ def test_the_list_grows_while_the_film_renders(client: httpx2.Client, worker: Wo
     assert [time for time, _ in frames] == [Fraction(i, 24) for i in range(17 + 7 * 8)]
 
 
-def test_a_growing_film_that_is_deleted_is_cut_off(
-    client: httpx2.Client, worker: Worker, server: Server, tmp_path: Path
-) -> None:
-    # Given somebody who watches a film whose second segment is being rendered
-    job_id = submitted(client, spec("a", f"wait until {tmp_path / 'never'}"))
-    wait_until(lambda: client.get(f"/jobs/{job_id}").json()["clips"], what="a clip")
-    with client.stream("GET", f"/jobs/{job_id}/live.mp4") as answer:
-        parts = answer.iter_bytes()
-        assert next(parts)[4:8] == b"ftyp"
-        # When it is deleted, Then the client knows that the film has no end
-        client.delete(f"/v1/videos/{job_id}")
-        with pytest.raises(httpx2.RemoteProtocolError):
-            list(parts)
-    # And the server's log has a line about it
-    said = server.log.read_text()
-    assert f"/jobs/{job_id}/live.mp4 ended early: there is no job {job_id}" in said
-    assert "Traceback" not in said
-
-
 def test_an_open_job_without_a_segment_has_nothing_to_play_yet(client: httpx2.Client) -> None:
     # Given
     job_id = submitted(client, spec(open=True))

@@ -1,0 +1,53 @@
+"""Answers that fail after they have begun."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
+
+from tasks.errors import JobNotFoundError
+from tasks.server.http.answers import add_error_answers
+from tasks.server.http.early_ends import EarlyEnds
+
+
+def sent_before(error: Exception) -> list[Any]:
+    """What a client gets of a growing film that this error ends."""
+    app, sent = FastAPI(), list[Any]()
+    app.add_middleware(EarlyEnds)
+    add_error_answers(app)
+
+    @app.get("/film")
+    async def film() -> StreamingResponse:
+        async def parts() -> AsyncIterator[bytes]:
+            yield b"begun"
+            raise error
+
+        return StreamingResponse(parts())
+
+    async def receive() -> Any:
+        return await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/film", "query_string": b"", "headers": []}
+    asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]
+    return sent
+
+
+def test_a_film_whose_job_is_deleted_is_cut_off(caplog: pytest.LogCaptureFixture) -> None:
+    # Given a film that grows, When its job is gone
+    sent = sent_before(JobNotFoundError("there is no job abc"))
+    # Then the answer has no end, so that the server cuts the connection off, and the log has a line about it
+    assert [message.get("more_body") for message in sent] == [None, True]
+    assert caplog.messages == ["/film ended early: there is no job abc"]
+
+
+def test_a_fault_is_no_early_end() -> None:
+    with pytest.raises(ZeroDivisionError):
+        sent_before(ZeroDivisionError())
