@@ -62,22 +62,23 @@ def encoder_in_folder(named: Path) -> TextEncoder:
     config = read_json(folder / "config.json")
     refuse_quantized(folder.parent, {folder.name: config})
     check_weights(folder, "model")
-    tokenizer = _tokenizer_of(folder, config)
+    tokenizer = _tokenizer_of(folder)
     if tokenizer is None:
         raise CheckpointError(f"text_encoder: {folder} has no {TOKENIZER}, nor has a folder tokenizer next to it")
     return TextEncoder(folder, config, tokenizer, {}, {})
 
 
-def _tokenizer_of(folder: Path, config: Config) -> Path | None:
-    """The folder of the tokenizer for weights in `folder`; None if there is none. Raises as `tokenizer_among`."""
-    return tokenizer_among((folder.parent / "tokenizer", folder), config)
+def _tokenizer_of(folder: Path, rows: int | None = None) -> Path | None:
+    """The folder of the tokenizer for weights in `folder`; None if there is none. See `tokenizer_among`."""
+    return tokenizer_among((folder.parent / "tokenizer", folder), rows)
 
 
 def _tokenizer_near(file: Path, config: Config) -> Path:
     """The folder of the tokenizer for a `file` that has none. Files of other models may be next to it."""
-    other = ""
+    other, text = "", config.get("text_config")
+    rows = text.get("vocab_size") if isinstance(text, dict) else None
     try:
-        if (found := _tokenizer_of(file.parent, config)) is not None:
+        if (found := _tokenizer_of(file.parent, rows if isinstance(rows, int) else None)) is not None:
             return found
     except CheckpointError as error:
         other = f" ({error})"

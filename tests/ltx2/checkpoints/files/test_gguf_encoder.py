@@ -140,6 +140,7 @@ def test_a_tokenizer_next_to_it_is_used_where_it_has_none(
     tokenizer, config = (place / name for name in ("tokenizer.json", "tokenizer_config.json"))
     own = (models["tiny"] / "tokenizer/tokenizer.json").read_text()
     few = json.loads(own)
+    few["added_tokens"] = few["added_tokens"][:4]
     few["model"]["vocab"] = {piece: number for piece, number in few["model"]["vocab"].items() if number < 500}
     # When what is next to them is damaged, or of another model
     for text, wrong in (
@@ -162,10 +163,11 @@ def test_a_tokenizer_next_to_it_is_used_where_it_has_none(
     assert found(bare) == place
     for name in ("text_encoder", "tokenizer"):
         shutil.copytree(models["tiny"] / name, tmp_path / "folder" / name)
-    edit(tmp_path / "folder/text_encoder/config.json", text_config={"vocab_size": 600})
-    assert "is of another Gemma" in refusal(tmp_path / "folder")
-    edit(folder / "text_encoder/config.json", text_config={"vocab_size": 600})
-    with pytest.raises(UnsupportedModelError, match=r"tokenizer\.json is of another Gemma"):
+    other = own.replace('"<bos>"', '"<s>"')
+    (tmp_path / "folder/tokenizer/tokenizer.json").write_text(other)
+    assert "is not of a Gemma: it has no token <bos>" in refusal(tmp_path / "folder")
+    (folder / "tokenizer/tokenizer.json").write_text(other)
+    with pytest.raises(UnsupportedModelError, match=r"tokenizer\.json is not of a Gemma"):
         resolve_model(str(folder), tmp_path)
 
 
