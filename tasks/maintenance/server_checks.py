@@ -41,7 +41,7 @@ def check_server(client: redis.Redis, url: str) -> None:
 
 
 def check_rights(client: redis.Redis, url: str) -> None:
-    """Refuse a Redis user that may not use scripts, keys and channels as workers do.
+    """Refuse a Redis user that may not use scripts, keys, transactions and channels as workers do.
 
     Raises:
         ServerError: says what this user may not do.
@@ -52,6 +52,9 @@ def check_rights(client: redis.Redis, url: str) -> None:
         client.set("longtake:check", "", px=1000)
         for key in CELERY_KEYS:
             client.exists(key)
+        with client.pipeline(transaction=True) as pipe:
+            pipe.exists(CELERY_KEYS[0])
+            pipe.execute()
         with client.pubsub() as channels:  # type: ignore[no-untyped-call]
             channels.psubscribe(f"/{database}.celery.pidbox", f"/{database}.celeryev/worker.*")
             channels.get_message(timeout=5)

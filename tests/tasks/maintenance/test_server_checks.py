@@ -61,3 +61,14 @@ def test_a_server_that_asks_for_a_password(start: Start) -> None:
         client.config_set("requirepass", "s3cret")
         assert refusal_of(server.url).endswith("asks for a password; put it into LONGTAKE_REDIS_URL")
         client.config_set("requirepass", "")
+
+
+def test_a_user_or_a_server_without_transactions_is_refused(start: Start) -> None:
+    server = start()
+    with redis.Redis(port=server.port) as client:
+        client.acl_setuser(
+            "app", enabled=True, passwords=["+s3cret"], keys=["*"], channels=["*"], commands=["+@all", "-multi"]
+        )
+    assert "denies its user what a worker needs: " in refusal_of(server.url.replace("//", "//app:s3cret@"))
+    renamed = start("--rename-command", "MULTI", "")
+    assert "MULTI" in refusal_of(renamed.url)
