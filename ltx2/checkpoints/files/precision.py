@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ltx2.checkpoints.files.authors_names import ASSETS
 from ltx2.checkpoints.formats.weight_files import Header, StoredTensor, summary
 from ltx2.errors import CheckpointError, UnsupportedModelError
 
@@ -42,8 +41,8 @@ def weights_of(path: str, header: Header, read: Callable[[StoredTensor], bytes])
     scales = {name for name, end in ends.items() if end in SCALES}
     found: dict[str, str | None] = {}
     for name, tensor in tensors.items():
-        if name in scales or ends[name] in _DROPPED or name.startswith(ASSETS):
-            continue
+        if name in scales or ends[name] in _DROPPED or (tensor.dtype == "U8" and len(tensor.shape) < 2):
+            continue  # the last are files and settings that are stored as tensors
         if tensor.dtype not in FLOATS:
             raise UnsupportedModelError(f"{path} stores {name:.200} as {tensor.dtype}; longtake reads {sorted(FLOATS)}")
         found[name] = None
