@@ -272,4 +272,4 @@ def test_a_flood_of_junk_is_ten_lines_and_a_count(
         # Then
         wait_until(lambda expected=sent - shown: sum(counts()) == expected, what="the count of the rest")
     assert worker.text().count("is refused") == shown
-    assert len(counts()) < 20
+    assert len(counts()) < 300  # one a second, and a busy machine takes many seconds for 3,000 messages
