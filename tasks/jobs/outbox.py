@@ -22,6 +22,7 @@ from pydantic import TypeAdapter
 from blobstore.stored_format import FORMAT
 from tasks.jobs.events import BEGINNING, EVENT_ID, Event
 from tasks.jobs.keys import OUTBOX, OUTBOX_CLOCK, OUTBOX_LOCK, OUTBOX_PLACE, job_keys
+from tasks.jobs.locks import ExpiringLock
 from tasks.jobs.records import DAMAGE
 
 
@@ -63,24 +64,15 @@ class Outbox:
     def __init__(self, client: redis.Redis, token: str) -> None:
         """token: of this server, random."""
         self._redis = client
-        self._token = token
+        self._lock = ExpiringLock(client, OUTBOX_LOCK, token)
 
     def lock(self, seconds: float) -> bool:
         """Take or keep the right to send, for so long."""
-        life_ms = int(seconds * 1000)
-        if self._redis.set(OUTBOX_LOCK, self._token, nx=True, px=life_ms):
-            return True
-        if self._redis.get(OUTBOX_LOCK) != self._token.encode():
-            if self._redis.pttl(OUTBOX_LOCK) > life_ms:  # taken before the clock was set back
-                self._redis.pexpire(OUTBOX_LOCK, life_ms)
-            return False
-        self._redis.pexpire(OUTBOX_LOCK, life_ms)
-        return True
+        return self._lock.hold(seconds)
 
     def unlock(self) -> None:
         """Leave the right to send to another server."""
-        if self._redis.get(OUTBOX_LOCK) == self._token.encode():
-            self._redis.delete(OUTBOX_LOCK)
+        self._lock.release()
 
     def place(self) -> str:
         """The last event, in the stream of all jobs, that was looked at."""

@@ -19,6 +19,7 @@ from blobstore.redis.outages import REFUSALS
 from tasks.errors import RecordError
 from tasks.jobs.connection import IMPATIENCE_S, OUTAGES, RETRY_EVERY_S
 from tasks.jobs.keys import PREFIX
+from tasks.jobs.locks import ExpiringLock
 from tasks.jobs.queues import queue_of
 from tasks.jobs.reading.queue_states import QueueStates
 from tasks.jobs.results import Need, NeedReason
@@ -68,8 +69,7 @@ class Reconciler:
         publisher: Publisher,
         settings: Settings,
     ) -> None:
-        self._name = secrets.token_hex(8)
-        self._redis = client
+        self._lock = ExpiringLock(client, LOCK, secrets.token_hex(8))
         self._jobs = jobs
         self._blobs = blobs
         self._publisher = publisher
@@ -263,18 +263,7 @@ class Reconciler:
 
     def _hold_lock(self) -> bool:
         """Take or renew the active reconciler's lock, which expires after three rounds."""
-        lease_ms = int(self._settings.reconcile_s * 3000)
-        if self._redis.set(LOCK, self._name, nx=True, px=lease_ms):
-            return True
-        holder = self._redis.get(LOCK)
-        if holder is None:  # it has just expired
-            return bool(self._redis.set(LOCK, self._name, nx=True, px=lease_ms))
-        if holder != self._name.encode():
-            if self._redis.pttl(LOCK) > lease_ms:  # taken before the server's clock was set back
-                self._redis.pexpire(LOCK, lease_ms)
-            return False
-        self._redis.pexpire(LOCK, lease_ms)
-        return True
+        return self._lock.hold(3 * self._settings.reconcile_s)
 
     def _sweep_if_due(self) -> None:
         if time.monotonic() - self._swept >= SWEEP_EVERY_S:

@@ -271,22 +271,6 @@ def test_only_one_reconciler_holds_the_lock(
     assert other._hold_lock()
 
 
-class LateClient(redis.Redis):
-    """Reads the lock when it has just expired."""
-
-    def get(self, name: str) -> bytes | None:
-        self.delete(name)
-        return super().get(name)
-
-
-def test_a_lock_that_expires_while_it_is_asked_for_costs_no_round(
-    jobs: JobStore, blobs: ManagedBlobStore, settings: Settings
-) -> None:
-    with LateClient.from_url(settings.redis_url) as late:
-        reconciler = Reconciler(late, jobs, blobs, Publisher(make_app(settings, results=False), jobs), settings)
-        assert [reconciler._hold_lock() for _ in range(3)] == [True] * 3
-
-
 def test_releasing_a_segment_clears_its_progress(settings: Settings, jobs: JobStore) -> None:
     # Given
     job = submit(SPEC, settings=settings)
