@@ -115,7 +115,10 @@ class WorkerInfo:
 
     @property
     def is_ready(self) -> bool:
-        """Whether one of its children has loaded the model."""
+        """Whether one of its children has loaded the model.
+
+        Until then none can work, but its main process may have taken a message for the first that can.
+        """
         return any(child.state != ChildState.LOADING for child in self.children)
 
     @property
@@ -137,11 +140,6 @@ class WorkerInfo:
         is_later = self.host == ended.host and self.started_at >= ended.seen_at and self.is_ready
         is_named = MADE_UP_NAME.match(ended.name) is None
         return is_later and ended.gpu_uuids <= self.gpu_uuids and (self.name == ended.name or not is_named)
-
-    @property
-    def is_loading(self) -> bool:
-        """Whether none of its children can work yet; its main process may have taken a message for the next one."""
-        return all(child.state == ChildState.LOADING for child in self.children)
 
     def takes(self, queue: str) -> bool:
         """Whether it takes messages of this queue."""

@@ -259,7 +259,7 @@ class Reconciler:
         if self._workers is None:
             self._workers = self._jobs.workers().living
         takers = [worker for worker in self._workers if worker.takes(queue)]
-        return bool(takers) and all(worker.is_loading for worker in takers)
+        return bool(takers) and not any(worker.is_ready for worker in takers)
 
     def _hold_lock(self) -> bool:
         """Take or renew the active reconciler's lock, which expires after three rounds."""

@@ -16,7 +16,7 @@ from tasks.jobs.queues import SEGMENTS, Priority, queue_of
 from tasks.jobs.reading import queue_states
 from tasks.jobs.records import DAMAGE
 from tasks.jobs.units import JobState, WorkUnit
-from tasks.jobs.workers import ChildState, SilentWorker, WorkerInfo, WorkerList
+from tasks.jobs.workers import SilentWorker, WorkerList
 
 
 class WaitReason(StrEnum):
@@ -115,7 +115,7 @@ def _wait(reply: Mapping[bytes, bytes], queues: queue_states.QueueStates, worker
         return _silence(WaitReason.SILENT, queue, lost)
     if all(worker.blob_outage_s for worker in takers):
         return Wait(WaitReason.BLOBS, queue, worker=takers[0].name)
-    if all(_is_loading(worker) for worker in takers):
+    if not any(worker.is_ready for worker in takers):
         return Wait(WaitReason.LOADING, queue, worker=takers[0].name)
     if unit is None or unit["token"] or unit["sticky"] or not unit["announced"]:
         return None
@@ -127,7 +127,3 @@ def _wait(reply: Mapping[bytes, bytes], queues: queue_states.QueueStates, worker
 
 def _silence(reason: WaitReason, queue: str, lost: SilentWorker | None) -> Wait:
     return Wait(reason, queue, lost.worker.name if lost else None, lost.seconds if lost else None)
-
-
-def _is_loading(worker: WorkerInfo) -> bool:
-    return all(child.state == ChildState.LOADING for child in worker.children)
