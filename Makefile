@@ -17,7 +17,7 @@ SPEC ?= examples/bounce.yaml
 # What else the table of faults shows: random histories, host faults, clocks that jump, upgrades, seams.
 FAULTS = $(addprefix tests/tasks/,jobs/test_stateful.py jobs/test_clock.py worker/test_host_faults.py \
 	worker/test_rolling_versions.py test_upgrade.py) tests/fuzz/test_large_inputs.py tests/test_benchmarks.py \
-	$(addprefix tests/ltx2/,model/test_picture_decoder.py quality/test_shipped_model.py)
+	$(addprefix tests/ltx2/,model/codecs/test_picture_decoder.py quality/test_shipped_model.py)
 
 # Tests spend half of their time waiting for servers and workers, so four processes suit two cores. Several torch threads
 # per process would compete for the cores. They start hundreds of processes, which would compile every module again where

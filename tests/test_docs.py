@@ -157,6 +157,13 @@ def test_every_make_target_exists(document: Path) -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
+def test_make_faults_names_tests_that_exist() -> None:
+    shown = subprocess.run(["make", "--dry-run", "faults"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    found = set(PATH.findall(shown))
+    assert "tests/faults" in found
+    assert {path for path in found if not (ROOT / path).exists()} == set()
+
+
 def test_the_readme_s_spec_is_the_example() -> None:
     specs = [parse_spec(text) for language, text in blocks(ROOT / "README.md") if language == "yaml"]
     assert specs == [parse_spec((ROOT / "examples" / "harbour.yaml").read_text())]
