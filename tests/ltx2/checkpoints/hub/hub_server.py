@@ -22,7 +22,7 @@ class Hub:
         self.folder = folder
         self.requested: list[str] = []
         self.server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
     def files(self) -> list[str]:
         return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file())
