@@ -79,10 +79,7 @@ def test_a_benchmark_prints_a_table_and_writes_its_figures(
                 ("takes", ["--jobs=1"]),
                 ("decoding", ["--device=cpu", "--sizes=128x64", "--frames=9", "--rounds=1"]),
                 ("parallel", [*PARALLEL, "--parts", "calls", "segments", "guidance"]),
-                (
-                    "ranks",
-                    ["--device=cpu", "--engine=ltx2.engine:Engine", "--model=tiny", "--size=64x64", "--frames=17"],
-                ),
+                ("ranks", [*RANKS, "--size=64x64", "--frames=17"]),
                 ("serve", [*SERVE, "--size=64x32", "--frames=17", f"--engine={STAND_IN}"]),
             )
         ),
