@@ -174,7 +174,7 @@ def _resolve_all(spec: JobSpec, model: str, settings: Settings) -> None:
 
 @contextmanager
 def _noting(problems: list[CheckpointError | SpecError], place: str) -> Iterator[None]:
-    """Note an error about a part of the model with `place` before its message, and go on."""
+    """Note an error about a part of the model or a file with `place` before its message, and go on."""
     try:
         yield
     except (CheckpointError, SpecError) as error:

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from tasks.errors import SpecError
-from tasks.field_errors import UNKNOWN_KEY, FieldError, counted, explain, is_shown, shown_path, similar_key
+from tasks.field_errors import UNKNOWN_KEY, FieldError, explain, is_shown, shown_path, similar_key
 from tasks.spec.guidance import GuidanceSpec
 from tasks.spec.head import INPUT_FIELDS, LoraSpec
 from tasks.spec.images import input_paths, with_paths
 from tasks.spec.input_files import read_input, read_limited
 from tasks.spec.json_text import json_events, parse_json
-from tasks.spec.places import OPTIONS, Location, SpecSource, TextError
+from tasks.spec.places import MOST_PROBLEMS, OPTIONS, Location, SpecSource, TextError
 from tasks.spec.schema import APPENDED, JobSpec
 from tasks.spec.segments import FilmImage, SegmentImage, SegmentSpec
 from tasks.spec.yaml_text import NOT_YAML, parse_yaml, yaml_events
@@ -34,11 +34,9 @@ if TYPE_CHECKING:
 MAX_SPEC_BYTES = 4 * 1024 * 1024
 STANDARD_INPUT = "-"
 MOST_KEYS = 12  # more would make the line too long to read
-MOST_PROBLEMS = 10
 SUFFIXES = (".yaml", ".yml", ".json")
 MOST_NAMES = 1000
 """So many files are looked at for a name like that of a spec that is not there."""
-"""So many problems of a spec are shown, and a count of the others."""
 _JSON_START = re.compile(r"\s*[{\[]")
 
 
@@ -110,12 +108,8 @@ def check_spec(data: Mapping[str, Any], *, source: SpecSource | None = None, app
         return spec.written_in(replace(source, repeats=_repeats(data)))
     except ValidationError as error:
         problems = _in_order(error.errors(include_url=False), source)
-        first, more = problems[:MOST_PROBLEMS], len(problems) - MOST_PROBLEMS
-        places = source.places([_location(problem) for problem in first])
-        lines = [f"{place}: {_explain(problem)}" for place, problem in zip(places, first, strict=True)]
-        if more > 0:
-            lines.append(f"{source.name}: and {counted(more, 'more problem')}")
-        raise SpecError("\n".join(lines)) from None
+        first = [(_location(problem), _explain(problem)) for problem in problems[:MOST_PROBLEMS]]
+        raise SpecError(source.report(first, more=len(problems) - len(first))) from None
 
 
 def changed_spec(spec: JobSpec, **changes: Any) -> JobSpec:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-from tasks.field_errors import field_path
+from tasks.field_errors import counted, field_path
 
 MAX_DEPTH = 8
+MOST_PROBLEMS = 10
+"""So many problems of a spec are shown, and a count of the others."""
 Location = tuple[str | int, ...]
 
 
@@ -72,6 +74,14 @@ class SpecSource:
     def place(self, *location: str | int) -> str:
         """`file:line: field` of one location."""
         return self.places([location])[0]
+
+    def report(self, problems: Sequence[tuple[Location, str]], *, more: int) -> str:
+        """One line per problem of the spec, with its place. more: how many others there are."""
+        places = self.places([location for location, _ in problems])
+        lines = [f"{place}: {problem}" for place, (_, problem) in zip(places, problems, strict=True)]
+        if more:
+            lines.append(f"{self.name}: and {counted(more, 'more problem')}")
+        return "\n".join(lines)
 
     def _written(self, location: Location) -> Location:
         """The location in the text of one in the spec, in which repeated segments are written out."""

@@ -13,12 +13,10 @@ from tasks.client.inputs.track import read_track_of, track_warnings
 from tasks.client.inputs.video import read_extension, stored_extension, with_source
 from tasks.client.inputs.video_after import read_video_after, stored_video_after
 from tasks.errors import SpecError
-from tasks.field_errors import counted
 from tasks.jobs.records import Handoff
 from tasks.spec.images import input_paths
 from tasks.spec.input_files import open_input
-from tasks.spec.loader import MOST_PROBLEMS
-from tasks.spec.places import Location
+from tasks.spec.places import MOST_PROBLEMS, Location
 from tasks.spec.schema import JobSpec
 from tasks.spec.segments import SegmentSpec
 
@@ -109,11 +107,7 @@ def check_files(spec: JobSpec, *, kept: int = 0) -> None:
     numbers = spec.source.lines([location for location, _ in problems.values()])
     in_order = [found for _, found in sorted(zip(numbers, problems.values(), strict=True), key=lambda one: one[0])]
     first = in_order[:MOST_PROBLEMS]
-    places = spec.source.places([location for location, _ in first])
-    lines = [f"{place}: {problem}" for place, (_, problem) in zip(places, first, strict=True)]
-    if len(problems) > MOST_PROBLEMS:
-        lines.append(f"{spec.source.name}: and {counted(len(problems) - MOST_PROBLEMS, 'more problem')}")
-    raise SpecError("\n".join(lines))
+    raise SpecError(spec.source.report(first, more=len(problems) - len(first)))
 
 
 def with_input_ids(spec: JobSpec, *, continues: bool = False) -> JobSpec:
