@@ -72,6 +72,12 @@ def connect(
         raise ServerError(f"LONGTAKE_REDIS_URL: {error}") from None
 
 
+def server_time(client: redis.Redis) -> float:
+    """Seconds since the epoch by the server's clock, as all times in records are."""
+    seconds, micros = client.time()
+    return float(seconds + micros / 1e6)
+
+
 def patience_s(*, patient: bool) -> float:
     """How many seconds a call waits in an outage."""
     return PATIENCE_S if patient else IMPATIENCE_S

@@ -20,6 +20,7 @@ import redis
 from pydantic import TypeAdapter
 
 from blobstore.stored_format import FORMAT
+from tasks.jobs.connection import server_time
 from tasks.jobs.events import BEGINNING, EVENT_ID, Event
 from tasks.jobs.keys import OUTBOX, OUTBOX_CLOCK, OUTBOX_LOCK, OUTBOX_PLACE, job_keys
 from tasks.jobs.locks import ExpiringLock
@@ -134,8 +135,7 @@ class Outbox:
         return sorted(found, key=lambda delivery: delivery.at)
 
     def _now_ms(self) -> int:
-        seconds, micros = self._redis.time()
-        return int(seconds * 1000 + micros // 1000)
+        return int(server_time(self._redis) * 1000)
 
     @staticmethod
     def _field(delivery: Delivery) -> tuple[str, str]:

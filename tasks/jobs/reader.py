@@ -17,6 +17,7 @@ from blobstore.stored_format import MAJOR_OF_JOBS, is_newer_major
 from ltx2.timeline import PlannedSegment, SegmentTiming
 from tasks.errors import JobNotFoundError, RecordError, VersionError
 from tasks.jobs.committed import Committed, Takes
+from tasks.jobs.connection import server_time
 from tasks.jobs.keys import (
     ACTIVE,
     ENDED,
@@ -101,8 +102,7 @@ class JobReader:
 
     def now(self) -> float:
         """Seconds since the epoch by Redis' clock, as all times in records are."""
-        seconds, micros = self._redis.time()
-        return seconds + micros / 1e6
+        return server_time(self._redis)
 
     def ended_for(self, seconds: float) -> list[str]:
         """The ids of jobs that ended at least so long ago, by Redis' clock, except those that are kept longer."""

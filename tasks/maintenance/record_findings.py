@@ -97,8 +97,7 @@ class _Record:
 
 def examine_records(client: redis.Redis, reader: JobReader, workers: WorkerList) -> Iterator[Finding]:
     """What is wrong with the job records on the broker of `client`, for these workers."""
-    seconds, micros = client.time()
-    now_ms = seconds * 1000 + micros // 1000
+    now_ms = int(reader.now() * 1000)
     odd: list[Finding] = []
     running: list[_Record] = []
     failed: list[_Record] = []

@@ -16,7 +16,7 @@ from blobstore.redis.client import open_client
 from blobstore.redis.outages import reason_of
 from blobstore.redis.urls import RedisURLError, shown_url
 from tasks.errors import ServerError
-from tasks.jobs.connection import connect
+from tasks.jobs.connection import connect, server_time
 from tasks.maintenance.findings import Finding, Severity, error, has_error, warning
 from tasks.maintenance.server_checks import check_rights, check_server
 from tasks.settings import Settings
@@ -151,6 +151,5 @@ def _examine_answers(about: str, url: str, client: redis.Redis) -> Iterator[Find
 def _ask_time(client: redis.Redis) -> tuple[float, float]:
     """How long the server took to tell its time, and how far that is ahead of this host's clock; seconds."""
     asked = time.time()
-    seconds, micros = client.time()
-    answered = time.time()
-    return answered - asked, seconds + micros / 1e6 - (asked + answered) / 2
+    now, answered = server_time(client), time.time()
+    return answered - asked, now - (asked + answered) / 2

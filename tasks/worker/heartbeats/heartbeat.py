@@ -15,7 +15,7 @@ from dataclasses import replace
 import redis
 
 from blobstore import BlobStoreError, BlobStoreUnavailableError, ManagedBlobStore, open_blob_store
-from tasks.jobs.connection import OUTAGES, connect
+from tasks.jobs.connection import OUTAGES, connect, server_time
 from tasks.jobs.workers import Versions, WorkerInfo, WorkerRegistry
 from tasks.settings import Settings
 from tasks.worker.heartbeats.activity import ActivityBoard
@@ -116,8 +116,7 @@ class Heartbeat:
     def _beat(self, client: redis.Redis, registry: WorkerRegistry, *, life_s: float) -> None:
         with self._writing:
             asked = time.time()
-            seconds, micros = client.time()
-            now, answered = seconds + micros / 1e6, time.time()
+            now, answered = server_time(client), time.time()
             offset_s = (asked + answered) / 2 - now
             if answered - asked > LONGEST_ROUND_TRIP_S:
                 offset_s = self._info.clock_offset_s
