@@ -27,6 +27,7 @@ def fetch_model(model: HubModel) -> Path:
     """Fetch the files of `model` that are read, and return their folder. Weights are fetched after the configs pass.
 
     Where weights are sharded, those that the index names are fetched: a repository may hold the same weights twice.
+    A model that is whole in the cache is used also while the hub is out.
 
     Raises:
         CheckpointError: the model cannot be fetched, or longtake does not support its configs. UnsupportedModelError:
@@ -39,7 +40,8 @@ def fetch_model(model: HubModel) -> Path:
         raise bare_repository(model, file_names(model.repository, model.revision))
     check_configs(folder, full=model.full)
     weights = [file for name in WEIGHTS for file in weight_names(folder, name, full=model.full)]
-    if (problem := missing_weights(model, weights, file_names(model.repository, model.revision))) is not None:
+    absent = [file for file in weights if not (folder / file).is_file()]
+    if absent and (problem := missing_weights(model, absent, file_names(model.repository, model.revision))) is not None:
         raise CheckpointError(problem)
     with fetch_errors(model.repository):
         return in_cache(snapshot_download(model.repository, revision=model.revision, allow_patterns=few + weights))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -64,3 +65,15 @@ def test_a_hub_that_stays_out_is_an_error_of_its_own(tmp_path: Path, monkeypatch
     with pytest.raises(CheckpointError) as caught:
         fetch_model(HubModel("owner/name"))
     assert type(caught.value) is CheckpointError
+
+
+def test_a_model_in_the_cache_needs_no_hub(hub: Hub, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a model that was fetched
+    shutil.copytree(models["tiny"], hub.folder)
+    fetched = fetch_model(HubModel("owner/name"))
+    # When the hub cannot be reached any more
+    hub.server.shutdown()
+    hub.server.server_close()
+    monkeypatch.setattr(outages, "PATIENCE_S", 0.0)
+    # Then
+    assert fetch_model(HubModel("owner/name")) == fetched
