@@ -235,12 +235,10 @@ def _rope(settings: Settings) -> dict[str, Any]:
 
 def _positions(settings: Settings) -> dict[str, Any]:
     """The largest positions that rotary embeddings are scaled to: seconds, height and width."""
-    found: dict[str, Any] = {}
     names = ("pos_embed_max_pos", "base_height", "base_width")
-    found |= dict(zip(names, _numbers(settings, "positional_embedding_max_pos"), strict=False))
-    found |= dict(
-        zip(["audio_pos_embed_max_pos"], _numbers(settings, "audio_positional_embedding_max_pos"), strict=False)
-    )
+    found = dict(zip(names, _numbers(settings, "positional_embedding_max_pos"), strict=False))
+    if audio := _numbers(settings, "audio_positional_embedding_max_pos"):
+        found["audio_pos_embed_max_pos"] = audio[0]
     return found
 
 
@@ -258,9 +256,10 @@ def _given(settings: Settings, **names: str) -> dict[str, Any]:
 
 
 def _checked(key: str, value: Any) -> Any:
-    right = isinstance(value, str | bool) and value in _CHOICES[key] if key in _CHOICES else _is_positive(value)
+    choices = _CHOICES.get(key)
+    right = _is_positive(value) if choices is None else isinstance(value, str | bool) and value in choices
     if not right:
-        expected = " or ".join(map(str, _CHOICES[key])) if key in _CHOICES else "a positive number"
+        expected = "a positive number" if choices is None else " or ".join(map(str, choices))
         raise CheckpointError(f"{key} in the config of its header is {value!r:.100}; it must be {expected}")
     return value
 

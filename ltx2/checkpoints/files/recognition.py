@@ -137,7 +137,7 @@ def header_of(path: Path) -> Header:
     Raises:
         CheckpointError: the file is missing or damaged.
     """
-    if path.suffix.lower() != ".gguf":
+    if not has_suffix(path, (".gguf",)):
         return read_header(path)
     check_file(path)
     found = read_gguf(path)
