@@ -118,7 +118,7 @@ def make_app(settings: Settings) -> FastAPI:
     """The server of this deployment.
 
     Raises:
-        ConfigError: a key is too short, or the table of parts cannot be read.
+        ConfigError: a key is too short, or the table of names cannot be read.
     """
     keys, names = Keys(settings), NameTable.read(settings)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Annotated, BinaryIO, cast
@@ -16,7 +16,7 @@ from tasks.errors import JobStateError
 from tasks.jobs.keys import check_job_id
 from tasks.jobs.outbox import Outbox
 from tasks.jobs.reading.waits import Wait
-from tasks.jobs.records import JobStatus
+from tasks.jobs.records import ClipRecord, JobStatus
 from tasks.jobs.units import JobState, segments_text
 from tasks.server.events.hub import EventHub
 from tasks.server.films.blob_files import BlobFiles
@@ -73,19 +73,23 @@ class ServerContext:
         Raises:
             RequestError: the job has no such segment. JobStateError: it has no clip yet. Errors of the blob store.
         """
-        self.check_segment(job_id, segment)
-        clips = self.deployment.jobs.clips(job_id)
-        if segment not in clips:
-            raise JobStateError(f"job {job_id} has no clip of segment {segment} yet")
-        return self.files.opened(clips[segment].blob_id)
+        return self.files.opened(self._clips(job_id, segment)[segment].blob_id)
 
     @contextmanager
     def clip_and_before(self, job_id: str, segment: int) -> Iterator[list[BinaryIO]]:
         """The files with the clip of the segment before, if there is one, and of a segment. Raises: as `clip`."""
+        clips = self._clips(job_id, segment)
+        wanted = [clips[index] for index in (segment - 1, segment) if index in clips]
         with ExitStack() as files:
-            clip = files.enter_context(self.clip(job_id, segment))
-            before = self.deployment.jobs.clips(job_id).get(segment - 1)
-            yield [*([files.enter_context(self.files.opened(before.blob_id))] if before else []), clip]
+            yield [files.enter_context(self.files.opened(clip.blob_id)) for clip in wanted]
+
+    def _clips(self, job_id: str, segment: int) -> Mapping[int, ClipRecord]:
+        """The clips of a job, which has that of this segment. Raises: as `clip`."""
+        self.check_segment(job_id, segment)
+        clips = self.deployment.jobs.clips(job_id)
+        if segment not in clips:
+            raise JobStateError(f"job {job_id} has no clip of segment {segment} yet")
+        return clips
 
 
 def _context(request: Request) -> ServerContext:
