@@ -20,7 +20,7 @@ from ltx2.timeline import (
 )
 from tasks.errors import RecordError
 from tasks.jobs.reading.status import damaged
-from tasks.jobs.records import Handoff
+from tasks.jobs.records import DAMAGE, Handoff
 from tasks.jobs.units import START_INDEX, VIDEO_AFTER_INDEX
 
 T = TypeVar("T")
@@ -165,7 +165,7 @@ def film_source(
             parts = source_timings_after(frames, video.source_frames, end.fps, video.dissolve, begin)
         else:
             parts = source_timings(start.first_frame, video.source_frames, start.fps, start.dissolve)
-    except (KeyError, TypeError, ValueError) as error:
+    except DAMAGE as error:
         raise damaged(job_id, error) from None
     if len(parts) != len(video.source_clips):
         raise RecordError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -212,4 +213,6 @@ def test_a_start_whose_video_does_not_add_up_is_damaged(changes: dict[str, Any],
     # When / Then
     with pytest.raises(RecordError, match=f"the record of job {JOB} is damaged: {message}"):
         film_source(JOB, [replace(start, **changes)], [shown], made)
+    with pytest.raises(RecordError, match="OverflowError"):
+        film_source(JOB, [start], [shown], replace(made, state={"payload": {"audio_sample_rate": math.inf}}))
     assert film_source(JOB, [replace(start, source_clips=[])], [shown], made) is None
