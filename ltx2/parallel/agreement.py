@@ -27,9 +27,10 @@ def check_alike(ranks: Ranks, settings: Mapping[str, str], device: torch.device)
     found = gathered(own, ranks.count, ranks.group.group_name).tolist()
     first, *others = [json.loads(bytes(one)) for one in found]
     for rank, other in enumerate(others, 1):
-        for name in [name for name in first if first[name] != other[name]]:
-            raise DeviceError(
-                "gpus",
-                f"{ranks.count}, but {name} is {first[name]} on the first of them and {other[name]} on number {rank}, "
-                f"which is another kind of GPU: set LONGTAKE_{name.upper()}, or use GPUs of one kind",
-            )
+        for name, value in first.items():
+            if other[name] != value:
+                raise DeviceError(
+                    "gpus",
+                    f"{ranks.count}, but {name} is {value} on the first of them and {other[name]} on number {rank}, "
+                    f"which is another kind of GPU: set LONGTAKE_{name.upper()}, or use GPUs of one kind",
+                )
