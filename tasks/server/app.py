@@ -24,7 +24,7 @@ from tasks.jobs.outbox import Outbox
 from tasks.messaging.tracing import tracing
 from tasks.server import api_page, metrics, pages
 from tasks.server.context import ServerContext
-from tasks.server.events.hub import EventHub
+from tasks.server.events.hub import WAIT_S, EventHub
 from tasks.server.events.webhooks import Sender
 from tasks.server.films.blob_files import BlobFiles
 from tasks.server.films.joins import Joins
@@ -124,7 +124,8 @@ def make_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
-        client = connect(settings.redis_url, reply_timeout_s=settings.reply_timeout_s)
+        # the reply to a wait for events comes after that
+        client = connect(settings.redis_url, reply_timeout_s=WAIT_S + settings.reply_timeout_s)
         hub = EventHub(EventReader(client))
         with temporary_folder(FOLDERS) as folder, Deployment(settings) as deployment, client:
             files = BlobFiles(folder, deployment.blobs)

@@ -21,9 +21,11 @@ from tasks.jobs.connection import connect
 from tasks.jobs.events import Event, EventKind
 from tasks.jobs.keys import job_keys
 from tasks.server import app
+from tasks.server.events import hub
 from tasks.server.events.hub import QUEUE_LENGTH, Listener
 from tasks.server.films.blob_files import BlobFiles
 from tasks.server.http.answers import problem_of
+from tasks.settings import Settings
 from tests.conftest import RedisProcess, Worker, wait_until
 from tests.tasks.conftest import spec
 from tests.tasks.server.conftest import Server
@@ -127,6 +129,19 @@ def test_a_video_that_may_be_queued_is_not_asked_for_again() -> None:
     """The `openai` client asks again after a 503, which would be a second job."""
     problem = problem_of(MaybeQueuedError("the reply was lost", "0123456789abcdef"))
     assert (problem.status, problem.headers["x-should-retry"]) == (503, "false")
+
+
+def test_a_wait_for_events_is_shorter_than_that_for_a_reply(settings: Settings) -> None:
+    # Given a deployment with short leases, in which a reply may take one second
+    server = app.make_app(settings)
+
+    async def longest_wait_s() -> float:
+        async with server.router.lifespan_context(server):
+            connections = server.state.context.hub._reader._redis.connection_pool
+            return float(connections.connection_kwargs["socket_timeout"])
+
+    # When / Then a second without an event is no outage
+    assert asyncio.run(longest_wait_s()) >= hub.WAIT_S + settings.reply_timeout_s
 
 
 def test_work_in_the_background_that_fails_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:
