@@ -83,8 +83,10 @@ class Page:
     def refusing(self, pattern: str) -> Iterator[None]:
         """Answer requests for URLs of this pattern with 503, for as long."""
         self.call("Fetch.enable", patterns=[{"urlPattern": pattern}])
-        yield
-        self.call("Fetch.disable")
+        try:
+            yield
+        finally:
+            self.call("Fetch.disable")
 
     def _note(self, message: dict[str, Any]) -> None:
         params = message.get("params", {})

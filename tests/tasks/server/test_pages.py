@@ -113,7 +113,7 @@ def test_a_page_says_that_its_film_was_deleted(
     assert all("status of 404" in error for error in page.errors)
     # And whoever opens it later is told so by a page
     page.open(f"{server.url}/films/{job_id}")
-    assert page.value("document.querySelector('[role=alert]').textContent") == f"there is no job {job_id}"
+    page.until(f"document.querySelector('[role=alert]')?.textContent == 'there is no job {job_id}'")
     page.errors.clear()
 
 
