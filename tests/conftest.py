@@ -101,7 +101,8 @@ class RedisProcess:
 
     def start(self) -> None:
         command = [find_redis_server(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
-        command += ["--save", "", "--maxmemory-policy", "noeviction", *self._options]
+        command += ["--save", "", "--maxmemory-policy", "noeviction"]
+        command += ["--repl-diskless-sync-delay", "0", *self._options]  # a master waits for more replicas otherwise
         with (self.folder / "redis.log").open("ab") as log:
             self.process = processes.start(command, log=log)
         wait_until(self._responds, what="redis-server")
