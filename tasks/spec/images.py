@@ -85,12 +85,16 @@ def placed(spec: JobSpec, *, continues: bool, video_frames: int = 0, kept: int =
 
 
 class _FilmFrames:
-    """The frames of a film, of which some show an image. images: of each segment, by the number of its new frame."""
+    """The frames of a film, of which some show an image. images: of each segment, by the number of its new frame.
+
+    start: the frames of a video before the first segment. An open job may have no segment yet.
+    """
 
     def __init__(self, spec: JobSpec, *, continues: bool, start: int) -> None:
         self._spec = spec
         self._spans = _spans(spec, continues=continues, start=start)
-        self._end = self._spans[-1].first + self._spans[-1].count
+        self._start = start
+        self._end = self._spans[-1].first + self._spans[-1].count if self._spans else start
         self.images: list[dict[int, str]] = [{} for _ in spec.segments]
 
     def put(self, location: Location, index: int, frame: int, path: str) -> None:
@@ -120,12 +124,12 @@ class _FilmFrames:
     def at_time(self, number: int, seconds: float) -> tuple[int, int]:
         """The segment, and the frame of it, that is on screen at a time of the film, that of image `number`."""
         frame = int(exact_seconds(seconds) * exact(self._spec.fps))
-        index = bisect_right([span.first for span in self._spans], frame) - 1
+        index = bisect_right(self._spans, frame, key=lambda span: span.first) - 1
         if frame >= self._end:
             problem = f"{seconds:g} s is not in the film, which has {self._seconds(self._end):.3f} s"
             raise FieldError(("images", number, "at"), problem)
         if index < 0:
-            first_s = self._seconds(self._spans[0].first)
+            first_s = self._seconds(self._start)
             problem = f"{seconds:g} s is in the video that the job extends, which has the film's first {first_s:.3f} s"
             raise FieldError(("images", number, "at"), problem)
         return index, frame - self._spans[index].first

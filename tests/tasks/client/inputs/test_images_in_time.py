@@ -100,6 +100,10 @@ def test_the_film_of_an_extension_begins_in_the_video() -> None:
         frames_of(**extended, images=[{"at": 0.3, "path": "gate.png"}])
     with pytest.raises(FieldError, match=r"1.05 s is not in the film, which has 1.042 s"):
         frames_of(**extended, images=[{"at": 1.05, "path": "gate.png"}])
+    # And neither do an open job, nor what it extends, have segments yet that could show one
+    for no_segments, where in (({}, "not in the film, which has 0.000 s"), (extended, "in the video .* first 0.375 s")):
+        with pytest.raises(FieldError, match=where):
+            frames_of(**{**no_segments, "segments": "open"}, images=[{"at": 0.3, "path": "gate.png"}])
 
 
 INVALID = {
