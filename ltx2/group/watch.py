@@ -30,7 +30,10 @@ _POLL_S = 0.2
 
 @dataclass
 class FollowerProcess:
-    """A follower as its leader sees it. replies: to the calls; None: there will be none."""
+    """A follower as its leader sees it.
+
+    heard_at: seconds on the clock of the `Watch`, which begins at 0. replies: to the calls; None: there will be none.
+    """
 
     rank: int
     process: subprocess.Popen[bytes]
