@@ -34,7 +34,7 @@ from tasks.client.job import Job, find_job, raise_unless_done
 from tasks.client.submissions.small_model import prompt_warnings
 from tasks.client.submit import check_only, iterate_waiting, submit
 from tasks.jobs.queues import Priority
-from tasks.jobs.units import JobState, segments_text
+from tasks.jobs.units import JobState, rendered_text, segments_text
 from tasks.messaging.tracing import tracing
 from tasks.settings import Settings
 from tasks.spec.loader import changed_spec, load_spec
@@ -230,7 +230,8 @@ def close(job: str) -> None:
     """
     found = find_job(job)
     found.close_end()
-    show_line(f"job {found.id} is closed: its film is joined once all {found.status().segments} segments are rendered")
+    rendered = rendered_text(range(found.status().segments))
+    show_line(f"job {found.id} is closed: its film is joined once {rendered}")
 
 
 @main.command()

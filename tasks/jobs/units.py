@@ -135,7 +135,7 @@ def segments_text(indices: Iterable[int]) -> str:
 
 
 def rendered_text(indices: Sequence[int]) -> str:
-    """Which segments of a job are rendered, for a message about another one."""
+    """Which segments of a job are rendered, within a message."""
     if not indices:
         return "none is rendered yet"
     return f"{segments_text(indices)} {'is' if len(indices) == 1 else 'are'} rendered"

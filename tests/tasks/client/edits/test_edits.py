@@ -168,7 +168,7 @@ def test_an_open_film_is_steered_while_it_is_rendered(deployment: Settings, refe
     # And it is closed, Then its film is that of an undisturbed run
     ended = longtake("close", job.id, settings=deployment)
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout == f"job {job.id} is closed: its film is joined once all 4 segments are rendered\n"
+    assert ended.stdout == f"job {job.id} is closed: its film is joined once segments 0 to 3 are rendered\n"
     assert film_hash_of(job) == reference_film
     again = longtake("close", job.id, settings=deployment)
     assert (again.returncode, again.stderr) == (1, f"longtake: job {job.id} is not open\n")
