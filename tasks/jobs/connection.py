@@ -11,7 +11,7 @@ import redis
 
 from blobstore import BlobStoreUnavailableError
 from blobstore.redis.client import REPLY_TIMEOUT_S, open_client
-from blobstore.redis.errors import is_out_of_memory, lacks_password
+from blobstore.redis.errors import is_out_of_memory, lacks_password, reply_of
 from blobstore.redis.outages import RefusedError, reason_of
 from blobstore.redis.urls import RedisURLError, shown_url
 from tasks.errors import ServerError, UnreachableError
@@ -98,7 +98,7 @@ class Shortage:
             return  # the refusal is older than the end that another call saw
         now = self._times["last"] = time.monotonic()
         if self._times.setdefault("since", now) is now:
-            log.warning("waiting for %s to have %s: %s", self._what, self._wanted, error)
+            log.warning("waiting for %s to have %s: %s", self._what, self._wanted, reply_of(error))
 
     def served(self, *, waited: bool) -> None:
         """Record that a call succeeded. waited: it was refused before."""
@@ -151,4 +151,4 @@ def when_there_is_memory(call: Callable[[], T], *, patient: bool) -> T:
     except redis.ResponseError as error:
         if not is_out_of_memory(error):
             raise
-        raise redis.OutOfMemoryError(f"Redis is full; raise its maxmemory ({error})") from error
+        raise redis.OutOfMemoryError(f"Redis is full; raise its maxmemory ({reply_of(error)})") from error
