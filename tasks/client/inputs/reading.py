@@ -93,19 +93,21 @@ def check_files(spec: JobSpec, *, kept: int = 0) -> None:
     Raises:
         SpecError: one line per file that cannot, MOST_PROBLEMS at most.
     """
-    problems: dict[str, tuple[Location, str]] = {}
+    named: dict[str, Location] = {}
     for location, path in input_paths(spec).items():
-        if path in problems or (location[0] == "segments" and int(location[1]) < kept):
-            continue
+        if location[0] != "segments" or int(location[1]) >= kept:
+            named.setdefault(path, location)
+    problems: list[tuple[Location, str]] = []
+    for path, location in named.items():
         try:
             with open_input(path):
                 pass
         except SpecError as error:
-            problems[path] = (location, str(error))
+            problems.append((location, str(error)))
     if not problems:
         return
-    numbers = spec.source.lines([location for location, _ in problems.values()])
-    in_order = [found for _, found in sorted(zip(numbers, problems.values(), strict=True), key=lambda one: one[0])]
+    numbers = spec.source.lines([location for location, _ in problems])
+    in_order = [problem for _, problem in sorted(zip(numbers, problems, strict=True), key=lambda one: one[0])]
     first = in_order[:MOST_PROBLEMS]
     raise SpecError(spec.source.report(first, more=len(problems) - len(first)))
 
