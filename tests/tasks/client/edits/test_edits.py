@@ -97,8 +97,10 @@ def test_an_appended_scene_fades_from_the_last_one(deployment: Settings, tmp_pat
     whole = {**spec("a", frames=25), "segments": [{"prompt": "a"}, fade, fade]}
     assert film_hash_of(job) == film_hash_of(submit(whole, settings=deployment))
     # And an open job without a segment has nothing to fade from
+    empty = submit({**spec(frames=25), "segments": "open"}, settings=deployment)
     with pytest.raises(SpecError, match="the first segment has no scene before it to fade from"):
-        submit({**spec(frames=25), "segments": "open"}, settings=deployment).append([fade])
+        empty.append([fade])
+    empty.cancel()
 
 
 @pytest.mark.parametrize(
