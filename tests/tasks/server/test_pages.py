@@ -26,7 +26,8 @@ segments:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+def page(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """It ends before the server, which would wait for its connections."""
     page = Page(tmp_path_factory.mktemp("chromium"))
     yield page
     page.close()
