@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -74,11 +75,13 @@ def test_redis_that_is_down_is_a_typed_error(settings: Settings) -> None:
         lambda: find_job("a", settings=down),
         lambda: submit(spec("a"), settings=down),
     ]
-    for call in calls:
+    with ThreadPoolExecutor() as threads:  # each waits a little for the server
+        answers = [threads.submit(call) for call in calls]
+    for answer in answers:
         with pytest.raises(
             UnreachableError, match=r"^Redis at redis://127\S+ cannot be reached: Connection refused; start"
         ):
-            call()
+            answer.result()
 
 
 def test_one_page_is_read_at_a_time_and_in_one_round_trip(
