@@ -12,7 +12,7 @@ class ExpiringLock:
         """token: of this process, random."""
         self._redis = client
         self._key = key
-        self._token = token
+        self.token = token
 
     def hold(self, seconds: float) -> bool:
         """Take or keep the lock for so long; False: another process has it."""
@@ -22,7 +22,7 @@ class ExpiringLock:
         holder = self._redis.get(self._key)
         if holder is None:  # it has just expired
             return self._take(life_ms)
-        if holder != self._token.encode():
+        if holder != self.token.encode():
             if self._redis.pttl(self._key) > life_ms:  # taken before the server's clock was set back
                 self._redis.pexpire(self._key, life_ms)
             return False
@@ -31,8 +31,8 @@ class ExpiringLock:
 
     def release(self) -> None:
         """Leave the lock to another process."""
-        if self._redis.get(self._key) == self._token.encode():
+        if self._redis.get(self._key) == self.token.encode():
             self._redis.delete(self._key)
 
     def _take(self, life_ms: int) -> bool:
-        return bool(self._redis.set(self._key, self._token, nx=True, px=life_ms))
+        return bool(self._redis.set(self._key, self.token, nx=True, px=life_ms))

@@ -112,7 +112,7 @@ class FaultWorker:
 
     @property
     def reconciler(self) -> str:
-        """The name of its reconciler; '' before it consumes messages, and when it shuts down."""
+        """The token of its reconciler; '' before it consumes messages, and when it shuts down."""
         path = self._folder / "ready" / str(self.process.pid)
         return path.read_text() if path.exists() else ""
 

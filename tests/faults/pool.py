@@ -90,7 +90,7 @@ class WorkerPool(Harness):
         return int(self._client().hget(job_keys(job.id, "record")[0], "fence") or 0)
 
     def active_reconciler(self) -> str:
-        """Wait until a reconciler is active; returns its name."""
+        """Wait until a reconciler is active; returns its token."""
         return cast("bytes", wait_until(lambda: self._client().get(LOCK), what="a reconciler")).decode()
 
     def unacknowledged(self) -> int:

@@ -5,7 +5,7 @@ Started as `python -m tests.faults.worker`, with the options of `longtake worker
   holds/<name>    created by a test: the first process to reach this failpoint stops there
   held/<name>     the same file after that, with the process id in it; the process continues when the test deletes it,
                   or when another process is held at the same failpoint
-  ready/<pid>     exists while the worker consumes messages; contains the name of its reconciler
+  ready/<pid>     exists while the worker consumes messages; contains the token of its reconciler
 FAULT_CONSTANTS overrides constants: `tasks.jobs.connection.PATIENCE_S=1`, several separated by spaces.
 FAULT_MESSAGE_COPIES is how many copies of every message are published.
 A name is `<failpoint with dashes>@<segment>`, for instance `segment-committed@1`.
@@ -90,7 +90,7 @@ def mark_ready(**_: Any) -> None:
     from tasks.worker.lifecycle import reconciler_thread
 
     unfinished = FOLDER / f"ready-{os.getpid()}"
-    unfinished.write_text(reconciler_thread.reconciler._name)
+    unfinished.write_text(reconciler_thread.reconciler._lock.token)
     unfinished.rename(FOLDER / "ready" / str(os.getpid()))
 
 
