@@ -217,7 +217,9 @@ def test_a_first_spec_goes_into_a_folder_that_does_not_exist(
     assert (tmp_path / "new" / "films" / "first.yaml").is_file()
 
 
-def test_an_empty_list_says_what_to_do(settings: Settings) -> None:
+def test_an_empty_list_says_what_to_do(settings: Settings, tmp_path: Path) -> None:
+    settings = settings.model_copy(update={"home": tmp_path})  # other tests leave renders in the home of all
+
     def said(*words: str) -> tuple[str, str]:
         found = CliRunner().invoke(main, words, env=environment(settings))
         assert found.exit_code == 0, found.output
