@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ltx2.checkpoints.files.model import describe
-from ltx2.checkpoints.files.recognition import DIFFUSERS_LAYOUT, SUFFIXES, has_suffix, layout_advice, recognize
+from ltx2.checkpoints.files.recognition import DIFFUSERS_LAYOUT, layout_advice, recognize
 from ltx2.checkpoints.files.sets import local_candidates
 from ltx2.checkpoints.files.tokenizers import check_tokenizer
-from ltx2.checkpoints.formats.weight_files import check_weights, read_json
+from ltx2.checkpoints.formats.weight_files import SUFFIXES, check_weights, has_suffix, read_json
 from ltx2.checkpoints.full_weights import FOLDER, SUFFIX, folder_of, has_full, scheduler_for, split_full
 from ltx2.checkpoints.hub_names import parse_hub_name
 from ltx2.checkpoints.quantized import refuse_quantized

@@ -16,7 +16,7 @@ from ltx2.checkpoints.files.authors_names import TRANSFORMER_PREFIXES, bare_name
 from ltx2.checkpoints.files.gguf_encoder import ONLY_IN_GEMMA_4, PROJECTOR, is_encoder
 from ltx2.checkpoints.files.precision import form_of
 from ltx2.checkpoints.formats.gguf import ARCHITECTURE, read_gguf
-from ltx2.checkpoints.formats.weight_files import Header, StoredTensor, check_file, read_header
+from ltx2.checkpoints.formats.weight_files import Header, StoredTensor, check_file, has_suffix, read_header
 from ltx2.checkpoints.loras.file import IC_LORA_KEY
 from ltx2.checkpoints.loras.names import Role, is_dora, other_adapter, parse
 
@@ -29,12 +29,6 @@ DIFFUSERS_LAYOUT = {
     "2.5": "Lightricks/LTX-2.5-Diffusers",
 }
 """Repositories on the hub that have a version in the layout of diffusers."""
-SUFFIXES = (".safetensors", ".gguf")
-
-
-def has_suffix(name: str | Path, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
-    """Whether a file of this name has one of these suffixes, in small letters or capitals."""
-    return str(name).lower().endswith(suffixes)
 
 
 def layout_advice(version: str | None = None) -> str:

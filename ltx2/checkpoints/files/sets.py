@@ -11,12 +11,11 @@ from ltx2.checkpoints.files.precision import UNREADABLE, form_of
 from ltx2.checkpoints.files.recognition import (
     FileKind,
     RecognizedFile,
-    has_suffix,
     header_of,
     recognize_header,
 )
 from ltx2.checkpoints.formats.gguf import ARCHITECTURE
-from ltx2.checkpoints.formats.weight_files import Header
+from ltx2.checkpoints.formats.weight_files import Header, has_suffix
 from ltx2.errors import CheckpointError, UnsupportedModelError
 
 TEXT_ENCODER = "text_encoder"

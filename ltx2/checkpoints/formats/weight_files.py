@@ -41,11 +41,17 @@ class Header:
     numbers: dict[str, Any] = field(default_factory=dict)
 
 
+SUFFIXES = (".safetensors", ".gguf")
 MAX_HEADER_BYTES = 8 * 2**20  # a full-size model has less than 2 MB
 MAX_TENSORS = 50_000  # a full-size model has 5,000
 MAX_JSON_BYTES = 8 * 2**20
 _WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
 _POINTER = b"version https://git-lfs"
+
+
+def has_suffix(name: str | Path, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
+    """Whether a file of this name has one of these suffixes, in small letters or capitals."""
+    return str(name).lower().endswith(suffixes)
 
 
 def read_json(path: Path) -> dict[str, Any]:

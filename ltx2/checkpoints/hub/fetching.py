@@ -7,8 +7,8 @@ from pathlib import Path
 
 from huggingface_hub import constants, hf_hub_download, snapshot_download
 
-from ltx2.checkpoints.files.recognition import has_suffix, layout_advice
-from ltx2.checkpoints.formats.weight_files import shards_of
+from ltx2.checkpoints.files.recognition import layout_advice
+from ltx2.checkpoints.formats.weight_files import has_suffix, shards_of
 from ltx2.checkpoints.full_weights import FOLDER, SUFFIX, folder_of, has_full, split_full
 from ltx2.checkpoints.hub.headers import file_names
 from ltx2.checkpoints.hub.outages import fetch_errors, waiting_for_hub

@@ -9,9 +9,9 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from ltx2.checkpoints.components import ModelFiles
 from ltx2.checkpoints.files.model import describe, described
 from ltx2.checkpoints.files.precision import form_of, refuse_form
-from ltx2.checkpoints.files.recognition import has_suffix, header_of
+from ltx2.checkpoints.files.recognition import header_of
 from ltx2.checkpoints.files.sets import TEXT_ENCODER, Candidate, FileSet, file_set, main_file
-from ltx2.checkpoints.formats.weight_files import shards_of
+from ltx2.checkpoints.formats.weight_files import has_suffix, shards_of
 from ltx2.checkpoints.hub.fetching import in_cache, weight_names
 from ltx2.checkpoints.hub.headers import file_names, hub_header
 from ltx2.checkpoints.hub.outages import fetch_errors, waiting_for_hub

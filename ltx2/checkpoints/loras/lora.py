@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ltx2.checkpoints.formats.weight_files import summary
+from ltx2.checkpoints.formats.weight_files import has_suffix, summary
 from ltx2.checkpoints.hub_names import HubName, parse_hub_name
 from ltx2.checkpoints.loras.file import read_lora
 from ltx2.errors import CheckpointError
@@ -33,7 +33,7 @@ def resolve_lora(path: str) -> Path | HubName:
     if os.path.isdir(local):
         local = os.path.join(local, single_weights_file(local, os.listdir(local)))
     if os.path.isfile(local):
-        if not local.lower().endswith(SUFFIX):
+        if not has_suffix(local, (SUFFIX,)):
             raise CheckpointError(f"a LoRA must be a {SUFFIX} file, not {path:.200}")
         read_lora(Path(local))
         return Path(local)
@@ -49,7 +49,7 @@ def resolve_lora(path: str) -> Path | HubName:
 def hub_file(path: str) -> HubName | None:
     """What `path` names on the hub, a repository or a file of weights; None if it is no such name."""
     found = parse_hub_name(path)
-    return found if found is not None and (found.file or SUFFIX).lower().endswith(SUFFIX) else None
+    return found if found is not None and has_suffix(found.file or SUFFIX, (SUFFIX,)) else None
 
 
 def stamp_of(path: str) -> tuple[int, int] | None:
@@ -63,7 +63,7 @@ def stamp_of(path: str) -> tuple[int, int] | None:
 
 def single_weights_file(place: str, names: Iterable[str]) -> str:
     """The only .safetensors file among the file `names` in `place`; CheckpointError if there is not exactly one."""
-    found = sorted(name for name in names if name.lower().endswith(SUFFIX))
+    found = sorted(name for name in names if has_suffix(name, (SUFFIX,)))
     if len(found) != 1:
         content = f"{len(found)} {SUFFIX} files, {summary(found)}: name one of them" if found else f"no {SUFFIX} file"
         raise CheckpointError(f"{place:.200} has {content}")

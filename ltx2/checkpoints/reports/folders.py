@@ -12,12 +12,11 @@ from ltx2.checkpoints.files.recognition import (
     DIFFUSERS_LAYOUT,
     OTHER_LORAS,
     FileKind,
-    has_suffix,
     precision,
     recognize,
     size_text,
 )
-from ltx2.checkpoints.formats.weight_files import Header, check_weights, read_header, read_json, weight_map
+from ltx2.checkpoints.formats.weight_files import Header, check_weights, has_suffix, read_header, read_json, weight_map
 from ltx2.checkpoints.full_weights import FOLDER, SUFFIX, folder_of
 from ltx2.checkpoints.loras.file import read_lora
 from ltx2.checkpoints.reports.cards import CARDS, ENCODER_BYTES, Card

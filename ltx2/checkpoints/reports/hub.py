@@ -11,10 +11,10 @@ from ltx2.checkpoints.files.recognition import (
     DIFFUSERS_LAYOUT,
     FileKind,
     RecognizedFile,
-    has_suffix,
     precision,
     recognize_header,
 )
+from ltx2.checkpoints.formats.weight_files import has_suffix
 from ltx2.checkpoints.full_weights import FOLDER, folder_of, split_full
 from ltx2.checkpoints.hub.fetching import bare_repository, configs_of, in_cache, missing_weights, weight_names
 from ltx2.checkpoints.hub.files import repository_set

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ltx2.checkpoints.formats.weight_files import has_suffix
 from ltx2.checkpoints.resolve import SMALL_MODELS
 from ltx2.checkpoints.stamps import stamps_of
 from ltx2.timeline import film_frames
@@ -10,8 +11,6 @@ from tasks.client.display.progress import clock
 from tasks.field_errors import counted
 from tasks.maintenance.admission import estimate_bytes
 from tasks.spec.schema import JobSpec
-
-WEIGHTS = (".safetensors", ".gguf")
 
 
 def plan_lines(spec: JobSpec, model: str, *, continues: bool, pace: Pace | None) -> list[str]:
@@ -56,7 +55,7 @@ def _memory(model: str, text_encoder: str | None) -> str:
     parts = [stamps_of(part) for part in (model, text_encoder) if part is not None]
     if any(part is None for part in parts):
         return "memory: unknown, because the model is not on this machine; see `longtake model check`"
-    weights = sum(size for part in parts for name, size, _ in part or () if name.lower().endswith(WEIGHTS))
+    weights = sum(size for part in parts for name, size, _ in part or () if has_suffix(name))
     return f"memory: the files of weights have {weights / 1e9:,.1f} GB; settings decide how much of them is on the GPU"
 
 
