@@ -95,9 +95,10 @@ class Outbox:
         """What is to be sent now, the longest due first: all of it, after the clock was set back."""
         now = self._now_ms()
         last = self._redis.set(OUTBOX_CLOCK, now, get=True)
-        if now < int(cast("bytes | None", last) or 0):
-            for late in cast("list[bytes]", self._redis.zrange(OUTBOX, now, "+inf", byscore=True)):
-                self._redis.zadd(OUTBOX, {late: now}, xx=True)
+        was_set_back = now < int(cast("bytes | None", last) or 0)
+        late = cast("list[bytes]", self._redis.zrange(OUTBOX, now, "+inf", byscore=True)) if was_set_back else []
+        if late:
+            self._redis.zadd(OUTBOX, dict.fromkeys(late, now), xx=True)
         names = cast("list[bytes]", self._redis.zrange(OUTBOX, 0, now, byscore=True, offset=0, num=count))
         found = []
         for name in names:
