@@ -19,6 +19,7 @@ from tasks.client.inputs.added_images import image_bytes, read_added_images, sto
 from tasks.client.inputs.reading import read_inputs, with_input_ids
 from tasks.client.inputs.track import track_warnings
 from tasks.client.submissions.idempotency import request_of
+from tasks.client.submissions.state_files import refuse_first_cut
 from tasks.deployment import Deployment
 from tasks.errors import JobStateError, RoomError, ServerError, SpecError
 from tasks.jobs.changes.edits import ANYWHERE, Appended, AppendOutcome, ReplaceOutcome
@@ -177,9 +178,8 @@ def _check_follows(
     begun = [segment.model_copy(update={"images": None}) for segment in there[:1] or spec.segments]
     first_of_job = with_input_ids(spec.model_copy(update={"segments": begun}))  # what it extends was read for this one
     check_same_head(first_of_job, contents.head, job_id, why="to which its segments are appended", fields=fields)
-    if contents.committed.start and not there and spec.segments[0].transition == "cut":
-        place = spec.source.place("segments", 0, "transition")
-        raise SpecError(f"{place}: a job that continues a state cannot start with a cut")
+    if contents.committed.start and not there:
+        refuse_first_cut(spec)
 
 
 def _track_warnings(deployment: Deployment, longer: JobSpec, count: int) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 from blobstore import BlobStore
 from tasks.client.inputs.reading import Inputs, read_inputs
 from tasks.client.submissions.small_model import size_warnings
-from tasks.client.submissions.state_files import read_state, start_handoff
+from tasks.client.submissions.state_files import read_state, refuse_first_cut, start_handoff
 from tasks.client.submissions.submission import Draft, request_digest
 from tasks.errors import SpecError
 from tasks.field_errors import FieldError
@@ -99,8 +99,7 @@ def check_submission(
 
 def _check_continues_state(spec: JobSpec) -> None:
     place = spec.source.place
-    if spec.segments and spec.segments[0].transition == "cut":
-        raise SpecError(f"{place('segments', 0, 'transition')}: a job that continues a state cannot start with a cut")
+    refuse_first_cut(spec)
     if (given := spec.extend or spec.audio) is not None:
         field = "extend" if spec.extend is not None else "audio"
         raise SpecError(f"{place(field)}: {given}: a job that continues a state cannot have it; remove it")

@@ -42,6 +42,13 @@ def read_state(path: Path) -> dict[str, Any]:
     return data
 
 
+def refuse_first_cut(spec: JobSpec) -> None:
+    """SpecError: the segments of `spec` start with a cut. They are the first of a job that continues a state."""
+    if spec.segments and spec.segments[0].transition == "cut":
+        place = spec.source.place("segments", 0, "transition")
+        raise SpecError(f"{place}: a job that continues a state cannot start with a cut")
+
+
 def start_handoff(
     envelope: dict[str, Any], spec: JobSpec, blobs: BlobStore, pending: BlobStore, settings: Settings
 ) -> Handoff:

@@ -103,6 +103,20 @@ def test_an_appended_scene_fades_from_the_last_one(deployment: Settings, tmp_pat
     empty.cancel()
 
 
+def test_a_job_that_continues_a_state_starts_without_a_cut(deployment: Settings) -> None:
+    # Given a state, and an open job without a segment that continues it
+    state = submit(spec("a"), settings=deployment).wait().state(0)
+    empty = submit({**spec(), "segments": "open"}, from_state=state, settings=deployment)
+    cut = {"prompt": "b", "transition": "cut"}
+    refusal = r"segments\.0\.transition: a job that continues a state cannot start with a cut"
+    # When a cut is appended to it, or submitted with the state, Then that is refused
+    with pytest.raises(SpecError, match=refusal):
+        empty.append([cut])
+    with pytest.raises(SpecError, match=refusal):
+        submit({**spec(), "segments": [cut]}, from_state=state, settings=deployment)
+    empty.cancel()
+
+
 @pytest.mark.parametrize(
     ("added", "words"),
     [
