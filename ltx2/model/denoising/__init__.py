@@ -1,1 +1,1 @@
-"""Denoising a segment: what the model is told, its stages, and the LoRAs of each."""
+"""Denoising a segment: its conditioning, its stages, and the LoRAs of each."""

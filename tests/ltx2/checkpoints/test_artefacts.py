@@ -202,7 +202,7 @@ ARTEFACTS = (
     Artefact("LoRA, names of the authors", lora_of(AUTHORS), "LoRA", True),
     Artefact("LoRA, names of kohya", lora_of(KOHYA), "LoRA", True),
     Artefact("DoRA", lora_of(DIFFUSERS | {"transformer.proj_in.dora_scale": torch.ones(64, 1)}), "DoRA", False),
-    Artefact("LoKr", lora_of({"transformer.proj_in.lokr_w1": torch.ones(2, 2)}), "adapter that is no LoRA", False),
+    Artefact("LoKr", lora_of({"transformer.proj_in.lokr_w1": torch.ones(2, 2)}), "adapter that is not a LoRA", False),
     Artefact("IC-LoRA", lora_of(DIFFUSERS, reference_downscale_factor="2"), "IC-LoRA", False),
     Artefact("one file, LTX-2", one_file("tiny-2.0"), f"{TWO}, LTX-2.0, distilled, F32", True, encoder="tiny-2.0"),
     Artefact("one file, LTX-2.3", one_file("tiny"), f"{TWO}, LTX-2.3, distilled, F32", True, encoder="tiny"),
