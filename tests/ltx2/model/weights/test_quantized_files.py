@@ -53,15 +53,17 @@ def test_fp8_is_folded_to_the_numbers_that_it_stores(models: dict[str, Path], tm
     assert all(torch.equal(loaded[name], theirs[name]) for name in theirs)
 
 
-def test_fp8_stays_as_it_is_stored_where_the_device_has_it(
-    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Given layers that are large enough
+@pytest.fixture
+def fp8_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have float8 layers on a CPU, where torch has them, too, and in models as small as those of tests."""
     monkeypatch.setattr(fp8, "SMALLEST_SIZE", 16)
     monkeypatch.setattr(stored_weights, "SMALLEST_SIZE", 16)
-    monkeypatch.setattr(
-        "ltx2.engine.precision_of", lambda name, _: {"auto": "fp32"}.get(name, name)
-    )  # torch has float8 on a CPU, too
+    monkeypatch.setattr("ltx2.engine.precision_of", lambda name, _: {"auto": "fp32"}.get(name, name))
+
+
+@pytest.mark.usefixtures("fp8_on_cpu")
+def test_fp8_stays_as_it_is_stored_where_the_device_has_it(models: dict[str, Path], tmp_path: Path) -> None:
+    # Given
     file = tmp_path / "fp8-distilled.safetensors"
     numbers = fp8_file(models["tiny"], file, "authors")
     # When
@@ -161,16 +163,10 @@ def test_lora_on_gguf_is_refused_by_name(models: dict[str, Path], tmp_path: Path
         Engine.load(str(file), device="cpu", loras=[Lora(str(lora))], encoder=str(models["tiny"]))
 
 
+@pytest.mark.usefixtures("fp8_on_cpu")
 @pytest.mark.parametrize("precision", ["fp32", "fp8"])
-def test_loras_are_fused_into_fp8_and_taken_out_again(
-    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
-) -> None:
+def test_loras_are_fused_into_fp8_and_taken_out_again(models: dict[str, Path], tmp_path: Path, precision: str) -> None:
     # Given
-    monkeypatch.setattr(fp8, "SMALLEST_SIZE", 16)
-    monkeypatch.setattr(stored_weights, "SMALLEST_SIZE", 16)
-    monkeypatch.setattr(
-        "ltx2.engine.precision_of", lambda name, _: {"auto": "fp32"}.get(name, name)
-    )  # torch has float8 on a CPU, too
     file = tmp_path / "files" / "fp8-distilled.safetensors"
     file.parent.mkdir()
     numbers = fp8_file(models["tiny"], file, "authors")
