@@ -268,9 +268,9 @@ def check_is_pipeline(folder: Path) -> None:
     files = sorted(file for file in folder.iterdir() if has_suffix(file))
     if not files:
         raise _without_files(folder)
-    more = f", and {len(files) - 1} more files" if len(files) > 1 else ""
+    of = f", the first of {len(files)} files" if len(files) > 1 else ""
     first = recognize(files[0])
-    raise UnsupportedModelError(f"{folder} has no model_index.json; {first}{more}: {layout_advice(first.version)}")
+    raise UnsupportedModelError(f"{folder} has no model_index.json; {first}{of}: {layout_advice(first.version)}")
 
 
 def _without_files(folder: Path) -> CheckpointError:

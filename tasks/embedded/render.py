@@ -145,10 +145,10 @@ def _with_model(spec: JobSpec, settings: Settings) -> JobSpec:
 
 
 def _resolve_all(spec: JobSpec, model: str, settings: Settings) -> None:
-    """Check that all parts of the model and all input files exist. model: begins an error about the model itself.
+    """Check that all parts of the model exist. model: begins an error about the model itself.
 
     Raises:
-        CheckpointError: one part of the model does not. SpecError: a file does not, or several of all these do not.
+        CheckpointError: one part of the model does not. SpecError: several do not, or input files neither.
     """
     place = spec.source.place
     problems: list[CheckpointError | SpecError] = []
@@ -164,8 +164,9 @@ def _resolve_all(spec: JobSpec, model: str, settings: Settings) -> None:
     if spec.upsampler is not None:
         with _noting(problems, f"{place('upsampler')}: "):
             resolve_upsampler(spec.upsampler)
-    with _noting(problems, ""):
-        check_files(spec)
+    if problems:  # without, `read_inputs` checks the files
+        with _noting(problems, ""):
+            check_files(spec)
     if len(problems) == 1:
         raise problems[0]
     if problems:

@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import constants, hf_hub_download, snapshot_download
 
 from ltx2.checkpoints.files.recognition import layout_advice
-from ltx2.checkpoints.formats.weight_files import has_suffix, shards_of
+from ltx2.checkpoints.formats.weight_files import has_suffix, shards_of, summary
 from ltx2.checkpoints.full_weights import FOLDER, SUFFIX, folder_of, has_full, split_full
 from ltx2.checkpoints.hub.headers import file_names
 from ltx2.checkpoints.hub.outages import fetch_errors, waiting_for_hub
@@ -91,7 +91,7 @@ def missing_weights(model: HubModel, files: Iterable[str], names: Collection[str
 def bare_repository(model: HubModel, names: list[str]) -> UnsupportedModelError:
     """The error for a repository without a model_index.json, of these files."""
     weights = [name for name in names if has_suffix(name)]
-    has = f"has {len(weights)} files of weights, such as {weights[0]}" if weights else "has no weights"
+    has = f"has {summary(weights)}" if weights else "has no weights"
     return UnsupportedModelError(
         f"{model.repository} {has}, and no model_index.json: {layout_advice()}, named as {model.repository}:FILE"
     )

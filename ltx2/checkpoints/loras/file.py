@@ -80,7 +80,7 @@ def match(file: Path, factors: Mapping[str, Factors], shapes: Mapping[Layer, tup
     ]
     if unfit:
         raise UnsupportedModelError(
-            f"the LoRA {file} is for another model: {len(unfit)} of its {len(factors)} layers do not fit this one "
+            f"the LoRA {file} is for another model; layers that do not fit this one: {len(unfit)} of {len(factors)} "
             f"({some(unfit)})"
         )
     matched = {layer: factors[written] for written, layer in found.items() if layer is not None}

@@ -214,7 +214,7 @@ def test_a_bare_repository_is_told_what_it_is(hub: Hub) -> None:
     found = check_model("owner/name", hub.folder)
     # Then
     assert [(part.name, part.precision) for part in found.parts] == [("LoRA", "BF16")]
-    assert "owner/name has 1 files of weights, such as ltx-2.3-distilled.safetensors" in str(found.problem)
+    assert "owner/name has ltx-2.3-distilled.safetensors, and no model_index.json" in str(found.problem)
     # and the same text refuses it at once when it is loaded
     with pytest.raises(UnsupportedModelError) as error:
         fetch_model(HubModel("owner/name"))
