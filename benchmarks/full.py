@@ -24,6 +24,7 @@ from torch import Tensor
 from transformers import Gemma3Config, Gemma4UnifiedConfig, GemmaTokenizer
 
 from benchmarks.natural import natural_film
+from benchmarks.sound_clock import SoundClock
 from ltx2.checkpoints.resolve import default_cache, resolve_model
 from ltx2.engine import Engine
 from ltx2.model.codecs.host_copies import Checked
@@ -31,7 +32,8 @@ from ltx2.model.pipeline import LongtakePipeline
 from ltx2.model.weights.gemma import Gemma3, Gemma4
 from ltx2.model.weights.placement import device_of, precision_of
 from ltx2.parallel.ranks import Ranks
-from ltx2.request import Decoding
+from ltx2.request import Decoding, SegmentOutput, SegmentRequest
+from ltx2.state.continuation import LTX2ContinuationState
 
 TRANSFORMER: dict[str, Any] = {
     "rope_type": "split",
@@ -83,6 +85,8 @@ VISION: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attent
 class FullSizeEngine(Engine):
     """The engine for `LONGTAKE_ENGINE=benchmarks.full:FullSizeEngine`. A model named 2.5 is one; all others are 2.3."""
 
+    _clock: SoundClock | None = None
+
     @classmethod
     def load(
         cls,
@@ -102,6 +106,20 @@ class FullSizeEngine(Engine):
         pipeline = full_pipeline(target, version="2.5" if model == "2.5" else "2.3")
         settings = {"offload": offload, "text_encoder": text_encoder, "compiler": compiler, "attention": attention}
         return cls.ready(pipeline, target, precision_of(precision, target), **settings, ranks=ranks)
+
+    def run(self, request: SegmentRequest, state: LTX2ContinuationState | None = None, **more: Any) -> SegmentOutput:
+        """Render one segment, and note when its sound begins and ends."""
+        if self._clock is None:
+            self._clock = SoundClock(self._copies, self._stream)
+        self._clock.start()
+        return super().run(request, state, **more)
+
+    @property
+    def sound(self) -> tuple[float, float]:
+        """When that of the last segment began and ended on the GPU, in seconds since the epoch."""
+        if self._clock is None:
+            raise AttributeError("no segment was rendered")
+        return self._clock.times()
 
 
 class FilmedEngine(FullSizeEngine):

@@ -3,11 +3,16 @@
     python -m benchmarks.handoff [--segments 20] [--size 768x512] [--frames 121] [--engine module:Class] [--model MODEL]
                                  [--busy]
 
-The reference is a bare loop in a separate process: the same segments, each with the state of the previous one, without
-Redis, worker and clips. Wall time is from the start of the first engine call to the end of the last. A short run before
-each warms it up. The default engine sleeps as long as LTX-2.3 takes on an H200, and returns arrays of real size;
-`--scale` shortens its sleep, which makes the chain look worse than it is. With `--busy`, the same worker and the same
-loop do it again while other processes keep all cores busy. The program starts the worker and both servers.
+The reference is a bare loop: the same segments, each with the state of the previous one, without Redis, worker and
+clips. The worker's process runs it with the same loaded engine, while the worker has nothing else to do. Wall time is
+from the start of the first engine call to the end of the last. A short run before each warms it up. The default engine
+sleeps as long as LTX-2.3 takes on an H200, and returns arrays of real size; `--scale` shortens its sleep, which makes
+the chain look worse than it is. With `--busy`, both are done again while other processes keep all cores busy. Each run
+is printed when it has ended. The program starts the worker and both servers.
+
+Of each run it says how long the sound took, from the end of the pictures, on the GPU, and how long after its end the
+engine's call ended. An engine tells that by `sound`: when that of its last segment began and ended, in seconds since
+the epoch.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -31,7 +36,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import report
 from benchmarks.sleeping import SCALE
-from ltx2.processes import python_path
 from ltx2.request import SegmentRequest
 from ltx2.timeline import first_timing, next_timing
 from tasks.client.job import Job
@@ -42,13 +46,13 @@ from tasks.jobs.connection import connect
 from tasks.settings import Settings
 from tasks.spec.loader import check_spec
 from tasks.spec.schema import JobSpec
-from tasks.worker.engines import EngineSlot
 from tests.conftest import RedisProcess, environment
 
 WARM_UP = 2  # segments: a first one and a continuation, which have two shapes
-EVENTS = "HANDOFF_EVENTS"
+EVENTS, BARE = "HANDOFF_EVENTS", "HANDOFF_BARE"  # files that the worker writes
 LOG = "worker.log"
 HOURS_S = 4 * 3600.0
+SOUND = ("sound began", "sound ended")
 # Each part, with the failpoint at which it ends. While the engine decodes the sound:
 DURING_SOUND = {"encode the tail": "tail encoded", "put": "state stored"}
 # From the end of a segment's engine call to the start of the next one:
@@ -71,22 +75,20 @@ class Load(StrEnum):
 def main() -> None:
     """Run both, and print the results."""
     options = parse()
-    if options.role == "bare":
-        print(json.dumps(bare(options)))
-    elif options.role == "worker":
-        work(options.rest)
-    else:
-        alone = json.loads(run_bare(options))
-        with tempfile.TemporaryDirectory(prefix="longtake-") as folder:
-            chains = run_chains(options, Path(folder))
-        print_results(options, alone, chains)
+    if options.role == "worker":
+        work(options)
+        return
+    print(f"{options.segments} segments of {options.size}, {options.frames} frames, engine {options.engine}")
+    if options.scale != 1:
+        print(f"the engine sleeps {options.scale:g} times as long as the real one takes: only the gaps are meaningful")
+    with tempfile.TemporaryDirectory(prefix="longtake-") as folder:
+        measure(options, Path(folder))
 
 
 def parse() -> argparse.Namespace:
-    """Parse the command line. The roles `bare` and `worker` are for child processes of this program."""
+    """Parse the command line. The role `worker` is for a child process of this program."""
     parser = report.parser(str(__doc__), "handoff")
     parser.add_argument("role", nargs="?", default="", help=argparse.SUPPRESS)
-    parser.add_argument("rest", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--segments", type=int, default=20)
     parser.add_argument("--size", default="768x512")
     parser.add_argument("--frames", type=int, default=121)
@@ -126,65 +128,107 @@ def spec_of(options: argparse.Namespace, segments: int) -> JobSpec:
 # The reference
 
 
-def run_bare(options: argparse.Namespace) -> str:
-    """Run the bare loop in a separate process."""
-    command = [sys.executable, "-m", "benchmarks.handoff", "bare", *arguments(options)]
-    environ = os.environ | {SCALE: str(options.scale), "PYTHONPATH": python_path()}
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environ).stdout.splitlines()[-1]
+class BareLoops:
+    """A listener that runs the bare loops in the worker's process, within the last segment of its first job."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._done = False
+
+    def __call__(self, point: str, job_id: str, index: int) -> None:
+        if self._done or (point, index) != ("segment hydrated", WARM_UP - 1):
+            return
+        self._done = True
+        engine = engine_of_worker()
+        loop(engine, spec_of(self._options, WARM_UP))
+        for load in loads(self._options):
+            with other_work(load):
+                calls, sounds = loop(engine, spec_of(self._options, self._options.segments))
+            with Path(os.environ[BARE]).open("a") as file:
+                file.write(json.dumps({"load": load, "calls": calls, "sounds": sounds}) + "\n")
+
+
+def engine_of_worker() -> Any:
+    """The engine that this process has loaded."""
+    from tasks.worker.context import process
+
+    return process.context.engines._engine
+
+
+def loop(engine: Any, spec: JobSpec) -> tuple[list[list[float]], list[list[float]]]:
+    """Render all segments in order, each with the state of the previous one.
+
+    Returns start and end, in seconds, of each engine call and of each sound, if the engine tells that.
+    """
+    calls, sounds, state, timing = [], [], None, first_timing(spec.shape)
+    for index, segment in enumerate(spec.segments):
+        request = SegmentRequest(segment.prompt, spec.seed_of(index, segment), spec.width, spec.height, timing)
+        following = spec.segments[index + 1].prompt if index + 1 < len(spec.segments) else None
+        before = time.time()
+        state = engine.run(request, state, next_prompt=following).state
+        calls.append([before, time.time()])
+        if hasattr(engine, "sound"):
+            sounds.append([*engine.sound])
+        timing = next_timing(timing, cut=False)
+    return calls, sounds
+
+
+# The chain
+
+
+def measure(options: argparse.Namespace, folder: Path) -> None:
+    """Run both with each load; print what was measured when it is there, and write all of it to a file."""
+    rows, gaps, more, bare = list[dict[str, Any]](), list[dict[str, Any]](), dict[str, Any](), dict[str, float]()
+
+    def show_bare() -> None:
+        for line in (folder / BARE).read_text().splitlines()[len(bare) :] if (folder / BARE).exists() else ():
+            run = json.loads(line)
+            rows.append(row(f"bare loop, {run['load']}", run["calls"], run["sounds"]))
+            bare[run["load"]] = rows[-1]["wall s"]
+            say(rows[-1:])
+
+    with deployment(options, folder) as (settings, worker):
+
+        def rendered(segments: int, meanwhile: Callable[[], None] = lambda: None) -> Job:
+            job = submit(spec_of(options, segments).model_dump(), settings=settings)
+            for _ in watch_with(job, worker, folder / LOG):
+                meanwhile()
+            job.wait()
+            meanwhile()
+            return job
+
+        rendered(WARM_UP, show_bare)
+        for load in loads(options):
+            with other_work(load):
+                job = rendered(options.segments)
+            points = points_of(job, folder / EVENTS)
+            calls = list(zip(points["segment hydrated"], points["segment rendered"], strict=True))
+            rows.append(row(f"chain, {load}", calls, list(zip(*(points.get(name, []) for name in SOUND), strict=True))))
+            say(rows[-1:])
+            say([{"load": load} | part for part in parts(points)])
+            gaps += [{"load": load} | part for part in parts(points)]
+            clips = [
+                made - rendered
+                for made, rendered in zip(points["clip committed"], points["segment rendered"], strict=True)
+            ]
+            found = {"ratio": rows[-1]["wall s"] / bare[load], "sources": sources_of(settings, job), "clip_s": clips}
+            print(f"{load}: wall time of the chain / bare loop: {found['ratio']:.4f}; states: {found['sources']}")
+            print(f"{load}: a clip is stored {statistics.median(clips):.2f} s after its frames", flush=True)
+            more[load] = found
+    shown = {name: getattr(options, name) for name in ("segments", "size", "frames", "engine", "scale", "busy")}
+    print(report.table(rows))
+    report.write("handoff", gaps, options.json, options=shown, runs=rows, **more)
+
+
+def say(rows: list[dict[str, Any]]) -> None:
+    """Print rows at once: this program may be cut off."""
+    print(report.table(rows), flush=True)
 
 
 def arguments(options: argparse.Namespace) -> list[str]:
     """The options as arguments for a child process."""
     names = ("segments", "size", "frames", "engine", "model", "scale")
     return [f"--{name}={getattr(options, name)}" for name in names] + (["--busy"] if options.busy else [])
-
-
-def bare(options: argparse.Namespace) -> dict[Load, list[list[float]]]:
-    """Start and end of each engine call, in seconds, with each load."""
-    settings = Settings.from_env().model_copy(update={"engine": options.engine})
-    engine = EngineSlot(settings).engine(options.model)
-    loop(engine, spec_of(options, WARM_UP))
-    found = {}
-    for load in loads(options):
-        with other_work(load):
-            found[load] = loop(engine, spec_of(options, options.segments))
-    return found
-
-
-def loop(engine: Any, spec: JobSpec) -> list[list[float]]:
-    """Render all segments in order, each with the state of the previous one."""
-    times, state, timing = [], None, first_timing(spec.shape)
-    for index, segment in enumerate(spec.segments):
-        request = SegmentRequest(segment.prompt, spec.seed_of(index, segment), spec.width, spec.height, timing)
-        following = spec.segments[index + 1].prompt if index + 1 < len(spec.segments) else None
-        before = time.time()
-        state = engine.run(request, state, next_prompt=following).state
-        times.append([before, time.time()])
-        timing = next_timing(timing, cut=False)
-    return times
-
-
-# The chain
-
-
-def run_chains(options: argparse.Namespace, folder: Path) -> dict[Load, dict[str, Any]]:
-    """For each load, when the segments of a job reached each point, and where they read their states from."""
-    with deployment(options, folder) as (settings, worker):
-
-        def rendered(segments: int) -> Job:
-            job = submit(spec_of(options, segments).model_dump(), settings=settings)
-            for _ in watch_with(job, worker, folder / LOG):
-                pass
-            job.wait()
-            return job
-
-        rendered(WARM_UP)
-        found = {}
-        for load in loads(options):
-            with other_work(load):
-                job = rendered(options.segments)
-            found[load] = {"points": points_of(job, folder / "events"), "sources": sources_of(settings, job)}
-        return found
 
 
 @contextmanager
@@ -196,8 +240,9 @@ def deployment(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Sett
         servers.append(RedisProcess(folder / role, "--appendonly", "yes"))
     given = Settings.from_env().model_copy(update={"model": options.model, "engine": options.engine})
     settings = given.model_copy(update={"redis_url": servers[0].url, "blob_url": servers[1].url})
-    environ = environment(settings) | {EVENTS: str(folder / "events"), SCALE: str(options.scale)}
-    command = [sys.executable, "-m", "benchmarks.handoff", "worker"]
+    files = {name: str(folder / name) for name in (EVENTS, BARE)}
+    environ = environment(settings) | files | {SCALE: str(options.scale)}
+    command = [sys.executable, "-m", "benchmarks.handoff", "worker", *arguments(options)]
     with (folder / LOG).open("ab") as log:
         worker = processes.start(command, log=log, environ=environ, cwd=folder)
     try:
@@ -208,7 +253,7 @@ def deployment(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Sett
             server.stop()
 
 
-def work(rest: list[str]) -> None:
+def work(options: argparse.Namespace) -> None:
     """Run the worker."""
     import tasks.worker.lifecycle  # noqa: F401 - its receivers must exist before Celery starts
     from ltx2.state import continuation
@@ -223,14 +268,18 @@ def work(rest: list[str]) -> None:
         return pngs
 
     continuation.encode_frames = encode_and_note
+    points.listeners.add(BareLoops(options))
     points.listeners.add(note)
-    longtake(["worker", "--loglevel", "WARNING", *rest])
+    longtake(["worker", "--loglevel", "WARNING"])
 
 
 def note(point: str, job_id: str, index: int) -> None:
     """Record that a point was reached, and when."""
+    reached = {point: time.time()}
+    if point == "segment rendered" and hasattr(engine := engine_of_worker(), "sound"):
+        reached |= dict(zip(SOUND, engine.sound, strict=True))
     with Path(os.environ[EVENTS]).open("a") as file:
-        file.write(f"{time.time()}|{point}|{job_id}|{index}\n")
+        file.writelines(f"{at}|{name}|{job_id}|{index}\n" for name, at in reached.items())
 
 
 def points_of(job: Job, events: Path) -> dict[str, list[float]]:
@@ -257,52 +306,36 @@ def sources_of(settings: Settings, job: Job) -> dict[str, int]:
 # The results
 
 
-def print_results(
-    options: argparse.Namespace, alone: dict[str, list[list[float]]], chains: dict[Load, dict[str, Any]]
-) -> None:
-    """Print the results of both, and write them to a file."""
-    rows, gaps, more = [], [], dict[str, Any]()
-    for load, chain in chains.items():
-        points = chain["points"]
-        calls = list(zip(points["segment hydrated"], points["segment rendered"], strict=True))
-        both = [row(f"bare loop, {load}", alone[load]), row(f"chain, {load}", calls)]
-        rows += both
-        gaps += [{"load": load} | part for part in parts(points)]
-        clips = [
-            made - rendered for made, rendered in zip(points["clip committed"], points["segment rendered"], strict=True)
-        ]
-        more[load] = {"ratio": both[1]["wall s"] / both[0]["wall s"], "sources": chain["sources"], "clip_s": clips}
-    print(f"{options.segments} segments of {options.size}, {options.frames} frames, engine {options.engine}")
-    if options.scale != 1:
-        print(f"the engine sleeps {options.scale:g} times as long as the real one takes: only the gaps are meaningful")
-    print(report.table(rows))
-    for load, found in more.items():
-        print(f"{load}: wall time of the chain / bare loop: {found['ratio']:.4f}")
-        print(
-            f"states: {found['sources']}; a clip is stored {statistics.median(found['clip_s']):.2f} s after its frames"
-        )
-    shown = {name: getattr(options, name) for name in ("segments", "size", "frames", "engine", "scale", "busy")}
-    report.write("handoff", gaps, options.json, options=shown, runs=rows, **more)
-
-
-def row(name: str, calls: list[Any]) -> dict[str, Any]:
-    """The row of one run: its wall time, and how much of it was spent in the engine."""
+def row(name: str, calls: list[Any], sounds: list[Any]) -> dict[str, Any]:
+    """The row of one run: its wall time, and how much of it was spent in the engine, and there on the sound."""
     wall = calls[-1][1] - calls[0][0]
     inside = [end - start for start, end in calls]
+    sound = [1000 * (end - begin) for begin, end in sounds]
+    after = [1000 * (call[1] - end) for call, (_, end) in zip(calls, sounds, strict=False)]
     return {
         "run": name,
         "wall s": round(wall, 3),
         "engine call s (median)": round(statistics.median(inside), 4),
         "engine busy %": round(100 * sum(inside) / wall, 2),
+        "sound ms (median)": statistics.median(sound) if sound else None,
+        "sound ms (worst)": max(sound) if sound else None,
+        "call ends after it, ms (median)": statistics.median(after) if after else None,
     }
 
 
 def parts(points: dict[str, list[float]]) -> list[dict[str, Any]]:
     """The parts of the gap between two engine calls, and the parts during the sound, in milliseconds."""
-    during = _between(points, "state rendered", DURING_SOUND) if "state stored" in points else []
-    gap = _between(points, "segment rendered", PARTS)
-    whole = _between(points, "segment rendered", {"in all": PARTS["hydrate"]})
-    return [row | {"when": "during the sound"} for row in during] + [row | {"when": "the gap"} for row in gap + whole]
+    begun, ended = SOUND
+    during, gap = [], _between(points, "segment rendered", PARTS)
+    if begun in points:
+        during += _between(points, begun, {"frames in main memory": "state rendered"})
+    if "state stored" in points:
+        during += _between(points, "state rendered", DURING_SOUND)
+    if ended in points:
+        during += _between(points, ended, {"stored after the sound's end": "state stored"})
+        during += _between(points, ended, {"call ends after the sound's end": "segment rendered"})
+    gap += _between(points, "segment rendered", {"in all": PARTS["hydrate"]})
+    return [row | {"when": "during the sound"} for row in during] + [row | {"when": "the gap"} for row in gap]
 
 
 def _between(points: dict[str, list[float]], start: str, named: dict[str, str]) -> list[dict[str, Any]]:

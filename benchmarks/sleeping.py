@@ -28,6 +28,8 @@ class SleepingEngine:
     """Takes as long as the real engine, without a GPU."""
 
     audio_rate = AUDIO_RATE
+    sound = (0.0, 0.0)
+    """When that of the last segment began and ended, in seconds since the epoch."""
 
     def __init__(self) -> None:
         self._scale = float(os.environ.get(SCALE, "1"))
@@ -73,6 +75,8 @@ class SleepingEngine:
             video_position_offset_sec=float(timing.next_offset),
         )
         time.sleep(max(0.0, until - SOUND_S - time.monotonic()))
+        began, now = time.time(), time.monotonic()
+        self.sound = (began, began + max(0.0, until - now))
         if on_state:
             on_state(following, video, audio)
         time.sleep(max(0.0, until - time.monotonic()))
