@@ -5,17 +5,18 @@
 Full size, random weights (see benchmarks/full.py), 121 frames. decode: by the VAE, compiled, in strips. encode: the
 frames that a segment continues, by the VAE. diffusion: by the diffusion decoder of LTX-2.5, in tiles. On the device
 `cpu`, small models do it in processes, without a compiler. The last layer is scaled so that pixels have a standard
-deviation of a quarter of their range, as in pictures of high contrast.
+deviation of a quarter of their range, as in pictures of high contrast. Each row is printed and saved when it is
+measured; one that fails does not end the others.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
+import functools
+import itertools
 import sys
 import time
-from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection, wait
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,8 +29,9 @@ from diffusers import AutoencoderKLLTX2Video, LTX2VideoDiffusionDecoderModel
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from benchmarks import report
+from benchmarks import rank_rows, report
 from benchmarks.full import VAE
+from benchmarks.rank_rows import Results, Row
 from ltx2.acceleration.compile import compile_decoder
 from ltx2.checkpoints.diffusion_decoder import DIFFUSION_FOLDER
 from ltx2.checkpoints.resolve import default_cache, resolve_model
@@ -42,7 +44,6 @@ from ltx2.parallel.tiles import decode_in_tiles
 
 PARTS = ("decode", "encode", "diffusion")
 CONTRAST = 0.5
-Row = dict[str, Any]
 
 
 def main() -> None:
@@ -55,103 +56,84 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=["decode", "encode"], choices=PARTS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--limit", type=float, default=240, help="seconds for a row")
     options = parser.parse_args()
     if options.device == "cuda" and torch.cuda.device_count() < max(options.gpus):
         sys.exit(f"--gpus {max(options.gpus)}, but this machine has {torch.cuda.device_count()} CUDA devices")
-    report.write("decoding", rows_of(options), options.json)
-
-
-def rows_of(options: argparse.Namespace) -> list[Row]:
-    """What rank 0 of as many processes as the most GPUs measures."""
-    context = multiprocessing.get_context("forkserver")
-    ours, theirs = context.Pipe()
-    with TemporaryDirectory() as folder:
-        processes = [
-            context.Process(target=serve, args=(rank, options, f"{folder}/store", theirs))
-            for rank in range(max(options.gpus))
-        ]
-        for process in processes:
-            process.start()
-        theirs.close()
-        wait([ours, *(process.sentinel for process in processes)])
-        try:
-            rows: list[Row] = ours.recv() if ours.poll() else []
-        except EOFError:
-            rows = []
-        if not rows:
-            for process in processes:
-                process.kill()  # which otherwise wait for the one that failed
-            sys.exit("a process has failed; its error is above")
-        for process in processes:
-            process.join()
-    return rows
-
-
-def serve(rank: int, options: argparse.Namespace, store: str, pipe: Connection) -> None:
-    """One rank. All ranks measure in step; rank 0 sends the rows."""
-    device = torch.device(options.device, rank) if options.device == "cuda" else torch.device("cpu")
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    else:
-        torch.set_num_threads(1)
-    most = max(options.gpus)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=most)
-    groups = {count: dist.new_group(list(range(count))) for count in options.gpus}
     rows: list[Row] = []
-    references: dict[tuple[str, str], Tensor] = {}
-    with torch.inference_mode():
-        for part in options.parts:
-            for count in options.gpus:
-                if rank < count:
-                    ranks = Ranks(rank, count, groups[count])
-                    for size, result, seconds in measured(part, ranks, options, device):
-                        reference = references.setdefault((part, size), result)
-                        rows.append(row_of(part, size, count, seconds, result, reference))
-                dist.barrier()
-    if rank == 0:
-        pipe.send(rows)
-    dist.barrier()
-    dist.destroy_process_group()
+    began = time.perf_counter()
+    works = [
+        {"part": part, "gpus": count, "size": size}
+        for part, count, size in itertools.product(options.parts, options.gpus, options.sizes)
+    ]
+    with TemporaryDirectory() as folder:
+        prepare = functools.partial(Bench, options=options, folder=Path(folder))
+        for row in rank_rows.measured(max(options.gpus), options.device, prepare, works, options.limit):
+            rows.append(row)
+            print(f"{report.table([row])}\nafter {time.perf_counter() - began:.0f} s", flush=True)
+            report.save("decoding", rows, options.json)
+    if found := [row for row in rows if "error" not in row]:
+        print(report.table(found))
+    print(f"figures: {options.json}")
+    rank_rows.exit_if_failed(rows)
 
 
-def row_of(part: str, size: str, count: int, seconds: list[float], result: Tensor, reference: Tensor) -> Row:
-    """Levels of 255 for frames; latents are compared in units of their standard deviation."""
-    off = (result.float() - reference.float()).abs()
-    of_frames = result.dtype == torch.uint8
-    return {
-        "part": part,
-        "size": size,
-        "GPUs": count,
-        "ms": report.median_ms(seconds),
-        "off by, levels": int(off.max()) if of_frames else None,
-        "off by more than 1, %": 100 * float((off > 1).float().mean()) if of_frames else None,
-        "off by, of std": None if of_frames else float(off.max() / reference.float().std()),
-    }
+class Bench:
+    """One rank of as many as the most GPUs. Those that a row does not need wait."""
 
+    def __init__(self, rank: int, *, options: argparse.Namespace, folder: Path) -> None:
+        self._device = torch.device(options.device, rank) if options.device == "cuda" else torch.device("cpu")
+        groups = {count: dist.new_group(list(range(count))) for count in options.gpus}
+        self._ranks = {count: Ranks(rank, count, group) for count, group in groups.items()}
+        self._options = options
+        self._results = Results(folder)
+        self._prepared: tuple[str, int, Prepared] | None = None
 
-def measured(
-    part: str, ranks: Ranks, options: argparse.Namespace, device: torch.device
-) -> Iterator[tuple[str, Tensor, list[float]]]:
-    """Each size, with the result on the CPU and the seconds of each round."""
-    prepare = {"decode": decoding, "encode": encoding, "diffusion": diffusion}[part]
-    run = prepare(ranks, device)
-    for size in options.sizes:
+    def __call__(self, part: str, gpus: int, size: str) -> Row:
+        """The row of a part, of a size such as 768x512."""
+        ranks = self._ranks[gpus]
+        row = self._row(part, size, ranks) if ranks.rank < gpus else {}
+        dist.barrier()
+        return row
+
+    def _row(self, part: str, size: str, ranks: Ranks) -> Row:
         width, height = (int(side) for side in size.split("x"))
-        frames = options.overlap if part == "encode" else options.frames
+        frames = self._options.overlap if part == "encode" else self._options.frames
         given = torch.Generator().manual_seed(1), (frames - 1) // 8 + 1, height // 32, width // 32
-        call = run(*given)
-        result = call()
-        call()
-        graphs, seconds = counters["stats"]["unique_graphs"], []
-        for _ in range(options.rounds):
-            synchronize(ranks, device)
-            began = time.perf_counter()
+        with torch.inference_mode():
+            call = self._prepare(part, ranks)(*given)
+            result = call()
             call()
-            synchronize(ranks, device)
-            seconds.append(time.perf_counter() - began)
+            graphs, seconds = counters["stats"]["unique_graphs"], []
+            for _ in range(self._options.rounds):
+                synchronize(ranks, self._device)
+                began = time.perf_counter()
+                call()
+                synchronize(ranks, self._device)
+                seconds.append(time.perf_counter() - began)
         assert counters["stats"]["unique_graphs"] == graphs, "something was compiled after the warm-up"
-        yield size, result.cpu(), seconds
+        result = result.cpu()
+        first = self._results.first(f"{part}-{size}", [result]) if ranks.rank == 0 else None
+        return {"ms": report.median_ms(seconds), **off_by(result, first[0] if first else None)}
+
+    def _prepare(self, part: str, ranks: Ranks) -> Prepared:
+        """The model of a part, once for all sizes."""
+        if self._prepared is None or self._prepared[:2] != (part, ranks.count):
+            self._prepared = None  # which frees its memory
+            prepare = {"decode": decoding, "encode": encoding, "diffusion": diffusion}[part]
+            self._prepared = part, ranks.count, prepare(ranks, self._device)
+        return self._prepared[2]
+
+
+def off_by(result: Tensor, first: Tensor | None) -> Row:
+    """Levels of 255 for frames; latents are compared in units of their standard deviation. first: to compare with."""
+    of_frames = result.dtype == torch.uint8
+    names = ("off by, levels", "off by more than 1, %", "off by, of std")
+    if first is None:
+        return dict.fromkeys(names)
+    off = (result.float() - first.float()).abs()
+    levels = (int(off.max()), 100 * float((off > 1).float().mean()), None)
+    return dict(zip(names, levels if of_frames else (None, None, float(off.max() / first.float().std())), strict=True))
 
 
 def synchronize(ranks: Ranks, device: torch.device) -> None:

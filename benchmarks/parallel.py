@@ -1,25 +1,25 @@
 """One film on 1, 2 and more GPUs of a machine: the transformer's call, whole segments, a chain, a step with guidance.
 
     python benchmarks/parallel.py [--gpus 1 2] [--sizes 768x512 1536x1024] [--precisions bf16 fp8]
-        [--parts calls segments guidance] [--segments 6]
+        [--parts calls segments guidance] [--segments 6 2]
 
 Full-size LTX-2.3 with random weights (benchmarks/full.py), 121 frames, continuations, 8 distilled steps, no guidance.
-Each number of GPUs has its own processes, which start one after the other. calls: one call of the transformer, and how
-much of it is exchange: in all, and while nothing else runs on the GPU. segments: a chain, from state to state, without
-its first segment, which compiles. guidance: a step with all four kinds of prediction; compiles for minutes. `--device
-cpu` uses processes and the smallest model.
+Each precision and number of GPUs has an engine of its own, one after the other. calls: one call of the transformer, and
+how much of it is exchange: in all, and while nothing else runs on the GPU. segments: a chain, from state to state,
+without its first segment, which compiles. guidance: a step with all four kinds of prediction; compiles for minutes.
+Each row is printed and saved when it is measured; one that fails does not end the others. `--device cpu` uses processes
+and the smallest model.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
-import json
+import functools
+import itertools
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 from torch._dynamo.utils import counters
 from torch.autograd import DeviceType
 from torch.profiler import profile
 
-from benchmarks import report
+from benchmarks import rank_rows, report
 from benchmarks.full import full_pipeline
+from benchmarks.rank_rows import Results, Row
 from ltx2.engine import Engine
 from ltx2.errors import SegmentCancelledError
 from ltx2.model.denoising.conditioning import state_after
@@ -49,85 +49,65 @@ from ltx2.timeline import SegmentShape, SegmentTiming, exact, first_timing, next
 ROUNDS = 5
 PARTS = ("calls", "segments", "guidance")
 BYTES = {"fp32": 4, "bf16": 2, "fp8": 2}  # of what is exchanged
-Row = dict[str, Any]
 Size = tuple[int, int]
 
 
 def main() -> None:
-    """Measure each number of GPUs in `--gpus`, and print one table per part."""
+    """Measure each precision with each number of GPUs in `--gpus`, and print one table per part."""
     options = parsed()
     if options.device == "cuda" and torch.cuda.device_count() < max(options.gpus):
         sys.exit(
             f"benchmarks/parallel.py --gpus {max(options.gpus)} needs as many GPUs; this machine has "
             f"{torch.cuda.device_count()}"
         )
+    rows: list[Row] = []
+    began = time.perf_counter()
+    first: dict[tuple[str, ...], Row] = {}
     with tempfile.TemporaryDirectory() as folder:
-        options.folder = Path(folder)
-        for count in options.gpus:
-            arguments = (count, f"file://{folder}/meet-{count}", options)
-            mp.start_processes(measure, arguments, nprocs=count, start_method="spawn")
-        rows = [json.loads(line) for line in (options.folder / "rows").read_text().splitlines()]
-    with_factors(rows)
-    tables = {part: [row for row in rows if part in row] for part in PARTS}
-    for part in PARTS[1:]:
-        print(report.table(tables[part]) if tables[part] else "")
-    first = next(rows for rows in tables.values() if rows)
-    report.write("parallel", tables["calls"] or first, options.json, **{part: tables[part] for part in PARTS[1:]})
+        for precision, count in itertools.product(options.precisions, options.gpus):
+            prepare = functools.partial(Bench, precision=precision, count=count, options=options, folder=Path(folder))
+            works = [
+                {"part": part, "gpus": count, "precision": precision, "size": size}
+                for size, part in itertools.product(options.sizes, options.parts)
+            ]
+            for row in rank_rows.measured(count, options.device, prepare, works, options.limit):
+                rows.append(with_factors(first, row))
+                print(f"{report.table([row])}\nafter {time.perf_counter() - began:.0f} s", flush=True)
+                report.save("parallel", rows, options.json)
+    for part in options.parts:
+        if found := [row for row in rows if row["part"] == part and "error" not in row]:
+            print(report.table(found))
+    print(f"figures: {options.json}")
+    rank_rows.exit_if_failed(rows)
 
 
 def parsed() -> argparse.Namespace:
-    """The options. The sizes are `(width, height)`."""
+    """The options. segments: by size."""
     parser = report.parser(__doc__ or "", "parallel")
     parser.add_argument("--gpus", nargs="+", type=int, default=[1, 2], metavar="COUNT")
     parser.add_argument("--sizes", nargs="+", default=["768x512", "1536x1024"], metavar="WxH")
     parser.add_argument("--precisions", nargs="+", choices=["bf16", "fp8", "fp32"], default=["bf16", "fp8"])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=["calls", "segments"])
-    parser.add_argument("--segments", type=int, default=6, help="length of the chain")
+    parser.add_argument(
+        "--segments", nargs="+", type=int, default=[6, 2], help="in the chain, of each size; the last of all others"
+    )
     parser.add_argument("--frames", type=int, default=121)
+    parser.add_argument("--limit", type=float, default=240, help="seconds for a row, or to load a model")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     options = parser.parse_args()
-    options.sizes = [tuple(int(side) for side in size.split("x")) for size in options.sizes]
+    lengths = options.segments + options.segments[-1:] * len(options.sizes)
+    options.segments = dict(zip(options.sizes, lengths, strict=False))
     options.parts = sorted(options.parts, key=PARTS.index)
     return options
 
 
-def with_factors(rows: Iterable[Row]) -> None:
+def with_factors(first: dict[tuple[str, ...], Row], row: Row) -> Row:
     """Add to each time how many times as fast it is as that of the first row of the same kind."""
-    first: dict[tuple[str, ...], Row] = {}
-    for row in rows:
-        alone = first.setdefault((next(iter(row)), row["precision"], row["size"]), row)
+    if "error" not in row:
+        alone = first.setdefault((row["part"], row["precision"], row["size"]), dict(row))
         for name in [name for name in row if name.endswith((" s", " ms"))]:
             row[f"{name[: name.rindex(' ')]}, times as fast"] = alone[name] / row[name]
-
-
-def measure(rank: int, count: int, init: str, options: argparse.Namespace) -> None:
-    """A process: measure everything with `count` ranks. The first adds its rows to the file of rows."""
-    device = torch.device("cpu") if options.device == "cpu" else torch.device("cuda", rank)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    ranks = None
-    if count > 1:
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, init_method=init, rank=rank, world_size=count)
-        assert dist.group.WORLD is not None
-        ranks = Ranks(rank, count, dist.group.WORLD)
-    for precision in options.precisions:
-        bench = Bench(engine_of(device, precision, ranks), precision, count, options)
-        for size in options.sizes:
-            for part in options.parts:
-                row = {part: "longtake", "gpus": count, "precision": precision, "size": f"{size[0]}x{size[1]}"}
-                row |= getattr(bench, part)(size)
-                if rank == 0:
-                    print(row, flush=True)
-                    with (options.folder / "rows").open("a") as file:
-                        file.write(json.dumps(row) + "\n")
-        del bench
-        gc.collect()
-        torch._dynamo.reset()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-    if ranks is not None:
-        dist.destroy_process_group()
+    return row
 
 
 def engine_of(device: torch.device, precision: str, ranks: Ranks | None) -> Engine:
@@ -143,12 +123,21 @@ def engine_of(device: torch.device, precision: str, ranks: Ranks | None) -> Engi
 class Bench:
     """Measures one engine, on all ranks at once."""
 
-    def __init__(self, engine: Engine, precision: str, count: int, options: argparse.Namespace) -> None:
-        self._engine = engine
+    def __init__(self, rank: int, *, precision: str, count: int, options: argparse.Namespace, folder: Path) -> None:
+        assert dist.group.WORLD is not None
+        device = torch.device(options.device, rank) if options.device == "cuda" else torch.device("cpu")
+        self._engine = engine_of(device, precision, Ranks(rank, count, dist.group.WORLD) if count > 1 else None)
         self._precision = precision
         self._count = count
         self._options = options
+        self._results = Results(folder)
         self._shape = SegmentShape(options.frames, exact(24))
+
+    def __call__(self, part: str, size: str, **_: Any) -> Row:
+        """The row of a part, of a size such as 768x512."""
+        width, height = (int(side) for side in size.split("x"))
+        row: Row = getattr(self, part)((width, height))
+        return row
 
     def calls(self, size: Size) -> Row:
         """The transformer's call in a continuation."""
@@ -178,7 +167,7 @@ class Bench:
         off = self._off("segment", size, (output.video_latents,))[0]
         graphs = counters["stats"]["unique_graphs"]
         took = []
-        for _ in range(self._options.segments):
+        for _ in range(self._options.segments["x".join(map(str, size))]):
             timing = next_timing(timing)
             began = self._now()
             output = self._run(size, timing, output.state)
@@ -187,7 +176,8 @@ class Bench:
         cuda = self._options.device == "cuda"
         return {
             "segment s": statistics.median(took),
-            f"chain of {len(took)} s": sum(took),
+            "chain of": len(took),
+            "chain s": sum(took),
             "latents off by": off,
             "peak GiB": torch.cuda.max_memory_allocated() / 2**30 if cuda else None,
         }
@@ -264,13 +254,11 @@ class Bench:
 
     def _off(self, what: str, size: Size, result: tuple[Tensor, ...]) -> list[float | None]:
         """How far each part of `result` is from that of the first number of GPUs, relative to its norm."""
-        path = self._options.folder / f"{what}-{self._precision}-{size[0]}x{size[1]}.pt"
         parts = [part.detach().float().cpu() for part in result]
-        if not path.exists():
-            torch.save(parts, path)
+        first = self._results.first(f"{what}-{self._precision}-{size[0]}x{size[1]}", parts)
+        if first is None:
             return [None] * len(parts)
-        before = torch.load(path)
-        return [float((one - two).norm() / two.norm()) for one, two in zip(parts, before, strict=True)]
+        return [float((one - two).norm() / two.norm()) for one, two in zip(parts, first, strict=True)]
 
 
 def covered(spans: list[tuple[float, float]]) -> float:

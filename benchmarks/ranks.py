@@ -4,7 +4,8 @@
 
 Checks what the fault tests cannot check on a CPU: exchanges of a GPU that wait for a killed rank end, and so does the
 call, and a new process renders the same bytes. Random weights by default (see benchmarks/full.py). Exits with 1 if a
-segment differs, or the fault is not reported. It needs no servers.
+segment differs, or the fault is not reported. stuck: the call did not end, so that the process had to. It needs no
+servers.
 """
 
 from __future__ import annotations
@@ -46,63 +47,84 @@ def main() -> None:
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        print(json.dumps(render(options)))
-        os._exit(0)  # as a worker's child ends; after a fault, the GPU of this process may be unusable
+        run = Run(options)
+        run.render()
+        run.end()
     command = [sys.executable, __file__, "--child", *sys.argv[1:]]
-    runs = [json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout) for _ in range(2)]
-    rows = [{"run": number, **{key: run[key] for key in run if key != "digests"}} for number, run in enumerate(runs)]
-    same = runs[0]["digests"] == runs[1]["digests"]
-    report.write("ranks", rows, options.json, gpus=options.gpus, same=same)
+    digests, rows = [], list[dict[str, Any]]()
+    for number in range(2):
+        printed = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+        found = json.loads(printed.splitlines()[-1])
+        digests.append(found.pop("digests"))
+        rows.append({"run": number, **found})
+        print(report.table(rows[-1:]), flush=True)
+        report.save("ranks", rows, options.json, gpus=options.gpus, digests=digests)
+    same = digests[0] == digests[1]
+    report.write("ranks", rows, options.json, gpus=options.gpus, digests=digests, same=same)
     print(f"the segments of both runs are {'the same' if same else 'DIFFERENT'}")
-    sys.exit(0 if same and all(run["fault"] for run in runs) else 1)
+    sys.exit(0 if same and all(row["fault"] for row in rows) else 1)
 
 
-def render(options: argparse.Namespace) -> dict[str, Any]:
-    """Two segments, and a third in which a follower is killed."""
-    began = time.perf_counter()
-    group = RankGroup(options.gpus, options.device, timeout_s=TIMEOUT_S, on_stuck=stuck)
-    found: dict[str, Any] = {"start s": time.perf_counter() - began}
-    began = time.perf_counter()
-    settings = {"precision": options.precision, "offload": "none", "text_encoder": "auto", "compiler": "auto"}
-    engine = group.load(options.engine, options.model, **settings)
-    found["load s"] = time.perf_counter() - began
-    first = first_timing(SegmentShape(options.frames, exact(24)))
-    second = next_timing(first)
-    began = time.perf_counter()
-    engine.warm_up(request(options, first))
-    found["warm s"] = time.perf_counter() - began
-    digests, state = [], None
-    for number, timing in enumerate((first, second)):
+class Run:
+    """Two segments, and a third in which a follower is killed. found: the figures so far."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.found: dict[str, Any] = {"digests": []}
+        self._options = options
+        self._killed_at = 0.0
+
+    def render(self) -> None:
+        """Find all figures. If the process cannot leave the last call, it ends there, as a worker's child does."""
+        options, found = self._options, self.found
         began = time.perf_counter()
-        output = engine.run(request(options, timing), state)
-        found[f"segment {number} s"] = time.perf_counter() - began
-        state = output.state
-        digests.append(hashlib.sha256(output.frames.tobytes() + output.sound.tobytes()).hexdigest())
-    return found | {"digests": digests, **fault(engine, request(options, next_timing(second)), state)}
+        group = RankGroup(options.gpus, options.device, timeout_s=TIMEOUT_S, on_stuck=self._end_stuck)
+        found["start s"] = time.perf_counter() - began
+        began = time.perf_counter()
+        settings = {"precision": options.precision, "offload": "none", "text_encoder": "auto", "compiler": "auto"}
+        engine = group.load(options.engine, options.model, **settings)
+        found["load s"] = time.perf_counter() - began
+        first = first_timing(SegmentShape(options.frames, exact(24)))
+        second = next_timing(first)
+        began = time.perf_counter()
+        engine.warm_up(request(options, first))
+        found["warm s"] = time.perf_counter() - began
+        state = None
+        for number, timing in enumerate((first, second)):
+            began = time.perf_counter()
+            output = engine.run(request(options, timing), state)
+            found[f"segment {number} s"] = time.perf_counter() - began
+            state = output.state
+            found["digests"].append(hashlib.sha256(output.frames.tobytes() + output.sound.tobytes()).hexdigest())
+        self._find_fault(engine, request(options, next_timing(second)), state)
 
+    def _find_fault(self, engine: GroupEngine, wanted: SegmentRequest, state: Any) -> None:
+        """What comes of a segment during which a follower is killed, and the seconds until it does."""
 
-def fault(engine: GroupEngine, wanted: SegmentRequest, state: Any) -> dict[str, Any]:
-    """What comes of a segment during which a follower is killed, and the seconds until it does."""
-    killed_at = 0.0
+        def kill(step: int, _: int) -> None:
+            if step == KILLED_AFTER:
+                self._killed_at = time.perf_counter()
+                followers = [one for one in psutil.Process().children() if "ltx2.group.follower" in one.cmdline()]
+                followers[-1].kill()
 
-    def kill(step: int, _: int) -> None:
-        nonlocal killed_at
-        if step == KILLED_AFTER:
-            killed_at = time.perf_counter()
-            followers = [one for one in psutil.Process().children() if "ltx2.group.follower" in one.cmdline()]
-            followers[-1].kill()
+        self._note_fault("")
+        try:
+            engine.run(wanted, state, on_step=kill)
+        except RankError as error:
+            self._note_fault(str(error))
 
-    try:
-        engine.run(wanted, state, on_step=kill)
-    except RankError as error:
-        return {"fault": str(error), "fault s": time.perf_counter() - killed_at}
-    return {"fault": "", "fault s": 0.0}
+    def _note_fault(self, fault: str, *, stuck: bool = False) -> None:
+        seconds = time.perf_counter() - self._killed_at if fault else 0.0
+        self.found |= {"fault": fault, "fault s": seconds, "stuck": stuck}
 
+    def _end_stuck(self, reason: str) -> None:
+        """A call did not end although its exchanges were aborted: a GPU waits for what the killed rank would send."""
+        self._note_fault(reason, stuck=True)
+        self.end()
 
-def stuck(reason: str) -> None:
-    """A call did not end although its exchanges were aborted; a worker then ends this process."""
-    print(f"STUCK, the process has to end: {reason}", file=sys.stderr, flush=True)
-    os._exit(3)
+    def end(self) -> None:
+        """End as a worker's child does: after a fault, the GPU of this process may be unusable."""
+        print(json.dumps(self.found), flush=True)
+        os._exit(0)
 
 
 def request(options: argparse.Namespace, timing: SegmentTiming) -> SegmentRequest:

@@ -31,11 +31,16 @@ def parser(description: str, name: str) -> argparse.ArgumentParser:
 
 
 def write(name: str, rows: Sequence[Mapping[str, Any]], path: Path, **more: Any) -> None:
-    """Print `rows` as a table, and write them to `path` with `about()` and the values in `more`."""
+    """Print `rows` as a table, and save them."""
     print(table(rows))
+    save(name, rows, path, **more)
+    print(f"figures: {path}")
+
+
+def save(name: str, rows: Sequence[Mapping[str, Any]], path: Path, **more: Any) -> None:
+    """Write `rows` to `path` with `about()` and the values in `more`: also those so far, in case that it is cut off."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"benchmark": name, **about(), **more, "rows": list(rows)}, indent=2) + "\n")
-    print(f"figures: {path}")
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

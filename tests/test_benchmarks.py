@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import runpy
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
+from benchmarks import rank_rows
 from tests.conftest import STAND_IN
 
 SERVE = ("--clients=5", "--players=2", "--workers=1", "--minutes=0.2", "--rounds=1", "--settle=1")
@@ -92,6 +96,42 @@ def test_a_benchmark_that_starts_processes_does_too(name: str, options: list[str
     # Then
     assert done.returncode == 0, done.stderr
     check_table(json.loads((tmp_path / "figures.json").read_text()), done.stdout)
+
+
+def measure_on(rank: int) -> rank_rows.Measure:
+    """Measures the sum of all ranks, unless rank 1 does something else."""
+
+    def measure(rank_1: str) -> rank_rows.Row:
+        if rank == 1 and rank_1 == "fails":
+            raise MemoryError("no memory")
+        if rank == 1 and rank_1 == "dies":
+            os._exit(1)
+        if rank == 1 and rank_1 == "hangs":
+            time.sleep(60)
+        total = torch.tensor(rank + 1)
+        dist.all_reduce(total)
+        return {"sum": int(total)}
+
+    return measure
+
+
+@pytest.mark.faults
+def test_a_rank_that_fails_costs_a_benchmark_one_row() -> None:
+    # Given
+    works = [{"rank_1": does} for does in ("works", "fails", "dies", "works", "hangs", "works")]
+    # When
+    rows = list(rank_rows.measured(2, "cpu", measure_on, works, limit_s=30))
+    # Then
+    assert [row.get("error", row.get("sum")) for row in rows] == [
+        3,
+        "rank 1: MemoryError: no memory",
+        "rank 1 died",
+        3,
+        "nothing was measured within 30 s",
+        3,
+    ]
+    with pytest.raises(SystemExit, match=r"^failed: rank_1 fails, error rank 1: MemoryError: no memory\nfailed: "):
+        rank_rows.exit_if_failed(rows)
 
 
 def test_the_check_of_a_model_renders_two_segments_and_says_whether_they_join(
