@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Self
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ltx2.acceleration.compile import accelerated_name, backend_of, compile_blocks, compile_decoder, speed_up
+from ltx2.acceleration.cuda_graphs import CudaGraphs
 from ltx2.acceleration.fp8_attention import Attention, attention_of
 from ltx2.acceleration.int8 import quantize_linears
 from ltx2.acceleration.shared_transformer import share
@@ -66,7 +68,7 @@ class Engine:
     pipeline's. encode_ahead: see `PromptEncoder`. compiled: whether parts of the model are compiled, so that new shapes
     are warmed up first. fusion: the LoRAs in the pipeline's weights, if they can be changed. made_with: the settings
     that a segment's bytes may depend on. name, loras: of the model, for errors. ranks: the processes that render each
-    segment together; all make the same calls, with callbacks that answer the same.
+    segment together; all make the same calls, with callbacks that answer the same. graphs: decode sound as CUDA graphs.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Engine:
         name: str = "the model",
         loras: Sequence[Lora] = (),
         ranks: Ranks | None = None,
+        graphs: bool = False,
     ) -> None:
         self.pipeline = pipeline
         self.variant = variant or variant_of_pipeline(pipeline)
@@ -93,6 +96,10 @@ class Engine:
         source, named = (None, source) if isinstance(source, FileModel) else (source, source)
         self._denoiser = Denoiser(pipeline, self.variant, self.prompts, self._loras, source)
         self._picture_decoder = PictureDecoder(pipeline, source, ranks)
+        self._decode_sound: Callable[[Tensor], Checked] = partial(decode_sound, pipeline, self.audio_rate)
+        if graphs:  # launching it would take longer, and keep this thread from the state
+            weights = (*pipeline.audio_vae.parameters(), *pipeline.vocoder.parameters())
+            self._decode_sound = CudaGraphs(self._decode_sound, weights)
         if ranks is not None:
             share_encoder(pipeline.vae, ranks)
         self._compiled = compiled
@@ -187,8 +194,8 @@ class Engine:
             if fusion is not None:
                 fusion.renamed = accelerated_name
         variant = variant_of_pipeline(pipeline)
+        graphs = device.type == "cuda" and backend == "inductor" and offload == "none"
         if ranks is not None:
-            graphs = device.type == "cuda" and backend == "inductor" and offload == "none"
             share(pipeline, ranks, variant.stg_blocks, graphs=graphs)
         mode = text_encoder_mode(text_encoder, device, offload=offload, weights=weights_of(pipeline))
         made_with = {"precision": precision, "offload": offload, "text_encoder": str(mode), "attention": str(how)}
@@ -223,6 +230,7 @@ class Engine:
             name=name,
             loras=loras,
             ranks=ranks,
+            graphs=graphs,
         )
 
     def set_loras(self, loras: Sequence[Lora]) -> bool:
@@ -245,7 +253,7 @@ class Engine:
         """Compile all that a job of segments like `request` needs, if it is not compiled.
 
         That is two shapes, for a first segment (or one after a cut) and for a continuation, and that of `request` if it
-        continues a segment of another length. One step of each stage is run, and the result of the first is decoded.
+        continues a segment of another length. One step of each stage is run; all sound is decoded, and one picture.
         Each number of placed images is a shape of its own: that of `request` is compiled for its timing, and those of
         `images` for both.
         """
@@ -262,7 +270,8 @@ class Engine:
                 like = replace(request, timing=timing, image=None, end=None, images=(), sound=None)
                 conditioning = Conditioning(images=placeholder_images(count, request.height, request.width))
                 with render_context("warming up", self._stream):
-                    latents, _ = self._denoiser.denoise(like, plan, conditioning, first_steps=True)
+                    latents, sound = self._denoiser.denoise(like, plan, conditioning, first_steps=True)
+                    self._decode_sound(sound)
                     decoding = self._picture_decoder.decoding_of(like)
                     # the pictures of all have the same shape, and the diffusion decoder is not compiled
                     if timing is first and not count and decoding.decoder == Decoder.CONVOLUTIONAL:
@@ -354,7 +363,7 @@ class Engine:
     ) -> tuple[HostCopy, HostCopy]:
         """Start to decode latents on the device to frames and sound, without waiting for the GPU."""
         pictures = self._copies.start(self._pictures(video_latents, decoding))
-        return pictures, self._copies.start(decode_sound(self.pipeline, audio_latents, self.audio_rate))
+        return pictures, self._copies.start(self._decode_sound(audio_latents))
 
     def _warnings(self, request: SegmentRequest, plan: Plan) -> tuple[str, ...]:
         """What is wrong with the prompts of a segment that was rendered."""

@@ -12,8 +12,10 @@ from ltx2.model.pipeline import LongtakePipeline
 from ltx2.timeline import sound_seconds
 
 
-def decode_sound(pipeline: LongtakePipeline, latents: Tensor, rate: int) -> Checked:
+def decode_sound(pipeline: LongtakePipeline, rate: int, latents: Tensor) -> Checked:
     """Samples, float32 `[n, channels]` in [-1, 1], of normalised latents `[1, 8, T, 16]`, on the pipeline's device.
+
+    rate: of the samples, Hz. It never waits for the device, so that it can be captured as a CUDA graph.
 
     Raises:
         CheckpointError: the vocoder returned too few samples.

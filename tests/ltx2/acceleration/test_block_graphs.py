@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from ltx2.acceleration.block_graphs import KEPT, BlockGraphs, Compute, captured
+from ltx2.acceleration.block_graphs import BlockGraphs, Compute
+from ltx2.acceleration.cuda_graphs import KEPT, captured
 from ltx2.acceleration.fast_block import CallTokens
 from ltx2.engine import Engine
 from ltx2.parallel.ranks import Ranks
