@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -110,12 +111,17 @@ def decode_frames(pngs: Sequence[bytes], *, field: str = "video", expected: Fram
 
 
 def _in_threads(run: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """Call `run` on each item in as many threads as cores; PNG work releases the GIL. The threads end with the call."""
-    threads = min(len(items), len(os.sched_getaffinity(0)))
-    if threads < 2:
+    """Call `run` on each item in as many threads as cores; PNG work releases the GIL."""
+    threads = len(os.sched_getaffinity(0))
+    if min(len(items), threads) < 2:
         return [run(item) for item in items]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(run, items))
+    return list(_kept_threads(os.getpid(), threads).map(run, items))
+
+
+@lru_cache(maxsize=1)
+def _kept_threads(process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads of this process, kept: where all cores are busy, new ones wait longer for one than those that wake up."""
+    return ThreadPoolExecutor(threads, "png")
 
 
 def _check_sizes(sizes: Sequence[tuple[int, int]], field: str) -> None:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 import threading
 from collections import deque
 from typing import Protocol
 
 log = logging.getLogger(__name__)
 QUEUE_LIMIT = 2
-NICENESS = 5
-"""Of the thread and of what it starts. With 10, clips took longer than segments on a host whose cores were busy."""
 
 
 class BackgroundWork(Protocol):
@@ -61,8 +57,6 @@ class BackgroundThread:
                 log.exception("background work could not be released; its lease will expire")
 
     def _run_forever(self) -> None:
-        if sys.platform == "linux":  # only Linux gives a thread its own priority, inherited by threads it starts
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         while True:
             self._run_next()
 

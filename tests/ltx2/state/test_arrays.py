@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
+import sys
 import zlib
 from typing import Any
 
@@ -157,6 +159,24 @@ def test_the_total_number_of_pixels_is_limited() -> None:
     # When / Then the headers are enough to reject them
     with pytest.raises(ContinuationError, match="bytes of pixels in all"):
         decode_frames([png] * 40)
+
+
+FORKING = """
+import os
+import numpy as np
+from ltx2.state.arrays import encode_frames
+frames = [np.full((600, 8, 3), i, np.uint8) for i in range(4)]
+encoded = encode_frames(frames)
+child = os.fork()
+if child == 0:
+    os._exit(encode_frames(frames) != encoded)
+print(os.waitpid(child, 0)[1])
+"""
+
+
+def test_a_forked_process_encodes_too_without_the_threads_of_its_parent() -> None:
+    done = subprocess.run([sys.executable, "-c", FORKING], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "0\n", done.stderr
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
