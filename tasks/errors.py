@@ -16,7 +16,8 @@ LongtakeError                 shown to people as one line, without a traceback
 ├── VersionError              stored or sent by a newer major version
 ├── ServerError               Redis cannot be reached, started or used
 │   ├── UnreachableError      Redis does not answer (also a redis.ConnectionError)
-│   └── MaybeQueuedError      the reply to a submission was lost, so the job may be queued
+│   ├── MaybeQueuedError      the reply to a submission was lost, so the job may be queued
+│   └── KeyTypeError          a key of the deployment holds another type (also a redis.ResponseError)
 └── OutputError               the film cannot be written where it should go
 """
 
@@ -105,6 +106,10 @@ class MaybeQueuedError(ServerError):
     def __init__(self, message: str, job_id: str) -> None:
         super().__init__(message)
         self.job_id = job_id
+
+
+class KeyTypeError(ServerError, redis.ResponseError):
+    """A key that all jobs share holds another type; the message says which one, and what to do."""
 
 
 class OutputError(LongtakeError):

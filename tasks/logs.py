@@ -13,6 +13,7 @@ from types import MappingProxyType
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from blobstore.redis.urls import MASK, mask_urls
+from tasks.errors import ServerError
 from tasks.field_errors import LINE_CHARACTERS, escaped
 from tasks.settings import Settings
 
@@ -46,7 +47,7 @@ class LogFormatter(logging.Formatter):
         """The line of `record`."""
         fields = {**_context.get()} | {name: value for name, value in record.__dict__.items() if name in FIELDS}
         known = {name: self._field(fields[name]) for name in FIELDS if fields.get(name) is not None}
-        error = self._masked(self.formatException(record.exc_info)) if record.exc_info else ""
+        error = self._masked(self._trace(record))
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         message = self._masked(record.getMessage())
         if self._as_json:
@@ -58,6 +59,13 @@ class LogFormatter(logging.Formatter):
         # indented, so that no line of an error looks like one of the log
         lines += [f"  {escaped(part)}" for part in error[-TRACE_CHARACTERS:].split("\n") if error]
         return "\n".join(lines)
+
+    def _trace(self, record: logging.LogRecord) -> str:
+        """The traceback of a line; of a server that cannot be used, only what is wrong with it."""
+        raised = record.exc_info[1] if record.exc_info else None
+        if isinstance(raised, ServerError):
+            return str(raised)
+        return self.formatException(record.exc_info) if record.exc_info else ""
 
     def _field(self, value: object) -> object:
         return self._masked(value)[:LINE_CHARACTERS] if isinstance(value, str) else value

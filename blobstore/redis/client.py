@@ -53,12 +53,13 @@ def open_client(
     health_check_interval_s: int = 0,
     reply_timeout_s: float = REPLY_TIMEOUT_S,
     raised: Raised | None = None,
+    client_class: type[redis.Redis] = redis.Redis,
 ) -> redis.Redis:
     """A client for `url`; it connects on the first command.
 
     patience_s: how long a call is repeated in an outage, with pauses of at most `pause_s`. health_check_interval_s:
     connections that were idle for longer are checked before use; 0 for never. reply_timeout_s: a reply that takes
-    longer is a lost connection. raised: see `DeadlineRetry`.
+    longer is a lost connection. raised: see `DeadlineRetry`. client_class: of the client that is returned.
 
     Raises:
         RedisURLError: `url` has another scheme or unknown options, or is malformed.
@@ -72,7 +73,8 @@ def open_client(
         "retry": DeadlineRetry(patience_s, pause_s, raised),
     }
     try:
-        client = _sentinel_client(address, options) if address.sentinels else _client(address, options)
+        open_one = _sentinel_client if address.sentinels else _client
+        client = open_one(address, options, client_class)
         pool = client.connection_pool
         pool.connection_class = watched(pool.connection_class)
         pool.connection_kwargs["health"] = health_of(address.shown)
@@ -82,11 +84,11 @@ def open_client(
     return client
 
 
-def _client(address: RedisAddress, options: dict[str, Any]) -> redis.Redis:
-    return redis.Redis.from_url(address.for_redis, **options)
+def _client(address: RedisAddress, options: dict[str, Any], client_class: type[redis.Redis]) -> redis.Redis:
+    return client_class.from_url(address.for_redis, **options)
 
 
-def _sentinel_client(address: RedisAddress, options: dict[str, Any]) -> redis.Redis:
+def _sentinel_client(address: RedisAddress, options: dict[str, Any], client_class: type[redis.Redis]) -> redis.Redis:
     assert address.sentinels
     sentinel = Sentinel(  # type: ignore[no-untyped-call]
         address.sentinels.hosts, sentinel_kwargs=sentinel_options(address.sentinels, address.tls_options)
@@ -95,7 +97,7 @@ def _sentinel_client(address: RedisAddress, options: dict[str, Any]) -> redis.Re
         options |= {"ssl": True, **address.tls_options}
     login = {"username": address.username or None, "password": address.password or None}
     client: redis.Redis = sentinel.master_for(  # type: ignore[no-untyped-call]
-        address.sentinels.master_name, db=address.db, **login, **options
+        address.sentinels.master_name, client_class, db=address.db, **login, **options
     )
     return client
 

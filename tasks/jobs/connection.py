@@ -15,6 +15,7 @@ from blobstore.redis.errors import is_out_of_memory, lacks_password, reply_of
 from blobstore.redis.outages import RefusedError, reason_of
 from blobstore.redis.urls import RedisURLError, shown_url
 from tasks.errors import ServerError, UnreachableError
+from tasks.jobs.key_types import CheckedClient
 
 log = logging.getLogger(__name__)
 PATIENCE_S = 60.0
@@ -54,7 +55,8 @@ def connect(
 ) -> redis.Redis:
     """A client for `url`. A patient one keeps trying for a minute, the other for two seconds.
 
-    typed: in an outage it raises UnreachableError.
+    typed: in an outage it raises UnreachableError. Where a key of the deployment holds another type than longtake keeps
+    there, every client raises KeyTypeError.
 
     Raises:
         ServerError: `url` is not a valid Redis URL.
@@ -66,6 +68,7 @@ def connect(
             pause_s=RETRY_EVERY_S,
             health_check_interval_s=HEALTH_CHECK_S,
             reply_timeout_s=reply_timeout_s,
+            client_class=CheckedClient,
             raised=(lambda error: UnreachableError(unreachable(url, error), reason_of(error))) if typed else None,
         )
     except RedisURLError as error:

@@ -15,6 +15,7 @@ SUBMITTING = f"{PREFIX}submitting"
 IDEMPOTENCY = f"{PREFIX}idempotency"
 RESERVED = f"{PREFIX}reserved"
 PULSE = f"{PREFIX}pulse"
+RECONCILER_LOCK = f"{PREFIX}reconciler"
 WORKERS = f"{PREFIX}workers"
 EVENTS = f"{PREFIX}events"
 OUTBOX = f"{PREFIX}outbox"
@@ -22,6 +23,7 @@ OUTBOX_PLACE = f"{PREFIX}outbox:place"
 OUTBOX_CLOCK = f"{PREFIX}outbox:clock"
 OUTBOX_LOCK = f"{PREFIX}outbox:lock"
 JOB_ID = re.compile(r"[0-9a-z]{1,40}")
+JOB_PREFIX = f"{PREFIX}job:"
 SUBMISSION = "submission:"  # no job id can begin with it
 
 
@@ -38,7 +40,7 @@ def check_job_id(job_id: object) -> str:
 
 def job_keys(job_id: str, *names: str) -> list[str]:
     """The keys of the named parts of a job's record."""
-    return [f"{PREFIX}job:{job_id}:{name}" for name in names]
+    return [f"{JOB_PREFIX}{job_id}:{name}" for name in names]
 
 
 def queue_key(queue: str) -> str:

@@ -15,7 +15,7 @@ import redis
 
 from blobstore import ManagedBlobStore
 from ltx2.timeline import SegmentShape, handed_on, latent_frames
-from tasks.errors import RoomError, ServerError
+from tasks.errors import RecordError, RoomError, ServerError
 from tasks.jobs.results import AdmissionOutcome
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import JobState
@@ -140,7 +140,7 @@ def admit_waiting(jobs: JobStore, publisher: Publisher, budget_bytes: int | None
                 tracing.job_ended(admission.job_id, jobs)
         elif admission.outcome == AdmissionOutcome.DAMAGED:
             log.error("its record is damaged: needs_bytes", extra={"job": admission.job_id})
-            with suppress(redis.ResponseError):  # of a record that is no hash, the log line is all that can be done
+            with suppress(RecordError):  # of a record that is no hash, the log line is all that can be done
                 jobs.stop(admission.job_id, JobState.FAILED, "its record is damaged: needs_bytes")
         elif admission.outcome == AdmissionOutcome.ADMITTED:
             log.info("admitted", extra={"job": admission.job_id, "bytes": admission.needs_bytes})

@@ -16,9 +16,9 @@ import redis
 from blobstore import BlobStoreUnavailableError, ManagedBlobStore, open_blob_store
 from blobstore.redis.errors import reply_of
 from blobstore.redis.outages import REFUSALS
-from tasks.errors import RecordError
+from tasks.errors import KeyTypeError, RecordError
 from tasks.jobs.connection import IMPATIENCE_S, OUTAGES, RETRY_EVERY_S
-from tasks.jobs.keys import PREFIX
+from tasks.jobs.keys import RECONCILER_LOCK
 from tasks.jobs.locks import ExpiringLock
 from tasks.jobs.queues import queue_of
 from tasks.jobs.reading.queue_states import QueueStates
@@ -36,7 +36,6 @@ from tasks.messaging.tracing import tracing
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
-LOCK = f"{PREFIX}reconciler"
 # The worker that committed a segment publishes the next one; after this long it is presumed dead.
 UNPUBLISHED_GRACE_S = 3.0
 LOST_MESSAGE_GRACE_S = 5.0
@@ -69,7 +68,7 @@ class Reconciler:
         publisher: Publisher,
         settings: Settings,
     ) -> None:
-        self._lock = ExpiringLock(client, LOCK, secrets.token_hex(8))
+        self._lock = ExpiringLock(client, RECONCILER_LOCK, secrets.token_hex(8))
         self._jobs = jobs
         self._blobs = blobs
         self._publisher = publisher
@@ -113,7 +112,7 @@ class Reconciler:
         try:
             yield
             self._said.forget(what)
-        except BlobStoreUnavailableError:
+        except (BlobStoreUnavailableError, KeyTypeError):
             pass  # the connection has logged it
         except (*OUTAGES, redis.OutOfMemoryError):
             raise
@@ -229,7 +228,9 @@ class Reconciler:
         """Fail a job whose record is damaged; one that a newer version wrote is left to the workers of that version."""
         # a subclass says something about the server, such as a script that it has forgotten
         if type(error) is redis.ResponseError and not SERVER_STATE.search(str(error)):
-            with suppress(redis.ResponseError):  # if that is damaged too, the log line is all that can be done
+            with suppress(
+                redis.ResponseError, RecordError
+            ):  # if that is damaged too, the log line is all that can be done
                 self._fail(job_id, "its record is damaged; the log of a worker says how")
 
     def _fail(self, job_id: str, reason: str) -> None:

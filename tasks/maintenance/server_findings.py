@@ -17,6 +17,7 @@ from blobstore.redis.outages import reason_of
 from blobstore.redis.urls import RedisURLError, shown_url
 from tasks.errors import ServerError
 from tasks.jobs.connection import connect, server_time
+from tasks.jobs.key_types import wrong_keys
 from tasks.maintenance.findings import Finding, Severity, error, has_error, warning
 from tasks.maintenance.server_checks import check_rights, check_server
 from tasks.settings import Settings
@@ -55,8 +56,14 @@ def _examine_broker(settings: Settings) -> list[Finding]:
             lambda: _refusal(lambda: check_server(client, url)),
             lambda: examine_info(BROKER, url, _info(client)),
             lambda: _refusal(lambda: check_rights(client, url)),
+            lambda: _examine_keys(url, client),
             lambda: _examine_answers(BROKER, url, client),
         )
+
+
+def _examine_keys(url: str, client: redis.Redis) -> Iterator[Finding]:
+    for wrong in wrong_keys(client):
+        yield error(BROKER, f"Redis at {shown_url(url)}: {wrong}", wrong.advice)
 
 
 def _examine_blob_server(settings: Settings) -> list[Finding]:

@@ -18,6 +18,7 @@ from redis.retry import Retry
 from blobstore.redis.outages import DeadlineRetry, health_of, watched
 from tasks.jobs.changes.one_way import OneWay
 from tasks.jobs.connection import RETRY_EVERY_S
+from tasks.jobs.key_types import CheckedClient
 from tasks.jobs.queues import HIGH_PRIORITY
 from tasks.messaging.message_filter import MessageFilter
 
@@ -60,6 +61,9 @@ class _WatchedChannel:
         else:  # an acknowledgement that fails would leave the worker waiting for it for ever
             options["retry"] = DeadlineRetry(ACKNOWLEDGE_PATIENCE_S, RETRY_EVERY_S)
         return {**options, "connection_class": connection_class, "health": health_of(self.server)}
+
+    def _get_client(self) -> type[CheckedClient]:
+        return CheckedClient
 
     @cached_property
     def subclient(self) -> PubSub:

@@ -10,9 +10,8 @@ from typing import Any, cast
 import redis
 
 from tasks.client.job import Job
-from tasks.jobs.keys import job_keys
+from tasks.jobs.keys import RECONCILER_LOCK, job_keys
 from tasks.jobs.queues import QUEUES
-from tasks.maintenance.reconciler import LOCK
 from tasks.messaging.celery_app import make_app
 from tests.conftest import wait_until
 from tests.faults.harness import FaultWorker, Harness, Hold
@@ -91,7 +90,7 @@ class WorkerPool(Harness):
 
     def active_reconciler(self) -> str:
         """Wait until a reconciler is active; returns its token."""
-        return cast("bytes", wait_until(lambda: self._client().get(LOCK), what="a reconciler")).decode()
+        return cast("bytes", wait_until(lambda: self._client().get(RECONCILER_LOCK), what="a reconciler")).decode()
 
     def unacknowledged(self) -> int:
         """The number of messages that are delivered and not acknowledged."""

@@ -8,8 +8,9 @@ from typing import Any
 
 import redis
 
-from tasks.errors import RecordError, VersionError
+from tasks.errors import KeyTypeError, RecordError, VersionError
 from tasks.jobs.connection import when_there_is_memory
+from tasks.jobs.key_types import WRONG_TYPE, wrong_parts
 from tasks.jobs.reader import JobReader
 from tasks.jobs.scripts import load_scripts
 
@@ -36,6 +37,9 @@ class JobWriter(JobReader):
                 raise VersionError("this job") from None
             if damage := DAMAGED.search(str(error)):
                 raise RecordError(f"its record is damaged: {damage[1]}") from None
+            if WRONG_TYPE in str(error) and not isinstance(error, KeyTypeError):
+                for wrong in wrong_parts(self._redis, keys):
+                    raise RecordError(f"its record is damaged: {wrong}") from None
             raise
 
 

@@ -27,6 +27,17 @@
 --   progress   of a claimed take: the JSON list of renew.lua; absent in 0.1
 --   from_take  of a claimed 'segment': the take of the segment before that it continues, -1 after a cut
 local FORMAT = '0.2'
+-- Before a script changes anything: a key that all jobs share may hold another type, which somebody else wrote. An error
+-- in the middle would leave half of a change behind. KEY_TYPES: key -> type, put before this prelude.
+do
+  local shared = { 'longtake:events', unpack(KEYS) }
+  for _, key in ipairs(shared) do
+    local wanted, found = KEY_TYPES[key], KEY_TYPES[key] and redis.call('TYPE', key).ok
+    if wanted and found ~= 'none' and found ~= wanted then
+      error('WRONGTYPE ' .. key .. ' is a ' .. found, 0)
+    end
+  end
+end
 -- Of records that say what workers of an earlier version would ignore.
 local FORMAT_OF_JOBS = '1.0'
 -- More would only make the entry longer.

@@ -14,11 +14,11 @@ import redis
 from blobstore import open_blob_store
 from tasks.jobs.connection import RETRY_EVERY_S
 from tasks.jobs.events import BEGINNING, Event, EventKind
-from tasks.jobs.keys import OUTBOX, OUTBOX_CLOCK, OUTBOX_LOCK, OUTBOX_PLACE, PULSE, job_keys
+from tasks.jobs.keys import OUTBOX, OUTBOX_CLOCK, OUTBOX_LOCK, OUTBOX_PLACE, PULSE, RECONCILER_LOCK, job_keys
 from tasks.jobs.outbox import Outbox
 from tasks.jobs.store import JobStore
 from tasks.jobs.units import WorkUnit
-from tasks.maintenance.reconciler import LOCK, Reconciler
+from tasks.maintenance.reconciler import Reconciler
 from tasks.messaging.celery_app import make_app
 from tasks.messaging.publisher import Publisher
 from tasks.settings import Settings
@@ -131,12 +131,12 @@ def test_the_reconciler_lock_of_a_clock_ahead_passes_on(
     settings: Settings, jobs: JobStore, client: redis.Redis
 ) -> None:
     # Given the lock of a reconciler that died while the clock was one hour ahead
-    client.set(LOCK, "dead", px=HOUR_MS)
+    client.set(RECONCILER_LOCK, "dead", px=HOUR_MS)
     publisher = Publisher(make_app(settings, results=False), jobs)
     reconciler = Reconciler(client, jobs, open_blob_store(settings.blobs), publisher, settings)
     # When another asks for it, Then it ends within the period it was made for
     assert not reconciler._hold_lock()
-    assert 0 < client.pttl(LOCK) <= settings.reconcile_s * 3000
+    assert 0 < client.pttl(RECONCILER_LOCK) <= settings.reconcile_s * 3000
 
 
 def test_webhooks_wait_by_the_clock_of_redis_and_not_for_its_jumps(
