@@ -1,4 +1,4 @@
-"""Exchanges by copies, with a stand-in for the driver: a thread does the copies of each rank late, and in order."""
+"""Exchanges by copies, with a stand-in for the driver: a thread does the copies of each stream late, and in order."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from benchmarks.exchanges import DirectCopies
 from ltx2.parallel import copies
 from ltx2.parallel.copies import Copies, _Box
 from ltx2.parallel.ranks import Ranks
@@ -31,9 +32,8 @@ AFTER_ATTENTION = ("result", "sound")
 class Stream:
     """Runs what it is given in a thread, one after the other, each after a random delay."""
 
-    cuda_stream = 0
-
     def __init__(self, seed: int) -> None:
+        self.cuda_stream = seed
         self._work: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._random = random.Random(seed)
         threading.Thread(target=self._run, daemon=True).start()
@@ -57,6 +57,10 @@ class Stream:
         if function == "cuMemcpyDtoDAsync_v2":
             target, source, size, _ = arguments
             self._work.put(lambda: ctypes.memmove(target.value, source.value, size.value))
+            return
+        if function == "cuMemcpy2DAsync_v2":
+            copied = arguments[0]._obj
+            self._work.put(lambda: [ctypes.memmove(*row, copied.width) for row in rows_of(copied)])
             return
         _, address, value, _ = arguments
         flag = ctypes.c_uint32.from_address(address.value)
@@ -82,35 +86,63 @@ def box_in_files(made: Copies, flags: int, folder: Path) -> _Box:
         with path.open("r+b") as file:
             maps.append(mmap.mmap(file.fileno(), size))
     addresses = [ctypes.addressof(ctypes.c_char.from_buffer(one)) for one in maps]
-    return _Box(torch.empty(0), maps, addresses, flags)
+    return _Box(torch.frombuffer(maps[made._rank], dtype=torch.uint8), maps, addresses, flags)
 
 
-def exchange(ranks: Ranks, folder: Path) -> list[str]:
+def rows_of(copied: Any) -> list[tuple[int, int]]:
+    """Where the rows of a CUDA_MEMCPY2D go, and where they are."""
+    target, source = (copied.target_device, copied.target_pitch), (copied.source_device, copied.source_pitch)
+    return [(target[0] + row * target[1], source[0] + row * source[1]) for row in range(copied.height)]
+
+
+def exchange(ranks: Ranks, folder: Path, kind: type[Copies]) -> list[str]:
     """Make the exchanges of some blocks; what has arrived wrongly."""
-    stream, wrong = Stream(ranks.rank), []
+    streams: list[Stream] = []
+    wrong = []
+
+    def new_stream(_: torch.device) -> Stream:
+        streams.append(Stream(len(streams)))
+        return streams[-1]
+
+    def driver(function: str, *arguments: Any) -> None:
+        (number,) = [one.value or 0 for one in arguments if isinstance(one, ctypes.c_void_p)]
+        streams[number].call(function, *arguments)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.cuda, "Stream", lambda _: stream)
+        patch.setattr(torch.cuda, "Stream", new_stream)
         patch.setattr(torch.cuda, "current_stream", lambda _: None)
-        patch.setattr(copies, "_driver", stream.call)
+        patch.setattr(copies, "_driver", driver)
         patch.setattr(Copies, "_new_box", lambda made, flags: box_in_files(made, flags, folder))
-        made = Copies(ranks.group, CPU)
+        made = kind(ranks.group, CPU)
         for block in range(BLOCKS):
             for names in (BEFORE_ATTENTION, AFTER_ATTENTION):
-                started: dict[str, Any] = {}
+                started: list[Any] = []
                 for place, name in enumerate(names):
                     # the exchange, its sender and its receiver; the parts of every second block are smaller
                     size = 90 - 40 * (block % 2)
-                    parts = torch.tensor([[[block, place, ranks.rank, to]] * size for to in range(ranks.count)])
-                    started[name] = (*made.start(parts, name), parts)
-                for place, name in enumerate(names):
-                    result, done, _ = started[name]
-                    done.wait()  # type: ignore[attr-defined]  # an event of threads here
+                    sent = [[[[block, place, ranks.rank, to]] for to in range(ranks.count)]] * size
+                    parts = torch.tensor([sent]).permute(2, 0, 1, 3, 4)
+                    if kind is Copies or place % 2:
+                        parts = parts.contiguous()
+                    started.append((*made.start(parts, name), parts))
+                arrived = []
+                for result, done, _ in started:
+                    done.wait()  # an event of threads here
+                    arrived.append(result.clone())
+                time.sleep(random.uniform(0, LONGEST_DELAY_S))
+                for place, (result, _, _) in enumerate(started):  # which is read until the next exchanges start
                     right = [[block, place, sender, ranks.rank] for sender in range(ranks.count)]
-                    if result[:, 0].tolist() != right or result[:, -1].tolist() != right:
-                        wrong.append(f"block {block}, {name}")
+                    if any(
+                        there[:, 0, token, 0].tolist() != right
+                        for there in (arrived[place], result)
+                        for token in (0, -1)
+                    ):
+                        wrong.append(f"block {block}, {names[place]}")
     return wrong
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_nothing_is_overwritten_before_it_is_read(ranks: RankProcesses, tmp_path: Path, count: int) -> None:
-    assert ranks.run(count, exchange, tmp_path) == [[]] * count
+@pytest.mark.parametrize(("kind", "count"), [(Copies, 2), (Copies, 4), (DirectCopies, 2), (DirectCopies, 4)])
+def test_nothing_is_overwritten_before_it_is_read(
+    ranks: RankProcesses, tmp_path: Path, kind: type[Copies], count: int
+) -> None:
+    assert ranks.run(count, exchange, tmp_path, kind) == [[]] * count
