@@ -109,7 +109,7 @@ def measured(
         if forward:
             forward.measure(f"longtake, {precision}")
         if "segment" in parts:
-            segments += [segment_row(Engine(pipeline), precision, size) for size in sizes]
+            segments += [segment_row(Engine(pipeline, graphs=True), precision, size) for size in sizes]
     return forward.rows if forward else [], segments
 
 
@@ -204,7 +204,7 @@ def chained(engine: Engine, size: tuple[int, ...]) -> Row:
     whole, parts = [], []
     for _ in range(SEGMENTS):
         timing = next_timing(timing)
-        marks = {part: Marks(calls) for part, calls in parts_of(engine.pipeline).items()}
+        marks = {part: Marks(*call) for part, call in parts_of(engine).items()}
         before_last, before = output.state, time.perf_counter()
         output = engine.run(request_of(size, timing), before_last)
         whole.append(time.perf_counter() - before)
@@ -222,28 +222,28 @@ def chained(engine: Engine, size: tuple[int, ...]) -> Row:
     }
 
 
-def parts_of(pipeline: LongtakePipeline) -> dict[str, list[tuple[Any, str]]]:
-    """The parts of a segment on the GPU, in order, each with its calls."""
-    vae, transformer = pipeline.vae, pipeline.transformer
+def parts_of(engine: Engine) -> dict[str, tuple[Any, str]]:
+    """The parts of a segment on the GPU, in order, each with its call."""
+    vae, transformer = engine.pipeline.vae, engine.pipeline.transformer
     return {
-        "frames in": [(vae, "encode")],
-        "denoising": [(transformer, "forward")],
-        "frames out": [(vae, "decode")],
-        "sound out": [(pipeline.audio_vae, "decode"), (pipeline.vocoder, "forward")],
+        "frames in": (vae, "encode"),
+        "denoising": (transformer, "forward"),
+        "frames out": (vae, "decode"),
+        "sound out": (engine, "_decode_sound"),  # a CUDA graph does not call its modules
     }
 
 
 class Marks:
-    """Measures the GPU time from before the first to after the last of some calls within a segment.
+    """Measures the GPU time from before the first to after the last call of `owner.name` within a segment.
 
     Methods are wrapped, because hooks are compiled with their module.
     """
 
-    def __init__(self, calls: list[tuple[Any, str]]) -> None:
+    def __init__(self, owner: Any, name: str) -> None:
         self._events: list[torch.cuda.Event] = []
-        self._calls = calls
-        for owner, name in calls:
-            setattr(owner, name, self._marked(getattr(owner, name)))
+        self._owner, self._name = owner, name
+        self._before = vars(owner).get(name)
+        setattr(owner, name, self._marked(getattr(owner, name)))
 
     def _marked(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def marked(*args: Any, **kwargs: Any) -> Any:
@@ -260,9 +260,10 @@ class Marks:
         self._events.append(event)
 
     def seconds(self) -> float:
-        """The time from before the first call to after the last, in seconds."""
-        for owner, name in self._calls:
-            delattr(owner, name)
+        """The time from before the first call to after the last, in seconds; calls are no longer marked."""
+        delattr(self._owner, self._name)
+        if self._before is not None:
+            setattr(self._owner, self._name, self._before)
         torch.cuda.synchronize()
         return self._events[0].elapsed_time(self._events[-1]) / 1000
 
