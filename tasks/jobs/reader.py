@@ -104,9 +104,14 @@ class JobReader:
         """Seconds since the epoch by Redis' clock, as all times in records are."""
         return server_time(self._redis)
 
-    def ended_for(self, seconds: float) -> list[str]:
-        """The ids of jobs that ended at least so long ago, by Redis' clock, except those that are kept longer."""
-        now_ms = self.now() * 1000
+    def pulsed_at(self) -> float:
+        """The time of the newest pulse: of Redis' clock, as far as the ends of jobs were moved with it; else `now`."""
+        last = cast("bytes | None", self._redis.hget(PULSE, "last"))
+        return self.now() if last is None else int(last) / 1000
+
+    def ended_for(self, seconds: float, now: float | None = None) -> list[str]:
+        """The ids of jobs that ended at least so long ago, or before `now`, except those that are kept longer."""
+        now_ms = 1000 * (self.now() if now is None else now)
         found = self._redis.zrangebyscore(ENDED, "-inf", now_ms - seconds * 1000)
         ended = [job_id.decode() for job_id in cast("list[bytes]", found)]
 

@@ -21,6 +21,7 @@ from tasks.jobs.committed import TakeRequest
 from tasks.jobs.keys import (
     ACTIVE,
     ENDED,
+    JOBS,
     PULSE,
     job_keys,
     queue_key,
@@ -278,14 +279,24 @@ class JobStore(LifetimeStore, EditStore, TakeStore, PieceStore):
 
     # Recovery
 
-    def pulse(self, *, silence_s: float, grace_s: float, budget_bytes: int | None, after_outage: bool = False) -> bool:
+    def pulse(
+        self,
+        *,
+        silence_s: float,
+        grace_s: float,
+        budget_bytes: int | None,
+        after_outage: bool = False,
+        counted_s: float | None = None,
+    ) -> bool:
         """Record that this process reaches Redis; returns whether no process did for `silence_s`.
 
         After that, or with `after_outage`, no lease ends for `grace_s`. The budget for blobs is recorded too, so that
-        clients use that of the workers.
+        clients use that of the workers. counted_s: since this process's pulse before, by its own clock; None: its
+        first. If Redis' clock says much more, it was set forward.
         """
-        arguments = (int(silence_s * 1000), int(grace_s * 1000), budget_bytes or 0, int(after_outage))
-        return bool(self._run("pulse", [PULSE], *arguments))
+        counted = "" if counted_s is None else int(counted_s * 1000)
+        arguments = (int(silence_s * 1000), int(grace_s * 1000), budget_bytes or 0, int(after_outage), counted)
+        return bool(self._run("pulse", [PULSE, ENDED, JOBS], *arguments))
 
     def survey(self, job_id: str) -> list[Need]:
         """What an unfinished job needs."""

@@ -79,7 +79,7 @@ class Reconciler:
         self._settled: set[tuple[float, str]] = set()
         self._queues: QueueStates = {}
         self._workers: tuple[WorkerInfo, ...] | None = None
-        self._sweeper = Sweeper(jobs, blobs, retention_s=settings.retention_s)
+        self._sweeper = Sweeper(jobs, blobs, retention_s=settings.retention_s, now=jobs.pulsed_at)
         self._swept = self._pulsed = time.monotonic()
         self._reached: float | None = None
         self._stop = threading.Event()
@@ -158,7 +158,8 @@ class Reconciler:
         outage_grace_s = self._settings.lease_s + RETRY_EVERY_S
         grace_s = self._settings.lease_s / 3 + RETRY_EVERY_S if is_unbroken else outage_grace_s
         budget = self._settings.blob_budget_bytes
-        found_gap = self._jobs.pulse(silence_s=silence_s, grace_s=grace_s, budget_bytes=budget)
+        counted_s = None if last is None else before - last
+        found_gap = self._jobs.pulse(silence_s=silence_s, grace_s=grace_s, budget_bytes=budget, counted_s=counted_s)
         if found_gap and is_unbroken and time.monotonic() - before > silence_s:  # the call itself waited for the server
             self._jobs.pulse(silence_s=silence_s, grace_s=outage_grace_s, budget_bytes=budget, after_outage=True)
         self._reached = self._pulsed = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -30,10 +31,14 @@ class Sweeper:
     they write the record. Pins of submissions are left alone; they expire.
     """
 
-    def __init__(self, jobs: JobStore, blobs: ManagedBlobStore, *, retention_s: float) -> None:
+    def __init__(
+        self, jobs: JobStore, blobs: ManagedBlobStore, *, retention_s: float, now: Callable[[], float] | None = None
+    ) -> None:
+        """now: the time, in seconds since the epoch by Redis' clock; default: `JobStore.now`."""
         self._jobs = jobs
         self._blobs = blobs
         self._retention_s = retention_s
+        self._now = now or jobs.now
         self._suspects: set[str] = set()
 
     def sweep(self) -> tuple[list[str], list[str]]:
@@ -43,7 +48,7 @@ class Sweeper:
         """
         self._jobs.expire_sticky_queues()
         owners = self._owners_without_job()
-        ended = [job_id for job_id in self._jobs.ended_for(self._retention_s) if self._delete(job_id)]
+        ended = [job_id for job_id in self._jobs.ended_for(self._retention_s, self._now()) if self._delete(job_id)]
         orphans = sorted(self._jobs.missing(owners & self._suspects))
         for owner in orphans:
             self._blobs.release(owner)
@@ -57,7 +62,7 @@ class Sweeper:
 
     def preview(self, *, grace_s: float) -> SweepResult:
         """What `collect` would free, with every owner without a record; changes nothing."""
-        ended = self._jobs.ended_for(self._retention_s)
+        ended = self._jobs.ended_for(self._retention_s, self._now())
         owners = sorted(self._owners_without_job())
         return SweepResult(ended, owners, self._blobs.collect(grace_s=grace_s, dry_run=True))
 

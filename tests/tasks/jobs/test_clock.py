@@ -14,10 +14,10 @@ import redis
 from blobstore import open_blob_store
 from tasks.jobs.connection import RETRY_EVERY_S
 from tasks.jobs.events import BEGINNING, Event, EventKind
-from tasks.jobs.keys import OUTBOX, OUTBOX_CLOCK, OUTBOX_LOCK, OUTBOX_PLACE, PULSE, RECONCILER_LOCK, job_keys
+from tasks.jobs.keys import ENDED, OUTBOX, OUTBOX_CLOCK, OUTBOX_LOCK, OUTBOX_PLACE, PULSE, RECONCILER_LOCK, job_keys
 from tasks.jobs.outbox import Outbox
 from tasks.jobs.store import JobStore
-from tasks.jobs.units import WorkUnit
+from tasks.jobs.units import JobState, WorkUnit
 from tasks.maintenance.reconciler import Reconciler
 from tasks.messaging.celery_app import make_app
 from tasks.messaging.publisher import Publisher
@@ -25,6 +25,7 @@ from tasks.settings import Settings
 from tests.tasks.jobs.protocol import JOB, announce, claim, create, due, expire
 
 HOUR_MS = 3_600_000
+WEEK_MS = 7 * 24 * HOUR_MS
 LONG_SILENCE_S, GRACE_S = 60.0, 60.0
 
 
@@ -121,6 +122,58 @@ def test_a_jump_of_the_clock_costs_less_than_an_outage(
     client.hincrby(PULSE, "last", -shift_ms)
     new._pulse()
     assert quiet_s(client) == settings.lease_s + RETRY_EVERY_S
+
+
+def set_clock(client: redis.Redis, ms: int) -> None:
+    """Have Redis' clock be ahead by so much from now on: every stored time is older by it."""
+    client.hincrby(PULSE, "last", -ms)
+    for job_id in client.zrange(ENDED, 0, -1):
+        client.zincrby(ENDED, -ms, job_id)
+        record = job_keys(job_id.decode(), "record")[0]
+        if client.hexists(record, "kept_until"):
+            client.hincrby(record, "kept_until", -ms)
+
+
+def age_s(client: redis.Redis) -> float:
+    """How long ago the job has ended, as the sweeper sees it."""
+    return time.time() - (client.zscore(ENDED, JOB) or 0) / 1000
+
+
+def test_a_clock_that_is_set_deletes_no_job_and_keeps_none_longer(
+    settings: Settings, jobs: JobStore, client: redis.Redis
+) -> None:
+    # Given a job that ended just now, one that is kept for an hour, and a reconciler that knows the time
+    publisher = Publisher(make_app(settings, results=False), jobs)
+    steady, new = (Reconciler(client, jobs, open_blob_store(settings.blobs), publisher, settings) for _ in range(2))
+    create(jobs)
+    create(jobs, job="kept")
+    for job in (JOB, "kept"):
+        jobs.stop(job, JobState.CANCELLED, "")
+    jobs.keep("kept", 3600)
+    record = job_keys("kept", "record")[0]
+    steady._pulse()
+    for weeks in (1.5, -1.5, -3, 3):
+        # When the clock is set, forward or back
+        set_clock(client, int(weeks * WEEK_MS))
+        steady._sweeper.sweep()  # before anybody noticed
+        steady._pulse()
+        # Then the job is as old as before
+        assert age_s(client) == pytest.approx(0, abs=5)
+        assert int(client.hget(record, "kept_until") or 0) / 1000 == pytest.approx(time.time() + 3600, abs=5)
+        steady._sweeper.sweep()
+        assert jobs.exists(JOB)
+    # When it is set forward and nobody was there, it cannot be told from time that passed; when it is set back then
+    set_clock(client, 30_000_000)
+    new._pulse()
+    set_clock(client, -30_000_000)
+    steady._pulse()
+    # Then the job is not older than it is
+    assert age_s(client) == pytest.approx(0, abs=5)
+    # When a week passes in which no worker runs, Then the job is deleted
+    set_clock(client, int(1.5 * WEEK_MS))
+    restarted = Reconciler(client, jobs, open_blob_store(settings.blobs), publisher, settings)
+    restarted._pulse()
+    assert restarted._sweeper.sweep()[0] == [JOB, "kept"]
 
 
 def quiet_s(client: redis.Redis) -> float:

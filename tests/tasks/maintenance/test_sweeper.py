@@ -75,7 +75,7 @@ def test_a_job_that_is_retried_during_a_sweep_keeps_its_pins(
     blobs.pin([blobs.put(b"kept", owner=job.id)], job.id)
     jobs.stop(job.id, "failed", "a bad prompt")
 
-    def list_then_retry(seconds: float) -> list[str]:
+    def list_then_retry(seconds: float, now: float) -> list[str]:
         job.retry()
         return [job.id]
 
