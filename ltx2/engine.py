@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ltx2.acceleration.compile import accelerated_name, backend_of, compile_blocks, compile_decoder, speed_up
-from ltx2.acceleration.cuda_graphs import CudaGraphs
+from ltx2.acceleration.cuda_graphs import Capture, CudaGraphs
 from ltx2.acceleration.fp8_attention import Attention, attention_of
 from ltx2.acceleration.int8 import quantize_linears
 from ltx2.acceleration.shared_transformer import share
@@ -99,7 +99,7 @@ class Engine:
         self._decode_sound: Callable[[Tensor], Checked] = partial(decode_sound, pipeline, self.audio_rate)
         if graphs:  # launching it would take longer, and keep this thread from the state
             weights = (*pipeline.audio_vae.parameters(), *pipeline.vocoder.parameters())
-            self._decode_sound = CudaGraphs(self._decode_sound, weights)
+            self._decode_sound = CudaGraphs(self._decode_sound, weights, Capture(optional=True))
         if ranks is not None:
             share_encoder(pipeline.vae, ranks)
         self._compiled = compiled

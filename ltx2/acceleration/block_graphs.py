@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from ltx2.acceleration.cuda_graphs import CudaGraphs, captured
+from ltx2.acceleration.cuda_graphs import Capture, CudaGraphs
 from ltx2.acceleration.fast_block import CallTokens
 
 Streams: TypeAlias = tuple[Tensor, Tensor]
@@ -24,12 +24,12 @@ class BlockGraphs:
     """Calls all `blocks`, which are compiled and stay on a GPU: see `CudaGraphs`. Results are valid until the next."""
 
     def __init__(
-        self, blocks: Sequence[Any], tokens: CallTokens, capture: Callable[[Compute], Compute] = captured
+        self, blocks: Sequence[Any], tokens: CallTokens, capture: Callable[[Compute], Compute] | None = None
     ) -> None:
         self._blocks = list(blocks)
         self._tokens = tokens
         weights = (weight for block in blocks for weight in block.parameters())
-        self._graphs = CudaGraphs(self._compute, weights, capture)
+        self._graphs = CudaGraphs(self._compute, weights, capture or Capture())
 
     def __call__(self, **arguments: Any) -> Streams:
         """Call the blocks with these arguments. `hidden_states` and `audio_hidden_states` are those of the first one.

@@ -17,34 +17,48 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 log = logging.getLogger(__name__)
 
 KEPT = 8
-"""Graphs of one computation that a process keeps, those used last: one per shape. Each has the memory that it needs."""
+"""Graphs of one computation that a process keeps, those used last: one per shape. Each has the memory that it needs,
+unless they share it."""
 
 Result = TypeVar("Result")
 
 
-def captured(compute: Callable[[], Result]) -> Callable[[], Result]:
-    """`compute` as a CUDA graph, whose result is valid until the next call; `compute` itself if it cannot be one.
+class Capture:
+    """Makes CUDA graphs of computations that read the same memory each time. A result is valid until the next call.
 
-    compute: reads the same memory each time.
+    optional: also without memory for a graph, a computation is launched, and all graphs share their memory. Then only
+    one of them may run at a time, and a result is valid until the next call of any. Ranks that compute together need
+    the same on all: the compiler rounds in another way for graphs.
     """
-    compute()  # compiles, and allocates what is allocated only once
-    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
-    try:
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads use the GPU meanwhile
-            result = compute()
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:  # the same on all ranks, and the bytes are the same
-        log.warning("kernels are launched one by one, which is slower: they cannot be a CUDA graph: %s", error)
-        return compute
-    finally:
-        torch.cuda.set_stream(stream)  # torch does not go back to it if a capture fails
 
-    def replay() -> Result:
-        graph.replay()
-        return result
+    def __init__(self, *, optional: bool = False) -> None:
+        self._optional = optional
+        self._first: torch.cuda.CUDAGraph | None = None  # as long as it lives, there is the memory that is shared
 
-    return replay
+    def __call__(self, compute: Callable[[], Result]) -> Callable[[], Result]:
+        """`compute` as a CUDA graph; `compute` itself if it cannot be one."""
+        compute()  # compiles, and allocates what is allocated only once
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        memory = None if self._first is None else self._first.pool()
+        try:
+            # other threads use the GPU meanwhile
+            with torch.cuda.graph(graph, memory, capture_error_mode="thread_local"):
+                result = compute()
+        except RuntimeError as error:  # the same on all ranks, and the bytes are the same
+            if isinstance(error, torch.OutOfMemoryError) and not self._optional:
+                raise
+            log.warning("kernels are launched one by one, which is slower: they cannot be a CUDA graph: %s", error)
+            return compute
+        finally:
+            torch.cuda.set_stream(stream)  # torch does not go back to it if a capture fails
+        if self._optional and self._first is None:
+            self._first = graph
+
+        def replay() -> Result:
+            graph.replay()
+            return result
+
+        return replay
 
 
 class CudaGraphs(Generic[Result]):
@@ -58,7 +72,7 @@ class CudaGraphs(Generic[Result]):
         self,
         compute: Callable[..., Result],
         weights: Iterable[Tensor],
-        capture: Callable[[Callable[[], Result]], Callable[[], Result]] = captured,
+        capture: Callable[[Callable[[], Result]], Callable[[], Result]],
     ) -> None:
         self._compute = compute
         self._weights = list(weights)

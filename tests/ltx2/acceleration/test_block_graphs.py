@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from ltx2.acceleration.block_graphs import BlockGraphs, Compute
-from ltx2.acceleration.cuda_graphs import KEPT, captured
+from ltx2.acceleration.cuda_graphs import KEPT
 from ltx2.acceleration.fast_block import CallTokens
 from ltx2.engine import Engine
 from ltx2.parallel.ranks import Ranks
@@ -92,33 +92,6 @@ def test_the_graphs_used_last_are_kept() -> None:
     assert graphs.captures == KEPT + 1
     graphs(1, 2)
     assert graphs.captures == KEPT + 2
-
-
-def test_what_cannot_be_captured_is_launched_on_the_stream_of_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Given a capture that fails, after which torch leaves the thread on the stream of the capture
-    streams = ["stream of the segment"]
-
-    class Capture:
-        def __init__(self, *_: object, **__: object) -> None:
-            pass
-
-        def __enter__(self) -> None:
-            streams.append("stream of the capture")
-
-        def __exit__(self, *_: object) -> None:
-            raise RuntimeError("operation failed due to a previous error during capture")
-
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
-    monkeypatch.setattr(torch.cuda, "graph", Capture)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: streams[-1])
-    monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
-
-    def compute() -> tuple[Tensor, Tensor]:
-        return torch.ones(1), torch.ones(1)
-
-    # When / Then
-    assert captured(compute) is compute
-    assert streams[-1] == "stream of the segment"
 
 
 @pytest.mark.gpu

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKLLTX2Audio
 from diffusers.pipelines.ltx2.vocoder import LTX2VocoderWithBWE
 from torch import Tensor
 
-from ltx2.acceleration.cuda_graphs import CudaGraphs
+from ltx2.acceleration.cuda_graphs import Capture, CudaGraphs
 from ltx2.engine import Engine
 from ltx2.model.codecs.sound_decoder import decode_sound
 from ltx2.request import SegmentOutput, SegmentRequest
@@ -67,7 +67,8 @@ def test_graphs_of_full_size_give_the_bytes_of_launching_while_a_prompt_is_encod
             basis.normal_(generator=random)
         sounds = [torch.randn(1, 8, count, 16, generator=random) for count in (126, 136)]
     rate = pipeline.vocoder.config.output_sampling_rate
-    graphs = CudaGraphs(lambda latents: decode_sound(pipeline, rate, latents), pipeline.vocoder.parameters())
+    weights = pipeline.vocoder.parameters()
+    graphs = CudaGraphs(lambda latents: decode_sound(pipeline, rate, latents), weights, Capture(optional=True))
     encoded, done = list[Tensor](), threading.Event()
 
     def encode() -> None:
