@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -44,9 +45,25 @@ before_option = click.option(
 )
 
 
-def show_warnings(warnings: Iterable[str], of_segments: Iterable[str]) -> None:
-    """Show the warnings of a dry run as those of the real one are shown. of_segments: found when it is rendered."""
-    show_lines([*warnings, *(f"warning: {warning}" for warning in of_segments)], err=True)
+OWN_LOG = ("worker", "serve")
+"""The commands that run until they are stopped, and write a log."""
+
+
+def show_warnings(warnings: Iterable[str]) -> None:
+    """Show warnings on stderr, one line each."""
+    show_lines([f"warning: {warning}" for warning in warnings], err=True)
+
+
+class _Warnings(logging.Handler):
+    """Shows the warnings of this process. What is worse ends the command, and is shown as its error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a record of the log."""
+        if record.levelno == logging.WARNING:
+            show_warnings([record.getMessage()])
+
+
+_warnings = _Warnings()
 
 
 class _Longtake(click.Group):
@@ -88,6 +105,8 @@ def main(context: click.Context) -> None:
     On one machine: `longtake render SPEC -o film.mp4`. On many: start `longtake worker` where the GPUs are,
     then `longtake submit SPEC`, `watch` and `save` from anywhere. LONGTAKE_REDIS_URL says where Redis is.
     """
+    if context.invoked_subcommand not in OWN_LOG:
+        logging.getLogger("tasks").addHandler(_warnings)
     if context.invoked_subcommand != "worker":  # which says the same when it loads the application
         for line in misspelt():
             show_line(f"longtake: {line}", err=True)

@@ -93,7 +93,7 @@ def render(
         pace = pace_of_renders(settings, made_from)
         for line in plan_lines(job, str(named.model), continues=state is not None, pace=pace):
             show.say(line)
-        show_warnings(warnings, prompt_warnings(named, settings))
+        show_warnings([*warnings, *prompt_warnings(named, settings)])
         return
     try:
         written, faults = render_here(

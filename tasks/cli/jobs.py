@@ -77,7 +77,7 @@ def submit_(
         warnings = check_only(wanted, from_state=state, settings=settings).warnings
         pace = pace_in_deployment(settings, wanted)
         show_lines(plan_lines(wanted, wanted.model or settings.model, continues=state is not None, pace=pace), err=True)
-        show_warnings(warnings, prompt_warnings(wanted, settings))
+        show_warnings([*warnings, *prompt_warnings(wanted, settings)])
         return
     job = submit(wanted, from_state=state, idempotency_key=key, priority=Priority(priority))
     _print_submitted(job)

@@ -72,7 +72,7 @@ def test_a_fork_shares_what_is_rendered(longtake: Command, module_settings: Sett
     assert forked.returncode == 0, forked.stderr
     fork_id = forked.stdout.strip()
     warning, hint = forked.stderr.splitlines()
-    assert warning == f"segment 0 of the spec: another prompt than that of job {job.id}, which is kept"
+    assert warning == f"warning: segment 0 of the spec: another prompt than that of job {job.id}, which is kept"
     assert hint == f"Next: longtake watch {fork_id}; longtake save {fork_id} -o film.mp4"
     fork = Job(fork_id, settings=module_settings)
     assert (fork.status().committed, fork.status().clips) == (1, 1)
@@ -141,12 +141,18 @@ def test_a_dry_run_refuses_and_warns_as_the_real_run_does(
     spec.write_text(f"audio: track.wav\n{SPEC}")
     shapes = module_settings.model_copy(update={"engine": Settings().engine})
     said = longtake(command[0], spec, *command[1:], "--dry-run", settings=shapes).stderr.splitlines()
-    assert [line for line in said if line.startswith("audio: the track has 3.00 s, the film 1.04 s: ")]
+    assert [line for line in said if line.startswith("warning: audio: the track has 3.00 s, the film 1.04 s: ")]
     size = (
         "the small model `shapes` was trained on segments of 192x128 and 25 frames, and shows anything at 64x32 and 17"
     )
-    assert len([line for line in said if line.startswith(size)]) == 1
+    assert len([line for line in said if line.startswith(f"warning: {size}")]) == 1
     assert len([line for line in said if line.startswith(f"warning: segment 0: {HELP}")]) == 1
+    # And a real submission has the same lines; those about prompts come with its segments
+    if command[0] == "submit":
+        real = longtake("submit", spec, settings=shapes).stderr.splitlines()
+        assert [line for line in real if line.startswith("warning: ")] == [
+            line for line in said if line.startswith("warning: ") and HELP not in line
+        ]
 
 
 def test_a_first_spec_can_be_rendered_as_it_is(longtake: Command, module_settings: Settings, tmp_path: Path) -> None:
