@@ -1,13 +1,18 @@
 """What watching costs: many clients of one `longtake serve` while workers render.
 
     python benchmarks/serve.py [--clients 200] [--players 50] [--workers 2] [--minutes 5] [--json out/serve.json]
+    taskset -c 16-31 python benchmarks/serve.py    # on these cores alone, with all processes that it starts
 
 Each worker renders a long job with the small model on the CPU, one thread each. Half of the clients read the events of
-each, and half of the players play it as HLS, from processes of their own. Windows without and with them alternate, so
-that a busy machine affects both alike. A segment's time is that from the end of the one before to its own end, engine
-and handoff, and counts in the window that has all of it. `slow` adds clients that read nothing, and clients that vanish
-again and again. At the end the server is killed and started again while shorter jobs render, and each client's events
-are compared with those in Redis. The program starts all processes; the machine should have nothing else to do.
+each, and half of the players play it as HLS, from processes of their own. Windows without and with them alternate, and
+`slowdown.py` says how they are compared; the windows without them are compared with each other as well, which shows how
+much of a difference the machine makes by itself. A segment's time is that from the end of the one before to its own
+end, engine and handoff, and counts in the window that has all of it. `slow` adds clients that read nothing, and clients
+that vanish again and again. At the end the server is killed and started again while shorter jobs render, and each
+client's events are compared with those in Redis.
+
+The program starts all processes, and ends them within --minutes, or with an error at --limit. It writes the file of
+figures after each window, so that one that is cut off leaves what it has measured.
 """
 
 from __future__ import annotations
@@ -19,9 +24,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from multiprocessing import get_context
@@ -34,6 +39,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it also runs as a file
 
 from benchmarks import report
+from benchmarks.slowdown import Slowdown, against_neighbours
 from benchmarks.viewers import Seen, watch
 from tasks.client.job import Job
 from tasks.client.submit import submit
@@ -44,9 +50,12 @@ from tasks.jobs.store import JobStore
 from tasks.settings import Settings
 from tests.conftest import RedisProcess, Worker, environment, free_port, wait_until
 
-LONG, SHORT = 600, 20  # segments; a job that ends is not followed by another
+LONG = 2000  # segments, more than are rendered in the time; a job that ends is not followed by another
+SHORT = range(4, 21)  # segments of the jobs in the last part, as many as there is time for
 OUT_S = 2.0
-SHARE = 0.75  # of the time for windows; the rest is for starts and the restart of the server
+LAST_SHARE = 0.2  # of the time, for the restart of the server and the end
+LATE_S = 20.0
+LIMIT = 0.02  # the most by which a worker may be slowed
 WITHOUT, WITH, SLOW = "nobody", "watched", "slow"
 
 
@@ -59,6 +68,8 @@ class Window:
     ended: float
     cpu: float
     memory: int
+    cores: float
+    """The share of time in which the cores were busy, whoever used them."""
     seen: Seen
 
 
@@ -78,13 +89,13 @@ class Bench:
         os.environ["OMP_NUM_THREADS"] = "1"
         workers = [Worker(self.settings, folder / f"worker-{number}.log") for number in range(options.workers)]
         for worker in workers:
-            stack.callback(worker.stop, signal.SIGQUIT)
+            stack.callback(worker.end)
             worker.ready()
         self.start_server()
         stack.callback(lambda: processes.stop(self.server, signal.SIGTERM))
         self._pool = stack.enter_context(ProcessPoolExecutor(2, mp_context=get_context("spawn")))
-        for ready in [self._pool.submit(time.sleep, 1.0) for _ in range(2)]:
-            ready.result()
+        for pid in {one.result() for one in [self._pool.submit(_pid) for _ in range(2)]}:
+            stack.callback(_kill, pid)  # the pool waits for what they do
 
     def start_server(self) -> None:
         """Start the server, as a user does."""
@@ -114,6 +125,13 @@ class Bench:
         wait_until(lambda: all(job.status().clips for job in jobs), timeout_s=300, what="the first clips")
         return jobs
 
+    def times(self, jobs: Sequence[Job]) -> dict[str, list[tuple[float, float]]]:
+        """Begin and end of each segment but the first, seconds since the epoch, by job."""
+        return {
+            job.id: [(one.engine_ended, after.engine_ended) for one, after in pairwise(self.jobs.handoffs(job.id))]
+            for job in jobs
+        }
+
     def watched(self, jobs: Sequence[Job], seconds: float, **more: Any) -> Iterator[Seen]:
         """Have these jobs watched, by clients of events in one process and players in another."""
         ids: dict[str, str | None] = {job.id: None for job in jobs}
@@ -135,35 +153,156 @@ class Bench:
         settle = self.options.settle
         found = self.watched(jobs, settle + seconds, stuck=stuck) if name != WITHOUT else iter(())
         time.sleep(settle)
-        began, cpu = time.time(), _seconds_of(server)
+        began, cpu, idle = time.time(), _seconds_of(server), _idle_seconds()
         time.sleep(seconds)
         ended, used, memory = time.time(), _seconds_of(server) - cpu, server.memory_info().rss
+        busy = 1 - (_idle_seconds() - idle) / (ended - began) / len(os.sched_getaffinity(0))
         seen = Seen()
         for one in found:
             seen.latencies += one.latencies
             seen.pieces += one.pieces
             seen.errors += one.errors
-        return Window(name, began, ended, used, memory, seen)
+        return Window(name, began, ended, used, memory, busy, seen)
+
+
+class Results:
+    """What was measured so far, and the file that has it."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._path: Path = options.json
+        self._windows: list[Window] = []
+        self._times: Mapping[str, Sequence[tuple[float, float]]] = {}
+        self._more: dict[str, Any] = {"complete": False}
+
+    def add(self, window: Window, times: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+        """Add a window, with the times of all segments so far, and save; returns a line about it."""
+        self._windows.append(window)
+        self._times = times
+        self._save()
+        took = self._in(window)
+        each = f"{statistics.median(took):.3f} s a segment" if took else "no segment"
+        return f"{window.name}: {each}, {len(took)} segments, cores {window.cores:.0%} busy"
+
+    def end(self, restart: str) -> None:
+        """Add what became of the clients when the server was started again."""
+        self._more |= {"complete": True, "restart": restart}
+        self._save()
+
+    def show(self) -> None:
+        """Print all that there is."""
+        if not self._windows:
+            print("nothing was measured")
+            return
+        for line in self._more["slowed"]:
+            print(line)
+        print(self._more.get("restart", "CUT OFF before its end"))
+        report.write("serve", self._rows(), self._path, **self._more)
+
+    def segment_s(self) -> float:
+        """The median of all segments in windows; a second if there are none."""
+        return statistics.median([one for window in self._windows for one in self._in(window)] or [1.0])
+
+    def _save(self) -> None:
+        self._more["slowed"] = list(self._slowed())
+        self._more["windows"] = [
+            {"viewers": window.name, "seconds": window.ended - window.began, "cores busy": window.cores}
+            | {f"worker {number}": values for number, values in enumerate(self._by_worker(window))}
+            for window in self._windows
+        ]
+        report.save("serve", self._rows(), self._path, **self._more)
+
+    def _slowed(self) -> Iterator[str]:
+        """By how much segments take longer when they are watched, of each worker and of all."""
+        for number in range(len(self._times)):
+            mine = [(window.name, self._by_worker(window)[number]) for window in self._windows]
+            found = Slowdown.of(against_neighbours(mine, WITH, WITHOUT))
+            yield f"worker {number} is slowed by {_said(found)}"
+        all_of_them = [(window.name, self._in(window)) for window in self._windows]
+        for name in (WITH, SLOW):
+            found = Slowdown.of(against_neighbours(all_of_them, name, WITHOUT))
+            yield f"{name}, all workers: slowed by {_said(found)}"
+        noise = Slowdown.of(against_neighbours([one for one in all_of_them if one[0] == WITHOUT], WITHOUT, WITHOUT))
+        yield f"with nobody, windows differ from those next to them by {noise or 'an unknown share'}"
+
+    def _by_worker(self, window: Window) -> list[list[float]]:
+        return [within(window, times) for times in self._times.values()]
+
+    def _in(self, window: Window) -> list[float]:
+        return [one for took in self._by_worker(window) for one in took]
+
+    def _rows(self) -> list[dict[str, Any]]:
+        names = dict.fromkeys(window.name for window in self._windows)
+        return [self._row([window for window in self._windows if window.name == name]) for name in names]
+
+    def _row(self, windows: Sequence[Window]) -> dict[str, Any]:
+        """The figures of windows of one kind."""
+        seconds = sum(window.ended - window.began for window in windows)
+        took = [one for window in windows for one in self._in(window)]
+        latencies, pieces = (
+            [one for window in windows for one in getattr(window.seen, what)] for what in ("latencies", "pieces")
+        )
+        return {
+            "viewers": windows[0].name,
+            "s per segment": statistics.median(took) if took else None,
+            "segments": len(took),
+            "cores busy %": 100 * statistics.mean(window.cores for window in windows),
+            "server's CPU %": 100 * sum(window.cpu for window in windows) / seconds,
+            "server's MB": max(window.memory for window in windows) / 1e6,
+            "events/s": len(latencies) / seconds,
+            "event ms": _at(latencies, 0.5),
+            "event ms, 99 %": _at(latencies, 0.99),
+            "pieces/s": len(pieces) / seconds,
+            "piece ms": _at(pieces, 0.5),
+            "piece ms, 99 %": _at(pieces, 0.99),
+            "errors": sum(window.seen.errors for window in windows),
+        }
 
 
 def main() -> None:
     """Measure, and print a row for each kind of window."""
     options = arguments()
-    with tempfile.TemporaryDirectory(prefix="longtake-") as folder, ExitStack() as stack:
-        bench = Bench(options, Path(folder), stack)
-        jobs = bench.submit(LONG)
-        names = [WITHOUT, WITH] * options.rounds + [SLOW]
-        seconds = options.minutes * 60 * SHARE / len(names) - options.settle
-        windows = [bench.window(name, jobs, max(1.0, seconds)) for name in names]
-        times = [took for job in jobs for took in segment_times(bench.jobs, job.id)]
-        for job in jobs:
-            job.cancel()
-        restart = restarted(bench)
-    rows = [row_of(name, windows, times) for name in (WITHOUT, WITH, SLOW)]
-    slowed = slowed_by(windows, times)
-    print(slowed)
-    print(restart)
-    report.write("serve", rows, options.json, slowed=slowed, restart=restart)
+    began, whole = time.monotonic(), options.minutes * 60
+    names = [WITHOUT, *[WITH, WITHOUT] * options.rounds, SLOW, WITHOUT]
+    say = _Clock(began)
+    limit = options.limit or whole + LATE_S
+    say(f"takes {whole:.0f} s, at most {limit:.0f}, on {len(os.sched_getaffinity(0))} cores")
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
+        signal.signal(number, _cut)
+    signal.setitimer(signal.ITIMER_REAL, limit)
+    results = Results(options)
+    try:
+        with tempfile.TemporaryDirectory(prefix="longtake-") as folder, ExitStack() as stack:
+            bench = Bench(options, Path(folder), stack)
+            jobs = bench.submit(LONG)
+            for left, name in zip(range(len(names), 0, -1), names, strict=True):
+                until = began + whole * (1 - LAST_SHARE)
+                seconds = (until - time.monotonic()) / left - options.settle
+                window = bench.window(name, jobs, max(1.0, seconds))
+                say(results.add(window, bench.times(jobs)))
+            for job in jobs:
+                job.cancel()
+            say("killing the server, and starting it again")
+            fitting = int(whole * LAST_SHARE / 2 / results.segment_s())
+            results.end(restarted(bench, min(max(fitting, SHORT.start), SHORT.stop - 1)))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        results.show()
+        say("ended")
+
+
+class _Clock:
+    """Prints lines, with the seconds since the start."""
+
+    def __init__(self, began: float) -> None:
+        self._began = began
+
+    def __call__(self, line: str) -> None:
+        print(f"{time.monotonic() - self._began:5.0f} s  {line}", flush=True)
+
+
+def _cut(number: int, frame: object) -> None:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    sys.exit("too slow: it was cut off" if number == signal.SIGALRM else f"ended by {signal.Signals(number).name}")
 
 
 def arguments() -> argparse.Namespace:
@@ -172,61 +311,23 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--players", type=int, default=50, help="players of HLS")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=5.0)
-    parser.add_argument("--rounds", type=int, default=3, help="pairs of windows")
-    parser.add_argument("--settle", type=float, default=5.0, help="seconds in which all viewers connect")
+    parser.add_argument("--limit", type=float, help=f"seconds; default: --minutes and {LATE_S:.0f} s")
+    parser.add_argument(
+        "--rounds", type=int, default=6, help="windows with viewers; each has one without before and after it"
+    )
+    parser.add_argument("--settle", type=float, default=3.0, help="seconds in which all viewers connect")
     parser.add_argument("--size", default="192x128")
     parser.add_argument("--frames", type=int, default=25)
     parser.add_argument("--engine", help="as LONGTAKE_ENGINE")
     return parser.parse_args()
 
 
-def segment_times(jobs: JobStore, job_id: str) -> list[tuple[float, float]]:
-    """Begin and end of each segment but the first, seconds since the epoch."""
-    handoffs = jobs.handoffs(job_id)
-    return [(one.engine_ended, after.engine_ended) for one, after in pairwise(handoffs)]
-
-
 def within(window: Window, times: Sequence[tuple[float, float]]) -> list[float]:
     return [end - begin for begin, end in times if window.began <= begin and end <= window.ended]
 
 
-def slowed_by(windows: Sequence[Window], times: Sequence[tuple[float, float]]) -> str:
-    """By how much segments take longer when they are watched, with the standard error of that."""
-    found = {
-        name: [took for window in windows if window.name == name for took in within(window, times)]
-        for name in (WITHOUT, WITH)
-    }
-    if min(map(len, found.values())) < 2:
-        return "too few segments to compare: use more --minutes or a smaller --size"
-    means = {name: statistics.mean(values) for name, values in found.items()}
-    errors = {name: statistics.stdev(values) / len(values) ** 0.5 / means[name] for name, values in found.items()}
-    ratio = means[WITH] / means[WITHOUT]
-    error = ratio * (errors[WITHOUT] ** 2 + errors[WITH] ** 2) ** 0.5
-    return f"a segment takes {100 * (ratio - 1):+.1f} % longer when it is watched; standard error {100 * error:.1f} %"
-
-
-def row_of(name: str, windows: Sequence[Window], times: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """The figures of all windows of this kind."""
-    mine = [window for window in windows if window.name == name]
-    seconds = sum(window.ended - window.began for window in mine)
-    took = [one for window in mine for one in within(window, times)]
-    latencies, pieces = (
-        [one for window in mine for one in getattr(window.seen, what)] for what in ("latencies", "pieces")
-    )
-    return {
-        "viewers": name,
-        "s per segment": statistics.mean(took) if took else None,
-        "segments": len(took),
-        "server's CPU %": 100 * sum(window.cpu for window in mine) / seconds,
-        "server's MB": max(window.memory for window in mine) / 1e6,
-        "events/s": len(latencies) / seconds,
-        "event ms": _at(latencies, 0.5),
-        "event ms, 99 %": _at(latencies, 0.99),
-        "pieces/s": len(pieces) / seconds,
-        "piece ms": _at(pieces, 0.5),
-        "piece ms, 99 %": _at(pieces, 0.99),
-        "errors": sum(window.seen.errors for window in mine),
-    }
+def _said(found: Slowdown | None) -> str:
+    return "an unknown share: too few segments" if found is None else f"{found}: {found.verdict(LIMIT)}"
 
 
 def _at(values: Sequence[float], share: float) -> float | None:
@@ -234,9 +335,9 @@ def _at(values: Sequence[float], share: float) -> float | None:
     return 1000 * sorted(values)[int(share * (len(values) - 1))] if values else None
 
 
-def restarted(bench: Bench) -> str:
+def restarted(bench: Bench, segments: int) -> str:
     """Kill the server and start it again while jobs render; returns what clients lost."""
-    jobs = bench.submit(SHORT)
+    jobs = bench.submit(segments)
     found = bench.watched(jobs, 300, to_end=True)
     time.sleep(bench.options.settle)
     processes.stop(bench.server, signal.SIGKILL)
@@ -255,6 +356,24 @@ def _all(reader: EventReader, job_id: str) -> Iterator[Any]:
     while page := reader.after(after, job_id=job_id, count=500):
         yield from page
         after = page[-1].id_in_job
+
+
+def _pid() -> int:
+    """The id of a process of the pool, which the other one does not have."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program itself ends it
+    time.sleep(1.0)
+    return os.getpid()
+
+
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _idle_seconds() -> float:
+    """Of all cores on which this may run together, since the machine was started."""
+    cores = os.sched_getaffinity(0)
+    return sum(times.idle for core, times in enumerate(psutil.cpu_times(percpu=True)) if core in cores)
 
 
 def _seconds_of(process: psutil.Process) -> float:

@@ -18,9 +18,10 @@ import torch
 import torch.distributed as dist
 
 from benchmarks import rank_rows
+from benchmarks.slowdown import Slowdown, against_neighbours
 from tests.conftest import STAND_IN
 
-SERVE = ("--clients=5", "--players=2", "--workers=1", "--minutes=0.2", "--rounds=1", "--settle=1")
+SERVE = ("--clients=5", "--players=2", "--workers=1", "--minutes=0.2", "--limit=300", "--rounds=1", "--settle=1")
 PARALLEL = ("--device=cpu", "--precisions=fp32", "--sizes=64x64", "--frames=17", "--segments=1")
 RANKS = ("--device=cpu", "--engine=ltx2.engine:Engine", "--model=tiny")
 PROMPT = "a red circle moves left over a blue background, low hum"
@@ -151,6 +152,27 @@ def test_the_check_of_a_model_renders_two_segments_and_says_whether_they_join(
     # and what is wrong with its arguments before it loads the model
     with pytest.raises(SystemExit, match="width is 100; it must be a positive multiple of 32"):
         run("real", "./none", "--size=100x64")
+
+
+def test_windows_are_compared_with_their_neighbours_and_the_result_says_how_sure_it_is() -> None:
+    # Given a machine that gets slower evenly, work that takes 3 % longer in every second window, and one odd piece
+    quiet = [[1 + 0.1 * index] * 3 for index in range(13)]
+    windows = [
+        ("with", [1.03 * one for one in took[1:]] + [9.0]) if index % 2 else ("quiet", took)
+        for index, took in enumerate(quiet)
+    ]
+    # When
+    found = Slowdown.of(against_neighbours(windows, "with", "quiet"))
+    # Then
+    assert found is not None
+    assert (round(found.median, 3), round(found.low, 3), found.pairs) == (0.03, 0.03, 6)
+    assert (found.verdict(0.02), found.verdict(0.04)) == ("MORE than 2%", "at most 4%")
+    # and figures on both sides of a limit, or few of them, decide nothing
+    assert Slowdown.of([0.0, 0.01, 0.01, 0.01, 0.02, 0.05]).verdict(0.03).startswith("not certain")  # type: ignore[union-attr]
+    assert Slowdown.of([0.0] * 5).verdict(0.02).startswith("too few windows")  # type: ignore[union-attr]
+    # nor do windows with too few pieces, or without neighbours
+    assert not against_neighbours([("quiet", [1.0] * 3), ("with", [1.0] * 2), ("quiet", [1.0] * 3)], "with", "quiet")
+    assert not against_neighbours(windows[:2], "with", "quiet")
 
 
 def test_a_benchmark_without_its_gpu_fails_with_the_reason(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
