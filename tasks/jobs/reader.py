@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import redis
 from redis.client import Pipeline
@@ -31,6 +31,14 @@ from tasks.jobs.keys import (
     submission_owner,
 )
 from tasks.jobs.queues import Priority, list_key
+from tasks.jobs.reading.beginnings import (
+    BEGINNING_FIELDS,
+    Beginning,
+    queue_beginning,
+    read_beginning,
+    read_beginnings,
+)
+from tasks.jobs.reading.parts import read_clips, read_parts
 from tasks.jobs.reading.queue_states import QueueStates, read_queue_states
 from tasks.jobs.reading.specs import read_head, read_segment
 from tasks.jobs.reading.status import damaged, is_kept, no_such_job, queue_status, read_status
@@ -45,7 +53,6 @@ from tasks.spec.head import JobHead
 from tasks.spec.segments import SegmentSpec
 
 log = logging.getLogger(__name__)
-P = TypeVar("P", Handoff, ClipRecord)
 JOBS_PER_PAGE = 100
 
 
@@ -226,6 +233,14 @@ class JobReader:
             raise no_such_job(job_id)
         return read_head(data)
 
+    def beginning(self, job_id: str) -> Beginning:
+        """What all segments of the job share, and its first one. Raises what `read_beginning` raises."""
+        return read_beginning(job_id, self._redis.hmget(job_keys(job_id, "spec")[0], *BEGINNING_FIELDS))
+
+    def beginnings(self, job_ids: Sequence[str]) -> dict[str, Beginning]:
+        """The same of several jobs, without those that are gone or damaged."""
+        return read_beginnings(zip(job_ids, self._each(job_ids, queue_beginning), strict=True))
+
     def handoff(self, job_id: str, index: int) -> Handoff | None:
         """The committed handoff of segment `index`, or None.
 
@@ -288,11 +303,11 @@ class JobReader:
 
     def _all_handoffs(self, job_id: str) -> list[Handoff]:
         raw = cast("dict[bytes, bytes]", self._redis.hgetall(job_keys(job_id, "handoffs")[0]))
-        return [handoff for _, handoff in sorted(_by_index(raw, Handoff).items())]
+        return [handoff for _, handoff in sorted(read_parts(raw, Handoff).items())]
 
     def clips(self, job_id: str) -> dict[int, ClipRecord]:
         """Every committed clip by segment index."""
-        return _clips(cast("dict[bytes, bytes]", self._redis.hgetall(job_keys(job_id, "clips")[0])))
+        return read_clips(cast("dict[bytes, bytes]", self._redis.hgetall(job_keys(job_id, "clips")[0])))
 
     def piece(self, job_id: str, name: str) -> PieceRecord | None:
         """A piece for live players, if it was made."""
@@ -325,11 +340,11 @@ class JobReader:
         status = read_status(job_id, *status_of)
         try:
             segments = tuple(read_segment(spec[str(index).encode()]) for index in range(status.segments))
-            found = _by_index(handoffs, Handoff)
+            found = read_parts(handoffs, Handoff)
             made = tuple(found[index] for index in range(status.committed))
             ahead = tuple(found[index] for index in sorted(found) if index >= status.committed)
             start, video_after = found.get(START_INDEX), found.get(VIDEO_AFTER_INDEX)
-            committed = Committed(start, made, _clips(clips), Takes.read(takes), ahead, video_after)
+            committed = Committed(start, made, read_clips(clips), Takes.read(takes), ahead, video_after)
             return JobContents(job_id, read_head(spec[b"job"]), segments, committed, status.take_progress)
         except DAMAGE as error:
             raise damaged(job_id, error) from None
@@ -382,17 +397,3 @@ class JobReader:
                     counts.append(len(pipe) - before)
                 replies = iter(pipe.execute(raise_on_error=False))
             yield from [tuple(islice(replies, count)) for count in counts]
-
-
-def _clips(raw: dict[bytes, bytes]) -> dict[int, ClipRecord]:
-    return dict(sorted(_by_index(raw, ClipRecord).items()))
-
-
-def _by_index(raw: dict[bytes, bytes], kind: type[P]) -> dict[int, P]:
-    found = {}
-    for name, data in raw.items():
-        part = kind.unpack(data)
-        if str(part.index).encode() != name:
-            raise RecordError(f"the part {name!r:.20} of a job's record is damaged: it is about segment {part.index}")
-        found[part.index] = part
-    return found

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from ltx2.timeline import SegmentShape, film_frames, plan_segments
+from ltx2.timeline import PlannedSegment, SegmentShape, film_frames, plan_segments
 from tasks.field_errors import shown
 from tasks.jobs.records import JobStatus
 from tasks.jobs.units import JobState
@@ -19,7 +19,6 @@ from tasks.spec.head import SPATIAL_COMPRESSION, JobHead
 from tasks.spec.loader import check_spec
 from tasks.spec.places import SpecSource
 from tasks.spec.schema import JobSpec
-from tasks.spec.segments import SegmentSpec
 
 DEFAULT_SECONDS, LONGEST_SECONDS = "4", 24 * 3600
 DEFAULT_SIZE = "720x1280"
@@ -134,11 +133,10 @@ def segments_for(seconds: str, shape: SegmentShape, *, continued: bool = False) 
 
 
 def video_of(
-    status: JobStatus, head: JobHead, segments: Sequence[SegmentSpec], names: NameTable, *, retention_s: float
+    status: JobStatus, head: JobHead, prompt: str | None, seconds: str, names: NameTable, *, retention_s: float
 ) -> Video:
-    """A job as a video."""
+    """A job as a video. prompt: of its first segment. seconds: see `length_of`."""
     failed = status.state in (JobState.FAILED, JobState.CANCELLED)
-    frames = film_frames(plan_segments([head.planned(segment) for segment in segments]))
     reason = without_paths(status.reason or "cancelled")
     visible = head.crop or head
     return Video(
@@ -150,11 +148,24 @@ def video_of(
         completed_at=int(status.finished_at) if status.finished_at and not failed else None,
         expires_at=int(status.finished_at + retention_s) if status.finished_at else None,
         size=f"{visible.width}x{visible.height}",
-        seconds=head.labels.get(SECONDS, f"{float(frames / head.shape.fps):g}"),
-        prompt=segments[0].prompt if segments else None,
+        seconds=seconds,
+        prompt=prompt,
         remixed_from_video_id=head.labels.get(REMIXED_FROM),
         error=VideoError(code=str(status.state), message=reason) if failed else None,
     )
+
+
+def length_of(status: JobStatus, head: JobHead, planned: Callable[[], Mapping[int, PlannedSegment]]) -> str:
+    """The seconds of a video, as text: what was asked for, else those of its film, else what its segments will be.
+
+    planned: what the spec says of each segment; it is called only for the last, which reads all of them.
+    """
+    if SECONDS in head.labels:
+        return head.labels[SECONDS]
+    if status.film is not None:
+        return f"{status.film.duration_s:g}"
+    frames = film_frames(plan_segments([segment for _, segment in sorted(planned().items())]))
+    return f"{float(frames / head.shape.fps):g}"
 
 
 _STATUS: dict[JobState, Literal["queued", "in_progress", "completed", "failed"]] = {

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
@@ -17,6 +19,7 @@ from tasks.client.edits.fork import create_fork, spec_of
 from tasks.errors import JobStateError
 from tasks.field_errors import escaped
 from tasks.jobs.changes.lifetimes import new_job_id
+from tasks.jobs.reading.beginnings import Beginning
 from tasks.jobs.records import JobStatus
 from tasks.jobs.units import JobState
 from tasks.server.context import Context, ServerContext
@@ -42,6 +45,7 @@ from tasks.server.routes.videos import (
     DeletedVideo,
     Video,
     VideoPage,
+    length_of,
     prompt_of,
     seconds_of,
     segments_for,
@@ -157,8 +161,9 @@ def list_videos(
     """Videos by creation, newest first unless `order` says otherwise."""
     if after is not None:
         context.status(after)
-    page = page_of(context.deployment.jobs.statuses(newest_first=order == "desc", after=after), limit=limit)
-    videos = [_video(context, status) for status in page.entries]
+    statuses = context.deployment.jobs.statuses(newest_first=order == "desc", after=after)
+    page = page_of(_videos(context, statuses, at_once=limit + 1), limit=limit)
+    videos = page.entries
     ends = (videos[0].id, videos[-1].id) if videos else (None, None)
     return VideoPage(data=videos, first_id=ends[0], last_id=ends[1], has_more=page.has_more)
 
@@ -257,9 +262,23 @@ def _submitted(
 
 
 def _video(context: ServerContext, status: JobStatus) -> Video:
-    contents = context.deployment.jobs.contents(status.job_id)
-    retention_s = context.settings.retention_s
-    return video_of(status, contents.head, contents.segments, context.names, retention_s=retention_s)
+    return _begun_by(context, status, context.deployment.jobs.beginning(status.job_id))
+
+
+def _videos(context: ServerContext, statuses: Iterator[JobStatus], *, at_once: int) -> Iterator[Video]:
+    """These jobs as videos, without those that are gone or damaged. at_once: how many are read in one round trip."""
+    while some := list(islice(statuses, at_once)):
+        beginnings = context.deployment.jobs.beginnings([status.job_id for status in some])
+        for status in some:
+            if status.job_id in beginnings:
+                yield _begun_by(context, status, beginnings[status.job_id])
+
+
+def _begun_by(context: ServerContext, status: JobStatus, beginning: Beginning) -> Video:
+    head, first = beginning
+    seconds = length_of(status, head, partial(context.deployment.jobs.planned, status.job_id))
+    prompt, retention_s = None if first is None else first.prompt, context.settings.retention_s
+    return video_of(status, head, prompt, seconds, context.names, retention_s=retention_s)
 
 
 def _input_reference(wanted: VideoRequest) -> bytes | None:

@@ -13,11 +13,13 @@ from typing import Any
 import httpx2
 import openai
 import pytest
+import redis
 from PIL import Image
 
 from ltx2.timeline import SegmentShape, film_frames, plan
+from tasks.jobs.keys import job_keys
 from tasks.server.routes.videos import segments_for
-from tests.conftest import Worker
+from tests.conftest import RedisProcess, Worker
 from tests.ltx2.media.sources.videos import numbered, tone, video
 from tests.tasks.server.conftest import KEY, Server
 from tests.tasks.server.exchanges import FILE, NAMES_A_FILE, ONLY_THESE, png
@@ -113,7 +115,7 @@ def test_an_uploaded_video_is_extended(videos: Any, worker: Worker) -> None:
     assert videos.poll(made.id, poll_interval_ms=50).status == "completed"
 
 
-def test_videos_are_listed_and_deleted(videos: Any, worker: Worker) -> None:
+def test_videos_are_listed_and_deleted(videos: Any, worker: Worker, redis_server: RedisProcess) -> None:
     # Given
     made = [created(videos, prompt=text) for text in "abc"]
     # When
@@ -127,6 +129,13 @@ def test_videos_are_listed_and_deleted(videos: Any, worker: Worker) -> None:
     assert videos.delete(made[0].id).model_dump() == {"id": made[0].id, "deleted": True, "object": "video.deleted"}
     with pytest.raises(openai.NotFoundError):
         videos.retrieve(made[0].id)
+    # And a page has the other videos, and as many as were asked for, where the spec of one is damaged
+    with redis.Redis(port=redis_server.port) as client:
+        key = job_keys(made[2].id, "spec")[0]
+        whole = client.hget(key, "job")
+        client.hset(key, "job", "damaged")
+        assert [video.id for video in videos.list(limit=1).data] == [made[1].id]
+        client.hset(key, "job", whole)
 
 
 def test_a_video_that_is_not_finished_is_deleted(videos: Any, tmp_path: Path) -> None:
