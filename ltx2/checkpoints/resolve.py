@@ -280,6 +280,8 @@ def _without_files(folder: Path) -> CheckpointError:
         return _other_file(pickled[0])
     if inner := sorted([*folder.glob("*/model_index.json"), *folder.glob("*/*/model_index.json")]):
         return CheckpointError(f"{folder} has its model_index.json in {inner[0].parent}: name that folder")
+    if revisions := sorted(folder.glob("snapshots/*")):
+        return CheckpointError(f"{folder} has its files in {revisions[0]}: name that folder")
     if any((folder / name).is_dir() for name in COMPONENTS):
         return CheckpointError(f"{folder} is incomplete: model_index.json is missing")
     return CheckpointError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from ltx2.checkpoints.components import Component, ModelFiles, Stored, TextEncoder
 from ltx2.checkpoints.files.authors_configs import (
@@ -16,15 +18,16 @@ from ltx2.checkpoints.files.authors_configs import (
 )
 from ltx2.checkpoints.files.authors_names import place_of
 from ltx2.checkpoints.files.encoders import encoder_in_file, encoder_in_folder, encoder_near
-from ltx2.checkpoints.files.precision import weights_of
+from ltx2.checkpoints.files.precision import refused_form, weights_of
 from ltx2.checkpoints.files.recognition import config_of, header_of
 from ltx2.checkpoints.files.sets import (
     PROJECTIONS,
     TEXT_ENCODER,
+    VERSIONS,
     Candidate,
     FileSet,
     file_set,
-    local_candidates,
+    looked_into,
     main_file,
     refuse_shard,
 )
@@ -34,7 +37,6 @@ from ltx2.checkpoints.variant import Config, Variant, check_text_width, variant_
 from ltx2.errors import CheckpointError, UnsupportedModelError
 
 COMPONENTS = ("transformer", "connectors", "vae", "audio_vae", "vocoder")
-_VERSIONS = ("2.0", "2.3", "2.5")
 
 
 def local_set(named: Path, encoder: Path | None, *, encoder_later: bool = False) -> FileSet:
@@ -49,7 +51,7 @@ def local_set(named: Path, encoder: Path | None, *, encoder_later: bool = False)
         folder = named.parent.parent
         if (folder / "model_index.json").is_file():
             raise UnsupportedModelError(f"{named} is one file of the model in {folder}: name that folder")
-    candidates = local_candidates(named)
+    candidates, unread = looked_into(named)
     main = main_file(str(named), candidates)
     in_file = Candidate.of(str(encoder), header_of(encoder)) if encoder is not None and encoder.is_file() else None
     if in_file is not None:
@@ -59,7 +61,10 @@ def local_set(named: Path, encoder: Path | None, *, encoder_later: bool = False)
             f"text_encoder: {in_file.recognized}: it must be a Gemma in one file, or its folder"
         )
     found = encoder_later or encoder is not None or encoder_near(named) is not None
-    return file_set(main, candidates, in_file, has_encoder=found)
+    files = file_set(main, candidates, in_file, has_encoder=found, form_in=_refused_form)
+    if files.problems:
+        files.problems.extend(f"what is in a file that cannot be read: {error}" for error in unread)
+    return files
 
 
 def describe(named: Path, encoder: Path | None, *, encoder_later: bool = False) -> ModelFiles:
@@ -74,8 +79,8 @@ def describe(named: Path, encoder: Path | None, *, encoder_later: bool = False) 
 
 def described(named: Path, files: FileSet, encoder: Path | None) -> ModelFiles:
     """The model `named` that consists of `files`, which are on this machine; raises as `describe`."""
-    if files.version not in _VERSIONS:
-        raise UnsupportedModelError(f"{named} is LTX-{files.version}; longtake supports {', '.join(_VERSIONS)}")
+    if files.version not in VERSIONS:
+        raise UnsupportedModelError(f"{named} is LTX-{files.version}; longtake supports {', '.join(VERSIONS)}")
     if files.problems:
         raise UnsupportedModelError(f"{files.main.recognized}; missing: {'; '.join(files.problems)}")
     weights = {path: _weights(Path(path), one.header) for path, one in _by_path(files).items()}
@@ -116,17 +121,25 @@ def _weights(path: Path, header: Header) -> dict[str, Stored]:
     if ARCHITECTURE in header.metadata:
         return {name: Stored.of(path, name, one) for name, one in header.tensors.items()}
     with path.open("rb") as file:
-
-        def read(tensor: StoredTensor) -> bytes:
-            file.seek(tensor.begin)
-            return file.read(tensor.size)
-
-        named = weights_of(str(path), header, read)
+        named = weights_of(str(path), header, _reader(file))
     scales = {scale: Stored.of(path, scale, header.tensors[scale]) for scale in named.values() if scale is not None}
     return {
         name: Stored.of(path, name, header.tensors[name], None if scale is None else scales[scale])
         for name, scale in named.items()
     }
+
+
+def _refused_form(one: Candidate) -> str:
+    with Path(one.path).open("rb") as file:
+        return refused_form(one.path, one.header, _reader(file))
+
+
+def _reader(file: BinaryIO) -> Callable[[StoredTensor], bytes]:
+    def read(tensor: StoredTensor) -> bytes:
+        file.seek(tensor.begin)
+        return file.read(tensor.size)
+
+    return read
 
 
 def _text_encoder(

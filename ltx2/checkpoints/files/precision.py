@@ -21,8 +21,10 @@ SCALES = ("weight_scale", "scale_weight")
 _DROPPED = ("input_scale", "scale_input", "comfy_quant", "scaled_fp8")
 _FORMATS = {"float8_e4m3fn", "float8_e5m2"}
 BITSANDBYTES = "bitsandbytes"
+_BLOCK_SCALES = {"F8_E8M0", "U8"}
+"""The dtypes of the scales of blocks in MXFP8: exponents."""
 _METADATA = "_quantization_metadata"
-UNREADABLE = ("NVFP4", "int8", BITSANDBYTES)
+UNREADABLE = ("NVFP4", "MXFP8", "int8", BITSANDBYTES)
 """The forms, as `form_of` names them, of weights that are not read."""
 
 
@@ -36,7 +38,8 @@ def weights_of(path: str, header: Header, read: Callable[[StoredTensor], bytes])
         CheckpointError: the scale of a weight is missing, or what says its form cannot be read.
     """
     tensors = header.tensors
-    _refuse_forms(path, header, read)
+    if form := refused_form(path, header, read):
+        raise UnsupportedModelError(unreadable(path, form))
     ends = {name: name.rpartition(".")[2] for name in tensors}
     scales = {name for name, end in ends.items() if end in SCALES}
     found: dict[str, str | None] = {}
@@ -73,6 +76,8 @@ def form_of(header: Header) -> str:
         return "NVFP4"
     if any(end.startswith(BITSANDBYTES) for end in ends):
         return BITSANDBYTES
+    if any(name.endswith("weight_scale") and one.dtype in _BLOCK_SCALES for name, one in header.tensors.items()):
+        return "MXFP8"
     if any(tensor.dtype == "I8" for tensor in header.tensors.values()):
         return "int8"
     if "comfy_quant" in ends or _METADATA in header.metadata:
@@ -85,18 +90,20 @@ def form_of(header: Header) -> str:
 def refuse_form(path: str, form: str) -> None:
     """Refuse weights in `form`, if it is one of UNREADABLE. path: of the file, for the error."""
     if form in UNREADABLE:
-        raise UnsupportedModelError(_unreadable(path, form))
+        raise UnsupportedModelError(unreadable(path, form))
 
 
-def _unreadable(path: str, form: str) -> str:
+def unreadable(path: str, form: str) -> str:
+    """Why the weights of the file `path`, in a form that is not read, cannot be used."""
     rotated = ", whose weights are rotated, too" if "convrot" in form else ""
     return f"{path} has weights in {form:.100}{rotated}: longtake reads bf16, fp8 and GGUF; use such a file instead"
 
 
-def _refuse_forms(path: str, header: Header, read: Callable[[StoredTensor], bytes]) -> None:
+def refused_form(path: str, header: Header, read: Callable[[StoredTensor], bytes]) -> str:
+    """The form of weights that are not read, as the file itself names it; "" if all are read. See `weights_of`."""
     forms = [form for form in _layer_forms(path, header, read).values() if form not in _FORMATS]
-    if form_of(header) in UNREADABLE or forms:
-        raise UnsupportedModelError(_unreadable(path, next(iter(forms), form_of(header))))
+    form = form_of(header)
+    return next(iter(forms), form if form in UNREADABLE else "")
 
 
 def _layer_forms(path: str, header: Header, read: Callable[[StoredTensor], bytes]) -> Mapping[str, str]:

@@ -17,7 +17,7 @@ from ltx2.checkpoints.files.gguf_encoder import ONLY_IN_GEMMA_4, PROJECTOR, is_e
 from ltx2.checkpoints.files.precision import form_of
 from ltx2.checkpoints.formats.gguf import ARCHITECTURE, read_gguf
 from ltx2.checkpoints.formats.weight_files import Header, StoredTensor, check_file, has_suffix, read_header
-from ltx2.checkpoints.loras.file import IC_LORA_KEY
+from ltx2.checkpoints.loras.file import sign_of_ic_lora
 from ltx2.checkpoints.loras.names import Role, is_dora, other_adapter, parse
 
 _GEMMA_4 = "gemma4_unified"
@@ -63,6 +63,7 @@ class FileKind(StrEnum):
 
 OTHER_LORAS = (FileKind.DORA, FileKind.OTHER_ADAPTER, FileKind.IC_LORA)
 """What people name under `loras:`, and longtake refuses."""
+ALL_LORAS = (FileKind.LORA, *OTHER_LORAS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ class RecognizedFile:
         if self.kind in OTHER_LORAS:
             return "longtake does not support this kind"
         if self.kind is FileKind.UPSAMPLER:
-            return "name it as the `upsampler:` of a spec with `stages: 2`"
+            return "if it doubles width and height, name it as the `upsampler:` of a spec with `stages: 2`"
         if self.kind is FileKind.OTHER_NAMES:
             return f"names of its tensors must begin with {', '.join(TRANSFORMER_PREFIXES)} or with nothing"
         if self.kind in (FileKind.LTX_VIDEO, FileKind.UNKNOWN):
@@ -141,14 +142,14 @@ def header_of(path: Path) -> Header:
 def recognize_header(path: str, header: Header) -> RecognizedFile:
     """What the file `path` with this header is."""
     names, size = header.tensors.keys(), sum(tensor.size for tensor in header.tensors.values())
-    kind, parts, detail = _kind(header)
+    kind, parts, detail = _kind(Path(path).name, header)
     version = None if kind in (FileKind.LTX_VIDEO, FileKind.UNKNOWN) else _version(header, parts)
     if kind in (FileKind.MODEL, FileKind.PARTS) and "transformer" in parts:
-        by_name = "distilled by its name" if "distilled" in Path(path).name.lower() else ""
+        by_name = "distilled by its name" if "distill" in Path(path).name.lower() else ""
         detail = by_name or "distilled or not: the file does not tell"
     if ARCHITECTURE in header.metadata:
         detail = f"{detail}, " if detail else ""
-        detail += f"architecture {header.metadata[ARCHITECTURE]}, {len(names)} tensors"
+        detail += f"architecture {header.metadata[ARCHITECTURE]}, {len(names)} tensor{'' if len(names) == 1 else 's'}"
         kind = FileKind.GGUF if parts and kind is not FileKind.TEXT_ENCODER else kind
     return RecognizedFile(path, kind, version, parts, size, form_of(header) or precision(header), detail)
 
@@ -163,7 +164,7 @@ def precision(*headers: Header) -> str:
     return " and ".join(dtype for dtype, size in shares.most_common() if size * 100 >= total) or "empty"
 
 
-def _kind(header: Header) -> tuple[FileKind, tuple[str, ...], str]:
+def _kind(file: str, header: Header) -> tuple[FileKind, tuple[str, ...], str]:
     tensors, architecture = header.tensors, header.metadata.get(ARCHITECTURE)
     if is_encoder(architecture):
         return FileKind.TEXT_ENCODER, (), ""
@@ -174,7 +175,7 @@ def _kind(header: Header) -> tuple[FileKind, tuple[str, ...], str]:
     if adapters := set(filter(None, map(other_adapter, tensors))):
         return FileKind.OTHER_ADAPTER, (), ", ".join(sorted(adapters))
     ranks = {tensor.shape[0] for name, tensor in tensors.items() if _is_factor(name) and tensor.shape}
-    if ranks and IC_LORA_KEY in header.metadata:
+    if ranks and sign_of_ic_lora(file, header):
         return FileKind.IC_LORA, (), ""
     if ranks:
         return FileKind.LORA, (), f"rank {', '.join(map(str, sorted(ranks)[:5]))}"

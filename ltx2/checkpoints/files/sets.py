@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ltx2.checkpoints.files.precision import UNREADABLE, form_of
+from ltx2.checkpoints.files.precision import UNREADABLE, form_of, unreadable
 from ltx2.checkpoints.files.recognition import (
     FileKind,
     RecognizedFile,
@@ -22,6 +22,7 @@ TEXT_ENCODER = "text_encoder"
 PROJECTIONS = "text projections"
 PARTS = ("transformer", "connectors", PROJECTIONS, "vae", "audio_vae", "vocoder", TEXT_ENCODER)
 """What a model consists of."""
+VERSIONS = ("2.0", "2.3", "2.5")
 MODEL_FOLDERS = ("diffusion_models", "unet", "checkpoints")
 PART_FOLDERS = ("vae", "text_encoders", "clip", "latent_upscale_models")
 """Folders of ComfyUI: of models, and of parts that several models may share."""
@@ -64,6 +65,11 @@ class Candidate:
         return self.recognized.kind is FileKind.TEXT_ENCODER and ARCHITECTURE in self.header.metadata
 
     @property
+    def is_distilled(self) -> bool:
+        """Whether its name says that its weights are distilled; nothing else in a file does."""
+        return "distill" in Path(self.path).name.lower()
+
+    @property
     def has_transformer(self) -> bool:
         """Whether it can be named as a model."""
         return self.recognized.is_model
@@ -80,8 +86,8 @@ class FileSet:
 
     @property
     def is_distilled(self) -> bool:
-        """Whether the weights are distilled; only the name of the file says so."""
-        return "distilled" in Path(self.main.path).name.lower()
+        """Whether the weights are distilled, by the name of the file with the transformer."""
+        return self.main.is_distilled
 
     @property
     def files(self) -> list[str]:
@@ -111,14 +117,20 @@ def local_candidates(named: Path) -> list[Candidate]:
     Raises:
         CheckpointError: `named` is damaged.
     """
-    found = []
+    return looked_into(named)[0]
+
+
+def looked_into(named: Path) -> tuple[list[Candidate], list[CheckpointError]]:
+    """`local_candidates`, and why the headers of other files there cannot be read. Raises as it does."""
+    found, errors = [], []
     for file in local_files(named):
         try:
             found.append(Candidate.of(str(file), header_of(file)))
-        except CheckpointError:
+        except CheckpointError as error:
             if file == named:
                 raise
-    return found
+            errors.append(error)
+    return found, errors
 
 
 def main_file(named: str, candidates: Sequence[Candidate]) -> Candidate:
@@ -151,17 +163,28 @@ def refuse_shard(path: str, instead: str = _NO_SHARDS) -> None:
 
 
 def file_set(
-    main: Candidate, candidates: Sequence[Candidate], encoder: Candidate | None, *, has_encoder: bool
+    main: Candidate,
+    candidates: Sequence[Candidate],
+    encoder: Candidate | None,
+    *,
+    has_encoder: bool,
+    form_in: Callable[[Candidate], str] | None = None,
 ) -> FileSet:
     """The parts of the model whose transformer is in `main`, from the `candidates`.
 
     encoder: the text encoder that was named, if it is a file; it may have the text projections. has_encoder: whether a
-    text encoder was named or found elsewhere.
+    text encoder was named or found elsewhere. form_in: names the form of weights that are not read;
+    None: as the header does.
     """
     version = main.recognized.version or "2.0"
     found = FileSet(main, version, {part: main for part in main.parts if part in PARTS})
     if encoder is not None:
         found.chosen.update({part: encoder for part in (TEXT_ENCODER, PROJECTIONS) if part in encoder.parts})
+    for part, one in (("transformer", main), (TEXT_ENCODER, encoder)):
+        if one is not None and (form := form_of(one.header)) in UNREADABLE:
+            found.problems.append(f"{part}: {unreadable(one.path, form_in(one) if form_in else form)}")
+    if version not in VERSIONS:
+        found.problems.append(f"support of LTX-{version}: longtake supports {', '.join(VERSIONS)}")
     others = [one for one in candidates if one.path != main.path and _fits(one, version)]
     for part in PARTS:
         if part in found.chosen or (part == TEXT_ENCODER and has_encoder):
@@ -171,6 +194,8 @@ def file_set(
             having = [one for one in having if (one.recognized.version == "2.5") is (version == "2.5")]
         # what says the version of the transformer comes before what does not say one
         having = [one for one in having if one.recognized.version == version] or having
+        # connectors of distilled weights and of others may lie in one folder
+        having = [one for one in having if one.is_distilled == main.is_distilled] or having
         if len(having) == 1:
             found.chosen[part] = having[0]
         elif having:

@@ -46,6 +46,11 @@ MAX_HEADER_BYTES = 8 * 2**20  # a full-size model has less than 2 MB
 MAX_TENSORS = 50_000  # a full-size model has 5,000
 MAX_JSON_BYTES = 8 * 2**20
 _WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
+_OTHER_FORMATS = {
+    b"GGUF": "a GGUF file: rename it to end in .gguf",
+    b"PK\x03\x04": "an archive, as of pickled weights: loading them could run any code",
+}
+"""How files of other formats begin."""
 _POINTER = b"version https://git-lfs"
 
 
@@ -180,7 +185,10 @@ def read_header(path: Path) -> Header:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
+            start = file.read(8)
+            if found := next((kind for magic, kind in _OTHER_FORMATS.items() if start.startswith(magic)), None):
+                raise UnsupportedModelError(f"{path} is not a safetensors file, but {found}")
+            length = int.from_bytes(start, "little")
             if size < 8 or length > size - 8:
                 raise CheckpointError(f"{path} is not a safetensors file, or its header is truncated ({size} bytes)")
             if length > MAX_HEADER_BYTES:

@@ -15,6 +15,7 @@ from ltx2.checkpoints.loras.names import Layer, LayerNames, Role, is_dora, other
 from ltx2.errors import CheckpointError, UnsupportedModelError
 
 IC_LORA_KEY = "reference_downscale_factor"
+_IC_LORA_NAME = re.compile(r"(?<![a-z])ic[-_]?lora", re.IGNORECASE)
 _DTYPES = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 _ALPHA_DTYPES = _DTYPES | {"I64", "I32", "I16", "I8", "U8"}
 _PEFT_FILE, _PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -39,14 +40,18 @@ class Factors:
 
 
 def read_lora(file: Path) -> dict[str, Factors]:
-    """The factors in `file`, by the name that it has for their layer.
+    """The factors in `file`; raises as `factors_of`, also CheckpointError if it is missing or damaged."""
+    return factors_of(file, read_header(file))
+
+
+def factors_of(file: Path, header: Header) -> dict[str, Factors]:
+    """The factors in `file` with this `header`, by the name that it has for their layer.
 
     Raises:
         UnsupportedModelError: a DoRA, another adapter, an IC-LoRA, or a file with other tensors than pairs of factors;
             names them.
-        CheckpointError: the file is missing or damaged.
+        CheckpointError: its header has a config of peft that cannot be read.
     """
-    header = read_header(file)
     _refuse_kinds(file, header)
     parts: dict[str, dict[Role, str]] = {}
     foreign = []
@@ -90,6 +95,13 @@ def match(file: Path, factors: Mapping[str, Factors], shapes: Mapping[Layer, tup
     return matched
 
 
+def sign_of_ic_lora(name: str, header: Header) -> str:
+    """What tells that the file `name` is an IC-LoRA: its header, else its name; "" if neither does."""
+    if IC_LORA_KEY in header.metadata:
+        return f"its header has {IC_LORA_KEY}"
+    return "its name says so" if _IC_LORA_NAME.search(name) else ""
+
+
 def some(names: list[str]) -> str:
     """The first few of `names`, and the number of the others."""
     shown = ", ".join(f"{name:.200}" for name in names[:_SHOWN])
@@ -97,16 +109,16 @@ def some(names: list[str]) -> str:
 
 
 def _refuse_kinds(file: Path, header: Header) -> None:
-    if IC_LORA_KEY in header.metadata:
+    if sign := sign_of_ic_lora(file.name, header):
         raise UnsupportedModelError(
-            f"{file} is an IC-LoRA (its header has {IC_LORA_KEY}), which longtake does not support: "
-            "it needs a reference video"
+            f"{file} is an IC-LoRA ({sign}), which longtake does not support: it needs a reference video"
         )
     if dora := [name for name in header.tensors if is_dora(name)]:
         raise UnsupportedModelError(f"{file} is a DoRA, which longtake does not support: it has {some(dora)}")
     for name in header.tensors:
         if (kind := other_adapter(name)) is not None:
-            raise UnsupportedModelError(f"{file} is a {kind}, which longtake does not support: it has {name:.200}")
+            what = f"an {kind}" if kind.startswith("O") else f"a {kind}"
+            raise UnsupportedModelError(f"{file} is {what}, which longtake does not support: it has {name:.200}")
 
 
 def _factors(

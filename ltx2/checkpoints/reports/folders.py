@@ -9,16 +9,18 @@ from pathlib import Path
 from ltx2.checkpoints.diffusion_decoder import DIFFUSION_FOLDER
 from ltx2.checkpoints.files.encoders import encoder_folder
 from ltx2.checkpoints.files.recognition import (
+    ALL_LORAS,
     DIFFUSERS_LAYOUT,
-    OTHER_LORAS,
     FileKind,
+    header_of,
     precision,
     recognize,
+    recognize_header,
     size_text,
 )
 from ltx2.checkpoints.formats.weight_files import Header, check_weights, has_suffix, read_header, read_json, weight_map
 from ltx2.checkpoints.full_weights import FOLDER, SUFFIX, folder_of
-from ltx2.checkpoints.loras.file import read_lora
+from ltx2.checkpoints.loras.file import factors_of
 from ltx2.checkpoints.reports.cards import CARDS, ENCODER_BYTES, Card
 from ltx2.checkpoints.resolve import (
     UPSAMPLER_FOLDER,
@@ -42,6 +44,11 @@ PIPELINE = "pipeline of diffusers"
 """The kind of a model in the layout of diffusers."""
 OTHER_WEIGHTS = (DIFFUSION_FOLDER, FOLDER)
 """What a model need not have."""
+USES = {
+    FileKind.LORA: "under `loras:`, with the model that it was made for",
+    FileKind.UPSAMPLER: "as the `upsampler:` of a spec with `stages: 2`",
+}
+"""How a spec names what is not a model."""
 NEEDED_BY = {UPSAMPLER_FOLDER: "`stages: 2`", DIFFUSION_FOLDER: "`decoder: diffusion`", FOLDER: f"`model: ...{SUFFIX}`"}
 
 
@@ -87,23 +94,29 @@ class ModelReport:
         encoder = next((part.size for part in self.parts if part.name == "text_encoder"), ENCODER_BYTES)
         if self.cards and encoder < 0.9 * ENCODER_BYTES:  # not one that lacks only the tower for pictures
             lines.append(f"  measured with a text encoder of {size_text(ENCODER_BYTES)}; this one needs less")
-        lines.append("  can be used" if self.usable else f"  cannot be used: {self.problem}")
+        use = next((f" {use}" for kind, use in USES.items() if self.kind.startswith(kind)), "")
+        lines.append(f"  can be used{use}" if self.usable else f"  cannot be used: {self.problem}")
         return lines
 
 
 def report_of_file(what: str, file: Path) -> ModelReport:
     """The report of one file of weights; raises CheckpointError if it is damaged, or another file."""
     refuse_other_files(file)
-    found = recognize(file)
+    return report_of_header(what, file, header_of(file))
+
+
+def report_of_header(what: str, file: Path, header: Header) -> ModelReport:
+    """The report of one file of weights, here or on the hub, that has this `header`."""
+    found = recognize_header(str(file), header)
     problem: str | None = f"{found}: {found.advice}"
-    if found.kind is FileKind.LORA or found.kind in OTHER_LORAS:
+    if found.kind in ALL_LORAS:
         try:
-            read_lora(file)
+            factors_of(file, header)
             problem = None
         except CheckpointError as error:
             problem = str(error)
     if found.kind is FileKind.UPSAMPLER:
-        problem = problem_with_file(read_header(file))
+        problem = problem_with_file(header)
     part = Part(", ".join(found.parts) or str(found.kind), str(file), found.size, found.precision)
     kind = f"{found.kind}, {found.detail}" if found.detail else str(found.kind)
     return ModelReport(what, kind, found.version, None, problem is None, problem, (part,))
@@ -117,6 +130,8 @@ def report_of_folder(what: str, folder: Path, *, full: bool = False) -> ModelRep
         if is_upsampler(folder):
             return _report_of_upsampler(what, folder)
         files = [file for file in sorted(folder.iterdir()) if has_suffix(file)]
+        if len(files) == 1 and (alone := report_of_file(what, files[0])).usable:
+            return alone
         recognized = [recognize(file) for file in files]
         parts = [Part(", ".join(one.parts) or str(one.kind), one.path, one.size, one.precision) for one in recognized]
         versions = {one.version for one in recognized if one.version}

@@ -8,6 +8,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 
 from ltx2.checkpoints.files.recognition import (
+    ALL_LORAS,
     DIFFUSERS_LAYOUT,
     FileKind,
     RecognizedFile,
@@ -17,11 +18,18 @@ from ltx2.checkpoints.files.recognition import (
 from ltx2.checkpoints.formats.weight_files import has_suffix
 from ltx2.checkpoints.full_weights import FOLDER, folder_of, split_full
 from ltx2.checkpoints.hub.fetching import bare_repository, configs_of, in_cache, missing_weights, weight_names
-from ltx2.checkpoints.hub.files import repository_set
-from ltx2.checkpoints.hub.headers import file_sizes, hub_header
+from ltx2.checkpoints.hub.files import SAFETENSORS, repository_set
+from ltx2.checkpoints.hub.headers import file_names, file_sizes, hub_header
 from ltx2.checkpoints.hub.outages import fetch_errors
 from ltx2.checkpoints.reports.files import file_parts, files_report
-from ltx2.checkpoints.reports.folders import OTHER_WEIGHTS, ModelReport, Part, folder_part, pipeline_report
+from ltx2.checkpoints.reports.folders import (
+    OTHER_WEIGHTS,
+    ModelReport,
+    Part,
+    folder_part,
+    pipeline_report,
+    report_of_header,
+)
 from ltx2.checkpoints.resolve import UPSAMPLER_FOLDER, WEIGHTS, HubModel, check_configs, hub_model
 from ltx2.checkpoints.upsampler_files import problem_with_file
 from ltx2.checkpoints.variant import Variant
@@ -49,6 +57,10 @@ def report_of_repository(what: str) -> ModelReport:
         if [one.kind for one in recognized] == [FileKind.UPSAMPLER]:
             reason = problem_with_file(hub_header(model, files[0]))
             return ModelReport(what, str(FileKind.UPSAMPLER), version, None, reason is None, reason, parts)
+        if [one.kind for one in recognized] == [FileKind.LORA]:
+            alone = report_of_header(what, Path(f"{what}:{files[0]}"), hub_header(model, files[0]))
+            if alone.usable:
+                return alone
         return ModelReport(what, "repository without a pipeline of diffusers", version, None, False, reason, parts)
     variant: Variant | None = None
     problem: str | None = None
@@ -89,9 +101,11 @@ def report_of_hub_file(what: str, encoder: Path | HubModel | None) -> ModelRepor
     """The report of `owner/name[@revision]:file`, with the parts in other files of the repository; reads headers.
 
     Raises:
-        CheckpointError: the repository cannot be read, or the file is no model.
+        CheckpointError: the repository cannot be read, or the file is nothing that a spec can name.
     """
     model = hub_model(what)
+    if encoder is None and (alone := _alone(what, model)) is not None:
+        return alone
     local = encoder if isinstance(encoder, Path) else None
     found = repository_set(model, local, has_encoder=encoder is not None)
     problem = f"{found.main.recognized}; missing: {'; '.join(found.problems)}" if found.problems else None
@@ -101,6 +115,15 @@ def report_of_hub_file(what: str, encoder: Path | HubModel | None) -> ModelRepor
     if local is not None and local.is_dir():
         parts += (folder_part(local),)
     return files_report(what, found, None, problem, parts)
+
+
+def _alone(what: str, model: HubModel) -> ModelReport | None:
+    """The report of a file that a spec names by itself, a LoRA or an upsampler; None if it is something else."""
+    if not has_suffix(model.file or "", SAFETENSORS) or model.file not in file_names(model.repository, model.revision):
+        return None
+    header = hub_header(model, model.file)
+    kind = recognize_header(model.file, header).kind
+    return report_of_header(what, Path(what), header) if kind in (*ALL_LORAS, FileKind.UPSAMPLER) else None
 
 
 def _label(found: RecognizedFile) -> str:

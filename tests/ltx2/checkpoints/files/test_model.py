@@ -99,7 +99,7 @@ def test_what_is_missing_is_named_with_where_to_get_it(split: Path, single: Path
     assert resolved(single) == FileModel(single)
 
 
-def test_a_choice_is_left_to_the_user(split: Path) -> None:
+def test_a_choice_is_left_to_the_user(split: Path, models: dict[str, Path]) -> None:
     # Given two transformers, and two VAEs
     other = split.with_name("dev.safetensors")
     shutil.copy(split, other)
@@ -110,6 +110,19 @@ def test_a_choice_is_left_to_the_user(split: Path) -> None:
     assert not describe(other, None).variant.distilled
     shutil.copy(vae, vae.with_name("second.safetensors"))
     with pytest.raises(UnsupportedModelError, match=r"vae: 2 files have it, .*second\.safetensors.*: keep one"):
+        resolved(other)
+    # but connectors of distilled weights and of others go with the transformer whose name says the same
+    vae.unlink()
+    for main, name in ((split, "connector_distill"), (other, "connector_dev")):
+        tensors = load_file(main)
+        inside = {key: tensors.pop(key) for key in list(tensors) if "embeddings_connector" in key}
+        save_file(tensors, main, header_config(models["tiny-2.5"]) | {"model_version": "2.5.0"})
+        save_file(inside, split.parents[1] / "text_encoders" / f"{name}.safetensors")
+    for main, name in ((split, "connector_distill"), (other, "connector_dev")):
+        assert describe(main, None).components["connectors"].files[0].stem == name
+    # and a file that cannot be read is named where a part is missing
+    (vae.parent / "second.safetensors").write_bytes(b"x")
+    with pytest.raises(UnsupportedModelError, match=r"in a file that cannot be read: .*second\.safetensors is"):
         resolved(other)
 
 

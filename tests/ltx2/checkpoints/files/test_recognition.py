@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ltx2.checkpoints.files.precision import UNREADABLE
 from ltx2.checkpoints.files.recognition import FileKind, header_of, recognize
 from ltx2.checkpoints.resolve import resolve_model
 from ltx2.errors import CheckpointError, UnsupportedModelError
@@ -67,6 +68,7 @@ DIFFUSION = json.dumps({"vae": {"_class_name": "CausalDiffusionVAE"}})
         (FP8 | {f"{MODEL}proj.comfy_quant": ("U8", (9,))}, {}, "PARTS", "2.0", 1, "quantized for ComfyUI"),
         (INT8, {}, "PARTS", "2.0", 1, "int8"),
         (FP8 | {f"{MODEL}proj.weight_scale_2": ("F32", ())}, {}, "PARTS", "2.0", 1, "NVFP4"),
+        (FP8 | {f"{MODEL}proj.weight_scale": ("U8", (4, 8))}, {}, "PARTS", "2.0", 1, "MXFP8"),
         (VAE, {}, "PARTS", None, 1, "BF16"),
         (VAE, {"config": DIFFUSION, "model_version": "2.5.0"}, "PARTS", "2.5", 1, "BF16"),
         (GEMMA_3, {}, "TEXT_ENCODER", None, 0, "BF16"),
@@ -103,6 +105,9 @@ def test_a_file_is_recognized_and_refused_as_a_model(
     with pytest.raises(UnsupportedModelError) as error:
         resolve_model(str(file), tmp_path)
     assert str(error.value).startswith(f"{found}; missing: " if found.is_model else f"{found}: {found.advice}")
+    # and before any part that it lacks, weights that are not read are named
+    unread = f"{found}; missing: transformer: {file} has weights in {precision}: longtake reads bf16, fp8 and GGUF"
+    assert str(error.value).startswith(unread) is (precision in UNREADABLE)
     with pytest.raises(UnsupportedModelError) as error:
         resolve_model(str(tmp_path), tmp_path)
     assert str(found) in str(error.value)
@@ -151,6 +156,13 @@ def test_a_gguf_file_is_recognized_by_its_architecture(tmp_path: Path) -> None:
     file.write_bytes(gguf(*values, tensors=(text("a") + struct.pack("<IQIQ", 1, 256, 99, 0),)))
     with pytest.raises(CheckpointError, match="stores a in GGUF type 99"):
         recognize(file)
+    # and so is the format of a file with another suffix
+    named = file.rename(tmp_path / "b.safetensors")
+    with pytest.raises(UnsupportedModelError, match=r"b\.safetensors is not a safetensors file, but a GGUF"):
+        recognize(named)
+    named.write_bytes(b"PK\x03\x04pickled")
+    with pytest.raises(UnsupportedModelError, match="but an archive, as of pickled weights: loading them could run"):
+        recognize(named)
 
 
 SHAPE_OF_A, EMPTY_A = text("comfy.gguf.orig_shape.a"), text("a") + struct.pack("<IQIQ", 1, 0, 0, 0)

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from ltx2.checkpoints.files.encoders import encoder_in_folder
+from ltx2.checkpoints.formats.weight_files import read_header
 from ltx2.checkpoints.hub.fetching import fetch_lora, fetch_model, full_name, in_cache
 from ltx2.checkpoints.hub.files import fetch_encoder, fetch_files
 from ltx2.checkpoints.hub_names import HubName
@@ -86,7 +87,6 @@ def test_of_two_transformers_one_is_fetched(hub: Hub, models: dict[str, Path], t
     # When
     assert full_name("owner/name", tmp_path) == "owner/name#full"
     found = check_model("owner/name#full", tmp_path)
-    hub.requested.clear()
     engine = Engine.load("owner/name#full", device="cpu")
     # Then
     assert (str(engine.variant), found.distilled, found.usable) == ("LTX-2.5", False, True)
@@ -127,6 +127,8 @@ def test_an_upsampler_of_its_own_is_fetched(hub: Hub, models: dict[str, Path], e
     (hub.folder / "more.safetensors").rename(hub.folder / "more.txt")
     found = check_model("owner/name", hub.folder)
     assert (found.usable, found.kind, found.problem) == (True, "latent upsampler", None)
+    named = check_model("owner/name:x2.safetensors", hub.folder)
+    assert (named.usable, named.parts[0].source) == (True, "owner/name:x2.safetensors")
     (hub.folder / "more.txt").rename(hub.folder / "more.safetensors")
     # When it is not named, Then the error says so
     with pytest.raises(CheckpointError, match=r"owner/name has 2 \.safetensors files, .* and 1 more: name one of them"):
@@ -219,6 +221,13 @@ def test_a_bare_repository_is_told_what_it_is(hub: Hub) -> None:
     with pytest.raises(UnsupportedModelError) as error:
         fetch_model(HubModel("owner/name"))
     assert str(error.value) == found.problem
+    # and a LoRA that a job can name can be used, alone in its repository or by its name
+    factors = {f"proj_in.lora_{side}.weight": ("BF16", shape) for side, shape in (("A", (8, 64)), ("B", (64, 8)))}
+    sparse(hub.folder / "ltx-2.3-distilled.safetensors", factors)
+    for what in ("owner/name", "owner/name:ltx-2.3-distilled.safetensors"):
+        found = check_model(what, hub.folder)
+        assert (found.usable, found.kind) == (True, "LoRA, rank 8")
+        assert found.parts[0].source == "owner/name:ltx-2.3-distilled.safetensors"
 
 
 def test_a_file_is_fetched_with_the_parts_that_it_lacks(
@@ -246,6 +255,14 @@ def test_a_file_is_fetched_with_the_parts_that_it_lacks(
         Engine.load("owner/name:a.safetensors", device="cpu")
     with pytest.raises(UnsupportedModelError, match=r"loras\.safetensors is a LoRA"):
         Engine.load("owner/name:loras.safetensors", device="cpu")
+    # and so are weights that are not read, before anything is downloaded
+    fp4 = {name: ("BF16", one.shape) for name, one in read_header(hub.folder / main).tensors.items()}
+    sparse(hub.folder / "fp4.safetensors", fp4 | {"a.weight_scale_2": ("F32", (1,))}, model_version="2.5.0")
+    hub.requested.clear()
+    with pytest.raises(UnsupportedModelError, match=r"transformer: fp4\.safetensors has weights in NVFP4") as error:
+        Engine.load("owner/name@v1:fp4.safetensors", device="cpu")
+    assert check_model("owner/name@v1:fp4.safetensors", hub.folder).problem == str(error.value)
+    assert not list((hub.folder.parent / "cache").rglob("fp4.safetensors"))
     # and offline, the files that were downloaded are a model
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert check_model(named, hub.folder).usable

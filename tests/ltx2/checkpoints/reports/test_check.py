@@ -102,6 +102,8 @@ def test_a_folder_of_other_files_lists_them(tmp_path: Path) -> None:
     # and a model in a folder of this folder is named, as in the cache of the hub
     inner = tmp_path / "cache" / "snapshots" / "0a1b"
     inner.mkdir(parents=True)
+    sparse(inner / "a.safetensors", {"a.lora_A.weight": ("BF16", (8, 64))})
+    assert check(tmp_path / "cache").problem == f"{tmp_path}/cache has its files in {inner}: name that folder"
     (inner / "model_index.json").write_text("{}")
     assert (
         check(tmp_path / "cache").problem == f"{tmp_path}/cache has its model_index.json in {inner}: name that folder"
@@ -115,15 +117,24 @@ def test_a_lora_can_be_used_if_it_is_one(tmp_path: Path) -> None:
     pair = {"proj_in.lora_A.weight": ("BF16", (8, 64)), "proj_in.lora_B.weight": ("BF16", (64, 8))}
     found = check(sparse(tmp_path / "a.safetensors", pair))
     assert (found.usable, found.kind) == (True, "LoRA, rank 8")
+    assert found.lines()[-1] == "  can be used under `loras:`, with the model that it was made for"
+    # and so can a folder in which it is alone, as a job names it
+    assert check(tmp_path).usable
     found = check(sparse(tmp_path / "b.safetensors", pair | {"x.lora_A.weight": ("BF16", (8, 64))}))
     assert not found.usable
     assert "only one factor of a pair for x" in str(found.problem)
     # and what a job refuses is refused with the same text
-    for more, metadata in (({"x.dora_scale": ("BF16", (8,))}, {}), ({}, {"reference_downscale_factor": "2"})):
-        file = sparse(tmp_path / "c.SAFETENSORS", pair | more, **metadata)
+    dora = {"x.dora_scale": ("BF16", (8,))}
+    for name, more, metadata in (
+        ("c", dora, {}),
+        ("c", {}, {"reference_downscale_factor": "2"}),
+        ("ltx-2-19b-IC-LoRA-pose", {}, {}),
+    ):
+        file = sparse(tmp_path / f"{name}.SAFETENSORS", pair | more, **metadata)
         with pytest.raises(UnsupportedModelError) as error:
             resolve_lora(str(file))
         assert check(file).problem == str(error.value)
+    assert check(sparse(tmp_path / "magic-lora.safetensors", pair)).usable
 
 
 def test_the_cards_are_those_of_the_documentation() -> None:
@@ -145,6 +156,7 @@ def test_an_upsampler_can_be_used_if_it_doubles_width_and_height(folder: Path, t
         found = check(place)
         assert (found.usable, found.problem, len(found.parts)) == (True, None, 1)
         assert found.kind.startswith("latent upsampler")
+        assert found.lines()[-1] == "  can be used as the `upsampler:` of a spec with `stages: 2`"
     assert "name it as the `upsampler:` of a spec" in recognize(Path(file)).advice
     # and others say what they do
     edit(upsampler / "config.json", rational_spatial_scale=1.5)
