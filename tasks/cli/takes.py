@@ -89,8 +89,8 @@ def _lines_of(found: Sequence[TakeStatus]) -> Iterator[str]:
             yield f"    rendering segment {take.progress.index}: {step_of(take.progress)}"
         if take.reason is not None:
             yield f"    {take.reason}"
-        elif take.clip is not None and not take.leads_into:
-            yield f"    segment {take.last + 1} continues another take, and this one does not lead into it"
+        elif take.prevented_by is not None:
+            yield f"    segment {take.prevented_by} continues another take, and this one does not lead into it"
 
 
 @main.command()

@@ -49,7 +49,8 @@ class TakeStatus:
     segment, last: the first and last of its segments; name says them in words. prompt, seed: of the first one. shown:
     whether the film shows it, or will. reason: why it failed. engine_s: seconds that it took to render. clip: the blob
     of the first one's clip. leads_into: whether it is rendered and can be chosen: the segment after it continues it, or
-    the take that it leads into, or no take. progress: of the segment that a worker renders.
+    the take that it leads into, or no take. prevented_by: the segment that continues another one, if a rendered take
+    does not lead into that. progress: of the segment that a worker renders.
     join: see `Handoff`.
     """
 
@@ -62,6 +63,7 @@ class TakeStatus:
     reason: str | None = None
     engine_s: float | None = None
     leads_into: bool = True
+    prevented_by: int | None = None
     clip: str | None = None
     last: int = -1
 
@@ -247,6 +249,7 @@ def _status_of(source: JobContents, parts: Sequence[Take]) -> TakeStatus:
     made = [part.made for part in parts if part.made]
     is_whole = len(made) == len(parts)
     reason = next((part.failed for part in parts if part.failed), None)
+    prevented_by = committed.prevents(last) if is_whole else None
     state = TakeState.RENDERED if is_whole else TakeState.FAILED if reason else TakeState.DUE
     return TakeStatus(
         segment=index,
@@ -257,7 +260,8 @@ def _status_of(source: JobContents, parts: Sequence[Take]) -> TakeStatus:
         seed=take.made.seed if take.made else seed,
         reason=reason,
         engine_s=round(sum(one.engine_ended - one.engine_started for one in made), 3) if is_whole else None,
-        leads_into=is_whole and committed.can_show(last),
+        leads_into=is_whole and prevented_by is None,
+        prevented_by=prevented_by,
         clip=take.clip.blob_id if take.clip else None,
         last=last.segment,
         name=str(take),

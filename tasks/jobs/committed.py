@@ -204,20 +204,23 @@ class Committed:
         following = self.handoff(index + 1)
         return following.from_take if following is not None and following.continued else None
 
-    def can_show(self, take: Take) -> bool:
-        """Whether the film can show a rendered take: what the next segment continues is this take, or where it leads.
+    def prevents(self, take: Take) -> int | None:
+        """The segment for which the film cannot show a rendered take: it continues another one; None: it can.
 
-        Of a shown take of several segments it may replace the first ones, if the next segment does not continue another
-        take of all of them.
+        A take can be shown if the next segment continues it, or what it leads into. Of a shown take of several segments
+        it may replace the first ones, if no segment continues another take of all of them.
         """
         last, pinned_to = take.segments[-1], take.made.pinned_to if take.made else -1
         if self.continued_take(last) not in (None, take.number, pinned_to):
-            return False
+            return last + 1
         shown = self.takes.shown.get(last, 0)
         at = self._segments(last, shown)[-1] if shown != take.number else last
         while at > last:
-            at = self._segments(at, self.continued_take(at) or 0)[0] - 1
-        return at == last
+            first = self._segments(at, self.continued_take(at) or 0)[0]
+            if first <= last:
+                return at + 1
+            at = first - 1
+        return None
 
     def _segments(self, index: int, number: int) -> range:
         return self.takes.takes.get((index, number), Take(index, number)).segments

@@ -319,6 +319,8 @@ def test_a_take_that_is_continued_is_not_replaced_in_part(continuing: JobStore) 
     # When its first segment alone is to show another take, Then its second one, which is continued, does not fit to it
     with pytest.raises(JobStateError, match=r"segment 2 of .* continues take 1 of segment 1, and take 0 does not"):
         continuing.choose(JOB, 0, 0)
+    # And the list names the segment that continues it
+    assert continuing.contents(JOB).committed.prevents(first_of(continuing, 0)) == 2
     # Given a take of the second one that leads into the same end, from what was rendered first
     assert ask(continuing, 1) == [2]
     held = render(continuing, 1, 2)
@@ -326,7 +328,7 @@ def test_a_take_that_is_continued_is_not_replaced_in_part(continuing: JobStore) 
     # When it is chosen, Then the first one shows that again
     continuing.choose(JOB, 1, 2)
     assert shown(continuing) == {1: 2}
-    assert continuing.contents(JOB).committed.can_show(first_of(continuing, 0))
+    assert continuing.contents(JOB).committed.prevents(first_of(continuing, 0)) is None
     # And a fork of both segments, whose clips are lost, has what a repair of the take is led into
     committed = continuing.contents(JOB).committed.first(2)
     assert sorted(committed.takes.needed(committed.handoffs, ()).takes) == [(0, 1), (1, 1), (1, 2)]
