@@ -36,24 +36,55 @@ from typing import IO, Any, cast
 
 from ltx2.processes import die_with_parent
 
-# Nothing here may read the settings of its environment, as `tasks.worker.app` does.
+# What workers, servers and commands import, most of it at their start. Nothing here may read the settings of its
+# environment, as `tasks.worker.app` does.
 PRELOADED = (
+    "anyio._backends._asyncio",
+    "av.subtitles.stream",
+    "celery.app.amqp",
+    "celery.app.control",
+    "celery.app.events",
+    "celery.app.log",
     "celery.apps.worker",
+    "celery.backends.redis",
+    "celery.bin.celery",
     "celery.bin.worker",
     "celery.concurrency.prefork",
+    "celery.events.state",
+    "celery.fixups.django",
+    "celery.worker.autoscale",
+    "celery.worker.components",
     "celery.worker.consumer",
+    "celery.worker.consumer.delayed_delivery",
+    "cffi.cparser",  # with which billiard has a child end with its parent
+    "kombu.pidbox",
     "kombu.transport.redis",
     "ltx2.engine",
     "ltx2.media.clip",
+    "ltx2.media.clip_process",
     "ltx2.media.film",
     "ltx2.state.continuation",
+    "numpy.ctypeslib",
     "tasks.cli",
     "tasks.embedded.render",
     "tasks.maintenance.reconciler",
     "tasks.messaging.celery_app",
+    "tasks.messaging.message_filter",
+    "tasks.messaging.result_backend",
     "tasks.server.app",
+    "tasks.worker.claims.run_claimed",
+    "tasks.worker.engines",
+    "tasks.worker.heartbeats.heartbeat",
+    "tasks.worker.inputs.dissolve",
+    "tasks.worker.inputs.given_sound",
+    "tasks.worker.inputs.images",
+    "tasks.worker.inputs.pinned_end",
+    "tasks.worker.segments.renderings",
+    "tasks.worker.segments.state_upload",
     "tests.stand_in",
     "uvicorn",
+    "uvicorn.lifespan.on",
+    "uvicorn.protocols.http.auto",
 )
 ADDRESS = "TESTS_FORK_SERVER"
 """The variable with the name of its socket, an abstract one."""
