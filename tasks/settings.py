@@ -142,6 +142,16 @@ class Settings(BaseModel):
     flower_url: str | None = Field(
         None, pattern=r"^https?://[^\s\"'<>]+$", description="address of Flower, for the link on the server's pages"
     )
+    root_path: str = Field(
+        "",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*/?$",
+        description="prefix of the server's paths at a proxy, such as /longtake; default: none",
+    )
+    forwarded_allow_ips: str | None = Field(
+        None,
+        description="addresses or networks of proxies whose `X-Forwarded-*` the server believes, separated by commas; "
+        "default: none",
+    )
     server_body_bytes: int = Field(
         64 * 1024 * 1024, ge=1024, description="largest request that the server reads, in bytes"
     )
@@ -152,6 +162,11 @@ class Settings(BaseModel):
         if url is not None:
             parse_url(url)
         return url
+
+    @field_validator("root_path")
+    @classmethod
+    def _without_slash(cls, prefix: str) -> str:
+        return prefix.rstrip("/")
 
     @field_validator("metrics_host")
     @classmethod

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from ltx2.extras import install_line
 from tasks.cli.command import main
 from tasks.maintenance.server_findings import check_servers
-from tasks.settings import Settings
+from tasks.settings import Settings, variable
 
 
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; others need LONGTAKE_API_KEYS.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
-def serve(host: str, port: int) -> None:
+@click.option("--root-path", help="Prefix of all paths at a proxy, such as /longtake. Default: LONGTAKE_ROOT_PATH.")
+@click.option(
+    "--forwarded-allow-ips",
+    metavar="ADDRESSES",
+    help="Proxies whose X-Forwarded-* headers are believed. Default: LONGTAKE_FORWARDED_ALLOW_IPS.",
+)
+def serve(host: str, port: int, root_path: str | None, forwarded_allow_ips: str | None) -> None:
     """Serve jobs over HTTP: API, events, films and pages.
 
     The API is described at /docs.
@@ -28,7 +36,9 @@ def serve(host: str, port: int) -> None:
         from tasks.server.http.connections import BoundedConnection
     except ModuleNotFoundError as error:
         raise click.ClickException(f"{error.name} is missing; {install_line('server')}") from None
-    settings = Settings.from_env()
+    options = {"root_path": root_path, "forwarded_allow_ips": forwarded_allow_ips}
+    given = {variable(name): value for name, value in options.items() if value is not None}
+    settings = Settings.from_env({**os.environ, **given})
     check_host(host, Keys(settings))
     app = make_app(settings)
     check_address(host, port)
@@ -39,6 +49,7 @@ def serve(host: str, port: int) -> None:
         port=port,
         http=BoundedConnection,
         ws="none",  # nothing here speaks WebSocket
+        proxy_headers=False,  # the application believes proxies itself
         log_level="info",
         timeout_graceful_shutdown=5,
     )

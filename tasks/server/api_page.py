@@ -42,7 +42,7 @@ def api_page(request: Request, context: Context) -> Response:
     groups: dict[str, list[Operation]] = {}
     for path, methods in document["paths"].items():
         for method, found in methods.items():
-            groups.setdefault(found.get("tags", ["other"])[0], []).append(_operation(method, path, found))
+            groups.setdefault(found.get("tags", ["other"])[0], []).append(_operation(method, context.at(path), found))
     schemas = {
         name: (schema.get("description", ""), list(_fields(schema, "")))
         for name, schema in document["components"]["schemas"].items()

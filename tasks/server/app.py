@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -35,6 +36,7 @@ from tasks.server.http.answers import ANSWERS, INVALID, ErrorAnswer, Problem, ad
 from tasks.server.http.early_ends import EarlyEnds
 from tasks.server.http.head_requests import HeadRequests
 from tasks.server.http.limits import BodyLimit
+from tasks.server.http.proxies import BehindProxy, check_prefix, path_of, proxies_in
 from tasks.server.names import NameTable
 from tasks.server.routes import edits_api, event_stream, jobs_api, live_api, takes_api, videos_api
 from tasks.settings import Settings
@@ -51,6 +53,7 @@ NO_KEY = Problem(
     "invalid_api_key",
     headers={"WWW-Authenticate": "Bearer"},
 )
+WITH_ROUTES = (jobs_api, takes_api, edits_api, event_stream, live_api, videos_api, metrics, pages, api_page)
 UPLOAD_PATHS = re.compile("/jobs(/[^/]+/(fork|edit|segments))?|/new|/v1/videos(/extensions)?")
 """Requests that may have files: LONGTAKE_SERVER_BODY_BYTES is for them alone."""
 LARGEST_OPEN_BODY_BYTES = 16 * 1024
@@ -86,10 +89,10 @@ class _KeyCheck:
         headers = Headers(scope=scope)
         if is_from_elsewhere(scope["method"], headers, has_keys=bool(self._keys)):
             return answer(ELSEWHERE)
-        if scope["path"] in OPEN_PATHS or self._keys.accept(headers):
+        if path_of(scope) in OPEN_PATHS or self._keys.accept(headers):
             return None
         is_page = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
-        return RedirectResponse("/login", 303) if is_page else answer(NO_KEY)
+        return RedirectResponse(f"{scope['root_path']}/login", 303) if is_page else answer(NO_KEY)
 
 
 class _Callers:
@@ -114,13 +117,22 @@ async def _kept_up(work: Callable[[], Awaitable[None]]) -> None:
             await asyncio.sleep(AGAIN_S)
 
 
+def _paths() -> Iterator[str]:
+    """The paths of all requests."""
+    yield from (*OPEN_PATHS, "/openapi.json")
+    for module in WITH_ROUTES:
+        yield from (route.path for route in module.router.routes if isinstance(route, APIRoute))
+
+
 def make_app(settings: Settings) -> FastAPI:
     """The server of this deployment.
 
     Raises:
-        ConfigError: a key is too short, or the table of names cannot be read.
+        ConfigError: a key is too short, the table of names cannot be read, or the prefix or a proxy cannot be.
     """
     keys, names = Keys(settings), NameTable.read(settings)
+    proxies_in(settings)
+    check_prefix(settings.root_path, {path.split("/")[1] for path in _paths()})
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -160,16 +172,10 @@ def make_app(settings: Settings) -> FastAPI:
     app.add_middleware(EarlyEnds)
     app.add_middleware(BodyLimit, largest=partial(largest_body, settings))
     app.add_middleware(_KeyCheck, keys=keys)
+    app.add_middleware(BehindProxy, settings=settings, keys=keys)
     add_error_answers(app)
-    app.include_router(jobs_api.router)
-    app.include_router(takes_api.router)
-    app.include_router(edits_api.router)
-    app.include_router(event_stream.router)
-    app.include_router(live_api.router)
-    app.include_router(videos_api.router)
-    app.include_router(metrics.router)
-    app.include_router(pages.router)
-    app.include_router(api_page.router)
+    for module in WITH_ROUTES:
+        app.include_router(module.router)
     app.mount("/page", pages.files)
 
     @app.get("/health", tags=["server"], responses={"4XX": {"model": ErrorAnswer}})  # so that the document has it

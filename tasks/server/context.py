@@ -46,6 +46,10 @@ class ServerContext:
     reports: Reports
     outbox: Outbox
 
+    def at(self, path: str) -> str:
+        """A path of this server as its callers see it: a proxy may put a prefix before all."""
+        return f"{self.settings.root_path}{path}"
+
     def job(self, job_id: str) -> Job:
         """A job of the deployment, to be closed after use."""
         return Job(job_id, settings=self.settings)

@@ -87,7 +87,8 @@ _templates = jinja2.Environment(loader=jinja2.FileSystemLoader(FOLDER), autoesca
 
 def shown(context: ServerContext, template: str, title: str, status: int = 200, **values: Any) -> HTMLResponse:
     """A page of this template."""
-    text = _templates.get_template(template).render(title=title, flower=context.settings.flower_url, **values)
+    shared = {"title": title, "flower": context.settings.flower_url, "root": context.settings.root_path}
+    text = _templates.get_template(template).render(**shared, **values)
     headers = {"Content-Security-Policy": POLICY, "Cache-Control": "no-store", "Referrer-Policy": "same-origin"}
     return HTMLResponse(text, status, headers)
 
@@ -158,7 +159,7 @@ def append(
         new.append(fork_longer(context.deployment, job.id, added))
 
     answer = _steered(context, job_id, make)
-    return RedirectResponse(f"/films/{new[0]}", 303) if new else answer
+    return RedirectResponse(context.at(f"/films/{new[0]}"), 303) if new else answer
 
 
 @router.post("/films/{job_id}/segments/{segment}/choose")
@@ -219,7 +220,7 @@ def submit_page(sent: Annotated[_NewFilm, Depends(_read_new_film)], context: Con
             plan = plan_lines(spec, spec.model or context.settings.model, continues=False, pace=pace)
             return shown(context, "new.html", "New film", spec=sent.text, plan=plan)
         with submit_request(context, sent.wanted) as job:
-            return RedirectResponse(f"/films/{job.id}", 303)
+            return RedirectResponse(context.at(f"/films/{job.id}"), 303)
     except (SpecError, RequestError, JobStateError, RoomError) as error:
         problem = "\n".join(problem_of(error).message.split("; "))
         return shown(context, "new.html", "New film", spec=sent.text, problem=problem)
@@ -236,9 +237,10 @@ def login(request: Request, context: Context, key: Annotated[str, Form()]) -> Re
     """Keep the key in a cookie that scripts cannot read and other sites cannot send."""
     if not Keys(context.settings).knows(key):
         return shown(context, "login.html", "Key", 401, problem="This is not a key of this server.")
-    answer = RedirectResponse("/", 303)
+    answer = RedirectResponse(context.at("/"), 303)
     secure = request.url.scheme == "https"
-    answer.set_cookie(COOKIE, key.strip(), httponly=True, samesite="strict", secure=secure, max_age=30 * 86400)
+    ours: dict[str, Any] = {"httponly": True, "samesite": "strict", "secure": secure, "path": context.at("") or "/"}
+    answer.set_cookie(COOKIE, key.strip(), max_age=30 * 86400, **ours)
     return answer
 
 
@@ -250,7 +252,7 @@ def _steered(context: ServerContext, job_id: str, change: Callable[[Job], object
     except (JobStateError, SpecError, RoomError) as error:
         problem = problem_of(error)
         return _film_page(context, job_id, problem=problem.message, status=problem.status)
-    return RedirectResponse(f"/films/{job_id}", 303)
+    return RedirectResponse(context.at(f"/films/{job_id}"), 303)
 
 
 def _seed(text: str) -> int | None:

@@ -10,6 +10,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tasks.server.http.answers import INVALID, Problem, answer
+from tasks.server.http.proxies import path_of
 
 LONGEST_PAUSE_S = 30.0
 LEAST_BYTES_PER_S = 1000
@@ -36,7 +37,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = self._largest(scope["path"])
+        limit = self._largest(path_of(scope))
         declared = Headers(scope=scope).get("content-length", "0")
         if not declared.isdecimal() or int(declared) > limit:
             await answer(_too_large(limit))(scope, receive, send)

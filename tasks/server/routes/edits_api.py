@@ -63,7 +63,7 @@ def fork_job(
             with with_uploads(requested_spec(context, wanted), wanted.files) as spec:
                 made = job.fork(after, spec, idempotency_key=idempotency_key)
     made.close()
-    response.headers["Location"] = f"/jobs/{made.id}"
+    response.headers["Location"] = context.at(f"/jobs/{made.id}")
     return job_status(made.id, context)
 
 

@@ -77,7 +77,7 @@ def submit_job(
 ) -> JobView:
     """Queue a job: a spec as JSON, or a form with `spec`, `image`, `extend`, `audio`, `state` and more images."""
     with submit_request(context, wanted, idempotency_key=idempotency_key) as job:
-        response.headers["Location"] = f"/jobs/{job.id}"
+        response.headers["Location"] = context.at(f"/jobs/{job.id}")
         return _view(context, job.id)
 
 

@@ -19,7 +19,9 @@ from tasks.server.routes.jobs_api import JobId
 
 router = APIRouter(prefix="/jobs", tags=["live"])
 PLAYLIST = "application/vnd.apple.mpegurl"
-FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}
+A_YEAR = "max-age=31536000, immutable"
+UNBUFFERED = {"X-Accel-Buffering": "no"}
+"""Has nginx send on what it gets at once, as events have it."""
 NOT_YET = {"Retry-After": "2"}
 
 
@@ -40,7 +42,7 @@ def live_view(job_id: JobId, context: Context, response: Response) -> LiveView:
     """What can be played now."""
     response.headers["Cache-Control"] = "no-store"
     listed = context.live.pieces(context.status(job_id))
-    places = [f"/jobs/{job_id}/live/{listed.epoch}/{piece.name}" for piece in listed.pieces]
+    places = [context.at(f"/jobs/{job_id}/live/{listed.epoch}/{piece.name}") for piece in listed.pieces]
     return LiveView(
         epoch=listed.epoch,
         header=f"{places[0]}.init.mp4" if places else None,
@@ -57,7 +59,7 @@ def live_playlist(job_id: JobId, context: Context) -> Response:
     is gone when a repair has changed the film.
     """
     listed = _listed(context, job_id)
-    headers = {"Content-Location": f"/jobs/{job_id}/live/{listed.epoch}.m3u8"}
+    headers = {"Content-Location": context.at(f"/jobs/{job_id}/live/{listed.epoch}.m3u8")}
     return _playlist(listed, f"live/{listed.epoch}/", headers)
 
 
@@ -66,7 +68,8 @@ def playlist_of_epoch(job_id: JobId, epoch: int, context: Context) -> Response:
     """The same, for as long as nothing that was listed changes."""
     listed = _listed(context, job_id)
     if listed.epoch != epoch:
-        raise invalid(f"the film was changed; its playlist is /jobs/{job_id}/live.m3u8", status=410, code="gone")
+        place = context.at(f"/jobs/{job_id}/live.m3u8")
+        raise invalid(f"the film was changed; its playlist is {place}", status=410, code="gone")
     return _playlist(listed, f"{epoch}/", {})
 
 
@@ -77,7 +80,7 @@ async def live_header(job_id: JobId, epoch: int, name: str, context: Context) ->
     """What is played before all pieces."""
     found = await context.live.piece(await run_in_threadpool(context.status, job_id), name)
     found.data.close()
-    return StoredFile(found.header, media_type=MP4_MIME, headers=FOREVER)
+    return StoredFile(found.header, media_type=MP4_MIME, headers=_kept(context))
 
 
 @router.get(
@@ -87,14 +90,14 @@ async def live_piece(job_id: JobId, epoch: int, name: str, context: Context) -> 
     """A piece: the pictures of one clip, and its sound."""
     found = await context.live.piece(await run_in_threadpool(context.status, job_id), name)
     found.header.close()
-    return StoredFile(found.data, media_type=MP4_MIME, headers=FOREVER)
+    return StoredFile(found.data, media_type=MP4_MIME, headers=_kept(context))
 
 
 @router.get("/{job_id}/live.mp4", response_class=StreamingResponse, responses=content(MP4_MIME))
 async def live_film(job_id: JobId, context: Context) -> StreamingResponse:
     """One MP4 that grows while the film renders, for players that know no playlists. It cannot be searched."""
     listed = await run_in_threadpool(_listed, context, job_id)
-    return StreamingResponse(_growing(context, job_id, listed.epoch), media_type=MP4_MIME)
+    return StreamingResponse(_growing(context, job_id, listed.epoch), media_type=MP4_MIME, headers=UNBUFFERED)
 
 
 async def _growing(context: ServerContext, job_id: str, epoch: int) -> AsyncIterator[bytes]:
@@ -114,6 +117,11 @@ async def _growing(context: ServerContext, job_id: str, epoch: int) -> AsyncIter
             sent += 1
         if listed.ended:
             return
+
+
+def _kept(context: ServerContext) -> dict[str, str]:
+    """Pieces never change; a cache that several callers share would give them to those without a key, too."""
+    return {"Cache-Control": f"{'private' if context.settings.api_keys else 'public'}, {A_YEAR}"}
 
 
 def _listed(context: ServerContext, job_id: str) -> PieceList:

@@ -147,7 +147,7 @@ def test_pieces_are_made_once_and_cached_for_ever(client: httpx2.Client, film: s
     assert len(kept) == 3
     piece = client.get(f"/jobs/{film}/{urls(text)[1]}", headers={"Range": "bytes=0-7"})
     assert (piece.status_code, piece.content[4:]) == (206, b"moof")
-    assert piece.headers["cache-control"] == "public, max-age=31536000, immutable"
+    assert piece.headers["cache-control"] == "private, max-age=31536000, immutable"  # the server has keys
     # And they go with their job
     client.delete(f"/jobs/{film}")
     assert not connect(server.settings.redis_url).exists(*job_keys(film, "pieces"))
