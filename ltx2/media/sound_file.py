@@ -18,6 +18,7 @@ from ltx2.media.container import from_pcm24, media_errors, to_pcm24
 from ltx2.timeline import round_half_up
 
 MIME = "audio/flac"
+_UNSEEKABLE_S = 1  # at its end: FFmpeg cannot seek into the last FLAC frames of a file, of up to 0.105 s each
 
 
 def encode_flac(
@@ -80,8 +81,9 @@ def open_flac(data: bytes, *, start: Fraction = Fraction(0)) -> Iterator[tuple[i
 
 def _blocks(file: InputContainer, stream: AudioStream, first: int) -> Iterator[NDArray[np.float32]]:
     """The samples from number `first` on."""
-    if first and stream.time_base:
-        file.seek(int(Fraction(first, stream.sample_rate) / stream.time_base), stream=stream)
+    start = min(Fraction(first, stream.sample_rate), Fraction(file.duration or 0, av.time_base) - _UNSEEKABLE_S)
+    if start > 0 and stream.time_base:
+        file.seek(int(start / stream.time_base), stream=stream)
     for frame in file.decode(stream):
         position = round((frame.pts or 0) * (frame.time_base or 0) * stream.sample_rate)
         yield from_pcm24(frame)[max(0, first - position) :]
