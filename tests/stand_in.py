@@ -16,7 +16,7 @@ from torch import distributed
 
 from ltx2 import LTX2ContinuationState
 from ltx2.checkpoints.loras.lora import Lora
-from ltx2.errors import EngineMemoryError, HubUnreachableError, NotFiniteError, SegmentCancelledError
+from ltx2.errors import DeviceError, EngineMemoryError, HubUnreachableError, NotFiniteError, SegmentCancelledError
 from ltx2.parallel.ranks import Ranks
 from ltx2.request import Decoding, OnState, OnStep, SegmentOutput, SegmentRequest, VideoAfter
 from ltx2.timeline import latent_frames, sound_seconds
@@ -42,6 +42,7 @@ class StandInEngine:
     exists. `poison` fails, and so does every later load of a model in this process. `tell <file>` writes the next
     segment's prompt to the file. `stall until <file>` waits for it, and for nothing else. `rank 1 memory` has the fault
     on that rank alone. Any other prompt renders pictures of one colour, `striped` two; `warn` comes with a warning.
+    The model `refused` is refused, by each rank a second after the one before.
     """
 
     audio_rate = 24000
@@ -54,6 +55,9 @@ class StandInEngine:
     def load(cls, model: str, *, loras: Sequence[Lora] = (), ranks: Ranks | None = None, **_: Any) -> Self:
         if os.environ.get(LOAD_DIES):
             os.kill(os.getpid(), signal.SIGKILL)
+        if model == "refused":
+            time.sleep(ranks.rank if ranks else 0)
+            raise DeviceError("gpus", "2, but it has 1 head")
         if model != "shapes" and os.path.exists(os.environ.get(HUB_IS_OUT, "")):
             raise HubUnreachableError(f"cannot fetch {model}")
         if os.environ.get(LOAD_FAILS) or poisoned:

@@ -97,7 +97,7 @@ class RankGroup:
                 result = own()
             except Exception as failure:
                 error = failure
-            self._watch.own_part_ended(failed=error is not None)
+            self._watch.own_part_ended(error)
             replies = [follower.replies.get() for follower in self._followers]
         self._judge(name, error, replies)
         return result

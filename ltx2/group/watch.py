@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 
+from ltx2.errors import EngineMemoryError
 from ltx2.group.follower import BEAT, FAILED, LONGEST_GAP_S
 from ltx2.group.running_clock import RunningClock
 
@@ -21,10 +22,12 @@ SILENT_S = 30.0
 START_S = 120.0
 """Until it has imported torch, which can take long on a cold disk."""
 SETTLE_S = 30.0
-"""After an error of one rank, the others have the same one within so long, or wait for it in vain."""
+"""After an error of one rank, the others have the same one within so long, or wait for it in vain. While a model is
+loaded, ranks read files at their own pace, and have a whole timeout, unless the error is one of memory."""
 ABORT_S = 10.0
 """So long after its followers were killed, an exchange of this process has ended, or never will."""
 _END_S = 5.0
+_MEMORY = EngineMemoryError.__name__
 _POLL_S = 0.2
 
 
@@ -73,6 +76,7 @@ class Watch:
         self._limit_s: float | None = None
         self._ended_at: float | None = None
         self._failed_at: float | None = None
+        self._failure, self._settled_s = "", self.settle_s
         self._closing = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="ranks", daemon=True)
 
@@ -95,9 +99,10 @@ class Watch:
         """This rank has made a step of the call, so that it compiles nothing any more: the next one comes soon."""
         self._moved_at, self._limit_s = self._clock.now(), self._timeout_s + self.settle_s
 
-    def own_part_ended(self, *, failed: bool) -> None:
+    def own_part_ended(self, error: Exception | None) -> None:
         """This rank has made the call, and waits for the others."""
-        self._failed_at = self._failed_at or (self._clock.now() if failed else None)
+        if error is not None:
+            self._note_failure("rank 0", f"{type(error).__name__}: {error}")
         self._ended_at = self._clock.now()
 
     def fail(self, reason: str) -> None:
@@ -151,8 +156,16 @@ class Watch:
         if message != BEAT:
             follower.has_answered = True
             if message.startswith(FAILED):
-                self._failed_at = self._failed_at or self._clock.now()
+                self._note_failure(str(follower), message.removeprefix(FAILED).decode(errors="replace"))
             follower.replies.put(message)
+
+    def _note_failure(self, rank: str, error: str) -> None:
+        """Keep the first error of a call. error: its class and message."""
+        if self._failed_at is None:
+            self._failed_at, self._failure = self._clock.now(), f"{rank} failed ({error})"
+            self._settled_s = (
+                self._timeout_s if self._limit_s is None and not error.startswith(_MEMORY) else self.settle_s
+            )
 
     def _overdue(self) -> str | None:
         """Why the group has a fault by now, if it has one."""
@@ -165,8 +178,8 @@ class Watch:
             return None
         if self._ended_at is not None and now - self._ended_at > self._timeout_s:
             return f"another rank is not done {self._timeout_s:g} s after rank 0"
-        if self._failed_at is not None and now - self._failed_at > self.settle_s:
-            return f"a rank failed, and another has not ended {self.settle_s:g} s later"
+        if self._failed_at is not None and now - self._failed_at > self._settled_s:
+            return f"{self._failure}, and another has not ended {self._settled_s:g} s later"
         if self._ended_at is None and self._limit_s is not None and now - self._moved_at > self._limit_s:
             return f"rank 0 has not gone on for {self._limit_s:g} s"
         return None

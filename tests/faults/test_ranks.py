@@ -185,7 +185,7 @@ def test_memory_of_one_rank(ranked: Harness, film: str) -> None:
     wait_until(
         lambda: (
             "failed on some ranks only: rank 1: EngineMemoryError" in ranked.workers[-1].text()
-            or "a rank failed" in ranked.workers[-1].text()
+            or "failed (EngineMemoryError: " in ranked.workers[-1].text()
         ),
         what="it",
     )

@@ -48,6 +48,17 @@ def request(prompt: str) -> SegmentRequest:
     return SegmentRequest(prompt, 7, 64, 32, FIRST)
 
 
+def test_a_model_that_is_refused_on_all_ranks_is_refused_with_the_reason(
+    group: RankGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given ranks that read files at their own pace
+    monkeypatch.setattr(group._watch, "settle_s", 0.2)
+    # When / Then
+    with pytest.raises(DeviceError, match="it has 1 head"):
+        group.load(STAND_IN, "refused")
+    assert group.works
+
+
 def test_a_group_renders_what_one_process_renders(engine: GroupEngine) -> None:
     # Given
     alone = StandInEngine([Lora("a/b", 0.5)])
