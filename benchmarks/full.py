@@ -32,6 +32,7 @@ from ltx2.model.pipeline import LongtakePipeline
 from ltx2.model.weights.gemma import Gemma3, Gemma4
 from ltx2.model.weights.placement import device_of, precision_of
 from ltx2.parallel.ranks import Ranks
+from ltx2.preparation import EngineSettings
 from ltx2.request import Decoding, SegmentOutput, SegmentRequest
 from ltx2.state.continuation import LTX2ContinuationState
 
@@ -104,8 +105,8 @@ class FullSizeEngine(Engine):
         """Build the engine on the device; about 5 seconds without offload."""
         target = device_of(device)
         pipeline = full_pipeline(target, version="2.5" if model == "2.5" else "2.3")
-        settings = {"offload": offload, "text_encoder": text_encoder, "compiler": compiler, "attention": attention}
-        return cls.ready(pipeline, target, precision_of(precision, target), **settings, ranks=ranks)
+        settings = EngineSettings(target, precision_of(precision, target), offload, text_encoder, compiler, attention)
+        return cls.ready(pipeline, settings, ranks=ranks)
 
     def run(self, request: SegmentRequest, state: LTX2ContinuationState | None = None, **more: Any) -> SegmentOutput:
         """Render one segment, and note when its sound begins and ends."""

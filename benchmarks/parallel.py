@@ -45,6 +45,7 @@ from ltx2.engine import Engine
 from ltx2.errors import SegmentCancelledError
 from ltx2.model.denoising.conditioning import state_after
 from ltx2.parallel.ranks import Ranks
+from ltx2.preparation import EngineSettings
 from ltx2.request import SegmentOutput, SegmentRequest
 from ltx2.sampling import Sampling
 from ltx2.state.continuation import LTX2ContinuationState
@@ -121,7 +122,7 @@ def engine_of(device: torch.device, precision: str, ranks: Ranks | None) -> Engi
     if device.type == "cpu":
         return Engine.load("tiny", device="cpu", precision=precision, ranks=ranks)
     pipeline = full_pipeline(device)  # the same weights on each GPU
-    engine = Engine.ready(pipeline, device, precision, offload="none", compiler="auto", ranks=ranks)
+    engine = Engine.ready(pipeline, EngineSettings(device, precision), ranks=ranks)
     engine._compiled = False  # compile what is rendered and no more, when it is rendered
     return engine
 

@@ -15,11 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ltx2.acceleration.compile import accelerated_name, backend_of, compile_blocks, compile_decoder, speed_up
 from ltx2.acceleration.cuda_graphs import Capture, CudaGraphs
-from ltx2.acceleration.fp8_attention import Attention, attention_of
-from ltx2.acceleration.int8 import quantize_linears
-from ltx2.acceleration.shared_transformer import share
 from ltx2.acceleration.stored_weights import StoredWeights
 from ltx2.checkpoints.full_weights import split_full
 from ltx2.checkpoints.loras.lora import Lora
@@ -47,14 +43,14 @@ from ltx2.model.finite import all_finite, naming_model
 from ltx2.model.pipeline import LongtakePipeline
 from ltx2.model.render_context import memory_errors, render_context
 from ltx2.model.text.prompts import PromptEncoder, new_stream
-from ltx2.model.text.text_encoder import TextEncoder, TextEncoderMode, text_encoder_mode, weights_of
-from ltx2.model.weights.loading import check_finite, find_loras, load_pipeline, variant_of_pipeline
+from ltx2.model.text.text_encoder import TextEncoder
+from ltx2.model.weights.loading import find_loras, load_pipeline, variant_of_pipeline
 from ltx2.model.weights.lora_fusion import LoraFusion
-from ltx2.model.weights.placement import PRECISIONS, computes_float8, device_of, place, precision_of
+from ltx2.model.weights.placement import PRECISIONS, computes_float8, device_of, precision_of
 from ltx2.model.weights.stored_tensors import align
-from ltx2.parallel.agreement import check_alike
 from ltx2.parallel.encoding import share_encoder
 from ltx2.parallel.ranks import Ranks
+from ltx2.preparation import EngineSettings, prepare
 from ltx2.request import Decoding, OnState, OnStep, PinnedEnd, SegmentOutput, SegmentRequest
 from ltx2.sampling import Decoder, Plan
 from ltx2.state.continuation import LTX2ContinuationState
@@ -140,11 +136,11 @@ class Engine:
                 by the number of ranks, or settings mean something else on other ranks. ValueError: an invalid setting.
         """
         target = device_of(device)
-        actual_precision = precision_of(precision, target)
+        settings = EngineSettings(target, precision_of(precision, target), offload, text_encoder, compiler, attention)
         found = find_loras(loras)
         source = resolve_model(model, default_cache(), encoder)
-        keep = StoredWeights(float8=actual_precision == "fp8" or (precision == "auto" and computes_float8(target)))
-        pipeline = load_pipeline(source, PRECISIONS[actual_precision], keep, full=split_full(model)[1])
+        keep = StoredWeights(float8=settings.precision == "fp8" or (precision == "auto" and computes_float8(target)))
+        pipeline = load_pipeline(source, PRECISIONS[settings.precision], keep, full=split_full(model)[1])
         if target.type == "cpu":
             for component in (pipeline.components[name] for name in WEIGHTS):
                 align(component)
@@ -153,84 +149,35 @@ class Engine:
             if found and offload == "none":  # alone first: large LoRAs do not fit together with the text encoder
                 pipeline.transformer.to(target)
             fusion.fuse(found)
-            return cls.ready(
-                pipeline,
-                target,
-                actual_precision,
-                offload=offload,
-                text_encoder=text_encoder,
-                compiler=compiler,
-                attention=attention,
-                source=source,
-                fusion=fusion,
-                name=model,
-                loras=loras,
-                ranks=ranks,
-            )
+            return cls.ready(pipeline, settings, source=source, fusion=fusion, name=model, loras=loras, ranks=ranks)
 
     @classmethod
     def ready(
         cls,
         pipeline: LongtakePipeline,
-        device: torch.device,
-        precision: str,
+        settings: EngineSettings,
         *,
-        offload: str,
-        text_encoder: str = "auto",
-        compiler: str,
-        attention: str = "auto",
         source: Path | HubModel | FileModel | None = None,
         fusion: LoraFusion | None = None,
         name: str = "the model",
         loras: Sequence[Lora] = (),
         ranks: Ranks | None = None,
     ) -> Self:
-        """An engine with a loaded `pipeline`, accelerated and placed on its device; settings as in `load`."""
-        backend = backend_of(compiler, device, offload)
-        transformer, float8 = pipeline.transformer, precision == "fp8"
-        how = attention_of(attention, device, precision, transformer.config.attention_head_dim)
-        if device.type == "cuda" or backend or float8 or ranks is not None:
-            speed_up(transformer, float8=float8, device=device, float8_attention=how == Attention.FP8)
-            if fusion is not None:
-                fusion.renamed = accelerated_name
-        variant = variant_of_pipeline(pipeline)
-        graphs = device.type == "cuda" and backend == "inductor" and offload == "none"
-        if ranks is not None:
-            share(pipeline, ranks, variant.stg_blocks, graphs=graphs)
-        mode = text_encoder_mode(text_encoder, device, offload=offload, weights=weights_of(pipeline))
-        made_with = {"precision": precision, "offload": offload, "text_encoder": str(mode), "attention": str(how)}
-        if ranks is not None:
-            check_alike(ranks, made_with, device)
-            made_with["gpus"] = str(ranks.count)
-        if mode == TextEncoderMode.EIGHT_BIT:
-            quantize_linears(pipeline.text_encoder.language_model.layers, device)
-        parts = set(pipeline.components)
-        stay = {"text_encoder", "connectors"} if mode != TextEncoderMode.GPU else set()
-        check_finite(pipeline, name, stay if offload == "none" else parts)  # what stays in main memory is checked there
-        encoder = TextEncoder.placed(pipeline, device, mode)
-        place(pipeline, device, offload)
-        if offload == "none":
-            check_finite(pipeline, name, parts - stay)
-        if backend:
-            kernels = default_cache().parent / "kernels"
-            compile_blocks(pipeline.transformer, backend, kernels, shared=ranks is not None)
-            if offload == "none":  # otherwise it decodes in tiles
-                compile_decoder(pipeline.vae, backend, kernels)
-        # blocks that are not compiled select attention kernels with process-wide switches
-        apart = offload == "none" or mode in (TextEncoderMode.CPU, TextEncoderMode.OFFLOAD)
+        """An engine with a loaded `pipeline`, which is accelerated and placed as `settings` say. Raises as `load`."""
+        prepared = prepare(pipeline, settings, name=name, fusion=fusion, ranks=ranks)
         return cls(
             pipeline,
             source,
-            variant=variant,
-            text_encoder=encoder,
-            encode_ahead=apart and (backend is not None or device.type == "cpu"),
-            compiled=backend is not None,
-            fusion=fusion if offload != "sequential" else None,  # which keeps copies of weights
-            made_with=made_with,
+            variant=prepared.variant,
+            text_encoder=prepared.text_encoder,
+            encode_ahead=prepared.encode_ahead,
+            compiled=settings.backend is not None,
+            fusion=fusion if settings.offload != "sequential" else None,  # which keeps copies of weights
+            made_with=prepared.made_with,
             name=name,
             loras=loras,
             ranks=ranks,
-            graphs=graphs,
+            graphs=settings.graphs,
         )
 
     def set_loras(self, loras: Sequence[Lora]) -> bool:

@@ -19,6 +19,7 @@ from ltx2.engine import Engine
 from ltx2.model.weights.loading import load_pipeline
 from ltx2.parallel.exchange import Shared
 from ltx2.parallel.ranks import Ranks
+from ltx2.preparation import EngineSettings
 from ltx2.request import PinnedEnd, PlacedImage, SegmentRequest
 from ltx2.sampling import OFF, Sampling
 from ltx2.state.continuation import LTX2ContinuationState
@@ -62,8 +63,8 @@ def engine_of(folder: Path, ranks: Ranks | None = None, compiler: str = "off") -
         for weights in transformer.parameters():
             weights.normal_(0, 0.1)
     pipeline.register_modules(transformer=transformer)
-    settings = {"offload": "none", "compiler": compiler, "source": folder}
-    return Engine.ready(pipeline, torch.device("cpu"), "fp32", ranks=ranks, **settings)
+    settings = EngineSettings(torch.device("cpu"), "fp32", compiler=compiler)
+    return Engine.ready(pipeline, settings, source=folder, ranks=ranks)
 
 
 def latents_of(engine: Engine, works: list[Work]) -> list[Latents]:
