@@ -14,16 +14,19 @@ from blobstore.protocol import BlobStoreError, BlobStoreFullError, BlobStoreUnav
 from blobstore.redis.client import server_of
 from blobstore.redis.outages import REFUSALS, reason_of, refusal_of
 
-# How Redis 7 ends and Redis 6 begins the error of a script.
-_SCRIPT_POSITION = re.compile(
-    r" script: \w+, on @user_script:\d+\.?$|^Error running script \(.*?\): (?:@user_script: ?\d+: )+"
+# How Redis 7 and Valkey end the error of a script, and Redis 6 begins it; and the arguments of an unknown command,
+# which may be a whole script.
+_NOISE = re.compile(
+    r" script: (?:\w+, )?on @user_script:\d+\.?$|^Error running script \(.*?\): (?:@user_script: ?\d+: )+"
+    r"|, with args beginning with: .*$",
+    re.DOTALL,
 )
-_LONGEST_REPLY = 200  # an error for an unknown command quotes its arguments, such as a whole script
+_LONGEST_REPLY = 200
 
 
 def reply_of(error: BaseException) -> str:
-    """What the server replied, in short: without the place in a script."""
-    return _SCRIPT_POSITION.sub("", str(error))[:_LONGEST_REPLY].rstrip()
+    """What the server replied, in short: without the place in a script, and without arguments."""
+    return _NOISE.sub("", str(error))[:_LONGEST_REPLY].rstrip()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

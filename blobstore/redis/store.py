@@ -211,6 +211,7 @@ class RedisBlobStore:
         with translated_errors(self._redis):
             empty = blob_id_of(b"")
             self._scripts.run("hold", self._hold_keys(empty, None), self._hold_args(empty, None))
+            self._redis.scan(match=self._prefix, count=1)  # `collect` and `owners` look for keys
         self.check_writable()
 
     def check_writable(self) -> None:

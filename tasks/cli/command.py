@@ -13,12 +13,10 @@ import click
 import redis
 
 from blobstore import BlobStoreError
-from blobstore.redis.errors import reply_of
-from blobstore.redis.urls import shown_url
 from ltx2.errors import LTX2Error
 from tasks.client.display.terminal import accept_any_text, show_line, show_lines
 from tasks.errors import LongtakeError, SpecError
-from tasks.jobs.connection import unreachable
+from tasks.jobs.connection import refused, unreachable
 from tasks.settings import Settings, misspelt
 
 FROM_STATE_HELP = "Continue this state, a file written by `longtake state export`."
@@ -80,7 +78,7 @@ class _Longtake(click.Group):
         except (redis.ConnectionError, redis.TimeoutError) as error:
             _fail(unreachable(Settings.from_env().redis_url, error))
         except redis.RedisError as error:
-            _fail(f"Redis at {shown_url(Settings.from_env().redis_url)} (LONGTAKE_REDIS_URL): {reply_of(error)}")
+            _fail(refused(Settings.from_env().redis_url, error))
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise  # the reader of our output has closed it: click exits quietly

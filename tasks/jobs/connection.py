@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -30,6 +31,12 @@ OUTAGES = (BlobStoreUnavailableError, ServerError, redis.ConnectionError, redis.
 T = TypeVar("T")
 
 
+IS_CLUSTER = (
+    "is a Redis Cluster, which cannot run scripts on the keys of a job; use one server, or Sentinel for failover"
+)
+_NO_DATABASE = "DB index is out of range"
+_OF_CLUSTER = re.compile(r"CROSSSLOT|MOVED|\bslot\b")
+_LACKS_RIGHT = re.compile("unknown command|no permissions|can't run this|without MULTI", re.IGNORECASE)
 _NOT_STARTED = ("Connection refused", "No such file or directory")
 
 
@@ -48,6 +55,18 @@ def unreachable(url: str, error: redis.RedisError) -> str:
     else:
         advice = "check LONGTAKE_REDIS_URL and the network"
     return f"{server} cannot be reached: {reason}; {advice}"
+
+
+def refused(url: str, error: redis.RedisError) -> str:
+    """What the Redis server at `url` does not do for longtake, as it replied, and what to do."""
+    server, reply = f"Redis at {shown_url(url)}", reply_of(error)
+    if _OF_CLUSTER.search(reply):
+        return f"{server} {IS_CLUSTER}"
+    if _LACKS_RIGHT.search(reply):
+        return f"{server} denies its user what longtake needs: {reply}; see the ACL in docs/operations.md"
+    if _NO_DATABASE in reply:
+        return f"{server} has no such database; give a lower number at the end of its URL, such as /0"
+    return f"{server} (LONGTAKE_REDIS_URL): {reply}"
 
 
 def connect(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import redis
 
-from blobstore.redis.errors import reply_of
 from blobstore.redis.server_info import server_info
 from blobstore.redis.urls import shown_url
 from tasks.errors import ServerError
-from tasks.jobs.connection import unreachable
+from tasks.jobs.connection import IS_CLUSTER, refused, unreachable
 
 OLDEST_REDIS = (6, 2)
 # The queues, and one key of each kind that Celery writes.
@@ -26,10 +25,7 @@ def check_server(client: redis.Redis, url: str) -> None:
     except redis.RedisError as error:
         raise ServerError(unreachable(url, error)) from None
     if info.is_cluster:
-        raise ServerError(
-            f"Redis at {shown_url(url)} is a Redis Cluster, which cannot run scripts on the keys of a job; "
-            "use one server, or Sentinel for failover"
-        )
+        raise ServerError(f"Redis at {shown_url(url)} {IS_CLUSTER}")
     if info.version and info.version < OLDEST_REDIS:
         version = ".".join(map(str, info.version))
         raise ServerError(f"Redis at {shown_url(url)} is version {version}; longtake needs 6.2 or later")
@@ -50,6 +46,7 @@ def check_rights(client: redis.Redis, url: str) -> None:
     try:
         client.register_script("return redis.call('TIME')")()
         client.set("longtake:check", "", px=1000)
+        client.scan(count=1)  # the sweeper and the doctor look for keys
         for key in CELERY_KEYS:
             client.exists(key)
         with client.pipeline(transaction=True) as pipe:
@@ -59,9 +56,6 @@ def check_rights(client: redis.Redis, url: str) -> None:
             channels.psubscribe(f"/{database}.celery.pidbox", f"/{database}.celeryev/worker.*")
             channels.get_message(timeout=5)
     except redis.ResponseError as error:
-        raise ServerError(
-            f"Redis at {shown_url(url)} denies its user what a worker needs: {reply_of(error)}; see the ACL in "
-            "docs/operations.md"
-        ) from None
+        raise ServerError(refused(url, error)) from None
     except redis.RedisError as error:
         raise ServerError(unreachable(url, error)) from None

@@ -88,6 +88,7 @@ def create_job(
             )
         if creation.outcome == CreateOutcome.CREATED:
             _store(deployment, draft, owner)
+            deployment.jobs.check_writable()  # a replica, for example, has nothing after it refused
             may_exist = True
             creation = deployment.jobs.create(
                 job_id,

@@ -8,6 +8,7 @@ from typing import Any
 
 import redis
 
+from blobstore.redis.outages import PROBE_KEY
 from tasks.errors import KeyTypeError, RecordError, VersionError
 from tasks.jobs.connection import when_there_is_memory
 from tasks.jobs.key_types import WRONG_TYPE, wrong_parts
@@ -28,6 +29,14 @@ class JobWriter(JobReader):
         super().__init__(client)
         self.patient = patient
         self._scripts = load_scripts(client)
+
+    def check_writable(self) -> None:
+        """Ask for a write that changes nothing: a server that takes none is known before it is asked for a change.
+
+        Raises:
+            redis.RedisError: it takes no writes, or cannot be reached.
+        """
+        self._redis.delete(PROBE_KEY)
 
     def _run(self, script: str, keys: list[str], *args: Any) -> Any:
         try:
