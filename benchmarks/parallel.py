@@ -1,13 +1,12 @@
 """One film on 1, 2 and more GPUs of a machine: the transformer's call, whole segments, a chain, a step with guidance.
 
     python benchmarks/parallel.py [--gpus 1 2] [--sizes 768x512 1536x1024] [--precisions bf16 fp8]
-        [--parts calls segments guidance] [--segments 6 2] [--ways copies direct strided launched]
+        [--parts calls segments guidance] [--segments 6 2]
 
 Full-size LTX-2.3 with random weights (benchmarks/full.py), 121 frames, continuations, 8 distilled steps, no guidance.
 Each precision and number of GPUs has an engine of its own, one after the other. calls: one call of the transformer, and
 how much of it is exchange: in all, and while nothing else runs on the GPU. segments: a chain, from state to state,
 without its first segment, which compiles. guidance: a step with all four kinds of prediction; compiles for minutes.
---ways: of exchanging, for calls on several GPUs: see benchmarks/exchanges.py.
 Each row is printed and saved when it is measured; one that fails does not end the others. `--device cpu` uses processes
 and the smallest model.
 """
@@ -21,8 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +35,8 @@ from torch.autograd import DeviceType
 from torch.profiler import profile
 
 from benchmarks import rank_rows, report
-from benchmarks.exchanges import WAYS, use
 from benchmarks.full import full_pipeline
 from benchmarks.rank_rows import Results, Row
-from ltx2.acceleration.block_graphs import BlockGraphs
 from ltx2.engine import Engine
 from ltx2.errors import SegmentCancelledError
 from ltx2.model.denoising.conditioning import state_after
@@ -72,9 +68,8 @@ def main() -> None:
         for precision, count in itertools.product(options.precisions, options.gpus):
             prepare = functools.partial(Bench, precision=precision, count=count, options=options, folder=Path(folder))
             works = [
-                {"part": part, "gpus": count, "precision": precision, "size": size, "way": way}
+                {"part": part, "gpus": count, "precision": precision, "size": size}
                 for size, part in itertools.product(options.sizes, options.parts)
-                for way in (options.ways if part == "calls" and count > 1 else WAYS[:1])
             ]
             for row in rank_rows.measured(count, options.device, prepare, works, options.limit):
                 rows.append(with_factors(first, row))
@@ -97,7 +92,6 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--segments", nargs="+", type=int, default=[6, 2], help="in the chain, of each size; the last of all others"
     )
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS[:1], help="of exchanging; one may come again")
     parser.add_argument("--frames", type=int, default=121)
     parser.add_argument("--limit", type=float, default=240, help="seconds for a row, or to load a model")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
@@ -141,28 +135,11 @@ class Bench:
         self._results = Results(folder)
         self._shape = SegmentShape(options.frames, exact(24))
 
-    def __call__(self, part: str, size: str, way: str, **_: Any) -> Row:
+    def __call__(self, part: str, size: str, **_: Any) -> Row:
         """The row of a part, of a size such as 768x512."""
         width, height = (int(side) for side in size.split("x"))
-        with self._exchanging(way):
-            row: Row = getattr(self, part)((width, height))
+        row: Row = getattr(self, part)((width, height))
         return row
-
-    @contextmanager
-    def _exchanging(self, way: str) -> Iterator[None]:
-        """Exchange in this way in the block."""
-        transformer = self._engine.pipeline.transformer
-        kept = getattr(transformer, "graphs", None)
-        use(way)
-        if kept is not None:
-            blocks = transformer.transformer_blocks
-            transformer.graphs = None if way == "launched" else BlockGraphs(blocks, blocks[0].tokens)
-        try:
-            yield
-        finally:
-            if kept is not None:
-                transformer.graphs = kept
-            use("copies")
 
     def calls(self, size: Size) -> Row:
         """The transformer's call in a continuation."""
@@ -172,7 +149,7 @@ class Bench:
             result = transformer(**arguments)
             began = self._now()
             for _ in range(ROUNDS):  # in a row, as in a segment: the host launches while the GPU computes
-                transformer(**arguments)
+                again = transformer(**arguments)
             seconds = (self._now() - began) / ROUNDS
             exchanged, exposed = self._exchange(arguments)
         names = ("video off by", "audio off by")
@@ -182,7 +159,7 @@ class Bench:
             "exchange % of it": exchanged,
             "with nothing beside %": exposed,
             "sent GB": self._sent(tokens, arguments["audio_hidden_states"].shape[1]) / 1e9,
-            "repeated exactly": self._is_repeated(size, result),
+            "repeated exactly": all(one.equal(two) for one, two in zip(result, again, strict=True)),
             **dict(zip(names, self._off("call", size, result), strict=True)),
         }
 
@@ -277,14 +254,6 @@ class Bench:
         others, own = self._count - 1, tokens / self._count
         values = own * (4 * picture + 2 * heard) / self._count + sound * heard / self._count
         return float(config.num_layers * others * values * BYTES[self._precision])
-
-    def _is_repeated(self, size: Size, result: tuple[Tensor, ...]) -> bool | None:
-        """Whether the result is that of the first row with as many GPUs; None if this is the first."""
-        name = f"call-{self._count}-{self._precision}-{size[0]}x{size[1]}"
-        first = None if self._rank else self._results.first(name, result)
-        if first is None:
-            return None
-        return all(one.cpu().equal(two.cpu()) for one, two in zip(result, first, strict=True))
 
     def _off(self, what: str, size: Size, result: tuple[Tensor, ...]) -> list[float | None]:
         """How far each part of `result` is from that of the first number of GPUs, relative to its norm."""

@@ -20,9 +20,11 @@ IN_ORDER = {
     "reorder_for_locality": False,
     "reorder_for_peak_memory": False,
     "allow_buffer_reuse": False,
+    "inplace_buffers": False,
 }
 """Options of inductor for blocks with exchanges. Operations keep their order, so that something is computed between the
-start of an exchange and its end. The memory of what is sent is not reused, because it may be read until the end."""
+start of an exchange and its end. The memory of what is sent is not reused, because it may be read until the end, nor is
+that of what arrives, because the other ranks write to it."""
 
 _TIME_EMBEDDINGS: dict[str, Literal["video", "audio"]] = {
     "time_embed": "video",

@@ -1,7 +1,7 @@
 """Exchanges among the GPUs of a host by their copy engines, which leave the multiprocessors to what is computed.
 
-A rank writes what it sends into memory of the receiver, and then a flag. The receiver waits for the flag and copies
-what has arrived. NCCL's kernels would need multiprocessors, all of which a matrix product holds until its end.
+A rank writes what it sends into memory of the receiver, and then a flag, for which the receiver waits. NCCL's kernels
+would need multiprocessors, all of which a matrix product holds until its end.
 """
 
 from __future__ import annotations
@@ -49,41 +49,60 @@ class _Box:
         return ctypes.c_uint64(self.addresses[owner] + self.flags + sender * _FLAG_BYTES)
 
 
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The end of an exchange of this rank: of all that it sends, and of all that it receives."""
+
+    events: tuple[torch.cuda.Event, torch.cuda.Event]
+
+    def wait(self) -> None:
+        """Let the current stream wait."""
+        for event in self.events:
+            event.wait()
+
+    def synchronize(self) -> None:
+        """Wait."""
+        for event in self.events:
+            event.synchronize()
+
+
 class Copies:
     """The exchanges of a process group whose ranks have a GPU each, which `can_copy` to each other.
 
-    All ranks make the same exchanges in the same order. Between two exchanges of a name, each rank ends one of another
-    name, which the others start only after they have ended the first. So nothing is overwritten before it is read.
+    All ranks make the same exchanges in the same order. What arrives stays where it arrives. A rank reads it before it
+    starts an exchange of another name, which the others end before they start the next one of this name. So nothing is
+    overwritten before it is read.
     """
 
     def __init__(self, group: dist.ProcessGroup, device: torch.device) -> None:
         self._group, self._device = group, device
         self._rank, self._count = dist.get_rank(group), dist.get_world_size(group)
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        # of their own, so that no rank sends later because another is late
+        self._sending = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._receiving = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._boxes: dict[tuple[str, int], _Box] = {}
 
-    def start(self, parts: Tensor, name: str) -> tuple[Tensor, torch.cuda.Event]:
+    def start(self, parts: Tensor, name: str) -> tuple[Tensor, Done]:
         """Send `parts[i]` to rank i.
 
-        Returns the result, with the part of rank i at i, and the event after which it is complete. Until then, `parts`
-        must not change.
+        Returns the result, with the part of rank i at i, and what to wait for until it is complete. Until then, `parts`
+        must not change. The next exchange of the name overwrites the result, which must not be written to.
         """
         each, own = parts.nbytes // self._count, self._rank
         box = self._box(name, parts.nbytes)
-        result = torch.empty_like(parts)
-        sent, received = parts.data_ptr(), result.data_ptr()
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        stream = ctypes.c_void_p(self._stream.cuda_stream)
+        result = box.memory[: parts.nbytes].view(parts.dtype).view(parts.shape)
+        for stream in (self._sending, self._receiving):
+            stream.wait_stream(torch.cuda.current_stream(self._device))
+        sending, receiving = (ctypes.c_void_p(stream.cuda_stream) for stream in (self._sending, self._receiving))
         others = [(own + step) % self._count for step in range(1, self._count)]
         for other in others:
-            _copy(box.place(other, own, each), ctypes.c_uint64(sent + other * each), each, stream)
-            _driver("cuStreamWriteValue32_v2", stream, box.flag(other, own), _SET, 0)
-        _copy(ctypes.c_uint64(received + own * each), ctypes.c_uint64(sent + own * each), each, stream)
+            _copy(box.place(other, own, each), _address(parts[other]), each, sending)
+            _driver("cuStreamWriteValue32_v2", sending, box.flag(other, own), _SET, 0)
+        _copy(box.place(own, own, each), _address(parts[own]), each, receiving)
         for other in reversed(others):
-            _driver("cuStreamWaitValue32_v2", stream, box.flag(own, other), _SET, _EQUAL)
-            _driver("cuStreamWriteValue32_v2", stream, box.flag(own, other), _CLEAR, 0)
-            _copy(ctypes.c_uint64(received + other * each), box.place(own, other, each), each, stream)
-        return result, self._stream.record_event()
+            _driver("cuStreamWaitValue32_v2", receiving, box.flag(own, other), _SET, _EQUAL)
+            _driver("cuStreamWriteValue32_v2", receiving, box.flag(own, other), _CLEAR, 0)
+        return result, Done((self._sending.record_event(), self._receiving.record_event()))
 
     def _box(self, name: str, size: int) -> _Box:
         """The box of a name for `size` bytes. All ranks make it together. It stays: CUDA graphs have its address."""
@@ -104,6 +123,10 @@ class Copies:
         dist.barrier(self._group, device_ids=[self._device.index])  # all flags are clear
         torch.cuda.synchronize(self._device)
         return _Box(memory, handle, addresses, flags)
+
+
+def _address(part: Tensor) -> ctypes.c_uint64:
+    return ctypes.c_uint64(part.data_ptr())
 
 
 def _copy(target: ctypes.c_uint64, source: ctypes.c_uint64, size: int, stream: ctypes.c_void_p) -> None:
