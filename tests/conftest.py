@@ -226,6 +226,15 @@ def start_worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
         worker.end()
 
 
+def forked(module: str, *arguments: object) -> list[str]:
+    """A command for `subprocess` and for shells that runs a module in a forked process, as with `python -m`.
+
+    Its standard input is empty.
+    """
+    fork_server()  # puts its address into the environment
+    return [sys.executable, "-ES", str(ROOT / "tests" / "forked_command.py"), module, *map(str, arguments)]
+
+
 @pytest.fixture
 def longtake(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the `longtake` command in the test's temporary folder."""

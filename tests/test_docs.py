@@ -22,8 +22,7 @@ from tasks import Job
 from tasks.cli import main
 from tasks.settings import Settings, variable
 from tasks.spec.loader import parse_spec
-from tests.conftest import ROOT, RedisProcess, Worker, environment, free_port
-from tests.forkserver import fork_server
+from tests.conftest import ROOT, RedisProcess, Worker, environment, forked, free_port
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
@@ -94,12 +93,10 @@ def script(document: Path, folder: Path) -> str:
 @pytest.fixture
 def desk(tmp_path: Path) -> Path:
     """A folder as a reader has it: the examples, and `longtake` on PATH whether it is installed or not."""
-    fork_server()
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     (tmp_path / "bin").mkdir()
     command = tmp_path / "bin" / "longtake"
-    run = [sys.executable, "-ES", ROOT / "tests/forked_command.py", "tasks.cli"]
-    command.write_text(f'#!/bin/sh\nexec {shlex.join(map(str, run))} "$@"\n')
+    command.write_text(f'#!/bin/sh\nexec {shlex.join(forked("tasks.cli"))} "$@"\n')
     command.chmod(0o755)
     return tmp_path
 

@@ -13,7 +13,7 @@ import pytest
 
 from tasks.client.job import Job
 from tasks.settings import Settings
-from tests.conftest import environment, free_port, wait_until
+from tests.conftest import environment, forked, free_port, wait_until
 from tests.e2e.refusals import COMMANDS, Command, Completed, at_once, check_refused
 from tests.stand_in import STEP_S
 
@@ -183,7 +183,7 @@ def test_an_invalid_redis_url(
 def celery(command: str, settings: Settings, folder: Path, **variables: str) -> Completed:
     """Run a command of Celery for longtake's application."""
     return subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "tasks", *command.split()],
+        forked("celery", "-A", "tasks", *command.split()),
         env=environment(settings) | variables,
         cwd=folder,
         capture_output=True,
@@ -202,9 +202,7 @@ def test_a_command_of_celery_with_an_invalid_setting(module_settings: Settings, 
 
 def test_a_misspelt_setting_is_a_warning(module_settings: Settings, tmp_path: Path) -> None:
     given = environment(module_settings) | {"LONGTAKE_LEASE": "5"}
-    listed = subprocess.run(
-        [sys.executable, "-m", "tasks.cli", "list"], env=given, capture_output=True, text=True, check=False
-    )
+    listed = subprocess.run(forked("tasks.cli", "list"), env=given, capture_output=True, text=True, check=False)
     inspected = celery("inspect ping", module_settings, tmp_path, LONGTAKE_LEASE="5")
     warning = "longtake: 'LONGTAKE_LEASE' is not a setting and has no effect; did you mean LONGTAKE_LEASE_S?"
     assert listed.returncode == 0
@@ -226,18 +224,20 @@ def getpwuid(uid):
     raise KeyError(f"getpwuid(): uid not found: {uid}")
 pwd.getpwuid = getpwuid
 """
+LONGTAKE = "from tasks.cli import main\nmain()\n"
 
 
 def run_without_home(command: str, folder: Path, settings: Settings, **variables: str) -> Completed:
     """Run a command as a user without HOME and without an entry in passwd, as a random user id of a container is."""
     (folder / "site").mkdir(exist_ok=True)
-    (folder / "site" / "sitecustomize.py").write_text(NO_PASSWD)
+    (folder / "site" / "sitecustomize.py").write_text(NO_PASSWD)  # for the processes that it starts
+    (folder / "site" / "longtake_of_nobody.py").write_text(NO_PASSWD + LONGTAKE)
     environ = environment(settings)
     environ["PYTHONPATH"] = f"{folder / 'site'}:{environ['PYTHONPATH']}"
     for name in ("HOME", "LONGTAKE_HOME"):
         environ.pop(name, None)
     return subprocess.run(
-        [sys.executable, "-m", "tasks.cli", *command.split()],
+        forked("longtake_of_nobody", *command.split()),
         env=environ | variables,
         cwd=folder,
         capture_output=True,

@@ -15,8 +15,9 @@ from PIL import Image
 
 from tasks.client.job import Job
 from tasks.settings import Settings
-from tests.conftest import environment, wait_until
+from tests.conftest import environment, forked, wait_until
 from tests.e2e.refusals import SPEC, Command, check_refused
+from tests.forkserver import fork_server
 from tests.stand_in import STEP_S
 
 
@@ -103,7 +104,7 @@ def test_a_film_and_its_summary_elsewhere(
 
 def test_a_film_on_standard_output(module_settings: Settings, job: Job, tmp_path: Path) -> None:
     # When
-    command = [sys.executable, "-m", "tasks", "save", job.id, "-o", "-"]
+    command = forked("tasks", "save", job.id, "-o", "-")
     result = subprocess.run(command, env=environment(module_settings), cwd=tmp_path, capture_output=True, check=True)
     # Then
     job.save(tmp_path / "film.mp4")
@@ -130,7 +131,7 @@ def test_a_standard_output_that_takes_no_film(
 def test_a_film_is_not_written_to_a_terminal(module_settings: Settings, job: Job, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     try:
-        command = [sys.executable, "-m", "tasks", "save", job.id, "-o", "-"]
+        command = forked("tasks", "save", job.id, "-o", "-")
         environ = environment(module_settings)
         result = subprocess.run(command, env=environ, cwd=tmp_path, stdout=theirs, stderr=subprocess.PIPE, check=False)
     finally:
@@ -144,9 +145,9 @@ def test_two_renders_of_one_film_exclude_each_other(
     longtake: Command, own_settings: Settings, spec: Path, tmp_path: Path
 ) -> None:
     # Given a running render, and another spec
-    command = [sys.executable, "-m", "tasks", "render", str(spec), "-o", "film.mp4"]
-    environ = environment(own_settings) | {STEP_S: "20"}
-    first = subprocess.Popen(command, env=environ, cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True)
+    with (tmp_path / "first.log").open("wb") as log:
+        environ, command = environment(own_settings) | {STEP_S: "20"}, ("render", spec, "-o", "film.mp4")
+        first = fork_server().start("tasks", *command, environ=environ, folder=tmp_path, out=log, err=log)
     wait_until(lambda: (tmp_path / ".film.mp4.lock").exists(), what="the lock of the film")
     (tmp_path / "other.yaml").write_text(f"seed: 7\n{SPEC}")
     elsewhere = own_settings.model_copy(update={"home": tmp_path / "other home"})

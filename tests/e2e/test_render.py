@@ -26,7 +26,7 @@ from tasks.embedded.servers import worker as start_worker
 from tasks.settings import Settings
 from tests.conftest import ROOT, STAND_IN, environment, wait_until
 from tests.e2e.refusals import check_refused
-from tests.stand_in import StandInEngine
+from tests.stand_in import STEP_S, StandInEngine
 
 HARBOUR = ROOT / "examples" / "harbour.yaml"
 Longtake = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -41,6 +41,12 @@ def user_settings(tmp_path: Path, home: Path) -> Settings:
     return Settings(redis_url="redis://127.0.0.1:1/0", home=tmp_path / "home")
 
 
+@pytest.fixture
+def fast_settings(user_settings: Settings) -> Settings:
+    """The same, with the stand-in engine."""
+    return user_settings.model_copy(update={"engine": STAND_IN})
+
+
 def film_facts(path: Path) -> dict[str, Any]:
     with av.open(str(path)) as film:
         frames = sum(1 for _ in film.decode(video=0))
@@ -52,9 +58,9 @@ def film_facts(path: Path) -> dict[str, Any]:
         return {"frames": frames, "size": (picture.width, picture.height), "ends": ends, "codec": picture.codec.name}
 
 
-def start_render(user_settings: Settings, spec: Path, out: Path, step_s: float) -> subprocess.Popen[bytes]:
-    """Start a slow render with the stand-in engine, to be interrupted."""
-    environ = environment(user_settings.model_copy(update={"engine": STAND_IN})) | {"STAND_IN_STEP_S": str(step_s)}
+def start_render(settings: Settings, spec: Path, out: Path) -> subprocess.Popen[bytes]:
+    """Start a slow render, to be interrupted, in a new interpreter."""
+    environ = environment(settings) | {STEP_S: "0.3"}
     command = [sys.executable, "-m", "tasks.cli", "render", str(spec), "-o", str(out)]
     return subprocess.Popen(command, env=environ, cwd=out.parent, stderr=subprocess.PIPE, start_new_session=True)
 
@@ -149,38 +155,39 @@ def test_a_render_reads_its_image_next_to_its_spec_shows_warnings_and_ignores_ot
     assert done.stderr.count("warning: ") == done.stderr.count("warning: segment 1: the prompt is odd") == 1
 
 
-def test_a_state_is_continued_in_another_film(user_settings: Settings, longtake: Longtake, tmp_path: Path) -> None:
+def test_a_state_is_continued_in_another_film(fast_settings: Settings, longtake: Longtake, tmp_path: Path) -> None:
     # Given a state in a file
     request = SegmentRequest("a boat", 7, 96, 64, first_timing(SegmentShape(25, exact(24))))
     state = StandInEngine().run(request).state.to_continuation_state()
     (tmp_path / "harbour.state.json").write_text(json.dumps({"kind": state.kind, "payload": state.payload}))
     # When
-    lighthouse, fast = ROOT / "examples" / "lighthouse.yaml", user_settings.model_copy(update={"engine": STAND_IN})
-    done = longtake("render", lighthouse, "--from-state", "harbour.state.json", "-o", "l.mp4", settings=fast)
+    lighthouse = ROOT / "examples" / "lighthouse.yaml"
+    done = longtake("render", lighthouse, "--from-state", "harbour.state.json", "-o", "l.mp4", settings=fast_settings)
     # Then the film begins after the frames of that state
     assert done.returncode == 0, done.stderr
     assert film_facts(tmp_path / "l.mp4")["frames"] == 25 - 9
 
 
-def test_a_terminated_render_leaves_no_process_and_resumes(user_settings: Settings, tmp_path: Path) -> None:
+def test_a_terminated_render_leaves_no_process_and_resumes(
+    fast_settings: Settings, longtake: Longtake, tmp_path: Path
+) -> None:
     # Given a render with one committed segment
     spec, out = tmp_path / "slow.yaml", tmp_path / "film.mp4"
     spec.write_text(SLOW)
-    interrupt_render(user_settings, spec, out, signal.SIGTERM)
+    interrupt_render(fast_settings, spec, out, signal.SIGTERM)
     # When the same command runs again
-    second = start_render(user_settings, spec, out, step_s=0.01)
-    _, errors = second.communicate(timeout=120)
+    second = longtake("render", spec, "-o", out, settings=fast_settings)
     # Then committed segments are not rendered again
-    assert second.returncode == 0, errors
-    done = int(re.findall(rb"resuming: (\d) of 4 segments already rendered", errors)[0])
+    assert second.returncode == 0, second.stderr
+    done = int(re.findall(r"resuming: (\d) of 4 segments already rendered", second.stderr)[0])
     assert 1 <= done < 4  # a second segment may finish before the signal arrives
     report = json.loads(out.with_suffix(".report.json").read_text())
     assert [segment["engine_s"] > 1 for segment in report["segments"]] == [True] * done + [False] * (4 - done)
 
 
-def interrupt_render(user_settings: Settings, spec: Path, out: Path, number: int) -> None:
+def interrupt_render(settings: Settings, spec: Path, out: Path, number: int) -> None:
     """Interrupt a slow render after its first segment, and check that every process has ended."""
-    process = start_render(user_settings, spec, out, step_s=0.3)
+    process = start_render(settings, spec, out)
     children = wait_committed(process, 1)
     assert len(children) >= 3  # Redis, the worker, its child
     process.send_signal(number)
@@ -191,20 +198,21 @@ def interrupt_render(user_settings: Settings, spec: Path, out: Path, number: int
     assert not out.exists()
 
 
-def test_an_interrupted_render_keeps_what_is_unchanged_in_its_spec(user_settings: Settings, tmp_path: Path) -> None:
+def test_an_interrupted_render_keeps_what_is_unchanged_in_its_spec(
+    fast_settings: Settings, longtake: Longtake, tmp_path: Path
+) -> None:
     # Given an interrupted render with one committed segment or two
     spec, out = tmp_path / "slow.yaml", tmp_path / "film.mp4"
     spec.write_text(SLOW)
-    interrupt_render(user_settings, spec, out, signal.SIGINT)
-    [folder] = (user_settings.home / "renders").iterdir()
+    interrupt_render(fast_settings, spec, out, signal.SIGINT)
+    [folder] = (fast_settings.home / "renders").iterdir()
     assert json.loads((folder / "render.json").read_text())["film"] == str(out)
     # When its title, the prompt of its last segment and its number of segments change
     spec.write_text(f"title: dusk\n{SLOW.replace('{prompt: d}', '{prompt: x}, {prompt: e}')}")
-    second = start_render(user_settings, spec, out, step_s=0.01)
-    _, errors = second.communicate(timeout=120)
+    second = longtake("render", spec, "-o", out, settings=fast_settings)
     # Then the committed segments are kept, and the film has the new ones
-    assert second.returncode == 0, errors
-    kept = int(re.findall(rb"keeping (\d) of 5 segments; segment 3's prompt changed\n", errors)[0])
+    assert second.returncode == 0, second.stderr
+    kept = int(re.findall(r"keeping (\d) of 5 segments; segment 3's prompt changed\n", second.stderr)[0])
     assert 1 <= kept < 4
     report = json.loads(out.with_suffix(".report.json").read_text())
     assert [segment["engine_s"] > 1 for segment in report["segments"]] == [True] * kept + [False] * (5 - kept)
@@ -213,13 +221,12 @@ def test_an_interrupted_render_keeps_what_is_unchanged_in_its_spec(user_settings
 
 
 def test_a_finished_render_is_kept_for_another_title_and_more_segments(
-    user_settings: Settings, longtake: Longtake, tmp_path: Path
+    fast_settings: Settings, longtake: Longtake, tmp_path: Path
 ) -> None:
     # Given a finished film
-    fast = user_settings.model_copy(update={"engine": STAND_IN})
     spec, film, report = tmp_path / "spec.yaml", tmp_path / "film.mp4", tmp_path / "film.report.json"
 
-    def render(text: str, settings: Settings = fast) -> tuple[list[str], list[float]]:
+    def render(text: str, settings: Settings = fast_settings) -> tuple[list[str], list[float]]:
         """What a render says, and the seconds that the engine took for each segment."""
         spec.write_text(text)
         done = longtake("render", "spec.yaml", "-o", "film.mp4", "--force", settings=settings)
@@ -229,9 +236,9 @@ def test_a_finished_render_is_kept_for_another_title_and_more_segments(
 
     said, first = render(SLOW)
     assert said == []
-    [folder] = (fast.home / "renders").iterdir()
+    [folder] = (fast_settings.home / "renders").iterdir()
     assert folder.stat().st_mode & 0o777 == 0o700
-    planned = longtake("render", "spec.yaml", "-o", "other.mp4", "--dry-run", settings=fast).stderr
+    planned = longtake("render", "spec.yaml", "-o", "other.mp4", "--dry-run", settings=fast_settings).stderr
     assert re.search(rf"\ntime: about 0:\d\d on one worker, at \d+\.\d s for a segment, as for {film}\n$", planned)
     # When it has another title and one more segment, Then only that is rendered
     longer = f"title: dusk\n{SLOW.replace('{prompt: d}', '{prompt: d}, {prompt: e}')}"
@@ -240,27 +247,27 @@ def test_a_finished_render_is_kept_for_another_title_and_more_segments(
     assert (json.loads(report.read_text())["title"], film_facts(film)["frames"]) == ("dusk", 17 + 4 * 8)
     # When nothing changes, Then the film is written again; and without room for finished renders, nothing is kept
     film.unlink()
-    said, again = render(longer, fast.model_copy(update={"renders_budget_bytes": 0}))
+    said, again = render(longer, fast_settings.model_copy(update={"renders_budget_bytes": 0}))
     assert (said, again) == (["keeping 5 of 5 segments: the film is rendered already"], took)
     assert film.exists()
-    assert list((fast.home / "renders").iterdir()) == []
+    assert list((fast_settings.home / "renders").iterdir()) == []
 
 
-def test_a_killed_render_leaves_no_process_and_resumes(user_settings: Settings, tmp_path: Path) -> None:
+def test_a_killed_render_leaves_no_process_and_resumes(
+    fast_settings: Settings, longtake: Longtake, tmp_path: Path
+) -> None:
     # Given a render with one committed segment
     spec, out = tmp_path / "slow.yaml", tmp_path / "film.mp4"
     spec.write_text(SLOW)
-    first = start_render(user_settings, spec, out, step_s=0.3)
+    first = start_render(fast_settings, spec, out)
     children = wait_committed(first, 1)
     # When
     first.kill()
     first.communicate()
     # Then every process ends, and the same command resumes
     wait_ended(children)
-    short = user_settings.model_copy(update={"lease_s": 1.0})
-    second = start_render(short, spec, out, step_s=0.01)
-    _, errors = second.communicate(timeout=120)
-    assert second.returncode == 0, errors
+    second = longtake("render", spec, "-o", out, settings=fast_settings.model_copy(update={"lease_s": 1.0}))
+    assert second.returncode == 0, second.stderr
     assert film_facts(out)["frames"] == 17 + 3 * 8
 
 

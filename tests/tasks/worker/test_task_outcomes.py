@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,7 @@ from tasks.client.submit import submit
 from tasks.errors import JobFailedError
 from tasks.jobs.queues import SEGMENTS
 from tasks.settings import Settings
-from tests.conftest import RedisProcess, Worker, environment, wait_until
+from tests.conftest import RedisProcess, Worker, environment, forked, wait_until
 
 Start = Callable[..., Worker]
 
@@ -123,27 +120,25 @@ def test_a_message_of_a_paused_job_is_ignored_with_the_reason(
 def test_a_pool_in_which_jobs_would_share_an_engine_or_gpus_is_refused(
     settings: Settings, pool: str, gpus: str, problem: str, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "-P", pool, "-c", "2"]
+    command = forked("celery", "-A", "tasks", "worker", "-P", pool, "-c", "2")
     variables = environment(settings) | {"LONGTAKE_GPUS": gpus, "LONGTAKE_DEVICE": "cpu"}
     done = subprocess.run(command, env=variables, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert f"longtake: {problem}" in done.stderr
 
 
-def test_a_worker_that_dies_of_an_error_exits_with_its_status(settings: Settings, tmp_path: Path) -> None:
+def test_a_worker_that_dies_of_an_error_exits_with_its_status(
+    settings: Settings, start_worker: Callable[..., Worker]
+) -> None:
     # Given a broker in whose place of queues there is something else
     client = redis.Redis.from_url(settings.redis_url)
     client.set(SEGMENTS, "not a list")
-    command = [sys.executable, "-m", "tasks.cli", "worker"]
     # When
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(command, env=environment(settings), cwd=tmp_path, stdout=log, stderr=log)
+    worker = start_worker(settings)
     try:
-        status = process.wait(60)
+        status = worker.process.wait(60)
     finally:
-        process.kill()
         client.delete(SEGMENTS)
     # Then
-    assert "Unrecoverable error" in (tmp_path / "log").read_text()
-    assert status not in (0, -signal.SIGKILL)
-    assert os.WIFEXITED(status << 8)
+    assert "Unrecoverable error" in worker.text()
+    assert status > 0
