@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,15 @@ FOG = LoraSpec(path="owner/fog", weight=0.5)
 RAIN = LoraSpec(path="owner/rain")
 
 
+SlotOf = Callable[..., EngineSlot]
+
+
+@pytest.fixture
+def slot_of(home: Path) -> SlotOf:
+    """Make a slot for a worker with these settings, which finds the small models that all tests share."""
+    return lambda **settings: EngineSlot(Settings(home=home, **settings))
+
+
 def loras_of(engine: Any) -> list[LoraSpec]:
     return [LoraSpec(path=lora.path, weight=lora.weight) for lora in engine.loras]
 
@@ -39,8 +49,8 @@ class RefusingEngine:
         raise DeviceError("gpus", "2, but this model has 3 heads")
 
 
-def test_a_model_that_so_many_gpus_cannot_share_is_no_fault_of_the_host() -> None:
-    slot = EngineSlot(Settings(engine=f"{__name__}:RefusingEngine", model="tiny"))
+def test_a_model_that_so_many_gpus_cannot_share_is_no_fault_of_the_host(slot_of: SlotOf) -> None:
+    slot = slot_of(engine=f"{__name__}:RefusingEngine", model="tiny")
     with pytest.raises(HostFaultError, match="LONGTAKE_GPUS: gpus is 2, but this model has 3 heads"):
         slot.engine("tiny")
     with pytest.raises(DeviceError, match="gpus is 2"):
@@ -62,16 +72,16 @@ class AloneEngine:
         (f"{__name__}:Missing", "LONGTAKE_ENGINE=.*:Missing: module .* has no attribute 'Missing'"),
     ],
 )
-def test_an_engine_that_cannot_be_used_is_a_fault_of_the_host(engine: str, problem: str) -> None:
-    slot = EngineSlot(Settings(engine=engine, model="tiny", device="cpu", gpus="2"))
+def test_an_engine_that_cannot_be_used_is_a_fault_of_the_host(slot_of: SlotOf, engine: str, problem: str) -> None:
+    slot = slot_of(engine=engine, model="tiny", device="cpu", gpus="2")
     for model in ("tiny", "tiny-2.0"):
         with pytest.raises(HostFaultError, match=f"^{problem}"):
             slot.engine(model)
 
 
-def test_an_engine_is_kept_until_the_model_changes() -> None:
+def test_an_engine_is_kept_until_the_model_changes(slot_of: SlotOf) -> None:
     # Given
-    slot = EngineSlot(Settings(engine=STAND_IN))
+    slot = slot_of(engine=STAND_IN)
     plain = slot.engine("tiny")
     assert slot.engine("tiny", []) is plain
     # When the LoRAs, their order or a strength change, Then the engine is changed
@@ -85,11 +95,11 @@ def test_an_engine_is_kept_until_the_model_changes() -> None:
     assert loras_of(other) == [RAIN]
 
 
-def test_a_replaced_lora_file_is_read_again(tmp_path: Path) -> None:
+def test_a_replaced_lora_file_is_read_again(slot_of: SlotOf, tmp_path: Path) -> None:
     # Given
     file = tmp_path / "rain.safetensors"
     save_file({"a.lora_A.weight": torch.ones(1, 2), "a.lora_B.weight": torch.ones(2, 1)}, file)
-    slot = EngineSlot(Settings(engine=STAND_IN))
+    slot = slot_of(engine=STAND_IN)
     engine: Any = slot.engine("tiny", [LoraSpec(path=str(file))])
     engine.loras = ["as before"]
     slot.engine("tiny", [LoraSpec(path=str(file))])
@@ -101,9 +111,11 @@ def test_a_replaced_lora_file_is_read_again(tmp_path: Path) -> None:
     assert engine.loras != ["as before"]
 
 
-def test_an_engine_that_cannot_change_its_loras_is_loaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_cannot_change_its_loras_is_loaded_again(
+    slot_of: SlotOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Given
-    slot = EngineSlot(Settings(engine=STAND_IN, model="tiny"))
+    slot = slot_of(engine=STAND_IN, model="tiny")
     plain = slot.engine("tiny")
     # When it cannot, Then another one is loaded
     monkeypatch.setattr(StandInEngine, "set_loras", lambda *_: False)
@@ -124,9 +136,11 @@ def test_an_engine_that_cannot_change_its_loras_is_loaded_again(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("compiler", ["off", "eager"])
-def test_the_old_model_is_freed_before_another_is_loaded(monkeypatch: pytest.MonkeyPatch, compiler: str) -> None:
+def test_the_old_model_is_freed_before_another_is_loaded(
+    slot_of: SlotOf, monkeypatch: pytest.MonkeyPatch, compiler: str
+) -> None:
     # Given a model that has rendered
-    slot = EngineSlot(Settings(device="cpu", compiler=compiler, model="tiny"))
+    slot = slot_of(device="cpu", compiler=compiler, model="tiny")
     slot.warm_up()
     engine: Any = slot.engine("tiny")
     engine.run(SegmentRequest("a boat", 1, 96, 64, first_timing(SegmentShape(17, exact(24)))))
@@ -145,9 +159,9 @@ def test_the_old_model_is_freed_before_another_is_loaded(monkeypatch: pytest.Mon
     assert weights_at_load == [None]
 
 
-def test_decoding_reuses_the_loaded_model_with_any_loras() -> None:
+def test_decoding_reuses_the_loaded_model_with_any_loras(slot_of: SlotOf) -> None:
     # Given
-    slot = EngineSlot(Settings(engine=STAND_IN))
+    slot = slot_of(engine=STAND_IN)
     foggy = slot.engine("tiny", [FOG])
     # When / Then
     assert slot.decoder("tiny") is foggy
@@ -155,7 +169,7 @@ def test_decoding_reuses_the_loaded_model_with_any_loras() -> None:
 
 
 def test_a_spec_that_is_not_distilled_gets_the_full_weights_if_there_are_any(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slot_of: SlotOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given
     loaded: list[str] = []
@@ -163,7 +177,7 @@ def test_a_spec_that_is_not_distilled_gets_the_full_weights_if_there_are_any(
     monkeypatch.setattr(
         StandInEngine, "load", classmethod(lambda kind, model, **_: loaded.append(model) or load(kind, model))
     )
-    slot = EngineSlot(Settings(engine=STAND_IN, home=tmp_path))
+    slot = slot_of(engine=STAND_IN)
     # When
     full = slot.engine("tiny-2.5", distilled=False)
     assert slot.engine("tiny-2.5#full") is full
@@ -175,9 +189,9 @@ def test_a_spec_that_is_not_distilled_gets_the_full_weights_if_there_are_any(
     assert loaded == ["tiny-2.5#full", "tiny-2.5", "tiny"]
 
 
-def test_another_text_encoder_is_another_model() -> None:
+def test_another_text_encoder_is_another_model(slot_of: SlotOf) -> None:
     # Given
-    slot = EngineSlot(Settings(engine=STAND_IN, model="tiny", model_folders="/models"))
+    slot = slot_of(engine=STAND_IN, model="tiny", model_folders="/models")
     plain = slot.engine("tiny")
     # When / Then
     other = slot.engine("tiny", text_encoder="owner/name")
@@ -189,17 +203,17 @@ def test_another_text_encoder_is_another_model() -> None:
         slot.engine("tiny", text_encoder="/etc/gemma")
 
 
-def test_a_lora_outside_the_model_folders_is_rejected() -> None:
-    slot = EngineSlot(Settings(engine=STAND_IN, model_folders="/models"))
+def test_a_lora_outside_the_model_folders_is_rejected(slot_of: SlotOf) -> None:
+    slot = slot_of(engine=STAND_IN, model_folders="/models")
     with pytest.raises(SpecError, match=r"loras\.0\.path: '/etc/a\.safetensors' is not in a folder"):
         slot.engine("tiny", [LoraSpec(path="/etc/a.safetensors")])
 
 
-def test_warm_up_compiles_for_the_sizes_of_the_warm_setting() -> None:
+def test_warm_up_compiles_for_the_sizes_of_the_warm_setting(slot_of: SlotOf) -> None:
     # Given
     torch._dynamo.reset()
     counters.clear()
-    slot = EngineSlot(Settings(device="cpu", model="tiny", compiler="eager", warm="96x64x17@23.976+1"))
+    slot = slot_of(device="cpu", model="tiny", compiler="eager", warm="96x64x17@23.976+1")
     # When
     slot.warm_up()
     # Then two block shapes, two more with an image, and one decoder are compiled
@@ -221,9 +235,9 @@ def test_warm_up_compiles_for_the_sizes_of_the_warm_setting() -> None:
         ({"attention": "fp8"}, "^LONGTAKE_ATTENTION: attention is fp8, which needs a GPU, but the device is cpu$"),
     ],
 )
-def test_what_this_host_lacks_is_its_fault(setting: dict[str, Any], message: str) -> None:
+def test_what_this_host_lacks_is_its_fault(slot_of: SlotOf, setting: dict[str, Any], message: str) -> None:
     # Given the settings of a worker, also for a job with a model of its own
-    slot = EngineSlot(Settings(**{"model": "tiny", **setting}))
+    slot = slot_of(**{"model": "tiny", **setting})
     for model in ("tiny", "tiny-2.0"):
         # When / Then
         with pytest.raises(HostFaultError, match=message):
