@@ -19,7 +19,7 @@ from tests.tasks.conftest import job_store
 CIRCLE = "a red circle moves left over a blue background, low hum"
 SQUARE = "a green square moves right over a white background, high beep"
 SEGMENTS = [{"prompt": CIRCLE}, {"prompt": CIRCLE}, {"prompt": SQUARE, "transition": "cut"}, {"prompt": SQUARE}]
-SPEC = {"model": "shapes", "width": 192, "height": 128, "frames": 25, "seed": 3, "segments": SEGMENTS}
+SPEC = {"model": "shapes", "width": 96, "height": 64, "frames": 25, "seed": 3, "segments": SEGMENTS}
 
 
 @pytest.fixture(scope="module")
