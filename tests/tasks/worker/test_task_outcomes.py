@@ -127,14 +127,12 @@ def test_a_pool_in_which_jobs_would_share_an_engine_or_gpus_is_refused(
     assert f"longtake: {problem}" in done.stderr
 
 
-def test_a_worker_that_dies_of_an_error_exits_with_its_status(
-    settings: Settings, start_worker: Callable[..., Worker]
-) -> None:
-    # Given a broker in whose place of queues there is something else
+def test_a_worker_that_dies_of_an_error_exits_with_its_status(settings: Settings, start_worker: Start) -> None:
+    # Given
+    worker = start_worker(settings).ready()
     client = redis.Redis.from_url(settings.redis_url)
+    # When the broker has something else in the place of a queue
     client.set(SEGMENTS, "not a list")
-    # When
-    worker = start_worker(settings)
     try:
         status = worker.process.wait(60)
     finally:
