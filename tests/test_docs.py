@@ -9,7 +9,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -72,10 +71,7 @@ def script(document: Path, folder: Path) -> str:
     The server gets a free port, and is waited for: a reader sees when it has started.
     """
     parts, port = [], free_port()
-    answers = f"urllib.request.urlopen('http://127.0.0.1:{port}/health')"
-    started = (
-        f'until {shlex.quote(sys.executable)} -c "import urllib.request; {answers}" 2> /dev/null; do sleep 0.2; done'
-    )
+    started = f"until (exec 3<> /dev/tcp/127.0.0.1/{port}) 2> /dev/null; do sleep 0.1; done"
     for number, (language, text) in enumerate(blocks(document)):
         if language == "sh":
             lines = [line for line in text.splitlines() if not line.startswith("make ")]
@@ -86,7 +82,7 @@ def script(document: Path, folder: Path) -> str:
                     parts.append(started)
         elif language == "python":
             (folder / f"block{number}.py").write_text(text.replace(":8000", f":{port}"))
-            parts.append(f"{shlex.quote(sys.executable)} block{number}.py")
+            parts.append(shlex.join(forked(f"block{number}")))
     return "\n".join(parts)
 
 
