@@ -223,12 +223,13 @@ class Settings(BaseModel):
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
-        """The settings in `environ`.
+        """The settings in `environ`, without white space around them, as files of variables often have; blank: not set.
 
         Raises:
             ConfigError: an invalid value; names the variable.
         """
-        given = {name: environ[variable(name)] for name in cls.model_fields if environ.get(variable(name))}
+        values = {name: environ.get(variable(name), "").strip() for name in cls.model_fields}
+        given = {name: value for name, value in values.items() if value}
         try:
             return cls.model_validate(given)
         except ValidationError as error:

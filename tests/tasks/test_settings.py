@@ -18,6 +18,12 @@ def test_an_empty_environment_gives_the_defaults() -> None:
     assert settings.redis_url == settings.blobs == "redis://127.0.0.1:6379/0"
 
 
+def test_white_space_around_a_value_does_not_count() -> None:
+    given = {"LONGTAKE_MODEL": " tiny\r\n", "LONGTAKE_API_KEYS": "0123456789abcdef\n", "LONGTAKE_DEVICE": "cpu "}
+    assert Settings.from_env(given) == Settings(model="tiny", api_keys="0123456789abcdef", device="cpu")
+    assert Settings.from_env({"LONGTAKE_HOME": " ", "LONGTAKE_BLOB_URL": "\t", "LONGTAKE_LOG": ""}) == Settings()
+
+
 def test_settings_survive_a_round_trip_through_the_environment() -> None:
     # Given
     settings = Settings(redis_url="unix:///tmp/a.sock", blob_url="redis://b/1", lease_s=3, inline_threshold_bytes=0)
@@ -47,7 +53,7 @@ def test_settings_survive_a_round_trip_through_the_environment() -> None:
         ("LONGTAKE_GPUS", "two"),
         ("LONGTAKE_RANK_TIMEOUT_S", "4"),
         ("LONGTAKE_CLASS_WAIT_S", "-1"),
-        ("LONGTAKE_METRICS_HOST", " "),
+        ("LONGTAKE_METRICS_HOST", "a b"),
         ("LONGTAKE_METRICS_HOST", "a" * 64),
         ("LONGTAKE_WARM", "768x512"),
         ("LONGTAKE_WARM", "768x512x120@24"),
