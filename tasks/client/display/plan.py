@@ -38,7 +38,7 @@ def plan_lines(spec: JobSpec, model: str, *, continues: bool, pace: Pace | None)
         f"{spec.width}x{spec.height}, {counted(count, 'segment')} of {most}{length} frames",
         blobs,
         _memory(model, spec.text_encoder),
-        _time(count, pace),
+        _time(spec, pace, continues=continues or (spec.extend is not None and not spec.before)),
     ]
 
 
@@ -59,8 +59,14 @@ def _memory(model: str, text_encoder: str | None) -> str:
     return f"memory: the files of weights have {weights / 1e9:,.1f} GB; settings decide how much of them is on the GPU"
 
 
-def _time(count: int, pace: Pace | None) -> str:
+def _time(spec: JobSpec, pace: Pace | None, *, continues: bool) -> str:
+    """continues: the first segment continues something, so that it may be rendered several times, too."""
     if pace is None:
         return "time: unknown, because nothing of this model and size is on record; shown once the job runs"
-    total = clock(count * pace.segment_s)
-    return f"time: about {total} on one worker, at {pace.segment_s:.1f} s for a segment, as for {pace.source}"
+    fewest, most = spec.renderings
+    scenes = sum(segment.is_new_scene or (index == 0 and not continues) for index, segment in enumerate(spec.segments))
+    renderings = scenes + (len(spec.segments) - scenes) * fewest
+    about = "at least" if most > fewest else "about"
+    each = "a segment" if fewest == 1 else f"each of {renderings} renderings"
+    total = clock(renderings * pace.segment_s)
+    return f"time: {about} {total} on one worker, at {pace.segment_s:.1f} s for {each}, as for {pace.source}"

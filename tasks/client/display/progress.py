@@ -56,14 +56,13 @@ def describe(status: JobStatus, seconds_left: float | None = None, wait: Wait | 
     rendered = rendered_of(status)
     if status.state == JobState.PAUSED:
         return f"paused · {rendered}"
+    takes = f"{_takes_in_work(status, wait)} · " if status.takes_due else ""
     if status.state == JobState.AWAITING_APPROVAL:
-        return f"awaiting approval of segment {status.committed - 1} · {rendered}"
+        return f"awaiting approval of segment {status.committed - 1} · {takes}{rendered}"
     if status.state == JobState.OPEN:
-        return f"open: waits for segments · {rendered}"
+        return f"open: waits for segments · {takes}{rendered}"
     if status.film is not None and status.takes_due:
-        waits = f" · {wait}" if wait else ""
-        steps = "".join(f" · {step_of(one)}" for one in status.take_progress[:1])
-        return f"rendering {counted(status.takes_due, 'take')}{steps or waits}"
+        return _takes_in_work(status, wait)
     if status.committed == status.segments:
         return f"{rendered} · {wait or 'joining the film'}"
     if not status.admitted:
@@ -75,6 +74,12 @@ def describe(status: JobStatus, seconds_left: float | None = None, wait: Wait | 
     in_work = "; ".join(_segment_in_work(one) for one in status.in_work) or f"segment {status.committed}"
     text = f"{in_work} · {rendered}"
     return text if seconds_left is None else f"{text} · about {clock(seconds_left)} to go"
+
+
+def _takes_in_work(status: JobStatus, wait: Wait | None) -> str:
+    steps = [step_of(one) for one in status.take_progress[:1]]
+    waits = [] if steps or wait is None else [str(wait)]
+    return " · ".join([f"rendering {counted(status.takes_due, 'take')}", *steps, *waits])
 
 
 def rendered_of(status: JobStatus) -> str:

@@ -99,8 +99,8 @@ class TakeStore(JobWriter):
         if outcome == "ended":
             state = value.decode() if isinstance(value, bytes) else value
             raise JobStateError(
-                f"job {job_id} is {state} and not all of its segments are rendered, so it has no takes: "
-                + ("retry it first, or fork it" if state == JobState.FAILED else "fork it")
+                f"job {job_id} is {state} and not all of its segments are rendered, so no take can be "
+                "rendered or chosen: " + ("retry it first, or fork it" if state == JobState.FAILED else "fork it")
             )
         if outcome == "full":
             reserved = int(value) if isinstance(value, bytes) else 0
