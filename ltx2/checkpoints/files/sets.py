@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -103,8 +104,19 @@ def local_files(named: Path) -> list[Path]:
     found = _weights(folder.iterdir())
     for name in names:
         if (root / name).is_dir():
-            found += [file for file in _weights((root / name).rglob("*")) if file not in found]
+            found += [file for file in _weights(_below(root / name)) if file not in found]
     return found
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """The files in `folder` and in all folders there, also in those that are links, each folder once."""
+    seen = set[str]()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        if (place := os.path.realpath(parent)) in seen:
+            folders.clear()
+            continue
+        seen.add(place)
+        yield from (Path(parent, name) for name in names)
 
 
 def _weights(paths: Iterable[Path]) -> list[Path]:

@@ -61,10 +61,17 @@ def test_parts_are_found_next_to_the_file_and_in_folders_of_comfyui(split: Path,
         }
         assert found.text_encoder is not None
         assert found.text_encoder.source.name == "gemma4-with-proj.safetensors"
+    # and in folders that are links, also in two to the same and one that leads back
+    (comfy / "vae").rename(tmp_path / "elsewhere")
+    (comfy / "vae").mkdir()
+    (comfy / "vae" / "ltx").symlink_to(tmp_path / "elsewhere")
+    (comfy / "vae" / "loop").symlink_to(comfy / "vae")
+    (comfy / "vae" / "again").symlink_to(tmp_path / "elsewhere")
+    assert describe(split, None).components["vae"].files[0].name == "video-vae-conv.safetensors"
     # and all files in one folder are found, too, with suffixes in capitals
     flat = tmp_path / "flat"
     flat.mkdir()
-    for file in (*comfy.rglob("gemma4*"), *comfy.rglob("*o-vae*"), split):
+    for file in (*comfy.rglob("gemma4*"), *(tmp_path / "elsewhere").rglob("*o-vae*"), split):
         shutil.copy(file, flat / file.name.upper())
     assert resolved(flat) == FileModel(flat)
 

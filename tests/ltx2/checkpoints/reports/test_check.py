@@ -188,6 +188,8 @@ def test_the_command_prints_text_or_json_and_its_status(folder: Path) -> None:
     # Then
     found = json.loads(usable.stdout)
     assert (usable.exit_code, found["version"], found["distilled"], found["usable"]) == (0, "2.3", True, True)
+    more = {"what", "kind", "problem", "parts", "cards", "missing"}
+    assert found.keys() == {"version", "distilled", "usable"} | more
     assert found["parts"][0].keys() == {"name", "source", "size", "precision"}
     assert unusable.exit_code == 1
     # and what cannot be read is answered, too
