@@ -40,14 +40,18 @@ REFUSALS = {
 # Redis 7 begins the error of a script with the code, Redis 6 has it after the position.
 _CODE = re.compile(rf"(?:^|@user_script: ?\d+: -)({'|'.join(REFUSALS)})\b")
 _CONNECTING = re.compile(r"^Error (-?\d+ )?connecting to \S+\. ")
+_LOST = re.compile(r"^Error while (?:reading from|writing to) .*\(\d+, '([^']+)'\)$")
+_BAD_CERTIFICATE = re.compile(r"^.*CERTIFICATE_VERIFY_FAILED.*?verify failed: (.*?)(?: \(_ssl\.c:\d+\))?$")
+NOT_TRUSTED = "its certificate is not valid here"
 T = TypeVar("T")
 Raised = Callable[[redis.RedisError], redis.ConnectionError]
 _calls = threading.local()
 
 
 def reason_of(error: BaseException) -> str:
-    """Why a connection failed, without the address, which the caller shows."""
-    return _CONNECTING.sub("", str(error)).removesuffix(".")
+    """Why a connection failed, without the address, which the caller shows, and without internals of libraries."""
+    text = _CONNECTING.sub("", str(error)).removesuffix(".")
+    return _LOST.sub(r"\1", _BAD_CERTIFICATE.sub(rf"{NOT_TRUSTED}: \1", text))
 
 
 class RefusedError(redis.ConnectionError):

@@ -100,6 +100,9 @@ def _fail(message: str, *, status: int = 1) -> NoReturn:
 def main(context: click.Context) -> None:
     """Render videos of any length with LTX-2, segment by segment.
 
+    SPEC is a YAML or JSON file that describes a film; `longtake init` writes one. JOB is a job's id, or its first
+    characters. docs/glossary.md explains the words.
+
     On one machine: `longtake render SPEC -o film.mp4`. On many: start `longtake worker` where the GPUs are,
     then `longtake submit SPEC`, `watch` and `save` from anywhere. LONGTAKE_REDIS_URL says where Redis is.
     """

@@ -13,7 +13,7 @@ import redis
 from blobstore import BlobStoreUnavailableError
 from blobstore.redis.client import REPLY_TIMEOUT_S, open_client
 from blobstore.redis.errors import is_out_of_memory, lacks_password, reply_of
-from blobstore.redis.outages import RefusedError, reason_of
+from blobstore.redis.outages import NOT_TRUSTED, RefusedError, reason_of
 from blobstore.redis.urls import RedisURLError, shown_url
 from tasks.errors import ServerError, UnreachableError
 from tasks.jobs.key_types import CheckedClient
@@ -37,6 +37,7 @@ IS_CLUSTER = (
 _NO_DATABASE = "DB index is out of range"
 _OF_CLUSTER = re.compile(r"CROSSSLOT|MOVED|\bslot\b")
 _LACKS_RIGHT = re.compile("unknown command|no permissions|can't run this|without MULTI", re.IGNORECASE)
+_HUNG_UP = ("Connection reset by peer", "Connection closed by server")
 _NOT_STARTED = ("Connection refused", "No such file or directory")
 
 
@@ -52,6 +53,10 @@ def unreachable(url: str, error: redis.RedisError) -> str:
         advice = "start redis-server, or set LONGTAKE_REDIS_URL; `longtake render` needs none"
     elif isinstance(error, redis.AuthenticationError):
         advice = "check user and password in LONGTAKE_REDIS_URL"
+    elif NOT_TRUSTED in reason:
+        advice = "check its host, or name who signed it: ?ssl_ca_certs=/path/ca.pem at the end of LONGTAKE_REDIS_URL"
+    elif reason in _HUNG_UP and url.startswith("redis://"):
+        advice = "if it expects TLS, LONGTAKE_REDIS_URL must begin with rediss://; else check the network"
     else:
         advice = "check LONGTAKE_REDIS_URL and the network"
     return f"{server} cannot be reached: {reason}; {advice}"

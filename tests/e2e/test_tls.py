@@ -204,7 +204,7 @@ CLIENTS, WORKER = ("list", "submit spec.yaml"), ("worker",)
     [
         ("longtake", "wrong", "ca.pem", "invalid username-password pair", CLIENTS + WORKER),
         ("nobody", PASSWORD, "ca.pem", "invalid username-password pair", ()),
-        ("longtake", PASSWORD, "stranger.pem", "CERTIFICATE_VERIFY_FAILED", WORKER),
+        ("longtake", PASSWORD, "stranger.pem", "its certificate is not valid here", WORKER),
         ("longtake", PASSWORD, "absent.pem", "No such file", CLIENTS[:1]),
         ("weak", PASSWORD, "ca.pem", "no permissions", CLIENTS + WORKER),
     ],
@@ -228,6 +228,11 @@ def test_a_refused_login_is_reported_in_one_line(
     for result in at_once(longtake, [*((command, broker) for command in commands), ("worker --only films", blobs)]):
         check_refused(result, "localhost", words)
         check_no_password(result.stderr)
+
+
+def test_a_url_without_tls_is_told_what_it_lacks(tls_redis: TlsRedis, tls: Settings, longtake: Command) -> None:
+    plain = tls_redis.url("longtake", PASSWORD, "ca.pem").partition("?")[0].replace("rediss:", "redis:")
+    check_refused(longtake("list", settings=tls.model_copy(update={"redis_url": plain})), "must begin with rediss://")
 
 
 @pytest.mark.parametrize(
