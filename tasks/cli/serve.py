@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import suppress
 
 import click
 
@@ -33,7 +35,7 @@ def serve(host: str, port: int, root_path: str | None, forwarded_allow_ips: str 
 
         from tasks.server.app import make_app
         from tasks.server.http.access import Keys, check_address, check_host
-        from tasks.server.http.connections import BoundedConnection
+        from tasks.server.http.connections import BoundedConnection, PromptServer
     except ModuleNotFoundError as error:
         raise click.ClickException(f"{error.name} is missing; {install_line('server')}") from None
     options = {"root_path": root_path, "forwarded_allow_ips": forwarded_allow_ips}
@@ -43,7 +45,7 @@ def serve(host: str, port: int, root_path: str | None, forwarded_allow_ips: str 
     app = make_app(settings)
     check_address(host, port)
     check_servers(settings)
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
         host=host,
         port=port,
@@ -53,3 +55,8 @@ def serve(host: str, port: int, root_path: str | None, forwarded_allow_ips: str 
         log_level="info",
         timeout_graceful_shutdown=5,
     )
+    server = PromptServer(config, end_streams=lambda: app.state.context.hub.close())
+    with suppress(KeyboardInterrupt):  # uvicorn raises what stopped it again
+        server.run()
+    if not server.started:
+        sys.exit(1)

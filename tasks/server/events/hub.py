@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import redis
 
+from tasks.errors import ServerError
 from tasks.jobs.events import BEGINNING, Event, EventKind, EventReader, LostAttempt, is_later
 
 log = logging.getLogger(__name__)
@@ -17,6 +18,10 @@ WAIT_S = 1.0
 RETRY_S = 1.0
 QUEUE_LENGTH = 1000
 PAGE = 500
+
+
+class StreamCutError(ServerError):
+    """A stream has no more events though others may come: its client has to ask again."""
 
 
 class Listener:
@@ -105,6 +110,9 @@ class EventHub:
         """The events after this id, of a job or of all, those that are kept first, then new ones as they come.
 
         is_over: whether there will be no new ones; it is called in a thread.
+
+        Raises:
+            StreamCutError: the listener is too slow, or the server ends.
         """
         with self._listening(job_id) as listener:  # before the stream is read, so that none is missed in between
             newest = await asyncio.to_thread(self._reader.newest_id, job_id)
@@ -122,7 +130,7 @@ class EventHub:
                         return
                     is_stored = bool(page)
                 if (new := await listener.next()) is None:
-                    return
+                    raise StreamCutError("the server ends" if self._closing else "its client reads too slowly")
                 new_id = new.id if job_id is None else new.id_in_job
                 if is_later(new_id, after):
                     after = new_id
@@ -133,6 +141,8 @@ class EventHub:
     def _listening(self, job_id: str | None) -> Iterator[Listener]:
         listener = Listener(job_id)
         self._listeners.add(listener)
+        if self._closing:
+            listener.offer(None)
         try:
             yield listener
         finally:

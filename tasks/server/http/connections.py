@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import Callable
 
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from tasks.server.http.limits import LONGEST_PAUSE_S
 
 LONGEST_STALL_S = 60.0
 """Longer than a player that has buffered enough pauses its download for."""
+
+
+class PromptServer(uvicorn.Server):
+    """A server of uvicorn that ends its streams first when it is stopped, and not only after waiting for them."""
+
+    def __init__(self, config: uvicorn.Config, end_streams: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._end_streams = end_streams
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer what has been asked, within the time of the configuration."""
+        self._end_streams()
+        await super().shutdown(sockets)
 
 
 class BoundedConnection(H11Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -30,8 +31,14 @@ class EarlyEnds:
 
         try:
             await self._app(scope, receive, noted)
+        except asyncio.CancelledError:
+            if not has_begun:
+                raise
+            log.warning("%s ended early: the server ends", scope["path"])
         except Exception as error:
             cause = error.__cause__ or error  # the routes raise an error of their own from it
+            while isinstance(cause, ExceptionGroup) and len(cause.exceptions) == 1:  # of what runs next to a stream
+                cause = cause.exceptions[0]
             if scope["type"] != "http" or not has_begun or not isinstance(cause, EXPECTED):
                 raise
             log.warning("%s ended early: %s", scope["path"], cause)

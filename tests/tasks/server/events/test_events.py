@@ -86,6 +86,24 @@ def test_a_server_that_is_started_again_loses_no_event(client: httpx2.Client, wo
     assert len({event_id for event_id, _, _ in seen + missed}) == len(seen) + len(missed)
 
 
+def test_a_server_that_is_stopped_cuts_streams_off_at_once(client: httpx2.Client, server: Server) -> None:
+    # Given those who follow all jobs, and one
+    job_id = submitted(client, spec(open=True))
+    with client.stream("GET", "/events"), client.stream("GET", f"/jobs/{job_id}/events") as answer:
+        stream = told(answer)
+        next(stream)
+        # When
+        server.stop()
+        # Then the streams end without the end of the job, and the server did not wait for them
+        assert not {"done", "failed", "cancelled"} & {kind for _, kind, _ in stream}
+    log = server.log.read_text()
+    server.start()
+    client.delete(f"/v1/videos/{job_id}")
+    assert f"/jobs/{job_id}/events ended early: the server ends" in log
+    assert "timeout graceful shutdown exceeded" not in log
+    assert "Traceback" not in log
+
+
 def test_other_event_ids_are_refused(client: httpx2.Client) -> None:
     answer = client.get("/events", headers={"Last-Event-ID": "$"})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "Last-Event-ID")

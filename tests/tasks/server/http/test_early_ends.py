@@ -11,12 +11,13 @@ from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
 from tasks.errors import JobNotFoundError
+from tasks.server.events.hub import StreamCutError
 from tasks.server.http.answers import add_error_answers
 from tasks.server.http.early_ends import EarlyEnds
 
 
-def sent_before(error: Exception) -> list[Any]:
-    """What a client gets of a growing film that this error ends."""
+def sent_before(error: Exception | None) -> list[Any]:
+    """What a client gets of a growing film that this error ends; None: the server cancels it."""
     app, sent = FastAPI(), list[Any]()
     app.add_middleware(EarlyEnds)
     add_error_answers(app)
@@ -25,7 +26,10 @@ def sent_before(error: Exception) -> list[Any]:
     async def film() -> StreamingResponse:
         async def parts() -> AsyncIterator[bytes]:
             yield b"begun"
-            raise error
+            if error is not None:
+                raise error
+            request.cancel()
+            await asyncio.Event().wait()
 
         return StreamingResponse(parts())
 
@@ -36,7 +40,14 @@ def sent_before(error: Exception) -> list[Any]:
         sent.append(message)
 
     scope = {"type": "http", "method": "GET", "path": "/film", "query_string": b"", "headers": []}
-    asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]
+
+    async def answered() -> None:
+        nonlocal request
+        request = asyncio.ensure_future(app(scope, receive, send))  # type: ignore[arg-type]
+        await request
+
+    request: asyncio.Future[None]
+    asyncio.run(answered())
     return sent
 
 
@@ -46,6 +57,12 @@ def test_a_film_whose_job_is_deleted_is_cut_off(caplog: pytest.LogCaptureFixture
     # Then the answer has no end, so that the server cuts the connection off, and the log has a line about it
     assert [message.get("more_body") for message in sent] == [None, True]
     assert caplog.messages == ["/film ended early: there is no job abc"]
+
+
+def test_a_film_is_cut_off_when_the_server_ends(caplog: pytest.LogCaptureFixture) -> None:
+    for error in (None, ExceptionGroup("of a stream", [StreamCutError("the server ends")])):
+        assert [message.get("more_body") for message in sent_before(error)] == [None, True]
+    assert caplog.messages == ["/film ended early: the server ends"] * 2
 
 
 def test_a_fault_is_no_early_end() -> None:
