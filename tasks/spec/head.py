@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
@@ -51,6 +52,7 @@ from tasks.spec.segments import (
 )
 
 SPATIAL_COMPRESSION = 32
+WEBHOOK = re.compile(r"https?://[^\s/@]+(/\S*)?")
 MAX_LABELS = 16
 MOST_RENDERINGS = 8
 LATER_FIELDS = ("best_of", "retry_joins", "images", "include_video", "before")
@@ -114,7 +116,7 @@ class JobHead(Strict):
     crop: CropSpec | None = None
     best_of: int | None = Field(None, ge=1, le=MOST_RENDERINGS, strict=True)
     retry_joins: int | None = Field(None, ge=0, le=MOST_RENDERINGS, strict=True)
-    webhook: str | None = Field(None, max_length=2000, pattern=r"^https?://[^\s/@]+(/\S*)?$")
+    webhook: str | None = Field(None, max_length=2000)
     labels: Annotated[dict[str, str], Field(max_length=MAX_LABELS)] = Field(default_factory=dict)
     extend: str | None = Field(None, min_length=1, max_length=4096)
     fit: Literal["crop", "pad"] = "crop"
@@ -130,6 +132,13 @@ class JobHead(Strict):
             if not 1 <= len(name) <= 40 or len(text) > 200 or not is_shown(name) or not is_shown(text):
                 raise ValueError("a name has 1 to 40 and a text at most 200 printable characters")
         return labels
+
+    @field_validator("webhook")
+    @classmethod
+    def _is_url(cls, url: str | None) -> str | None:
+        if url is not None and not WEBHOOK.fullmatch(url):
+            raise ValueError("must be an http:// or https:// URL, such as https://example.com/hook, without a user")
+        return url
 
     @field_validator("width", "height")
     @classmethod

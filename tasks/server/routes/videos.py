@@ -7,10 +7,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from ltx2.timeline import PlannedSegment, SegmentShape, film_frames, plan_segments
-from tasks.field_errors import shown
+from tasks.field_errors import explain, shown
 from tasks.jobs.records import JobStatus
 from tasks.jobs.units import JobState
 from tasks.server.http.answers import invalid, without_paths
@@ -19,6 +19,7 @@ from tasks.spec.head import SPATIAL_COMPRESSION, JobHead
 from tasks.spec.loader import check_spec
 from tasks.spec.places import SpecSource
 from tasks.spec.schema import JobSpec
+from tasks.spec.segments import SegmentSpec
 
 DEFAULT_SECONDS, LONGEST_SECONDS = "4", 24 * 3600
 DEFAULT_SIZE = "720x1280"
@@ -90,7 +91,9 @@ def spec_of_video(fields: Mapping[str, Any], names: NameTable) -> JobSpec:
         given.setdefault("model", fields["model"])
     resolved = names.resolved(given)
     if fields.get("size") is not None or not {"width", "height"} & resolved.keys():
-        resolved |= _size_fields(fields.get("size") or DEFAULT_SIZE, 2 if resolved.get("stages") == 2 else 1)
+        resolved |= _size_fields(
+            DEFAULT_SIZE if fields.get("size") is None else fields["size"], 2 if resolved.get("stages") == 2 else 1
+        )
     if "segments" not in resolved:
         prompt, seconds = prompt_of(fields), seconds_of(fields)
         one = check_spec({**resolved, "image": None, "segments": [{"prompt": prompt}]}, source=REQUEST)
@@ -101,11 +104,14 @@ def spec_of_video(fields: Mapping[str, Any], names: NameTable) -> JobSpec:
 
 
 def prompt_of(fields: Mapping[str, Any]) -> str:
-    """The prompt of a request. RequestError: there is none."""
+    """The prompt of a request. RequestError: there is none, or no segment can have it."""
     prompt = fields.get("prompt")
     if not isinstance(prompt, str) or not prompt.strip():
         raise invalid("prompt: must be text that is not blank", param="prompt")
-    return prompt
+    try:
+        return SegmentSpec(prompt=prompt).prompt
+    except ValidationError as error:
+        raise invalid(f"prompt: {explain(error.errors(include_url=False)[0])}", param="prompt") from None
 
 
 def seconds_of(fields: Mapping[str, Any]) -> str:

@@ -182,7 +182,7 @@ def extend_video(context: Context, wanted: Wanted, idempotency_key: IdempotencyK
         raise invalid('video: must be an upload, or {"id": ...} of a finished video', param="video")
     status = context.status(source["id"])
     if status.state != JobState.DONE:
-        raise JobStateError(f"video {status.job_id} is not finished")
+        raise _without_film(status)
     contents = context.deployment.jobs.contents(status.job_id)
     spec, seconds = spec_of(contents), seconds_of(wanted.fields)
     more = [{"prompt": wanted.prompt}] * segments_for(seconds, spec.shape, continued=True)
@@ -222,7 +222,7 @@ def download_content(
     """The MP4, a WebP of its first picture, or a JPEG with 25 pictures."""
     status = context.status(video_id)
     if status.film is None:
-        raise JobStateError(f"video {video_id} is not finished")
+        raise _without_film(status)
     film = context.files.opened(status.film.blob_id)
     if variant == "video":
         return StoredFile(film, media_type=MP4_MIME, filename=f"{video_id}.mp4")
@@ -281,8 +281,15 @@ def _begun_by(context: ServerContext, status: JobStatus, beginning: Beginning) -
     return video_of(status, head, prompt, seconds, context.names, retention_s=retention_s)
 
 
+def _without_film(status: JobStatus) -> JobStateError:
+    why = f"has no film: it is {status.state}" if status.finished else "is not finished"
+    return JobStateError(f"video {status.job_id} {why}")
+
+
 def _input_reference(wanted: VideoRequest) -> bytes | None:
-    given = wanted.uploads.get("input_reference") or wanted.fields.get("input_reference")
+    given = wanted.uploads.get("input_reference", wanted.fields.get("input_reference"))
+    if given == b"":
+        raise invalid("input_reference: the file is empty", param="input_reference")
     if given is None or isinstance(given, bytes):
         return given
     url = given.get("image_url") if isinstance(given, Mapping) else given

@@ -152,10 +152,15 @@ def test_a_video_that_is_not_finished_is_deleted(videos: Any, tmp_path: Path) ->
     ("options", "param", "words"),
     [
         ({"prompt": " "}, "prompt", "must be text that is not blank"),
+        ({"prompt": "\x7f"}, "prompt", "prompt: must not be blank"),
+        ({"prompt": "a" * 8001}, "prompt", "prompt: must have at most 8000 characters"),
         ({"size": "1x1"}, "size", "must be WIDTHxHEIGHT"),
+        ({"size": ""}, "size", "must be WIDTHxHEIGHT"),
         ({"size": "721x1280"}, "size", "must be even"),
         ({"seconds": "0"}, "seconds", "above 0"),
         ({"seconds": "1e9"}, "seconds", "above 0"),
+        ({"input_reference": ("a.png", b"", "image/png")}, "input_reference", "the file is empty"),
+        ({"extra_body": {"spec": '{"webhook": "file:///x"}'}}, "webhook", "must be an http:// or https:// URL"),
         ({"model": "sora-9"}, "model", "not a name that this server knows"),
         ({"extra_body": {"input_reference": {"file_id": "f"}}}, "input_reference", "must be an upload, or a data: URL"),
         (
