@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import math
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from diffusers.pipelines.ltx2 import (
     LTX2Vocoder,
     LTX2VocoderWithBWE,
 )
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     Gemma3Config,
@@ -57,6 +59,7 @@ TOKENS = 1024
 VIDEO_HEADS, VIDEO_HEAD_DIM = 2, 32
 _LOUDNESS = {"2.3": 0.06, "2.5": 0.03}  # audible, and nothing clips
 AUDIO_HEADS, AUDIO_HEAD_DIM = 2, 16
+_IO_ERROR = re.compile(r"^.*I/O error: (.*?)(?: \(os error \d+\))?$", re.DOTALL)  # of a file of weights
 
 
 def ensure(cache: Path, name: str = "tiny") -> Path:
@@ -75,9 +78,10 @@ def ensure(cache: Path, name: str = "tiny") -> Path:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if not folder.is_dir():
                     build(folder, version=VERSIONS[name])
-    except OSError as exc:
+    except (OSError, SafetensorError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else _IO_ERROR.sub(r"\1", str(exc))
         raise CheckpointError(
-            f"cannot build the small checkpoint in {folder}: {exc.strerror or exc}; "
+            f"cannot build the small checkpoint in {folder}: {reason or exc}; "
             "LONGTAKE_HOME must be a folder that can be written"
         ) from exc
     return folder

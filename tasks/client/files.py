@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -58,8 +58,10 @@ def check_new(path: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{path} exists; choose another name, or replace it with --force")
 
 
-def write_whole(files: Mapping[Path, bytes], *, mode: int = 0o644) -> None:
-    """Write all files or none, with these permissions. Each gets its name when all are on the disk, the first one last.
+def write_whole(files: Mapping[Path, bytes], *, mode: int = 0o666) -> None:
+    """Write all files or none. Each gets its name when all are on the disk, the first one last.
+
+    mode: their permissions, less those that the user's umask takes away.
 
     Raises:
         OutputError: the disk is full, or a folder cannot be written; names the file.
@@ -71,16 +73,16 @@ def write_whole(files: Mapping[Path, bytes], *, mode: int = 0o644) -> None:
                 os.replace(name, path)
 
 
-def _write_temporary(path: Path, data: bytes, mode: int, stack: ExitStack) -> str:
+def _write_temporary(path: Path, data: bytes, mode: int, stack: ExitStack) -> Path:
     """Write a temporary file next to `path` and return its name; `stack` deletes it."""
     with naming_errors(path):
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        stack.callback(Path(name).unlink, missing_ok=True)
+        name = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        handle = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
+        stack.callback(name.unlink, missing_ok=True)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, mode)
     return name
 
 

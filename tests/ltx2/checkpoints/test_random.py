@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -82,17 +83,16 @@ def test_concurrent_calls_build_the_checkpoint_once(tmp_path: Path, monkeypatch:
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [small_folder(tmp_path, "tiny").name]
 
 
-def test_a_failed_build_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Given a disk that fills up while the weights are written
-    def full(self: Any, folder: Path) -> None:
-        Path(folder, "vae").mkdir(parents=True)
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(LTX2ConditionPipeline, "save_pretrained", full)
-
-    # When / Then the error gives the reason, and no folder is left
-    with pytest.raises(CheckpointError, match="No space left on device"):
-        tiny.ensure(tmp_path)
+def test_a_failed_build_says_why_and_leaves_no_folder(tmp_path: Path) -> None:
+    # Given a limit on files that stops the weights, as a full disk does
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    # When / Then
+    try:
+        with pytest.raises(CheckpointError, match=r"tiny-r\d+: File too large; LONGTAKE_HOME must be a folder"):
+            tiny.ensure(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
