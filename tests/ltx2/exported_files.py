@@ -192,7 +192,7 @@ def fp8_tensors(
 ) -> tuple[Tensors, Tensors, dict[str, str]]:
     """The `chosen` ones of `tensors` in fp8 as `form` says, the numbers that they then are, and metadata.
 
-    form: `plain`, `authors`, `comfy-old`, `comfy-new`, `comfy-header`.
+    form: `plain`, `e5m2` (plain, too), `authors`, `comfy-old`, `comfy-new`, `comfy-header`.
     """
     found, numbers = dict(tensors), {}
     layers = {}
@@ -200,12 +200,12 @@ def fp8_tensors(
         if not chosen(name, tensor):
             continue
         layer = name.removesuffix(".weight")
-        scale = torch.ones(()) if form == "plain" else tensor.abs().max() / 448
-        found[name] = (tensor / scale).to(torch.float8_e4m3fn)
+        scale = torch.ones(()) if form in ("plain", "e5m2") else tensor.abs().max() / 448
+        found[name] = (tensor / scale).to(torch.float8_e5m2 if form == "e5m2" else torch.float8_e4m3fn)
         numbers[name] = found[name].float() * scale
         if form == "comfy-old":
             found |= {f"{layer}.scale_weight": scale.reshape(1), f"{layer}.scale_input": torch.ones(1)}
-        elif form != "plain":
+        elif form not in ("plain", "e5m2"):
             found |= {f"{layer}.weight_scale": scale, f"{layer}.input_scale": torch.ones(())}
         layers[layer] = {"format": "float8_e4m3fn"}
         if form == "comfy-new":

@@ -37,7 +37,7 @@ def latents(engine: Engine) -> Tensor:
     return engine.run(REQUEST).video_latents.float()
 
 
-@pytest.mark.parametrize("form", ["plain", "authors", "comfy-old", "comfy-new", "comfy-header"])
+@pytest.mark.parametrize("form", ["plain", "e5m2", "authors", "comfy-old", "comfy-new", "comfy-header"])
 def test_fp8_is_folded_to_the_numbers_that_it_stores(models: dict[str, Path], tmp_path: Path, form: str) -> None:
     # Given
     file = tmp_path / "fp8-distilled.safetensors"
@@ -79,6 +79,19 @@ def test_fp8_stays_as_it_is_stored_where_the_device_has_it(models: dict[str, Pat
     exact_latents = latents(Engine.load(str(folder), device="cpu", compiler="off"))
     assert torch.allclose(latents(engine), exact_latents, atol=0.15)
     assert not torch.equal(latents(engine), exact_latents)
+
+
+@pytest.mark.usefixtures("fp8_on_cpu")
+def test_e5m2_is_converted_to_what_products_are_computed_in(models: dict[str, Path], tmp_path: Path) -> None:
+    # Given
+    file = tmp_path / "e5m2-distilled.safetensors"
+    numbers = fp8_file(models["tiny"], file, "e5m2")
+    # When
+    engine = Engine.load(str(file), device="cpu", precision="fp8", encoder=str(models["tiny"]))
+    # Then
+    layer = engine.pipeline.transformer.transformer_blocks[0].attn1.to_q
+    assert layer.weight.dtype == torch.float8_e4m3fn
+    assert torch.allclose(layer.weight.float() * layer.weight_scale.t(), numbers[f"{LAYER}.weight"], atol=0.02)
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_0"])
