@@ -23,7 +23,7 @@ from ltx2.timeline import latent_frames, sound_seconds
 
 STEPS = 4
 STEP_S = "STAND_IN_STEP_S"
-LOAD_FAILS = "STAND_IN_LOAD_FAILS"
+LOAD_FAILS = "STAND_IN_LOAD_FAILS"  # "rank 1": on that rank alone, for want of memory
 LOAD_DIES = "STAND_IN_LOAD_DIES"
 RUN_FAILS = "STAND_IN_RUN_FAILS"
 HUB_IS_OUT = "STAND_IN_HUB_IS_OUT"  # a file: while it exists, only the default model can be fetched
@@ -60,7 +60,10 @@ class StandInEngine:
             raise DeviceError("gpus", "2, but it has 1 head")
         if model != "shapes" and os.path.exists(os.environ.get(HUB_IS_OUT, "")):
             raise HubUnreachableError(f"cannot fetch {model}")
-        if os.environ.get(LOAD_FAILS) or poisoned:
+        if (fails := os.environ.get(LOAD_FAILS)) == "rank 1":
+            if ranks and ranks.rank == 1:
+                raise EngineMemoryError("no memory")
+        elif fails or poisoned:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return cls(loras, ranks)
 

@@ -100,6 +100,7 @@ class WorkerProcess:
         self.render_class = SharedText()
         self.rank_fault = SharedText()
         self.loads = LoadCount()
+        self.load_fault = SharedText()  # of the last child, if its ranks could not load the model; '' if it died
         self.blob_outage = BlobOutage()
         self.activity = ActivityBoard()
         self.heartbeat: Heartbeat | None = None

@@ -204,11 +204,14 @@ def prepare_child(**_: Any) -> None:
     process.activity.loading()
     try:
         if process.loads.begin() >= LOADS_TRIED * app.conf.worker_concurrency:
-            raise HostFaultError(f"model {context.settings.model} cannot be loaded: its process dies every time")
+            reason = process.load_fault.text or "its process dies every time"
+            raise HostFaultError(f"model {context.settings.model} cannot be loaded: {reason}")
+        process.load_fault.text = ""
         context.engines.warm_up()
         gpu = gpu_in_use(context.settings.device, context.engines.ranks)
     except RankError as error:  # as if this process had been killed: the next one tries again
         log.error("the model cannot be loaded on all GPUs, trying again: %s", error)
+        process.load_fault.text = str(error)
         os._exit(EX_FAILURE)
     except Exception as error:
         report = str(error) if isinstance(error, HostFaultError) else f"{type(error).__name__}: {error}"

@@ -196,6 +196,17 @@ def test_memory_of_one_rank(ranked: Harness, film: str) -> None:
 
 
 @pytest.mark.faults
+def test_a_model_for_which_one_rank_has_no_memory(make_harness: MakeHarness) -> None:
+    # Given / When
+    made = make_harness(gpus="2", device="cpu")
+    worker = made.start_worker(STAND_IN_LOAD_FAILS="rank 1")
+    # Then new ranks try again, and then the worker ends and says why
+    worker.wait_exit()
+    last = worker.text().rstrip().splitlines()[-1]
+    assert "load failed on some ranks only: rank 1: EngineMemoryError: no memory" in last
+
+
+@pytest.mark.faults
 def test_memory_of_all_ranks(ranked: Harness, film: str) -> None:
     # Given / When each rank may be out of memory at another exchange, which would then wait for ever
     ranks = ranks_of(ranked.workers[-1])
