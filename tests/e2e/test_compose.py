@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -26,7 +25,7 @@ from blobstore import open_blob_store
 from tasks import Settings
 from tasks.embedded import processes
 from tasks.embedded.servers import find_redis_server
-from tests.conftest import ROOT, environment, free_port, wait_until
+from tests.conftest import ROOT, environment, forked, free_port, wait_until
 from tests.e2e.flower_api import get, states, tasks
 
 VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
@@ -141,10 +140,10 @@ def as_process(name: str, service: dict[str, Any], folder: Path, ports: Mapping[
         return [find_redis_server(), *command[1:], *local]
     if command[0] == "longtake":
         local_options = {"0.0.0.0": "127.0.0.1", str(HTTP_PORT): str(ports.get(name))}
-        return [sys.executable, "-m", "tasks.cli", *(local_options.get(word, word) for word in command[1:])]
+        return forked("tasks.cli", *(local_options.get(word, word) for word in command[1:]))
     local_options = {f"--port={FLOWER_PORT}": f"--port={ports[name]}", "--address=0.0.0.0": "--address=127.0.0.1"}
     assert set(local_options) <= set(command), "Flower must listen on the port that the Compose file publishes"
-    return [local_options.get(word, word) for word in command]
+    return forked(*(local_options.get(word, word) for word in command))
 
 
 def with_local_servers(value: str, ports: Mapping[str, int]) -> str:
@@ -162,11 +161,12 @@ class Service:
         self._signal = signal.Signals[service.get("stop_signal", "SIGTERM")]
         data = folder / name
         data.mkdir()
+        command = as_process(name, service, data, ports)
         variables = {key: with_local_servers(value, ports) for key, value in service.get("environment", {}).items()}
         inherited = {key: value for key, value in environment(Settings()).items() if not key.startswith("LONGTAKE_")}
         with self._log.open("wb") as log:
             self._process = processes.start(
-                as_process(name, service, data, ports),
+                command,
                 log=log,
                 environ=inherited | variables | {"LONGTAKE_HOME": str(home)},
                 cwd=data,
