@@ -18,17 +18,23 @@ async function refresh(live) {
   if (answer.status === 404) live.textContent = "This film was deleted.";
   if (!answer.ok || answer.redirected) return false;
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-  const fresh = page.querySelector("[data-live]");
-  if (!fresh || live.contains(document.activeElement) || isEdited(live)) return true;
-  const open = [...live.querySelectorAll("details[open]")].map((part) => part.id);
-  live.innerHTML = fresh.innerHTML;
-  for (const id of open) document.getElementById(id)?.setAttribute("open", "");
-  watchJoins(live);
+  replace(live, page.querySelector("[data-live]"));
+  const more = document.getElementById("more");
+  if (more) replace(more, page.getElementById("more"));
   return true;
 }
 
+// Replace a part of the page, unless somebody is at it.
+function replace(part, fresh) {
+  if (!fresh || part.contains(document.activeElement) || isEdited(part)) return;
+  const open = [...part.querySelectorAll("details[open]")].map((details) => details.id);
+  part.innerHTML = fresh.innerHTML;
+  for (const id of open) document.getElementById(id)?.setAttribute("open", "");
+  watchJoins(part);
+}
+
 // Whether something was typed that is not sent yet.
-const isEdited = (live) => [...live.querySelectorAll("input, textarea")].some((field) => field.value !== field.defaultValue);
+const isEdited = (part) => [...part.querySelectorAll("input, textarea")].some((field) => field.value !== field.defaultValue);
 
 function follow(live, log) {
   log?.replaceChildren(); // all events of a film are sent again
