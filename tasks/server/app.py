@@ -27,7 +27,7 @@ from tasks.server import api_page, metrics, pages
 from tasks.server.context import ServerContext
 from tasks.server.events.hub import WAIT_S, EventHub
 from tasks.server.events.webhooks import Sender
-from tasks.server.films.blob_files import BlobFiles
+from tasks.server.films.blob_files import FOLDERS, BlobFiles
 from tasks.server.films.joins import Joins
 from tasks.server.films.live import LiveFilms
 from tasks.server.films.reports import Reports
@@ -44,8 +44,6 @@ from tasks.spec.loader import MAX_SPEC_BYTES
 
 log = logging.getLogger(__name__)
 AGAIN_S = 1.0
-FOLDERS = "longtake-server-"
-"""Prefix of the temporary folders with the films that are being sent."""
 NO_KEY = Problem(
     401,
     "send `Authorization: Bearer KEY` with a key of this server",

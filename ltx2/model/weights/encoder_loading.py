@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +15,7 @@ from ltx2.checkpoints.files.tokenizers import TOKENIZER
 from ltx2.checkpoints.formats.sentencepiece import read_sentencepiece
 from ltx2.checkpoints.formats.vocabulary import Vocabulary, read_vocabulary
 from ltx2.errors import CheckpointError
+from ltx2.media.temporary import temporary_folder
 from ltx2.model.weights.file_loading import KeepQuantized, fill
 
 IMAGE = "<image_soft_token>"
@@ -49,9 +48,9 @@ def load_tokenizer(encoder: TextEncoder) -> Any:
     if encoder.tokenizer is not None:
         return GemmaTokenizer.from_pretrained(encoder.tokenizer)
     if TOKENIZER in encoder.assets:
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_folder("longtake-tokenizer-") as folder:
             for name, stored in encoder.assets.items():
-                Path(folder, name).write_bytes(stored.read())
+                (folder / name).write_bytes(stored.read())
             return GemmaTokenizer.from_pretrained(folder)
     if SENTENCEPIECE not in encoder.assets:
         return _checked(read_vocabulary(encoder.source), encoder)

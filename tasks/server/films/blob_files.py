@@ -12,6 +12,8 @@ from typing import BinaryIO
 from blobstore import BlobStore
 
 MOST_BYTES = 4 * 1024**3
+FOLDERS = "longtake-server-"
+"""Prefix of all temporary folders of servers; one that starts deletes those of servers that were killed."""
 
 
 class BlobFiles:

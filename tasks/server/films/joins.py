@@ -6,12 +6,11 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from pydantic import BaseModel
 
 from ltx2.media.film import join_film
+from ltx2.media.temporary import temporary_folder
 from ltx2.quality.continuity import Seam, continuity
 from ltx2.quality.film_reader import film_pieces, film_sound
 from ltx2.quality.joins import Join, join_in
@@ -19,6 +18,7 @@ from ltx2.timeline import SegmentTiming
 from tasks.client.takes import clip_blob
 from tasks.deployment import Deployment
 from tasks.errors import JobStateError
+from tasks.server.films.blob_files import FOLDERS
 from tasks.server.films.turns import Turns
 
 KEPT = 5000
@@ -87,8 +87,8 @@ def measured(clips: Sequence[bytes], timings: Sequence[SegmentTiming]) -> JoinVi
         MediaError: a clip is damaged, or does not fit its timing.
     """
     timings = [replace(timing, first_frame=timing.first_frame - timings[0].first_frame) for timing in timings]
-    with TemporaryDirectory(prefix="longtake-join-") as folder:
-        path = Path(folder) / "film.mp4"
+    with temporary_folder(f"{FOLDERS}join-") as folder:
+        path = folder / "film.mp4"
         join_film(clips, timings, path)
         data = path.read_bytes()
     sound, rate = film_sound(data, timings)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import BinaryIO, Literal
 
+from ltx2.media.temporary import temporary_folder
 from tasks.client.job import Job
 from tasks.errors import JobStateError
-from tasks.server.films.blob_files import BlobFiles
+from tasks.server.films.blob_files import FOLDERS, BlobFiles
 from tasks.server.films.turns import Turns
 
 ReportFile = Literal["seams.json", "seams.png", "sheet.png"]
@@ -41,9 +40,9 @@ class Reports:
         with self._turns.turn():
             if (known := self._files.kept(f"{made_of} {name}")) is not None:
                 return known
-            with TemporaryDirectory(prefix="longtake-report-") as folder:
+            with temporary_folder(f"{FOLDERS}report-") as folder:
                 job.write_report(folder)
-                made = {file: (Path(folder) / file).read_bytes() for file in FILES}
+                made = {file: (folder / file).read_bytes() for file in FILES}
             for file, data in made.items():
                 if file != name:
                     self._files.keep(f"{made_of} {file}", data).close()

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any
 
@@ -19,11 +18,13 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 
 from ltx2.media.images import LARGEST_FILE_BYTES
+from ltx2.media.temporary import temporary_folder
 from tasks.client.job import Job
 from tasks.client.submit import submit
 from tasks.errors import SpecError
 from tasks.field_errors import escaped
 from tasks.server.context import ServerContext
+from tasks.server.films.blob_files import FOLDERS
 from tasks.server.http.answers import invalid
 from tasks.spec.head import INPUT_FIELDS
 from tasks.spec.images import input_paths, with_paths
@@ -138,8 +139,8 @@ def with_uploads(
 
     sent_as: what the caller knows a field as, if not by its name.
     """
-    with TemporaryDirectory(prefix="longtake-upload-") as folder:
-        paths = {name: str(Path(folder) / name) for name in files}
+    with temporary_folder(f"{FOLDERS}upload-") as folder:
+        paths = {name: str(folder / name) for name in files}
         for name, data in files.items():
             Path(paths[name]).write_bytes(data)
         fields = {name: path for name, path in paths.items() if name in INPUT_FIELDS}

@@ -7,6 +7,7 @@ import errno
 import re
 import resource
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,6 +17,7 @@ import httpx2
 import pytest
 
 from blobstore import InMemoryBlobStore, open_blob_store
+from ltx2.media.temporary import temporary_folder
 from tasks.errors import MaybeQueuedError
 from tasks.jobs.connection import connect
 from tasks.jobs.events import Event, EventKind
@@ -23,14 +25,16 @@ from tasks.jobs.keys import job_keys
 from tasks.server import app
 from tasks.server.events import hub
 from tasks.server.events.hub import QUEUE_LENGTH, Listener
-from tasks.server.films.blob_files import BlobFiles
+from tasks.server.films.blob_files import FOLDERS, BlobFiles
 from tasks.server.http.answers import problem_of
+from tasks.server.routes.spec_requests import with_uploads
 from tasks.settings import Settings
+from tasks.spec.loader import check_spec
 from tests.conftest import RedisProcess, Worker, wait_until
 from tests.tasks.conftest import spec
 from tests.tasks.server.conftest import Server
 from tests.tasks.server.events.test_events import told
-from tests.tasks.server.exchanges import error_of, finished, submitted
+from tests.tasks.server.exchanges import error_of, finished, png, submitted
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +179,19 @@ def test_a_full_disk_is_an_answer(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     with files.keep("a film", bytes(100)) as file:
         assert file.read() == bytes(100)
+
+
+def test_what_a_killed_server_left_is_deleted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # Given the folders of a server that was killed during a request, and of one that runs
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    one = check_spec({"segments": [{"prompt": "a"}]})
+    (tmp_path / "longtake-server-upload-killed").mkdir()
+    (tmp_path / "longtake-server-upload-killed" / "image").write_bytes(png())
+    # When another one starts
+    with with_uploads(one, {"image": png()}) as running, temporary_folder(FOLDERS) as folder:
+        # Then only what nobody uses any more is gone
+        assert running.image is not None
+        assert set(tmp_path.iterdir()) == {folder, Path(running.image).parent}
 
 
 def test_a_slow_listener_is_cut_off_and_keeps_what_fitted() -> None:
