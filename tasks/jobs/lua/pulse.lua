@@ -1,11 +1,11 @@
 -- Record that a reconciler reaches this server. A gap between two pulses is an outage, in which holders could not renew
 -- their leases, so no lease expires until they have had time to. A clock that was set forward or back looks the same. The
 -- first pulse ever does not follow an outage.
--- Ended jobs do not grow older, or younger, by a clock that was set: the times of their ends, and those until which jobs
--- are kept, are moved with it.
+-- Ended jobs do not grow older, or younger, by a clock that was set: the times of their ends, and those until which
+-- jobs are kept, are moved with it.
 -- KEYS[1] pulse hash       'last': ms, newest pulse; 'silence': ms, a longer gap is an outage;
 --                          'quiet_from', 'quiet_ms': no lease expires in this period; 'budget': bytes of blobs, 0 for
---                          no limit; 'unseen': ms, gaps that may have been a clock set forward, as nobody was there
+--                          no limit; 'unseen': ms, the last gap that nobody saw: it may be a clock set forward
 -- KEYS[2] ended zset       ids of ended jobs by their end, ms
 -- KEYS[3] jobs  zset       job id by creation, ms
 -- ARGV[1] silence, ARGV[2] ms to renew leases after a gap, ARGV[3] budget, ARGV[4] 1 when the caller knows of an outage
@@ -26,7 +26,7 @@ local function leap_in(gap, counted, unseen)
     return 0, unseen
   end
   if not counted then
-    return 0, unseen + gap
+    return 0, gap
   end
   return gap > counted + LEAP_MS and gap or 0, unseen
 end
