@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from tasks.errors import JobNotFoundError
 
@@ -36,6 +37,12 @@ def check_job_id(job_id: object) -> str:
     if not isinstance(job_id, str) or not JOB_ID.fullmatch(job_id):
         raise JobNotFoundError(f"{job_id!r:.60} is not a job id; `longtake list` shows the ids")
     return job_id
+
+
+def job_ids_in(members: Iterable[bytes]) -> list[str]:
+    """The members of a list of jobs that are valid ids; others, which somebody else wrote, would stop all jobs."""
+    texts = (member.decode(errors="replace") for member in members)
+    return [text for text in texts if JOB_ID.fullmatch(text)]
 
 
 def job_keys(job_id: str, *names: str) -> list[str]:

@@ -27,6 +27,7 @@ from tasks.jobs.keys import (
     SUBMITTING,
     WAITING,
     check_job_id,
+    job_ids_in,
     job_keys,
     submission_owner,
 )
@@ -68,12 +69,11 @@ class JobReader:
 
     def active(self) -> list[str]:
         """The ids of unfinished jobs, oldest first."""
-        return [job_id.decode() for job_id in cast(list[bytes], self._redis.zrange(ACTIVE, 0, -1))]
+        return job_ids_in(cast(list[bytes], self._redis.zrange(ACTIVE, 0, -1)))
 
     def ids_starting_with(self, text: str) -> list[str]:
         """The ids of jobs that begin with `text`, oldest first."""
-        found = cast("list[bytes]", self._redis.zrange(JOBS, 0, -1))
-        return [job_id.decode() for job_id in found if job_id.startswith(text.encode())]
+        return [job_id for job_id in self._ids(JOBS) if job_id.startswith(text)]
 
     def statuses(
         self, states: Collection[JobState] = (), *, newest_first: bool = False, after: str | None = None
@@ -104,8 +104,8 @@ class JobReader:
 
     def _with_times(self, key: str, *, newest_first: bool = False) -> list[tuple[float, str]]:
         """The entries of a sorted set of jobs: ms, and the id."""
-        found = self._redis.zrange(key, 0, -1, desc=newest_first, withscores=True)
-        return [(score, job_id.decode()) for job_id, score in cast("list[tuple[bytes, float]]", found)]
+        found = cast("list[tuple[bytes, float]]", self._redis.zrange(key, 0, -1, desc=newest_first, withscores=True))
+        return [(score, job_id) for member, score in found for job_id in job_ids_in([member])]
 
     def now(self) -> float:
         """Seconds since the epoch by Redis' clock, as all times in records are."""
@@ -120,7 +120,7 @@ class JobReader:
         """The ids of jobs that ended at least so long ago, or before `now`, except those that are kept longer."""
         now_ms = 1000 * (self.now() if now is None else now)
         found = self._redis.zrangebyscore(ENDED, "-inf", now_ms - seconds * 1000)
-        ended = [job_id.decode() for job_id in cast("list[bytes]", found)]
+        ended = job_ids_in(cast("list[bytes]", found))
 
         def queue(pipe: Pipeline, job_id: str) -> None:
             pipe.hget(job_keys(job_id, "record")[0], "kept_until")
@@ -147,7 +147,7 @@ class JobReader:
 
     def submitting(self) -> list[str]:
         """The ids of jobs whose blobs are not pinned yet: their clients are at it, or have died."""
-        return sorted(job_id.decode() for job_id in cast("set[bytes]", self._redis.smembers(SUBMITTING)))
+        return sorted(job_ids_in(cast("set[bytes]", self._redis.smembers(SUBMITTING))))
 
     def unpinned(self, job_id: str) -> Unpinned | None:
         """What a job that is being submitted still has to pin; None: nothing, or there is no such job.

@@ -234,13 +234,15 @@ class WorkerRegistry:
             for token in tokens:
                 pipe.get(worker_key(token))
                 pipe.pttl(worker_key(token))  # unlike a stored time, it is right after a jump of the clock
-            replies = pipe.execute()
+            replies = pipe.execute(raise_on_error=False)
         workers, unreadable, silent = [], [], []
         for token, data, left_ms in zip(tokens, replies[::2], replies[1::2], strict=True):
             if data is None:
                 self._redis.srem(WORKERS, token)  # if it lives after all, its next heartbeat adds it again
                 continue
             try:
+                if not isinstance(data, bytes):  # an error: the key has another type
+                    raise RecordError("a worker's entry is damaged: it is no text")
                 info = WorkerInfo.unpack(data)
                 silence_s = _silence_s(info, left_ms)
                 if silence_s is not None and info.fault is None:

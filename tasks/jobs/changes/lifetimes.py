@@ -97,7 +97,7 @@ class LifetimeStore(JobWriter):
         """Give room to the job that has waited for it longest; call it again until the outcome is WAIT."""
         prefix, suffix = job_keys("*", "record")[0].split("*")
         outcome, job_id, needs = self._run("admit", [WAITING, RESERVED, ACTIVE], budget_bytes or 0, prefix, suffix)
-        return Admission(AdmissionOutcome(outcome.decode()), job_id.decode(), int(needs))
+        return Admission(AdmissionOutcome(outcome.decode()), job_id.decode(errors="replace"), int(needs))
 
     def settle(self, job_id: str, used_bytes: int, *, reserved: int | None) -> None:
         """Reduce what is reserved for an ended job to what its blobs take.

@@ -49,7 +49,8 @@ end
 
 local time = now()
 local last, unseen = unpack(redis.call('HMGET', KEYS[1], 'last', 'unseen'))
-local gap = last and time - tonumber(last)
+last = tonumber(last or '')
+local gap = last and time - last
 local is_gap = gap and (gap > tonumber(ARGV[1]) or gap < 0)
 if is_gap or ARGV[4] == '1' then
   redis.call('HSET', KEYS[1], 'quiet_from', time, 'quiet_ms', ARGV[2])

@@ -23,9 +23,12 @@ from tasks.jobs.keys import (
     RESERVED,
     SUBMITTING,
     WAITING,
+    WORKERS,
     job_keys,
+    worker_key,
 )
 from tasks.jobs.queues import SEGMENTS, Priority, list_key
+from tasks.jobs.results import AdmissionOutcome
 from tasks.jobs.store import JobStore
 from tasks.maintenance.findings import Severity
 from tasks.maintenance.reconciler import Reconciler
@@ -125,3 +128,23 @@ def test_a_part_of_one_job_of_another_type_is_damage_of_that_job(jobs: JobStore,
     client.set(units, "x")
     with pytest.raises(RecordError, match=f"damaged: the key {units} is a string, and longtake keeps a hash there"):
         jobs.survey(JOB)
+
+
+def test_junk_in_what_all_jobs_share_stops_none_of_them(
+    settings: Settings, client: redis.Redis, jobs: JobStore
+) -> None:
+    # Given entries that no longtake wrote
+    create(jobs)
+    for key in (JOBS, ACTIVE, ENDED):
+        client.zadd(key, {b"\xff": 1, "a job": 2})
+    client.zadd(WAITING, {b"\xff": 1})
+    client.sadd(SUBMITTING, b"\xff")
+    client.hset(PULSE, "last", "yesterday")
+    client.sadd(WORKERS, "x")
+    client.rpush(worker_key("x"), "y")
+    # When / Then
+    assert jobs.active() == [status.job_id for status in jobs.statuses()] == [JOB]
+    assert (jobs.ended_for(-1), jobs.submitting(), jobs.ended_states()) == ([], [], {})
+    assert [jobs.admit(None).outcome for _ in range(2)] == [AdmissionOutcome.GONE, AdmissionOutcome.WAIT]
+    assert not jobs.pulse(silence_s=1, grace_s=1, budget_bytes=None)
+    assert jobs.workers().unreadable == ("x: a worker's entry is damaged: it is no text",)

@@ -15,7 +15,7 @@ import redis
 from blobstore import ManagedBlobStore, open_blob_store
 from tasks.client.submit import submit
 from tasks.jobs.connection import connect
-from tasks.jobs.keys import ACTIVE, PULSE, RECONCILER_LOCK, SUBMITTING, job_keys
+from tasks.jobs.keys import PULSE, RECONCILER_LOCK, SUBMITTING, job_keys
 from tasks.jobs.queues import SEGMENTS
 from tasks.jobs.records import Progress
 from tasks.jobs.results import Claim
@@ -287,29 +287,30 @@ def test_releasing_a_segment_clears_its_progress(settings: Settings, jobs: JobSt
 def test_a_failure_that_goes_on_is_logged_once(
     client: redis.Redis, reconciler: Reconciler, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Given an id that no job can have, so that every round fails
+    # Given a user that lacks a right, so that every round fails
     reconciler._settings = settings.model_copy(update={"reconcile_s": 0.01})
 
-    def rounds() -> int:
-        return int(client.info("commandstats").get("cmdstat_zrange", {"calls": 0})["calls"])
+    def rounds(outcome: str) -> int:
+        return int(client.info("commandstats").get("cmdstat_zrange", {}).get(outcome, 0))
 
-    def wait_for_rounds() -> None:
-        before = rounds()
-        wait_until(lambda: rounds() > before + 3, what="rounds")
+    def wait_for_rounds(outcome: str) -> None:
+        before = rounds(outcome)
+        wait_until(lambda: rounds(outcome) > before + 3, what=f"rounds: {outcome}")
 
-    client.zadd(ACTIVE, {b"\xff": 1})
+    client.execute_command("ACL", "SETUSER", "default", "-zrange")
     thread = threading.Thread(target=reconciler.run, daemon=True)
     thread.start()
     try:
         # When / Then it is one line
-        wait_for_rounds()
+        wait_for_rounds("rejected_calls")
         assert [record.getMessage() for record in caplog.records] == ["reconciling failed, trying again"]
         # When it works, and fails again, Then it is one more
-        client.delete(ACTIVE)
-        wait_for_rounds()
-        client.zadd(ACTIVE, {b"\xff": 1})
-        wait_for_rounds()
+        client.execute_command("ACL", "SETUSER", "default", "+@all")
+        wait_for_rounds("calls")
+        client.execute_command("ACL", "SETUSER", "default", "-zrange")
+        wait_for_rounds("rejected_calls")
         assert len(caplog.records) == 2
     finally:
+        client.execute_command("ACL", "SETUSER", "default", "+@all")
         reconciler.stop()
         thread.join()
