@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from ltx2.acceleration.compile import speed_up
 from ltx2.engine import Engine
 from ltx2.quality.continuity import Continuity, Seam, broken, not_kept
-from ltx2.request import SegmentRequest
+from ltx2.request import SegmentOutput, SegmentRequest
+from ltx2.state.continuation import LTX2ContinuationState
 from ltx2.timeline import SegmentShape, exact, first_timing
 from tests.ltx2.quality.chain_faults import FAULTS, Job, without_fault
 from tests.ltx2.quality.ideal_engine import IdealEngine
@@ -160,13 +161,24 @@ def test_a_fault_between_segments_of_an_ideal_engine_is_detected(name: str) -> N
     check_fault(name, film, WORLDS[FAULTY])
 
 
-@pytest.fixture(scope="module")
-def engine() -> Engine:
-    return Engine.load(MODEL, device="cpu")
+class ModelOnce:
+    """The model, which renders the first segment of a film once: faults are between segments."""
+
+    def __init__(self) -> None:
+        self._engine = Engine.load(MODEL, device="cpu")
+        self._first = functools.cache(self._engine.run)
+
+    def run(self, request: SegmentRequest, state: LTX2ContinuationState | None = None) -> SegmentOutput:
+        return self._engine.run(request, state) if state else self._first(request)
 
 
 @pytest.fixture(scope="module")
-def film_of(engine: Engine) -> Callable[[str], MeasuredFilm]:
+def engine() -> ModelOnce:
+    return ModelOnce()
+
+
+@pytest.fixture(scope="module")
+def film_of(engine: ModelOnce) -> Callable[[str], MeasuredFilm]:
     """Films without a fault, by the names of their worlds; each is rendered once."""
     return functools.cache(lambda name: measured(without_fault(engine, job(name), job(OTHER))))
 
@@ -186,7 +198,7 @@ def test_shapes_keep_their_direction_in_nine_of_ten_joins(
     check_directions(film_of(name).continuity for name in names)
 
 
-def test_segments_join_with_float8_attention(engine: Engine) -> None:
+def test_segments_join_with_float8_attention(engine: ModelOnce) -> None:
     # Given the arithmetic of a GPU with LONGTAKE_ATTENTION=fp8
     float8 = Engine.load(MODEL, device="cpu")
     speed_up(float8.pipeline.transformer, float8=False, device=torch.device("cpu"), float8_attention=True)
@@ -202,7 +214,7 @@ def test_segments_join_with_float8_attention(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("name", THREE_FAULTS)
-def test_a_fault_between_segments_of_the_model_is_detected(engine: Engine, name: str) -> None:
+def test_a_fault_between_segments_of_the_model_is_detected(engine: ModelOnce, name: str) -> None:
     # Given
     film = measured(FAULTS[name](engine, job(FAULTY, FAULTY_SEGMENTS), job(OTHER)))
     # Then
