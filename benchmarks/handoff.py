@@ -51,7 +51,6 @@ from tests.conftest import RedisProcess, environment
 WARM_UP = 2  # segments: a first one and a continuation, which have two shapes
 EVENTS, BARE = "HANDOFF_EVENTS", "HANDOFF_BARE"  # files that the worker writes
 LOG = "worker.log"
-HOURS_S = 4 * 3600.0
 SOUND = ("sound began", "sound ended")
 # Each part, with the failpoint at which it ends. While the engine decodes the sound:
 DURING_SOUND = {"encode the tail": "tail encoded", "put": "state stored"}

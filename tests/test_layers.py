@@ -29,7 +29,6 @@ UNSAFE = {
     *("yaml.load", "yaml.load_all", "yaml.full_load", "yaml.full_load_all", "yaml.unsafe_load", "yaml.unsafe_load_all"),
 }
 MOST_MODULES = 20
-WITHOUT_WEIGHTS = ("Tokenizer.from_pretrained", "Config.from_pretrained")
 UNSAFE_ARGUMENTS = {"allow_pickle", "trust_remote_code", "weights_only"}
 
 

@@ -37,7 +37,6 @@ from tests.tasks.jobs.protocol import (
 )
 
 CUTS = (2, 4)
-Made = dict[int, Claim]
 
 
 def segments(*cuts: int, count: int = 6, **changes: Any) -> list[dict[str, Any]]:
