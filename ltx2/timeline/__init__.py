@@ -49,6 +49,7 @@ from ltx2.timeline.timings import (
     next_timing,
     plan,
     plan_segments,
+    planned_frames,
 )
 
 __all__ = [
@@ -77,6 +78,7 @@ __all__ = [
     "next_timing",
     "plan",
     "plan_segments",
+    "planned_frames",
     "round_half_up",
     "segment_seed",
     "shared_frames",

@@ -278,6 +278,12 @@ def plan(shape: SegmentShape, cuts: Sequence[bool], *, start: SegmentTiming | No
     return plan_segments([PlannedSegment(shape, cut) for cut in cuts], start=start)
 
 
+def planned_frames(segments: Sequence[PlannedSegment]) -> int:
+    """How many frames the film of these segments will have; exact, without the timings, which take longer."""
+    repeated = (one.dissolve if one.cut else one.shape.overlap for one in segments[1:])
+    return sum(one.shape.frames for one in segments) - sum(repeated)
+
+
 def plan_segments(segments: Sequence[PlannedSegment], *, start: SegmentTiming | None = None) -> list[SegmentTiming]:
     """One timing per segment. The first one is `start` if given, otherwise that of a first segment.
 

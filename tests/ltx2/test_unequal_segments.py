@@ -25,6 +25,7 @@ from ltx2.timeline import (
     next_timing,
     plan,
     plan_segments,
+    planned_frames,
     round_half_up,
     sound_seconds,
     sound_spans,
@@ -57,6 +58,12 @@ def random_film(fps: Fraction, segments: int, random: Random) -> list[PlannedSeg
 def films(draw: st.DrawFn, most: int = 40) -> list[SegmentTiming]:
     random = draw(st.randoms(use_true_random=False))
     return plan_segments(random_film(exact(draw(st.sampled_from(RATES))), draw(st.integers(1, most)), random))
+
+
+@given(st.sampled_from(RATES), st.integers(0, 40), st.randoms(use_true_random=False))
+def test_the_frames_of_a_film_are_known_without_its_timings(fps: str, segments: int, random: Random) -> None:
+    planned = random_film(exact(fps), segments, random)
+    assert planned_frames(planned) == film_frames(plan_segments(planned))
 
 
 def check_handoffs(timings: list[SegmentTiming]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from ltx2.timeline import PlannedSegment, SegmentShape, film_frames, plan_segments
+from ltx2.timeline import PlannedSegment, SegmentShape, planned_frames
 from tasks.field_errors import explain, shown
 from tasks.jobs.records import JobStatus
 from tasks.jobs.units import JobState
@@ -170,7 +170,7 @@ def length_of(status: JobStatus, head: JobHead, planned: Callable[[], Mapping[in
         return head.labels[SECONDS]
     if status.film is not None:
         return f"{status.film.duration_s:g}"
-    frames = film_frames(plan_segments([segment for _, segment in sorted(planned().items())]))
+    frames = planned_frames([segment for _, segment in sorted(planned().items())])
     return f"{float(frames / head.shape.fps):g}"
 
 
