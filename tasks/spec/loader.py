@@ -213,6 +213,8 @@ def _explain(problem: ErrorDetails) -> str:
             return f"{text}; it belongs in a segment, below `segments`"
         if table is SegmentSpec and key in JobSpec.model_fields:
             return f"{text}; it belongs above `segments`"
+        if problem["input"] is None and not similar_key(key, keys):  # YAML in braces ends a text at its first comma
+            return f"{text}; if it belongs to the text before it, which has a comma, put that whole text in quotes"
         more = ", ... (docs/jobs.md has them all)" if len(keys) > MOST_KEYS else ""
         known = f"the keys are {', '.join(keys[:MOST_KEYS])}{more}"
         text += f"; {similar_key(key, keys) or known}"

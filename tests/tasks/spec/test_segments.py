@@ -142,6 +142,7 @@ INVALID = {
     "segments: [{prompt: a, loras: [1]}]": ":1: segments.0.loras: 1 strength for 0 LoRAs of the job; give one for each",
     "loras: [{path: a}]\nsegments: [{prompt: a,\nloras: [3]}]": ":3: segments.0.loras.0: must be at most 2, not 3",
     "segments: [{prompt: a, guidance: {stg: 11}}]": ":1: segments.0.guidance.stg: stg of the picture is 11.0; it must",
+    "segments: [{prompt: a boat, low hum}]": ":1: segments.0.low hum: unknown key; if it belongs to the text before it",
     "segments: [{prompt: a, guidance: {cgf: 1}}]": ":1: segments.0.guidance.cgf: unknown key; did you mean cfg?",
     "segments: [{prompt: a, repeat: 0}]": ":1: segments.0.repeat: must be at least 1, not 0",
     "segments: [{prompt: a, repeat: yes}]": ":1: segments.0.repeat: must be a whole number, not 'yes'",
