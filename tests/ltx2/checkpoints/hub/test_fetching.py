@@ -262,7 +262,10 @@ def test_a_file_is_fetched_with_the_parts_that_it_lacks(
     with pytest.raises(UnsupportedModelError, match=r"transformer: fp4\.safetensors has weights in NVFP4") as error:
         Engine.load("owner/name@v1:fp4.safetensors", device="cpu")
     assert check_model("owner/name@v1:fp4.safetensors", hub.folder).problem == str(error.value)
-    assert not list((hub.folder.parent / "cache").rglob("fp4.safetensors"))
+    sparse(hub.folder / "next.safetensors", fp4, model_version="3.0.0")
+    with pytest.raises(UnsupportedModelError, match=r"support of LTX-3\.0: longtake supports 2\.0, 2\.3, 2\.5"):
+        Engine.load("owner/name@v1:next.safetensors", device="cpu")
+    assert not [*hub.folder.parent.rglob("cache/**/fp4.safetensors"), *hub.folder.parent.rglob("cache/**/next.safet*")]
     # and offline, the files that were downloaded are a model
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert check_model(named, hub.folder).usable
