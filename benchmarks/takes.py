@@ -171,14 +171,16 @@ def given_sound(engine: Engine, count: int) -> Iterator[dict[str, Any]]:
 
 
 def images(engine: Engine, count: int) -> Iterator[dict[str, Any]]:
-    """Rows about images of a world, in a first segment and in a continuation; the control is without the image."""
-    for name in ("first segment", "continuation") if count else ():
+    """Rows about images of a world, in first segments and in continuations; the control is without the image."""
+    for name in IMAGES_IN if count else ():
         given: list[float] = []
         without: list[float] = []
         for number in range(count):
             scene = takes.tonal_world(200 + number)
             (request,) = takes.requests_of(scene.prompt, 1, 1000 * number)
             frame, begin, state = 2 + 22 * (number + 1) // count, 0, None
+            if name == LAST_FRAME:
+                frame = FRAMES - 1
             if name == "continuation":
                 state = takes.state_in(engine, scene, engine.run(request).state)
                 request = replace(request, timing=next_timing(request.timing))
@@ -206,6 +208,8 @@ def middle(values: Sequence[float]) -> str:
     return f"{statistics.median(known):.1f} ({max(known):.1f}){lost}" if known else f"all {len(values)} lost"
 
 
+LAST_FRAME = "first segment's last frame"
+IMAGES_IN = ("first segment", LAST_FRAME, "continuation")
 LARGEST_STEP = "largest step of the shape, pixels"
 KINDS = ("another seed", "the other tone", "the opposite way")
 CONTROLS: dict[str, tuple[str, Callable[[Sequence[Judgement]], str]]] = {
