@@ -197,6 +197,7 @@ def file_set(
             found.problems.append(f"{part}: {unreadable(one.path, form_in(one) if form_in else form)}")
     if version not in VERSIONS:
         found.problems.append(f"support of LTX-{version}: longtake supports {', '.join(VERSIONS)}")
+        return found
     others = [one for one in candidates if one.path != main.path and _fits(one, version)]
     for part in PARTS:
         if part in found.chosen or (part == TEXT_ENCODER and has_encoder):

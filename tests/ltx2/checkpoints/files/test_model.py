@@ -141,6 +141,9 @@ def test_parts_of_two_versions_are_an_error(split: Path, models: dict[str, Path]
     save_file(tensors, single, header_config(models["tiny"]) | {"model_version": "2.5.0"})
     with pytest.raises(CheckpointError, match=r"its header says LTX-2\.5, and its tensors are those of LTX-2\.3"):
         resolved(single, models["tiny"])
+    transformer = {name: tensor for name, tensor in tensors.items() if name.startswith("model.diffusion_model.")}
+    save_file(transformer, single, {"model_version": "3.0.0"})
+    assert check_model(str(single), single).missing == ("support of LTX-3.0: longtake supports 2.0, 2.3, 2.5",)
     save_file(tensors, single, {"model_version": "3.0.0"})
     with pytest.raises(UnsupportedModelError, match=r"is LTX-3\.0; longtake supports 2\.0, 2\.3, 2\.5"):
         resolved(single, models["tiny"])
