@@ -87,6 +87,7 @@ def test_a_benchmark_prints_a_table_and_writes_its_figures(
                 ("decoding", ["--device=cpu", "--sizes=128x64", "--frames=9", "--rounds=1"]),
                 ("parallel", [*PARALLEL, "--parts", "calls", "segments", "guidance"]),
                 ("ranks", [*RANKS, "--size=64x64", "--frames=17"]),
+                ("fanout", ["--clients=3", "--players=2", "--seconds=1"]),
                 ("serve", [*SERVE, "--size=64x32", "--frames=17", f"--engine={STAND_IN}"]),
             )
         ),

@@ -96,7 +96,7 @@ class ServerContext:
         return clips
 
 
-def _context(request: Request) -> ServerContext:
+async def _context(request: Request) -> ServerContext:  # FastAPI would call another one in a thread
     return cast("ServerContext", request.app.state.context)
 
 

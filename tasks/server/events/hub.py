@@ -6,16 +6,21 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 
 import redis
 
 from tasks.errors import ServerError
 from tasks.jobs.events import BEGINNING, Event, EventKind, EventReader, LostAttempt, is_later
+from tasks.server.events.messages import Message
 
 log = logging.getLogger(__name__)
 WAIT_S = 1.0
 RETRY_S = 1.0
+GATHER_S = 0.05
+"""After some events, so that those that come meanwhile wake all listeners once, and not once each."""
+PAUSE_S = 15.0
+"""As FastAPI has it; proxies end connections on which nothing comes."""
 QUEUE_LENGTH = 1000
 PAGE = 500
 
@@ -25,27 +30,38 @@ class StreamCutError(ServerError):
 
 
 class Listener:
-    """Receives the new events of a job, or of all jobs. One that is too slow is cut off, and may ask again."""
+    """Collects the new events of a job, or of all jobs. One that is too slow is cut off, and may ask again."""
 
     def __init__(self, job_id: str | None) -> None:
         self.job_id = job_id
-        self._queue: asyncio.Queue[Event | None] = asyncio.Queue(QUEUE_LENGTH)
-        self._cut_off = False
+        self._collected: list[Message] = []
+        self._changed = asyncio.Event()
+        self._is_cut_off = False
 
-    def offer(self, event: Event | None) -> None:
+    @property
+    def is_over(self) -> bool:
+        """Whether all was taken, and nothing will follow."""
+        return self._is_cut_off and not self._collected
+
+    def offer(self, message: Message | None) -> None:
         """Give it an event; None ends it."""
-        if self._cut_off:
+        if self._is_cut_off:
             return
-        try:
-            self._queue.put_nowait(event)
-        except asyncio.QueueFull:
-            self._cut_off = True
+        if message is None or len(self._collected) == QUEUE_LENGTH:
+            self._is_cut_off = True
+        else:
+            self._collected.append(message)
+        self._changed.set()
 
-    async def next(self) -> Event | None:
-        """The next event; None at the end, or after the last that fitted."""
-        if self._cut_off and self._queue.empty():
-            return None
-        return await self._queue.get()
+    async def take(self, wait_s: float) -> list[Message]:
+        """All that was collected, oldest first. If that is nothing, wait so long for something."""
+        if not self._collected and not self._is_cut_off:
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._changed.wait()
+        taken, self._collected = self._collected, []
+        return taken
 
 
 class EventHub:
@@ -85,12 +101,13 @@ class EventHub:
             if is_out:
                 log.info("events come again")
             is_out = False
-            for event in events:
-                self._last = event.id
-                self._count(event)
+            for message in map(Message, events):
+                self._last = message.event.id
+                self._count(message.event)
                 for listener in tuple(self._listeners):
-                    if listener.job_id in (None, event.job_id):
-                        listener.offer(event)
+                    if listener.job_id in (None, message.event.job_id):
+                        listener.offer(message)
+            await asyncio.sleep(GATHER_S if events else 0)
 
     def _count(self, event: Event) -> None:
         self.counts[event.kind] += 1
@@ -104,10 +121,19 @@ class EventHub:
         for listener in tuple(self._listeners):
             listener.offer(None)
 
-    async def events(
+    async def events(self, job_id: str | None, after: str) -> AsyncIterator[Event]:
+        """The events of `messages`, one by one, without an end."""
+        async with contextlib.aclosing(self.messages(job_id, after)) as found:
+            async for messages in found:
+                for message in messages:
+                    yield message.event
+
+    async def messages(
         self, job_id: str | None, after: str, is_over: Callable[[], bool] = lambda: False
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Sequence[Message]]:
         """The events after this id, of a job or of all, those that are kept first, then new ones as they come.
+
+        They come as many at a time as there are; none after each PAUSE_S in which there is none.
 
         is_over: whether there will be no new ones; it is called in a thread.
 
@@ -123,19 +149,25 @@ class EventHub:
                 while is_stored:
                     over = await asyncio.to_thread(is_over)  # before the stream is read: all events are in it
                     page = await asyncio.to_thread(self._reader.after, after, job_id=job_id, count=PAGE)
-                    for event in page:
-                        yield event
-                        after = event.id
-                    if over and not page:
+                    if page:
+                        yield [Message(event) for event in page]
+                        after = page[-1].id
+                    elif over:
                         return
                     is_stored = bool(page)
-                if (new := await listener.next()) is None:
+                taken = await listener.take(PAUSE_S)
+                if listener.is_over and not taken:
                     raise StreamCutError("the server ends" if self._closing else "its client reads too slowly")
-                new_id = new.id if job_id is None else new.id_in_job
-                if is_later(new_id, after):
-                    after = new_id
-                    yield new
-                    is_stored = job_id is not None and new.kind.ends_job  # the job may be over now
+                found: list[Message] = []
+                for message in taken:
+                    event = message.event
+                    event_id = event.id if job_id is None else event.id_in_job
+                    if is_later(event_id, after):
+                        after = event_id
+                        found.append(message)
+                        is_stored |= job_id is not None and event.kind.ends_job  # the job may be over now
+                if found or not taken:
+                    yield found
 
     @contextlib.contextmanager
     def _listening(self, job_id: str | None) -> Iterator[Listener]:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import BinaryIO, Self
 
 from starlette.concurrency import run_in_threadpool
@@ -26,6 +27,7 @@ from ltx2.media.live import LivePiece, first_clips_needed, live_piece
 from ltx2.timeline import FilmPart
 from tasks.deployment import Deployment
 from tasks.errors import JobNotFoundError
+from tasks.jobs.keys import check_job_id
 from tasks.jobs.records import Handoff, JobStatus, PieceRecord
 from tasks.jobs.timing import FilmSource, committed_timings, film_source
 from tasks.server.films.blob_files import BlobFiles
@@ -45,7 +47,7 @@ class Piece:
     duration: Fraction
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class PieceList:
     """The pieces that can be played now. longest: seconds that a piece may have. ended: whether no more will come."""
 
@@ -100,8 +102,8 @@ class LiveFilms:
         """The pieces of a job."""
         return self._film(status).listed
 
-    async def piece(self, status: JobStatus, name: str) -> PieceFiles:
-        """The piece with this name, to be closed after use; it is made if it was not.
+    async def piece(self, job_id: str, name: str) -> PieceFiles:
+        """The piece of a job with this name, to be closed after use; it is made if it was not.
 
         A request that waits for that needs no thread.
 
@@ -109,27 +111,30 @@ class LiveFilms:
             JobNotFoundError: the job has no such piece, or none any more. MediaError: a clip is damaged.
             BlobStoreError: a clip is missing, or the store is out.
         """
-        known = await run_in_threadpool(self._known, status, name)
-        if known is not None:
+        known = await run_in_threadpool(self._known, job_id, name)
+        if isinstance(known, PieceFiles):
             return known
         async with self._making:  # one at a time, and each once, however many players ask for it
-            return await run_in_threadpool(self._known_or_made, status, name)
+            return await run_in_threadpool(self._known_or_made, job_id, name)
 
-    def _known_or_made(self, status: JobStatus, name: str) -> PieceFiles:
-        if (known := self._known(status, name)) is not None:
-            return known
+    def _known_or_made(self, job_id: str, name: str) -> PieceFiles:
+        status = self._known(job_id, name)
+        if isinstance(status, PieceFiles):
+            return status
         film = self._film(status)
         found = next((piece for piece in film.listed.pieces if piece.name == name), None)
         if found is None:
-            raise JobNotFoundError(f"job {status.job_id} has no piece {name:.40}; ask for its playlist again")
+            raise JobNotFoundError(f"job {job_id} has no piece {name:.40}; ask for its playlist again")
         return self._make(status, film, found)
 
-    def _known(self, status: JobStatus, name: str) -> PieceFiles | None:
-        record = self._deployment.jobs.piece(status.job_id, name)
-        if record is not None:
-            return self._of(record)
-        header, data = map(self._files.kept, _names_on_disk(status.job_id, name))
-        return PieceFiles(header, data) if header and data else None
+    def _known(self, job_id: str, name: str) -> PieceFiles | JobStatus:
+        """A piece that was made, or the status of the job, of which one may be made."""
+        jobs = self._deployment.jobs
+        if (record := jobs.piece(check_job_id(job_id), name)) is not None:
+            return self._of(record)  # which goes with its job, so nothing else is asked
+        status = jobs.status(job_id)
+        header, data = map(self._files.kept, _names_on_disk(job_id, name))
+        return PieceFiles(header, data) if header and data else status
 
     def _of(self, record: PieceRecord) -> PieceFiles:
         return PieceFiles(self._files.opened(record.header), self._files.opened(record.blob_id))
@@ -210,6 +215,7 @@ class LiveFilms:
         return _Film(listed, parts, clips, starts, audio, source, last)
 
 
+@lru_cache(LISTS_KEPT)
 def playlist(listed: PieceList, folder: str) -> str:
     """An HLS playlist of these pieces, whose names are relative to `folder`, such as `live/0/`."""
     longest = -(-listed.longest.numerator // listed.longest.denominator)

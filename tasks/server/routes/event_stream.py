@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from typing import Annotated
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header
-from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi.responses import StreamingResponse
+from fastapi.sse import KEEPALIVE_COMMENT
+from starlette.types import Send
 
 from tasks.errors import JobNotFoundError
 from tasks.jobs.events import BEGINNING, EVENT_ID
 from tasks.server.context import Context, ServerContext
-from tasks.server.http.answers import invalid, without_paths
+from tasks.server.http.answers import invalid
 from tasks.server.routes.jobs_api import JobId
 
 router = APIRouter(tags=["events"])
+MOST_AT_ONCE = 100
+"""Events in one chunk: a client that reads nothing holds no more than one in memory."""
+_FIELDS = {name: {"type": "string"} for name in ("id", "event", "data")}
+CONTENT: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"itemSchema": {"type": "object", "properties": _FIELDS}}}}
+}
+
+
+HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+"""The second has nginx send on what it gets at once."""
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events in chunks that are ready to be sent: FastAPI's own class encodes each for each client."""
+
+    media_type = "text/event-stream"
+
+    async def stream_response(self, send: Send) -> None:
+        """Send all chunks. A stream that fails is a whole answer, too: its client asks again, whatever it is."""
+        try:
+            await super().stream_response(send)
+        except Exception:
+            await send({"type": "http.response.body", "body": b""})
+            raise
 
 
 def _last_event_id(
@@ -37,17 +64,14 @@ ExistingJob = Annotated[str, Depends(_existing_job)]
 LastEventId = Annotated[str | None, Depends(_last_event_id)]
 
 
-@router.get("/events", response_class=EventSourceResponse, summary="Events of all jobs")
-async def all_events(context: Context, last_event_id: LastEventId) -> AsyncIterator[ServerSentEvent]:
+@router.get("/events", response_class=EventStream, responses=CONTENT, summary="Events of all jobs")
+async def all_events(context: Context, last_event_id: LastEventId) -> EventStream:
     """New events of all jobs, until the client ends it. With `Last-Event-ID`, those after it come first."""
-    async for event in _sent(context, None, last_event_id or context.hub.newest_id):
-        yield event
+    return EventStream(_chunks(context, None, last_event_id or context.hub.newest_id), headers=HEADERS)
 
 
-@router.get("/jobs/{job_id}/events", response_class=EventSourceResponse, summary="Events of a job")
-async def job_events(
-    job_id: ExistingJob, context: Context, last_event_id: LastEventId
-) -> AsyncIterator[ServerSentEvent]:
+@router.get("/jobs/{job_id}/events", response_class=EventStream, responses=CONTENT, summary="Events of a job")
+async def job_events(job_id: ExistingJob, context: Context, last_event_id: LastEventId) -> EventStream:
     """All events of a job that are kept, then new ones, until the job ends or the client does."""
 
     def is_over() -> bool:
@@ -56,15 +80,16 @@ async def job_events(
         except JobNotFoundError:
             return True
 
-    async for event in _sent(context, job_id, last_event_id or BEGINNING, is_over):
-        yield event
+    return EventStream(_chunks(context, job_id, last_event_id or BEGINNING, is_over), headers=HEADERS)
 
 
-async def _sent(
+async def _chunks(
     context: ServerContext, job_id: str | None, after: str, is_over: Callable[[], bool] = lambda: False
-) -> AsyncIterator[ServerSentEvent]:
-    async for event in context.hub.events(job_id, after, is_over):
-        data = {"job": event.job_id, "at": event.at, **event.data}
-        if isinstance(data.get("reason"), str):
-            data["reason"] = without_paths(data["reason"])
-        yield ServerSentEvent(id=event.id if job_id is None else event.id_in_job, event=event.kind, data=data)
+) -> AsyncGenerator[bytes]:
+    async with aclosing(context.hub.messages(job_id, after, is_over)) as found:
+        async for messages in found:
+            if not messages:
+                yield KEEPALIVE_COMMENT
+            for first in range(0, len(messages), MOST_AT_ONCE):
+                some = messages[first : first + MOST_AT_ONCE]
+                yield b"".join(message.of_all if job_id is None else message.of_job for message in some)

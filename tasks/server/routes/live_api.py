@@ -78,7 +78,7 @@ def playlist_of_epoch(job_id: JobId, epoch: int, context: Context) -> Response:
 )
 async def live_header(job_id: JobId, epoch: int, name: str, context: Context) -> StoredFile:
     """What is played before all pieces."""
-    found = await context.live.piece(await run_in_threadpool(context.status, job_id), name)
+    found = await context.live.piece(job_id, name)
     found.data.close()
     return StoredFile(found.header, media_type=MP4_MIME, headers=_kept(context))
 
@@ -88,7 +88,7 @@ async def live_header(job_id: JobId, epoch: int, name: str, context: Context) ->
 )
 async def live_piece(job_id: JobId, epoch: int, name: str, context: Context) -> StoredFile:
     """A piece: the pictures of one clip, and its sound."""
-    found = await context.live.piece(await run_in_threadpool(context.status, job_id), name)
+    found = await context.live.piece(job_id, name)
     found.header.close()
     return StoredFile(found.data, media_type=MP4_MIME, headers=_kept(context))
 
@@ -110,7 +110,7 @@ async def _growing(context: ServerContext, job_id: str, epoch: int) -> AsyncIter
         if listed.epoch != epoch:
             return
         for piece in listed.pieces[sent:]:
-            with await context.live.piece(status, piece.name) as made:
+            with await context.live.piece(job_id, piece.name) as made:
                 if not sent:
                     yield await run_in_threadpool(made.header.read)
                 yield await run_in_threadpool(made.data.read)

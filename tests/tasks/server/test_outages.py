@@ -25,6 +25,7 @@ from tasks.jobs.keys import job_keys
 from tasks.server import app
 from tasks.server.events import hub
 from tasks.server.events.hub import QUEUE_LENGTH, Listener
+from tasks.server.events.messages import Message
 from tasks.server.films.blob_files import FOLDERS, BlobFiles
 from tasks.server.http.answers import problem_of
 from tasks.server.routes.spec_requests import with_uploads
@@ -198,16 +199,10 @@ def test_a_slow_listener_is_cut_off_and_keeps_what_fitted() -> None:
     # Given a listener that does not read
     listener = Listener(None)
     for number in range(QUEUE_LENGTH + 10):
-        listener.offer(Event(f"{number}-0", "job", "1-0", EventKind.STEP))
-
-    async def read() -> int:
-        count = 0
-        while await listener.next() is not None:
-            count += 1
-        return count
-
+        listener.offer(Message(Event(f"{number}-0", "job", "1-0", EventKind.STEP)))
     # Then it ends after what fitted, so that its client asks again from there on
-    assert asyncio.run(read()) == QUEUE_LENGTH
+    assert len(asyncio.run(listener.take(60))) == QUEUE_LENGTH
+    assert listener.is_over
 
 
 def test_those_who_read_nothing_hinder_nobody(client: httpx2.Client, server: Server) -> None:

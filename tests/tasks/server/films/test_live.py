@@ -19,6 +19,7 @@ import av
 import httpx2
 import numpy as np
 import pytest
+import redis
 from starlette.concurrency import run_in_threadpool
 
 from ltx2.media.live import LivePiece, live_piece
@@ -197,7 +198,7 @@ def test_players_that_wait_for_a_piece_keep_no_thread(
 
     async def play(films: LiveFilms, status: JobStatus) -> set[bytes]:
         name = films.pieces(status).pieces[0].name
-        players = [asyncio.create_task(films.piece(status, name)) for _ in range(60)]
+        players = [asyncio.create_task(films.piece(job, name)) for _ in range(60)]
         await run_in_threadpool(begun.wait)
         # When something else is asked for
         try:
@@ -214,6 +215,36 @@ def test_players_that_wait_for_a_piece_keep_no_thread(
     with Deployment(server.settings) as deployment:
         films = LiveFilms(deployment, BlobFiles(tmp_path, deployment.blobs))
         assert len(asyncio.run(play(films, deployment.jobs.status(job)))) == len(made) == 1
+
+
+def test_a_known_piece_is_one_question_to_redis(
+    film: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    ask = redis.Redis.execute_command
+
+    def counted(self: redis.Redis, *command: object, **options: object) -> object:
+        asked.append(command[0])
+        return ask(self, *command, **options)
+
+    async def played_twice(films: LiveFilms, name: str) -> bytes:
+        with await films.piece(film, name) as first:
+            data = first.data.read()
+        monkeypatch.setattr(redis.Redis, "execute_command", counted)
+        with await films.piece(film, name) as second:
+            assert second.data.read() == data
+        return data
+
+    # Given
+    with Deployment(server.settings) as deployment:
+        films = LiveFilms(deployment, BlobFiles(tmp_path, deployment.blobs))
+        status = deployment.jobs.status(film)
+        listed = films.pieces(status)
+        # When a piece is asked for again, Then it costs one command
+        assert asyncio.run(played_twice(films, listed.pieces[0].name))
+        assert asked == ["HGET"]
+        # And the same list is written once
+        assert playlist(films.pieces(status), "live/0/") is playlist(listed, "live/0/")
 
 
 def test_the_list_grows_while_the_film_renders(client: httpx2.Client, worker: Worker) -> None:
