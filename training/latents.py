@@ -26,9 +26,9 @@ from training.patterns import IMAGE, Part, Pattern, draw_parts, draw_pattern
 
 OVERLAPS = {9: 0.7, 1: 0.15, 17: 0.15}
 """Number of conditioning frames of a continuation, with its probability."""
-FIRST = 0.5
+FIRST = 0.6
 """The probability that a window is a first segment."""
-STILLS = {None: 0.55, 9: 0.15}
+STILLS = {None: 0.75, 9: 0.15}
 """The probability that a window of this many conditioning frames, None for a first segment, has appended stills."""
 _TWO = 0.2  # the probability that they are two
 _LONGEST = 40  # a window is at most this many segments into a film
