@@ -83,7 +83,8 @@ class Follower:
             is_fault = not isinstance(error, LTX2Error)
             if is_fault:
                 sys.excepthook(type(error), error, error.__traceback__)
-            self._expect_leader(0.0 if is_fault else None)  # it ends the group for a fault
+            settles_s = self._timeout_s if name == "load" else 0.0  # see `SETTLE_S` in `ltx2.group.watch`
+            self._expect_leader(settles_s if is_fault else None)  # it ends the group for a fault
             return FAILED + f"{type(error).__name__}: {error}".encode()[:ERROR_BYTES]
         self._expect_leader(None)
         return DONE

@@ -1,4 +1,4 @@
-"""A follower whose leader hangs."""
+"""A follower and its leader, which may hang."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.connection import Pipe
 
-from tests.conftest import wait_until
+import pytest
+
+from ltx2.group.follower import FAILED, Follower
+from tests.conftest import STAND_IN, wait_until
+from tests.stand_in import LOAD_FAILS
 
 LEADER = """
 import os, sys, threading, time
@@ -58,3 +63,16 @@ def test_a_leader_that_was_stopped_together_with_its_follower_lives() -> None:
         os.killpg(leader.pid, signal.SIGCONT)
     # Then
     assert leader.returncode == 0
+
+
+def test_a_leader_that_still_loads_after_a_fault_of_its_follower_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a rank that fails to load a model, while another may read its files for a whole timeout
+    monkeypatch.setenv(LOAD_FAILS, "all ranks")
+    timeout_s = 300.0
+    follower = Follower(Pipe()[1], ["1", "2", "cpu", "nowhere", str(timeout_s)])
+    # When
+    answer = follower._answer("load", (STAND_IN, "shapes"), {})
+    # Then
+    assert answer.startswith(FAILED + b"RuntimeError: CUDA error")
+    assert follower._leader_due is not None
+    assert follower._leader_due > follower._clock.now() + timeout_s
