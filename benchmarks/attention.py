@@ -119,7 +119,7 @@ def measured(version: str, sizes: list[tuple[int, ...]], parts: list[str]) -> tu
                 forward.measure(f"{precision}, attention in {'fp8' if float8 else 'bf16'}")
     segments: list[dict[str, Any]] = []
     if "segment" in parts:
-        segments = [segment_row(Engine(pipeline), "fp8, attention in fp8", size) for size in sizes[:1]]
+        segments = [segment_row(Engine(pipeline, graphs=True), "fp8, attention in fp8", size) for size in sizes[:1]]
     return forward.rows if forward else [], segments
 
 

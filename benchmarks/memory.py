@@ -178,9 +178,15 @@ class Placed:
         print(f"{way}: placed in {time.perf_counter() - began:.1f} s", flush=True)
 
     def engine(self) -> Engine:
-        """An engine without prompts. It encodes ahead, as with compiled blocks, so that this is part of the peak."""
-        ahead = self.way.offload != "sequential"
-        return Engine(self._pipeline, variant=self._variant, text_encoder=self._encoder, encode_ahead=ahead)
+        """An engine without prompts. What is not compiled here still counts: prompts ahead, and the graphs of sound."""
+        way, on_gpu = self.way, self.models.device.type == "cuda"
+        return Engine(
+            self._pipeline,
+            variant=self._variant,
+            text_encoder=self._encoder,
+            encode_ahead=way.offload != "sequential",
+            graphs=on_gpu and way.offload == "none",
+        )
 
 
 def _row(model: Placed, card: Card) -> Row:
