@@ -126,10 +126,10 @@ class Bench:
         return {
             "what": what,
             "count": len(took),
-            "CPU ms each": 1000 * cpu / len(took),
+            "CPU ms each": 1000 * cpu / len(took) if took else None,
             "server's CPU %": 100 * cpu / seconds,
-            "median ms": 1000 * took[len(took) // 2],
-            "99 % ms": 1000 * took[int(0.99 * (len(took) - 1))],
+            "median ms": 1000 * took[len(took) // 2] if took else None,
+            "99 % ms": 1000 * took[int(0.99 * (len(took) - 1))] if took else None,
             "server's MB": self.process.memory_info().rss / 1e6,
         }
 

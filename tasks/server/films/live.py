@@ -31,6 +31,7 @@ from tasks.jobs.keys import check_job_id
 from tasks.jobs.records import Handoff, JobStatus, PieceRecord
 from tasks.jobs.timing import FilmSource, committed_timings, film_source
 from tasks.server.films.blob_files import BlobFiles
+from tasks.server.films.shared_reads import SharedReads
 from tasks.worker.track_cache import TrackCache
 
 RECIPE = "1"
@@ -97,10 +98,18 @@ class LiveFilms:
         self._films: OrderedDict[tuple[str, int, int, int, bool, bool], _Film] = OrderedDict()
         self._tracks = TrackCache()
         self._reading, self._making = threading.Lock(), asyncio.Lock()
+        self._lists: SharedReads[str, PieceList] = SharedReads(
+            lambda job_id: self.pieces(deployment.jobs.status(job_id))
+        )
+        self._records: SharedReads[tuple[str, str], PieceRecord | None] = SharedReads(self._record)
 
     def pieces(self, status: JobStatus) -> PieceList:
         """The pieces of a job."""
         return self._film(status).listed
+
+    async def listed(self, job_id: str) -> PieceList:
+        """The pieces of a job. JobNotFoundError: there is none."""
+        return await self._lists.get(job_id)
 
     async def piece(self, job_id: str, name: str) -> PieceFiles:
         """The piece of a job with this name, to be closed after use; it is made if it was not.
@@ -111,9 +120,12 @@ class LiveFilms:
             JobNotFoundError: the job has no such piece, or none any more. MediaError: a clip is damaged.
             BlobStoreError: a clip is missing, or the store is out.
         """
-        known = await run_in_threadpool(self._known, job_id, name)
-        if isinstance(known, PieceFiles):
+        record = await self._records.get((job_id, name))
+        if record is not None and (known := self._on_disk(record)) is not None:
             return known
+        made = await run_in_threadpool(self._known, job_id, name)
+        if isinstance(made, PieceFiles):
+            return made
         async with self._making:  # one at a time, and each once, however many players ask for it
             return await run_in_threadpool(self._known_or_made, job_id, name)
 
@@ -129,12 +141,21 @@ class LiveFilms:
 
     def _known(self, job_id: str, name: str) -> PieceFiles | JobStatus:
         """A piece that was made, or the status of the job, of which one may be made."""
-        jobs = self._deployment.jobs
-        if (record := jobs.piece(check_job_id(job_id), name)) is not None:
+        if (record := self._record((job_id, name))) is not None:
             return self._of(record)  # which goes with its job, so nothing else is asked
-        status = jobs.status(job_id)
-        header, data = map(self._files.kept, _names_on_disk(job_id, name))
-        return PieceFiles(header, data) if header and data else status
+        status = self._deployment.jobs.status(job_id)
+        header, data = _names_on_disk(job_id, name)
+        return self._on_disk(PieceRecord(data, header)) or status
+
+    def _record(self, piece: tuple[str, str]) -> PieceRecord | None:
+        """What is kept of a piece, by its job and its name."""
+        job_id, name = piece
+        return self._deployment.jobs.piece(check_job_id(job_id), name)
+
+    def _on_disk(self, record: PieceRecord) -> PieceFiles | None:
+        """A piece of which this server has copies, which are opened without waiting."""
+        header, data = self._files.kept(record.header), self._files.kept(record.blob_id)
+        return PieceFiles(header, data) if header and data else None
 
     def _of(self, record: PieceRecord) -> PieceFiles:
         return PieceFiles(self._files.opened(record.header), self._files.opened(record.blob_id))

@@ -38,10 +38,10 @@ class LiveView(BaseModel):
 
 
 @router.get("/{job_id}/live")
-def live_view(job_id: JobId, context: Context, response: Response) -> LiveView:
+async def live_view(job_id: JobId, context: Context, response: Response) -> LiveView:
     """What can be played now."""
     response.headers["Cache-Control"] = "no-store"
-    listed = context.live.pieces(context.status(job_id))
+    listed = await context.live.listed(job_id)
     places = [context.at(f"/jobs/{job_id}/live/{listed.epoch}/{piece.name}") for piece in listed.pieces]
     return LiveView(
         epoch=listed.epoch,
@@ -52,21 +52,21 @@ def live_view(job_id: JobId, context: Context, response: Response) -> LiveView:
 
 
 @router.get("/{job_id}/live.m3u8", response_class=Response, responses=content(PLAYLIST))
-def live_playlist(job_id: JobId, context: Context) -> Response:
+async def live_playlist(job_id: JobId, context: Context) -> Response:
     """An HLS playlist of what can be played now. It grows, and ends with the job.
 
     Its `Content-Location` is the same list under the epoch of the job: that one never changes what it has listed, and
     is gone when a repair has changed the film.
     """
-    listed = _listed(context, job_id)
+    listed = await _listed(context, job_id)
     headers = {"Content-Location": context.at(f"/jobs/{job_id}/live/{listed.epoch}.m3u8")}
     return _playlist(listed, f"live/{listed.epoch}/", headers)
 
 
 @router.get("/{job_id}/live/{epoch}.m3u8", response_class=Response, responses=content(PLAYLIST))
-def playlist_of_epoch(job_id: JobId, epoch: int, context: Context) -> Response:
+async def playlist_of_epoch(job_id: JobId, epoch: int, context: Context) -> Response:
     """The same, for as long as nothing that was listed changes."""
-    listed = _listed(context, job_id)
+    listed = await _listed(context, job_id)
     if listed.epoch != epoch:
         place = context.at(f"/jobs/{job_id}/live.m3u8")
         raise invalid(f"the film was changed; its playlist is {place}", status=410, code="gone")
@@ -96,7 +96,7 @@ async def live_piece(job_id: JobId, epoch: int, name: str, context: Context) -> 
 @router.get("/{job_id}/live.mp4", response_class=StreamingResponse, responses=content(MP4_MIME))
 async def live_film(job_id: JobId, context: Context) -> StreamingResponse:
     """One MP4 that grows while the film renders, for players that know no playlists. It cannot be searched."""
-    listed = await run_in_threadpool(_listed, context, job_id)
+    listed = await _listed(context, job_id)
     return StreamingResponse(_growing(context, job_id, listed.epoch), media_type=MP4_MIME, headers=UNBUFFERED)
 
 
@@ -124,8 +124,8 @@ def _kept(context: ServerContext) -> dict[str, str]:
     return {"Cache-Control": f"{'private' if context.settings.api_keys else 'public'}, {A_YEAR}"}
 
 
-def _listed(context: ServerContext, job_id: str) -> PieceList:
-    listed = context.live.pieces(context.status(job_id))
+async def _listed(context: ServerContext, job_id: str) -> PieceList:
+    listed = await context.live.listed(job_id)
     if not listed.pieces:
         raise invalid(f"job {job_id} has nothing to play yet", status=404, code="nothing_yet", headers=NOT_YET)
     return listed
