@@ -7,7 +7,7 @@
 --                          'quiet_from', 'quiet_ms': no lease expires in this period; 'budget': bytes of blobs, 0 for
 --                          no limit; 'unseen': ms, the last gap that nobody saw: it may be a clock set forward
 -- KEYS[2] ended zset       ids of ended jobs by their end, ms
--- KEYS[3] jobs  zset       job id by creation, ms
+-- KEYS[3] jobs  zset       job id by creation, ms; its name gives those of the jobs' record hashes: 'kept_until'
 -- ARGV[1] silence, ARGV[2] ms to renew leases after a gap, ARGV[3] budget, ARGV[4] 1 when the caller knows of an outage
 -- that has just ended, else 0, ARGV[5] ms since the caller's pulse before this one by its own clock, '' for its first
 -- Returns 1 after a gap, else 0.
@@ -28,7 +28,7 @@ local function leap_in(gap, counted, unseen)
   if not counted then
     return 0, gap
   end
-  return gap > counted + LEAP_MS and gap or 0, unseen
+  return gap > counted + LEAP_MS and gap - counted or 0, unseen
 end
 
 local function move_ends(ended, jobs, ms)
@@ -56,7 +56,7 @@ if is_gap or ARGV[4] == '1' then
   redis.call('HSET', KEYS[1], 'quiet_from', time, 'quiet_ms', ARGV[2])
 end
 if gap then
-  local leap, left = leap_in(gap, tonumber(ARGV[5]), tonumber(unseen or 0))
+  local leap, left = leap_in(gap, tonumber(ARGV[5]), tonumber(unseen or '') or 0)
   if leap ~= 0 then
     move_ends(KEYS[2], KEYS[3], leap)
   end

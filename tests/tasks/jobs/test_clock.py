@@ -162,6 +162,14 @@ def test_a_clock_that_is_set_deletes_no_job_and_keeps_none_longer(
         assert int(client.hget(record, "kept_until") or 0) / 1000 == pytest.approx(time.time() + 3600, abs=5)
         steady._sweeper.sweep()
         assert jobs.exists(JOB)
+    # When it is set forward in an outage, Then what the reconciler counted has passed
+    set_clock(client, 3 * HOUR_MS)
+    jobs.pulse(silence_s=LONG_SILENCE_S, grace_s=GRACE_S, budget_bytes=None, counted_s=3600)
+    assert age_s(client) == pytest.approx(3600, abs=5)
+    for job in (JOB, "kept"):
+        client.zincrby(ENDED, HOUR_MS, job)
+    # Given junk in the place of the gap that nobody saw
+    client.hset(PULSE, "unseen", "x")
     # When it is set forward and nobody was there, it cannot be told from time that passed; when it is set back then
     set_clock(client, 30_000_000)
     new._pulse()
