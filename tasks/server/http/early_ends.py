@@ -22,6 +22,9 @@ class EarlyEnds:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
         has_begun = False
 
         async def noted(message: Message) -> None:
@@ -39,6 +42,6 @@ class EarlyEnds:
             cause = error.__cause__ or error  # the routes raise an error of their own from it
             while isinstance(cause, ExceptionGroup) and len(cause.exceptions) == 1:  # of what runs next to a stream
                 cause = cause.exceptions[0]
-            if scope["type"] != "http" or not has_begun or not isinstance(cause, EXPECTED):
+            if not has_begun or not isinstance(cause, EXPECTED):
                 raise
             log.warning("%s ended early: %s", scope["path"], cause)

@@ -68,3 +68,27 @@ def test_a_film_is_cut_off_when_the_server_ends(caplog: pytest.LogCaptureFixture
 def test_a_fault_is_no_early_end() -> None:
     with pytest.raises(ZeroDivisionError):
         sent_before(ZeroDivisionError())
+
+
+def test_a_server_that_is_stopped_twice_is_cancelled_as_it_is() -> None:
+    """The second signal cancels the lifespan, which has sent that it started, and has no path."""
+    app = FastAPI()
+    app.add_middleware(EarlyEnds)
+
+    async def stopped_twice() -> None:
+        messages, started = [{"type": "lifespan.startup"}], asyncio.Event()
+
+        async def receive() -> Any:
+            return messages.pop() if messages else await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            started.set()
+
+        running = asyncio.ensure_future(app({"type": "lifespan", "state": {}}, receive, send))
+        await started.wait()
+        await asyncio.sleep(0)
+        running.cancel()
+        await running
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(stopped_twice())
