@@ -229,9 +229,8 @@ class Reconciler:
         """Fail a job whose record is damaged; one that a newer version wrote is left to the workers of that version."""
         # a subclass says something about the server, such as a script that it has forgotten
         if type(error) is redis.ResponseError and not SERVER_STATE.search(str(error)):
-            with suppress(
-                redis.ResponseError, RecordError
-            ):  # if that is damaged too, the log line is all that can be done
+            # if that is damaged too, the log line is all that can be done
+            with suppress(redis.ResponseError, RecordError):
                 self._fail(job_id, "its record is damaged; the log of a worker says how")
 
     def _fail(self, job_id: str, reason: str) -> None:

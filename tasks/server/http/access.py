@@ -44,7 +44,7 @@ class Keys:
         if not self._keys:
             return True
         if "authorization" not in headers:
-            return self.knows(_cookie(headers))
+            return any(self.knows(given) for given in _cookies(headers))
         scheme, _, given = headers["authorization"].partition(" ")
         return scheme.lower() == "bearer" and self.knows(given)
 
@@ -55,9 +55,13 @@ class Keys:
         return any(matches)
 
 
-def _cookie(headers: Headers) -> str:
-    """The key in a cookie; those of other programs on the same host may be anything."""
-    return cookie_parser("; ".join(headers.getlist("cookie"))).get(COOKIE, "")
+def _cookies(headers: Headers) -> list[str]:
+    """The keys in cookies: a server at another prefix or port of this host has one of the same name.
+
+    Those of other programs may be anything.
+    """
+    cookies = "; ".join(headers.getlist("cookie")).split(";")
+    return [key for cookie in cookies if (key := cookie_parser(cookie).get(COOKIE))]
 
 
 def is_from_elsewhere(method: str, headers: Headers, *, has_keys: bool) -> bool:

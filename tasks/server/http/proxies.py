@@ -29,7 +29,7 @@ def check_prefix(prefix: str, taken: Collection[str]) -> None:
 
 
 def proxies_in(settings: Settings) -> list[str]:
-    """The addresses of the proxies that are believed. ConfigError: one is no address."""
+    """The addresses of the proxies that are believed; * for all. ConfigError: one is no address."""
     found = [one.strip() for one in (settings.forwarded_allow_ips or "").split(",") if one.strip()]
     for one in found:
         try:
@@ -39,7 +39,7 @@ def proxies_in(settings: Settings) -> list[str]:
             raise ConfigError(
                 f"LONGTAKE_FORWARDED_ALLOW_IPS: {one!r} is not an IP address, a network such as 10.0.0.0/8, or *"
             ) from None
-    return found
+    return ["*"] if "*" in found else found  # uvicorn would take it for a name among others
 
 
 def path_of(scope: Scope) -> str:

@@ -250,8 +250,8 @@ def test_pages_are_for_people_with_a_key_and_for_this_site(server: Server) -> No
     for origin in ("https://example.com", "null", "http://["):
         headers["Origin"] = origin
         assert httpx2.post(f"{server.url}/jobs", json=spec("a"), headers=headers).status_code == 403
-    # And cookies of other programs on this host do not hide theirs
-    others = {"Cookie": f"a[0]={{}}; =; longtake_key={KEY}", **html}
+    # And cookies of other programs on this host do not hide theirs, nor does that of a server at another prefix
+    others = {"Cookie": f"a[0]={{}}; =; longtake_key={KEY}; longtake_key=of-another-server", **html}
     assert httpx2.get(f"{server.url}/", headers=others).status_code == 200
     # And no page may be shown inside of another one, or run scripts that are not ours
     policy = httpx2.get(f"{server.url}/login").headers["content-security-policy"]

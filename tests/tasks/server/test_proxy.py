@@ -14,6 +14,7 @@ import pytest
 from tasks.embedded import processes
 from tasks.errors import ConfigError
 from tasks.server.app import make_app
+from tasks.server.http.proxies import proxies_in
 from tasks.settings import Settings
 from tests.conftest import Worker, free_port, wait_until
 from tests.tasks.conftest import spec
@@ -133,6 +134,10 @@ def test_everything_is_under_the_prefix(proxies: list[str], worker: Worker, tmp_
         moved = client.get(f"{proxy}/jobs/")
         expected = f"{proxy}/jobs".replace("http:", "https:" if is_believed else "http:")
         assert (moved.status_code, moved.headers["Location"]) == (307, expected)
+
+
+def test_a_star_among_proxies_believes_all(settings: Settings) -> None:
+    assert proxies_in(replace_settings(settings, forwarded_allow_ips="10.0.0.0/8, *")) == ["*"]
 
 
 @pytest.mark.parametrize(
