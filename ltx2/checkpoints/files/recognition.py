@@ -145,13 +145,18 @@ def recognize_header(path: str, header: Header) -> RecognizedFile:
     kind, parts, detail = _kind(Path(path).name, header)
     version = None if kind in (FileKind.LTX_VIDEO, FileKind.UNKNOWN) else _version(header, parts)
     if kind in (FileKind.MODEL, FileKind.PARTS) and "transformer" in parts:
-        by_name = "distilled by its name" if "distill" in Path(path).name.lower() else ""
+        by_name = "distilled by its name" if is_named_distilled(path) else ""
         detail = by_name or "distilled or not: the file does not tell"
     if ARCHITECTURE in header.metadata:
         detail = f"{detail}, " if detail else ""
         detail += f"architecture {header.metadata[ARCHITECTURE]}, {len(names)} tensor{'' if len(names) == 1 else 's'}"
         kind = FileKind.GGUF if parts and kind is not FileKind.TEXT_ENCODER else kind
     return RecognizedFile(path, kind, version, parts, size, form_of(header) or precision(header), detail)
+
+
+def is_named_distilled(path: str) -> bool:
+    """Whether the name of a file says that its weights are distilled; nothing else in a file does."""
+    return "distill" in Path(path).name.lower()
 
 
 def precision(*headers: Header) -> str:

@@ -13,6 +13,7 @@ from ltx2.checkpoints.files.recognition import (
     FileKind,
     RecognizedFile,
     header_of,
+    is_named_distilled,
     recognize_header,
 )
 from ltx2.checkpoints.formats.gguf import ARCHITECTURE
@@ -67,8 +68,8 @@ class Candidate:
 
     @property
     def is_distilled(self) -> bool:
-        """Whether its name says that its weights are distilled; nothing else in a file does."""
-        return "distill" in Path(self.path).name.lower()
+        """See `is_named_distilled`."""
+        return is_named_distilled(self.path)
 
     @property
     def has_transformer(self) -> bool:
