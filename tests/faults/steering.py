@@ -13,6 +13,7 @@ from tasks.client.job import Job
 from tasks.client.submit import submit
 from tasks.errors import JobStateError, ServerError
 from tasks.jobs.units import JobState
+from tasks.settings import Settings
 from tests.faults.harness import Harness
 from tests.tasks.conftest import spec
 
@@ -33,6 +34,7 @@ class Way(StrEnum):
 class Steered:
     """A job that its user steers to a film of `length` segments. shared: how many it shares with another one."""
 
+    settings: Settings
     job: Job
     way: Way
     length: int
@@ -44,13 +46,14 @@ class Steered:
         if way == Way.FORKED:
             if source is not None and 0 < source.job.status().committed < length:
                 with suppress(JobStateError):  # a blob of it is damaged
-                    return cls(source.job.fork(0, spec(*_prompts(0, length))), way, length, shared=1)
+                    forked = source.job.fork(0, spec(*_prompts(0, length)))
+                    return cls(harness.settings, forked, way, length, shared=1)
             way = Way.PLAIN
         first = dict.fromkeys((Way.PLAIN, Way.APPROVED, Way.WITH_PARTS), length) | {Way.APPENDED: 1}
         wanted = spec_with_parts(length) if way == Way.WITH_PARTS else spec(*_prompts(0, first.get(way, 0)))
         wanted["open"] = way in (Way.OPEN, Way.OPEN_AND_APPROVED)
         wanted["approve"] = way in (Way.APPROVED, Way.OPEN_AND_APPROVED)
-        return cls(submit(wanted, settings=harness.settings), way, length)
+        return cls(harness.settings, submit(wanted, settings=harness.settings), way, length)
 
     def step(self) -> bool:
         """Do what the job waits for, if anything; returns whether it has its film. An outage is no harm."""
@@ -61,7 +64,7 @@ class Steered:
             if status.segments < self.length:
                 count = min(2, self.length - status.segments)
                 prompts = [{"prompt": prompt} for prompt in _prompts(status.segments, count)]
-                self.job.append(prompts, idempotency_key=f"from {status.segments}")
+                self._append(prompts, f"from {status.segments}", is_done=status.state == JobState.DONE)
             elif status.state == JobState.AWAITING_APPROVAL:
                 self.job.approve(status.committed - 1)
             elif status.open:
@@ -69,6 +72,15 @@ class Steered:
                     self.job.close_end()
             return status.state == JobState.DONE and status.segments == self.length
         return False
+
+    def _append(self, prompts: list[dict[str, str]], key: str, *, is_done: bool) -> None:
+        try:
+            self.job.append(prompts, idempotency_key=key)
+        except JobStateError as error:
+            if not (is_done and "are missing: submit it again" in str(error)):
+                raise
+            # the blobs of an ended job were lost, which nothing repairs
+            self.job = submit(spec(*_prompts(0, self.length)), settings=self.settings)
 
 
 def spec_with_parts(length: int) -> dict[str, Any]:
