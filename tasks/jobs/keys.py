@@ -25,6 +25,8 @@ OUTBOX_CLOCK = f"{PREFIX}outbox:clock"
 OUTBOX_LOCK = f"{PREFIX}outbox:lock"
 JOB_ID = re.compile(r"[0-9a-z]{1,40}")
 JOB_PREFIX = f"{PREFIX}job:"
+RECORD_AFFIXES = (JOB_PREFIX, ":record")
+"""What the key of a record has before and after the job's id, for scripts that find other jobs."""
 SUBMISSION = "submission:"  # no job id can begin with it
 
 

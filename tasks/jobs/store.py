@@ -23,6 +23,7 @@ from tasks.jobs.keys import (
     ENDED,
     JOBS,
     PULSE,
+    RECORD_AFFIXES,
     job_keys,
     queue_key,
 )
@@ -296,7 +297,7 @@ class JobStore(LifetimeStore, EditStore, TakeStore, PieceStore):
         """
         counted = "" if counted_s is None else int(counted_s * 1000)
         arguments = (int(silence_s * 1000), int(grace_s * 1000), budget_bytes or 0, int(after_outage), counted)
-        return bool(self._run("pulse", [PULSE, ENDED, JOBS], *arguments))
+        return bool(self._run("pulse", [PULSE, ENDED, JOBS], *arguments, *RECORD_AFFIXES))
 
     def survey(self, job_id: str) -> list[Need]:
         """What an unfinished job needs."""

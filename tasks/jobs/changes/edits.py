@@ -11,7 +11,7 @@ from typing import cast
 
 from tasks.errors import JobStateError
 from tasks.jobs.changes.writer import JobWriter, new_token
-from tasks.jobs.keys import ACTIVE, ENDED, RESERVED, SUBMITTING, WAITING, job_keys
+from tasks.jobs.keys import ACTIVE, ENDED, RECORD_AFFIXES, RESERVED, SUBMITTING, WAITING, job_keys
 from tasks.jobs.reading.specs import read_segment
 from tasks.jobs.reading.status import no_such_job
 from tasks.jobs.records import DAMAGE, pack_segment
@@ -94,8 +94,7 @@ class EditStore(JobWriter):
             JobNotFoundError: no such job.
         """
         keys = [*job_keys(job_id, "record", "units", "spec", "clips"), ACTIVE, ENDED, WAITING, SUBMITTING, RESERVED]
-        prefix, suffix = job_keys("*", "record")[0].split("*")
-        args = [job_id, prefix, suffix, request or new_token(), budget_bytes or 0, needs_bytes, MAX_SEGMENTS, first]
+        args = [job_id, *RECORD_AFFIXES, request or new_token(), budget_bytes or 0, needs_bytes, MAX_SEGMENTS, first]
         packed = [pack_segment(segment) for segment in segments]
         outcome, *reply = self._run("append", keys, *args, *packed)
         if outcome == b"missing":

@@ -10,7 +10,17 @@ from typing import Any, cast
 from tasks.errors import JobStateError
 from tasks.jobs.changes.writer import JobWriter, new_token
 from tasks.jobs.committed import Committed
-from tasks.jobs.keys import ACTIVE, ENDED, IDEMPOTENCY, JOBS, RESERVED, SUBMITTING, WAITING, job_keys
+from tasks.jobs.keys import (
+    ACTIVE,
+    ENDED,
+    IDEMPOTENCY,
+    JOBS,
+    RECORD_AFFIXES,
+    RESERVED,
+    SUBMITTING,
+    WAITING,
+    job_keys,
+)
 from tasks.jobs.queues import Priority
 from tasks.jobs.reading.status import no_such_job
 from tasks.jobs.records import ForkOrigin, Submission, pack_head, pack_segment
@@ -80,8 +90,7 @@ class LifetimeStore(JobWriter):
         """Run the script with the fields of record, spec, handoffs, clips and takes."""
         pairs = [part for group in groups for item in group.items() for part in item]
         keys = [*job_keys(job_id, "record", "spec", "handoffs", "clips", "units"), JOBS, ACTIVE, WAITING, SUBMITTING]
-        prefix, suffix = job_keys("*", "record")[0].split("*")
-        args = [job_id, prefix, suffix, budget_bytes or 0, int(dry_run), *map(len, groups), *pairs]
+        args = [job_id, *RECORD_AFFIXES, budget_bytes or 0, int(dry_run), *map(len, groups), *pairs]
         outcome, known = self._run("create", [*keys, IDEMPOTENCY, RESERVED, *job_keys(job_id, "takes")], *args)
         return Creation(CreateOutcome(outcome.decode()), known.decode())
 
@@ -95,8 +104,7 @@ class LifetimeStore(JobWriter):
 
     def admit(self, budget_bytes: int | None) -> Admission:
         """Give room to the job that has waited for it longest; call it again until the outcome is WAIT."""
-        prefix, suffix = job_keys("*", "record")[0].split("*")
-        outcome, job_id, needs = self._run("admit", [WAITING, RESERVED, ACTIVE], budget_bytes or 0, prefix, suffix)
+        outcome, job_id, needs = self._run("admit", [WAITING, RESERVED, ACTIVE], budget_bytes or 0, *RECORD_AFFIXES)
         return Admission(AdmissionOutcome(outcome.decode()), job_id.decode(errors="replace"), int(needs))
 
     def settle(self, job_id: str, used_bytes: int, *, reserved: int | None) -> None:

@@ -7,9 +7,10 @@
 --                          'quiet_from', 'quiet_ms': no lease expires in this period; 'budget': bytes of blobs, 0 for
 --                          no limit; 'unseen': ms, the last gap that nobody saw: it may be a clock set forward
 -- KEYS[2] ended zset       ids of ended jobs by their end, ms
--- KEYS[3] jobs  zset       job id by creation, ms; its name gives those of the jobs' record hashes: 'kept_until'
+-- KEYS[3] jobs  zset       job id by creation, ms; their record hashes: 'kept_until'
 -- ARGV[1] silence, ARGV[2] ms to renew leases after a gap, ARGV[3] budget, ARGV[4] 1 when the caller knows of an outage
--- that has just ended, else 0, ARGV[5] ms since the caller's pulse before this one by its own clock, '' for its first
+-- that has just ended, else 0, ARGV[5] ms since the caller's pulse before this one by its own clock, '' for its first,
+-- ARGV[6] and ARGV[7] prefix and suffix of the keys of records
 -- Returns 1 after a gap, else 0.
 
 -- What differs by less, such as a call that waited in an outage, is no clock that was set.
@@ -31,14 +32,13 @@ local function leap_in(gap, counted, unseen)
   return gap > counted + LEAP_MS and gap - counted or 0, unseen
 end
 
-local function move_ends(ended, jobs, ms)
+local function move_ends(ended, jobs, prefix, suffix, ms)
   local found = redis.call('ZRANGE', ended, 0, -1, 'WITHSCORES')
   for at = 1, #found, 2 do
     redis.call('ZADD', ended, string.format('%.0f', found[at + 1] + ms), found[at])
   end
-  local prefix = string.match(jobs, '^(.*)jobs$')
   for _, job_id in ipairs(redis.call('ZRANGE', jobs, 0, -1)) do
-    local record = prefix .. 'job:' .. job_id .. ':record'
+    local record = prefix .. job_id .. suffix
     local fields = redis.pcall('HMGET', record, 'format', 'kept_until')
     local kept = not fields.err and not is_newer(fields[1]) and tonumber(fields[2])
     if kept then
@@ -58,7 +58,7 @@ end
 if gap then
   local leap, left = leap_in(gap, tonumber(ARGV[5]), tonumber(unseen or '') or 0)
   if leap ~= 0 then
-    move_ends(KEYS[2], KEYS[3], leap)
+    move_ends(KEYS[2], KEYS[3], ARGV[6], ARGV[7], leap)
   end
   redis.call('HSET', KEYS[1], 'unseen', string.format('%.0f', left))
 end
