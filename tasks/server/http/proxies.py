@@ -14,6 +14,9 @@ from tasks.errors import ConfigError
 from tasks.server.http.access import Keys
 from tasks.settings import Settings
 
+UNBUFFERED = {"X-Accel-Buffering": "no"}
+"""A header of answers that nginx sends on as it gets them, instead of collecting them."""
+
 
 def check_prefix(prefix: str, taken: Collection[str]) -> None:
     """Check that no path of the server itself looks as if it had the prefix. taken: with what its paths begin.

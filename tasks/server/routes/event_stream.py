@@ -15,6 +15,7 @@ from tasks.errors import JobNotFoundError
 from tasks.jobs.events import BEGINNING, EVENT_ID
 from tasks.server.context import Context, ServerContext
 from tasks.server.http.answers import invalid
+from tasks.server.http.proxies import UNBUFFERED
 from tasks.server.routes.jobs_api import JobId
 
 router = APIRouter(tags=["events"])
@@ -24,10 +25,7 @@ _FIELDS = {name: {"type": "string"} for name in ("id", "event", "data")}
 CONTENT: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"itemSchema": {"type": "object", "properties": _FIELDS}}}}
 }
-
-
-HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-"""The second has nginx send on what it gets at once."""
+HEADERS = {"Cache-Control": "no-cache", **UNBUFFERED}
 
 
 class EventStream(StreamingResponse):

@@ -14,14 +14,13 @@ from tasks.jobs.events import BEGINNING, EventKind
 from tasks.server.context import Context, ServerContext
 from tasks.server.films.live import PieceList, playlist
 from tasks.server.http.answers import content, invalid
+from tasks.server.http.proxies import UNBUFFERED
 from tasks.server.http.stored_files import StoredFile
 from tasks.server.routes.jobs_api import JobId
 
 router = APIRouter(prefix="/jobs", tags=["live"])
 PLAYLIST = "application/vnd.apple.mpegurl"
 A_YEAR = "max-age=31536000, immutable"
-UNBUFFERED = {"X-Accel-Buffering": "no"}
-"""Has nginx send on what it gets at once, as events have it."""
 NOT_YET = {"Retry-After": "2"}
 
 
