@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLLTX2Video
 
+from ltx2.acceleration import fp8, stored_weights
 from ltx2.checkpoints import random as tiny
 from ltx2.engine import Engine
 
@@ -20,6 +21,14 @@ pytest.register_assert_rewrite("tests.ltx2.model.weights.encoder_checks")
 def models(small_models: Path) -> dict[str, Path]:
     """Folders of the small checkpoints by name."""
     return {name: tiny.ensure(small_models, name) for name in tiny.VERSIONS}
+
+
+@pytest.fixture
+def fp8_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have float8 layers on a CPU, where torch has them, too, and in models as small as those of tests."""
+    monkeypatch.setattr(fp8, "SMALLEST_SIZE", 16)
+    monkeypatch.setattr(stored_weights, "SMALLEST_SIZE", 16)
+    monkeypatch.setattr("ltx2.engine.precision_of", lambda name, _: {"auto": "fp32"}.get(name, name))
 
 
 @pytest.fixture

@@ -254,18 +254,16 @@ def changing_sets(files: list[Path]) -> list[list[Lora]]:
     return [[first], [second], [], [Lora(first.path, 0.5), second]]
 
 
+@pytest.mark.usefixtures("fp8_on_cpu")
 @pytest.mark.parametrize(("precision", "compiler"), [("fp32", "off"), ("fp32", "eager"), ("fp8", "off")])
 def test_changed_loras_give_the_bytes_of_a_fresh_engine(
     models: dict[str, Path],
     engines: dict[str, Engine],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     precision: str,
     compiler: str,
 ) -> None:
     # Given two LoRAs for every layer, and float8 layers even in a small model, whose weights are in shards
-    monkeypatch.setattr("ltx2.acceleration.fp8.SMALLEST_SIZE", 32)
-    monkeypatch.setattr("ltx2.engine.precision_of", lambda name, device: name)  # which refuses fp8 on a CPU
     model = shutil.copytree(models["tiny"], tmp_path / "tiny")
     shard(model / "transformer/diffusion_pytorch_model.safetensors")
     files = [tmp_path / "first.safetensors", tmp_path / "second.safetensors"]

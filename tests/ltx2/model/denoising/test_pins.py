@@ -208,10 +208,9 @@ def test_an_image_is_compressed_as_in_training(engines: dict[str, Engine]) -> No
     assert not np.array_equal(plain.frames, usual.frames)
 
 
-def test_what_is_given_is_kept_in_float8(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("fp8_on_cpu")
+def test_what_is_given_is_kept_in_float8(models: dict[str, Path]) -> None:
     # Given an engine with fast blocks and float8 layers, even in a small model on a CPU
-    monkeypatch.setattr("ltx2.acceleration.fp8.SMALLEST_SIZE", 32)
-    monkeypatch.setattr("ltx2.engine.precision_of", lambda name, device: name)
     engine = Engine.load(str(models["tiny"]), device="cpu", precision="fp8")
     old = engine.run(request_of(timing=FIRST))
     # When

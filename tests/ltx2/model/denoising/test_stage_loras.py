@@ -65,18 +65,16 @@ def test_the_second_stage_is_that_of_a_distilled_model(full_models: dict[str, Pa
     assert close(later.audio_latents, plain.pipeline.normalize_audio(second))
 
 
+@pytest.mark.usefixtures("fp8_on_cpu")
 @pytest.mark.parametrize(("precision", "compiler"), [("fp32", "off"), ("fp8", "off")])
 def test_a_segment_depends_on_its_loras_alone(
     full_models: dict[str, Path],
     lora: Lora,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     precision: str,
     compiler: str,
 ) -> None:
     # Given float8 layers even in a small model, and a job with a LoRA of its own
-    monkeypatch.setattr("ltx2.acceleration.fp8.SMALLEST_SIZE", 32)
-    monkeypatch.setattr("ltx2.engine.precision_of", lambda name, device: name)  # which refuses fp8 on a CPU
     settings: dict[str, Any] = {"device": "cpu", "precision": precision, "compiler": compiler}
     engine = Engine.load(str(full_models["tiny"]), **settings)
     save_file(factors(engine, 2), tmp_path / "rain.safetensors") if precision == "fp32" else None

@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ltx2.acceleration import fp8, stored_weights
 from ltx2.acceleration.fp8 import Float8Linear
 from ltx2.acceleration.stored_weights import GgufLinear, StoredWeights
 from ltx2.checkpoints.loras.lora import Lora
@@ -51,14 +50,6 @@ def test_fp8_is_folded_to_the_numbers_that_it_stores(models: dict[str, Path], tm
     theirs = load_pipeline(expected, torch.float32).transformer.state_dict()
     assert loaded.keys() == theirs.keys()
     assert all(torch.equal(loaded[name], theirs[name]) for name in theirs)
-
-
-@pytest.fixture
-def fp8_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have float8 layers on a CPU, where torch has them, too, and in models as small as those of tests."""
-    monkeypatch.setattr(fp8, "SMALLEST_SIZE", 16)
-    monkeypatch.setattr(stored_weights, "SMALLEST_SIZE", 16)
-    monkeypatch.setattr("ltx2.engine.precision_of", lambda name, _: {"auto": "fp32"}.get(name, name))
 
 
 @pytest.mark.usefixtures("fp8_on_cpu")
